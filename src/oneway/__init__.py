@@ -1,0 +1,62 @@
+"""Release-time defenses against model inversion, and an honest measure of what still leaks.
+
+Names are imported when first used, so that ``import oneway`` does nothing else and is fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oneway.confidences import logits_from_confidences, release
+    from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
+    from oneway.defenses.label_modifier import keep_label
+    from oneway.errors import OnewayError
+    from oneway.inversion import Inverter, TrainingSettings, train_inverter
+    from oneway.metrics import closed_gap
+    from oneway.targets import DefendedTarget, RecordedTarget, TorchTarget
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdversarialNoise": "oneway.defenses.adversarial_noise",
+    "DefendedTarget": "oneway.targets",
+    "Inverter": "oneway.inversion",
+    "OnewayError": "oneway.errors",
+    "RecordedTarget": "oneway.targets",
+    "TorchTarget": "oneway.targets",
+    "TrainingSettings": "oneway.inversion",
+    "closed_gap": "oneway.metrics",
+    "keep_label": "oneway.defenses.label_modifier",
+    "logits_from_confidences": "oneway.confidences",
+    "noise_vector": "oneway.defenses.adversarial_noise",
+    "release": "oneway.confidences",
+    "train_inverter": "oneway.inversion",
+}
+
+__all__ = [
+    "AdversarialNoise",
+    "DefendedTarget",
+    "Inverter",
+    "OnewayError",
+    "RecordedTarget",
+    "TorchTarget",
+    "TrainingSettings",
+    "closed_gap",
+    "keep_label",
+    "logits_from_confidences",
+    "noise_vector",
+    "release",
+    "train_inverter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oneway' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

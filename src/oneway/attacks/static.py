@@ -1,0 +1,27 @@
+"""The paper's standard attacker: it learned to invert before the defense was there."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from oneway.contracts import Observations, TrainDecoder
+from oneway.errors import InvalidOptionError
+
+
+def static(
+    observations: Observations, train: TrainDecoder
+) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """Train a decoder on clean confidences; it will be fed whatever is released.
+
+    Raises:
+        InvalidOptionError: The attacker never saw clean confidences.
+
+    Source:
+        Yang, Zhang, Chang & Liang, CCS 2019; Wen, Yiu & Hui, section V-A3.
+    """
+    if observations.clean is None:
+        raise InvalidOptionError(
+            "the static attacker is trained on clean confidences of the auxiliary images, "
+            "and there are none. Pass them, or leave this attacker out."
+        )
+    return {"decoder": train(observations.clean, observations.images, observations.held_out)}

@@ -1,0 +1,153 @@
+"""Grade attacks on a release. An attack proposes reconstructions; only this room measures them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oneway.contracts import Attack, Observations, TrainDecoder
+from oneway.errors import InvalidOptionError
+from oneway.metrics import closed_gap, inversion_errors
+
+TAIL_SHARE = 0.05
+"""The least confident share of queries that is also judged by itself: the mean hides it."""
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What one attacker achieved on the test queries.
+
+    Attributes:
+        attack: Its name.
+        candidate: Which of its candidates was best on the held-out auxiliary rows.
+        errors: ``(N)`` float64, each query's mean squared error per pixel.
+        reconstruct: The chosen candidate.
+    """
+
+    attack: str
+    candidate: str
+    errors: Tensor
+    reconstruct: Callable[[Tensor], Tensor]
+
+    @property
+    def error(self) -> float:
+        """Mean error over the test queries."""
+        return float(self.errors.mean())
+
+
+@torch.no_grad()
+def run_attack(
+    name: str,
+    attack: Attack,
+    observations: Observations,
+    train: TrainDecoder,
+    released: Tensor,
+    images: Tensor,
+) -> AttackResult:
+    """Let an attacker prepare, and grade it on test queries that it has never seen.
+
+    Args:
+        name: The attack's registered name.
+        attack: The attack.
+        observations: What the attacker has.
+        train: How it trains a decoder.
+        released: ``(N, K)`` what the defended target answered to the test queries.
+        images: ``(N, C, H, W)`` those queries. Used to grade, never to choose.
+    """
+    with torch.enable_grad():
+        candidates = attack(observations, train)
+    held_out = observations.held_out
+    choices = {
+        candidate: float(
+            inversion_errors(
+                observations.images[held_out], reconstruct(observations.released[held_out])
+            ).mean()
+        )
+        for candidate, reconstruct in candidates.items()
+    }
+    best = min(choices, key=lambda candidate: choices[candidate])
+    reconstruct = candidates[best]
+    return AttackResult(name, best, inversion_errors(images, reconstruct(released)), reconstruct)
+
+
+@dataclass(frozen=True)
+class Floors:
+    """Per-query errors that every release is measured against, each ``(N)`` float64.
+
+    Attributes:
+        clean: Best attack on clean scores.
+        label: Best attack given the label alone.
+        prior: The mean of the auxiliary images.
+    """
+
+    clean: Tensor
+    label: Tensor
+    prior: Tensor
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the attacks on one release come to.
+
+    Attributes:
+        adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
+        strongest: Who achieved it.
+        closed_gap: G over all queries; None if clean scores tell no more than the label.
+        closed_gap_tail: G over the least confident 5 % of queries, likewise.
+        flags: What is suspicious about this evaluation, in words.
+    """
+
+    adaptive_error: float
+    strongest: str
+    closed_gap: float | None
+    closed_gap_tail: float | None
+    flags: tuple[str, ...]
+
+
+def judge(
+    results: Mapping[str, AttackResult], floors: Floors, clean_confidences: Tensor, flips: int
+) -> Verdict:
+    """Compare attackers with the floors.
+
+    Args:
+        results: By name; all of them count, and the strongest makes the headline.
+        floors: Of the same queries.
+        clean_confidences: ``(N, K)``, to find the least confident queries.
+        flips: How many labels changed in what was released.
+    """
+    strongest = min(results, key=lambda name: results[name].error)
+    tail_count = max(1, round(TAIL_SHARE * len(clean_confidences)))
+    tail = clean_confidences.amax(-1).argsort(stable=True)[:tail_count]
+    adaptive = results[strongest].error
+    tail_adaptive = min(float(result.errors[tail].mean()) for result in results.values())
+    flags = []
+    label_error = float(floors.label.mean())
+    for name, result in results.items():
+        # Two standard errors and one percent, so that a tie is not called a failure.
+        slack = 2 * float((result.errors - floors.label).std()) / len(result.errors) ** 0.5
+        slack = max(slack, 0.01 * label_error)
+        if name != "label-only" and result.error > label_error + slack:
+            flags.append(f"{name} error above the label-only floor: that attack failed")
+    if {"static", "retrained"} <= results.keys():
+        gain = results["retrained"].errors - results["static"].errors
+        if float(gain.mean()) > 2 * float(gain.std()) / len(gain) ** 0.5:
+            flags.append("retrained is weaker than static: the retraining failed")
+    if flips:
+        flags.append(f"{flips} labels changed or tied in what was released")
+    return Verdict(
+        adaptive_error=adaptive,
+        strongest=strongest,
+        closed_gap=_gap(adaptive, float(floors.clean.mean()), label_error),
+        closed_gap_tail=_gap(
+            tail_adaptive, float(floors.clean[tail].mean()), float(floors.label[tail].mean())
+        ),
+        flags=tuple(flags),
+    )
+
+
+def _gap(adaptive: float, clean: float, label: float) -> float | None:
+    try:
+        return closed_gap(adaptive, clean, label)
+    except InvalidOptionError:
+        return None

@@ -1,0 +1,220 @@
+"""Run an experiment: train what is not in the store, defend, attack, judge."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneway.audit import AttackResult, Floors
+from oneway.benchmark.attackers import (
+    Attackers,
+    InverterTrainer,
+    Report,
+    contest_size,
+    silent,
+    synchronize,
+)
+from oneway.benchmark.randomness import Stream
+from oneway.benchmark.records import Outcome, make_outcome
+from oneway.benchmark.registry import build_defense, needs_surrogate
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
+from oneway.benchmark.store import Store, fingerprint
+from oneway.contracts import Defense, Observations
+from oneway.data import Dataset, held_out_rows, split_dataset
+from oneway.inversion import full_depth
+from oneway.metrics import distortion, flips, inversion_errors
+from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
+
+TIMED_QUERIES = 30
+
+
+class Experiment:
+    """One experiment over one data set, with one seed."""
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        dataset: Dataset,
+        store: Store,
+        *,
+        device: torch.device,
+        report: Report = silent,
+    ) -> None:
+        """Split the data; everything else happens in :meth:`run`.
+
+        Args:
+            spec: What to run.
+            dataset: The data set that ``spec.data`` names.
+            store: Where trained networks are kept.
+            device: Where networks are trained and queried.
+            report: Told of progress.
+
+        Raises:
+            InvalidOptionError: The data set cannot be split so.
+        """
+        self.spec, self.store, self.device, self.report = spec, store, device, report
+        data = spec.data
+        self.splits = split_dataset(
+            dataset, private=data.private, auxiliary=data.auxiliary, test=data.test, seed=spec.seed
+        ).to(device)
+        count = len(self.splits.auxiliary_images)
+        self.trainer = InverterTrainer(
+            self.splits.auxiliary_images,
+            held_out_rows(count, spec.attackers.held_out, spec.seed).to(device),
+            store,
+            spec.seed,
+            report,
+        )
+        self.attackers = Attackers(spec.attackers, self.trainer)
+
+    def run(self) -> list[Outcome]:
+        """Return one outcome per release, in the order of the spec."""
+        target = TorchTarget(self._target())
+        surrogate = self._surrogate(target) if _wants_surrogate(self.spec) else None
+        outcomes: list[Outcome] = []
+        floors: Floors | None = None
+        for release in self.spec.releases:
+            defense = build_defense(release.defense, release.options, surrogate)
+            results, released = self._attack(release, target, defense)
+            if floors is None:
+                floors = self._floors(results)
+            facts = self._facts(release, target, defense, released)
+            clean = target(self.splits.test_images)
+            outcomes.append(make_outcome(facts, results, floors, clean, released))
+        return outcomes
+
+    def gallery(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+        """Return rows of images for a figure: the first test image of each class, and attacks."""
+        labels = self.splits.test_labels
+        chosen = torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()])
+        rows = {"original": self.splits.test_images[chosen]}
+        for outcome in outcomes:
+            name = outcome.record["release"]
+            shown = ("static",) if outcome is outcomes[0] else ("static", "retrained")
+            for attack in shown:
+                if attack in outcome.results:
+                    label = f"{name}\n{attack}" if len(shown) > 1 else "no defense"
+                    with torch.no_grad():
+                        rows[label] = outcome.results[attack].reconstruct(outcome.released[chosen])
+        return {label: images[:, 0].cpu().numpy() for label, images in rows.items()}
+
+    def _target(self) -> nn.Module:
+        spec, splits = self.spec.target, self.splits
+        stage = "train the target"
+
+        def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
+            network = TargetNetwork(
+                splits.num_classes,
+                splits.private_images.shape[1:],
+                width=spec.width,
+                blocks=spec.blocks,
+            ).to(self.device)
+            train_target(
+                network,
+                splits.private_images,
+                splits.private_labels,
+                settings=spec.training,
+                generator=Stream(self.spec.seed, "target order").generator(),
+                on_epoch=lambda epoch, _: self.report(stage, epoch / spec.training.epochs),
+            )
+            return network, {}
+
+        key = {
+            "role": "target",
+            "seed": self.spec.seed,
+            **dataclasses.asdict(spec),
+            "data": fingerprint(splits.private_images, splits.private_labels),
+        }
+        stream = Stream(self.spec.seed, "target")
+        stored = self.store.network("target", key, lambda: stream.call(fresh, self.device))
+        self.report(stage, 1.0)
+        return stored.network.to(self.device)
+
+    def _surrogate(self, target: TorchTarget) -> nn.Module:
+        spec, images = self.spec.surrogate, self.splits.auxiliary_images
+        options = {
+            "width": spec.width,
+            "hidden_layers": full_depth(*images.shape[2:]) - spec.hidden_layers_removed,
+            "front_end": spec.front_end,
+        }
+        stage = "train the defender's surrogate"
+        return self.trainer.train("surrogate", options, spec.training, target(images), stage=stage)[
+            0
+        ]
+
+    def _attack(
+        self, release: ReleaseSpec, target: TorchTarget, defense: Defense
+    ) -> tuple[dict[str, AttackResult], Tensor]:
+        splits, stage = self.splits, f"defend: {release.name}"
+        self.report(stage, 0.0)
+        defended = DefendedTarget(target, defense)
+        observations = Observations(
+            images=splits.auxiliary_images,
+            clean=target(splits.auxiliary_images),
+            released=defended(splits.auxiliary_images),
+            held_out=self.trainer.held_out,
+        )
+        released = defended(splits.test_images)
+        self.report(stage, 1.0)
+        results = self.attackers.run(release.name, observations, released, splits.test_images)
+        return results, released
+
+    def _facts(
+        self, release: ReleaseSpec, target: TorchTarget, defense: Defense, released: Tensor
+    ) -> dict[str, Any]:
+        images = self.splits.test_images
+        clean_logits = target.logits(images)
+        batches = zip(clean_logits.split(512), images.split(512), strict=True)
+        noisy_logits = torch.cat([defense(logits, some) for logits, some in batches])
+        moved = distortion(clean_logits, noisy_logits, target(images), released)
+        return {
+            "experiment": self.spec.name,
+            "release": release.name,
+            "defense": release.defense,
+            "options": dict(release.options),
+            "seed": self.spec.seed,
+            "seeds": 1,
+            "auxiliary": len(self.splits.auxiliary_images),
+            "queries": len(images),
+            "accuracy": float((released.argmax(-1) == self.splits.test_labels).double().mean()),
+            "flips": flips(clean_logits, released),
+            "logit_distortion": moved.logits,
+            "l1_mean": moved.l1_mean,
+            "l1_p99": moved.l1_p99,
+            "l1_max": moved.l1_max,
+            "milliseconds_single_query": self._time(target, defense, images[:1], TIMED_QUERIES),
+            "milliseconds_per_query_batched": self._time(target, defense, images[:256], 5) / 256,
+            "spec": dataclasses.asdict(self.spec),
+        }
+
+    def _time(self, target: TorchTarget, defense: Defense, images: Tensor, repeats: int) -> float:
+        """Return the median milliseconds from images to released confidences."""
+        defended = DefendedTarget(target, defense)
+        taken = []
+        for _ in range(repeats):
+            synchronize(self.device)
+            begin = time.perf_counter()
+            defended(images)
+            synchronize(self.device)
+            taken.append(1000 * (time.perf_counter() - begin))
+        return sorted(taken)[repeats // 2]
+
+    def _floors(self, results: Mapping[str, AttackResult]) -> Floors:
+        """Take the floors from the release without a defense."""
+        images = self.splits.test_images
+        clean = min(results.values(), key=lambda result: result.error)
+        mean = self.splits.auxiliary_images.mean(0, keepdim=True).expand_as(images)
+        return Floors(clean.errors, results["label-only"].errors, inversion_errors(images, mean))
+
+
+def count_stages(spec: ExperimentSpec) -> int:
+    """Return how many stages an experiment will report."""
+    per_release = 1 + len(spec.attackers.names) * contest_size(spec.attackers)
+    return 1 + _wants_surrogate(spec) + len(spec.releases) * per_release
+
+
+def _wants_surrogate(spec: ExperimentSpec) -> bool:
+    return any(needs_surrogate(release.defense) for release in spec.releases)

@@ -1,0 +1,171 @@
+"""Argument checks with messages that a person can act on, shared by all rooms.
+
+Each check costs at most one synchronisation with the device, and none looks at a value without
+need: what a message shows is a shape, a type, a count or a row number.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from oneway.errors import InvalidOptionError, InvalidTensorError
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The floating types that scores may have, and that confidences may be released in."""
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return ``"float32"`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _require_floating(tensor: Tensor, name: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise InvalidTensorError(
+            f"{name} must be a torch.Tensor, but got {type(tensor).__name__}. "
+            f"Pass `torch.as_tensor({name})`."
+        )
+    if tensor.dtype not in FLOATING:
+        raise InvalidTensorError(
+            f"{name} must be floating ({', '.join(map(name_of, FLOATING))}), but got "
+            f"{name_of(tensor.dtype)} of shape {tuple(tensor.shape)}. "
+            "Pass scores, not class numbers or pixels."
+        )
+
+
+def _require_finite(tensor: Tensor, name: str) -> None:
+    finite = torch.isfinite(tensor)
+    if not finite.all():
+        rows = finite.reshape(len(tensor) if tensor.ndim > 1 else 1, -1).all(-1)
+        bad = (~rows).nonzero().flatten()
+        raise InvalidTensorError(
+            f"{name} must be finite, but {len(bad)} of {len(rows)} rows hold NaN or infinity, "
+            f"row {int(bad[0])} first. Find out why the model emits them; do not replace them."
+        )
+
+
+def check_logits(logits: Tensor, name: str = "logits") -> None:
+    """Refuse anything but finite floating scores of shape ``(..., K)`` with ``K >= 2``.
+
+    Args:
+        logits: What to check.
+        name: What the message calls it.
+
+    Raises:
+        InvalidTensorError: It is something else.
+    """
+    _require_floating(logits, name)
+    if logits.ndim < 1 or logits.shape[-1] < 2:
+        raise InvalidTensorError(
+            f"{name} must have shape (..., K) with K >= 2 classes, but got "
+            f"{tuple(logits.shape)}. A score vector over one class has nothing to protect; "
+            "for a binary model with one output z pass `torch.stack([-z / 2, z / 2], -1)`."
+        )
+    _require_finite(logits, name)
+
+
+def check_same_shape(tensor: Tensor, name: str, logits: Tensor) -> None:
+    """Refuse ``tensor`` unless it is finite, floating and shaped like ``logits``."""
+    _require_floating(tensor, name)
+    if tensor.shape != logits.shape:
+        raise InvalidTensorError(
+            f"{name} must have the shape of the clean logits, {tuple(logits.shape)}, "
+            f"but got {tuple(tensor.shape)}."
+        )
+    _require_finite(tensor, name)
+
+
+def check_labels(labels: Tensor, logits: Tensor) -> None:
+    """Refuse labels unless they are int64, one per row of ``logits``, in ``[0, K)``.
+
+    Raises:
+        InvalidTensorError: They are something else.
+    """
+    rows, classes = tuple(logits.shape[:-1]), logits.shape[-1]
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != rows:
+        got = (
+            f"{name_of(labels.dtype)} of shape {tuple(labels.shape)}"
+            if isinstance(labels, Tensor)
+            else type(labels).__name__
+        )
+        raise InvalidTensorError(
+            f"labels must be int64 of shape {rows}, one per row of logits "
+            f"{tuple(logits.shape)}, but got {got}. Pass `logits.argmax(-1)`."
+        )
+    outside = (labels < 0) | (labels >= classes)
+    if outside.any():
+        count = int(outside.sum())
+        raise InvalidTensorError(
+            f"labels must lie in [0, {classes}), one of the {classes} classes of logits "
+            f"{tuple(logits.shape)}, but {count} of {labels.numel()} do not. "
+            "Pass `logits.argmax(-1)`."
+        )
+
+
+def check_confidences(confidences: Tensor, name: str = "confidences") -> None:
+    """Refuse anything but rows of probabilities, ``(..., K)`` with ``K >= 2``.
+
+    Rows may sum to 1 within 0.05, since servers round what they release.
+
+    Raises:
+        InvalidTensorError: Logits, percentages, truncated vectors or something else came.
+    """
+    check_logits(confidences, name)
+    sums = confidences.double().sum(-1)
+    bad = ((confidences < 0).any(-1) | ((sums - 1).abs() > 0.05)).flatten()
+    if bad.any():
+        raise InvalidTensorError(
+            f"{name} must be probabilities, at least 0 and summing to 1 (within 0.05) in each "
+            f"row, but {int(bad.sum())} of {bad.numel()} rows are not, row "
+            f"{int(bad.nonzero()[0])} first. If these are logits, say so, or pass "
+            "`logits.softmax(-1)`."
+        )
+
+
+def check_images(images: Tensor, rows: int | None = None) -> None:
+    """Refuse images unless they are finite, floating, and one per row of scores.
+
+    Args:
+        images: ``(N, ...)``: images ``(N, C, H, W)`` or records ``(N, features)``.
+        rows: The number of score rows they belong to, if known.
+
+    Raises:
+        InvalidTensorError: They are something else.
+    """
+    _require_floating(images, "images")
+    if images.ndim < 2:
+        raise InvalidTensorError(
+            f"images must have shape (N, C, H, W), or (N, features) for records, "
+            f"but got {tuple(images.shape)}. Pass `images.unsqueeze(0)` for a single one."
+        )
+    if rows is not None and len(images) != rows:
+        raise InvalidTensorError(
+            f"images must be one per row of scores, {rows}, but got {len(images)}."
+        )
+    _require_finite(images, "images")
+
+
+def check_above(name: str, value: float, bound: float) -> None:
+    """Refuse an option unless it is a finite number above ``bound``.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidOptionError(f"{name} must be a finite number, but got {value!r}.")
+    if not value > bound:
+        wanted = "positive" if bound == 0 else f"above {bound}"
+        raise InvalidOptionError(f"{name} must be {wanted}, but got {value}")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse an option unless it is a whole number of at least ``least``.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidOptionError(
+            f"{name} must be a whole number of at least {least}, but got {value!r}."
+        )

@@ -1,0 +1,192 @@
+"""What commands share: errors as one line, progress bars, arrays from files."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import typer
+
+from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError
+
+if TYPE_CHECKING:
+    import torch
+
+P = ParamSpec("P")
+
+
+def command(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn an error raised on purpose into one line on standard error and exit code 2."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except OnewayError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: what is done is kept; run the command again", err=True)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+@contextmanager
+def progress(total_stages: int | None = None) -> Iterator[Callable[[str, float], None]]:
+    """Show the stages of a long command as they pass, on standard error.
+
+    Args:
+        total_stages: How many there will be, if known.
+
+    Yields:
+        What to call with a stage's name and the share of it that is done.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    seen: dict[str, TaskID] = {}
+
+    def report(stage: str, share: float) -> None:
+        if stage not in seen:
+            for task in seen.values():
+                bar.update(task, completed=1.0, visible=False)
+            of = f" of {total_stages}" if total_stages else ""
+            seen[stage] = bar.add_task(stage, total=1.0, count=f"{len(seen) + 1}{of}")
+            if not bar.console.is_terminal:
+                bar.console.print(stage)
+        bar.update(seen[stage], completed=share)
+
+    with bar:
+        yield report
+
+
+def choose_device(name: str) -> "torch.device":
+    """Return the device of that name; ``auto`` takes a GPU if there is one.
+
+    Raises:
+        InvalidOptionError: There is no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidOptionError(
+            f"device {name!r} cannot be used here. Use 'cpu', 'cuda' where there is a GPU, or "
+            "'auto'."
+        ) from error
+    return device
+
+
+def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:
+    """Return the one array of an .npy file, or the first of ``names`` that an .npz file has.
+
+    Raises:
+        CorruptDataError: It has none of them.
+    """
+    for name in (*names, "array"):
+        if name in arrays:
+            return arrays[name]
+    raise CorruptDataError(
+        f"{path} must hold an array named {' or '.join(names)}, "
+        f"but holds {', '.join(sorted(arrays)) or 'nothing'}."
+    )
+
+
+def to_images(array: Any, path: Path) -> "torch.Tensor":
+    """Return ``(N, C, H, W)`` float32 images in ``[0, 1]`` from pixels or floats.
+
+    uint8 pixels are divided by 255; a missing channel axis is added.
+
+    Raises:
+        CorruptDataError: The array is something else.
+    """
+    import numpy as np
+    import torch
+
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim != 4 or array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
+        raise CorruptDataError(
+            f"images in {path} must have shape (N, H, W) or (N, C, H, W), as uint8 pixels or "
+            f"floats in [0, 1], but have shape {array.shape} and type {array.dtype}."
+        )
+    if array.dtype == np.uint8:
+        return torch.from_numpy(array).float() / 255
+    images = torch.from_numpy(array).float()
+    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
+        raise CorruptDataError(
+            f"float images in {path} must lie in [0, 1], but some do not. "
+            "Divide them by their range, or store uint8 pixels."
+        )
+    return images
+
+
+def scores_to_logits(arrays: dict[str, Any], path: Path, kind: str | None = None) -> "torch.Tensor":
+    """Return ``(N, K)`` logits from an .npz that names its scores, or an .npy with its ``kind``.
+
+    Raises:
+        CorruptDataError: There are no scores in it.
+        InvalidOptionError: ``kind`` is missing for an .npy file.
+        InvalidTensorError: The scores are not what their name says.
+    """
+    from oneway.checks import check_logits
+    from oneway.confidences import logits_from_confidences
+
+    scores, found = _scores(arrays, path, kind)
+    if found == "confidences":
+        return logits_from_confidences(scores)
+    check_logits(scores, f"logits in {path}")
+    return scores
+
+
+def scores_to_confidences(
+    arrays: dict[str, Any], path: Path, kind: str | None = None
+) -> "torch.Tensor":
+    """Return ``(N, K)`` float32 confidences: what a client would see of these scores.
+
+    Raises:
+        CorruptDataError: There are no scores in it.
+        InvalidOptionError: ``kind`` is missing for an .npy file.
+        InvalidTensorError: The scores are not what their name says.
+    """
+    from oneway.checks import check_confidences
+    from oneway.confidences import release
+
+    scores, found = _scores(arrays, path, kind)
+    if found == "logits":
+        return release(scores)
+    check_confidences(scores, f"confidences in {path}")
+    return scores.float()
+
+
+def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torch.Tensor, str]":
+    import torch
+
+    found = next((name for name in ("logits", "confidences") if name in arrays), kind)
+    if "array" in arrays and kind is None:
+        raise InvalidOptionError(
+            f"{path} does not say what it holds. Pass --kind logits or --kind confidences."
+        )
+    if found not in ("logits", "confidences"):
+        if found is not None:
+            raise InvalidOptionError(f"--kind must be logits or confidences, but is {found!r}.")
+        take_array(arrays, path, "logits", "confidences")
+    scores = take_array(arrays, path, str(found))
+    if scores.ndim != 2:
+        raise CorruptDataError(
+            f"scores in {path} must have shape (N, K), but have shape {scores.shape}."
+        )
+    return torch.from_numpy(scores), str(found)

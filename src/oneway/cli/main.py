@@ -1,0 +1,44 @@
+"""`oneway`: the commands, and what is common to them."""
+
+from typing import Annotated
+
+import typer
+
+from oneway import __version__
+from oneway.cli import attack, defend, demo, train
+
+app = typer.Typer(
+    name="oneway",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,  # locals hold queries
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"oneway {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Let the label out, keep the input in.
+
+    oneway changes a classifier's scores before release, so that they cannot be inverted into the
+    input, keeps the predicted label, and measures what still leaks.
+
+    Exit codes: 0 done; 1 done, and a promise or a required gap was missed; 2 wrong usage or input.
+    """
+
+
+app.command()(demo.demo)
+app.add_typer(train.app, name="train")
+app.command()(defend.defend)
+app.command()(attack.attack)

@@ -1,0 +1,166 @@
+"""`oneway train target` and `oneway train inverter`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oneway.cli.common import choose_device, command, progress, take_array, to_images
+
+app = typer.Typer(no_args_is_help=True, help="Train a target classifier, or an inverter.")
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
+
+
+@app.command()
+@command
+def target(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    data: Annotated[str, typer.Option(help="Data set: digits or mnist.")] = "digits",
+    data_root: Annotated[Path | None, typer.Option(help="Folder with the data's files.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="Architecture: small, paper-mnist or paper-faces.")
+    ] = "small",
+    private: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 2000,
+    auxiliary: Annotated[int, typer.Option(min=1, help="Images for attackers.")] = 2250,
+    test: Annotated[int, typer.Option(min=1, help="Images to query with.")] = 750,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the private images.")] = 8,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a target, and write it with its splits and clean logits.
+
+    Writes target.safetensors, and private.npz, auxiliary.npz and test.npz, each with `images`,
+    `labels` and `logits`. The splits share no image.
+
+    For example:
+
+        oneway train target --out work
+    """
+    import numpy as np
+    import torch
+
+    from oneway.benchmark import save_network
+    from oneway.data import load_dataset, split_dataset
+    from oneway.errors import UnknownNameError
+    from oneway.targets import (
+        TARGET_PRESETS,
+        TargetNetwork,
+        TargetTrainingSettings,
+        TorchTarget,
+        train_target,
+    )
+
+    if preset not in TARGET_PRESETS:
+        raise UnknownNameError("preset", preset, TARGET_PRESETS)
+    where = choose_device(device)
+    splits = split_dataset(
+        load_dataset(data, data_root), private=private, auxiliary=auxiliary, test=test, seed=seed
+    )
+    shape = splits.private_images.shape[1:]
+    torch.manual_seed(seed)
+    network = TargetNetwork(
+        splits.num_classes,
+        shape,
+        width=TARGET_PRESETS[preset].width,
+        blocks=TARGET_PRESETS[preset].blocks,
+    ).to(where)
+    with progress() as report:
+        train_target(
+            network,
+            splits.private_images.to(where),
+            splits.private_labels.to(where),
+            settings=TargetTrainingSettings(epochs=epochs),
+            generator=torch.Generator().manual_seed(seed),
+            on_epoch=lambda epoch, _: report("train the target", epoch / epochs),
+        )
+    answer = TorchTarget(network)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("private", "auxiliary", "test"):
+        images, labels = getattr(splits, f"{name}_images"), getattr(splits, f"{name}_labels")
+        logits = answer.logits(images)
+        np.savez_compressed(
+            out / f"{name}.npz",
+            images=(images * 255).round().to(torch.uint8).numpy(),
+            labels=labels.numpy(),
+            logits=logits.numpy(),
+        )
+        if name == "test":
+            accuracy = float((logits.argmax(-1) == labels).double().mean())
+    save_network(
+        out / "target.safetensors", network, "target", {"data": data, "accuracy": accuracy}
+    )
+    typer.echo(f"accuracy on {test} test images: {accuracy:.4f}")
+    typer.echo(f"wrote {out}/target.safetensors, private.npz, auxiliary.npz and test.npz")
+
+
+@app.command()
+@command
+def inverter(
+    auxiliary: Annotated[
+        Path, typer.Argument(help="auxiliary.npz with `images` and `logits` or `confidences`.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
+    preset: Annotated[str, typer.Option(help="Width: small or paper.")] = "small",
+    front_end: Annotated[
+        str, typer.Option(help="Input transform: faithful or standardized.")
+    ] = "faithful",
+    hidden_layers_removed: Annotated[
+        int, typer.Option(min=0, help="Layers fewer than the attacker's; the paper's surrogate: 2.")
+    ] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the images.")] = 24,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train the defender's surrogate inverter on clean scores.
+
+    For example:
+
+        oneway train inverter work/auxiliary.npz --out work/surrogate.safetensors
+    """
+    import torch
+
+    from oneway.benchmark import save_network
+    from oneway.cli.common import scores_to_confidences
+    from oneway.data import held_out_rows, read_npz
+    from oneway.errors import UnknownNameError
+    from oneway.inversion import (
+        FRONT_ENDS,
+        INVERTER_WIDTHS,
+        Inverter,
+        TrainingSettings,
+        full_depth,
+        train_inverter,
+    )
+
+    if preset not in INVERTER_WIDTHS:
+        raise UnknownNameError("preset", preset, INVERTER_WIDTHS)
+    if front_end not in FRONT_ENDS:
+        raise UnknownNameError("front end", front_end, FRONT_ENDS)
+    where = choose_device(device)
+    arrays = read_npz(auxiliary)
+    images = to_images(take_array(arrays, auxiliary, "images"), auxiliary).to(where)
+    confidences = scores_to_confidences(arrays, auxiliary).to(where)
+    shape = images.shape[1:]
+    torch.manual_seed(seed)
+    network = Inverter(
+        confidences.shape[-1],
+        shape,
+        width=INVERTER_WIDTHS[preset],
+        hidden_layers=full_depth(*shape[1:]) - hidden_layers_removed,
+        front_end=front_end,
+    ).to(where)
+    with progress() as report:
+        errors = train_inverter(
+            network,
+            confidences,
+            images,
+            held_out_rows(len(images), 0.125, seed).to(where),
+            settings=TrainingSettings(epochs=epochs),
+            generator=torch.Generator().manual_seed(seed),
+            on_epoch=lambda epoch: report("train the inverter", epoch.epoch / epoch.epochs),
+        )
+    save_network(out, network, "inverter", {"held_out_errors": errors})
+    typer.echo(f"held-out error per pixel: {min(errors):.4f} after {len(errors)} epochs")
+    typer.echo(f"wrote {out}")

@@ -1,0 +1,1 @@
+"""Release-time defenses: one per file, all under one contract."""

@@ -1,0 +1,234 @@
+"""Algorithm 2 and Equation 3: the paper's defense, composed from single steps."""
+
+import copy
+import itertools
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from oneway.checks import check_count, check_images, check_logits
+from oneway.defenses.adversarial_noise.noise_vector import (
+    check_options,
+    part_from_ties,
+    project_to_budget,
+    step_noise,
+)
+from oneway.defenses.label_modifier import lift_label
+from oneway.errors import (
+    DefenseFailedError,
+    InvalidOptionError,
+    InvalidTensorError,
+    UnknownNameError,
+)
+
+UPDATES = ("project", "rescale")
+
+
+class AdversarialNoise:
+    """Noise that makes the scores an adversarial example for inverters.
+
+    Against an inverter trained on clean scores the reconstruction error grows severalfold. An
+    attacker who retrains on the released scores undoes most of it: measure before you rely on it.
+
+    The inverter is copied: its parameters are frozen, dropout is off, BatchNorm uses its running
+    statistics and is folded into its neighbours. Later changes of the original have no effect.
+    """
+
+    requires_input = True
+    keeps_label = True
+    deterministic = True
+
+    def __init__(
+        self,
+        inverter: nn.Module,
+        *,
+        step_size: float,
+        steps: int = 10,
+        budget: float | None = None,
+        norm: float = 1,
+        update: Literal["project", "rescale"] = "project",
+        margin: float = 1e-3,
+    ) -> None:
+        """Prepare the defense.
+
+        Args:
+            inverter: The defender's surrogate: ``(N, K)`` confidences to ``(N, ...)`` images,
+                such as :class:`oneway.Inverter`.
+            step_size: Nats per step (eta), above 0. The paper: 0.1 for MNIST, 0.4 for faces.
+            steps: How many, at least 1. The paper: 10.
+            budget: Most that a row's noise may measure (epsilon), in nats. None: unbounded.
+            norm: p of the budget's norm, one of 1, 2 and ``math.inf``.
+            update: ``"project"``, Algorithms 1 and 2: all noise so far is scaled down to the
+                budget where it exceeds it. ``"rescale"``, Equation 3: each step's noise is
+                scaled to measure ``budget`` and added up, so that the sum may reach
+                ``steps * budget``. (As printed, a step scaled up may break the label; then the
+                label is lifted and the step scaled down again.)
+            margin: Least lead of the label, in nats, before the budget is applied.
+
+        Raises:
+            InvalidOptionError: An option is outside its range, or ``"rescale"`` has no budget.
+            UnknownNameError: ``update`` is neither of the two.
+        """
+        if not isinstance(inverter, nn.Module):
+            raise InvalidOptionError(
+                f"inverter must be a torch.nn.Module, but got {type(inverter).__name__}."
+            )
+        check_options(step_size, budget, norm, margin)
+        check_count("steps", steps)
+        if update not in UPDATES:
+            raise UnknownNameError("update", str(update), UPDATES)
+        if update == "rescale" and budget is None:
+            raise InvalidOptionError(
+                "update='rescale' (Equation 3) scales every step to the budget, "
+                "but budget is None. Pass one, or use update='project'."
+            )
+        self.inverter = frozen_copy(inverter)
+        self.step_size, self.steps, self.budget = step_size, steps, budget
+        self.norm, self.update, self.margin = norm, update, margin
+        parameter = next(self.inverter.parameters(), None)
+        self._dtype = torch.float32 if parameter is None else parameter.dtype
+
+    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
+        """Add the noise.
+
+        Args:
+            logits: ``(N, K)`` clean scores of any floating type, in nats, finite. From an API
+                that returns confidences: :func:`oneway.logits_from_confidences`. Not modified.
+            images: ``(N, ...)`` the queries, in the scale that the inverter reconstructs.
+
+        Returns:
+            ``(N, K)`` noisy logits of the same type and device, without gradient. The clean
+            arg max (the lowest index, if they tie) is the only maximum of each row. Rows do not
+            depend on each other; gradients agree between batches of different size to a
+            relative 1e-4, so that an entry's sign may differ where its gradient is that close
+            to 0.
+
+        Raises:
+            InvalidTensorError: A tensor breaks the lines above.
+            DefenseFailedError: The inverter's gradient is not finite, or it reconstructs
+                another shape than the images have.
+        """
+        check_logits(logits)
+        if logits.ndim != 2:
+            raise InvalidTensorError(
+                f"logits must have shape (N, K), but got {tuple(logits.shape)}. "
+                "Pass `logits.unsqueeze(0)` for a single row."
+            )
+        if images is None:
+            raise InvalidTensorError(
+                "images must be given: this defense needs the queries besides their scores. "
+                "Use a defense whose `requires_input` is False if they are not at hand."
+            )
+        check_images(images, rows=len(logits))
+
+        # A caller may be in inference mode, whose tensors take no part in a gradient.
+        with torch.inference_mode(False):
+            given = logits.detach().clone()
+            # Steps of a tenth vanish in half precision; noise is computed in float32.
+            clean = given if given.dtype in (torch.float32, torch.float64) else given.float()
+            noisy = self._search(clean, images.detach().clone().to(self._dtype))
+            narrowed = noisy.to(given.dtype)
+            labels = given.argmax(-1)
+            released = lift_label(narrowed, labels, 0) if given.dtype != clean.dtype else narrowed
+        if not torch.isfinite(released).all():
+            raise DefenseFailedError(
+                f"the noisy logits do not fit {given.dtype}, so nothing is released. "
+                "Scale the logits, or pass them in a wider type."
+            )
+        return released
+
+    def _search(self, clean: Tensor, images: Tensor) -> Tensor:
+        """Run Algorithm 2, or Equation 3, on rows that have been checked."""
+        labels = clean.argmax(-1)
+        current = clean
+        for _ in range(self.steps):
+            gradients = self.gradients(current, images)
+            if self.update == "project":
+                noise = step_noise(
+                    clean,
+                    current,
+                    gradients,
+                    labels,
+                    step_size=self.step_size,
+                    budget=self.budget,
+                    norm=self.norm,
+                    margin=self.margin,
+                )
+                current = clean + noise
+            else:
+                current = self._rescaled_step(current, gradients, labels)
+        return current
+
+    def _rescaled_step(self, current: Tensor, gradients: Tensor, labels: Tensor) -> Tensor:
+        """Take one step of Equation 3: noise of size ``budget``, label kept."""
+        assert self.budget is not None  # noqa: S101  narrows the type; refused in __init__
+        stepped = current + self.step_size * gradients.sign().to(current.dtype)
+        noise = (lift_label(stepped, labels, self.margin) - current).double()
+        size = torch.linalg.vector_norm(noise, ord=self.norm, dim=-1, keepdim=True)
+        noise = torch.where(size > 0, noise * (self.budget / size), noise).to(current.dtype)
+        noise = lift_label(current + noise, labels, self.margin) - current
+        noise = project_to_budget(noise, self.budget, self.norm)
+        return current + part_from_ties(current, noise, labels)
+
+    def gradients(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return each row's gradient of its own reconstruction error, ``(N, K)``.
+
+        Args:
+            logits: ``(N, K)`` scores with the noise so far.
+            images: ``(N, ...)`` the queries, in the inverter's type.
+
+        Raises:
+            DefenseFailedError: The gradient is not finite, or the shapes do not agree.
+        """
+        with torch.enable_grad():
+            variable = logits.detach().requires_grad_()
+            confidences = variable.softmax(-1).to(self._dtype)
+            reconstructions = self.inverter(confidences)
+            if reconstructions.shape != images.shape:
+                raise DefenseFailedError(
+                    f"the inverter reconstructs shape {tuple(reconstructions.shape)} from "
+                    f"{tuple(logits.shape)} logits, but the images have {tuple(images.shape)}. "
+                    "Train it on images of the target's shape."
+                )
+            # A sum over rows, so that no row's gradient is scaled by how many there are.
+            error = (reconstructions - images).square().flatten(1).mean(-1).sum()
+            (gradients,) = torch.autograd.grad(error, variable)
+        if not torch.isfinite(gradients).all():
+            raise DefenseFailedError(
+                "the inverter's gradient is not finite, so there is no noise to add and nothing "
+                "is released. Check that the inverter was trained and takes these scores."
+            )
+        return gradients
+
+
+def frozen_copy(network: nn.Module) -> nn.Module:
+    """Copy a network for inference: no parameter gradients, eval mode, BatchNorm folded.
+
+    A BatchNorm is folded where it directly follows a linear or convolution layer in an
+    ``nn.Sequential``; elsewhere it stays. The function computed is the same but for rounding.
+    """
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in copied.modules():
+        if isinstance(module, nn.Sequential):
+            _fold_batch_norms(module)
+    return copied
+
+
+def _fold_batch_norms(sequence: nn.Sequential) -> None:
+    names = list(sequence._modules)
+    for name, following in itertools.pairwise(names):
+        layer, norm = sequence._modules[name], sequence._modules[following]
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+            continue
+        if isinstance(layer, nn.modules.conv._ConvNd):
+            fused: nn.Module = fuse_conv_bn_eval(
+                layer, norm, transpose=isinstance(layer, nn.modules.conv._ConvTransposeNd)
+            )
+        elif isinstance(layer, nn.Linear):
+            fused = fuse_linear_bn_eval(layer, norm)
+        else:
+            continue
+        sequence._modules[name] = fused.requires_grad_(False)
+        sequence._modules[following] = nn.Identity()

@@ -1,0 +1,87 @@
+"""Every error that oneway raises on purpose.
+
+::
+
+    OnewayError
+    ├── InvalidTensorError   (ValueError)  a tensor has the wrong type, shape or content
+    ├── InvalidOptionError   (ValueError)  an option is outside its range
+    ├── UnknownNameError     (ValueError)  no such defense, data set, preset or key
+    ├── DataError                          input files or arrays cannot be used
+    │   ├── MissingDataError               a file is not there
+    │   ├── CorruptDataError               a file is there, but is not what it should be
+    │   └── OverlappingSplitsError         one image stands in two splits
+    ├── MissingExtraError    (ImportError) an optional package is not installed
+    └── DefenseFailedError   (RuntimeError) a defense broke its promise; nothing was released
+
+Messages say what was expected, what came, where, and the remedy. They name shapes, types,
+counts and row numbers, never a value from a query: an error text travels to logs and clients.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class OnewayError(Exception):
+    """Base of all errors below: catch it to catch them all."""
+
+
+class InvalidTensorError(OnewayError, ValueError):
+    """A tensor has the wrong type, shape or content. The message says which it should have."""
+
+
+class InvalidOptionError(OnewayError, ValueError):
+    """An option is outside its range. The message gives the range."""
+
+
+class UnknownNameError(OnewayError, ValueError):
+    """A name is not registered. The message offers the nearest one and lists the known ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        """Compose the message.
+
+        Args:
+            kind: What the name stands for, such as ``"defense"``.
+            name: What was given.
+            known: The names that would have been accepted.
+        """
+        names = sorted(known)
+        nearest = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+class DataError(OnewayError):
+    """Input files or arrays cannot be used as they are."""
+
+
+class MissingDataError(DataError):
+    """A file is not there. The message says where it was looked for and where it comes from."""
+
+
+class CorruptDataError(DataError):
+    """A file is there, but its content is not what it should be."""
+
+
+class OverlappingSplitsError(DataError):
+    """One image stands in two splits, so that an attack would be graded on what it has seen."""
+
+
+class MissingExtraError(OnewayError, ImportError):
+    """An optional package is not installed. The message gives the command that installs it."""
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        """Compose the message.
+
+        Args:
+            package: The package that could not be imported.
+            extra: The extra of oneway that brings it.
+            purpose: What it is needed for.
+        """
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f"Run `pip install 'oneway[{extra}]'`."
+        )
+
+
+class DefenseFailedError(OnewayError, RuntimeError):
+    """A defense could not keep its promise, so nothing was released."""

@@ -1,0 +1,166 @@
+"""Train an inverter, chosen on held-out data of whoever trains it."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from oneway.checks import check_above, check_confidences, check_count, check_images
+from oneway.errors import InvalidOptionError
+
+GRACE_EPOCHS = 5
+"""How long a decoder may trail the leader before it is given up."""
+
+LEAST_GAIN = 1e-3
+"""Relative fall of the held-out error that counts as progress for the patience."""
+
+TRAILING = 1.05
+"""Held-out error, as a multiple of the leader's at the same epoch, that counts as trailing."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how fast an inverter is trained: Adam on the mean squared error.
+
+    The defaults reach a lower error than :data:`YANG_SETTINGS` in a fifth of the time: a larger
+    step, with an exponential moving average of the weights (and BatchNorm statistics) as the
+    network that is judged and kept.
+
+    Attributes:
+        epochs: Most passes over the training rows.
+        patience: Stop after this many epochs in which the held-out error fell by less than 0.1 %.
+        learning_rate: Of Adam, with betas (.5, .999) and AMSGrad.
+        batch_size: Rows per step.
+        averaging: Decay per step of the moving average, in [0, 1); 0 keeps the last weights.
+    """
+
+    epochs: int = 24
+    patience: int = 4
+    learning_rate: float = 5e-3
+    batch_size: int = 64
+    averaging: float = 0.98
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            InvalidOptionError: One is.
+        """
+        check_count("epochs", self.epochs)
+        check_count("patience", self.patience)
+        check_above("learning_rate", self.learning_rate, 0)
+        check_count("batch_size", self.batch_size, least=2)
+        if not 0 <= self.averaging < 1:
+            raise InvalidOptionError(f"averaging must be in [0, 1), but got {self.averaging}.")
+
+
+YANG_SETTINGS = TrainingSettings(
+    epochs=100, patience=100, learning_rate=2e-4, batch_size=128, averaging=0
+)
+"""What Yang et al. (CCS 2019) train with. They choose on private data; we never do."""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What one epoch gave: its number from 1, the most there can be, and held-out errors."""
+
+    epoch: int
+    epochs: int
+    held_out_error: float
+    best_error: float
+
+
+def train_inverter(
+    inverter: nn.Module,
+    confidences: Tensor,
+    images: Tensor,
+    held_out: Tensor,
+    *,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    leader: Sequence[float] = (),
+    on_epoch: Callable[[TrainingReport], None] | None = None,
+) -> list[float]:
+    """Train ``inverter`` in place; keep the epoch that was best on the held-out rows.
+
+    Args:
+        inverter: ``(N, K)`` confidences to ``(N, C, H, W)`` images; on the tensors' device.
+        confidences: ``(N, K)`` what the trainer got for its images.
+        images: ``(N, C, H, W)`` in ``[0, 1]``, the trainer's own.
+        held_out: ``(N)`` bool: rows that choose the epoch and are not trained on.
+        settings: How long and how fast.
+        generator: On the CPU; gives the order of the rows.
+        leader: Held-out errors by epoch of another decoder in a contest where only the best
+            counts: after 5 epochs, training stops once it trails the leader by 5 %.
+        on_epoch: Called after each epoch.
+
+    Returns:
+        The held-out mean squared error per pixel after each epoch; the lowest is that of the
+        weights kept.
+
+    Raises:
+        InvalidTensorError: ``confidences`` or ``images`` are not what is said above.
+        InvalidOptionError: No row, or every row but one, is held out.
+    """
+    check_confidences(confidences)
+    check_images(images, rows=len(confidences))
+    count = int(held_out.sum())
+    if not 0 < count < len(images) - 1:
+        raise InvalidOptionError(
+            "at least one row must be held out and two trained on, "
+            f"but {count} of {len(images)} are held out."
+        )
+    inputs, truths = confidences[~held_out], images[~held_out]
+    held_inputs, held_truths = confidences[held_out], images[held_out]
+    fit_front_end = getattr(inverter, "fit_front_end", None)
+    if callable(fit_front_end):
+        fit_front_end(inputs)
+    convert_conv2d_weight_memory_format(inverter, torch.channels_last)
+    optimizer = torch.optim.Adam(
+        inverter.parameters(), lr=settings.learning_rate, betas=(0.5, 0.999), amsgrad=True
+    )
+    averaged = AveragedModel(
+        inverter, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
+    )
+    errors: list[float] = []
+    progress, progress_epoch = float("inf"), 0
+    best_state = copy.deepcopy(inverter.state_dict())
+    for epoch in range(1, settings.epochs + 1):
+        inverter.train()
+        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        for rows in order.split(settings.batch_size):
+            if len(rows) == 1:  # BatchNorm has no variance over one row
+                continue
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.mse_loss(inverter(inputs[rows]), truths[rows]).backward()
+            optimizer.step()
+            averaged.update_parameters(inverter)
+        error = mean_error(averaged.module, held_inputs, held_truths)
+        if not errors or error < min(errors):
+            best_state = copy.deepcopy(averaged.module.state_dict())
+        errors.append(error)
+        best = min(errors)
+        if error <= (1 - LEAST_GAIN) * progress:
+            progress, progress_epoch = error, epoch
+        if on_epoch is not None:
+            on_epoch(TrainingReport(epoch, settings.epochs, error, best))
+        trails = epoch > GRACE_EPOCHS and leader and best > TRAILING * min(leader[:epoch])
+        if trails or epoch - progress_epoch >= settings.patience:
+            break
+    inverter.load_state_dict(best_state)
+    inverter.eval()
+    return errors
+
+
+@torch.no_grad()
+def mean_error(inverter: nn.Module, confidences: Tensor, images: Tensor) -> float:
+    """Return the mean squared error per pixel of ``inverter``, which it puts in eval mode."""
+    inverter.eval()
+    total = 0.0
+    for some, truth in zip(confidences.split(512), images.split(512), strict=True):
+        total += float(nn.functional.mse_loss(inverter(some), truth, reduction="sum"))
+    return total / images.numel()

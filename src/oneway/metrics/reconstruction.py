@@ -1,0 +1,65 @@
+"""Inversion error, and the one number that compares defenses across data sets."""
+
+import math
+
+from torch import Tensor
+
+from oneway.errors import InvalidOptionError, InvalidTensorError
+
+
+def inversion_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Return each image's mean squared error per pixel.
+
+    Args:
+        images: ``(N, ...)`` true inputs in ``[0, 1]``.
+        reconstructions: Same shape.
+
+    Returns:
+        ``(N)`` errors, float64.
+
+    Raises:
+        InvalidTensorError: The shapes differ: broadcasting would average the wrong pixels.
+
+    Source:
+        Wen, Yiu & Hui, section V-B3. Theirs may be taken on another canvas: compare ratios.
+    """
+    if images.shape != reconstructions.shape:
+        raise InvalidTensorError(
+            f"reconstructions must have the images' shape {tuple(images.shape)}, "
+            f"but got {tuple(reconstructions.shape)}."
+        )
+    return (images.double() - reconstructions.double()).square().flatten(1).mean(-1)
+
+
+def closed_gap(adaptive_error: float, clean_error: float, label_error: float) -> float:
+    """Return G: how much of what scores tell beyond the label a defense hides.
+
+    Args:
+        adaptive_error: Lowest error of all attackers who know how the release is made.
+        clean_error: Lowest error on clean scores.
+        label_error: Lowest error given the label alone.
+
+    Returns:
+        ``(adaptive - clean) / (label - clean)``: 0, nothing gained; 1, the scores tell no more
+        than the label. Below 0, the release tells more than the clean scores did. Above 1, an
+        attack failed: anyone may fall back on the label, so do not headline it.
+
+    Raises:
+        InvalidOptionError: An error is negative or not finite, or ``label_error`` does not
+            exceed ``clean_error``: then the clean scores tell nothing, and there is no gap.
+    """
+    errors = {
+        "adaptive_error": adaptive_error,
+        "clean_error": clean_error,
+        "label_error": label_error,
+    }
+    for name, error in errors.items():
+        if not (math.isfinite(error) and error >= 0):
+            raise InvalidOptionError(f"{name} must be finite and at least 0, but got {error}.")
+    if not label_error > clean_error:
+        raise InvalidOptionError(
+            f"label_error ({label_error:.6g}) must exceed clean_error ({clean_error:.6g}): "
+            "here the clean scores tell an attacker no more than the label. "
+            "Train the attacker on clean scores for longer, or report that there is no gap."
+        )
+    return (adaptive_error - clean_error) / (label_error - clean_error)

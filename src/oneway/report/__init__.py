@@ -1,0 +1,12 @@
+"""Records to tables and figures; nothing here computes a metric."""
+
+from oneway.report.figure import draw_reconstructions
+from oneway.report.table import attack_table, markdown_table, release_table, remarks
+
+__all__ = [
+    "attack_table",
+    "draw_reconstructions",
+    "markdown_table",
+    "release_table",
+    "remarks",
+]

@@ -1,0 +1,86 @@
+"""Records as tables: for a terminal, and for a page."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+Record = Mapping[str, Any]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+COLUMNS: dict[str, Callable[[Record], str]] = {
+    "release": lambda record: str(record["release"]),
+    "accuracy": lambda record: f"{100 * record['accuracy']:.2f} %",
+    "flips": lambda record: str(record["flips"]),
+    "logit distortion": lambda record: _number(record["logit_distortion"], 3),
+    "L1 of probabilities": lambda record: _number(record["l1_mean"], 4),
+    "static error": lambda record: _number(record["errors"].get("static"), 4),
+    "retrained error": lambda record: _number(record["errors"].get("retrained"), 4),
+    "closed gap G": lambda record: _number(record["closed_gap"], 2),
+    "G, least confident 5 %": lambda record: _number(record["closed_gap_tail"], 2),
+    "ms per query": lambda record: _number(record["milliseconds_single_query"], 1),
+}
+
+
+def release_table(records: Sequence[Record], title: str) -> Table:
+    """Return one row per release, for a terminal."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for position, column in enumerate(COLUMNS):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    for record in records:
+        table.add_row(*(show(record) for show in COLUMNS.values()))
+    return table
+
+
+def markdown_table(records: Sequence[Record]) -> str:
+    """Return the same rows as a Markdown table."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += [
+        "| " + " | ".join(show(record) for show in COLUMNS.values()) + " |" for record in records
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def attack_table(record: Record) -> Table:
+    """Return one row per attacker of one release, for a terminal."""
+    table = Table(title="Inversion error per pixel", title_justify="left", header_style="bold")
+    for column in ("attacker", "what it knows", "error"):
+        table.add_column(column, justify="right" if column == "error" else "left")
+    for name, error in record["errors"].items():
+        table.add_row(name, KNOWS.get(name, ""), _number(error, 4))
+    return table
+
+
+KNOWS = {
+    "label-only": "the predicted label: the floor",
+    "static": "clean scores of its own images, from before the defense",
+    "retrained": "released scores of its own images: the realistic attacker",
+}
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """Say in words what the table means, and what is suspicious about it."""
+    first = records[0]
+    floors = first["floors"]
+    lines = [
+        f"Floors (mean squared error per pixel): best attack on clean scores "
+        f"{floors['clean']:.4f}, given the label alone {floors['label']:.4f}, "
+        f"mean image {floors['prior']:.4f}.",
+        "G: 0 = the defense hides nothing, 1 = scores tell no more than the label, below 0 = the "
+        "release tells more than clean scores did. It is taken from the strongest attacker, who "
+        "may always fall back on the label.",
+    ]
+    for record in records:
+        lines += [f"Flag, {record['release']}: {flag}." for flag in record["flags"]]
+    lines.append(
+        "No label-preserving release can help against attacks that read only the label. "
+        f"Decoders were trained on up to {first['auxiliary']} queried images; a stronger one may "
+        "exist."
+    )
+    if first["seeds"] == 1:
+        lines.append("One seed: a smoke run. Publish nothing from it without its spread.")
+    return lines

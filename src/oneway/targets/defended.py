@@ -1,0 +1,78 @@
+"""A target with a defense before its clients: all that they and attackers may see."""
+
+import torch
+from torch import Tensor
+
+from oneway.checks import check_logits
+from oneway.confidences import logits_from_confidences, release
+from oneway.contracts import Defense, ScoredTarget, Target
+from oneway.errors import DefenseFailedError
+
+
+class DefendedTarget:
+    """Answers queries with what a defense makes of a target's scores.
+
+    It fails closed: where the defense raises, or breaks its promise, nothing is released.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        defense: Defense,
+        *,
+        dtype: torch.dtype = torch.float32,
+        decimals: int | None = None,
+        batch_size: int = 512,
+    ) -> None:
+        """Put ``defense`` between ``target`` and its clients.
+
+        Args:
+            target: The classifier. If it has ``logits``, those are defended; else the log of
+                its confidences is (a defender who is a third party).
+            defense: What changes the scores.
+            dtype: Type of the released confidences: see :func:`oneway.release`.
+            decimals: Decimals of the released confidences: see :func:`oneway.release`.
+            batch_size: Most queries that are answered at once.
+        """
+        self.target = target
+        self.defense = defense
+        self.dtype, self.decimals, self.batch_size = dtype, decimals, batch_size
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Answer with defended confidences.
+
+        Args:
+            images: ``(N, C, H, W)`` queries, in the scale that the target takes.
+
+        Returns:
+            ``(N, K)`` probabilities of type ``dtype``. If the defense keeps the label, the
+            clean arg max is the only maximum of each row.
+
+        Raises:
+            DefenseFailedError: The defense changed a label that it promised to keep, or gave
+                something else than finite logits of the same shape.
+        """
+        parts = [self._answer(part) for part in images.split(self.batch_size)]
+        return torch.cat(parts)
+
+    def _answer(self, images: Tensor) -> Tensor:
+        if isinstance(self.target, ScoredTarget):
+            clean = self.target.logits(images)
+        else:
+            clean = logits_from_confidences(self.target(images))
+        defended = self.defense(clean, images if self.defense.requires_input else None)
+        check_logits(defended, "the defense's logits")
+        if defended.shape != clean.shape:
+            raise DefenseFailedError(
+                f"the defense gave logits of shape {tuple(defended.shape)} for "
+                f"{tuple(clean.shape)}; nothing is released."
+            )
+        released = release(defended, dtype=self.dtype, decimals=self.decimals)
+        if self.defense.keeps_label:
+            changed = released.argmax(-1) != clean.argmax(-1)
+            if changed.any():
+                raise DefenseFailedError(
+                    f"{type(self.defense).__name__} promises to keep labels, but changed "
+                    f"{int(changed.sum())} of {len(changed)}; nothing is released."
+                )
+        return released

@@ -1,0 +1,44 @@
+"""A target that answers from a table: the test double, and a stand-in for recorded traffic."""
+
+import torch
+from torch import Tensor
+
+from oneway.checks import check_confidences, check_images
+from oneway.errors import InvalidTensorError
+
+
+class RecordedTarget:
+    """Answers the images it has seen, with the confidences recorded for them."""
+
+    def __init__(self, images: Tensor, confidences: Tensor) -> None:
+        """Record answers.
+
+        Args:
+            images: ``(N, ...)`` queries, floating.
+            confidences: ``(N, K)`` the answer to each.
+
+        Raises:
+            InvalidTensorError: They are not one to one, or not what is said above.
+        """
+        check_confidences(confidences)
+        check_images(images, rows=len(confidences))
+        self._answers = dict(zip(map(_key, images), confidences, strict=True))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``(N, K)`` recorded confidences.
+
+        Raises:
+            InvalidTensorError: An image has no record.
+        """
+        answers = [self._answers.get(_key(image)) for image in images]
+        known = [answer for answer in answers if answer is not None]
+        if len(known) < len(answers):
+            raise InvalidTensorError(
+                f"{len(answers) - len(known)} of {len(answers)} images have no recorded answer. "
+                "Query with the very images that were recorded."
+            )
+        return torch.stack(known)
+
+
+def _key(image: Tensor) -> bytes:
+    return image.detach().cpu().contiguous().numpy().tobytes()

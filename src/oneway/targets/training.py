@@ -1,0 +1,83 @@
+"""Train a target classifier on the private split."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from oneway.checks import check_above, check_count, check_images, check_labels
+
+
+@dataclass(frozen=True)
+class TargetTrainingSettings:
+    """Adam with a one-cycle learning rate, on cross entropy.
+
+    Attributes:
+        epochs: Passes over the private images.
+        learning_rate: The cycle's peak.
+        batch_size: Rows per step.
+    """
+
+    epochs: int = 8
+    learning_rate: float = 3e-3
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            InvalidOptionError: One is.
+        """
+        check_count("epochs", self.epochs)
+        check_above("learning_rate", self.learning_rate, 0)
+        check_count("batch_size", self.batch_size, least=2)
+
+
+def train_target(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    settings: TargetTrainingSettings,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train ``network`` in place and leave it in eval mode.
+
+    Args:
+        network: ``(N, C, H, W)`` images to ``(N, K)`` logits; on the tensors' device.
+        images: ``(N, C, H, W)`` private images in ``[0, 1]``.
+        labels: ``(N)`` int64.
+        settings: How long and how fast.
+        generator: On the CPU; gives the order of the rows.
+        on_epoch: Called after each epoch with its number from 1 and the mean training loss.
+
+    Raises:
+        InvalidTensorError: The tensors are not what is said above.
+    """
+    check_images(images)
+    with torch.no_grad():
+        network.eval()
+        check_labels(labels, network(images[:1]).expand(len(images), -1))
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
+    steps = -(-len(images) // settings.batch_size) * settings.epochs
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=steps, cycle_momentum=False
+    )
+    for epoch in range(1, settings.epochs + 1):
+        network.train()
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        total = torch.zeros((), device=images.device)
+        for rows in order.split(settings.batch_size):
+            loss = nn.functional.cross_entropy(network(images[rows]), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach() * len(rows)
+        if on_epoch is not None:
+            on_epoch(epoch, float(total) / len(images))
+    network.eval()
