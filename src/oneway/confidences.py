@@ -29,7 +29,8 @@ def release(
 
     Returns:
         ``(..., K)`` probabilities on the same device, without gradient. Rows sum to 1 within
-        ``torch.finfo(dtype).eps`` plus ``K`` times its smallest subnormal number.
+        ``torch.finfo(dtype).eps`` (float64: ``K`` times that, as much as the softmax's own sum
+        may err) plus ``K`` times its smallest subnormal number.
 
     Raises:
         InvalidTensorError: ``logits`` break the line above.

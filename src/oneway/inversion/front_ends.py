@@ -34,16 +34,35 @@ class FaithfulTransform(nn.Module):
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Map ``(N, K)`` confidences to ``(N, K)`` features of at least 0."""
-        classes = confidences.shape[-1]
+        return self.from_logs(safe_log(confidences, SMALLEST_LOG))
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        classes = logs.shape[-1]
         if self.truncation is None or self.truncation >= classes:
-            return _lifted(safe_log(confidences, SMALLEST_LOG) + 50)
-        kept, at = confidences.topk(self.truncation, dim=-1)
-        features = _lifted(safe_log(kept, SMALLEST_LOG) + 50)
-        return torch.zeros_like(confidences).scatter(-1, at, features)
+            return _lifted(logs)
+        kept, at = logs.topk(self.truncation, dim=-1)
+        return torch.zeros_like(logs).scatter(-1, at, _lifted(kept))
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, K)`` gradients in ``from_logs(logs)``."""
+        if self.truncation is None or self.truncation >= logs.shape[-1]:
+            return _pulled_back(logs, gradients)
+        kept, at = logs.topk(self.truncation, dim=-1)
+        pulled = _pulled_back(kept, gradients.gather(-1, at))
+        return torch.zeros_like(logs).scatter(-1, at, pulled)
 
 
-def _lifted(features: Tensor) -> Tensor:
+def _lifted(logs: Tensor) -> Tensor:
+    features = logs.clamp_min(SMALLEST_LOG) + 50
     return features + torch.relu(-features.amin(-1, keepdim=True))
+
+
+def _pulled_back(logs: Tensor, gradients: Tensor) -> Tensor:
+    """Undo :func:`_lifted`: where a row was lifted, its least entry took part in all others."""
+    least, at = logs.min(-1, keepdim=True)
+    lifted = gradients.sum(-1, keepdim=True) * (least < -50)
+    return gradients.scatter_add(-1, at, -lifted) * (logs >= SMALLEST_LOG)
 
 
 class StandardizedLog(nn.Module):
@@ -72,17 +91,25 @@ class StandardizedLog(nn.Module):
         smallest = positive.min() if len(positive) else confidences.new_tensor(1e-12)
         # Without zeros the floor is only for unseen queries: no lower than float32 can divide by.
         self.floor.copy_((0.3 * smallest).clamp_min(1e-30))
-        features = self._centered(confidences)
+        features = self._centered(confidences.clamp_min(self.floor).log())
         self.mean.copy_(features.mean(0))
         self.deviation.copy_(features.std(0, correction=0).clamp_min(1e-3))
 
-    def _centered(self, confidences: Tensor) -> Tensor:
-        logs = confidences.clamp_min(self.floor.to(confidences.dtype)).log()
-        return logs - logs.mean(-1, keepdim=True)
-
     def forward(self, confidences: Tensor) -> Tensor:
         """Map ``(N, K)`` confidences to ``(N, K)`` features of mean 0 and deviation 1."""
-        return (self._centered(confidences) - self.mean) / self.deviation
+        return self.from_logs(confidences.clamp_min(self.floor).log())
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        return (self._centered(logs.clamp_min(self.floor.log())) - self.mean) / self.deviation
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, K)`` gradients in ``from_logs(logs)``."""
+        return self._centered(gradients / self.deviation) * (logs >= self.floor.log())
+
+    @staticmethod
+    def _centered(rows: Tensor) -> Tensor:
+        return rows - rows.mean(-1, keepdim=True)
 
 
 def safe_log(confidences: Tensor, smallest: float) -> Tensor:

@@ -1,8 +1,12 @@
 """The inverter family of Yang et al. (CCS 2019): from confidences back to images."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from oneway.checks import check_count
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -64,7 +68,7 @@ class Inverter(nn.Module):
                 f"image sides must be divisible by 2 ** hidden_layers = {scale}, but are "
                 f"{height}x{across}. Pad the images, or pass fewer hidden_layers."
             )
-        self.architecture = {
+        self.architecture: dict[str, Any] = {
             "num_classes": num_classes,
             "image_shape": [channels, height, across],
             "width": width,
@@ -73,23 +77,22 @@ class Inverter(nn.Module):
             "truncation": truncation,
         }
         self.front_end = build_front_end(front_end, num_classes, truncation)
-        self._first_map = (width * scale // 2, height // scale, across // scale)
-        # A transposed convolution of a 1x1 map is a linear layer, but for speed; its BatchNorm
-        # is per channel all the same.
-        first, rows, columns = self._first_map
+        # Yang et al.'s first layer, a transposed convolution of a 1x1 map, is this linear one.
+        first_map = (width * scale // 2, height // scale, across // scale)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(num_classes, first, (rows, columns)),
-            nn.BatchNorm2d(first),
+            nn.Linear(num_classes, math.prod(first_map)),
+            nn.Unflatten(-1, first_map),
+            nn.BatchNorm2d(first_map[0]),
             nn.Tanh(),
         ]
         for exponent in range(hidden_layers - 1, 0, -1):
             wide = width * 2**exponent
             layers += [
-                nn.ConvTranspose2d(wide, wide // 2, 4, stride=2, padding=1),
+                Doubling(wide, wide // 2),
                 nn.BatchNorm2d(wide // 2),
                 nn.Tanh(),
             ]
-        layers += [nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1), nn.Sigmoid()]
+        layers += [Doubling(width, channels), nn.Sigmoid()]
         self.layers = nn.Sequential(*layers)
 
     def fit_front_end(self, confidences: Tensor) -> None:
@@ -108,15 +111,111 @@ class Inverter(nn.Module):
         Raises:
             InvalidTensorError: The shape is not ``(N, K)``.
         """
+        self._check_confidences(confidences)
+        images: Tensor = self.layers(self.front_end(confidences))
+        return images
+
+    def _check_confidences(self, confidences: Tensor) -> None:
         classes = self.architecture["num_classes"]
         if confidences.ndim != 2 or confidences.shape[-1] != classes:
             raise InvalidTensorError(
-                f"this inverter takes confidences of shape (N, {classes}), "
+                f"this inverter takes scores of shape (N, {classes}), "
                 f"but got {tuple(confidences.shape)}."
             )
-        features = self.front_end(confidences)
-        images: Tensor = self.layers(features[:, :, None, None])
-        return images
+
+    @torch.no_grad()
+    def error_gradients(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return each row's gradient of its own reconstruction error in its logits.
+
+        What automatic differentiation of ``mean((self(softmax(logits)) - images) ** 2)`` per row
+        gives, several times faster: no graph, no parameter gradients, and no division by
+        confidences that vanish.
+
+        Args:
+            logits: ``(N, K)`` scores in nats, of the network's type.
+            images: ``(N, C, H, W)`` true inputs.
+
+        Returns:
+            ``(N, K)`` gradients.
+
+        Raises:
+            InvalidTensorError: The shapes are not those of this inverter.
+            InvalidOptionError: The network is in training mode, where rows depend on each other.
+        """
+        self._check_confidences(logits)
+        if images.shape != (len(logits), *self.architecture["image_shape"]):
+            raise InvalidTensorError(
+                f"this inverter reconstructs images of shape {self.architecture['image_shape']}, "
+                f"one per row of {tuple(logits.shape)} logits, but got {tuple(images.shape)}. "
+                "Train it on images of the target's shape."
+            )
+        if self.training:
+            raise InvalidOptionError(
+                "the inverter is in training mode, so that a row's gradient depends on the batch. "
+                "Call `inverter.eval()`."
+            )
+        logs = logits.log_softmax(-1)
+        maps = [self.front_end.from_logs(logs)]
+        for layer in self.layers:
+            maps.append(layer(maps[-1]))
+        gradients = (maps[-1] - images).mul_(2 / math.prod(images.shape[1:]))
+        for layer in reversed(self.layers):
+            gradients = _pull_back(layer, maps.pop(), gradients)
+        in_logs = self.front_end.pull_back(logs, gradients)
+        return in_logs - logs.exp() * in_logs.sum(-1, keepdim=True)
+
+
+def _pull_back(layer: nn.Module, outputs: Tensor, gradients: Tensor) -> Tensor:
+    """Return gradients in a layer's inputs from ``gradients`` in its ``outputs``."""
+    match layer:
+        case Doubling():
+            return layer.pull_back(gradients)
+        case nn.Linear():
+            return gradients @ layer.weight
+        case nn.Unflatten():
+            return gradients.flatten(1)
+        case nn.Tanh():
+            return gradients * (1 - outputs * outputs)
+        case nn.Sigmoid():
+            return gradients * outputs * (1 - outputs)
+        case nn.BatchNorm2d(running_var=Tensor() as variance):
+            return gradients * (layer.weight * (variance + layer.eps).rsqrt())[:, None, None]
+        case nn.Identity():
+            return gradients
+    raise TypeError(f"no gradient is known for a layer of type {type(layer).__name__}")
+
+
+class Doubling(nn.ConvTranspose2d):
+    """A transposed convolution, kernel 4 and stride 2, that doubles both sides of a map."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        """Build the layer."""
+        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
+
+    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, 2 H, 2 W)``."""
+        if not self._is_narrow(maps):
+            return super().forward(maps, output_size)
+        rows, columns = maps.shape[-2:]
+        patches = self.weight.flatten(1).T @ maps.flatten(2)
+        folded = functional.fold(patches, (2 * rows, 2 * columns), 4, padding=1, stride=2)
+        return folded if self.bias is None else folded + self.bias[:, None, None]
+
+    def pull_back(self, gradients: Tensor) -> Tensor:
+        """Return gradients in the inputs from ``gradients`` in the outputs."""
+        if not self._is_narrow(gradients):
+            return functional.conv2d(gradients, self.weight, stride=2, padding=1)
+        patches = functional.unfold(gradients, 4, padding=1, stride=2)
+        rows, columns = gradients.shape[-2:]
+        pulled = self.weight.flatten(1) @ patches
+        return pulled.reshape(len(gradients), -1, rows // 2, columns // 2)
+
+    def _is_narrow(self, maps: Tensor) -> bool:
+        """Say whether a matrix product and a fold are faster than a convolution kernel.
+
+        They compute the same sums; with few output channels, on a CPU, in a third of the time.
+        """
+        return self.out_channels <= 4 and maps.device.type == "cpu"
 
 
 def full_depth(height: int, across: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class TargetNetwork(nn.Module):
                 f"images must be at least {2**blocks} pixels high and wide for {blocks} blocks, "
                 f"but are {height}x{across}. Use fewer blocks."
             )
-        self.architecture = {
+        self.architecture: dict[str, Any] = {
             "num_classes": num_classes,
             "image_shape": [channels, height, across],
             "width": width,

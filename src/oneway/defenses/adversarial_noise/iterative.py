@@ -1,7 +1,7 @@
 """Algorithm 2 and Equation 3: the paper's defense, composed from single steps."""
 
 import copy
-import itertools
+import math
 from typing import Literal
 
 import torch
@@ -24,6 +24,9 @@ from oneway.errors import (
 )
 
 UPDATES = ("project", "rescale")
+
+CPU_ROWS = 32
+"""Rows that are searched at once on a CPU."""
 
 
 class AdversarialNoise:
@@ -89,6 +92,7 @@ class AdversarialNoise:
         self.norm, self.update, self.margin = norm, update, margin
         parameter = next(self.inverter.parameters(), None)
         self._dtype = torch.float32 if parameter is None else parameter.dtype
+        self._closed_form = getattr(self.inverter, "error_gradients", None)
 
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
         """Add the noise.
@@ -128,7 +132,15 @@ class AdversarialNoise:
             given = logits.detach().clone()
             # Steps of a tenth vanish in half precision; noise is computed in float32.
             clean = given if given.dtype in (torch.float32, torch.float64) else given.float()
-            noisy = self._search(clean, images.detach().clone().to(self._dtype))
+            queries = images.detach().clone().to(self._dtype)
+            # On a CPU the maps of a few rows stay in its cache through all steps.
+            rows = CPU_ROWS if clean.device.type == "cpu" else max(1, len(clean))
+            noisy = torch.cat(
+                [
+                    self._search(some, truth)
+                    for some, truth in zip(clean.split(rows), queries.split(rows), strict=True)
+                ]
+            )
             narrowed = noisy.to(given.dtype)
             labels = given.argmax(-1)
             released = lift_label(narrowed, labels, 0) if given.dtype != clean.dtype else narrowed
@@ -142,9 +154,12 @@ class AdversarialNoise:
     def _search(self, clean: Tensor, images: Tensor) -> Tensor:
         """Run Algorithm 2, or Equation 3, on rows that have been checked."""
         labels = clean.argmax(-1)
-        current = clean
+        current, noise = clean, torch.zeros_like(clean)
+        # Checked once at the end, not at each step: on a GPU every look is a wait.
+        finite = torch.ones((), dtype=torch.bool, device=clean.device)
         for _ in range(self.steps):
             gradients = self.gradients(current, images)
+            finite = finite & torch.isfinite(gradients).all()
             if self.update == "project":
                 noise = step_noise(
                     clean,
@@ -159,7 +174,13 @@ class AdversarialNoise:
                 current = clean + noise
             else:
                 current = self._rescaled_step(current, gradients, labels)
-        return current
+                noise = current - clean
+        if not finite:
+            raise DefenseFailedError(
+                "the inverter's gradient is not finite, so there is no noise to add and nothing "
+                "is released. Check that the inverter was trained and takes these scores."
+            )
+        return clean + part_from_ties(clean, noise, labels)
 
     def _rescaled_step(self, current: Tensor, gradients: Tensor, labels: Tensor) -> Tensor:
         """Take one step of Equation 3: noise of size ``budget``, label kept."""
@@ -169,38 +190,40 @@ class AdversarialNoise:
         size = torch.linalg.vector_norm(noise, ord=self.norm, dim=-1, keepdim=True)
         noise = torch.where(size > 0, noise * (self.budget / size), noise).to(current.dtype)
         noise = lift_label(current + noise, labels, self.margin) - current
-        noise = project_to_budget(noise, self.budget, self.norm)
-        return current + part_from_ties(current, noise, labels)
+        return current + project_to_budget(noise, self.budget, self.norm)
 
     def gradients(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return each row's gradient of its own reconstruction error, ``(N, K)``.
+
+        An inverter that has ``error_gradients(logits, images)`` is asked for them; any other is
+        differentiated automatically.
 
         Args:
             logits: ``(N, K)`` scores with the noise so far.
             images: ``(N, ...)`` the queries, in the inverter's type.
 
         Raises:
-            DefenseFailedError: The gradient is not finite, or the shapes do not agree.
+            DefenseFailedError: The inverter reconstructs another shape than the images have.
         """
+        if self._closed_form is not None:
+            gradients: Tensor = self._closed_form(logits.to(self._dtype), images)
+            return gradients
         with torch.enable_grad():
             variable = logits.detach().requires_grad_()
-            confidences = variable.softmax(-1).to(self._dtype)
-            reconstructions = self.inverter(confidences)
-            if reconstructions.shape != images.shape:
-                raise DefenseFailedError(
-                    f"the inverter reconstructs shape {tuple(reconstructions.shape)} from "
-                    f"{tuple(logits.shape)} logits, but the images have {tuple(images.shape)}. "
-                    "Train it on images of the target's shape."
-                )
+            reconstructions = self.inverter(variable.softmax(-1).to(self._dtype))
+            _check_shape(reconstructions, images)
             # A sum over rows, so that no row's gradient is scaled by how many there are.
             error = (reconstructions - images).square().flatten(1).mean(-1).sum()
             (gradients,) = torch.autograd.grad(error, variable)
-        if not torch.isfinite(gradients).all():
-            raise DefenseFailedError(
-                "the inverter's gradient is not finite, so there is no noise to add and nothing "
-                "is released. Check that the inverter was trained and takes these scores."
-            )
         return gradients
+
+
+def _check_shape(reconstructions: Tensor, images: Tensor) -> None:
+    if reconstructions.shape != images.shape:
+        raise DefenseFailedError(
+            f"the inverter reconstructs images of shape {tuple(reconstructions.shape)}, but the "
+            f"queries have {tuple(images.shape)}. Train it on images of the target's shape."
+        )
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:
@@ -218,17 +241,37 @@ def frozen_copy(network: nn.Module) -> nn.Module:
 
 def _fold_batch_norms(sequence: nn.Sequential) -> None:
     names = list(sequence._modules)
-    for name, following in itertools.pairwise(names):
-        layer, norm = sequence._modules[name], sequence._modules[following]
+    for position, name in enumerate(names):
+        norm = sequence._modules[name]
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
             continue
-        if isinstance(layer, nn.modules.conv._ConvNd):
-            fused: nn.Module = fuse_conv_bn_eval(
-                layer, norm, transpose=isinstance(layer, nn.modules.conv._ConvTransposeNd)
-            )
-        elif isinstance(layer, nn.Linear):
-            fused = fuse_linear_bn_eval(layer, norm)
+        before = sequence._modules[names[position - 1]] if position else None
+        source, spread = names[position - 1], 1
+        if isinstance(before, nn.Unflatten) and position > 1:
+            # A linear layer whose output is read as maps: each channel's numbers stand together.
+            source, spread = names[position - 2], math.prod(before.unflattened_size[1:])
+            before = sequence._modules[source]
+        if isinstance(before, nn.Linear):
+            fused: nn.Module = fuse_linear_bn_eval(before, _repeated(norm, spread))
+        elif isinstance(before, nn.modules.conv._ConvNd) and spread == 1:
+            transposed = isinstance(before, nn.modules.conv._ConvTransposeNd)
+            fused = fuse_conv_bn_eval(before, norm, transpose=transposed)
         else:
             continue
-        sequence._modules[name] = fused.requires_grad_(False)
-        sequence._modules[following] = nn.Identity()
+        sequence._modules[source] = fused.requires_grad_(False)
+        sequence._modules[name] = nn.Identity()
+
+
+def _repeated(
+    norm: nn.modules.batchnorm._BatchNorm, spread: int
+) -> nn.modules.batchnorm._BatchNorm:
+    """Return a BatchNorm over single numbers that does what ``norm`` does to maps of them."""
+    if spread == 1:
+        return norm
+    wide = nn.BatchNorm1d(norm.num_features * spread, eps=norm.eps, affine=norm.affine).eval()
+    state = {
+        key: value.repeat_interleave(spread) if value.ndim else value
+        for key, value in norm.state_dict().items()
+    }
+    wide.load_state_dict(state)
+    return wide.to(norm.running_mean)

@@ -55,16 +55,18 @@ def noise_vector(
     check_same_shape(current_logits, "current_logits", clean_logits)
     check_same_shape(gradients, "gradients", clean_logits)
     check_options(step_size, budget, norm, margin)
+    labels = clean_logits.argmax(-1)
     noise = step_noise(
         clean_logits,
         current_logits.to(clean_logits.dtype),
         gradients,
-        clean_logits.argmax(-1),
+        labels,
         step_size=step_size,
         budget=budget,
         norm=norm,
         margin=margin,
-    ).detach()
+    )
+    noise = part_from_ties(clean_logits, noise, labels).detach()
     if not torch.isfinite(clean_logits + noise).all():
         raise InvalidTensorError(
             f"clean_logits are too close to the largest {clean_logits.dtype} to add noise to. "
@@ -98,12 +100,10 @@ def step_noise(
     norm: float,
     margin: float,
 ) -> Tensor:
-    """Do what :func:`noise_vector` does, without the checks: for the inside of a loop."""
+    """Do what :func:`noise_vector` does, but neither check nor part from ties, in a loop."""
     stepped = current + step_size * gradients.sign().to(current.dtype)
     noise = lift_label(stepped, labels, margin) - clean
-    if budget is not None:
-        noise = project_to_budget(noise, budget, norm)
-    return part_from_ties(clean, noise, labels)
+    return noise if budget is None else project_to_budget(noise, budget, norm)
 
 
 def project_to_budget(noise: Tensor, budget: float, norm: float) -> Tensor:
