@@ -124,14 +124,13 @@ def judge(
     flags = []
     label_error = float(floors.label.mean())
     for name, result in results.items():
-        # Two standard errors and one percent, so that a tie is not called a failure.
-        slack = 2 * float((result.errors - floors.label).std()) / len(result.errors) ** 0.5
-        slack = max(slack, 0.01 * label_error)
+        # Two standard errors or one percent, so that a tie is not called a failure.
+        slack = max(2 * _standard_error(result.errors - floors.label), 0.01 * label_error)
         if name != "label-only" and result.error > label_error + slack:
             flags.append(f"{name} error above the label-only floor: that attack failed")
     if {"static", "retrained"} <= results.keys():
         gain = results["retrained"].errors - results["static"].errors
-        if float(gain.mean()) > 2 * float(gain.std()) / len(gain) ** 0.5:
+        if float(gain.mean()) > 2 * _standard_error(gain):
             flags.append("retrained is weaker than static: the retraining failed")
     if flips:
         flags.append(f"{flips} labels changed or tied in what was released")
@@ -144,6 +143,12 @@ def judge(
         ),
         flags=tuple(flags),
     )
+
+
+def _standard_error(differences: Tensor) -> float:
+    """Return that of the mean; 0 of a single query, which has no spread."""
+    count = len(differences)
+    return float(differences.std()) / count**0.5 if count > 1 else 0.0
 
 
 def _gap(adaptive: float, clean: float, label: float) -> float | None:

@@ -14,23 +14,24 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The floating types that scores may have, and that confidences may be released in."""
 
+SCORES = "Pass scores, not class numbers or pixels."
+
 
 def name_of(dtype: torch.dtype) -> str:
     """Return ``"float32"`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
 
 
-def _require_floating(tensor: Tensor, name: str) -> None:
+def _require_floating(tensor: Tensor, name: str, remedy: str = SCORES) -> None:
     if not isinstance(tensor, Tensor):
         raise InvalidTensorError(
             f"{name} must be a torch.Tensor, but got {type(tensor).__name__}. "
-            f"Pass `torch.as_tensor({name})`."
+            "Pass it through `torch.as_tensor`."
         )
     if tensor.dtype not in FLOATING:
         raise InvalidTensorError(
             f"{name} must be floating ({', '.join(map(name_of, FLOATING))}), but got "
-            f"{name_of(tensor.dtype)} of shape {tuple(tensor.shape)}. "
-            "Pass scores, not class numbers or pixels."
+            f"{name_of(tensor.dtype)} of shape {tuple(tensor.shape)}. {remedy}"
         )
 
 
@@ -133,7 +134,7 @@ def check_images(images: Tensor, rows: int | None = None) -> None:
     Raises:
         InvalidTensorError: They are something else.
     """
-    _require_floating(images, "images")
+    _require_floating(images, "images", "Pass `images / 255` if they hold bytes.")
     if images.ndim < 2:
         raise InvalidTensorError(
             f"images must have shape (N, C, H, W), or (N, features) for records, "

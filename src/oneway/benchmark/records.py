@@ -1,6 +1,7 @@
 """What is written down of one release: enough to print its row, and to run it again."""
 
 import dataclasses
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -57,6 +58,15 @@ def make_outcome(
         "environment": environment(released.device),
     }
     return Outcome(record, results, released)
+
+
+def json_values(value: Any) -> Any:
+    """Return options as JSON values: infinity, which JSON lacks and a norm may be, as text."""
+    if isinstance(value, Mapping):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def environment(device: torch.device) -> dict[str, Any]:

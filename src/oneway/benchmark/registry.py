@@ -11,7 +11,7 @@ from oneway.contracts import Attack, Defense
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import UnknownNameError
+from oneway.errors import InvalidOptionError, UnknownNameError
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -32,15 +32,19 @@ def needs_surrogate(name: str) -> bool:
 
 
 def check_defense(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse an unknown defense, or an option that it does not have, before any work.
+    """Refuse an unknown defense, and options that it lacks or needs, before any work.
 
     Raises:
         UnknownNameError: With the nearest name.
+        InvalidOptionError: An option that has no default is missing.
     """
     known = [option for option in _parameters(name) if option != "inverter"]
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {name!r}", option, known)
+    for option in known:
+        if _parameters(name)[option].default is inspect.Parameter.empty and option not in options:
+            raise InvalidOptionError(f"defense {name!r} needs the option {option!r}. Add it.")
 
 
 def build_defense(name: str, options: Mapping[str, Any], surrogate: nn.Module | None) -> Defense:
@@ -48,7 +52,7 @@ def build_defense(name: str, options: Mapping[str, Any], surrogate: nn.Module | 
 
     Raises:
         UnknownNameError: The name or an option is unknown.
-        InvalidOptionError: An option is outside its range.
+        InvalidOptionError: An option is missing, or outside its range.
     """
     check_defense(name, options)
     if needs_surrogate(name):
@@ -56,7 +60,7 @@ def build_defense(name: str, options: Mapping[str, Any], surrogate: nn.Module | 
     return DEFENSES[name](**options)
 
 
-def _parameters(name: str) -> list[str]:
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
-    return list(inspect.signature(DEFENSES[name]).parameters)
+    return inspect.signature(DEFENSES[name]).parameters

@@ -18,7 +18,7 @@ from oneway.benchmark.attackers import (
     synchronize,
 )
 from oneway.benchmark.randomness import Stream
-from oneway.benchmark.records import Outcome, make_outcome
+from oneway.benchmark.records import Outcome, json_values, make_outcome
 from oneway.benchmark.registry import build_defense, needs_surrogate
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
 from oneway.benchmark.store import Store, fingerprint
@@ -29,6 +29,7 @@ from oneway.metrics import distortion, flips, inversion_errors
 from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
 
 TIMED_QUERIES = 30
+TIMED_BATCH = 256
 
 
 class Experiment:
@@ -87,7 +88,10 @@ class Experiment:
         return outcomes
 
     def gallery(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """Return rows of images for a figure: the first test image of each class, and attacks."""
+        """Return rows of images for a figure: the first test image of each class, and attacks.
+
+        Labels give each attack's error over all test images.
+        """
         labels = self.splits.test_labels
         chosen = torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()])
         rows = {"original": self.splits.test_images[chosen]}
@@ -96,9 +100,11 @@ class Experiment:
             shown = ("static",) if outcome is outcomes[0] else ("static", "retrained")
             for attack in shown:
                 if attack in outcome.results:
-                    label = f"{name}\n{attack}" if len(shown) > 1 else "no defense"
+                    result = outcome.results[attack]
+                    title = f"{name}\n{attack}" if len(shown) > 1 else "no defense\n"
                     with torch.no_grad():
-                        rows[label] = outcome.results[attack].reconstruct(outcome.released[chosen])
+                        images = result.reconstruct(outcome.released[chosen])
+                    rows[f"{title} {result.error:.4f}"] = images
         return {label: images[:, 0].cpu().numpy() for label, images in rows.items()}
 
     def _target(self) -> nn.Module:
@@ -166,6 +172,7 @@ class Experiment:
         self, release: ReleaseSpec, target: TorchTarget, defense: Defense, released: Tensor
     ) -> dict[str, Any]:
         images = self.splits.test_images
+        batch = images[:TIMED_BATCH]
         clean_logits = target.logits(images)
         batches = zip(clean_logits.split(512), images.split(512), strict=True)
         noisy_logits = torch.cat([defense(logits, some) for logits, some in batches])
@@ -174,7 +181,7 @@ class Experiment:
             "experiment": self.spec.name,
             "release": release.name,
             "defense": release.defense,
-            "options": dict(release.options),
+            "options": json_values(release.options),
             "seed": self.spec.seed,
             "seeds": 1,
             "auxiliary": len(self.splits.auxiliary_images),
@@ -186,8 +193,8 @@ class Experiment:
             "l1_p99": moved.l1_p99,
             "l1_max": moved.l1_max,
             "milliseconds_single_query": self._time(target, defense, images[:1], TIMED_QUERIES),
-            "milliseconds_per_query_batched": self._time(target, defense, images[:256], 5) / 256,
-            "spec": dataclasses.asdict(self.spec),
+            "milliseconds_per_query_batched": self._time(target, defense, batch, 5) / len(batch),
+            "spec": json_values(dataclasses.asdict(self.spec)),
         }
 
     def _time(self, target: TorchTarget, defense: Defense, images: Tensor, repeats: int) -> float:

@@ -123,13 +123,13 @@ def load_spec(path: Path) -> ExperimentSpec:
 
     Raises:
         MissingDataError: The file is not there.
-        CorruptDataError: It is not TOML.
+        CorruptDataError: It is not TOML in UTF-8.
         UnknownNameError: A key or name is unknown.
         InvalidOptionError: A value is missing, of another type, or outside its range.
     """
     if not path.is_file():
         raise MissingDataError(f"there is no experiment file {path}.")
-    return _parse(path.read_text(encoding="utf-8"), str(path))
+    return _parse(path.read_bytes(), str(path))
 
 
 def bundled_spec(name: str) -> ExperimentSpec:
@@ -142,13 +142,13 @@ def bundled_spec(name: str) -> ExperimentSpec:
     known = [Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")]
     if name not in known:
         raise UnknownNameError("experiment", name, known)
-    return _parse((folder / f"{name}.toml").read_text(encoding="utf-8"), name)
+    return _parse((folder / f"{name}.toml").read_bytes(), name)
 
 
-def _parse(text: str, origin: str) -> ExperimentSpec:
+def _parse(content: bytes, origin: str) -> ExperimentSpec:
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{origin} is not TOML: {error}") from error
     spec = _from_mapping(ExperimentSpec, values, origin)
     assert isinstance(spec, ExperimentSpec)  # noqa: S101  narrows the type

@@ -89,13 +89,15 @@ def load_network(path: Path, kind: str | None = None) -> StoredNetwork:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         network = KINDS[header["kind"]](**header["architecture"])
         network.load_state_dict(state)
+        stored = StoredNetwork(network.eval(), header["kind"], header["facts"])
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptDataError(
-            f"{path} is not a network that oneway wrote ({type(error).__name__}). Train it again."
+            f"{path} is not a network that oneway wrote ({type(error).__name__}). "
+            "Delete it and train it again."
         ) from error
-    if kind is not None and header["kind"] != kind:
-        raise CorruptDataError(f"{path} holds a network of kind {header['kind']!r}, not {kind!r}.")
-    return StoredNetwork(network.eval(), header["kind"], header["facts"])
+    if kind is not None and stored.kind != kind:
+        raise CorruptDataError(f"{path} holds a network of kind {stored.kind!r}, not {kind!r}.")
+    return stored
 
 
 class atomic_file:  # noqa: N801  used like a function

@@ -40,7 +40,13 @@ def demo(
 
     from oneway.benchmark import Experiment, Store, bundled_spec, count_stages, write_records
     from oneway.data import load_dataset
-    from oneway.report import draw_reconstructions, markdown_table, release_table, remarks
+    from oneway.report import (
+        TABLE_WIDTH,
+        draw_reconstructions,
+        markdown_table,
+        release_table,
+        remarks,
+    )
 
     where = choose_device(device)
     dataset = load_dataset(data, data_root)
@@ -51,14 +57,16 @@ def demo(
         outcomes = experiment.run()
         records = [outcome.record for outcome in outcomes]
         figure = folder / "reconstructions.png"
-        draw_reconstructions(experiment.gallery(outcomes), figure, f"What scores give away: {data}")
+        title = f"What scores give away: {data}, mean squared error per pixel of each attack"
+        draw_reconstructions(experiment.gallery(outcomes), figure, title)
     write_records(folder / "records.jsonl", records)
     lines = remarks(records)
     text = markdown_table(records) + "\n" + "".join(f"- {line}\n" for line in lines)
     (folder / "table.md").write_text(text, encoding="utf-8")
 
     console = Console()
-    console.print(release_table(records, f"{spec.name}, seed {spec.seed}"))
+    table = release_table(records, f"{spec.name}, seed {spec.seed}")
+    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
     for line in lines:
         console.print(f"• {line}", highlight=False)
     console.print(

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import os
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +82,12 @@ def _load_mnist(data_root: Path | None) -> Dataset:
         images, labels, is_test = _read_mnist_npz(data_root / "mnist.npz")
     else:
         images, labels, is_test = _read_mnist_idx(data_root)
+    if not len(images) == len(labels) == len(is_test):
+        raise CorruptDataError(
+            f"'mnist' must have one label per image, but {len(labels)} labels and "
+            f"{len(is_test)} marks of the test set were read for {len(images)} images. "
+            "Fetch the files again."
+        )
     order = np.argsort(is_test, kind="stable")
     images, labels, is_test = images[order], labels[order], is_test[order]
     _check_pixels("mnist", images, MNIST_SHA256, "Delete the file and let it be fetched again.")
@@ -177,7 +185,7 @@ def _read_idx(path: Path) -> Pixels:
         (magic,) = struct.unpack(">I", content[:4])
         shape = struct.unpack(f">{magic & 0xFF}I", content[4 : 4 + 4 * (magic & 0xFF)])
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    except (OSError, EOFError, struct.error, ValueError) as error:
+    except (OSError, EOFError, struct.error, zlib.error, ValueError) as error:
         raise CorruptDataError(
             f"{path} is not an IDX file ({type(error).__name__}). Fetch it again."
         ) from error
@@ -195,13 +203,19 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         hint = f" The folder has {', '.join(nearby)}." if nearby else ""
         raise MissingDataError(f"there is no file {os.fspath(path)}.{hint}")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"array": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, ValueError) as error:
+        # NumPy leaves a file open that it opened and cannot read.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"array": loaded}
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+        # NumPy gives the bytes of a member that is no array.
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptDataError(
             f"{os.fspath(path)} is not an .npy or .npz file of plain arrays "
             f"({type(error).__name__})."
         ) from error
+    return arrays

@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits
+from oneway.checks import check_above, check_logits
+from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError
 
 
@@ -27,12 +28,15 @@ class LabelOnly:
         Raises:
             InvalidOptionError: ``confidence`` is not between 0 and 1.
         """
-        if not 0 < confidence < 1:
-            raise InvalidOptionError(f"confidence must be between 0 and 1, but got {confidence}.")
+        check_above("confidence", confidence, 0)
+        if not confidence < 1:
+            raise InvalidOptionError(f"confidence must be below 1, but got {confidence}.")
         self.confidence = confidence
 
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return ``(..., K)`` logits that tell the label alone; ``images`` are ignored.
+
+        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum.
 
         Raises:
             InvalidTensorError: ``logits`` are no finite floating scores.
@@ -46,5 +50,7 @@ class LabelOnly:
                 f"but is {self.confidence}."
             )
         lead = math.log(self.confidence * (classes - 1) / (1 - self.confidence))
-        labels = logits.argmax(-1, keepdim=True)
-        return torch.zeros_like(logits).scatter(-1, labels, lead)
+        labels = logits.argmax(-1)
+        told = torch.zeros_like(logits).scatter(-1, labels.unsqueeze(-1), lead)
+        # Next to 1 / K the lead may round to nothing.
+        return lift_label(told, labels, 0)

@@ -1,6 +1,7 @@
 """Train an inverter, chosen on held-out data of whoever trains it."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from oneway.checks import check_above, check_confidences, check_count, check_images
-from oneway.errors import InvalidOptionError
+from oneway.checks import check_above, check_confidences, check_count, check_images, name_of
+from oneway.errors import InvalidOptionError, InvalidTensorError
 
 GRACE_EPOCHS = 5
 """How long a decoder may trail the leader before it is given up."""
@@ -103,11 +104,16 @@ def train_inverter(
         weights kept.
 
     Raises:
-        InvalidTensorError: ``confidences`` or ``images`` are not what is said above.
+        InvalidTensorError: A tensor is not what is said above.
         InvalidOptionError: No row, or every row but one, is held out.
     """
     check_confidences(confidences)
     check_images(images, rows=len(confidences))
+    if held_out.dtype != torch.bool or held_out.shape != images.shape[:1]:
+        raise InvalidTensorError(
+            f"held_out must be bool of shape ({len(images)},), one per image, but got "
+            f"{name_of(held_out.dtype)} of shape {tuple(held_out.shape)}."
+        )
     count = int(held_out.sum())
     if not 0 < count < len(images) - 1:
         raise InvalidOptionError(
@@ -127,7 +133,7 @@ def train_inverter(
         inverter, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
     )
     errors: list[float] = []
-    progress, progress_epoch = float("inf"), 0
+    progress, progress_epoch = math.inf, 0
     best_state = copy.deepcopy(inverter.state_dict())
     for epoch in range(1, settings.epochs + 1):
         inverter.train()
@@ -140,11 +146,13 @@ def train_inverter(
             optimizer.step()
             averaged.update_parameters(inverter)
         error = mean_error(averaged.module, held_inputs, held_truths)
+        if math.isnan(error):  # it diverged; NaN would win comparisons, infinity loses them
+            error = math.inf
         if not errors or error < min(errors):
             best_state = copy.deepcopy(averaged.module.state_dict())
         errors.append(error)
         best = min(errors)
-        if error <= (1 - LEAST_GAIN) * progress:
+        if error < (1 - LEAST_GAIN) * progress:
             progress, progress_epoch = error, epoch
         if on_epoch is not None:
             on_epoch(TrainingReport(epoch, settings.epochs, error, best))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.errors import MissingExtraError
+from oneway.errors import InvalidOptionError, MissingExtraError
 
 
 def draw_reconstructions(rows: Mapping[str, NDArray[np.float32]], path: Path, title: str) -> None:
@@ -19,23 +19,29 @@ def draw_reconstructions(rows: Mapping[str, NDArray[np.float32]], path: Path, ti
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        InvalidOptionError: No such format can be written.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("matplotlib", extra="demo", purpose="drawing figures") from error
     count = len(next(iter(rows.values())))
-    figure = Figure(figsize=(2.6 + 0.72 * count, 0.55 + 0.76 * len(rows)), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure = Figure(figsize=(1.7 + 0.76 * count, 0.5 + 0.76 * len(rows)), layout="constrained")
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise InvalidOptionError(
+            f"a figure's file must end in one of {', '.join(sorted(known))}, but is {path.name}."
+        )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
     grid = figure.subplots(len(rows), 1, squeeze=False)
     for (label, images), axis in zip(rows.items(), grid[:, 0], strict=True):
         axis.imshow(_strip(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10, parse_math=False)
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
             spine.set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 def _strip(images: NDArray[np.float32]) -> NDArray[np.float32]:

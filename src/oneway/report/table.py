@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 Record = Mapping[str, Any]
@@ -26,13 +28,22 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
 }
 
 
+TABLE_WIDTH = 116
+"""Columns that :func:`release_table` needs; a narrower console drops some."""
+
+
 def release_table(records: Sequence[Record], title: str) -> Table:
     """Return one row per release, for a terminal."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for position, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        # Headers wrap between words, never within one; the first column is not wrapped.
+        longest = max(len(word) for word in column.split())
+        first = position == 0
+        table.add_column(
+            column, justify="left" if first else "right", min_width=longest, no_wrap=first
+        )
     for record in records:
-        table.add_row(*(show(record) for show in COLUMNS.values()))
+        table.add_row(*(escape(show(record)) for show in COLUMNS.values()))
     return table
 
 
@@ -40,7 +51,8 @@ def markdown_table(records: Sequence[Record]) -> str:
     """Return the same rows as a Markdown table."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     lines += [
-        "| " + " | ".join(show(record) for show in COLUMNS.values()) + " |" for record in records
+        "| " + " | ".join(show(record).replace("|", r"\|") for show in COLUMNS.values()) + " |"
+        for record in records
     ]
     return "\n".join(lines) + "\n"
 

@@ -127,23 +127,24 @@ class AdversarialNoise:
             )
         check_images(images, rows=len(logits))
 
-        # A caller may be in inference mode, whose tensors take no part in a gradient.
-        with torch.inference_mode(False):
+        # A caller may be in inference mode, whose tensors take no part in a gradient; a closed
+        # form needs none, and is faster there.
+        with torch.inference_mode(self._closed_form is not None):
             given = logits.detach().clone()
             # Steps of a tenth vanish in half precision; noise is computed in float32.
             clean = given if given.dtype in (torch.float32, torch.float64) else given.float()
             queries = images.detach().clone().to(self._dtype)
             # On a CPU the maps of a few rows stay in its cache through all steps.
             rows = CPU_ROWS if clean.device.type == "cpu" else max(1, len(clean))
-            noisy = torch.cat(
-                [
-                    self._search(some, truth)
-                    for some, truth in zip(clean.split(rows), queries.split(rows), strict=True)
-                ]
-            )
-            narrowed = noisy.to(given.dtype)
-            labels = given.argmax(-1)
-            released = lift_label(narrowed, labels, 0) if given.dtype != clean.dtype else narrowed
+            parts = [
+                self._search(some, truth)
+                for some, truth in zip(clean.split(rows), queries.split(rows), strict=True)
+            ]
+            noisy = torch.cat(parts).to(given.dtype)
+        with torch.inference_mode(False):
+            released = noisy.clone()
+            if released.dtype != clean.dtype:
+                released = lift_label(released, logits.argmax(-1), 0)
         if not torch.isfinite(released).all():
             raise DefenseFailedError(
                 f"the noisy logits do not fit {given.dtype}, so nothing is released. "

@@ -1,0 +1,321 @@
+"""The store: what comes back is what went in, once, whole or not at all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneway.benchmark import Store, atomic_file, load_network, save_network, write_records
+from oneway.benchmark.store import fingerprint, spec_key
+from oneway.errors import CorruptDataError, MissingDataError
+from oneway.inversion import Inverter
+from oneway.targets import TargetNetwork
+
+SPEC = {"role": "some", "seed": 0, "training": {"epochs": 2, "rate": 0.1}}
+
+
+def inverter(seed=0):
+    torch.manual_seed(seed)
+    network = Inverter(3, (1, 8, 8), width=4, front_end="standardized")
+    network.train()(torch.rand(6, 3).softmax(-1))  # BatchNorm statistics of its own
+    network.fit_front_end(torch.rand(20, 3).softmax(-1))
+    return network
+
+
+def target(seed=0):
+    torch.manual_seed(seed)
+    network = TargetNetwork(3, (1, 8, 8), width=4, blocks=2, dropout=0.25)
+    network.train()(torch.rand(6, 1, 8, 8))
+    return network
+
+
+NETWORKS = {"inverter": inverter, "target": target}
+
+
+def same_bits(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(
+        value.dtype == other[name].dtype and torch.equal(value, other[name])
+        for name, value in one.items()
+    )
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_network_comes_back_bit_for_bit_and_ready_to_use(tmp_path, kind):
+    network = NETWORKS[kind]()
+    facts = {"held_out_errors": [0.1, 1 / 3, 2**-40], "note": "é"}
+    save_network(tmp_path / "deep" / "file.safetensors", network, kind, facts)
+    stored = load_network(tmp_path / "deep" / "file.safetensors", kind)
+    assert same_bits(stored.network, network)
+    assert stored.network.architecture == network.architecture
+    assert (stored.kind, stored.facts) == (kind, facts)
+    assert not any(module.training for module in stored.network.modules())
+
+
+def test_a_network_laid_out_for_convolutions_comes_back_bit_for_bit(tmp_path):
+    network = target().to(memory_format=torch.channels_last)
+    save_network(tmp_path / "file", network, "target", {})
+    assert same_bits(load_network(tmp_path / "file").network, network)
+
+
+class Trainer:
+    """Counts how often it is called."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return inverter(seed=self.calls), {"calls": self.calls}
+
+
+def test_a_spec_is_trained_once(tmp_path):
+    train = Trainer()
+    first = Store(tmp_path).network("inverter", SPEC, train)
+    again = Store(tmp_path).network("inverter", SPEC, train)
+    assert train.calls == 1
+    assert same_bits(first.network, again.network)
+    assert first.facts["calls"] == again.facts["calls"] == 1
+    assert first.facts["spec"] == SPEC  # kept beside its result
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SPEC | {"seed": 1},
+        SPEC | {"role": "other"},
+        SPEC | {"training": SPEC["training"] | {"epochs": 3}},
+        SPEC | {"data": fingerprint(torch.zeros(2))},
+    ],
+    ids=["seed", "role", "nested option", "data"],
+)
+def test_another_spec_is_trained_anew_and_keeps_the_first(tmp_path, other):
+    store, train = Store(tmp_path), Trainer()
+    assert store.network("inverter", SPEC, train).facts["calls"] == 1
+    assert store.network("inverter", other, train).facts["calls"] == 2
+    assert store.network("inverter", SPEC, train).facts["calls"] == 1
+
+
+def test_one_spec_of_two_kinds_is_two_networks(tmp_path):
+    store = Store(tmp_path)
+    store.network("inverter", SPEC, Trainer())
+    stored = store.network("target", SPEC, lambda: (target(), {}))
+    assert isinstance(stored.network, TargetNetwork)
+
+
+VALUES = st.recursive(
+    st.one_of(st.integers(), st.text(max_size=3), st.booleans(), st.none()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def reordered(value):
+    if isinstance(value, dict):
+        return {key: reordered(value[key]) for key in reversed(value)}
+    return [reordered(item) for item in value] if isinstance(value, list) else value
+
+
+@given(st.dictionaries(st.text(max_size=4), VALUES, min_size=1, max_size=5))
+def test_a_key_does_not_depend_on_the_order_of_a_spec(spec):
+    assert spec_key(reordered(spec)) == spec_key(spec)
+
+
+@given(st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=4), min_size=2, max_size=8))
+def test_different_specs_have_different_keys(specs):
+    different = {json.dumps(spec, sort_keys=True) for spec in specs}
+    assert len({spec_key(spec) for spec in specs}) == len(different)
+
+
+def test_the_recipe_is_part_of_every_key(monkeypatch):
+    before = spec_key(SPEC)
+    monkeypatch.setattr("oneway.benchmark.store.RECIPE", -1)
+    assert spec_key(SPEC) != before
+
+
+def test_a_fingerprint_is_of_type_shape_and_every_byte():
+    rows = torch.arange(6, dtype=torch.float32)
+    changed = rows.clone()
+    changed[5] = torch.nextafter(changed[5], torch.tensor(9.0))
+    prints = [
+        fingerprint(rows),
+        fingerprint(rows.reshape(2, 3)),
+        fingerprint(rows.view(torch.int32)),
+        fingerprint(changed),
+        fingerprint(rows[:3], rows[3:]),
+        fingerprint(rows[3:], rows[:3]),
+        fingerprint(rows > 2),
+    ]
+    assert len(set(prints)) == len(prints)
+    strided = torch.stack([rows, rows], 1)[:, 0]
+    assert not strided.is_contiguous()
+    assert fingerprint(strided) == fingerprint(rows.clone().requires_grad_()) == fingerprint(rows)
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_training_that_fails_leaves_no_file_and_is_done_anew(tmp_path):
+    def fail():
+        raise KeyError("planned")
+
+    store = Store(tmp_path)
+    with pytest.raises(KeyError, match="planned"):
+        store.network("inverter", SPEC, fail)
+    assert files_in(tmp_path) == []
+    assert store.network("inverter", SPEC, Trainer()).facts["calls"] == 1
+
+
+def test_writing_that_fails_leaves_no_file_and_keeps_the_old_one(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write():
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            assert path.read_text() == "old"
+            raise KeyError("planned")
+
+    with pytest.raises(KeyError, match="planned"):
+        write()
+    assert path.read_text() == "old"
+    assert files_in(tmp_path) == ["file"]
+
+
+def test_writing_that_succeeds_takes_the_place_at_once_and_is_readable_by_others(tmp_path):
+    path = tmp_path / "new" / "file"
+    with atomic_file(path) as temporary:
+        temporary.write_text("whole")
+        assert temporary.parent == path.parent  # else the move would not be atomic
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert files_in(tmp_path) == ["file"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from oneway.benchmark import store
+from oneway.inversion import Inverter
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def train():
+    if sys.argv[2] == "train":
+        die()
+    return Inverter(3, (1, 8, 8), width=4), {}
+
+def half(state, path, metadata):
+    save_file(state, path, metadata)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+    die()
+
+save_file, replace = store.save_file, Path.replace
+if sys.argv[2] == "write":
+    store.save_file = half
+if sys.argv[2] == "rename":
+    Path.replace = die
+store.Store(Path(sys.argv[1])).network("inverter", {"seed": 0}, train)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
+@pytest.mark.parametrize("moment", ["train", "write", "rename"])
+def test_a_process_that_is_killed_leaves_no_file_under_the_name(tmp_path, moment):
+    killed = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", KILLED, str(tmp_path), moment],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    train = Trainer()
+    stored = Store(tmp_path).network("inverter", {"seed": 0}, train)
+    assert train.calls == 1
+    assert same_bits(stored.network, inverter(seed=1))
+
+
+@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.999])
+def test_a_truncated_file_is_refused_by_name(tmp_path, share):
+    path = tmp_path / "file.safetensors"
+    save_network(path, inverter(), "inverter", {})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(CorruptDataError, match=r"file\.safetensors is not a network.*Delete it"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "{",
+        "[]",
+        json.dumps({"kind": "defense", "architecture": {}, "facts": {}}),
+        json.dumps({"kind": "target", "architecture": {"colour": 1}, "facts": {}}),
+        json.dumps({"kind": "inverter", "architecture": inverter().architecture}),
+        json.dumps(
+            {
+                "kind": "inverter",
+                "architecture": inverter().architecture | {"width": 8},
+                "facts": {},
+            }
+        ),
+    ],
+    ids=["none", "no JSON", "a list", "unknown kind", "unknown option", "no facts", "other width"],
+)
+def test_a_file_that_another_program_wrote_is_refused(tmp_path, header):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "file.safetensors"
+    state = {name: value.contiguous() for name, value in inverter().state_dict().items()}
+    save_file(state, path, metadata=None if header is None else {"oneway": header})
+    with pytest.raises(CorruptDataError, match="not a network that oneway wrote"):
+        load_network(path)
+
+
+def test_a_network_of_another_kind_is_refused_with_both_kinds(tmp_path):
+    save_network(tmp_path / "file", target(), "target", {})
+    with pytest.raises(CorruptDataError, match="of kind 'target', not 'inverter'"):
+        load_network(tmp_path / "file", "inverter")
+    assert load_network(tmp_path / "file").kind == "target"
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [("inverter", "oneway train inverter"), ("target", "oneway train"), (None, "oneway train")],
+)
+def test_a_missing_file_is_refused_with_the_command_that_makes_one(tmp_path, kind, command):
+    with pytest.raises(MissingDataError, match=rf"no network file .*absent.*`{command}"):
+        load_network(tmp_path / "absent", kind)
+
+
+def test_records_are_one_json_object_per_line(tmp_path):
+    records = [{"a": 1, "b": [0.1, None]}, {"a": "é"}]
+    write_records(tmp_path / "new" / "records.jsonl", records)
+    lines = (tmp_path / "new" / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == records
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_records_that_are_not_json_are_not_written_even_in_part(tmp_path, value):
+    write_records(tmp_path / "records.jsonl", [{"a": 1}])
+    with pytest.raises((ValueError, TypeError), match="JSON"):
+        write_records(tmp_path / "records.jsonl", [{"a": 2}, {"a": value}])
+    assert (tmp_path / "records.jsonl").read_text() == '{"a": 1}\n'
+    assert files_in(tmp_path) == ["records.jsonl"]

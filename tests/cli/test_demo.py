@@ -1,0 +1,61 @@
+"""The demo on a small experiment: what it prints, what it writes, and that it resumes."""
+
+import dataclasses
+import json
+
+import pytest
+
+import oneway.benchmark
+from oneway.benchmark import bundled_spec
+from oneway.benchmark.spec import DataSpec
+from oneway.inversion import TrainingSettings
+from oneway.targets import TargetTrainingSettings
+
+
+@pytest.fixture
+def small_demo(monkeypatch):
+    """Shrink the bundled experiment: the same releases and attackers, few images and epochs."""
+    spec = bundled_spec("demo-digits")
+    settings = TrainingSettings(epochs=1)
+    small = dataclasses.replace(
+        spec,
+        data=DataSpec("digits", private=60, auxiliary=80, test=40),
+        target=dataclasses.replace(spec.target, width=4, training=TargetTrainingSettings(epochs=1)),
+        surrogate=dataclasses.replace(spec.surrogate, width=4, training=settings),
+        attackers=dataclasses.replace(spec.attackers, widths=(4, 8), training=settings),
+    )
+    monkeypatch.setattr(oneway.benchmark, "bundled_spec", lambda _: small)
+    return small
+
+
+def test_demo_prints_the_table_and_writes_records_table_and_figure(
+    oneway, small_demo, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    result = oneway("demo", *options)
+    assert result.exit_code == 0, result.output
+    for words in ("closed gap G", "static error", "Floors", "One seed", "read only the label"):
+        assert words in result.stdout
+    lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["release"] for record in records] == [r.name for r in small_demo.releases]
+    assert all(record["flips"] == 0 for record in records)
+    for record in records:
+        assert f"| {record['release']} |" in (tmp_path / "out" / "table.md").read_text()
+    figure = (tmp_path / "out" / "reconstructions.png").read_bytes()
+    assert figure.startswith(b"\x89PNG")
+
+    # Again: every network comes from the cache, and every figure but the clock's is the same.
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.*"))
+    assert oneway("demo", *options).exit_code == 0
+    after = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.*"))
+    assert after == before
+    lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
+    again = [json.loads(line) for line in lines]
+    for one, other in zip(records, again, strict=True):
+        assert timeless(one) == timeless(other)
+
+
+def timeless(record):
+    return {key: value for key, value in record.items() if not key.startswith("milliseconds")}

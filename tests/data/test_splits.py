@@ -1,0 +1,236 @@
+"""Laws of the splits: who has which images, for any data set and any seed."""
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneway.data import Dataset, check_disjoint, held_out_rows, image_hashes, split_dataset
+from oneway.errors import CorruptDataError, InvalidOptionError, OverlappingSplitsError
+
+SEEDS = st.integers(0, 2**32 - 1)
+NAMES = ("private", "auxiliary", "test")
+
+
+def dataset_of(counts, *, copies=1, side=5, official=0, seed=0):
+    """Distinct random images, ``counts[k]`` of class k, each ``copies`` times, shuffled.
+
+    Of the distinct images of each class the first ``official`` are the official test set.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = generator.integers(0, 256, (len(labels), side, side + 2), dtype=np.uint8)
+    assert len({image.tobytes() for image in images}) == len(images)
+    is_test = np.concatenate([np.arange(count) < official for count in counts])
+    order = generator.permutation(np.tile(np.arange(len(labels)), copies))
+    return Dataset(
+        "generated",
+        images[order],
+        labels[order].astype(np.int64),
+        is_test[order] if official else None,
+        len(counts),
+    )
+
+
+def stored_bytes(images, like):
+    """Undo padding and scaling, by the documentation rather than the code."""
+    height, across = like.images.shape[1:]
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - across) // 2
+    inner = images[:, 0, top : top + height, left : left + across]
+    return [image.tobytes() for image in (inner * 255).round().to(torch.uint8).numpy()]
+
+
+def members(splits, dataset):
+    return {name: stored_bytes(getattr(splits, f"{name}_images"), dataset) for name in NAMES}
+
+
+@given(SEEDS, st.integers(1, 3), st.booleans())
+def test_splits_share_no_image_and_use_none_twice(seed, copies, with_official):
+    dataset = dataset_of([12, 12, 12], copies=copies, official=4 if with_official else 0)
+    splits = split_dataset(dataset, private=12, auxiliary=12, test=12, seed=seed)
+    used = [image for images in members(splits, dataset).values() for image in images]
+    assert len(used) == len(set(used)) == 36
+    assert set(used) == {image.tobytes() for image in dataset.images}
+
+
+@given(SEEDS)
+def test_each_image_keeps_its_label(seed):
+    dataset = dataset_of([9, 15, 11], official=3)
+    label_of = {
+        image.tobytes(): label for image, label in zip(dataset.images, dataset.labels, strict=True)
+    }
+    splits = split_dataset(dataset, private=8, auxiliary=7, test=6, seed=seed)
+    for name, images in members(splits, dataset).items():
+        labels = getattr(splits, f"{name}_labels")
+        assert labels.dtype == torch.int64
+        assert labels.tolist() == [label_of[image] for image in images]
+
+
+@given(SEEDS)
+def test_test_images_come_from_the_official_test_set_and_no_others_do(seed):
+    dataset = dataset_of([10, 10], official=4)
+    official = {image.tobytes() for image in dataset.images[dataset.is_test]}
+    chosen = members(split_dataset(dataset, private=5, auxiliary=5, test=5, seed=seed), dataset)
+    assert set(chosen["test"]) <= official
+    assert not official & set(chosen["private"] + chosen["auxiliary"])
+
+
+@given(SEEDS)
+def test_an_image_of_both_the_training_and_the_official_test_set_is_used_once(seed):
+    dataset = dataset_of([10, 10], official=4)
+    images = np.concatenate([dataset.images, dataset.images])
+    labels = np.concatenate([dataset.labels, dataset.labels])
+    is_test = np.concatenate([dataset.is_test, np.ones_like(dataset.is_test)])
+    doubled = Dataset("generated", images, labels, is_test, 2)
+    chosen = members(split_dataset(doubled, private=6, auxiliary=6, test=8, seed=seed), doubled)
+    assert len(set().union(*chosen.values())) == 20
+
+
+@given(SEEDS, st.integers(2, 5), st.tuples(*[st.integers(1, 60)] * 3))
+def test_each_class_has_its_share_of_each_split_to_one_image(seed, classes, fifths):
+    dataset = dataset_of([40] * classes)
+    sizes = [max(classes, size * classes // 5) for size in fifths]
+    splits = split_dataset(dataset, **dict(zip(NAMES, sizes, strict=True)), seed=seed)
+    for name, size in zip(NAMES, sizes, strict=True):
+        found = Counter(getattr(splits, f"{name}_labels").tolist())
+        assert all(abs(found[label] - size / classes) < 1 for label in range(classes))
+
+
+@given(SEEDS, st.tuples(*[st.integers(25, 90)] * 3))
+def test_each_class_has_nearly_its_share_where_classes_differ_in_size(seed, counts):
+    total = sum(counts)
+    splits = split_dataset(dataset_of(counts), private=24, auxiliary=24, test=24, seed=seed)
+    for name in NAMES:
+        found = Counter(getattr(splits, f"{name}_labels").tolist())
+        for label, count in enumerate(counts):
+            # One image for the class's own place, and its share of one for each other class's.
+            assert abs(found[label] - 24 * count / total) <= 1 + len(counts) * count / total
+
+
+def test_a_seed_decides_the_splits():
+    dataset = dataset_of([30, 30])
+    one, again, other = (
+        split_dataset(dataset, private=20, auxiliary=20, test=20, seed=seed) for seed in (1, 1, 2)
+    )
+    assert members(one, dataset) == members(again, dataset)
+    for name in NAMES:
+        shared = set(members(one, dataset)[name]) & set(members(other, dataset)[name])
+        assert len(shared) < 15
+
+
+@pytest.mark.parametrize(
+    ("shape", "canvas", "before"),
+    [((28, 28), (32, 32), (2, 2)), ((16, 33), (16, 48), (0, 7)), ((5, 31), (16, 32), (5, 0))],
+)
+def test_images_stand_in_the_middle_of_a_black_canvas_and_keep_their_values(shape, canvas, before):
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(1, 256, (30, *shape), dtype=np.uint8)
+    dataset = Dataset("generated", pixels, np.arange(30) % 2, None, 2)
+    splits = split_dataset(dataset, private=10, auxiliary=10, test=10, seed=0)
+    stored = {image.tobytes(): image for image in pixels}
+    for name in NAMES:
+        images = getattr(splits, f"{name}_images")
+        assert images.shape == (10, 1, *canvas)
+        assert images.dtype == torch.float32
+        for padded, key in zip(images[:, 0].numpy(), members(splits, dataset)[name], strict=True):
+            expected = np.zeros(canvas, np.float32)
+            inner = stored[key].astype(np.float32) / np.float32(255)
+            expected[
+                before[0] : before[0] + shape[0],
+                before[1] : before[1] + shape[1],
+            ] = inner
+            np.testing.assert_array_equal(padded, expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "official", "text"),
+    [
+        (
+            (10, 10, 5),
+            0,
+            r"'generated' has 5 distinct images for test and 19 besides, but 5 and 10 \+ 10",
+        ),
+        ((5, 5, 7), 3, r"has 6 distinct images for test and 18 besides, but 7 and 5 \+ 5"),
+        ((10, 9, 6), 3, r"has 6 distinct images for test and 18 besides, but 6 and 10 \+ 9"),
+    ],
+)
+def test_more_images_than_there_are_is_refused_with_the_counts(sizes, official, text):
+    dataset = dataset_of([12, 12], copies=2, official=official)
+    with pytest.raises(InvalidOptionError, match=text):
+        split_dataset(dataset, **dict(zip(NAMES, sizes, strict=True)), seed=0)
+
+
+@pytest.mark.parametrize("sizes", [(0, 5, 5), (5, -1, 5), (5, 5, 0)])
+def test_an_empty_split_is_refused(sizes):
+    with pytest.raises(InvalidOptionError, match="each split must have at least 1 image"):
+        split_dataset(dataset_of([12, 12]), **dict(zip(NAMES, sizes, strict=True)), seed=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_split_without_some_class_is_refused_by_name(name):
+    sizes = dict.fromkeys(NAMES, 6) | {name: 2}
+    with pytest.raises(InvalidOptionError, match=f"the {name} split of 2 .*none of 1 of the 3"):
+        split_dataset(dataset_of([12, 12, 12]), **sizes, seed=0)
+
+
+def test_images_with_a_channel_axis_are_refused():
+    pixels = np.arange(9 * 16, dtype=np.uint8).reshape(9, 4, 4, 1)
+    dataset = Dataset("generated", pixels, np.zeros(9, np.int64), None, 1)
+    with pytest.raises(CorruptDataError, match=r"shape \(N, H, W\), but got \(3, 4, 4, 1\)"):
+        split_dataset(dataset, private=3, auxiliary=3, test=3, seed=0)
+
+
+def test_moving_splits_moves_every_tensor():
+    splits = split_dataset(dataset_of([9, 9]), private=6, auxiliary=6, test=6, seed=0)
+    moved = splits.to(torch.device("meta"))
+    for name in NAMES:
+        for kind in ("images", "labels"):
+            before, after = (getattr(side, f"{name}_{kind}") for side in (splits, moved))
+            assert after.device.type == "meta"
+            assert (after.shape, after.dtype) == (before.shape, before.dtype)
+    assert moved.num_classes == 2
+
+
+def test_overlapping_splits_are_refused_with_both_names_and_the_count():
+    images = torch.rand(9, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    splits = {"private": images[:4], "auxiliary": images[4:8], "test": images[[8, 5, 4, 4]]}
+    with pytest.raises(OverlappingSplitsError, match="auxiliary and test splits share 2 images"):
+        check_disjoint(splits)
+
+
+def test_splits_that_repeat_an_image_only_within_themselves_are_accepted():
+    images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    check_disjoint({"private": images[[0, 0, 1]], "test": images[[2, 3, 2]]})
+
+
+def test_hashes_are_of_each_image_whatever_its_place_in_memory():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 4, 5), dtype=np.uint8)
+    expected = [hashlib.sha256(bytes(image.ravel().tolist())).hexdigest() for image in pixels]
+    assert image_hashes(pixels).tolist() == expected
+    assert image_hashes(pixels[::-1]).tolist() == expected[::-1]
+    assert image_hashes(np.asfortranarray(pixels)).tolist() == expected
+
+
+@given(st.integers(3, 400), st.floats(0, 1), SEEDS)
+def test_held_out_rows_are_the_share_but_leave_one_to_hold_and_two_to_train(count, share, seed):
+    held_out = held_out_rows(count, share, seed)
+    assert held_out.dtype == torch.bool
+    assert held_out.shape == (count,)
+    assert held_out.sum() == min(max(round(share * count), 1), count - 2)
+    assert torch.equal(held_out, held_out_rows(count, share, seed))
+
+
+def test_held_out_rows_may_be_any_rows():
+    chosen = torch.stack([held_out_rows(20, 0.25, seed) for seed in range(60)]).float()
+    assert chosen.mean(0).min() > 0.05
+    assert chosen.mean(0).max() < 0.6
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_rows_to_hold_one_out_are_refused(count):
+    with pytest.raises(InvalidOptionError, match=f"3 images or more.*not {count}"):
+        held_out_rows(count, 0.5, 0)

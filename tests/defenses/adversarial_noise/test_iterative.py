@@ -1,0 +1,469 @@
+"""Laws of Algorithm 2 and Equation 3, and their agreement with the plain NumPy version."""
+
+import copy
+import functools
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from oneway.checks import FLOATING
+from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.adversarial_noise.iterative import frozen_copy
+from oneway.errors import (
+    DefenseFailedError,
+    InvalidOptionError,
+    InvalidTensorError,
+    UnknownNameError,
+)
+from oneway.inversion.front_ends import FaithfulTransform
+from reference import wen2021
+from rows import leads, random_rows, same_bits, score_rows
+from surrogates import Undifferentiated, random_images, small_inverter
+
+CLASSES, HIDDEN, PIXELS = 6, 9, 12
+NORMS = (1, 2, math.inf)
+UPDATES = ("project", "rescale")
+PATHS = {"closed form": lambda inverter: inverter, "autograd": Undifferentiated}
+each_path = pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+
+
+@functools.cache
+def reference_inverter() -> wen2021.SmallInverter:
+    numbers = np.random.default_rng(7)
+    first = 0.5 * numbers.standard_normal((HIDDEN, CLASSES))
+    return wen2021.SmallInverter(
+        first_weight=first,
+        first_bias=numbers.standard_normal(HIDDEN),
+        running_mean=45 * first.sum(1) + numbers.standard_normal(HIDDEN),
+        running_variance=numbers.uniform(0.5, 3, HIDDEN),
+        scale=numbers.uniform(0.5, 2, HIDDEN),
+        shift=numbers.standard_normal(HIDDEN),
+        last_weight=numbers.standard_normal((PIXELS, HIDDEN)),
+        last_bias=numbers.standard_normal(PIXELS),
+    )
+
+
+def torch_inverter(reference: wen2021.SmallInverter) -> nn.Sequential:
+    first, norm = nn.Linear(CLASSES, HIDDEN), nn.BatchNorm1d(HIDDEN, eps=reference.epsilon)
+    last = nn.Linear(HIDDEN, PIXELS)
+    network = nn.Sequential(FaithfulTransform(), first, norm, nn.Tanh(), last, nn.Sigmoid())
+    network.double()
+    values = {
+        first.weight: reference.first_weight,
+        first.bias: reference.first_bias,
+        norm.running_mean: reference.running_mean,
+        norm.running_var: reference.running_variance,
+        norm.weight: reference.scale,
+        norm.bias: reference.shift,
+        last.weight: reference.last_weight,
+        last.bias: reference.last_bias,
+    }
+    with torch.no_grad():
+        for tensor, value in values.items():
+            tensor.copy_(torch.from_numpy(value))
+    return network
+
+
+def everyday_and_lifted_rows() -> Tensor:
+    """Half of the rows spread so far that the transform has to lift them above 0."""
+    logits = random_rows(11, 24, CLASSES, torch.float64, 2)
+    logits[::2] *= 20
+    return logits
+
+
+def test_hand_written_gradient_equals_finite_differences():
+    inverter = reference_inverter()
+    pixels = random_images(12, 24, (PIXELS,), torch.float64).numpy()
+    lifted = 0
+    for logits, image in zip(everyday_and_lifted_rows().numpy(), pixels, strict=True):
+        lifted += np.log(wen2021.softmax(logits)).min() < -50
+        differences = [
+            (inverter.error(logits + nudge, image) - inverter.error(logits - nudge, image)) / 2e-6
+            for nudge in 1e-6 * np.eye(CLASSES)
+        ]
+        np.testing.assert_allclose(
+            inverter.gradient(logits, image), differences, rtol=1e-5, atol=1e-9
+        )
+    assert 3 <= lifted <= 12
+
+
+def test_gradients_equal_the_hand_written_ones():
+    inverter, logits = reference_inverter(), everyday_and_lifted_rows()
+    images = random_images(12, 24, (PIXELS,), torch.float64)
+    defense = AdversarialNoise(torch_inverter(inverter), step_size=0.1)
+    expected = np.stack(list(map(inverter.gradient, logits.numpy(), images.numpy())))
+    torch.testing.assert_close(
+        defense.gradients(logits, images), torch.from_numpy(expected), rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("step_size", [0.1, 1.5])
+@pytest.mark.parametrize(
+    ("update", "budget", "norm"),
+    [
+        ("project", None, 1),
+        *itertools.product(["project"], [0.5, 8.0], NORMS),
+        *itertools.product(["rescale"], [0.05, 1.0], NORMS),
+    ],
+)
+def test_equals_the_reference(steps, step_size, update, budget, norm):
+    logits = everyday_and_lifted_rows()
+    images = random_images(12, 24, (PIXELS,), torch.float64)
+    options = {
+        "steps": steps,
+        "step_size": step_size,
+        "update": update,
+        "budget": budget,
+        "norm": norm,
+    }
+    expected = wen2021.defend(logits.numpy(), images.numpy(), reference_inverter(), **options)
+    released = AdversarialNoise(torch_inverter(reference_inverter()), **options)(logits, images)
+    torch.testing.assert_close(released, torch.from_numpy(expected), rtol=0, atol=1e-9)
+
+
+@functools.cache
+def cached_defense(classes: int, update: str, budget: float | None) -> AdversarialNoise:
+    return AdversarialNoise(
+        small_inverter(3, classes), step_size=0.4, steps=3, update=update, budget=budget
+    )
+
+
+EVERYDAY = st.sampled_from([("project", None), ("project", 0.3), ("rescale", 0.2)])
+
+
+@given(score_rows((torch.float16, torch.bfloat16, torch.float32)), EVERYDAY)
+def test_label_is_the_only_maximum_whatever_the_size_of_the_logits(logits, options):
+    defense = cached_defense(logits.shape[-1], *options)
+    before = logits.clone()
+    released = defense(logits, random_images(1, len(logits)))
+    assert leads(released, logits.argmax(-1))
+    assert released.dtype == logits.dtype
+    assert same_bits(logits, before)
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("norm", NORMS)
+@each_path
+def test_noise_stays_within_the_budget_and_label_leads(dtype, update, norm, path):
+    defense = AdversarialNoise(
+        path(small_inverter(4)), step_size=0.4, steps=4, update=update, budget=0.7, norm=norm
+    )
+    logits = random_rows(5, 16, 5, dtype, 3)
+    logits[::4] = logits[::4, :1]
+    released = defense(logits, random_images(6, 16))
+    assert leads(released, logits.argmax(-1))
+    assert released.dtype == dtype
+    noise = released.double() - logits.double()
+    allowed = 0.7 * (4 if update == "rescale" else 1)
+    rounding = 16 * torch.finfo(dtype).eps * logits.double().abs().amax(-1)
+    assert (torch.linalg.vector_norm(noise, ord=norm, dim=-1) <= allowed + rounding).all()
+
+
+def test_without_a_budget_every_entry_but_the_label_moves_by_at_most_the_sum_of_steps():
+    logits = random_rows(7, 16, 5, torch.float64, 3)
+    defense = AdversarialNoise(small_inverter(4), step_size=0.1, steps=10)
+    noise = defense(logits, random_images(6, 16)) - logits
+    others = noise.scatter(-1, logits.argmax(-1, keepdim=True), 0).abs()
+    assert (others <= 1 + 1e-12).all()
+    assert others.amax() > 0.5
+
+
+@each_path
+@pytest.mark.parametrize("update", UPDATES)
+def test_rows_of_a_batch_equal_rows_one_by_one(path, update):
+    inverter = path(small_inverter(8, dtype=torch.float64))
+    defense = AdversarialNoise(inverter, step_size=0.4, steps=5, budget=1.0, update=update)
+    logits, images = random_rows(9, 70, 5, torch.float64, 2), random_images(10, 70)
+    together = defense(logits, images)
+    for row in range(70):
+        alone = defense(logits[row : row + 1], images[row : row + 1])
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-9)
+
+
+@each_path
+def test_float32_gradients_agree_between_batches_to_a_relative_1e_4(path):
+    defense = AdversarialNoise(path(small_inverter(8, width=16)), step_size=0.4)
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    together = defense.gradients(logits, images)
+    for row in range(40):
+        alone = defense.gradients(logits[row : row + 1], images[row : row + 1])[0]
+        assert ((alone - together[row]).abs() <= 1e-4 * together[row].abs().amax()).all()
+
+
+@each_path
+def test_float32_rows_alone_differ_only_where_the_gradient_is_next_to_zero(path):
+    defense = AdversarialNoise(path(small_inverter(8, width=16)), step_size=0.4, steps=1)
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    together, gradients = defense(logits, images), defense.gradients(logits, images).abs()
+    clear = gradients > 1e-4 * gradients.amax(-1, keepdim=True)
+    for row in range(40):
+        alone = defense(logits[row : row + 1], images[row : row + 1])[0]
+        assert torch.equal(alone[clear[row]], together[row][clear[row]])
+
+
+@each_path
+def test_the_same_call_gives_the_same_bits_and_takes_no_global_randomness(path):
+    inverter = path(small_inverter(8))
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    state = torch.get_rng_state()
+    first, second = (AdversarialNoise(inverter, step_size=0.4) for _ in range(2))
+    released = first(logits, images)
+    assert same_bits(first(logits, images), released)
+    assert same_bits(second(logits, images), released)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@each_path
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_runs_without_a_gradient_or_in_inference_mode(path, mode):
+    defense = AdversarialNoise(path(small_inverter(8)), step_size=0.4)
+    logits, images = random_rows(9, 6, 5, torch.float32, 2), random_images(10, 6)
+    expected = defense(logits, images)
+    with mode():
+        released = defense(logits.clone(), images.clone())
+    assert same_bits(released, expected)
+    assert not released.is_inference()
+    assert not released.requires_grad
+
+
+@each_path
+def test_neither_queries_nor_their_gradients_are_touched(path):
+    defense = AdversarialNoise(path(small_inverter(8)), step_size=0.4)
+    logits = random_rows(9, 6, 5, torch.float32, 2).requires_grad_()
+    images = random_images(10, 6).requires_grad_()
+    before = logits.detach().clone(), images.detach().clone()
+    released = defense(logits, images)
+    assert torch.equal(logits, before[0])
+    assert torch.equal(images, before[1])
+    assert logits.grad is None
+    assert images.grad is None
+    assert not released.requires_grad
+
+
+@each_path
+def test_the_original_inverter_is_left_as_it_was_and_has_no_later_effect(path):
+    inverter = path(small_inverter(8)).train()
+    before = copy.deepcopy(inverter.state_dict())
+    defense = AdversarialNoise(inverter, step_size=0.4)
+    logits, images = random_rows(9, 6, 5, torch.float32, 2), random_images(10, 6)
+    released = defense(logits, images)
+    assert all(torch.equal(value, before[name]) for name, value in inverter.state_dict().items())
+    assert all(parameter.requires_grad for parameter in inverter.parameters())
+    assert all(parameter.grad is None for parameter in inverter.parameters())
+    assert all(module.training for module in inverter.modules())
+    with torch.no_grad():
+        for parameter in inverter.parameters():
+            parameter.zero_()
+    assert same_bits(defense(logits, images), released)
+
+
+@each_path
+def test_an_inverter_left_in_training_mode_is_used_with_its_running_statistics(path):
+    logits, images = random_rows(9, 6, 5, torch.float64, 2), random_images(10, 6)
+    inverter = path(small_inverter(8, dtype=torch.float64))
+    evaluated = AdversarialNoise(inverter.eval(), step_size=0.4)
+    trained = AdversarialNoise(inverter.train(), step_size=0.4)
+    assert same_bits(trained(logits, images), evaluated(logits, images))
+    plain = inverter.eval().requires_grad_(False)
+    variable = logits.clone().requires_grad_()
+    (plain(variable.softmax(-1)) - images).square().flatten(1).mean(-1).sum().backward()
+    torch.testing.assert_close(trained.gradients(logits, images.double()), variable.grad)
+
+
+def test_dropout_is_off():
+    network = nn.Sequential(nn.Linear(5, 30), nn.Dropout(0.5), nn.Linear(30, 4))
+    defense = AdversarialNoise(network.train(), step_size=0.4)
+    logits, images = random_rows(9, 6, 5, torch.float32, 2), random_images(10, 6, (4,))
+    assert torch.equal(defense.gradients(logits, images), defense.gradients(logits, images))
+
+
+def randomized(norm: nn.Module) -> nn.Module:
+    for buffer in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        if buffer is not None:
+            nn.init.uniform_(buffer, 0.5, 2)
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        (lambda: [nn.Linear(4, 6), randomized(nn.BatchNorm1d(6)), nn.Tanh()], (4,)),
+        (lambda: [nn.Linear(4, 6, bias=False), randomized(nn.BatchNorm1d(6))], (4,)),
+        (lambda: [nn.Linear(4, 6), randomized(nn.BatchNorm1d(6, affine=False))], (4,)),
+        (
+            lambda: [
+                nn.Linear(4, 24),
+                nn.Unflatten(1, (6, 2, 2)),
+                randomized(nn.BatchNorm2d(6)),
+            ],
+            (4,),
+        ),
+        (lambda: [nn.Conv2d(4, 6, 3), randomized(nn.BatchNorm2d(6))], (4, 5, 5)),
+        (lambda: [nn.ConvTranspose2d(4, 6, 4, 2), randomized(nn.BatchNorm2d(6))], (4, 5, 5)),
+        (lambda: [nn.Conv2d(4, 6, 3, groups=2), randomized(nn.BatchNorm2d(6))], (4, 5, 5)),
+    ],
+    ids=["linear", "no bias", "not affine", "unflatten", "conv", "transposed", "grouped"],
+)
+def test_folding_batch_norms_changes_nothing_but_rounding(layers, shape):
+    network = nn.Sequential(*layers()).double()
+    inputs = random_images(1, 3, shape, torch.float64)
+    folded = frozen_copy(network)
+    assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in folded.modules())
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+    torch.testing.assert_close(folded(inputs), network.eval()(inputs))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [randomized(nn.BatchNorm1d(4)), nn.Linear(4, 6)],
+        lambda: [nn.Linear(4, 6), nn.Tanh(), randomized(nn.BatchNorm1d(6))],
+        lambda: [nn.Flatten(), randomized(nn.BatchNorm1d(4))],
+    ],
+    ids=["first", "after an activation", "after another layer"],
+)
+def test_a_batch_norm_with_no_neighbour_to_fold_into_stays(layers):
+    network = nn.Sequential(*layers()).double()
+    inputs = random_images(1, 3, (4,), torch.float64)
+    folded = frozen_copy(network)
+    assert any(isinstance(layer, nn.BatchNorm1d) for layer in folded.modules())
+    torch.testing.assert_close(folded(inputs), network.eval()(inputs))
+
+
+def errors_of(inverter: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (inverter(logits.softmax(-1)) - images).square().flatten(1).mean(-1)
+
+
+@each_path
+@pytest.mark.parametrize("update", UPDATES)
+def test_the_defense_raises_the_surrogate_s_mean_error(path, update):
+    inverter = path(small_inverter(13, dtype=torch.float64))
+    logits, images = random_rows(14, 50, 5, torch.float64, 2), random_images(15, 50).double()
+    defense = AdversarialNoise(inverter, step_size=0.2, steps=10, budget=2.0, update=update)
+    before, after = (
+        errors_of(inverter, rows, images) for rows in (logits, defense(logits, images))
+    )
+    assert after.mean() > before.mean()
+
+
+@each_path
+def test_a_small_step_raises_the_error_of_every_row_whose_label_is_not_lifted(path):
+    inverter = path(small_inverter(13, dtype=torch.float64))
+    logits, images = random_rows(14, 50, 5, torch.float64, 2), random_images(15, 50).double()
+    top, runner_up = logits.topk(2, dim=-1).values.unbind(-1)
+    free = top - runner_up > 0.01
+    released = AdversarialNoise(inverter, step_size=1e-4, steps=1)(logits, images)
+    assert free.sum() > 30
+    rise = errors_of(inverter, released, images) - errors_of(inverter, logits, images)
+    assert (rise[free] > 0).all()
+
+
+def test_the_closed_form_releases_what_autograd_does():
+    inverter = small_inverter(16, dtype=torch.float64)
+    logits, images = random_rows(17, 20, 5, torch.float64, 2), random_images(18, 20)
+    closed, automatic = (AdversarialNoise(path(inverter), step_size=0.4) for path in PATHS.values())
+    torch.testing.assert_close(closed(logits, images), automatic(logits, images))
+
+
+@each_path
+def test_a_constant_added_to_float64_logits_changes_nothing(path):
+    defense = AdversarialNoise(path(small_inverter(16)), step_size=0.5, steps=3)
+    logits = (random_rows(17, 20, 5, torch.float64, 2) * 2**8).round() / 2**8
+    images = random_images(18, 20)
+    moved = defense(logits + 2.0**30, images) - 2.0**30
+    torch.testing.assert_close(moved, defense(logits, images), rtol=0, atol=1e-6)
+
+
+@each_path
+def test_confidences_that_underflow_to_zero_give_finite_gradients(path):
+    defense = AdversarialNoise(path(small_inverter(16)), step_size=0.4)
+    logits = torch.tensor([[0.0, -200.0, -1e4, -50.0, 1.0], [0.0, -1e30, 0.0, 0.0, 0.0]])
+    assert torch.isfinite(defense.gradients(logits, random_images(18, 2))).all()
+    assert leads(defense(logits, random_images(18, 2)), logits.argmax(-1))
+
+
+def test_no_rows_give_no_rows():
+    released = AdversarialNoise(small_inverter(16), step_size=0.4)(
+        torch.zeros(0, 5), random_images(18, 0)
+    )
+    assert released.shape == (0, 5)
+
+
+class Root(nn.Module):
+    """Its slope is infinite at a confidence of 0."""
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        return confidences.sqrt()
+
+
+def test_a_gradient_that_is_not_finite_releases_nothing():
+    defense = AdversarialNoise(Root(), step_size=0.4)
+    with pytest.raises(DefenseFailedError, match=r"gradient is not finite.*nothing is released"):
+        defense(torch.tensor([[0.0, -1e3], [0.0, 0.0]]), torch.zeros(2, 2))
+
+
+def test_noise_beyond_half_precision_releases_nothing():
+    defense = AdversarialNoise(small_inverter(16), step_size=1e5, steps=1)
+    with pytest.raises(DefenseFailedError, match=r"do not fit .*float16"):
+        defense(random_rows(17, 2, 5, torch.float16, 2), random_images(18, 2))
+
+
+@each_path
+def test_an_inverter_of_another_image_shape_releases_nothing(path):
+    defense = AdversarialNoise(path(small_inverter(16)), step_size=0.4)
+    with pytest.raises(DefenseFailedError, match=r"\(2, 1, 4, 16\).*Train it on images"):
+        defense(torch.zeros(2, 5), torch.zeros(2, 1, 4, 16))
+
+
+@pytest.mark.parametrize(
+    ("logits", "images", "message"),
+    [
+        (torch.zeros(5), torch.zeros(1, 1, 8, 8), r"shape \(N, K\), but got \(5,\).*unsqueeze"),
+        (torch.zeros(2, 5), None, "images must be given"),
+        (torch.zeros(2, 5), torch.zeros(3, 1, 8, 8), "one per row of scores, 2, but got 3"),
+        (torch.zeros(2, 5), torch.zeros(2), r"images must have shape .*but got \(2,\)"),
+        (torch.zeros(2, 5), torch.zeros(2, 1, 8, 8).byte(), "images must be floating"),
+        (torch.zeros(2, 5), torch.full((2, 1, 8, 8), math.nan), "images must be finite"),
+        (torch.zeros(2, 5), np.zeros((2, 1, 8, 8)), r"torch\.Tensor, but got ndarray"),
+        (torch.full((2, 5), math.inf), torch.zeros(2, 1, 8, 8), "logits must be finite"),
+        (torch.zeros(2, 5).long(), torch.zeros(2, 1, 8, 8), "logits must be floating"),
+        (torch.zeros(2, 1), torch.zeros(2, 1, 8, 8), "K >= 2"),
+    ],
+    ids=str,
+)
+def test_wrong_tensors_are_refused(logits, images, message):
+    defense = AdversarialNoise(small_inverter(16), step_size=0.4)
+    with pytest.raises(InvalidTensorError, match=message):
+        defense(logits, images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_size": 0.0}, "step_size must be positive"),
+        ({"steps": 0}, "steps must be a whole number of at least 1"),
+        ({"steps": 1.5}, "steps must be a whole number"),
+        ({"budget": -1.0}, "budget must be positive"),
+        ({"norm": 3}, "norm must be 1, 2 or math.inf"),
+        ({"margin": 0.0}, "margin must be positive"),
+        ({"update": "rescale"}, r"budget is None\. Pass one"),
+        ({"inverter": print}, r"inverter must be a torch\.nn\.Module, but got builtin"),
+    ],
+)
+def test_an_option_outside_its_range_is_refused(options, message):
+    with pytest.raises(InvalidOptionError, match=message):
+        AdversarialNoise(**{"inverter": small_inverter(16), "step_size": 0.1, **options})
+
+
+def test_an_unknown_update_is_refused_with_the_nearest_one():
+    with pytest.raises(UnknownNameError, match=r"'projekt'\. Did you mean 'project'\?"):
+        AdversarialNoise(small_inverter(16), step_size=0.1, update="projekt")

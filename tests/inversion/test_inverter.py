@@ -1,0 +1,164 @@
+"""The inverter family: its shapes, the paper's widths, and its gradient in closed form."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneway.defenses.adversarial_noise.iterative import frozen_copy
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.inversion import INVERTER_WIDTHS, Inverter, full_depth
+from rows import random_rows
+from surrogates import random_images, small_inverter
+
+VARIANTS = {
+    "faithful": {},
+    "truncated": {"truncation": 3},
+    "standardized": {"front_end": "standardized"},
+    "one hidden layer": {"hidden_layers": 1},
+    "deep, oblong": {"image_shape": (1, 16, 24), "hidden_layers": 2},
+    "color": {"image_shape": (3, 8, 8)},
+    "many channels": {"image_shape": (6, 8, 8)},
+}
+
+
+def channels(inverter: Inverter) -> list[int]:
+    return [layer.num_features for layer in inverter.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("side", "classes", "widths"), [(32, 10, [512, 256, 128]), (64, 530, [1024, 512, 256, 128])]
+)
+def test_the_paper_s_widths(side, classes, widths):
+    with torch.device("meta"):
+        inverter = Inverter(classes, (1, side, side), width=INVERTER_WIDTHS["paper"])
+        maps = inverter.layers[:2](torch.zeros(2, classes))
+    assert channels(inverter) == widths
+    assert maps.shape == (2, widths[0], 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("side", "hidden_layers", "widths"),
+    [
+        (32, 1, [128]),
+        (32, 2, [256, 128]),
+        (64, 2, [256, 128]),
+        (32, 5, [2048, 1024, 512, 256, 128]),
+    ],
+)
+def test_removed_hidden_layers_are_the_early_ones(side, hidden_layers, widths):
+    with torch.device("meta"):
+        inverter = Inverter(10, (1, side, side), width=128, hidden_layers=hidden_layers)
+        maps = inverter.layers[:2](torch.zeros(2, 10))
+    assert channels(inverter) == widths
+    assert maps.shape == (2, widths[0], side // 2**hidden_layers, side // 2**hidden_layers)
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=list(VARIANTS))
+def test_reconstructions_have_the_images_shape_and_lie_between_0_and_1(options):
+    inverter = small_inverter(1, **options)
+    confidences = random_rows(2, 6, 5, torch.float32, 3).softmax(-1)
+    reconstructions = inverter(confidences)
+    assert reconstructions.shape == (6, *options.get("image_shape", (1, 8, 8)))
+    assert ((reconstructions >= 0) & (reconstructions <= 1)).all()
+    assert reconstructions.std(0).amax() > 1e-3
+
+
+def test_is_the_network_of_transposed_convolutions_of_yang_et_al():
+    inverter = small_inverter(3, image_shape=(1, 16, 16), dtype=torch.float64)
+    linear, _, *rest = inverter.layers
+    first = nn.ConvTranspose2d(5, 8, 4).double()
+    second = nn.ConvTranspose2d(8, 4, 4, stride=2, padding=1).double()
+    last = nn.ConvTranspose2d(4, 1, 4, stride=2, padding=1).double()
+    with torch.no_grad():
+        first.weight.copy_(linear.weight.T.reshape(5, 8, 4, 4))
+        first.bias.copy_(linear.bias.reshape(8, 16)[:, 0])
+        linear.bias.copy_(first.bias.repeat_interleave(16))
+    second.load_state_dict(rest[2].state_dict())
+    last.load_state_dict(rest[5].state_dict())
+    published = nn.Sequential(
+        first, rest[0], nn.Tanh(), second, rest[3], nn.Tanh(), last, nn.Sigmoid()
+    )
+    confidences = random_rows(4, 6, 5, torch.float64, 3).softmax(-1)
+    logs = confidences.log() + 50
+    torch.testing.assert_close(inverter(confidences), published(logs[:, :, None, None]))
+
+
+def automatic_gradients(inverter: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+    variable = logits.clone().requires_grad_()
+    errors = (inverter(variable.softmax(-1)) - images).square().flatten(1).mean(-1)
+    return torch.autograd.grad(errors.sum(), variable)[0]
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=list(VARIANTS))
+@pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
+@pytest.mark.parametrize("scale", [1, 30], ids=["everyday", "lifted"])
+def test_closed_form_gradients_equal_automatic_ones(options, folded, scale):
+    inverter = small_inverter(5, dtype=torch.float64, **options)
+    logits = random_rows(6, 8, 5, torch.float64, scale)
+    inverter.fit_front_end(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
+    images = random_images(8, 8, options.get("image_shape", (1, 8, 8)), torch.float64)
+    expected = automatic_gradients(inverter, logits, images)
+    gradients = (frozen_copy(inverter) if folded else inverter).error_gradients(logits, images)
+    torch.testing.assert_close(gradients, expected, rtol=1e-8, atol=1e-12)
+    assert expected.abs().amax() > 1e-6
+
+
+def test_closed_form_gradients_carry_no_graph_and_leave_none_behind():
+    inverter = small_inverter(5)
+    gradients = inverter.error_gradients(
+        random_rows(6, 8, 5, torch.float32, 1).requires_grad_(), random_images(8, 8)
+    )
+    assert not gradients.requires_grad
+    assert all(parameter.grad is None for parameter in inverter.parameters())
+
+
+def test_gradients_are_finite_where_confidences_are_zero():
+    inverter = small_inverter(9)
+    confidences = torch.tensor([[1.0, 0, 0, 0, 0], [0.5, 0.5, 1e-45, 1e-39, 0]])
+    confidences.requires_grad_()
+    (inverter(confidences) - 0.5).square().sum().backward()
+    assert torch.isfinite(confidences.grad).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in inverter.parameters())
+
+
+def test_closed_form_is_refused_in_training_mode():
+    inverter = small_inverter(5).train()
+    with pytest.raises(InvalidOptionError, match=r"training mode.*Call `inverter\.eval\(\)`"):
+        inverter.error_gradients(torch.zeros(2, 5), torch.zeros(2, 1, 8, 8))
+
+
+def test_full_depth_halves_until_a_map_of_4():
+    sides = [(8, 8), (28, 28), (32, 32), (64, 64), (64, 24), (20, 40)]
+    assert [full_depth(*pair) for pair in sides] == [1, 2, 3, 4, 2, 2]
+    assert [full_depth(across, height) for height, across in sides] == [1, 2, 3, 4, 2, 2]
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 7), (1, 4, 4), (1, 32, 31)])
+def test_images_that_cannot_be_halved_are_refused(shape):
+    with pytest.raises(InvalidOptionError, match=f"{shape[1]}x{shape[2]} cannot be halved"):
+        Inverter(10, shape)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be a whole number of at least 2"),
+        ({"width": 0}, "width must be a whole number of at least 1"),
+        ({"hidden_layers": 0}, "hidden_layers must be a whole number of at least 1"),
+        ({"hidden_layers": 4}, "divisible by 2 ** hidden_layers = 16, but are 8x8"),
+        ({"image_shape": (8, 8)}, "image_shape must be (C, H, W)"),
+        ({"front_end": "wavelet"}, "front_end must be one of faithful, standardized"),
+        ({"front_end": "standardized", "truncation": 2}, "truncation goes with"),
+    ],
+)
+def test_an_option_outside_its_range_is_refused(options, message):
+    with pytest.raises(InvalidOptionError, match=re.escape(message)):
+        Inverter(**{"num_classes": 10, "image_shape": (1, 8, 8), **options})
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 4), (2, 1, 5)])
+def test_confidences_of_another_shape_are_refused(shape):
+    with pytest.raises(InvalidTensorError, match=r"shape \(N, 5\)"):
+        small_inverter(5)(torch.full(shape, 0.2))

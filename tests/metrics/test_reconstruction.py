@@ -1,0 +1,85 @@
+"""Laws of the inversion error and of the closed gap."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.metrics import closed_gap, inversion_errors
+
+SHAPES = st.one_of(
+    st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(st.integers(1, 5), st.integers(1, 20)),
+)
+WHOLE = st.integers(0, 1000)
+
+
+@st.composite
+def errors_in_order(draw):
+    """Adaptive, clean and label errors with a gap to close; whole, so that sums are exact."""
+    clean = draw(WHOLE)
+    label = clean + draw(st.integers(1, 1000))
+    return draw(WHOLE), clean, label
+
+
+@given(st.integers(0, 10**6), SHAPES, st.sampled_from([np.float32, np.float64]))
+def test_error_of_each_image_is_its_mean_square_in_float64(seed, shape, dtype):
+    generator = np.random.default_rng(seed)
+    images = generator.random(shape).astype(dtype)
+    reconstructions = generator.random(shape).astype(dtype)
+    errors = inversion_errors(torch.from_numpy(images), torch.from_numpy(reconstructions))
+    expected = [
+        sum((float(a) - float(b)) ** 2 for a, b in zip(true.flat, guess.flat, strict=True))
+        / true.size
+        for true, guess in zip(images, reconstructions, strict=True)
+    ]
+    assert errors.dtype == torch.float64
+    np.testing.assert_allclose(errors.numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("other", [(1, 1, 4, 4), (3, 4, 4), (3, 1, 4, 1), (3, 1, 1, 4), (3, 16)])
+def test_shapes_that_would_broadcast_are_refused(other):
+    with pytest.raises(InvalidTensorError, match=r"shape \(3, 1, 4, 4\), but got \("):
+        inversion_errors(torch.zeros(3, 1, 4, 4), torch.zeros(other))
+
+
+@given(errors_in_order())
+def test_gap_is_0_at_the_clean_error_and_1_at_the_label_error(errors):
+    _, clean, label = errors
+    assert closed_gap(clean, clean, label) == 0
+    assert closed_gap(label, clean, label) == 1
+
+
+@given(errors_in_order(), st.integers(1, 1000), WHOLE)
+def test_gap_does_not_depend_on_the_unit_or_the_origin_of_the_error(errors, scale, offset):
+    moved = [scale * error + offset for error in errors]
+    assert closed_gap(*moved) == closed_gap(*errors)
+
+
+@given(errors_in_order(), st.integers(1, 1000))
+def test_gap_grows_with_the_adaptive_error_and_is_not_clipped(errors, more):
+    adaptive, clean, label = errors
+    gap = closed_gap(adaptive, clean, label)
+    assert closed_gap(adaptive + more, clean, label) > gap
+    assert (gap < 0) == (adaptive < clean)
+    assert (gap > 1) == (adaptive > label)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1e-9])
+@pytest.mark.parametrize("position", range(3))
+def test_an_error_that_none_can_be_is_refused_by_name(bad, position):
+    errors = [0.2, 0.1, 0.3]
+    errors[position] = bad
+    name = ("adaptive_error", "clean_error", "label_error")[position]
+    with pytest.raises(InvalidOptionError, match=f"^{name} must be finite and at least 0"):
+        closed_gap(*errors)
+
+
+@pytest.mark.parametrize("label", [0.25, 0.2, 0.0])
+def test_there_is_no_gap_where_clean_scores_tell_no_more_than_the_label(label):
+    with pytest.raises(InvalidOptionError, match=r"\(0\.25\).*no more than the label.*Train"):
+        closed_gap(0.3, 0.25, label)

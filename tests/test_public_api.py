@@ -1,0 +1,101 @@
+"""The public surface: what is exported, where it lives, and what importing it costs."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import oneway
+
+PACKAGES = [
+    package.name
+    for package in pkgutil.walk_packages(oneway.__path__, "oneway.")
+    if hasattr(importlib.import_module(package.name), "__all__")
+]
+
+
+@pytest.mark.parametrize("name", oneway.__all__)
+def test_every_name_is_the_object_of_its_home(name):
+    home = importlib.import_module(oneway._HOMES[name])
+    assert getattr(oneway, name) is getattr(home, name)
+    assert name in getattr(home, "__all__", [name])
+
+
+def test_the_names_are_those_with_a_home_in_order_and_once():
+    assert set(oneway.__all__) == set(oneway._HOMES)
+    assert len(set(oneway.__all__)) == len(oneway.__all__)
+    assert list(oneway.__all__) == sorted(oneway.__all__)
+
+
+def test_a_star_import_gives_the_public_names():
+    names = {}
+    exec("from oneway import *", names)  # noqa: S102  a star import stands at module level only
+    del names["__builtins__"]
+    assert set(names) == set(oneway.__all__)
+
+
+def test_completion_offers_the_public_names():
+    assert set(dir(oneway)) == {*oneway.__all__, "__version__"}
+
+
+@pytest.mark.parametrize("name", ["adversarial_noise", "Defense", "torch", "_nothing"])
+def test_an_unknown_name_is_an_attribute_error(name):
+    with pytest.raises(AttributeError, match=f"module 'oneway' has no attribute '{name}'"):
+        getattr(oneway, name)
+    assert not hasattr(oneway, name)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_has_what_it_says_it_exports(package):
+    module = importlib.import_module(package)
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+@pytest.mark.parametrize("package", ["oneway", *PACKAGES])
+def test_everything_exported_is_described(package):
+    module = importlib.import_module(package)
+    assert inspect.getdoc(module)
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            # A dataclass without a text of its own gets its signature as one.
+            text = value.__doc__ or ""
+            assert text.strip(), name
+            assert not text.startswith(f"{name}("), name
+        if inspect.isclass(value):
+            for method, function in vars(value).items():
+                if inspect.isfunction(function) and not method.startswith("_"):
+                    assert function.__doc__, f"{name}.{method}"
+
+
+def loaded_after(statement):
+    script = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", script],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["oneway", "oneway.cli.main"])
+def test_importing_stays_fast_without_torch_numpy_or_matplotlib(module):
+    loaded = loaded_after(f"import {module}")
+    assert module in loaded
+    assert not {"torch", "numpy", "matplotlib", "safetensors"} & loaded
+
+
+def test_a_name_loads_what_it_needs_when_it_is_first_used():
+    assert "torch" in loaded_after("import oneway; oneway.closed_gap")
+    loaded = loaded_after("import oneway; oneway.OnewayError")
+    assert "oneway.errors" in loaded
+    assert "torch" not in loaded
