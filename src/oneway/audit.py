@@ -94,7 +94,8 @@ class Verdict:
         adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
         strongest: Who achieved it.
         closed_gap: G over all queries; None if clean scores tell no more than the label.
-        closed_gap_tail: G over the least confident 5 % of queries, likewise.
+        closed_gap_tail: G over the least confident 5 % of queries, of the attacker who is
+            strongest over all of them, or who falls back on the label.
         flags: What is suspicious about this evaluation, in words.
     """
 
@@ -120,7 +121,11 @@ def judge(
     tail_count = max(1, round(TAIL_SHARE * len(clean_confidences)))
     tail = clean_confidences.amax(-1).argsort(stable=True)[:tail_count]
     adaptive = results[strongest].error
-    tail_adaptive = min(float(result.errors[tail].mean()) for result in results.values())
+    # Not the lowest of all on the tail: on a few queries a failed decoder may win by chance.
+    fallback = results.get("label-only", results[strongest])
+    tail_adaptive = min(
+        float(result.errors[tail].mean()) for result in (results[strongest], fallback)
+    )
     flags = []
     label_error = float(floors.label.mean())
     for name, result in results.items():

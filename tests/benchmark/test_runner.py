@@ -1,5 +1,6 @@
 """Whole experiments on generated images: the controls in small, and nothing done twice."""
 
+import dataclasses
 import json
 import types
 from collections import Counter
@@ -27,6 +28,7 @@ from oneway.benchmark.spec import (
     TargetSpec,
 )
 from oneway.data import Dataset, check_disjoint
+from oneway.errors import InvalidOptionError
 from oneway.inversion import TrainingSettings
 from oneway.targets import TargetTrainingSettings
 
@@ -175,8 +177,18 @@ def test_control_no_defense_leaves_the_gap_open(controls):
         assert controls.records[name]["closed_gap_tail"] == 0
 
 
-def test_control_label_only_closes_the_gap(controls):
+def test_control_label_only_closes_the_gap_and_that_of_the_tail(controls):
     assert 0.9 <= controls.records["label"]["closed_gap"] <= 1.1
+    assert 0.9 <= controls.records["label"]["closed_gap_tail"] <= 1.1
+
+
+def test_a_surrogate_without_hidden_layers_is_refused_before_any_training(tmp_path):
+    spec = spec_of(NONE, NOISY)
+    surrogate = dataclasses.replace(spec.surrogate, hidden_layers_removed=2)
+    with pytest.raises(InvalidOptionError, match="must be below 2.*16x16 images, but is 2"):
+        experiment(tmp_path, dataclasses.replace(spec, surrogate=surrogate))
+    # Where no defense takes a surrogate, none is refused.
+    experiment(tmp_path, dataclasses.replace(spec_of(NONE), surrogate=surrogate))
 
 
 def test_control_scores_that_were_only_moved_are_broken_by_retraining(controls):

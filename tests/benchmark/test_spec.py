@@ -6,9 +6,10 @@ import tomllib
 from importlib import resources
 
 import pytest
+from torch import nn
 
 from oneway.benchmark import ATTACKS, DEFENSES, bundled_spec, count_stages, load_spec
-from oneway.benchmark.registry import build_defense, check_defense
+from oneway.benchmark.registry import build_defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.inversion import FRONT_ENDS, TrainingSettings
 
@@ -268,12 +269,30 @@ def test_files_that_are_missing_or_not_toml_are_refused_by_name(tmp_path):
         load_spec(tmp_path / "latin.toml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("step_size = 0.1", "step_size = -1.0", "step_size must be positive"),
+        ("step_size = 0.1", 'step_size = 0.1, update = "projekt"', "Did you mean 'project'"),
+        ("width = 32", "width = 0", "width must be a whole number of at least 1"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_when_the_spec_is_read(tmp_path, old, new, text):
+    bundled = resources.files("oneway.benchmark") / "experiments" / "demo-digits.toml"
+    content = bundled.read_text(encoding="utf-8")
+    assert old in content
+    path = tmp_path / "spec.toml"
+    path.write_text(content.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises((InvalidOptionError, UnknownNameError), match=text):
+        load_spec(path)
+
+
 def test_defenses_are_built_as_they_are_checked():
     with pytest.raises(UnknownNameError, match=re.escape("unknown defense 'nothing'")):
-        check_defense("nothing", {})
+        build_defense("nothing", {}, None)
     for name in DEFENSES:
         options = {"step_size": 0.1} if name == "adversarial-noise" else {}
-        check_defense(name, options)
+        build_defense(name, options, nn.Identity())
     assert build_defense("label-only", {"confidence": 0.75}, None).confidence == 0.75
     with pytest.raises(UnknownNameError, match="Did you mean 'confidence'"):
         build_defense("label-only", {"confidenc": 0.75}, None)

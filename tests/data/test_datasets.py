@@ -67,7 +67,9 @@ def assert_is_generated(dataset):
 @pytest.fixture
 def generated_hash(monkeypatch):
     """Let the generated images pass for the published ones."""
-    monkeypatch.setattr(datasets, "MNIST_SHA256", hashlib.sha256(IMAGES.tobytes()).hexdigest())
+    for name, array in (("MNIST_SHA256", IMAGES), ("MNIST_LABELS_SHA256", LABELS)):
+        digest = hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest()
+        monkeypatch.setattr(datasets, name, digest)
 
 
 WRITERS = {
@@ -103,6 +105,13 @@ def test_one_changed_pixel_is_enough(tmp_path):
     changed[-1, -1, -1] ^= 1
     write_keras_npz(tmp_path, x_test=changed)
     with pytest.raises(CorruptDataError, match="not the published ones"):
+        load_dataset("mnist", tmp_path)
+
+
+@pytest.mark.usefixtures("generated_hash")
+def test_one_changed_label_is_enough(tmp_path):
+    write_keras_npz(tmp_path, y_test=LABELS[TRAIN:][::-1])
+    with pytest.raises(CorruptDataError, match=r"10 labels read for 'mnist'.*published"):
         load_dataset("mnist", tmp_path)
 
 

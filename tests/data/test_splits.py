@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.data import Dataset, check_disjoint, held_out_rows, image_hashes, split_dataset
+from oneway.data import Dataset, check_disjoint, image_hashes, split_dataset
 from oneway.errors import CorruptDataError, InvalidOptionError, OverlappingSplitsError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -213,24 +213,3 @@ def test_hashes_are_of_each_image_whatever_its_place_in_memory():
     assert image_hashes(pixels).tolist() == expected
     assert image_hashes(pixels[::-1]).tolist() == expected[::-1]
     assert image_hashes(np.asfortranarray(pixels)).tolist() == expected
-
-
-@given(st.integers(3, 400), st.floats(0, 1), SEEDS)
-def test_held_out_rows_are_the_share_but_leave_one_to_hold_and_two_to_train(count, share, seed):
-    held_out = held_out_rows(count, share, seed)
-    assert held_out.dtype == torch.bool
-    assert held_out.shape == (count,)
-    assert held_out.sum() == min(max(round(share * count), 1), count - 2)
-    assert torch.equal(held_out, held_out_rows(count, share, seed))
-
-
-def test_held_out_rows_may_be_any_rows():
-    chosen = torch.stack([held_out_rows(20, 0.25, seed) for seed in range(60)]).float()
-    assert chosen.mean(0).min() > 0.05
-    assert chosen.mean(0).max() < 0.6
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_too_few_rows_to_hold_one_out_are_refused(count):
-    with pytest.raises(InvalidOptionError, match=f"3 images or more.*not {count}"):
-        held_out_rows(count, 0.5, 0)

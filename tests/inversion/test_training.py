@@ -15,6 +15,7 @@ from oneway.inversion import (
     DecoderSpec,
     Inverter,
     TrainingSettings,
+    held_out_rows,
     hold_contest,
     mean_error,
     train_inverter,
@@ -352,3 +353,42 @@ def test_logits_and_missing_images_are_refused_before_anything_is_trained():
 def test_settings_outside_their_range_are_refused_by_name(option, value):
     with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
         TrainingSettings(**{option: value})
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(st.integers(3, 400), st.floats(0, 1), st.integers(0, 2**32))
+def test_held_out_rows_are_the_share_but_leave_one_to_hold_and_two_to_train(count, share, seed):
+    held_out = held_out_rows(count, share, seeded(seed))
+    assert held_out.dtype == torch.bool
+    assert held_out.shape == (count,)
+    assert held_out.sum() == min(max(round(share * count), 1), count - 2)
+    assert torch.equal(held_out, held_out_rows(count, share, seeded(seed)))
+
+
+def test_held_out_rows_may_be_any_rows():
+    chosen = torch.stack([held_out_rows(20, 0.25, seeded(seed)) for seed in range(60)]).float()
+    assert chosen.mean(0).min() > 0.05
+    assert chosen.mean(0).max() < 0.6
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_rows_to_hold_one_out_are_refused(count):
+    with pytest.raises(InvalidOptionError, match=f"3 images or more.*there are {count}"):
+        held_out_rows(count, 0.5, seeded(0))
+
+
+def test_without_a_mask_an_eighth_is_held_out_by_the_generator():
+    confidences, images, _ = observed()
+    mask = held_out_rows(ROWS, 1 / 8, seeded(3))
+    order = seeded(3)
+    held_out_rows(ROWS, 1 / 8, order)  # the generator gives the mask first, then the order
+    given, drawn = decoder(), decoder()
+    settings = TrainingSettings(epochs=2, batch_size=8)
+    errors = train_inverter(given, confidences, images, mask, settings=settings, generator=order)
+    assert errors == train_inverter(
+        drawn, confidences, images, settings=settings, generator=seeded(3)
+    )
+    assert same(snapshot(given), snapshot(drawn))

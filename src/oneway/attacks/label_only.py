@@ -18,8 +18,10 @@ def label_only(
     """
     labels = observations.released.argmax(-1)
     classes = observations.released.shape[-1]
-    images = observations.images.flatten(1)
-    one_hot = torch.nn.functional.one_hot(labels, classes).to(images.dtype)
+    # Not the held-out rows: the choice between the two candidates is made on them.
+    own = ~observations.held_out
+    images = observations.images[own].flatten(1)
+    one_hot = torch.nn.functional.one_hot(labels[own], classes).to(images.dtype)
     counts = one_hot.sum(0).unsqueeze(-1)
     # A label that no auxiliary image got is answered with the mean of all.
     means = torch.where(counts > 0, one_hot.T @ images / counts.clamp_min(1), images.mean(0))

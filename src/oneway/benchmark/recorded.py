@@ -12,8 +12,8 @@ from oneway.benchmark.records import Outcome, make_outcome
 from oneway.benchmark.spec import AttackerSpec
 from oneway.benchmark.store import Store
 from oneway.contracts import Observations
-from oneway.data import held_out_rows
-from oneway.inversion import TrainingSettings
+from oneway.data import check_disjoint
+from oneway.inversion import TrainingSettings, held_out_rows
 from oneway.metrics import flips, inversion_errors
 
 SHOWN = 10
@@ -57,9 +57,15 @@ def attack_recorded(
 
     Returns:
         The outcome, and rows of images for a figure.
+
+    Raises:
+        OverlappingSplitsError: The two recordings share images.
     """
+    check_disjoint({"auxiliary": auxiliary.images, "test": test.images})
     spec = AttackerSpec(training=settings)
-    held_out = held_out_rows(len(auxiliary.images), spec.held_out, seed).to(auxiliary.images.device)
+    choice = torch.Generator().manual_seed(seed)
+    held_out = held_out_rows(len(auxiliary.images), spec.held_out, choice)
+    held_out = held_out.to(auxiliary.images.device)
     trainer = InverterTrainer(auxiliary.images, held_out, store, seed, report)
     attackers = Attackers(spec, trainer)
     clean_results = attackers.run(

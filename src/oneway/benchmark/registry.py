@@ -31,7 +31,7 @@ def needs_surrogate(name: str) -> bool:
     return "inverter" in _parameters(name)
 
 
-def check_defense(name: str, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
     """Refuse an unknown defense, and options that it lacks or needs, before any work.
 
     Raises:
@@ -54,7 +54,7 @@ def build_defense(name: str, options: Mapping[str, Any], surrogate: nn.Module | 
         UnknownNameError: The name or an option is unknown.
         InvalidOptionError: An option is missing, or outside its range.
     """
-    check_defense(name, options)
+    _check_options(name, options)
     if needs_surrogate(name):
         return DEFENSES[name](surrogate, **options)
     return DEFENSES[name](**options)

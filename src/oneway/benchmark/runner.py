@@ -23,8 +23,9 @@ from oneway.benchmark.registry import build_defense, needs_surrogate
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
 from oneway.benchmark.store import Store, fingerprint
 from oneway.contracts import Defense, Observations
-from oneway.data import Dataset, held_out_rows, split_dataset
-from oneway.inversion import full_depth
+from oneway.data import Dataset, split_dataset
+from oneway.errors import InvalidOptionError
+from oneway.inversion import full_depth, held_out_rows
 from oneway.metrics import distortion, flips, inversion_errors
 from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
 
@@ -54,17 +55,19 @@ class Experiment:
             report: Told of progress.
 
         Raises:
-            InvalidOptionError: The data set cannot be split so.
+            InvalidOptionError: The data set cannot be split so, or no surrogate fits its images.
         """
         self.spec, self.store, self.device, self.report = spec, store, device, report
         data = spec.data
         self.splits = split_dataset(
             dataset, private=data.private, auxiliary=data.auxiliary, test=data.test, seed=spec.seed
         ).to(device)
+        self.surrogate_depth = surrogate_depth(spec, self.splits.auxiliary_images.shape[2:])
         count = len(self.splits.auxiliary_images)
+        choice = torch.Generator().manual_seed(spec.seed)
         self.trainer = InverterTrainer(
             self.splits.auxiliary_images,
-            held_out_rows(count, spec.attackers.held_out, spec.seed).to(device),
+            held_out_rows(count, spec.attackers.held_out, choice).to(device),
             store,
             spec.seed,
             report,
@@ -143,7 +146,7 @@ class Experiment:
         spec, images = self.spec.surrogate, self.splits.auxiliary_images
         options = {
             "width": spec.width,
-            "hidden_layers": full_depth(*images.shape[2:]) - spec.hidden_layers_removed,
+            "hidden_layers": self.surrogate_depth,
             "front_end": spec.front_end,
         }
         stage = "train the defender's surrogate"
@@ -215,6 +218,22 @@ class Experiment:
         clean = min(results.values(), key=lambda result: result.error)
         mean = self.splits.auxiliary_images.mean(0, keepdim=True).expand_as(images)
         return Floors(clean.errors, results["label-only"].errors, inversion_errors(images, mean))
+
+
+def surrogate_depth(spec: ExperimentSpec, sides: Sequence[int]) -> int:
+    """Return how many hidden layers the surrogate has on images of these sides.
+
+    Raises:
+        InvalidOptionError: None would be left.
+    """
+    full = full_depth(*sides)
+    removed = spec.surrogate.hidden_layers_removed
+    if _wants_surrogate(spec) and removed >= full:
+        raise InvalidOptionError(
+            f"hidden_layers_removed must be below {full}, the hidden layers of an inverter for "
+            f"{sides[0]}x{sides[1]} images, but is {removed}."
+        )
+    return full - removed
 
 
 def count_stages(spec: ExperimentSpec) -> int:

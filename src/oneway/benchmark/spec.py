@@ -9,9 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from oneway.benchmark.registry import ATTACKS, check_defense
+from torch import nn
+
+from oneway.benchmark.registry import ATTACKS, build_defense
+from oneway.checks import check_count
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.inversion import FRONT_ENDS, TrainingSettings
+from oneway.inversion import FRONT_ENDS, HELD_OUT, TrainingSettings
 from oneway.targets import TargetTrainingSettings
 
 
@@ -59,7 +62,7 @@ class AttackerSpec:
     names: tuple[str, ...] = tuple(ATTACKS)
     front_ends: tuple[str, ...] = FRONT_ENDS
     widths: tuple[int, ...] = (16, 32)
-    held_out: float = 0.125
+    held_out: float = HELD_OUT
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
@@ -92,7 +95,8 @@ class ExperimentSpec:
             InvalidOptionError: A value is outside its range.
         """
         for release in self.releases:
-            check_defense(release.defense, release.options)
+            # Any module does for a surrogate here: this is about the options.
+            build_defense(release.defense, release.options, nn.Identity())
         if not self.releases or self.releases[0].defense != "none":
             raise InvalidOptionError(
                 "the first release must have defense = 'none': every closed gap needs it."
@@ -112,6 +116,10 @@ class ExperimentSpec:
                 raise UnknownNameError("front end", front_end, FRONT_ENDS)
         if not self.attackers.front_ends or not self.attackers.widths:
             raise InvalidOptionError("attackers need at least one front end and one width.")
+        for width in (*self.attackers.widths, self.surrogate.width, self.target.width):
+            check_count("width", width)
+        check_count("blocks", self.target.blocks)
+        check_count("hidden_layers_removed", self.surrogate.hidden_layers_removed, least=0)
         if not 0 < self.attackers.held_out < 1:
             raise InvalidOptionError(
                 f"held_out must be between 0 and 1, but got {self.attackers.held_out}."

@@ -44,7 +44,7 @@ def attack(
 
     from oneway.benchmark import Recording, Store, attack_recorded, write_records
     from oneway.cli.common import scores_to_confidences, scores_to_logits
-    from oneway.data import check_disjoint, read_npz
+    from oneway.data import read_npz
     from oneway.errors import InvalidOptionError
     from oneway.inversion import TrainingSettings
     from oneway.report import attack_table, draw_reconstructions
@@ -74,7 +74,6 @@ def attack(
                 "They must be one to one."
             )
         sides[name] = Recording(images, logits, clean, shown)
-    check_disjoint({name: side.images for name, side in sides.items()})
     with progress() as report:
         outcome, gallery = attack_recorded(
             sides["auxiliary"],

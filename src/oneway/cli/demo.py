@@ -56,10 +56,10 @@ def demo(
         experiment = Experiment(spec, dataset, Store(cache), device=where, report=report)
         outcomes = experiment.run()
         records = [outcome.record for outcome in outcomes]
+        write_records(folder / "records.jsonl", records)
         figure = folder / "reconstructions.png"
         title = f"What scores give away: {data}, mean squared error per pixel of each attack"
         draw_reconstructions(experiment.gallery(outcomes), figure, title)
-    write_records(folder / "records.jsonl", records)
     lines = remarks(records)
     text = markdown_table(records) + "\n" + "".join(f"- {line}\n" for line in lines)
     (folder / "table.md").write_text(text, encoding="utf-8")

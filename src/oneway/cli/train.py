@@ -123,7 +123,7 @@ def inverter(
 
     from oneway.benchmark import save_network
     from oneway.cli.common import scores_to_confidences
-    from oneway.data import held_out_rows, read_npz
+    from oneway.data import read_npz
     from oneway.errors import UnknownNameError
     from oneway.inversion import (
         FRONT_ENDS,
@@ -156,7 +156,6 @@ def inverter(
             network,
             confidences,
             images,
-            held_out_rows(len(images), 0.125, seed).to(where),
             settings=TrainingSettings(epochs=epochs),
             generator=torch.Generator().manual_seed(seed),
             on_epoch=lambda epoch: report("train the inverter", epoch.epoch / epoch.epochs),

@@ -4,7 +4,6 @@ from oneway.data.datasets import DATASETS, Dataset, load_dataset, read_npz
 from oneway.data.splits import (
     Splits,
     check_disjoint,
-    held_out_rows,
     image_hashes,
     split_dataset,
 )
@@ -14,7 +13,6 @@ __all__ = [
     "Dataset",
     "Splits",
     "check_disjoint",
-    "held_out_rows",
     "image_hashes",
     "load_dataset",
     "read_npz",

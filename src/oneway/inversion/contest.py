@@ -6,6 +6,8 @@ from itertools import product
 
 from torch import nn
 
+from oneway.errors import InvalidOptionError
+
 
 @dataclass(frozen=True)
 class DecoderSpec:
@@ -50,6 +52,9 @@ def hold_contest(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Modu
 
     Returns:
         The decoder with the lowest held-out error (the first, if they tie), and all entries.
+
+    Raises:
+        InvalidOptionError: Nobody takes part.
     """
     winner, entries = None, list[Entry]()
     for spec in specs:
@@ -60,5 +65,5 @@ def hold_contest(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Modu
             winner = decoder
         entries.append(entry)
     if winner is None:
-        raise ValueError("a contest needs at least one decoder")
+        raise InvalidOptionError("a contest needs at least one decoder, but none takes part.")
     return winner, entries
