@@ -185,7 +185,7 @@ def test_control_label_only_closes_the_gap_and_that_of_the_tail(controls):
 def test_a_surrogate_without_hidden_layers_is_refused_before_any_training(tmp_path):
     spec = spec_of(NONE, NOISY)
     surrogate = dataclasses.replace(spec.surrogate, hidden_layers_removed=2)
-    with pytest.raises(InvalidOptionError, match="must be below 2.*16x16 images, but is 2"):
+    with pytest.raises(InvalidOptionError, match=r"must be below 2.*16x16 images, but is 2"):
         experiment(tmp_path, dataclasses.replace(spec, surrogate=surrogate))
     # Where no defense takes a surrogate, none is refused.
     experiment(tmp_path, dataclasses.replace(spec_of(NONE), surrogate=surrogate))

@@ -128,15 +128,16 @@ class Inverter(nn.Module):
         """Return each row's gradient of its own reconstruction error in its logits.
 
         What automatic differentiation of ``mean((self(softmax(logits)) - images) ** 2)`` per row
-        gives, several times faster: no graph, no parameter gradients, and no division by
-        confidences that vanish.
+        gives, several times faster: no graph, no parameter gradients. It starts from log
+        confidences in the logits' own type; so it also tells where confidences are too small
+        for their type and :meth:`forward` sees zeros.
 
         Args:
-            logits: ``(N, K)`` scores in nats, of the network's type.
-            images: ``(N, C, H, W)`` true inputs.
+            logits: ``(N, K)`` scores in nats, of any floating type.
+            images: ``(N, C, H, W)`` true inputs, of the network's type.
 
         Returns:
-            ``(N, K)`` gradients.
+            ``(N, K)`` gradients, of the network's type.
 
         Raises:
             InvalidTensorError: The shapes are not those of this inverter.
@@ -154,7 +155,7 @@ class Inverter(nn.Module):
                 "the inverter is in training mode, so that a row's gradient depends on the batch. "
                 "Call `inverter.eval()`."
             )
-        logs = logits.log_softmax(-1)
+        logs = logits.log_softmax(-1).to(images.dtype)
         maps = [self.front_end.from_logs(logs)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
@@ -208,7 +209,7 @@ class Doubling(nn.ConvTranspose2d):
         patches = functional.unfold(gradients, 4, padding=1, stride=2)
         rows, columns = gradients.shape[-2:]
         pulled = self.weight.flatten(1) @ patches
-        return pulled.reshape(len(gradients), -1, rows // 2, columns // 2)
+        return pulled.reshape(len(gradients), self.in_channels, rows // 2, columns // 2)
 
     def _is_narrow(self, maps: Tensor) -> bool:
         """Say whether a matrix product and a fold are faster than a convolution kernel.

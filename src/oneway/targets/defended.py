@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits
+from oneway.checks import check_count, check_images, check_same_shape
 from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Defense, ScoredTarget, Target
-from oneway.errors import DefenseFailedError
+from oneway.errors import DefenseFailedError, InvalidTensorError
 
 
 class DefendedTarget:
@@ -33,7 +33,12 @@ class DefendedTarget:
             dtype: Type of the released confidences: see :func:`oneway.release`.
             decimals: Decimals of the released confidences: see :func:`oneway.release`.
             batch_size: Most queries that are answered at once.
+
+        Raises:
+            InvalidOptionError: ``dtype``, ``decimals`` or ``batch_size`` is outside its range.
         """
+        check_count("batch_size", batch_size)
+        release(torch.zeros(1, 2), dtype=dtype, decimals=decimals)  # refuses what it cannot do
         self.target = target
         self.defense = defense
         self.dtype, self.decimals, self.batch_size = dtype, decimals, batch_size
@@ -49,9 +54,11 @@ class DefendedTarget:
             clean arg max is the only maximum of each row.
 
         Raises:
+            InvalidTensorError: ``images`` are no finite floating tensor.
             DefenseFailedError: The defense changed a label that it promised to keep, or gave
                 something else than finite logits of the same shape.
         """
+        check_images(images)
         parts = [self._answer(part) for part in images.split(self.batch_size)]
         return torch.cat(parts)
 
@@ -61,12 +68,11 @@ class DefendedTarget:
         else:
             clean = logits_from_confidences(self.target(images))
         defended = self.defense(clean, images if self.defense.requires_input else None)
-        check_logits(defended, "the defense's logits")
-        if defended.shape != clean.shape:
-            raise DefenseFailedError(
-                f"the defense gave logits of shape {tuple(defended.shape)} for "
-                f"{tuple(clean.shape)}; nothing is released."
-            )
+        try:
+            check_same_shape(defended, "the defense's logits", clean)
+        except InvalidTensorError as error:
+            # It is the defense that is wrong, not the client.
+            raise DefenseFailedError(f"nothing is released: {error}") from error
         released = release(defended, dtype=self.dtype, decimals=self.decimals)
         if self.defense.keeps_label:
             changed = released.argmax(-1) != clean.argmax(-1)

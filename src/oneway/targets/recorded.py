@@ -18,11 +18,19 @@ class RecordedTarget:
             confidences: ``(N, K)`` the answer to each.
 
         Raises:
-            InvalidTensorError: They are not one to one, or not what is said above.
+            InvalidTensorError: They are not one to one, not what is said above, or contradict.
         """
         check_confidences(confidences)
         check_images(images, rows=len(confidences))
-        self._answers = dict(zip(map(_key, images), confidences, strict=True))
+        self._answers: dict[Key, Tensor] = {}
+        self._classes = confidences.shape[-1]
+        for image, answer in zip(images, confidences.detach().clone(), strict=True):
+            known = self._answers.setdefault(_key(image), answer)
+            if not torch.equal(known, answer):
+                raise InvalidTensorError(
+                    "one image is recorded with two answers. Record each image once, or average "
+                    "the answers of a random target first."
+                )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return ``(N, K)`` recorded confidences.
@@ -30,6 +38,7 @@ class RecordedTarget:
         Raises:
             InvalidTensorError: An image has no record.
         """
+        check_images(images)
         answers = [self._answers.get(_key(image)) for image in images]
         known = [answer for answer in answers if answer is not None]
         if len(known) < len(answers):
@@ -37,8 +46,12 @@ class RecordedTarget:
                 f"{len(answers) - len(known)} of {len(answers)} images have no recorded answer. "
                 "Query with the very images that were recorded."
             )
-        return torch.stack(known)
+        return torch.stack(known) if known else torch.empty(0, self._classes)
 
 
-def _key(image: Tensor) -> bytes:
-    return image.detach().cpu().contiguous().numpy().tobytes()
+Key = tuple[torch.dtype, torch.Size, bytes]
+
+
+def _key(image: Tensor) -> Key:
+    plain = image.detach().cpu().contiguous()
+    return plain.dtype, plain.shape, plain.flatten().view(torch.uint8).numpy().tobytes()

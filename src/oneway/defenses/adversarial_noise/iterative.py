@@ -2,7 +2,8 @@
 
 import copy
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from oneway.errors import (
 )
 
 UPDATES = ("project", "rescale")
+
+SIDES: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2}
+"""How many axes follow the channels' in what a BatchNorm takes from an unflattened row."""
 
 CPU_ROWS = 32
 """Rows that are searched at once on a CPU."""
@@ -71,7 +75,8 @@ class AdversarialNoise:
             margin: Least lead of the label, in nats, before the budget is applied.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or ``"rescale"`` has no budget.
+            InvalidOptionError: An option is outside its range, ``"rescale"`` has no budget, or
+                the inverter's rows depend on each other.
             UnknownNameError: ``update`` is neither of the two.
         """
         if not isinstance(inverter, nn.Module):
@@ -87,12 +92,18 @@ class AdversarialNoise:
                 "update='rescale' (Equation 3) scales every step to the budget, "
                 "but budget is None. Pass one, or use update='project'."
             )
+        for module in inverter.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+                raise InvalidOptionError(
+                    "the inverter has a BatchNorm without running statistics, so that a query's "
+                    "noise would depend on the batch. Train it with track_running_stats=True."
+                )
         self.inverter = frozen_copy(inverter)
         self.step_size, self.steps, self.budget = step_size, steps, budget
         self.norm, self.update, self.margin = norm, update, margin
         parameter = next(self.inverter.parameters(), None)
         self._dtype = torch.float32 if parameter is None else parameter.dtype
-        self._closed_form = getattr(self.inverter, "error_gradients", None)
+        self._closed_form = _closed_form(self.inverter)
 
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
         """Add the noise.
@@ -111,8 +122,8 @@ class AdversarialNoise:
 
         Raises:
             InvalidTensorError: A tensor breaks the lines above.
-            DefenseFailedError: The inverter's gradient is not finite, or it reconstructs
-                another shape than the images have.
+            DefenseFailedError: The inverter's gradient is not finite, there is none, or it
+                reconstructs another shape than the images have.
         """
         check_logits(logits)
         if logits.ndim != 2:
@@ -207,16 +218,36 @@ class AdversarialNoise:
             DefenseFailedError: The inverter reconstructs another shape than the images have.
         """
         if self._closed_form is not None:
-            gradients: Tensor = self._closed_form(logits.to(self._dtype), images)
-            return gradients
+            try:
+                return self._closed_form(logits, images)
+            except InvalidTensorError as error:
+                raise DefenseFailedError(f"nothing is released: {error}") from error
         with torch.enable_grad():
             variable = logits.detach().requires_grad_()
             reconstructions = self.inverter(variable.softmax(-1).to(self._dtype))
             _check_shape(reconstructions, images)
             # A sum over rows, so that no row's gradient is scaled by how many there are.
-            error = (reconstructions - images).square().flatten(1).mean(-1).sum()
-            (gradients,) = torch.autograd.grad(error, variable)
+            loss = (reconstructions - images).square().flatten(1).mean(-1).sum()
+            if not loss.requires_grad:
+                raise DefenseFailedError(
+                    "the inverter's output does not depend on the scores in a way that can be "
+                    "differentiated, so there is no noise to add and nothing is released."
+                )
+            (gradients,) = torch.autograd.grad(loss, variable)
         return gradients
+
+
+def _closed_form(inverter: nn.Module) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return the inverter's ``error_gradients``, if it is of the class that says ``forward``.
+
+    A subclass that overrides ``forward`` alone inherits the gradient of another function.
+    """
+    for kind in type(inverter).__mro__:
+        if "error_gradients" in vars(kind):
+            return cast("Callable[[Tensor, Tensor], Tensor]", inverter.error_gradients)
+        if "forward" in vars(kind):
+            return None
+    return None
 
 
 def _check_shape(reconstructions: Tensor, images: Tensor) -> None:
@@ -230,8 +261,9 @@ def _check_shape(reconstructions: Tensor, images: Tensor) -> None:
 def frozen_copy(network: nn.Module) -> nn.Module:
     """Copy a network for inference: no parameter gradients, eval mode, BatchNorm folded.
 
-    A BatchNorm is folded where it directly follows a linear or convolution layer in an
-    ``nn.Sequential``; elsewhere it stays. The function computed is the same but for rounding.
+    A BatchNorm is folded only where that is known to be right: in an ``nn.Sequential``, directly
+    after a convolution, or after a linear layer whose output an ``nn.Unflatten`` reads as maps.
+    Elsewhere it stays. The function computed is the same but for rounding.
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     for module in copied.modules():
@@ -244,35 +276,34 @@ def _fold_batch_norms(sequence: nn.Sequential) -> None:
     names = list(sequence._modules)
     for position, name in enumerate(names):
         norm = sequence._modules[name]
-        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None:
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not norm.affine:
             continue
-        before = sequence._modules[names[position - 1]] if position else None
-        source, spread = names[position - 1], 1
-        if isinstance(before, nn.Unflatten) and position > 1:
-            # A linear layer whose output is read as maps: each channel's numbers stand together.
-            source, spread = names[position - 2], math.prod(before.unflattened_size[1:])
-            before = sequence._modules[source]
-        if isinstance(before, nn.Linear):
-            fused: nn.Module = fuse_linear_bn_eval(before, _repeated(norm, spread))
-        elif isinstance(before, nn.modules.conv._ConvNd) and spread == 1:
-            transposed = isinstance(before, nn.modules.conv._ConvTransposeNd)
-            fused = fuse_conv_bn_eval(before, norm, transpose=transposed)
-        else:
-            continue
+        before = [sequence._modules[earlier] for earlier in names[:position]]
+        match before:
+            case [*_, nn.modules.conv._ConvNd() as layer]:
+                source = names[position - 1]
+                transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+                if transposed and layer.groups > 1:
+                    continue
+                fused: nn.Module = fuse_conv_bn_eval(layer, norm, transpose=transposed)
+            case [*_, nn.Linear() as layer, nn.Unflatten(unflattened_size=(int(), *sides))] if (
+                SIDES.get(type(norm)) == len(sides) and min(sides) > 0
+            ):
+                # The numbers of one channel stand together in the linear layer's output.
+                source = names[position - 2]
+                fused = fuse_linear_bn_eval(layer, _repeated(norm, math.prod(sides)))
+            case _:
+                continue
         sequence._modules[source] = fused.requires_grad_(False)
         sequence._modules[name] = nn.Identity()
 
 
-def _repeated(
-    norm: nn.modules.batchnorm._BatchNorm, spread: int
-) -> nn.modules.batchnorm._BatchNorm:
+def _repeated(norm: nn.modules.batchnorm._BatchNorm, spread: int) -> nn.BatchNorm1d:
     """Return a BatchNorm over single numbers that does what ``norm`` does to maps of them."""
-    if spread == 1:
-        return norm
-    wide = nn.BatchNorm1d(norm.num_features * spread, eps=norm.eps, affine=norm.affine).eval()
+    wide = nn.BatchNorm1d(norm.num_features * spread, eps=norm.eps).eval()
     state = {
         key: value.repeat_interleave(spread) if value.ndim else value
         for key, value in norm.state_dict().items()
     }
     wide.load_state_dict(state)
-    return wide.to(norm.running_mean)
+    return wide.to(norm.weight)
