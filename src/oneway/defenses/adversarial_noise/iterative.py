@@ -29,7 +29,7 @@ UPDATES = ("project", "rescale")
 SIDES: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2}
 """How many axes follow the channels' in what a BatchNorm takes from an unflattened row."""
 
-CPU_ROWS = 32
+CPU_ROWS = 64
 """Rows that are searched at once on a CPU."""
 
 
