@@ -5,7 +5,6 @@ confidences. Run it with `make bench`; on a busy machine the ratios hold better 
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -19,6 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway import AdversarialNoise, DefendedTarget, Inverter, TorchTarget
+from oneway.benchmark import write_records
 from oneway.benchmark.records import environment
 from oneway.inversion import full_depth
 from oneway.targets import TARGET_PRESETS, TargetNetwork
@@ -166,8 +166,7 @@ def main() -> None:
     Console().print(table)
     if options.out is not None:
         facts = environment(device)
-        lines = [json.dumps({**record, "environment": facts}) for record in records]
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_records(options.out, [{**record, "environment": facts} for record in records])
 
 
 if __name__ == "__main__":

@@ -86,6 +86,21 @@ class Floors:
     prior: Tensor
 
 
+def take_floors(
+    clean_results: Mapping[str, AttackResult], auxiliary_images: Tensor, images: Tensor
+) -> Floors:
+    """Take the floors from the attacks on clean scores.
+
+    Args:
+        clean_results: By name, ``label-only`` among them.
+        auxiliary_images: ``(N, C, H, W)`` the attacker's, for their mean.
+        images: ``(M, C, H, W)`` the test queries.
+    """
+    best = min(clean_results.values(), key=lambda result: result.error)
+    mean = auxiliary_images.mean(0, keepdim=True).expand_as(images)
+    return Floors(best.errors, clean_results["label-only"].errors, inversion_errors(images, mean))
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the attacks on one release come to.

@@ -18,6 +18,7 @@ from oneway.inversion import (
     Inverter,
     TrainingSettings,
     decoder_grid,
+    held_out_rows,
     hold_contest,
     train_inverter,
 )
@@ -139,12 +140,23 @@ class Attackers:
         return hold_contest(decoder_grid(self.spec.front_ends, self.spec.widths), fit)[0]
 
 
+def prepare_attackers(
+    spec: AttackerSpec, images: Tensor, store: Store, seed: int, report: Report
+) -> Attackers:
+    """Give attackers their auxiliary images, with the rows that they hold out.
+
+    Args:
+        spec: Who they are.
+        images: ``(N, C, H, W)`` the auxiliary images.
+        store: Where trained networks are kept.
+        seed: Of the experiment.
+        report: Told of progress.
+    """
+    choice = torch.Generator().manual_seed(seed)
+    held_out = held_out_rows(len(images), spec.held_out, choice).to(images.device)
+    return Attackers(spec, InverterTrainer(images, held_out, store, seed, report))
+
+
 def contest_size(spec: AttackerSpec) -> int:
     """Return how many decoders take part in each contest."""
     return len(decoder_grid(spec.front_ends, spec.widths))
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given, so that a clock reads true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneway.audit import Floors
-from oneway.benchmark.attackers import Attackers, InverterTrainer, Report, silent
-from oneway.benchmark.records import Outcome, make_outcome
+from oneway.audit import take_floors
+from oneway.benchmark.attackers import Report, prepare_attackers, silent
+from oneway.benchmark.records import Outcome, make_outcome, pixels
 from oneway.benchmark.spec import AttackerSpec
 from oneway.benchmark.store import Store
 from oneway.contracts import Observations
 from oneway.data import check_disjoint
-from oneway.inversion import TrainingSettings, held_out_rows
-from oneway.metrics import flips, inversion_errors
+from oneway.inversion import TrainingSettings
+from oneway.metrics import flips
 
 SHOWN = 10
 
@@ -63,11 +63,8 @@ def attack_recorded(
     """
     check_disjoint({"auxiliary": auxiliary.images, "test": test.images})
     spec = AttackerSpec(training=settings)
-    choice = torch.Generator().manual_seed(seed)
-    held_out = held_out_rows(len(auxiliary.images), spec.held_out, choice)
-    held_out = held_out.to(auxiliary.images.device)
-    trainer = InverterTrainer(auxiliary.images, held_out, store, seed, report)
-    attackers = Attackers(spec, trainer)
+    attackers = prepare_attackers(spec, auxiliary.images, store, seed, report)
+    held_out = attackers.trainer.held_out
     clean_results = attackers.run(
         "clean scores",
         Observations(auxiliary.images, auxiliary.clean, auxiliary.clean, held_out),
@@ -81,10 +78,7 @@ def attack_recorded(
         test.images,
     )
     best = min(clean_results.values(), key=lambda result: result.error)
-    mean = auxiliary.images.mean(0, keepdim=True).expand_as(test.images)
-    floors = Floors(
-        best.errors, clean_results["label-only"].errors, inversion_errors(test.images, mean)
-    )
+    floors = take_floors(clean_results, auxiliary.images, test.images)
     facts = {
         "experiment": "attack",
         "seed": seed,
@@ -104,9 +98,4 @@ def attack_recorded(
                 for name, result in results.items()
             },
         }
-    return outcome, {label: _pixels(images) for label, images in rows.items()}
-
-
-def _pixels(images: Tensor) -> Any:
-    """Return ``(n, H, W)`` or ``(n, H, W, C)`` arrays to draw."""
-    return (images[:, 0] if images.shape[1] == 1 else images.movedim(1, -1)).cpu().numpy()
+    return outcome, {label: pixels(images) for label, images in rows.items()}

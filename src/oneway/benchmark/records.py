@@ -69,6 +69,11 @@ def json_values(value: Any) -> Any:
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
+def pixels(images: Tensor) -> Any:
+    """Return ``(n, H, W)`` or ``(n, H, W, C)`` arrays to draw, of ``(n, C, H, W)`` images."""
+    return (images[:, 0] if images.shape[1] == 1 else images.movedim(1, -1)).cpu().numpy()
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Say what a record was made with: versions, processor, threads."""
     return {

@@ -8,25 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneway.audit import AttackResult, Floors
+from oneway.audit import AttackResult, Floors, take_floors
 from oneway.benchmark.attackers import (
-    Attackers,
-    InverterTrainer,
     Report,
     contest_size,
+    prepare_attackers,
     silent,
-    synchronize,
 )
 from oneway.benchmark.randomness import Stream
-from oneway.benchmark.records import Outcome, json_values, make_outcome
+from oneway.benchmark.records import Outcome, json_values, make_outcome, pixels
 from oneway.benchmark.registry import build_defense, needs_surrogate
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
 from oneway.benchmark.store import Store, fingerprint
+from oneway.confidences import release
 from oneway.contracts import Defense, Observations
 from oneway.data import Dataset, split_dataset
 from oneway.errors import InvalidOptionError
-from oneway.inversion import full_depth, held_out_rows
-from oneway.metrics import distortion, flips, inversion_errors
+from oneway.inversion import full_depth
+from oneway.metrics import distortion, flips
 from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
 
 TIMED_QUERIES = 30
@@ -63,30 +62,27 @@ class Experiment:
             dataset, private=data.private, auxiliary=data.auxiliary, test=data.test, seed=spec.seed
         ).to(device)
         self.surrogate_depth = surrogate_depth(spec, self.splits.auxiliary_images.shape[2:])
-        count = len(self.splits.auxiliary_images)
-        choice = torch.Generator().manual_seed(spec.seed)
-        self.trainer = InverterTrainer(
-            self.splits.auxiliary_images,
-            held_out_rows(count, spec.attackers.held_out, choice).to(device),
-            store,
-            spec.seed,
-            report,
+        self.attackers = prepare_attackers(
+            spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
         )
-        self.attackers = Attackers(spec.attackers, self.trainer)
+        self.trainer = self.attackers.trainer
 
     def run(self) -> list[Outcome]:
         """Return one outcome per release, in the order of the spec."""
         target = TorchTarget(self._target())
-        surrogate = self._surrogate(target) if _wants_surrogate(self.spec) else None
+        splits = self.splits
+        auxiliary = target(splits.auxiliary_images)
+        logits = target.logits(splits.test_images)
+        clean = release(logits)
+        surrogate = self._surrogate(auxiliary) if _wants_surrogate(self.spec) else None
         outcomes: list[Outcome] = []
         floors: Floors | None = None
-        for release in self.spec.releases:
-            defense = build_defense(release.defense, release.options, surrogate)
-            results, released = self._attack(release, target, defense)
+        for row in self.spec.releases:
+            defense = build_defense(row.defense, row.options, surrogate)
+            results, released = self._attack(row, target, defense, auxiliary)
             if floors is None:
-                floors = self._floors(results)
-            facts = self._facts(release, target, defense, released)
-            clean = target(self.splits.test_images)
+                floors = take_floors(results, splits.auxiliary_images, splits.test_images)
+            facts = self._facts(row, target, defense, logits, clean, released)
             outcomes.append(make_outcome(facts, results, floors, clean, released))
         return outcomes
 
@@ -108,7 +104,7 @@ class Experiment:
                     with torch.no_grad():
                         images = result.reconstruct(outcome.released[chosen])
                     rows[f"{title} {result.error:.4f}"] = images
-        return {label: images[:, 0].cpu().numpy() for label, images in rows.items()}
+        return {label: pixels(images) for label, images in rows.items()}
 
     def _target(self) -> nn.Module:
         spec, splits = self.spec.target, self.splits
@@ -142,49 +138,52 @@ class Experiment:
         self.report(stage, 1.0)
         return stored.network.to(self.device)
 
-    def _surrogate(self, target: TorchTarget) -> nn.Module:
-        spec, images = self.spec.surrogate, self.splits.auxiliary_images
+    def _surrogate(self, clean: Tensor) -> nn.Module:
+        spec = self.spec.surrogate
         options = {
             "width": spec.width,
             "hidden_layers": self.surrogate_depth,
             "front_end": spec.front_end,
         }
         stage = "train the defender's surrogate"
-        return self.trainer.train("surrogate", options, spec.training, target(images), stage=stage)[
-            0
-        ]
+        return self.trainer.train("surrogate", options, spec.training, clean, stage=stage)[0]
 
     def _attack(
-        self, release: ReleaseSpec, target: TorchTarget, defense: Defense
+        self, row: ReleaseSpec, target: TorchTarget, defense: Defense, clean: Tensor
     ) -> tuple[dict[str, AttackResult], Tensor]:
-        splits, stage = self.splits, f"defend: {release.name}"
+        splits, stage = self.splits, f"defend: {row.name}"
         self.report(stage, 0.0)
         defended = DefendedTarget(target, defense)
         observations = Observations(
             images=splits.auxiliary_images,
-            clean=target(splits.auxiliary_images),
+            clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.trainer.held_out,
         )
         released = defended(splits.test_images)
         self.report(stage, 1.0)
-        results = self.attackers.run(release.name, observations, released, splits.test_images)
+        results = self.attackers.run(row.name, observations, released, splits.test_images)
         return results, released
 
     def _facts(
-        self, release: ReleaseSpec, target: TorchTarget, defense: Defense, released: Tensor
+        self,
+        row: ReleaseSpec,
+        target: TorchTarget,
+        defense: Defense,
+        clean_logits: Tensor,
+        clean: Tensor,
+        released: Tensor,
     ) -> dict[str, Any]:
         images = self.splits.test_images
         batch = images[:TIMED_BATCH]
-        clean_logits = target.logits(images)
         batches = zip(clean_logits.split(512), images.split(512), strict=True)
         noisy_logits = torch.cat([defense(logits, some) for logits, some in batches])
-        moved = distortion(clean_logits, noisy_logits, target(images), released)
+        moved = distortion(clean_logits, noisy_logits, clean, released)
         return {
             "experiment": self.spec.name,
-            "release": release.name,
-            "defense": release.defense,
-            "options": json_values(release.options),
+            "release": row.name,
+            "defense": row.defense,
+            "options": json_values(row.options),
             "seed": self.spec.seed,
             "seeds": 1,
             "auxiliary": len(self.splits.auxiliary_images),
@@ -212,12 +211,11 @@ class Experiment:
             taken.append(1000 * (time.perf_counter() - begin))
         return sorted(taken)[repeats // 2]
 
-    def _floors(self, results: Mapping[str, AttackResult]) -> Floors:
-        """Take the floors from the release without a defense."""
-        images = self.splits.test_images
-        clean = min(results.values(), key=lambda result: result.error)
-        mean = self.splits.auxiliary_images.mean(0, keepdim=True).expand_as(images)
-        return Floors(clean.errors, results["label-only"].errors, inversion_errors(images, mean))
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given, so that a clock reads true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def surrogate_depth(spec: ExperimentSpec, sides: Sequence[int]) -> int:
