@@ -184,6 +184,140 @@ def test_images_with_a_channel_axis_are_refused():
         split_dataset(dataset, private=3, auxiliary=3, test=3, seed=0)
 
 
+def other_dataset(count, *, copies=1, side=5, seed=1):
+    """Images of classes of their own, none of which is in ``dataset_of`` with its own seed."""
+    return dataset_of([count - 7, 1, 1, 5], copies=copies, side=side, seed=seed)
+
+
+@given(SEEDS, st.integers(1, 3), st.booleans(), st.integers(1, 20))
+def test_auxiliary_images_are_distinct_ones_of_their_own_data_set(seed, copies, official, count):
+    dataset = dataset_of([9, 9, 9], official=3 if official else 0)
+    other = other_dataset(20, copies=copies)
+    splits = split_dataset(
+        dataset, private=9, auxiliary=count, test=9, seed=seed, auxiliary_dataset=other
+    )
+    chosen = members(splits, dataset)
+    assert len(set(chosen["auxiliary"])) == len(chosen["auxiliary"]) == count
+    label_of = {i.tobytes(): label for i, label in zip(other.images, other.labels, strict=True)}
+    expected = [label_of[image] for image in chosen["auxiliary"]]
+    assert splits.auxiliary_labels.tolist() == expected
+    assert set(chosen["private"] + chosen["test"]) <= {i.tobytes() for i in dataset.images}
+    assert splits.num_classes == 3
+
+
+@given(SEEDS, st.booleans())
+def test_private_and_test_images_do_not_depend_on_another_auxiliary_set(seed, official):
+    dataset = dataset_of([12, 12], official=5 if official else 0)
+    sizes = {"private": 6, "test": 6, "seed": seed}
+    own = split_dataset(dataset, auxiliary=2, **sizes)
+    other = split_dataset(dataset, auxiliary=9, auxiliary_dataset=other_dataset(9), **sizes)
+    for name in ("private", "test"):
+        for kind in ("images", "labels"):
+            assert torch.equal(*(getattr(s, f"{name}_{kind}") for s in (own, other)))
+
+
+def test_all_of_the_data_set_may_be_private_or_test_beside_another_auxiliary_set():
+    dataset = dataset_of([6, 6])
+    splits = split_dataset(
+        dataset, private=8, auxiliary=9, test=4, seed=0, auxiliary_dataset=other_dataset(9)
+    )
+    assert [len(images) for images in members(splits, dataset).values()] == [8, 9, 4]
+
+
+def test_a_seed_decides_the_draw_from_another_auxiliary_set():
+    dataset, other = dataset_of([9, 9]), other_dataset(60)
+    one, again, second = (
+        members(
+            split_dataset(
+                dataset, private=6, auxiliary=20, test=6, seed=seed, auxiliary_dataset=other
+            ),
+            dataset,
+        )["auxiliary"]
+        for seed in (1, 1, 2)
+    )
+    assert one == again
+    assert len(set(one) & set(second)) < 15
+    in_order = [image.tobytes() for image in other.images]
+    assert one != sorted(one, key=in_order.index)
+
+
+@pytest.mark.parametrize("official", [0, 5])
+@pytest.mark.parametrize("split", ["private", "test"])
+def test_an_auxiliary_image_that_is_private_or_test_is_refused(split, official):
+    dataset, sizes = dataset_of([12, 12], official=official), {"private": 6, "test": 6, "seed": 0}
+    plain = split_dataset(dataset, auxiliary=2, **sizes)
+    shared = np.frombuffer(members(plain, dataset)[split][2], np.uint8).reshape(1, 5, 7)
+    other = other_dataset(8)
+    spoiled = Dataset(
+        "spoiled", np.concatenate([other.images, shared]), np.append(other.labels, 0), None, 4
+    )
+    with pytest.raises(OverlappingSplitsError, match="share 1 images") as caught:
+        split_dataset(dataset, auxiliary=9, auxiliary_dataset=spoiled, **sizes)
+    assert split in str(caught.value)
+    assert "auxiliary" in str(caught.value)
+
+
+def test_an_overlap_is_seen_through_padding_and_before_a_missing_class():
+    dataset = dataset_of([6, 6, 6], side=5)
+    padded = np.pad(dataset.images, [(0, 0), (5, 6), (4, 5)])
+    other = Dataset("padded", padded, dataset.labels, None, 3)
+    with pytest.raises(OverlappingSplitsError, match="test and auxiliary splits share 6"):
+        split_dataset(dataset, private=2, auxiliary=18, test=6, seed=0, auxiliary_dataset=other)
+
+
+def test_auxiliary_images_that_are_not_drawn_may_be_private():
+    dataset, sizes = dataset_of([6, 6]), {"private": 6, "test": 6, "seed": 0}
+    other = Dataset("same", dataset.images[:6], dataset.labels[:6], None, 2)
+    mixed = Dataset(
+        "mixed",
+        np.concatenate([other.images, other_dataset(9).images]),
+        np.zeros(15, np.int64),
+        None,
+        1,
+    )
+    drawn = {"clean": 0, "refused": 0}
+    for seed in range(40):
+        try:
+            split_dataset(dataset, auxiliary=1, auxiliary_dataset=mixed, **sizes | {"seed": seed})
+        except OverlappingSplitsError:
+            drawn["refused"] += 1
+        else:
+            drawn["clean"] += 1
+    assert min(drawn.values()) > 5
+
+
+def test_another_size_of_auxiliary_images_is_refused_with_the_remedy():
+    text = r"size of the private ones, \(16, 16\) .* are \(32, 32\)\. Load both .* same side"
+    with pytest.raises(InvalidOptionError, match=text):
+        split_dataset(
+            dataset_of([9, 9]),
+            private=6,
+            auxiliary=6,
+            test=6,
+            seed=0,
+            auxiliary_dataset=other_dataset(9, side=20),
+        )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ((6, 10, 6), "auxiliary data set 'generated' has 9 distinct images, but 10 were"),
+        ((13, 9, 6), "has 6 distinct images for test and 12 besides, but 6 and 13 were"),
+        ((1, 9, 6), "private split of 1 images would have none of 1 of the 2 classes"),
+        ((6, 0, 6), "at least 1 image"),
+    ],
+)
+def test_sizes_that_another_auxiliary_set_does_not_allow_are_refused(sizes, text):
+    with pytest.raises(InvalidOptionError, match=text):
+        split_dataset(
+            dataset_of([9, 9]),
+            **dict(zip(NAMES, sizes, strict=True)),
+            seed=0,
+            auxiliary_dataset=other_dataset(9, copies=2),
+        )
+
+
 def test_moving_splits_moves_every_tensor():
     splits = split_dataset(dataset_of([9, 9]), private=6, auxiliary=6, test=6, seed=0)
     moved = splits.to(torch.device("meta"))

@@ -1,6 +1,8 @@
 """Data sets, splits and checksums; the only room that downloads."""
 
-from oneway.data.datasets import DATASETS, Dataset, load_dataset, read_npz
+from oneway.data.arrays import read_npz
+from oneway.data.datasets import DATASETS, load_dataset
+from oneway.data.images import Dataset, scale_images
 from oneway.data.splits import (
     Splits,
     check_disjoint,
@@ -16,5 +18,6 @@ __all__ = [
     "image_hashes",
     "load_dataset",
     "read_npz",
+    "scale_images",
     "split_dataset",
 ]

