@@ -1,5 +1,6 @@
 """Wen, Yiu & Hui (IEEE CSR 2021) once more, slowly: NumPy, float64, one row at a time.
 
+With the random start of Madry et al. (ICLR 2018) and the momentum of Dong et al. (CVPR 2018).
 Shares no code with the library: not even a gradient, which is written out by hand here.
 """
 
@@ -50,8 +51,9 @@ def size(noise: Vector, norm: float) -> float:
 
 def project(noise: Vector, budget: float | None, norm: float) -> Vector:
     """Lines 7 to 9 of Algorithm 1."""
-    measured = size(noise, norm)
-    return noise * budget / measured if budget is not None and measured > budget else noise
+    if budget is None or size(noise, norm) <= budget:
+        return noise
+    return noise * budget / size(noise, norm)
 
 
 def part_from_ties(clean: Vector, noise: Vector, label: int) -> Vector:
@@ -140,10 +142,17 @@ class SmallInverter:
         return at_logs - confidences * at_logs.sum()
 
 
+def normalized(gradient: Vector) -> Vector:
+    """Divide by the sum of magnitudes, unless it is 0."""
+    total = sum(abs(value) for value in gradient)
+    return np.array([value / total if total > 0 else 0.0 for value in gradient])
+
+
 def defend_row(
     clean: Vector,
     pixels: Vector,
     inverter: SmallInverter,
+    start: Vector | None,
     *,
     step_size: float,
     steps: int,
@@ -151,12 +160,24 @@ def defend_row(
     norm: float,
     update: str,
     margin: float = 1e-3,
+    decay: float | None = None,
 ) -> Vector:
-    """Algorithm 2 (``update="project"``) or Equation 3 (``"rescale"``)."""
+    """Algorithm 2 (``update="project"``) or Equation 3 (``"rescale"``).
+
+    From ``start``, if there is one; along the sum of Dong et al., if there is a ``decay``.
+    """
     label = first_maximum(clean)
-    current = clean.copy()
+    before, current = clean.copy(), clean.copy()
+    if start is not None:
+        kept = keep_label_row(clean + start, label, margin)
+        current = clean + project(kept - clean, budget, norm)
+    history: list[Vector] = []
     for _ in range(steps):
         gradient = inverter.gradient(current, pixels)
+        if decay is not None:
+            history.append(normalized(gradient))
+            ages = range(len(history) - 1, -1, -1)
+            gradient = sum(decay**age * old for age, old in zip(ages, history, strict=True))
         if update == "project":
             current = clean + noise_row(
                 clean,
@@ -169,19 +190,26 @@ def defend_row(
             )
         else:
             stepped = keep_label_row(current + step_size * np.sign(gradient), label, margin)
-            noise = stepped - current
+            noise = stepped - before
             if size(noise, norm) > 0:
                 noise = noise * budget / size(noise, norm)
-            noise = keep_label_row(current + noise, label, margin) - current
-            noise = part_from_ties(current, project(noise, budget, norm), label)
-            current = current + noise
+            noise = keep_label_row(before + noise, label, margin) - before
+            noise = part_from_ties(before, project(noise, budget, norm), label)
+            before = current = before + noise
     return current
 
 
-def defend(clean: Matrix, pixels: Matrix, inverter: SmallInverter, **options: object) -> Matrix:
+def defend(
+    clean: Matrix,
+    pixels: Matrix,
+    inverter: SmallInverter,
+    starts: Matrix | None = None,
+    **options: object,
+) -> Matrix:
+    drawn = [None] * len(clean) if starts is None else starts
     return np.stack(
         [
-            defend_row(row, image, inverter, **options)
-            for row, image in zip(clean, pixels, strict=True)
+            defend_row(row, image, inverter, start, **options)
+            for row, image, start in zip(clean, pixels, drawn, strict=True)
         ]
     )

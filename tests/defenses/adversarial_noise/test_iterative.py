@@ -1,4 +1,4 @@
-"""Laws of Algorithm 2 and Equation 3, and their agreement with the plain NumPy version."""
+"""Laws of Algorithm 2 and Equation 3 with every search, and agreement with plain NumPy."""
 
 import copy
 import functools
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from oneway.checks import FLOATING
-from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
 from oneway.defenses.adversarial_noise.iterative import frozen_copy
+from oneway.defenses.adversarial_noise.search import SEARCHES
 from oneway.errors import (
     DefenseFailedError,
     InvalidOptionError,
@@ -32,6 +33,19 @@ NORMS = (1, 2, math.inf)
 UPDATES = ("project", "rescale")
 PATHS = {"closed form": lambda inverter: inverter, "autograd": Undifferentiated}
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+SETTINGS = {"sign": {}, "random-start": {"start_radius": 0.9}, "momentum": {"decay": 0.7}}
+each_search = pytest.mark.parametrize("search", SEARCHES)
+each_deterministic_search = pytest.mark.parametrize("search", ["sign", "momentum"])
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def searching(inverter: nn.Module, search: str, seed: int = 0, **options) -> AdversarialNoise:
+    return AdversarialNoise(
+        inverter, search=search, generator=seeded(seed), **SETTINGS[search], **options
+    )
 
 
 @functools.cache
@@ -104,6 +118,7 @@ def test_gradients_equal_the_hand_written_ones():
     )
 
 
+@each_search
 @pytest.mark.parametrize("steps", [1, 7])
 @pytest.mark.parametrize("step_size", [0.1, 1.5])
 @pytest.mark.parametrize(
@@ -114,7 +129,7 @@ def test_gradients_equal_the_hand_written_ones():
         *itertools.product(["rescale"], [0.05, 1.0], NORMS),
     ],
 )
-def test_equals_the_reference(steps, step_size, update, budget, norm):
+def test_equals_the_reference(steps, step_size, update, budget, norm, search):
     logits = everyday_and_lifted_rows()
     images = random_images(12, 24, (PIXELS,), torch.float64)
     options = {
@@ -124,24 +139,53 @@ def test_equals_the_reference(steps, step_size, update, budget, norm):
         "budget": budget,
         "norm": norm,
     }
-    expected = wen2021.defend(logits.numpy(), images.numpy(), reference_inverter(), **options)
-    released = AdversarialNoise(torch_inverter(reference_inverter()), **options)(logits, images)
+    draws = torch.rand(24, CLASSES, generator=seeded(5), dtype=torch.float64).numpy()
+    starts = 0.9 * (2 * draws - 1) if search == "random-start" else None
+    decay = SETTINGS[search].get("decay")
+    defense = searching(torch_inverter(reference_inverter()), search, 5, **options)
+    released = defense(logits, images)
+    expected = wen2021.defend(
+        logits.numpy(), images.numpy(), reference_inverter(), starts, decay=decay, **options
+    )
     torch.testing.assert_close(released, torch.from_numpy(expected), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("budget", [None, 0.5])
+def test_plain_steps_are_the_default_and_bit_for_bit_algorithm_1_repeated(budget):
+    options = {"step_size": 0.4, "budget": budget}
+    logits, images = random_rows(5, 16, 5, torch.float32, 3), random_images(6, 16)
+    defense = AdversarialNoise(small_inverter(4), steps=6, **options)
+    current = logits
+    for _ in range(6):
+        gradients = defense.gradients(current, images)
+        current = logits + noise_vector(logits, current, gradients, **options)
+    assert same_bits(defense(logits, images), current)
+    plain = searching(small_inverter(4), "sign", steps=6, **options)
+    assert same_bits(plain(logits, images), current)
+
+
 @functools.cache
-def cached_defense(classes: int, update: str, budget: float | None) -> AdversarialNoise:
-    return AdversarialNoise(
-        small_inverter(3, classes), step_size=0.4, steps=3, update=update, budget=budget
+def cached_defense(
+    classes: int, search: str, update: str, budget: float | None
+) -> AdversarialNoise:
+    return searching(
+        small_inverter(3, classes), search, step_size=0.4, steps=3, update=update, budget=budget
     )
 
 
 EVERYDAY = st.sampled_from([("project", None), ("project", 0.3), ("rescale", 0.2)])
 
 
-@given(score_rows((torch.float16, torch.bfloat16, torch.float32)), EVERYDAY)
-def test_label_is_the_only_maximum_whatever_the_size_of_the_logits(logits, options):
-    defense = cached_defense(logits.shape[-1], *options)
+@given(
+    score_rows((torch.float16, torch.bfloat16, torch.float32)),
+    st.sampled_from(SEARCHES),
+    EVERYDAY,
+    st.integers(0, 2**63 - 1),
+)
+def test_label_is_the_only_maximum_whatever_the_size_of_the_logits(logits, search, options, seed):
+    defense = cached_defense(logits.shape[-1], search, *options)
+    if search == "random-start":
+        defense._search.generator.manual_seed(seed)
     before = logits.clone()
     released = defense(logits, random_images(1, len(logits)))
     assert leads(released, logits.argmax(-1))
@@ -153,10 +197,10 @@ def test_label_is_the_only_maximum_whatever_the_size_of_the_logits(logits, optio
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("norm", NORMS)
 @each_path
-def test_noise_stays_within_the_budget_and_label_leads(dtype, update, norm, path):
-    defense = AdversarialNoise(
-        path(small_inverter(4)), step_size=0.4, steps=4, update=update, budget=0.7, norm=norm
-    )
+@each_search
+def test_noise_stays_within_the_budget_and_label_leads(dtype, update, norm, path, search):
+    options = {"step_size": 0.4, "steps": 4, "update": update, "budget": 0.7, "norm": norm}
+    defense = searching(path(small_inverter(4)), search, **options)
     logits = random_rows(5, 16, 5, dtype, 3)
     logits[::4] = logits[::4, :1]
     released = defense(logits, random_images(6, 16))
@@ -166,6 +210,49 @@ def test_noise_stays_within_the_budget_and_label_leads(dtype, update, norm, path
     allowed = 0.7 * (4 if update == "rescale" else 1)
     rounding = 16 * torch.finfo(dtype).eps * logits.double().abs().amax(-1)
     assert (torch.linalg.vector_norm(noise, ord=norm, dim=-1) <= allowed + rounding).all()
+
+
+def points_on_the_way(defense: AdversarialNoise, logits: Tensor, monkeypatch) -> list[Tensor]:
+    """Return the scores that the inverter was asked about, and the released ones after them."""
+    points, gradients = [], defense.gradients
+
+    def recorded(current: Tensor, images: Tensor) -> Tensor:
+        points.append(current)
+        return gradients(current, images)
+
+    monkeypatch.setattr(defense, "gradients", recorded)
+    released = defense(logits, random_images(6, len(logits)))
+    return [*points, released]
+
+
+@each_search
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_point_on_the_way_keeps_label_and_budget(search, update, norm, monkeypatch):
+    options = {"step_size": 0.4, "steps": 4, "update": update, "budget": 0.7, "norm": norm}
+    defense = searching(small_inverter(4), search, 3, **options)
+    logits = random_rows(5, 50, 5, torch.float64, 1)
+    points = points_on_the_way(defense, logits, monkeypatch)
+    assert len(points) == 5
+    assert same_bits(points[0], logits) == (search != "random-start")
+    for step, point in enumerate(points):
+        assert leads(point, logits.argmax(-1))
+        allowed = 0.7 * (max(1, step) if update == "rescale" else 1)
+        sizes = torch.linalg.vector_norm(point - logits, ord=norm, dim=-1)
+        assert (sizes <= allowed + 1e-12).all()
+
+
+@each_search
+def test_without_a_budget_the_label_leads_by_the_margin_wherever_noise_is_added(
+    search, monkeypatch
+):
+    defense = searching(small_inverter(4), search, 3, step_size=0.4, steps=4, margin=0.25)
+    logits = random_rows(5, 50, 5, torch.float64, 1)
+    first, *later = points_on_the_way(defense, logits, monkeypatch)
+    for point in [first, *later] if search == "random-start" else later:
+        top, runner_up = point.topk(2, dim=-1).values.unbind(-1)
+        assert (top - runner_up >= 0.25 - 1e-12).all()
+        assert (top - runner_up <= 0.25 + 1e-12).any()
 
 
 def test_without_a_budget_every_entry_but_the_label_moves_by_at_most_the_sum_of_steps():
@@ -178,12 +265,15 @@ def test_without_a_budget_every_entry_but_the_label_moves_by_at_most_the_sum_of_
 
 
 @each_path
+@each_search
 @pytest.mark.parametrize("update", UPDATES)
-def test_rows_of_a_batch_equal_rows_one_by_one(path, update):
+def test_rows_of_a_batch_equal_rows_one_by_one(path, search, update):
     inverter = path(small_inverter(8, dtype=torch.float64))
-    defense = AdversarialNoise(inverter, step_size=0.4, steps=5, budget=1.0, update=update)
+    options = {"step_size": 0.4, "steps": 5, "budget": 1.0, "update": update}
     logits, images = random_rows(9, 70, 5, torch.float64, 2), random_images(10, 70)
-    together = defense(logits, images)
+    together = searching(inverter, search, **options)(logits, images)
+    # A row's start is the next draw, whichever batch the row comes in.
+    defense = searching(inverter, search, **options)
     for row in range(70):
         alone = defense(logits[row : row + 1], images[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-9)
@@ -210,24 +300,86 @@ def test_float32_rows_alone_differ_only_where_the_gradient_is_next_to_zero(path)
         assert torch.equal(alone[clear[row]], together[row][clear[row]])
 
 
+@each_deterministic_search
+@pytest.mark.parametrize("update", UPDATES)
+def test_what_other_rows_hold_changes_no_bit_of_a_row(search, update):
+    options = {"step_size": 0.4, "steps": 5, "budget": 1.0, "update": update}
+    defense = searching(Undifferentiated(small_inverter(8)), search, **options)
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    others, queries = logits.clone(), images.clone()
+    others[1::2] *= -9
+    queries[1::2] = 0
+    assert same_bits(defense(others, queries)[::2], defense(logits, images)[::2])
+
+
 @each_path
-def test_the_same_call_gives_the_same_bits_and_takes_no_global_randomness(path):
+@each_deterministic_search
+def test_the_same_call_gives_the_same_bits_and_takes_no_randomness(path, search):
     inverter = path(small_inverter(8))
     logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
-    state = torch.get_rng_state()
-    first, second = (AdversarialNoise(inverter, step_size=0.4) for _ in range(2))
+    state, generator = torch.get_rng_state(), seeded(0)
+    first, second = (
+        AdversarialNoise(inverter, step_size=0.4, search=search, generator=given)
+        for given in (generator, None)
+    )
     released = first(logits, images)
+    assert first.deterministic
     assert same_bits(first(logits, images), released)
     assert same_bits(second(logits, images), released)
     assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(generator.get_state(), seeded(0).get_state())
 
 
 @each_path
+def test_a_random_start_differs_between_calls_and_repeats_with_its_seed(path):
+    inverter = path(small_inverter(8))
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    state = torch.get_rng_state()
+    first, again, other = (
+        searching(inverter, "random-start", seed, step_size=0.4) for seed in (1, 1, 2)
+    )
+    calls = [first(logits, images), first(logits, images)]
+    assert not first.deterministic
+    assert not (calls[0] == calls[1]).all(-1).any()
+    assert all(same_bits(again(logits, images), call) for call in calls)
+    assert not (other(logits, images) == calls[0]).all(-1).any()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_momentum_without_memory_is_plain_sign_steps_and_remembers_one_call_only():
+    options = {"step_size": 0.4, "steps": 6, "budget": 2.0}
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    plain, forgetful, momentum = (
+        AdversarialNoise(small_inverter(8), **chosen, **options)
+        for chosen in ({}, {"search": "momentum", "decay": 0.0}, {"search": "momentum"})
+    )
+    expected = plain(logits, images)
+    assert same_bits(forgetful(logits, images), expected)
+    first = momentum(logits, images)
+    assert not torch.equal(first, expected)
+    momentum(-logits, images)
+    assert same_bits(momentum(logits, images), first)
+
+
+@each_search
+def test_an_inverter_that_has_no_slope_leaves_noise_within_the_start(search):
+    options = {"step_size": 0.4, "steps": 3}
+    defense = searching(nn.Sequential(nn.Linear(5, 4), nn.Threshold(1e6, 0)), search, **options)
+    logits = random_rows(9, 40, 5, torch.float32, 2)
+    logits.scatter_(-1, logits.argmax(-1, keepdim=True), 20)
+    noise = defense(logits, random_images(10, 40, (4,))) - logits
+    assert (noise.abs() <= 0.9 + 1e-6).all()
+    assert noise.any() == (search == "random-start")
+
+
+@each_path
+@each_search
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_runs_without_a_gradient_or_in_inference_mode(path, mode):
-    defense = AdversarialNoise(path(small_inverter(8)), step_size=0.4)
+def test_runs_without_a_gradient_or_in_inference_mode(path, search, mode):
+    inverter = path(small_inverter(8))
     logits, images = random_rows(9, 6, 5, torch.float32, 2), random_images(10, 6)
-    expected = defense(logits, images)
+    expected = searching(inverter, search, step_size=0.4)(logits, images)
+    defense = searching(inverter, search, step_size=0.4)
     with mode():
         released = defense(logits.clone(), images.clone())
     assert same_bits(released, expected)
@@ -236,8 +388,9 @@ def test_runs_without_a_gradient_or_in_inference_mode(path, mode):
 
 
 @each_path
-def test_neither_queries_nor_their_gradients_are_touched(path):
-    defense = AdversarialNoise(path(small_inverter(8)), step_size=0.4)
+@each_search
+def test_neither_queries_nor_their_gradients_are_touched(path, search):
+    defense = searching(path(small_inverter(8)), search, step_size=0.4)
     logits = random_rows(9, 6, 5, torch.float32, 2).requires_grad_()
     images = random_images(10, 6).requires_grad_()
     before = logits.detach().clone(), images.detach().clone()
@@ -381,11 +534,13 @@ def errors_of(inverter: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
 
 
 @each_path
+@each_search
 @pytest.mark.parametrize("update", UPDATES)
-def test_the_defense_raises_the_surrogate_s_mean_error(path, update):
+def test_the_defense_raises_the_surrogate_s_mean_error(path, search, update):
     inverter = path(small_inverter(13, dtype=torch.float64))
     logits, images = random_rows(14, 50, 5, torch.float64, 2), random_images(15, 50).double()
-    defense = AdversarialNoise(inverter, step_size=0.2, steps=10, budget=2.0, update=update)
+    options = {"step_size": 0.2, "steps": 10, "budget": 2.0, "update": update}
+    defense = searching(inverter, search, **options)
     before, after = (
         errors_of(inverter, rows, images) for rows in (logits, defense(logits, images))
     )
@@ -429,8 +584,9 @@ def test_confidences_that_underflow_to_zero_give_finite_gradients(path):
 
 
 @each_path
-def test_no_rows_give_no_rows(path):
-    defense = AdversarialNoise(path(small_inverter(16)), step_size=0.4)
+@each_search
+def test_no_rows_give_no_rows(path, search):
+    defense = searching(path(small_inverter(16)), search, step_size=0.4)
     assert defense(torch.zeros(0, 5), random_images(18, 0)).shape == (0, 5)
 
 
@@ -457,8 +613,9 @@ class Root(nn.Module):
         return confidences.sqrt()
 
 
-def test_a_gradient_that_is_not_finite_releases_nothing():
-    defense = AdversarialNoise(Root(), step_size=0.4)
+@each_search
+def test_a_gradient_that_is_not_finite_releases_nothing(search):
+    defense = searching(Root(), search, step_size=0.4)
     with pytest.raises(DefenseFailedError, match=r"gradient is not finite.*nothing is released"):
         defense(torch.tensor([[0.0, -1e3], [0.0, 0.0]]), torch.zeros(2, 2))
 
@@ -508,6 +665,8 @@ def test_wrong_tensors_are_refused(logits, images, message):
         ({"norm": 3}, "norm must be 1, 2 or math.inf"),
         ({"margin": 0.0}, "margin must be positive"),
         ({"update": "rescale"}, r"budget is None\. Pass one"),
+        ({"search": "random-start"}, r"generator is None\. Pass a torch\.Generator"),
+        ({"decay": 1.0}, "decay is an option of search='momentum'"),
         ({"inverter": print}, r"inverter must be a torch\.nn\.Module, but got builtin"),
     ],
 )
@@ -519,6 +678,23 @@ def test_an_option_outside_its_range_is_refused(options, message):
 def test_an_unknown_update_is_refused_with_the_nearest_one():
     with pytest.raises(UnknownNameError, match=r"'projekt'\. Did you mean 'project'\?"):
         AdversarialNoise(small_inverter(16), step_size=0.1, update="projekt")
+
+
+def test_an_unknown_search_is_refused_with_the_nearest_one():
+    with pytest.raises(UnknownNameError, match=r"'momentun'\. Did you mean 'momentum'\?"):
+        AdversarialNoise(nn.Identity(), step_size=0.1, search="momentun")
+
+
+@pytest.mark.parametrize(("given", "radius"), [(None, 0.3), (0.05, 0.05)])
+def test_a_start_is_as_far_away_as_a_step_unless_told(given, radius):
+    defense = AdversarialNoise(
+        nn.Identity(),
+        step_size=0.3,
+        search="random-start",
+        start_radius=given,
+        generator=seeded(0),
+    )
+    assert defense._search.start(torch.zeros(500, 3)).abs().amax() == pytest.approx(radius, 0.01)
 
 
 def test_an_inverter_whose_rows_depend_on_each_other_is_refused():

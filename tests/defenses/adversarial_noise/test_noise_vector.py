@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,6 +19,8 @@ NORMS = (1, 2, math.inf)
 NORM = st.sampled_from(NORMS)
 BUDGET = st.none() | st.sampled_from([1e-6, 0.01, 0.3, 1.0, 40.0])
 STEP_SIZE = st.sampled_from([1e-3, 0.1, 0.4, 5.0])
+THE_LARGEST = torch.tensor([[[0.0] * 8], [[2.0**1021] * 8], [[0.0] * 8]], dtype=torch.float64)
+"""Clean, current and gradients whose noise has a norm beyond float64."""
 
 
 def excess(clean: Tensor, noise: Tensor, budget: float, norm: float) -> Tensor:
@@ -122,6 +124,7 @@ def test_a_row_of_large_noise_leaves_the_others_alone(norm):
 
 
 @given(score_rows((torch.float64,), count=3), STEP_SIZE)
+@example(tuple(THE_LARGEST), 0.1)
 def test_without_a_budget_equals_the_reference(rows, step_size):
     expected = wen2021.noise_vector(*(tensor.numpy() for tensor in rows), step_size=step_size)
     noise = noise_vector(*rows, step_size=step_size)

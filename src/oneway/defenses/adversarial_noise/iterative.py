@@ -16,6 +16,7 @@ from oneway.defenses.adversarial_noise.noise_vector import (
     project_to_budget,
     step_noise,
 )
+from oneway.defenses.adversarial_noise.search import noise_search
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import (
     DefenseFailedError,
@@ -41,11 +42,15 @@ class AdversarialNoise:
 
     The inverter is copied: its parameters are frozen, dropout is off, BatchNorm uses its running
     statistics and is folded into its neighbours. Later changes of the original have no effect.
+
+    Attributes:
+        deterministic: The same query is answered the same, always: unless the search has a
+            random start. Then whoever asks again learns more, and may average the noise.
     """
 
     requires_input = True
     keeps_label = True
-    deterministic = True
+    deterministic: bool
 
     def __init__(
         self,
@@ -57,6 +62,10 @@ class AdversarialNoise:
         norm: float = 1,
         update: Literal["project", "rescale"] = "project",
         margin: float = 1e-3,
+        search: Literal["sign", "random-start", "momentum"] = "sign",
+        start_radius: float | None = None,
+        decay: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> None:
         """Prepare the defense.
 
@@ -64,7 +73,8 @@ class AdversarialNoise:
             inverter: The defender's surrogate: ``(N, K)`` confidences to ``(N, ...)`` images,
                 such as :class:`oneway.Inverter`.
             step_size: Nats per step (eta), above 0. The paper: 0.1 for MNIST, 0.4 for faces.
-            steps: How many, at least 1. The paper: 10.
+            steps: How many, at least 1. The paper: 10. With one plain sign step it is the fast
+                gradient sign method (Goodfellow et al., ICLR 2015).
             budget: Most that a row's noise may measure (epsilon), in nats. None: unbounded.
             norm: p of the budget's norm, one of 1, 2 and ``math.inf``.
             update: ``"project"``, Algorithms 1 and 2: all noise so far is scaled down to the
@@ -73,11 +83,23 @@ class AdversarialNoise:
                 ``steps * budget``. (As printed, a step scaled up may break the label; then the
                 label is lifted and the step scaled down again.)
             margin: Least lead of the label, in nats, before the budget is applied.
+            search: ``"sign"``, the paper's: each step goes along the gradient's sign.
+                ``"random-start"``, projected gradient descent (Madry et al., ICLR 2018): the
+                same from a random point, which keeps label and budget; with ``"rescale"`` it is
+                part of the first step. ``"momentum"`` (Dong et al., CVPR 2018): along the sign
+                of a decaying sum of gradients.
+            start_radius: Of ``"random-start"``: each entry starts up to so many nats from its
+                clean value, above 0. None: ``step_size``.
+            decay: Of ``"momentum"``: factor of the sum so far (mu), at least 0; at 0, plain
+                sign steps. None: 1.0.
+            generator: On the CPU, for ``"random-start"``, which needs one; others ignore it.
+                Each call moves it on by a draw per score.
 
         Raises:
-            InvalidOptionError: An option is outside its range, ``"rescale"`` has no budget, or
-                the inverter's rows depend on each other.
-            UnknownNameError: ``update`` is neither of the two.
+            InvalidOptionError: An option is outside its range or belongs to another search,
+                ``"rescale"`` has no budget, ``"random-start"`` no generator, or the inverter's
+                rows depend on each other.
+            UnknownNameError: There is no such ``update`` or ``search``.
         """
         if not isinstance(inverter, nn.Module):
             raise InvalidOptionError(
@@ -92,6 +114,14 @@ class AdversarialNoise:
                 "update='rescale' (Equation 3) scales every step to the budget, "
                 "but budget is None. Pass one, or use update='project'."
             )
+        self._search = noise_search(
+            search,
+            step_size=step_size,
+            start_radius=start_radius,
+            decay=decay,
+            generator=generator,
+        )
+        self.deterministic = self._search.deterministic
         for module in inverter.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
                 raise InvalidOptionError(
@@ -100,7 +130,7 @@ class AdversarialNoise:
                 )
         self.inverter = frozen_copy(inverter)
         self.step_size, self.steps, self.budget = step_size, steps, budget
-        self.norm, self.update, self.margin = norm, update, margin
+        self.norm, self.update, self.margin, self.search = norm, update, margin, search
         parameter = next(self.inverter.parameters(), None)
         self._dtype = torch.float32 if parameter is None else parameter.dtype
         self._closed_form = _closed_form(self.inverter)
@@ -148,7 +178,7 @@ class AdversarialNoise:
             # On a CPU the maps of a few rows stay in its cache through all steps.
             rows = CPU_ROWS if clean.device.type == "cpu" else max(1, len(clean))
             parts = [
-                self._search(some, truth)
+                self._noisy(some, truth)
                 for some, truth in zip(clean.split(rows), queries.split(rows), strict=True)
             ]
             noisy = torch.cat(parts).to(given.dtype)
@@ -163,30 +193,29 @@ class AdversarialNoise:
             )
         return released
 
-    def _search(self, clean: Tensor, images: Tensor) -> Tensor:
+    def _noisy(self, clean: Tensor, images: Tensor) -> Tensor:
         """Run Algorithm 2, or Equation 3, on rows that have been checked."""
         labels = clean.argmax(-1)
-        current, noise = clean, torch.zeros_like(clean)
+        before, current, noise = clean, clean, torch.zeros_like(clean)
+        gathered: Tensor | None = None
+        start = self._search.start(clean)
+        if start is not None:
+            noise = self._bounded(clean, clean, start, labels)
+            current = clean + noise
         # Checked once at the end, not at each step: on a GPU every look is a wait.
         finite = torch.ones((), dtype=torch.bool, device=clean.device)
         for _ in range(self.steps):
             gradients = self.gradients(current, images)
             finite = finite & torch.isfinite(gradients).all()
+            direction, gathered = self._search.direction(gradients, gathered)
+            step = self.step_size * direction.to(current.dtype)
             if self.update == "project":
-                noise = step_noise(
-                    clean,
-                    current,
-                    gradients,
-                    labels,
-                    step_size=self.step_size,
-                    budget=self.budget,
-                    norm=self.norm,
-                    margin=self.margin,
-                )
+                noise = self._bounded(clean, current, step, labels)
                 current = clean + noise
             else:
-                current = self._rescaled_step(current, gradients, labels)
-                noise = current - clean
+                # A random start belongs to the first step, which is scaled as a whole.
+                current = self._rescaled_step(before, current + step, labels)
+                before, noise = current, current - clean
         if not finite:
             raise DefenseFailedError(
                 "the inverter's gradient is not finite, so there is no noise to add and nothing "
@@ -194,15 +223,20 @@ class AdversarialNoise:
             )
         return clean + part_from_ties(clean, noise, labels)
 
-    def _rescaled_step(self, current: Tensor, gradients: Tensor, labels: Tensor) -> Tensor:
+    def _bounded(self, clean: Tensor, current: Tensor, step: Tensor, labels: Tensor) -> Tensor:
+        """Return the noise after ``step``, within the budget, label kept."""
+        return step_noise(
+            clean, current, step, labels, budget=self.budget, norm=self.norm, margin=self.margin
+        )
+
+    def _rescaled_step(self, before: Tensor, stepped: Tensor, labels: Tensor) -> Tensor:
         """Take one step of Equation 3: noise of size ``budget``, label kept."""
         assert self.budget is not None  # noqa: S101  narrows the type; refused in __init__
-        stepped = current + self.step_size * gradients.sign().to(current.dtype)
-        noise = (lift_label(stepped, labels, self.margin) - current).double()
+        noise = (lift_label(stepped, labels, self.margin) - before).double()
         size = torch.linalg.vector_norm(noise, ord=self.norm, dim=-1, keepdim=True)
-        noise = torch.where(size > 0, noise * (self.budget / size), noise).to(current.dtype)
-        noise = lift_label(current + noise, labels, self.margin) - current
-        return current + project_to_budget(noise, self.budget, self.norm)
+        noise = torch.where(size > 0, noise * (self.budget / size), noise).to(before.dtype)
+        noise = lift_label(before + noise, labels, self.margin) - before
+        return before + project_to_budget(noise, self.budget, self.norm)
 
     def gradients(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return each row's gradient of its own reconstruction error, ``(N, K)``.

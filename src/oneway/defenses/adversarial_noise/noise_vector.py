@@ -60,9 +60,8 @@ def noise_vector(
     noise = step_noise(
         clean_logits,
         current_logits.to(clean_logits.dtype),
-        gradients,
+        step_size * gradients.sign().to(clean_logits.dtype),
         labels,
-        step_size=step_size,
         budget=budget,
         norm=norm,
         margin=margin,
@@ -93,17 +92,15 @@ def check_options(step_size: float, budget: float | None, norm: float, margin: f
 def step_noise(
     clean: Tensor,
     current: Tensor,
-    gradients: Tensor,
+    step: Tensor,
     labels: Tensor,
     *,
-    step_size: float,
     budget: float | None,
     norm: float,
     margin: float,
 ) -> Tensor:
-    """Do what :func:`noise_vector` does, but neither check nor part from ties, in a loop."""
-    stepped = current + step_size * gradients.sign().to(current.dtype)
-    noise = lift_label(stepped, labels, margin) - clean
+    """Do what :func:`noise_vector` does with any step, but neither check nor part from ties."""
+    noise = lift_label(current + step, labels, margin) - clean
     return noise if budget is None else project_to_budget(noise, budget, norm)
 
 
