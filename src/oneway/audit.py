@@ -1,12 +1,12 @@
 """Grade attacks on a release. An attack proposes reconstructions; only this room measures them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from oneway.contracts import Attack, Observations, TrainDecoder
+from oneway.contracts import Attack, Candidate, Observations, TrainDecoder
 from oneway.errors import InvalidOptionError
 from oneway.metrics import closed_gap, inversion_errors
 
@@ -22,18 +22,24 @@ class AttackResult:
         attack: Its name.
         candidate: Which of its candidates was best on the held-out auxiliary rows.
         errors: ``(N)`` float64, each query's mean squared error per pixel.
-        reconstruct: The chosen candidate.
+        reconstructions: ``(N, C, H, W)`` what it made of the test queries.
+        candidate_errors: Mean error over the test queries of every candidate, by name.
     """
 
     attack: str
     candidate: str
     errors: Tensor
-    reconstruct: Callable[[Tensor], Tensor]
+    reconstructions: Tensor
+    candidate_errors: Mapping[str, float]
 
     @property
     def error(self) -> float:
         """Mean error over the test queries."""
         return float(self.errors.mean())
+
+
+ROWS = 512
+"""Queries that are reconstructed at once."""
 
 
 @torch.no_grad()
@@ -44,7 +50,7 @@ def run_attack(
     train: TrainDecoder,
     released: Tensor,
     images: Tensor,
-) -> AttackResult:
+) -> AttackResult | None:
     """Let an attacker prepare, and grade it on test queries that it has never seen.
 
     Args:
@@ -53,22 +59,53 @@ def run_attack(
         observations: What the attacker has.
         train: How it trains a decoder.
         released: ``(N, K)`` what the defended target answered to the test queries.
-        images: ``(N, C, H, W)`` those queries. Used to grade, never to choose.
+        images: ``(N, C, H, W)`` those queries. Used to grade, and to ask again for a candidate
+            that needs several answers; never to choose.
+
+    Returns:
+        What it achieved; None if the attack does not apply to this release.
     """
     with torch.enable_grad():
         candidates = attack(observations, train)
+    if not candidates:
+        return None
     held_out = observations.held_out
+    own = observations.images[held_out]
     choices = {
         candidate: float(
             inversion_errors(
-                observations.images[held_out], reconstruct(observations.released[held_out])
+                own, _reconstruct(made, observations, observations.released[held_out], own)
             ).mean()
         )
-        for candidate, reconstruct in candidates.items()
+        for candidate, made in candidates.items()
     }
     best = min(choices, key=lambda candidate: choices[candidate])
-    reconstruct = candidates[best]
-    return AttackResult(name, best, inversion_errors(images, reconstruct(released)), reconstruct)
+    made = {
+        candidate: _reconstruct(candidates[candidate], observations, released, images)
+        for candidate in candidates
+    }
+    errors = {candidate: inversion_errors(images, guess) for candidate, guess in made.items()}
+    means = {candidate: float(each.mean()) for candidate, each in errors.items()}
+    return AttackResult(name, best, errors[best], made[best], means)
+
+
+def _reconstruct(
+    candidate: Candidate, observations: Observations, released: Tensor, images: Tensor
+) -> Tensor:
+    """Return what a candidate makes of queries, asked as often as it needs."""
+    if candidate.repeats == 1:
+        parts = [candidate.reconstruct(some.unsqueeze(0)) for some in released.split(ROWS)]
+    else:
+        query = observations.query
+        if query is None:
+            raise InvalidOptionError(
+                f"a candidate needs {candidate.repeats} answers to each query, but only recorded "
+                "answers are at hand."
+            )
+        parts = [
+            candidate.reconstruct(query(some, candidate.repeats)) for some in images.split(ROWS)
+        ]
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """The architecture on one page: who passes what to whom.
 
-A :class:`Target` answers queries. A :class:`Defense` changes a target's logits before release.
-An :class:`Attack` sees what was released, and proposes reconstructions; the audit grades them.
+A :class:`Target` answers queries. A :class:`Defense` changes a target's logits before release; a
+:class:`TrainedDefense` trains a network for that first. An :class:`Attack` sees what was released,
+and proposes reconstructions; the audit grades them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 
 @runtime_checkable
@@ -68,6 +69,67 @@ class Defense(Protocol):
         ...
 
 
+@runtime_checkable
+class RepeatableDefense(Defense, Protocol):
+    """A random defense that can tell many of its answers to one query at less than their price."""
+
+    def draws(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:
+        """Return ``(count, N, K)`` independent answers, each as from ``__call__``."""
+        ...
+
+
+@dataclass(frozen=True)
+class DefenderMaterial:
+    """What a defender trains with, before anything is released.
+
+    Attributes:
+        target: The undefended classifier: ``(N, C, H, W)`` images to ``(N, K)`` logits.
+        private_images: ``(N, C, H, W)`` what it was trained on, in ``[0, 1]``.
+        private_labels: ``(N)`` int64.
+        auxiliary_images: ``(M, C, H, W)`` public images, disjoint from them.
+        auxiliary_logits: ``(M, K)`` clean scores of those.
+    """
+
+    target: nn.Module
+    private_images: Tensor
+    private_labels: Tensor
+    auxiliary_images: Tensor
+    auxiliary_logits: Tensor
+
+
+class TrainedDefense(Protocol):
+    """The class of a defense that needs a network of its own, trained once before release.
+
+    Its constructor takes that network as ``network``. Options of ``train`` and of the
+    constructor are set side by side; no name is in both.
+
+    Attributes:
+        network_type: The network's class; its instances say ``architecture``, keyword arguments
+            that build another.
+    """
+
+    network_type: type[nn.Module]
+
+    def train(
+        self,
+        material: DefenderMaterial,
+        *,
+        generator: Generator,
+        on_epoch: Callable[[float], None] | None = None,
+        **options: Any,
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Train the network; return it in eval mode, and JSON values to keep beside it.
+
+        Args:
+            material: What there is to train with.
+            generator: On the CPU; gives the order of the rows. Initial weights come from
+                PyTorch's global stream.
+            on_epoch: Called with the share that is done, from 0 to 1.
+            **options: How to train.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Observations:
     """What an attacker has: auxiliary images, and what an API answered about them.
@@ -77,13 +139,26 @@ class Observations:
         clean: ``(N, K)`` confidences of the undefended target, or None if it never saw them.
         released: ``(N, K)`` confidences of the target as it answers today.
         held_out: ``(N)`` bool, the rows kept from training, for choosing among decoders.
+        query: Asks the API ``(M, C, H, W)`` images so many times each: ``(R, M, K)`` confidences.
+            None if only recorded answers are at hand.
+        random: Whether the API answers the same query differently each time.
+        repeats: How often the attacker may ask the same query, several counts to choose from.
+        own_copies: The attacker's own copies of the defense, with a surrogate of its own and
+            step sizes around the defender's. Empty if there are none.
     """
 
     images: Tensor
     clean: Tensor | None
     released: Tensor
     held_out: Tensor
+    query: "Query | None" = None
+    random: bool = False
+    repeats: Sequence[int] = (10, 100)
+    own_copies: Sequence[Defense] = ()
 
+
+Query = Callable[[Tensor, int], Tensor]
+"""``(M, C, H, W)`` images and how often to ask each, to ``(R, M, K)`` confidences."""
 
 TrainDecoder = Callable[[Tensor, Tensor, Tensor], nn.Module]
 """Trains decoders on ``(confidences, images, held_out)`` and returns the best on held-out rows.
@@ -92,12 +167,24 @@ An attack takes one as an argument, so that it neither trains nor stores network
 """
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One way of reconstructing that an attack proposes.
+
+    Attributes:
+        reconstruct: Maps ``(R, M, K)`` released confidences, R answers to each query, to
+            ``(M, C, H, W)`` reconstructions.
+        repeats: R, how many answers to each query it needs.
+    """
+
+    reconstruct: Callable[[Tensor], Tensor]
+    repeats: int = 1
+
+
 class Attack(Protocol):
     """An adversary, named by what it knows. It proposes; it never grades itself."""
 
-    def __call__(
-        self, observations: Observations, train: TrainDecoder
-    ) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    def __call__(self, observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
         """Prepare the attack.
 
         Args:
@@ -105,7 +192,7 @@ class Attack(Protocol):
             train: How it trains a decoder.
 
         Returns:
-            Candidates by name: each maps ``(M, K)`` released confidences to ``(M, C, H, W)``
-            reconstructions. More than one where the best of several counts.
+            Candidates by name; more than one where the best of several counts, none where the
+            attack does not apply to what was observed.
         """
         ...

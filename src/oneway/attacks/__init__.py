@@ -1,7 +1,9 @@
 """Adversaries, one per file, named by what they know."""
 
+from oneway.attacks.adversarial_training import adversarial_training
+from oneway.attacks.averaging import averaging
 from oneway.attacks.label_only import label_only
 from oneway.attacks.retrained import retrained
 from oneway.attacks.static import static
 
-__all__ = ["label_only", "retrained", "static"]
+__all__ = ["adversarial_training", "averaging", "label_only", "retrained", "static"]

@@ -1,14 +1,11 @@
 """The realistic black-box attacker: it learns from what the defended API answers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from torch import Tensor
-
-from oneway.contracts import Observations, TrainDecoder
+from oneway.contracts import Candidate, Observations, TrainDecoder
 
 
-def retrained(
-    observations: Observations, train: TrainDecoder
-) -> Mapping[str, Callable[[Tensor], Tensor]]:
+def retrained(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
     """Train a decoder on released confidences of the attacker's own images."""
-    return {"decoder": train(observations.released, observations.images, observations.held_out)}
+    decoder = train(observations.released, observations.images, observations.held_out)
+    return {"decoder": Candidate(lambda released: decoder(released[0]))}

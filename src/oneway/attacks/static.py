@@ -1,16 +1,12 @@
 """The paper's standard attacker: it learned to invert before the defense was there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from torch import Tensor
-
-from oneway.contracts import Observations, TrainDecoder
+from oneway.contracts import Candidate, Observations, TrainDecoder
 from oneway.errors import InvalidOptionError
 
 
-def static(
-    observations: Observations, train: TrainDecoder
-) -> Mapping[str, Callable[[Tensor], Tensor]]:
+def static(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
     """Train a decoder on clean confidences; it will be fed whatever is released.
 
     Raises:
@@ -24,4 +20,5 @@ def static(
             "the static attacker is trained on clean confidences of the auxiliary images, "
             "and there are none. Pass them, or leave this attacker out."
         )
-    return {"decoder": train(observations.clean, observations.images, observations.held_out)}
+    decoder = train(observations.clean, observations.images, observations.held_out)
+    return {"decoder": Candidate(lambda released: decoder(released[0]))}

@@ -1,34 +1,58 @@
 """Experiments: specs in, records out."""
 
+from oneway.benchmark.published import (
+    FigureRow,
+    FigureSpec,
+    Published,
+    PublishedRow,
+    figure_spec,
+    published,
+)
 from oneway.benchmark.recorded import Recording, attack_recorded
 from oneway.benchmark.records import Outcome
 from oneway.benchmark.registry import ATTACKS, DEFENSES, build_defense, needs_surrogate
+from oneway.benchmark.reproduce import Cells, load_data
 from oneway.benchmark.runner import Experiment, count_stages
 from oneway.benchmark.spec import ExperimentSpec, bundled_spec, load_spec
 from oneway.benchmark.store import (
     Store,
     atomic_file,
     load_network,
+    read_records,
     save_network,
     write_records,
 )
+from oneway.benchmark.summary import Estimate, Summary, estimate, summarise
 
 __all__ = [
     "ATTACKS",
     "DEFENSES",
+    "Cells",
+    "Estimate",
     "Experiment",
     "ExperimentSpec",
+    "FigureRow",
+    "FigureSpec",
     "Outcome",
+    "Published",
+    "PublishedRow",
     "Recording",
     "Store",
+    "Summary",
     "atomic_file",
     "attack_recorded",
     "build_defense",
     "bundled_spec",
     "count_stages",
+    "estimate",
+    "figure_spec",
+    "load_data",
     "load_network",
     "load_spec",
     "needs_surrogate",
+    "published",
+    "read_records",
     "save_network",
+    "summarise",
     "write_records",
 ]

@@ -1,7 +1,8 @@
 """The attackers of an experiment: each trains its decoders through the store."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from oneway.contracts import Observations
 from oneway.inversion import (
     DecoderSpec,
     Inverter,
+    Perturb,
     TrainingSettings,
     decoder_grid,
     held_out_rows,
@@ -33,18 +35,14 @@ def silent(stage: str, share: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class InverterTrainer:
-    """Trains inverters on one set of auxiliary images, each only once.
+    """Trains inverters, each only once.
 
     Attributes:
-        images: ``(N, C, H, W)`` the auxiliary images.
-        held_out: ``(N)`` bool, the rows for choosing.
         store: Where trained networks are kept.
         seed: Of the experiment.
         report: Told of progress.
     """
 
-    images: Tensor
-    held_out: Tensor
     store: Store
     seed: int
     report: Report = silent
@@ -55,32 +53,44 @@ class InverterTrainer:
         options: Mapping[str, Any],
         settings: TrainingSettings,
         confidences: Tensor,
+        images: Tensor,
+        held_out: Tensor,
         *,
         stage: str,
         leader: Sequence[float] = (),
-    ) -> tuple[nn.Module, list[float]]:
-        """Return an inverter and its held-out errors by epoch, from the store if it is there.
+        perturb: Perturb | None = None,
+        perturbed: Mapping[str, Any] | None = None,
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Return an inverter and what is known of it, from the store if it is there.
 
         Args:
-            role: ``"surrogate"`` or ``"attacker"``: each has random streams of its own.
+            role: Such as ``"surrogate"`` or ``"attacker"``: each has random streams of its own.
             options: Keyword arguments of :class:`oneway.Inverter`.
             settings: How it is trained.
             confidences: ``(N, K)`` what it sees of each image.
+            images: ``(N, C, H, W)`` what it is to reconstruct.
+            held_out: ``(N)`` bool, the rows for choosing.
             stage: What progress is reported as.
             leader: See :func:`oneway.train_inverter`.
+            perturb: See there.
+            perturbed: JSON values that say what ``perturb`` does.
+
+        Returns:
+            The network, and its ``held_out_errors`` by epoch and training ``seconds``.
         """
-        device = self.images.device
+        device = images.device
 
         def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
-            network = Inverter(confidences.shape[-1], self.images.shape[1:], **options).to(device)
+            network = Inverter(confidences.shape[-1], images.shape[1:], **options).to(device)
             errors = train_inverter(
                 network,
                 confidences,
-                self.images,
-                self.held_out,
+                images,
+                held_out,
                 settings=settings,
                 generator=Stream(self.seed, f"{role} order").generator(),
                 leader=leader,
+                perturb=perturb,
                 on_epoch=lambda epoch: self.report(stage, epoch.epoch / epoch.epochs),
             )
             return network, {"held_out_errors": errors}
@@ -91,23 +101,38 @@ class InverterTrainer:
             "options": dict(options),
             "training": dataclasses.asdict(settings),
             "leader": list(leader),
-            "data": fingerprint(confidences, self.images, self.held_out),
+            "perturbed": perturbed and dict(perturbed),
+            "data": fingerprint(confidences, images, held_out),
         }
         stream = Stream(self.seed, role)
         stored = self.store.network("inverter", spec, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
-        return stored.network.to(device), list(stored.facts["held_out_errors"])
+        return stored.network.to(device), stored.facts
 
 
 @dataclasses.dataclass(frozen=True)
 class Attackers:
-    """All attackers of an experiment, with equal means."""
+    """All attackers of an experiment, with equal means.
+
+    Attributes:
+        spec: Who they are.
+        trainer: Trains their decoders.
+        images: ``(N, C, H, W)`` the auxiliary images.
+        held_out: ``(N)`` bool, the rows for choosing.
+    """
 
     spec: AttackerSpec
     trainer: InverterTrainer
+    images: Tensor
+    held_out: Tensor
 
     def run(
-        self, title: str, observations: Observations, released: Tensor, images: Tensor
+        self,
+        title: str,
+        observations: Observations,
+        released: Tensor,
+        images: Tensor,
+        names: Sequence[str] | None = None,
     ) -> dict[str, AttackResult]:
         """Let each attack one release; return what each achieved, by name.
 
@@ -116,26 +141,43 @@ class Attackers:
             observations: What the attackers have.
             released: ``(M, K)`` what was released for the test queries.
             images: ``(M, C, H, W)`` the test queries, to grade with.
+            names: Who attacks; None: all. Who does not apply to the release has no result.
         """
         results = {}
-        for name in self.spec.names:
+        for name in self.spec.names if names is None else names:
+            contests = itertools.count(1)
 
-            def train(confidences: Tensor, *_: Tensor, name: str = name) -> nn.Module:
-                return self._contest(f"{title}: {name}", confidences)
+            def train(
+                confidences: Tensor,
+                own: Tensor,
+                held_out: Tensor,
+                name: str = name,
+                contests: Iterator[int] = contests,
+            ) -> nn.Module:
+                number = next(contests)
+                more = f" {number}" if number > 1 else ""
+                return self._contest(f"{title}: {name}{more}", confidences, own, held_out)
 
-            results[name] = run_attack(name, ATTACKS[name], observations, train, released, images)
+            result = run_attack(name, ATTACKS[name], observations, train, released, images)
+            if result is not None:
+                results[name] = result
         return results
 
-    def _contest(self, title: str, confidences: Tensor) -> nn.Module:
+    def _contest(
+        self, title: str, confidences: Tensor, images: Tensor, held_out: Tensor
+    ) -> nn.Module:
         def fit(decoder: DecoderSpec, leader: Sequence[float]) -> tuple[nn.Module, list[float]]:
-            return self.trainer.train(
+            network, facts = self.trainer.train(
                 "attacker",
                 dataclasses.asdict(decoder),
                 self.spec.training,
                 confidences,
+                images,
+                held_out,
                 stage=f"{title}, {decoder.front_end} {decoder.width}",
                 leader=leader,
             )
+            return network, list(facts["held_out_errors"])
 
         return hold_contest(decoder_grid(self.spec.front_ends, self.spec.widths), fit)[0]
 
@@ -154,7 +196,7 @@ def prepare_attackers(
     """
     choice = torch.Generator().manual_seed(seed)
     held_out = held_out_rows(len(images), spec.held_out, choice).to(images.device)
-    return Attackers(spec, InverterTrainer(images, held_out, store, seed, report))
+    return Attackers(spec, InverterTrainer(store, seed, report), images, held_out)
 
 
 def contest_size(spec: AttackerSpec) -> int:

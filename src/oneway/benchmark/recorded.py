@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from oneway.audit import take_floors
@@ -64,7 +63,7 @@ def attack_recorded(
     check_disjoint({"auxiliary": auxiliary.images, "test": test.images})
     spec = AttackerSpec(training=settings)
     attackers = prepare_attackers(spec, auxiliary.images, store, seed, report)
-    held_out = attackers.trainer.held_out
+    held_out = attackers.held_out
     clean_results = attackers.run(
         "clean scores",
         Observations(auxiliary.images, auxiliary.clean, auxiliary.clean, held_out),
@@ -82,20 +81,15 @@ def attack_recorded(
     facts = {
         "experiment": "attack",
         "seed": seed,
-        "seeds": 1,
         "auxiliary": len(auxiliary.images),
         "queries": len(test.images),
         "flips": flips(test.logits, test.released),
     }
     outcome = make_outcome(facts, results, floors, test.clean, test.released)
     shown = slice(0, SHOWN)
-    with torch.no_grad():
-        rows = {
-            "original": test.images[shown],
-            "clean scores": best.reconstruct(test.clean[shown]),
-            **{
-                f"released\n{name}": result.reconstruct(test.released[shown])
-                for name, result in results.items()
-            },
-        }
+    rows = {
+        "original": test.images[shown],
+        "clean scores": best.reconstructions[shown],
+        **{f"released\n{name}": result.reconstructions[shown] for name, result in results.items()},
+    }
     return outcome, {label: pixels(images) for label, images in rows.items()}

@@ -1,18 +1,24 @@
 """What is written down of one release: enough to print its row, and to run it again."""
 
+import base64
 import dataclasses
 import math
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import oneway
 from oneway.audit import AttackResult, Floors, judge
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
+from oneway.benchmark.store import spec_key
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,35 @@ def make_outcome(
         **facts,
         "errors": {name: result.error for name, result in results.items()},
         "candidates": {name: result.candidate for name, result in results.items()},
+        "candidate_errors": {
+            name: dict(result.candidate_errors) for name, result in results.items()
+        },
         "floors": {
             name: float(getattr(floors, name).mean()) for name in ("clean", "label", "prior")
         },
         **dataclasses.asdict(verdict),
         "environment": environment(released.device),
+        "errors_per_query": {name: packed(result.errors) for name, result in results.items()},
     }
     return Outcome(record, results, released)
+
+
+def packed(errors: Tensor) -> str:
+    """Return ``(N)`` numbers as text: base64 of little-endian float16, 2.7 characters each."""
+    halves = errors.cpu().numpy().astype("<f2")
+    return base64.b64encode(halves.tobytes()).decode("ascii")
+
+
+def unpacked(text: str) -> NDArray[np.float16]:
+    """Return the numbers that :func:`packed` wrote, each to 3 decimal places of its own size."""
+    return np.frombuffer(base64.b64decode(text), "<f2")
+
+
+def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
+    """Return the hash of all that decides one record: the experiment but for its other rows."""
+    whole = json_values(dataclasses.asdict(spec))
+    del whole["releases"], whole["name"], whole["preset"]
+    return spec_key({"cell": whole, "release": json_values(dataclasses.asdict(row))})
 
 
 def json_values(value: Any) -> Any:
@@ -81,7 +109,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """Return the processor's name, as far as the system tells."""
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

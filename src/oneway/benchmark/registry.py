@@ -4,26 +4,35 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Generator, nn
 
-from oneway.attacks import label_only, retrained, static
-from oneway.contracts import Attack, Defense
+from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
+from oneway.contracts import Attack, Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.training_defenses import MutualInformation, Purification
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
     "label-only": LabelOnly,
     "adversarial-noise": AdversarialNoise,
+    "mutual-information": MutualInformation,
+    "purification": Purification,
 }
 
 ATTACKS: dict[str, Attack] = {
     "label-only": label_only,
     "static": static,
     "retrained": retrained,
+    "adversarial-training": adversarial_training,
+    "averaging": averaging,
 }
+
+GIVEN = ("inverter", "network", "generator")
+"""Parameters that a defense is given rather than told: its surrogate, its own trained network,
+and its source of randomness."""
 
 
 def needs_surrogate(name: str) -> bool:
@@ -31,36 +40,91 @@ def needs_surrogate(name: str) -> bool:
     return "inverter" in _parameters(name)
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
+def needs_network(name: str) -> bool:
+    """Say whether a defense trains a network of its own before release."""
+    return "network" in _parameters(name)
+
+
+def trained_defense(name: str) -> TrainedDefense:
+    """Return the class of a defense that trains a network of its own.
+
+    Raises:
+        UnknownNameError: There is no such defense.
+    """
+    trained = {known: kind for known, kind in DEFENSES.items() if needs_network(known)}
+    if name not in trained:
+        raise UnknownNameError("trained defense", name, trained)
+    kind: Any = trained[name]
+    return kind  # type: ignore[no-any-return]
+
+
+def training_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a defense's options that say how its network is trained."""
+    if not needs_network(name):
+        return {}
+    known = _train_parameters(name)
+    return {option: value for option, value in options.items() if option in known}
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Refuse an unknown defense, and options that it lacks or needs, before any work.
 
     Raises:
         UnknownNameError: With the nearest name.
         InvalidOptionError: An option that has no default is missing.
     """
-    known = [option for option in _parameters(name) if option != "inverter"]
+    known = {
+        option: parameter for option, parameter in _parameters(name).items() if option not in GIVEN
+    }
+    if needs_network(name):
+        known |= _train_parameters(name)
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {name!r}", option, known)
-    for option in known:
-        if _parameters(name)[option].default is inspect.Parameter.empty and option not in options:
+    for option, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
             raise InvalidOptionError(f"defense {name!r} needs the option {option!r}. Add it.")
 
 
-def build_defense(name: str, options: Mapping[str, Any], surrogate: nn.Module | None) -> Defense:
-    """Build a defense from its name, its options, and the surrogate if it takes one.
+def build_defense(
+    name: str,
+    options: Mapping[str, Any],
+    surrogate: nn.Module | None,
+    *,
+    network: nn.Module | None = None,
+    generator: Generator | None = None,
+) -> Defense:
+    """Build a defense from its name, its options, and what it is given.
+
+    Args:
+        name: A key of ``DEFENSES``.
+        options: Those of its constructor and of its training, side by side.
+        surrogate: The defender's inverter, if it takes one.
+        network: What its training gave, if it has one.
+        generator: Its source of randomness, if it takes one.
 
     Raises:
         UnknownNameError: The name or an option is unknown.
         InvalidOptionError: An option is missing, or outside its range.
     """
-    _check_options(name, options)
-    if needs_surrogate(name):
-        return DEFENSES[name](surrogate, **options)
-    return DEFENSES[name](**options)
+    check_options(name, options)
+    given = {"inverter": surrogate, "network": network, "generator": generator}
+    parameters = _parameters(name)
+    taken = {key: value for key, value in given.items() if key in parameters}
+    own = {key: value for key, value in options.items() if key in parameters}
+    return DEFENSES[name](**taken, **own)
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
-    return inspect.signature(DEFENSES[name]).parameters
+    return dict(inspect.signature(DEFENSES[name]).parameters)
+
+
+def _train_parameters(name: str) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(trained_defense(name).train).parameters)
+    return {
+        option: parameter
+        for option, parameter in parameters.items()
+        if option not in ("material", "generator", "on_epoch")
+    }

@@ -2,34 +2,27 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from oneway.audit import AttackResult, Floors, take_floors
-from oneway.benchmark.attackers import (
-    Report,
-    contest_size,
-    prepare_attackers,
-    silent,
-)
-from oneway.benchmark.randomness import Stream
-from oneway.benchmark.records import Outcome, json_values, make_outcome, pixels
-from oneway.benchmark.registry import build_defense, needs_surrogate
-from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
-from oneway.benchmark.store import Store, fingerprint
-from oneway.confidences import release
+from oneway.audit import AttackResult, take_floors
+from oneway.benchmark.attackers import Report, contest_size, prepare_attackers, silent
+from oneway.benchmark.defenders import Built, Defender
+from oneway.benchmark.records import Outcome, cell_key, json_values, make_outcome, pixels
+from oneway.benchmark.registry import needs_network, needs_surrogate, training_options
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, sketch_defense
+from oneway.benchmark.store import Store
 from oneway.contracts import Defense, Observations
 from oneway.data import Dataset, split_dataset
-from oneway.errors import InvalidOptionError
-from oneway.inversion import full_depth
 from oneway.metrics import distortion, flips
-from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
+from oneway.targets import DefendedTarget, TorchTarget, Trace
 
 TIMED_QUERIES = 30
 TIMED_BATCH = 256
+SHOWN = 10
 
 
 class Experiment:
@@ -41,6 +34,7 @@ class Experiment:
         dataset: Dataset,
         store: Store,
         *,
+        auxiliary_dataset: Dataset | None = None,
         device: torch.device,
         report: Report = silent,
     ) -> None:
@@ -50,158 +44,135 @@ class Experiment:
             spec: What to run.
             dataset: The data set that ``spec.data`` names.
             store: Where trained networks are kept.
+            auxiliary_dataset: Where auxiliary images come from; None: the same.
             device: Where networks are trained and queried.
             report: Told of progress.
 
         Raises:
-            InvalidOptionError: The data set cannot be split so, or no surrogate fits its images.
+            InvalidOptionError: The data cannot be split so, or no surrogate fits the images.
+            OverlappingSplitsError: The auxiliary data set holds private or test images.
         """
-        self.spec, self.store, self.device, self.report = spec, store, device, report
+        self.spec, self.device, self.report = spec, device, report
         data = spec.data
         self.splits = split_dataset(
-            dataset, private=data.private, auxiliary=data.auxiliary, test=data.test, seed=spec.seed
+            dataset,
+            private=data.private,
+            auxiliary=data.auxiliary,
+            test=data.test,
+            seed=spec.seed,
+            auxiliary_dataset=auxiliary_dataset,
         ).to(device)
-        self.surrogate_depth = surrogate_depth(spec, self.splits.auxiliary_images.shape[2:])
         self.attackers = prepare_attackers(
             spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
         )
-        self.trainer = self.attackers.trainer
+        self.defender = Defender(
+            spec, self.splits, self.attackers.held_out, store, self.attackers.trainer, report
+        )
 
-    def run(self) -> list[Outcome]:
-        """Return one outcome per release, in the order of the spec."""
-        target = TorchTarget(self._target())
+    def run(self, finished: Collection[str] = ()) -> Iterator[Outcome]:
+        """Give one outcome per release, in the order of the spec, each when it is done.
+
+        Args:
+            finished: Names of releases that are not wanted. The first is attacked even so, since
+                all floors come from it.
+        """
         splits = self.splits
+        target = self.defender.train_target()
         auxiliary = target(splits.auxiliary_images)
-        logits = target.logits(splits.test_images)
-        clean = release(logits)
-        surrogate = self._surrogate(auxiliary) if _wants_surrogate(self.spec) else None
-        outcomes: list[Outcome] = []
-        floors: Floors | None = None
+        floors = None
         for row in self.spec.releases:
-            defense = build_defense(row.defense, row.options, surrogate)
-            results, released = self._attack(row, target, defense, auxiliary)
+            if floors is not None and row.name in finished:
+                continue
+            built, trace, results = self._attack(row, target, auxiliary)
             if floors is None:
                 floors = take_floors(results, splits.auxiliary_images, splits.test_images)
-            facts = self._facts(row, target, defense, logits, clean, released)
-            outcomes.append(make_outcome(facts, results, floors, clean, released))
-        return outcomes
+                if row.name in finished:
+                    continue
+            facts = self._facts(row, target, built, trace)
+            clean = target(splits.test_images)
+            yield make_outcome(facts, results, floors, clean, trace.released)
 
-    def gallery(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """Return rows of images for a figure: the first test image of each class, and attacks.
-
-        Labels give each attack's error over all test images.
-        """
+    def shown(self) -> Tensor:
+        """Return which test images a figure shows: the first of each class, up to ten."""
         labels = self.splits.test_labels
-        chosen = torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()])
-        rows = {"original": self.splits.test_images[chosen]}
-        for outcome in outcomes:
-            name = outcome.record["release"]
-            shown = ("static",) if outcome is outcomes[0] else ("static", "retrained")
-            for attack in shown:
-                if attack in outcome.results:
-                    result = outcome.results[attack]
-                    title = f"{name}\n{attack}" if len(shown) > 1 else "no defense\n"
-                    with torch.no_grad():
-                        images = result.reconstruct(outcome.released[chosen])
-                    rows[f"{title} {result.error:.4f}"] = images
-        return {label: pixels(images) for label, images in rows.items()}
+        return torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()[:SHOWN]])
 
-    def _target(self) -> nn.Module:
-        spec, splits = self.spec.target, self.splits
-        stage = "train the target"
-
-        def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
-            network = TargetNetwork(
-                splits.num_classes,
-                splits.private_images.shape[1:],
-                width=spec.width,
-                blocks=spec.blocks,
-            ).to(self.device)
-            train_target(
-                network,
-                splits.private_images,
-                splits.private_labels,
-                settings=spec.training,
-                generator=Stream(self.spec.seed, "target order").generator(),
-                on_epoch=lambda epoch, _: self.report(stage, epoch / spec.training.epochs),
-            )
-            return network, {}
-
-        key = {
-            "role": "target",
-            "seed": self.spec.seed,
-            **dataclasses.asdict(spec),
-            "data": fingerprint(splits.private_images, splits.private_labels),
+    def gallery(self, outcome: Outcome) -> dict[str, Any]:
+        """Return the shown test images, as ``truth``, and what each attacker made of them."""
+        chosen = self.shown()
+        return {
+            "truth": pixels(self.splits.test_images[chosen]),
+            **{
+                name: pixels(result.reconstructions[chosen])
+                for name, result in outcome.results.items()
+            },
         }
-        stream = Stream(self.spec.seed, "target")
-        stored = self.store.network("target", key, lambda: stream.call(fresh, self.device))
-        self.report(stage, 1.0)
-        return stored.network.to(self.device)
-
-    def _surrogate(self, clean: Tensor) -> nn.Module:
-        spec = self.spec.surrogate
-        options = {
-            "width": spec.width,
-            "hidden_layers": self.surrogate_depth,
-            "front_end": spec.front_end,
-        }
-        stage = "train the defender's surrogate"
-        return self.trainer.train("surrogate", options, spec.training, clean, stage=stage)[0]
 
     def _attack(
-        self, row: ReleaseSpec, target: TorchTarget, defense: Defense, clean: Tensor
-    ) -> tuple[dict[str, AttackResult], Tensor]:
+        self, row: ReleaseSpec, target: TorchTarget, clean: Tensor
+    ) -> tuple[Built, Trace, dict[str, AttackResult]]:
         splits, stage = self.splits, f"defend: {row.name}"
+        names = self.spec.attackers_of(row)
+        built = self.defender.build(row, target, clean, "release")
+        copies: Sequence[Defense] = ()
+        if "adversarial-training" in names:
+            copies = self.defender.own_copies(row, clean)
         self.report(stage, 0.0)
-        defended = DefendedTarget(target, defense)
+        defended = DefendedTarget(target, built.defense)
+        # Who asks again draws on another stream, so that what was released stays the same.
+        again = self.defender.build(row, target, clean, "asked again").defense
         observations = Observations(
             images=splits.auxiliary_images,
             clean=clean,
             released=defended(splits.auxiliary_images),
-            held_out=self.trainer.held_out,
+            held_out=self.attackers.held_out,
+            query=DefendedTarget(target, again).repeated,
+            random=not built.defense.deterministic,
+            repeats=self.spec.attackers.repeats,
+            own_copies=copies,
         )
-        released = defended(splits.test_images)
+        trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)
-        results = self.attackers.run(row.name, observations, released, splits.test_images)
-        return results, released
+        results = self.attackers.run(
+            row.name, observations, trace.released, splits.test_images, names
+        )
+        return built, trace, results
 
     def _facts(
-        self,
-        row: ReleaseSpec,
-        target: TorchTarget,
-        defense: Defense,
-        clean_logits: Tensor,
-        clean: Tensor,
-        released: Tensor,
+        self, row: ReleaseSpec, target: TorchTarget, built: Built, trace: Trace
     ) -> dict[str, Any]:
-        images = self.splits.test_images
+        images, labels = self.splits.test_images, self.splits.test_labels
         batch = images[:TIMED_BATCH]
-        batches = zip(clean_logits.split(512), images.split(512), strict=True)
-        noisy_logits = torch.cat([defense(logits, some) for logits, some in batches])
-        moved = distortion(clean_logits, noisy_logits, clean, released)
+        defended = DefendedTarget(target, built.defense)
+        clean = target(images)
+        moved = distortion(trace.clean_logits, trace.defended_logits, clean, trace.released)
         return {
             "experiment": self.spec.name,
+            "preset": self.spec.preset,
+            "cell": cell_key(self.spec, row),
             "release": row.name,
             "defense": row.defense,
             "options": json_values(row.options),
             "seed": self.spec.seed,
-            "seeds": 1,
             "auxiliary": len(self.splits.auxiliary_images),
             "queries": len(images),
-            "accuracy": float((released.argmax(-1) == self.splits.test_labels).double().mean()),
-            "flips": flips(clean_logits, released),
+            "accuracy": float((trace.released.argmax(-1) == labels).double().mean()),
+            "flips": flips(trace.clean_logits, trace.released),
+            "keeps_label": built.defense.keeps_label,
+            "random": not built.defense.deterministic,
             "logit_distortion": moved.logits,
             "l1_mean": moved.l1_mean,
             "l1_p99": moved.l1_p99,
             "l1_max": moved.l1_max,
-            "milliseconds_single_query": self._time(target, defense, images[:1], TIMED_QUERIES),
-            "milliseconds_per_query_batched": self._time(target, defense, batch, 5) / len(batch),
+            "training_seconds": built.seconds,
+            "training": dict(built.facts),
+            "milliseconds_single_query": self._time(defended, images[:1], TIMED_QUERIES),
+            "milliseconds_per_query_batched": self._time(defended, batch, 5) / len(batch),
             "spec": json_values(dataclasses.asdict(self.spec)),
         }
 
-    def _time(self, target: TorchTarget, defense: Defense, images: Tensor, repeats: int) -> float:
+    def _time(self, defended: DefendedTarget, images: Tensor, repeats: int) -> float:
         """Return the median milliseconds from images to released confidences."""
-        defended = DefendedTarget(target, defense)
         taken = []
         for _ in range(repeats):
             synchronize(self.device)
@@ -218,27 +189,26 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def surrogate_depth(spec: ExperimentSpec, sides: Sequence[int]) -> int:
-    """Return how many hidden layers the surrogate has on images of these sides.
-
-    Raises:
-        InvalidOptionError: None would be left.
-    """
-    full = full_depth(*sides)
-    removed = spec.surrogate.hidden_layers_removed
-    if _wants_surrogate(spec) and removed >= full:
-        raise InvalidOptionError(
-            f"hidden_layers_removed must be below {full}, the hidden layers of an inverter for "
-            f"{sides[0]}x{sides[1]} images, but is {removed}."
-        )
-    return full - removed
-
-
 def count_stages(spec: ExperimentSpec) -> int:
     """Return how many stages an experiment will report."""
-    per_release = 1 + len(spec.attackers.names) * contest_size(spec.attackers)
-    return 1 + _wants_surrogate(spec) + len(spec.releases) * per_release
+    contest = contest_size(spec.attackers)
+    networks, stages = set[str](), 1
+    for row in spec.releases:
+        names = spec.attackers_of(row)
+        contests: Mapping[str, int] = {
+            "averaging": 0 if sketch_defense(row).deterministic else len(spec.attackers.repeats),
+            "adversarial-training": int(_is_copied(row)),
+        }
+        stages += 1 + contest * sum(contests.get(name, 1) for name in names)
+        if needs_surrogate(row.defense):
+            adversarial = f" {row.name}" if row.surrogate == "adversarial" else ""
+            networks.add(f"surrogate{adversarial}")
+            if "adversarial-training" in names and _is_copied(row):
+                networks.add(f"attacker's surrogate{adversarial}")
+        if needs_network(row.defense):
+            networks.add(f"{row.defense} {training_options(row.defense, row.options)}")
+    return stages + len(networks)
 
 
-def _wants_surrogate(spec: ExperimentSpec) -> bool:
-    return any(needs_surrogate(release.defense) for release in spec.releases)
+def _is_copied(row: ReleaseSpec) -> bool:
+    return needs_surrogate(row.defense) and "step_size" in row.options

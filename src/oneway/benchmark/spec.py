@@ -7,25 +7,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from oneway.benchmark.registry import ATTACKS, build_defense
-from oneway.checks import check_count
+from oneway.checks import check_above, check_count
+from oneway.contracts import Defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.inversion import FRONT_ENDS, HELD_OUT, TrainingSettings
 from oneway.targets import TargetTrainingSettings
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which data set, and how many images each split has."""
+    """Which data sets, and how many images each split has.
+
+    Attributes:
+        name: Of the data set that private and test images come from.
+        private: How many images train the target.
+        auxiliary: How many the attackers and the defender have.
+        test: How many queries attacks are graded on.
+        path: File or folder of the data set, where it needs one.
+        side: Images are scaled to this many pixels a side; 0: as stored.
+        auxiliary_name: Of the data set that auxiliary images come from; empty: the same.
+        auxiliary_path: File or folder of that one.
+    """
 
     name: str
     private: int
     auxiliary: int
     test: int
+    path: str = ""
+    side: int = 0
+    auxiliary_name: str = ""
+    auxiliary_path: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,11 +58,21 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class SurrogateSpec:
-    """The defender's own inverter, trained on clean confidences of the auxiliary images."""
+    """The defender's own inverter, trained on clean confidences of the auxiliary images.
+
+    Attributes:
+        width: Channels of its last hidden layer.
+        hidden_layers_removed: How many it lacks of an attacker's.
+        front_end: Its input transform.
+        adversarial_steps: How many steps of noise it is shown where it is trained adversarially;
+            together they are as long as the defense's.
+        training: How it is trained.
+    """
 
     width: int = 32
     hidden_layers_removed: int = 2
     front_end: str = "faithful"
+    adversarial_steps: int = 4
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
@@ -56,6 +85,8 @@ class AttackerSpec:
         front_ends: Input transforms to try.
         widths: Decoder widths to try.
         held_out: Share of the auxiliary images kept for choosing.
+        step_factors: What adversarial training multiplies the defender's step size by.
+        repeats: How often averaging asks the same query.
         training: Equal for every attack on every release.
     """
 
@@ -63,16 +94,32 @@ class AttackerSpec:
     front_ends: tuple[str, ...] = FRONT_ENDS
     widths: tuple[int, ...] = (16, 32)
     held_out: float = HELD_OUT
+    step_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
+    repeats: tuple[int, ...] = (10, 100)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
 
 @dataclass(frozen=True)
 class ReleaseSpec:
-    """One row of the table: what it is called, and which defense with which options."""
+    """One row of the table: what it is called, and which defense with which options.
+
+    Attributes:
+        name: What it is called.
+        defense: A registered defense.
+        options: Its own and its training's.
+        surrogate: ``"plain"``, or ``"adversarial"``: trained on noise against itself (the
+            paper's improved defense, section V-D).
+        attackers: Who attacks it; empty: all of the experiment's attackers.
+    """
 
     name: str
     defense: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    surrogate: str = "plain"
+    attackers: tuple[str, ...] = ()
+
+
+SURROGATES = ("plain", "adversarial")
 
 
 @dataclass(frozen=True)
@@ -82,6 +129,7 @@ class ExperimentSpec:
     name: str
     data: DataSpec
     releases: tuple[ReleaseSpec, ...]
+    preset: str = ""
     seed: int = 0
     target: TargetSpec = field(default_factory=TargetSpec)
     surrogate: SurrogateSpec = field(default_factory=SurrogateSpec)
@@ -95,8 +143,13 @@ class ExperimentSpec:
             InvalidOptionError: A value is outside its range.
         """
         for release in self.releases:
-            # Any module does for a surrogate here: this is about the options.
-            build_defense(release.defense, release.options, nn.Identity())
+            # Any modules do for networks here: this is about the options.
+            sketch_defense(release)
+            if release.surrogate not in SURROGATES:
+                raise UnknownNameError("surrogate", release.surrogate, SURROGATES)
+            for attack in release.attackers:
+                if attack not in ATTACKS:
+                    raise UnknownNameError("attack", attack, ATTACKS)
         if not self.releases or self.releases[0].defense != "none":
             raise InvalidOptionError(
                 "the first release must have defense = 'none': every closed gap needs it."
@@ -107,7 +160,7 @@ class ExperimentSpec:
         for attack in self.attackers.names:
             if attack not in ATTACKS:
                 raise UnknownNameError("attack", attack, ATTACKS)
-        if not {"label-only", "static"} <= set(self.attackers.names):
+        if not {"label-only", "static"} <= set(self.attackers_of(self.releases[0])):
             raise InvalidOptionError(
                 "attackers must include 'label-only' and 'static': they are the floors."
             )
@@ -120,14 +173,43 @@ class ExperimentSpec:
             check_count("width", width)
         check_count("blocks", self.target.blocks)
         check_count("hidden_layers_removed", self.surrogate.hidden_layers_removed, least=0)
+        check_count("adversarial_steps", self.surrogate.adversarial_steps)
+        check_count("side", self.data.side, least=0)
+        for repeats in self.attackers.repeats:
+            check_count("repeats", repeats, least=2)
+        if not self.attackers.step_factors:
+            raise InvalidOptionError("step_factors must hold at least one factor.")
+        for factor in self.attackers.step_factors:
+            check_above("step_factors", factor, 0)
         if not 0 < self.attackers.held_out < 1:
             raise InvalidOptionError(
                 f"held_out must be between 0 and 1, but got {self.attackers.held_out}."
             )
 
+    def attackers_of(self, release: ReleaseSpec) -> tuple[str, ...]:
+        """Return who attacks a release."""
+        return release.attackers or self.attackers.names
 
-def load_spec(path: Path) -> ExperimentSpec:
+
+def sketch_defense(release: ReleaseSpec) -> Defense:
+    """Build a release's defense around stand-ins for networks, to ask what it promises."""
+    return build_defense(
+        release.defense,
+        release.options,
+        nn.Identity(),
+        network=nn.Identity(),
+        generator=torch.Generator(),
+    )
+
+
+def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:
     """Read an experiment from a TOML file.
+
+    A file may hold presets: tables ``[presets.NAME]`` whose values take the place of the others.
+
+    Args:
+        path: The file.
+        preset: Which one to apply.
 
     Raises:
         MissingDataError: The file is not there.
@@ -137,30 +219,100 @@ def load_spec(path: Path) -> ExperimentSpec:
     """
     if not path.is_file():
         raise MissingDataError(f"there is no experiment file {path}.")
-    return _parse(path.read_bytes(), str(path))
+    return _spec_from(read_toml(path.read_bytes(), str(path)), str(path), preset)
 
 
-def bundled_spec(name: str) -> ExperimentSpec:
+def bundled_spec(name: str, preset: str | None = None) -> ExperimentSpec:
     """Read an experiment that ships with oneway, such as ``"demo-digits"``.
+
+    Args:
+        name: Which one.
+        preset: Which of its presets to apply, such as ``"cpu"`` or ``"paper"``.
+
+    Raises:
+        UnknownNameError: There is none of that name, or it has no such preset.
+    """
+    return _spec_from(bundled_toml(name), name, preset)
+
+
+def bundled_toml(name: str) -> dict[str, Any]:
+    """Read a TOML file that ships with oneway, by its name without the ending.
 
     Raises:
         UnknownNameError: There is none of that name.
     """
     folder = resources.files("oneway.benchmark") / "experiments"
-    known = [Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    known = [
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    ]
     if name not in known:
         raise UnknownNameError("experiment", name, known)
-    return _parse((folder / f"{name}.toml").read_bytes(), name)
+    return read_toml((folder / f"{name}.toml").read_bytes(), name)
 
 
-def _parse(content: bytes, origin: str) -> ExperimentSpec:
+def read_toml(content: bytes, origin: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        CorruptDataError: It is not TOML in UTF-8.
+    """
     try:
-        values = tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{origin} is not TOML: {error}") from error
-    spec = _from_mapping(ExperimentSpec, values, origin)
-    assert isinstance(spec, ExperimentSpec)  # noqa: S101  narrows the type
-    return spec
+
+
+def _spec_from(values: dict[str, Any], origin: str, preset: str | None) -> ExperimentSpec:
+    presets = values.pop("presets", {})
+    if preset is not None:
+        if preset not in presets:
+            raise UnknownNameError(f"preset of {origin}", preset, presets)
+        values = _overlaid(values, {**presets[preset], "preset": preset})
+    return build_from(ExperimentSpec, values, origin)
+
+
+def build_from(kind: type[T], values: Any, where: str) -> T:
+    """Build a frozen dataclass from plain TOML values.
+
+    Args:
+        kind: The dataclass.
+        values: A table.
+        where: What the values are called in messages.
+
+    Raises:
+        UnknownNameError: A key is unknown.
+        InvalidOptionError: A value is missing, of another type, or outside its range.
+    """
+    built = _from_mapping(kind, values, where)
+    assert isinstance(built, kind)  # noqa: S101  narrows the type
+    return built
+
+
+def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` with those of ``over`` in their place, table by table.
+
+    Rows of an array of tables are matched by their ``name``.
+    """
+    result = dict(values)
+    for key, value in over.items():
+        present = result.get(key)
+        if isinstance(value, dict) and isinstance(present, dict):
+            result[key] = _overlaid(present, value)
+        elif present is not None and _are_named(value) and _are_named(present):
+            changes = {row["name"]: row for row in value}
+            unknown = [name for name in changes if name not in {row["name"] for row in present}]
+            if unknown:
+                raise UnknownNameError(f"row of {key}", unknown[0], [r["name"] for r in present])
+            result[key] = [_overlaid(row, changes.get(row["name"], {})) for row in present]
+        else:
+            result[key] = value
+    return result
+
+
+def _are_named(rows: Any) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) and "name" in row for row in rows)
 
 
 def _from_mapping(kind: Any, values: Any, where: str) -> Any:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from oneway.benchmark.registry import DEFENSES, needs_network, trained_defense
 from oneway.errors import CorruptDataError, MissingDataError
 from oneway.inversion import Inverter
 from oneway.targets import TargetNetwork
@@ -21,7 +23,12 @@ from oneway.targets import TargetNetwork
 RECIPE = 1
 """Part of every key. Raise it when training code changes what a spec trains to."""
 
-KINDS: dict[str, type[nn.Module]] = {"target": TargetNetwork, "inverter": Inverter}
+KINDS: dict[str, type[nn.Module]] = {
+    "target": TargetNetwork,
+    "inverter": Inverter,
+    **{name: trained_defense(name).network_type for name in DEFENSES if needs_network(name)},
+}
+"""Classes of the networks that can be stored; a defense's own network goes by its name."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class StoredNetwork:
 
     Attributes:
         network: On the CPU.
-        kind: ``"target"`` or ``"inverter"``.
+        kind: A key of ``KINDS``.
         facts: Whatever its trainer recorded, such as held-out errors.
     """
 
@@ -62,8 +69,8 @@ def save_network(path: Path, network: nn.Module, kind: str, facts: Mapping[str, 
 
     Args:
         path: Where to; missing folders are made.
-        network: A :class:`TargetNetwork` or :class:`Inverter`.
-        kind: Which of the two, a key of ``KINDS``.
+        network: Of a class in ``KINDS``; it says its ``architecture``.
+        kind: That class's key.
         facts: JSON values to keep beside the weights.
     """
     header = json.dumps({"kind": kind, "architecture": network.architecture, "facts": facts})
@@ -147,8 +154,10 @@ class Store:
         """
         path = self.root / "networks" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
         if not path.is_file():
+            begin = time.perf_counter()
             network, facts = train()
-            save_network(path, network, kind, {**facts, "spec": spec})
+            seconds = time.perf_counter() - begin
+            save_network(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
         return load_network(path, kind)
 
 
@@ -157,3 +166,23 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read records that :func:`write_records` wrote; none if there is no such file.
+
+    Raises:
+        CorruptDataError: A line is not a JSON object.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise CorruptDataError(f"line {number} of {path} is not JSON. Delete it.") from error
+        if not isinstance(record, dict):
+            raise CorruptDataError(f"line {number} of {path} is not a JSON object. Delete it.")
+        records.append(record)
+    return records

@@ -1,11 +1,15 @@
 """`oneway demo`: invert a classifier's scores, defend them, and show what still leaks."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oneway.cli.common import choose_device, command, progress
+
+if TYPE_CHECKING:
+    from oneway.benchmark import Outcome
 
 
 @command
@@ -54,12 +58,12 @@ def demo(
     folder = out or Path("runs") / spec.name
     with progress(count_stages(spec)) as report:
         experiment = Experiment(spec, dataset, Store(cache), device=where, report=report)
-        outcomes = experiment.run()
+        outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
         figure = folder / "reconstructions.png"
         title = f"What scores give away: {data}, mean squared error per pixel of each attack"
-        draw_reconstructions(experiment.gallery(outcomes), figure, title)
+        draw_reconstructions(_rows(outcomes, experiment.gallery), figure, title)
     lines = remarks(records)
     text = markdown_table(records) + "\n" + "".join(f"- {line}\n" for line in lines)
     (folder / "table.md").write_text(text, encoding="utf-8")
@@ -73,3 +77,15 @@ def demo(
         f"Wrote {folder}/records.jsonl, table.md and reconstructions.png", highlight=False
     )
     raise typer.Exit(1 if any(record["flips"] for record in records) else 0)
+
+
+def _rows(outcomes: "list[Outcome]", gallery: "Callable[[Outcome], dict[str, Any]]") -> Any:
+    """Return the figure's rows: the truth, then what attackers make of each release."""
+    rows = {"original": gallery(outcomes[0])["truth"]}
+    for outcome in outcomes:
+        name, images = outcome.record["release"], gallery(outcome)
+        first = outcome is outcomes[0]
+        for attack in ("static",) if first else ("static", "retrained"):
+            title = "no defense\n" if first else f"{name}\n{attack}"
+            rows[f"{title} {outcome.results[attack].error:.4f}"] = images[attack]
+    return rows

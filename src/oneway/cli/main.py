@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from oneway import __version__
-from oneway.cli import attack, defend, demo, train
+from oneway.cli import attack, defend, demo, reproduce, results, train
 
 app = typer.Typer(
     name="oneway",
@@ -42,3 +42,5 @@ app.command()(demo.demo)
 app.add_typer(train.app, name="train")
 app.command()(defend.defend)
 app.command()(attack.attack)
+app.command()(reproduce.reproduce)
+app.command()(results.results)

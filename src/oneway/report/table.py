@@ -71,6 +71,8 @@ KNOWS = {
     "label-only": "the predicted label: the floor",
     "static": "clean scores of its own images, from before the defense",
     "retrained": "released scores of its own images: the realistic attacker",
+    "adversarial-training": "the algorithm and its parameters, on a surrogate of its own",
+    "averaging": "that answers are random: it asks 10 or 100 times",
 }
 
 
@@ -93,6 +95,6 @@ def remarks(records: Sequence[Record]) -> list[str]:
         f"Decoders were trained on up to {first['auxiliary']} queried images; a stronger one may "
         "exist."
     )
-    if first["seeds"] == 1:
+    if len({record["seed"] for record in records}) == 1:
         lines.append("One seed: a smoke run. Publish nothing from it without its spread.")
     return lines

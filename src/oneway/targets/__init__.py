@@ -1,6 +1,6 @@
 """What answers queries."""
 
-from oneway.targets.defended import DefendedTarget
+from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
 from oneway.targets.recorded import RecordedTarget
 from oneway.targets.torch_module import TorchTarget
@@ -14,5 +14,6 @@ __all__ = [
     "TargetPreset",
     "TargetTrainingSettings",
     "TorchTarget",
+    "Trace",
     "train_target",
 ]

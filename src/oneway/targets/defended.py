@@ -1,12 +1,29 @@
 """A target with a defense before its clients: all that they and attackers may see."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_images, check_same_shape
 from oneway.confidences import logits_from_confidences, release
-from oneway.contracts import Defense, ScoredTarget, Target
+from oneway.contracts import Defense, RepeatableDefense, ScoredTarget, Target
 from oneway.errors import DefenseFailedError, InvalidTensorError
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One answer as the defender sees it, from clean scores to what was released.
+
+    Attributes:
+        clean_logits: ``(N, K)`` before the defense.
+        defended_logits: ``(N, K)`` after it.
+        released: ``(N, K)`` confidences, all that clients get.
+    """
+
+    clean_logits: Tensor
+    defended_logits: Tensor
+    released: Tensor
 
 
 class DefendedTarget:
@@ -58,16 +75,66 @@ class DefendedTarget:
             DefenseFailedError: The defense changed a label that it promised to keep, or gave
                 something else than finite logits of the same shape.
         """
+        return self.trace(images).released
+
+    def trace(self, images: Tensor) -> Trace:
+        """Answer once, and show the defender what became of the scores on the way.
+
+        The same query asked again may be answered otherwise, if the defense is random.
+
+        Raises:
+            InvalidTensorError: See :meth:`__call__`.
+            DefenseFailedError: See :meth:`__call__`.
+        """
         check_images(images)
         parts = [self._answer(part) for part in images.split(self.batch_size)]
-        return torch.cat(parts)
+        return Trace(
+            torch.cat([part.clean_logits for part in parts]),
+            torch.cat([part.defended_logits for part in parts]),
+            torch.cat([part.released for part in parts]),
+        )
 
-    def _answer(self, images: Tensor) -> Tensor:
-        if isinstance(self.target, ScoredTarget):
-            clean = self.target.logits(images)
-        else:
-            clean = logits_from_confidences(self.target(images))
+    def repeated(self, images: Tensor, count: int) -> Tensor:
+        """Answer each query ``count`` times, as a client does who asks again and again.
+
+        Args:
+            images: ``(N, C, H, W)`` queries.
+            count: How often, at least 1.
+
+        Returns:
+            ``(count, N, K)`` probabilities, of :meth:`__call__`'s kind.
+
+        Raises:
+            InvalidTensorError: See :meth:`__call__`.
+            DefenseFailedError: See :meth:`__call__`.
+            InvalidOptionError: ``count`` is below 1.
+        """
+        check_images(images)
+        check_count("count", count)
+        if self.defense.deterministic:
+            return self(images).expand(count, -1, -1)
+        if not isinstance(self.defense, RepeatableDefense):
+            return torch.stack([self(images) for _ in range(count)])
+        parts = []
+        for some in images.split(self.batch_size):
+            clean = self._clean_logits(some)
+            asked = some if self.defense.requires_input else None
+            draws = self.defense.draws(clean, asked, count)
+            parts.append(self._checked(clean.expand(count, -1, -1), draws))
+        return torch.cat(parts, dim=1)
+
+    def _answer(self, images: Tensor) -> Trace:
+        clean = self._clean_logits(images)
         defended = self.defense(clean, images if self.defense.requires_input else None)
+        return Trace(clean, defended, self._checked(clean, defended))
+
+    def _clean_logits(self, images: Tensor) -> Tensor:
+        if isinstance(self.target, ScoredTarget):
+            return self.target.logits(images)
+        return logits_from_confidences(self.target(images))
+
+    def _checked(self, clean: Tensor, defended: Tensor) -> Tensor:
+        """Return what may be released of defended logits."""
         try:
             check_same_shape(defended, "the defense's logits", clean)
         except InvalidTensorError as error:
@@ -79,6 +146,6 @@ class DefendedTarget:
             if changed.any():
                 raise DefenseFailedError(
                     f"{type(self.defense).__name__} promises to keep labels, but changed "
-                    f"{int(changed.sum())} of {len(changed)}; nothing is released."
+                    f"{int(changed.sum())} of {changed.numel()}; nothing is released."
                 )
         return released

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from oneway.checks import check_above, check_count, check_images, check_labels
+from oneway.errors import InvalidOptionError
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,14 @@ class TargetTrainingSettings:
         epochs: Passes over the private images.
         learning_rate: The cycle's peak.
         batch_size: Rows per step.
+        label_smoothing: Share of a label that is spread over all classes, in [0, 1). It makes
+            scores less saturated.
     """
 
     epochs: int = 8
     learning_rate: float = 3e-3
     batch_size: int = 64
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -33,6 +37,10 @@ class TargetTrainingSettings:
         check_count("epochs", self.epochs)
         check_above("learning_rate", self.learning_rate, 0)
         check_count("batch_size", self.batch_size, least=2)
+        if not 0 <= self.label_smoothing < 1:
+            raise InvalidOptionError(
+                f"label_smoothing must be in [0, 1), but got {self.label_smoothing}."
+            )
 
 
 def train_target(
@@ -42,6 +50,7 @@ def train_target(
     *,
     settings: TargetTrainingSettings,
     generator: torch.Generator,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train ``network`` in place and leave it in eval mode.
@@ -52,6 +61,8 @@ def train_target(
         labels: ``(N)`` int64.
         settings: How long and how fast.
         generator: On the CPU; gives the order of the rows.
+        penalty: Added to the loss of each batch: called with the network right after it saw the
+            batch.
         on_epoch: Called after each epoch with its number from 1 and the mean training loss.
 
     Raises:
@@ -72,7 +83,11 @@ def train_target(
         order = torch.randperm(len(images), generator=generator).to(images.device)
         total = torch.zeros((), device=images.device)
         for rows in order.split(settings.batch_size):
-            loss = nn.functional.cross_entropy(network(images[rows]), labels[rows])
+            loss = nn.functional.cross_entropy(
+                network(images[rows]), labels[rows], label_smoothing=settings.label_smoothing
+            )
+            if penalty is not None:
+                loss = loss + penalty(network)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -1,0 +1,41 @@
+"""The paper's adaptive attacker: it knows the algorithm, and trains on noise of its own making."""
+
+from collections.abc import Mapping
+
+import torch
+
+from oneway.confidences import logits_from_confidences, release
+from oneway.contracts import Candidate, Observations, TrainDecoder
+from oneway.errors import InvalidOptionError
+
+
+def adversarial_training(
+    observations: Observations, train: TrainDecoder
+) -> Mapping[str, Candidate]:
+    """Train a decoder on clean scores that the attacker's own copies of the defense changed.
+
+    Each image goes through one of the copies, which differ in step size, so that the decoder
+    learns to read all of them. There is no candidate without copies.
+
+    Raises:
+        InvalidOptionError: The attacker never saw clean confidences to put noise on.
+
+    Source:
+        Wen, Yiu & Hui, section V-D, after Madry et al., ICLR 2018. The attacker trains a
+        surrogate of its own: it does not know the defender's weights.
+    """
+    copies = observations.own_copies
+    if not copies:
+        return {}
+    if observations.clean is None:
+        raise InvalidOptionError(
+            "the adversarial-training attacker puts noise of its own on clean confidences of the "
+            "auxiliary images, and there are none. Pass them, or leave this attacker out."
+        )
+    logits = logits_from_confidences(observations.clean)
+    noisy = torch.empty_like(observations.clean)
+    for position, copy in enumerate(copies):
+        rows = slice(position, None, len(copies))
+        noisy[rows] = release(copy(logits[rows], observations.images[rows]))
+    decoder = train(noisy, observations.images, observations.held_out)
+    return {"decoder": Candidate(lambda released: decoder(released[0]))}

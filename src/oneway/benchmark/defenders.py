@@ -1,0 +1,253 @@
+"""The defender of an experiment: its target, its surrogates, and the defenses built of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneway.benchmark.attackers import InverterTrainer, Report
+from oneway.benchmark.randomness import Stream
+from oneway.benchmark.registry import (
+    build_defense,
+    needs_network,
+    needs_surrogate,
+    trained_defense,
+    training_options,
+)
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
+from oneway.benchmark.store import Store, fingerprint
+from oneway.confidences import logits_from_confidences, release
+from oneway.contracts import DefenderMaterial, Defense
+from oneway.data import Splits
+from oneway.errors import InvalidOptionError
+from oneway.inversion import full_depth
+from oneway.targets import TargetNetwork, TorchTarget, train_target
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A defense that is ready, and what it took.
+
+    Attributes:
+        defense: It.
+        seconds: Of training, beyond the target's: a surrogate's, or a network's of its own.
+        facts: What its training recorded.
+    """
+
+    defense: Defense
+    seconds: float
+    facts: Mapping[str, Any]
+
+
+class Defender:
+    """Trains the target and whatever a release needs, each only once."""
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        splits: Splits,
+        held_out: Tensor,
+        store: Store,
+        trainer: InverterTrainer,
+        report: Report,
+    ) -> None:
+        """Prepare; nothing is trained yet.
+
+        Args:
+            spec: The experiment.
+            splits: Its images, on the device where networks are trained.
+            held_out: ``(N)`` bool, the auxiliary rows for choosing.
+            store: Where trained networks are kept.
+            trainer: Trains inverters.
+            report: Told of progress.
+
+        Raises:
+            InvalidOptionError: No surrogate fits the images.
+        """
+        self.spec, self.splits, self.held_out = spec, splits, held_out
+        self.store, self.trainer, self.report = store, trainer, report
+        self.device = splits.private_images.device
+        self.depth = surrogate_depth(spec, splits.auxiliary_images.shape[2:])
+
+    def train_target(self) -> TorchTarget:
+        """Return the undefended target."""
+        spec, splits = self.spec.target, self.splits
+        stage = "train the target"
+
+        def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
+            network = TargetNetwork(
+                splits.num_classes,
+                splits.private_images.shape[1:],
+                width=spec.width,
+                blocks=spec.blocks,
+            ).to(self.device)
+            train_target(
+                network,
+                splits.private_images,
+                splits.private_labels,
+                settings=spec.training,
+                generator=Stream(self.spec.seed, "target order").generator(),
+                on_epoch=lambda epoch, _: self.report(stage, epoch / spec.training.epochs),
+            )
+            return network, {}
+
+        key = {
+            "role": "target",
+            "seed": self.spec.seed,
+            **dataclasses.asdict(spec),
+            "data": fingerprint(splits.private_images, splits.private_labels),
+        }
+        stream = Stream(self.spec.seed, "target")
+        stored = self.store.network("target", key, lambda: stream.call(fresh, self.device))
+        self.report(stage, 1.0)
+        return TorchTarget(stored.network.to(self.device))
+
+    def build(self, row: ReleaseSpec, target: TorchTarget, clean: Tensor, purpose: str) -> Built:
+        """Train what a release's defense needs, and build it.
+
+        Args:
+            row: The release.
+            target: The undefended target.
+            clean: ``(N, K)`` its confidences of the auxiliary images.
+            purpose: What it is built for: each purpose has random streams of its own.
+        """
+        surrogate, network = None, None
+        facts: Mapping[str, Any] = {}
+        if needs_surrogate(row.defense):
+            surrogate, facts = self._surrogate(row, clean, "surrogate")
+        if needs_network(row.defense):
+            network, facts = self._network(row, target)
+        generator = Stream(self.spec.seed, f"{row.name}, {purpose}").generator()
+        defense = build_defense(
+            row.defense, row.options, surrogate, network=network, generator=generator
+        )
+        kept = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        return Built(defense, kept.pop("seconds", 0.0), kept)
+
+    def own_copies(self, row: ReleaseSpec, clean: Tensor) -> list[Defense]:
+        """Build an attacker's copies of a defense: its own surrogate, step sizes around ours.
+
+        There are none of a defense without surrogate or step size.
+        """
+        if not needs_surrogate(row.defense) or "step_size" not in row.options:
+            return []
+        surrogate, _ = self._surrogate(row, clean, "attacker's surrogate")
+        return [
+            build_defense(
+                row.defense,
+                {**row.options, "step_size": factor * row.options["step_size"]},
+                surrogate,
+                generator=Stream(self.spec.seed, f"{row.name}, copy {factor}").generator(),
+            )
+            for factor in self.spec.attackers.step_factors
+        ]
+
+    def _surrogate(
+        self, row: ReleaseSpec, clean: Tensor, role: str
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        spec = self.spec.surrogate
+        options = {
+            "width": spec.width,
+            "hidden_layers": self.depth,
+            "front_end": spec.front_end,
+        }
+        owner = "the defender's" if role == "surrogate" else "an attacker's own"
+        perturb, perturbed = None, None
+        kind = ""
+        if row.surrogate == "adversarial":
+            perturb, perturbed = self._noise_against_itself(row, role)
+            kind = f" for {row.name}"
+        return self.trainer.train(
+            role,
+            options,
+            spec.training,
+            clean,
+            self.splits.auxiliary_images,
+            self.held_out,
+            stage=f"train {owner} surrogate{kind}",
+            perturb=perturb,
+            perturbed=perturbed,
+        )
+
+    def _noise_against_itself(
+        self, row: ReleaseSpec, role: str
+    ) -> tuple[Callable[[nn.Module, Tensor, Tensor], Tensor], Mapping[str, Any]]:
+        """Return the inner maximisation of adversarial training (Madry et al., ICLR 2018)."""
+        steps = self.spec.surrogate.adversarial_steps
+        reach = row.options["step_size"] * row.options.get("steps", 10)
+        factors = self.spec.attackers.step_factors
+        choice = Stream(self.spec.seed, f"{role}, adversarial").generator()
+
+        def perturb(inverter: nn.Module, confidences: Tensor, images: Tensor) -> Tensor:
+            factor = factors[int(torch.randint(len(factors), (), generator=choice))]
+            options = {**row.options, "steps": steps, "step_size": factor * reach / steps}
+            noise = build_defense(row.defense, options, inverter, generator=choice)
+            return release(noise(logits_from_confidences(confidences), images))
+
+        return perturb, {
+            "defense": row.defense,
+            "options": {key: str(value) for key, value in row.options.items()},
+            "steps": steps,
+            "step_factors": list(factors),
+        }
+
+    def _network(
+        self, row: ReleaseSpec, target: TorchTarget
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        splits, options = self.splits, training_options(row.defense, row.options)
+        told = ", ".join(f"{name} {value}" for name, value in options.items())
+        stage = f"train {row.defense}" + (f", {told}" if told else "")
+        logits = target.logits(splits.auxiliary_images)
+
+        def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
+            material = DefenderMaterial(
+                target.module,
+                splits.private_images,
+                splits.private_labels,
+                splits.auxiliary_images,
+                logits,
+            )
+            return trained_defense(row.defense).train(
+                material,
+                generator=Stream(self.spec.seed, f"{row.defense} order").generator(),
+                on_epoch=lambda share: self.report(stage, share),
+                **options,
+            )
+
+        key = {
+            "role": row.defense,
+            "seed": self.spec.seed,
+            "options": options,
+            "target": target_architecture(target),
+            "data": fingerprint(
+                splits.private_images, splits.private_labels, splits.auxiliary_images, logits
+            ),
+        }
+        stream = Stream(self.spec.seed, row.defense)
+        stored = self.store.network(row.defense, key, lambda: stream.call(fresh, self.device))
+        self.report(stage, 1.0)
+        return stored.network.to(self.device), stored.facts
+
+
+def target_architecture(target: TorchTarget) -> dict[str, Any]:
+    """Return what builds another network like the target's."""
+    return dict(target.module.architecture)  # type: ignore[arg-type]
+
+
+def surrogate_depth(spec: ExperimentSpec, sides: Sequence[int]) -> int:
+    """Return how many hidden layers the surrogate has on images of these sides.
+
+    Raises:
+        InvalidOptionError: None would be left.
+    """
+    full = full_depth(*sides)
+    removed = spec.surrogate.hidden_layers_removed
+    wanted = any(needs_surrogate(row.defense) for row in spec.releases)
+    if wanted and removed >= full:
+        raise InvalidOptionError(
+            f"hidden_layers_removed must be below {full}, the hidden layers of an inverter for "
+            f"{sides[0]}x{sides[1]} images, but is {removed}."
+        )
+    return full - removed

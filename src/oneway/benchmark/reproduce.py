@@ -1,0 +1,122 @@
+"""Run an experiment cell by cell, so that an interrupted run loses at most one."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from oneway.benchmark.attackers import Report, silent
+from oneway.benchmark.records import cell_key
+from oneway.benchmark.runner import Experiment
+from oneway.benchmark.spec import DataSpec, ExperimentSpec
+from oneway.benchmark.store import Store, atomic_file, read_records, write_records
+from oneway.data import Dataset, load_dataset, read_npz
+
+Gallery = Mapping[str, Any]
+
+
+def load_data(
+    spec: DataSpec, data_root: Path | None, report: Report = silent
+) -> tuple[Dataset, Dataset | None]:
+    """Load an experiment's data set, and its auxiliary one if that is another.
+
+    Raises:
+        MissingDataError: A file is not there.
+        CorruptDataError: A file is something else.
+    """
+    side = spec.side or None
+    dataset = load_dataset(spec.name, data_root, path=spec.path or None, side=side, report=report)
+    if not spec.auxiliary_name:
+        return dataset, None
+    auxiliary = load_dataset(
+        spec.auxiliary_name,
+        data_root,
+        path=spec.auxiliary_path or None,
+        side=side,
+        labelled=False,
+        report=report,
+    )
+    return dataset, auxiliary
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Records of one experiment and one seed, in a file of their own.
+
+    Attributes:
+        spec: The experiment.
+        path: The file, JSON Lines; what it holds of another experiment is dropped.
+        store: Where trained networks are kept, and reconstructions to draw.
+    """
+
+    spec: ExperimentSpec
+    path: Path
+    store: Store
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Return the records that are there, by release."""
+        keys = {row.name: cell_key(self.spec, row) for row in self.spec.releases}
+        return {
+            record["release"]: record
+            for record in read_records(self.path)
+            if keys.get(record.get("release", "")) == record.get("cell")
+        }
+
+    def gallery(self, release: str) -> Gallery | None:
+        """Return what a release's attackers made of the shown queries, if it is there."""
+        path = self._gallery_path(release)
+        return read_npz(path) if path.is_file() else None
+
+    def run(
+        self,
+        data: Callable[[], tuple[Dataset, Dataset | None]],
+        *,
+        device: torch.device,
+        only: Collection[str] | None = None,
+        drawn: bool = False,
+        report: Report = silent,
+    ) -> list[dict[str, Any]]:
+        """Run what is missing, writing each record when it is done; return all, in order.
+
+        Args:
+            data: Loads the data sets; called only if there is something to run.
+            device: Where networks are trained and queried.
+            only: Releases that are wanted; None: all.
+            drawn: Whether their reconstructions must be there, too.
+            report: Told of progress.
+        """
+        records = self.finished()
+        idle = {
+            row.name
+            for row in self.spec.releases
+            if (only is not None and row.name not in only)
+            or (row.name in records and not (drawn and self.gallery(row.name) is None))
+        }
+        if len(idle) < len(self.spec.releases):
+            dataset, auxiliary = data()
+            experiment = Experiment(
+                self.spec,
+                dataset,
+                self.store,
+                auxiliary_dataset=auxiliary,
+                device=device,
+                report=report,
+            )
+            for outcome in experiment.run(idle):
+                name = outcome.record["release"]
+                with atomic_file(self._gallery_path(name)) as path, path.open("wb") as file:
+                    np.savez_compressed(file, **experiment.gallery(outcome))
+                # A record that is there stays: its times and environment were measured then.
+                records.setdefault(name, outcome.record)
+                write_records(self.path, self._ordered(records))
+        return self._ordered(records)
+
+    def _ordered(self, records: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        return [records[row.name] for row in self.spec.releases if row.name in records]
+
+    def _gallery_path(self, release: str) -> Path:
+        row = next(row for row in self.spec.releases if row.name == release)
+        return self.store.root / "galleries" / f"{cell_key(self.spec, row)}.npz"

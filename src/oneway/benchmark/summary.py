@@ -1,0 +1,143 @@
+"""Several seeds become one row: means with 95 % intervals, and nothing pooled that differs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from oneway.errors import InvalidOptionError, MissingExtraError
+
+Record = Mapping[str, Any]
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        mean: It.
+        half_width: Of its 95 % interval by Student's t; None with one seed.
+        count: How many seeds.
+    """
+
+    mean: float
+    half_width: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One release over all seeds.
+
+    Attributes:
+        release: Its name.
+        seeds: Whose records these are, in order.
+        values: Estimates by name: ``accuracy``, ``error static`` and so on. A value that some
+            seed lacks is left out.
+        flips: All changed labels of all seeds.
+        flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
+        record: The first seed's, for what is the same in all.
+    """
+
+    release: str
+    seeds: tuple[int, ...]
+    values: Mapping[str, Estimate]
+    flips: int
+    flags: Mapping[str, int]
+    record: Record
+
+
+VALUES: dict[str, Callable[[Record], Any]] = {
+    "accuracy": lambda record: record["accuracy"],
+    "flips": lambda record: record["flips"],
+    "logit_distortion": lambda record: record["logit_distortion"],
+    "l1_mean": lambda record: record["l1_mean"],
+    "l1_p99": lambda record: record["l1_p99"],
+    "l1_max": lambda record: record["l1_max"],
+    "adaptive_error": lambda record: record["adaptive_error"],
+    "closed_gap": lambda record: record["closed_gap"],
+    "closed_gap_tail": lambda record: record["closed_gap_tail"],
+    "floor clean": lambda record: record["floors"]["clean"],
+    "floor label": lambda record: record["floors"]["label"],
+    "floor prior": lambda record: record["floors"]["prior"],
+    "milliseconds_single_query": lambda record: record["milliseconds_single_query"],
+    "milliseconds_per_query_batched": lambda record: record["milliseconds_per_query_batched"],
+    "training_seconds": lambda record: record["training_seconds"],
+}
+"""What is averaged over seeds, besides every attacker's error."""
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Return mean and 95 % interval of values that are independent of each other.
+
+    Raises:
+        InvalidOptionError: There are none.
+        MissingExtraError: scipy is not installed.
+    """
+    if not values:
+        raise InvalidOptionError("a mean needs at least one value, but got none.")
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count == 1:
+        return Estimate(mean, None, 1)
+    try:
+        from scipy.stats import t
+    except ImportError as error:
+        raise MissingExtraError("scipy", extra="demo", purpose="intervals over seeds") from error
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return Estimate(mean, quantile * spread / math.sqrt(count), count)
+
+
+def summarise(records: Sequence[Record]) -> list[Summary]:
+    """Put the seeds of each release together, in the order of first appearance.
+
+    Args:
+        records: Of one experiment and preset.
+
+    Raises:
+        InvalidOptionError: Records differ in more than their seed, or a seed occurs twice.
+    """
+    by_release: dict[str, list[Record]] = {}
+    for record in records:
+        by_release.setdefault(record["release"], []).append(record)
+    return [_summary(release, group) for release, group in by_release.items()]
+
+
+def _summary(release: str, group: Sequence[Record]) -> Summary:
+    group = sorted(group, key=lambda record: record["seed"])
+    seeds = tuple(record["seed"] for record in group)
+    if len(set(seeds)) < len(seeds):
+        raise InvalidOptionError(
+            f"release {release!r} has records of seeds {list(seeds)}: one of each seed, please."
+        )
+    specs = [{**record["spec"], "seed": None} for record in group]
+    if any(spec != specs[0] for spec in specs):
+        raise InvalidOptionError(
+            f"records of release {release!r} come from different experiments. Run the seeds "
+            "again with one and the same."
+        )
+    columns: dict[str, list[Any]] = {
+        name: [take(record) for record in group] for name, take in VALUES.items()
+    }
+    for attack in group[0]["errors"]:
+        columns[f"error {attack}"] = [record["errors"].get(attack) for record in group]
+    flags: dict[str, int] = {}
+    for record in group:
+        for flag in record["flags"]:
+            # A count of changed labels differs from seed to seed; it stands in its own column.
+            kind = flag.lstrip("0123456789 ")
+            flags[kind] = flags.get(kind, 0) + 1
+    return Summary(
+        release,
+        seeds,
+        {
+            name: estimate(values)
+            for name, values in columns.items()
+            if all(value is not None for value in values)
+        },
+        sum(columns["flips"]),
+        flags,
+        group[0],
+    )

@@ -1,0 +1,153 @@
+"""`oneway reproduce`: run the paper's tables and figures, theirs beside ours."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oneway.cli.common import choose_device, command, progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from oneway.benchmark import Cells, ExperimentSpec
+
+TABLES = ("table1", "table2")
+FIGURES = ("figure1", "figure2")
+
+
+@command
+def reproduce(
+    what: Annotated[
+        str, typer.Argument(help="table1, table2, figure1, figure2, or an experiment's .toml file.")
+    ],
+    data: Annotated[str, typer.Option(help="mnist or faces.")] = "mnist",
+    preset: Annotated[
+        str | None, typer.Option(help="cpu: small networks, minutes. paper: theirs. [cpu]")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="A seed; give it several times. [0 1 2]")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder with the data sets' files.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for records and figures.")] = Path("runs"),
+    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Run a table or a figure of the paper, and show theirs beside ours.
+
+    Each release of each seed is a cell; its record is written when it is done, so that an
+    interrupted run loses at most one, and a rerun goes on where it was. Records go to
+    OUT/EXPERIMENT-PRESET-seedN.jsonl; figures, as .png and .pdf, beside them.
+
+    Faces are read from --data-root: glint_celebs24_grey64.npz as the private set and
+    celeba10k_grey64.npz as the auxiliary one; your own sets go in an experiment file.
+
+    Exits 1 if a label changed in a release that promises to keep labels.
+
+    For example:
+
+        oneway reproduce table1 --data mnist --seed 0
+
+        oneway reproduce figure2 --data faces --data-root ~/datasets --preset paper --device cuda
+
+        oneway reproduce my-experiment.toml --out results
+    """
+    from rich.console import Console
+
+    from oneway.benchmark import bundled_spec, figure_spec, load_spec
+    from oneway.errors import UnknownNameError
+
+    if data not in ("mnist", "faces"):
+        raise UnknownNameError("data", data, ("mnist", "faces"))
+    own = what.endswith(".toml")
+    if not own and what not in (*TABLES, *FIGURES):
+        raise UnknownNameError("table or figure", what, (*TABLES, *FIGURES))
+    figure = figure_spec(what) if what in FIGURES else None
+    if own:
+        spec = load_spec(Path(what), preset)
+    else:
+        spec = bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu")
+    seeds = seed if seed else [0] if figure else [0, 1, 2]
+    only = {row.release for row in figure.rows} if figure else None
+    where, console = choose_device(device), Console()
+    records: list[dict[str, Any]] = []
+    for number in sorted(set(seeds)):
+        seeded = dataclasses.replace(spec, seed=number)
+        cells, found = _run(seeded, data_root, out, cache, where, only)
+        records += found
+        if figure is not None:
+            title = f"{figure.title}, {data}, seed {number}"
+            name = f"{what}-{data}-{spec.preset}" + (f"-seed{number}" if len(seeds) > 1 else "")
+            for path in _draw(figure.rows, cells, found, out / name, title):
+                console.print(f"Wrote {path}", highlight=False)
+    if figure is None:
+        _print_table(console, spec, records)
+    broken = any(record["flips"] and record["keeps_label"] for record in records)
+    raise typer.Exit(1 if broken else 0)
+
+
+def _run(
+    spec: "ExperimentSpec",
+    data_root: Path | None,
+    out: Path,
+    cache: Path,
+    device: "torch.device",
+    only: set[str] | None,
+) -> "tuple[Cells, list[dict[str, Any]]]":
+    from oneway.benchmark import Cells, Store, count_stages, load_data
+
+    name = "-".join(part for part in (spec.name, spec.preset, f"seed{spec.seed}") if part)
+    cells = Cells(spec, out / f"{name}.jsonl", Store(cache))
+    with progress(count_stages(spec)) as report:
+        records = cells.run(
+            lambda: load_data(spec.data, data_root),
+            device=device,
+            only=only,
+            drawn=only is not None,
+            report=report,
+        )
+    return cells, records
+
+
+def _draw(
+    rows: Sequence[Any], cells: "Cells", records: list[dict[str, Any]], path: Path, title: str
+) -> list[Path]:
+    from oneway.report import draw_reconstructions
+
+    by_release = {record["release"]: record for record in records}
+    images: dict[str, Any] = {}
+    for row in rows:
+        gallery = cells.gallery(row.release) or {}
+        if row.attack in gallery:
+            error = by_release[row.release]["errors"][row.attack]
+            images.setdefault("truth", gallery["truth"])
+            images[f"{row.label}\n{error:.4f}"] = gallery[row.attack]
+    written = []
+    for ending in (".png", ".pdf"):
+        draw_reconstructions(images, path.with_name(path.name + ending), title)
+        written.append(path.with_name(path.name + ending))
+    return written
+
+
+def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, Any]]) -> None:
+    from oneway.benchmark import published, summarise
+    from oneway.errors import UnknownNameError
+    from oneway.report import SUMMARY_WIDTH, published_table, summary_remarks, summary_table
+
+    summaries = summarise(records)
+    title = " ".join(part for part in (spec.name, spec.preset) if part)
+    table = summary_table(summaries, f"{title}: ours")
+    console.print(table, width=max(console.width, SUMMARY_WIDTH), crop=False)
+    for line in summary_remarks(summaries):
+        console.print(f"• {line}", highlight=False)
+    try:
+        theirs = published(spec.name)
+    except UnknownNameError:
+        return
+    console.print(published_table(theirs, summaries), width=max(console.width, 100), crop=False)
+    for remark in theirs.remarks:
+        console.print(f"• {remark.text}", highlight=False)

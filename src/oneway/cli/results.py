@@ -1,0 +1,44 @@
+"""`oneway results`: a page of all stored records."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oneway.cli.common import command
+
+
+@command
+def results(
+    records: Annotated[
+        Path, typer.Argument(help="Folder with the records that `oneway reproduce` wrote.")
+    ] = Path("runs"),
+    out: Annotated[Path, typer.Option(help="File to write, Markdown.")] = Path("runs/results.md"),
+) -> None:
+    """Write a page of all stored records: means over seeds, intervals, and what they say.
+
+    For example:
+
+        oneway results results --out docs/results.md
+    """
+    from oneway.benchmark import atomic_file, published, read_records
+    from oneway.errors import MissingDataError, UnknownNameError
+    from oneway.report import results_page
+
+    files = sorted(records.glob("*-seed*.jsonl"))
+    if not files:
+        raise MissingDataError(
+            f"{records} holds no records named EXPERIMENT-PRESET-seedN.jsonl. Make some with "
+            f"`oneway reproduce table1 --out {records}`."
+        )
+    found = [record for file in files for record in read_records(file)]
+    theirs = {}
+    for experiment in {record["experiment"] for record in found}:
+        try:
+            theirs[experiment] = published(experiment)
+        except UnknownNameError:
+            continue
+    page = results_page(found, theirs, f"oneway results {records} --out {out}")
+    with atomic_file(out) as path:
+        path.write_text(page, encoding="utf-8")
+    typer.echo(f"wrote {out}: {len(found)} records of {len(theirs) or 'no'} published experiments")

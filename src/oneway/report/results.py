@@ -1,0 +1,174 @@
+"""The results page: every word and number of it comes from stored records."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from oneway.benchmark import Published, Summary, summarise
+from oneway.report.summary import (
+    COLUMNS,
+    COSTS,
+    PUBLISHED_COLUMNS,
+    published_rows,
+    spread,
+    summary_remarks,
+)
+
+Record = Mapping[str, Any]
+
+NOISE = "adversarial-noise"
+
+
+def results_page(records: Sequence[Record], theirs: Mapping[str, Published], command: str) -> str:
+    """Return the page as Markdown.
+
+    Args:
+        records: Of all experiments, presets and seeds.
+        theirs: What the paper printed, by experiment.
+        command: What makes this page.
+    """
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["experiment"], record["preset"]), []).append(record)
+    parts = [
+        "# Results\n",
+        f"Made by `{command}` from the records in `results/`; not edited by hand. Errors are mean "
+        "squared errors per pixel. `static` is the paper's attacker, trained on clean scores; "
+        "`retrained` trains on what is released; `adaptive` is the paper's adversarial training "
+        "(it knows the algorithm and its parameters), or, for releases that are random, an "
+        "attacker who asks each query up to 100 times.\n",
+    ]
+    for (experiment, preset), group in groups.items():
+        summaries = summarise(group)
+        parts.append(_section(experiment, preset, summaries, theirs.get(experiment)))
+    return "\n".join(parts)
+
+
+def _section(
+    experiment: str, preset: str, summaries: Sequence[Summary], theirs: Published | None
+) -> str:
+    first = summaries[0].record
+    data, environment = first["spec"]["data"], first["environment"]
+    seeds = ", ".join(map(str, summaries[0].seeds))
+    kind = experiment.partition("-")[2]
+    table = experiment.partition("-")[0]
+    side = f", scaled to {data['side']}x{data['side']}" if data["side"] else ""
+    title = theirs.table if theirs else experiment
+    lines = [
+        f"## {experiment}, preset {preset}\n",
+        f"{title}. {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
+        f"{data['test']:,} queries{side}. `oneway reproduce {table} --data {kind} --preset "
+        f"{preset}`; seeds {seeds}; {environment['processor']}, {environment['cores']} cores, "
+        f"{environment['threads']} of them used, device {environment['device']}, torch "
+        f"{environment['torch']}.\n",
+        "### Ours\n",
+        _markdown(list(COLUMNS), _rows(COLUMNS, summaries)),
+        *_bullets(summary_remarks(summaries)),
+        "\n### What it costs\n",
+        _markdown(list(COSTS), _rows(COSTS, summaries)),
+    ]
+    if theirs is not None and theirs.rows:
+        lines += [
+            "### Theirs, as printed\n",
+            _markdown(list(PUBLISHED_COLUMNS), published_rows(theirs, summaries)),
+        ]
+    if theirs is not None:
+        lines += _bullets([remark.text for remark in theirs.remarks])
+    lines += ["\n### In words\n", *_bullets(verdict_lines(summaries)), ""]
+    return "\n".join(lines)
+
+
+def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
+    """Say where the paper's claim holds and where it does not, from the numbers alone."""
+    lines = []
+    noise = [summary for summary in summaries if summary.record["defense"] == NOISE]
+    for summary in noise:
+        clean = summary.values["floor clean"].mean
+        label = summary.values["floor label"].mean
+        static = summary.values["error static"].mean
+        strongest = summary.values["adaptive_error"].mean
+        gap = summary.values.get("closed_gap")
+        held = static > label
+        lines.append(
+            f"**{summary.release}**: the attacker of the paper, trained on clean scores, has "
+            f"{static / clean:.1f} times the error it had without a defense"
+            + (
+                ", more than the label alone would give it: here the paper's claim holds."
+                if held
+                else ", less than the label alone would give it."
+            )
+        )
+        if gap is not None:
+            lines.append(
+                f"**{summary.release}**: the strongest attacker has {strongest / clean:.2f} times "
+                f"the clean error, so that G is {spread(gap, 2)}. {_reading(gap.mean)}"
+            )
+    lines += _by_step(noise)
+    ranked = sorted(
+        (s for s in summaries[1:] if "closed_gap" in s.values),
+        key=lambda s: -s.values["closed_gap"].mean,
+    )
+    if ranked:
+        order = ", ".join(
+            f"{s.release} {s.values['closed_gap'].mean:.2f} "
+            f"({100 * s.values['accuracy'].mean:.1f} % accuracy)"
+            for s in ranked
+        )
+        lines.append(f"By closed gap: {order}.")
+    return lines
+
+
+def _reading(gap: float) -> str:
+    if gap < 0:
+        return "The release tells an attacker who adapts *more* than clean scores did."
+    if gap < 0.5:
+        return "Whoever adapts undoes most of the defense."
+    if gap < 0.95:
+        return "Whoever adapts undoes part of the defense."
+    return "Nobody here did better than with the label alone."
+
+
+def _by_step(noise: Sequence[Summary]) -> list[str]:
+    """Compare step sizes of one defense, where there are several."""
+    plain = {
+        summary.record["options"]["step_size"]: summary
+        for summary in noise
+        if _row_of(summary)["surrogate"] == "plain"
+    }
+    if len(plain) < 2:
+        return []
+    ordered = [plain[step] for step in sorted(plain)]
+    errors = [summary.values["error retrained"] for summary in ordered]
+    told = ", ".join(
+        f"{spread(error, 4)} at step {summary.record['options']['step_size']:g}"
+        for error, summary in zip(errors, ordered, strict=True)
+    )
+    falls = errors[-1].mean < errors[0].mean
+    return [
+        f"A larger step, the paper's second improvement: the retrained attacker's error is {told}. "
+        + (
+            "More step, more leakage to whoever retrains."
+            if falls
+            else "More step did not lower it here."
+        )
+    ]
+
+
+def _row_of(summary: Summary) -> Mapping[str, Any]:
+    rows: Sequence[Mapping[str, Any]] = summary.record["spec"]["releases"]
+    return next(row for row in rows if row["name"] == summary.release)
+
+
+def _rows(
+    columns: Mapping[str, Callable[[Summary], str]], summaries: Sequence[Summary]
+) -> list[list[str]]:
+    return [[show(summary) for show in columns.values()] for summary in summaries]
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [f"- {line}" for line in lines]

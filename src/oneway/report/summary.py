@@ -1,0 +1,152 @@
+"""Rows over several seeds: for a terminal, for a page, and in words."""
+
+from collections.abc import Callable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from oneway.benchmark import Estimate, Published, Summary
+
+SUMMARY_WIDTH = 176
+"""Columns that :func:`summary_table` needs."""
+
+
+def spread(estimate: Estimate | None, digits: int, scale: float = 1) -> str:
+    """Return a mean with its 95 % interval, or a dash where there is none."""
+    if estimate is None:
+        return "-"
+    text = f"{scale * estimate.mean:.{digits}f}"
+    if estimate.half_width is None:
+        return text
+    return f"{text} ± {scale * estimate.half_width:.{digits}f}"
+
+
+def _value(name: str, digits: int, scale: float = 1) -> Callable[[Summary], str]:
+    return lambda summary: spread(summary.values.get(name), digits, scale)
+
+
+def _adaptive(summary: Summary) -> str:
+    """Return the error of the attacker who knows the algorithm, or repeats its queries."""
+    for name in ("adversarial-training", "averaging"):
+        if f"error {name}" in summary.values:
+            return spread(summary.values[f"error {name}"], 4)
+    return "-"
+
+
+COLUMNS: dict[str, Callable[[Summary], str]] = {
+    "release": lambda summary: summary.release,
+    "accuracy, %": _value("accuracy", 2, 100),
+    "flips": _value("flips", 0),
+    "logit distortion": _value("logit_distortion", 2),
+    "L1 of probabilities": _value("l1_mean", 4),
+    "static error": _value("error static", 4),
+    "retrained error": _value("error retrained", 4),
+    "adaptive error": _adaptive,
+    "closed gap G": _value("closed_gap", 2),
+    "G, least confident 5 %": _value("closed_gap_tail", 2),
+}
+
+COSTS: dict[str, Callable[[Summary], str]] = {
+    "release": lambda summary: summary.release,
+    "training, s": _value("training_seconds", 0),
+    "one query, ms": _value("milliseconds_single_query", 1),
+    "each of 256, ms": _value("milliseconds_per_query_batched", 2),
+}
+
+
+def summary_table(summaries: Sequence[Summary], title: str) -> Table:
+    """Return one row per release, means with 95 % intervals over seeds, for a terminal."""
+    table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    for position, (column, show) in enumerate(COLUMNS.items()):
+        # Headers wrap between words; numbers are never cut.
+        longest = max(len(show(summary)) for summary in summaries)
+        widest = max(longest, *(len(word) for word in column.split()))
+        table.add_column(column, justify="right" if position else "left", min_width=widest)
+    for summary in summaries:
+        table.add_row(*(escape(show(summary)) for show in COLUMNS.values()))
+    return table
+
+
+def published_table(theirs: Published, summaries: Sequence[Summary]) -> Table:
+    """Return what the paper printed, with the ratio to no defense beside ours."""
+    table = Table(
+        title=escape(f"{theirs.table}: theirs, as printed"),
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+    )
+    rows = published_rows(theirs, summaries)
+    for position, column in enumerate(PUBLISHED_COLUMNS):
+        table.add_column(column, justify="right" if position else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+PUBLISHED_COLUMNS = (
+    "printed as",
+    "accuracy, %",
+    "distortion",
+    "error",
+    "times no defense",
+    "ours, static",
+    "ours, strongest",
+)
+
+
+def published_rows(theirs: Published, summaries: Sequence[Summary]) -> list[list[str]]:
+    """Return the printed rows; errors also as multiples of no defense's, and ours likewise."""
+    ours = {summary.release: summary for summary in summaries}
+    base = next((row.error for row in theirs.rows if row.release == "none"), None)
+    rows = []
+    for row in theirs.rows:
+        summary = ours.get(row.release)
+        rows.append(
+            [
+                row.printed,
+                f"{100 * row.accuracy:.2f}" if row.accuracy >= 0 else "-",
+                f"{row.logit_distortion:.4g}",
+                f"{row.error:.4f}",
+                f"{row.error / base:.1f}" if base else "-",
+                _multiple(summary, "error static"),
+                _multiple(summary, "adaptive_error"),
+            ]
+        )
+    return rows
+
+
+def _multiple(summary: Summary | None, name: str) -> str:
+    """Return an error of ours as a multiple of the best attack's on clean scores."""
+    if summary is None or name not in summary.values:
+        return "-"
+    return f"{summary.values[name].mean / summary.values['floor clean'].mean:.1f}"
+
+
+def summary_remarks(summaries: Sequence[Summary]) -> list[str]:
+    """Say in words what the rows mean, and what is suspicious about them."""
+    first = summaries[0]
+    seeds = len(first.seeds)
+    floors = {
+        name: spread(first.values.get(f"floor {name}"), 4) for name in ("clean", "label", "prior")
+    }
+    lines = [
+        "Floors (mean squared error per pixel): best attack on clean scores "
+        f"{floors['clean']}, given the label alone {floors['label']}, mean image "
+        f"{floors['prior']}.",
+        "G: 0 = the release hides nothing, 1 = it tells no more than the label, below 0 = it "
+        "tells more than clean scores did; taken from the strongest attacker of each seed.",
+        f"{seeds} seed{'s' if seeds > 1 else ''} of splits, target, defense and attackers"
+        + ("; means with 95 % intervals." if seeds > 1 else ": a smoke run, not to be published."),
+    ]
+    for summary in summaries:
+        lines += [
+            f"Flag, {summary.release} ({count} of {len(summary.seeds)} seeds): {flag}."
+            for flag, count in summary.flags.items()
+        ]
+    lines.append(
+        "No label-preserving release can help against attacks that read only the label. Decoders "
+        f"were trained on up to {first.record['auxiliary']} queried images; a stronger one may "
+        "exist."
+    )
+    return lines
