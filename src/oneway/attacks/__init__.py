@@ -2,8 +2,16 @@
 
 from oneway.attacks.adversarial_training import adversarial_training
 from oneway.attacks.averaging import averaging
+from oneway.attacks.class_representative import class_representative
 from oneway.attacks.label_only import label_only
 from oneway.attacks.retrained import retrained
 from oneway.attacks.static import static
 
-__all__ = ["adversarial_training", "averaging", "label_only", "retrained", "static"]
+__all__ = [
+    "adversarial_training",
+    "averaging",
+    "class_representative",
+    "label_only",
+    "retrained",
+    "static",
+]

@@ -84,8 +84,10 @@ def unpacked(text: str) -> NDArray[np.float16]:
 def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
     """Return the hash of all that decides one record: the experiment but for its other rows."""
     whole = json_values(dataclasses.asdict(spec))
-    del whole["releases"], whole["name"], whole["preset"]
-    return spec_key({"cell": whole, "release": json_values(dataclasses.asdict(row))})
+    del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
+    release = json_values(dataclasses.asdict(row))
+    release["attackers"] = list(spec.attackers_of(row))
+    return spec_key({"cell": whole, "release": release})
 
 
 def json_values(value: Any) -> Any:

@@ -6,7 +6,14 @@ from typing import Any
 
 from torch import Generator, nn
 
-from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
+from oneway.attacks import (
+    adversarial_training,
+    averaging,
+    class_representative,
+    label_only,
+    retrained,
+    static,
+)
 from oneway.contracts import Attack, Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.identity import Identity
@@ -28,6 +35,7 @@ ATTACKS: dict[str, Attack] = {
     "retrained": retrained,
     "adversarial-training": adversarial_training,
     "averaging": averaging,
+    "class-representative": class_representative,
 }
 
 GIVEN = ("inverter", "network", "generator")

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from oneway.benchmark import Cells, ExperimentSpec
 
-TABLES = ("table1", "table2")
+TABLES = ("table1", "table2", "background")
 FIGURES = ("figure1", "figure2")
 
 
 @command
 def reproduce(
     what: Annotated[
-        str, typer.Argument(help="table1, table2, figure1, figure2, or an experiment's .toml file.")
+        str, typer.Argument(help="table1, table2, background, figure1, figure2, or a .toml file.")
     ],
     data: Annotated[str, typer.Option(help="mnist or faces.")] = "mnist",
     preset: Annotated[

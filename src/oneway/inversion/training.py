@@ -188,7 +188,10 @@ def train_inverter(
                 shown = perturb(inverter.eval(), shown, truths[rows])
                 inverter.train()
             optimizer.zero_grad(set_to_none=True)
-            nn.functional.mse_loss(inverter(shown), truths[rows]).backward()
+            # Half the memory traffic on a GPU; on a CPU nothing changes.
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+                guess = inverter(shown)
+            nn.functional.mse_loss(guess.to(truths.dtype), truths[rows]).backward()
             optimizer.step()
             if rate is not None:
                 rate.step()

@@ -72,7 +72,8 @@ KNOWS = {
     "static": "clean scores of its own images, from before the defense",
     "retrained": "released scores of its own images: the realistic attacker",
     "adversarial-training": "the algorithm and its parameters, on a surrogate of its own",
-    "averaging": "that answers are random: it asks 10 or 100 times",
+    "averaging": "that answers are random: it asks each query many times",
+    "class-representative": "scores of images it makes up: one image per class, not the query",
 }
 
 

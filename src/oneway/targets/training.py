@@ -83,8 +83,11 @@ def train_target(
         order = torch.randperm(len(images), generator=generator).to(images.device)
         total = torch.zeros((), device=images.device)
         for rows in order.split(settings.batch_size):
+            # Half the memory traffic on a GPU; on a CPU nothing changes.
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+                scores = network(images[rows])
             loss = nn.functional.cross_entropy(
-                network(images[rows]), labels[rows], label_smoothing=settings.label_smoothing
+                scores.to(images.dtype), labels[rows], label_smoothing=settings.label_smoothing
             )
             if penalty is not None:
                 loss = loss + penalty(network)
