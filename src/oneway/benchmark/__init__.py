@@ -10,7 +10,13 @@ from oneway.benchmark.published import (
 )
 from oneway.benchmark.recorded import Recording, attack_recorded
 from oneway.benchmark.records import Outcome
-from oneway.benchmark.registry import ATTACKS, DEFENSES, build_defense, needs_surrogate
+from oneway.benchmark.registry import (
+    ATTACKS,
+    DEFENSES,
+    build_defense,
+    needs_network,
+    needs_surrogate,
+)
 from oneway.benchmark.reproduce import Cells, load_data
 from oneway.benchmark.runner import Experiment, count_stages
 from oneway.benchmark.spec import ExperimentSpec, bundled_spec, load_spec
@@ -49,6 +55,7 @@ __all__ = [
     "load_data",
     "load_network",
     "load_spec",
+    "needs_network",
     "needs_surrogate",
     "published",
     "read_records",

@@ -35,6 +35,9 @@ def defend(
     update: Annotated[
         str, typer.Option(help="project (Algorithms 1 and 2) or rescale (Equation 3).")
     ] = "project",
+    search: Annotated[
+        str, typer.Option(help="Steps: sign (the paper), momentum, or random-start.")
+    ] = "sign",
     dtype: Annotated[
         str, typer.Option(help="Type to release: float64, float32 or float16.")
     ] = "float32",
@@ -58,7 +61,14 @@ def defend(
     import numpy as np
     import torch
 
-    from oneway.benchmark import DEFENSES, atomic_file, build_defense, load_network, needs_surrogate
+    from oneway.benchmark import (
+        DEFENSES,
+        atomic_file,
+        build_defense,
+        load_network,
+        needs_network,
+        needs_surrogate,
+    )
     from oneway.cli.common import scores_to_logits
     from oneway.confidences import release
     from oneway.data import read_npz
@@ -68,7 +78,7 @@ def defend(
     norms = {"1": 1, "2": 2, "inf": float("inf")}
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
     for what, name, known in (
-        ("defense", defense, list(DEFENSES)),
+        ("defense", defense, [name for name in DEFENSES if not needs_network(name)]),
         ("norm", norm, list(norms)),
         ("dtype", dtype, list(dtypes)),
     ):
@@ -100,8 +110,12 @@ def defend(
             "budget": budget,
             "norm": norms[norm],
             "update": update,
+            "search": search,
         }
-    guard = build_defense(defense, options, surrogate)
+    # From the operating system: who knows the seed of a random start undoes it.
+    generator = torch.Generator()
+    generator.seed()
+    guard = build_defense(defense, options, surrogate, generator=generator)
     if queries is not None and len(queries) != len(logits):
         raise InvalidOptionError(
             f"there are {len(logits)} rows of scores, but {len(queries)} images. "

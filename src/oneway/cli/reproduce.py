@@ -104,7 +104,7 @@ def _run(
     cells = Cells(spec, out / f"{name}.jsonl", Store(cache))
     with progress(count_stages(spec)) as report:
         records = cells.run(
-            lambda: load_data(spec.data, data_root),
+            lambda: load_data(spec.data, data_root, report),
             device=device,
             only=only,
             drawn=only is not None,

@@ -17,8 +17,16 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
 @command
 def target(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
-    data: Annotated[str, typer.Option(help="Data set: digits or mnist.")] = "digits",
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, qmnist, celeba, facescrub, folder or npz.")
+    ] = "digits",
     data_root: Annotated[Path | None, typer.Option(help="Folder with the data's files.")] = None,
+    data_path: Annotated[
+        str | None, typer.Option(help="File or folder in it, where the data set needs one.")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(min=1, help="Scale images to so many pixels a side.")
+    ] = None,
     preset: Annotated[
         str, typer.Option(help="Architecture: small, paper-mnist or paper-faces.")
     ] = "small",
@@ -29,7 +37,7 @@ def target(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train a target, and write it with its splits and clean logits.
+    r"""Train a target, and write it with its splits and clean logits.
 
     Writes target.safetensors, and private.npz, auxiliary.npz and test.npz, each with `images`,
     `labels` and `logits`. The splits share no image.
@@ -37,6 +45,9 @@ def target(
     For example:
 
         oneway train target --out work
+
+        oneway train target --out work --data folder --data-root ~/photos --side 64 \
+            --preset paper-faces --private 8000 --auxiliary 8000 --test 1000
     """
     import numpy as np
     import torch
@@ -55,9 +66,9 @@ def target(
     if preset not in TARGET_PRESETS:
         raise UnknownNameError("preset", preset, TARGET_PRESETS)
     where = choose_device(device)
-    splits = split_dataset(
-        load_dataset(data, data_root), private=private, auxiliary=auxiliary, test=test, seed=seed
-    )
+    with progress() as report:
+        dataset = load_dataset(data, data_root, path=data_path, side=side, report=report)
+    splits = split_dataset(dataset, private=private, auxiliary=auxiliary, test=test, seed=seed)
     shape = splits.private_images.shape[1:]
     torch.manual_seed(seed)
     network = TargetNetwork(

@@ -1,5 +1,6 @@
 """MID: the target retrained with an information bottleneck; its answers are random."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -120,9 +121,14 @@ class MutualInformation:
             margin: Least lead of a lifted label, in nats, above 0.
 
         Raises:
-            InvalidOptionError: ``margin`` is not positive.
+            InvalidOptionError: ``margin`` is not positive, or ``generator`` is none on the CPU.
         """
         check_above("margin", margin, 0)
+        if not isinstance(generator, Generator) or generator.device.type != "cpu":
+            raise InvalidOptionError(
+                "generator must be a torch.Generator on the CPU; codes are drawn there and then "
+                "moved. Seed it so that no client can guess its draws."
+            )
         self.network, self.generator = network.eval(), generator
         self.keeps_label, self.margin = keep_label, margin
 
@@ -156,8 +162,8 @@ class MutualInformation:
             InvalidOptionError: An option is outside its range, or the target is not a
                 :class:`oneway.targets.TargetNetwork`.
         """
-        if not (isinstance(beta, int | float) and beta >= 0):
-            raise InvalidOptionError(f"beta must be at least 0, but got {beta!r}.")
+        if not (isinstance(beta, int | float) and 0 <= beta < math.inf):
+            raise InvalidOptionError(f"beta must be finite and at least 0, but got {beta!r}.")
         settings = TargetTrainingSettings(epochs, learning_rate, batch_size)
         if not isinstance(material.target, TargetNetwork):
             raise InvalidOptionError(
@@ -207,7 +213,7 @@ class MutualInformation:
             )
         check_images(images, rows=len(logits))
         network = cast("BottleneckNetwork", self.network)
-        mean, spread = network.encoded(images)
+        mean, spread = network.encoded(images.to(next(network.parameters()).dtype))
         shape = (count, *mean.shape)
         noise = torch.randn(shape, generator=self.generator).to(mean)
         answers: Tensor = network.classify(mean + spread * noise).to(logits.dtype)

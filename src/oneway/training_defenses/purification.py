@@ -1,5 +1,6 @@
 """PPF: scores are rewritten by an autoencoder that was trained against an inverter."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -141,8 +142,10 @@ class Purification:
             ("label_weight", label_weight),
             ("inversion_weight", inversion_weight),
         ):
-            if not (isinstance(weight, int | float) and weight >= 0):
-                raise InvalidOptionError(f"{name} must be at least 0, but got {weight!r}.")
+            if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+                raise InvalidOptionError(
+                    f"{name} must be finite and at least 0, but got {weight!r}."
+                )
         classes, labels = logits.shape[-1], logits.argmax(-1)
         purifier = Purifier(classes, hidden=hidden).to(images.device)
         purifier.fit_scale(logits)
