@@ -5,23 +5,34 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.attacks import label_only, retrained, static
-from oneway.audit import TAIL_SHARE, AttackResult, Floors, judge, run_attack
-from oneway.contracts import Observations
+from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
+from oneway.attacks.class_representative import class_representative
+from oneway.audit import ROWS as ROWS_AT_ONCE
+from oneway.audit import (
+    TAIL_SHARE,
+    AttackResult,
+    Floors,
+    judge,
+    run_attack,
+    take_floors,
+)
+from oneway.contracts import Candidate, Observations
+from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError
 
 ROWS, QUERIES, CLASSES = 12, 8, 3
 HELD_OUT = torch.arange(ROWS) % 3 == 0
 
 
-def constant(level, asked=None):
+def constant(level, asked=None, repeats=1):
     """A candidate that answers every query with one gray level."""
 
     def reconstruct(released):
         if asked is not None:
             asked.append((released, torch.is_grad_enabled()))
-        return torch.full((len(released), 1, 2, 2), level)
+        return torch.full((released.shape[1], 1, 2, 2), level)
 
-    return reconstruct
+    return Candidate(reconstruct, repeats)
 
 
 def grade(candidates, *, held_out_level=0.0, trained_level=0.5, test_level=1.0):
@@ -46,9 +57,21 @@ def test_the_candidate_is_chosen_on_held_out_rows_though_another_is_better_on_te
         candidates = dict(reversed(candidates.items()))
     result, _ = grade(candidates)
     assert (result.attack, result.candidate) == ("some", "held out")
-    assert result.reconstruct is candidates["held out"]
+    assert torch.equal(result.reconstructions, torch.full((QUERIES, 1, 2, 2), 0.1))
     assert result.errors.tolist() == pytest.approx([0.9**2] * QUERIES)
     assert result.error == pytest.approx(0.9**2)
+
+
+def test_every_candidate_s_error_on_the_test_queries_is_told():
+    result, _ = grade({"dark": constant(0.1), "bright": constant(0.9)})
+    assert result.candidate == "dark"
+    assert result.candidate_errors == pytest.approx({"dark": 0.9**2, "bright": 0.1**2})
+    assert result.candidate_errors[result.candidate] == pytest.approx(result.error)
+
+
+def test_an_attack_without_candidates_does_not_apply_and_has_no_result():
+    result, _ = grade({})
+    assert result is None
 
 
 def test_the_choice_follows_the_held_out_rows():
@@ -63,8 +86,8 @@ def test_candidates_get_released_rows_and_nothing_else():
     asked = []
     _, scores = grade({"one": constant(0.3, asked)})
     (choosing, first), (grading, second) = asked
-    assert torch.equal(choosing, scores[:ROWS][HELD_OUT])
-    assert torch.equal(grading, scores[ROWS:])
+    assert torch.equal(choosing, scores[:ROWS][HELD_OUT].unsqueeze(0))
+    assert torch.equal(grading, scores[ROWS:].unsqueeze(0))
     assert (first, second) == (False, False)  # no gradient is kept of grading
 
 
@@ -81,34 +104,175 @@ def test_an_attack_may_differentiate_while_it_prepares():
     assert modes == [True]
 
 
-@pytest.mark.parametrize("attack", [label_only, static, retrained])
-def test_no_attack_is_shown_the_test_images(attack):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(ROWS, 1, 2, 2, generator=generator)
-    test_images = torch.rand(QUERIES, 1, 2, 2, generator=generator)
-    scores = torch.rand(ROWS + QUERIES, CLASSES, generator=generator).softmax(-1)
-    shown = []
+class Api:
+    """Tells the mean pixel of a query, and which answer to it this is; keeps what it is asked."""
 
-    def train(*tensors):
-        shown.extend(tensors)
-        return constant(0.5)
+    def __init__(self):
+        self.asked = []
 
-    observations = Observations(images, scores[:ROWS], scores[:ROWS], HELD_OUT)
-    run_attack("some", attack, observations, train, scores[ROWS:], test_images)
+    def __call__(self, images, count):
+        self.asked.append((images, count))
+        pixel = images.flatten(1).mean(-1).expand(count, -1)
+        number = torch.arange(count).unsqueeze(-1).expand_as(pixel)
+        return torch.stack([pixel, number], -1)
+
+
+def pictures(count, seed=0):
+    return torch.rand(count, 1, 2, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def run(candidates, api, *, queries=QUERIES):
+    """Run an attack on an API; what was recorded of it is NaN, and must not be looked at."""
+    images, test_images = pictures(ROWS), pictures(queries, seed=1)
+    recorded = torch.full((ROWS + queries, 2), torch.nan)
+    observations = Observations(images, None, recorded[:ROWS], HELD_OUT, api, True)
+    result = run_attack(
+        "some", lambda *_: candidates, observations, None, recorded[ROWS:], test_images
+    )
+    return result, images, test_images
+
+
+def brightness(released):
+    """Answer with what :class:`Api` tells of each query, over the numbers of all answers."""
+    spread = released[..., 1].sum(0)
+    return (released[..., 0].mean(0) * spread).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+
+def test_a_candidate_that_needs_several_answers_has_each_query_asked_so_often():
+    api = Api()
+    result, images, test_images = run({"R": Candidate(brightness, 3)}, api)
+    (choosing, first), (grading, second) = api.asked
+    assert torch.equal(choosing, images[HELD_OUT])
+    assert torch.equal(grading, test_images)
+    assert (first, second) == (3, 3)
+    # 0 + 1 + 2 tells that three different answers came.
+    mean = test_images.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(result.reconstructions, (3 * mean).expand_as(test_images))
+
+
+def test_a_candidate_that_needs_one_answer_has_nothing_asked_again():
+    observed, api = [], Api()
+    candidates = {"one": constant(0.2, observed), "four": constant(0.7, observed, repeats=4)}
+    images, test_images = pictures(ROWS), pictures(QUERIES, seed=1)
+    released = torch.rand(ROWS + QUERIES, 2)
+    observations = Observations(images, None, released[:ROWS], HELD_OUT, api, True)
+    run_attack("some", lambda *_: candidates, observations, None, released[ROWS:], test_images)
+    assert [count for _, count in api.asked] == [4, 4]
+    ones = [seen for seen, _ in observed if len(seen) == 1]
+    assert torch.equal(ones[0][0], released[:ROWS][HELD_OUT])
+    assert torch.equal(ones[1][0], released[ROWS:])
+
+
+def test_a_candidate_that_needs_several_answers_is_refused_where_none_can_be_had():
+    with pytest.raises(InvalidOptionError, match=r"needs 3 answers .* only recorded answers"):
+        run({"R": Candidate(brightness, 3)}, None)
+
+
+def test_queries_are_asked_and_reconstructed_in_parts_and_in_order():
+    api, sizes = Api(), []
+
+    def reconstruct(released):
+        sizes.append(released.shape[1])
+        return brightness(released)
+
+    count = 2 * ROWS_AT_ONCE + 5
+    result, _, test_images = run({"R": Candidate(reconstruct, 2)}, api, queries=count)
+    assert sizes == [int(HELD_OUT.sum()), ROWS_AT_ONCE, ROWS_AT_ONCE, 5]
+    assert [len(images) for images, _ in api.asked] == sizes
+    mean = test_images.mean((1, 2, 3), keepdim=True).expand_as(test_images)
+    torch.testing.assert_close(result.reconstructions, mean)
+    assert result.errors.shape == (count,)
+
+
+@pytest.mark.parametrize("rows", [1, 3, QUERIES, 1000])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_no_result_depends_on_how_many_queries_are_reconstructed_at_once(
+    monkeypatch, rows, repeats
+):
+    monkeypatch.setattr("oneway.audit.ROWS", rows)
+    images, test_images = pictures(ROWS), pictures(QUERIES, seed=1)
+    released = Api()(torch.cat([images, test_images]), 2)
+    observations = Observations(images, None, released[1, :ROWS], HELD_OUT, Api(), True)
+    result = run_attack(
+        "some",
+        lambda *_: {"R": Candidate(brightness, repeats)},
+        observations,
+        None,
+        released[1, ROWS:],
+        test_images,
+    )
+    mean = test_images.mean((1, 2, 3), keepdim=True).expand_as(test_images)
+    torch.testing.assert_close(result.reconstructions, mean)
+    expected = (mean - test_images).square().double().flatten(1).mean(-1)
+    torch.testing.assert_close(result.errors, expected)
+
+
+class Record:
+    """An API that answers evenly, and a trainer of gray decoders: both keep what they are shown."""
+
+    def __init__(self):
+        self.shown = []
+
+    def query(self, images, count):
+        self.shown.append(images)
+        return torch.full((count, len(images), CLASSES), 1 / CLASSES)
+
+    def train(self, *tensors):
+        self.shown.extend(tensors)
+        return lambda confidences: torch.full((len(confidences), 1, 2, 2), 0.5)
+
+
+ATTACKS = (label_only, static, retrained, adversarial_training, averaging, class_representative)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_is_shown_the_test_images_while_it_prepares(attack):
+    scores = torch.rand(ROWS + QUERIES, CLASSES, generator=torch.Generator().manual_seed(0))
+    scores, test_images, record = scores.softmax(-1), pictures(QUERIES, seed=1), Record()
+    observations = Observations(
+        pictures(ROWS),
+        scores[:ROWS],
+        scores[:ROWS],
+        HELD_OUT,
+        query=record.query,
+        random=True,
+        repeats=(2,),
+        own_copies=[Identity()],
+    )
+    prepared = []
+
+    def recorded(*arguments):
+        candidates = attack(*arguments)
+        prepared.extend(record.shown)
+        return candidates
+
+    run_attack("some", recorded, observations, record.train, scores[ROWS:], test_images)
     pixels = {image.numpy().tobytes() for image in test_images}
-    rows = [row.numpy().tobytes() for tensor in shown for row in tensor]
-    assert len(rows) == 3 * ROWS
+    rows = [row.numpy().tobytes() for tensor in prepared for row in tensor]
+    assert len(rows) >= 3 * ROWS
     assert not pixels & set(rows)
+
+
+def test_floors_are_the_best_attack_on_clean_scores_the_label_and_the_mean_image():
+    images, test_images = pictures(ROWS), pictures(QUERIES, seed=1)
+    results = results_of(
+        label_only=[0.5] * QUERIES, static=[0.2] * QUERIES, retrained=[0.3] * QUERIES
+    )
+    floors = take_floors(results, images, test_images)
+    assert floors.clean.tolist() == [0.2] * QUERIES
+    assert floors.label.tolist() == [0.5] * QUERIES
+    prior = (test_images.double() - images.mean(0)).square().mean((1, 2, 3))
+    torch.testing.assert_close(floors.prior, prior, rtol=1e-5, atol=1e-8)
 
 
 def results_of(**errors):
     """Results from errors per query; names have a dash where Python has none."""
-    return {
-        name.replace("_", "-"): AttackResult(
-            name.replace("_", "-"), "one", torch.as_tensor(values, dtype=torch.float64), constant(0)
-        )
-        for name, values in errors.items()
-    }
+    results = {}
+    for key, values in errors.items():
+        name, each = key.replace("_", "-"), torch.as_tensor(values, dtype=torch.float64)
+        guesses = torch.zeros(len(each), 1, 2, 2)
+        results[name] = AttackResult(name, "one", each, guesses, {"one": float(each.mean())})
+    return results
 
 
 def floors_of(clean, label):

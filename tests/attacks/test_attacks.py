@@ -1,12 +1,17 @@
 """What each attacker learns from, and what it answers: with a trainer that only takes notes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.attacks import label_only, retrained, static
+from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
+from oneway.attacks.averaging import ROWS as ROWS_AT_ONCE
+from oneway.attacks.averaging import mean_answer
+from oneway.confidences import release
 from oneway.contracts import Observations
 from oneway.errors import InvalidOptionError
 
@@ -44,6 +49,11 @@ def observations(seed=0, labels=None):
     )
 
 
+def answer(candidate, released):
+    """What a candidate makes of one answer to each query, or of several."""
+    return candidate.reconstruct(released if released.ndim == 3 else released.unsqueeze(0))
+
+
 def queries(seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(QUERIES, CLASSES, generator=generator).softmax(-1)
@@ -55,39 +65,51 @@ def queries(seed=1):
 )
 def test_label_only_answers_with_the_mean_image_of_the_released_label(seed, labels):
     seen, asked = observations(seed, labels), queries(seed + 1)
-    answers = label_only(seen, Notes())["mean image"](asked)
+    answers = answer(label_only(seen, Notes())["mean image"], asked)
     own = [row for row in range(ROWS) if not seen.held_out[row]]
     images = seen.images.numpy().astype(np.float64)
-    for answer, query in zip(answers.numpy(), asked.numpy(), strict=True):
+    for made, query in zip(answers.numpy(), asked.numpy(), strict=True):
         rows = [row for row in own if labels[row] == query.argmax()]
         # A label that none of its images got tells nothing: the mean of all.
         expected = images[rows or own].mean(0)
-        np.testing.assert_allclose(answer, expected, atol=1e-6)
+        np.testing.assert_allclose(made, expected, atol=1e-6)
 
 
 def test_a_label_that_no_image_got_is_answered_with_the_mean_of_all():
     seen = observations(labels=[0] * ROWS)
     query = torch.tensor([[0.1, 0.1, 0.7, 0.1]])
-    answer = label_only(seen, Notes())["mean image"](query)
-    torch.testing.assert_close(answer, seen.images[~seen.held_out].mean(0, keepdim=True))
+    made = answer(label_only(seen, Notes())["mean image"], query)
+    torch.testing.assert_close(made, seen.images[~seen.held_out].mean(0, keepdim=True))
 
 
 def test_label_only_sees_nothing_of_a_release_but_its_arg_max():
-    seen, asked = observations(), queries()
+    seen, asked = dataclasses.replace(observations(), clean=None), queries()
     sharpened = Observations(
         seen.images, None, (seen.released * 1000).softmax(-1), seen.held_out
     )  # other numbers, the same arg max
     notes, other_notes = Notes(), Notes()
     answers, others = label_only(seen, notes), label_only(sharpened, other_notes)
     for name in ("mean image", "decoder"):
-        assert torch.equal(answers[name](asked), others[name]((asked * 1000).softmax(-1)))
+        made = answer(answers[name], asked)
+        assert torch.equal(made, answer(others[name], (asked * 1000).softmax(-1)))
     assert torch.equal(notes.got[0][0], other_notes.got[0][0])
     assert torch.equal(notes.asked[0], other_notes.asked[0])
 
 
+def test_label_only_trains_on_the_clean_labels_if_it_saw_them_so_that_one_decoder_serves_all():
+    seen, notes = observations(), Notes()
+    other = dataclasses.replace(seen, released=seen.released.flip(0))
+    for shown in (seen, other):
+        label_only(shown, notes)
+    (vectors, _, _), (others, _, _) = notes.got
+    assert torch.equal(vectors.argmax(-1), seen.clean.argmax(-1))
+    assert torch.equal(vectors, others)
+    assert not torch.equal(seen.clean.argmax(-1), seen.released.argmax(-1))
+
+
 def test_label_only_trains_on_one_vector_per_label_that_is_a_probability():
-    seen, notes, asked = observations(), Notes(), queries()
-    label_only(seen, notes)["decoder"](asked)
+    seen, notes, asked = dataclasses.replace(observations(), clean=None), Notes(), queries()
+    answer(label_only(seen, notes)["decoder"], asked)
     for shown, vectors in ((seen.released, notes.got[0][0]), (asked, notes.asked[0])):
         assert torch.equal(vectors.argmax(-1), shown.argmax(-1))
         assert len(vectors.unique(dim=0)) == len(shown.argmax(-1).unique())
@@ -97,7 +119,7 @@ def test_label_only_trains_on_one_vector_per_label_that_is_a_probability():
 
 def test_static_trains_on_clean_scores_and_answers_what_is_released():
     seen, notes, asked = observations(), Notes(), queries()
-    static(seen, notes)["decoder"](asked)
+    answer(static(seen, notes)["decoder"], asked)
     [(confidences, _, _)] = notes.got
     assert torch.equal(confidences, seen.clean)
     assert torch.equal(notes.asked[0], asked)
@@ -115,18 +137,176 @@ def test_retrained_trains_on_released_scores_whether_or_not_it_saw_clean_ones(sa
     seen, notes, asked = observations(), Notes(), queries()
     clean = seen.clean if saw_clean else None
     shown = Observations(seen.images, clean, seen.released, seen.held_out)
-    retrained(shown, notes)["decoder"](asked)
+    answer(retrained(shown, notes)["decoder"], asked)
     [(confidences, _, _)] = notes.got
     assert torch.equal(confidences, seen.released)
     assert torch.equal(notes.asked[0], asked)
 
 
-@pytest.mark.parametrize("attack", [label_only, static, retrained])
+class Api:
+    """Answers each query with noise of its own around the query's logits; counts its calls."""
+
+    def __init__(self, seed=7):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.calls = []
+        self.answers = []
+
+    def __call__(self, images, count):
+        logits = images.flatten(1)[:, :CLASSES]
+        noise = torch.randn(count, *logits.shape, generator=self.generator)
+        self.calls.append((images, count))
+        self.answers.append((logits + noise).softmax(-1))
+        return self.answers[-1]
+
+
+def random_observations(repeats=(3, 5), rows=ROWS):
+    generator = torch.Generator().manual_seed(0)
+    images, api = torch.rand(rows, 1, 2, 3, generator=generator), Api()
+    return Observations(
+        images, None, api(images, 1)[0], torch.arange(rows) % 5 == 0, Api(), True, repeats
+    )
+
+
+def test_averaging_trains_on_the_normalised_geometric_mean_of_each_count_of_answers():
+    seen, notes = random_observations(), Notes()
+    candidates = averaging(seen, notes)
+    assert list(candidates) == ["R = 3", "R = 5"]
+    assert [candidate.repeats for candidate in candidates.values()] == [3, 5]
+    assert [count for _, count in seen.query.calls] == [3, 5]
+    for (confidences, _, _), answers in zip(notes.got, seen.query.answers, strict=True):
+        product = answers.numpy().astype(np.float64).prod(0) ** (1 / len(answers))
+        expected = product / product.sum(-1, keepdims=True)
+        np.testing.assert_allclose(confidences.numpy(), expected, rtol=1e-5)
+
+
+def test_averaging_asks_about_its_own_images_in_parts_and_in_order():
+    seen, notes = random_observations(repeats=(2,), rows=ROWS_AT_ONCE + 3), Notes()
+    averaging(seen, notes)
+    parts = [images for images, _ in seen.query.calls]
+    assert [len(part) for part in parts] == [ROWS_AT_ONCE, 3]
+    assert torch.equal(torch.cat(parts), seen.images)
+    [(confidences, _, _)] = notes.got
+    expected = torch.cat([mean_answer(answers) for answers in seen.query.answers])
+    assert torch.equal(confidences, expected)
+
+
+def test_averaging_answers_with_the_decoder_of_its_count_shown_the_mean():
+    levels = iter((0.2, 0.8))
+
+    def train(*_):
+        level = next(levels)
+        return lambda confidences: level + confidences[:, :1]
+
+    candidates = averaging(random_observations(), train)
+    for level, count in ((0.2, 3), (0.8, 5)):
+        answers = Api(count)(torch.rand(QUERIES, 1, 2, 3), count)
+        expected = level + mean_answer(answers)[:, :1]
+        assert torch.equal(answer(candidates[f"R = {count}"], answers), expected)
+
+
+@pytest.mark.parametrize(
+    ("answers", "mean"),
+    [
+        ([[0.9, 0.1], [0.1, 0.9]], [0.5, 0.5]),
+        ([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5]),
+        ([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], [1.0, 0.0, 0.0]),
+    ],
+    ids=["without zeros", "a zero in every class", "a zero in every answer"],
+)
+def test_a_mean_answer_is_a_probability_vector_even_where_answers_hold_zeros(answers, mean):
+    made = mean_answer(torch.tensor(answers).unsqueeze(1))
+    torch.testing.assert_close(made, torch.tensor([mean]))
+
+
+def test_averaging_does_not_apply_where_answers_do_not_vary_or_cannot_be_had():
+    seen = random_observations()
+    notes = Notes()
+    for shown in (
+        dataclasses.replace(seen, random=False),
+        dataclasses.replace(seen, query=None),
+        observations(),
+    ):
+        assert averaging(shown, notes) == {}
+    assert notes.got == []
+    assert seen.query.calls == []
+
+
+class Shift:
+    """A copy of the defense: it lifts one class, and keeps what it is asked."""
+
+    requires_input = True
+    keeps_label = False
+    deterministic = True
+
+    def __init__(self, label):
+        self.label = label
+        self.asked = []
+
+    def __call__(self, logits, images=None):
+        self.asked.append((logits, images))
+        changed = logits.clone()
+        changed[:, self.label] += 50
+        return changed
+
+
+def with_copies(*labels):
+    return dataclasses.replace(observations(), own_copies=[Shift(label) for label in labels])
+
+
+def test_adversarial_training_sends_each_image_through_one_copy_and_uses_all_copies():
+    seen, notes = with_copies(0, 1, 2), Notes()
+    adversarial_training(seen, notes)
+    [(confidences, _, _)] = notes.got
+    assert confidences.argmax(-1).tolist() == [row % 3 for row in range(ROWS)]
+    for position, copy in enumerate(seen.own_copies):
+        [(logits, images)] = copy.asked
+        assert torch.equal(images, seen.images[position::3])
+        torch.testing.assert_close(logits.softmax(-1).float(), seen.clean[position::3])
+
+
+def test_adversarial_training_trains_on_what_its_copies_would_release_and_on_nothing_else():
+    seen, notes, asked = with_copies(3), Notes(), queries()
+    answer(adversarial_training(seen, notes)["decoder"], asked)
+    [(confidences, _, _)] = notes.got
+    logits = seen.clean.double().log()
+    torch.testing.assert_close(confidences, release(Shift(3)(logits)), rtol=1e-4, atol=1e-7)
+    assert torch.equal(notes.asked[0], asked)
+    # The defender's own release is another one, and changes nothing.
+    others = Notes()
+    adversarial_training(dataclasses.replace(seen, released=seen.released.flip(0)), others)
+    assert torch.equal(others.got[0][0], confidences)
+
+
+def test_adversarial_training_does_not_apply_without_copies():
+    notes = Notes()
+    assert adversarial_training(observations(), notes) == {}
+    blind = dataclasses.replace(observations(), clean=None)
+    assert adversarial_training(blind, notes) == {}
+    assert notes.got == []
+
+
+def test_adversarial_training_needs_clean_scores_for_its_copies():
+    blind = dataclasses.replace(with_copies(0), clean=None)
+    with pytest.raises(InvalidOptionError, match=r"there are none\. Pass them, or leave"):
+        adversarial_training(blind, Notes())
+
+
+@pytest.mark.parametrize("attack", [label_only, static, retrained, adversarial_training, averaging])
 def test_every_attack_trains_on_its_own_images_with_its_own_held_out_rows(attack):
-    seen, notes = observations(), Notes()
-    before = [value.clone() for value in vars(seen).values()]
+    notes = Notes()
+    seen = dataclasses.replace(with_copies(0), query=Api(), random=True, repeats=(2,))
+    tensors = [value for value in vars(seen).values() if isinstance(value, torch.Tensor)]
+    before = [value.clone() for value in tensors]
     attack(seen, notes)
     [(_, images, held_out)] = notes.got
     assert images is seen.images
     assert held_out is seen.held_out
-    assert all(map(torch.equal, before, vars(seen).values()))
+    assert len(tensors) == 4
+    assert all(map(torch.equal, before, tensors))
+
+
+@pytest.mark.parametrize("attack", [label_only, static, retrained, adversarial_training])
+def test_an_attack_that_needs_one_answer_asks_for_one_and_never_again(attack):
+    seen = dataclasses.replace(with_copies(0), query=Api(), random=True)
+    assert {candidate.repeats for candidate in attack(seen, Notes()).values()} == {1}
+    assert seen.query.calls == []

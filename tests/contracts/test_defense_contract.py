@@ -2,27 +2,85 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from oneway.benchmark.registry import DEFENSES, build_defense, needs_surrogate
+from oneway.benchmark.registry import DEFENSES, build_defense, needs_network, needs_surrogate
 from oneway.confidences import release
-from oneway.contracts import Defense
+from oneway.contracts import Defense, RepeatableDefense
 from oneway.errors import InvalidTensorError
+from oneway.training_defenses import BottleneckNetwork, Purifier
 from rows import leads, random_rows, same_bits
 from surrogates import random_images, small_inverter
 
-OPTIONS = {"adversarial-noise": {"step_size": 0.4}}
-"""Options that a defense cannot be built without."""
+CASES = {
+    "none": ("none", {}),
+    "label-only": ("label-only", {}),
+    "sign steps": ("adversarial-noise", {"step_size": 0.4}),
+    "rescaled steps": (
+        "adversarial-noise",
+        {"step_size": 0.4, "update": "rescale", "budget": 1.0, "steps": 3},
+    ),
+    "random start": ("adversarial-noise", {"step_size": 0.4, "search": "random-start", "steps": 4}),
+    "momentum": ("adversarial-noise", {"step_size": 0.4, "search": "momentum"}),
+    "mutual information": ("mutual-information", {}),
+    "mutual information, label kept": ("mutual-information", {"keep_label": True}),
+    "purification": ("purification", {}),
+    "purification, label kept": ("purification", {"keep_label": True}),
+}
+"""Every registered defense, and those of its variants that go ways of their own."""
+
+TRAINING = {"mutual-information": {"beta": 0.01}}
+"""Options that the registry needs, though a network that is at hand does not."""
 
 CLASSES, COUNT = 5, 40
 DTYPES = (torch.float32, torch.float64)
 
 
-@pytest.fixture(params=DEFENSES)
-def defense(request: pytest.FixtureRequest) -> Defense:
+def network_of(name: str) -> nn.Module:
+    """Build an untrained network whose answers vary with the query, and at random if they may."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        if name == "purification":
+            purifier = Purifier(CLASSES)
+            nn.init.normal_(purifier.layers[1].running_mean)
+            nn.init.uniform_(purifier.layers[1].running_var, 0.5, 2)
+            return purifier
+        bottleneck = BottleneckNetwork(CLASSES, (1, 8, 8), width=4, blocks=2)
+        with torch.no_grad():
+            bottleneck.encode.bias[bottleneck.code :] += 5
+        return bottleneck
+
+
+def build(case: str, seed: int = 0) -> Defense:
+    name, options = CASES[case]
     surrogate = small_inverter(1, CLASSES, dtype=torch.float64)
-    given = surrogate if needs_surrogate(request.param) else None
-    return build_defense(request.param, OPTIONS.get(request.param, {}), given)
+    return build_defense(
+        name,
+        {**TRAINING.get(name, {}), **options},
+        surrogate if needs_surrogate(name) else None,
+        network=network_of(name) if needs_network(name) else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+RANDOM = [case for case in CASES if not build(case).deterministic]
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def defense(case: str) -> Defense:
+    return build(case)
+
+
+def answers(defense: Defense, logits: Tensor, images: Tensor, count: int) -> Tensor:
+    """Return ``(count, N, K)`` answers to the same queries, by the cheapest way there is."""
+    if isinstance(defense, RepeatableDefense):
+        return defense.draws(logits, images, count)
+    return torch.stack([defense(logits, images) for _ in range(count)])
 
 
 @pytest.fixture(params=DTYPES, ids=str)
@@ -36,6 +94,10 @@ def logits(request: pytest.FixtureRequest) -> Tensor:
 @pytest.fixture
 def images() -> Tensor:
     return random_images(3, COUNT)
+
+
+def test_every_registered_defense_is_a_case():
+    assert {name for name, _ in CASES.values()} == set(DEFENSES)
 
 
 def test_it_is_a_defense_and_says_what_it_promises(defense):
@@ -66,40 +128,80 @@ def test_logits_and_images_are_left_as_they_were(defense, logits, images):
     assert same_bits(images, before[1])
 
 
-def test_no_row_depends_on_another(defense, logits, images):
+@pytest.mark.parametrize("case", [case for case in CASES if case not in RANDOM])
+def test_no_row_depends_on_another(case, logits, images):
+    defense = build(case)
     together = defense(logits, images)
     order = torch.arange(COUNT).flip(0)
-    torch.testing.assert_close(defense(logits[order], images[order])[order], together)
+    reversed_rows = defense(logits[order], images[order])[order]
+    # A network may compute in float32 what is asked and answered in float64.
+    torch.testing.assert_close(reversed_rows, together, rtol=1e-5, atol=1e-5)
     for row in range(COUNT):
         alone = defense(logits[row : row + 1], images[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row])
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", RANDOM)
+def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, logits, images):
+    defense, count, some = build(case), 150, slice(4)
+    together = answers(defense, logits, images, count)[:, some].double()
+    alone = answers(defense, logits[some], images[some], count).double()
+    spread = ((together.var(0) + alone.var(0)) / count).sqrt()
+    assert ((together.mean(0) - alone.mean(0)).abs() <= 6 * spread + 1e-3).all()
+    # And each row has noise of its own: no two rows move together.
+    moved = (together - together.mean(0)).flatten(2)
+    unit = moved / moved.std(0).clamp_min(1e-9)
+    assert (unit[:, 2] * unit[:, 3]).mean(0).abs().max() < 6 / count**0.5
 
 
 def test_no_rows_give_no_rows(defense, logits, images):
     assert defense(logits[:0], images[:0]).shape == (0, CLASSES)
 
 
-def test_images_are_needed_if_and_only_if_it_says_so(defense, logits, images):
+def test_images_are_needed_if_and_only_if_it_says_so(case, logits, images):
+    defense, again = build(case), build(case)
     if defense.requires_input:
         with pytest.raises(InvalidTensorError, match="images"):
             defense(logits)
-        assert not torch.equal(defense(logits, images), defense(logits, 1 - images))
+        # With the same draws, if there are any.
+        assert not torch.equal(defense(logits, images), again(logits, 1 - images))
     else:
-        assert same_bits(defense(logits), defense(logits, images))
+        assert same_bits(defense(logits), again(logits, images))
 
 
-def test_a_label_it_promises_to_keep_is_the_only_maximum(defense, logits, images):
-    if defense.keeps_label and type(defense).__name__ != "Identity":
-        assert leads(defense(logits, images), logits.argmax(-1))
+def test_a_label_it_promises_to_keep_is_the_only_maximum_of_every_answer(defense, logits, images):
+    labels = logits.argmax(-1)
     if defense.keeps_label:
-        assert leads(release(defense(logits, images)), logits.argmax(-1))
+        made = answers(defense, logits, images, 1 if defense.deterministic else 20)
+        every = labels.expand(len(made), -1)
+        if type(defense).__name__ != "Identity":
+            assert leads(made, every)
+        assert leads(release(made), every)
+    else:
+        assert not torch.equal(defense(logits, images).argmax(-1), labels)
 
 
-def test_it_answers_the_same_query_the_same_if_it_says_so(defense, logits, images):
-    if defense.deterministic:
-        state = torch.get_rng_state()
-        assert same_bits(defense(logits, images), defense(logits, images))
-        assert torch.equal(torch.get_rng_state(), state)
+def test_it_answers_the_same_query_the_same_if_and_only_if_it_says_so(case, logits, images):
+    defense = build(case)
+    state = torch.get_rng_state()
+    same = same_bits(defense(logits, images), defense(logits, images))
+    assert same == defense.deterministic
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_its_answers_are_decided_by_its_generator(case, logits, images):
+    one, again, other = (build(case, seed)(logits, images) for seed in (0, 0, 1))
+    assert same_bits(one, again)
+    assert same_bits(one, other) == build(case).deterministic
+
+
+def test_its_draws_are_of_the_shape_and_type_of_its_answers(defense, logits, images):
+    if isinstance(defense, RepeatableDefense):
+        drawn = defense.draws(logits, images, 3)
+        assert drawn.shape == (3, COUNT, CLASSES)
+        assert drawn.dtype == logits.dtype
+        assert not defense.deterministic
+        assert defense.draws(logits[:0], images[:0], 3).shape == (3, 0, CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from oneway.checks import FLOATING
 from oneway.confidences import logits_from_confidences, release
-from oneway.contracts import Target
+from oneway.contracts import RepeatableDefense, Target
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
@@ -27,16 +27,53 @@ def target(seed: int = 0) -> TorchTarget:
 class Scripted:
     """A defense that does as it is told."""
 
-    requires_input = False
-    deterministic = True
-
-    def __init__(self, change, *, keeps_label: bool = True, requires_input: bool = False) -> None:
+    def __init__(
+        self,
+        change,
+        *,
+        keeps_label: bool = True,
+        requires_input: bool = False,
+        deterministic: bool = True,
+    ) -> None:
         self.change, self.keeps_label, self.requires_input = change, keeps_label, requires_input
+        self.deterministic = deterministic
         self.images: list[Tensor | None] = []
 
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
         self.images.append(images)
         return self.change(logits)
+
+
+class Noisy:
+    """A random defense: noise of its own on every score; it counts how often it is asked."""
+
+    requires_input = False
+    keeps_label = False
+    deterministic = False
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.calls = 0
+
+    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        self.calls += 1
+        return logits + torch.randn(logits.shape, generator=self.generator)
+
+
+class Drawing(Noisy):
+    """A random defense that tells many answers at once; what it was asked is kept."""
+
+    def __init__(self, change=lambda drawn: drawn, **flags) -> None:
+        super().__init__()
+        self.change = change
+        self.asked: list[tuple[Tensor, Tensor | None, int]] = []
+        self.scale = 1.0
+        vars(self).update(flags)
+
+    def draws(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:
+        self.asked.append((logits, images, count))
+        noise = torch.randn(count, *logits.shape, generator=self.generator)
+        return self.change(logits + self.scale * noise)
 
 
 def lift_class_0_in_row_2(logits: Tensor) -> Tensor:
@@ -168,3 +205,165 @@ def test_no_gradient_leaves():
 def test_options_that_no_release_can_have_are_refused_before_any_query(options):
     with pytest.raises(InvalidOptionError, match=next(iter(options))):
         DefendedTarget(target(), LabelOnly(), **options)
+
+
+@pytest.mark.parametrize("batch_size", [4, 512])
+def test_a_trace_tells_the_scores_on_the_way_to_what_is_released(batch_size):
+    images = random_images(1, 9)
+    noise = AdversarialNoise(small_inverter(2), step_size=0.4)
+    defended = DefendedTarget(target(), noise, decimals=3, batch_size=batch_size)
+    trace = defended.trace(images)
+    torch.testing.assert_close(trace.clean_logits, target().logits(images))
+    torch.testing.assert_close(trace.defended_logits, noise(trace.clean_logits, images))
+    assert not torch.equal(trace.clean_logits, trace.defended_logits)
+    assert same_bits(trace.released, release(trace.defended_logits, decimals=3))
+    assert same_bits(trace.released, defended(images))
+
+
+def test_a_trace_of_a_random_defense_is_of_the_one_answer_that_was_released():
+    noisy, images = Noisy(), random_images(1, 9)
+    defended = DefendedTarget(target(), noisy, batch_size=4)
+    trace = defended.trace(images)
+    assert noisy.calls == 3  # one per batch
+    assert same_bits(trace.released, release(trace.defended_logits))
+    assert not torch.equal(defended.trace(images).released, trace.released)
+
+
+def test_a_trace_fails_closed():
+    scripted = Scripted(lambda logits: -logits)
+    with pytest.raises(DefenseFailedError, match="nothing is released"):
+        DefendedTarget(target(), scripted).trace(random_images(1, 3))
+    with pytest.raises(InvalidTensorError, match="images must be floating"):
+        DefendedTarget(target(), LabelOnly()).trace(torch.zeros(2, 1, 8, 8).byte())
+    with pytest.raises(InvalidTensorError, match=r"torch\.Tensor, but got list"):
+        DefendedTarget(target(), LabelOnly()).trace([0.5])
+
+
+def test_a_deterministic_defense_answers_the_same_however_often_it_is_asked():
+    images = random_images(1, 9)
+    scripted = Scripted(lambda logits: logits * 2)
+    defended = DefendedTarget(target(), scripted)
+    answers = defended.repeated(images, 5)
+    assert answers.shape == (5, 9, 5)
+    assert len(scripted.images) == 1  # what is known is not computed again
+    for answer in answers:
+        assert same_bits(answer.contiguous(), defended(images))
+
+
+@pytest.mark.parametrize("noisy", [Noisy, Drawing])
+def test_answers_of_a_random_defense_are_independent_draws_of_one_kind(noisy):
+    images, count = random_images(1, 3), 1500
+    defended = DefendedTarget(target(), noisy(), dtype=torch.float64)
+    logs = defended.repeated(images, count).log()
+    # A difference of two logits has noise of variance 2 around the clean one.
+    gaps = logs[..., 1:] - logs[..., :1]
+    clean = target().logits(images)
+    expected = (clean[:, 1:] - clean[:, :1]).double()
+    assert (gaps.mean(0) - expected).abs().max() < 5 * (2 / count) ** 0.5
+    assert (gaps.var(0) - 2).abs().max() < 5 * 2 * (2 / count) ** 0.5
+    # Neither neighbours in time nor two queries share their noise.
+    noise = (gaps - gaps.mean(0)) / 2**0.5
+    assert (noise[1:] * noise[:-1]).mean(0).abs().max() < 5 / count**0.5
+    assert (noise[:, 0] * noise[:, 1]).mean(0).abs().max() < 5 / count**0.5
+
+
+def test_a_random_defense_without_draws_is_asked_once_per_answer():
+    noisy = Noisy()
+    assert DefendedTarget(target(), noisy).repeated(random_images(1, 9), 5).shape == (5, 9, 5)
+    assert noisy.calls == 5
+
+
+@pytest.mark.parametrize("requires_input", [False, True])
+def test_a_random_defense_s_own_draws_are_used_in_batches_and_in_order(requires_input):
+    drawing, images = (
+        Drawing(lambda drawn: drawn, requires_input=requires_input),
+        random_images(1, 9),
+    )
+    assert isinstance(drawing, RepeatableDefense)
+    assert not isinstance(Noisy(), RepeatableDefense)
+    answers = DefendedTarget(target(), drawing, batch_size=4, decimals=2).repeated(images, 300)
+    assert drawing.calls == 0
+    assert [(len(logits), count) for logits, _, count in drawing.asked] == [
+        (4, 300),
+        (4, 300),
+        (1, 300),
+    ]
+    asked = torch.cat([logits for logits, _, _ in drawing.asked])
+    torch.testing.assert_close(asked, target().logits(images))
+    if requires_input:
+        assert torch.equal(torch.cat([some for _, some, _ in drawing.asked]), images)
+    else:
+        assert {some for _, some, _ in drawing.asked} == {None}
+    assert answers.shape == (300, 9, 5)
+    torch.testing.assert_close((answers * 100).round() / 100, answers)
+
+
+def test_draws_of_all_batches_come_in_the_order_of_the_queries():
+    images = random_images(1, 9)
+    defended = DefendedTarget(target(), Drawing(scale=0.0), batch_size=4)
+    answers = defended.repeated(images, 2)
+    torch.testing.assert_close(answers, target()(images).expand(2, -1, -1))
+    assert not torch.allclose(answers, answers.flip(1), atol=1e-3)
+
+
+def test_repeated_answers_have_the_released_type():
+    for noisy in (Noisy(), Drawing(), LabelOnly()):
+        defended = DefendedTarget(target(), noisy, dtype=torch.float16)
+        assert defended.repeated(random_images(1, 2), 3).dtype == torch.float16
+
+
+def negate_one_draw(drawn: Tensor) -> Tensor:
+    changed = 30 * drawn  # no draw is told the label by chance
+    changed[1, 2] *= -1
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda drawn: drawn[0], r"\(3, 9, 5\), but got \(9, 5\)"),
+        (lambda drawn: drawn[1:], r"\(3, 9, 5\), but got \(2, 9, 5\)"),
+        (lambda drawn: drawn.transpose(0, 1), r"\(3, 9, 5\), but got \(9, 3, 5\)"),
+        (lambda drawn: drawn * math.nan, "finite"),
+    ],
+    ids=["one draw", "too few", "another order", "not finite"],
+)
+def test_draws_that_are_no_logits_release_nothing(change, message):
+    with pytest.raises(DefenseFailedError, match=rf"nothing is released.*{message}"):
+        DefendedTarget(target(), Drawing(change)).repeated(random_images(1, 9), 3)
+
+
+def test_a_label_changed_in_one_draw_of_one_query_releases_nothing():
+    images = random_images(1, 9)
+    logits = 1000 * random_rows(4, 9, 5, torch.float32, 1)
+    recorded = RecordedTarget(images, release(logits))
+    kept = Drawing(keeps_label=True)
+    assert DefendedTarget(recorded, kept).repeated(images, 3).shape == (3, 9, 5)
+    broken = Drawing(negate_one_draw, keeps_label=True)
+    with pytest.raises(DefenseFailedError, match=r"Drawing promises .* changed 1 of 27; nothing"):
+        DefendedTarget(recorded, broken).repeated(images, 3)
+    free = Drawing(negate_one_draw)
+    assert DefendedTarget(recorded, free).repeated(images, 3).shape == (3, 9, 5)
+
+
+def test_a_label_changed_at_one_of_many_askings_releases_nothing():
+    turns = iter([1, 1, -1])
+    scripted = Scripted(lambda logits: next(turns) * logits, deterministic=False)
+    with pytest.raises(DefenseFailedError, match="nothing is released"):
+        DefendedTarget(target(), scripted).repeated(random_images(1, 9), 3)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5, True])
+@pytest.mark.parametrize("defense", [LabelOnly(), Noisy(), Drawing()], ids=["same", "any", "draws"])
+def test_answers_are_counted_in_whole_numbers_from_one(defense, count):
+    with pytest.raises(InvalidOptionError, match=r"^count must be"):
+        DefendedTarget(target(), defense).repeated(random_images(1, 2), count)
+
+
+@pytest.mark.parametrize("defense", [LabelOnly(), Noisy(), Drawing()], ids=["same", "any", "draws"])
+def test_what_is_no_images_is_not_answered_repeatedly(defense):
+    with pytest.raises(InvalidTensorError, match="images must be floating"):
+        DefendedTarget(target(), defense).repeated(torch.zeros(2, 1, 8, 8).byte(), 3)
+    with pytest.raises(InvalidTensorError, match=r"torch\.Tensor, but got list"):
+        DefendedTarget(target(), defense).repeated([0.5], 3)
+    assert DefendedTarget(target(), defense).repeated(random_images(1, 0), 3).shape == (3, 0, 5)

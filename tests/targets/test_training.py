@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ def bars(rows, seed):
     return images, labels
 
 
-def train(images, labels, seed=1, on_epoch=None, **settings):
+def train(images, labels, seed=1, on_epoch=None, penalty=None, **settings):
     torch.manual_seed(0)
     network = TargetNetwork(CLASSES, images.shape[1:], width=4, blocks=2)
     train_target(
@@ -31,6 +32,7 @@ def train(images, labels, seed=1, on_epoch=None, **settings):
         labels,
         settings=TargetTrainingSettings(**{"epochs": 6, "batch_size": 16} | settings),
         generator=torch.Generator().manual_seed(seed),
+        penalty=penalty,
         on_epoch=on_epoch,
     )
     return network
@@ -98,6 +100,96 @@ def test_the_loss_is_a_mean_over_rows_however_they_fall_into_batches():
     assert seen == [pytest.approx(math.log(CLASSES), rel=1e-5)]
 
 
+def first_loss(network, images, labels, smoothing=0.0, penalty=None):
+    """Return the loss of the first epoch's only batch, before any step."""
+    seen = []
+    train_target(
+        network,
+        images,
+        labels,
+        settings=TargetTrainingSettings(
+            epochs=1, batch_size=len(images), learning_rate=1e-9, label_smoothing=smoothing
+        ),
+        generator=torch.Generator().manual_seed(0),
+        penalty=penalty,
+        on_epoch=lambda _, loss: seen.append(loss),
+    )
+    return seen[0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_label_smoothing_spreads_its_share_of_the_label_over_all_classes(smoothing):
+    images, labels = bars(6, seed=0)[0], torch.tensor([0, 0, 0, 0, 2, 1])
+    network, scores = Constant(), torch.tensor([2.0, 0.5, -1.0])
+    with torch.no_grad():
+        network.bias.copy_(scores)
+    surprise = np.log(np.exp(scores.numpy()).sum()) - scores.numpy()
+    wanted = np.full((6, CLASSES), smoothing / CLASSES)
+    wanted[np.arange(6), labels.numpy()] += 1 - smoothing
+    expected = (wanted * surprise).sum(-1).mean()
+    assert first_loss(network, images, labels, smoothing) == pytest.approx(expected, rel=1e-5)
+
+
+def test_label_smoothing_makes_scores_less_saturated():
+    images, labels = bars(96, seed=0)
+    sharp, smooth = (
+        train(images, labels, learning_rate=0.01, label_smoothing=share) for share in (0.0, 0.3)
+    )
+    top = [network(images).softmax(-1).amax(-1).mean() for network in (sharp, smooth)]
+    assert top[0] > 0.95
+    assert top[1] < 0.9  # it is driven towards 0.8
+    assert accuracy(smooth, images, labels) > 0.95
+
+
+def test_a_penalty_is_added_to_each_batch_s_loss_right_after_the_network_saw_the_batch():
+    images, labels = bars(10, seed=0)
+    network, order = Constant(), []
+    network.register_forward_hook(lambda _, inputs, __: order.append(len(inputs[0])))
+
+    def penalty(given):
+        assert given is network
+        assert given.training
+        order.append("penalty")
+        return torch.tensor(0.25)
+
+    plain = first_loss(Constant(), images, labels)
+    seen = []
+    train_target(
+        network,
+        images,
+        labels,
+        settings=TargetTrainingSettings(epochs=2, batch_size=4, learning_rate=1e-9),
+        generator=torch.Generator().manual_seed(0),
+        penalty=penalty,
+        on_epoch=lambda _, loss: seen.append(loss),
+    )
+    assert order == [1, *[4, "penalty", 4, "penalty", 2, "penalty"] * 2]
+    assert seen == [pytest.approx(plain + 0.25, rel=1e-5)] * 2
+
+
+def test_a_penalty_is_differentiated():
+    images, labels = bars(96, seed=0)
+    weights = []
+    for strength in (0.0, 1.0):
+        network = train(
+            images,
+            labels,
+            learning_rate=0.01,
+            penalty=lambda given, s=strength: s * given.layers[-1].weight.square().sum(),
+        )
+        weights.append(float(network.layers[-1].weight.detach().square().sum()))
+    assert weights[1] < 0.5 * weights[0]
+
+
+def test_a_penalty_of_nothing_changes_nothing():
+    images, labels = bars(40, seed=0)
+    plain, same = (
+        train(images, labels, epochs=2, penalty=penalty)
+        for penalty in (None, lambda _: torch.zeros(()))
+    )
+    assert all(map(torch.equal, plain.parameters(), same.parameters()))
+
+
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
@@ -122,7 +214,15 @@ def test_pixels_are_refused_as_images():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("epochs", 0), ("learning_rate", 0), ("learning_rate", math.inf), ("batch_size", 1)],
+    [
+        ("epochs", 0),
+        ("learning_rate", 0),
+        ("learning_rate", math.inf),
+        ("batch_size", 1),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("label_smoothing", math.nan),
+    ],
 )
 def test_settings_outside_their_range_are_refused_by_name(option, value):
     with pytest.raises(InvalidOptionError, match=f"^{option} must be"):

@@ -62,7 +62,7 @@ class Cells:
         return {
             record["release"]: record
             for record in read_records(self.path)
-            if keys.get(record.get("release", "")) == record.get("cell")
+            if "cell" in record and keys.get(record["release"]) == record["cell"]
         }
 
     def gallery(self, release: str) -> Gallery | None:

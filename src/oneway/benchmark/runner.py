@@ -198,6 +198,7 @@ def count_stages(spec: ExperimentSpec) -> int:
         contests: Mapping[str, int] = {
             "averaging": 0 if sketch_defense(row).deterministic else len(spec.attackers.repeats),
             "adversarial-training": int(_is_copied(row)),
+            "class-representative": 0,  # it trains no decoder
         }
         stages += 1 + contest * sum(contests.get(name, 1) for name in names)
         if needs_surrogate(row.defense):

@@ -39,6 +39,7 @@ class Summary:
         flips: All changed labels of all seeds.
         flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
         record: The first seed's, for what is the same in all.
+        environments: What the records were made with, each once.
     """
 
     release: str
@@ -47,6 +48,7 @@ class Summary:
     flips: int
     flags: Mapping[str, int]
     record: Record
+    environments: tuple[Mapping[str, Any], ...] = ()
 
 
 VALUES: dict[str, Callable[[Record], Any]] = {
@@ -112,7 +114,7 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
         raise InvalidOptionError(
             f"release {release!r} has records of seeds {list(seeds)}: one of each seed, please."
         )
-    specs = [{**record["spec"], "seed": None} for record in group]
+    specs = [_settings(record) for record in group]
     if any(spec != specs[0] for spec in specs):
         raise InvalidOptionError(
             f"records of release {release!r} come from different experiments. Run the seeds "
@@ -140,4 +142,19 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
         sum(columns["flips"]),
         flags,
         group[0],
+        _distinct([record["environment"] for record in group]),
     )
+
+
+def _distinct(values: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    return tuple(value for place, value in enumerate(values) if value not in values[:place])
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """Return all that decides a record but its seed: of the releases the first, and its own."""
+    spec = record["spec"]
+    attackers = dict(spec["attackers"])
+    names = attackers.pop("names")
+    own = [row for row in spec["releases"] if row["name"] == record["release"]]
+    rows = [{**row, "attackers": row["attackers"] or names} for row in (spec["releases"][0], *own)]
+    return {**spec, "seed": None, "attackers": attackers, "releases": rows}

@@ -81,9 +81,10 @@ def reproduce(
         records += found
         if figure is not None:
             title = f"{figure.title}, {data}, seed {number}"
-            name = f"{what}-{data}-{spec.preset}" + (f"-seed{number}" if len(seeds) > 1 else "")
+            one = f"seed{number}" if len(seeds) > 1 else ""
+            name = "-".join(part for part in (what, data, spec.preset, one) if part)
             for path in _draw(figure.rows, cells, found, out / name, title):
-                console.print(f"Wrote {path}", highlight=False)
+                console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
     if figure is None:
         _print_table(console, spec, records)
     broken = any(record["flips"] and record["keeps_label"] for record in records)
@@ -148,6 +149,7 @@ def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, A
         theirs = published(spec.name)
     except UnknownNameError:
         return
-    console.print(published_table(theirs, summaries), width=max(console.width, 100), crop=False)
+    if theirs.rows:
+        console.print(published_table(theirs, summaries), width=max(console.width, 100), crop=False)
     for remark in theirs.remarks:
         console.print(f"• {remark.text}", highlight=False)

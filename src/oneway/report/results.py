@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oneway.benchmark import Published, Summary, summarise
+from oneway.benchmark import Published, Summary, bundled_spec, summarise
+from oneway.errors import UnknownNameError
 from oneway.report.summary import (
     COLUMNS,
     COSTS,
@@ -46,20 +47,14 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
 def _section(
     experiment: str, preset: str, summaries: Sequence[Summary], theirs: Published | None
 ) -> str:
-    first = summaries[0].record
-    data, environment = first["spec"]["data"], first["environment"]
-    seeds = ", ".join(map(str, summaries[0].seeds))
-    kind = experiment.partition("-")[2]
-    table = experiment.partition("-")[0]
+    data = summaries[0].record["spec"]["data"]
     side = f", scaled to {data['side']}x{data['side']}" if data["side"] else ""
     title = theirs.table if theirs else experiment
     lines = [
-        f"## {experiment}, preset {preset}\n",
+        f"## {experiment}" + (f", preset {preset}" if preset else "") + "\n",
         f"{title}. {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
-        f"{data['test']:,} queries{side}. `oneway reproduce {table} --data {kind} --preset "
-        f"{preset}`; seeds {seeds}; {environment['processor']}, {environment['cores']} cores, "
-        f"{environment['threads']} of them used, device {environment['device']}, torch "
-        f"{environment['torch']}.\n",
+        f"{data['test']:,} queries{side}. {_command(experiment, preset)}; "
+        f"{_seeds(summaries)}; {_machines(summaries)}.\n",
         "### Ours\n",
         _markdown(list(COLUMNS), _rows(COLUMNS, summaries)),
         *_bullets(summary_remarks(summaries)),
@@ -77,6 +72,38 @@ def _section(
     return "\n".join(lines)
 
 
+def _command(experiment: str, preset: str) -> str:
+    """Say what makes these records; whoever wrote the experiment knows where its file is."""
+    table, _, kind = experiment.partition("-")
+    try:
+        bundled_spec(experiment)
+        what = f"{table} --data {kind}"
+    except UnknownNameError:
+        what = f"{experiment}.toml"
+    return f"`oneway reproduce {what}" + (f" --preset {preset}`" if preset else "`")
+
+
+def _seeds(summaries: Sequence[Summary]) -> str:
+    """Name the seeds; and the releases, where they have not all the same."""
+    releases: dict[tuple[int, ...], list[str]] = {}
+    for summary in summaries:
+        releases.setdefault(summary.seeds, []).append(summary.release)
+    told = {seeds: "seeds " + ", ".join(map(str, seeds)) for seeds in releases}
+    if len(releases) == 1:
+        return next(iter(told.values()))
+    return ", ".join(f"{told[seeds]} of {' and '.join(names)}" for seeds, names in releases.items())
+
+
+def _machines(summaries: Sequence[Summary]) -> str:
+    machines = {
+        f"{found['processor']}, {found['cores']} cores, {found['threads']} of them used, device "
+        f"{found['device']}, torch {found['torch']}": None
+        for summary in summaries
+        for found in summary.environments
+    }
+    return "; and ".join(machines)
+
+
 def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
     """Say where the paper's claim holds and where it does not, from the numbers alone."""
     lines = []
@@ -84,19 +111,19 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
     for summary in noise:
         clean = summary.values["floor clean"].mean
         label = summary.values["floor label"].mean
-        static = summary.values["error static"].mean
+        static = summary.values.get("error static")
         strongest = summary.values["adaptive_error"].mean
         gap = summary.values.get("closed_gap")
-        held = static > label
-        lines.append(
-            f"**{summary.release}**: the attacker of the paper, trained on clean scores, has "
-            f"{static / clean:.1f} times the error it had without a defense"
-            + (
-                ", more than the label alone would give it: here the paper's claim holds."
-                if held
-                else ", less than the label alone would give it."
+        if static is not None:
+            lines.append(
+                f"**{summary.release}**: the attacker of the paper, trained on clean scores, has "
+                f"{static.mean / clean:.1f} times the error it had without a defense"
+                + (
+                    ", more than the label alone would give it: here the paper's claim holds."
+                    if static.mean > label
+                    else ", less than the label alone would give it."
+                )
             )
-        )
         if gap is not None:
             lines.append(
                 f"**{summary.release}**: the strongest attacker has {strongest / clean:.2f} times "
@@ -124,7 +151,7 @@ def _reading(gap: float) -> str:
         return "Whoever adapts undoes most of the defense."
     if gap < 0.95:
         return "Whoever adapts undoes part of the defense."
-    return "Nobody here did better than with the label alone."
+    return "Nobody here did much better than with the label alone."
 
 
 def _by_step(noise: Sequence[Summary]) -> list[str]:
@@ -132,7 +159,7 @@ def _by_step(noise: Sequence[Summary]) -> list[str]:
     plain = {
         summary.record["options"]["step_size"]: summary
         for summary in noise
-        if _row_of(summary)["surrogate"] == "plain"
+        if _row_of(summary)["surrogate"] == "plain" and "error retrained" in summary.values
     }
     if len(plain) < 2:
         return []

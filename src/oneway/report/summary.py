@@ -62,7 +62,11 @@ def summary_table(summaries: Sequence[Summary], title: str) -> Table:
         # Headers wrap between words; numbers are never cut.
         longest = max(len(show(summary)) for summary in summaries)
         widest = max(longest, *(len(word) for word in column.split()))
-        table.add_column(column, justify="right" if position else "left", min_width=widest)
+        # Names are not wrapped at all: else rich would take room from them, the widest, in vain.
+        first = position == 0
+        table.add_column(
+            column, justify="left" if first else "right", min_width=widest, no_wrap=first
+        )
     for summary in summaries:
         table.add_row(*(escape(show(summary)) for show in COLUMNS.values()))
     return table

@@ -181,6 +181,7 @@ class MutualInformation:
             penalty=lambda _: beta * network.divergence(),
             on_epoch=None if on_epoch is None else lambda epoch, _: on_epoch(epoch / epochs),
         )
+        network._encoded = None  # the last batch need not stay in memory
         with torch.no_grad():
             parts = [network.encoded(some) for some in material.auxiliary_images.split(512)]
             told = divergence(*(torch.cat(side) for side in zip(*parts, strict=True)))
