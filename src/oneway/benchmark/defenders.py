@@ -117,6 +117,7 @@ class Defender:
         facts: Mapping[str, Any] = {}
         if needs_surrogate(row.defense):
             surrogate, facts = self._surrogate(row, clean, "surrogate")
+            facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
         if needs_network(row.defense):
             network, facts = self._network(row, target)
         generator = Stream(self.spec.seed, f"{row.name}, {purpose}").generator()
@@ -154,22 +155,39 @@ class Defender:
             "front_end": spec.front_end,
         }
         owner = "the defender's" if role == "surrogate" else "an attacker's own"
-        perturb, perturbed = None, None
-        kind = ""
-        if row.surrogate == "adversarial":
+        stage = f"train {owner} surrogate"
+        shown, perturb, perturbed = clean, None, None
+        if row.surrogate == "augmented":
+            shown = self._with_own_noise(row, clean, role)
+        if row.surrogate == "min-max":
             perturb, perturbed = self._noise_against_itself(row, role)
-            kind = f" for {row.name}"
+        if row.surrogate != "plain":
+            stage += f" for {row.name}"
         return self.trainer.train(
             role,
             options,
             spec.training,
-            clean,
+            shown,
             self.splits.auxiliary_images,
             self.held_out,
-            stage=f"train {owner} surrogate{kind}",
+            stage=stage,
             perturb=perturb,
             perturbed=perturbed,
         )
+
+    def _with_own_noise(self, row: ReleaseSpec, clean: Tensor, role: str) -> Tensor:
+        """Return clean scores, all but a share of them with a plain surrogate's noise on them."""
+        plain = dataclasses.replace(row, surrogate="plain")
+        surrogate, _ = self._surrogate(plain, clean, role)
+        factors = self.spec.attackers.step_factors
+        shown, images = clean.clone(), self.splits.auxiliary_images
+        for position, factor in enumerate(factors):
+            rows = slice(position, None, len(factors) + 1)
+            options = {**row.options, "step_size": factor * row.options["step_size"]}
+            generator = Stream(self.spec.seed, f"{role}, augmented {factor}").generator()
+            noise = build_defense(row.defense, options, surrogate, generator=generator)
+            shown[rows] = release(noise(logits_from_confidences(clean[rows]), images[rows]))
+        return shown
 
     def _noise_against_itself(
         self, row: ReleaseSpec, role: str

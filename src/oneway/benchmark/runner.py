@@ -202,10 +202,14 @@ def count_stages(spec: ExperimentSpec) -> int:
         }
         stages += 1 + contest * sum(contests.get(name, 1) for name in names)
         if needs_surrogate(row.defense):
-            adversarial = f" {row.name}" if row.surrogate == "adversarial" else ""
-            networks.add(f"surrogate{adversarial}")
+            own = f" {row.name}" if row.surrogate != "plain" else ""
+            roles = ["surrogate"]
             if "adversarial-training" in names and _is_copied(row):
-                networks.add(f"attacker's surrogate{adversarial}")
+                roles.append("attacker's surrogate")
+            for role in roles:
+                networks.add(role + own)
+                if row.surrogate == "augmented":
+                    networks.add(role)
         if needs_network(row.defense):
             networks.add(f"{row.defense} {training_options(row.defense, row.options)}")
     return stages + len(networks)

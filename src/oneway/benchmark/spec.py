@@ -64,7 +64,7 @@ class SurrogateSpec:
         width: Channels of its last hidden layer.
         hidden_layers_removed: How many it lacks of an attacker's.
         front_end: Its input transform.
-        adversarial_steps: How many steps of noise it is shown where it is trained adversarially;
+        adversarial_steps: How many steps of noise each batch is shown in min-max training;
             together they are as long as the defense's.
         training: How it is trained.
     """
@@ -107,8 +107,10 @@ class ReleaseSpec:
         name: What it is called.
         defense: A registered defense.
         options: Its own and its training's.
-        surrogate: ``"plain"``, or ``"adversarial"``: trained on noise against itself (the
-            paper's improved defense, section V-D).
+        surrogate: ``"plain"``, or one of two readings of the paper's "adversarial training
+            version" (section V-D): ``"augmented"``, trained on scores that a plain surrogate's
+            noise was put on, at several step sizes, with some clean ones; or ``"min-max"``,
+            trained on noise against itself in every batch (Madry et al., ICLR 2018).
         attackers: Who attacks it; empty: all of the experiment's attackers.
     """
 
@@ -119,7 +121,7 @@ class ReleaseSpec:
     attackers: tuple[str, ...] = ()
 
 
-SURROGATES = ("plain", "adversarial")
+SURROGATES = ("plain", "augmented", "min-max")
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ VALUES: dict[str, Callable[[Record], Any]] = {
     "milliseconds_single_query": lambda record: record["milliseconds_single_query"],
     "milliseconds_per_query_batched": lambda record: record["milliseconds_per_query_batched"],
     "training_seconds": lambda record: record["training_seconds"],
+    "surrogate_held_out_error": lambda record: record["training"].get("surrogate_held_out_error"),
 }
 """What is averaged over seeds, besides every attacker's error."""
 

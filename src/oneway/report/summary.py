@@ -50,6 +50,7 @@ COLUMNS: dict[str, Callable[[Summary], str]] = {
 COSTS: dict[str, Callable[[Summary], str]] = {
     "release": lambda summary: summary.release,
     "training, s": _value("training_seconds", 0),
+    "surrogate's error": _value("surrogate_held_out_error", 4),
     "one query, ms": _value("milliseconds_single_query", 1),
     "each of 256, ms": _value("milliseconds_per_query_batched", 2),
 }
