@@ -72,12 +72,16 @@ def reproduce(
     else:
         spec = bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu")
     seeds = seed if seed else [0] if figure else [0, 1, 2]
-    only = {row.release for row in figure.rows} if figure else None
+    known = [row.name for row in spec.releases]
+    for name in release or ():
+        if name not in known:
+            raise UnknownNameError(f"release of {spec.name}", name, known)
+    only = {row.release for row in figure.rows} if figure else set(release) if release else None
     where, console = choose_device(device), Console()
     records: list[dict[str, Any]] = []
     for number in sorted(set(seeds)):
         seeded = dataclasses.replace(spec, seed=number)
-        cells, found = _run(seeded, data_root, out, cache, where, only)
+        cells, found = _run(seeded, data_root, out, cache, where, only, drawn=figure is not None)
         records += found
         if figure is not None:
             title = f"{figure.title}, {data}, seed {number}"
@@ -98,6 +102,8 @@ def _run(
     cache: Path,
     device: "torch.device",
     only: set[str] | None,
+    *,
+    drawn: bool,
 ) -> "tuple[Cells, list[dict[str, Any]]]":
     from oneway.benchmark import Cells, Store, count_stages, load_data
 
@@ -108,7 +114,7 @@ def _run(
             lambda: load_data(spec.data, data_root, report),
             device=device,
             only=only,
-            drawn=only is not None,
+            drawn=drawn,
             report=report,
         )
     return cells, records
