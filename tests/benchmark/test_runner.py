@@ -9,56 +9,62 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.small import (
+    AGAIN,
+    CLASSES,
+    LABEL,
+    MEASURED,
+    NOISE,
+    NOISY,
+    NONE,
+    SMALL,
+    PlannedError,
+    experiment,
+    interrupting,
+    lasting,
+    outcomes_of,
+    records_of,
+    spec_of,
+)
 from oneway.benchmark import (
     ATTACKS,
     DEFENSES,
-    Experiment,
-    ExperimentSpec,
-    Store,
     attackers,
     count_stages,
+    defenders,
     runner,
     write_records,
 )
-from oneway.benchmark.spec import (
-    AttackerSpec,
-    DataSpec,
-    ReleaseSpec,
-    SurrogateSpec,
-    TargetSpec,
-)
-from oneway.data import Dataset, check_disjoint
+from oneway.benchmark.records import cell_key, unpacked
+from oneway.benchmark.spec import ReleaseSpec
+from oneway.data import check_disjoint
 from oneway.errors import InvalidOptionError
-from oneway.inversion import TrainingSettings
-from oneway.targets import TargetTrainingSettings
 
-CLASSES = 3
-NOISE = {"step_size": 0.5, "steps": 2, "budget": 4, "norm": float("inf")}
-NONE = ReleaseSpec("none", "none")
-AGAIN = ReleaseSpec("again", "none")
-NOISY = ReleaseSpec("noise", "adversarial-noise", NOISE)
-LABEL = ReleaseSpec("label", "label-only")
 MOVED = ReleaseSpec("moved", "moved")
-
-MEASURED = {"milliseconds_single_query", "milliseconds_per_query_batched", "environment"}
 KEYS = MEASURED | {
     "experiment",
+    "preset",
+    "cell",
     "release",
     "defense",
     "options",
     "seed",
-    "seeds",
     "auxiliary",
     "queries",
     "accuracy",
     "flips",
+    "keeps_label",
+    "random",
     "logit_distortion",
     "l1_mean",
     "l1_p99",
     "l1_max",
+    "training",
     "spec",
     "errors",
     "candidates",
+    "candidate_errors",
+    "errors_per_query",
     "floors",
     "adaptive_error",
     "strongest",
@@ -66,17 +72,9 @@ KEYS = MEASURED | {
     "closed_gap_tail",
     "flags",
 }
-
-
-def blobs(rows=420, seed=0):
-    """A blob whose place is the class; its brightness is in the scores, but not in the label."""
-    generator = np.random.default_rng(seed)
-    labels = np.arange(rows) % CLASSES
-    y, x = np.mgrid[:16, :16]
-    shapes = np.exp(-((x - (3 + 5 * labels[:, None, None])) ** 2 + (y - 8) ** 2) / 30)
-    images = generator.uniform(0.1, 1, (rows, 1, 1)) * shapes
-    images = np.clip(images + 0.03 * generator.random(images.shape), 0, 1)
-    return Dataset("blobs", (255 * images).astype(np.uint8), labels, None, CLASSES)
+ALWAYS = {"label-only", "static", "retrained"}
+"""Attacks that apply to every release; adversarial training needs a surrogate to copy, and
+averaging a random release."""
 
 
 class Moved:
@@ -88,59 +86,6 @@ class Moved:
 
     def __call__(self, logits, images=None):  # noqa: ARG002
         return 0.5 * logits.roll(1, -1) + torch.arange(CLASSES, dtype=logits.dtype)
-
-
-def spec_of(*releases, epochs=1, width=4, seed=0, images=(60, 60, 45), target_epochs=1):
-    training = TrainingSettings(
-        epochs=epochs, patience=5, batch_size=32, learning_rate=0.02, averaging=0.8
-    )
-    return ExperimentSpec(
-        "small",
-        DataSpec("blobs", *images),
-        releases,
-        seed=seed,
-        target=TargetSpec(4, 2, TargetTrainingSettings(target_epochs, 0.01, batch_size=16)),
-        surrogate=SurrogateSpec(width, hidden_layers_removed=1, training=training),
-        attackers=AttackerSpec(front_ends=("standardized",), widths=(width,), training=training),
-    )
-
-
-SMALL = (NONE, NOISY, LABEL)
-
-
-def experiment(folder, spec, report=attackers.silent, dataset=None):
-    return Experiment(
-        spec, dataset or blobs(), Store(folder), device=torch.device("cpu"), report=report
-    )
-
-
-def records_of(folder, spec, **options):
-    return [outcome.record for outcome in experiment(folder, spec, **options).run()]
-
-
-def lasting(record):
-    """What must be the same in every run."""
-    return {key: value for key, value in record.items() if key not in MEASURED}
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """Count what is trained to the end."""
-    counts = Counter()
-
-    def count(module, name):
-        original = getattr(module, name)
-
-        def counted(*args, **options):
-            result = original(*args, **options)
-            counts[name] += 1
-            return result
-
-        monkeypatch.setattr(module, name, counted)
-
-    count(attackers, "train_inverter")
-    count(runner, "train_target")
-    return counts
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +103,7 @@ def controls(tmp_path_factory):
         )
         folder = tmp_path_factory.mktemp("controls")
         done = experiment(folder, spec, report=stages.__setitem__)
-        outcomes = done.run()
+        outcomes = list(done.run())
     records = {outcome.record["release"]: outcome.record for outcome in outcomes}
     return types.SimpleNamespace(
         spec=spec, done=done, outcomes=outcomes, stages=stages, records=records
@@ -238,6 +183,11 @@ def test_every_stage_that_was_announced_is_reported_to_its_end(controls):
     assert set(controls.stages.values()) == {1.0}
 
 
+def test_an_attacker_who_trains_nothing_is_no_stage():
+    more = dataclasses.replace(NONE, attackers=(*ALWAYS, "class-representative"))
+    assert count_stages(spec_of(more)) == count_stages(spec_of(NONE))
+
+
 def test_records_are_json_with_the_documented_keys(controls, tmp_path):
     records = list(controls.records.values())
     write_records(tmp_path / "records.jsonl", records)
@@ -246,46 +196,65 @@ def test_records_are_json_with_the_documented_keys(controls, tmp_path):
         assert set(record) == KEYS
         read = json.loads(line)
         assert read["release"] == release.name
-        assert set(read["errors"]) == set(read["candidates"]) == set(ATTACKS)
+        applied = ALWAYS | ({"adversarial-training"} if release is NOISY else set())
+        for key in ("errors", "candidates", "candidate_errors", "errors_per_query"):
+            assert set(read[key]) == applied
+        assert read["cell"] == cell_key(controls.spec, release)
         assert (read["auxiliary"], read["queries"]) == (200, 100)
         assert read["spec"]["data"] == vars(controls.spec.data)
-        assert (read["seed"], read["seeds"]) == (0, 1)
+        assert (read["seed"], read["preset"]) == (0, "")
+        assert (read["random"], read["keeps_label"]) == (False, release != MOVED)
     assert json.loads(lines[3])["options"] == NOISE | {"norm": "inf"}  # JSON has no infinity
 
 
 def test_the_gallery_shows_one_query_of_each_class_and_what_attackers_made_of_it(controls):
-    rows = controls.done.gallery(controls.outcomes)
-    first, *others = controls.records
-    shown = [("no defense", first, "static")]
-    shown += [
-        (f"{name}\n{attack}", name, attack) for name in others for attack in ("static", "retrained")
-    ]
-    original, *attacked = rows
-    assert original == "original"
-    for label, (title, name, attack) in zip(attacked, shown, strict=True):
-        assert label.startswith(title)
-        assert label.endswith(f"{controls.records[name]['errors'][attack]:.4f}")
-    for images in rows.values():
-        assert images.shape == (CLASSES, 16, 16)
-        assert images.min() >= 0
-        assert images.max() <= 1
     splits = controls.done.splits
-    chosen = [
-        int((splits.test_images[:, 0] == torch.from_numpy(image)).flatten(1).all(-1).nonzero())
-        for image in rows["original"]
-    ]
-    assert splits.test_labels[chosen].tolist() == list(range(CLASSES))
-    moved = controls.outcomes[2]
-    with torch.no_grad():
-        expected = moved.results["retrained"].reconstruct(moved.released[chosen])[:, 0].numpy()
-    [label] = [label for label in attacked if label.startswith("moved\nretrained")]
-    np.testing.assert_array_equal(rows[label], expected)
+    for outcome in controls.outcomes:
+        rows = controls.done.gallery(outcome)
+        assert list(rows) == ["truth", *outcome.results]
+        for images in rows.values():
+            assert images.shape == (CLASSES, 16, 16)
+            assert images.min() >= 0
+            assert images.max() <= 1
+        chosen = [
+            int((splits.test_images[:, 0] == torch.from_numpy(image)).flatten(1).all(-1).nonzero())
+            for image in rows["truth"]
+        ]
+        assert splits.test_labels[chosen].tolist() == list(range(CLASSES))
+        for name, result in outcome.results.items():
+            wrong = np.square(rows[name].astype(np.float64) - rows["truth"]).mean((1, 2))
+            np.testing.assert_allclose(wrong, result.errors[chosen], rtol=1e-5)
+
+
+def test_errors_per_query_average_to_the_error_that_is_printed(controls):
+    for outcome in controls.outcomes:
+        record = outcome.record
+        for name, text in record["errors_per_query"].items():
+            errors = unpacked(text)
+            assert errors.shape == (100,)
+            np.testing.assert_allclose(errors, outcome.results[name].errors, rtol=2**-10, atol=1e-7)
+            assert errors.astype(float).mean() == pytest.approx(record["errors"][name], rel=1e-3)
+
+
+def test_the_candidate_that_was_chosen_made_the_error(controls):
+    for record in controls.records.values():
+        for name, errors in record["candidate_errors"].items():
+            assert errors[record["candidates"][name]] == record["errors"][name]
+
+
+def test_the_distortion_is_that_of_the_scores_that_were_released(controls):
+    splits, target = controls.done.splits, controls.done.defender.train_target()
+    clean = target(splits.test_images)
+    for outcome in controls.outcomes:
+        moved = (outcome.released - clean).abs().sum(-1)
+        assert outcome.record["l1_mean"] == pytest.approx(float(moved.mean()), rel=1e-5, abs=1e-7)
+        assert outcome.record["l1_max"] == pytest.approx(float(moved.max()), rel=1e-5, abs=1e-7)
 
 
 def test_a_rerun_trains_nothing_and_gives_the_same_numbers(tmp_path, trainings):
     first = records_of(tmp_path, spec_of(*SMALL))
-    assert trainings["train_target"] == 1
-    assert trainings["train_inverter"] > 3
+    assert trainings["target"] == 1
+    assert trainings["inverter"] > 3
     trainings.clear()
     again = records_of(tmp_path, spec_of(*SMALL))
     assert trainings == Counter()
@@ -313,13 +282,25 @@ def test_a_release_that_is_added_moves_no_other_and_trains_only_what_is_new(tmp_
     trainings.clear()
     more = records_of(tmp_path, spec_of(NONE, LABEL, AGAIN, NOISY))
     # The label's retrained attacker; its label-only one has the labels that none's has.
-    assert trainings == Counter(train_inverter=1)
+    assert trainings == Counter(inverter=1)
     for before, after in zip(few, (more[0], more[3]), strict=True):
         assert {**lasting(before), "spec": None} == {**lasting(after), "spec": None}
 
 
-class PlannedError(Exception):
-    """Raised from the report, as Ctrl-C would be."""
+def test_finished_releases_are_left_out_and_move_no_other(tmp_path):
+    spec = spec_of(*SMALL)
+    whole = {record["release"]: lasting(record) for record in records_of(tmp_path / "one", spec)}
+    for finished in ({"none", "label"}, {"noise"}):
+        run = experiment(tmp_path / "other", spec).run(finished)
+        rest = {outcome.record["release"]: lasting(outcome.record) for outcome in run}
+        assert rest == {name: record for name, record in whole.items() if name not in finished}
+
+
+def test_outcomes_come_one_by_one_before_the_next_is_begun(tmp_path):
+    stages = []
+    run = experiment(tmp_path, spec_of(*SMALL), report=lambda now, _: stages.append(now)).run()
+    assert next(run).record["release"] == "none"
+    assert not [stage for stage in stages if "noise" in stage or stage.startswith("label:")]
 
 
 @pytest.mark.parametrize(
@@ -332,16 +313,12 @@ class PlannedError(Exception):
     ids=["while the target is trained", "between", "while an attacker is trained"],
 )
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, trainings, stage, share):
-    def interrupt(now, done):
-        if (now, done) == (stage, share):
-            raise PlannedError
-
     spec = spec_of(*SMALL, epochs=2, target_epochs=2)
     expected = records_of(tmp_path / "in one go", spec)
     needed = trainings.copy()
     trainings.clear()
     with pytest.raises(PlannedError):
-        records_of(tmp_path / "interrupted", spec, report=interrupt)
+        records_of(tmp_path / "interrupted", spec, report=interrupting(stage, share))
     before = trainings.total()
     records = records_of(tmp_path / "interrupted", spec)
     assert trainings == needed
@@ -349,34 +326,39 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, trainings, stage, sha
     assert list(map(lasting, records)) == list(map(lasting, expected))
 
 
-def test_nobody_but_the_target_trains_on_private_images_and_nobody_on_test_images(
-    tmp_path, monkeypatch
-):
-    seen = {"target": [], "inverter": [], "attack": []}
+@pytest.fixture
+def seen(monkeypatch):
+    """Keep what the target, the inverters and the attackers are trained on or given."""
+    kept = {"target": [], "inverter": [], "attack": []}
 
     def spy(module, name, role, place):
         original = getattr(module, name)
 
         def spied(*args, **options):
-            seen[role].append(args[place])
+            kept[role].append(args[place])
             return original(*args, **options)
 
         monkeypatch.setattr(module, name, spied)
 
-    spy(runner, "train_target", "target", 1)
+    spy(defenders, "train_target", "target", 1)
     spy(attackers, "train_inverter", "inverter", 2)
     for name, attack in list(ATTACKS.items()):
 
         def spied(observations, train, attack=attack):
-            seen["attack"].append(observations.images)
+            kept["attack"].append(observations)
             return attack(observations, train)
 
         monkeypatch.setitem(ATTACKS, name, spied)
-    run = experiment(tmp_path, spec_of(*SMALL))
-    run.run()
+    return kept
+
+
+def test_nobody_but_the_target_trains_on_private_images_and_nobody_on_test_images(tmp_path, seen):
+    spec = spec_of(*SMALL)
+    run = experiment(tmp_path, spec)
+    assert len(list(run.run())) == len(SMALL)
     assert torch.equal(torch.cat(seen["target"]), run.splits.private_images)
-    assert len(seen["attack"]) == len(SMALL) * len(ATTACKS)
-    for images in seen["inverter"] + seen["attack"]:
+    assert len(seen["attack"]) == sum(len(spec.attackers_of(row)) for row in SMALL)
+    for images in seen["inverter"] + [given.images for given in seen["attack"]]:
         assert torch.equal(images, run.splits.auxiliary_images)
     check_disjoint(
         {
@@ -387,6 +369,25 @@ def test_nobody_but_the_target_trains_on_private_images_and_nobody_on_test_image
     )
 
 
+def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
+    """The query is the one way to the target: it takes images and gives confidences alone."""
+    mid = ReleaseSpec("MID", "mutual-information", {"beta": 0.01, "epochs": 1})
+    run = experiment(tmp_path, spec_of(NONE, NOISY, mid))
+    list(run.run())
+    for given in seen["attack"]:
+        values = vars(given)
+        assert set(values) == {
+            *("images", "clean", "released", "held_out"),
+            *("query", "random", "repeats", "own_copies"),
+        }
+        assert len(given.images) == len(given.clean) == len(given.released) == 60
+        assert not any(isinstance(value, torch.nn.Module) for value in values.values())
+        answers = given.query(run.splits.test_images[:4], 2)
+        assert answers.shape == (2, 4, CLASSES)
+        assert not answers.requires_grad
+        torch.testing.assert_close(answers.sum(-1), torch.ones(2, 4))
+
+
 def test_attackers_see_what_was_released_and_what_it_was_before(tmp_path, monkeypatch):
     seen = []
 
@@ -395,7 +396,7 @@ def test_attackers_see_what_was_released_and_what_it_was_before(tmp_path, monkey
         return attack(observations, train)
 
     monkeypatch.setitem(ATTACKS, "retrained", spied)
-    outcomes = experiment(tmp_path, spec_of(NONE, LABEL)).run()
+    outcomes = outcomes_of(tmp_path, spec_of(NONE, LABEL))
     undefended, label = seen
     assert torch.equal(undefended.clean, undefended.released)
     assert torch.equal(label.clean, undefended.clean)
@@ -403,6 +404,19 @@ def test_attackers_see_what_was_released_and_what_it_was_before(tmp_path, monkey
     assert len(label.released.unique(dim=0)) <= CLASSES
     assert len(outcomes[0].released.unique(dim=0)) > CLASSES
     assert len(outcomes[1].released.unique(dim=0)) <= CLASSES
+
+
+def test_each_release_is_attacked_by_those_it_names_or_else_by_all(tmp_path):
+    some = ReleaseSpec("some", "label-only", attackers=("retrained",))
+    none = ReleaseSpec("none", "none", attackers=("static", "label-only"))
+    spec = spec_of(none, some, LABEL, names=("label-only", "static"))
+    outcomes = outcomes_of(tmp_path, spec)
+    assert [list(outcome.results) for outcome in outcomes] == [
+        ["static", "label-only"],
+        ["retrained"],
+        ["label-only", "static"],
+    ]
+    assert [outcome.record["strongest"] for outcome in outcomes][1] == "retrained"
 
 
 def test_times_are_per_query(tmp_path, monkeypatch):

@@ -6,14 +6,22 @@ import tomllib
 from importlib import resources
 
 import pytest
+import torch
 from torch import nn
 
 from oneway.benchmark import ATTACKS, DEFENSES, bundled_spec, count_stages, load_spec
 from oneway.benchmark.registry import build_defense
+from oneway.benchmark.spec import sketch_defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.inversion import FRONT_ENDS, TrainingSettings
+from oneway.inversion import FRONT_ENDS, YANG_SETTINGS, TrainingSettings
 
-BUNDLED = ("demo-digits", "demo-mnist")
+DEMOS = ("demo-digits", "demo-mnist")
+TABLES = tuple(
+    f"{table}-{kind}" for table in ("table1", "table2", "background") for kind in ("mnist", "faces")
+)
+PRESETS = ("cpu", "paper")
+FACES = ("facescrub", "celeba", 64)
+"""The paper's, with its side."""
 
 MINIMAL = """
 name = "small"
@@ -79,10 +87,10 @@ options = { confidence = 0.9 }
 """
 
 
-def load(tmp_path, text):
+def load(tmp_path, text, preset=None):
     path = tmp_path / "spec.toml"
     path.write_text(text, encoding="utf-8")
-    return load_spec(path)
+    return load_spec(path, preset)
 
 
 def changed(old, new, text=FULL):
@@ -90,24 +98,96 @@ def changed(old, new, text=FULL):
     return text.replace(old, new)
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-def test_bundled_experiments_load_and_compare_the_paper_with_both_controls(name):
+@pytest.mark.parametrize("name", DEMOS)
+def test_bundled_demos_load_and_compare_the_paper_with_both_controls(name):
     spec = bundled_spec(name)
     assert spec.name == name
     defenses = [release.defense for release in spec.releases]
     assert (defenses[0], defenses[-1]) == ("none", "label-only")
     assert "adversarial-noise" in defenses
-    assert set(spec.attackers.names) == set(ATTACKS)
+    assert set(spec.attackers.names) == {"label-only", "static", "retrained"}
     assert len(spec.attackers.front_ends) >= 2
     assert len(spec.attackers.widths) >= 2
     # Equal means for the attackers on every release, and at least the defender's.
     assert spec.attackers.training.epochs >= spec.surrogate.training.epochs
 
 
-def test_every_bundled_file_is_covered_above():
+@pytest.mark.parametrize("preset", [None, *PRESETS])
+@pytest.mark.parametrize("name", TABLES)
+def test_bundled_tables_load_with_every_preset(name, preset):
+    spec = bundled_spec(name, preset)
+    assert (spec.name, spec.preset) == (name, preset or "")
+    assert name.endswith(spec.data.name if spec.data.name == "mnist" else "faces")
+    for release in spec.releases:
+        assert {"label-only", "static", "retrained"} <= set(spec.attackers_of(release))
+        # Whoever copies or repeats, does so wherever there is something to copy or repeat.
+        adaptive = set(spec.attackers_of(release)) & {"adversarial-training", "averaging"}
+        random = not sketch_defense(release).deterministic
+        if release.defense == "none" or release.defense == "purification":
+            assert adaptive == set()
+        elif not name.startswith("background"):
+            assert adaptive == {"averaging" if random else "adversarial-training"}
+        else:
+            assert ("averaging" in adaptive) == random
+    assert spec.attackers.training.epochs >= spec.surrogate.training.epochs
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_cpu_preset_shrinks_networks_epochs_and_images_and_nothing_else(name):
+    base, cpu = bundled_spec(name), bundled_spec(name, "cpu")
+    assert cpu.attackers.names == base.attackers.names
+    assert cpu.attackers.front_ends == base.attackers.front_ends
+    assert cpu.attackers.held_out == base.attackers.held_out
+    assert cpu.attackers.step_factors == base.attackers.step_factors
+    assert len(cpu.attackers.widths) == len(base.attackers.widths)
+    assert set(cpu.attackers.repeats) <= set(base.attackers.repeats)
+    assert dataclasses.replace(cpu.data, side=base.data.side) == base.data
+    assert (cpu.data.side != base.data.side) == name.endswith("faces")
+    assert cpu.surrogate.front_end == base.surrogate.front_end
+    assert cpu.surrogate.hidden_layers_removed == base.surrogate.hidden_layers_removed
+    for small, row in zip(cpu.releases, base.releases, strict=True):
+        training = {key: small.options[key] for key in small.options.keys() - row.options.keys()}
+        assert set(training) <= {"epochs"}
+        assert {key: small.options[key] for key in row.options} == row.options
+        assert dataclasses.replace(small, options=row.options) == row
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_paper_preset_is_larger_than_that_for_cpus_in_every_way(name):
+    cpu, paper = bundled_spec(name, "cpu"), bundled_spec(name, "paper")
+    for split in ("private", "auxiliary"):
+        assert getattr(paper.data, split) > getattr(cpu.data, split)
+    if name.endswith("faces"):
+        assert (paper.data.name, paper.data.auxiliary_name, paper.data.side) == FACES
+    else:
+        assert (paper.data.name, paper.data.side) == ("mnist", 0)
+    for part in ("target", "surrogate", "attackers"):
+        small, large = getattr(cpu, part), getattr(paper, part)
+        assert large.training.epochs > small.training.epochs
+    assert min(paper.attackers.widths) > max(cpu.attackers.widths)
+    assert paper.target.width > cpu.target.width
+    assert paper.surrogate.width > cpu.surrogate.width
+    for part in (paper.surrogate, paper.attackers):
+        # Yang et al.'s settings, which the paper takes over.
+        assert dataclasses.replace(part.training, grace=5) == YANG_SETTINGS
+
+
+@pytest.mark.parametrize("kind", ["mnist", "faces"])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_both_tables_have_one_target_and_the_same_means(kind, preset):
+    """So that what is trained for one table is not trained again for the other."""
+    one, *others = (bundled_spec(f"{table}-{kind}", preset) for table in ("table1", "table2"))
+    for other in others:
+        for part in ("data", "target", "surrogate"):
+            assert getattr(other, part) == getattr(one, part)
+        assert other.attackers == one.attackers
+
+
+def test_every_bundled_file_is_covered_above_or_by_the_tests_of_what_is_published():
     folder = resources.files("oneway.benchmark") / "experiments"
     files = {entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")}
-    assert files == {f"{name}.toml" for name in BUNDLED}
+    rest = {name for name in files if name.endswith(".expected.toml") or name.startswith("figure")}
+    assert files - rest == {f"{name}.toml" for name in (*DEMOS, *TABLES)}
 
 
 def test_an_unknown_bundled_experiment_is_refused_with_the_nearest():
@@ -287,18 +367,151 @@ def test_a_value_outside_its_range_is_refused_when_the_spec_is_read(tmp_path, ol
         load_spec(path)
 
 
+NEEDED = {"adversarial-noise": {"step_size": 0.1}, "mutual-information": {"beta": 0.01}}
+
+
 def test_defenses_are_built_as_they_are_checked():
     with pytest.raises(UnknownNameError, match=re.escape("unknown defense 'nothing'")):
         build_defense("nothing", {}, None)
+    given = {"network": nn.Identity(), "generator": torch.Generator()}
     for name in DEFENSES:
-        options = {"step_size": 0.1} if name == "adversarial-noise" else {}
-        build_defense(name, options, nn.Identity())
+        build_defense(name, NEEDED.get(name, {}), nn.Identity(), **given)
     assert build_defense("label-only", {"confidence": 0.75}, None).confidence == 0.75
     with pytest.raises(UnknownNameError, match="Did you mean 'confidence'"):
         build_defense("label-only", {"confidenc": 0.75}, None)
 
 
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_defense_without_an_option_it_needs_is_refused_by_name(name):
+    [option] = NEEDED[name]
+    with pytest.raises(InvalidOptionError, match=f"'{name}' needs the option '{option}'"):
+        build_defense(name, {}, nn.Identity(), network=nn.Identity(), generator=torch.Generator())
+
+
+def test_options_of_the_training_stand_beside_the_defenses_own(tmp_path):
+    text = MINIMAL + '\n[[releases]]\nname = "PPF"\ndefense = "purification"\n'
+    spec = load(tmp_path, text + "options = { epochs = 3, keep_label = true }\n")
+    assert sketch_defense(spec.releases[1]).keeps_label
+    with pytest.raises(UnknownNameError, match="Did you mean 'epochs'"):
+        load(tmp_path, text + "options = { epoch = 3 }\n")
+    with pytest.raises(UnknownNameError, match="unknown option of 'purification' 'generator'"):
+        load(tmp_path, text + "options = { generator = 3 }\n")
+
+
+LEARNED = ("retrained", "static", "label-only")
+
+
 def test_stages_are_counted_without_a_surrogate_where_none_is_wanted(tmp_path):
+    plain = changed('name = "none"\n', f'name = "none"\nattackers = {list(LEARNED)}\n', MINIMAL)
     # One target; and per release the defense itself, and each attacker's contest.
-    assert count_stages(load(tmp_path, MINIMAL)) == 1 + 1 * (1 + 3 * 4)
+    assert count_stages(load(tmp_path, plain)) == 1 + 1 * (1 + 3 * 4)
     assert count_stages(load(tmp_path, FULL)) == 2 + 3 * (1 + 2 * 2)
+
+
+def test_a_release_may_name_its_own_attackers(tmp_path):
+    text = changed('name = "label"\n', 'name = "label"\nattackers = ["retrained"]\n')
+    spec = load(tmp_path, text)
+    named = [spec.attackers_of(release) for release in spec.releases]
+    assert named == [("label-only", "static")] * 2 + [("retrained",)]
+    with pytest.raises(UnknownNameError, match=r"unknown attack 'retrain'.*'retrained'"):
+        load(tmp_path, text.replace('["retrained"]', '["retrain"]'))
+
+
+def test_the_first_releases_attackers_must_give_both_floors(tmp_path):
+    for short in ('["static"]', '["label-only"]'):
+        text = changed('name = "none"\n', f'name = "none"\nattackers = {short}\n')
+        with pytest.raises(InvalidOptionError, match=r"'label-only' and 'static'.*the floors"):
+            load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('surrogate = "adverserial"', "unknown surrogate 'adverserial'.*'adversarial'"),
+        ('surrogates = "plain"', "key in .*'surrogates'.*Did you mean 'surrogate'"),
+    ],
+)
+def test_an_unknown_surrogate_is_refused(tmp_path, line, text):
+    with pytest.raises(UnknownNameError, match=text):
+        load(tmp_path, changed('name = "noise"\n', f'name = "noise"\n{line}\n'))
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("repeats = [1]", "repeats must be .* at least 2"),
+        ("step_factors = []", "step_factors must hold at least one"),
+        ("step_factors = [1.0, 0.0]", "step_factors must be"),
+    ],
+)
+def test_an_adaptive_attackers_means_must_be_in_range(tmp_path, line, text):
+    with pytest.raises(InvalidOptionError, match=text):
+        load(tmp_path, changed("held_out = 0.25\n", f"held_out = 0.25\n{line}\n"))
+
+
+PRESET = """
+[presets.tiny.data]
+private = 5
+
+[presets.tiny.target.training]
+epochs = 1
+
+[presets.tiny.attackers]
+widths = [2]
+
+[[presets.tiny.releases]]
+name = "noise"
+options = { step_size = 0.25, steps = 3 }
+
+[presets.other]
+seed = 9
+"""
+
+
+def test_a_preset_changes_what_it_names_and_leaves_the_rest(tmp_path):
+    base, tiny = load(tmp_path, FULL), load(tmp_path, FULL + PRESET, "tiny")
+    assert load(tmp_path, FULL + PRESET) == base  # no preset is none
+    training = dataclasses.replace(base.target.training, epochs=1)
+    noise = dataclasses.replace(
+        base.releases[1],
+        options={"step_size": 0.25, "norm": float("inf"), "budget": 3, "steps": 3},
+    )
+    assert tiny == dataclasses.replace(
+        base,
+        preset="tiny",
+        data=dataclasses.replace(base.data, private=5),
+        target=dataclasses.replace(base.target, training=training),
+        attackers=dataclasses.replace(base.attackers, widths=(2,)),
+        releases=(base.releases[0], noise, base.releases[2]),
+    )
+    assert load(tmp_path, FULL + PRESET, "other") == dataclasses.replace(
+        base, preset="other", seed=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "text"),
+    [
+        ("", "", UnknownNameError, r"unknown preset of .*'tinny'.*Did you mean 'tiny'"),
+        (
+            'name = "noise"\n',
+            'name = "noize"\n',
+            UnknownNameError,
+            "row of releases 'noize'.*noise",
+        ),
+        ("private = 5", "privat = 5", UnknownNameError, "'privat'.*Did you mean 'private'"),
+        ("private = 5", 'private = "5"', InvalidOptionError, "private must be int, but is str"),
+        ("steps = 3", "stepz = 3", UnknownNameError, "'stepz'.*Did you mean 'steps'"),
+        ("widths = [2]", "widths = [0]", InvalidOptionError, "width must be"),
+    ],
+    ids=["preset", "row", "key", "type", "option", "range"],
+)
+def test_a_mistake_in_a_preset_is_refused_like_any_other(tmp_path, old, new, error, text):
+    preset = changed(old, new, PRESET) if old else PRESET
+    with pytest.raises(error, match=text):
+        load(tmp_path, FULL + preset, "tiny" if old else "tinny")
+
+
+def test_a_preset_of_a_file_without_any_is_refused():
+    with pytest.raises(UnknownNameError, match="unknown preset of demo-digits 'cpu'"):
+        bundled_spec("demo-digits", "cpu")

@@ -7,11 +7,28 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from oneway.cli.main import app
+from oneway.data.datasets import DATASETS
 
 
 def invoke(*arguments: object) -> Result:
     """Run ``oneway`` with these arguments, in a wide terminal so that no message is wrapped."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_are_read_once():
+    """The package that carries the digits takes seconds to read them."""
+    load, read = DATASETS["digits"], []
+
+    def once(source):
+        source.refuse_path()
+        if not read:
+            read.append(load(source))
+        return read[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "digits", once)
+        yield
 
 
 @pytest.fixture(scope="session")

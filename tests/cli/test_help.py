@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-COMMANDS = [("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)]
+COMMANDS = [
+    *(("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)),
+    *(("reproduce",), ("results",)),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -1,6 +1,7 @@
 """What training an inverter promises: which weights are kept, when it stops, who decides."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.inversion import (
     DecoderSpec,
     Inverter,
@@ -392,3 +393,134 @@ def test_without_a_mask_an_eighth_is_held_out_by_the_generator():
         drawn, confidences, images, settings=settings, generator=seeded(3)
     )
     assert same(snapshot(given), snapshot(drawn))
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """The learning rate of every step that is taken."""
+    taken = []
+    step = torch.optim.Adam.step
+
+    def spied(self, *args, **options):
+        taken.append(self.param_groups[0]["lr"])
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spied)
+    return taken
+
+
+def test_a_constant_step_stays_what_it_is(rates):
+    train(decoder(), observed(), epochs=3, learning_rate=0.02)
+    assert len(rates) == 3 * 4  # 30 training rows in batches of 8
+    assert set(rates) == {0.02}
+
+
+def test_one_cycle_rises_for_a_fifth_and_falls_to_nothing(rates):
+    train(decoder(), observed(), epochs=20, learning_rate=0.02, schedule="one-cycle")
+    assert len(rates) == 80
+    top = rates.index(max(rates))
+    assert rates[top] == pytest.approx(0.02, rel=1e-2)
+    assert 0.15 < top / len(rates) < 0.25
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[0] < 0.1 * 0.02
+    assert rates[-1] < 1e-3 * 0.02
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_one_cycle_runs_to_its_end_whatever_the_patience(patience):
+    settings = {"epochs": 25, "learning_rate": 0.02, "patience": patience}
+    assert len(train(decoder(), observed(noise=1.0), **settings)) < 25
+    assert len(train(decoder(), observed(noise=1.0), schedule="one-cycle", **settings)) == 25
+
+
+def test_one_cycle_that_trails_the_leader_is_given_up_even_so():
+    errors = train(decoder(), observed(), epochs=9, schedule="one-cycle", leader=[0.0] * 9, grace=2)
+    assert len(errors) == 3
+
+
+def test_one_cycle_reaches_in_few_epochs_what_a_constant_step_does_not():
+    settings = {"epochs": 8, "learning_rate": 0.02, "averaging": 0.5}
+    tensors = observed(noise=0.02, rows=200)
+    constant = train(decoder(), tensors, **settings)
+    assert min(train(decoder(), tensors, schedule="one-cycle", **settings)) < min(constant)
+
+
+def test_an_unknown_schedule_is_refused_with_the_known_ones():
+    with pytest.raises(UnknownNameError, match=r"schedule 'onecycle'.*mean 'one-cycle'"):
+        TrainingSettings(schedule="onecycle")
+    with pytest.raises(InvalidOptionError, match="grace must be a whole number of at least 1"):
+        TrainingSettings(grace=0)
+
+
+@pytest.mark.parametrize("grace", [1, 3, 7])
+def test_a_decoder_may_trail_the_leader_for_as_long_as_grace_lasts(long_run, grace):
+    leader = [error / 1.06 for error in long_run]
+    errors = train(
+        decoder(),
+        observed(noise=0.8),
+        epochs=40,
+        learning_rate=0.02,
+        leader=[min(leader)] * 40,
+        grace=grace,
+    )
+    assert errors == long_run[: grace + 1]
+
+
+class Perturbing:
+    """Rolls the confidences, and keeps what it was given and in which mode."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, inverter, confidences, images):
+        modes = {module.training for module in inverter.modules()}
+        self.calls.append((modes, confidences.clone(), images.clone()))
+        return confidences.roll(1, -1)
+
+
+def perturbed(network, tensors, perturb, epochs=3):
+    settings = TrainingSettings(epochs=epochs, batch_size=8, averaging=0.5)
+    return train_inverter(
+        network, *tensors, settings=settings, generator=seeded(3), perturb=perturb
+    )
+
+
+def test_perturb_is_given_every_batch_and_the_held_out_rows_and_a_network_in_eval_mode():
+    confidences, images, held_out = observed()
+    perturb = Perturbing()
+    perturbed(decoder(), (confidences, images, held_out), perturb)
+    assert len(perturb.calls) == 3 * (4 + 1)
+    assert all(modes == {False} for modes, _, _ in perturb.calls)
+    rows = {tuple(row.tolist()): image for row, image in zip(confidences, images, strict=True)}
+    for place, (_, shown, truths) in enumerate(perturb.calls):
+        for row, truth in zip(shown, truths, strict=True):
+            assert torch.equal(rows[tuple(row.tolist())], truth)
+        if place % 5 == 4:
+            assert torch.equal(shown, confidences[held_out])
+    for epoch in range(3):
+        batches = [shown for _, shown, _ in perturb.calls[5 * epoch : 5 * epoch + 4]]
+        assert sorted(torch.cat(batches).tolist()) == sorted(confidences[~held_out].tolist())
+
+
+def test_what_perturb_returns_is_what_is_trained_on_and_judged_by():
+    confidences, images, held_out = observed()
+    rolled = confidences.roll(1, -1)
+    by_hand, made = decoder(), decoder()
+    errors = perturbed(by_hand, (rolled, images, held_out), None)
+    assert perturbed(made, (confidences, images, held_out), Perturbing()) == errors
+    assert same(snapshot(by_hand), snapshot(made))
+    assert perturbed(decoder(), (confidences, images, held_out), None) != errors
+
+
+def test_perturb_may_follow_the_network_that_is_trained():
+    """It is given the weights as they are: after each step, others."""
+    seen = []
+
+    def look(inverter, confidences, images):  # noqa: ARG001
+        seen.append(torch.cat([value.flatten() for value in inverter.parameters()]))
+        return confidences
+
+    perturbed(decoder(), observed(), look, epochs=1)
+    batches = seen[:4]
+    assert not any(torch.equal(*pair) for pair in itertools.pairwise(batches))

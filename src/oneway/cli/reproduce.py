@@ -28,7 +28,11 @@ def reproduce(
         str | None, typer.Option(help="cpu: small networks, minutes. paper: theirs. [cpu]")
     ] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(min=0, help="A seed; give it several times. [0 1 2]")
+        list[int] | None,
+        typer.Option(min=0, help="A seed; give it several times. [0 1 2; figures 0; a file's own]"),
+    ] = None,
+    release: Annotated[
+        list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
     ] = None,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder with the data sets' files.")
@@ -71,7 +75,7 @@ def reproduce(
         spec = load_spec(Path(what), preset)
     else:
         spec = bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu")
-    seeds = seed if seed else [0] if figure else [0, 1, 2]
+    seeds = seed or ([spec.seed] if own or figure else [0, 1, 2])
     known = [row.name for row in spec.releases]
     for name in release or ():
         if name not in known:
