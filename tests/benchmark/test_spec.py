@@ -409,12 +409,27 @@ def test_stages_are_counted_without_a_surrogate_where_none_is_wanted(tmp_path):
 
 
 def test_a_release_may_name_its_own_attackers(tmp_path):
-    text = changed('name = "label"\n', 'name = "label"\nattackers = ["retrained"]\n')
+    text = changed('name = "label"\n', 'name = "label"\nattackers = ["label-only", "retrained"]\n')
     spec = load(tmp_path, text)
     named = [spec.attackers_of(release) for release in spec.releases]
-    assert named == [("label-only", "static")] * 2 + [("retrained",)]
+    assert named == [("label-only", "static")] * 2 + [("label-only", "retrained")]
     with pytest.raises(UnknownNameError, match=r"unknown attack 'retrain'.*'retrained'"):
-        load(tmp_path, text.replace('["retrained"]', '["retrain"]'))
+        load(tmp_path, text.replace('"retrained"]', '"retrain"]'))
+
+
+def test_every_release_is_attacked_with_the_label_alone(tmp_path):
+    text = changed('name = "label"\n', 'name = "label"\nattackers = ["retrained"]\n')
+    with pytest.raises(
+        InvalidOptionError, match=r"release 'label' is not attacked by 'label-only'"
+    ):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize("kind", ["augmented", "min-max"])
+def test_only_a_defense_with_a_surrogate_may_ask_for_another_one(tmp_path, kind):
+    text = changed('name = "label"\n', f'name = "label"\nsurrogate = "{kind}"\n')
+    with pytest.raises(InvalidOptionError, match=rf"'label' asks for .*'{kind}'.*'label-only'"):
+        load(tmp_path, text)
 
 
 def test_the_first_releases_attackers_must_give_both_floors(tmp_path):
@@ -427,7 +442,7 @@ def test_the_first_releases_attackers_must_give_both_floors(tmp_path):
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ('surrogate = "adverserial"', "unknown surrogate 'adverserial'.*'adversarial'"),
+        ('surrogate = "augmentd"', "unknown surrogate 'augmentd'. Did you mean 'augmented'"),
         ('surrogates = "plain"', "key in .*'surrogates'.*Did you mean 'surrogate'"),
     ],
 )

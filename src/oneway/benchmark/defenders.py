@@ -16,7 +16,7 @@ from oneway.benchmark.registry import (
     trained_defense,
     training_options,
 )
-from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied
 from oneway.benchmark.store import Store, fingerprint
 from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import DefenderMaterial, Defense
@@ -132,7 +132,7 @@ class Defender:
 
         There are none of a defense without surrogate or step size.
         """
-        if not needs_surrogate(row.defense) or "step_size" not in row.options:
+        if not is_copied(row):
             return []
         surrogate, _ = self._surrogate(row, clean, "attacker's surrogate")
         return [

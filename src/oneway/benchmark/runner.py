@@ -13,7 +13,7 @@ from oneway.benchmark.attackers import Report, contest_size, prepare_attackers, 
 from oneway.benchmark.defenders import Built, Defender
 from oneway.benchmark.records import Outcome, cell_key, json_values, make_outcome, pixels
 from oneway.benchmark.registry import needs_network, needs_surrogate, training_options
-from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, sketch_defense
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied, sketch_defense
 from oneway.benchmark.store import Store
 from oneway.contracts import Defense, Observations
 from oneway.data import Dataset, split_dataset
@@ -197,14 +197,14 @@ def count_stages(spec: ExperimentSpec) -> int:
         names = spec.attackers_of(row)
         contests: Mapping[str, int] = {
             "averaging": 0 if sketch_defense(row).deterministic else len(spec.attackers.repeats),
-            "adversarial-training": int(_is_copied(row)),
+            "adversarial-training": int(is_copied(row)),
             "class-representative": 0,  # it trains no decoder
         }
         stages += 1 + contest * sum(contests.get(name, 1) for name in names)
         if needs_surrogate(row.defense):
             own = f" {row.name}" if row.surrogate != "plain" else ""
             roles = ["surrogate"]
-            if "adversarial-training" in names and _is_copied(row):
+            if "adversarial-training" in names and is_copied(row):
                 roles.append("attacker's surrogate")
             for role in roles:
                 networks.add(role + own)
@@ -213,7 +213,3 @@ def count_stages(spec: ExperimentSpec) -> int:
         if needs_network(row.defense):
             networks.add(f"{row.defense} {training_options(row.defense, row.options)}")
     return stages + len(networks)
-
-
-def _is_copied(row: ReleaseSpec) -> bool:
-    return needs_surrogate(row.defense) and "step_size" in row.options

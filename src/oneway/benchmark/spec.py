@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from oneway.benchmark.registry import ATTACKS, build_defense
+from oneway.benchmark.registry import ATTACKS, build_defense, needs_surrogate
 from oneway.checks import check_above, check_count
 from oneway.contracts import Defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
@@ -149,6 +149,12 @@ class ExperimentSpec:
             sketch_defense(release)
             if release.surrogate not in SURROGATES:
                 raise UnknownNameError("surrogate", release.surrogate, SURROGATES)
+            if release.surrogate != "plain" and not is_copied(release):
+                raise InvalidOptionError(
+                    f"release {release.name!r} asks for a surrogate of kind "
+                    f"{release.surrogate!r}, but {release.defense!r} takes none whose step size "
+                    "could be varied. Leave `surrogate` out."
+                )
             for attack in release.attackers:
                 if attack not in ATTACKS:
                     raise UnknownNameError("attack", attack, ATTACKS)
@@ -166,6 +172,12 @@ class ExperimentSpec:
             raise InvalidOptionError(
                 "attackers must include 'label-only' and 'static': they are the floors."
             )
+        for release in self.releases:
+            if "label-only" not in self.attackers_of(release):
+                raise InvalidOptionError(
+                    f"release {release.name!r} is not attacked by 'label-only': everybody may "
+                    "fall back on the label, and no verdict can do without. Add it."
+                )
         for front_end in (*self.attackers.front_ends, self.surrogate.front_end):
             if front_end not in FRONT_ENDS:
                 raise UnknownNameError("front end", front_end, FRONT_ENDS)
@@ -191,6 +203,11 @@ class ExperimentSpec:
     def attackers_of(self, release: ReleaseSpec) -> tuple[str, ...]:
         """Return who attacks a release."""
         return release.attackers or self.attackers.names
+
+
+def is_copied(release: ReleaseSpec) -> bool:
+    """Say whether an attacker can build copies of a release's defense: it has a surrogate."""
+    return needs_surrogate(release.defense) and "step_size" in release.options
 
 
 def sketch_defense(release: ReleaseSpec) -> Defense:

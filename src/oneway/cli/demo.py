@@ -74,7 +74,9 @@ def demo(
     for line in lines:
         console.print(f"• {line}", highlight=False)
     console.print(
-        f"Wrote {folder}/records.jsonl, table.md and reconstructions.png", highlight=False
+        f"Wrote {folder}/records.jsonl, table.md and reconstructions.png",
+        highlight=False,
+        soft_wrap=True,
     )
     raise typer.Exit(1 if any(record["flips"] for record in records) else 0)
 

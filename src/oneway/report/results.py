@@ -32,7 +32,7 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
         groups.setdefault((record["experiment"], record["preset"]), []).append(record)
     parts = [
         "# Results\n",
-        f"Made by `{command}` from the records in `results/`; not edited by hand. Errors are mean "
+        f"Made by `{command}` from stored records; not edited by hand. Errors are mean "
         "squared errors per pixel. `static` is the paper's attacker, trained on clean scores; "
         "`retrained` trains on what is released; `adaptive` is the paper's adversarial training "
         "(it knows the algorithm and its parameters), or, for releases that are random, an "
@@ -49,13 +49,13 @@ def _section(
 ) -> str:
     data = summaries[0].record["spec"]["data"]
     side = f", scaled to {data['side']}x{data['side']}" if data["side"] else ""
-    title = theirs.table if theirs else experiment
+    title = f"Beside the paper's {theirs.table}" if theirs and theirs.rows else experiment
     lines = [
         f"## {experiment}" + (f", preset {preset}" if preset else "") + "\n",
         f"{title}. {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
         f"{data['test']:,} queries{side}. {_command(experiment, preset)}; "
         f"{_seeds(summaries)}; {_machines(summaries)}.\n",
-        "### Ours\n",
+        "### Measured\n",
         _markdown(list(COLUMNS), _rows(COLUMNS, summaries)),
         *_bullets(summary_remarks(summaries)),
         "\n### What it costs\n",
@@ -63,7 +63,7 @@ def _section(
     ]
     if theirs is not None and theirs.rows:
         lines += [
-            "### Theirs, as printed\n",
+            "### Printed in the paper\n",
             _markdown(list(PUBLISHED_COLUMNS), published_rows(theirs, summaries)),
         ]
     if theirs is not None:
@@ -129,6 +129,13 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
                 f"**{summary.release}**: the strongest attacker has {strongest / clean:.2f} times "
                 f"the clean error, so that G is {spread(gap, 2)}. {_reading(gap.mean)}"
             )
+        retrained = summary.values.get("error retrained")
+        if retrained is not None and retrained.mean > label:
+            lines.append(
+                f"**{summary.release}**: the retrained attacker did worse ({retrained.mean:.4f}) "
+                f"than the label alone ({label:.4f}): its training failed, so that G here says "
+                "what these decoders can't do, and little of what others can."
+            )
     lines += _by_step(noise)
     ranked = sorted(
         (s for s in summaries[1:] if "closed_gap" in s.values),
@@ -137,7 +144,8 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
     if ranked:
         order = ", ".join(
             f"{s.release} {s.values['closed_gap'].mean:.2f} "
-            f"({100 * s.values['accuracy'].mean:.1f} % accuracy)"
+            f"({100 * s.values['accuracy'].mean:.1f} % accuracy, "
+            f"L1 {s.values['l1_mean'].mean:.3f})"
             for s in ranked
         )
         lines.append(f"By closed gap: {order}.")

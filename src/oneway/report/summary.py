@@ -95,8 +95,8 @@ PUBLISHED_COLUMNS = (
     "distortion",
     "error",
     "times no defense",
-    "ours, static",
-    "ours, strongest",
+    "measured: static, times clean",
+    "measured: strongest, times clean",
 )
 
 
@@ -144,11 +144,12 @@ def summary_remarks(summaries: Sequence[Summary]) -> list[str]:
         f"{seeds} seed{'s' if seeds > 1 else ''} of splits, target, defense and attackers"
         + ("; means with 95 % intervals." if seeds > 1 else ": a smoke run, not to be published."),
     ]
+    raised: dict[str, list[str]] = {}
     for summary in summaries:
-        lines += [
-            f"Flag, {summary.release} ({count} of {len(summary.seeds)} seeds): {flag}."
-            for flag, count in summary.flags.items()
-        ]
+        for flag, count in summary.flags.items():
+            told = f"{summary.release} ({count} of {len(summary.seeds)} seeds)"
+            raised.setdefault(flag, []).append(told)
+    lines += [f"Flag: {flag}. Raised by {'; '.join(who)}." for flag, who in raised.items()]
     lines.append(
         "No label-preserving release can help against attacks that read only the label. Decoders "
         f"were trained on up to {first.record['auxiliary']} queried images; a stronger one may "

@@ -1,0 +1,32 @@
+"""What tests of experiments share."""
+
+import functools
+from collections import Counter
+
+import pytest
+
+from oneway.benchmark import attackers, defenders
+from oneway.training_defenses import MutualInformation, Purification
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Count what is trained to the end."""
+    counts = Counter()
+
+    def count(owner, name, label, wrap=lambda function: function):
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def counted(*args, **options):
+            result = original(*args, **options)
+            counts[label] += 1
+            return result
+
+        monkeypatch.setattr(owner, name, wrap(counted))
+
+    count(attackers, "train_inverter", "inverter")
+    count(defenders, "train_target", "target")
+    count(MutualInformation, "train", "MID", staticmethod)
+    count(Purification, "train", "PPF", staticmethod)
+    return counts

@@ -1,0 +1,348 @@
+"""`oneway reproduce` and `oneway results` as a user runs them, on a small experiment file."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from oneway.benchmark import (
+    FigureRow,
+    FigureSpec,
+    bundled_spec,
+    figure_spec,
+    load_spec,
+    read_records,
+    summarise,
+)
+from oneway.report.summary import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+name = "tiny"
+
+[data]
+name = "digits"
+private = 60
+auxiliary = 60
+test = 40
+
+[target]
+width = 2
+blocks = 2
+[target.training]
+epochs = 1
+
+[surrogate]
+width = 2
+[surrogate.training]
+epochs = 1
+
+[attackers]
+names = ["label-only", "static"]
+front_ends = ["standardized"]
+widths = [2]
+[attackers.training]
+epochs = 1
+
+[[releases]]
+name = "none"
+defense = "none"
+
+[[releases]]
+name = "noise"
+defense = "adversarial-noise"
+options = { step_size = 0.4, steps = 2 }
+
+[presets.small.data]
+test = 30
+"""
+
+
+def refused(result, *parts):
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    for part in parts:
+        assert part in result.stderr, result.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny(oneway, tmp_path_factory):
+    """Two seeds of a small experiment, and the page of their records."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "tiny.toml").write_text(TINY, encoding="utf-8")
+    options = ("--out", folder / "out", "--cache", folder / "cache")
+    arguments = ("reproduce", folder / "tiny.toml", "--seed", 0, "--seed", 1, *options)
+    first = oneway(*arguments)
+    assert first.exit_code == 0, (first.output, first.exception)
+    page = oneway("results", folder / "out", "--out", folder / "page.md")
+    assert page.exit_code == 0, (page.output, page.exception)
+    return SimpleNamespace(
+        folder=folder, options=options, arguments=arguments, first=first, page=page
+    )
+
+
+def records_in(folder):
+    return [record for path in sorted(folder.glob("*.jsonl")) for record in read_records(path)]
+
+
+def test_each_seed_has_a_file_with_one_record_per_release(tiny):
+    names = sorted(path.name for path in (tiny.folder / "out").iterdir())
+    assert names == ["tiny-seed0.jsonl", "tiny-seed1.jsonl"]
+    found = [(record["seed"], record["release"]) for record in records_in(tiny.folder / "out")]
+    assert found == [(seed, name) for seed in (0, 1) for name in ("none", "noise")]
+    assert len(list((tiny.folder / "cache" / "galleries").glob("*.npz"))) == 4
+
+
+def test_the_table_shows_means_and_intervals_over_the_seeds(tiny):
+    for summary in summarise(records_in(tiny.folder / "out")):
+        [line] = [
+            line for line in tiny.first.stdout.splitlines() if line.split()[:1] == [summary.release]
+        ]
+        assert all(show(summary) in line for show in COLUMNS.values())
+    assert "2 seeds of splits" in tiny.first.stdout
+    assert "theirs, as printed" not in tiny.first.stdout  # nobody printed this experiment
+
+
+def test_a_rerun_comes_from_the_cache_and_prints_the_same(oneway, tiny):
+    files = [path for path in sorted(tiny.folder.rglob("*")) if path.is_file()]
+    before = [(path, path.stat().st_mtime_ns) for path in files]
+    again = oneway(*tiny.arguments)
+    assert again.exit_code == 0
+    assert again.stdout == tiny.first.stdout
+    after = [path for path in sorted(tiny.folder.rglob("*")) if path.is_file()]
+    assert [(path, path.stat().st_mtime_ns) for path in after] == before
+
+
+def test_a_preset_has_files_of_its_own(oneway, tiny):
+    options = ("--out", tiny.folder / "preset", "--cache", tiny.folder / "cache")
+    result = oneway(
+        "reproduce", tiny.folder / "tiny.toml", "--preset", "small", "--seed", 0, *options
+    )
+    assert result.exit_code == 0, result.output
+    [path] = (tiny.folder / "preset").iterdir()
+    assert path.name == "tiny-small-seed0.jsonl"
+    assert {record["queries"] for record in read_records(path)} == {30}
+    assert "a smoke run" in result.stdout
+
+
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def test_every_number_of_the_page_is_in_the_records(tiny):
+    page = (tiny.folder / "page.md").read_text(encoding="utf-8")
+    summaries = summarise(records_in(tiny.folder / "out"))
+    rows = [line for line in page.splitlines() if line.startswith("| no")]
+    for summary in summaries:
+        assert "| " + " | ".join(show(summary) for show in COLUMNS.values()) + " |" in rows
+    known = set(
+        NUMBER.findall(json.dumps([summary.record["environment"] for summary in summaries]))
+    )
+    for summary in summaries:
+        for value in summary.values.values():
+            for scale in (1, 100):
+                for number in (value.mean, value.half_width):
+                    known |= {f"{scale * number:.{digits}f}" for digits in range(1, 5)}
+        for name in ("error static", "adaptive_error"):
+            ratio = summary.values[name].mean / summary.values["floor clean"].mean
+            known |= {f"{ratio:.1f}", f"{ratio:.2f}"}
+    # An interval's own: "95 %" has no point in it.
+    assert set(NUMBER.findall(page)) <= known
+    assert "## tiny\n" in page
+    assert "`oneway reproduce tiny.toml`; seeds 0, 1;" in page
+    assert f"wrote {tiny.folder / 'page.md'}: 4 records" in tiny.page.stdout
+
+
+def test_the_same_records_make_the_same_page(oneway, tiny):
+    before = (tiny.folder / "page.md").read_bytes()
+    assert oneway("results", tiny.folder / "out", "--out", tiny.folder / "page.md").exit_code == 0
+    assert (tiny.folder / "page.md").read_bytes() == before
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Let any training or loading of a data set fail the test."""
+
+    def fail(*_, **__):
+        raise AssertionError("trained, though there was something to refuse")
+
+    monkeypatch.setattr("oneway.benchmark.defenders.train_target", fail)
+    monkeypatch.setattr("oneway.benchmark.attackers.train_inverter", fail)
+
+
+@pytest.mark.usefixtures("no_training")
+class TestRefusedBeforeAnyTraining:
+    @pytest.mark.parametrize(
+        ("old", "new", "hint"),
+        [
+            ("steps = 2", "steps = 2, budget = -1.0", "budget must be positive"),
+            ("steps = 2", "stepz = 2", "Did you mean 'steps'?"),
+            ("private = 60", "privat = 60", "Did you mean 'private'?"),
+            ('"adversarial-noise"', '"adversarial-noize"', "Did you mean 'adversarial-noise'?"),
+            ('"label-only", "static"', '"label-only", "statik"', "Did you mean 'static'?"),
+            ('name = "digits"', 'name = "digit"', "Did you mean 'digits'?"),
+            ("private = 60", "private = 6000", "distinct images"),
+            ("epochs = 1", "epochs = 0", "epochs must be a whole number of at least 1"),
+            ('name = "tiny"', 'name = "tiny', "is not TOML"),
+        ],
+    )
+    def test_a_mistake_in_the_file(self, oneway, tmp_path, old, new, hint):
+        (tmp_path / "mine.toml").write_text(TINY.replace(old, new, 1), encoding="utf-8")
+        options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+        refused(oneway("reproduce", tmp_path / "mine.toml", *options), hint)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.toml"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "hint"),
+        [
+            (("tabel1",), "Did you mean 'table1'?"),
+            (("table1", "--data", "minst"), "Did you mean 'mnist'?"),
+            (("table1", "--preset", "cpuu"), "Did you mean 'cpu'?"),
+            (("absent.toml",), "there is no experiment file absent.toml"),
+            (("table1", "--device", "tpu9"), "Use 'cpu'"),
+            (("table1", "--seed", "-1"), "--seed"),
+            (("demo-digits",), "unknown table or figure 'demo-digits'"),
+        ],
+    )
+    def test_a_mistake_in_the_command(self, oneway, tmp_path, arguments, hint):
+        options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+        refused(oneway("reproduce", *arguments, *options), hint)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("what", ["table1", "table2", "figure1", "figure2", "background"])
+    def test_faces_that_are_not_there_are_named(self, oneway, tmp_path, what):
+        root = tmp_path / "datasets"
+        root.mkdir()
+        result = oneway(
+            *("reproduce", what, "--data", "faces", "--data-root", root),
+            *("--out", tmp_path / "out", "--cache", tmp_path / "cache"),
+        )
+        refused(result, "glint_celebs24_grey64.npz", str(root))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["datasets"]
+
+    def test_a_folder_without_records_makes_no_page(self, oneway, tmp_path):
+        (tmp_path / "records.jsonl").write_text("{}\n", encoding="utf-8")
+        result = oneway("results", tmp_path, "--out", tmp_path / "page.md")
+        refused(result, "holds no records", f"oneway reproduce table1 --out {tmp_path}")
+        assert not (tmp_path / "page.md").exists()
+
+    def test_records_that_are_cut_off_are_named(self, oneway, tmp_path):
+        (tmp_path / "tiny-seed0.jsonl").write_text('{"release"', encoding="utf-8")
+        refused(oneway("results", tmp_path), "line 1 of", "tiny-seed0.jsonl is not JSON")
+
+
+@pytest.fixture
+def small_figure(monkeypatch, tiny):
+    """Let figure1 be drawn from the small experiment."""
+    spec = load_spec(tiny.folder / "tiny.toml")
+    rows = (
+        FigureRow("none", "static", "no defense"),
+        FigureRow("noise", "static", "paper's"),
+        FigureRow("noise", "averaging", "does not apply"),
+    )
+    monkeypatch.setattr("oneway.benchmark.bundled_spec", lambda *_: spec)
+    figure = FigureSpec("Figure 1", "tiny", rows)
+    monkeypatch.setattr("oneway.benchmark.figure_spec", lambda _: figure)
+
+
+@pytest.mark.usefixtures("small_figure", "no_training")
+def test_a_figure_is_drawn_from_the_tables_cells_and_leaves_them_as_they_are(
+    oneway, tiny, monkeypatch
+):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr("oneway.report.draw_reconstructions", lambda *given: drawn.append(given))
+    before = [path.read_bytes() for path in sorted((tiny.folder / "out").glob("*.jsonl"))]
+    result = oneway("reproduce", "figure1", *tiny.options)
+    assert result.exit_code == 0, (result.output, result.exception)
+    errors = {
+        record["release"]: record["errors"]["static"]
+        for record in read_records(tiny.folder / "out" / "tiny-seed0.jsonl")
+    }
+    (rows, png, title), (_, pdf, _) = drawn
+    assert (png.name, pdf.name) == ("figure1-mnist.png", "figure1-mnist.pdf")
+    assert title == "Figure 1, mnist, seed 0"
+    assert list(rows) == [
+        "truth",
+        f"no defense\n{errors['none']:.4f}",
+        f"paper's\n{errors['noise']:.4f}",
+    ]
+    assert all(images.shape == (10, 32, 32) for images in rows.values())
+    assert [p.read_bytes() for p in sorted((tiny.folder / "out").glob("*.jsonl"))] == before
+
+
+@pytest.mark.usefixtures("small_figure")
+def test_a_figure_alone_writes_its_files_and_the_records_it_needs(oneway, tiny, tmp_path):
+    pytest.importorskip("matplotlib")
+    options = ("--out", tmp_path, "--cache", tiny.folder / "cache")
+    result = oneway("reproduce", "figure1", "--seed", 0, "--seed", 1, *options)
+    assert result.exit_code == 0, (result.output, result.exception)
+    names = {path.name for path in tmp_path.iterdir()}
+    figures = {f"figure1-mnist-seed{n}{end}" for n in (0, 1) for end in (".png", ".pdf")}
+    assert names == figures | {"tiny-seed0.jsonl", "tiny-seed1.jsonl"}
+    for name in figures:
+        start = b"\x89PNG" if name.endswith("png") else b"%PDF"
+        assert (tmp_path / name).read_bytes().startswith(start)
+        assert name in result.stdout
+
+
+def planted(flips, keeps):
+    return [{"release": "none", "flips": flips, "keeps_label": keeps}]
+
+
+@pytest.mark.parametrize(
+    ("flips", "keeps", "code"), [(0, True, 0), (3, False, 0), (3, True, 1), (0, False, 0)]
+)
+def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, flips, keeps, code):
+    monkeypatch.setattr("oneway.cli.reproduce._run", lambda *_: (None, planted(flips, keeps)))
+    monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
+    assert oneway("reproduce", tiny.folder / "tiny.toml", "--seed", 0).exit_code == code
+
+
+COMMITTED = sorted((ROOT / "results").glob("*-seed*.jsonl"))
+
+
+@pytest.mark.skipif(
+    not COMMITTED or not (ROOT / "docs" / "results.md").is_file(), reason="no records committed yet"
+)
+def test_the_committed_page_is_what_the_committed_records_make(oneway, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    page = ROOT / "docs" / "results.md"
+    before = page.read_text(encoding="utf-8")
+    [made_by] = re.findall(r"Made by `(oneway results .*?)`", before)
+    assert made_by == "oneway results results --out docs/results.md"
+    result = oneway("results", "results", "--out", tmp_path / "page.md")
+    assert result.exit_code == 0, result.output
+    again = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert again.replace(str(tmp_path / "page.md"), "docs/results.md") == before
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_committed_records_are_of_experiments_that_ship(path):
+    for record in read_records(path):
+        spec = bundled_spec(record["experiment"], record["preset"])
+        assert record["release"] in {release.name for release in spec.releases}
+        assert path.name == f"{record['experiment']}-{record['preset']}-seed{record['seed']}.jsonl"
+
+
+def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch):
+    seeds = []
+
+    def note(spec, *_):
+        seeds.append(spec.seed)
+        return None, []
+
+    monkeypatch.setattr("oneway.cli.reproduce._run", note)
+    monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce._draw", lambda *_: [])
+    for what, options, expected in (
+        ("table1", (), [0, 1, 2]),
+        ("figure1", (), [0]),
+        ("table2", ("--seed", 4, "--seed", 3, "--seed", 4), [3, 4]),
+        ("figure2", ("--seed", 5), [5]),
+    ):
+        seeds.clear()
+        assert oneway("reproduce", what, *options).exit_code == 0
+        assert seeds == expected
+    assert figure_spec("figure1").experiment == "table1"
