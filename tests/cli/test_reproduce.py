@@ -350,8 +350,8 @@ def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch)
 def test_a_file_says_its_seed_and_rows_may_be_run_alone(oneway, tiny, monkeypatch):
     asked = []
 
-    def note(spec, root, out, cache, device, only, *, drawn):
-        asked.append((spec.seed, only, drawn))
+    def note(spec, *given, drawn):
+        asked.append((spec.seed, given[-1], drawn))
         return None, []
 
     monkeypatch.setattr("oneway.cli.reproduce._run", note)
