@@ -15,16 +15,22 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="session", autouse=True)
+READ = []
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _digits_are_read_once():
-    """The package that carries the digits takes seconds to read them."""
-    load, read = DATASETS["digits"], []
+    """The package that carries the digits takes seconds to read them.
+
+    Not for the whole session: other folders test how they are read.
+    """
+    load = DATASETS["digits"]
 
     def once(source):
         source.refuse_path()
-        if not read:
-            read.append(load(source))
-        return read[0]
+        if not READ:
+            READ.append(load(source))
+        return READ[0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DATASETS, "digits", once)
