@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from oneway.benchmark.attackers import InverterTrainer, Report
@@ -196,19 +195,25 @@ class Defender:
         steps = self.spec.surrogate.adversarial_steps
         reach = row.options["step_size"] * row.options.get("steps", 10)
         factors = self.spec.attackers.step_factors
-        choice = Stream(self.spec.seed, f"{role}, adversarial").generator()
+        draws = Stream(self.spec.seed, f"{role}, min-max").generator()
 
         def perturb(inverter: nn.Module, confidences: Tensor, images: Tensor) -> Tensor:
-            factor = factors[int(torch.randint(len(factors), (), generator=choice))]
-            options = {**row.options, "steps": steps, "step_size": factor * reach / steps}
-            noise = build_defense(row.defense, options, inverter, generator=choice)
-            return release(noise(logits_from_confidences(confidences), images))
+            # Every factor in every batch: then held-out errors of two epochs can be compared.
+            shown = confidences.clone()
+            for position, factor in enumerate(factors[: len(confidences)]):
+                rows = slice(position, None, len(factors))
+                options = {**row.options, "steps": steps, "step_size": factor * reach / steps}
+                noise = build_defense(row.defense, options, inverter, generator=draws)
+                logits = logits_from_confidences(confidences[rows])
+                shown[rows] = release(noise(logits, images[rows]))
+            return shown
 
         return perturb, {
             "defense": row.defense,
             "options": {key: str(value) for key, value in row.options.items()},
             "steps": steps,
             "step_factors": list(factors),
+            "factors": "by row",
         }
 
     def _network(

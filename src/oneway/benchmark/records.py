@@ -82,12 +82,18 @@ def unpacked(text: str) -> NDArray[np.float16]:
 
 
 def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
-    """Return the hash of all that decides one record: the experiment but for its other rows."""
+    """Return the hash of all that an experiment says about one record.
+
+    That is the experiment but for its other rows; the first is in it, since floors come from it.
+    What the data sets held is not: see ``Experiment.data``.
+    """
     whole = json_values(dataclasses.asdict(spec))
     del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
-    release = json_values(dataclasses.asdict(row))
-    release["attackers"] = list(spec.attackers_of(row))
-    return spec_key({"cell": whole, "release": release})
+    told = {
+        name: {**json_values(dataclasses.asdict(one)), "attackers": list(spec.attackers_of(one))}
+        for name, one in (("floors", spec.releases[0]), ("release", row))
+    }
+    return spec_key({"cell": whole, **told})
 
 
 def json_values(value: Any) -> Any:

@@ -74,6 +74,22 @@ def training_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in options.items() if option in known}
 
 
+def effective_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all of a defense's options, those that were not given at their defaults."""
+    return {
+        option: options.get(option, parameter.default)
+        for option, parameter in _option_parameters(name).items()
+    }
+
+
+def _option_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Return what a defense can be told, for its constructor and for its training."""
+    own = {
+        option: parameter for option, parameter in _parameters(name).items() if option not in GIVEN
+    }
+    return own | (_train_parameters(name) if needs_network(name) else {})
+
+
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Refuse an unknown defense, and options that it lacks or needs, before any work.
 
@@ -81,11 +97,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         UnknownNameError: With the nearest name.
         InvalidOptionError: An option that has no default is missing.
     """
-    known = {
-        option: parameter for option, parameter in _parameters(name).items() if option not in GIVEN
-    }
-    if needs_network(name):
-        known |= _train_parameters(name)
+    known = _option_parameters(name)
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {name!r}", option, known)

@@ -89,13 +89,7 @@ class Cells:
             report: Told of progress.
         """
         records = self.finished()
-        idle = {
-            row.name
-            for row in self.spec.releases
-            if (only is not None and row.name not in only)
-            or (row.name in records and not (drawn and self.gallery(row.name) is None))
-        }
-        if len(idle) < len(self.spec.releases):
+        if self._missing(records, only, drawn):
             dataset, auxiliary = data()
             experiment = Experiment(
                 self.spec,
@@ -105,6 +99,14 @@ class Cells:
                 device=device,
                 report=report,
             )
+            # A file of the data that was changed makes every record of it stale.
+            records = {
+                name: record
+                for name, record in records.items()
+                if record.get("data") == experiment.data
+            }
+            missing = self._missing(records, only, drawn)
+            idle = {row.name for row in self.spec.releases} - missing
             for outcome in experiment.run(idle):
                 name = outcome.record["release"]
                 with atomic_file(self._gallery_path(name)) as path, path.open("wb") as file:
@@ -113,6 +115,17 @@ class Cells:
                 records.setdefault(name, outcome.record)
                 write_records(self.path, self._ordered(records))
         return self._ordered(records)
+
+    def _missing(
+        self, records: Mapping[str, Any], only: Collection[str] | None, drawn: bool
+    ) -> set[str]:
+        """Return the releases that are wanted and have no record, or no gallery to draw."""
+        return {
+            row.name
+            for row in self.spec.releases
+            if (only is None or row.name in only)
+            and (row.name not in records or (drawn and self.gallery(row.name) is None))
+        }
 
     def _ordered(self, records: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
         return [records[row.name] for row in self.spec.releases if row.name in records]

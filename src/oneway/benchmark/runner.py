@@ -12,9 +12,14 @@ from oneway.audit import AttackResult, take_floors
 from oneway.benchmark.attackers import Report, contest_size, prepare_attackers, silent
 from oneway.benchmark.defenders import Built, Defender
 from oneway.benchmark.records import Outcome, cell_key, json_values, make_outcome, pixels
-from oneway.benchmark.registry import needs_network, needs_surrogate, training_options
+from oneway.benchmark.registry import (
+    effective_options,
+    needs_network,
+    needs_surrogate,
+    training_options,
+)
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied, sketch_defense
-from oneway.benchmark.store import Store
+from oneway.benchmark.store import Store, fingerprint
 from oneway.contracts import Defense, Observations
 from oneway.data import Dataset, split_dataset
 from oneway.metrics import distortion, flips
@@ -26,7 +31,13 @@ SHOWN = 10
 
 
 class Experiment:
-    """One experiment over one data set, with one seed."""
+    """One experiment over one data set, with one seed.
+
+    Attributes:
+        spec: What is run.
+        splits: Whose images are whose.
+        data: The hash of all images and labels, which is in every record.
+    """
 
     def __init__(
         self,
@@ -62,6 +73,14 @@ class Experiment:
             seed=spec.seed,
             auxiliary_dataset=auxiliary_dataset,
         ).to(device)
+        splits = self.splits
+        self.data = fingerprint(
+            splits.private_images,
+            splits.private_labels,
+            splits.auxiliary_images,
+            splits.test_images,
+            splits.test_labels,
+        )
         self.attackers = prepare_attackers(
             spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
         )
@@ -150,9 +169,11 @@ class Experiment:
             "experiment": self.spec.name,
             "preset": self.spec.preset,
             "cell": cell_key(self.spec, row),
+            "data": self.data,
             "release": row.name,
             "defense": row.defense,
             "options": json_values(row.options),
+            "effective_options": json_values(effective_options(row.defense, row.options)),
             "seed": self.spec.seed,
             "auxiliary": len(self.splits.auxiliary_images),
             "queries": len(images),

@@ -33,6 +33,9 @@ SIDES: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2}
 CPU_ROWS = 64
 """Rows that are searched at once on a CPU."""
 
+GPU_ROWS = 2048
+"""Rows that are searched at once elsewhere, so that the maps of a large set fit in memory."""
+
 
 class AdversarialNoise:
     """Noise that makes the scores an adversarial example for inverters.
@@ -176,7 +179,7 @@ class AdversarialNoise:
             clean = given if given.dtype in (torch.float32, torch.float64) else given.float()
             queries = images.detach().clone().to(self._dtype)
             # On a CPU the maps of a few rows stay in its cache through all steps.
-            rows = CPU_ROWS if clean.device.type == "cpu" else max(1, len(clean))
+            rows = CPU_ROWS if clean.device.type == "cpu" else GPU_ROWS
             parts = [
                 self._noisy(some, truth)
                 for some, truth in zip(clean.split(rows), queries.split(rows), strict=True)
