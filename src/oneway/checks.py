@@ -170,3 +170,24 @@ def check_count(name: str, value: int, least: int = 1) -> None:
         raise InvalidOptionError(
             f"{name} must be a whole number of at least {least}, but got {value!r}."
         )
+
+
+def check_weight(name: str, value: float) -> None:
+    """Refuse an option unless it is a finite number of at least 0.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf:
+        raise InvalidOptionError(f"{name} must be finite and at least 0, but got {value!r}.")
+
+
+def check_switch(name: str, value: bool) -> None:
+    """Refuse an option unless it is True or False: a text such as "no" would count as True.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{name} must be true or false, but got {value!r}.")

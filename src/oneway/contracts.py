@@ -110,6 +110,10 @@ class TrainedDefense(Protocol):
 
     network_type: type[nn.Module]
 
+    def check_training(self, **options: Any) -> None:
+        """Refuse options of ``train`` that are outside their range, before any work."""
+        ...
+
     def train(
         self,
         material: DefenderMaterial,

@@ -228,3 +228,34 @@ def test_two_data_sets_run_as_one_experiment(tmp_path, trainings):
     assert record["auxiliary"] == 60
     assert trainings["target"] == 1
     assert torch.isfinite(torch.tensor(record["errors"]["static"]))
+
+
+def test_records_of_other_data_are_run_anew_when_there_is_something_to_run(done):
+    before = {record["release"]: record for record in kept(done)}
+    write_records(done / "records.jsonl", [before["none"], before["noise"]])
+    records = run(done, data=lambda: (blobs(seed=1), None))
+    after = {record["release"]: record for record in records}
+    assert len({record["data"] for record in records}) == 1
+    assert after["none"]["data"] != before["none"]["data"]
+    assert after["noise"]["errors"] != before["noise"]["errors"]
+
+
+def test_who_attacks_the_undefended_release_is_in_every_key(done):
+    """All floors come from it."""
+    before = {record["release"]: record["cell"] for record in kept(done)}
+    first = dataclasses.replace(NONE, attackers=("label-only", "static"))
+    records = run(done, dataclasses.replace(SPEC, releases=(first, NOISY, LABEL)))
+    assert all(record["cell"] != before[record["release"]] for record in records)
+
+
+def test_a_record_says_the_options_that_were_left_at_their_defaults(whole):
+    noise = next(record for record in whole.records if record["release"] == "noise")
+    assert noise["options"] == {**NOISE, "norm": "inf"}
+    assert noise["effective_options"] == {
+        **noise["options"],
+        "update": "project",
+        "margin": 1e-3,
+        "search": "sign",
+        "start_radius": None,
+        "decay": None,
+    }

@@ -42,6 +42,8 @@ from oneway.errors import InvalidOptionError
 
 MOVED = ReleaseSpec("moved", "moved")
 KEYS = MEASURED | {
+    "data",
+    "effective_options",
     "experiment",
     "preset",
     "cell",

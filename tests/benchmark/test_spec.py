@@ -11,7 +11,7 @@ from torch import nn
 
 from oneway.benchmark import ATTACKS, DEFENSES, bundled_spec, count_stages, load_spec
 from oneway.benchmark.registry import build_defense
-from oneway.benchmark.spec import sketch_defense
+from oneway.benchmark.spec import DataSpec, ExperimentSpec, ReleaseSpec, sketch_defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.inversion import FRONT_ENDS, YANG_SETTINGS, TrainingSettings
 
@@ -530,3 +530,41 @@ def test_a_mistake_in_a_preset_is_refused_like_any_other(tmp_path, old, new, err
 def test_a_preset_of_a_file_without_any_is_refused():
     with pytest.raises(UnknownNameError, match="unknown preset of demo-digits 'cpu'"):
         bundled_spec("demo-digits", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("release", "text"),
+    [
+        (ReleaseSpec("r", "mutual-information", {"beta": -1}), "beta must be finite and at least"),
+        (ReleaseSpec("r", "mutual-information", {"beta": "a"}), "beta must be finite and at least"),
+        (ReleaseSpec("r", "mutual-information", {"beta": 0.1, "epochs": 0}), "epochs must be"),
+        (ReleaseSpec("r", "purification", {"inversion_weight": -3}), "inversion_weight must be"),
+        (ReleaseSpec("r", "purification", {"hidden": 0}), "hidden must be a whole number"),
+        (ReleaseSpec("r", "purification", {"keep_label": "no"}), "keep_label must be true or"),
+    ],
+)
+def test_an_option_of_a_defenses_training_is_refused_before_any_work(release, text):
+    data = DataSpec("digits", private=10, auxiliary=10, test=10)
+    with pytest.raises(InvalidOptionError, match=text):
+        ExperimentSpec("own", data, (ReleaseSpec("none", "none"), release))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"name": "../out"}, "name must be letters"),
+        ({"data": DataSpec("digits", private=0, auxiliary=10, test=10)}, "private must be"),
+        ({"data": DataSpec("digits", private=10, auxiliary=10, test=0)}, "test must be"),
+    ],
+)
+def test_an_experiment_that_could_not_run_is_refused(changes, text):
+    data = DataSpec("digits", private=10, auxiliary=10, test=10)
+    given = {"name": "own", "data": data, "releases": (ReleaseSpec("none", "none"),)}
+    with pytest.raises(InvalidOptionError, match=text):
+        ExperimentSpec(**(given | changes))
+
+
+def test_presets_must_be_tables(tmp_path):
+    with pytest.raises(InvalidOptionError, match=r"presets of .* must be tables"):
+        load(tmp_path, MINIMAL + "\n[presets]\ncpu = 3\n")

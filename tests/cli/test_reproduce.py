@@ -368,3 +368,9 @@ def test_an_unknown_row_is_refused_with_the_nearest(oneway, tiny):
     result = oneway("reproduce", tiny.folder / "tiny.toml", "--release", "noisy")
     assert result.exit_code == 2
     assert "Did you mean 'noise'" in result.stderr
+
+
+def test_a_figure_says_itself_which_rows_it_shows(oneway):
+    result = oneway("reproduce", "figure1", "--release", "none")
+    assert result.exit_code == 2
+    assert "Leave --release out" in result.stderr

@@ -130,13 +130,36 @@ def test_the_reading_of_the_gap_follows_the_gap(gap, error, phrase):
 
 @pytest.mark.parametrize(
     ("large", "phrase"),
-    [(0.025, "More step, more leakage"), (0.035, "More step did not lower it here")],
+    [(0.025, "More step, more leakage"), (0.035, "More step, less leakage here")],
 )
 def test_two_step_sizes_are_compared_in_words(large, phrase):
     records = [record_of("paper, step 0.4", retrained=large), record_of(PAPER, retrained=0.03)]
     text = words(*records)
     assert phrase in text
     assert f"error is 0.0300 at step 0.1, {large:.4f} at step 0.4" in text
+
+
+def test_seeds_that_overlap_do_not_tell_two_steps_apart():
+    errors = {0.1: (0.030, 0.034, 0.032), 0.4: (0.029, 0.034, 0.031)}
+    text = words(
+        *(
+            record_of(f"paper, step {step}", seed, retrained=error)
+            for step, found in errors.items()
+            for seed, error in enumerate(found)
+        )
+    )
+    assert "not told apart by these seeds" in text
+    assert "More step" not in text
+
+
+def test_steps_of_searches_that_differ_otherwise_are_not_compared():
+    first, second = record_of(PAPER), record_of("paper, step 0.4")
+    second["options"]["search"] = "momentum"
+    for record in (first, second):
+        for row in record["spec"]["releases"]:
+            if row["name"] == "paper, step 0.4":
+                row["options"]["search"] = "momentum"
+    assert "A larger step" not in words(first, second)
 
 
 def test_one_step_size_is_not_compared_nor_is_another_surrogate():

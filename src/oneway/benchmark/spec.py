@@ -1,6 +1,7 @@
 """What to run, as data: TOML in, frozen and validated dataclasses out."""
 
 import dataclasses
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -12,7 +13,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from oneway.benchmark.registry import ATTACKS, build_defense, needs_surrogate
+from oneway.benchmark.registry import (
+    ATTACKS,
+    build_defense,
+    check_options,
+    needs_network,
+    needs_surrogate,
+    trained_defense,
+    training_options,
+)
 from oneway.checks import check_above, check_count
 from oneway.contracts import Defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
@@ -20,6 +29,8 @@ from oneway.inversion import FRONT_ENDS, HELD_OUT, TrainingSettings
 from oneway.targets import TargetTrainingSettings
 
 T = TypeVar("T")
+
+NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,14 @@ class ExperimentSpec:
             UnknownNameError: A defense, option, attack or front end does not exist.
             InvalidOptionError: A value is outside its range.
         """
+        if not NAME.fullmatch(self.name):
+            raise InvalidOptionError(
+                "name must be letters, digits, dots, dashes and underscores, since files are "
+                f"named by it, but is {self.name!r}."
+            )
+        check_count("seed", self.seed, least=0)
+        for split in ("private", "auxiliary", "test"):
+            check_count(split, getattr(self.data, split))
         for release in self.releases:
             # Any modules do for networks here: this is about the options.
             sketch_defense(release)
@@ -211,7 +230,16 @@ def is_copied(release: ReleaseSpec) -> bool:
 
 
 def sketch_defense(release: ReleaseSpec) -> Defense:
-    """Build a release's defense around stand-ins for networks, to ask what it promises."""
+    """Build a release's defense around stand-ins for networks, to ask what it promises.
+
+    Raises:
+        UnknownNameError: There is no such defense, or option of it.
+        InvalidOptionError: An option of it or of its training is missing or outside its range.
+    """
+    check_options(release.defense, release.options)
+    if needs_network(release.defense):
+        told = training_options(release.defense, release.options)
+        trained_defense(release.defense).check_training(**told)
     return build_defense(
         release.defense,
         release.options,
@@ -285,6 +313,8 @@ def read_toml(content: bytes, origin: str) -> dict[str, Any]:
 
 def _spec_from(values: dict[str, Any], origin: str, preset: str | None) -> ExperimentSpec:
     presets = values.pop("presets", {})
+    if not isinstance(presets, dict) or not all(isinstance(p, dict) for p in presets.values()):
+        raise InvalidOptionError(f"presets of {origin} must be tables, [presets.NAME].")
     if preset is not None:
         if preset not in presets:
             raise UnknownNameError(f"preset of {origin}", preset, presets)

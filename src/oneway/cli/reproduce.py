@@ -63,7 +63,7 @@ def reproduce(
     from rich.console import Console
 
     from oneway.benchmark import bundled_spec, figure_spec, load_spec
-    from oneway.errors import UnknownNameError
+    from oneway.errors import InvalidOptionError, UnknownNameError
 
     if data not in ("mnist", "faces"):
         raise UnknownNameError("data", data, ("mnist", "faces"))
@@ -76,6 +76,10 @@ def reproduce(
     else:
         spec = bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu")
     seeds = seed or ([spec.seed] if own or figure else [0, 1, 2])
+    if figure and release:
+        raise InvalidOptionError(
+            f"{what} says itself which releases it shows. Leave --release out, or run a table."
+        )
     known = [row.name for row in spec.releases]
     for name in release or ():
         if name not in known:

@@ -1,9 +1,10 @@
 """The results page: every word and number of it comes from stored records."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from oneway.benchmark import Published, Summary, bundled_spec, summarise
+from oneway.benchmark import Estimate, Published, Summary, bundled_spec, summarise
 from oneway.errors import UnknownNameError
 from oneway.report.summary import (
     COLUMNS,
@@ -127,7 +128,7 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
         if gap is not None:
             lines.append(
                 f"**{summary.release}**: the strongest attacker has {strongest / clean:.2f} times "
-                f"the clean error, so that G is {spread(gap, 2)}. {_reading(gap.mean)}"
+                f"the clean error, so that G is {spread(gap, 2)}. {_reading(gap)}"
             )
         retrained = summary.values.get("error retrained")
         if retrained is not None and retrained.mean > label:
@@ -138,7 +139,7 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
             )
     lines += _by_step(noise)
     ranked = sorted(
-        (s for s in summaries[1:] if "closed_gap" in s.values),
+        (s for s in summaries if s.record["defense"] != "none" and "closed_gap" in s.values),
         key=lambda s: -s.values["closed_gap"].mean,
     )
     if ranked:
@@ -152,40 +153,52 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
     return lines
 
 
-def _reading(gap: float) -> str:
-    if gap < 0:
+def _reading(gap: Estimate) -> str:
+    """Say what a closed gap means; between two readings, the one its interval reaches into."""
+    if gap.mean + _half(gap) < 0:
         return "The release tells an attacker who adapts *more* than clean scores did."
-    if gap < 0.5:
+    if gap.mean < 0.5:
         return "Whoever adapts undoes most of the defense."
-    if gap < 0.95:
+    if gap.mean < 0.95:
         return "Whoever adapts undoes part of the defense."
     return "Nobody here did much better than with the label alone."
 
 
 def _by_step(noise: Sequence[Summary]) -> list[str]:
-    """Compare step sizes of one defense, where there are several."""
-    plain = {
-        summary.record["options"]["step_size"]: summary
-        for summary in noise
-        if _row_of(summary)["surrogate"] == "plain" and "error retrained" in summary.values
-    }
-    if len(plain) < 2:
-        return []
-    ordered = [plain[step] for step in sorted(plain)]
-    errors = [summary.values["error retrained"] for summary in ordered]
-    told = ", ".join(
-        f"{spread(error, 4)} at step {summary.record['options']['step_size']:g}"
-        for error, summary in zip(errors, ordered, strict=True)
-    )
-    falls = errors[-1].mean < errors[0].mean
-    return [
-        f"A larger step, the paper's second improvement: the retrained attacker's error is {told}. "
-        + (
-            "More step, more leakage to whoever retrains."
-            if falls
-            else "More step did not lower it here."
+    """Compare rows of one defense that differ in their step size and in nothing else."""
+    families: dict[str, list[Summary]] = {}
+    for summary in noise:
+        row = _row_of(summary)
+        options = {name: value for name, value in row["options"].items() if name != "step_size"}
+        if "error retrained" in summary.values:
+            key = json.dumps([row["surrogate"], options], sort_keys=True)
+            families.setdefault(key, []).append(summary)
+    lines = []
+    for family in families.values():
+        ordered = sorted(family, key=lambda s: float(s.record["options"]["step_size"]))
+        if len(ordered) < 2:
+            continue
+        first, last = (summary.values["error retrained"] for summary in (ordered[0], ordered[-1]))
+        told = ", ".join(
+            f"{spread(summary.values['error retrained'], 4)} at step "
+            f"{summary.record['options']['step_size']:g}"
+            for summary in ordered
         )
-    ]
+        meaning = "The two ends are not told apart by these seeds."
+        if last.mean + _half(last) < first.mean - _half(first):
+            meaning = "More step, more leakage to whoever retrains."
+        elif last.mean - _half(last) > first.mean + _half(first):
+            meaning = "More step, less leakage here."
+        lines.append(
+            "A larger step, the paper's second improvement: the retrained attacker's error is "
+            f"{told}. {meaning}"
+        )
+    return lines
+
+
+def _half(estimate: Estimate) -> float:
+    """Return half the width of the interval; of one seed, none is known and none is claimed."""
+    return 0.0 if estimate.half_width is None else estimate.half_width
 
 
 def _row_of(summary: Summary) -> Mapping[str, Any]:

@@ -131,7 +131,7 @@ def _multiple(summary: Summary | None, name: str) -> str:
 def summary_remarks(summaries: Sequence[Summary]) -> list[str]:
     """Say in words what the rows mean, and what is suspicious about them."""
     first = summaries[0]
-    seeds = len(first.seeds)
+    seeds = min(len(summary.seeds) for summary in summaries)
     floors = {
         name: spread(first.values.get(f"floor {name}"), 4) for name in ("clean", "label", "prior")
     }

@@ -1,6 +1,5 @@
 """MID: the target retrained with an information bottleneck; its answers are random."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -8,7 +7,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from oneway.checks import check_above, check_images, check_logits
+from oneway.checks import (
+    check_above,
+    check_images,
+    check_logits,
+    check_switch,
+    check_weight,
+)
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -121,9 +126,10 @@ class MutualInformation:
             margin: Least lead of a lifted label, in nats, above 0.
 
         Raises:
-            InvalidOptionError: ``margin`` is not positive, or ``generator`` is none on the CPU.
+            InvalidOptionError: An option is outside its range, or ``generator`` is none on the CPU.
         """
         check_above("margin", margin, 0)
+        check_switch("keep_label", keep_label)
         if not isinstance(generator, Generator) or generator.device.type != "cpu":
             raise InvalidOptionError(
                 "generator must be a torch.Generator on the CPU; codes are drawn there and then "
@@ -131,6 +137,16 @@ class MutualInformation:
             )
         self.network, self.generator = network.eval(), generator
         self.keeps_label, self.margin = keep_label, margin
+
+    @classmethod
+    def check_training(cls, *, beta: float, **settings: Any) -> None:
+        """Refuse options of :meth:`train` that are outside their range.
+
+        Raises:
+            InvalidOptionError: One is.
+        """
+        check_weight("beta", beta)
+        TargetTrainingSettings(**settings)
 
     @classmethod
     def train(
@@ -162,8 +178,9 @@ class MutualInformation:
             InvalidOptionError: An option is outside its range, or the target is not a
                 :class:`oneway.targets.TargetNetwork`.
         """
-        if not (isinstance(beta, int | float) and 0 <= beta < math.inf):
-            raise InvalidOptionError(f"beta must be finite and at least 0, but got {beta!r}.")
+        cls.check_training(
+            beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
+        )
         settings = TargetTrainingSettings(epochs, learning_rate, batch_size)
         if not isinstance(material.target, TargetNetwork):
             raise InvalidOptionError(

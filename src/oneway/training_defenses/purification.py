@@ -1,6 +1,5 @@
 """PPF: scores are rewritten by an autoencoder that was trained against an inverter."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,10 +7,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from oneway.checks import check_above, check_count, check_images, check_logits
+from oneway.checks import (
+    check_above,
+    check_count,
+    check_images,
+    check_logits,
+    check_switch,
+    check_weight,
+)
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
-from oneway.errors import InvalidOptionError
 from oneway.inversion import Inverter
 
 
@@ -83,11 +88,37 @@ class Purification:
             margin: Least lead of a lifted label, in nats, above 0.
 
         Raises:
-            InvalidOptionError: ``margin`` is not positive.
+            InvalidOptionError: An option is outside its range.
         """
         check_above("margin", margin, 0)
+        check_switch("keep_label", keep_label)
         self.network = network.eval()
         self.keeps_label, self.margin = keep_label, margin
+
+    @classmethod
+    def check_training(
+        cls,
+        *,
+        label_weight: float = 0.2,
+        inversion_weight: float = 1.0,
+        hidden: int = 200,
+        helper_width: int = 16,
+        epochs: int = 8,
+        learning_rate: float = 1e-3,
+        batch_size: int = 64,
+    ) -> None:
+        """Refuse options of :meth:`train` that are outside their range.
+
+        Raises:
+            InvalidOptionError: One is.
+        """
+        check_weight("label_weight", label_weight)
+        check_weight("inversion_weight", inversion_weight)
+        check_count("hidden", hidden)
+        check_count("helper_width", helper_width)
+        check_count("epochs", epochs)
+        check_above("learning_rate", learning_rate, 0)
+        check_count("batch_size", batch_size, least=2)
 
     @classmethod
     def train(
@@ -135,17 +166,15 @@ class Purification:
         """
         images, logits = material.auxiliary_images, material.auxiliary_logits
         check_images(images, rows=len(logits))
-        check_count("epochs", epochs)
-        check_above("learning_rate", learning_rate, 0)
-        check_count("batch_size", batch_size, least=2)
-        for name, weight in (
-            ("label_weight", label_weight),
-            ("inversion_weight", inversion_weight),
-        ):
-            if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
-                raise InvalidOptionError(
-                    f"{name} must be finite and at least 0, but got {weight!r}."
-                )
+        cls.check_training(
+            label_weight=label_weight,
+            inversion_weight=inversion_weight,
+            hidden=hidden,
+            helper_width=helper_width,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+        )
         classes, labels = logits.shape[-1], logits.argmax(-1)
         purifier = Purifier(classes, hidden=hidden).to(images.device)
         purifier.fit_scale(logits)
