@@ -16,6 +16,8 @@ from oneway.checks import (
     check_labels,
     check_logits,
     check_same_shape,
+    check_switch,
+    check_weight,
 )
 from oneway.confidences import logits_from_confidences, release
 from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
@@ -185,3 +187,19 @@ def test_numbers_above_and_counts_of_at_least_the_bound_pass():
     check_above("budget", 1e-300, 0)
     check_count("steps", 1)
     check_count("classes", 2, least=2)
+
+
+@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan, True, "1", None])
+def test_a_weight_is_finite_and_not_negative(value):
+    with pytest.raises(InvalidOptionError, match="beta must be finite and at least 0"):
+        check_weight("beta", value)
+    check_weight("beta", 0)
+    check_weight("beta", 2.5)
+
+
+@pytest.mark.parametrize("value", ["no", 0, 1, None])
+def test_a_switch_is_true_or_false_and_no_text_that_counts_as_true(value):
+    with pytest.raises(InvalidOptionError, match="keep_label must be true or false"):
+        check_switch("keep_label", value)
+    check_switch("keep_label", True)
+    check_switch("keep_label", False)
