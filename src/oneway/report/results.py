@@ -60,6 +60,8 @@ def _section(
         _markdown(list(COLUMNS), _rows(COLUMNS, summaries)),
         *_bullets(summary_remarks(summaries)),
         "\n### What it costs\n",
+        "Training is what a defense needs besides the target. Milliseconds depend on what else the "
+        "machine was doing; compare them with those of no defense.\n",
         _markdown(list(COSTS), _rows(COSTS, summaries)),
     ]
     if theirs is not None and theirs.rows:
