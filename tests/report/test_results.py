@@ -139,6 +139,13 @@ def test_two_step_sizes_are_compared_in_words(large, phrase):
     assert f"error is 0.0300 at step 0.1, {large:.4f} at step 0.4" in text
 
 
+def test_a_claim_that_the_seeds_do_not_tell_is_not_said_to_hold():
+    errors = (0.05, 0.06, 0.075)
+    text = words(*(record_of(PAPER, seed, static=error) for seed, error in enumerate(errors)))
+    assert "about what the label alone would give it: these seeds do not tell" in text
+    assert "claim holds" not in text
+
+
 def test_seeds_that_overlap_do_not_tell_two_steps_apart():
     errors = {0.1: (0.030, 0.034, 0.032), 0.4: (0.029, 0.034, 0.031)}
     text = words(

@@ -121,11 +121,7 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
             lines.append(
                 f"**{summary.release}**: the attacker of the paper, trained on clean scores, has "
                 f"{static.mean / clean:.1f} times the error it had without a defense"
-                + (
-                    ", more than the label alone would give it: here the paper's claim holds."
-                    if static.mean > label
-                    else ", less than the label alone would give it."
-                )
+                + _claim(static, label)
             )
         if gap is not None:
             lines.append(
@@ -153,6 +149,15 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
         )
         lines.append(f"By closed gap: {order}.")
     return lines
+
+
+def _claim(static: Estimate, label: float) -> str:
+    """Compare the paper's attacker with the label alone, as far as the seeds tell."""
+    if static.mean - _half(static) > label:
+        return ", more than the label alone would give it: here the paper's claim holds."
+    if static.mean > label:
+        return ", about what the label alone would give it: these seeds do not tell."
+    return ", less than the label alone would give it."
 
 
 def _reading(gap: Estimate) -> str:
