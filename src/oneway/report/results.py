@@ -1,7 +1,7 @@
 """The results page: every word and number of it comes from stored records."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oneway.benchmark import Estimate, Published, Summary, bundled_spec, summarise
@@ -14,6 +14,7 @@ from oneway.report.summary import (
     spread,
     summary_remarks,
 )
+from oneway.report.table import markdown
 
 Record = Mapping[str, Any]
 
@@ -57,17 +58,17 @@ def _section(
         f"{data['test']:,} queries{side}. {_command(experiment, preset)}; "
         f"{_seeds(summaries)}; {_machines(summaries)}.\n",
         "### Measured\n",
-        _markdown(list(COLUMNS), _rows(COLUMNS, summaries)),
+        markdown(COLUMNS, summaries),
         *_bullets(summary_remarks(summaries)),
         "\n### What it costs\n",
         "Training is what a defense needs besides the target. Milliseconds depend on what else the "
         "machine was doing; compare them with those of no defense.\n",
-        _markdown(list(COSTS), _rows(COSTS, summaries)),
+        markdown(COSTS, summaries),
     ]
     if theirs is not None and theirs.rows:
         lines += [
             "### Printed in the paper\n",
-            _markdown(list(PUBLISHED_COLUMNS), published_rows(theirs, summaries)),
+            markdown(PUBLISHED_COLUMNS, published_rows(theirs, summaries)),
         ]
     if theirs is not None:
         lines += _bullets([remark.text for remark in theirs.remarks])
@@ -211,18 +212,6 @@ def _half(estimate: Estimate) -> float:
 def _row_of(summary: Summary) -> Mapping[str, Any]:
     rows: Sequence[Mapping[str, Any]] = summary.record["spec"]["releases"]
     return next(row for row in rows if row["name"] == summary.release)
-
-
-def _rows(
-    columns: Mapping[str, Callable[[Summary], str]], summaries: Sequence[Summary]
-) -> list[list[str]]:
-    return [[show(summary) for show in columns.values()] for summary in summaries]
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:

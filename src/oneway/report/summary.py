@@ -1,12 +1,12 @@
 """Rows over several seeds: for a terminal, for a page, and in words."""
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from oneway.benchmark import Estimate, Published, Summary
+from oneway.report.table import text_table
 
 SUMMARY_WIDTH = 176
 """Columns that :func:`summary_table` needs."""
@@ -58,46 +58,29 @@ COSTS: dict[str, Callable[[Summary], str]] = {
 
 def summary_table(summaries: Sequence[Summary], title: str) -> Table:
     """Return one row per release, means with 95 % intervals over seeds, for a terminal."""
-    table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    for position, (column, show) in enumerate(COLUMNS.items()):
-        # Headers wrap between words; numbers are never cut.
-        longest = max(len(show(summary)) for summary in summaries)
-        widest = max(longest, *(len(word) for word in column.split()))
-        # Names are not wrapped at all: else rich would take room from them, the widest, in vain.
-        first = position == 0
-        table.add_column(
-            column, justify="left" if first else "right", min_width=widest, no_wrap=first
+    return text_table(title, COLUMNS, summaries)
+
+
+PUBLISHED_COLUMNS: dict[str, Callable[[Sequence[str]], str]] = {
+    column: itemgetter(place)
+    for place, column in enumerate(
+        (
+            "printed as",
+            "accuracy, %",
+            "distortion",
+            "error",
+            "times no defense",
+            "measured: static, times clean",
+            "measured: strongest, times clean",
         )
-    for summary in summaries:
-        table.add_row(*(escape(show(summary)) for show in COLUMNS.values()))
-    return table
+    )
+}
 
 
 def published_table(theirs: Published, summaries: Sequence[Summary]) -> Table:
     """Return what the paper printed, with the ratio to no defense beside ours."""
-    table = Table(
-        title=escape(f"{theirs.table}: theirs, as printed"),
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-    )
-    rows = published_rows(theirs, summaries)
-    for position, column in enumerate(PUBLISHED_COLUMNS):
-        table.add_column(column, justify="right" if position else "left")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
-
-
-PUBLISHED_COLUMNS = (
-    "printed as",
-    "accuracy, %",
-    "distortion",
-    "error",
-    "times no defense",
-    "measured: static, times clean",
-    "measured: strongest, times clean",
-)
+    title = f"{theirs.table}: theirs, as printed"
+    return text_table(title, PUBLISHED_COLUMNS, published_rows(theirs, summaries))
 
 
 def published_rows(theirs: Published, summaries: Sequence[Summary]) -> list[list[str]]:

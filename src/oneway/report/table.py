@@ -32,29 +32,44 @@ TABLE_WIDTH = 116
 """Columns that :func:`release_table` needs; a narrower console drops some."""
 
 
-def release_table(records: Sequence[Record], title: str) -> Table:
-    """Return one row per release, for a terminal."""
+def text_table(
+    title: str, columns: Mapping[str, Callable[[Any], str]], rows: Sequence[Any]
+) -> Table:
+    """Return a table for a terminal: what each column shows of each row.
+
+    Headers wrap between words, never within one; numbers are never cut, and the first column, of
+    names, is not wrapped at all: else rich would take room from it, the widest, in vain.
+    """
     table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    for position, column in enumerate(COLUMNS):
-        # Headers wrap between words, never within one; the first column is not wrapped.
-        longest = max(len(word) for word in column.split())
+    for position, (column, show) in enumerate(columns.items()):
+        widest = max(len(text) for text in (*column.split(), *map(show, rows)))
         first = position == 0
         table.add_column(
-            column, justify="left" if first else "right", min_width=longest, no_wrap=first
+            column, justify="left" if first else "right", min_width=widest, no_wrap=first
         )
-    for record in records:
-        table.add_row(*(escape(show(record)) for show in COLUMNS.values()))
+    for row in rows:
+        table.add_row(*(escape(show(row)) for show in columns.values()))
     return table
+
+
+def markdown(columns: Mapping[str, Callable[[Any], str]], rows: Sequence[Any]) -> str:
+    """Return the same as a Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += [
+        "| " + " | ".join(show(row).replace("|", r"\|") for show in columns.values()) + " |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def release_table(records: Sequence[Record], title: str) -> Table:
+    """Return one row per release, for a terminal."""
+    return text_table(title, COLUMNS, records)
 
 
 def markdown_table(records: Sequence[Record]) -> str:
     """Return the same rows as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
-    lines += [
-        "| " + " | ".join(show(record).replace("|", r"\|") for show in COLUMNS.values()) + " |"
-        for record in records
-    ]
-    return "\n".join(lines) + "\n"
+    return markdown(COLUMNS, records)
 
 
 def attack_table(record: Record) -> Table:
