@@ -1,11 +1,11 @@
 """The paper's adaptive attacker: it knows the algorithm, and trains on noise of its own making."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import torch
+from torch import Tensor
 
 from oneway.confidences import logits_from_confidences, release
-from oneway.contracts import Candidate, Observations, TrainDecoder
+from oneway.contracts import Candidate, Defense, Observations, TrainDecoder
 from oneway.errors import InvalidOptionError
 
 
@@ -32,10 +32,28 @@ def adversarial_training(
             "the adversarial-training attacker puts noise of its own on clean confidences of the "
             "auxiliary images, and there are none. Pass them, or leave this attacker out."
         )
-    logits = logits_from_confidences(observations.clean)
-    noisy = torch.empty_like(observations.clean)
-    for position, copy in enumerate(copies):
-        rows = slice(position, None, len(copies))
-        noisy[rows] = release(copy(logits[rows], observations.images[rows]))
+    noisy = put_through(copies, observations.clean, observations.images, every=len(copies))
     decoder = train(noisy, observations.images, observations.held_out)
     return {"decoder": Candidate(lambda released: decoder(released[0]))}
+
+
+def put_through(
+    copies: Sequence[Defense], confidences: Tensor, images: Tensor, *, every: int
+) -> Tensor:
+    """Put each row of scores through one of several defenses, in turn.
+
+    Args:
+        copies: The defenses; the n-th takes rows n, n + ``every``, n + 2 * ``every`` and so on.
+        confidences: ``(N, K)`` clean. Not modified.
+        images: ``(N, C, H, W)`` the queries that gave them.
+        every: At least as many as there are copies; rows that fall to none stay clean.
+
+    Returns:
+        ``(N, K)`` confidences.
+    """
+    noisy = confidences.clone()
+    for position, copy in enumerate(copies[: len(confidences)]):
+        rows = slice(position, None, every)
+        logits = logits_from_confidences(confidences[rows])
+        noisy[rows] = release(copy(logits, images[rows]))
+    return noisy

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from oneway.benchmark.registry import ATTACKS
 from oneway.benchmark.spec import AttackerSpec
 from oneway.benchmark.store import Store, fingerprint
 from oneway.contracts import Observations
+from oneway.data import Report, silent
 from oneway.inversion import (
     DecoderSpec,
     Inverter,
@@ -24,13 +25,6 @@ from oneway.inversion import (
     hold_contest,
     train_inverter,
 )
-
-Report = Callable[[str, float], None]
-"""Told what is being done, and how much of it is done, from 0 to 1."""
-
-
-def silent(stage: str, share: float) -> None:
-    """Report to nobody."""
 
 
 @dataclasses.dataclass(frozen=True)

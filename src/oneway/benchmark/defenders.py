@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from oneway.benchmark.attackers import InverterTrainer, Report
+from oneway.attacks.adversarial_training import put_through
+from oneway.benchmark.attackers import InverterTrainer
 from oneway.benchmark.randomness import Stream
 from oneway.benchmark.registry import (
     build_defense,
@@ -17,9 +18,8 @@ from oneway.benchmark.registry import (
 )
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied
 from oneway.benchmark.store import Store, fingerprint
-from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import DefenderMaterial, Defense
-from oneway.data import Splits
+from oneway.data import Report, Splits
 from oneway.errors import InvalidOptionError
 from oneway.inversion import full_depth
 from oneway.targets import TargetNetwork, TorchTarget, train_target
@@ -31,11 +31,14 @@ class Built:
 
     Attributes:
         defense: It.
+        again: The same, for whoever asks again: it draws on a stream of its own, so that what
+            was released stays the same.
         seconds: Of training, beyond the target's: a surrogate's, or a network's of its own.
         facts: What its training recorded.
     """
 
     defense: Defense
+    again: Defense
     seconds: float
     facts: Mapping[str, Any]
 
@@ -103,14 +106,13 @@ class Defender:
         self.report(stage, 1.0)
         return TorchTarget(stored.network.to(self.device))
 
-    def build(self, row: ReleaseSpec, target: TorchTarget, clean: Tensor, purpose: str) -> Built:
+    def build(self, row: ReleaseSpec, target: TorchTarget, clean: Tensor) -> Built:
         """Train what a release's defense needs, and build it.
 
         Args:
             row: The release.
             target: The undefended target.
             clean: ``(N, K)`` its confidences of the auxiliary images.
-            purpose: What it is built for: each purpose has random streams of its own.
         """
         surrogate, network = None, None
         facts: Mapping[str, Any] = {}
@@ -119,12 +121,18 @@ class Defender:
             facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
         if needs_network(row.defense):
             network, facts = self._network(row, target)
-        generator = Stream(self.spec.seed, f"{row.name}, {purpose}").generator()
-        defense = build_defense(
-            row.defense, row.options, surrogate, network=network, generator=generator
+        defense, again = (
+            build_defense(
+                row.defense,
+                row.options,
+                surrogate,
+                network=network,
+                generator=Stream(self.spec.seed, f"{row.name}, {purpose}").generator(),
+            )
+            for purpose in ("release", "asked again")
         )
         kept = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        return Built(defense, kept.pop("seconds", 0.0), kept)
+        return Built(defense, again, kept.pop("seconds", 0.0), kept)
 
     def own_copies(self, row: ReleaseSpec, clean: Tensor) -> list[Defense]:
         """Build an attacker's copies of a defense: its own surrogate, step sizes around ours.
@@ -134,12 +142,16 @@ class Defender:
         if not is_copied(row):
             return []
         surrogate, _ = self._surrogate(row, clean, "attacker's surrogate")
+        return self._copies(row, surrogate, f"{row.name}, copy")
+
+    def _copies(self, row: ReleaseSpec, surrogate: nn.Module, purpose: str) -> list[Defense]:
+        """Build a defense around another surrogate, once per step size around the defender's."""
         return [
             build_defense(
                 row.defense,
                 {**row.options, "step_size": factor * row.options["step_size"]},
                 surrogate,
-                generator=Stream(self.spec.seed, f"{row.name}, copy {factor}").generator(),
+                generator=Stream(self.spec.seed, f"{purpose} {factor}").generator(),
             )
             for factor in self.spec.attackers.step_factors
         ]
@@ -178,15 +190,9 @@ class Defender:
         """Return clean scores, all but a share of them with a plain surrogate's noise on them."""
         plain = dataclasses.replace(row, surrogate="plain")
         surrogate, _ = self._surrogate(plain, clean, role)
-        factors = self.spec.attackers.step_factors
-        shown, images = clean.clone(), self.splits.auxiliary_images
-        for position, factor in enumerate(factors):
-            rows = slice(position, None, len(factors) + 1)
-            options = {**row.options, "step_size": factor * row.options["step_size"]}
-            generator = Stream(self.spec.seed, f"{role}, augmented {factor}").generator()
-            noise = build_defense(row.defense, options, surrogate, generator=generator)
-            shown[rows] = release(noise(logits_from_confidences(clean[rows]), images[rows]))
-        return shown
+        copies = self._copies(row, surrogate, f"{role}, augmented")
+        images = self.splits.auxiliary_images
+        return put_through(copies, clean, images, every=len(copies) + 1)
 
     def _noise_against_itself(
         self, row: ReleaseSpec, role: str
@@ -199,14 +205,16 @@ class Defender:
 
         def perturb(inverter: nn.Module, confidences: Tensor, images: Tensor) -> Tensor:
             # Every factor in every batch: then held-out errors of two epochs can be compared.
-            shown = confidences.clone()
-            for position, factor in enumerate(factors[: len(confidences)]):
-                rows = slice(position, None, len(factors))
-                options = {**row.options, "steps": steps, "step_size": factor * reach / steps}
-                noise = build_defense(row.defense, options, inverter, generator=draws)
-                logits = logits_from_confidences(confidences[rows])
-                shown[rows] = release(noise(logits, images[rows]))
-            return shown
+            copies = [
+                build_defense(
+                    row.defense,
+                    {**row.options, "steps": steps, "step_size": factor * reach / steps},
+                    inverter,
+                    generator=draws,
+                )
+                for factor in factors
+            ]
+            return put_through(copies, confidences, images, every=len(copies))
 
         return perturb, {
             "defense": row.defense,

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from oneway.benchmark.attackers import Report, silent
 from oneway.benchmark.records import cell_key
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec
 from oneway.benchmark.store import Store, atomic_file, read_records, write_records
-from oneway.data import Dataset, load_dataset, read_npz
+from oneway.data import Dataset, Report, load_dataset, read_npz, silent
 
 Gallery = Mapping[str, Any]
 
@@ -124,7 +123,7 @@ class Cells:
             row.name
             for row in self.spec.releases
             if (only is None or row.name in only)
-            and (row.name not in records or (drawn and self.gallery(row.name) is None))
+            and (row.name not in records or (drawn and not self._gallery_path(row.name).is_file()))
         }
 
     def _ordered(self, records: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oneway.audit import AttackResult, take_floors
-from oneway.benchmark.attackers import Report, contest_size, prepare_attackers, silent
+from oneway.benchmark.attackers import contest_size, prepare_attackers
 from oneway.benchmark.defenders import Built, Defender
 from oneway.benchmark.records import Outcome, cell_key, json_values, make_outcome, pixels
 from oneway.benchmark.registry import (
@@ -20,8 +20,9 @@ from oneway.benchmark.registry import (
 )
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied, sketch_defense
 from oneway.benchmark.store import Store, fingerprint
+from oneway.confidences import release
 from oneway.contracts import Defense, Observations
-from oneway.data import Dataset, split_dataset
+from oneway.data import Dataset, Report, silent, split_dataset
 from oneway.metrics import distortion, flips
 from oneway.targets import DefendedTarget, TorchTarget, Trace
 
@@ -107,8 +108,8 @@ class Experiment:
                 floors = take_floors(results, splits.auxiliary_images, splits.test_images)
                 if row.name in finished:
                     continue
-            facts = self._facts(row, target, built, trace)
-            clean = target(splits.test_images)
+            clean = release(trace.clean_logits)
+            facts = self._facts(row, target, built, trace, clean)
             yield make_outcome(facts, results, floors, clean, trace.released)
 
     def shown(self) -> Tensor:
@@ -132,20 +133,18 @@ class Experiment:
     ) -> tuple[Built, Trace, dict[str, AttackResult]]:
         splits, stage = self.splits, f"defend: {row.name}"
         names = self.spec.attackers_of(row)
-        built = self.defender.build(row, target, clean, "release")
+        built = self.defender.build(row, target, clean)
         copies: Sequence[Defense] = ()
         if "adversarial-training" in names:
             copies = self.defender.own_copies(row, clean)
         self.report(stage, 0.0)
         defended = DefendedTarget(target, built.defense)
-        # Who asks again draws on another stream, so that what was released stays the same.
-        again = self.defender.build(row, target, clean, "asked again").defense
         observations = Observations(
             images=splits.auxiliary_images,
             clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.attackers.held_out,
-            query=DefendedTarget(target, again).repeated,
+            query=DefendedTarget(target, built.again).repeated,
             random=not built.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             own_copies=copies,
@@ -158,12 +157,11 @@ class Experiment:
         return built, trace, results
 
     def _facts(
-        self, row: ReleaseSpec, target: TorchTarget, built: Built, trace: Trace
+        self, row: ReleaseSpec, target: TorchTarget, built: Built, trace: Trace, clean: Tensor
     ) -> dict[str, Any]:
         images, labels = self.splits.test_images, self.splits.test_labels
         batch = images[:TIMED_BATCH]
         defended = DefendedTarget(target, built.defense)
-        clean = target(images)
         moved = distortion(trace.clean_logits, trace.defended_logits, clean, trace.released)
         return {
             "experiment": self.spec.name,

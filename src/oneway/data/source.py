@@ -7,6 +7,7 @@ from pathlib import Path
 from oneway.errors import InvalidOptionError, MissingDataError
 
 Report = Callable[[str, float], None]
+"""Told what is being done, and how much of it is done, from 0 to 1."""
 
 
 def silent(stage: str, share: float) -> None:
