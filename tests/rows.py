@@ -82,6 +82,14 @@ def leads(rows: Tensor, labels: Tensor) -> bool:
     return bool((rows.gather(-1, index) > rival).all())
 
 
+def lead_of(rows: Tensor, labels: Tensor) -> Tensor:
+    """Return by how much each label's entry exceeds the largest other one, in float64."""
+    index = labels.unsqueeze(-1)
+    wide = rows.double()
+    rival = wide.scatter(-1, index, -torch.inf).amax(-1)
+    return wide.gather(-1, index).squeeze(-1) - rival
+
+
 def same_bits(one: Tensor, other: Tensor) -> bool:
     kind = BITS[one.dtype]
     return one.dtype == other.dtype and torch.equal(one.view(kind), other.view(kind))

@@ -9,18 +9,7 @@ from torch import nn
 
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.targets import TargetNetwork, TargetTrainingSettings, train_target
-
-CLASSES = 3
-
-
-def bars(rows, seed):
-    """Images whose bright third tells the class."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(rows) % CLASSES
-    images = 0.3 * torch.rand(rows, 1, 12, 12, generator=generator)
-    for image, label in zip(images, labels.tolist(), strict=True):
-        image[:, :, 4 * label : 4 * label + 4] += 0.6
-    return images, labels
+from pictures import CLASSES, bars
 
 
 def train(images, labels, seed=1, on_epoch=None, penalty=None, **settings):

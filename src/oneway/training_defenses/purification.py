@@ -1,6 +1,7 @@
 """PPF: scores are rewritten by an autoencoder that was trained against an inverter."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,6 +63,18 @@ class Purifier(nn.Module):
         return purified
 
 
+TRAINING_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "label_weight": check_weight,
+    "inversion_weight": check_weight,
+    "hidden": check_count,
+    "helper_width": check_count,
+    "epochs": check_count,
+    "learning_rate": partial(check_above, bound=0),
+    "batch_size": partial(check_count, least=2),
+}
+"""What is refused of each option of :meth:`Purification.train`."""
+
+
 class Purification:
     """PPF: released scores are what an autoencoder makes of the clean ones.
 
@@ -96,29 +109,14 @@ class Purification:
         self.keeps_label, self.margin = keep_label, margin
 
     @classmethod
-    def check_training(
-        cls,
-        *,
-        label_weight: float = 0.2,
-        inversion_weight: float = 1.0,
-        hidden: int = 200,
-        helper_width: int = 16,
-        epochs: int = 8,
-        learning_rate: float = 1e-3,
-        batch_size: int = 64,
-    ) -> None:
+    def check_training(cls, **options: Any) -> None:
         """Refuse options of :meth:`train` that are outside their range.
 
         Raises:
             InvalidOptionError: One is.
         """
-        check_weight("label_weight", label_weight)
-        check_weight("inversion_weight", inversion_weight)
-        check_count("hidden", hidden)
-        check_count("helper_width", helper_width)
-        check_count("epochs", epochs)
-        check_above("learning_rate", learning_rate, 0)
-        check_count("batch_size", batch_size, least=2)
+        for name, value in options.items():
+            TRAINING_CHECKS[name](name, value)
 
     @classmethod
     def train(
