@@ -1,19 +1,28 @@
 """What answers queries."""
 
+from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
+from oneway.targets.failure import TargetFailedError
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
+from oneway.targets.opening import open_target
 from oneway.targets.recorded import RecordedTarget
+from oneway.targets.records import records_target
 from oneway.targets.torch_module import TorchTarget
 from oneway.targets.training import TargetTrainingSettings, train_target
 
 __all__ = [
     "TARGET_PRESETS",
+    "CallableTarget",
     "DefendedTarget",
     "RecordedTarget",
+    "ScoredCallableTarget",
+    "TargetFailedError",
     "TargetNetwork",
     "TargetPreset",
     "TargetTrainingSettings",
     "TorchTarget",
     "Trace",
+    "open_target",
+    "records_target",
     "train_target",
 ]

@@ -1,0 +1,160 @@
+"""What every answer must be, whoever gave it, and how queries are fitted to what a model takes."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oneway.checks import check_confidences, check_logits
+from oneway.errors import InvalidOptionError, InvalidTensorError
+
+Outputs = Literal["logits", "confidences"]
+
+Array = NDArray[np.generic]
+
+Batch = TypeVar("Batch", Array, Tensor)
+
+Dimensions = Sequence[int | str | None]
+"""A shape as a model declares it: -1, 0, a name or None where any size goes."""
+
+
+def require_outputs(outputs: Outputs | None, name: str) -> Outputs:
+    """Return ``outputs`` if they were said.
+
+    Raises:
+        InvalidOptionError: They were not.
+    """
+    if outputs not in ("logits", "confidences"):
+        raise InvalidOptionError(
+            f"say what {name} answers with: outputs must be 'logits' or 'confidences', but got "
+            f"{outputs!r}. It is never guessed from the values."
+        )
+    return outputs
+
+
+def refuse_logits(outputs: Outputs | None, name: str, why: str) -> None:
+    """Refuse ``outputs`` other than confidences, where the kind of target fixes them.
+
+    Raises:
+        InvalidOptionError: Logits, or something unknown, were said.
+    """
+    if outputs not in (None, "confidences"):
+        raise InvalidOptionError(
+            f"{name} answers with confidences, since {why}, but outputs are said to be "
+            f"{outputs!r}. Leave outputs out."
+        )
+
+
+def require_batch(fixed: int | None, batch_size: int, name: str, remedy: str) -> None:
+    """Refuse a model that takes one size of batch only, unless batches have that size.
+
+    Args:
+        fixed: The size that it takes; None if it takes any.
+        batch_size: The size that was asked for.
+        name: What the message calls the target.
+        remedy: How to make the model take any size.
+
+    Raises:
+        InvalidOptionError: The sizes differ.
+    """
+    if fixed is not None and fixed != batch_size:
+        raise InvalidOptionError(
+            f"{name} takes batches of exactly {fixed}, but batch_size is {batch_size}. {remedy}, "
+            f"or pass batch_size={fixed}: the last batch is then filled up."
+        )
+
+
+def fixed_size(dimension: int | str | None) -> int | None:
+    """Return a declared size, or None where any goes."""
+    return dimension if isinstance(dimension, int) and dimension > 0 else None
+
+
+def fit_shape(queries: Batch, declared: Dimensions, name: str) -> Batch:
+    """Give a batch the shape that a model declares: as it is, or in rows.
+
+    Args:
+        queries: ``(N, ...)``.
+        declared: The model's input shape with its batch dimension; empty if it has none.
+        name: What the message calls the target.
+
+    Returns:
+        The queries; in row-major order as ``(N, F)`` if the model takes records and these are
+        images.
+
+    Raises:
+        InvalidTensorError: The shape cannot be fitted.
+    """
+    sizes = [fixed_size(dimension) for dimension in declared[1:]]
+    if not declared or (
+        len(sizes) == queries.ndim - 1
+        and all(size in (None, got) for size, got in zip(sizes, queries.shape[1:], strict=True))
+    ):
+        return queries
+    if len(sizes) == 1 and sizes[0] in (None, math.prod(queries.shape[1:])):
+        return queries.reshape(len(queries), -1)
+    wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+    raise InvalidTensorError(
+        f"{name} takes queries of shape (N, {wanted}), but got {tuple(queries.shape)}. "
+        "Prepare the images as the model's training did, or put the conversion into the model."
+    )
+
+
+class AnswerRules:
+    """Holds one target's answers to ``(N, K)`` scores of one K, all finite, of the said kind."""
+
+    def __init__(self, name: str, outputs: Outputs) -> None:
+        """Say whose answers these are, and what they should be."""
+        self.name = name
+        self.outputs = outputs
+        self._classes: int | None = None
+
+    def check(self, scores: Tensor, rows: int) -> None:
+        """Refuse an answer to ``rows`` queries that breaks the line above.
+
+        Raises:
+            InvalidTensorError: It does. The message names the target.
+        """
+        wanted = f"({rows}, {self._classes or 'K'})"
+        if scores.ndim != 2 or len(scores) != rows or self._classes not in (None, scores.shape[1]):
+            raise InvalidTensorError(
+                f"{self.name} must answer {rows} queries with scores of shape {wanted}, one row "
+                f"per query and always as many classes, but gave {tuple(scores.shape)}."
+            )
+        of = f"the {self.outputs} of {self.name}"
+        if self.outputs == "confidences":
+            check_confidences(scores, of)
+        else:
+            check_logits(scores, of)
+        self._classes = scores.shape[1]
+
+
+def to_array(images: Tensor) -> Array:
+    """Copy images to a NumPy array: float64 stays, any other type becomes float32.
+
+    It is a copy, so that a model that works in place changes no caller's images.
+    """
+    plain = images.detach().cpu()
+    plain = plain if plain.dtype == torch.float64 else plain.float()
+    return np.array(plain.numpy(), order="C")
+
+
+def to_float32(confidences: Tensor) -> Tensor:
+    """Cast confidences to float32 as they are, but keep the label.
+
+    Two probabilities that differ in float64 may be one number in float32. Where that moves the
+    arg max, the label's entry is lifted to the next number; nothing else is touched, so that
+    ties and zeros that an API releases are seen as they are.
+
+    Args:
+        confidences: ``(N, K)`` of any floating type.
+    """
+    rows = confidences.float()
+    label = confidences.argmax(-1, keepdim=True)
+    moved = rows.argmax(-1, keepdim=True) != label
+    top = rows.amax(-1, keepdim=True)
+    lifted = rows.scatter(-1, label, torch.nextafter(top, torch.full_like(top, torch.inf)))
+    return torch.where(moved, lifted, rows)

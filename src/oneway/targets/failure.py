@@ -1,0 +1,36 @@
+"""What a target's own failure becomes: an error of oneway that names the target."""
+
+import traceback
+
+from oneway.errors import OnewayError
+
+
+class TargetFailedError(OnewayError, RuntimeError):
+    """A target did not answer. The message names it and the kind of failure, never a value."""
+
+
+def where_raised(error: BaseException, file: str | None = None) -> str:
+    """Return ``"model.py, line 12"``, where an exception was raised.
+
+    Args:
+        error: The exception, caught.
+        file: The innermost frame of this file is looked for; without it, or if there is none
+            of it, the innermost of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "no traceback"
+    frame = next((some for some in reversed(frames) if some.filename == file), frames[-1])
+    return f"{frame.filename}, line {frame.lineno}"
+
+
+def failed(name: str, queries: int, error: Exception) -> TargetFailedError:
+    """Compose the error of a target that raised while it answered.
+
+    The exception's own text is left out, since it may quote a query; it stays the cause.
+    """
+    return TargetFailedError(
+        f"{name} raised {type(error).__name__} ({where_raised(error)}) when asked {queries} "
+        "queries. Its own message is left out here, since it may quote them; in Python it is this "
+        "error's `__cause__`. Check that the model takes the images' shape and type."
+    )

@@ -1,0 +1,216 @@
+"""A patient HTTP client for JSON: retries, limits, and no value in any message."""
+
+import json
+import os
+import re
+import time
+import weakref
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from oneway.checks import check_above, check_count
+from oneway.errors import InvalidOptionError
+from oneway.targets.extras import load_extra
+from oneway.targets.failure import TargetFailedError
+
+TOKEN_VARIABLE = "ONEWAY_TOKEN"  # noqa: S105  its name, not its value
+
+RETRIED = (429, 502, 503, 504)
+"""Statuses that say "later": too many requests, and gateways without a server behind them."""
+
+LONGEST_WAIT_SECONDS = 60.0
+
+REMEDIES = {
+    400: "Check the names, the shape and the type that the model takes",
+    401: f"Put a token into the environment variable {TOKEN_VARIABLE}",
+    403: f"Put a token with the right to ask into the environment variable {TOKEN_VARIABLE}",
+    404: "Check the address, and that the model is loaded",
+    405: "Check the address: it takes no POST",
+    413: "Lower batch_size",
+    422: "Check the names, the shape and the type that the model takes",
+    429: "Ask more slowly: lower batch_size, or raise attempts or backoff_seconds",
+    500: "Look into the server's log, or lower batch_size",
+}
+
+
+class HttpClient:
+    """Asks one server for JSON. Connections are kept, and closed with the object.
+
+    A request is asked again when the server says "later" or the connection fails, so that a
+    server may see the same query more than once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        timeout_seconds: float = 60.0,
+        attempts: int = 5,
+        backoff_seconds: float = 0.5,
+        most_bytes: int = 64 * 2**20,
+    ) -> None:
+        """Prepare a client, without asking anything.
+
+        Args:
+            name: What messages call the server.
+            timeout_seconds: Longest for a connection, and for the whole of an answer.
+            attempts: How often a request is tried, at least 1.
+            backoff_seconds: The wait before the second attempt; it doubles with each further
+                one. A longer ``Retry-After`` of the server is honoured, up to a minute.
+            most_bytes: Largest answer that is read, unpacked.
+
+        Raises:
+            MissingExtraError: httpx is not installed.
+            InvalidOptionError: An option is outside its range, or the token in the environment
+                variable ONEWAY_TOKEN cannot be sent.
+        """
+        check_above("timeout_seconds", timeout_seconds, 0)
+        check_count("attempts", attempts)
+        check_above("backoff_seconds", backoff_seconds, 0)
+        check_count("most_bytes", most_bytes)
+        self.name = name
+        self.timeout_seconds, self.attempts = timeout_seconds, attempts
+        self.backoff_seconds, self.most_bytes = backoff_seconds, most_bytes
+        self._httpx = load_extra("httpx", extra="http", purpose="asking a target over HTTP")
+        # Redirects are not followed: they could carry token and queries to another server.
+        self._client = self._httpx.Client(
+            timeout=timeout_seconds, headers=_headers(), follow_redirects=False
+        )
+        weakref.finalize(self, self._client.close)
+
+    def get(self, url: str) -> bytes:
+        """Return the body of a successful answer.
+
+        Raises:
+            TargetFailedError: There was none.
+        """
+        return self._request("GET", url, None)
+
+    def get_json(self, url: str) -> Any:
+        """Return the JSON value of a successful answer.
+
+        Raises:
+            TargetFailedError: There was none.
+        """
+        return self._parse(self.get(url))
+
+    def post_json(self, url: str, value: Any) -> Any:
+        """Send a JSON value, and return that of a successful answer.
+
+        Raises:
+            TargetFailedError: There was none.
+        """
+        body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+        return self._parse(self._request("POST", url, body))
+
+    def _request(self, method: str, url: str, body: bytes | None) -> bytes:
+        for attempt in range(1, self.attempts + 1):
+            wait = min(self.backoff_seconds * 2 ** (attempt - 1), LONGEST_WAIT_SECONDS)
+            cause = None
+            try:
+                status, headers, answer = self._once(method, url, body)
+            except (
+                self._httpx.NetworkError,
+                self._httpx.TimeoutException,
+                self._httpx.RemoteProtocolError,
+            ) as error:
+                failure, cause = _described(error, self.timeout_seconds), error
+            except self._httpx.RequestError as error:
+                raise TargetFailedError(
+                    f"{self.name} could not be asked ({type(error).__name__}). Check the address "
+                    "and the proxy settings."
+                ) from error
+            else:
+                if 200 <= status < 300:
+                    return answer
+                failure = f"it answered with status {status}"
+                if status not in RETRIED:
+                    raise TargetFailedError(f"{self.name} failed: {failure}. {_remedy(status)}.")
+                wait = max(wait, _retry_after(headers))
+                if wait > LONGEST_WAIT_SECONDS:
+                    raise TargetFailedError(
+                        f"{self.name} failed: {failure} and asks to wait {wait:.0f} s, longer "
+                        f"than {LONGEST_WAIT_SECONDS:.0f} s. Try again later."
+                    )
+            if attempt < self.attempts:
+                time.sleep(wait)
+        raise TargetFailedError(
+            f"{self.name} failed {self.attempts} times, at last because {failure}. "
+            f"{'Check that the server runs and can be reached' if cause else _remedy(status)}."
+        ) from cause
+
+    def _once(
+        self, method: str, url: str, body: bytes | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Ask once; read the body if the answer is successful."""
+        until = time.monotonic() + self.timeout_seconds
+        with self._client.stream(method, url, content=body) as answer:
+            if not answer.is_success:
+                return answer.status_code, answer.headers, b""
+            read = bytearray()
+            for piece in answer.iter_bytes():
+                read += piece
+                if len(read) > self.most_bytes:
+                    raise TargetFailedError(
+                        f"{self.name} answers with more than {self.most_bytes} bytes. Lower "
+                        "batch_size, or raise most_bytes."
+                    )
+                # httpx limits the wait for each piece; a server may drip for ever.
+                if time.monotonic() > until:
+                    raise self._httpx.ReadTimeout("the answer took too long")
+            return answer.status_code, answer.headers, bytes(read)
+
+    def _parse(self, body: bytes) -> Any:
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            # The error of json carries the whole text: it is no cause to pass on.
+            raise TargetFailedError(
+                f"{self.name} must answer with JSON, but its {len(body)} bytes are none, or are "
+                "cut off. Check the address and the server's log."
+            ) from None
+
+
+def _headers() -> dict[str, str]:
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if token:
+        # Whatever cannot be sent would be quoted by the error that refuses it.
+        if not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise InvalidOptionError(
+                f"the environment variable {TOKEN_VARIABLE} must hold a bearer token of printable "
+                "ASCII without blanks, but holds other characters. Look for a line break at its "
+                "end."
+            )
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
+
+
+def _described(error: Exception, timeout_seconds: float) -> str:
+    kind = type(error).__name__
+    if kind.endswith("Timeout"):
+        return f"there was no whole answer within {timeout_seconds:g} s ({kind})"
+    # What the other errors say may quote the answer.
+    said = f": {error}" if kind == "ConnectError" else ""
+    return f"the connection failed ({kind}{said})"
+
+
+def _remedy(status: int) -> str:
+    if 300 <= status < 400:
+        return "It points elsewhere, and redirects are not followed: give the final address"
+    return REMEDIES.get(status, "Look into the server's log")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that the server asks to wait; 0 if it says nothing legible."""
+    said = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", said):
+        return float(said)
+    try:
+        until = parsedate_to_datetime(said)
+    except ValueError:
+        return 0.0
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,130 @@
+"""Open a model that the user already has, wherever it is, as a target."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oneway.checks import check_count
+from oneway.contracts import Target
+from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.targets.answers import Outputs
+from oneway.targets.entry_point import open_entry_point
+from oneway.targets.estimator import open_pickle, open_skops
+from oneway.targets.http_endpoint import open_endpoint
+from oneway.targets.onnx_file import open_onnx
+from oneway.targets.torch_files import open_exported, open_torchscript
+
+ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    name: str
+    open: Callable[..., Target]
+    is_file: bool = True
+
+
+ENDPOINT = _Kind("an endpoint", open_endpoint, is_file=False)
+FACTORY = _Kind("a factory", open_entry_point, is_file=False)
+TORCHSCRIPT = _Kind("a TorchScript file", open_torchscript)
+PICKLE = _Kind("a pickle", open_pickle)
+
+FILES = {
+    ".joblib": PICKLE,
+    ".onnx": _Kind("an ONNX file", open_onnx),
+    ".pickle": PICKLE,
+    ".pkl": PICKLE,
+    ".pt": TORCHSCRIPT,
+    ".pt2": _Kind("an exported program", open_exported),
+    ".skops": _Kind("a skops file", open_skops),
+    ".torchscript": TORCHSCRIPT,
+    ".ts": TORCHSCRIPT,
+}
+
+
+def open_target(
+    where: str,
+    *,
+    outputs: Outputs | None,
+    device: torch.device,
+    batch_size: int = 512,
+    **options: Any,
+) -> Target:
+    """Open a model as a target.
+
+    ============================================  ============================================
+    ``where``                                     what it is; options
+    ============================================  ============================================
+    ``package.module:factory``                    a function of yours that returns the model
+    ``*.pt``, ``*.ts``, ``*.torchscript``         TorchScript
+    ``*.pt2``                                     an exported program
+    ``*.onnx``                                    ONNX; ``output_name``
+    ``*.skops``                                   scikit-learn; ``trusted``
+    ``*.joblib``, ``*.pkl``, ``*.pickle``         scikit-learn; ``trust_pickle``
+    ``https://host/v2/models/NAME``               Open Inference Protocol; ``input_name``,
+                                                  ``output_name``, and those of HTTP
+    ``https://host/any/path``                     plain JSON; ``request_key``,
+                                                  ``response_key``, and those of HTTP:
+                                                  ``timeout_seconds``, ``attempts``,
+                                                  ``backoff_seconds``, ``most_bytes``
+    ============================================  ============================================
+
+    What gives logits becomes a :class:`oneway.contracts.ScoredTarget`; PyTorch networks stay
+    differentiable as ``.module``. An endpoint whose defense is on already is a target like any
+    other.
+
+    Args:
+        where: What to open.
+        outputs: What the model answers with, ``"logits"`` or ``"confidences"``; never guessed
+            from the values. None where the kind fixes it: scikit-learn, and a factory that
+            returns a target.
+        device: Where a network of PyTorch or ONNX computes.
+        batch_size: Most queries that the model sees at once.
+        **options: See the table, and the ``open_`` function of each kind.
+
+    Returns:
+        ``(N, C, H, W)`` images in ``[0, 1]`` or ``(N, F)`` records to ``(N, K)`` float32
+        probabilities.
+
+    Raises:
+        OnewayError: The model cannot be opened. The message says why, and what to do.
+    """
+    check_count("batch_size", batch_size)
+    kind = _kind_of(where)
+    signature = inspect.signature(kind.open).parameters
+    known = [
+        name
+        for name, parameter in signature.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and name not in ("outputs", "device", "batch_size")
+    ]
+    for option in options:
+        if not known:
+            raise InvalidOptionError(f"{kind.name} takes no options, but got {option!r}.")
+        if option not in known:
+            raise UnknownNameError(f"option of {kind.name}", option, known)
+    return kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
+
+
+def _kind_of(where: str) -> _Kind:
+    if re.match(r"https?://", where, re.IGNORECASE):
+        return ENDPOINT
+    path = Path(where)
+    kind = FILES.get(path.suffix.lower())
+    if kind is not None:
+        if not path.is_file():
+            found = "is a folder" if path.is_dir() else "is not there"
+            raise MissingDataError(f"{where} must be {kind.name}, but {found}. Check the path.")
+        return kind
+    if ENTRY_POINT.fullmatch(where):
+        return FACTORY
+    raise InvalidOptionError(
+        f"cannot tell what the target {where!r} is. Give package.module:factory, an address that "
+        f"begins with http:// or https://, or a file that ends in one of {', '.join(FILES)}. For "
+        "any other model, and for a state dict, write a factory that builds and loads it."
+    )

@@ -1,0 +1,230 @@
+"""A client that is patient with servers that say "later", and quotes nobody."""
+
+import gc
+import logging
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from endpoints import Reply, as_json, running
+from oneway.errors import InvalidOptionError, MissingExtraError
+from oneway.targets import TargetFailedError
+from oneway.targets.http_client import HttpClient
+
+QUICK = {"backoff_seconds": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+    """No proxy, and no token but what a test sets."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.delenv("ONEWAY_TOKEN", raising=False)
+
+
+@pytest.fixture
+def server():
+    with running(lambda _: as_json({"fine": True})) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The waits between attempts, not waited for."""
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    return waits
+
+
+def post(server, **options):
+    client = HttpClient("the server", **(QUICK | options))
+    return client.post_json(f"{server.address}/ask", {"queries": [[0.5, 0.25]]})
+
+
+def test_what_is_sent_and_answered_is_json(server):
+    assert post(server) == {"fine": True}
+    (asked,) = server.asked
+    assert (asked.method, asked.path) == ("POST", "/ask")
+    assert asked.json == {"queries": [[0.5, 0.25]]}
+    assert asked.headers["Content-Type"] == "application/json"
+    assert "Authorization" not in asked.headers
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_a_server_that_says_later_is_asked_again_with_doubled_waits(status, server, slept):
+    server.faults.extend([Reply(status)] * 3)
+    assert post(server, backoff_seconds=0.5) == {"fine": True}
+    assert slept == [0.5, 1, 2]
+    assert len({asked.body for asked in server.asked}) == 1
+    assert len(server.asked) == 4
+
+
+def test_the_last_attempt_is_the_last(server, slept):
+    server.faults.extend([Reply(503, b"secret 0.125")] * 3)
+    with pytest.raises(TargetFailedError, match=r"the server failed 3 times.*status 503") as caught:
+        post(server, attempts=3)
+    assert "0.125" not in str(caught.value)
+    assert len(slept) == 2
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("after", "waited"),
+    [("7", 7), ("0", 0.5), ("soon", 0.5), ("-3", 0.5), ("nan", 0.5), ("²", 0.5), ("", 0.5)],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_longer_wait_is_honored_when_it_is_asked_for(status, after, waited, server, slept):
+    headers = {"Retry-After": after} if after.isascii() else {"Retry-After": "\u00b2"}
+    server.faults.append(Reply(status, headers=headers))
+    assert post(server, backoff_seconds=0.5) == {"fine": True}
+    assert slept == [waited]
+
+
+@pytest.mark.parametrize("seconds", [30, -30])
+def test_a_date_to_wait_for_is_honored(seconds, server, slept):
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    server.faults.append(Reply(429, headers={"Retry-After": format_datetime(until, usegmt=True)}))
+    post(server, backoff_seconds=0.5)
+    (waited,) = slept
+    assert 25 < waited <= 30 if seconds > 0 else waited == 0.5
+
+
+def test_a_wait_of_an_hour_is_an_error_at_once(server, slept):
+    server.faults.append(Reply(429, headers={"Retry-After": "3600"}))
+    with pytest.raises(TargetFailedError, match="asks to wait 3600 s, longer than 60 s"):
+        post(server)
+    assert not slept
+
+
+def test_waits_end_at_a_minute(server, slept):
+    server.faults.extend([Reply(503)] * 3)
+    post(server, backoff_seconds=45)
+    assert slept == [45, 60, 60]
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (301, "redirects are not followed"),
+        (400, "the shape and the type"),
+        (401, "token into the environment variable ONEWAY_TOKEN"),
+        (404, "Check the address"),
+        (413, "Lower batch_size"),
+        (418, "server's log"),
+        (500, "server's log"),
+    ],
+)
+def test_other_statuses_are_final_and_the_body_is_not_quoted(status, remedy, server, slept):
+    headers = {"Location": "http://127.0.0.1:1/"} if status == 301 else {}
+    server.faults.append(Reply(status, b"secret 0.125", headers))
+    with pytest.raises(
+        TargetFailedError, match=f"the server failed: .*{status}.*{remedy}"
+    ) as caught:
+        post(server)
+    assert "0.125" not in str(caught.value)
+    assert not slept
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_cannot_be_reached_is_tried_again_and_said_to_be_so(slept):
+    with running(lambda _: Reply()) as gone:
+        pass
+    with pytest.raises(TargetFailedError, match=r"failed 3 times.*ConnectError.*can be reached"):
+        post(gone, attempts=3)
+    assert len(slept) == 2
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(server, slept):
+    server.faults.append(Reply(200, b'{"fine"', promised=20))
+    assert post(server) == {"fine": True}
+    assert len(slept) == 1
+
+
+def test_a_slow_answer_is_given_up(server, slept):
+    server.faults.extend([Reply(200, b"{}", drip=lambda: _pause(0.4))] * 2)
+    with pytest.raises(TargetFailedError, match=r"within 0\.1 s \(ReadTimeout\)"):
+        post(server, timeout_seconds=0.1, attempts=2)
+    assert len(slept) == 1
+
+
+def test_an_answer_that_drips_is_given_up_though_each_drop_is_in_time(server, slept):
+    server.faults.append(Reply(200, b"1" * 100, drip=lambda: _pause(0.02)))
+    begin = time.monotonic()
+    with pytest.raises(TargetFailedError, match=r"no whole answer within 0\.3 s"):
+        post(server, timeout_seconds=0.3, attempts=1)
+    assert time.monotonic() - begin < 1.5
+    assert not slept
+
+
+def _pause(seconds, pause=time.sleep):
+    pause(seconds)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'{"fine": [0.125, ', b"\xff0.125", b"<p>0.125</p>", b"[" * 9999]
+)
+def test_what_is_no_json_is_refused_without_a_word_of_it(body, server):
+    server.faults.append(Reply(200, body))
+    with pytest.raises(
+        TargetFailedError, match=f"answer with JSON, but its {len(body)} b"
+    ) as caught:
+        post(server)
+    assert "0.125" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_answers_are_read_up_to_the_limit(server):
+    server.faults.extend([Reply(200, b'"' + b"x" * 98 + b'"'), Reply(200, b'"' + b"x" * 99 + b'"')])
+    assert post(server, most_bytes=100) == "x" * 98
+    with pytest.raises(TargetFailedError, match=r"more than 100 bytes\. Lower batch_size"):
+        post(server, most_bytes=100)
+
+
+def test_the_token_is_sent_and_never_shown(server, monkeypatch, caplog):
+    monkeypatch.setenv("ONEWAY_TOKEN", "s3cret")
+    caplog.set_level(logging.DEBUG)
+    server.faults.append(Reply(403))
+    with pytest.raises(TargetFailedError, match="ONEWAY_TOKEN") as caught:
+        post(server)
+    assert server.asked[0].headers["Authorization"] == "Bearer s3cret"
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("token", ["s3cret\n", "s3 cret", "s3cr\u00e9t", "s3cret\x00"[:-1] + "\t"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token, monkeypatch):
+    monkeypatch.setenv("ONEWAY_TOKEN", token)
+    with pytest.raises(InvalidOptionError, match="printable ASCII without blanks") as caught:
+        HttpClient("the server")
+    assert "s3" not in str(caught.value)
+
+
+def test_connections_are_kept_and_closed_with_the_client(server):
+    client = HttpClient("the server")
+    inner = client._client
+    for _ in range(2):
+        client.get(f"{server.address}/ask")
+    assert not inner.is_closed
+    del client
+    gc.collect()
+    assert inner.is_closed
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"timeout_seconds": 0}, {"attempts": 0}, {"backoff_seconds": -1}, {"most_bytes": 0.5}],
+)
+def test_options_outside_their_range_are_refused(option):
+    with pytest.raises(InvalidOptionError, match=next(iter(option))):
+        HttpClient("the server", **option)
+
+
+def test_the_extra_is_named_where_httpx_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtraError, match=r"'httpx'.*pip install 'oneway\[http\]'"):
+        HttpClient("the server")

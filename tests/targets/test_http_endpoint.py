@@ -1,0 +1,409 @@
+"""Endpoints as targets: a real server's answers, and none that is not what it should be."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from endpoints import (
+    OpenInferenceServer,
+    Reply,
+    as_json,
+    running,
+    served_confidences,
+    served_logits,
+)
+from oneway.confidences import release
+from oneway.contracts import ScoredTarget
+from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError, UnknownNameError
+from oneway.targets import TargetFailedError, open_target
+from rows import same_bits
+from surrogates import random_images
+
+IMAGES = random_images(1, 7, (1, 4, 4))
+
+CONFIDENCES = torch.tensor(served_confidences(IMAGES.numpy())).float()
+
+PATH = "/v2/models/digits"
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+    """No proxy and no token of whoever runs the tests."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.delenv("ONEWAY_TOKEN", raising=False)
+
+
+def opened(where, outputs="confidences", **options):
+    quick = {"backoff_seconds": 0.01}
+    return open_target(where, outputs=outputs, device=torch.device("cpu"), **(quick | options))
+
+
+@pytest.fixture
+def v2():
+    server = OpenInferenceServer()
+    with running(server) as endpoint:
+        endpoint.server = server
+        yield endpoint
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("ending", ["", "/", "/infer", "?key=1"])
+def test_open_inference_answers_are_the_model_s(nested, ending, v2):
+    v2.server.nested = nested
+    target = opened(f"{v2.address}{PATH}{ending}")
+    assert not isinstance(target, ScoredTarget)
+    assert same_bits(target(IMAGES), CONFIDENCES)
+    wanted = ["/v2/models/digits/ready", "/v2/models/digits", "/v2/models/digits/infer"]
+    query = ending if ending.startswith("?") else ""
+    assert [asked.path for asked in v2.asked] == [path + query for path in wanted]
+
+
+def test_a_request_is_what_the_protocol_says(v2):
+    opened(f"{v2.address}{PATH}")(IMAGES[:2])
+    (asked,) = v2.posts
+    assert asked.json == {
+        "inputs": [
+            {
+                "name": "image",
+                "shape": [2, 1, 4, 4],
+                "datatype": "FP32",
+                "data": IMAGES[:2].flatten().tolist(),
+            }
+        ],
+        "outputs": [{"name": "probabilities"}],
+    }
+
+
+def test_a_version_is_part_of_the_address():
+    path = f"{PATH}/versions/3"
+    with running(OpenInferenceServer(path)) as endpoint:
+        assert same_bits(opened(f"{endpoint.address}{path}")(IMAGES), CONFIDENCES)
+
+
+def test_logits_make_a_target_with_logits(v2):
+    v2.server.model = served_logits
+    target = opened(f"{v2.address}{PATH}", "logits")
+    assert isinstance(target, ScoredTarget)
+    wanted = torch.tensor(served_logits(IMAGES.numpy())).float()
+    assert same_bits(target.logits(IMAGES), wanted)
+    assert same_bits(target(IMAGES), release(wanted))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_queries_are_split_into_requests_of_the_batch_size(batch_size, v2):
+    target = opened(f"{v2.address}{PATH}", batch_size=batch_size)
+    assert same_bits(target(IMAGES), CONFIDENCES)
+    sizes = [asked.json["inputs"][0]["shape"][0] for asked in v2.posts]
+    assert sizes == [len(part) for part in IMAGES.split(batch_size)]
+
+
+@pytest.mark.parametrize("kind", ["FP16", "FP32", "FP64"])
+def test_queries_are_sent_in_the_datatype_of_the_model(kind, v2):
+    v2.server.inputs[0]["datatype"] = kind
+    target = opened(f"{v2.address}{PATH}")
+    images = IMAGES.double() / 3
+    dtype = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[kind]
+    wanted = torch.tensor(served_confidences(images.numpy().astype(dtype))).float()
+    torch.testing.assert_close(target(images), wanted)
+    tensor = v2.posts[0].json["inputs"][0]
+    assert tensor["datatype"] == kind
+    assert tensor["data"] == images.numpy().astype(dtype).ravel().tolist()
+
+
+def test_queries_that_the_datatype_cannot_hold_are_refused(v2):
+    v2.server.inputs[0]["datatype"] = "FP16"
+    with pytest.raises(InvalidTensorError, match="takes FP16, which is too small"):
+        opened(f"{v2.address}{PATH}")(IMAGES * 1e6)
+    assert not v2.posts
+
+
+@pytest.mark.parametrize("shape", [[-1, 16], [-1, -1]])
+def test_a_model_of_records_gets_images_in_row_major_order(shape, v2):
+    v2.server.inputs[0]["shape"] = shape
+    assert same_bits(opened(f"{v2.address}{PATH}")(IMAGES), CONFIDENCES)
+    assert v2.posts[0].json["inputs"][0]["shape"] == [7, 16]
+
+
+def test_images_of_another_shape_are_not_sent(v2):
+    with pytest.raises(InvalidTensorError, match=r"\(N, 1, 4, 4\), but got \(2, 1, 8, 8\)"):
+        opened(f"{v2.address}{PATH}")(random_images(1, 2))
+    assert not v2.posts
+
+
+def test_a_model_of_one_batch_size_needs_that_size_and_is_filled_up(v2):
+    v2.server.inputs[0]["shape"] = [4, 1, 4, 4]
+    with pytest.raises(InvalidOptionError, match="exactly 4, but batch_size is 512"):
+        opened(f"{v2.address}{PATH}")
+    assert same_bits(opened(f"{v2.address}{PATH}", batch_size=4)(IMAGES), CONFIDENCES)
+    assert [asked.json["inputs"][0]["shape"][0] for asked in v2.posts] == [4, 4]
+
+
+def test_a_random_api_is_seen_to_be_random_and_each_query_is_asked(v2):
+    generator = np.random.default_rng(1)
+    v2.server.model = lambda queries: generator.dirichlet(np.ones(3), len(queries))
+    target = opened(f"{v2.address}{PATH}")
+    once, again = target(IMAGES[[0, 0]]), target(IMAGES[[0, 0]])
+    assert not torch.equal(once, again)
+    assert not torch.equal(once[0], once[1])
+    assert len(v2.posts) == 2
+
+
+def test_a_deterministic_api_answers_the_same_whoever_else_asks(v2):
+    target = opened(f"{v2.address}{PATH}", batch_size=3)
+    assert same_bits(target(IMAGES), target(IMAGES))
+    assert same_bits(target(IMAGES)[4:5], target(IMAGES[4:5]))
+
+
+def test_zeros_and_ties_that_an_api_releases_are_seen_as_they_are(v2):
+    v2.server.model = lambda queries: np.tile([0.5, 0.5, 0.0], (len(queries), 1))
+    assert torch.equal(opened(f"{v2.address}{PATH}")(IMAGES), torch.tensor([[0.5, 0.5, 0]] * 7))
+
+
+def test_a_server_that_is_not_ready_is_not_opened(v2):
+    v2.server.ready = 400
+    with pytest.raises(TargetFailedError, match=rf"{PATH}' failed: it answered with status 400"):
+        opened(f"{v2.address}{PATH}")
+    v2.server.ready = 503
+    with pytest.raises(TargetFailedError, match=r"failed 2 times.*status 503"):
+        opened(f"{v2.address}{PATH}", attempts=2)
+
+
+def test_a_fault_on_the_way_is_survived(v2):
+    target = opened(f"{v2.address}{PATH}")
+    v2.faults.extend([Reply(503), Reply(429, headers={"Retry-After": "0"})])
+    assert same_bits(target(IMAGES), CONFIDENCES)
+    assert len(v2.posts) == 3
+
+
+def test_one_of_several_outputs_must_be_named(v2):
+    v2.server.outputs.append({"name": "embedding", "datatype": "FP32", "shape": [-1, 8]})
+    with pytest.raises(InvalidOptionError, match=r"output_name: 2 of its 3 .*label INT64 \[-1\]"):
+        opened(f"{v2.address}{PATH}")
+    assert same_bits(
+        opened(f"{v2.address}{PATH}", output_name="probabilities")(IMAGES), CONFIDENCES
+    )
+    with pytest.raises(UnknownNameError, match="Did you mean 'probabilities'"):
+        opened(f"{v2.address}{PATH}", output_name="probability")
+
+
+@pytest.mark.parametrize("outputs", [[], None])
+def test_a_server_that_says_nothing_of_its_tensors_is_told_their_names(outputs, v2):
+    v2.server.inputs, v2.server.outputs = outputs, outputs
+    with pytest.raises(InvalidOptionError, match=r"names 0 inputs \(none\). Say .* input_name"):
+        opened(f"{v2.address}{PATH}")
+    for name in (None, "probabilities"):
+        target = opened(f"{v2.address}{PATH}", input_name="pixels", output_name=name)
+        assert same_bits(target(IMAGES), CONFIDENCES)
+    assert [asked.json["inputs"][0]["name"] for asked in v2.posts] == ["pixels"] * 2
+    assert [asked.json.get("outputs") for asked in v2.posts] == [None, [{"name": "probabilities"}]]
+
+
+def test_one_of_several_inputs_must_be_named(v2):
+    v2.server.inputs.append({"name": "mask", "datatype": "BOOL", "shape": [-1]})
+    with pytest.raises(InvalidOptionError, match=r"names 2 inputs \(image, mask\)"):
+        opened(f"{v2.address}{PATH}")
+    assert same_bits(opened(f"{v2.address}{PATH}", input_name="image")(IMAGES), CONFIDENCES)
+    with pytest.raises(UnknownNameError, match="Did you mean 'image'"):
+        opened(f"{v2.address}{PATH}", input_name="images")
+    with pytest.raises(InvalidOptionError, match=r"input 'mask' .* one of FP16.*but is BOOL"):
+        opened(f"{v2.address}{PATH}", input_name="mask")
+
+
+def output(**changes):
+    def change(answer):
+        answer["outputs"][0].update(changes)
+        return answer
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (output(shape=[3, 7]), r"answer 7 queries with scores of shape \(7, K\).* gave \(3, 7\)"),
+        (output(shape=[7]), "another shape of output 'probabilities' than fits the 21 numbers"),
+        (output(shape=[-7, -3]), "another shape of output"),
+        (output(shape=[7, "0.125"]), "another shape of output"),
+        (output(shape=[7, 3, 1]), r"gave \(7, 3, 1\)"),
+        (output(shape=None), "name, datatype and shape"),
+        (output(data=[0.125] * 20), "than fits the 20 numbers"),
+        (output(data=[0.125] * 21), "must be probabilities.* 7 of 7 rows"),
+        (output(data=[math.nan] * 21), "must be finite"),
+        (output(data=[math.inf, *[0.125] * 20]), "must be finite, but 1 of 7 rows"),
+        (output(data=[[0.125], [0.125, 0.125]]), "rows of numbers of one length"),
+        (output(data=["0.125"] * 21), "rows of numbers of one length"),
+        (output(data=[0.125, "x"]), "rows of numbers of one length"),
+        (output(data=[True] * 21), "rows of numbers of one length"),
+        (output(data=[None] * 21), "rows of numbers of one length"),
+        (output(data=[10**400] * 21), "rows of numbers of one length"),
+        (output(data=None), "rows of numbers of one length"),
+        (output(data={"0.125": 1}), "rows of numbers of one length"),
+        (output(datatype="INT64"), "output 'probabilities' is INT64"),
+        (output(name="0.125"), "answer with the output 'probabilities', but answers with 1"),
+        (lambda answer: answer["outputs"], "an object whose 'outputs' are a list"),
+        (lambda answer: answer | {"outputs": {"a": 0.125}}, "'outputs' are a list"),
+        (lambda answer: answer | {"outputs": [0.125]}, "'outputs' are a list"),
+        (lambda _: {"error": "0.125"}, "answers with 0 outputs"),
+    ],
+)
+def test_answers_that_are_not_what_the_protocol_says_are_refused(change, message, v2):
+    v2.server.change = change
+    with pytest.raises(OnewayError, match=message) as caught:
+        opened(f"{v2.address}{PATH}")(IMAGES)
+    assert f"{v2.address}{PATH}" in str(caught.value)
+    assert "0.125" not in str(caught.value)
+
+
+def test_metadata_that_is_something_else_is_refused(v2):
+    v2.server.inputs = [{"name": "image"}]
+    with pytest.raises(TargetFailedError, match="'inputs' are a list of objects with name"):
+        opened(f"{v2.address}{PATH}")
+
+
+def test_rows_of_another_length_in_a_later_batch_are_refused(v2):
+    v2.server.model = lambda queries: np.full(
+        (len(queries), 1 + len(queries)), 1 / (1 + len(queries))
+    )
+    with pytest.raises(InvalidTensorError, match=r"shape \(1, 4\).*but gave \(1, 2\)"):
+        opened(f"{v2.address}{PATH}", batch_size=3)(IMAGES)
+
+
+# Plain JSON
+
+
+def plain(wrap, model=served_confidences, take=lambda request: request["instances"]):
+    return running(lambda asked: as_json(wrap(model(take(asked.json)).tolist())))
+
+
+@pytest.mark.parametrize(
+    ("request_key", "take"),
+    [
+        ("instances", lambda request: request["instances"]),
+        ("inputs.0.data", lambda request: request["inputs"][0]["data"]),
+        ("", lambda request: request),
+    ],
+)
+@pytest.mark.parametrize(
+    ("response_key", "wrap"),
+    [
+        ("predictions", lambda rows: {"predictions": rows, "model": "digits"}),
+        ("outputs.0.data", lambda rows: {"outputs": [{"data": rows}, 1]}),
+        ("answers.*.scores", lambda rows: {"answers": [{"scores": row} for row in rows]}),
+        ("", lambda rows: rows),
+    ],
+)
+def test_plain_json_goes_and_comes_where_the_keys_say(request_key, take, response_key, wrap):
+    with plain(wrap, take=take) as endpoint:
+        target = opened(
+            f"{endpoint.address}/predict?key=1",
+            request_key=request_key,
+            response_key=response_key,
+            batch_size=3,
+        )
+        assert not endpoint.asked
+        assert same_bits(target(IMAGES), CONFIDENCES)
+        assert [take(asked.json) for asked in endpoint.asked] == [
+            part.tolist() for part in IMAGES.split(3)
+        ]
+        assert {asked.path for asked in endpoint.asked} == {"/predict?key=1"}
+
+
+KEYS = {"request_key": "instances", "response_key": "predictions"}
+
+
+def test_plain_json_of_logits_and_of_records():
+    with plain(lambda rows: {"predictions": rows}, served_logits) as endpoint:
+        target = opened(endpoint.address, "logits", **KEYS)
+        wanted = torch.tensor(served_logits(IMAGES.numpy()))
+        assert same_bits(target.logits(IMAGES.flatten(1)), wanted)
+
+
+def test_whole_numbers_are_probabilities_too():
+    with running(lambda _: as_json({"predictions": [[0, 1], [1, 0]]})) as endpoint:
+        answer = opened(endpoint.address, **KEYS)(IMAGES[:2])
+    assert torch.equal(answer, torch.tensor([[0.0, 1], [1, 0]]))
+
+
+def test_an_address_of_the_protocol_with_keys_gets_plain_json():
+    with plain(lambda rows: {"predictions": rows}) as endpoint:
+        assert same_bits(opened(f"{endpoint.address}{PATH}", **KEYS)(IMAGES), CONFIDENCES)
+        assert [asked.method for asked in endpoint.asked] == ["POST"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"prediction": [[0.125]]}, "have 'predictions' of .* there is an object without it"),
+        ([[0.125]], "have 'predictions' .* but there is a list"),
+        ("0.125", "have 'predictions' .* but there is a single value"),
+        ({"predictions": "0.125"}, "rows of numbers of one length"),
+        ({"predictions": {"0.125": 1}}, "rows of numbers of one length"),
+        ({"predictions": [[0.125, 0.875], [1]]}, "rows of numbers of one length"),
+        ({"predictions": [[0.125, 0.875]]}, r"answer 2 queries .* but gave \(1, 2\)"),
+        ({"predictions": [0.125, 0.875]}, r"but gave \(2,\)"),
+        ({"predictions": [[0.125, 0.125]] * 2}, "must be probabilities"),
+        ({"predictions": [[1.125, -0.125]] * 2}, "must be probabilities"),
+        ({"predictions": [[math.nan, 0.125]] * 2}, "must be finite"),
+        ({"predictions": []}, r"but gave \(0,\)"),
+    ],
+)
+def test_plain_answers_that_cannot_be_used_are_refused(answer, message):
+    with running(lambda _: as_json(answer)) as endpoint:
+        where = f"{endpoint.address}/ask"
+        with pytest.raises(OnewayError, match=message) as caught:
+            opened(f"{where}?key=s3cret", **KEYS)(IMAGES[:2])
+    assert where in str(caught.value)
+    assert "0.125" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["outputs.1.data", "outputs.x", "outputs.*.data"])
+def test_a_place_that_the_answer_does_not_have_is_named(key):
+    with running(lambda _: as_json({"outputs": [{"x": 1}]})) as endpoint:
+        target = opened(endpoint.address, request_key="instances", response_key=key)
+        with pytest.raises(TargetFailedError, match=f"of the response_key '{key}', but there is"):
+            target(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"asked for plain JSON, unless .*/v2/models/NAME.* both of request_key and"),
+        ({"request_key": "instances"}, "both of request_key and response_key"),
+        ({"response_key": "predictions"}, "both of request_key and response_key"),
+        ({**KEYS, "output_name": "a"}, "Give those of one"),
+        ({**KEYS, "input_name": "a"}, "Give those of one"),
+        ({"request_key": "a..b", "response_key": "c"}, r"separated by dots, but got 'a\.\.b'"),
+        ({"request_key": "a.1", "response_key": "c"}, "names and 0, .* but got '1'"),
+        ({"request_key": "a.*", "response_key": "c"}, r"names and 0, .* but got '\*'"),
+        ({**KEYS, "attempts": 0}, "attempts must be a whole number"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_asked(options, message):
+    with pytest.raises(InvalidOptionError, match=message):
+        opened("http://127.0.0.1:9/ask", **options)
+
+
+@pytest.mark.parametrize(
+    "where", ["http://", "https:///path", "http://host:port/", "http://host:99999/", "http://[::1"]
+)
+def test_what_is_no_address_is_refused(where):
+    with pytest.raises(InvalidOptionError, match="must be like https://host/v2/models/NAME"):
+        opened(where, **KEYS)
+
+
+@pytest.mark.parametrize("user", ["user:s3cret@", "s3cret@"])
+def test_a_password_in_the_address_is_refused_and_not_shown(user):
+    with pytest.raises(InvalidOptionError, match="ONEWAY_TOKEN") as caught:
+        opened(f"http://{user}host/ask", **KEYS)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("outputs", [None, "scores"])
+def test_what_the_answers_are_must_be_said(outputs):
+    with pytest.raises(InvalidOptionError, match=r"say what target 'http://\[::1\]:9/ask' ans"):
+        opened("http://[::1]:9/ask?key=1", outputs, **KEYS)

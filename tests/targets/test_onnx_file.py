@@ -1,0 +1,221 @@
+"""An ONNX file as a target: the network's own answers, and no output taken for another."""
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from oneway.confidences import release
+from oneway.contracts import ScoredTarget
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    InvalidTensorError,
+    MissingExtraError,
+    UnknownNameError,
+)
+from oneway.targets import TargetFailedError, open_target
+from rows import same_bits
+from surrogates import random_images
+
+CPU = torch.device("cpu")
+
+IMAGES = random_images(1, 7)
+
+TYPES = {
+    np.float16: TensorProto.FLOAT16,
+    np.float32: TensorProto.FLOAT,
+    np.float64: TensorProto.DOUBLE,
+}
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 5)).eval()
+
+
+def save(path, nodes, outputs, *, kind=np.float32, shape=("N", 1, 8, 8), weights=()):
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("image", TYPES.get(kind, kind), shape)],
+        outputs,
+        [numpy_helper.from_array(value, name) for name, value in weights],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
+def save_network(path, *, kind=np.float32, batch="N", outputs=("logits",)):
+    """Write the graph of :func:`network`, with the named ones of three outputs."""
+    weights = [
+        (name, value.detach().numpy().astype(kind))
+        for name, value in network().state_dict().items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "0.weight", "0.bias"], ["conv"]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("Flatten", ["relu"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "3.weight", "3.bias"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+        helper.make_node("ArgMax", ["logits"], ["label"], axis=-1, keepdims=0),
+        helper.make_node("Neg", ["logits"], ["vague"]),
+    ]
+    shapes = {"label": [batch], "vague": None}
+    infos = [
+        helper.make_tensor_value_info(
+            name,
+            TensorProto.INT64 if name == "label" else TYPES[kind],
+            shapes.get(name, [batch, 5]),
+        )
+        for name in outputs
+    ]
+    save(path, nodes, infos, kind=kind, shape=(batch, 1, 8, 8), weights=weights)
+
+
+def opened(path, outputs="logits", **options):
+    return open_target(str(path), outputs=outputs, device=CPU, **options)
+
+
+# ONNX Runtime has no convolution in float64 on the CPU; records are tested in it below.
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_answers_are_the_network_s_in_batches_of_any_size(kind, tmp_path):
+    save_network(tmp_path / "m.onnx", kind=kind)
+    wanted = network()(IMAGES).detach()
+    tolerance = 1e-2 if kind is np.float16 else 1e-5
+    for batch_size in (3, 512):
+        target = opened(tmp_path / "m.onnx", batch_size=batch_size)
+        assert isinstance(target, ScoredTarget)
+        torch.testing.assert_close(target.logits(IMAGES), wanted, rtol=tolerance, atol=tolerance)
+        assert same_bits(target(IMAGES), release(target.logits(IMAGES)))
+
+
+def test_the_same_query_has_the_same_answer_whoever_else_asks(tmp_path):
+    save_network(tmp_path / "m.onnx")
+    target = opened(tmp_path / "m.onnx")
+    assert same_bits(target(IMAGES), target(IMAGES))
+    torch.testing.assert_close(target(IMAGES)[2:3], target(IMAGES[2:3]))
+
+
+def test_the_only_matrix_of_floats_is_the_scores(tmp_path):
+    save_network(tmp_path / "m.onnx", outputs=("label", "probabilities"))
+    target = opened(tmp_path / "m.onnx", outputs="confidences")
+    assert not isinstance(target, ScoredTarget)
+    torch.testing.assert_close(target(IMAGES), network()(IMAGES).softmax(-1).detach())
+
+
+@pytest.mark.parametrize("other", ["probabilities", "vague"])
+def test_one_of_several_outputs_must_be_named(other, tmp_path):
+    save_network(tmp_path / "m.onnx", outputs=(other, "logits", "label"))
+    with pytest.raises(
+        InvalidOptionError,
+        match=rf"output_name: 2 of its 3 .*{other}.*logits.*label tensor\(int64\)",
+    ):
+        opened(tmp_path / "m.onnx")
+    target = opened(tmp_path / "m.onnx", output_name="logits")
+    torch.testing.assert_close(target.logits(IMAGES), network()(IMAGES).detach())
+
+
+def test_an_output_that_is_not_there_or_no_floats_is_refused(tmp_path):
+    save_network(tmp_path / "m.onnx", outputs=("probabilities", "label"))
+    with pytest.raises(UnknownNameError, match="Did you mean 'probabilities'"):
+        opened(tmp_path / "m.onnx", output_name="probability")
+    with pytest.raises(InvalidOptionError, match=r"'label' .* must be a tensor of floats, but is"):
+        opened(tmp_path / "m.onnx", output_name="label")
+
+
+def save_zipmap(path):
+    value = helper.make_map_type_proto(
+        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    )
+    output = helper.make_value_info("chances", helper.make_sequence_type_proto(value))
+    node = helper.make_node(
+        "ZipMap", ["image"], ["chances"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]
+    )
+    save(path, [node], [output], shape=("N", 3))
+
+
+@pytest.mark.parametrize("options", [{}, {"output_name": "chances"}])
+def test_a_list_of_dictionaries_is_refused_with_the_remedy(options, tmp_path):
+    save_zipmap(tmp_path / "m.onnx")
+    with pytest.raises(InvalidOptionError, match=r"dictionaries \(chances\).*'zipmap': False"):
+        opened(tmp_path / "m.onnx", outputs="confidences", **options)
+
+
+def test_a_model_of_one_batch_size_needs_that_size_and_is_filled_up(tmp_path):
+    save_network(tmp_path / "m.onnx", batch=4)
+    with pytest.raises(InvalidOptionError, match=r"exactly 4, but batch_size is 512.*dynamic_axes"):
+        opened(tmp_path / "m.onnx")
+    target = opened(tmp_path / "m.onnx", batch_size=4)
+    torch.testing.assert_close(target.logits(IMAGES), network()(IMAGES).detach())
+
+
+def test_images_of_another_shape_are_refused(tmp_path):
+    save_network(tmp_path / "m.onnx")
+    with pytest.raises(InvalidTensorError, match=r"\(N, 1, 8, 8\), but got \(2, 8, 8, 1\)"):
+        opened(tmp_path / "m.onnx")(random_images(1, 2, (8, 8, 1)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("features", [64, "F"])
+def test_a_model_of_records_gets_images_in_row_major_order(features, kind, tmp_path):
+    weight = np.random.default_rng(1).normal(size=(64, 3)).astype(kind)
+    node = helper.make_node("MatMul", ["image", "weight"], ["logits"])
+    output = helper.make_tensor_value_info("logits", TYPES[kind], ["N", 3])
+    path = tmp_path / "m.onnx"
+    save(path, [node], [output], kind=kind, shape=("N", features), weights=[("weight", weight)])
+    for images in (random_images(1, 7, (2, 4, 8)), random_images(1, 7, (64,), torch.float64)):
+        wanted = images.flatten(1).to(torch.tensor(weight).dtype) @ torch.tensor(weight)
+        torch.testing.assert_close(opened(path).logits(images), wanted)
+
+
+def test_a_model_of_bytes_is_refused(tmp_path):
+    node = helper.make_node("Cast", ["image"], ["logits"], to=TensorProto.FLOAT)
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])
+    save(tmp_path / "m.onnx", [node], [output], kind=TensorProto.UINT8, shape=("N", 3))
+    with pytest.raises(CorruptDataError, match=r"takes image tensor\(uint8\) \('N', 3\)"):
+        opened(tmp_path / "m.onnx")
+
+
+def test_a_failing_model_is_named(tmp_path):
+    node = helper.make_node("Reshape", ["image", "sizes"], ["logits"])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])
+    sizes = np.array([5, 3])
+    path = tmp_path / "m.onnx"
+    save(path, [node], [output], shape=("N", 3), weights=[("sizes", sizes)])
+    with pytest.raises(TargetFailedError, match=r"m\.onnx' raised \w+ .*when asked 2 queries"):
+        opened(path)(torch.rand(2, 3))
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    with pytest.raises(CorruptDataError, match=r"cannot be loaded by ONNX Runtime .*Protobuf"):
+        opened(tmp_path / "m.onnx")
+
+
+def test_what_the_answers_are_must_be_said(tmp_path):
+    save_network(tmp_path / "m.onnx")
+    with pytest.raises(InvalidOptionError, match=r"say what target .* answers with"):
+        opened(tmp_path / "m.onnx", outputs=None)
+
+
+@pytest.mark.parametrize("device", ["cuda", "meta"])
+def test_a_device_without_a_provider_is_refused(device, tmp_path, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    save_network(tmp_path / "m.onnx")
+    with pytest.raises(InvalidOptionError, match=f"cannot use device '{device}'.*onnxruntime-gpu"):
+        open_target(str(tmp_path / "m.onnx"), outputs="logits", device=torch.device(device))
+
+
+def test_the_extra_is_named_where_the_runtime_is_not_installed(tmp_path, monkeypatch):
+    save_network(tmp_path / "m.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"'onnxruntime'.*pip install 'oneway\[onnx\]'"):
+        opened(tmp_path / "m.onnx")
