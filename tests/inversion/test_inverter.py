@@ -1,14 +1,18 @@
 """The inverter family: its shapes, the paper's widths, and its gradient in closed form."""
 
+import math
 import re
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.inversion import INVERTER_WIDTHS, Inverter, full_depth
+from oneway.inversion import FRONT_ENDS, INVERTER_WIDTHS, Inverter, full_depth
+from oneway.inversion.inverter import Crop
 from rows import random_rows
 from surrogates import random_images, small_inverter
 
@@ -20,6 +24,12 @@ VARIANTS = {
     "deep, oblong": {"image_shape": (1, 16, 24), "hidden_layers": 2},
     "color": {"image_shape": (3, 8, 8)},
     "many channels": {"image_shape": (6, 8, 8)},
+    "odd": {"image_shape": (1, 7, 9)},
+    "odd, deep": {"image_shape": (3, 13, 6), "hidden_layers": 3},
+    "odd, many channels": {"image_shape": (6, 5, 9), "hidden_layers": 2},
+    "one side divides": {"image_shape": (1, 8, 11), "hidden_layers": 2},
+    "tiny": {"image_shape": (1, 3, 5)},
+    "one pixel": {"image_shape": (1, 1, 1)},
 }
 
 
@@ -62,7 +72,7 @@ def test_reconstructions_have_the_images_shape_and_lie_between_0_and_1(options):
     reconstructions = inverter(confidences)
     assert reconstructions.shape == (6, *options.get("image_shape", (1, 8, 8)))
     assert ((reconstructions >= 0) & (reconstructions <= 1)).all()
-    assert reconstructions.std(0).amax() > 1e-3
+    assert reconstructions.std(0).amax() > 5e-4
 
 
 def test_is_the_network_of_transposed_convolutions_of_yang_et_al():
@@ -129,16 +139,49 @@ def test_closed_form_is_refused_in_training_mode():
         inverter.error_gradients(torch.zeros(2, 5), torch.zeros(2, 1, 8, 8))
 
 
-def test_full_depth_halves_until_a_map_of_4():
-    sides = [(8, 8), (28, 28), (32, 32), (64, 64), (64, 24), (20, 40)]
-    assert [full_depth(*pair) for pair in sides] == [1, 2, 3, 4, 2, 2]
-    assert [full_depth(across, height) for height, across in sides] == [1, 2, 3, 4, 2, 2]
+@given(st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24)), st.data())
+@settings(max_examples=60)
+def test_images_of_any_size_are_the_middle_of_what_doubling_gives(shape, data):
+    depth = data.draw(st.sampled_from([None, 1, max(1, (max(shape[1:]) - 1).bit_length())]))
+    inverter = small_inverter(2, image_shape=shape, hidden_layers=depth, width=1)
+    confidences = random_rows(2, 3, 5, torch.float32, 3).softmax(-1)
+    scale = 2 ** inverter.architecture["hidden_layers"]
+    first = inverter.layers[1].unflattened_size[1:]
+    assert tuple(first) == tuple(math.ceil(side / scale) for side in shape[1:])
+    whole = nn.Sequential(*(layer for layer in inverter.layers if not isinstance(layer, Crop)))
+    doubled = whole(inverter.front_end(confidences))
+    assert doubled.shape[2:] == tuple(scale * side for side in first)
+    (top, left) = (
+        (wide - side) // 2 for wide, side in zip(doubled.shape[2:], shape[1:], strict=True)
+    )
+    middle = doubled[:, :, top : top + shape[1], left : left + shape[2]]
+    assert middle.shape == (3, *shape)
+    torch.testing.assert_close(inverter(confidences), middle)
 
 
-@pytest.mark.parametrize("shape", [(1, 7, 7), (1, 4, 4), (1, 32, 31)])
-def test_images_that_cannot_be_halved_are_refused(shape):
-    with pytest.raises(InvalidOptionError, match=f"{shape[1]}x{shape[2]} cannot be halved"):
-        Inverter(10, shape)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (1, 32, 64)])
+def test_sizes_that_divide_are_not_cropped_so_that_stored_weights_keep_their_names(shape):
+    inverter = small_inverter(2, image_shape=shape)
+    depth = inverter.architecture["hidden_layers"]
+    assert not any(isinstance(layer, Crop) for layer in inverter.layers)
+    weights = [name for name in inverter.state_dict() if name.endswith("weight")]
+    maps = [place for k in range(depth) for place in (f"{3 * k + 2}", f"{3 * k + 4}")]
+    assert weights == [f"layers.{place}.weight" for place in ("0", *maps)]
+
+
+def test_full_depth_halves_the_shorter_side_to_4_and_at_least_once():
+    sides = [(8, 8), (28, 28), (32, 32), (64, 64), (64, 24), (20, 40), (112, 112)]
+    assert [full_depth(*pair) for pair in sides] == [1, 2, 3, 4, 2, 2, 4]
+    odd = [(1, 1), (3, 5), (7, 7), (15, 99), (16, 17), (33, 35), (50, 50), (250, 250)]
+    assert [full_depth(*pair) for pair in odd] == [1, 1, 1, 1, 2, 3, 3, 5]
+    assert all(full_depth(*pair) == full_depth(*reversed(pair)) for pair in sides + odd)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_the_first_layer_takes_what_the_front_end_gives(front_end):
+    inverter = small_inverter(2, image_shape=(1, 5, 5), front_end=front_end)
+    assert inverter.layers[0].in_features == inverter.front_end.features
+    assert inverter(torch.full((2, 5), 0.2)).shape == (2, 1, 5, 5)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +190,9 @@ def test_images_that_cannot_be_halved_are_refused(shape):
         ({"num_classes": 1}, "num_classes must be a whole number of at least 2"),
         ({"width": 0}, "width must be a whole number of at least 1"),
         ({"hidden_layers": 0}, "hidden_layers must be a whole number of at least 1"),
-        ({"hidden_layers": 4}, "divisible by 2 ** hidden_layers = 16, but are 8x8"),
+        ({"hidden_layers": 4}, "hidden_layers must be at most 3 for images of 8x8, but got 4"),
         ({"image_shape": (8, 8)}, "image_shape must be (C, H, W)"),
+        ({"image_shape": (1, 0, 8)}, "image_shape must be (C, H, W)"),
         ({"front_end": "wavelet"}, "front_end must be one of faithful, standardized"),
         ({"front_end": "standardized", "truncation": 2}, "truncation goes with"),
     ],

@@ -3,6 +3,8 @@
 from oneway.data.arrays import read_npz
 from oneway.data.datasets import DATASETS, load_dataset
 from oneway.data.images import Dataset, scale_images
+from oneway.data.queries import Queries, load_queries
+from oneway.data.records import Column, RecordEncoding, Records, load_records
 from oneway.data.source import Report, silent
 from oneway.data.splits import (
     Splits,
@@ -13,12 +15,18 @@ from oneway.data.splits import (
 
 __all__ = [
     "DATASETS",
+    "Column",
     "Dataset",
+    "Queries",
+    "RecordEncoding",
+    "Records",
     "Report",
     "Splits",
     "check_disjoint",
     "image_hashes",
     "load_dataset",
+    "load_queries",
+    "load_records",
     "read_npz",
     "scale_images",
     "silent",

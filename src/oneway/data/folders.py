@@ -87,7 +87,7 @@ def stack_images(source: Source, paths: Sequence[Path], decode: Callable[[int], 
         InvalidOptionError: They differ in size, and no side is given.
         MissingExtraError: Pillow is not installed.
     """
-    _pillow()
+    open_pillow()
     stage, every = f"decoding {source.name}", max(1, len(paths) // 100)
     stacked: Pixels | None = None
     for row, path in enumerate(paths):
@@ -123,7 +123,7 @@ def decode_gray(path: Path, box: Box | None = None, content: bytes | None = None
     Raises:
         CorruptDataError: It is no image of 8 bits per value, or nothing of it is in the box.
     """
-    pillow = _pillow()
+    pillow = open_pillow()
     try:
         with pillow.open(io.BytesIO(content) if content is not None else path) as image:
             mode, (width, height) = image.mode, image.size
@@ -147,7 +147,12 @@ def decode_gray(path: Path, box: Box | None = None, content: bytes | None = None
     return gray[top:bottom, left:right]
 
 
-def _pillow() -> ModuleType:
+def open_pillow() -> ModuleType:
+    """Return Pillow's ``Image``.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:

@@ -3,6 +3,7 @@
 from oneway.inversion.contest import DecoderSpec, Entry, decoder_grid, hold_contest
 from oneway.inversion.front_ends import FRONT_ENDS
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
+from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
     DEFAULT_SETTINGS,
     HELD_OUT,
@@ -25,9 +26,12 @@ __all__ = [
     "Entry",
     "Inverter",
     "Perturb",
+    "RecordInverter",
     "TrainingReport",
     "TrainingSettings",
+    "build_inverter",
     "decoder_grid",
+    "default_depth",
     "full_depth",
     "held_out_rows",
     "hold_contest",

@@ -2,8 +2,10 @@
 
 An attack is only as fair as its input scale: with the stock transform a zero probability becomes
 a huge negative number, and a defense that rounds seems to win by breaking the attacker's scaling.
-So every attacker is tried with both of these.
+So every attacker is tried with more than one of these.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +22,15 @@ class FaithfulTransform(nn.Module):
     With full vectors and no zeros this is an affine, invertible map of the logits.
     """
 
-    def __init__(self, truncation: int | None = None) -> None:
+    def __init__(self, num_classes: int, truncation: int | None = None) -> None:
         """Prepare the transform.
 
         Args:
+            num_classes: K.
             truncation: Keep this many of the largest entries and zero the rest. None: all.
         """
         super().__init__()
+        self.features = num_classes
         self.truncation = truncation
 
     def fit(self, confidences: Tensor) -> None:
@@ -80,6 +84,7 @@ class StandardizedLog(nn.Module):
     def __init__(self, num_classes: int) -> None:
         """Prepare the transform; :meth:`fit` sets its statistics."""
         super().__init__()
+        self.features = num_classes
         self.register_buffer("floor", torch.tensor(1e-12))
         self.register_buffer("mean", torch.zeros(num_classes))
         self.register_buffer("deviation", torch.ones(num_classes))
@@ -87,11 +92,8 @@ class StandardizedLog(nn.Module):
     @torch.no_grad()
     def fit(self, confidences: Tensor) -> None:
         """Take floor, mean and deviation from ``(N, K)`` training confidences."""
-        positive = confidences[confidences > 0]
-        smallest = positive.min() if len(positive) else confidences.new_tensor(1e-12)
-        # Without zeros the floor is only for unseen queries: no lower than float32 can divide by.
-        self.floor.copy_((0.3 * smallest).clamp_min(1e-30))
-        features = self._centered(confidences.clamp_min(self.floor).log())
+        self.floor.copy_(_floor_of(confidences))
+        features = _centered(confidences.clamp_min(self.floor).log())
         self.mean.copy_(features.mean(0))
         self.deviation.copy_(features.std(0, correction=0).clamp_min(1e-3))
 
@@ -101,15 +103,97 @@ class StandardizedLog(nn.Module):
 
     def from_logs(self, logs: Tensor) -> Tensor:
         """Do the same from ``(N, K)`` log confidences."""
-        return (self._centered(logs.clamp_min(self.floor.log())) - self.mean) / self.deviation
+        return (_centered(logs.clamp_min(self.floor.log())) - self.mean) / self.deviation
 
     def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
         """Return gradients in ``logs`` from ``(N, K)`` gradients in ``from_logs(logs)``."""
-        return self._centered(gradients / self.deviation) * (logs >= self.floor.log())
+        return _centered(gradients / self.deviation) * (logs >= self.floor.log())
 
-    @staticmethod
-    def _centered(rows: Tensor) -> Tensor:
-        return rows - rows.mean(-1, keepdim=True)
+
+FEWEST = 8
+"""Rows of a label from which its own statistics are taken; with fewer, those of all rows are."""
+
+FARTHEST = 10.0
+"""Standard deviations beyond which a feature is cut off: a row unlike all training rows."""
+
+
+class WithinLabel(nn.Module):
+    """The scores, the label, and how the scores differ from those of others with that label.
+
+    Floored, centered logs come twice: standardized over all training rows, and over those of the
+    same label; one more feature per class tells the label itself. What is small beside the
+    label's own lead, such as a message in the low digits, then fills a decoder's whole range.
+    """
+
+    floor: Tensor
+    means: Tensor
+    deviations: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Prepare the transform; :meth:`fit` sets its statistics."""
+        super().__init__()
+        self.features = 3 * num_classes
+        # In float32 the difference of two logs of released digits may be nothing but rounding.
+        self.register_buffer("floor", torch.tensor(1e-12, dtype=torch.float64))
+        # One row of statistics per label, and last those of all rows.
+        rows = torch.zeros(num_classes + 1, num_classes, dtype=torch.float64)
+        self.register_buffer("means", rows)
+        self.register_buffer("deviations", torch.ones_like(rows))
+
+    @torch.no_grad()
+    def fit(self, confidences: Tensor) -> None:
+        """Take the floor, and means and deviations, from ``(N, K)`` training confidences."""
+        self.floor.copy_(_floor_of(confidences))
+        logs = _centered(confidences.double().clamp_min(self.floor).log())
+        labels = confidences.argmax(-1)
+        for label in range(len(self.means)):
+            own = logs[labels == label]
+            rows = own if len(own) >= FEWEST else logs
+            least = 1e-7 if rows is own else 1e-3
+            self.means[label] = rows.mean(0)
+            self.deviations[label] = rows.std(0, correction=0).clamp_min(least)
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, 3 K)`` features of mean 0 and deviation about 1."""
+        logs = confidences.double().clamp_min(self.floor).log()
+        return self._features(logs, confidences.argmax(-1)).to(confidences.dtype)
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        floored = logs.double().clamp_min(self.floor.log())
+        return self._features(floored, logs.argmax(-1)).to(logs.dtype)
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, 3 K)`` gradients in ``from_logs(logs)``."""
+        classes, labels = logs.shape[-1], logs.argmax(-1)
+        floored = logs.double().clamp_min(self.floor.log())
+        of_all, of_label, _ = gradients.double().split(classes, -1)
+        of_label = of_label * (self._standardized(floored, labels).abs() <= FARTHEST)
+        pulled = of_all / self.deviations[-1] + of_label / self.deviations[labels]
+        return (_centered(pulled) * (logs >= self.floor.log())).to(gradients.dtype)
+
+    def _features(self, logs: Tensor, labels: Tensor) -> Tensor:
+        classes = logs.shape[-1]
+        of_all = (_centered(logs) - self.means[-1]) / self.deviations[-1]
+        of_label = self._standardized(logs, labels).clamp(-FARTHEST, FARTHEST)
+        # One-hot columns of deviation about 1, like the others.
+        told = (nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5
+        return torch.cat([of_all, of_label, told.to(of_all)], -1)
+
+    def _standardized(self, logs: Tensor, labels: Tensor) -> Tensor:
+        return (_centered(logs) - self.means[labels]) / self.deviations[labels]
+
+
+def _centered(rows: Tensor) -> Tensor:
+    return rows - rows.mean(-1, keepdim=True)
+
+
+def _floor_of(confidences: Tensor) -> Tensor:
+    """Return what zeros are read as: 0.3 of the smallest positive confidence."""
+    positive = confidences[confidences > 0]
+    smallest = positive.min() if len(positive) else confidences.new_tensor(1e-12)
+    # Without zeros the floor is only for unseen queries: no lower than float32 can divide by.
+    return (0.3 * smallest).clamp_min(1e-30)
 
 
 def safe_log(confidences: Tensor, smallest: float) -> Tensor:
@@ -123,23 +207,28 @@ def safe_log(confidences: Tensor, smallest: float) -> Tensor:
     return torch.where(normal, logs, confidences.detach().log().clamp_min(smallest))
 
 
-FRONT_ENDS = ("faithful", "standardized")
+FrontEnd = FaithfulTransform | StandardizedLog | WithinLabel
+
+FRONT_ENDS: dict[str, Callable[[int], FrontEnd]] = {
+    "faithful": FaithfulTransform,
+    "standardized": StandardizedLog,
+    "within-label": WithinLabel,
+}
+"""Input transforms by name; each takes the number of classes, and says its ``features``."""
 
 
-def build_front_end(
-    name: str, num_classes: int, truncation: int | None
-) -> FaithfulTransform | StandardizedLog:
+def build_front_end(name: str, num_classes: int, truncation: int | None) -> FrontEnd:
     """Build a front end by name.
 
     Raises:
         InvalidOptionError: The name is unknown, or ``truncation`` goes with another front end.
     """
-    if name == "faithful":
-        return FaithfulTransform(truncation)
-    if name != "standardized":
+    if name not in FRONT_ENDS:
         raise InvalidOptionError(
             f"front_end must be one of {', '.join(FRONT_ENDS)}, but got {name!r}."
         )
-    if truncation is not None:
+    if truncation is None:
+        return FRONT_ENDS[name](num_classes)
+    if name != "faithful":
         raise InvalidOptionError("truncation goes with front_end='faithful' only.")
-    return StandardizedLog(num_classes)
+    return FaithfulTransform(num_classes, truncation)

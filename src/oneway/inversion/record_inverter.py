@@ -1,0 +1,143 @@
+"""An inverter for tabular records, and the choice between it and the one for images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from oneway.checks import check_count
+from oneway.errors import InvalidOptionError
+from oneway.inversion.closed_form import check_scores, gradients_of_error
+from oneway.inversion.front_ends import build_front_end
+from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
+
+RECORD_DEPTH = 2
+"""Hidden layers of a decoder of records."""
+
+UNITS_PER_WIDTH = 16
+"""Hidden units per ``width``, so that one width says how strong a decoder is, on either kind."""
+
+
+class RecordInverter(nn.Module):
+    """Reconstructs records from confidences by a multilayer perceptron.
+
+    Each hidden layer is Linear, BatchNorm, ReLU; the last is Linear, Sigmoid. Trained on the mean
+    squared error, what it says of a categorical column (one-hot in the record) are the posterior
+    probabilities of its categories, and of a numeric column the posterior mean.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        record_length: int,
+        *,
+        width: int = INVERTER_WIDTHS["small"],
+        hidden_layers: int = RECORD_DEPTH,
+        front_end: str = "faithful",
+        truncation: int | None = None,
+    ) -> None:
+        """Build an untrained inverter.
+
+        Args:
+            num_classes: K, the length of a confidence vector, at least 2.
+            record_length: D, how many numbers in [0, 1] encode a record, at least 1.
+            width: A sixteenth of the units of each hidden layer. Presets: ``INVERTER_WIDTHS``.
+            hidden_layers: How many layers come before the last one, at least 1.
+            front_end: The input transform, one of ``FRONT_ENDS``.
+            truncation: Of the faithful transform: keep this many of the largest entries.
+
+        Raises:
+            InvalidOptionError: An option is outside its range.
+        """
+        super().__init__()
+        check_count("num_classes", num_classes, least=2)
+        check_count("record_length", record_length)
+        check_count("width", width)
+        check_count("hidden_layers", hidden_layers)
+        self.architecture: dict[str, Any] = {
+            "num_classes": num_classes,
+            "record_length": record_length,
+            "width": width,
+            "hidden_layers": hidden_layers,
+            "front_end": front_end,
+            "truncation": truncation,
+        }
+        self.front_end = build_front_end(front_end, num_classes, truncation)
+        inputs, units = self.front_end.features, UNITS_PER_WIDTH * width
+        layers: list[nn.Module] = []
+        for _ in range(hidden_layers):
+            layers += [nn.Linear(inputs, units), nn.BatchNorm1d(units), nn.ReLU()]
+            inputs = units
+        self.layers = nn.Sequential(*layers, nn.Linear(units, record_length), nn.Sigmoid())
+
+    def fit_front_end(self, confidences: Tensor) -> None:
+        """Take the input transform's statistics from ``(N, K)`` training confidences."""
+        self.front_end.fit(confidences)
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Reconstruct records.
+
+        Args:
+            confidences: ``(N, K)`` probabilities, float32.
+
+        Returns:
+            ``(N, D)`` in ``[0, 1]``.
+
+        Raises:
+            InvalidTensorError: The shape is not ``(N, K)``.
+        """
+        check_scores(confidences, self.architecture["num_classes"])
+        records: Tensor = self.layers(self.front_end(confidences))
+        return records
+
+    def error_gradients(self, logits: Tensor, records: Tensor) -> Tensor:
+        """Return each row's gradient of its own reconstruction error in its logits.
+
+        See :meth:`oneway.Inverter.error_gradients`, of which this is the like.
+
+        Args:
+            logits: ``(N, K)`` scores in nats, of any floating type.
+            records: ``(N, D)`` true inputs, of the network's type.
+
+        Returns:
+            ``(N, K)`` gradients, of the network's type.
+
+        Raises:
+            InvalidTensorError: The shapes are not those of this inverter.
+            InvalidOptionError: The network is in training mode, where rows depend on each other.
+        """
+        check_scores(logits, self.architecture["num_classes"])
+        length = self.architecture["record_length"]
+        return gradients_of_error(self, self.front_end, self.layers, (length,), logits, records)
+
+
+def build_inverter(
+    num_classes: int, shape: Sequence[int], **options: Any
+) -> Inverter | RecordInverter:
+    """Build the untrained inverter that fits what is to be reconstructed.
+
+    Args:
+        num_classes: K, at least 2.
+        shape: Of one input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
+        **options: Keyword arguments of :class:`Inverter` or :class:`RecordInverter`.
+
+    Raises:
+        InvalidOptionError: An option is outside its range, or ``shape`` has another length.
+    """
+    if len(shape) == 3:
+        return Inverter(num_classes, shape, **options)
+    if len(shape) == 1:
+        return RecordInverter(num_classes, shape[0], **options)
+    raise InvalidOptionError(
+        f"shape must be (C, H, W) for images or (D,) for records, but got {tuple(shape)}. "
+        "Pass `images.shape[1:]`."
+    )
+
+
+def default_depth(shape: Sequence[int]) -> int:
+    """Return how many hidden layers :func:`build_inverter` gives an inverter of its own accord.
+
+    Args:
+        shape: As there.
+    """
+    return full_depth(*shape[1:]) if len(shape) == 3 else RECORD_DEPTH
