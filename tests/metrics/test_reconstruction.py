@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.metrics import closed_gap, inversion_errors
+from oneway.metrics import closed_gap, inversion_errors, lowest_share
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
@@ -83,3 +83,37 @@ def test_an_error_that_none_can_be_is_refused_by_name(bad, position):
 def test_there_is_no_gap_where_clean_scores_tell_no_more_than_the_label(label):
     with pytest.raises(InvalidOptionError, match=r"\(0\.25\).*no more than the label.*Train"):
         closed_gap(0.3, 0.25, label)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=300), st.floats(0.001, 1))
+def test_lowest_share_is_the_mean_of_the_first_in_order(errors, share):
+    count = max(1, round(share * len(errors)))
+    expected = math.fsum(sorted(errors)[:count]) / count
+    got = lowest_share(torch.tensor(errors, dtype=torch.float64), share)
+    assert got == pytest.approx(expected, abs=1e-15)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=100), st.floats(0.001, 1))
+def test_the_tail_is_never_better_protected_than_all(errors, share):
+    errors = torch.tensor(errors, dtype=torch.float64)
+    assert errors.min() <= lowest_share(errors, share) + 1e-15
+    assert lowest_share(errors, share) <= lowest_share(errors, 1) + 1e-15
+
+
+def test_one_query_stands_for_the_tail_of_few():
+    assert lowest_share(torch.tensor([0.5, 0.25, 1.0]), 0.01) == 0.25
+    assert lowest_share(torch.tensor([torch.inf, 0.5]), 0.05) == 0.5
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan, True, "1 %"])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(InvalidOptionError, match="share must be above 0 and at most 1"):
+        lowest_share(torch.rand(5), share)
+
+
+@pytest.mark.parametrize(
+    "errors", [torch.rand(0), torch.rand(2, 2), torch.arange(3), torch.tensor([0.1, torch.nan])]
+)
+def test_errors_without_an_order_are_refused(errors):
+    with pytest.raises(InvalidTensorError, match=r"^errors must be"):
+        lowest_share(errors, 0.05)

@@ -1,6 +1,54 @@
 """How well inputs are reconstructed, and what a defense costs its users."""
 
-from oneway.metrics.reconstruction import closed_gap, inversion_errors
+from oneway.metrics.calibration import (
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+from oneway.metrics.image_quality import peak_signal_to_noise_ratio, structural_similarity
+from oneway.metrics.intervals import Interval, bootstrap_difference, bootstrap_gap, bootstrap_mean
+from oneway.metrics.ranking import (
+    failure_auroc,
+    rank_correlation,
+    top_accuracy,
+    top_agreement,
+)
+from oneway.metrics.reconstruction import closed_gap, inversion_errors, lowest_share
+from oneway.metrics.records import categorical_accuracy, numeric_error
+from oneway.metrics.reidentification import (
+    Calibration,
+    Embedder,
+    PrincipalComponents,
+    rank_share,
+    reidentification_ranks,
+)
 from oneway.metrics.utility import Distortion, distortion, flips
 
-__all__ = ["Distortion", "closed_gap", "distortion", "flips", "inversion_errors"]
+__all__ = [
+    "Calibration",
+    "Distortion",
+    "Embedder",
+    "Interval",
+    "PrincipalComponents",
+    "bootstrap_difference",
+    "bootstrap_gap",
+    "bootstrap_mean",
+    "brier_score",
+    "categorical_accuracy",
+    "closed_gap",
+    "distortion",
+    "expected_calibration_error",
+    "failure_auroc",
+    "flips",
+    "inversion_errors",
+    "lowest_share",
+    "negative_log_likelihood",
+    "numeric_error",
+    "peak_signal_to_noise_ratio",
+    "rank_correlation",
+    "rank_share",
+    "reidentification_ranks",
+    "structural_similarity",
+    "top_accuracy",
+    "top_agreement",
+]

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from oneway.checks import name_of
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
 
@@ -29,6 +30,35 @@ def inversion_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
             f"but got {tuple(reconstructions.shape)}."
         )
     return (images.double() - reconstructions.double()).square().flatten(1).mean(-1)
+
+
+def lowest_share(errors: Tensor, share: float) -> float:
+    """Return the mean error over the worst protected share of the queries.
+
+    Privacy is about the tail: a mean hides the few who are recognized. For a measure that is
+    high where an input is recovered, such as similarity, negate it and the result.
+
+    Args:
+        errors: ``(N)`` one error per query, floating, none NaN. The lowest count.
+        share: In ``(0, 1]``, such as 0.01 or 0.05; rounded to whole queries, at least one.
+
+    Raises:
+        InvalidTensorError: ``errors`` are something else.
+        InvalidOptionError: ``share`` is outside its range.
+    """
+    if errors.ndim != 1 or not len(errors) or not errors.is_floating_point():
+        raise InvalidTensorError(
+            "errors must be floating of shape (N,) with N >= 1, one per query, but got "
+            f"{name_of(errors.dtype)} of shape {tuple(errors.shape)}."
+        )
+    if errors.isnan().any():
+        raise InvalidTensorError(
+            f"errors must be numbers, but {int(errors.isnan().sum())} of {len(errors)} are NaN."
+        )
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+        raise InvalidOptionError(f"share must be above 0 and at most 1, but got {share!r}.")
+    count = max(1, round(share * len(errors)))
+    return float(errors.double().sort().values[:count].mean())
 
 
 def closed_gap(adaptive_error: float, clean_error: float, label_error: float) -> float:

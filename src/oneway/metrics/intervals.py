@@ -1,0 +1,183 @@
+"""How sure a number is, given which queries happened to be asked: paired bootstrap intervals.
+
+Queries are drawn anew with replacement, as many as there are, and the statistic is taken of
+each draw. What is compared is compared on the same draws: queries that are hard for one attack
+are hard for the other, and that common part cancels.
+
+These intervals hold for the networks at hand. What training again would change is told by
+several seeds, not by this.
+
+SciPy's ``bootstrap`` gives the same interval, but gathers every value of every draw (a closed gap
+of 100,000 queries takes it several times as long), and has no place for a draw without a gap.
+
+Source:
+    Efron & Tibshirani, "An Introduction to the Bootstrap", 1993: the percentile interval.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from oneway.checks import check_count, name_of
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.metrics.reconstruction import closed_gap
+
+DRAWS_AT_ONCE = 2**21
+"""Bounds the memory: draws, their counts and those in float64 take 16 MiB each."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from all queries, and between which ends it moves with the queries asked.
+
+    Attributes:
+        low: Lower end.
+        estimate: From all queries, each once.
+        high: Upper end.
+    """
+
+    low: float
+    estimate: float
+    high: float
+
+
+def bootstrap_mean(
+    values: Tensor, *, generator: Generator, level: float = 0.95, resamples: int = 2000
+) -> Interval:
+    """Return the mean of one value per query, with its percentile interval.
+
+    Args:
+        values: ``(N)`` floating, finite, ``N >= 2``.
+        generator: Source of the draws, on any device; the work is done there.
+        level: Share of the draws between the ends, in ``(0, 1)``.
+        resamples: How many draws; at least ``2 / (1 - level)``, so that one lies beyond each end.
+
+    Raises:
+        InvalidTensorError: ``values`` are something else.
+        InvalidOptionError: An option is outside its range.
+    """
+    _check({"values": values}, level, resamples)
+    means = _resampled_means(values.unsqueeze(0), generator, resamples)[0]
+    return _interval(means, means, float(values.double().mean()), level)
+
+
+def bootstrap_difference(
+    first: Tensor,
+    second: Tensor,
+    *,
+    generator: Generator,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> Interval:
+    """Return the mean of ``first - second``, two values of the same queries, with its interval.
+
+    Args:
+        first: ``(N)`` floating, finite, ``N >= 2``.
+        second: ``(N)`` of the same queries in the same order.
+        generator: As for :func:`bootstrap_mean`.
+        level: As there.
+        resamples: As there.
+
+    Raises:
+        InvalidTensorError: The values are something else.
+        InvalidOptionError: An option is outside its range.
+    """
+    _check({"first": first, "second": second}, level, resamples)
+    return bootstrap_mean(
+        first.double() - second.double(), generator=generator, level=level, resamples=resamples
+    )
+
+
+def bootstrap_gap(
+    adaptive_errors: Tensor,
+    clean_errors: Tensor,
+    label_errors: Tensor,
+    *,
+    generator: Generator,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> Interval:
+    """Return the closed gap of the mean errors, with its interval.
+
+    All three means of a draw are over the same queries. Where the label's mean does not exceed
+    the clean one, the draw has no gap, and counts below the low and above the high end: where
+    that happens often, the ends are infinite, which says that these queries do not tell.
+
+    Args:
+        adaptive_errors: ``(N)`` each query's error of the strongest attack on the release;
+            floating, finite, at least 0, ``N >= 2``.
+        clean_errors: ``(N)`` of the best attack on clean scores, same queries.
+        label_errors: ``(N)`` of the best attack given the label alone, same queries.
+        generator: As for :func:`bootstrap_mean`.
+        level: As there.
+        resamples: As there.
+
+    Raises:
+        InvalidTensorError: The errors are something else.
+        InvalidOptionError: An option is outside its range, or over all queries there is no gap
+            (see :func:`oneway.metrics.closed_gap`).
+    """
+    rows = {
+        "adaptive_errors": adaptive_errors,
+        "clean_errors": clean_errors,
+        "label_errors": label_errors,
+    }
+    _check(rows, level, resamples)
+    stacked = torch.stack([row.double() for row in rows.values()])
+    adaptive, clean, label = stacked.mean(-1).tolist()
+    estimate = closed_gap(adaptive, clean, label)
+    adaptive_means, clean_means, label_means = _resampled_means(stacked, generator, resamples)
+    room = label_means - clean_means
+    gaps = (adaptive_means - clean_means) / room
+    none = room <= 0
+    return _interval(
+        gaps.masked_fill(none, -torch.inf), gaps.masked_fill(none, torch.inf), estimate, level
+    )
+
+
+def _resampled_means(rows: Tensor, generator: Generator, resamples: int) -> Tensor:
+    """Return ``(R, resamples)`` means of ``(R, N)`` rows, over the same draws of the columns."""
+    count, device = rows.shape[-1], generator.device
+    values = rows.to(device, torch.float64)
+    at_once = max(1, DRAWS_AT_ONCE // count)
+    parts = []
+    for start in range(0, resamples, at_once):
+        shape = (min(at_once, resamples - start), count)
+        drawn = torch.randint(count, shape, generator=generator, device=device)
+        # How often each query was drawn serves all rows at once, and is read in order.
+        places = drawn + count * torch.arange(len(drawn), device=device).unsqueeze(-1)
+        counts = torch.bincount(places.flatten(), minlength=drawn.numel()).view_as(drawn)
+        parts.append(values @ counts.to(values.dtype).mT / count)
+    return torch.cat(parts, -1)
+
+
+def _interval(lowest: Tensor, highest: Tensor, estimate: float, level: float) -> Interval:
+    """Return the ends: order statistics, not between two of them, so that they may be infinite."""
+    beyond = math.floor((1 - level) / 2 * (len(lowest) - 1))
+    low, high = lowest.sort().values, highest.sort(descending=True).values
+    return Interval(float(low[beyond]), estimate, float(high[beyond]))
+
+
+def _check(rows: dict[str, Tensor], level: float, resamples: int) -> None:
+    shape = next(iter(rows.values())).shape
+    for name, row in rows.items():
+        if row.ndim != 1 or len(row) < 2 or not row.is_floating_point():
+            raise InvalidTensorError(
+                f"{name} must be floating of shape (N,) with N >= 2, one per query, but got "
+                f"{name_of(row.dtype)} of shape {tuple(row.shape)}."
+            )
+        if row.shape != shape:
+            raise InvalidTensorError(
+                f"{name} must be of the same {shape[0]} queries as the rest, but got {len(row)}. "
+                "Pass values of the same queries in the same order."
+            )
+        if not row.isfinite().all():
+            bad = int((~row.isfinite()).sum())
+            raise InvalidTensorError(
+                f"{name} must be finite, but {bad} of {len(row)} are NaN or infinity."
+            )
+    if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
+        raise InvalidOptionError(f"level must be between 0 and 1, but got {level!r}.")
+    check_count("resamples", resamples, math.ceil(2 / (1 - level)))
