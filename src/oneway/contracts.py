@@ -83,16 +83,18 @@ class DefenderMaterial:
     """What a defender trains with, before anything is released.
 
     Attributes:
-        target: The undefended classifier: ``(N, C, H, W)`` images to ``(N, K)`` logits.
-        private_images: ``(N, C, H, W)`` what it was trained on, in ``[0, 1]``.
-        private_labels: ``(N)`` int64.
+        target: The undefended classifier: ``(N, C, H, W)`` images to ``(N, K)`` logits. None if
+            only its answers are at hand.
+        private_images: ``(N, C, H, W)`` what it was trained on, in ``[0, 1]``; None if they are
+            not at hand.
+        private_labels: ``(N)`` int64, or None.
         auxiliary_images: ``(M, C, H, W)`` public images, disjoint from them.
         auxiliary_logits: ``(M, K)`` clean scores of those.
     """
 
-    target: nn.Module
-    private_images: Tensor
-    private_labels: Tensor
+    target: nn.Module | None
+    private_images: Tensor | None
+    private_labels: Tensor | None
     auxiliary_images: Tensor
     auxiliary_logits: Tensor
 
@@ -149,6 +151,8 @@ class Observations:
         repeats: How often the attacker may ask the same query, several counts to choose from.
         own_copies: The attacker's own copies of the defense, with a surrogate of its own and
             step sizes around the defender's. Empty if there are none.
+        follow: Target and defense as a function with a gradient: ``(M, C, H, W)`` images to
+            ``(M, K)`` defended logits. None if the attacker does not have the model itself.
     """
 
     images: Tensor
@@ -159,6 +163,7 @@ class Observations:
     random: bool = False
     repeats: Sequence[int] = (10, 100)
     own_copies: Sequence[Defense] = ()
+    follow: Callable[[Tensor], Tensor] | None = None
 
 
 Query = Callable[[Tensor, int], Tensor]

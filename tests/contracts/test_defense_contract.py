@@ -5,10 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from oneway.benchmark.registry import DEFENSES, build_defense, needs_network, needs_surrogate
+from oneway.checks import FLOATING
 from oneway.confidences import release
 from oneway.contracts import Defense, RepeatableDefense
+from oneway.defenses.class_means import ClassMeans
 from oneway.errors import InvalidTensorError
-from oneway.training_defenses import BottleneckNetwork, Purifier
+from oneway.training_defenses import (
+    BottleneckNetwork,
+    MembershipClassifier,
+    PoisonGenerator,
+    Purifier,
+)
 from rows import leads, random_rows, same_bits
 from surrogates import random_images, small_inverter
 
@@ -26,6 +33,38 @@ CASES = {
     "mutual information, label kept": ("mutual-information", {"keep_label": True}),
     "purification": ("purification", {}),
     "purification, label kept": ("purification", {"keep_label": True}),
+    "rounding": ("rounding", {}),
+    "rounding to the label": ("rounding", {"decimals": 0}),
+    "top 2, rest spread": ("top-k", {"count": 2}),
+    "top 2, rest zero": ("top-k", {"count": 2, "rest": "zero"}),
+    "hot": ("temperature", {"temperature": 20.0}),
+    "cold": ("temperature", {"temperature": 0.05}),
+    "prototypes": ("prototypes", {}),
+    "confidence cut-off": ("confidence-cutoff", {"threshold": 0.5}),
+    "reverse sigmoid": ("reverse-sigmoid", {"beta": 2.0, "gamma": 1.0}),
+    "reverse sigmoid, label kept": (
+        "reverse-sigmoid",
+        {"beta": 2.0, "gamma": 1.0, "keep_label": True},
+    ),
+    "Gaussian noise": ("gaussian-noise", {"standard_deviation": 3.0}),
+    "Gaussian noise, label kept": (
+        "gaussian-noise",
+        {"standard_deviation": 3.0, "keep_label": True},
+    ),
+    "Dirichlet noise": ("dirichlet-noise", {"concentration": 3.0}),
+    "Dirichlet noise, label kept": (
+        "dirichlet-noise",
+        {"concentration": 3.0, "keep_label": True},
+    ),
+    "one parameter": ("one-parameter", {"epsilon": 4.0}),
+    "SSD": ("ssd", {"epsilon": 0.8}),
+    "SSD, label guarded": ("ssd", {"epsilon": 0.8, "label_guarded": True}),
+    "MemGuard": ("memguard", {"steps": 10, "budget": 0.02}),
+    "LPA": ("lpa", {"budget": 0.3}),
+    "permutation": ("permutation", {}),
+    "class offsets": ("class-offsets", {"scale": 3.0}),
+    "class offsets, label kept": ("class-offsets", {"scale": 3.0, "keep_label": True}),
+    "planted leak": ("planted-leak", {}),
 }
 """Every registered defense, and those of its variants that go ways of their own."""
 
@@ -36,29 +75,41 @@ CLASSES, COUNT = 5, 40
 DTYPES = (torch.float32, torch.float64)
 
 
-def network_of(name: str) -> nn.Module:
+def network_of(name: str, classes: int) -> nn.Module:
     """Build an untrained network whose answers vary with the query, and at random if they may."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
+        if name in ("prototypes", "ssd"):
+            means = ClassMeans(classes)
+            means.fit(random_rows(5, 4 * classes, classes, torch.float32, 1))
+            return means
+        if name == "memguard":
+            guess = MembershipClassifier(classes)
+            guess.key.copy_(torch.arange(4))
+            # Its odds change their sign among the rows that it sees.
+            nn.init.constant_(guess.layers[-1].bias, -0.15)
+            return guess
+        if name == "lpa":
+            return PoisonGenerator(classes, budget=0.3)
         if name == "purification":
-            purifier = Purifier(CLASSES)
+            purifier = Purifier(classes)
             nn.init.normal_(purifier.layers[1].running_mean)
             nn.init.uniform_(purifier.layers[1].running_var, 0.5, 2)
             return purifier
-        bottleneck = BottleneckNetwork(CLASSES, (1, 8, 8), width=4, blocks=2)
+        bottleneck = BottleneckNetwork(classes, (1, 8, 8), width=4, blocks=2)
         with torch.no_grad():
             bottleneck.encode.bias[bottleneck.code :] += 5
         return bottleneck
 
 
-def build(case: str, seed: int = 0) -> Defense:
+def build(case: str, seed: int = 0, classes: int = CLASSES) -> Defense:
     name, options = CASES[case]
-    surrogate = small_inverter(1, CLASSES, dtype=torch.float64)
+    surrogate = small_inverter(1, classes, dtype=torch.float64)
     return build_defense(
         name,
         {**TRAINING.get(name, {}), **options},
         surrogate if needs_surrogate(name) else None,
-        network=network_of(name) if needs_network(name) else None,
+        network=network_of(name, classes) if needs_network(name) else None,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -154,6 +205,27 @@ def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, logi
     assert (unit[:, 2] * unit[:, 3]).mean(0).abs().max() < 6 / count**0.5
 
 
+@pytest.mark.parametrize("classes", [2, 300])
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_few_and_many_classes_saturated_or_tied_are_answered_in_every_type(case, classes, dtype):
+    defense, rows = build(case, classes=classes), random_rows(7, 4, classes, dtype, 5)
+    rows[0] = 0
+    rows[1, :] = -2000
+    rows[1, classes // 2] = 2000
+    rows[2] *= 100
+    images = random_images(8, 4)
+    defended = defense(rows, images)
+    assert defended.dtype == dtype
+    assert torch.isfinite(defended).all()
+    released = release(defended)
+    sums = released.double().sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-7)
+    if defense.keeps_label:
+        labels = rows.argmax(-1)
+        assert leads(released, labels)
+        assert leads(defended, labels) or type(defense).__name__ == "Identity"
+
+
 def test_no_rows_give_no_rows(defense, logits, images):
     assert defense(logits[:0], images[:0]).shape == (0, CLASSES)
 
@@ -200,7 +272,7 @@ def test_its_draws_are_of_the_shape_and_type_of_its_answers(defense, logits, ima
         drawn = defense.draws(logits, images, 3)
         assert drawn.shape == (3, COUNT, CLASSES)
         assert drawn.dtype == logits.dtype
-        assert not defense.deterministic
+        assert defense.deterministic == same_bits(drawn, drawn[:1].expand(3, -1, -1).contiguous())
         assert defense.draws(logits[:0], images[:0], 3).shape == (3, 0, CLASSES)
 
 

@@ -4,6 +4,7 @@ from oneway.attacks.adversarial_training import adversarial_training
 from oneway.attacks.averaging import averaging
 from oneway.attacks.class_representative import class_representative
 from oneway.attacks.label_only import label_only
+from oneway.attacks.optimising import optimising
 from oneway.attacks.retrained import retrained
 from oneway.attacks.static import static
 
@@ -12,6 +13,7 @@ __all__ = [
     "averaging",
     "class_representative",
     "label_only",
+    "optimising",
     "retrained",
     "static",
 ]

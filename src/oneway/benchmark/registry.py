@@ -11,15 +11,27 @@ from oneway.attacks import (
     averaging,
     class_representative,
     label_only,
+    optimising,
     retrained,
     static,
 )
 from oneway.contracts import Attack, Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
+from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.dirichlet_noise import DirichletNoise
+from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
+from oneway.defenses.one_parameter import OneParameter
+from oneway.defenses.prototypes import Prototypes
+from oneway.defenses.reverse_sigmoid import ReverseSigmoid
+from oneway.defenses.rounding import Rounding
+from oneway.defenses.stealthy_shield import StealthyShield
+from oneway.defenses.temperature import Temperature
+from oneway.defenses.top_k import TopK
 from oneway.errors import InvalidOptionError, UnknownNameError
-from oneway.training_defenses import MutualInformation, Purification
+from oneway.training_defenses import MemGuard, MutualInformation, Poisoning, Purification
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -27,6 +39,21 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "adversarial-noise": AdversarialNoise,
     "mutual-information": MutualInformation,
     "purification": Purification,
+    "rounding": Rounding,
+    "top-k": TopK,
+    "temperature": Temperature,
+    "prototypes": Prototypes,
+    "confidence-cutoff": HighConfidenceCutoff,
+    "reverse-sigmoid": ReverseSigmoid,
+    "gaussian-noise": GaussianNoise,
+    "dirichlet-noise": DirichletNoise,
+    "one-parameter": OneParameter,
+    "ssd": StealthyShield,
+    "memguard": MemGuard,
+    "lpa": Poisoning,
+    "permutation": Permutation,
+    "class-offsets": ClassOffsets,
+    "planted-leak": PlantedLeak,
 }
 
 ATTACKS: dict[str, Attack] = {
@@ -35,8 +62,16 @@ ATTACKS: dict[str, Attack] = {
     "retrained": retrained,
     "adversarial-training": adversarial_training,
     "averaging": averaging,
+    "optimising": optimising,
     "class-representative": class_representative,
 }
+
+STRENGTHS = {
+    "adversarial-noise": "step_size",
+    "gaussian-noise": "standard_deviation",
+    "ssd": "epsilon",
+}
+"""Options that make a defense change scores more, where twice as much can be tried."""
 
 GIVEN = ("inverter", "network", "generator")
 """Parameters that a defense is given rather than told: its surrogate, its own trained network,

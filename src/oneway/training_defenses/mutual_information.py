@@ -187,12 +187,18 @@ class MutualInformation:
                 "MID retrains a oneway.targets.TargetNetwork, but the target is a "
                 f"{type(material.target).__name__}. Retrain your own with `divergence`."
             )
-        device = material.private_images.device
+        private, labels = material.private_images, material.private_labels
+        if private is None or labels is None:
+            raise InvalidOptionError(
+                "MID retrains the target, but the images that it was trained on are not at hand. "
+                "Use a defense that needs no retraining."
+            )
+        device = private.device
         network = BottleneckNetwork(**material.target.architecture).to(device)
         train_target(
             network,
-            material.private_images,
-            material.private_labels,
+            private,
+            labels,
             settings=settings,
             generator=generator,
             penalty=lambda _: beta * network.divergence(),

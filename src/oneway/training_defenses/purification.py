@@ -18,7 +18,7 @@ from oneway.checks import (
 )
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
-from oneway.inversion import Inverter
+from oneway.inversion import build_inverter
 
 
 class Purifier(nn.Module):
@@ -176,7 +176,7 @@ class Purification:
         classes, labels = logits.shape[-1], logits.argmax(-1)
         purifier = Purifier(classes, hidden=hidden).to(images.device)
         purifier.fit_scale(logits)
-        helper = Inverter(
+        helper = build_inverter(
             classes, images.shape[1:], width=helper_width, front_end="standardized"
         ).to(images.device)
         helper.fit_front_end(logits.softmax(-1))

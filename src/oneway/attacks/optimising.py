@@ -1,0 +1,99 @@
+"""The attacker who has everything: it searches for an input that would have been answered so."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from oneway.contracts import Candidate, Observations, TrainDecoder
+from oneway.inversion.front_ends import StandardizedLog
+
+STEPS = (5, 20)
+"""How long the search goes on, two lengths to choose from."""
+
+STEP = 0.02
+"""Of Adam, in pixels, which are in ``[0, 1]``."""
+
+DRAWS = 4
+"""Answers of a random defense that a gradient is averaged over (EoT)."""
+
+PULLS = (0.1, 1.0)
+"""Weights of staying near the decoder's reconstruction, two to choose from."""
+
+ROWS = 256
+"""Queries that are searched for at once."""
+
+
+def optimising(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+    """Start from a decoder trained on released scores; descend on the image itself.
+
+    What is made small is the difference between what was released and what target and defense
+    would release for the image, as standardized log confidences, plus a pull towards the
+    decoder's reconstruction, without which the search finds adversarial examples. The decoder
+    alone is no candidate: it is the retrained attacker. There is none where the attacker does
+    not have the model.
+
+    Source:
+        evaluation protocol of this project; Fredrikson et al., CCS 2015, for the search; Athalye,
+        Carlini & Wagner, ICML 2018, for gradients past a defense that has none (BPDA), and for
+        the mean over draws of a random one (EoT).
+    """
+    if observations.follow is None:
+        return {}
+    own = ~observations.held_out
+    features = StandardizedLog(observations.released.shape[-1]).to(observations.released.device)
+    features.fit(observations.released[own])
+    decoder = train(observations.released, observations.images, observations.held_out)
+    draws = DRAWS if observations.random else 1
+    return {
+        f"{steps} steps, pull {pull}": Candidate(
+            partial(_search, observations.follow, decoder, features, steps, pull, draws)
+        )
+        for steps in STEPS
+        for pull in PULLS
+    }
+
+
+@torch.no_grad()
+def _search(
+    follow: Callable[[Tensor], Tensor],
+    decoder: nn.Module,
+    features: StandardizedLog,
+    steps: int,
+    pull: float,
+    draws: int,
+    released: Tensor,
+) -> Tensor:
+    parts = [
+        _descend(follow, decoder(some), features, features(some), steps, pull, draws)
+        for some in released[0].split(ROWS)
+    ]
+    return torch.cat(parts)
+
+
+def _descend(
+    follow: Callable[[Tensor], Tensor],
+    start: Tensor,
+    features: StandardizedLog,
+    wanted: Tensor,
+    steps: int,
+    pull: float,
+    draws: int,
+) -> Tensor:
+    """Search from ``start``; each row by itself, since Adam has a step of its own per pixel."""
+    with torch.enable_grad():
+        images = start.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([images], lr=STEP)
+        for _ in range(steps):
+            told = torch.stack(
+                [features.from_logs(follow(images).log_softmax(-1)) for _ in range(draws)]
+            ).mean(0)
+            misfit = (told - wanted).square().mean(-1)
+            moved = (images - start).square().flatten(1).sum(-1)
+            # Of the images alone: the model's own parameters are left as they are.
+            (images.grad,) = torch.autograd.grad((misfit + pull * moved).sum(), images)
+            optimizer.step()
+            with torch.no_grad():
+                images.clamp_(0, 1)
+    return images.detach()

@@ -1,0 +1,108 @@
+"""Controls: what they hide is nothing, and what they plant can be read."""
+
+import pytest
+import torch
+
+from oneway.confidences import release
+from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.label_only import LabelOnly
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from rows import leads, random_rows, same_bits
+from surrogates import random_images
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_a_permutation_moves_every_class_and_loses_none(classes):
+    logits = torch.arange(classes, dtype=torch.float64).expand(2, -1)
+    told = Permutation(seed=3)(logits)
+    assert (told != logits).all()
+    assert torch.equal(told.sort(dim=-1).values, logits)
+    assert same_bits(told, Permutation(seed=3)(logits))
+    if classes > 3:
+        assert not torch.equal(told, Permutation(seed=4)(logits))
+
+
+def test_class_offsets_are_one_vector_per_label():
+    logits = random_rows(1, 200, 4, torch.float64, 2)
+    moved = ClassOffsets(scale=2.0)(logits).log_softmax(-1)
+    offsets, labels = moved - logits.log_softmax(-1), logits.argmax(-1)
+    offsets = offsets - offsets.mean(-1, keepdim=True)
+    vectors = torch.stack([offsets[labels == label][0] for label in range(4)])
+    torch.testing.assert_close(offsets, vectors[labels])
+    # Another scale gives the same vectors, scaled; and they are not each other's.
+    half = ClassOffsets(scale=1.0)(logits).log_softmax(-1) - logits.log_softmax(-1)
+    torch.testing.assert_close(2 * (half - half.mean(-1, keepdim=True)), offsets)
+    assert torch.pdist(vectors).min() > 0.1
+
+
+def test_class_offsets_keep_the_label_if_asked():
+    logits = random_rows(1, 200, 4, torch.float64, 2)
+    assert leads(ClassOffsets(scale=5.0, keep_label=True)(logits), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("positions", [None, [5, 0, 63, 7]])
+def test_planted_pixels_can_be_read_from_what_is_released(positions):
+    logits, images = random_rows(1, 50, 4, torch.float64, 2), random_images(2, 50)
+    leak = PlantedLeak(scale=1e-3, positions=positions)
+    released = release(leak(logits, images), dtype=torch.float64)
+    plain = release(LabelOnly()(logits), dtype=torch.float64)
+    read = (released.log() - plain.log()) / 1e-3
+    flat = images.flatten(1).double()
+    # The middle half of 64 pixels, four of them.
+    pixels = flat[:, positions if positions else [16, 27, 37, 48]]
+    read, pixels = (rows - rows.mean(-1, keepdim=True) for rows in (read, pixels))
+    torch.testing.assert_close(read, pixels, rtol=0, atol=1e-6)
+    assert (released - plain).abs().sum(-1).max() <= 1e-3
+
+
+def test_float32_is_enough_for_what_is_planted():
+    logits, images = random_rows(1, 50, 4, torch.float32, 2), random_images(2, 50)
+    released = release(PlantedLeak()(logits, images)).double()
+    read = (released.log() - release(LabelOnly()(logits)).double().log()) / 1e-3
+    pixels = images.flatten(1)[:, [16, 27, 37, 48]].double()
+    read, pixels = (rows - rows.mean(-1, keepdim=True) for rows in (read, pixels))
+    torch.testing.assert_close(read, pixels, rtol=0, atol=0.01)
+
+
+def test_fewer_positions_than_classes_leave_the_other_scores_alone():
+    logits, images = torch.tensor([[3.0, 0, 0, 0]]), random_images(2, 1)
+    told = PlantedLeak(positions=[9])(logits, images)
+    assert torch.equal(told[:, 1:], LabelOnly()(logits)[:, 1:])
+    assert not torch.equal(told[:, 0], LabelOnly()(logits)[:, 0])
+
+
+def test_many_classes_and_few_pixels_repeat_pixels():
+    logits, images = random_rows(1, 3, 300, torch.float64, 2), random_images(2, 3, (1, 2, 2))
+    assert leads(PlantedLeak()(logits, images), logits.argmax(-1))
+
+
+def test_positions_and_images_that_do_not_fit_are_refused():
+    logits, images = random_rows(1, 3, 4, torch.float64, 2), random_images(2, 3)
+    with pytest.raises(InvalidOptionError, match="no more than the 4 classes"):
+        PlantedLeak(positions=[0, 1, 2, 3, 4])(logits, images)
+    with pytest.raises(InvalidOptionError, match=r"must lie in \[0, 64\)"):
+        PlantedLeak(positions=[64])(logits, images)
+    for wrong in ([-1], [1.5], [True]):
+        with pytest.raises(InvalidOptionError, match="each of positions must be"):
+            PlantedLeak(positions=wrong)
+    with pytest.raises(InvalidOptionError, match="positions must be a list"):
+        PlantedLeak(positions=3)
+    with pytest.raises(InvalidTensorError, match="one per row of scores"):
+        PlantedLeak()(logits, images[:2])
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "text"),
+    [
+        (Permutation, {"seed": -1}, "seed must be"),
+        (ClassOffsets, {"seed": 0.5}, "seed must be"),
+        (ClassOffsets, {"scale": 0}, "scale must be positive"),
+        (ClassOffsets, {"margin": 0}, "margin must be positive"),
+        (ClassOffsets, {"keep_label": 1}, "keep_label must be true or false"),
+        (PlantedLeak, {"scale": 0}, "scale must be positive"),
+        (PlantedLeak, {"confidence": 1.0}, "confidence must be below 1"),
+    ],
+)
+def test_options_outside_their_range_are_refused_by_name(build, options, text):
+    with pytest.raises(InvalidOptionError, match=text):
+        build(**options)
