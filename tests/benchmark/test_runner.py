@@ -35,9 +35,10 @@ from oneway.benchmark import (
     runner,
     write_records,
 )
+from oneway.benchmark.defenders import trained_target
 from oneway.benchmark.records import cell_key, unpacked
 from oneway.benchmark.spec import ReleaseSpec
-from oneway.data import check_disjoint
+from oneway.data import check_disjoint, silent
 from oneway.errors import InvalidOptionError
 
 MOVED = ReleaseSpec("moved", "moved")
@@ -244,8 +245,12 @@ def test_the_candidate_that_was_chosen_made_the_error(controls):
             assert errors[record["candidates"][name]] == record["errors"][name]
 
 
+def target_of(experiment):
+    return trained_target(experiment.spec, experiment.splits, experiment.store, silent)
+
+
 def test_the_distortion_is_that_of_the_scores_that_were_released(controls):
-    splits, target = controls.done.splits, controls.done.defender.train_target()
+    splits, target = controls.done.splits, target_of(controls.done)
     clean = target(splits.test_images)
     for outcome in controls.outcomes:
         moved = (outcome.released - clean).abs().sum(-1)
@@ -380,8 +385,9 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         values = vars(given)
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
-            *("query", "random", "repeats", "own_copies"),
+            *("query", "random", "repeats", "own_copies", "follow"),
         }
+        assert given.follow is None  # gradients are for whoever is said to have the model
         assert len(given.images) == len(given.clean) == len(given.released) == 60
         assert not any(isinstance(value, torch.nn.Module) for value in values.values())
         answers = given.query(run.splits.test_images[:4], 2)

@@ -1,5 +1,7 @@
 """Experiments: specs in, records out."""
 
+from oneway.benchmark.audit_plan import AuditPlan
+from oneway.benchmark.model_audit import AuditOutcome, AuditSettings, ModelAudit
 from oneway.benchmark.published import (
     FigureRow,
     FigureSpec,
@@ -19,31 +21,45 @@ from oneway.benchmark.registry import (
 )
 from oneway.benchmark.reproduce import Cells, load_data
 from oneway.benchmark.runner import Experiment, count_stages
-from oneway.benchmark.spec import ExperimentSpec, bundled_spec, load_spec
+from oneway.benchmark.spec import (
+    ExperimentSpec,
+    ReleaseSpec,
+    bundled_spec,
+    load_spec,
+    sketch_defense,
+)
 from oneway.benchmark.store import (
     Store,
     atomic_file,
     load_network,
     read_records,
     save_network,
+    write_queries,
     write_records,
 )
+from oneway.benchmark.subject import Subject
 from oneway.benchmark.summary import Estimate, Summary, estimate, summarise
 
 __all__ = [
     "ATTACKS",
     "DEFENSES",
+    "AuditOutcome",
+    "AuditPlan",
+    "AuditSettings",
     "Cells",
     "Estimate",
     "Experiment",
     "ExperimentSpec",
     "FigureRow",
     "FigureSpec",
+    "ModelAudit",
     "Outcome",
     "Published",
     "PublishedRow",
     "Recording",
+    "ReleaseSpec",
     "Store",
+    "Subject",
     "Summary",
     "atomic_file",
     "attack_recorded",
@@ -60,6 +76,8 @@ __all__ = [
     "published",
     "read_records",
     "save_network",
+    "sketch_defense",
     "summarise",
+    "write_queries",
     "write_records",
 ]

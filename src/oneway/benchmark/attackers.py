@@ -17,9 +17,9 @@ from oneway.contracts import Observations
 from oneway.data import Report, silent
 from oneway.inversion import (
     DecoderSpec,
-    Inverter,
     Perturb,
     TrainingSettings,
+    build_inverter,
     decoder_grid,
     held_out_rows,
     hold_contest,
@@ -59,7 +59,7 @@ class InverterTrainer:
 
         Args:
             role: Such as ``"surrogate"`` or ``"attacker"``: each has random streams of its own.
-            options: Keyword arguments of :class:`oneway.Inverter`.
+            options: Keyword arguments of :func:`oneway.inversion.build_inverter`'s networks.
             settings: How it is trained.
             confidences: ``(N, K)`` what it sees of each image.
             images: ``(N, C, H, W)`` what it is to reconstruct.
@@ -75,7 +75,7 @@ class InverterTrainer:
         device = images.device
 
         def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
-            network = Inverter(confidences.shape[-1], images.shape[1:], **options).to(device)
+            network = build_inverter(confidences.shape[-1], images.shape[1:], **options).to(device)
             errors = train_inverter(
                 network,
                 confidences,
@@ -99,7 +99,8 @@ class InverterTrainer:
             "data": fingerprint(confidences, images, held_out),
         }
         stream = Stream(self.seed, role)
-        stored = self.store.network("inverter", spec, lambda: stream.call(fresh, device))
+        kind = "inverter" if images.ndim == 4 else "record-inverter"
+        stored = self.store.network(kind, spec, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
         return stored.network.to(device), stored.facts
 

@@ -16,13 +16,57 @@ from oneway.benchmark.registry import (
     trained_defense,
     training_options,
 )
-from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied
+from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, SurrogateSpec, is_copied
 from oneway.benchmark.store import Store, fingerprint
-from oneway.contracts import DefenderMaterial, Defense
+from oneway.contracts import DefenderMaterial, Defense, Target
 from oneway.data import Report, Splits
+from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
-from oneway.inversion import full_depth
-from oneway.targets import TargetNetwork, TorchTarget, train_target
+from oneway.inversion import default_depth
+from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
+
+
+def trained_target(
+    spec: ExperimentSpec, splits: Splits, store: Store, report: Report
+) -> TorchTarget:
+    """Return an experiment's undefended target, trained now only if it never was.
+
+    Args:
+        spec: The experiment.
+        splits: Its images, on the device where networks are trained.
+        store: Where trained networks are kept.
+        report: Told of progress.
+    """
+    device = splits.private_images.device
+    stage = "train the target"
+
+    def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
+        network = TargetNetwork(
+            splits.num_classes,
+            splits.private_images.shape[1:],
+            width=spec.target.width,
+            blocks=spec.target.blocks,
+        ).to(device)
+        train_target(
+            network,
+            splits.private_images,
+            splits.private_labels,
+            settings=spec.target.training,
+            generator=Stream(spec.seed, "target order").generator(),
+            on_epoch=lambda epoch, _: report(stage, epoch / spec.target.training.epochs),
+        )
+        return network, {}
+
+    key = {
+        "role": "target",
+        "seed": spec.seed,
+        **dataclasses.asdict(spec.target),
+        "data": fingerprint(splits.private_images, splits.private_labels),
+    }
+    stream = Stream(spec.seed, "target")
+    stored = store.network("target", key, lambda: stream.call(fresh, device))
+    report(stage, 1.0)
+    return TorchTarget(stored.network.to(device))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +87,31 @@ class Built:
     facts: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class DefenderImages:
+    """What a defender has to train with.
+
+    Attributes:
+        auxiliary: ``(N, C, H, W)`` public images, on the device where networks are trained.
+        held_out: ``(N)`` bool, those for choosing.
+        private: ``(M, C, H, W)`` what the target was trained on; None if it is not at hand.
+        private_labels: ``(M)`` int64, or None.
+    """
+
+    auxiliary: Tensor
+    held_out: Tensor
+    private: Tensor | None = None
+    private_labels: Tensor | None = None
+
+
 class Defender:
-    """Trains the target and whatever a release needs, each only once."""
+    """Trains whatever a release needs, each only once."""
 
     def __init__(
         self,
-        spec: ExperimentSpec,
-        splits: Splits,
-        held_out: Tensor,
+        surrogate: SurrogateSpec,
+        step_factors: Sequence[float],
+        images: DefenderImages,
         store: Store,
         trainer: InverterTrainer,
         report: Report,
@@ -58,55 +119,18 @@ class Defender:
         """Prepare; nothing is trained yet.
 
         Args:
-            spec: The experiment.
-            splits: Its images, on the device where networks are trained.
-            held_out: ``(N)`` bool, the auxiliary rows for choosing.
+            surrogate: The defender's own inverter.
+            step_factors: What an attacker's copies multiply the defender's step size by.
+            images: What there is to train with.
             store: Where trained networks are kept.
-            trainer: Trains inverters.
+            trainer: Trains inverters; its seed is the defender's, too.
             report: Told of progress.
-
-        Raises:
-            InvalidOptionError: No surrogate fits the images.
         """
-        self.spec, self.splits, self.held_out = spec, splits, held_out
+        self.surrogate, self.step_factors, self.images = surrogate, step_factors, images
         self.store, self.trainer, self.report = store, trainer, report
-        self.device = splits.private_images.device
-        self.depth = surrogate_depth(spec, splits.auxiliary_images.shape[2:])
+        self.seed = trainer.seed
 
-    def train_target(self) -> TorchTarget:
-        """Return the undefended target."""
-        spec, splits = self.spec.target, self.splits
-        stage = "train the target"
-
-        def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
-            network = TargetNetwork(
-                splits.num_classes,
-                splits.private_images.shape[1:],
-                width=spec.width,
-                blocks=spec.blocks,
-            ).to(self.device)
-            train_target(
-                network,
-                splits.private_images,
-                splits.private_labels,
-                settings=spec.training,
-                generator=Stream(self.spec.seed, "target order").generator(),
-                on_epoch=lambda epoch, _: self.report(stage, epoch / spec.training.epochs),
-            )
-            return network, {}
-
-        key = {
-            "role": "target",
-            "seed": self.spec.seed,
-            **dataclasses.asdict(spec),
-            "data": fingerprint(splits.private_images, splits.private_labels),
-        }
-        stream = Stream(self.spec.seed, "target")
-        stored = self.store.network("target", key, lambda: stream.call(fresh, self.device))
-        self.report(stage, 1.0)
-        return TorchTarget(stored.network.to(self.device))
-
-    def build(self, row: ReleaseSpec, target: TorchTarget, clean: Tensor) -> Built:
+    def build(self, row: ReleaseSpec, target: Target, clean: Tensor) -> Built:
         """Train what a release's defense needs, and build it.
 
         Args:
@@ -127,7 +151,7 @@ class Defender:
                 row.options,
                 surrogate,
                 network=network,
-                generator=Stream(self.spec.seed, f"{row.name}, {purpose}").generator(),
+                generator=Stream(self.seed, f"{row.name}, {purpose}").generator(),
             )
             for purpose in ("release", "asked again")
         )
@@ -151,18 +175,18 @@ class Defender:
                 row.defense,
                 {**row.options, "step_size": factor * row.options["step_size"]},
                 surrogate,
-                generator=Stream(self.spec.seed, f"{purpose} {factor}").generator(),
+                generator=Stream(self.seed, f"{purpose} {factor}").generator(),
             )
-            for factor in self.spec.attackers.step_factors
+            for factor in self.step_factors
         ]
 
     def _surrogate(
         self, row: ReleaseSpec, clean: Tensor, role: str
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        spec = self.spec.surrogate
+        spec = self.surrogate
         options = {
             "width": spec.width,
-            "hidden_layers": self.depth,
+            "hidden_layers": surrogate_depth(spec, self.images.auxiliary.shape[1:]),
             "front_end": spec.front_end,
         }
         owner = "the defender's" if role == "surrogate" else "an attacker's own"
@@ -179,8 +203,8 @@ class Defender:
             options,
             spec.training,
             shown,
-            self.splits.auxiliary_images,
-            self.held_out,
+            self.images.auxiliary,
+            self.images.held_out,
             stage=stage,
             perturb=perturb,
             perturbed=perturbed,
@@ -191,17 +215,17 @@ class Defender:
         plain = dataclasses.replace(row, surrogate="plain")
         surrogate, _ = self._surrogate(plain, clean, role)
         copies = self._copies(row, surrogate, f"{role}, augmented")
-        images = self.splits.auxiliary_images
+        images = self.images.auxiliary
         return put_through(copies, clean, images, every=len(copies) + 1)
 
     def _noise_against_itself(
         self, row: ReleaseSpec, role: str
     ) -> tuple[Callable[[nn.Module, Tensor, Tensor], Tensor], Mapping[str, Any]]:
         """Return the inner maximisation of adversarial training (Madry et al., ICLR 2018)."""
-        steps = self.spec.surrogate.adversarial_steps
+        steps = self.surrogate.adversarial_steps
         reach = row.options["step_size"] * row.options.get("steps", 10)
-        factors = self.spec.attackers.step_factors
-        draws = Stream(self.spec.seed, f"{role}, min-max").generator()
+        factors = self.step_factors
+        draws = Stream(self.seed, f"{role}, min-max").generator()
 
         def perturb(inverter: nn.Module, confidences: Tensor, images: Tensor) -> Tensor:
             # Every factor in every batch: then held-out errors of two epochs can be compared.
@@ -224,61 +248,52 @@ class Defender:
             "factors": "by row",
         }
 
-    def _network(
-        self, row: ReleaseSpec, target: TorchTarget
-    ) -> tuple[nn.Module, Mapping[str, Any]]:
-        splits, options = self.splits, training_options(row.defense, row.options)
+    def _network(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
+        images, options = self.images, training_options(row.defense, row.options)
         told = ", ".join(f"{name} {value}" for name, value in options.items())
         stage = f"train {row.defense}" + (f", {told}" if told else "")
-        logits = target.logits(splits.auxiliary_images)
+        logits = DefendedTarget(target, Identity()).trace(images.auxiliary).clean_logits
+        module = target.module if isinstance(target, TorchTarget) else None
 
         def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
             material = DefenderMaterial(
-                target.module,
-                splits.private_images,
-                splits.private_labels,
-                splits.auxiliary_images,
-                logits,
+                module, images.private, images.private_labels, images.auxiliary, logits
             )
             return trained_defense(row.defense).train(
                 material,
-                generator=Stream(self.spec.seed, f"{row.defense} order").generator(),
+                generator=Stream(self.seed, f"{row.defense} order").generator(),
                 on_epoch=lambda share: self.report(stage, share),
                 **options,
             )
 
+        private = [some for some in (images.private, images.private_labels) if some is not None]
         key = {
             "role": row.defense,
-            "seed": self.spec.seed,
+            "seed": self.seed,
             "options": options,
-            "target": target_architecture(target),
-            "data": fingerprint(
-                splits.private_images, splits.private_labels, splits.auxiliary_images, logits
-            ),
+            "target": dict(getattr(module, "architecture", {})),
+            "data": fingerprint(*private, images.auxiliary, logits),
         }
-        stream = Stream(self.spec.seed, row.defense)
-        stored = self.store.network(row.defense, key, lambda: stream.call(fresh, self.device))
+        stream, device = Stream(self.seed, row.defense), images.auxiliary.device
+        stored = self.store.network(row.defense, key, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
-        return stored.network.to(self.device), stored.facts
+        return stored.network.to(device), stored.facts
 
 
-def target_architecture(target: TorchTarget) -> dict[str, Any]:
-    """Return what builds another network like the target's."""
-    return dict(target.module.architecture)  # type: ignore[arg-type]
+def surrogate_depth(spec: SurrogateSpec, shape: Sequence[int]) -> int:
+    """Return how many hidden layers a surrogate has for queries of a shape.
 
-
-def surrogate_depth(spec: ExperimentSpec, sides: Sequence[int]) -> int:
-    """Return how many hidden layers the surrogate has on images of these sides.
+    Args:
+        spec: The surrogate.
+        shape: ``(C, H, W)`` of images, or ``(D,)`` of records.
 
     Raises:
         InvalidOptionError: None would be left.
     """
-    full = full_depth(*sides)
-    removed = spec.surrogate.hidden_layers_removed
-    wanted = any(needs_surrogate(row.defense) for row in spec.releases)
-    if wanted and removed >= full:
+    full = default_depth(shape)
+    if spec.hidden_layers_removed >= full:
         raise InvalidOptionError(
             f"hidden_layers_removed must be below {full}, the hidden layers of an inverter for "
-            f"{sides[0]}x{sides[1]} images, but is {removed}."
+            f"{'x'.join(map(str, shape[1:]))} images, but is {spec.hidden_layers_removed}."
         )
-    return full - removed
+    return full - spec.hidden_layers_removed

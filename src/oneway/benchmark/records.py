@@ -64,6 +64,7 @@ def make_outcome(
             name: float(getattr(floors, name).mean()) for name in ("clean", "label", "prior")
         },
         **dataclasses.asdict(verdict),
+        "flags": [flag.detail for flag in verdict.flags],
         "environment": environment(released.device),
         "errors_per_query": {name: packed(result.errors) for name, result in results.items()},
     }

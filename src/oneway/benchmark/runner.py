@@ -10,7 +10,13 @@ from torch import Tensor
 
 from oneway.audit import AttackResult, take_floors
 from oneway.benchmark.attackers import contest_size, prepare_attackers
-from oneway.benchmark.defenders import Built, Defender
+from oneway.benchmark.defenders import (
+    Built,
+    Defender,
+    DefenderImages,
+    surrogate_depth,
+    trained_target,
+)
 from oneway.benchmark.records import Outcome, cell_key, json_values, make_outcome, pixels
 from oneway.benchmark.registry import (
     effective_options,
@@ -85,9 +91,22 @@ class Experiment:
         self.attackers = prepare_attackers(
             spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
         )
+        if any(needs_surrogate(row.defense) for row in spec.releases):
+            surrogate_depth(spec.surrogate, splits.auxiliary_images.shape[1:])
         self.defender = Defender(
-            spec, self.splits, self.attackers.held_out, store, self.attackers.trainer, report
+            spec.surrogate,
+            spec.attackers.step_factors,
+            DefenderImages(
+                splits.auxiliary_images,
+                self.attackers.held_out,
+                splits.private_images,
+                splits.private_labels,
+            ),
+            store,
+            self.attackers.trainer,
+            report,
         )
+        self.store = store
 
     def run(self, finished: Collection[str] = ()) -> Iterator[Outcome]:
         """Give one outcome per release, in the order of the spec, each when it is done.
@@ -97,7 +116,7 @@ class Experiment:
                 all floors come from it.
         """
         splits = self.splits
-        target = self.defender.train_target()
+        target = trained_target(self.spec, splits, self.store, self.report)
         auxiliary = target(splits.auxiliary_images)
         floors = None
         for row in self.spec.releases:
@@ -148,6 +167,7 @@ class Experiment:
             random=not built.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             own_copies=copies,
+            follow=DefendedTarget(target, built.again).follow if "optimising" in names else None,
         )
         trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)
@@ -179,7 +199,8 @@ class Experiment:
             "flips": flips(trace.clean_logits, trace.released),
             "keeps_label": built.defense.keeps_label,
             "random": not built.defense.deterministic,
-            "logit_distortion": moved.logits,
+            # A released zero is infinitely far from its clean logit.
+            "logit_distortion": None if (trace.released == 0).any() else moved.logits,
             "l1_mean": moved.l1_mean,
             "l1_p99": moved.l1_p99,
             "l1_max": moved.l1_max,

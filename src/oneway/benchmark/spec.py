@@ -102,7 +102,7 @@ class AttackerSpec:
     """
 
     names: tuple[str, ...] = tuple(ATTACKS)
-    front_ends: tuple[str, ...] = FRONT_ENDS
+    front_ends: tuple[str, ...] = ("faithful", "standardized")
     widths: tuple[int, ...] = (16, 32)
     held_out: float = HELD_OUT
     step_factors: tuple[float, ...] = (0.5, 1.0, 2.0)

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oneway.benchmark.registry import DEFENSES, needs_network, trained_defense
-from oneway.errors import CorruptDataError, MissingDataError
-from oneway.inversion import Inverter
+from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
+from oneway.inversion import Inverter, RecordInverter
 from oneway.targets import TargetNetwork
 
 RECIPE = 1
@@ -26,6 +26,7 @@ RECIPE = 1
 KINDS: dict[str, type[nn.Module]] = {
     "target": TargetNetwork,
     "inverter": Inverter,
+    "record-inverter": RecordInverter,
     **{name: trained_defense(name).network_type for name in DEFENSES if needs_network(name)},
 }
 """Classes of the networks that can be stored; a defense's own network goes by its name."""
@@ -186,3 +187,18 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise CorruptDataError(f"line {number} of {path} is not a JSON object. Delete it.")
         records.append(record)
     return records
+
+
+def write_queries(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length as a Parquet file, whole or not at all.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", extra="audit", purpose="keeping every query") from error
+    with atomic_file(path) as temporary:
+        parquet.write_table(pyarrow.table(dict(columns)), temporary)

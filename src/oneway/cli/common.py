@@ -13,6 +13,8 @@ from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError
 if TYPE_CHECKING:
     import torch
 
+    from oneway.benchmark import Cells, ExperimentSpec
+
 P = ParamSpec("P")
 
 
@@ -88,6 +90,42 @@ def choose_device(name: str) -> "torch.device":
             "'auto'."
         ) from error
     return device
+
+
+def run_seed(
+    spec: "ExperimentSpec",
+    data_root: Path | None,
+    out: Path,
+    cache: Path,
+    device: "torch.device",
+    only: set[str] | None,
+    *,
+    drawn: bool = False,
+) -> "tuple[Cells, list[dict[str, Any]]]":
+    """Run what is missing of one seed of an experiment, with progress; return all its records.
+
+    Args:
+        spec: The experiment, with its seed.
+        data_root: Folder with the data sets' files.
+        out: Folder for records.
+        cache: Folder for trained networks.
+        device: Where networks are trained.
+        only: Releases that are wanted; None: all.
+        drawn: Whether their reconstructions must be there, too.
+    """
+    from oneway.benchmark import Cells, Store, count_stages, load_data
+
+    name = "-".join(part for part in (spec.name, spec.preset, f"seed{spec.seed}") if part)
+    cells = Cells(spec, out / f"{name}.jsonl", Store(cache))
+    with progress(count_stages(spec)) as report:
+        records = cells.run(
+            lambda: load_data(spec.data, data_root, report),
+            device=device,
+            only=only,
+            drawn=drawn,
+            report=report,
+        )
+    return cells, records
 
 
 def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import choose_device, command, progress
+from oneway.cli.common import choose_device, command, run_seed
 
 if TYPE_CHECKING:
-    import torch
-
     from oneway.benchmark import Cells, ExperimentSpec
 
 TABLES = ("table1", "table2", "background")
@@ -89,7 +87,9 @@ def reproduce(
     records: list[dict[str, Any]] = []
     for number in sorted(set(seeds)):
         seeded = dataclasses.replace(spec, seed=number)
-        cells, found = _run(seeded, data_root, out, cache, where, only, drawn=figure is not None)
+        cells, found = run_seed(
+            seeded, data_root, out, cache, where, only, drawn=figure is not None
+        )
         records += found
         if figure is not None:
             title = f"{figure.title}, {data}, seed {number}"
@@ -101,31 +101,6 @@ def reproduce(
         _print_table(console, spec, records)
     broken = any(record["flips"] and record["keeps_label"] for record in records)
     raise typer.Exit(1 if broken else 0)
-
-
-def _run(
-    spec: "ExperimentSpec",
-    data_root: Path | None,
-    out: Path,
-    cache: Path,
-    device: "torch.device",
-    only: set[str] | None,
-    *,
-    drawn: bool,
-) -> "tuple[Cells, list[dict[str, Any]]]":
-    from oneway.benchmark import Cells, Store, count_stages, load_data
-
-    name = "-".join(part for part in (spec.name, spec.preset, f"seed{spec.seed}") if part)
-    cells = Cells(spec, out / f"{name}.jsonl", Store(cache))
-    with progress(count_stages(spec)) as report:
-        records = cells.run(
-            lambda: load_data(spec.data, data_root, report),
-            device=device,
-            only=only,
-            drawn=drawn,
-            report=report,
-        )
-    return cells, records
 
 
 def _draw(

@@ -1,6 +1,15 @@
 """Records to tables, figures and pages; nothing here computes a metric."""
 
+from oneway.report.audit import (
+    attackers_table,
+    distortion_line,
+    flag_lines,
+    privacy_table,
+    utility_table,
+    verdict,
+)
 from oneway.report.figure import draw_reconstructions
+from oneway.report.frontier import draw_frontier, frontier, frontier_lines
 from oneway.report.results import results_page
 from oneway.report.summary import (
     SUMMARY_WIDTH,
@@ -14,12 +23,21 @@ __all__ = [
     "SUMMARY_WIDTH",
     "TABLE_WIDTH",
     "attack_table",
+    "attackers_table",
+    "distortion_line",
+    "draw_frontier",
     "draw_reconstructions",
+    "flag_lines",
+    "frontier",
+    "frontier_lines",
     "markdown_table",
+    "privacy_table",
     "published_table",
     "release_table",
     "remarks",
     "results_page",
     "summary_remarks",
     "summary_table",
+    "utility_table",
+    "verdict",
 ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from oneway.benchmark import Estimate, Published, Summary, bundled_spec, summarise
 from oneway.errors import UnknownNameError
+from oneway.report.frontier import frontier_lines
 from oneway.report.summary import (
     COLUMNS,
     COSTS,
@@ -19,6 +20,8 @@ from oneway.report.table import markdown
 Record = Mapping[str, Any]
 
 NOISE = "adversarial-noise"
+
+LEADERBOARD = "leaderboard"
 
 
 def results_page(records: Sequence[Record], theirs: Mapping[str, Published], command: str) -> str:
@@ -38,7 +41,7 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
         "squared errors per pixel. `static` is the paper's attacker, trained on clean scores; "
         "`retrained` trains on what is released; `adaptive` is the paper's adversarial training "
         "(it knows the algorithm and its parameters), or, for releases that are random, an "
-        "attacker who asks each query up to 100 times.\n",
+        "attacker who asks each query again and again and averages the answers.\n",
     ]
     for (experiment, preset), group in groups.items():
         summaries = summarise(group)
@@ -59,6 +62,7 @@ def _section(
         f"{_seeds(summaries)}; {_machines(summaries)}.\n",
         "### Measured\n",
         markdown(COLUMNS, summaries),
+        *_frontier(experiment, preset, summaries),
         *_bullets(summary_remarks(summaries)),
         "\n### What it costs\n",
         "Training is what a defense needs besides the target. Milliseconds depend on what else the "
@@ -76,8 +80,18 @@ def _section(
     return "\n".join(lines)
 
 
+def _frontier(experiment: str, preset: str, summaries: Sequence[Summary]) -> list[str]:
+    """Return the picture of a leaderboard, and its frontiers in words."""
+    if experiment != LEADERBOARD:
+        return []
+    picture = f"![G against distortion](images/{experiment}-{preset}.png)\n"
+    return [picture, *_bullets(frontier_lines(summaries))]
+
+
 def _command(experiment: str, preset: str) -> str:
     """Say what makes these records; whoever wrote the experiment knows where its file is."""
+    if experiment == LEADERBOARD:
+        return f"`oneway leaderboard --data {preset}`"
     table, _, kind = experiment.partition("-")
     try:
         bundled_spec(experiment)

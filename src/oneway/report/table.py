@@ -88,6 +88,7 @@ KNOWS = {
     "retrained": "released scores of its own images: the realistic attacker",
     "adversarial-training": "the algorithm and its parameters, on a surrogate of its own",
     "averaging": "that answers are random: it asks each query many times",
+    "optimising": "model and defense: it searches for inputs that are answered so",
     "class-representative": "scores of images it makes up: one image per class, not the query",
 }
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from oneway.checks import check_count, check_images, check_same_shape
 from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Defense, RepeatableDefense, ScoredTarget, Target
-from oneway.errors import DefenseFailedError, InvalidTensorError
+from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
+from oneway.targets.torch_module import TorchTarget
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,36 @@ class DefendedTarget:
             draws = self.defense.draws(clean, asked, count)
             parts.append(self._checked(clean.expand(count, -1, -1), draws))
         return torch.cat(parts, dim=1)
+
+    def follow(self, images: Tensor) -> Tensor:
+        """Answer with defended logits that have a gradient in ``images``, straight through.
+
+        The gradient is the target's own: the defense, which may round, look up a table or follow
+        signs, is passed as if it added a constant. For an attacker who has model and defense.
+
+        Args:
+            images: ``(N, C, H, W)`` of which gradients are wanted.
+
+        Returns:
+            ``(N, K)`` defended logits; not checked, since nothing of this is released.
+
+        Raises:
+            InvalidOptionError: The target is no PyTorch module.
+
+        Source:
+            Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security", ICML
+            2018: backward pass differentiable approximation (BPDA).
+        """
+        if not isinstance(self.target, TorchTarget):
+            raise InvalidOptionError(
+                f"a target of type {type(self.target).__name__} has no gradients to follow. "
+                "Give the model itself, as a PyTorch module."
+            )
+        clean = self.target.differentiable_logits(images)
+        asked = images.detach() if self.defense.requires_input else None
+        defended = self.defense(clean.detach(), asked)
+        # In this order the value is the defense's to the last digit.
+        return defended.detach() + (clean - clean.detach())
 
     def _answer(self, images: Tensor) -> Trace:
         clean = self._clean_logits(images)

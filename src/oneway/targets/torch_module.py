@@ -63,14 +63,32 @@ class TorchTarget:
             InvalidTensorError: The images, or the scores that came of them, cannot be used.
             InvalidOptionError: The module was put back in training mode.
         """
+        self._check_ready(images)
+        parts = [self.module(part.to(self.device)) for part in images.split(self.batch_size)]
+        return self._checked(torch.cat(parts).to(images.device), images)
+
+    def differentiable_logits(self, images: Tensor) -> Tensor:
+        """Return the same with their gradient in ``images``: for whoever has the model itself.
+
+        All at once; split what does not fit in memory.
+
+        Raises:
+            InvalidTensorError: See :meth:`logits`.
+            InvalidOptionError: See :meth:`logits`.
+        """
+        self._check_ready(images)
+        return self._checked(self.module(images.to(self.device)).to(images.device), images)
+
+    def _check_ready(self, images: Tensor) -> None:
         check_images(images)
         if self.module.training:
             raise InvalidOptionError(
                 "the module is in training mode, so that its answers depend on the batch. "
                 "Call `module.eval()`."
             )
-        parts = [self.module(part.to(self.device)) for part in images.split(self.batch_size)]
-        scores = torch.cat(parts).to(images.device)
+
+    def _checked(self, scores: Tensor, images: Tensor) -> Tensor:
+        """Return the module's answers as logits."""
         if scores.ndim != 2 or len(scores) != len(images):
             raise InvalidTensorError(
                 f"the module must answer {len(images)} images with scores of shape "

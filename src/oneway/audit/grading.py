@@ -8,13 +8,7 @@ from torch import Tensor
 
 from oneway.contracts import Attack, Candidate, Observations, TrainDecoder
 from oneway.errors import InvalidOptionError
-from oneway.metrics import closed_gap, inversion_errors
-
-CLASS_LEVEL = frozenset({"class-representative"})
-"""Attackers who look for a class and not for the query: to miss the query is no failure."""
-
-TAIL_SHARE = 0.05
-"""The least confident share of queries that is also judged by itself: the mean hides it."""
+from oneway.metrics import inversion_errors
 
 
 @dataclass(frozen=True)
@@ -139,81 +133,3 @@ def take_floors(
     best = min(clean_results.values(), key=lambda result: result.error)
     mean = auxiliary_images.mean(0, keepdim=True).expand_as(images)
     return Floors(best.errors, clean_results["label-only"].errors, inversion_errors(images, mean))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the attacks on one release come to.
-
-    Attributes:
-        adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
-        strongest: Who achieved it.
-        closed_gap: G over all queries; None if clean scores tell no more than the label.
-        closed_gap_tail: G over the least confident 5 % of queries, of the attacker who is
-            strongest over all of them, or who falls back on the label.
-        flags: What is suspicious about this evaluation, in words.
-    """
-
-    adaptive_error: float
-    strongest: str
-    closed_gap: float | None
-    closed_gap_tail: float | None
-    flags: tuple[str, ...]
-
-
-def judge(
-    results: Mapping[str, AttackResult], floors: Floors, clean_confidences: Tensor, flips: int
-) -> Verdict:
-    """Compare attackers with the floors.
-
-    Args:
-        results: By name; all of them count, and the strongest makes the headline.
-        floors: Of the same queries.
-        clean_confidences: ``(N, K)``, to find the least confident queries.
-        flips: How many labels changed in what was released.
-    """
-    strongest = min(results, key=lambda name: results[name].error)
-    tail_count = max(1, round(TAIL_SHARE * len(clean_confidences)))
-    tail = clean_confidences.amax(-1).argsort(stable=True)[:tail_count]
-    adaptive = results[strongest].error
-    # Not the lowest of all on the tail: on a few queries a failed decoder may win by chance.
-    fallback = results.get("label-only", results[strongest])
-    tail_adaptive = min(
-        float(result.errors[tail].mean()) for result in (results[strongest], fallback)
-    )
-    flags = []
-    label_error = float(floors.label.mean())
-    for name, result in results.items():
-        # Two standard errors or one percent, so that a tie is not called a failure.
-        slack = max(2 * _standard_error(result.errors - floors.label), 0.01 * label_error)
-        measured = name != "label-only" and name not in CLASS_LEVEL
-        if measured and result.error > label_error + slack:
-            flags.append(f"{name} error above the label-only floor: that attack failed")
-    if {"static", "retrained"} <= results.keys():
-        gain = results["retrained"].errors - results["static"].errors
-        if float(gain.mean()) > 2 * _standard_error(gain):
-            flags.append("retrained is weaker than static: the retraining failed")
-    if flips:
-        flags.append(f"{flips} labels changed or tied in what was released")
-    return Verdict(
-        adaptive_error=adaptive,
-        strongest=strongest,
-        closed_gap=_gap(adaptive, float(floors.clean.mean()), label_error),
-        closed_gap_tail=_gap(
-            tail_adaptive, float(floors.clean[tail].mean()), float(floors.label[tail].mean())
-        ),
-        flags=tuple(flags),
-    )
-
-
-def _standard_error(differences: Tensor) -> float:
-    """Return that of the mean; 0 of a single query, which has no spread."""
-    count = len(differences)
-    return float(differences.std()) / count**0.5 if count > 1 else 0.0
-
-
-def _gap(adaptive: float, clean: float, label: float) -> float | None:
-    try:
-        return closed_gap(adaptive, clean, label)
-    except InvalidOptionError:
-        return None

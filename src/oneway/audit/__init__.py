@@ -1,0 +1,41 @@
+"""Grade attacks, judge releases, and question the judgement itself."""
+
+from oneway.audit.controls import (
+    CONTROLS,
+    ControlResult,
+    failed_controls,
+    judge_control,
+    planted_errors,
+    planted_positions,
+)
+from oneway.audit.flags import FLAGS, Flag
+from oneway.audit.grading import AttackResult, Floors, run_attack, take_floors
+from oneway.audit.verdict import (
+    CLASS_LEVEL,
+    TAIL_SHARE,
+    Verdict,
+    gap_or_none,
+    judge,
+    standard_error,
+)
+
+__all__ = [
+    "CLASS_LEVEL",
+    "CONTROLS",
+    "FLAGS",
+    "TAIL_SHARE",
+    "AttackResult",
+    "ControlResult",
+    "Flag",
+    "Floors",
+    "Verdict",
+    "failed_controls",
+    "gap_or_none",
+    "judge",
+    "judge_control",
+    "planted_errors",
+    "planted_positions",
+    "run_attack",
+    "standard_error",
+    "take_floors",
+]

@@ -1,0 +1,119 @@
+"""Controls: releases whose leak is known. An audit that misjudges one is void."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from oneway.audit.verdict import gap_or_none, standard_error
+from oneway.contracts import Defense
+from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.identity import Identity
+from oneway.defenses.label_only import LabelOnly
+from oneway.defenses.temperature import Temperature
+
+BROKEN_BELOW = 0.35
+"""Largest closed gap of a release that hides nothing, for attackers who are to be believed."""
+
+HOLDS_ABOVE = 0.65
+"""Smallest closed gap of a release that tells the label alone."""
+
+READ_ABOVE = 0.5
+"""Share of planted pixels' label-only error that an attacker must have removed."""
+
+Expected = Literal["broken", "read", "holds"]
+
+MakeControl = Callable[[Tensor], Defense]
+"""Builds a control, given which pixels differ most between images, as ``(P)`` flat indices."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """One release with a known leak.
+
+    Attributes:
+        make: Builds it.
+        expected: ``"broken"``: G must be about 0. ``"read"``: the planted pixels must be found.
+            ``"holds"``: G must be about 1.
+    """
+
+    make: MakeControl
+    expected: Expected
+
+
+CONTROLS: dict[str, Control] = {
+    "identity": Control(lambda _: Identity(), "broken"),
+    "permutation": Control(lambda _: Permutation(), "broken"),
+    "temperature": Control(lambda _: Temperature(temperature=2.0), "broken"),
+    "class-offsets": Control(lambda _: ClassOffsets(), "broken"),
+    "planted-leak": Control(lambda places: PlantedLeak(positions=places.tolist()), "read"),
+    "label-only": Control(lambda _: LabelOnly(), "holds"),
+}
+
+
+@dataclass(frozen=True)
+class ControlResult:
+    """How one control went.
+
+    Attributes:
+        name: A key of ``CONTROLS``.
+        expected: What it must be.
+        measured: G; or, of planted pixels, the share of the label-only error that is gone. None
+            where clean scores tell no more than the label: then nothing can be broken.
+        passed: Whether it is as expected; None where that cannot be told.
+    """
+
+    name: str
+    expected: Expected
+    measured: float | None
+    passed: bool | None
+
+
+def planted_positions(images: Tensor, classes: int) -> Tensor:
+    """Return which entries of a query a planted leak tells: those that vary most.
+
+    Args:
+        images: ``(N, ...)`` auxiliary queries.
+        classes: K, the most that one release can tell.
+    """
+    variances = images.flatten(1).double().var(0, correction=0)
+    count = min(classes, int((variances > 0).sum()))
+    return variances.topk(max(1, count)).indices.sort().values.cpu()
+
+
+def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> ControlResult:
+    """Compare an attack on a control with the same attack on clean scores, and with the label.
+
+    Args:
+        name: A key of ``CONTROLS``.
+        errors: ``(N)`` of the attack on the control; of a planted leak, over the planted entries
+            alone.
+        clean: ``(N)`` of the same decoder on clean scores.
+        label: ``(N)`` given the label alone; of a planted leak, over the planted entries.
+    """
+    expected = CONTROLS[name].expected
+    if expected == "read":
+        share = 1 - float(errors.mean()) / max(float(label.mean()), 1e-12)
+        return ControlResult(name, expected, share, share >= READ_ABOVE)
+    gain = label - clean
+    # A gap that is lost in the noise of the queries cannot be closed or left open.
+    if float(gain.mean()) <= 3 * standard_error(gain):
+        return ControlResult(name, expected, None, None)
+    gap = gap_or_none(float(errors.mean()), float(clean.mean()), float(label.mean()))
+    if gap is None:
+        return ControlResult(name, expected, None, None)
+    passed = gap <= BROKEN_BELOW if expected == "broken" else gap >= HOLDS_ABOVE
+    return ControlResult(name, expected, gap, passed)
+
+
+def failed_controls(results: Mapping[str, ControlResult]) -> list[str]:
+    """Return the names of controls that were misjudged."""
+    return [name for name, result in results.items() if result.passed is False]
+
+
+def planted_errors(images: Tensor, reconstructions: Tensor, places: Tensor) -> Tensor:
+    """Return ``(N)`` float64 squared errors per query over the planted entries alone."""
+    index = places.to(images.device)
+    differences = images.flatten(1)[:, index] - reconstructions.flatten(1)[:, index]
+    return differences.double().square().mean(1)

@@ -1,0 +1,101 @@
+"""From errors of attackers to a verdict on a release: the strongest attacker makes the headline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from oneway.audit.flags import Flag
+from oneway.audit.grading import AttackResult, Floors
+from oneway.errors import InvalidOptionError
+from oneway.metrics import closed_gap
+
+CLASS_LEVEL = frozenset({"class-representative"})
+"""Attackers who look for a class and not for the query: to miss the query is no failure."""
+
+TAIL_SHARE = 0.05
+"""The least confident share of queries that is also judged by itself: the mean hides it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the attacks on one release come to.
+
+    Attributes:
+        adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
+        strongest: Who achieved it.
+        closed_gap: G over all queries; None if clean scores tell no more than the label.
+        closed_gap_tail: G over the least confident 5 % of queries, of the attacker who is
+            strongest over all of them, or who falls back on the label.
+        flags: What is suspicious about this evaluation, in words.
+    """
+
+    adaptive_error: float
+    strongest: str
+    closed_gap: float | None
+    closed_gap_tail: float | None
+    flags: tuple[Flag, ...]
+
+
+def judge(
+    results: Mapping[str, AttackResult], floors: Floors, clean_confidences: Tensor, flips: int
+) -> Verdict:
+    """Compare attackers with the floors.
+
+    Args:
+        results: By name; all of them count, and the strongest makes the headline.
+        floors: Of the same queries.
+        clean_confidences: ``(N, K)``, to find the least confident queries.
+        flips: How many labels changed in what was released.
+    """
+    strongest = min(results, key=lambda name: results[name].error)
+    tail_count = max(1, round(TAIL_SHARE * len(clean_confidences)))
+    tail = clean_confidences.amax(-1).argsort(stable=True)[:tail_count]
+    adaptive = results[strongest].error
+    # Not the lowest of all on the tail: on a few queries a failed decoder may win by chance.
+    fallback = results.get("label-only", results[strongest])
+    tail_adaptive = min(
+        float(result.errors[tail].mean()) for result in (results[strongest], fallback)
+    )
+    flags = list[Flag]()
+    # To mislead who does not know of it is what a defense is for; nothing is wrong with that.
+    unaware = ("static",) if "retrained" in results else ()
+    label_error = float(floors.label.mean())
+    for name, result in results.items():
+        # Two standard errors or one percent, so that a tie is not called a failure.
+        slack = max(2 * standard_error(result.errors - floors.label), 0.01 * label_error)
+        measured = name not in ("label-only", *CLASS_LEVEL, *unaware)
+        if measured and result.error > label_error + slack:
+            detail = f"{name} error above the label-only floor: that attack failed"
+            flags.append(Flag("attack-failed", detail))
+    if {"static", "retrained"} <= results.keys():
+        gain = results["retrained"].errors - results["static"].errors
+        if float(gain.mean()) > 2 * standard_error(gain):
+            detail = "retrained is weaker than static: the retraining failed"
+            flags.append(Flag("retraining-failed", detail))
+    if flips:
+        detail = f"{flips} labels changed or tied in what was released"
+        flags.append(Flag("labels-changed", detail))
+    return Verdict(
+        adaptive_error=adaptive,
+        strongest=strongest,
+        closed_gap=gap_or_none(adaptive, float(floors.clean.mean()), label_error),
+        closed_gap_tail=gap_or_none(
+            tail_adaptive, float(floors.clean[tail].mean()), float(floors.label[tail].mean())
+        ),
+        flags=tuple(flags),
+    )
+
+
+def standard_error(differences: Tensor) -> float:
+    """Return that of the mean; 0 of a single query, which has no spread."""
+    count = len(differences)
+    return float(differences.std()) / count**0.5 if count > 1 else 0.0
+
+
+def gap_or_none(adaptive: float, clean: float, label: float) -> float | None:
+    """Return the closed gap G, or None where clean scores tell no more than the label."""
+    try:
+        return closed_gap(adaptive, clean, label)
+    except InvalidOptionError:
+        return None

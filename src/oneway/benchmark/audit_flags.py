@@ -1,0 +1,75 @@
+"""What an audit finds suspicious about its own evaluation, and about the release."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from oneway.audit import ControlResult, Flag, failed_controls, standard_error
+from oneway.benchmark.audit_measures import Round
+from oneway.contracts import Defense
+
+SEEDS = 3
+"""How many a number takes that is to be published; an audit has so many unless told otherwise."""
+
+WORSE_CALIBRATED = 0.02
+"""Rise of the expected calibration error that is flagged."""
+
+_MUST = {"broken": "broken (G about 0)", "read": "read", "holds": "unbroken (G about 1)"}
+
+
+def suspicions(
+    rounds: Sequence[Round],
+    controls: Mapping[str, ControlResult],
+    plateau: bool,
+    epochs: int,
+    defense: Defense,
+    useful: Mapping[str, Any],
+) -> list[Flag]:
+    """Return what is suspicious about the rounds of an audit, and about its release.
+
+    Args:
+        rounds: One for each seed.
+        controls: How the controls went.
+        plateau: Whether twice the epochs gained nothing.
+        epochs: How long decoders were trained.
+        defense: What stands before the clients.
+        useful: From :func:`oneway.benchmark.audit_measures.utility`.
+    """
+    flags = list[Flag]()
+    raised: dict[tuple[str, str], int] = {}
+    for one in rounds:
+        for flag in one.verdict.flags:
+            key = (flag.name, flag.detail)
+            raised[key] = raised.get(key, 0) + 1
+    for (name, detail), count in raised.items():
+        flags.append(Flag(name, f"{detail} ({count} of {len(rounds)} seeds)"))
+    gain = torch.stack([one.floors.clean - one.strongest.errors for one in rounds]).mean(0)
+    tells = float(gain.mean()) > 2 * standard_error(gain)
+    if defense.requires_input or tells:
+        how = "the defense reads the query itself" if defense.requires_input else ""
+        more = "attackers reconstruct better than from clean scores" if tells else ""
+        detail = "; ".join(part for part in (how, more) if part)
+        flags.append(Flag("tells-more-than-scores", detail))
+    before, after = useful.get("clean"), useful["released"]
+    if before and before["expected_calibration_error"] is not None:
+        worse = after["expected_calibration_error"] - before["expected_calibration_error"]
+        if worse > WORSE_CALIBRATED:
+            detail = (
+                "expected calibration error rises from "
+                f"{before['expected_calibration_error']:.3f} to "
+                f"{after['expected_calibration_error']:.3f}"
+            )
+            flags.append(Flag("worse-calibrated", detail))
+    if len(rounds) < SEEDS:
+        flags.append(
+            Flag("too-few-seeds", f"{len(rounds)} of {SEEDS} seeds: nothing to be published")
+        )
+    if not plateau:
+        detail = f"decoders were still gaining at {epochs} epochs"
+        flags.append(Flag("not-trained-out", detail))
+    for name in failed_controls(controls):
+        result = controls[name]
+        detail = f"{name} must be {_MUST[result.expected]}, but measured {result.measured:.2f}"
+        flags.append(Flag("control-failed", detail))
+    return flags

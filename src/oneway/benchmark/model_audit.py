@@ -1,0 +1,475 @@
+"""Audit somebody's model: the whole ensemble, its controls, and a verdict that can be checked."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneway.audit import (
+    CONTROLS,
+    ControlResult,
+    Flag,
+    failed_controls,
+    judge,
+    standard_error,
+    take_floors,
+)
+from oneway.benchmark.attackers import Attackers, prepare_attackers
+from oneway.benchmark.audit_controls import run_controls
+from oneway.benchmark.audit_flags import SEEDS, suspicions
+from oneway.benchmark.audit_measures import Measures, Round, measure, utility
+from oneway.benchmark.audit_plan import (
+    FIRST_EPOCHS,
+    FRONT_ENDS,
+    MOST_EPOCHS,
+    REPEATS,
+    WIDTHS,
+    AuditPlan,
+    Costs,
+    make_plan,
+    settings_for,
+)
+from oneway.benchmark.defenders import Built, Defender, DefenderImages
+from oneway.benchmark.randomness import Stream
+from oneway.benchmark.records import environment, json_values, pixels
+from oneway.benchmark.registry import STRENGTHS
+from oneway.benchmark.runner import synchronize
+from oneway.benchmark.spec import AttackerSpec, SurrogateSpec, is_copied
+from oneway.benchmark.store import Store
+from oneway.benchmark.subject import Answers, Subject, ask
+from oneway.confidences import release
+from oneway.contracts import Observations
+from oneway.data import Report, silent
+from oneway.defenses.identity import Identity
+from oneway.inversion import build_inverter, default_depth
+from oneway.metrics import Interval, bootstrap_gap, flips, inversion_errors
+from oneway.targets import DefendedTarget
+
+GAIN = 0.01
+"""Share of the error that twice the epochs must take away to count as a gain."""
+
+SHOWN = 10
+
+TIMED_SECONDS = 1.0
+"""How long each decoder is timed before an audit is planned."""
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How an audit is run.
+
+    Attributes:
+        seeds: How often all is repeated, with attackers of other seeds.
+        minutes: What there is; None: no limit.
+        controls: Whether controls are run. Without them nothing vouches for the verdict.
+        front_ends: Input transforms that compete.
+        widths: Decoder widths that compete.
+        first_epochs: Where the search for the plateau begins.
+        most_epochs: Where it ends.
+        repeats: How often averaging asks a random API.
+    """
+
+    seeds: int = SEEDS
+    minutes: float | None = None
+    controls: bool = True
+    front_ends: tuple[str, ...] = FRONT_ENDS
+    widths: tuple[int, ...] = WIDTHS
+    first_epochs: int = FIRST_EPOCHS
+    most_epochs: int = MOST_EPOCHS
+    repeats: tuple[int, ...] = REPEATS
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """What an audit found.
+
+    Attributes:
+        record: Everything but the rows, as JSON values.
+        queries: Columns of one value per seed, attacker and test query.
+        gallery: Rows of images to draw; empty for records.
+    """
+
+    record: dict[str, Any]
+    queries: dict[str, Any]
+    gallery: dict[str, Any]
+
+
+class ModelAudit:
+    """One audit of one release."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        store: Store,
+        settings: AuditSettings | None = None,
+        *,
+        seed: int = 0,
+        report: Report = silent,
+    ) -> None:
+        """Prepare; nothing is asked yet.
+
+        Args:
+            subject: What is audited.
+            store: Where trained networks are kept; a rerun trains only what is missing.
+            settings: How; None: everything.
+            seed: The first of them.
+            report: Told of progress.
+        """
+        self.subject, self.store = subject, store
+        self.settings = settings or AuditSettings()
+        self.seed, self.report = seed, report
+        self.device = subject.auxiliary.device
+
+    def run(self) -> AuditOutcome:
+        """Ask, plan, attack, question the attack, and judge."""
+        begin = time.perf_counter()
+        self.report("ask the model", 0.0)
+        defender = self._defender()
+        clean = DefendedTarget(self.subject.target, Identity())(self.subject.auxiliary)
+        built = defender.build(self.subject.release, self.subject.target, clean)
+        answers = ask(self.subject, built.defense, built.again)
+        self.report("ask the model", 1.0)
+        plan = make_plan(self._full_plan(answers), self._costs(answers), self.settings.minutes)
+        rows = slice(0, plan.auxiliary)
+        answers = dataclasses.replace(
+            answers, clean=answers.clean[rows], released=answers.released[rows]
+        )
+        images = self.subject.auxiliary[rows]
+        epochs, plateau = self._find_epochs(plan, answers, images, begin)
+        controls = run_controls(
+            plan, self.subject, answers, images, epochs, self.store, self.seed, self.report
+        )
+        flags = list(answers.flags)
+        flags += self._more_budget(plan, answers, images, epochs, defender)
+        rounds = list[Round]()
+        for seed in range(self.seed, self.seed + plan.seeds):
+            if rounds and self._is_late(begin, len(rounds)):
+                break
+            rounds.append(self._round(seed, plan, answers, images, epochs, defender))
+        measures = measure(rounds[0], self.subject, images, self.seed)
+        useful = utility(self.subject, answers, built.defense)
+        flags += suspicions(rounds, controls, plateau, epochs, built.defense, useful)
+        record = self._record(plan, rounds, controls, flags, measures, useful, built, answers)
+        record |= {
+            "epochs": epochs,
+            "plateau_shown": plateau,
+            "seconds": time.perf_counter() - begin,
+        }
+        return AuditOutcome(record, measures.queries(rounds), self._gallery(rounds[0]))
+
+    def _defender(self) -> Defender:
+        images = self.subject.auxiliary
+        attackers = self._attackers(self.seed, (), self.settings.first_epochs, images)
+        removed = min(2, default_depth(images.shape[1:]) - 1)
+        surrogate = SurrogateSpec(
+            width=max(self.settings.widths),
+            hidden_layers_removed=removed,
+            training=settings_for(2 * self.settings.first_epochs),
+        )
+        own = DefenderImages(images, attackers.held_out)
+        return Defender(surrogate, (0.5, 1.0, 2.0), own, self.store, attackers.trainer, self.report)
+
+    def _attackers(
+        self,
+        seed: int,
+        names: Sequence[str],
+        epochs: int,
+        images: Tensor,
+        plan: AuditPlan | None = None,
+    ) -> Attackers:
+        spec = AttackerSpec(
+            names=tuple(names),
+            front_ends=plan.front_ends if plan else self.settings.front_ends,
+            widths=plan.widths if plan else self.settings.widths,
+            repeats=plan.repeats if plan else self.settings.repeats,
+            training=settings_for(epochs),
+        )
+        return prepare_attackers(spec, images, self.store, seed, self.report)
+
+    def _full_plan(self, answers: Answers) -> AuditPlan:
+        """Return all that applies to the release, whatever it takes."""
+        attacks = ["label-only", "static", "retrained"]
+        if answers.random:
+            attacks.append("averaging")
+        if is_copied(self.subject.release):
+            attacks.append("adversarial-training")
+        if answers.follow is not None:
+            attacks.append("optimising")
+        settings = self.settings
+        return AuditPlan(
+            attacks=tuple(attacks),
+            front_ends=settings.front_ends,
+            widths=settings.widths,
+            repeats=settings.repeats,
+            most_epochs=settings.most_epochs,
+            controls=tuple(CONTROLS) if settings.controls else (),
+            seeds=settings.seeds,
+            auxiliary=len(self.subject.auxiliary),
+        )
+
+    def _costs(self, answers: Answers) -> Costs:
+        """Measure what an epoch and a query cost on this machine."""
+        images = self.subject.auxiliary[:64]
+        confidences, training = answers.clean[:64], {}
+        for width in self.settings.widths:
+            stream = Stream(self.seed, "timing")
+            network = stream.call(
+                lambda width=width: build_inverter(  # type: ignore[misc]
+                    confidences.shape[-1], images.shape[1:], width=width
+                ).to(self.device),
+                self.device,
+            )
+            network.fit_front_end(confidences)
+            optimizer = torch.optim.Adam(network.parameters())
+            taken = list[float]()
+            begin = time.perf_counter()
+            while len(taken) < 3 or taken[-1] - taken[0] < TIMED_SECONDS:
+                optimizer.zero_grad()
+                (network(confidences) - images).square().mean().backward()
+                optimizer.step()
+                synchronize(self.device)
+                taken.append(time.perf_counter() - begin)
+            # The first step is slow: it prepares kernels.
+            training[width] = (taken[-1] - taken[0]) / (len(taken) - 1) / len(images)
+        begin = time.perf_counter()
+        answers.query(images, 1)
+        asking = (time.perf_counter() - begin) / len(images)
+        return Costs(training, asking, len(self.subject.auxiliary), len(self.subject.test))
+
+    def _is_late(self, begin: float, rounds: int) -> bool:
+        """Say whether another seed would take longer than there is time."""
+        if self.settings.minutes is None:
+            return False
+        spent = time.perf_counter() - begin
+        return spent + spent / (rounds + 1) > 60 * self.settings.minutes
+
+    def _find_epochs(
+        self, plan: AuditPlan, answers: Answers, images: Tensor, begin: float
+    ) -> tuple[int, bool]:
+        """Double the epochs until twice as many gain nothing; say whether that was reached.
+
+        On clean scores and on released ones alike: whoever is still learning decides for both,
+        since all releases are attacked with equal means.
+        """
+        epochs, front_end, width = self.settings.first_epochs, plan.front_ends[0], max(plan.widths)
+        while True:
+            gains = []
+            for told, confidences in (("clean", answers.clean), ("released", answers.released)):
+                once, twice = (
+                    self._lowest_error(
+                        confidences, images, front_end, width, count, f"pace: {told}, {count}"
+                    )
+                    for count in (epochs, 2 * epochs)
+                )
+                gains.append(1 - twice / once)
+            if max(gains) < GAIN:
+                return epochs, True
+            # Twice the epochs gained: so twice is what all decoders get.
+            epochs *= 2
+            spent = time.perf_counter() - begin
+            limit = self.settings.minutes
+            late = limit is not None and (3 * spent > 60 * limit or 2 * plan.seconds > 60 * limit)
+            if 2 * epochs > plan.most_epochs or late:
+                return epochs, False
+
+    def _lowest_error(
+        self,
+        confidences: Tensor,
+        images: Tensor,
+        front_end: str,
+        width: int,
+        epochs: int,
+        stage: str,
+    ) -> float:
+        attackers = self._attackers(self.seed, (), epochs, images)
+        _, facts = attackers.trainer.train(
+            "attacker",
+            {"front_end": front_end, "width": width},
+            attackers.spec.training,
+            confidences,
+            images,
+            attackers.held_out,
+            stage=stage,
+        )
+        return float(min(facts["held_out_errors"]))
+
+    def _round(
+        self,
+        seed: int,
+        plan: AuditPlan,
+        answers: Answers,
+        images: Tensor,
+        epochs: int,
+        defender: Defender,
+    ) -> Round:
+        subject = self.subject
+        attackers = self._attackers(seed, plan.attacks, epochs, images, plan)
+        copies = (
+            defender.own_copies(subject.release, answers.clean)
+            if "adversarial-training" in plan.attacks
+            else ()
+        )
+        seen = Observations(
+            images=images,
+            clean=answers.clean,
+            released=answers.released,
+            held_out=attackers.held_out,
+            query=answers.query,
+            random=answers.random,
+            repeats=plan.repeats,
+            own_copies=copies,
+            follow=answers.follow,
+        )
+        clean = release(answers.trace.clean_logits)
+        # Clean scores are attacked with the same means: else the gap would be too small.
+        bare = DefendedTarget(subject.target, Identity())
+        follow = None if answers.follow is None else bare.follow
+        undefended = dataclasses.replace(seen, released=answers.clean, random=False, follow=follow)
+        names = [name for name in ("label-only", "static", "optimising") if name in plan.attacks]
+        baseline = attackers.run(f"seed {seed}, clean", undefended, clean, subject.test, names)
+        floors = take_floors(baseline, images, subject.test)
+        results = attackers.run(
+            f"seed {seed}", seen, answers.trace.released, subject.test, plan.attacks
+        )
+        changed = flips(answers.trace.clean_logits, answers.trace.released)
+        return Round(seed, baseline, results, floors, judge(results, floors, clean, changed))
+
+    def _more_budget(
+        self,
+        plan: AuditPlan,
+        answers: Answers,
+        images: Tensor,
+        epochs: int,
+        defender: Defender,
+    ) -> list[Flag]:
+        """Attack the release at twice its strength, too: it must not tell more."""
+        row = self.subject.release
+        option = STRENGTHS.get(row.defense)
+        if option is None or option not in row.options:
+            return []
+        double = 2 * row.options[option]
+        stronger = dataclasses.replace(row, options={**row.options, option: double})
+        other = defender.build(stronger, self.subject.target, answers.clean).defense
+        guard = DefendedTarget(self.subject.target, other)
+        attackers = self._attackers(self.seed, (), epochs, images)
+        errors = []
+        for name, asked, told in (
+            ("at its strength", answers.released, answers.trace.released),
+            ("at twice its strength", guard(images), guard(self.subject.test)),
+        ):
+            network, _ = attackers.trainer.train(
+                "attacker",
+                {"front_end": plan.front_ends[0], "width": min(plan.widths)},
+                attackers.spec.training,
+                asked,
+                images,
+                attackers.held_out,
+                stage=f"budget: {name}",
+            )
+            with torch.no_grad():
+                parts = [network(some) for some in told.split(512)]
+            errors.append(inversion_errors(self.subject.test, torch.cat(parts)))
+        gain = errors[0] - errors[1]
+        if float(gain.mean()) <= 2 * standard_error(gain):
+            return []
+        detail = (
+            f"at {option} {double:g} a decoder errs by {float(errors[1].mean()):.4f}, at "
+            f"{row.options[option]:g} by {float(errors[0].mean()):.4f}: the stronger defense leaks "
+            "more"
+        )
+        return [Flag("more-budget-smaller-gap", detail)]
+
+    def _record(
+        self,
+        plan: AuditPlan,
+        rounds: Sequence[Round],
+        controls: Mapping[str, ControlResult],
+        flags: Sequence[Flag],
+        measures: Measures,
+        useful: Mapping[str, Any],
+        built: Built,
+        answers: Answers,
+    ) -> dict[str, Any]:
+        subject = self.subject
+        names = list(rounds[0].results)
+        floors = {
+            name: _mean([float(getattr(one.floors, name).mean()) for one in rounds])
+            for name in ("clean", "label", "prior")
+        }
+        gaps = [one.verdict.closed_gap for one in rounds]
+        tails = [one.verdict.closed_gap_tail for one in rounds]
+        return {
+            "release": subject.release.name,
+            "defense": "guarded endpoint" if subject.guarded else subject.release.defense,
+            "options": json_values(subject.release.options),
+            "auxiliary": plan.auxiliary,
+            "queries": len(subject.test),
+            "classes": answers.clean.shape[-1],
+            "shape": list(subject.test.shape[1:]),
+            "plan": json_values(dataclasses.asdict(plan)),
+            "seeds": [one.seed for one in rounds],
+            "errors": {name: _mean([one.results[name].error for one in rounds]) for name in names},
+            "candidates": {name: rounds[0].results[name].candidate for name in names},
+            "strongest": [one.verdict.strongest for one in rounds],
+            "floors": floors,
+            "adaptive_error": _mean([one.verdict.adaptive_error for one in rounds]),
+            "closed_gap": _mean(gaps),
+            "closed_gap_by_seed": gaps,
+            "closed_gap_interval": self._gap_interval(rounds),
+            "closed_gap_tail": _mean(tails),
+            "flips": flips(answers.trace.clean_logits, answers.trace.released),
+            "keeps_label": built.defense.keeps_label,
+            "random": answers.random,
+            "controls": {name: dataclasses.asdict(result) for name, result in controls.items()},
+            "void": bool(failed_controls(controls)),
+            "flags": [dataclasses.asdict(flag) for flag in flags],
+            "privacy": measures.summary,
+            "utility": dict(useful),
+            "defender_training_seconds": built.seconds,
+            "environment": environment(self.device),
+        }
+
+    def _gap_interval(self, rounds: Sequence[Round]) -> dict[str, Any] | None:
+        """Return the bootstrap interval of G over queries, of errors averaged over seeds."""
+        if any(one.verdict.closed_gap is None for one in rounds):
+            return None
+        adaptive = torch.stack([one.strongest.errors for one in rounds]).mean(0)
+        clean = torch.stack([one.floors.clean for one in rounds]).mean(0)
+        label = torch.stack([one.floors.label for one in rounds]).mean(0)
+        if float(clean.mean()) >= float(label.mean()):
+            return None
+        generator = Stream(self.seed, "bootstrap").generator()
+        interval: Interval = bootstrap_gap(adaptive, clean, label, generator=generator)
+        found: dict[str, Any] = json_values(dataclasses.asdict(interval))
+        return found
+
+    def _gallery(self, one: Round) -> dict[str, Any]:
+        """Return test queries and what became of them, to draw; nothing for records."""
+        if self.subject.test.ndim != 4 or self.subject.test.shape[1] not in (1, 3):
+            return {}
+        shown = self._shown()
+        strongest = one.verdict.strongest
+        rows = {
+            "original": self.subject.test[shown],
+            "label only": one.results["label-only"].reconstructions[shown],
+            "static": one.results["static"].reconstructions[shown],
+            f"strongest:\n{strongest}": one.strongest.reconstructions[shown],
+        }
+        return {label: pixels(images) for label, images in rows.items()}
+
+    def _shown(self) -> Tensor:
+        """Return which queries a figure shows: of each class the first, then the first ones."""
+        labels = self.subject.labels
+        if labels is None:
+            return torch.arange(min(SHOWN, len(self.subject.test)))
+        first = [(labels == label).nonzero()[0, 0] for label in labels.unique()[:SHOWN]]
+        return torch.stack(first).cpu()
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    told = [value for value in values if value is not None]
+    return sum(told) / len(told) if len(told) == len(values) else None

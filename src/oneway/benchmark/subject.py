@@ -1,0 +1,194 @@
+"""What an audit looks at: a model, what it releases, and whether its answers are stable."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from oneway.audit import Flag
+from oneway.benchmark.spec import ReleaseSpec
+from oneway.checks import check_images
+from oneway.contracts import Defense, Query, Target
+from oneway.data import Column, check_disjoint
+from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.targets import DefendedTarget, TorchTarget, Trace
+
+PROBED = 64
+"""Queries that are asked again, to see whether the answers are stable."""
+
+ALONE = 8
+"""Of those, how many are asked one by one."""
+
+SAME = 1e-3
+"""L1 distance of two answers that count as the same: rounding differs with the batch."""
+
+LEAST_AUXILIARY, LEAST_TEST = 200, 50
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, the data to audit it with, and what stands before its clients.
+
+    Attributes:
+        target: The model, undefended; or, if only that is at hand, whatever answers.
+        auxiliary: ``(N, C, H, W)`` images in ``[0, 1]``, or ``(N, D)`` encoded records: the
+            attacker's own.
+        test: ``(M, ...)`` the queries that attacks are graded on.
+        labels: ``(M)`` int64, their true classes, for accuracy and calibration; or None.
+        release: The defense that is audited, by its registered name.
+        columns: What the entries of a record are; empty for images.
+        guarded: Where defended answers come from instead, such as an endpoint with its guard on.
+    """
+
+    target: Target
+    auxiliary: Tensor
+    test: Tensor
+    labels: Tensor | None = None
+    release: ReleaseSpec = field(default_factory=lambda: ReleaseSpec("as it is", "none"))
+    columns: tuple[Column, ...] = ()
+    guarded: Target | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be audited, before any query.
+
+        Raises:
+            InvalidTensorError: A tensor is not what is said above.
+            InvalidOptionError: There are too few rows, or two defenses.
+            OverlappingSplitsError: Test queries are among the attacker's.
+        """
+        check_images(self.auxiliary)
+        check_images(self.test)
+        if self.auxiliary.shape[1:] != self.test.shape[1:]:
+            raise InvalidTensorError(
+                "auxiliary and test queries must have one shape, but are "
+                f"{tuple(self.auxiliary.shape[1:])} and {tuple(self.test.shape[1:])}."
+            )
+        for name, rows, least in (
+            ("auxiliary", self.auxiliary, LEAST_AUXILIARY),
+            ("test", self.test, LEAST_TEST),
+        ):
+            if not (rows.min() >= 0 and rows.max() <= 1):
+                raise InvalidTensorError(
+                    f"{name} queries must lie in [0, 1], but some do not. Scale them, and let the "
+                    "model undo it: errors are measured in this range."
+                )
+            if len(rows) < least:
+                raise InvalidOptionError(
+                    f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
+                    "attacker who has next to nothing learns nothing, which says nothing."
+                )
+        if self.labels is not None and self.labels.shape != self.test.shape[:1]:
+            raise InvalidTensorError(
+                f"labels must be one per test query, ({len(self.test)},), but have shape "
+                f"{tuple(self.labels.shape)}."
+            )
+        if self.guarded is not None and self.release.defense != "none":
+            raise InvalidOptionError(
+                "either a defense or a guarded endpoint is audited, but both were given."
+            )
+        check_disjoint({"auxiliary": self.auxiliary, "test": self.test})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered to all queries of an audit.
+
+    Attributes:
+        clean: ``(N, K)`` confidences of the auxiliary rows, undefended.
+        released: ``(N, K)`` of the same rows, defended.
+        trace: Of the test queries.
+        query: Asks again.
+        random: Whether the same query is answered differently each time.
+        follow: Target and defense with a gradient, where the model itself is at hand.
+        flags: What is wrong with the answers.
+    """
+
+    clean: Tensor
+    released: Tensor
+    trace: Trace
+    query: Query
+    random: bool
+    follow: Callable[[Tensor], Tensor] | None
+    flags: tuple[Flag, ...]
+
+
+def ask(subject: Subject, defense: Defense, again: Defense) -> Answers:
+    """Ask everything that the attackers train on and are graded with.
+
+    Args:
+        subject: What is audited.
+        defense: What stands before the clients; ignored where a guarded endpoint does.
+        again: The same, for whoever asks again.
+    """
+    bare = DefendedTarget(subject.target, Identity())
+    if subject.guarded is None:
+        guard = DefendedTarget(subject.target, defense)
+        query: Query = DefendedTarget(subject.target, again).repeated
+        declared = not defense.deterministic
+        follows = isinstance(subject.target, TorchTarget)
+        follow = DefendedTarget(subject.target, again).follow if follows else None
+    else:
+        guard = DefendedTarget(subject.guarded, Identity())
+        query, declared, follow = _asked_again(guard), False, None
+    trace = guard.trace(subject.test)
+    if subject.guarded is not None:
+        trace = Trace(bare.trace(subject.test).clean_logits, trace.defended_logits, trace.released)
+    random, batched = _probe(guard, subject.test[:PROBED])
+    flags = list[Flag]()
+    if random or declared:
+        flags.append(
+            Flag(
+                "unstable-answers",
+                "the same query is answered differently each time: whoever repeats it averages "
+                "the noise away",
+            )
+        )
+    if batched and not (random or declared):
+        flags.append(
+            Flag("unstable-answers", "answers depend on which queries share a batch with them")
+        )
+    flags += _ties(trace.released)
+    return Answers(
+        bare(subject.auxiliary),
+        guard(subject.auxiliary),
+        trace,
+        query,
+        random or declared,
+        follow,
+        tuple(flags),
+    )
+
+
+def _asked_again(guard: DefendedTarget) -> Query:
+    def query(images: Tensor, count: int) -> Tensor:
+        return torch.stack([guard(images) for _ in range(count)])
+
+    return query
+
+
+def _probe(guard: DefendedTarget, queries: Tensor) -> tuple[bool, bool]:
+    """Say whether answers differ from time to time, and whether they differ with the batch."""
+    first, second = guard(queries), guard(queries)
+    random = _differ(first, second)
+    reordered = guard(queries.flip(0)).flip(0)
+    alone = torch.cat([guard(query.unsqueeze(0)) for query in queries[:ALONE]])
+    return random, _differ(first, reordered) or _differ(first[:ALONE], alone)
+
+
+def _differ(first: Tensor, second: Tensor) -> bool:
+    return bool(((first.double() - second.double()).abs().sum(-1) > SAME).any())
+
+
+def _ties(released: Tensor) -> list[Flag]:
+    """Raise a flag where released rows hold zeros, or entries that are exactly the same."""
+    zeros = (released == 0).any(-1)
+    ordered = released.sort(-1).values
+    ties = (ordered[:, 1:] == ordered[:, :-1]).any(-1)
+    found = []
+    for rows, what in ((zeros, "an exact zero"), (ties, "two entries that are exactly equal")):
+        if rows.any():
+            share = float(rows.double().mean())
+            found.append(f"{100 * share:.0f} % of released vectors hold {what}")
+    return [Flag("ties-or-zeros", "; ".join(found))] if found else []

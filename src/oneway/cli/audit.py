@@ -1,0 +1,236 @@
+"""`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
+
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from oneway.cli.common import choose_device, command, progress
+from oneway.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from oneway.benchmark import Subject
+
+TABLES = (".csv", ".parquet")
+"""Endings of files that hold records rather than images."""
+
+
+@command
+def audit(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
+            ".joblib file, or an address (Open Inference Protocol v2, or plain JSON)."
+        ),
+    ],
+    auxiliary: Annotated[
+        Path, typer.Option(help="The attacker's own data: .npz or folder of images, or a table.")
+    ],
+    test: Annotated[Path, typer.Option(help="Queries that attacks are graded on, likewise.")],
+    outputs: Annotated[
+        Literal["logits", "confidences"] | None,
+        typer.Option(help="What the model answers with; not needed where its kind fixes it."),
+    ] = None,
+    defense: Annotated[str, typer.Option(help="A registered defense to audit.")] = "none",
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of the defense, such as step_size=0.1; repeatable.")
+    ] = None,
+    guarded: Annotated[
+        str | None, typer.Option(help="Where defended answers come from instead, like MODEL.")
+    ] = None,
+    model_option: Annotated[
+        list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Scale image files to HxW.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Of image files: 1 or 3.")] = None,
+    label: Annotated[str | None, typer.Option(help="A table's column of classes.")] = None,
+    categorical: Annotated[
+        list[str] | None, typer.Option(help="A table's column of codes; repeatable.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="A table's column that is no input; repeatable.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Plan the attackers for so long. [no limit]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often all is repeated.")] = 3,
+    controls: Annotated[bool, typer.Option(help="Run the controls, too.")] = True,
+    require_gap: Annotated[
+        float | None, typer.Option(help="Exit 1 if the closed gap G is below this.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/audit"),
+    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
+    seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most queries asked at once.")] = 512,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    r"""Attack a model's scores, with or without a defense, and say what leaks.
+
+    The verdict comes with the attackers behind it, controls that vouch for them, and flags; the
+    folder OUT gets audit.json, queries.parquet and figure.png. Exits 1 if a flag is raised, or
+    if G is below --require-gap.
+
+    For example:
+
+        oneway audit model.pt --outputs logits --auxiliary own.npz --test queries.npz \
+            --defense adversarial-noise --option step_size=0.1 --minutes 20
+    """
+    import json
+
+    from rich.console import Console
+
+    from oneway.benchmark import AuditSettings, ModelAudit, Store, atomic_file, write_queries
+    from oneway.report import (
+        attackers_table,
+        distortion_line,
+        draw_reconstructions,
+        flag_lines,
+        privacy_table,
+        utility_table,
+        verdict,
+    )
+
+    if minutes is not None and not minutes > 0:
+        raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
+    where = choose_device(device)
+    with progress() as report:
+        subject = _subject(
+            model,
+            guarded,
+            (auxiliary, test),
+            outputs=outputs,
+            defense=defense,
+            options=parse_options(option, "--option"),
+            model_options=parse_options(model_option, "--model-option"),
+            size=parse_size(size),
+            channels=channels,
+            label=label,
+            categorical=tuple(categorical or ()),
+            drop=tuple(drop or ()),
+            batch_size=batch_size,
+            device=where,
+            report=report,
+        )
+        settings = AuditSettings(seeds=seeds, minutes=minutes, controls=controls)
+        outcome = ModelAudit(subject, Store(cache), settings, seed=seed, report=report).run()
+    record = outcome.record
+    with atomic_file(out / "audit.json") as path:
+        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_queries(out / "queries.parquet", outcome.queries)
+    if outcome.gallery:
+        draw_reconstructions(outcome.gallery, out / "figure.png", "What the scores give away")
+    console = Console()
+    for line in verdict(record):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for table in (attackers_table(record), privacy_table(record), utility_table(record)):
+        console.print(table)
+    console.print(distortion_line(record), highlight=False, markup=False, soft_wrap=True)
+    for line in flag_lines(record):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {out}", highlight=False, markup=False, soft_wrap=True)
+    gap = record["closed_gap"]
+    missed = require_gap is not None and (gap is None or gap < require_gap)
+    raise typer.Exit(1 if missed or record["flags"] else 0)
+
+
+def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
+    """Return ``{"step_size": 0.1}`` of ``["step_size=0.1"]``; values are read as TOML, or text.
+
+    Raises:
+        InvalidOptionError: One is not NAME=VALUE.
+    """
+    options = {}
+    for pair in pairs or ():
+        name, found, value = pair.partition("=")
+        if not found or not name.isidentifier():
+            raise InvalidOptionError(f"{flag} must be NAME=VALUE, but got {pair!r}.")
+        try:
+            options[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name] = value
+    return options
+
+
+def parse_size(size: str | None) -> tuple[int, int] | None:
+    """Return ``(32, 48)`` of ``"32x48"``.
+
+    Raises:
+        InvalidOptionError: It is something else.
+    """
+    if size is None:
+        return None
+    height, _, width = size.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise InvalidOptionError(f"--size must be HxW in pixels, such as 32x32, but got {size!r}.")
+    return int(height), int(width)
+
+
+def _subject(
+    model: str,
+    guarded: str | None,
+    paths: tuple[Path, Path],
+    *,
+    outputs: Literal["logits", "confidences"] | None,
+    defense: str,
+    options: dict[str, Any],
+    model_options: dict[str, Any],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    label: str | None,
+    categorical: tuple[str, ...],
+    drop: tuple[str, ...],
+    batch_size: int,
+    device: "torch.device",
+    report: Callable[[str, float], None],
+) -> "Subject":
+    """Open the model and load the data; everything that is wrong with either shows here."""
+    from oneway.benchmark import ReleaseSpec, Subject, sketch_defense
+    from oneway.data import load_queries, load_records
+    from oneway.targets import open_target, records_target
+
+    release = ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
+    sketch_defense(release)
+    are_tables = [path.suffix.lower() in TABLES for path in paths]
+    if any(are_tables) != all(are_tables):
+        raise InvalidOptionError("--auxiliary and --test must both be tables, or both images.")
+    opened = [
+        None
+        if place is None
+        else open_target(
+            place, outputs=outputs, device=device, batch_size=batch_size, **model_options
+        )
+        for place in (model, guarded)
+    ]
+    if all(are_tables):
+        own = load_records(paths[0], label=label, categorical=categorical, drop=drop)
+        asked = load_records(
+            paths[1], label=label, categorical=categorical, drop=drop, encoding=own.encoding
+        )
+        opened = [
+            None if target is None else records_target(target, own.encoding.decode)
+            for target in opened
+        ]
+        rows, labels = (own.encoded, asked.encoded), asked.labels
+        columns = own.encoding.columns
+    else:
+        first, second = (
+            load_queries(path, channels=channels, size=size, report=report) for path in paths
+        )
+        rows, labels, columns = (first.images, second.images), second.labels, ()
+    target, guard = opened
+    if target is None:
+        raise InvalidOptionError("a model must be given.")
+    return Subject(
+        target,
+        rows[0].to(device),
+        rows[1].to(device),
+        None if labels is None else labels.to(device),
+        release,
+        columns,
+        guard,
+    )

@@ -1,0 +1,82 @@
+"""`oneway leaderboard`: many defenses on several data sets, and the frontier between them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from oneway.cli.common import choose_device, command, run_seed
+
+
+@command
+def leaderboard(
+    spec: Annotated[
+        Path | None, typer.Argument(help="Your own, a .toml file whose presets are data sets.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A preset: faces, mnist, digits; give it several times. [digits]"),
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="A seed; give it several times. [0 1 2]")
+    ] = None,
+    release: Annotated[
+        list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder with the data sets' files.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for records and figures.")] = Path("runs"),
+    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Run many defenses under the same attackers, and draw the frontier between them.
+
+    The frontier are the releases that no other beats in both: how much of the gap they close, and
+    how little they change. Records go to OUT/leaderboard-DATA-seedN.jsonl, one per release; a
+    rerun goes on where it was. The figure is OUT/leaderboard-DATA.png.
+
+    For example:
+
+        oneway leaderboard --data digits --seed 0
+
+        oneway leaderboard --data faces --data mnist --data-root ~/datasets --out results
+    """
+    from rich.console import Console
+
+    from oneway.benchmark import bundled_spec, load_spec, summarise
+    from oneway.errors import UnknownNameError
+    from oneway.report import (
+        SUMMARY_WIDTH,
+        draw_frontier,
+        frontier_lines,
+        summary_remarks,
+        summary_table,
+    )
+
+    chosen, where, console = data or ["digits"], choose_device(device), Console()
+    specs = [
+        bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
+        for name in chosen
+    ]
+    for one in specs:
+        known = [row.name for row in one.releases]
+        for name in release or ():
+            if name not in known:
+                raise UnknownNameError(f"release of {one.name}", name, known)
+    for one in specs:
+        records: list[dict[str, Any]] = []
+        for number in sorted(set(seed or [0, 1, 2])):
+            seeded = dataclasses.replace(one, seed=number)
+            only = set(release) if release else None
+            records += run_seed(seeded, data_root, out, cache, where, only)[1]
+        summaries = summarise(records)
+        title = f"{one.name} {one.preset}"
+        table = summary_table(summaries, title)
+        console.print(table, width=max(console.width, SUMMARY_WIDTH), crop=False)
+        for line in (*frontier_lines(summaries), *summary_remarks(summaries)):
+            console.print(f"• {line}", highlight=False, markup=False)
+        path = out / f"{one.name}-{one.preset}.png"
+        draw_frontier(summaries, path, title)
+        console.print(f"Wrote {path}", highlight=False, soft_wrap=True)

@@ -1,0 +1,218 @@
+"""An audit in words and tables: the verdict first, then what it rests on."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from oneway.report.table import KNOWS, text_table
+
+Record = Mapping[str, Any]
+
+PAGES = "docs/flags"
+"""Where every flag has a page."""
+
+
+def verdict(record: Record) -> list[str]:
+    """Say what an audit found, in sentences; the first is the verdict."""
+    lines = [_headline(record)]
+    floors = record["floors"]
+    lines.append(
+        f"Floors (mean squared error): best attack on clean scores {floors['clean']:.4f}, given "
+        f"the label alone {floors['label']:.4f}, mean of all {floors['prior']:.4f}. Strongest "
+        f"attack on the release: {record['adaptive_error']:.4f} "
+        f"({', '.join(sorted(set(record['strongest'])))})."
+    )
+    lines.append(_people(record))
+    if record["void"]:
+        pass
+    elif not record["controls"]:
+        lines.append("No controls were run: nothing vouches for these attackers.")
+    else:
+        lines.append(_controls(record))
+    left_out = record["plan"]["left_out"]
+    if left_out:
+        lines.append(f"Left out for lack of time: {'; '.join(left_out)}.")
+    seeds = len(record["seeds"])
+    trained = (
+        "until twice the epochs gained nothing" if record["plateau_shown"] else "not to the end"
+    )
+    lines.append(
+        f"Decoders were trained on up to {record['auxiliary']} queried examples, for "
+        f"{record['epochs']} epochs ({trained}), {seeds} seed{'s' if seeds > 1 else ''}; "
+        f"{record['queries']} test queries. They reconstruct no better than this; a stronger "
+        "attacker may exist."
+    )
+    lines.append("No label-preserving release can help against attacks that read only the label.")
+    return lines
+
+
+def _headline(record: Record) -> str:
+    if record["void"]:
+        failed = [name for name, one in record["controls"].items() if one["passed"] is False]
+        return (
+            f"VOID: these attackers misjudged {', '.join(failed)}, whose leak is known. Nothing "
+            "below says anything about the release."
+        )
+    gap, interval = record["closed_gap"], record["closed_gap_interval"]
+    if record["defense"] == "none":
+        floors = record["floors"]
+        gained = 1 - record["adaptive_error"] / floors["label"]
+        return (
+            f"Undefended, the scores take {100 * gained:.0f} % off the error that the label alone "
+            "leaves: that much of a query leaks besides its label."
+            if gained > 0
+            else "Undefended, the scores tell these attackers no more than the label does."
+        )
+    if gap is None:
+        return (
+            "There is no gap to close: clean scores tell these attackers no more than the label. "
+            "Either nothing leaks, or the attackers are too weak to see it."
+        )
+    between = ""
+    if interval is not None:
+        low, high = _number(interval["low"]), _number(interval["high"])
+        between = f" (95 % of resampled queries: {low} to {high})"
+    tail = record["closed_gap_tail"]
+    told = f"The release closes G = {gap:.2f} of the gap{between}"
+    if tail is not None:
+        told += f", and {tail:.2f} for the least confident 5 % of queries"
+    if gap < 0:
+        return told + ": whoever retrains learns more than from clean scores."
+    if gap < 0.5:
+        return told + ": most of what clean scores tell still leaks."
+    if gap < 0.9:
+        return told + ": part of what clean scores tell still leaks."
+    return told + ": next to nothing leaks beyond the label, to these attackers."
+
+
+def _number(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"
+
+
+def _people(record: Record) -> str:
+    """Say how often a reconstruction finds its own true input."""
+    privacy = record["privacy"]
+    gallery = privacy["released"]["gallery"]
+    shares = {who: 100 * one["reidentified_rank_1"] for who, one in privacy.items()}
+    return (
+        f"Among {gallery} true inputs, a reconstruction's nearest is its own for "
+        f"{shares['released']:.1f} % of queries ({shares['clean']:.1f} % from clean scores, "
+        f"{shares['label']:.1f} % from the label alone, {100 / gallery:.1f} % by chance)."
+    )
+
+
+def _controls(record: Record) -> str:
+    passed = [name for name, one in record["controls"].items() if one["passed"]]
+    unclear = [name for name, one in record["controls"].items() if one["passed"] is None]
+    told = f"Controls as they must be: {', '.join(passed)}." if passed else ""
+    if unclear:
+        names = ", ".join(unclear)
+        told += f" Not to be told, since clean scores tell no more than the label: {names}."
+    return told.strip()
+
+
+def flag_lines(record: Record) -> list[str]:
+    """Return one line per raised flag, with where to read on."""
+    return [
+        f"flag {flag['name']}: {flag['detail']} [{PAGES}/{flag['name']}.md]"
+        for flag in record["flags"]
+    ]
+
+
+ATTACK_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "attacker": lambda row: str(row["name"]),
+    "error": lambda row: f"{row['error']:.4f}",
+    "what it knows": lambda row: KNOWS.get(str(row["name"]), ""),
+}
+
+
+def attackers_table(record: Record) -> Table:
+    """Return each attacker's error on the release, mean over seeds."""
+    rows = [{"name": name, "error": error} for name, error in record["errors"].items()]
+    return text_table("Attackers on the release", ATTACK_COLUMNS, rows)
+
+
+def _cell(value: Any, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+PRIVACY = {
+    "error": "error per entry",
+    "error_worst_5_percent": "error, worst 5 % of queries",
+    "error_worst_1_percent": "error, worst 1 % of queries",
+    "psnr_decibels": "PSNR, dB",
+    "ssim": "SSIM",
+    "reidentified_rank_1": "re-identified, rank 1",
+    "reidentified_rank_5": "re-identified, rank 5",
+}
+
+Row = Mapping[str, Any]
+
+
+def privacy_table(record: Record) -> Table:
+    """Return how like the truth the reconstructions are."""
+    privacy = record["privacy"]
+    rows: list[Row] = [
+        {"measure": told, **{who: one.get(name) for who, one in privacy.items()}}
+        for name, told in PRIVACY.items()
+        if name in privacy["released"]
+    ]
+    for name, one in privacy["released"].get("columns", {}).items():
+        kind = "accuracy" if one["kind"] == "categorical" else "error"
+        own = {who: all_of["columns"][name]["value"] for who, all_of in privacy.items()}
+        rows.append({"measure": f"{name}, {kind}", **own})
+    columns: dict[str, Callable[[Row], str]] = {
+        "reconstructed from": lambda row: str(row["measure"]),
+        "the release": lambda row: _cell(row["released"]),
+        "clean scores": lambda row: _cell(row["clean"]),
+        "the label": lambda row: _cell(row["label"]),
+    }
+    return text_table("What is reconstructed (by the strongest attacker)", columns, rows)
+
+
+UTILITY = {
+    "top_1": ("accuracy", 4),
+    "top_5": ("top-5 accuracy", 4),
+    "negative_log_likelihood": ("negative log-likelihood", 4),
+    "expected_calibration_error": ("expected calibration error", 4),
+    "brier_score": ("Brier score", 4),
+    "failure_auroc": ("AUROC of the top score for mistakes", 4),
+}
+COST = {
+    "p50_milliseconds": ("one query, ms (median)", 2),
+    "p99_milliseconds": ("one query, ms (99th percentile)", 2),
+    "queries_per_second": ("queries per second, in batches", 0),
+}
+
+
+def utility_table(record: Record) -> Table:
+    """Return what users and the server pay."""
+    useful = record["utility"]
+    rows: list[Row] = []
+    for names, before, after in (
+        (UTILITY, useful["clean"], useful["released"]),
+        (COST, useful["cost"]["bare"], useful["cost"]["guarded"]),
+    ):
+        for name, (told, digits) in names.items():
+            one = {"clean": before[name], "released": after[name]}
+            rows.append({"measure": told, "digits": digits, **one})
+    columns: dict[str, Callable[[Row], str]] = {
+        "utility and cost": lambda row: str(row["measure"]),
+        "clean scores": lambda row: _cell(row["clean"], row["digits"]),
+        "the release": lambda row: _cell(row["released"], row["digits"]),
+    }
+    return text_table("What users and the server pay", columns, rows)
+
+
+def distortion_line(record: Record) -> str:
+    """Say how far released scores are from clean ones."""
+    useful = record["utility"]
+    logits = useful["logit_distortion"]
+    return (
+        f"Distortion: L1 of probabilities {useful['l1_mean']:.4f} (p99 {useful['l1_p99']:.4f}, "
+        f"most {useful['l1_max']:.4f}), logits "
+        f"{'infinite (zeros)' if logits is None else f'{logits:.3f}'}; "
+        f"{record['flips']} labels changed; top-5 agreement {useful['top_5_agreement']:.3f}, "
+        f"rank correlation {useful['rank_correlation']:.3f}."
+    )
