@@ -13,7 +13,7 @@ from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import log_probabilities, logits_of
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
-from oneway.inversion import Inverter
+from oneway.inversion import build_inverter
 
 LOWEST_LOG = -30.0
 """The generator reads log probabilities no lower than this, in nats: nothing saturates it."""
@@ -193,7 +193,7 @@ class Poisoning:
             )
         logs = logits.log_softmax(-1)
         poison = PoisonGenerator(logits.shape[-1], hidden=hidden, budget=budget).to(images.device)
-        helper = Inverter(
+        helper = build_inverter(
             logits.shape[-1], images.shape[1:], width=helper_width, front_end="standardized"
         ).to(images.device)
         helper.fit_front_end(logs.exp())

@@ -1,0 +1,76 @@
+"""`oneway leaderboard` as a user runs it, on a small file whose presets are data sets."""
+
+import re
+
+import pytest
+
+from cli.test_reproduce import TINY, refused
+from oneway.benchmark import bundled_spec, read_records
+
+BOARD = (
+    TINY.replace('name = "tiny"', 'name = "board"')
+    + """
+[[releases]]
+name = "rounding, 1 decimal"
+defense = "rounding"
+options = { decimals = 1 }
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def board(oneway, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("board")
+    (folder / "board.toml").write_text(BOARD, encoding="utf-8")
+    options = ("--out", folder / "out", "--cache", folder / "cache", "--seed", 0, "--seed", 1)
+    arguments = ("leaderboard", folder / "board.toml", "--data", "small", *options)
+    result = oneway(*arguments)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return folder, arguments, result
+
+
+def test_every_release_of_every_seed_has_a_record_and_there_is_a_picture(board):
+    folder, _, result = board
+    for seed in (0, 1):
+        records = read_records(folder / "out" / f"board-small-seed{seed}.jsonl")
+        assert [record["release"] for record in records] == ["none", "noise", "rounding, 1 decimal"]
+        assert {record["seed"] for record in records} == {seed}
+    assert (folder / "out" / "board-small.png").read_bytes().startswith(b"\x89PNG")
+    assert result.stdout.count("On the frontier of G against") == 2
+    assert "rounding, 1 decimal" in result.stdout
+
+
+def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
+    _, arguments, first = board
+    monkeypatch.setattr(
+        "oneway.benchmark.load_data", lambda *_: pytest.fail("nothing is left to run")
+    )
+    again = oneway(*arguments)
+    assert again.exit_code == 0
+    assert again.stdout == first.stdout
+
+
+def test_zeros_have_no_logit_distortion(board):
+    folder = board[0]
+    records = read_records(folder / "out" / "board-small-seed0.jsonl")
+    rounded = next(record for record in records if record["defense"] == "rounding")
+    assert rounded["logit_distortion"] is None
+    assert rounded["l1_mean"] > 0
+    assert all(r["logit_distortion"] is not None for r in records if r is not rounded)
+
+
+def test_unknown_data_and_releases_are_refused_before_any_work(oneway, tmp_path):
+    refused(oneway("leaderboard", "--data", "facez"), "preset", "faces")
+    refused(
+        oneway("leaderboard", "--release", "rounding", "--out", tmp_path / "out"), "release", "none"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bundled_board_has_rounding_and_prototypes_and_several_data_sets():
+    for data in ("faces", "mnist", "digits"):
+        spec = bundled_spec("leaderboard", data)
+        defenses = {row.defense for row in spec.releases}
+        assert {"none", "label-only", "rounding", "prototypes", "adversarial-noise"} <= defenses
+        assert {"standardized", "within-label", "faithful"} == set(spec.attackers.front_ends)
+        assert re.fullmatch(r"\w+", spec.preset)
