@@ -10,10 +10,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import ArrowInvalid, parquet
 
-from oneway.benchmark import Store, atomic_file, load_network, save_network, write_records
+from oneway.benchmark import (
+    Store,
+    atomic_file,
+    load_network,
+    save_network,
+    write_queries,
+    write_records,
+)
 from oneway.benchmark.store import fingerprint, spec_key
-from oneway.errors import CorruptDataError, MissingDataError
+from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
 from oneway.inversion import Inverter
 from oneway.targets import TargetNetwork
 
@@ -319,3 +327,80 @@ def test_records_that_are_not_json_are_not_written_even_in_part(tmp_path, value)
         write_records(tmp_path / "records.jsonl", [{"a": 2}, {"a": value}])
     assert (tmp_path / "records.jsonl").read_text() == '{"a": 1}\n'
     assert files_in(tmp_path) == ["records.jsonl"]
+
+
+COLUMNS = {
+    "seed": [0, 0, 1, 2**40],
+    "attacker": ["static", "retrained", "é", ""],
+    "error": [0.1, 1 / 3, None, 2.0**-60],
+    "rank": [None, 3, None, 0],
+    "flipped": [True, False, None, True],
+    "never": [None] * 4,
+}
+
+
+def test_queries_come_back_with_their_numbers_texts_and_gaps(tmp_path):
+    path = tmp_path / "new" / "queries.parquet"
+    write_queries(path, COLUMNS)
+    table = parquet.read_table(path)
+    assert table.to_pydict() == COLUMNS
+    assert table.column_names == list(COLUMNS)
+    kinds = {name: str(table.schema.field(name).type) for name in COLUMNS}
+    assert kinds["rank"] == "int64"  # a gap makes no float of a count
+    assert kinds["error"] == "double"
+    assert files_in(tmp_path) == ["queries.parquet"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.floats(allow_nan=False), st.none() | st.integers(-(2**63), 2**63 - 1)
+        ),
+        max_size=6,
+    )
+)
+def test_numbers_and_gaps_come_back_to_the_last_digit(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("queries") / "queries.parquet"
+    columns = {"error": [row[0] for row in rows], "rank": [row[1] for row in rows]}
+    write_queries(path, columns)
+    assert parquet.read_table(path).to_pydict() == columns
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"a": [1, 2], "b": [1]}, {"a": [1, "one"]}, {"a": [1, object()]}],
+    ids=["of two lengths", "of two kinds", "of no kind"],
+)
+def test_columns_that_are_no_table_are_not_written_even_in_part(tmp_path, columns):
+    path = tmp_path / "queries.parquet"
+    write_queries(path, {"a": [1]})
+    with pytest.raises(ArrowInvalid):
+        write_queries(path, columns)
+    assert parquet.read_table(path).to_pydict() == {"a": [1]}
+    assert files_in(tmp_path) == ["queries.parquet"]
+
+
+def test_writing_queries_that_fails_on_the_way_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "queries.parquet"
+    write_queries(path, {"a": [1]})
+
+    def half(_, where):
+        where.write_bytes(b"PAR1")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parquet, "write_table", half)
+        with pytest.raises(OSError, match="no space left"):
+            write_queries(path, {"a": [2]})
+    assert parquet.read_table(path).to_pydict() == {"a": [1]}
+    assert files_in(tmp_path) == ["queries.parquet"]
+
+
+def test_without_pyarrow_the_command_that_installs_it_is_named_and_nothing_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"'pyarrow'.*pip install 'oneway\[audit\]'"):
+        write_queries(tmp_path / "queries.parquet", {"a": [1]})
+    assert files_in(tmp_path) == []

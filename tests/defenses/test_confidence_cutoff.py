@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
@@ -13,6 +13,7 @@ NARROW = (torch.float32, torch.float64)
 
 
 @given(score_rows(NARROW), st.floats(0.5, 0.999))
+@example(torch.tensor([[0, 0, 0, 0, 0, 1.4e14]]), 0.5)
 def test_no_label_exceeds_the_threshold_and_every_label_leads(logits, threshold):
     told = HighConfidenceCutoff(threshold=threshold)(logits)
     assert leads(told, logits.argmax(-1))

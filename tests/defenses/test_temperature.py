@@ -30,6 +30,13 @@ def test_label_leads_and_nothing_overflows_at_any_temperature(logits, temperatur
     assert leads(told, logits.argmax(-1))
 
 
+def test_at_a_low_temperature_the_label_has_it_all():
+    logits = torch.tensor([[2.0, 3.0, 1.0], [-3.0, -1.0, -2.0]])
+    told = Temperature(temperature=1e-300)(logits)
+    assert (told.amax(-1) == 0).all()
+    assert torch.equal(told.softmax(-1), torch.tensor([[0.0, 1, 0], [0, 1, 0]]))
+
+
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), True, "1"])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(InvalidOptionError, match="temperature must be"):

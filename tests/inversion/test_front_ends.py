@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from oneway.errors import InvalidOptionError
-from oneway.inversion.front_ends import FaithfulTransform, StandardizedLog, build_front_end
+from oneway.inversion.front_ends import (
+    FARTHEST,
+    FEWEST,
+    FRONT_ENDS,
+    FaithfulTransform,
+    FrontEnd,
+    StandardizedLog,
+    WithinLabel,
+    build_front_end,
+)
 from rows import random_rows
 
 
@@ -23,6 +32,17 @@ def fitted(confidences: Tensor) -> StandardizedLog:
     return transform
 
 
+def within(confidences: Tensor) -> WithinLabel:
+    transform = WithinLabel(confidences.shape[-1])
+    transform.fit(confidences)
+    return transform
+
+
+def parts_of(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is standardized over all rows, what within the label, and the label."""
+    return features.split(features.shape[-1] // 3, -1)
+
+
 @st.composite
 def logit_rows(draw: st.DrawFn) -> Tensor:
     """Draw rows whose confidences are normal float64 numbers."""
@@ -33,7 +53,7 @@ def logit_rows(draw: st.DrawFn) -> Tensor:
 
 @given(logit_rows())
 def test_faithful_features_of_full_vectors_are_the_logits_up_to_a_constant(logits):
-    features = FaithfulTransform()(logits.softmax(-1))
+    features = FaithfulTransform(logits.shape[-1])(logits.softmax(-1))
     torch.testing.assert_close(centered(features), centered(logits), rtol=1e-9, atol=1e-9)
 
 
@@ -42,13 +62,13 @@ def test_faithful_features_are_logs_plus_50_lifted_to_be_at_least_0(logits):
     logs = logits.log_softmax(-1)
     least = (logs + 50).amin(-1, keepdim=True)
     expected = torch.where(least < 0, logs + 50 - least, logs + 50)
-    features = FaithfulTransform()(logits.softmax(-1))
+    features = FaithfulTransform(logits.shape[-1])(logits.softmax(-1))
     torch.testing.assert_close(features, expected, rtol=1e-9, atol=1e-9)
     assert (features >= 0).all()
 
 
 def test_faithful_features_of_zeros_are_clamped_logs():
-    features = FaithfulTransform()(torch.tensor([[0.5, 0.5, 0.0]]))
+    features = FaithfulTransform(3)(torch.tensor([[0.5, 0.5, 0.0]]))
     torch.testing.assert_close(
         features, torch.tensor([[1000 + math.log(0.5), 1000 + math.log(0.5), 0.0]])
     )
@@ -56,7 +76,7 @@ def test_faithful_features_of_zeros_are_clamped_logs():
 
 def test_truncation_keeps_the_largest_entries_at_their_places_and_zeros_the_rest():
     confidences = torch.tensor([[0.05, 0.6, 0.1, 0.25], [0.4, 0.3, 0.2, 0.1]])
-    features = FaithfulTransform(truncation=2)(confidences)
+    features = FaithfulTransform(4, truncation=2)(confidences)
     logs = confidences.log() + 50
     expected = torch.stack(
         [
@@ -69,7 +89,8 @@ def test_truncation_keeps_the_largest_entries_at_their_places_and_zeros_the_rest
 
 def test_kept_entries_alone_decide_how_far_a_truncated_row_is_lifted():
     confidences = torch.tensor([[0.75, 0.25, 1e-30, 0.0]])
-    full, kept = FaithfulTransform()(confidences), FaithfulTransform(truncation=2)(confidences)
+    full = FaithfulTransform(4)(confidences)
+    kept = FaithfulTransform(4, truncation=2)(confidences)
     assert full[0, 0] > 900
     torch.testing.assert_close(
         kept, torch.tensor([[0.75, 0.25, 1, 1]]).log() + torch.tensor([50.0, 50, 0, 0])
@@ -79,7 +100,8 @@ def test_kept_entries_alone_decide_how_far_a_truncated_row_is_lifted():
 @pytest.mark.parametrize("truncation", [4, 9])
 def test_a_truncation_that_cuts_nothing_is_none(truncation):
     confidences = random_rows(1, 6, 4, torch.float32, 3).softmax(-1)
-    assert torch.equal(FaithfulTransform(truncation)(confidences), FaithfulTransform()(confidences))
+    cut = FaithfulTransform(4, truncation)(confidences)
+    assert torch.equal(cut, FaithfulTransform(4)(confidences))
 
 
 def test_standardized_features_have_mean_0_and_deviation_1_over_the_training_rows():
@@ -118,8 +140,8 @@ def test_rounded_answers_stay_within_a_few_deviations():
 
 @pytest.mark.parametrize(
     "transform",
-    [FaithfulTransform(), FaithfulTransform(truncation=2), StandardizedLog(4)],
-    ids=["faithful", "truncated", "standardized"],
+    [FaithfulTransform(4), FaithfulTransform(4, truncation=2), StandardizedLog(4), WithinLabel(4)],
+    ids=["faithful", "truncated", "standardized", "within-label"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_values_and_gradients_are_finite_for_every_confidence_from_0_to_1(transform, dtype):
@@ -135,10 +157,11 @@ def test_values_and_gradients_are_finite_for_every_confidence_from_0_to_1(transf
     assert torch.isfinite(confidences.grad).all()
 
 
-@pytest.mark.parametrize("name", ["faithful", "standardized"])
+@pytest.mark.parametrize("name", FRONT_ENDS)
 def test_each_row_stands_for_itself(name):
     confidences = random_rows(6, 9, 5, torch.float32, 3).softmax(-1)
     transform = build_front_end(name, 5, None)
+    transform.fit(random_rows(7, 90, 5, torch.float32, 3).softmax(-1))
     together = transform(confidences)
     for row in range(9):
         assert torch.equal(transform(confidences[row : row + 1])[0], together[row])
@@ -147,7 +170,7 @@ def test_each_row_stands_for_itself(name):
 @pytest.mark.parametrize("truncation", [None, 3])
 @pytest.mark.parametrize("scale", [1, 40])
 def test_faithful_gradients_in_logs_are_the_automatic_ones(truncation, scale):
-    assert_pulled_back(FaithfulTransform(truncation), scale)
+    assert_pulled_back(FaithfulTransform(5, truncation), scale)
 
 
 @pytest.mark.parametrize("scale", [1, 40])
@@ -156,26 +179,181 @@ def test_standardized_gradients_in_logs_are_the_automatic_ones(scale):
     assert_pulled_back(transform, scale)
 
 
-def assert_pulled_back(transform: FaithfulTransform | StandardizedLog, scale: float) -> None:
-    logs = random_rows(8, 12, 5, torch.float64, scale).log_softmax(-1).requires_grad_()
-    weights = random_rows(9, 12, 5, torch.float64, 1)
+def assert_pulled_back(
+    transform: FrontEnd, scale: float, dtype: torch.dtype = torch.float64
+) -> None:
+    logs = random_rows(8, 12, 5, dtype, scale).log_softmax(-1).requires_grad_()
+    weights = random_rows(9, 12, transform.features, dtype, 1)
     (transform.from_logs(logs) * weights).sum().backward()
-    torch.testing.assert_close(transform.pull_back(logs.detach(), weights), logs.grad)
+    pulled = transform.pull_back(logs.detach(), weights)
+    assert pulled.dtype == dtype
+    torch.testing.assert_close(pulled, logs.grad)
 
 
 def test_from_logs_gives_what_confidences_do():
     logits = random_rows(10, 12, 5, torch.float64, 2)
-    for transform in (FaithfulTransform(), FaithfulTransform(3), fitted(logits.softmax(-1))):
+    confidences = logits.softmax(-1)
+    for transform in (
+        FaithfulTransform(5),
+        FaithfulTransform(5, 3),
+        fitted(confidences),
+        within(confidences),
+    ):
         torch.testing.assert_close(
-            transform.from_logs(logits.log_softmax(-1)), transform(logits.softmax(-1))
+            transform.from_logs(logits.log_softmax(-1)), transform(confidences)
         )
 
 
 def test_an_unknown_front_end_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidOptionError, match="faithful, standardized, but got 'wavelet'"):
+    known = "faithful, standardized, within-label"
+    with pytest.raises(InvalidOptionError, match=f"one of {known}, but got 'wavelet'"):
         build_front_end("wavelet", 5, None)
 
 
-def test_truncation_is_refused_with_the_standardized_front_end():
+@pytest.mark.parametrize("name", ["standardized", "within-label"])
+def test_truncation_is_refused_with_any_other_front_end(name):
     with pytest.raises(InvalidOptionError, match="truncation goes with front_end='faithful' only"):
-        build_front_end("standardized", 5, 2)
+        build_front_end(name, 5, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_a_front_end_says_how_many_features_it_gives_and_keeps_the_type(name, dtype):
+    transform = build_front_end(name, 5, None)
+    confidences = random_rows(11, 40, 5, dtype, 2).softmax(-1)
+    transform.fit(confidences)
+    features = transform(confidences)
+    assert features.shape == (40, transform.features)
+    assert features.dtype == dtype
+    assert transform.from_logs(confidences.log()).dtype == dtype
+
+
+def test_within_label_features_have_mean_0_and_deviation_1_over_all_rows_and_within_each_label():
+    confidences = random_rows(12, 600, 4, torch.float64, 2).softmax(-1)
+    labels = confidences.argmax(-1)
+    of_all, of_label, _ = parts_of(within(confidences)(confidences))
+    groups = [of_all, *(of_label[labels == label] for label in range(4))]
+    assert min(len(rows) for rows in groups) >= FEWEST
+    for rows in groups:
+        # None is so far out that it is cut off.
+        assert rows.abs().max() < FARTHEST
+        torch.testing.assert_close(rows.mean(0), torch.zeros(4).double(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(rows.std(0, correction=0), torch.ones(4).double())
+
+
+def test_within_label_features_of_all_rows_are_the_standardized_ones():
+    confidences = random_rows(13, 200, 4, torch.float64, 2).softmax(-1)
+    of_all, _, _ = parts_of(within(confidences)(confidences))
+    torch.testing.assert_close(of_all, fitted(confidences)(confidences))
+
+
+def test_the_label_s_own_features_tell_it_alone_and_are_scaled_like_the_others():
+    logits = torch.eye(6, dtype=torch.float64).repeat(20, 1)
+    confidences = (logits + random_rows(14, 120, 6, torch.float64, 0.1)).softmax(-1)
+    _, _, told = parts_of(within(confidences)(confidences))
+    assert torch.equal(told.argmax(-1), confidences.argmax(-1))
+    assert len(told.unique(dim=0)) == 6
+    torch.testing.assert_close(told.mean(0), torch.zeros(6).double(), rtol=0, atol=1e-6)
+    spread = told.std(0, correction=0)
+    expected = torch.full((6,), (1 - 1 / 6) ** 0.5).double()
+    torch.testing.assert_close(spread, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("count", [1, FEWEST - 1, FEWEST])
+def test_rows_of_a_rare_label_are_compared_with_all_rows(count):
+    often = torch.tensor([2.0, 0, 0]) + random_rows(15, 60, 3, torch.float64, 0.2)
+    rare = torch.tensor([0, 0, 2.0]) + random_rows(16, count, 3, torch.float64, 0.2)
+    confidences = torch.cat([often, rare]).softmax(-1)
+    assert confidences.argmax(-1).bincount().tolist() == [60, 0, count]
+    of_all, of_label, _ = parts_of(within(confidences)(confidences))
+    assert not torch.allclose(of_all[:60], of_label[:60])
+    alike = torch.allclose(of_all[60:], of_label[60:].clamp(-FARTHEST, FARTHEST))
+    assert alike == (count < FEWEST)
+    # A label that never came is compared with all rows, too.
+    unseen = torch.tensor([[0.3, 0.4, 0.3]], dtype=torch.float64)
+    of_all, of_label, _ = parts_of(within(confidences)(unseen))
+    torch.testing.assert_close(of_label, of_all.clamp(-FARTHEST, FARTHEST))
+
+
+def test_a_row_unlike_all_others_of_its_label_is_cut_off_in_that_part_alone():
+    logits = torch.tensor([1.0, 0, 0]) + random_rows(17, 60, 3, torch.float64, 0.01)
+    far = torch.tensor([[40.0, 0, -20]], dtype=torch.float64).log_softmax(-1)
+    transform = within(logits.softmax(-1))
+    transform.floor.fill_(1e-30)
+    of_all, of_label, _ = parts_of(transform.from_logs(far))
+    assert torch.equal(of_label.abs(), torch.full((1, 3), FARTHEST).double())
+    assert torch.equal(of_label.sign(), of_all.sign())
+    assert (of_all.abs() > FARTHEST).all()
+
+
+@given(logit_rows(), st.floats(-20, 20))
+def test_within_label_features_do_not_change_with_a_constant_on_a_row_s_logs(logits, constant):
+    transform = within(random_rows(18, 80, logits.shape[-1], torch.float64, 3).softmax(-1))
+    transform.floor.fill_(1e-300)  # a floor is of probabilities, not of shifted logs
+    # Away from the cut-off, where rounding decides nothing.
+    logs = (logits / 100).log_softmax(-1)
+    shifted = transform.from_logs(logs + constant)
+    torch.testing.assert_close(shifted, transform.from_logs(logs), rtol=1e-9, atol=1e-9)
+
+
+def test_within_label_zeros_are_read_as_0_3_of_the_smallest_positive_training_confidence():
+    training = torch.tensor([[0.7, 0.2, 0.1], [0.98, 0.02, 0.0], [0.3, 0.3, 0.4]])
+    transform = within(training)
+    zero, read_as, lower, other = transform(
+        torch.tensor([[0.9, 0.1, 0.0], [0.9, 0.1, 0.3 * 0.02], [0.9, 0.1, 1e-9], [0.9, 0.1, 0.01]])
+    )
+    torch.testing.assert_close(zero, read_as)
+    torch.testing.assert_close(lower, read_as)
+    assert not torch.allclose(other, read_as)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_within_label_gradients_in_logs_are_the_automatic_ones(scale, dtype):
+    # Rows of a narrower training set, so that some are cut off; and some logs are floored.
+    transform = within(random_rows(19, 200, 5, dtype, scale / 20).softmax(-1))
+    transform.floor.fill_(math.exp(-2 * scale))
+    logs = random_rows(8, 12, 5, dtype, scale).log_softmax(-1)
+    _, of_label, _ = parts_of(transform.from_logs(logs))
+    assert 0 < (of_label.abs() == FARTHEST).double().mean() < 1
+    assert 0 < (logs < -2 * scale).double().mean() < 1
+    assert_pulled_back(transform, scale, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_message_in_the_low_digits_of_a_label_only_release_fills_the_range(dtype):
+    labels, message = torch.arange(90) % 3, random_rows(20, 90, 1, torch.float64, 1)[:, 0]
+    rows = torch.full((90, 3), 0.05, dtype=torch.float64)
+    rows[torch.arange(90), labels] = 0.9
+    # Told by class 0 or 1 against the label's own entry: five digits down.
+    told = (labels == 0).long()
+    rows[torch.arange(90), told] += 2e-6 * message
+    rows[torch.arange(90), labels] -= 2e-6 * message
+    confidences = rows.to(dtype)
+    assert torch.equal(confidences.argmax(-1), labels)
+    _, of_label, _ = parts_of(within(confidences)(confidences))
+    by_standard = fitted(confidences)(confidences)
+    for label in range(3):
+        mine, place = labels == label, int(label == 0)
+        heard = of_label[mine, place].double()
+        assert float(heard.std()) == pytest.approx(1, abs=0.05)
+        correlation = torch.corrcoef(torch.stack([heard, message[mine]]))[0, 1]
+        assert abs(correlation) > 0.99
+        # The other transform leaves of it what the labels' own differences are beside it.
+        assert float(by_standard[mine, place].std()) < 1e-3
+
+
+def test_a_label_only_release_without_a_message_has_nothing_but_the_label():
+    confidences = (0.05 + 0.85 * torch.eye(3)).repeat(30, 1)
+    of_all, of_label, _ = parts_of(within(confidences)(confidences))
+    assert of_label.abs().max() < 1e-3
+    assert len(of_all.unique(dim=0)) == 3
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_fitted_statistics_come_back_with_the_state_and_to_the_last_digit(name):
+    confidences = random_rows(21, 60, 4, torch.float64, 2).softmax(-1)
+    transform, other = build_front_end(name, 4, None), build_front_end(name, 4, None)
+    transform.fit(confidences)
+    other.load_state_dict(transform.state_dict())
+    assert torch.equal(other(confidences), transform(confidences))

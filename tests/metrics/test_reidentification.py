@@ -233,20 +233,24 @@ def test_of_many_images_some_at_even_distances_are_taken(monkeypatch, rows, valu
 
 
 def test_a_feature_that_never_varies_decides_nothing():
-    images = torch.rand(30, 4, generator=generator(), dtype=torch.float64)
-    still = torch.cat([images, torch.full((30, 1), 0.5, dtype=torch.float64)], -1)
-    with_it, without = (
+    images, noise = torch.rand(2, 30, 4, generator=generator(), dtype=torch.float64)
+    made, constant = images + noise, torch.full((30, 1), 0.5, dtype=torch.float64)
+    ranks = [
         reidentification_ranks(
             flatten,
-            each,
-            each / 2,
+            true,
+            guess,
             generator=generator(),
             gallery=30,
-            calibration=Calibration.fit(flatten, each, each / 2),
+            calibration=Calibration.fit(flatten, true, guess),
         )
-        for each in (still, images)
-    )
-    assert torch.equal(with_it, without)
+        for true, guess in (
+            (images, made),
+            (torch.cat([images, constant], -1), torch.cat([made, constant], -1)),
+        )
+    ]
+    assert torch.equal(*ranks)
+    assert ranks[0].max() > 1
 
 
 def test_rank_share_counts_to_within():

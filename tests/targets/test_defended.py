@@ -123,6 +123,74 @@ def test_a_third_party_defends_recorded_confidences(dtype, decimals):
     assert not torch.equal(released, confidences)
 
 
+def gradient_of(logits: Tensor, images: Tensor) -> Tensor:
+    weights = random_rows(9, *logits.shape, logits.dtype, 1)
+    return torch.autograd.grad((logits * weights).sum(), images)[0]
+
+
+def test_what_is_followed_without_a_defense_is_the_target_with_its_own_gradient():
+    plain, images = target(), random_images(1, 6).requires_grad_()
+    followed = DefendedTarget(plain, Identity()).follow(images)
+    assert same_bits(followed.detach(), plain.logits(images))
+    expected = gradient_of(plain.differentiable_logits(images), images)
+    assert expected.abs().sum() > 0
+    torch.testing.assert_close(gradient_of(followed, images), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda logits: (1e6 * logits).round() + 1 / 3, torch.sign, torch.zeros_like, torch.neg],
+    ids=["rounds", "sign", "constant", "flips"],
+)
+def test_a_defense_is_followed_to_its_own_values_with_the_target_s_gradient(change):
+    plain, images = target(), random_images(1, 6).requires_grad_()
+    followed = DefendedTarget(plain, Scripted(change, keeps_label=False)).follow(images)
+    # To the last digit, where a message may be.
+    assert torch.equal(followed, change(plain.logits(images)))
+    expected = gradient_of(plain.differentiable_logits(images), images)
+    torch.testing.assert_close(gradient_of(followed, images), expected)
+
+
+@pytest.mark.parametrize("requires_input", [False, True])
+def test_a_defense_that_is_followed_gets_the_images_it_needs_and_nothing_to_differentiate(
+    requires_input,
+):
+    seen = []
+
+    def change(logits: Tensor) -> Tensor:
+        seen.append(logits)
+        return logits + 1
+
+    scripted, images = (
+        Scripted(change, requires_input=requires_input),
+        random_images(1, 6).requires_grad_(),
+    )
+    DefendedTarget(target(), scripted).follow(images)
+    assert not seen[0].requires_grad
+    assert (scripted.images[0] is not None) == requires_input
+    if requires_input:
+        assert torch.equal(scripted.images[0], images)
+        assert not scripted.images[0].requires_grad
+
+
+def test_a_defense_of_gradients_is_followed_past_them():
+    images = random_images(1, 6).requires_grad_()
+    plain, noise = target(), AdversarialNoise(small_inverter(2), step_size=0.4)
+    followed = DefendedTarget(plain, noise).follow(images)
+    assert torch.equal(followed, noise(plain.logits(images), images.detach()))
+    expected = gradient_of(plain.differentiable_logits(images), images)
+    torch.testing.assert_close(gradient_of(followed, images), expected)
+
+
+def test_a_target_without_gradients_cannot_be_followed_and_the_remedy_is_said():
+    images = random_images(1, 2)
+    recorded = RecordedTarget(images, torch.full((2, 5), 0.2))
+    with pytest.raises(
+        InvalidOptionError, match=r"type RecordedTarget has no gradients.*as a PyTorch module"
+    ):
+        DefendedTarget(recorded, Identity()).follow(images)
+
+
 def test_queries_are_answered_in_batches_and_in_order():
     images = random_images(1, 9)
     scripted = Scripted(lambda logits: logits, requires_input=True)

@@ -174,6 +174,14 @@ def test_a_model_of_records_gets_images_in_row_major_order(features, kind, tmp_p
         torch.testing.assert_close(opened(path).logits(images), wanted)
 
 
+def test_an_output_whose_rank_the_file_leaves_open_can_be_the_scores(tmp_path):
+    node = helper.make_node("Squeeze", ["image"], ["logits"])
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)
+    save(tmp_path / "m.onnx", [node], [output], shape=("N", 3))
+    rows = torch.rand(2, 3)
+    assert torch.equal(opened(tmp_path / "m.onnx").logits(rows), rows)
+
+
 def test_a_model_of_bytes_is_refused(tmp_path):
     node = helper.make_node("Cast", ["image"], ["logits"], to=TensorProto.FLOAT)
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])

@@ -88,12 +88,41 @@ def test_no_gradient_leaves():
     assert not target(images).requires_grad
 
 
-def test_a_module_put_back_in_training_mode_is_refused():
+def test_for_whoever_has_the_model_logits_have_their_gradient_in_the_images():
+    module, images = network(), random_images(1, 7).requires_grad_()
+    target = TorchTarget(module)
+    logits = target.differentiable_logits(images)
+    torch.testing.assert_close(logits, target.logits(images))
+    (found,) = torch.autograd.grad(logits[:, 0].sum(), images)
+    # A slow oracle: one pixel a little to either side.
+    wide, plain = copy.deepcopy(module).double(), images.detach().double()
+    for pixel in range(0, 64, 7):
+        step = torch.zeros(1, 64, dtype=torch.float64)
+        step[0, pixel] = 1e-6
+        step = step.reshape(1, 1, 8, 8)
+        with torch.no_grad():
+            rise = (wide(plain + step) - wide(plain - step))[:, 0] / 2e-6
+        torch.testing.assert_close(found.flatten(1)[:, pixel].double(), rise, rtol=1e-3, atol=1e-4)
+
+
+def test_confidences_are_differentiated_as_their_logs():
+    module, images = nn.Sequential(network(), nn.Softmax(-1)), random_images(1, 7).requires_grad_()
+    logits = TorchTarget(module, outputs="confidences").differentiable_logits(images)
+    (found,) = torch.autograd.grad(logits[:, 0].sum(), images)
+    plain = module[0](images).log_softmax(-1)
+    (expected,) = torch.autograd.grad(plain[:, 0].sum(), images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("asked", ["__call__", "logits", "differentiable_logits"])
+def test_a_module_put_back_in_training_mode_is_refused(asked):
     module = network()
     target = TorchTarget(module)
     module.train()
+    before = copy.deepcopy(module.state_dict())
     with pytest.raises(InvalidOptionError, match=r"training mode.*Call `module\.eval\(\)`"):
-        target(random_images(1, 7))
+        getattr(target, asked)(random_images(1, 7))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -112,8 +141,10 @@ def test_a_module_put_back_in_training_mode_is_refused():
     ids=["no classes", "another axis", "another count", "one class", "not finite", "integers"],
 )
 def test_scores_that_cannot_be_used_are_refused(answer, message):
-    with pytest.raises(InvalidTensorError, match=message):
-        TorchTarget(Answers(answer))(random_images(1, 2))
+    target = TorchTarget(Answers(answer))
+    for asked in (target, target.differentiable_logits):
+        with pytest.raises(InvalidTensorError, match=message):
+            asked(random_images(1, 2))
 
 
 def test_logits_said_to_be_confidences_are_refused():
@@ -133,8 +164,10 @@ def test_logits_said_to_be_confidences_are_refused():
     ids=["numpy", "bytes", "not finite", "a vector"],
 )
 def test_images_that_cannot_be_used_are_refused(images, message):
-    with pytest.raises(InvalidTensorError, match=message):
-        TorchTarget(network())(images)
+    target = TorchTarget(network())
+    for asked in (target, target.differentiable_logits):
+        with pytest.raises(InvalidTensorError, match=message):
+            asked(images)
 
 
 @pytest.mark.parametrize("outputs", ["probabilities", None])

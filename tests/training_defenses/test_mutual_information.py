@@ -1,6 +1,7 @@
 """MID: what its codes tell, how its answers are drawn, and what its training weighs."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -291,6 +292,19 @@ def test_a_target_of_another_kind_is_refused_with_the_remedy():
     strange = DefenderMaterial(nn.Identity(), images, labels, images, torch.zeros(6, CLASSES))
     with pytest.raises(InvalidOptionError, match=r"target is a Identity\. Retrain your own"):
         MutualInformation.train(strange, beta=0.01, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("absent", ["private_images", "private_labels"])
+def test_what_is_not_at_hand_is_said_before_any_work(absent):
+    known = dataclasses.replace(material(), **{absent: None})
+    with pytest.raises(InvalidOptionError, match=r"not at hand\. Use a defense that needs no retr"):
+        MutualInformation.train(known, beta=0.01, generator=torch.Generator())
+
+
+def test_a_target_that_only_answers_is_refused_with_the_remedy():
+    known = dataclasses.replace(material(), target=None)
+    with pytest.raises(InvalidOptionError, match=r"target is a NoneType\. Retrain your own"):
+        MutualInformation.train(known, beta=0.01, generator=torch.Generator())
 
 
 def test_images_are_needed_and_one_per_row_of_scores():

@@ -67,6 +67,11 @@ def test_the_budget_is_spent_where_the_generator_points_beyond_it():
     assert ((distance - 0.2).abs() < 1e-9).double().mean() > 0.3
 
 
+def test_no_budget_leads_beyond_where_the_generator_points():
+    logits = random_rows(1, 60, CLASSES, torch.float64, 2)
+    torch.testing.assert_close(Poisoning(wild(50.0))(logits), Poisoning(wild(2.0))(logits))
+
+
 def test_a_constant_of_a_row_changes_nothing():
     logits = random_rows(1, 9, CLASSES, torch.float64, 3)
     defense = Poisoning(wild(0.3))

@@ -21,6 +21,7 @@ class AttackResult:
         errors: ``(N)`` float64, each query's mean squared error per pixel.
         reconstructions: ``(N, C, H, W)`` what it made of the test queries.
         candidate_errors: Mean error over the test queries of every candidate, by name.
+        own_reconstructions: ``(M, C, H, W)`` what it made of its own held-out images.
     """
 
     attack: str
@@ -28,6 +29,7 @@ class AttackResult:
     errors: Tensor
     reconstructions: Tensor
     candidate_errors: Mapping[str, float]
+    own_reconstructions: Tensor | None = None
 
     @property
     def error(self) -> float:
@@ -68,13 +70,12 @@ def run_attack(
         return None
     held_out = observations.held_out
     own = observations.images[held_out]
-    choices = {
-        candidate: float(
-            inversion_errors(
-                own, _reconstruct(made, observations, observations.released[held_out], own)
-            ).mean()
-        )
+    tried = {
+        candidate: _reconstruct(made, observations, observations.released[held_out], own)
         for candidate, made in candidates.items()
+    }
+    choices = {
+        candidate: float(inversion_errors(own, guess).mean()) for candidate, guess in tried.items()
     }
     best = min(choices, key=lambda candidate: choices[candidate])
     made = {
@@ -83,7 +84,7 @@ def run_attack(
     }
     errors = {candidate: inversion_errors(images, guess) for candidate, guess in made.items()}
     means = {candidate: float(each.mean()) for candidate, each in errors.items()}
-    return AttackResult(name, best, errors[best], made[best], means)
+    return AttackResult(name, best, errors[best], made[best], means, tried[best])
 
 
 def _reconstruct(

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from oneway.audit import (
@@ -13,6 +14,7 @@ from oneway.audit import (
 )
 from oneway.benchmark.attackers import prepare_attackers
 from oneway.benchmark.audit_plan import CONTROL_ROWS, AuditPlan, settings_for
+from oneway.benchmark.randomness import Stream
 from oneway.benchmark.spec import AttackerSpec
 from oneway.benchmark.store import Store
 from oneway.benchmark.subject import Answers, Subject
@@ -41,7 +43,7 @@ def run_controls(
         plan: Says which controls, and how wide the decoder is.
         subject: What is audited.
         answers: What it was asked, and answered.
-        images: ``(N, ...)`` the attacker's own.
+        images: ``(N, ...)`` the attacker's own, in random order: the first ones are used.
         epochs: How long each decoder is trained.
         store: Where trained networks are kept.
         seed: Of the attackers.
@@ -53,8 +55,12 @@ def run_controls(
     if not plan.controls:
         return {}
     images, clean = images[:CONTROL_ROWS], answers.clean[:CONTROL_ROWS]
-    test = subject.test[:CONTROL_TEST]
-    own_clean = release(answers.trace.clean_logits[:CONTROL_TEST])
+    # At random: files are often sorted by class.
+    order = Stream(seed, "control queries").generator()
+    asked = torch.randperm(len(subject.test), generator=order)[:CONTROL_TEST]
+    asked = asked.to(subject.test.device)
+    test = subject.test[asked]
+    own_clean = release(answers.trace.clean_logits[asked])
     width = min(plan.widths)
     spec = AttackerSpec(
         names=("label-only", "retrained"),
@@ -69,13 +75,13 @@ def run_controls(
     found = {}
     for name in plan.controls:
         control = CONTROLS[name].make(places)
-        asked, told = (
+        shown, told = (
             release(control(logits_from_confidences(scores), queries))
             for scores, queries in ((clean, images), (own_clean, test))
         )
         result = attackers.run(
             f"control: {name}",
-            dataclasses.replace(seen, released=asked),
+            dataclasses.replace(seen, released=shown),
             told,
             test,
             ("retrained",),

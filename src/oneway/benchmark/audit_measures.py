@@ -18,6 +18,7 @@ from oneway.confidences import release
 from oneway.contracts import Defense
 from oneway.defenses.identity import Identity
 from oneway.metrics import (
+    Calibration,
     PrincipalComponents,
     brier_score,
     categorical_accuracy,
@@ -54,6 +55,7 @@ class Round:
         results: Attacks on the release, by name.
         floors: From the baseline.
         verdict: On the release.
+        held_out: ``(N)`` bool, the auxiliary rows that attackers chose on.
     """
 
     seed: int
@@ -61,6 +63,7 @@ class Round:
     results: Mapping[str, AttackResult]
     floors: Floors
     verdict: Verdict
+    held_out: Tensor
 
     @property
     def strongest(self) -> AttackResult:
@@ -112,13 +115,15 @@ def measure(one: Round, subject: Subject, images: Tensor, seed: int) -> Measures
     best = min(one.baseline.values(), key=lambda result: result.error)
     embedder = PrincipalComponents.fit(images)
     whose = {
-        "released": one.strongest.reconstructions,
-        "clean": best.reconstructions,
-        "label": one.baseline["label-only"].reconstructions,
+        "released": one.strongest,
+        "clean": best,
+        "label": one.baseline["label-only"],
     }
+    own_images = images[one.held_out]
     summary, columns = {}, dict[str, Tensor]()
     gallery = min(GALLERY, len(subject.test))
-    for name, made in whose.items():
+    for name, result in whose.items():
+        made, own_made = result.reconstructions, result.own_reconstructions
         errors = inversion_errors(subject.test, made)
         found: dict[str, Any] = {
             "error": float(errors.mean()),
@@ -131,6 +136,10 @@ def measure(one: Round, subject: Subject, images: Tensor, seed: int) -> Measures
             made,
             gallery=gallery,
             generator=Stream(seed, "gallery").generator(),
+            # How far a reconstruction is to be trusted, its maker has seen on images of its own.
+            calibration=None
+            if own_made is None
+            else Calibration.fit(embedder, own_images, own_made),
         )
         own = {"rank": ranks}
         found["reidentified_rank_1"] = rank_share(ranks, 1)
@@ -169,7 +178,8 @@ def utility(subject: Subject, answers: Answers, defense: Defense) -> dict[str, A
     trace = answers.trace
     clean, released = release(trace.clean_logits), trace.released
     moved = distortion(trace.clean_logits, trace.defended_logits, clean, released)
-    guard = DefendedTarget(subject.guarded or subject.target, defense)
+    asked = subject.target if subject.guarded is None else subject.guarded
+    guard = DefendedTarget(asked, defense)
     bare = DefendedTarget(subject.target, Identity())
     return {
         "clean": _quality(clean, subject.labels),

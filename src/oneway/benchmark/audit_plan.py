@@ -15,6 +15,9 @@ WIDTHS = (16, 32)
 FIRST_EPOCHS = 6
 """Where the search for the plateau begins; doubled until twice the epochs gain nothing."""
 
+LEAST_STEPS = 600
+"""Steps that a decoder takes at least, in the shortest training that is tried."""
+
 MOST_EPOCHS = 48
 
 REPEATS = (10, 100)
@@ -54,6 +57,7 @@ class AuditPlan:
         widths: Decoder widths that compete.
         repeats: How often averaging asks.
         most_epochs: Where the search for the plateau ends.
+        first_epochs: Where it begins.
         controls: Names of controls that are run.
         seeds: How many times all is repeated.
         auxiliary: How many auxiliary rows are used.
@@ -71,6 +75,16 @@ class AuditPlan:
     auxiliary: int
     left_out: tuple[str, ...] = ()
     seconds: float = 0.0
+    first_epochs: int = FIRST_EPOCHS
+
+
+def first_epochs_for(rows: int) -> int:
+    """Return where the search for the plateau begins with so many auxiliary rows.
+
+    With few rows an epoch has few steps, so that there must be more of them.
+    """
+    steps = -(-rows // TrainingSettings().batch_size)
+    return max(FIRST_EPOCHS, -(-LEAST_STEPS // steps))
 
 
 def settings_for(epochs: int) -> TrainingSettings:
@@ -85,7 +99,7 @@ def settings_for(epochs: int) -> TrainingSettings:
 
 def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
     """Return what a plan is expected to take, at the first number of epochs that is tried."""
-    epochs, rows = FIRST_EPOCHS, plan.auxiliary
+    epochs, rows = plan.first_epochs, plan.auxiliary
     decoder = {width: costs.training[width] * rows * epochs for width in plan.widths}
     contest = SHARE_TRAINED * len(plan.front_ends) * sum(decoder.values())
     contests = {"averaging": len(plan.repeats), "adversarial-training": 2}
@@ -117,18 +131,26 @@ def make_plan(
         The plan, with what it leaves out. If even the least plan does not fit, that plan: its
         ``seconds`` tell.
     """
+    narrower = ", ".join(str(width) for width in sorted(full.widths)[:-1])
     plan = full
     steps: list[tuple[str, Callable[[AuditPlan], AuditPlan]]] = [
         (
-            f"decoders of width {min(full.widths)}",
+            f"decoders of width {narrower}",
             lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
         ),
         ("the optimising attacker", _without("optimising")),
         (
-            f"averaging of {max(full.repeats)} answers",
-            lambda plan: dataclasses.replace(plan, repeats=(min(plan.repeats),)),
+            f"averaging of more than {min(full.repeats)} answers",
+            lambda plan: (
+                dataclasses.replace(plan, repeats=(min(plan.repeats),))
+                if "averaging" in plan.attacks
+                else plan
+            ),
         ),
-        ("the second and third seed", lambda plan: dataclasses.replace(plan, seeds=1)),
+        (
+            f"{full.seeds - 1} of {full.seeds} seeds",
+            lambda plan: dataclasses.replace(plan, seeds=1),
+        ),
         (
             "the faithful front end",
             lambda plan: dataclasses.replace(
@@ -138,7 +160,7 @@ def make_plan(
         ),
         ("the adversarial-training attacker", _without("adversarial-training")),
         (
-            f"wide decoders (width {max(full.widths)}; narrow ones take part instead)",
+            f"decoders of another width than {min(full.widths)}",
             lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
         ),
     ]

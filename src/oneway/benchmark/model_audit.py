@@ -30,6 +30,7 @@ from oneway.benchmark.audit_plan import (
     WIDTHS,
     AuditPlan,
     Costs,
+    first_epochs_for,
     make_plan,
     settings_for,
 )
@@ -41,10 +42,12 @@ from oneway.benchmark.runner import synchronize
 from oneway.benchmark.spec import AttackerSpec, SurrogateSpec, is_copied
 from oneway.benchmark.store import Store
 from oneway.benchmark.subject import Answers, Subject, ask
+from oneway.checks import check_count
 from oneway.confidences import release
 from oneway.contracts import Observations
 from oneway.data import Report, silent
 from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError
 from oneway.inversion import build_inverter, default_depth
 from oneway.metrics import Interval, bootstrap_gap, flips, inversion_errors
 from oneway.targets import DefendedTarget
@@ -81,6 +84,35 @@ class AuditSettings:
     first_epochs: int = FIRST_EPOCHS
     most_epochs: int = MOST_EPOCHS
     repeats: tuple[int, ...] = REPEATS
+
+    @classmethod
+    def for_rows(cls, rows: int, **others: Any) -> "AuditSettings":
+        """Return settings whose decoders are trained long enough on so few auxiliary rows.
+
+        Args:
+            rows: How many there are.
+            **others: Attributes that are set.
+        """
+        first = first_epochs_for(rows)
+        return cls(first_epochs=first, most_epochs=8 * first, **others)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not run, before any query.
+
+        Raises:
+            InvalidOptionError: A value is outside its range.
+        """
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidOptionError(f"minutes must be positive, but got {self.minutes}.")
+        check_count("seeds", self.seeds)
+        check_count("first_epochs", self.first_epochs)
+        check_count("most_epochs", self.most_epochs, least=self.first_epochs)
+        for name in ("front_ends", "widths", "repeats"):
+            if not getattr(self, name):
+                raise InvalidOptionError(f"{name} must name at least one, but is empty.")
+        for name in ("widths", "repeats"):
+            for count in getattr(self, name):
+                check_count(f"each of {name}", count)
 
 
 @dataclass(frozen=True)
@@ -120,7 +152,7 @@ class ModelAudit:
             report: Told of progress.
         """
         self.subject, self.store = subject, store
-        self.settings = settings or AuditSettings()
+        self.settings = settings or AuditSettings.for_rows(len(subject.auxiliary))
         self.seed, self.report = seed, report
         self.device = subject.auxiliary.device
 
@@ -134,7 +166,9 @@ class ModelAudit:
         answers = ask(self.subject, built.defense, built.again)
         self.report("ask the model", 1.0)
         plan = make_plan(self._full_plan(answers), self._costs(answers), self.settings.minutes)
-        rows = slice(0, plan.auxiliary)
+        # In random order: files are often sorted by class, and controls take the first rows.
+        order = Stream(self.seed, "auxiliary rows").generator()
+        rows = torch.randperm(len(clean), generator=order)[: plan.auxiliary].to(self.device)
         answers = dataclasses.replace(
             answers, clean=answers.clean[rows], released=answers.released[rows]
         )
@@ -144,12 +178,15 @@ class ModelAudit:
             plan, self.subject, answers, images, epochs, self.store, self.seed, self.report
         )
         flags = list(answers.flags)
-        flags += self._more_budget(plan, answers, images, epochs, defender)
+        flags += self._more_budget(plan, answers, images, clean, epochs, defender)
         rounds = list[Round]()
         for seed in range(self.seed, self.seed + plan.seeds):
             if rounds and self._is_late(begin, len(rounds)):
                 break
-            rounds.append(self._round(seed, plan, answers, images, epochs, defender))
+            rounds.append(self._round(seed, plan, answers, images, clean, epochs, defender))
+        if len(rounds) < plan.seeds:
+            late = f"{plan.seeds - len(rounds)} of {plan.seeds} seeds"
+            plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
         measures = measure(rounds[0], self.subject, images, self.seed)
         useful = utility(self.subject, answers, built.defense)
         flags += suspicions(rounds, controls, plateau, epochs, built.defense, useful)
@@ -206,6 +243,7 @@ class ModelAudit:
             widths=settings.widths,
             repeats=settings.repeats,
             most_epochs=settings.most_epochs,
+            first_epochs=settings.first_epochs,
             controls=tuple(CONTROLS) if settings.controls else (),
             seeds=settings.seeds,
             auxiliary=len(self.subject.auxiliary),
@@ -303,13 +341,14 @@ class ModelAudit:
         plan: AuditPlan,
         answers: Answers,
         images: Tensor,
+        clean_auxiliary: Tensor,
         epochs: int,
         defender: Defender,
     ) -> Round:
         subject = self.subject
         attackers = self._attackers(seed, plan.attacks, epochs, images, plan)
         copies = (
-            defender.own_copies(subject.release, answers.clean)
+            defender.own_copies(subject.release, clean_auxiliary)
             if "adversarial-training" in plan.attacks
             else ()
         )
@@ -336,13 +375,15 @@ class ModelAudit:
             f"seed {seed}", seen, answers.trace.released, subject.test, plan.attacks
         )
         changed = flips(answers.trace.clean_logits, answers.trace.released)
-        return Round(seed, baseline, results, floors, judge(results, floors, clean, changed))
+        verdict = judge(results, floors, clean, changed)
+        return Round(seed, baseline, results, floors, verdict, attackers.held_out)
 
     def _more_budget(
         self,
         plan: AuditPlan,
         answers: Answers,
         images: Tensor,
+        clean_auxiliary: Tensor,
         epochs: int,
         defender: Defender,
     ) -> list[Flag]:
@@ -353,7 +394,7 @@ class ModelAudit:
             return []
         double = 2 * row.options[option]
         stronger = dataclasses.replace(row, options={**row.options, option: double})
-        other = defender.build(stronger, self.subject.target, answers.clean).defense
+        other = defender.build(stronger, self.subject.target, clean_auxiliary).defense
         guard = DefendedTarget(self.subject.target, other)
         attackers = self._attackers(self.seed, (), epochs, images)
         errors = []

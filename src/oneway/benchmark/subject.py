@@ -8,7 +8,8 @@ from torch import Tensor
 
 from oneway.audit import Flag
 from oneway.benchmark.spec import ReleaseSpec
-from oneway.checks import check_images
+from oneway.checks import check_images, name_of
+from oneway.confidences import logits_from_confidences
 from oneway.contracts import Defense, Query, Target
 from oneway.data import Column, check_disjoint
 from oneway.defenses.identity import Identity
@@ -23,6 +24,9 @@ ALONE = 8
 
 SAME = 1e-3
 """L1 distance of two answers that count as the same: rounding differs with the batch."""
+
+ROWS = 512
+"""Queries that a guarded endpoint is asked at once."""
 
 LEAST_AUXILIARY, LEAST_TEST = 200, 50
 
@@ -79,10 +83,13 @@ class Subject:
                     f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
                     "attacker who has next to nothing learns nothing, which says nothing."
                 )
-        if self.labels is not None and self.labels.shape != self.test.shape[:1]:
+        labels = self.labels
+        if labels is not None and (
+            labels.dtype != torch.int64 or labels.shape != self.test.shape[:1]
+        ):
             raise InvalidTensorError(
-                f"labels must be one per test query, ({len(self.test)},), but have shape "
-                f"{tuple(self.labels.shape)}."
+                f"labels must be int64, one per test query, ({len(self.test)},), but are "
+                f"{name_of(labels.dtype)} of shape {tuple(labels.shape)}."
             )
         if self.guarded is not None and self.release.defense != "none":
             raise InvalidOptionError(
@@ -121,20 +128,27 @@ def ask(subject: Subject, defense: Defense, again: Defense) -> Answers:
         subject: What is audited.
         defense: What stands before the clients; ignored where a guarded endpoint does.
         again: The same, for whoever asks again.
+
+    Raises:
+        InvalidTensorError: Labels, or the guarded endpoint, are of other classes than the model.
     """
     bare = DefendedTarget(subject.target, Identity())
     if subject.guarded is None:
-        guard = DefendedTarget(subject.target, defense)
+        defended = DefendedTarget(subject.target, defense)
+        guard: Target = defended
+        trace = defended.trace(subject.test)
         query: Query = DefendedTarget(subject.target, again).repeated
         declared = not defense.deterministic
         follows = isinstance(subject.target, TorchTarget)
         follow = DefendedTarget(subject.target, again).follow if follows else None
     else:
-        guard = DefendedTarget(subject.guarded, Identity())
+        # As it answers, with its zeros and ties: a defended target would mend them.
+        guard = _in_batches(subject.guarded)
         query, declared, follow = _asked_again(guard), False, None
-    trace = guard.trace(subject.test)
-    if subject.guarded is not None:
-        trace = Trace(bare.trace(subject.test).clean_logits, trace.defended_logits, trace.released)
+        told = guard(subject.test)
+        clean_logits = bare.trace(subject.test).clean_logits
+        trace = Trace(clean_logits, logits_from_confidences(told), told)
+    _check_classes(trace, subject.labels)
     random, batched = _probe(guard, subject.test[:PROBED])
     flags = list[Flag]()
     if random or declared:
@@ -161,14 +175,37 @@ def ask(subject: Subject, defense: Defense, again: Defense) -> Answers:
     )
 
 
-def _asked_again(guard: DefendedTarget) -> Query:
+def _check_classes(trace: Trace, labels: Tensor | None) -> None:
+    """Refuse what would fail only after all attacks: the first answers tell."""
+    classes, told = trace.clean_logits.shape[-1], trace.released.shape[-1]
+    if told != classes:
+        raise InvalidTensorError(
+            f"the guarded endpoint must answer with the model's {classes} classes, but answers "
+            f"with {told}. Let it release whole vectors."
+        )
+    if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
+        outside = int(((labels < 0) | (labels >= classes)).sum())
+        raise InvalidTensorError(
+            f"labels must lie in [0, {classes}), the model's classes, but {outside} of "
+            f"{len(labels)} do not. Number them as the model does, or give none."
+        )
+
+
+def _in_batches(target: Target) -> Target:
+    def answer(images: Tensor) -> Tensor:
+        return torch.cat([target(some) for some in images.split(ROWS)])
+
+    return answer
+
+
+def _asked_again(guard: Target) -> Query:
     def query(images: Tensor, count: int) -> Tensor:
         return torch.stack([guard(images) for _ in range(count)])
 
     return query
 
 
-def _probe(guard: DefendedTarget, queries: Tensor) -> tuple[bool, bool]:
+def _probe(guard: Target, queries: Tensor) -> tuple[bool, bool]:
     """Say whether answers differ from time to time, and whether they differ with the batch."""
     first, second = guard(queries), guard(queries)
     random = _differ(first, second)

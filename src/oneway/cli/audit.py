@@ -49,6 +49,10 @@ def audit(
     size: Annotated[str | None, typer.Option(help="Scale image files to HxW.")] = None,
     channels: Annotated[int | None, typer.Option(help="Of image files: 1 or 3.")] = None,
     label: Annotated[str | None, typer.Option(help="A table's column of classes.")] = None,
+    class_name: Annotated[
+        list[str] | None,
+        typer.Option(help="A table's classes in the model's order; repeatable. [sorted]"),
+    ] = None,
     categorical: Annotated[
         list[str] | None, typer.Option(help="A table's column of codes; repeatable.")
     ] = None,
@@ -86,6 +90,7 @@ def audit(
 
     from oneway.benchmark import AuditSettings, ModelAudit, Store, atomic_file, write_queries
     from oneway.report import (
+        TABLE_WIDTH,
         attackers_table,
         distortion_line,
         draw_reconstructions,
@@ -94,9 +99,17 @@ def audit(
         utility_table,
         verdict,
     )
+    from oneway.targets.extras import load_extra
 
     if minutes is not None and not minutes > 0:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
+    if require_gap is not None and not require_gap <= 1:
+        raise InvalidOptionError(f"--require-gap must be at most 1, but got {require_gap}.")
+    if out.exists() and not out.is_dir():
+        raise InvalidOptionError(f"--out must be a folder, but {out} is a file.")
+    # What writes the report is missed now rather than after the work.
+    for module, purpose in (("pyarrow", "keeping every query"), ("matplotlib", "drawing figures")):
+        load_extra(module, extra="audit", purpose=purpose)
     where = choose_device(device)
     with progress() as report:
         subject = _subject(
@@ -110,13 +123,16 @@ def audit(
             size=parse_size(size),
             channels=channels,
             label=label,
+            class_names=class_name,
             categorical=tuple(categorical or ()),
             drop=tuple(drop or ()),
             batch_size=batch_size,
             device=where,
             report=report,
         )
-        settings = AuditSettings(seeds=seeds, minutes=minutes, controls=controls)
+        settings = AuditSettings.for_rows(
+            len(subject.auxiliary), seeds=seeds, minutes=minutes, controls=controls
+        )
         outcome = ModelAudit(subject, Store(cache), settings, seed=seed, report=report).run()
     record = outcome.record
     with atomic_file(out / "audit.json") as path:
@@ -128,7 +144,7 @@ def audit(
     for line in verdict(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for table in (attackers_table(record), privacy_table(record), utility_table(record)):
-        console.print(table)
+        console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
     console.print(distortion_line(record), highlight=False, markup=False, soft_wrap=True)
     for line in flag_lines(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -182,6 +198,7 @@ def _subject(
     size: tuple[int, int] | None,
     channels: int | None,
     label: str | None,
+    class_names: Sequence[str] | None,
     categorical: tuple[str, ...],
     drop: tuple[str, ...],
     batch_size: int,
@@ -207,7 +224,9 @@ def _subject(
         for place in (model, guarded)
     ]
     if all(are_tables):
-        own = load_records(paths[0], label=label, categorical=categorical, drop=drop)
+        own = load_records(
+            paths[0], label=label, class_names=class_names, categorical=categorical, drop=drop
+        )
         asked = load_records(
             paths[1], label=label, categorical=categorical, drop=drop, encoding=own.encoding
         )

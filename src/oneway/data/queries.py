@@ -54,12 +54,16 @@ def load_queries(
 
     Raises:
         MissingDataError: There is nothing there.
-        CorruptDataError: It is something else, or an image cannot be decoded.
-        InvalidOptionError: Images differ in size, or ``channels`` is neither 1 nor 3.
+        CorruptDataError: It is something else, or an image cannot be decoded or has more than 8
+            bits per value.
+        InvalidOptionError: Images differ in size, or ``channels`` is neither 1 nor 3, or ``size``
+            has no pixel.
         MissingExtraError: Pillow is not installed, and image files are to be decoded.
     """
     if channels not in (None, 1, 3):
         raise InvalidOptionError(f"channels must be 1 or 3, but got {channels}.")
+    if size is not None and min(size) < 1:
+        raise InvalidOptionError(f"size must be at least 1 pixel each way, but got {size}.")
     if path.is_dir():
         return _load_folder(path, channels, size, report)
     return _load_arrays(path)
@@ -126,8 +130,13 @@ def _load_folder(folder: Path, channels: int | None, size: Size | None, report: 
     for row, (path, _) in enumerate(found):
         try:
             with pillow.open(path) as image:
+                if image.mode[0] in "IF":
+                    raise CorruptDataError(
+                        f"{path} must have 8 bits per value, but has more (Pillow's mode "
+                        f"{image.mode}). Convert it."
+                    )
                 if channels is None:
-                    channels = 1 if image.mode in ("1", "L") else 3
+                    channels = 1 if image.mode in ("1", "L", "LA") else 3
                 decoded = image.convert("L" if channels == 1 else "RGB")
         except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
             raise CorruptDataError(

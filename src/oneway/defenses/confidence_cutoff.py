@@ -51,7 +51,8 @@ class HighConfidenceCutoff:
         index = labels.unsqueeze(-1)
         rest = logs.scatter(-1, index, -torch.inf)
         shared = torch.tensor(1 - self.threshold, dtype=logs.dtype, device=logs.device).log()
-        lowered = rest - rest.logsumexp(-1, keepdim=True) + shared
+        # Taken anew, since next to a huge log the sum of its equals is lost.
+        lowered = rest.log_softmax(-1) + shared
         cut = shared.expm1().neg().log()
         lowered = lowered.scatter(-1, index, cut.expand(index.shape))
         logs = torch.where(logs.gather(-1, index) > cut, lowered, logs)

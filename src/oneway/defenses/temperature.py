@@ -1,6 +1,5 @@
 """Divide the logits by a temperature: an invertible map, so that a retrained attacker reads on."""
 
-import torch
 from torch import Tensor
 
 from oneway.checks import check_above, check_logits
@@ -43,5 +42,4 @@ class Temperature:
         wide = logits.detach().double()
         # Below the maximum, so that a low temperature lets nothing overflow but what is 0 anyway.
         scaled = (wide - wide.amax(-1, keepdim=True)) / self.temperature
-        scaled = scaled.clamp_min(torch.finfo(wide.dtype).min)
         return lift_label(narrowed(scaled, logits.dtype), logits.argmax(-1), 0)

@@ -19,8 +19,8 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 LOWEST_LOG = -1e4
 """Noise is searched from log probabilities no lower than this, in nats."""
 
-ROW_DECIMALS, STEP_DECIMALS = 3, 6
-"""What a row, and what each step from it, is rounded to: see :class:`MemGuard`."""
+DECIMALS = 3
+"""What log probabilities are rounded to before the search: see :class:`MemGuard`."""
 
 DISTORTION_WEIGHTS = tuple(10.0**power for power in range(-1, 6))
 """Weights of the distortion, tried in turn for as long as noise is found. Theirs."""
@@ -88,8 +88,8 @@ class MemGuard:
     decided by a keyed hash of the row's log probabilities, so that the same query is answered
     the same, always. The key is drawn in training, and is kept with the network.
 
-    Hash and noise are those of the row rounded to three decimals, and each step is rounded, to
-    six: hundreds of steps would blow up a last bit that differs from batch to batch. (Only what
+    Hash and noise are those of the row rounded to three decimals: a last bit that differs from
+    batch to batch would change the hash, and the signs that the first steps go by. (Only what
     falls on two sides of a rounding is still answered in two ways.)
 
     It is made against membership inference; it is here as what it does to inversion.
@@ -237,7 +237,7 @@ class MemGuard:
         with torch.inference_mode(False), torch.enable_grad():
             clean, labels = log_probabilities(logits.clone()), logits.clone().argmax(-1)
             # Adding 0 turns -0 into 0, which has other bytes.
-            rounded = clean.clamp_min(LOWEST_LOG).round(decimals=ROW_DECIMALS) + 0.0
+            rounded = clean.clamp_min(LOWEST_LOG).round(decimals=DECIMALS) + 0.0
             noisy = clean + (self._noisy(rounded, labels) - rounded)
             moved = (noisy.softmax(-1) - clean.exp()).abs().sum(-1)
             put_on = self._uniform(rounded) * moved < self.budget
@@ -277,8 +277,8 @@ class MemGuard:
             (gradient,) = torch.autograd.grad(loss.sum(), variable)
             length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-300)
             stepped = variable.detach() - self.step_size * gradient / length
-            going, stepped = going[~done], stepped[~done]
-            noisy[going] = stepped.round(decimals=STEP_DECIMALS)
+            going = going[~done]
+            noisy[going] = stepped[~done]
         return reached, noisy
 
     def _uniform(self, rounded: Tensor) -> Tensor:

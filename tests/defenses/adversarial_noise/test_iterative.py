@@ -67,7 +67,7 @@ def reference_inverter() -> wen2021.SmallInverter:
 def torch_inverter(reference: wen2021.SmallInverter) -> nn.Sequential:
     first, norm = nn.Linear(CLASSES, HIDDEN), nn.BatchNorm1d(HIDDEN, eps=reference.epsilon)
     last = nn.Linear(HIDDEN, PIXELS)
-    network = nn.Sequential(FaithfulTransform(), first, norm, nn.Tanh(), last, nn.Sigmoid())
+    network = nn.Sequential(FaithfulTransform(CLASSES), first, norm, nn.Tanh(), last, nn.Sigmoid())
     network.double()
     values = {
         first.weight: reference.first_weight,

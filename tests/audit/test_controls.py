@@ -1,0 +1,163 @@
+"""Controls: what counts as misjudged, and which entries a planted leak tells."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneway.audit import (
+    CONTROLS,
+    ControlResult,
+    failed_controls,
+    judge_control,
+    planted_errors,
+    planted_positions,
+)
+from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.confidences import release
+from oneway.defenses.label_only import LabelOnly
+
+BROKEN = [name for name, control in CONTROLS.items() if control.expected == "broken"]
+CLEAN, LABEL = 0.01, 0.03
+
+
+def errors(mean, spread=0.0, rows=100):
+    """Errors of queries with exactly this mean, half of them above it."""
+    signs = torch.ones(rows, dtype=torch.float64)
+    signs[::2] = -1
+    return mean + spread * signs
+
+
+def judged(name, mean, clean=CLEAN, label=LABEL):
+    return judge_control(name, errors(mean), errors(clean), errors(label))
+
+
+def test_each_kind_of_control_is_there():
+    assert {control.expected for control in CONTROLS.values()} == {"broken", "read", "holds"}
+    assert {"identity", "permutation", "temperature", "class-offsets"} == set(BROKEN)
+    assert CONTROLS["planted-leak"].expected == "read"
+    assert CONTROLS["label-only"].expected == "holds"
+
+
+def test_no_gap_can_be_broken_and_hold_at_once():
+    assert 0 < BROKEN_BELOW < HOLDS_ABOVE < 1
+    assert 0 < READ_ABOVE < 1
+
+
+@given(st.floats(-0.4, 2))
+def test_gap_is_measured_and_compared_with_what_must_be(gap):
+    mean = CLEAN + gap * (LABEL - CLEAN)
+    for name in BROKEN:
+        result = judged(name, mean)
+        assert result.name == name
+        assert result.measured == pytest.approx(gap, abs=1e-9)
+        assert result.passed is (result.measured <= BROKEN_BELOW)
+    result = judged("label-only", mean)
+    assert result.measured == pytest.approx(gap, abs=1e-9)
+    assert result.passed is (result.measured >= HOLDS_ABOVE)
+
+
+@pytest.mark.parametrize(
+    ("name", "gap", "passed"),
+    [
+        ("identity", 0.0, True),
+        ("identity", BROKEN_BELOW - 0.01, True),
+        ("identity", BROKEN_BELOW + 0.01, False),
+        ("identity", 1.0, False),
+        ("label-only", 1.0, True),
+        ("label-only", HOLDS_ABOVE + 0.01, True),
+        ("label-only", HOLDS_ABOVE - 0.01, False),
+        ("label-only", 0.0, False),
+    ],
+)
+def test_each_side_of_the_thresholds(name, gap, passed):
+    assert judged(name, CLEAN + gap * (LABEL - CLEAN)).passed is passed
+
+
+@given(st.floats(0, 1), st.floats(0.01, 1))
+def test_a_planted_leak_is_measured_by_what_of_the_labels_error_is_gone(left, label):
+    # Of planted pixels clean scores have no part in it, whatever they tell.
+    for clean in (0.0, label, 2 * label):
+        result = judge_control("planted-leak", errors(left * label), errors(clean), errors(label))
+        assert result.measured == pytest.approx(1 - left, abs=1e-9)
+        assert result.passed is (result.measured >= READ_ABOVE)
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.51, True), (0.49, False), (-3.0, False)])
+def test_each_side_of_what_must_be_read(share, passed):
+    assert judged("planted-leak", (1 - share) * LABEL).passed is passed
+
+
+@pytest.mark.parametrize("name", [*BROKEN, "label-only"])
+@pytest.mark.parametrize("clean", [LABEL, 2 * LABEL])
+def test_where_clean_scores_tell_no_more_than_the_label_nothing_is_judged(name, clean):
+    assert judged(name, 0.0, clean=clean) == ControlResult(
+        name, CONTROLS[name].expected, None, None
+    )
+
+
+@pytest.mark.parametrize(("spread", "clear"), [(0.06, True), (0.08, False)])
+def test_a_gap_within_three_standard_errors_of_the_queries_is_unclear(spread, clear):
+    """The gain is 0.02 of 100 queries: three standard errors of it are 0.3 times the spread."""
+    result = judge_control("identity", errors(LABEL), errors(CLEAN), errors(LABEL, spread))
+    assert (result.passed is False) is clear
+    assert (result.measured is None) is not clear
+
+
+@given(st.lists(st.sampled_from([True, False, None]), max_size=5))
+def test_only_what_was_misjudged_has_failed(verdicts):
+    results = {str(i): ControlResult(str(i), "broken", 0.5, p) for i, p in enumerate(verdicts)}
+    assert failed_controls(results) == [str(i) for i, p in enumerate(verdicts) if p is False]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.sampled_from([(2, 3, 3), (7,)]))
+def test_a_planted_leak_tells_the_entries_that_vary_most(seed, classes, shape):
+    generator = torch.Generator().manual_seed(seed)
+    flat = math.prod(shape)
+    scales = torch.randperm(flat, generator=generator) / flat  # one entry does not vary at all
+    images = 0.5 + scales.view(shape) * (torch.rand(50, *shape, generator=generator) - 0.5)
+    places = planted_positions(images, classes)
+    spreads = [row.double().var(correction=0).item() for row in images.flatten(1).T]
+    ranked = sorted(range(flat), key=lambda place: -spreads[place])
+    assert places.dtype == torch.int64
+    assert places.tolist() == sorted(ranked[: min(classes, flat - 1)])
+
+
+def test_entries_that_never_vary_are_not_planted_unless_none_does():
+    images = torch.zeros(6, 1, 2, 2)
+    assert len(planted_positions(images, 3)) == 1
+    images[::2, 0, 1, 0] = 1
+    assert planted_positions(images, 3).tolist() == [2]
+
+
+def test_planted_errors_are_those_of_the_planted_entries_alone():
+    images = torch.rand(5, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([1, 8, 17])
+    made = images.clone()
+    made.flatten(1)[:, 4] += 9  # nobody planted that
+    assert planted_errors(images, made, places).tolist() == [0] * 5
+    made[:, 1, 2, 2] += 0.3  # entry 17
+    made[0, 0, 0, 1] -= 0.6  # entry 1
+    found = planted_errors(images, made, places)
+    assert found.dtype == torch.float64
+    expected = [(0.36 + 0.09) / 3, *[0.09 / 3] * 4]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_each_control_is_what_it_says_of_two_queries_with_one_label(name):
+    """All but the last tell such queries apart; the label alone must not."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 1, 4, 4, generator=generator)
+    logits = torch.tensor([[5.0, 1, 0, -1], [3.0, -2, 0, 1]], dtype=torch.float64)
+    control = CONTROLS[name].make(planted_positions(images, 4))
+    first, second = release(control(logits, images))
+    differ = float((first - second).abs().sum())
+    assert (differ > 1e-6) is (name != "label-only")
+    if name == "planted-leak":  # it tells the query and not the scores
+        again = release(control(logits.flip(0), images))
+        assert torch.equal(again, release(control(logits, images)))
+        told = release(LabelOnly()(logits))
+        assert float((release(control(logits, images)) - told).abs().sum(-1).max()) < 2e-3

@@ -1,0 +1,147 @@
+"""What docs/audit.md says of the command, its files and its thresholds is so."""
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from typer.main import get_command
+
+from oneway.audit import CONTROLS
+from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.benchmark import AuditSettings, ModelAudit, Store, Subject
+from oneway.benchmark.audit_plan import AuditPlan, Costs, make_plan
+from oneway.benchmark.registry import check_options
+from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST
+from oneway.cli.audit import parse_options
+from oneway.cli.main import app
+from oneway.targets import TorchTarget
+from oneway.targets.opening import ENDPOINT, ENTRY_POINT, FILES
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(block.replace("\\\n", ""))
+    for block in re.findall(r"^```\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+]
+AUDIT = get_command(app).commands["audit"]
+OPTIONS = {
+    name
+    for option in AUDIT.params
+    for name in (*option.opts, *option.secondary_opts)
+    if name.startswith("--")
+}
+
+
+def section(title):
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_options_that_are_named_exist_and_all_options_are_named():
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE))
+    assert named <= OPTIONS
+    assert OPTIONS - named <= {"--help", "--controls"}
+
+
+def test_there_is_a_command_for_each_kind_of_model_and_of_data():
+    models = [command[2] for command in COMMANDS]
+    endings = {Path(model).suffix for model in models}
+    assert {".pt", ".pt2", ".onnx", ".skops"} <= endings
+    assert any(ENTRY_POINT.fullmatch(model) for model in models)
+    flat = [" ".join(command) for command in COMMANDS]
+    for part in (
+        "/v2/models/",
+        "request_key=",
+        "--guarded ",
+        "--label ",
+        "--categorical ",
+        "--drop ",
+    ):
+        assert any(part in command for command in flat), part
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[2:3]))
+def test_commands_parse_and_their_options_are_known(command):
+    assert command[:2] == ["oneway", "audit"]
+    told = AUDIT.make_context("audit", command[2:]).params
+    check_options(told["defense"], parse_options(told["option"], "--option"))
+    model = told["model"]
+    options = parse_options(told["model_option"], "--model-option")
+    kind = ENDPOINT if model.startswith("https:") else FILES.get(Path(model).suffix)
+    known = inspect.signature(kind.open).parameters if kind else {}
+    assert options.keys() <= set(known)
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", PAGE)
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+
+
+def test_all_controls_and_their_thresholds_are_said():
+    said = section("Controls")
+    assert all(f"`{name}`" in said for name in CONTROLS)
+    for threshold in (f"at most {BROKEN_BELOW:g}", f"at least {HOLDS_ABOVE:g}"):
+        assert f"G {threshold}" in said
+    assert f"at least {READ_ABOVE:g} of the label-only error" in said
+    least = f"At least {LEAST_AUXILIARY} auxiliary rows and {LEAST_TEST} test queries"
+    assert least in section("The data")
+
+
+def test_what_is_left_out_stands_in_the_order_of_the_plan():
+    settings = AuditSettings()
+    everyone = ("label-only", "static", "retrained", "averaging", "adversarial-training")
+    full = AuditPlan(
+        attacks=(*everyone, "optimising"),
+        front_ends=settings.front_ends,
+        widths=settings.widths,
+        repeats=settings.repeats,
+        most_epochs=settings.most_epochs,
+        controls=tuple(CONTROLS),
+        seeds=settings.seeds,
+        auxiliary=8000,
+    )
+    # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
+    plan = make_plan(full, Costs(dict.fromkeys(settings.widths, 1.0), 1.0, 8000, 8000), 1.0)
+    steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
+    marks = (
+        *(
+            "decoders of width 16",
+            "optimising",
+            "averaging of more than 10 answers",
+            "seeds",
+            "faithful",
+        ),
+        *("adversarial-training", "width", "auxiliary rows"),
+    )
+    assert [mark in said for mark, (_, said) in zip(marks, steps, strict=True)] == [True] * 8
+    assert "width 32" in steps[6][1]
+    assert [mark in said for mark, said in zip(marks[1:], plan.left_out, strict=True)] == [True] * 7
+    assert plan.auxiliary == 1000
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    torch.manual_seed(0)
+    images = torch.rand(LEAST_AUXILIARY + LEAST_TEST, 1, 8, 8)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    auxiliary, test = images.split([LEAST_AUXILIARY, LEAST_TEST])
+    settings = AuditSettings(
+        seeds=1, controls=False, front_ends=("standardized",), widths=(1,), first_epochs=1,
+        most_epochs=1,
+    )  # fmt: skip
+    store = Store(tmp_path_factory.mktemp("cache"))
+    return ModelAudit(Subject(TorchTarget(model), auxiliary, test), store, settings).run()
+
+
+def test_keys_of_the_record_are_those_of_the_page(outcome):
+    rows = re.findall(r"^\| (`[^|]+) \| (.+) \|$", section("What is written"), flags=re.MULTILINE)
+    keys = {key: said for names, said in rows for key in re.findall(r"`(\w+)`", names)}
+    assert set(keys) == set(outcome.record)
+    assert set(re.findall(r"`(\w+)`", keys["plan"])) == set(outcome.record["plan"])
+
+
+def test_columns_of_the_queries_are_those_of_the_page(outcome):
+    said = section("What is written").split("**`queries.parquet`**")[1].split("**`figure.png`**")[0]
+    assert set(re.findall(r"`(\w+)`", said)) == set(outcome.queries)
