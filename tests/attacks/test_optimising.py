@@ -32,9 +32,9 @@ def linear_target(seed: int = 0, classes: int = 12) -> TorchTarget:
 class Gray(nn.Module):
     """A decoder that answers everything with the same gray; it counts what it is asked at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: float = 0.5) -> None:
         super().__init__()
-        self.level = nn.Parameter(torch.tensor(0.5))
+        self.level = nn.Parameter(torch.tensor(level))
         self.asked: list[int] = []
 
     def forward(self, confidences: Tensor) -> Tensor:
@@ -105,13 +105,16 @@ def test_the_search_lowers_the_misfit_of_released_scores_and_stays_an_image(name
     assert (misfit(target, found, released) < before).all()
 
 
-def test_an_image_at_the_edge_of_the_range_is_not_left():
+@pytest.mark.parametrize("level", [0.02, 0.98])
+def test_a_search_that_starts_at_the_edge_of_the_range_does_not_leave_it(level):
     target = linear_target()
-    edge = random_images(3, 9, SHAPE).round()
-    for candidate in prepared(target).values():
-        found = candidate.reconstruct(target(edge)[None])
+    # Scores of what is no image draw it outwards.
+    outside = target(random_images(3, 9, SHAPE) + (1 if level > 0.5 else -1))
+    for candidate in prepared(target, Gray(level)).values():
+        found = candidate.reconstruct(outside[None])
         assert found.min() >= 0
         assert found.max() <= 1
+        assert ((found == 0) | (found == 1)).any()
 
 
 def test_a_longer_search_finds_what_is_answered_more_alike():

@@ -8,7 +8,7 @@ import pytest
 from oneway.audit import CONTROLS, FLAGS
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.benchmark.audit_flags import SEEDS, WORSE_CALIBRATED
-from oneway.benchmark.audit_plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS
+from oneway.benchmark.audit_plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_for
 from oneway.benchmark.registry import STRENGTHS
 from oneway.benchmark.subject import ALONE, PROBED, SAME
 from oneway.report import flag_lines
@@ -84,6 +84,11 @@ THRESHOLDS = [
     ("unstable-answers", "{} and {} times".format(*REPEATS)),
     *[("more-budget-smaller-gap", f"| `{name}` | `{own}` |") for name, own in STRENGTHS.items()],
 ]
+
+
+def test_the_search_begins_later_below_the_rows_that_are_said():
+    assert first_epochs_for(6400) == FIRST_EPOCHS < first_epochs_for(6336)
+    assert "fewer than\n6,400 auxiliary rows" in read("not-trained-out")
 
 
 @pytest.mark.parametrize(("name", "said"), THRESHOLDS)
