@@ -11,6 +11,7 @@
     │   ├── CorruptDataError               a file is there, but is not what it should be
     │   └── OverlappingSplitsError         one image stands in two splits
     ├── MissingExtraError    (ImportError) an optional package is not installed
+    ├── TargetFailedError    (RuntimeError) a target did not answer
     └── DefenseFailedError   (RuntimeError) a defense broke its promise; nothing was released
 
 Messages say what was expected, what came, where, and the remedy. They name shapes, types,
@@ -85,3 +86,7 @@ class MissingExtraError(OnewayError, ImportError):
 
 class DefenseFailedError(OnewayError, RuntimeError):
     """A defense could not keep its promise, so nothing was released."""
+
+
+class TargetFailedError(OnewayError, RuntimeError):
+    """A target did not answer. The message names it and the kind of failure, never a value."""

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from endpoints import served_confidences, served_logits
 from oneway.confidences import release
 from oneway.contracts import ScoredTarget, Target
-from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.targets import CallableTarget, ScoredCallableTarget, TargetFailedError
+from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
+from oneway.targets import CallableTarget, ScoredCallableTarget
 from oneway.targets.answers import to_float32
 from rows import same_bits, score_rows
 from surrogates import random_images

@@ -12,12 +12,12 @@ from oneway.errors import (
     InvalidOptionError,
     InvalidTensorError,
     MissingDataError,
+    TargetFailedError,
     UnknownNameError,
 )
 from oneway.targets import (
     CallableTarget,
     RecordedTarget,
-    TargetFailedError,
     TorchTarget,
     open_target,
 )

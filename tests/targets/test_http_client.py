@@ -10,8 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from endpoints import Reply, as_json, running
-from oneway.errors import InvalidOptionError, MissingExtraError
-from oneway.targets import TargetFailedError
+from oneway.errors import InvalidOptionError, MissingExtraError, TargetFailedError
 from oneway.targets.http_client import HttpClient
 
 QUICK = {"backoff_seconds": 0.01}

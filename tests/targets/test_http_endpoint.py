@@ -16,8 +16,14 @@ from endpoints import (
 )
 from oneway.confidences import release
 from oneway.contracts import ScoredTarget
-from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError, UnknownNameError
-from oneway.targets import TargetFailedError, open_target
+from oneway.errors import (
+    InvalidOptionError,
+    InvalidTensorError,
+    OnewayError,
+    TargetFailedError,
+    UnknownNameError,
+)
+from oneway.targets import open_target
 from rows import same_bits
 from surrogates import random_images
 

@@ -16,9 +16,10 @@ from oneway.errors import (
     InvalidOptionError,
     InvalidTensorError,
     MissingExtraError,
+    TargetFailedError,
     UnknownNameError,
 )
-from oneway.targets import TargetFailedError, open_target
+from oneway.targets import open_target
 from rows import same_bits
 from surrogates import random_images
 

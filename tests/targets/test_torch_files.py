@@ -10,8 +10,13 @@ from torch import nn
 
 from oneway.confidences import release
 from oneway.contracts import ScoredTarget
-from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
-from oneway.targets import TargetFailedError, TorchTarget, open_target
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    InvalidTensorError,
+    TargetFailedError,
+)
+from oneway.targets import TorchTarget, open_target
 from rows import same_bits
 from surrogates import random_images
 

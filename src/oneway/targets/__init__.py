@@ -2,7 +2,6 @@
 
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
-from oneway.targets.failure import TargetFailedError
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
 from oneway.targets.opening import open_target
 from oneway.targets.recorded import RecordedTarget
@@ -16,7 +15,6 @@ __all__ = [
     "DefendedTarget",
     "RecordedTarget",
     "ScoredCallableTarget",
-    "TargetFailedError",
     "TargetNetwork",
     "TargetPreset",
     "TargetTrainingSettings",

@@ -2,11 +2,7 @@
 
 import traceback
 
-from oneway.errors import OnewayError
-
-
-class TargetFailedError(OnewayError, RuntimeError):
-    """A target did not answer. The message names it and the kind of failure, never a value."""
+from oneway.errors import TargetFailedError
 
 
 def where_raised(error: BaseException, file: str | None = None) -> str:

@@ -11,9 +11,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from oneway.checks import check_above, check_count
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.targets.extras import load_extra
-from oneway.targets.failure import TargetFailedError
 
 TOKEN_VARIABLE = "ONEWAY_TOKEN"  # noqa: S105  its name, not its value
 

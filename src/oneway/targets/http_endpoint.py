@@ -13,7 +13,12 @@ import numpy as np
 import torch
 
 from oneway.contracts import Target
-from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
+from oneway.errors import (
+    InvalidOptionError,
+    InvalidTensorError,
+    TargetFailedError,
+    UnknownNameError,
+)
 from oneway.targets.answers import (
     Array,
     Outputs,
@@ -23,7 +28,6 @@ from oneway.targets.answers import (
     require_outputs,
 )
 from oneway.targets.callables import callable_target
-from oneway.targets.failure import TargetFailedError
 from oneway.targets.http_client import HttpClient
 
 OPEN_INFERENCE = re.compile(r"/v2/models/[^/]+(/versions/[^/]+)?$")
