@@ -36,9 +36,11 @@ class Gray(nn.Module):
         super().__init__()
         self.level = nn.Parameter(torch.tensor(level))
         self.asked: list[int] = []
+        self.differentiated = False
 
     def forward(self, confidences: Tensor) -> Tensor:
         self.asked.append(len(confidences))
+        self.differentiated |= torch.is_grad_enabled()
         return self.level.expand(len(confidences), *SHAPE)
 
 
@@ -220,6 +222,7 @@ def test_neither_gradient_mode_matters_and_model_and_decoder_are_left_as_they_ar
         found = candidate.reconstruct(released[None])
     assert not found.requires_grad
     assert decoder.level.grad is None
+    assert not decoder.differentiated  # its graph would fill memory for nothing
     assert all(parameter.grad is None for parameter in target.module.parameters())
 
 

@@ -2,17 +2,21 @@
 
 import dataclasses
 import itertools
+import math
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from oneway.benchmark.audit_plan import (
+    FIRST_EPOCHS,
     FRONT_ENDS,
+    LEAST_STEPS,
     REPEATS,
     WIDTHS,
     AuditPlan,
     Costs,
     estimate_seconds,
+    first_epochs_for,
     make_plan,
     settings_for,
 )
@@ -219,3 +223,19 @@ def test_decoders_are_trained_in_one_cycle_of_so_many_epochs():
         assert settings.epochs == epochs
         assert settings.schedule == "one-cycle"
         assert settings.grace >= 2
+
+
+@given(st.integers(200, 10**6))
+def test_few_rows_are_seen_more_often_so_that_a_decoder_takes_enough_steps(rows):
+    epochs = first_epochs_for(rows)
+    assert epochs >= FIRST_EPOCHS
+    steps = math.ceil(rows / settings_for(epochs).batch_size)
+    assert epochs * steps >= LEAST_STEPS
+    assert epochs == FIRST_EPOCHS or (epochs - 1) * steps < LEAST_STEPS  # and no more
+
+
+@given(full_plans(), st.integers(1, 5))
+def test_training_longer_from_the_first_costs_more(case, factor):
+    full, costs = case
+    longer = dataclasses.replace(full, first_epochs=(1 + factor) * full.first_epochs)
+    assert estimate_seconds(longer, costs) > estimate_seconds(full, costs)

@@ -189,7 +189,7 @@ def test_another_seed_is_another_audit(whole, trainings, tmp_path):
 
 
 def test_the_label_alone_closes_the_gap(folder):
-    outcome = audit(subject_of(release=LABEL_ONLY), folder)
+    outcome = audit(subject_of(black_box(), release=LABEL_ONLY), folder)
     assert outcome.record["closed_gap"] > 0.9
     assert outcome.record["keeps_label"] is True
     assert "ties-or-zeros" in raised(outcome)

@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from oneway.audit import CONTROLS
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.benchmark import AuditSettings, ModelAudit, Store, Subject
+from oneway.benchmark import AuditSettings, ModelAudit, Store, Subject, model_audit
 from oneway.benchmark.audit_plan import AuditPlan, Costs, make_plan
 from oneway.benchmark.registry import check_options
 from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST
@@ -132,7 +132,9 @@ def outcome(tmp_path_factory):
         most_epochs=1,
     )  # fmt: skip
     store = Store(tmp_path_factory.mktemp("cache"))
-    return ModelAudit(Subject(TorchTarget(model), auxiliary, test), store, settings).run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_audit, "TIMED_SECONDS", 0)
+        return ModelAudit(Subject(TorchTarget(model), auxiliary, test), store, settings).run()
 
 
 def test_keys_of_the_record_are_those_of_the_page(outcome):

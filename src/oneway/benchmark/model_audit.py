@@ -463,7 +463,7 @@ class ModelAudit:
             "closed_gap_interval": self._gap_interval(rounds),
             "closed_gap_tail": _mean(tails),
             "flips": flips(answers.trace.clean_logits, answers.trace.released),
-            "keeps_label": built.defense.keeps_label,
+            "keeps_label": subject.guarded is None and built.defense.keeps_label,
             "random": answers.random,
             "controls": {name: dataclasses.asdict(result) for name, result in controls.items()},
             "void": bool(failed_controls(controls)),

@@ -13,7 +13,9 @@ from oneway.errors import InvalidOptionError
 if TYPE_CHECKING:
     import torch
 
-    from oneway.benchmark import Subject
+    from oneway.benchmark import ReleaseSpec, Subject
+    from oneway.contracts import Target
+    from oneway.data import RecordEncoding
 
 TABLES = (".csv", ".parquet")
 """Endings of files that hold records rather than images."""
@@ -42,6 +44,12 @@ def audit(
     ] = None,
     guarded: Annotated[
         str | None, typer.Option(help="Where defended answers come from instead, like MODEL.")
+    ] = None,
+    guarded_outputs: Annotated[
+        Literal["logits", "confidences"], typer.Option(help="What the guarded model answers with.")
+    ] = "confidences",
+    guarded_option: Annotated[
+        list[str] | None, typer.Option(help="Of the guarded model's kind; repeatable.")
     ] = None,
     model_option: Annotated[
         list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
@@ -88,7 +96,15 @@ def audit(
 
     from rich.console import Console
 
-    from oneway.benchmark import AuditSettings, ModelAudit, Store, atomic_file, write_queries
+    from oneway.benchmark import (
+        AuditSettings,
+        ModelAudit,
+        ReleaseSpec,
+        Store,
+        atomic_file,
+        sketch_defense,
+        write_queries,
+    )
     from oneway.report import (
         TABLE_WIDTH,
         attackers_table,
@@ -99,6 +115,7 @@ def audit(
         utility_table,
         verdict,
     )
+    from oneway.targets import open_target
     from oneway.targets.extras import load_extra
 
     if minutes is not None and not minutes > 0:
@@ -111,22 +128,30 @@ def audit(
     for module, purpose in (("pyarrow", "keeping every query"), ("matplotlib", "drawing figures")):
         load_extra(module, extra="audit", purpose=purpose)
     where = choose_device(device)
+    options = parse_options(option, "--option")
+    release = ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
+    sketch_defense(release)
     with progress() as report:
+        opened = [
+            open_target(
+                place, outputs=told, device=where, batch_size=batch_size, **model_options(given)
+            )
+            for place, told, given in (
+                (model, outputs, parse_options(model_option, "--model-option")),
+                (guarded, guarded_outputs, parse_options(guarded_option, "--guarded-option")),
+            )
+            if place is not None
+        ]
         subject = _subject(
-            model,
-            guarded,
+            opened,
             (auxiliary, test),
-            outputs=outputs,
-            defense=defense,
-            options=parse_options(option, "--option"),
-            model_options=parse_options(model_option, "--model-option"),
+            release,
             size=parse_size(size),
             channels=channels,
             label=label,
             class_names=class_name,
             categorical=tuple(categorical or ()),
             drop=tuple(drop or ()),
-            batch_size=batch_size,
             device=where,
             report=report,
         )
@@ -187,42 +212,26 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
 
 
 def _subject(
-    model: str,
-    guarded: str | None,
+    opened: "Sequence[Target]",
     paths: tuple[Path, Path],
+    release: "ReleaseSpec",
     *,
-    outputs: Literal["logits", "confidences"] | None,
-    defense: str,
-    options: dict[str, Any],
-    model_options: dict[str, Any],
     size: tuple[int, int] | None,
     channels: int | None,
     label: str | None,
     class_names: Sequence[str] | None,
     categorical: tuple[str, ...],
     drop: tuple[str, ...],
-    batch_size: int,
     device: "torch.device",
     report: Callable[[str, float], None],
 ) -> "Subject":
-    """Open the model and load the data; everything that is wrong with either shows here."""
-    from oneway.benchmark import ReleaseSpec, Subject, sketch_defense
+    """Load the data for a model, and for what guards it if there are two; check everything."""
+    from oneway.benchmark import Subject
     from oneway.data import load_queries, load_records
-    from oneway.targets import open_target, records_target
 
-    release = ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
-    sketch_defense(release)
     are_tables = [path.suffix.lower() in TABLES for path in paths]
     if any(are_tables) != all(are_tables):
         raise InvalidOptionError("--auxiliary and --test must both be tables, or both images.")
-    opened = [
-        None
-        if place is None
-        else open_target(
-            place, outputs=outputs, device=device, batch_size=batch_size, **model_options
-        )
-        for place in (model, guarded)
-    ]
     if all(are_tables):
         own = load_records(
             paths[0], label=label, class_names=class_names, categorical=categorical, drop=drop
@@ -230,10 +239,9 @@ def _subject(
         asked = load_records(
             paths[1], label=label, categorical=categorical, drop=drop, encoding=own.encoding
         )
-        opened = [
-            None if target is None else records_target(target, own.encoding.decode)
-            for target in opened
-        ]
+        for name, count in asked.clipped.items():
+            report(f"{count} test values of {name} lie outside the auxiliary range: clipped", 1.0)
+        opened = [_of_records(target, own.encoding) for target in opened]
         rows, labels = (own.encoded, asked.encoded), asked.labels
         columns = own.encoding.columns
     else:
@@ -241,15 +249,31 @@ def _subject(
             load_queries(path, channels=channels, size=size, report=report) for path in paths
         )
         rows, labels, columns = (first.images, second.images), second.labels, ()
-    target, guard = opened
-    if target is None:
-        raise InvalidOptionError("a model must be given.")
     return Subject(
-        target,
+        opened[0],
         rows[0].to(device),
         rows[1].to(device),
         None if labels is None else labels.to(device),
         release,
         columns,
-        guard,
+        opened[1] if len(opened) > 1 else None,
     )
+
+
+def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
+    """Let a model of a table's own values answer encoded records, in the type that it takes."""
+    from functools import partial
+
+    import numpy as np
+
+    from oneway.targets import TorchTarget, records_target
+
+    single = isinstance(target, TorchTarget)
+    return records_target(
+        target, partial(encoding.decode, dtype=np.float32 if single else np.float64)
+    )
+
+
+def model_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's options with its keys as text: ``0`` is a place in a list."""
+    return {name: str(value) if name.endswith("_key") else value for name, value in options.items()}

@@ -1,0 +1,75 @@
+"""The controls in full, on real digits with the decoders of a real audit."""
+
+import functools
+
+import pytest
+import torch
+
+from oneway.audit import CONTROLS
+from oneway.benchmark import AuditPlan, Store, Subject
+from oneway.benchmark import audit_controls as controls_module
+from oneway.benchmark.audit_controls import run_controls
+from oneway.benchmark.audit_plan import MOST_EPOCHS, first_epochs_for
+from oneway.benchmark.subject import ask
+from oneway.data import load_dataset, silent, split_dataset
+from oneway.defenses.identity import Identity
+from oneway.targets import TargetNetwork, TargetTrainingSettings, TorchTarget, train_target
+
+AUXILIARY, TEST = 2500, 500
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A classifier of digits, and what it is audited with."""
+    splits = split_dataset(load_dataset("digits", None), 1500, AUXILIARY, TEST, seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = TargetNetwork(10, splits.private_images.shape[1:], width=8, blocks=3)
+        train_target(
+            network,
+            splits.private_images,
+            splits.private_labels,
+            settings=TargetTrainingSettings(4, 0.01, batch_size=64),
+            generator=torch.Generator().manual_seed(0),
+        )
+    return Subject(
+        TorchTarget(network), splits.auxiliary_images, splits.test_images, splits.test_labels
+    )
+
+
+def judged(subject, folder, names=tuple(CONTROLS)):
+    plan = AuditPlan(
+        attacks=("label-only", "static", "retrained"),
+        front_ends=("standardized",),
+        widths=(16, 32),
+        repeats=(10,),
+        most_epochs=MOST_EPOCHS,
+        controls=names,
+        seeds=1,
+        auxiliary=AUXILIARY,
+    )
+    found = ask(subject, Identity(), Identity())
+    epochs = first_epochs_for(AUXILIARY)
+    return run_controls(plan, subject, found, subject.auxiliary, epochs, Store(folder), 0, silent)
+
+
+@pytest.mark.slow
+def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkeypatch):
+    found = judged(digits, tmp_path)
+    assert list(found) == list(CONTROLS)
+    for name in ("identity", "permutation", "temperature", "class-offsets"):
+        assert found[name].measured < 0.2, found
+    assert found["planted-leak"].measured > 0.6, found
+    assert found["label-only"].measured > 0.85, found
+    assert all(one.passed for one in found.values())
+
+    # The planted fault: decoders whose input transform loses what is told within a label.
+    spec = functools.partial(controls_module.AttackerSpec)
+
+    def without(**options):
+        return spec(**{**options, "front_ends": ("standardized",)})
+
+    monkeypatch.setattr(controls_module, "AttackerSpec", without)
+    blind = judged(digits, tmp_path, ("planted-leak",))["planted-leak"]
+    assert blind.measured < 0.3, blind
+    assert blind.passed is False

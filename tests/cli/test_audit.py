@@ -1,0 +1,347 @@
+"""`oneway audit` as somebody uses it on a model of their own."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.audits import ROWS, TESTS, TINY, Scores, blobs, quickly
+from oneway.benchmark import AuditSettings, ModelAudit
+from oneway.cli.audit import parse_options, parse_size
+from oneway.errors import InvalidOptionError
+
+FACTORY = """
+import numpy as np
+import torch
+from benchmark.audits import Scores
+
+
+def network():
+    return Scores()
+"""
+TABLE = """
+import numpy as np
+
+
+def model():
+    def answer(rows):
+        age, income = rows[:, 0] / 80, rows[:, 1] / 5000
+        scores = np.stack([3 * age, 3 * income, 2 - age - income + rows[:, 2]], 1)
+        grown = np.exp(scores)
+        return grown / grown.sum(1, keepdims=True)
+
+    return answer
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_audits():
+    """The commands are real; only how long decoders are trained is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        quickly(patch)
+
+        def for_rows(cls, rows, **others):  # noqa: ARG001
+            return dataclasses.replace(TINY, **others)
+
+        patch.setattr(AuditSettings, "for_rows", classmethod(for_rows))
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a TorchScript model, a module with factories, and images."""
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "audited_models.py").write_text(FACTORY, encoding="utf-8")
+    (folder / "audited_tables.py").write_text(TABLE, encoding="utf-8")
+    for name, rows, seed in (("own", ROWS, 0), ("queries", TESTS, 1)):
+        images, labels = blobs(rows, seed)
+        np.savez(folder / f"{name}.npz", images=images.numpy(), labels=labels.numpy())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.chdir(folder)
+        yield folder
+
+
+def arguments(place, model="audited_models:network", outputs="logits", **options):
+    """What a user types; ``release="x"`` is ``--release x``, None leaves an option out."""
+    options = {
+        "outputs": outputs,
+        "auxiliary": place / "own.npz",
+        "test": place / "queries.npz",
+        "out": place / "report",
+        "cache": place / "cache",
+        "seeds": 1,
+    } | options
+    told = ["audit", model]
+    for name, value in options.items():
+        if value is not None:
+            told += [f"--{name.replace('_', '-')}", value]
+    return told
+
+
+def ran(result, *codes):
+    """Assert that a command came to its end: an uncaught error would exit 1, too."""
+    assert isinstance(result.exception, SystemExit | None), (result.output, result.exc_info)
+    assert result.exit_code in codes, (result.output, result.exception)
+
+
+def refused(result, *parts):
+    """Assert that a command said no, in one line on standard error that holds ``parts``."""
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def audited(oneway, place):
+    """One audit with controls, of a model by its factory."""
+    result = oneway(*arguments(place))
+    ran(result, 0, 1)
+    record = json.loads((place / "report" / "audit.json").read_text(encoding="utf-8"))
+    return types.SimpleNamespace(result=result, out=place / "report", record=record)
+
+
+def test_report_is_written_whole(audited):
+    from pyarrow import parquet
+
+    assert sorted(path.name for path in audited.out.iterdir()) == [
+        "audit.json",
+        "figure.png",
+        "queries.parquet",
+    ]
+    assert (audited.out / "figure.png").read_bytes().startswith(b"\x89PNG")
+    table = parquet.read_table(audited.out / "queries.parquet").to_pydict()
+    assert set(table["attack"]) == set(audited.record["errors"])
+    for name, error in audited.record["errors"].items():
+        own = [e for e, who in zip(table["error"], table["attack"], strict=True) if who == name]
+        assert len(own) == TESTS
+        assert np.mean(own) == pytest.approx(error)
+
+
+def test_terminal_shows_the_verdict_the_attackers_and_every_flag(audited):
+    shown = audited.result.stdout
+    assert shown.startswith("Undefended, the scores take")
+    for name in audited.record["errors"]:
+        assert name in shown
+    assert "Controls as they must be:" in shown
+    for flag in audited.record["flags"]:
+        assert f"flag {flag['name']}: {flag['detail']} [" in shown
+    assert f"report: {audited.out}" in shown
+    assert "Undefended" not in audited.result.stderr  # progress goes elsewhere
+
+
+def test_a_raised_flag_exits_1(audited):
+    assert "too-few-seeds" in {flag["name"] for flag in audited.record["flags"]}
+    assert audited.result.exit_code == 1
+
+
+@pytest.fixture
+def nothing_is_suspicious(monkeypatch):
+    """Flags of an audit are tested beside it; here it is what the command makes of them."""
+    monkeypatch.setattr("oneway.benchmark.model_audit.suspicions", lambda *_: [])
+
+
+@pytest.mark.usefixtures("nothing_is_suspicious", "audited")
+@pytest.mark.parametrize(("gap", "code"), [(None, 0), (-5, 0), (0.9, 1), (1, 1)])
+def test_a_required_gap_that_is_missed_exits_1(oneway, place, gap, code, tmp_path):
+    result = oneway(*arguments(place, require_gap=gap, out=tmp_path), "--no-controls")
+    ran(result, code)
+
+
+@pytest.mark.usefixtures("nothing_is_suspicious", "audited")
+def test_a_release_that_tells_the_label_alone_reaches_the_required_gap(oneway, place, tmp_path):
+    options = {"defense": "label-only", "require_gap": 0.9, "out": tmp_path}
+    options["option"] = "confidence=0.8"
+    result = oneway(*arguments(place, **options), "--no-controls")
+    record = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    assert record["options"] == {"confidence": 0.8}
+    assert record["closed_gap"] > 0.9
+    assert "The release closes G = 1.00" in result.stdout
+    assert "No controls were run" in result.stdout
+    # It is full of ties, which is told whatever else is not.
+    assert [flag["name"] for flag in record["flags"]] == ["ties-or-zeros"]
+    ran(result, 1)
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning")
+def test_a_torchscript_file_and_a_guarded_endpoint(oneway, place, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.jit.trace(Scores(), torch.rand(2, 1, 8, 8)).save(str(path))
+    result = oneway(
+        *arguments(place, str(path), guarded="audited_models:network", out=tmp_path / "out"),
+        "--no-controls",
+    )
+    ran(result, 1)
+    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert record["defense"] == "guarded endpoint"
+    assert record["closed_gap"] == pytest.approx(0, abs=0.2)
+
+
+def write_table(path, rows, seed):
+    generator = np.random.default_rng(seed)
+    lines = ["age,income,home,risk"]
+    for _ in range(rows):
+        age, income = generator.integers(18, 80), generator.integers(500, 5000)
+        home = generator.choice(["owns", "rents"])
+        lines.append(f"{age},{income},{home},{'abc'[generator.integers(3)]}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_a_table_is_audited_column_by_column(oneway, place, tmp_path):
+    own, queries = tmp_path / "own.csv", tmp_path / "queries.csv"
+    write_table(own, 260, 0)
+    write_table(queries, 60, 1)
+    result = oneway(
+        *arguments(
+            place,
+            "audited_tables:model",
+            "confidences",
+            auxiliary=own,
+            test=queries,
+            label="risk",
+            out=tmp_path / "out",
+        ),
+        "--no-controls",
+    )
+    ran(result, 1)
+    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    columns = record["privacy"]["released"]["columns"]
+    assert {name: one["kind"] for name, one in columns.items()} == {
+        "age": "numeric",
+        "income": "numeric",
+        "home": "categorical",
+    }
+    assert record["utility"]["clean"]["top_1"] is not None
+    assert not (tmp_path / "out" / "figure.png").exists()
+    assert "home, accuracy" in result.stdout
+
+
+def never_audited(*_, **__):
+    pytest.fail("an audit began before wrong input was refused")
+
+
+WRONG = {
+    "minutes": ({"minutes": 0}, "--minutes must be positive, but got 0"),
+    "no number of minutes": ({"minutes": "nan"}, "--minutes must be positive, but got nan"),
+    "gap": ({"require_gap": 1.5}, "--require-gap must be at most 1, but got 1.5"),
+    "no number as gap": ({"require_gap": "nan"}, "--require-gap must be at most 1"),
+    "size": ({"size": "32"}, "--size must be HxW in pixels, such as 32x32, but got '32'"),
+    "option": ({"option": "step_size"}, "--option must be NAME=VALUE, but got 'step_size'"),
+    "model option": ({"model_option": "=1"}, "--model-option must be NAME=VALUE"),
+    "defense": ({"defense": "label-onyl"}, "Did you mean 'label-only'?"),
+    "option of none": ({"option": "step_size=0.1"}, "unknown option of 'none' 'step_size'"),
+    "missing option": ({"defense": "temperature", "option": "temprature=2"}, "'temperature'"),
+    "out of range": ({"defense": "temperature", "option": "temperature=-1"}, "positive"),
+    "mixed data": ({"test": "queries.csv"}, "both be tables, or both images"),
+    "no outputs": ({"outputs": None}, "outputs"),
+    "no such file": ({"auxiliary": "onw.npz"}, "onw.npz"),
+    "two defenses": (
+        {"defense": "label-only", "guarded": "audited_models:network"},
+        "either a defense or a guarded endpoint",
+    ),
+    "same data": ({"test": "own.npz"}, "share 300 images"),
+    "device": ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_usage_is_refused_in_one_line_before_any_audit(oneway, place, monkeypatch, name):
+    monkeypatch.setattr(ModelAudit, "run", never_audited)
+    options, message = WRONG[name]
+    options = {"out": place / "never"} | options
+    refused(oneway(*arguments(place, **options)), message)
+    assert not (place / "never").exists()
+
+
+def test_what_is_no_model_is_refused(oneway, place, tmp_path):
+    refused(oneway(*arguments(place, "model.h5", out=tmp_path / "no")), "cannot tell what")
+    missing = oneway(*arguments(place, "audited_models:netwrok", out=tmp_path / "no"))
+    refused(missing, "'network'")
+
+
+def test_too_few_rows_are_refused_with_how_many_it_takes(oneway, place, tmp_path):
+    np.savez(tmp_path / "few.npz", images=blobs(20, 3)[0].numpy())
+    refused(
+        oneway(*arguments(place, test=tmp_path / "few.npz", out=tmp_path / "no")),
+        "at least 50 test rows, but got 20",
+    )
+
+
+def test_a_file_where_the_report_should_go_is_refused_before_the_work(
+    oneway, place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ModelAudit, "run", never_audited)
+    (tmp_path / "out").write_text("", encoding="utf-8")
+    refused(oneway(*arguments(place, out=tmp_path / "out")), "--out must be a folder")
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "matplotlib"])
+def test_what_writes_the_report_is_missed_before_the_work(oneway, place, monkeypatch, module):
+    monkeypatch.setattr(ModelAudit, "run", never_audited)
+    monkeypatch.setitem(sys.modules, module, None)
+    refused(oneway(*arguments(place, out=place / "never")), module, "oneway[audit]")
+
+
+@pytest.mark.parametrize("flags", [("--seeds", 0), ("--batch-size", 0), ("--outputs", "scores")])
+def test_what_the_parser_refuses_exits_2(oneway, place, flags):
+    assert oneway(*arguments(place), *flags).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("a=1", 1),
+        ("a=0.1", 0.1),
+        ("a=1e-3", 0.001),
+        ("a=true", True),
+        ("a=inf", float("inf")),
+        ("a=[1, 2]", [1, 2]),
+        ('a="text"', "text"),
+        ("a=text", "text"),
+        ("a=https://host/a?b=c", "https://host/a?b=c"),
+        ("a=x=y", "x=y"),
+        ("a=", ""),
+        ("a=True", "True"),  # as TOML has it; what takes a switch says so
+    ],
+)
+def test_values_of_options_are_toml_or_else_text(pair, value):
+    found = parse_options([pair], "--option")
+    assert found == {"a": value}
+    assert type(found["a"]) is type(value)
+
+
+def test_several_options_are_taken_in_turn():
+    assert parse_options(["a=1", "b=2"], "--option") == {"a": 1, "b": 2}
+    assert parse_options(None, "--option") == parse_options([], "--option") == {}
+
+
+@pytest.mark.parametrize("pair", ["a", "", "=1", "1a=2", "a b=1", "a-b=1"])
+def test_what_names_no_option_is_refused(pair):
+    with pytest.raises(InvalidOptionError, match="--option must be NAME=VALUE"):
+        parse_options([pair], "--option")
+
+
+@given(st.integers(1, 9999), st.integers(1, 9999))
+def test_a_size_is_height_by_width(height, width):
+    assert parse_size(f"{height}x{width}") == (height, width)
+
+
+@pytest.mark.parametrize(
+    "size", ["", "x", "32", "32x", "x32", "0x8", "8x0", "-1x8", "8x8x8", "8X8"]
+)
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(InvalidOptionError, match="--size must be HxW"):
+        parse_size(size)
+
+
+def test_without_a_size_images_stay_as_they_are():
+    assert parse_size(None) is None

@@ -1,0 +1,275 @@
+"""An audit in words: one sentence for each case, and none that says more than was found."""
+
+import copy
+import io
+
+import pytest
+from rich.console import Console
+
+from oneway.audit import FLAGS
+from oneway.report import (
+    attackers_table,
+    distortion_line,
+    flag_lines,
+    privacy_table,
+    utility_table,
+    verdict,
+)
+
+QUALITY = {
+    "top_1": 0.9,
+    "top_5": 0.99,
+    "negative_log_likelihood": 0.3,
+    "expected_calibration_error": 0.02,
+    "brier_score": 0.15,
+    "failure_auroc": 0.85,
+}
+COST = {"p50_milliseconds": 1.25, "p99_milliseconds": 2.5, "queries_per_second": 4000.4}
+SEEN = {
+    "error": 0.012,
+    "error_worst_5_percent": 0.003,
+    "error_worst_1_percent": 0.001,
+    "reidentified_rank_1": 0.25,
+    "reidentified_rank_5": 0.5,
+    "gallery": 200,
+    "psnr_decibels": 19.2,
+    "ssim": 0.61,
+}
+
+
+def one_control(expected, passed):
+    return {"name": "any", "expected": expected, "measured": 0.1, "passed": passed}
+
+
+def record_of(**changes):
+    """A record of an audit that went well; part of it changed."""
+    record = {
+        "defense": "adversarial-noise",
+        "floors": {"clean": 0.01, "label": 0.03, "prior": 0.09},
+        "adaptive_error": 0.016,
+        "strongest": ["retrained", "optimising", "retrained"],
+        "errors": {"label-only": 0.03, "static": 0.05, "retrained": 0.016, "optimising": 0.017},
+        "closed_gap": 0.3,
+        "closed_gap_interval": {"low": 0.25, "estimate": 0.3, "high": 0.354},
+        "closed_gap_tail": 0.12,
+        "flips": 0,
+        "void": False,
+        "controls": {
+            "identity": one_control("broken", True),
+            "label-only": one_control("holds", True),
+        },
+        "plan": {"left_out": []},
+        "seeds": [0, 1, 2],
+        "epochs": 12,
+        "plateau_shown": True,
+        "auxiliary": 4000,
+        "queries": 500,
+        "flags": [],
+        "privacy": {
+            "released": dict(SEEN),
+            "clean": {**SEEN, "reidentified_rank_1": 0.5},
+            "label": {**SEEN, "reidentified_rank_1": 0.01},
+        },
+        "utility": {
+            "clean": dict(QUALITY),
+            "released": {**QUALITY, "top_1": 0.8},
+            "logit_distortion": 1.5,
+            "l1_mean": 0.1,
+            "l1_p99": 0.7,
+            "l1_max": 1.9,
+            "top_5_agreement": 0.975,
+            "rank_correlation": 0.5,
+            "cost": {"bare": dict(COST), "guarded": {**COST, "p50_milliseconds": 7.0}},
+        },
+    }
+    return copy.deepcopy(record) | changes
+
+
+def headline(**changes):
+    return verdict(record_of(**changes))[0]
+
+
+def shown(table):
+    stream = io.StringIO()
+    Console(file=stream, width=160).print(table)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("gap", "told"),
+    [
+        (-0.2, "whoever retrains learns more than from clean scores."),
+        (0.0, "most of what clean scores tell still leaks."),
+        (0.49, "most of what clean scores tell still leaks."),
+        (0.5, "part of what clean scores tell still leaks."),
+        (0.89, "part of what clean scores tell still leaks."),
+        (0.9, "next to nothing leaks beyond the label, to these attackers."),
+        (1.0, "next to nothing leaks beyond the label, to these attackers."),
+    ],
+)
+def test_the_headline_says_what_the_gap_means(gap, told):
+    line = headline(closed_gap=gap)
+    assert line == (
+        f"The release closes G = {gap:.2f} of the gap (95 % of resampled queries: 0.25 to 0.35), "
+        f"and 0.12 for the least confident 5 % of queries: {told}"
+    )
+
+
+def test_what_is_not_known_is_left_out_of_the_headline():
+    assert headline(closed_gap_tail=None, closed_gap_interval=None) == (
+        "The release closes G = 0.30 of the gap: most of what clean scores tell still leaks."
+    )
+
+
+def test_an_interval_without_end_is_said_so():
+    endless = {"low": "-inf", "estimate": 0.3, "high": "inf"}
+    assert "resampled queries: -inf to inf)" in headline(closed_gap_interval=endless)
+
+
+@pytest.mark.parametrize("defense", ["adversarial-noise", "none", "guarded endpoint"])
+@pytest.mark.parametrize("gap", [None, -0.1, 0.3, 1.0])
+def test_a_void_audit_says_nothing_about_the_release_in_its_headline(defense, gap):
+    controls = {
+        "identity": one_control("broken", True),
+        "permutation": one_control("broken", False),
+        "planted-leak": one_control("read", False),
+        "label-only": one_control("holds", None),
+    }
+    lines = verdict(record_of(void=True, controls=controls, defense=defense, closed_gap=gap))
+    assert lines[0] == (
+        "VOID: these attackers misjudged permutation, planted-leak, whose leak is known. Nothing "
+        "below says anything about the release."
+    )
+    assert not any("Controls as they must be" in line for line in lines)
+    assert "G =" not in " ".join(lines)
+
+
+def test_without_a_defense_the_headline_is_what_leaks():
+    line = headline(defense="none", closed_gap=0.0, adaptive_error=0.009)
+    assert line.startswith("Undefended, the scores take 70 % off the error that the label alone")
+    none = headline(defense="none", closed_gap=None, adaptive_error=0.03)
+    assert none == "Undefended, the scores tell these attackers no more than the label does."
+
+
+def test_without_a_gap_the_headline_leaves_open_why():
+    line = headline(closed_gap=None)
+    assert line.startswith("There is no gap to close")
+    assert "too weak" in line
+
+
+def test_a_verdict_never_promises_more_than_was_tried():
+    lines = verdict(record_of())
+    assert "No label-preserving release can help" in lines[-1]
+    assert lines[-2] == (
+        "Decoders were trained on up to 4000 queried examples, for 12 epochs (until twice the "
+        "epochs gained nothing), 3 seeds; 500 test queries. They reconstruct no better than this; "
+        "a stronger attacker may exist."
+    )
+    for word in ("prevent", "secure", "safe"):
+        assert word not in " ".join(lines).lower()
+
+
+def test_one_seed_that_was_not_trained_out_is_said_so():
+    line = verdict(record_of(seeds=[4], plateau_shown=False))[-2]
+    assert "12 epochs (not to the end), 1 seed; 500" in line
+
+
+def test_floors_and_the_strongest_attackers_are_named_once_each():
+    assert verdict(record_of())[1] == (
+        "Floors (mean squared error): best attack on clean scores 0.0100, given the label alone "
+        "0.0300, mean of all 0.0900. Strongest attack on the release: 0.0160 "
+        "(optimising, retrained)."
+    )
+
+
+def test_people_are_told_how_often_they_are_found():
+    assert verdict(record_of())[2] == (
+        "Among 200 true inputs, a reconstruction's nearest is its own for 25.0 % of queries "
+        "(50.0 % from clean scores, 1.0 % from the label alone, 0.5 % by chance)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("controls", "told"),
+    [
+        ({}, "No controls were run: nothing vouches for these attackers."),
+        (
+            {"identity": one_control("broken", True), "label-only": one_control("holds", True)},
+            "Controls as they must be: identity, label-only.",
+        ),
+        (
+            {"planted-leak": one_control("read", True), "identity": one_control("broken", None)},
+            "Controls as they must be: planted-leak. Not to be told, since clean scores tell no "
+            "more than the label: identity.",
+        ),
+        (
+            {"identity": one_control("broken", None)},
+            "Not to be told, since clean scores tell no more than the label: identity.",
+        ),
+    ],
+)
+def test_what_vouches_for_the_attackers(controls, told):
+    assert told in verdict(record_of(controls=controls))
+
+
+def test_what_was_left_out_for_lack_of_time_is_told_only_if_something_was():
+    assert not any("Left out" in line for line in verdict(record_of()))
+    plan = {"left_out": ["the optimising attacker", "2 of 3 seeds"]}
+    told = "Left out for lack of time: the optimising attacker; 2 of 3 seeds."
+    assert told in verdict(record_of(plan=plan))
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_flag_is_one_line_with_its_page(name):
+    flags = [{"name": name, "detail": "because"}]
+    assert flag_lines(record_of(flags=flags)) == [f"flag {name}: because [docs/flags/{name}.md]"]
+    assert flag_lines(record_of()) == []
+
+
+def test_each_attacker_has_a_row_with_what_it_knows():
+    text = shown(attackers_table(record_of()))
+    for part in ("label-only", "0.0300", "static", "0.0500", "retrained", "0.0160", "optimising"):
+        assert part in text
+    assert "released scores of its own images" in text
+
+
+def test_privacy_has_a_column_for_whose_reconstructions():
+    lines = shown(privacy_table(record_of())).splitlines()
+    row = next(line for line in lines if "re-identified, rank 1" in line)
+    assert row.split()[-3:] == ["0.2500", "0.5000", "0.0100"]
+    assert any("PSNR" in line for line in lines)
+
+
+def test_records_are_shown_by_column_and_without_what_only_images_have():
+    privacy = record_of()["privacy"]
+    for one, value in zip(privacy.values(), (0.75, 0.875, 0.5), strict=True):
+        del one["psnr_decibels"], one["ssim"]
+        one["columns"] = {
+            "sex": {"kind": "categorical", "value": value},
+            "age": {"kind": "numeric", "value": value / 10},
+        }
+    text = shown(privacy_table(record_of(privacy=privacy)))
+    assert "PSNR" not in text
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
+    assert rows["sex,"] == ["sex,", "accuracy", "0.7500", "0.8750", "0.5000"]
+    assert rows["age,"] == ["age,", "error", "0.0750", "0.0875", "0.0500"]
+
+
+def test_utility_without_true_labels_shows_gaps_and_not_zeros():
+    utility = record_of()["utility"]
+    utility["clean"] = utility["released"] = dict.fromkeys(QUALITY)
+    lines = shown(utility_table(record_of(utility=utility))).splitlines()
+    row = next(line for line in lines if "Brier" in line)
+    assert row.split()[-2:] == ["-", "-"]
+    row = next(line for line in lines if "median" in line)
+    assert row.split()[-2:] == ["1.25", "7.00"]
+    row = next(line for line in lines if "per second" in line)
+    assert row.split()[-1] == "4000"
+
+
+def test_distortion_of_a_release_with_zeros_is_infinite():
+    assert "logits 1.500; 0 labels changed" in distortion_line(record_of())
+    utility = record_of()["utility"] | {"logit_distortion": None}
+    line = distortion_line(record_of(utility=utility, flips=3))
+    assert "logits infinite (zeros); 3 labels changed" in line
+    assert "(p99 0.7000, most 1.9000)" in line
