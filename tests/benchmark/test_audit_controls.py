@@ -1,7 +1,5 @@
 """The controls in full, on real digits with the decoders of a real audit."""
 
-import functools
-
 import pytest
 import torch
 
@@ -21,7 +19,9 @@ AUXILIARY, TEST = 2500, 500
 @pytest.fixture(scope="module")
 def digits():
     """A classifier of digits, and what it is audited with."""
-    splits = split_dataset(load_dataset("digits", None), 1500, AUXILIARY, TEST, seed=0)
+    splits = split_dataset(
+        load_dataset("digits", None), private=1500, auxiliary=AUXILIARY, test=TEST, seed=0
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = TargetNetwork(10, splits.private_images.shape[1:], width=8, blocks=3)
@@ -64,7 +64,7 @@ def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkey
     assert all(one.passed for one in found.values())
 
     # The planted fault: decoders whose input transform loses what is told within a label.
-    spec = functools.partial(controls_module.AttackerSpec)
+    spec = controls_module.AttackerSpec
 
     def without(**options):
         return spec(**{**options, "front_ends": ("standardized",)})

@@ -179,6 +179,7 @@ def test_a_torchscript_file_and_a_guarded_endpoint(oneway, place, tmp_path):
     result = oneway(
         *arguments(place, str(path), guarded="audited_models:network", out=tmp_path / "out"),
         "--no-controls",
+        *("--guarded-outputs", "logits"),
     )
     ran(result, 1)
     record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Queries: every layout that images come in, and what is refused and how."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,7 +161,10 @@ def test_a_flat_folder_is_its_images_in_the_order_of_their_names_without_labels(
     assert (queries.labels, queries.names) == (None, None)
 
 
-def test_folders_are_classes_numbered_by_their_sorted_names(tmp_path):
+def test_folders_are_classes_numbered_by_their_sorted_names(tmp_path, monkeypatch):
+    listed = Path.iterdir
+    # A file system may list its entries in any order.
+    monkeypatch.setattr(Path, "iterdir", lambda path: sorted(listed(path), reverse=True))
     order = [("birch", "1.png"), ("ash", "2.png"), ("birch", "0.png"), ("cedar", "3.png")]
     pixels = {
         place: save(tmp_path / place[0] / place[1], pixels_of(4, 6, seed=row))
@@ -240,6 +244,8 @@ def test_a_size_brings_images_of_any_size_to_it_height_first(tmp_path):
 def test_images_of_the_size_that_is_asked_for_are_left_as_they_are(tmp_path):
     pixels = save(tmp_path / "a.png", pixels_of(4, 6))
     assert_loaded(load_queries(tmp_path, size=(4, 6)).images, pixels[None, None])
+    # One on its side has as many pixels, but not that size.
+    assert load_queries(tmp_path, size=(6, 4)).images.shape == (1, 1, 6, 4)
 
 
 def test_images_of_several_sizes_are_refused_with_the_remedy(tmp_path):
