@@ -294,7 +294,9 @@ def planted(flips, keeps):
     ("flips", "keeps", "code"), [(0, True, 0), (3, False, 0), (3, True, 1), (0, False, 0)]
 )
 def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, flips, keeps, code):
-    monkeypatch.setattr("oneway.cli.reproduce._run", lambda *_, **__: (None, planted(flips, keeps)))
+    monkeypatch.setattr(
+        "oneway.cli.reproduce.run_seed", lambda *_, **__: (None, planted(flips, keeps))
+    )
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     assert oneway("reproduce", tiny.folder / "tiny.toml", "--seed", 0).exit_code == code
 
@@ -332,7 +334,7 @@ def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch)
         seeds.append(spec.seed)
         return None, []
 
-    monkeypatch.setattr("oneway.cli.reproduce._run", note)
+    monkeypatch.setattr("oneway.cli.reproduce.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     monkeypatch.setattr("oneway.cli.reproduce._draw", lambda *_: [])
     for what, options, expected in (
@@ -354,7 +356,7 @@ def test_a_file_says_its_seed_and_rows_may_be_run_alone(oneway, tiny, monkeypatc
         asked.append((spec.seed, given[-1], drawn))
         return None, []
 
-    monkeypatch.setattr("oneway.cli.reproduce._run", note)
+    monkeypatch.setattr("oneway.cli.reproduce.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     text = (tiny.folder / "tiny.toml").read_text(encoding="utf-8")
     own = tiny.folder / "own.toml"

@@ -155,7 +155,7 @@ def helpers(monkeypatch):
             self.shown.append(confidences)
             return super().forward(confidences)
 
-    monkeypatch.setattr(purification, "Inverter", Watched)
+    monkeypatch.setattr(purification, "build_inverter", Watched)
     return made
 
 

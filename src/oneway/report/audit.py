@@ -83,6 +83,8 @@ def _headline(record: Record) -> str:
         return told + ": most of what clean scores tell still leaks."
     if gap < 0.9:
         return told + ": part of what clean scores tell still leaks."
+    if tail is not None and tail < 0.9:
+        return told + ": on average little leaks, but of the least confident queries more does."
     return told + ": next to nothing leaks beyond the label, to these attackers."
 
 
