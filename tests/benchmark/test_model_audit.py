@@ -199,6 +199,7 @@ def test_the_label_alone_closes_the_gap(folder):
 def test_a_model_without_gradients_has_no_optimising_attacker(folder, whole):
     outcome = audit(subject_of(black_box()), folder)
     assert set(outcome.record["errors"]) == {"label-only", "static", "retrained"}
+    assert "optimising" not in outcome.record["plan"]["attacks"]
     assert "optimising" in whole.record["errors"]
 
 

@@ -103,8 +103,8 @@ def shown(table):
         (0.49, "most of what clean scores tell still leaks."),
         (0.5, "part of what clean scores tell still leaks."),
         (0.89, "part of what clean scores tell still leaks."),
-        (0.9, "next to nothing leaks beyond the label, to these attackers."),
-        (1.0, "next to nothing leaks beyond the label, to these attackers."),
+        (0.9, "on average little leaks, but of the least confident queries more does."),
+        (1.0, "on average little leaks, but of the least confident queries more does."),
     ],
 )
 def test_the_headline_says_what_the_gap_means(gap, told):
@@ -121,9 +121,16 @@ def test_what_is_not_known_is_left_out_of_the_headline():
     )
 
 
-def test_an_interval_without_end_is_said_so():
+def test_an_interval_without_end_is_no_verdict():
     endless = {"low": "-inf", "estimate": 0.3, "high": "inf"}
-    assert "resampled queries: -inf to inf)" in headline(closed_gap_interval=endless)
+    line = headline(closed_gap=1.0, closed_gap_interval=endless)
+    assert line.startswith("These queries do not tell:")
+    assert "closes" not in line
+
+
+def test_next_to_nothing_leaks_only_if_that_is_true_of_the_tail():
+    line = headline(closed_gap=0.95, closed_gap_tail=0.9)
+    assert line.endswith("next to nothing leaks beyond the label, to these attackers.")
 
 
 @pytest.mark.parametrize("defense", ["adversarial-noise", "none", "guarded endpoint"])

@@ -22,6 +22,9 @@ HOLDS_ABOVE = 0.65
 READ_ABOVE = 0.5
 """Share of planted pixels' label-only error that an attacker must have removed."""
 
+CLEAR = 6
+"""Standard errors that the gap must measure: a closed gap then is known to about a sixth."""
+
 Expected = Literal["broken", "read", "holds"]
 
 MakeControl = Callable[[Tensor], Defense]
@@ -78,7 +81,8 @@ def planted_positions(images: Tensor, classes: int) -> Tensor:
         classes: K, the most that one release can tell.
     """
     variances = images.flatten(1).double().var(0, correction=0)
-    count = min(classes, int((variances > 0).sum()))
+    # A softmax forgets what all scores have in common: K of them tell K - 1 numbers.
+    count = min(classes - 1, int((variances > 0).sum()))
     return variances.topk(max(1, count)).indices.sort().values.cpu()
 
 
@@ -98,7 +102,7 @@ def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> Co
         return ControlResult(name, expected, share, share >= READ_ABOVE)
     gain = label - clean
     # A gap that is lost in the noise of the queries cannot be closed or left open.
-    if float(gain.mean()) <= 3 * standard_error(gain):
+    if float(gain.mean()) <= CLEAR * standard_error(gain):
         return ControlResult(name, expected, None, None)
     gap = gap_or_none(float(errors.mean()), float(clean.mean()), float(label.mean()))
     if gap is None:

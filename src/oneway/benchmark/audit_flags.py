@@ -12,6 +12,9 @@ from oneway.contracts import Defense
 SEEDS = 3
 """How many a number takes that is to be published; an audit has so many unless told otherwise."""
 
+LUCK = 0.05
+"""Share of an error by which decoders differ that were told the same."""
+
 WORSE_CALIBRATED = 0.02
 """Rise of the expected calibration error that is flagged."""
 
@@ -45,7 +48,8 @@ def suspicions(
     for (name, detail), count in raised.items():
         flags.append(Flag(name, f"{detail} ({count} of {len(rounds)} seeds)"))
     gain = torch.stack([one.floors.clean - one.strongest.errors for one in rounds]).mean(0)
-    tells = float(gain.mean()) > 2 * standard_error(gain)
+    slack = LUCK * float(torch.stack([one.floors.clean for one in rounds]).mean())
+    tells = float(gain.mean()) > max(2 * standard_error(gain), slack)
     if defense.requires_input or tells:
         how = "the defense reads the query itself" if defense.requires_input else ""
         more = "attackers reconstruct better than from clean scores" if tells else ""

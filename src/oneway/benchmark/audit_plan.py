@@ -155,7 +155,8 @@ def make_plan(
             "the faithful front end",
             lambda plan: dataclasses.replace(
                 plan,
-                front_ends=tuple(name for name in plan.front_ends if name != "faithful"),
+                front_ends=tuple(name for name in plan.front_ends if name != "faithful")
+                or plan.front_ends,
             ),
         ),
         ("the adversarial-training attacker", _without("adversarial-training")),

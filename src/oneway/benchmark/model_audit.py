@@ -20,7 +20,7 @@ from oneway.audit import (
 )
 from oneway.benchmark.attackers import Attackers, prepare_attackers
 from oneway.benchmark.audit_controls import run_controls
-from oneway.benchmark.audit_flags import SEEDS, suspicions
+from oneway.benchmark.audit_flags import LUCK, SEEDS, suspicions
 from oneway.benchmark.audit_measures import Measures, Round, measure, utility
 from oneway.benchmark.audit_plan import (
     FIRST_EPOCHS,
@@ -293,7 +293,7 @@ class ModelAudit:
         On clean scores and on released ones alike: whoever is still learning decides for both,
         since all releases are attacked with equal means.
         """
-        epochs, front_end, width = self.settings.first_epochs, plan.front_ends[0], max(plan.widths)
+        epochs, front_end, width = plan.first_epochs, plan.front_ends[0], max(plan.widths)
         while True:
             gains = []
             for told, confidences in (("clean", answers.clean), ("released", answers.released)):
@@ -376,6 +376,15 @@ class ModelAudit:
         )
         changed = flips(answers.trace.clean_logits, answers.trace.released)
         verdict = judge(results, floors, clean, changed)
+        if seed != self.seed:
+            # Only the first seed's are looked at; of large images they fill the memory.
+            baseline, results = (
+                {
+                    name: dataclasses.replace(one, reconstructions=one.reconstructions[:0])
+                    for name, one in some.items()
+                }
+                for some in (baseline, results)
+            )
         return Round(seed, baseline, results, floors, verdict, attackers.held_out)
 
     def _more_budget(
@@ -415,7 +424,9 @@ class ModelAudit:
                 parts = [network(some) for some in told.split(512)]
             errors.append(inversion_errors(self.subject.test, torch.cat(parts)))
         gain = errors[0] - errors[1]
-        if float(gain.mean()) <= 2 * standard_error(gain):
+        # Decoders differ by their luck in training, too, and not only by the queries asked.
+        slack = LUCK * float(errors[0].mean())
+        if float(gain.mean()) <= max(2 * standard_error(gain), slack):
             return []
         detail = (
             f"at {option} {double:g} a decoder errs by {float(errors[1].mean()):.4f}, at "
@@ -442,6 +453,7 @@ class ModelAudit:
             for name in ("clean", "label", "prior")
         }
         gaps = [one.verdict.closed_gap for one in rounds]
+        interval = self._gap_interval(rounds)
         tails = [one.verdict.closed_gap_tail for one in rounds]
         return {
             "release": subject.release.name,
@@ -458,9 +470,11 @@ class ModelAudit:
             "strongest": [one.verdict.strongest for one in rounds],
             "floors": floors,
             "adaptive_error": _mean([one.verdict.adaptive_error for one in rounds]),
-            "closed_gap": _mean(gaps),
+            # Of the errors that all seeds have in the mean: a mean of ratios follows the seed whose
+            # clean and label-only errors differ least.
+            "closed_gap": interval and interval["estimate"],
             "closed_gap_by_seed": gaps,
-            "closed_gap_interval": self._gap_interval(rounds),
+            "closed_gap_interval": interval,
             "closed_gap_tail": _mean(tails),
             "flips": flips(answers.trace.clean_logits, answers.trace.released),
             "keeps_label": subject.guarded is None and built.defense.keeps_label,
@@ -476,8 +490,6 @@ class ModelAudit:
 
     def _gap_interval(self, rounds: Sequence[Round]) -> dict[str, Any] | None:
         """Return the bootstrap interval of G over queries, of errors averaged over seeds."""
-        if any(one.verdict.closed_gap is None for one in rounds):
-            return None
         adaptive = torch.stack([one.strongest.errors for one in rounds]).mean(0)
         clean = torch.stack([one.floors.clean for one in rounds]).mean(0)
         label = torch.stack([one.floors.label for one in rounds]).mean(0)

@@ -73,15 +73,15 @@ class Subject:
             ("auxiliary", self.auxiliary, LEAST_AUXILIARY),
             ("test", self.test, LEAST_TEST),
         ):
-            if not (rows.min() >= 0 and rows.max() <= 1):
-                raise InvalidTensorError(
-                    f"{name} queries must lie in [0, 1], but some do not. Scale them, and let the "
-                    "model undo it: errors are measured in this range."
-                )
             if len(rows) < least:
                 raise InvalidOptionError(
                     f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
                     "attacker who has next to nothing learns nothing, which says nothing."
+                )
+            if not (rows.min() >= 0 and rows.max() <= 1):
+                raise InvalidTensorError(
+                    f"{name} queries must lie in [0, 1], but some do not. Scale them, and let the "
+                    "model undo it: errors are measured in this range."
                 )
         labels = self.labels
         if labels is not None and (
@@ -150,6 +150,9 @@ def ask(subject: Subject, defense: Defense, again: Defense) -> Answers:
         trace = Trace(clean_logits, logits_from_confidences(told), told)
     _check_classes(trace, subject.labels)
     random, batched = _probe(guard, subject.test[:PROBED])
+    if random and not declared and subject.guarded is None:
+        # It is the model that answers at random; its defense does not know.
+        query = _asked_again(guard)
     flags = list[Flag]()
     if random or declared:
         flags.append(

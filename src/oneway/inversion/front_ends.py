@@ -149,9 +149,8 @@ class WithinLabel(nn.Module):
         for label in range(len(self.means)):
             own = logs[labels == label]
             rows = own if len(own) >= FEWEST else logs
-            least = 1e-7 if rows is own else 1e-3
             self.means[label] = rows.mean(0)
-            self.deviations[label] = rows.std(0, correction=0).clamp_min(least)
+            self.deviations[label] = rows.std(0, correction=0).clamp_min(1e-9)
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Map ``(N, K)`` confidences to ``(N, 3 K)`` features of mean 0 and deviation about 1."""

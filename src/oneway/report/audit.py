@@ -70,6 +70,11 @@ def _headline(record: Record) -> str:
             "Either nothing leaks, or the attackers are too weak to see it."
         )
     between = ""
+    if interval is not None and any(isinstance(end, str) for end in interval.values()):
+        return (
+            "These queries do not tell: clean scores give these attackers hardly more than the "
+            "label does, so that G may be anything. Ask more queries, or give more time."
+        )
     if interval is not None:
         low, high = _number(interval["low"]), _number(interval["high"])
         between = f" (95 % of resampled queries: {low} to {high})"
