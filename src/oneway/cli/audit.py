@@ -122,12 +122,6 @@ def audit(
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
     if require_gap is not None and not require_gap <= 1:
         raise InvalidOptionError(f"--require-gap must be at most 1, but got {require_gap}.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidOptionError(
-            f"--out must be a folder, but {out} cannot be made ({type(error).__name__})."
-        ) from error
     # What writes the report is missed now rather than after the work.
     for module, purpose in (("pyarrow", "keeping every query"), ("matplotlib", "drawing figures")):
         load_extra(module, extra="audit", purpose=purpose)
@@ -159,6 +153,12 @@ def audit(
             device=where,
             report=report,
         )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidOptionError(
+                f"--out must be a folder, but {out} cannot be made ({type(error).__name__})."
+            ) from error
         settings = AuditSettings.for_rows(
             len(subject.auxiliary), seeds=seeds, minutes=minutes, controls=controls
         )
