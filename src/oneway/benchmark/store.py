@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from oneway.benchmark.registry import DEFENSES, needs_network, trained_defense
-from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
+from oneway.errors import CorruptDataError, MissingDataError
+from oneway.extras import load_extra
 from oneway.inversion import Inverter, RecordInverter
 from oneway.targets import TargetNetwork
 
@@ -195,10 +196,8 @@ def write_queries(path: Path, columns: Mapping[str, Any]) -> None:
     Raises:
         MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", extra="audit", purpose="keeping every query") from error
+    needed = {"extra": "audit", "purpose": "keeping every query"}
+    pyarrow = load_extra("pyarrow", **needed)
+    parquet = load_extra("pyarrow.parquet", **needed)
     with atomic_file(path) as temporary:
         parquet.write_table(pyarrow.table(dict(columns)), temporary)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oneway.errors import InvalidOptionError, MissingExtraError
+from oneway.errors import InvalidOptionError
+from oneway.extras import load_extra
 
 Record = Mapping[str, Any]
 
@@ -84,12 +85,9 @@ def estimate(values: Sequence[float]) -> Estimate:
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return Estimate(mean, None, 1)
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise MissingExtraError("scipy", extra="demo", purpose="intervals over seeds") from error
+    student = load_extra("scipy.stats", extra="demo", purpose="intervals over seeds").t
     spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = float(student.ppf((1 + CONFIDENCE) / 2, count - 1))
     return Estimate(mean, quantile * spread / math.sqrt(count), count)
 
 

@@ -105,6 +105,7 @@ def audit(
         sketch_defense,
         write_queries,
     )
+    from oneway.extras import load_extra
     from oneway.report import (
         TABLE_WIDTH,
         attackers_table,
@@ -116,7 +117,6 @@ def audit(
         verdict,
     )
     from oneway.targets import open_target
-    from oneway.targets.extras import load_extra
 
     if minutes is not None and not minutes > 0:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")

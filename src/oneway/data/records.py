@@ -16,9 +16,9 @@ from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
     InvalidTensorError,
-    MissingExtraError,
     UnknownNameError,
 )
+from oneway.extras import load_extra
 
 Category = str | bool | int | float
 
@@ -201,12 +201,7 @@ class RecordEncoding:
             InvalidTensorError: ``encoded`` has another shape.
             MissingExtraError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise MissingExtraError(
-                "pandas", extra="records", purpose="decoding to a frame"
-            ) from error
+        pandas = load_extra("pandas", extra="records", purpose="decoding to a frame")
         return pandas.DataFrame(
             {
                 column.name: values

@@ -1,6 +1,5 @@
 """Tables in files: one array per column, from .csv, .parquet or .npz."""
 
-import importlib.util
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
     MissingDataError,
-    MissingExtraError,
 )
+from oneway.extras import load_extra
 
 Table = Mapping[str, NDArray[Any]]
 """Column names in order, and ``(N)`` values of each."""
@@ -53,8 +52,7 @@ def read_table(path: Path, *, texts: Collection[str] = ()) -> dict[str, NDArray[
         return _columns_of(read_npz(path), path)
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}.")
-    if importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtraError("pyarrow", extra="records", purpose=f"reading {path.suffix} tables")
+    load_extra("pyarrow", extra="records", purpose=f"reading {path.suffix} tables")
     table = _read_csv(path, texts) if path.suffix == ".csv" else _read_parquet(path)
     names = table.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})

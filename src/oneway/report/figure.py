@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.errors import InvalidOptionError, MissingExtraError
+from oneway.errors import InvalidOptionError
+from oneway.extras import load_extra
 
 
 def draw_reconstructions(rows: Mapping[str, NDArray[np.float32]], path: Path, title: str) -> None:
@@ -21,12 +22,9 @@ def draw_reconstructions(rows: Mapping[str, NDArray[np.float32]], path: Path, ti
         MissingExtraError: matplotlib is not installed.
         InvalidOptionError: No such format can be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", extra="demo", purpose="drawing figures") from error
+    new_figure = load_extra("matplotlib.figure", extra="demo", purpose="drawing figures").Figure
     count = len(next(iter(rows.values())))
-    figure = Figure(figsize=(1.7 + 0.76 * count, 0.5 + 0.76 * len(rows)), layout="constrained")
+    figure = new_figure(figsize=(1.7 + 0.76 * count, 0.5 + 0.76 * len(rows)), layout="constrained")
     known = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in known:
         raise InvalidOptionError(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from oneway.benchmark import Summary
-from oneway.errors import MissingExtraError
+from oneway.extras import load_extra
 
 AXES = {
     "l1_mean": "L1 of probabilities",
@@ -55,11 +55,8 @@ def draw_frontier(summaries: Sequence[Summary], path: Path, title: str) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", extra="demo", purpose="drawing figures") from error
-    figure = Figure(figsize=(12.5, 5.2), layout="constrained")
+    new_figure = load_extra("matplotlib.figure", extra="demo", purpose="drawing figures").Figure
+    figure = new_figure(figsize=(12.5, 5.2), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
     numbers = {summary.release: place for place, summary in enumerate(summaries, start=1)}
     for axis, (name, told) in zip(figure.subplots(1, 2, sharey=True), AXES.items(), strict=True):

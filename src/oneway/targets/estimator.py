@@ -12,9 +12,9 @@ import torch
 from oneway.checks import check_switch
 from oneway.contracts import Target
 from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
+from oneway.extras import load_extra
 from oneway.targets.answers import Array, Outputs, refuse_logits
 from oneway.targets.callables import callable_target
-from oneway.targets.extras import load_extra
 
 
 def estimator_target(estimator: Any, *, batch_size: int, name: str) -> Target:

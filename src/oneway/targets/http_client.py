@@ -12,7 +12,7 @@ from typing import Any
 
 from oneway.checks import check_above, check_count
 from oneway.errors import InvalidOptionError, TargetFailedError
-from oneway.targets.extras import load_extra
+from oneway.extras import load_extra
 
 TOKEN_VARIABLE = "ONEWAY_TOKEN"  # noqa: S105  its name, not its value
 

@@ -8,6 +8,7 @@ import torch
 
 from oneway.contracts import Target
 from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
+from oneway.extras import load_extra
 from oneway.targets.answers import (
     Array,
     Outputs,
@@ -17,7 +18,6 @@ from oneway.targets.answers import (
     require_outputs,
 )
 from oneway.targets.callables import callable_target
-from oneway.targets.extras import load_extra
 
 FLOATS = {
     "tensor(float16)": np.float16,
