@@ -32,7 +32,6 @@ from oneway.benchmark import (
     attackers,
     count_stages,
     defenders,
-    runner,
     write_records,
 )
 from oneway.benchmark.defenders import trained_target
@@ -430,7 +429,7 @@ def test_times_are_per_query(tmp_path, monkeypatch):
     """With a clock that moves one second at each look, a batch takes one second."""
     ticks = iter(range(10**6))
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr(runner, "time", clock)
+    monkeypatch.setattr("oneway.benchmark.timing.time", clock)
     [record] = records_of(tmp_path, spec_of(NONE))
     assert record["milliseconds_single_query"] == 1000
     assert record["milliseconds_per_query_batched"] == pytest.approx(1000 / 45)

@@ -2,9 +2,9 @@
 
 import resource
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from oneway.audit import AttackResult, Floors, Verdict
 from oneway.benchmark.randomness import Stream
-from oneway.benchmark.runner import synchronize
+from oneway.benchmark.records import distortion_of
 from oneway.benchmark.subject import Answers, Subject
+from oneway.benchmark.timing import query_times
 from oneway.confidences import release
 from oneway.contracts import Defense
 from oneway.defenses.identity import Identity
@@ -22,7 +23,6 @@ from oneway.metrics import (
     PrincipalComponents,
     brier_score,
     categorical_accuracy,
-    distortion,
     expected_calibration_error,
     failure_auroc,
     inversion_errors,
@@ -177,17 +177,13 @@ def utility(subject: Subject, answers: Answers, defense: Defense) -> dict[str, A
     """
     trace = answers.trace
     clean, released = release(trace.clean_logits), trace.released
-    moved = distortion(trace.clean_logits, trace.defended_logits, clean, released)
     asked = subject.target if subject.guarded is None else subject.guarded
     guard = DefendedTarget(asked, defense)
     bare = DefendedTarget(subject.target, Identity())
     return {
         "clean": _quality(clean, subject.labels),
         "released": _quality(released, subject.labels),
-        "logit_distortion": None if (released == 0).any() else moved.logits,
-        "l1_mean": moved.l1_mean,
-        "l1_p99": moved.l1_p99,
-        "l1_max": moved.l1_max,
+        **distortion_of(trace, clean),
         "top_5_agreement": top_agreement(clean, released, min(5, clean.shape[-1])),
         "rank_correlation": rank_correlation(clean, released),
         "cost": {
@@ -216,21 +212,12 @@ def _quality(confidences: Tensor, labels: Tensor | None) -> dict[str, Any]:
 def _cost(guard: DefendedTarget, queries: Tensor) -> dict[str, float]:
     """Return milliseconds of one query, and how many are answered a second in batches."""
     batch = queries[:BATCHED]
-    single = sorted(_milliseconds(guard, queries[:1]) for _ in range(SINGLE_QUERIES))
-    batched = sorted(_milliseconds(guard, batch) for _ in range(3))[1]
+    single = query_times(guard, queries[:1], SINGLE_QUERIES)
     return {
-        "p50_milliseconds": single[len(single) // 2],
+        "p50_milliseconds": median_high(single),
         "p99_milliseconds": single[int(0.99 * len(single))],
-        "queries_per_second": 1000 * len(batch) / batched,
+        "queries_per_second": 1000 * len(batch) / median_high(query_times(guard, batch, 3)),
     }
-
-
-def _milliseconds(guard: DefendedTarget, queries: Tensor) -> float:
-    synchronize(queries.device)
-    begin = time.perf_counter()
-    guard(queries)
-    synchronize(queries.device)
-    return 1000 * (time.perf_counter() - begin)
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneway.audit import (
     CONTROLS,
@@ -36,12 +36,12 @@ from oneway.benchmark.audit_plan import (
 )
 from oneway.benchmark.defenders import Built, Defender, DefenderImages
 from oneway.benchmark.randomness import Stream
-from oneway.benchmark.records import environment, json_values, pixels
+from oneway.benchmark.records import SHOWN, environment, json_values, pixels, shown_rows
 from oneway.benchmark.registry import STRENGTHS
-from oneway.benchmark.runner import synchronize
 from oneway.benchmark.spec import AttackerSpec, SurrogateSpec, is_copied
 from oneway.benchmark.store import Store
 from oneway.benchmark.subject import Answers, Subject, ask
+from oneway.benchmark.timing import synchronize
 from oneway.checks import check_count
 from oneway.confidences import release
 from oneway.contracts import Observations
@@ -54,8 +54,6 @@ from oneway.targets import DefendedTarget
 
 GAIN = 0.01
 """Share of the error that twice the epochs must take away to count as a gain."""
-
-SHOWN = 10
 
 TIMED_SECONDS = 1.0
 """How long each decoder is timed before an audit is planned."""
@@ -163,7 +161,7 @@ class ModelAudit:
         defender = self._defender()
         clean = DefendedTarget(self.subject.target, Identity())(self.subject.auxiliary)
         built = defender.build(self.subject.release, self.subject.target, clean)
-        answers = ask(self.subject, built.defense, built.again)
+        answers = ask(self.subject, built.defense, built.again, clean)
         self.report("ask the model", 1.0)
         plan = make_plan(self._full_plan(answers), self._costs(answers), self.settings.minutes)
         # In random order: files are often sorted by class, and controls take the first rows.
@@ -298,9 +296,9 @@ class ModelAudit:
             gains = []
             for told, confidences in (("clean", answers.clean), ("released", answers.released)):
                 once, twice = (
-                    self._lowest_error(
+                    self._train_one(
                         confidences, images, front_end, width, count, f"pace: {told}, {count}"
-                    )
+                    )[1]
                     for count in (epochs, 2 * epochs)
                 )
                 gains.append(1 - twice / once)
@@ -314,7 +312,7 @@ class ModelAudit:
             if 2 * epochs > plan.most_epochs or late:
                 return epochs, False
 
-    def _lowest_error(
+    def _train_one(
         self,
         confidences: Tensor,
         images: Tensor,
@@ -322,9 +320,10 @@ class ModelAudit:
         width: int,
         epochs: int,
         stage: str,
-    ) -> float:
+    ) -> tuple[nn.Module, float]:
+        """Return one decoder by itself, as in a contest, and its lowest held-out error."""
         attackers = self._attackers(self.seed, (), epochs, images)
-        _, facts = attackers.trainer.train(
+        network, facts = attackers.trainer.train(
             "attacker",
             {"front_end": front_end, "width": width},
             attackers.spec.training,
@@ -333,7 +332,7 @@ class ModelAudit:
             attackers.held_out,
             stage=stage,
         )
-        return float(min(facts["held_out_errors"]))
+        return network, float(min(facts["held_out_errors"]))
 
     def _round(
         self,
@@ -405,20 +404,13 @@ class ModelAudit:
         stronger = dataclasses.replace(row, options={**row.options, option: double})
         other = defender.build(stronger, self.subject.target, clean_auxiliary).defense
         guard = DefendedTarget(self.subject.target, other)
-        attackers = self._attackers(self.seed, (), epochs, images)
         errors = []
         for name, asked, told in (
             ("at its strength", answers.released, answers.trace.released),
             ("at twice its strength", guard(images), guard(self.subject.test)),
         ):
-            network, _ = attackers.trainer.train(
-                "attacker",
-                {"front_end": plan.front_ends[0], "width": min(plan.widths)},
-                attackers.spec.training,
-                asked,
-                images,
-                attackers.held_out,
-                stage=f"budget: {name}",
+            network, _ = self._train_one(
+                asked, images, plan.front_ends[0], min(plan.widths), epochs, f"budget: {name}"
             )
             with torch.no_grad():
                 parts = [network(some) for some in told.split(512)]
@@ -504,7 +496,8 @@ class ModelAudit:
         """Return test queries and what became of them, to draw; nothing for records."""
         if self.subject.test.ndim != 4 or self.subject.test.shape[1] not in (1, 3):
             return {}
-        shown = self._shown()
+        labels, count = self.subject.labels, len(self.subject.test)
+        shown = torch.arange(min(SHOWN, count)) if labels is None else shown_rows(labels).cpu()
         strongest = one.verdict.strongest
         rows = {
             "original": self.subject.test[shown],
@@ -513,14 +506,6 @@ class ModelAudit:
             f"strongest:\n{strongest}": one.strongest.reconstructions[shown],
         }
         return {label: pixels(images) for label, images in rows.items()}
-
-    def _shown(self) -> Tensor:
-        """Return which queries a figure shows: of each class the first, then the first ones."""
-        labels = self.subject.labels
-        if labels is None:
-            return torch.arange(min(SHOWN, len(self.subject.test)))
-        first = [(labels == label).nonzero()[0, 0] for label in labels.unique()[:SHOWN]]
-        return torch.stack(first).cpu()
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

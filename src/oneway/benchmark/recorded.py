@@ -7,15 +7,13 @@ from torch import Tensor
 
 from oneway.audit import take_floors
 from oneway.benchmark.attackers import prepare_attackers
-from oneway.benchmark.records import Outcome, make_outcome, pixels
+from oneway.benchmark.records import SHOWN, Outcome, make_outcome, pixels
 from oneway.benchmark.spec import AttackerSpec
 from oneway.benchmark.store import Store
 from oneway.contracts import Observations
 from oneway.data import Report, check_disjoint, silent
 from oneway.inversion import TrainingSettings
 from oneway.metrics import flips
-
-SHOWN = 10
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ import oneway
 from oneway.audit import AttackResult, Floors, judge
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec
 from oneway.benchmark.store import spec_key
+from oneway.metrics import distortion
+from oneway.targets import Trace
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,24 @@ def make_outcome(
     return Outcome(record, results, released)
 
 
+def distortion_of(trace: Trace, clean: Tensor) -> dict[str, float | None]:
+    """Return how far a release is from the clean scores, for a record.
+
+    A released zero is infinitely far from its clean logit: then there is no distortion of logits.
+
+    Args:
+        trace: From clean logits to what was released.
+        clean: ``(N, K)`` confidences without a defense.
+    """
+    moved = distortion(trace.clean_logits, trace.defended_logits, clean, trace.released)
+    return {
+        "logit_distortion": None if (trace.released == 0).any() else moved.logits,
+        "l1_mean": moved.l1_mean,
+        "l1_p99": moved.l1_p99,
+        "l1_max": moved.l1_max,
+    }
+
+
 def packed(errors: Tensor) -> str:
     """Return ``(N)`` numbers as text: base64 of little-endian float16, 2.7 characters each."""
     halves = errors.cpu().numpy().astype("<f2")
@@ -104,6 +124,15 @@ def json_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [json_values(item) for item in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+SHOWN = 10
+"""Most images of a row of a figure."""
+
+
+def shown_rows(labels: Tensor) -> Tensor:
+    """Return which images a figure shows: the first of each class, up to ``SHOWN``."""
+    return torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()[:SHOWN]])
 
 
 def pixels(images: Tensor) -> Any:

@@ -1,8 +1,8 @@
 """Run an experiment: train what is not in the store, defend, attack, judge."""
 
 import dataclasses
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -17,7 +17,15 @@ from oneway.benchmark.defenders import (
     surrogate_depth,
     trained_target,
 )
-from oneway.benchmark.records import Outcome, cell_key, json_values, make_outcome, pixels
+from oneway.benchmark.records import (
+    Outcome,
+    cell_key,
+    distortion_of,
+    json_values,
+    make_outcome,
+    pixels,
+    shown_rows,
+)
 from oneway.benchmark.registry import (
     effective_options,
     needs_network,
@@ -26,15 +34,15 @@ from oneway.benchmark.registry import (
 )
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied, sketch_defense
 from oneway.benchmark.store import Store, fingerprint
+from oneway.benchmark.timing import query_times
 from oneway.confidences import release
 from oneway.contracts import Defense, Observations
 from oneway.data import Dataset, Report, silent, split_dataset
-from oneway.metrics import distortion, flips
+from oneway.metrics import flips
 from oneway.targets import DefendedTarget, TorchTarget, Trace
 
 TIMED_QUERIES = 30
-TIMED_BATCH = 256
-SHOWN = 10
+TIMED_BATCHES, TIMED_BATCH = 5, 256
 
 
 class Experiment:
@@ -131,14 +139,9 @@ class Experiment:
             facts = self._facts(row, target, built, trace, clean)
             yield make_outcome(facts, results, floors, clean, trace.released)
 
-    def shown(self) -> Tensor:
-        """Return which test images a figure shows: the first of each class, up to ten."""
-        labels = self.splits.test_labels
-        return torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()[:SHOWN]])
-
     def gallery(self, outcome: Outcome) -> dict[str, Any]:
         """Return the shown test images, as ``truth``, and what each attacker made of them."""
-        chosen = self.shown()
+        chosen = shown_rows(self.splits.test_labels)
         return {
             "truth": pixels(self.splits.test_images[chosen]),
             **{
@@ -182,7 +185,8 @@ class Experiment:
         images, labels = self.splits.test_images, self.splits.test_labels
         batch = images[:TIMED_BATCH]
         defended = DefendedTarget(target, built.defense)
-        moved = distortion(trace.clean_logits, trace.defended_logits, clean, trace.released)
+        single = median_high(query_times(defended, images[:1], TIMED_QUERIES))
+        batched = median_high(query_times(defended, batch, TIMED_BATCHES))
         return {
             "experiment": self.spec.name,
             "preset": self.spec.preset,
@@ -199,34 +203,13 @@ class Experiment:
             "flips": flips(trace.clean_logits, trace.released),
             "keeps_label": built.defense.keeps_label,
             "random": not built.defense.deterministic,
-            # A released zero is infinitely far from its clean logit.
-            "logit_distortion": None if (trace.released == 0).any() else moved.logits,
-            "l1_mean": moved.l1_mean,
-            "l1_p99": moved.l1_p99,
-            "l1_max": moved.l1_max,
+            **distortion_of(trace, clean),
             "training_seconds": built.seconds,
             "training": dict(built.facts),
-            "milliseconds_single_query": self._time(defended, images[:1], TIMED_QUERIES),
-            "milliseconds_per_query_batched": self._time(defended, batch, 5) / len(batch),
+            "milliseconds_single_query": single,
+            "milliseconds_per_query_batched": batched / len(batch),
             "spec": json_values(dataclasses.asdict(self.spec)),
         }
-
-    def _time(self, defended: DefendedTarget, images: Tensor, repeats: int) -> float:
-        """Return the median milliseconds from images to released confidences."""
-        taken = []
-        for _ in range(repeats):
-            synchronize(self.device)
-            begin = time.perf_counter()
-            defended(images)
-            synchronize(self.device)
-            taken.append(1000 * (time.perf_counter() - begin))
-        return sorted(taken)[repeats // 2]
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given, so that a clock reads true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def count_stages(spec: ExperimentSpec) -> int:

@@ -121,13 +121,14 @@ class Answers:
     flags: tuple[Flag, ...]
 
 
-def ask(subject: Subject, defense: Defense, again: Defense) -> Answers:
+def ask(subject: Subject, defense: Defense, again: Defense, clean: Tensor | None = None) -> Answers:
     """Ask everything that the attackers train on and are graded with.
 
     Args:
         subject: What is audited.
         defense: What stands before the clients; ignored where a guarded endpoint does.
         again: The same, for whoever asks again.
+        clean: ``(N, K)`` undefended confidences of the auxiliary rows, if they are known already.
 
     Raises:
         InvalidTensorError: Labels, or the guarded endpoint, are of other classes than the model.
@@ -168,7 +169,7 @@ def ask(subject: Subject, defense: Defense, again: Defense) -> Answers:
         )
     flags += _ties(trace.released)
     return Answers(
-        bare(subject.auxiliary),
+        bare(subject.auxiliary) if clean is None else clean,
         guard(subject.auxiliary),
         trace,
         query,

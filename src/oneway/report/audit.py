@@ -24,11 +24,9 @@ def verdict(record: Record) -> list[str]:
         f"({', '.join(sorted(set(record['strongest'])))})."
     )
     lines.append(_people(record))
-    if record["void"]:
-        pass
-    elif not record["controls"]:
+    if not record["controls"]:
         lines.append("No controls were run: nothing vouches for these attackers.")
-    else:
+    elif not record["void"]:
         lines.append(_controls(record))
     left_out = record["plan"]["left_out"]
     if left_out:
