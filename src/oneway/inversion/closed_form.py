@@ -1,8 +1,7 @@
 """The gradient of an inverter's error in its logits, layer by layer: no graph, no parameters'."""
 
 import math
-from collections.abc import Sequence
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,67 +19,92 @@ class PulledBack(Protocol):
         ...
 
 
-def check_scores(scores: Tensor, num_classes: int) -> None:
-    """Refuse scores unless they are ``(N, num_classes)``.
+class LayeredInverter(nn.Module):
+    """An inverter that is a front end and a chain of layers: what both kinds have in common.
 
-    Raises:
-        InvalidTensorError: They have another shape.
+    Attributes:
+        architecture: Keyword arguments that build another, ``num_classes`` among them.
+        shape: Of one reconstruction: ``(C, H, W)`` or ``(D,)``.
+        front_end: The input transform.
+        layers: What follows, each of a kind whose gradient is known here.
     """
-    if scores.ndim != 2 or scores.shape[-1] != num_classes:
-        raise InvalidTensorError(
-            f"this inverter takes scores of shape (N, {num_classes}), "
-            f"but got {tuple(scores.shape)}."
-        )
 
+    architecture: dict[str, Any]
+    shape: tuple[int, ...]
+    front_end: FrontEnd
+    layers: nn.Sequential
 
-@torch.no_grad()
-def gradients_of_error(
-    inverter: nn.Module,
-    front_end: FrontEnd,
-    layers: nn.Sequential,
-    shape: Sequence[int],
-    logits: Tensor,
-    truths: Tensor,
-) -> Tensor:
-    """Return each row's gradient of ``mean((inverter(softmax(logits)) - truths) ** 2)``.
+    def fit_front_end(self, confidences: Tensor) -> None:
+        """Take the input transform's statistics from ``(N, K)`` training confidences."""
+        self.front_end.fit(confidences)
 
-    Args:
-        inverter: What is asked about; in eval mode.
-        front_end: Its input transform.
-        layers: What follows, each of a kind that :func:`_pull_back` knows.
-        shape: Of one reconstruction.
-        logits: ``(N, K)`` scores in nats, of any floating type.
-        truths: ``(N, *shape)`` true inputs, of the network's type.
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Reconstruct inputs.
 
-    Returns:
-        ``(N, K)`` gradients, of the network's type.
+        Args:
+            confidences: ``(N, K)`` probabilities, float32.
 
-    Raises:
-        InvalidTensorError: ``truths`` have another shape.
-        InvalidOptionError: The network is in training mode, where rows depend on each other.
-    """
-    if truths.shape != (len(logits), *shape):
-        what = "images" if len(shape) == 3 else "records"
-        raise InvalidTensorError(
-            f"this inverter reconstructs {what} of shape {list(shape)}, one per row of "
-            f"{tuple(logits.shape)} logits, but got {tuple(truths.shape)}. "
-            f"Train it on {what} of the target's shape."
-        )
-    if inverter.training:
-        raise InvalidOptionError(
-            "the inverter is in training mode, so that a row's gradient depends on the batch. "
-            "Call `inverter.eval()`."
-        )
-    logs = logits.log_softmax(-1).to(truths.dtype)
-    maps = [front_end.from_logs(logs)]
-    for layer in layers:
-        maps.append(layer(maps[-1]))
-    gradients = (maps[-1] - truths).mul_(2 / math.prod(shape))
-    for layer in reversed(layers):
-        outputs = maps.pop()
-        gradients = _pull_back(layer, maps[-1], outputs, gradients)
-    in_logs = front_end.pull_back(logs, gradients)
-    return in_logs - logs.exp() * in_logs.sum(-1, keepdim=True)
+        Returns:
+            ``(N, *shape)`` in ``[0, 1]``.
+
+        Raises:
+            InvalidTensorError: The shape is not ``(N, K)``.
+        """
+        self._check_scores(confidences)
+        reconstructions: Tensor = self.layers(self.front_end(confidences))
+        return reconstructions
+
+    @torch.no_grad()
+    def error_gradients(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return each row's gradient of its own reconstruction error in its logits.
+
+        What automatic differentiation of ``mean((self(softmax(logits)) - images) ** 2)`` per row
+        gives, several times faster: no graph, no parameter gradients. It starts from log
+        confidences in the logits' own type; so it also tells where confidences are too small
+        for their type and :meth:`forward` sees zeros.
+
+        Args:
+            logits: ``(N, K)`` scores in nats, of any floating type.
+            images: ``(N, *shape)`` true inputs, images or records, of the network's type.
+
+        Returns:
+            ``(N, K)`` gradients, of the network's type.
+
+        Raises:
+            InvalidTensorError: The shapes are not those of this inverter.
+            InvalidOptionError: The network is in training mode, where rows depend on each other.
+        """
+        self._check_scores(logits)
+        if images.shape != (len(logits), *self.shape):
+            what = "images" if len(self.shape) == 3 else "records"
+            raise InvalidTensorError(
+                f"this inverter reconstructs {what} of shape {list(self.shape)}, one per row of "
+                f"{tuple(logits.shape)} logits, but got {tuple(images.shape)}. "
+                f"Train it on {what} of the target's shape."
+            )
+        if self.training:
+            raise InvalidOptionError(
+                "the inverter is in training mode, so that a row's gradient depends on the batch. "
+                "Call `inverter.eval()`."
+            )
+        logs = logits.log_softmax(-1).to(images.dtype)
+        maps = [self.front_end.from_logs(logs)]
+        for layer in self.layers:
+            maps.append(layer(maps[-1]))
+        gradients = (maps[-1] - images).mul_(2 / math.prod(self.shape))
+        for layer in reversed(self.layers):
+            outputs = maps.pop()
+            gradients = _pull_back(layer, maps[-1], outputs, gradients)
+        in_logs = self.front_end.pull_back(logs, gradients)
+        return in_logs - logs.exp() * in_logs.sum(-1, keepdim=True)
+
+    def _check_scores(self, scores: Tensor) -> None:
+        classes = self.architecture["num_classes"]
+        if scores.ndim != 2 or scores.shape[-1] != classes:
+            raise InvalidTensorError(
+                f"this inverter takes scores of shape (N, {classes}), "
+                f"but got {tuple(scores.shape)}."
+            )
 
 
 def _pull_back(layer: nn.Module, inputs: Tensor, outputs: Tensor, gradients: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +9,14 @@ from torch.nn import functional
 
 from oneway.checks import check_count
 from oneway.errors import InvalidOptionError
-from oneway.inversion.closed_form import check_scores, gradients_of_error
+from oneway.inversion.closed_form import LayeredInverter
 from oneway.inversion.front_ends import build_front_end
 
 INVERTER_WIDTHS = {"small": 32, "paper": 128}
 """Widths by preset. ``paper``: 512-256-128 on a 32x32 canvas, 1024-512-256-128 on 64x64."""
 
 
-class Inverter(nn.Module):
+class Inverter(LayeredInverter):
     """Reconstructs images from confidences by transposed convolutions.
 
     The first layer turns a vector of K confidences into a small map; each further layer doubles
@@ -72,7 +71,7 @@ class Inverter(nn.Module):
                 f"{hidden_layers}. With {most} the first map is a single pixel already."
             )
         scale = 2**hidden_layers
-        self.architecture: dict[str, Any] = {
+        self.architecture = {
             "num_classes": num_classes,
             "image_shape": [channels, height, across],
             "width": width,
@@ -80,6 +79,7 @@ class Inverter(nn.Module):
             "front_end": front_end,
             "truncation": truncation,
         }
+        self.shape = (channels, height, across)
         self.front_end = build_front_end(front_end, num_classes, truncation)
         # Yang et al.'s first layer, a transposed convolution of a 1x1 map, is this linear one.
         first_map = (width * scale // 2, -(-height // scale), -(-across // scale))
@@ -100,50 +100,6 @@ class Inverter(nn.Module):
         if height % scale or across % scale:
             layers.append(Crop(height, across))
         self.layers = nn.Sequential(*layers, nn.Sigmoid())
-
-    def fit_front_end(self, confidences: Tensor) -> None:
-        """Take the input transform's statistics from ``(N, K)`` training confidences."""
-        self.front_end.fit(confidences)
-
-    def forward(self, confidences: Tensor) -> Tensor:
-        """Reconstruct images.
-
-        Args:
-            confidences: ``(N, K)`` probabilities, float32.
-
-        Returns:
-            ``(N, C, H, W)`` in ``[0, 1]``.
-
-        Raises:
-            InvalidTensorError: The shape is not ``(N, K)``.
-        """
-        check_scores(confidences, self.architecture["num_classes"])
-        images: Tensor = self.layers(self.front_end(confidences))
-        return images
-
-    def error_gradients(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return each row's gradient of its own reconstruction error in its logits.
-
-        What automatic differentiation of ``mean((self(softmax(logits)) - images) ** 2)`` per row
-        gives, several times faster: no graph, no parameter gradients. It starts from log
-        confidences in the logits' own type; so it also tells where confidences are too small
-        for their type and :meth:`forward` sees zeros.
-
-        Args:
-            logits: ``(N, K)`` scores in nats, of any floating type.
-            images: ``(N, C, H, W)`` true inputs, of the network's type.
-
-        Returns:
-            ``(N, K)`` gradients, of the network's type.
-
-        Raises:
-            InvalidTensorError: The shapes are not those of this inverter.
-            InvalidOptionError: The network is in training mode, where rows depend on each other.
-        """
-        check_scores(logits, self.architecture["num_classes"])
-        return gradients_of_error(
-            self, self.front_end, self.layers, self.architecture["image_shape"], logits, images
-        )
 
 
 class Doubling(nn.ConvTranspose2d):

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from oneway.checks import check_count
 from oneway.errors import InvalidOptionError
-from oneway.inversion.closed_form import check_scores, gradients_of_error
+from oneway.inversion.closed_form import LayeredInverter
 from oneway.inversion.front_ends import build_front_end
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
 
@@ -18,7 +18,7 @@ UNITS_PER_WIDTH = 16
 """Hidden units per ``width``, so that one width says how strong a decoder is, on either kind."""
 
 
-class RecordInverter(nn.Module):
+class RecordInverter(LayeredInverter):
     """Reconstructs records from confidences by a multilayer perceptron.
 
     Each hidden layer is Linear, BatchNorm, ReLU; the last is Linear, Sigmoid. Trained on the mean
@@ -54,7 +54,7 @@ class RecordInverter(nn.Module):
         check_count("record_length", record_length)
         check_count("width", width)
         check_count("hidden_layers", hidden_layers)
-        self.architecture: dict[str, Any] = {
+        self.architecture = {
             "num_classes": num_classes,
             "record_length": record_length,
             "width": width,
@@ -62,6 +62,7 @@ class RecordInverter(nn.Module):
             "front_end": front_end,
             "truncation": truncation,
         }
+        self.shape = (record_length,)
         self.front_end = build_front_end(front_end, num_classes, truncation)
         inputs, units = self.front_end.features, UNITS_PER_WIDTH * width
         layers: list[nn.Module] = []
@@ -69,46 +70,6 @@ class RecordInverter(nn.Module):
             layers += [nn.Linear(inputs, units), nn.BatchNorm1d(units), nn.ReLU()]
             inputs = units
         self.layers = nn.Sequential(*layers, nn.Linear(units, record_length), nn.Sigmoid())
-
-    def fit_front_end(self, confidences: Tensor) -> None:
-        """Take the input transform's statistics from ``(N, K)`` training confidences."""
-        self.front_end.fit(confidences)
-
-    def forward(self, confidences: Tensor) -> Tensor:
-        """Reconstruct records.
-
-        Args:
-            confidences: ``(N, K)`` probabilities, float32.
-
-        Returns:
-            ``(N, D)`` in ``[0, 1]``.
-
-        Raises:
-            InvalidTensorError: The shape is not ``(N, K)``.
-        """
-        check_scores(confidences, self.architecture["num_classes"])
-        records: Tensor = self.layers(self.front_end(confidences))
-        return records
-
-    def error_gradients(self, logits: Tensor, records: Tensor) -> Tensor:
-        """Return each row's gradient of its own reconstruction error in its logits.
-
-        See :meth:`oneway.Inverter.error_gradients`, of which this is the like.
-
-        Args:
-            logits: ``(N, K)`` scores in nats, of any floating type.
-            records: ``(N, D)`` true inputs, of the network's type.
-
-        Returns:
-            ``(N, K)`` gradients, of the network's type.
-
-        Raises:
-            InvalidTensorError: The shapes are not those of this inverter.
-            InvalidOptionError: The network is in training mode, where rows depend on each other.
-        """
-        check_scores(logits, self.architecture["num_classes"])
-        length = self.architecture["record_length"]
-        return gradients_of_error(self, self.front_end, self.layers, (length,), logits, records)
 
 
 def build_inverter(
