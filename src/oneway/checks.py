@@ -191,3 +191,20 @@ def check_switch(name: str, value: bool) -> None:
     """
     if not isinstance(value, bool):
         raise InvalidOptionError(f"{name} must be true or false, but got {value!r}.")
+
+
+def check_generator(generator: torch.Generator | None, drawn: str = "noise is") -> None:
+    """Refuse anything but a generator on the CPU.
+
+    Args:
+        generator: What to check.
+        drawn: What is drawn from it, as the message says.
+
+    Raises:
+        InvalidOptionError: It is something else.
+    """
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        raise InvalidOptionError(
+            f"generator must be a torch.Generator on the CPU; {drawn} drawn there and then "
+            "moved. Seed it so that no client can guess its draws."
+        )

@@ -123,28 +123,47 @@ def decode_gray(path: Path, box: Box | None = None, content: bytes | None = None
     Raises:
         CorruptDataError: It is no image of 8 bits per value, or nothing of it is in the box.
     """
-    pillow = open_pillow()
-    try:
-        with pillow.open(io.BytesIO(content) if content is not None else path) as image:
-            mode, (width, height) = image.mode, image.size
-            gray = np.asarray(image.convert("L")).copy()
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise CorruptDataError(
-            f"{path} is not an image that can be decoded ({type(error).__name__}). Fetch it "
-            "again or remove it."
-        ) from error
-    if mode[0] in "IF":
-        raise CorruptDataError(
-            f"{path} must have 8 bits per value, but has more (Pillow's mode {mode}). Convert it."
-        )
+    gray: Pixels = np.asarray(decode_image(path, lambda _: "L", content)).copy()
     if box is None:
         return gray
+    height, width = gray.shape
     left, top, right, bottom = box
     if not (0 <= left < min(right, width) and 0 <= top < min(bottom, height)):
         raise CorruptDataError(
             f"{path} is {width} x {height}, so nothing of it is in the box {box}."
         )
     return gray[top:bottom, left:right]
+
+
+def decode_image(path: Path, choose: Callable[[str], str], content: bytes | None = None) -> Any:
+    """Decode an image with Pillow.
+
+    Args:
+        path: Of the file.
+        choose: Says which mode is wanted, given the one that the image has.
+        content: The file's bytes, if they were read already.
+
+    Returns:
+        Pillow's image in that mode.
+
+    Raises:
+        CorruptDataError: It is no image of 8 bits per value.
+        MissingExtraError: Pillow is not installed.
+    """
+    pillow = open_pillow()
+    try:
+        with pillow.open(io.BytesIO(content) if content is not None else path) as image:
+            if image.mode[0] in "IF":
+                raise CorruptDataError(
+                    f"{path} must have 8 bits per value, but has more (Pillow's mode "
+                    f"{image.mode}). Convert it."
+                )
+            return image.convert(choose(image.mode))
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise CorruptDataError(
+            f"{path} is not an image that can be decoded ({type(error).__name__}). Fetch it "
+            "again or remove it."
+        ) from error
 
 
 def open_pillow() -> Any:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.data.arrays import read_npz
-from oneway.data.folders import EXTENSIONS, images_in, open_pillow
+from oneway.data.folders import EXTENSIONS, decode_image, images_in, open_pillow
 from oneway.data.source import Report, silent
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
@@ -127,22 +127,15 @@ def _load_folder(folder: Path, channels: int | None, size: Size | None, report: 
     pillow = open_pillow()
     stage, every = f"decoding {folder.name}", max(1, len(found) // 100)
     rows: NDArray[np.uint8] | None = None
+    wanted = None if channels is None else "L" if channels == 1 else "RGB"
+
+    def choose(mode: str) -> str:
+        return wanted or ("L" if mode in ("1", "L", "LA") else "RGB")
+
     for row, (path, _) in enumerate(found):
-        try:
-            with pillow.open(path) as image:
-                if image.mode[0] in "IF":
-                    raise CorruptDataError(
-                        f"{path} must have 8 bits per value, but has more (Pillow's mode "
-                        f"{image.mode}). Convert it."
-                    )
-                if channels is None:
-                    channels = 1 if image.mode in ("1", "L", "LA") else 3
-                decoded = image.convert("L" if channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-            raise CorruptDataError(
-                f"{path} is not an image that can be decoded ({type(error).__name__}). Fetch it "
-                "again or remove it."
-            ) from error
+        decoded = decode_image(path, choose)
+        if wanted is None:
+            wanted = decoded.mode
         if size is not None and decoded.size != size[::-1]:
             # The mean of the area that each new pixel covers.
             decoded = decoded.resize(size[::-1], pillow.Resampling.BOX)

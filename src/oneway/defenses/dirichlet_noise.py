@@ -3,8 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_above, check_logits, check_switch
-from oneway.defenses.generator import check_generator
+from oneway.checks import check_above, check_generator, check_logits, check_switch
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import log_probabilities, narrowed
 

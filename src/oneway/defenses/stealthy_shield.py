@@ -3,9 +3,8 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_above, check_switch
+from oneway.checks import check_above, check_generator, check_switch
 from oneway.defenses.class_means import FittedToClassMeans, check_classes
-from oneway.defenses.generator import check_generator
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import log_probabilities, logits_of
 

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -15,6 +14,7 @@ from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import log_probabilities, narrowed
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.training_defenses.training_options import COMMON, check_options
 
 LOWEST_LOG = -1e4
 """Noise is searched from log probabilities no lower than this, in nats."""
@@ -62,15 +62,6 @@ class MembershipClassifier(nn.Module):
         """Return ``(N)`` log odds of membership from ``(N, K)`` confidences."""
         odds: Tensor = self.layers(confidences.sort(dim=-1, descending=True).values)
         return odds.squeeze(-1)
-
-
-TRAINING_CHECKS: dict[str, Callable[[str, Any], None]] = {
-    "hidden": check_count,
-    "epochs": check_count,
-    "learning_rate": partial(check_above, bound=0),
-    "batch_size": partial(check_count, least=2),
-}
-"""What is refused of each option of :meth:`MemGuard.train`."""
 
 
 class MemGuard:
@@ -144,8 +135,7 @@ class MemGuard:
         Raises:
             InvalidOptionError: One is.
         """
-        for name, value in options.items():
-            TRAINING_CHECKS[name](name, value)
+        check_options(COMMON, options)
 
     @classmethod
     def train(

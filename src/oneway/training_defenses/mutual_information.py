@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from oneway.checks import (
     check_above,
+    check_generator,
     check_images,
     check_logits,
     check_switch,
@@ -130,11 +131,7 @@ class MutualInformation:
         """
         check_above("margin", margin, 0)
         check_switch("keep_label", keep_label)
-        if not isinstance(generator, Generator) or generator.device.type != "cpu":
-            raise InvalidOptionError(
-                "generator must be a torch.Generator on the CPU; codes are drawn there and then "
-                "moved. Seed it so that no client can guess its draws."
-            )
+        check_generator(generator, "codes are")
         self.network, self.generator = network.eval(), generator
         self.keeps_label, self.margin = keep_label, margin
 

@@ -14,6 +14,7 @@ from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import log_probabilities, logits_of
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.inversion import build_inverter
+from oneway.training_defenses.training_options import COMMON, Checks, check_options
 
 LOWEST_LOG = -30.0
 """The generator reads log probabilities no lower than this, in nats: nothing saturates it."""
@@ -75,13 +76,10 @@ class PoisonGenerator(nn.Module):
 
 WRONG_IMAGES = ("mean", "permuted")
 
-TRAINING_CHECKS: dict[str, Callable[[str, Any], None]] = {
+TRAINING_CHECKS: Checks = {
+    **COMMON,
     "budget": partial(check_above, bound=0),
-    "hidden": check_count,
     "helper_width": check_count,
-    "epochs": check_count,
-    "learning_rate": partial(check_above, bound=0),
-    "batch_size": partial(check_count, least=2),
 }
 """What is refused of each option of :meth:`Poisoning.train`."""
 
@@ -130,8 +128,7 @@ class Poisoning:
         """
         if wrong_image not in WRONG_IMAGES:
             raise UnknownNameError("wrong_image", str(wrong_image), WRONG_IMAGES)
-        for name, value in options.items():
-            TRAINING_CHECKS[name](name, value)
+        check_options(TRAINING_CHECKS, options)
 
     @classmethod
     def train(

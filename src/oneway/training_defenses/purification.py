@@ -1,7 +1,6 @@
 """PPF: scores are rewritten by an autoencoder that was trained against an inverter."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from oneway.checks import (
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
 from oneway.inversion import build_inverter
+from oneway.training_defenses.training_options import COMMON, Checks, check_options
 
 
 class Purifier(nn.Module):
@@ -63,14 +63,11 @@ class Purifier(nn.Module):
         return purified
 
 
-TRAINING_CHECKS: dict[str, Callable[[str, Any], None]] = {
+TRAINING_CHECKS: Checks = {
+    **COMMON,
     "label_weight": check_weight,
     "inversion_weight": check_weight,
-    "hidden": check_count,
     "helper_width": check_count,
-    "epochs": check_count,
-    "learning_rate": partial(check_above, bound=0),
-    "batch_size": partial(check_count, least=2),
 }
 """What is refused of each option of :meth:`Purification.train`."""
 
@@ -115,8 +112,7 @@ class Purification:
         Raises:
             InvalidOptionError: One is.
         """
-        for name, value in options.items():
-            TRAINING_CHECKS[name](name, value)
+        check_options(TRAINING_CHECKS, options)
 
     @classmethod
     def train(
