@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from oneway.cli.common import choose_device, command, progress, take_array, to_images
+from oneway.cli.common import (
+    CACHE,
+    Cache,
+    Device,
+    Seed,
+    choose_device,
+    command,
+    progress,
+    take_array,
+    to_images,
+)
 
 
 @command
@@ -25,10 +35,10 @@ def attack(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png.")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
+    cache: Cache = CACHE,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the images.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every random stream.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     r"""Train attackers on released scores, and say what they reconstruct.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from oneway.cli.common import choose_device, command, progress
+from oneway.cli.common import CACHE, Cache, Device, choose_device, command, progress
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def audit(
         float | None, typer.Option(help="Exit 1 if the closed gap G is below this.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/audit"),
-    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
+    cache: Cache = CACHE,
     seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Most queries asked at once.")] = 512,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     r"""Attack a model's scores, with or without a defense, and say what leaks.
 

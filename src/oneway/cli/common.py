@@ -1,14 +1,14 @@
 """What commands share: errors as one line, progress bars, arrays from files."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError
+from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from oneway.benchmark import Cells, ExperimentSpec
 
 P = ParamSpec("P")
+
+Cache = Annotated[Path, typer.Option(help="Folder for trained networks.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Records = Annotated[Path, typer.Option(help="Folder for records and figures.")]
+Releases = Annotated[
+    list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
+
+CACHE = Path("runs/cache")
+"""Where every command keeps trained networks, unless told otherwise."""
 
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
@@ -90,6 +102,19 @@ def choose_device(name: str) -> "torch.device":
             "'auto'."
         ) from error
     return device
+
+
+def chosen_releases(spec: "ExperimentSpec", names: Sequence[str] | None) -> set[str] | None:
+    """Return which releases of an experiment are wanted; None: all.
+
+    Raises:
+        UnknownNameError: It has no release of a name.
+    """
+    known = [row.name for row in spec.releases]
+    for name in names or ():
+        if name not in known:
+            raise UnknownNameError(f"release of {spec.name}", name, known)
+    return set(names) if names else None
 
 
 def run_seed(

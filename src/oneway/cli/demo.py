@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import choose_device, command, progress
+from oneway.cli.common import CACHE, Cache, Device, choose_device, command, progress
 
 if TYPE_CHECKING:
     from oneway.benchmark import Outcome
@@ -23,8 +23,8 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the records, table and figure. [runs/demo-DATA]")
     ] = None,
-    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    cache: Cache = CACHE,
+    device: Device = "auto",
 ) -> None:
     """Invert a classifier's scores, defend them, and show what still leaks.
 

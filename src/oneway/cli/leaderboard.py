@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from oneway.cli.common import choose_device, command, run_seed
+from oneway.cli.common import (
+    CACHE,
+    Cache,
+    DataRoot,
+    Device,
+    Records,
+    Releases,
+    choose_device,
+    chosen_releases,
+    command,
+    run_seed,
+)
 
 
 @command
@@ -21,15 +32,11 @@ def leaderboard(
     seed: Annotated[
         list[int] | None, typer.Option(min=0, help="A seed; give it several times. [0 1 2]")
     ] = None,
-    release: Annotated[
-        list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder with the data sets' files.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for records and figures.")] = Path("runs"),
-    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    release: Releases = None,
+    data_root: DataRoot = None,
+    out: Records = Path("runs"),
+    cache: Cache = CACHE,
+    device: Device = "auto",
 ) -> None:
     """Run many defenses under the same attackers, and draw the frontier between them.
 
@@ -46,7 +53,6 @@ def leaderboard(
     from rich.console import Console
 
     from oneway.benchmark import bundled_spec, load_spec, summarise
-    from oneway.errors import UnknownNameError
     from oneway.report import (
         SUMMARY_WIDTH,
         draw_frontier,
@@ -60,17 +66,12 @@ def leaderboard(
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
         for name in chosen
     ]
-    for one in specs:
-        known = [row.name for row in one.releases]
-        for name in release or ():
-            if name not in known:
-                raise UnknownNameError(f"release of {one.name}", name, known)
-    for one in specs:
+    only = [chosen_releases(one, release) for one in specs]
+    for one, wanted in zip(specs, only, strict=True):
         records: list[dict[str, Any]] = []
         for number in sorted(set(seed or [0, 1, 2])):
             seeded = dataclasses.replace(one, seed=number)
-            only = set(release) if release else None
-            records += run_seed(seeded, data_root, out, cache, where, only)[1]
+            records += run_seed(seeded, data_root, out, cache, where, wanted)[1]
         summaries = summarise(records)
         title = f"{one.name} {one.preset}"
         table = summary_table(summaries, title)

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import choose_device, command, run_seed
+from oneway.cli.common import (
+    CACHE,
+    Cache,
+    DataRoot,
+    Device,
+    Records,
+    Releases,
+    choose_device,
+    chosen_releases,
+    command,
+    run_seed,
+)
 
 if TYPE_CHECKING:
     from oneway.benchmark import Cells, ExperimentSpec
@@ -29,15 +40,11 @@ def reproduce(
         list[int] | None,
         typer.Option(min=0, help="A seed; give it several times. [0 1 2; figures 0; a file's own]"),
     ] = None,
-    release: Annotated[
-        list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
-    ] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Folder with the data sets' files.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for records and figures.")] = Path("runs"),
-    cache: Annotated[Path, typer.Option(help="Folder for trained networks.")] = Path("runs/cache"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    release: Releases = None,
+    data_root: DataRoot = None,
+    out: Records = Path("runs"),
+    cache: Cache = CACHE,
+    device: Device = "auto",
 ) -> None:
     """Run a table or a figure of the paper, and show theirs beside ours.
 
@@ -78,11 +85,8 @@ def reproduce(
         raise InvalidOptionError(
             f"{what} says itself which releases it shows. Leave --release out, or run a table."
         )
-    known = [row.name for row in spec.releases]
-    for name in release or ():
-        if name not in known:
-            raise UnknownNameError(f"release of {spec.name}", name, known)
-    only = {row.release for row in figure.rows} if figure else set(release) if release else None
+    wanted = chosen_releases(spec, release)
+    only = {row.release for row in figure.rows} if figure else wanted
     where, console = choose_device(device), Console()
     records: list[dict[str, Any]] = []
     for number in sorted(set(seeds)):

@@ -5,12 +5,9 @@ from typing import Annotated
 
 import typer
 
-from oneway.cli.common import choose_device, command, progress, take_array, to_images
+from oneway.cli.common import Device, Seed, choose_device, command, progress, take_array, to_images
 
 app = typer.Typer(no_args_is_help=True, help="Train a target classifier, or an inverter.")
-
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
 
 
 @app.command()

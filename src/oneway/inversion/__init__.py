@@ -13,6 +13,7 @@ from oneway.inversion.training import (
     TrainingSettings,
     held_out_rows,
     mean_error,
+    shuffled_batches,
     train_inverter,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     "held_out_rows",
     "hold_contest",
     "mean_error",
+    "shuffled_batches",
     "train_inverter",
 ]

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -179,10 +179,7 @@ def train_inverter(
     best_state = copy.deepcopy(inverter.state_dict())
     for epoch in range(1, settings.epochs + 1):
         inverter.train()
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-        for rows in order.split(settings.batch_size):
-            if len(rows) == 1:  # BatchNorm has no variance over one row
-                continue
+        for rows in shuffled_batches(len(inputs), settings.batch_size, generator, inputs.device):
             shown = inputs[rows]
             if perturb is not None:
                 shown = perturb(inverter.eval(), shown, truths[rows])
@@ -217,6 +214,23 @@ def train_inverter(
     inverter.load_state_dict(best_state)
     inverter.eval()
     return errors
+
+
+def shuffled_batches(
+    count: int, batch_size: int, generator: torch.Generator, device: torch.device
+) -> Iterator[Tensor]:
+    """Give each row once, in random order, in batches of more than one.
+
+    A single row that is left over is left out: BatchNorm has no variance over it.
+
+    Args:
+        count: How many rows there are.
+        batch_size: Rows per batch.
+        generator: On the CPU; gives the order.
+        device: Where the row numbers go.
+    """
+    order = torch.randperm(count, generator=generator).to(device)
+    return (rows for rows in order.split(batch_size) if len(rows) > 1)
 
 
 def held_out_rows(count: int, share: float, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import log_probabilities, logits_of
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
-from oneway.inversion import build_inverter
+from oneway.inversion import build_inverter, shuffled_batches
 from oneway.training_defenses.training_options import COMMON, Checks, check_options
 
 LOWEST_LOG = -30.0
@@ -202,11 +202,8 @@ class Poisoning:
         helper.train()
         sums = torch.zeros(2, device=images.device)
         for epoch in range(1, epochs + 1):
-            order = torch.randperm(len(images), generator=generator).to(images.device)
             sums.zero_()
-            for rows in order.split(batch_size):
-                if len(rows) == 1:  # BatchNorm has no variance over one row
-                    continue
+            for rows in shuffled_batches(len(images), batch_size, generator, images.device):
                 clean, truths = logs[rows], images[rows]
                 perturbed = poison(clean)
                 helper_steps.zero_grad(set_to_none=True)

@@ -17,7 +17,7 @@ from oneway.checks import (
 )
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.label_modifier import lift_label
-from oneway.inversion import build_inverter
+from oneway.inversion import build_inverter, shuffled_batches
 from oneway.training_defenses.training_options import COMMON, Checks, check_options
 
 
@@ -183,11 +183,8 @@ class Purification:
         helper.train()
         sums = torch.zeros(3, device=images.device)
         for epoch in range(1, epochs + 1):
-            order = torch.randperm(len(images), generator=generator).to(images.device)
             sums.zero_()
-            for rows in order.split(batch_size):
-                if len(rows) == 1:  # BatchNorm has no variance over one row
-                    continue
+            for rows in shuffled_batches(len(images), batch_size, generator, images.device):
                 purified = purifier(logits[rows])
                 if inversion_weight > 0:
                     helper_steps.zero_grad(set_to_none=True)
