@@ -19,9 +19,10 @@ from benchmark.small import (
     records_of,
     spec_of,
 )
-from oneway.benchmark import ATTACKS, count_stages, defenders, load_network
+from oneway.benchmark import ATTACKS, count_stages, defenders
 from oneway.benchmark.spec import ReleaseSpec
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
+from oneway.guards import load_network
 from oneway.metrics import distortion
 from oneway.targets import DefendedTarget
 

@@ -28,15 +28,22 @@ from benchmark.audits import (
 )
 from oneway.audit import CONTROLS, FLAGS, AttackResult, ControlResult, Floors, judge
 from oneway.audit.controls import Control
-from oneway.benchmark import AuditSettings, ModelAudit, ReleaseSpec, Store, Subject, model_audit
+from oneway.benchmark import (
+    AuditSettings,
+    ModelAudit,
+    ReleaseSpec,
+    Store,
+    Subject,
+    model_audit,
+)
 from oneway.benchmark.audit_flags import suspicions
 from oneway.benchmark.audit_measures import Round
 from oneway.benchmark.audit_plan import Costs
-from oneway.benchmark.registry import DEFENSES, STRENGTHS
 from oneway.confidences import release
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError
+from oneway.guards import DEFENSES, STRENGTHS
 from oneway.report import attackers_table, distortion_line, privacy_table, utility_table, verdict
 from oneway.targets import TorchTarget
 

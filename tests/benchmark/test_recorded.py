@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.benchmark import Recording, Store, attack_recorded, attackers, write_records
+from oneway.benchmark import (
+    Recording,
+    Store,
+    attack_recorded,
+    attackers,
+    write_records,
+)
 from oneway.defenses.label_only import LabelOnly
 from oneway.inversion import TrainingSettings
 

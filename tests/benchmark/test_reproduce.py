@@ -22,7 +22,14 @@ from benchmark.small import (
     lasting,
     spec_of,
 )
-from oneway.benchmark import Cells, Store, load_data, read_records, reproduce, write_records
+from oneway.benchmark import (
+    Cells,
+    Store,
+    load_data,
+    read_records,
+    reproduce,
+    write_records,
+)
 from oneway.benchmark.spec import DataSpec, ReleaseSpec
 from oneway.errors import CorruptDataError, MissingDataError
 

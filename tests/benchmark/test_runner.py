@@ -28,7 +28,6 @@ from benchmark.small import (
 )
 from oneway.benchmark import (
     ATTACKS,
-    DEFENSES,
     attackers,
     count_stages,
     defenders,
@@ -39,6 +38,7 @@ from oneway.benchmark.records import cell_key, unpacked
 from oneway.benchmark.spec import ReleaseSpec
 from oneway.data import check_disjoint, silent
 from oneway.errors import InvalidOptionError
+from oneway.guards import DEFENSES
 
 MOVED = ReleaseSpec("moved", "moved")
 KEYS = MEASURED | {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from oneway.benchmark import ATTACKS, DEFENSES, bundled_spec, count_stages, load_spec
-from oneway.benchmark.registry import build_defense
+from oneway.benchmark import ATTACKS, bundled_spec, count_stages, load_spec
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, ReleaseSpec, sketch_defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.guards import DEFENSES, build_defense
 from oneway.inversion import YANG_SETTINGS, TrainingSettings
 
 DEMOS = ("demo-digits", "demo-mnist")

@@ -12,16 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ArrowInvalid, parquet
 
-from oneway.benchmark import (
-    Store,
-    atomic_file,
-    load_network,
-    save_network,
-    write_queries,
-    write_records,
-)
+from oneway.benchmark import Store, write_queries, write_records
 from oneway.benchmark.store import fingerprint, spec_key
 from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
+from oneway.guards import atomic_file, load_network, save_network
 from oneway.inversion import Inverter
 from oneway.targets import TargetNetwork
 
@@ -214,6 +208,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from oneway.benchmark import store
+from oneway.guards import network_files
 from oneway.inversion import Inverter
 
 def die(*_, **__):
@@ -230,9 +225,9 @@ def half(state, path, metadata):
     Path(path).write_bytes(content[: len(content) // 2])
     die()
 
-save_file, replace = store.save_file, Path.replace
+save_file, replace = network_files.save_file, Path.replace
 if sys.argv[2] == "write":
-    store.save_file = half
+    network_files.save_file = half
 if sys.argv[2] == "rename":
     Path.replace = die
 store.Store(Path(sys.argv[1])).network("inverter", {"seed": 0}, train)

@@ -72,5 +72,7 @@ def test_the_bundled_board_has_rounding_and_prototypes_and_several_data_sets():
         spec = bundled_spec("leaderboard", data)
         defenses = {row.defense for row in spec.releases}
         assert {"none", "label-only", "rounding", "prototypes", "adversarial-noise"} <= defenses
-        assert {"standardized", "within-label", "faithful"} == set(spec.attackers.front_ends)
+        assert {"standardized", "within-label", "leading", "faithful"} == set(
+            spec.attackers.front_ends
+        )
         assert re.fullmatch(r"\w+", spec.preset)

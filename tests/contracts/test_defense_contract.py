@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneway.benchmark.registry import DEFENSES, build_defense, needs_network, needs_surrogate
 from oneway.checks import FLOATING
 from oneway.confidences import release
 from oneway.contracts import Defense, RepeatableDefense
 from oneway.defenses.class_means import ClassMeans
 from oneway.errors import InvalidTensorError
+from oneway.guards import DEFENSES, build_defense, needs_network, needs_surrogate
 from oneway.training_defenses import (
     BottleneckNetwork,
     MembershipClassifier,

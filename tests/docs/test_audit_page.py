@@ -11,12 +11,18 @@ from typer.main import get_command
 
 from oneway.audit import CONTROLS
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.benchmark import AuditSettings, ModelAudit, Store, Subject, model_audit
+from oneway.benchmark import (
+    AuditSettings,
+    ModelAudit,
+    Store,
+    Subject,
+    model_audit,
+)
 from oneway.benchmark.audit_plan import AuditPlan, Costs, make_plan
-from oneway.benchmark.registry import check_options
 from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST
 from oneway.cli.audit import parse_options
 from oneway.cli.main import app
+from oneway.guards import check_options
 from oneway.targets import TorchTarget
 from oneway.targets.opening import ENDPOINT, ENTRY_POINT, FILES
 

@@ -9,8 +9,8 @@ from oneway.audit import CONTROLS, FLAGS
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.benchmark.audit_flags import SEEDS, WORSE_CALIBRATED
 from oneway.benchmark.audit_plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_for
-from oneway.benchmark.registry import STRENGTHS
 from oneway.benchmark.subject import ALONE, PROBED, SAME
+from oneway.guards import STRENGTHS
 from oneway.report import flag_lines
 
 ROOT = Path(__file__).parents[2]

@@ -13,8 +13,10 @@ from oneway.inversion.front_ends import (
     FARTHEST,
     FEWEST,
     FRONT_ENDS,
+    LEADING,
     FaithfulTransform,
     FrontEnd,
+    LeadingScores,
     StandardizedLog,
     WithinLabel,
     build_front_end,
@@ -34,6 +36,12 @@ def fitted(confidences: Tensor) -> StandardizedLog:
 
 def within(confidences: Tensor) -> WithinLabel:
     transform = WithinLabel(confidences.shape[-1])
+    transform.fit(confidences)
+    return transform
+
+
+def leading(confidences: Tensor) -> LeadingScores:
+    transform = LeadingScores(confidences.shape[-1]).to(confidences.dtype)
     transform.fit(confidences)
     return transform
 
@@ -198,6 +206,7 @@ def test_from_logs_gives_what_confidences_do():
         FaithfulTransform(5, 3),
         fitted(confidences),
         within(confidences),
+        leading(confidences),
     ):
         torch.testing.assert_close(
             transform.from_logs(logits.log_softmax(-1)), transform(confidences)
@@ -205,12 +214,12 @@ def test_from_logs_gives_what_confidences_do():
 
 
 def test_an_unknown_front_end_is_refused_with_the_known_ones():
-    known = "faithful, standardized, within-label"
+    known = "faithful, standardized, within-label, leading"
     with pytest.raises(InvalidOptionError, match=f"one of {known}, but got 'wavelet'"):
         build_front_end("wavelet", 5, None)
 
 
-@pytest.mark.parametrize("name", ["standardized", "within-label"])
+@pytest.mark.parametrize("name", ["standardized", "within-label", "leading"])
 def test_truncation_is_refused_with_any_other_front_end(name):
     with pytest.raises(InvalidOptionError, match="truncation goes with front_end='faithful' only"):
         build_front_end(name, 5, 2)
@@ -357,3 +366,63 @@ def test_fitted_statistics_come_back_with_the_state_and_to_the_last_digit(name):
     transform.fit(confidences)
     other.load_state_dict(transform.state_dict())
     assert torch.equal(other(confidences), transform(confidences))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1, 3])
+def test_leading_gradients_in_logs_are_the_automatic_ones(scale, dtype):
+    transform = leading(random_rows(22, 200, 5, dtype, scale / 20).softmax(-1))
+    transform.floor.fill_(math.exp(-1.5 * scale))
+    logs = random_rows(8, 12, 5, dtype, scale).log_softmax(-1)
+    features = transform.from_logs(logs)[:, :5]
+    assert 0 < (features.abs() == FARTHEST).double().mean() < 1
+    assert 0 < (logs < -1.5 * scale).double().mean() < 1
+    assert_pulled_back(transform, scale, dtype)
+
+
+def test_what_small_entries_say_never_reaches_a_leading_feature():
+    confidences = random_rows(23, 300, 9, torch.float64, 2).softmax(-1)
+    logs = confidences.log()
+    small = logs.argsort(dim=-1, descending=True)[:, LEADING:]
+    noise = logs.gather(-1, small) - random_rows(24, 300, 9 - LEADING, torch.float64, 20).abs()
+    drowned = logs.scatter(-1, small, noise)
+    transform = leading(confidences)
+    assert torch.equal(transform.from_logs(drowned), transform.from_logs(logs))
+    # The same entries in the other transform are all that it looks at.
+    other = fitted(drowned.exp())
+    assert not torch.allclose(other.from_logs(drowned), other.from_logs(logs), atol=1)
+
+
+def test_leading_features_are_standardized_over_the_rows_that_show_them_and_say_which():
+    confidences = random_rows(25, 900, 7, torch.float64, 2).softmax(-1)
+    features, told = leading(confidences)(confidences).split(7, -1)
+    shown = torch.zeros(900, 7, dtype=torch.bool)
+    shown.scatter_(1, confidences.topk(LEADING).indices, True)
+    assert torch.equal(told, shown.double() * 2 - 1)
+    assert (features[~shown] == 0).all()
+    for of_class, rows in zip(features.T, shown.T, strict=True):
+        assert float(of_class[rows].mean()) == pytest.approx(0, abs=1e-6)
+        assert float(of_class[rows].std(correction=0)) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, FEWEST - 1, FEWEST])
+def test_a_class_that_is_seldom_among_the_leading_is_compared_with_all_of_them(count):
+    logs = torch.full((60, 6), -20.0, dtype=torch.float64)
+    logs[:, :LEADING] = random_rows(26, 60, LEADING, torch.float64, 0.3) - 3
+    logs[:count, 0] = -30
+    logs[:count, 5] = -1 + random_rows(27, count, 1, torch.float64, 0.1)[:, 0]
+    transform = leading(logs.softmax(-1))
+    seldom = count < FEWEST
+    assert bool(transform.mean[5] == transform.mean[4]) == seldom
+    assert torch.isfinite(transform(logs.softmax(-1))).all()
+
+
+def test_two_classes_have_fewer_entries_than_a_leading_transform_would_look_at():
+    confidences = random_rows(28, 50, 2, torch.float64, 2).softmax(-1)
+    features = leading(confidences)(confidences)
+    torch.testing.assert_close(features[:, :2], _standard(confidences.log()))
+    assert (features[:, 2:] == 1).all()
+
+
+def _standard(rows: Tensor) -> Tensor:
+    return (rows - rows.mean(0)) / rows.std(0, correction=0)

@@ -5,7 +5,13 @@ import io
 import pytest
 from rich.console import Console
 
-from oneway.benchmark import Estimate, bundled_spec, estimate, published, summarise
+from oneway.benchmark import (
+    Estimate,
+    bundled_spec,
+    estimate,
+    published,
+    summarise,
+)
 from oneway.report import SUMMARY_WIDTH, published_table, summary_remarks, summary_table
 from oneway.report.summary import COLUMNS, COSTS, published_rows, spread
 from report.planted import record_of

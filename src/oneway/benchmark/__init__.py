@@ -12,13 +12,7 @@ from oneway.benchmark.published import (
 )
 from oneway.benchmark.recorded import Recording, attack_recorded
 from oneway.benchmark.records import Outcome
-from oneway.benchmark.registry import (
-    ATTACKS,
-    DEFENSES,
-    build_defense,
-    needs_network,
-    needs_surrogate,
-)
+from oneway.benchmark.registry import ATTACKS
 from oneway.benchmark.reproduce import Cells, load_data
 from oneway.benchmark.runner import Experiment, count_stages
 from oneway.benchmark.spec import (
@@ -28,21 +22,12 @@ from oneway.benchmark.spec import (
     load_spec,
     sketch_defense,
 )
-from oneway.benchmark.store import (
-    Store,
-    atomic_file,
-    load_network,
-    read_records,
-    save_network,
-    write_queries,
-    write_records,
-)
+from oneway.benchmark.store import Store, read_records, write_queries, write_records
 from oneway.benchmark.subject import Subject
 from oneway.benchmark.summary import Estimate, Summary, estimate, summarise
 
 __all__ = [
     "ATTACKS",
-    "DEFENSES",
     "AuditOutcome",
     "AuditPlan",
     "AuditSettings",
@@ -61,21 +46,15 @@ __all__ = [
     "Store",
     "Subject",
     "Summary",
-    "atomic_file",
     "attack_recorded",
-    "build_defense",
     "bundled_spec",
     "count_stages",
     "estimate",
     "figure_spec",
     "load_data",
-    "load_network",
     "load_spec",
-    "needs_network",
-    "needs_surrogate",
     "published",
     "read_records",
-    "save_network",
     "sketch_defense",
     "summarise",
     "write_queries",

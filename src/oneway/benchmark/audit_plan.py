@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from oneway.inversion import TrainingSettings
 
-FRONT_ENDS = ("standardized", "within-label", "faithful")
+FRONT_ENDS = ("standardized", "within-label", "leading", "faithful")
 """Every input transform competes in a full audit."""
 
 WIDTHS = (16, 32)

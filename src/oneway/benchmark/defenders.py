@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from oneway.attacks.adversarial_training import put_through
 from oneway.benchmark.attackers import InverterTrainer
 from oneway.benchmark.randomness import Stream
-from oneway.benchmark.registry import (
-    build_defense,
-    needs_network,
-    needs_surrogate,
-    trained_defense,
-    training_options,
-)
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, SurrogateSpec, is_copied
 from oneway.benchmark.store import Store, fingerprint
 from oneway.contracts import DefenderMaterial, Defense, Target
 from oneway.data import Report, Splits
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
+from oneway.guards import (
+    build_defense,
+    needs_network,
+    needs_surrogate,
+    trained_defense,
+    training_options,
+)
 from oneway.inversion import default_depth
 from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, train_target
 

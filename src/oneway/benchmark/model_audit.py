@@ -37,7 +37,6 @@ from oneway.benchmark.audit_plan import (
 from oneway.benchmark.defenders import Built, Defender, DefenderImages
 from oneway.benchmark.randomness import Stream
 from oneway.benchmark.records import SHOWN, environment, json_values, pixels, shown_rows
-from oneway.benchmark.registry import STRENGTHS
 from oneway.benchmark.spec import AttackerSpec, SurrogateSpec, is_copied
 from oneway.benchmark.store import Store
 from oneway.benchmark.subject import Answers, Subject, ask
@@ -48,6 +47,7 @@ from oneway.contracts import Observations
 from oneway.data import Report, silent
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
+from oneway.guards import STRENGTHS
 from oneway.inversion import build_inverter, default_depth
 from oneway.metrics import Interval, bootstrap_gap, flips, inversion_errors
 from oneway.targets import DefendedTarget

@@ -11,8 +11,9 @@ import torch
 from oneway.benchmark.records import cell_key
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec
-from oneway.benchmark.store import Store, atomic_file, read_records, write_records
+from oneway.benchmark.store import Store, read_records, write_records
 from oneway.data import Dataset, Report, load_dataset, read_npz, silent
+from oneway.guards import atomic_file
 
 Gallery = Mapping[str, Any]
 

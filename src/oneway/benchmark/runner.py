@@ -26,18 +26,13 @@ from oneway.benchmark.records import (
     pixels,
     shown_rows,
 )
-from oneway.benchmark.registry import (
-    effective_options,
-    needs_network,
-    needs_surrogate,
-    training_options,
-)
 from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied, sketch_defense
 from oneway.benchmark.store import Store, fingerprint
 from oneway.benchmark.timing import query_times
 from oneway.confidences import release
 from oneway.contracts import Defense, Observations
 from oneway.data import Dataset, Report, silent, split_dataset
+from oneway.guards import effective_options, needs_network, needs_surrogate, training_options
 from oneway.metrics import flips
 from oneway.targets import DefendedTarget, TorchTarget, Trace
 

@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from oneway.benchmark.registry import (
-    ATTACKS,
+from oneway.benchmark.registry import ATTACKS
+from oneway.checks import check_above, check_count
+from oneway.contracts import Defense
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.guards import (
     build_defense,
     check_options,
     needs_network,
@@ -22,9 +25,6 @@ from oneway.benchmark.registry import (
     trained_defense,
     training_options,
 )
-from oneway.checks import check_above, check_count
-from oneway.contracts import Defense
-from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.inversion import FRONT_ENDS, HELD_OUT, TrainingSettings
 from oneway.targets import TargetTrainingSettings
 

@@ -101,11 +101,11 @@ def audit(
         ModelAudit,
         ReleaseSpec,
         Store,
-        atomic_file,
         sketch_defense,
         write_queries,
     )
     from oneway.extras import load_extra
+    from oneway.guards import atomic_file
     from oneway.report import (
         TABLE_WIDTH,
         attackers_table,

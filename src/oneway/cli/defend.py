@@ -61,7 +61,11 @@ def defend(
     import numpy as np
     import torch
 
-    from oneway.benchmark import (
+    from oneway.cli.common import scores_to_logits
+    from oneway.confidences import release
+    from oneway.data import read_npz
+    from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
+    from oneway.guards import (
         DEFENSES,
         atomic_file,
         build_defense,
@@ -69,10 +73,6 @@ def defend(
         needs_network,
         needs_surrogate,
     )
-    from oneway.cli.common import scores_to_logits
-    from oneway.confidences import release
-    from oneway.data import read_npz
-    from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
     from oneway.metrics import flips
 
     norms = {"1": 1, "2": 2, "inf": float("inf")}

@@ -42,7 +42,13 @@ def demo(
     """
     from rich.console import Console
 
-    from oneway.benchmark import Experiment, Store, bundled_spec, count_stages, write_records
+    from oneway.benchmark import (
+        Experiment,
+        Store,
+        bundled_spec,
+        count_stages,
+        write_records,
+    )
     from oneway.data import load_dataset
     from oneway.report import (
         TABLE_WIDTH,

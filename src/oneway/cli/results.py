@@ -21,8 +21,9 @@ def results(
 
         oneway results results --out docs/results.md
     """
-    from oneway.benchmark import atomic_file, published, read_records
+    from oneway.benchmark import published, read_records
     from oneway.errors import MissingDataError, UnknownNameError
+    from oneway.guards import atomic_file
     from oneway.report import results_page
 
     files = sorted(records.glob("*-seed*.jsonl"))

@@ -49,9 +49,9 @@ def target(
     import numpy as np
     import torch
 
-    from oneway.benchmark import save_network
     from oneway.data import load_dataset, split_dataset
     from oneway.errors import UnknownNameError
+    from oneway.guards import save_network
     from oneway.targets import (
         TARGET_PRESETS,
         TargetNetwork,
@@ -129,10 +129,10 @@ def inverter(
     """
     import torch
 
-    from oneway.benchmark import save_network
     from oneway.cli.common import scores_to_confidences
     from oneway.data import read_npz
     from oneway.errors import UnknownNameError
+    from oneway.guards import save_network
     from oneway.inversion import (
         FRONT_ENDS,
         INVERTER_WIDTHS,

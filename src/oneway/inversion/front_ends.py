@@ -183,6 +183,75 @@ class WithinLabel(nn.Module):
         return (_centered(logs) - self.means[labels]) / self.deviations[labels]
 
 
+LEADING = 4
+"""How many of a row's largest entries :class:`LeadingScores` looks at."""
+
+
+class LeadingScores(nn.Module):
+    """The largest entries alone: their logs, and which they are.
+
+    Every other transform takes the logs of all entries, so that a release can drown what it still
+    tells in small entries that tell nothing: a decoder then learns from their noise.
+    """
+
+    floor: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Prepare the transform; :meth:`fit` sets its statistics."""
+        super().__init__()
+        self.features = 2 * num_classes
+        self.shown = min(LEADING, num_classes)
+        self.register_buffer("floor", torch.tensor(1e-12))
+        self.register_buffer("mean", torch.zeros(num_classes))
+        self.register_buffer("deviation", torch.ones(num_classes))
+
+    @torch.no_grad()
+    def fit(self, confidences: Tensor) -> None:
+        """Take floor, mean and deviation from ``(N, K)`` training confidences.
+
+        A class that is seldom among a row's largest gets the mean and deviation of all that are.
+        """
+        self.floor.copy_(_floor_of(confidences))
+        logs = confidences.clamp_min(self.floor).log()
+        among = self._among(confidences)
+        counts = among.sum(0)
+        often = counts >= FEWEST
+        shown = logs[among]
+        mean = torch.where(often, (logs * among).sum(0) / counts.clamp_min(1), shown.mean())
+        squares = ((logs - mean).square() * among).sum(0) / counts.clamp_min(1)
+        deviation = torch.where(often, squares.sqrt(), shown.std(correction=0))
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.clamp_min(1e-3))
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, 2 K)`` features of deviation about 1."""
+        return self._features(confidences.clamp_min(self.floor).log(), self._among(confidences))
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        return self._features(logs.clamp_min(self.floor.log()), self._among(logs))
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, 2 K)`` gradients in ``from_logs(logs)``."""
+        floored = logs.clamp_min(self.floor.log())
+        inside = ((floored - self.mean) / self.deviation).abs() <= FARTHEST
+        told = self._among(logs) & inside & (logs >= self.floor.log())
+        of_logs: Tensor = gradients[..., : logs.shape[-1]]
+        return of_logs / self.deviation * told
+
+    def _among(self, scores: Tensor) -> Tensor:
+        """Return ``(N, K)`` bool: which entries are among their row's largest."""
+        at = scores.topk(self.shown, dim=-1).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, at, True)
+
+    def _features(self, logs: Tensor, among: Tensor) -> Tensor:
+        features = ((logs - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
+        # Columns that say which entries these are, of about the size of the others.
+        return torch.cat([features * among, 2.0 * among.to(features) - 1], -1)
+
+
 def _centered(rows: Tensor) -> Tensor:
     return rows - rows.mean(-1, keepdim=True)
 
@@ -206,12 +275,13 @@ def safe_log(confidences: Tensor, smallest: float) -> Tensor:
     return torch.where(normal, logs, confidences.detach().log().clamp_min(smallest))
 
 
-FrontEnd = FaithfulTransform | StandardizedLog | WithinLabel
+FrontEnd = FaithfulTransform | StandardizedLog | WithinLabel | LeadingScores
 
 FRONT_ENDS: dict[str, Callable[[int], FrontEnd]] = {
     "faithful": FaithfulTransform,
     "standardized": StandardizedLog,
     "within-label": WithinLabel,
+    "leading": LeadingScores,
 }
 """Input transforms by name; each takes the number of classes, and says its ``features``."""
 

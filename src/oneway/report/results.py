@@ -4,7 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oneway.benchmark import Estimate, Published, Summary, bundled_spec, summarise
+from oneway.benchmark import (
+    Estimate,
+    Published,
+    Summary,
+    bundled_spec,
+    summarise,
+)
 from oneway.errors import UnknownNameError
 from oneway.report.frontier import frontier_lines
 from oneway.report.summary import (

@@ -1,0 +1,35 @@
+"""Defenses by name, and the networks that they need: what serves, without anything that attacks."""
+
+from oneway.guards.network_files import (
+    StoredNetwork,
+    atomic_file,
+    load_network,
+    save_network,
+)
+from oneway.guards.registry import (
+    DEFENSES,
+    STRENGTHS,
+    build_defense,
+    check_options,
+    effective_options,
+    needs_network,
+    needs_surrogate,
+    trained_defense,
+    training_options,
+)
+
+__all__ = [
+    "DEFENSES",
+    "STRENGTHS",
+    "StoredNetwork",
+    "atomic_file",
+    "build_defense",
+    "check_options",
+    "effective_options",
+    "load_network",
+    "needs_network",
+    "needs_surrogate",
+    "save_network",
+    "trained_defense",
+    "training_options",
+]
