@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from oneway.confidences import logits_from_confidences, release
     from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
+    from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.label_modifier import keep_label
     from oneway.errors import OnewayError
     from oneway.inversion import Inverter, TrainingSettings, train_inverter
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdversarialNoise": "oneway.defenses.adversarial_noise",
+    "CodebookRelease": "oneway.defenses.codebook",
     "DefendedTarget": "oneway.targets",
     "Inverter": "oneway.inversion",
     "OnewayError": "oneway.errors",
@@ -35,6 +37,7 @@ _HOMES = {
 
 __all__ = [
     "AdversarialNoise",
+    "CodebookRelease",
     "DefendedTarget",
     "Inverter",
     "OnewayError",

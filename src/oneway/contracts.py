@@ -90,6 +90,9 @@ class DefenderMaterial:
         private_labels: ``(N)`` int64, or None.
         auxiliary_images: ``(M, C, H, W)`` public images, disjoint from them.
         auxiliary_logits: ``(M, K)`` clean scores of those.
+        calibration_images: ``(Q, C, H, W)`` unlabelled queries that the operator has kept: what
+            will be asked, and no more. None if there are none: then auxiliary images must do.
+        calibration_logits: ``(Q, K)`` clean scores of those, or None.
     """
 
     target: nn.Module | None
@@ -97,6 +100,15 @@ class DefenderMaterial:
     private_labels: Tensor | None
     auxiliary_images: Tensor
     auxiliary_logits: Tensor
+    calibration_images: Tensor | None = None
+    calibration_logits: Tensor | None = None
+
+    @property
+    def calibration(self) -> tuple[Tensor, Tensor]:
+        """Images and logits to fit a release to: the operator's queries, or else auxiliary ones."""
+        if self.calibration_images is None or self.calibration_logits is None:
+            return self.auxiliary_images, self.auxiliary_logits
+        return self.calibration_images, self.calibration_logits
 
 
 class TrainedDefense(Protocol):

@@ -15,9 +15,10 @@ from pyarrow import ArrowInvalid, parquet
 from oneway.benchmark import Store, write_queries, write_records
 from oneway.benchmark.store import fingerprint, spec_key
 from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
-from oneway.guards import atomic_file, load_network, save_network
+from oneway.guards import load_network, save_network
 from oneway.inversion import Inverter
 from oneway.targets import TargetNetwork
+from oneway.tensor_files import atomic_file
 
 SPEC = {"role": "some", "seed": 0, "training": {"epochs": 2, "rate": 0.1}}
 
@@ -208,7 +209,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from oneway.benchmark import store
-from oneway.guards import network_files
+from oneway import tensor_files
 from oneway.inversion import Inverter
 
 def die(*_, **__):
@@ -225,9 +226,9 @@ def half(state, path, metadata):
     Path(path).write_bytes(content[: len(content) // 2])
     die()
 
-save_file, replace = network_files.save_file, Path.replace
+save_file, replace = tensor_files.save_file, Path.replace
 if sys.argv[2] == "write":
-    network_files.save_file = half
+    tensor_files.save_file = half
 if sys.argv[2] == "rename":
     Path.replace = die
 store.Store(Path(sys.argv[1])).network("inverter", {"seed": 0}, train)

@@ -96,12 +96,14 @@ class DefenderImages:
         held_out: ``(N)`` bool, those for choosing.
         private: ``(M, C, H, W)`` what the target was trained on; None if it is not at hand.
         private_labels: ``(M)`` int64, or None.
+        calibration: ``(Q, C, H, W)`` queries that the operator has kept; None if there are none.
     """
 
     auxiliary: Tensor
     held_out: Tensor
     private: Tensor | None = None
     private_labels: Tensor | None = None
+    calibration: Tensor | None = None
 
 
 class Defender:
@@ -252,12 +254,21 @@ class Defender:
         images, options = self.images, training_options(row.defense, row.options)
         told = ", ".join(f"{name} {value}" for name, value in options.items())
         stage = f"train {row.defense}" + (f", {told}" if told else "")
-        logits = DefendedTarget(target, Identity()).trace(images.auxiliary).clean_logits
+        bare = DefendedTarget(target, Identity())
+        logits = bare.trace(images.auxiliary).clean_logits
+        kept = images.calibration
+        told_of_kept = None if kept is None else bare.trace(kept).clean_logits
         module = target.module if isinstance(target, TorchTarget) else None
 
         def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
             material = DefenderMaterial(
-                module, images.private, images.private_labels, images.auxiliary, logits
+                module,
+                images.private,
+                images.private_labels,
+                images.auxiliary,
+                logits,
+                kept,
+                told_of_kept,
             )
             return trained_defense(row.defense).train(
                 material,
@@ -266,13 +277,14 @@ class Defender:
                 **options,
             )
 
-        private = [some for some in (images.private, images.private_labels) if some is not None]
+        own = (images.private, images.private_labels, kept, told_of_kept)
+        data = [some for some in own if some is not None]
         key = {
             "role": row.defense,
             "seed": self.seed,
             "options": options,
             "target": dict(getattr(module, "architecture", {})),
-            "data": fingerprint(*private, images.auxiliary, logits),
+            "data": fingerprint(*data, images.auxiliary, logits),
         }
         stream, device = Stream(self.seed, row.defense), images.auxiliary.device
         stored = self.store.network(row.defense, key, lambda: stream.call(fresh, device))

@@ -110,6 +110,9 @@ def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
     """
     whole = json_values(dataclasses.asdict(spec))
     del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
+    if not spec.data.calibration:
+        # Nothing is kept, nothing is said: an experiment without it is what it was.
+        del whole["data"]["calibration"]
     told = {
         name: {**json_values(dataclasses.asdict(one)), "attackers": list(spec.attackers_of(one))}
         for name, one in (("floors", spec.releases[0]), ("release", row))

@@ -13,7 +13,7 @@ from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec
 from oneway.benchmark.store import Store, read_records, write_records
 from oneway.data import Dataset, Report, load_dataset, read_npz, silent
-from oneway.guards import atomic_file
+from oneway.tensor_files import atomic_file
 
 Gallery = Mapping[str, Any]
 

@@ -82,14 +82,17 @@ class Experiment:
             test=data.test,
             seed=spec.seed,
             auxiliary_dataset=auxiliary_dataset,
+            calibration=data.calibration,
         ).to(device)
         splits = self.splits
+        kept = splits.calibration_images if len(splits.calibration_images) else None
         self.data = fingerprint(
             splits.private_images,
             splits.private_labels,
             splits.auxiliary_images,
             splits.test_images,
             splits.test_labels,
+            *(() if kept is None else (kept,)),
         )
         self.attackers = prepare_attackers(
             spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
@@ -104,6 +107,7 @@ class Experiment:
                 self.attackers.held_out,
                 splits.private_images,
                 splits.private_labels,
+                kept,
             ),
             store,
             self.attackers.trainer,

@@ -46,6 +46,8 @@ class DataSpec:
         side: Images are scaled to this many pixels a side; 0: as stored.
         auxiliary_name: Of the data set that auxiliary images come from; empty: the same.
         auxiliary_path: File or folder of that one.
+        calibration: How many queries the operator has kept, to fit releases to; 0: fitted
+            releases take the auxiliary images.
     """
 
     name: str
@@ -56,6 +58,7 @@ class DataSpec:
     side: int = 0
     auxiliary_name: str = ""
     auxiliary_path: str = ""
+    calibration: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class ExperimentSpec:
         check_count("seed", self.seed, least=0)
         for split in ("private", "auxiliary", "test"):
             check_count(split, getattr(self.data, split))
+        check_count("calibration", self.data.calibration, least=0)
         for release in self.releases:
             # Any modules do for networks here: this is about the options.
             sketch_defense(release)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from oneway.errors import CorruptDataError
 from oneway.extras import load_extra
-from oneway.guards import StoredNetwork, atomic_file, load_network, save_network
+from oneway.guards import StoredNetwork, load_network, save_network
+from oneway.tensor_files import atomic_file
 
 RECIPE = 1
 """Part of every key. Raise it when training code changes what a spec trains to."""

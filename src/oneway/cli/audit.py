@@ -105,7 +105,6 @@ def audit(
         write_queries,
     )
     from oneway.extras import load_extra
-    from oneway.guards import atomic_file
     from oneway.report import (
         TABLE_WIDTH,
         attackers_table,
@@ -117,6 +116,7 @@ def audit(
         verdict,
     )
     from oneway.targets import open_target
+    from oneway.tensor_files import atomic_file
 
     if minutes is not None and not minutes > 0:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")

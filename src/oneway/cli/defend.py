@@ -65,15 +65,9 @@ def defend(
     from oneway.confidences import release
     from oneway.data import read_npz
     from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
-    from oneway.guards import (
-        DEFENSES,
-        atomic_file,
-        build_defense,
-        load_network,
-        needs_network,
-        needs_surrogate,
-    )
+    from oneway.guards import DEFENSES, build_defense, load_network, needs_network, needs_surrogate
     from oneway.metrics import flips
+    from oneway.tensor_files import atomic_file
 
     norms = {"1": 1, "2": 2, "inf": float("inf")}
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}

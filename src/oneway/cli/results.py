@@ -23,8 +23,8 @@ def results(
     """
     from oneway.benchmark import published, read_records
     from oneway.errors import MissingDataError, UnknownNameError
-    from oneway.guards import atomic_file
     from oneway.report import results_page
+    from oneway.tensor_files import atomic_file
 
     files = sorted(records.glob("*-seed*.jsonl"))
     if not files:

@@ -30,6 +30,8 @@ class Splits:
         test_images: The queries that attacks are graded on.
         test_labels: ``(N)`` int64.
         num_classes: K of the private and test labels.
+        calibration_images: Unlabelled queries that the operator has kept, to fit a release to:
+            like the test images, and none of them. Empty if there are none.
     """
 
     private_images: Tensor
@@ -39,6 +41,7 @@ class Splits:
     test_images: Tensor
     test_labels: Tensor
     num_classes: int
+    calibration_images: Tensor
 
     def to(self, device: torch.device) -> "Splits":
         """Return the same splits on another device."""
@@ -55,13 +58,14 @@ def split_dataset(
     test: int,
     seed: int,
     auxiliary_dataset: Dataset | None = None,
+    calibration: int = 0,
 ) -> Splits:
-    """Draw three disjoint splits, each with every class in its share.
+    """Draw disjoint splits, each with every class in its share.
 
     An image that occurs more than once in a data set is used once. Test images come from the
     official test set where there is one. Auxiliary images come from ``auxiliary_dataset`` alone
     if it is given, at random whatever their classes; what is then private and test does not
-    depend on it.
+    depend on it, nor on how many are kept for calibration.
 
     Args:
         dataset: What to split.
@@ -70,16 +74,17 @@ def split_dataset(
         test: How many the attacks are graded on.
         seed: Of the draw.
         auxiliary_dataset: Where attackers have theirs from. None: from ``dataset``.
+        calibration: How many queries the operator has kept, from ``dataset``; 0: none.
 
     Raises:
         InvalidOptionError: There are not so many images, a split would lack a class, or the
             auxiliary images have another size.
         OverlappingSplitsError: An auxiliary image is also a private or a test image.
     """
-    if min(private, auxiliary, test) < 1:
+    if min(private, auxiliary, test) < 1 or calibration < 0:
         raise InvalidOptionError(
-            "each split must have at least 1 image, but private, auxiliary and test are "
-            f"{private}, {auxiliary} and {test}."
+            "each split must have at least 1 image, and calibration 0 or more, but private, "
+            f"auxiliary, test and calibration are {private}, {auxiliary}, {test} and {calibration}."
         )
     unique = _first_copies(dataset)
     generator = np.random.default_rng(seed)
@@ -90,8 +95,9 @@ def split_dataset(
         tests = _stratified(dataset.labels, np.flatnonzero(unique & dataset.is_test), generator)
         rest = _stratified(dataset.labels, np.flatnonzero(unique & ~dataset.is_test), generator)
     own = auxiliary if auxiliary_dataset is None else 0
-    if len(tests) < test or len(rest) < private + own:
-        wanted = f"{private} + {own}" if own else f"{private}"
+    counts = [private, own, calibration]
+    if len(tests) < test or len(rest) < sum(counts):
+        wanted = " + ".join(str(count) for count in counts if count)
         raise InvalidOptionError(
             f"data set {dataset.name!r} has {len(tests)} distinct images for test and "
             f"{len(rest)} besides, but {test} and {wanted} were asked for."
@@ -102,6 +108,7 @@ def split_dataset(
         "auxiliary": (dataset, rest[private : private + own])
         if auxiliary_dataset is None
         else (auxiliary_dataset, _draw(auxiliary_dataset, auxiliary, seed)),
+        "calibration": (dataset, rest[private + own : sum(counts)]),
     }
     tensors = {name: _to_images(of.images[chosen]) for name, (of, chosen) in rows.items()}
     canvases = [tuple(tensors[name].shape[2:]) for name in ("private", "auxiliary")]
@@ -128,6 +135,7 @@ def split_dataset(
         test_images=tensors["test"],
         test_labels=labels["test"],
         num_classes=dataset.num_classes,
+        calibration_images=tensors["calibration"],
     )
 
 

@@ -109,10 +109,10 @@ class FittedToClassMeans:
         generator: Generator,  # noqa: ARG003  nothing is drawn
         on_epoch: Callable[[float], None] | None = None,
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Average the confidences of the auxiliary images, by predicted label.
+        """Average the confidences of calibration queries, by predicted label.
 
         Args:
-            material: Its auxiliary logits.
+            material: Its calibration logits.
             generator: Not used.
             on_epoch: Called once.
 
@@ -120,9 +120,9 @@ class FittedToClassMeans:
             The means, and how many labels had no calibration row.
 
         Raises:
-            InvalidTensorError: There are no finite auxiliary logits.
+            InvalidTensorError: There are no finite calibration logits.
         """
-        logits = material.auxiliary_logits
+        _, logits = material.calibration
         means = ClassMeans(logits.shape[-1]).to(logits.device)
         missing = means.fit(logits)
         if on_epoch is not None:

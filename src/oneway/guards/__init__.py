@@ -2,7 +2,6 @@
 
 from oneway.guards.network_files import (
     StoredNetwork,
-    atomic_file,
     load_network,
     save_network,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "DEFENSES",
     "STRENGTHS",
     "StoredNetwork",
-    "atomic_file",
     "build_defense",
     "check_options",
     "effective_options",

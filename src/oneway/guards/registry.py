@@ -7,7 +7,8 @@ from typing import Any
 from torch import Generator, nn
 
 from oneway.contracts import Defense, TrainedDefense
-from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.adversarial_noise import AdversarialNoise, InputFreeNoise
+from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
 from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
 from oneway.defenses.dirichlet_noise import DirichletNoise
@@ -21,8 +22,15 @@ from oneway.defenses.rounding import Rounding
 from oneway.defenses.stealthy_shield import StealthyShield
 from oneway.defenses.temperature import Temperature
 from oneway.defenses.top_k import TopK
+from oneway.defenses.top_rounding import TopRounding
 from oneway.errors import InvalidOptionError, UnknownNameError
-from oneway.training_defenses import MemGuard, MutualInformation, Poisoning, Purification
+from oneway.training_defenses import (
+    DecoyCodebook,
+    MemGuard,
+    MutualInformation,
+    Poisoning,
+    Purification,
+)
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -30,10 +38,14 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "adversarial-noise": AdversarialNoise,
     "mutual-information": MutualInformation,
     "purification": Purification,
+    "input-free-noise": InputFreeNoise,
     "rounding": Rounding,
+    "top-rounding": TopRounding,
     "top-k": TopK,
     "temperature": Temperature,
     "prototypes": Prototypes,
+    "codebook": CodebookRelease,
+    "decoy-codebook": DecoyCodebook,
     "confidence-cutoff": HighConfidenceCutoff,
     "reverse-sigmoid": ReverseSigmoid,
     "gaussian-noise": GaussianNoise,
@@ -49,6 +61,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
 
 STRENGTHS = {
     "adversarial-noise": "step_size",
+    "input-free-noise": "step_size",
     "gaussian-noise": "standard_deviation",
     "ssd": "epsilon",
 }

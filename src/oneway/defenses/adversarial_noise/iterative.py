@@ -65,7 +65,7 @@ class AdversarialNoise:
         norm: float = 1,
         update: Literal["project", "rescale"] = "project",
         margin: float = 1e-3,
-        search: Literal["sign", "random-start", "momentum"] = "sign",
+        search: Literal["sign", "random-start", "keyed-start", "momentum"] = "sign",
         start_radius: float | None = None,
         decay: float | None = None,
         generator: torch.Generator | None = None,
@@ -89,18 +89,19 @@ class AdversarialNoise:
             search: ``"sign"``, the paper's: each step goes along the gradient's sign.
                 ``"random-start"``, projected gradient descent (Madry et al., ICLR 2018): the
                 same from a random point, which keeps label and budget; with ``"rescale"`` it is
-                part of the first step. ``"momentum"`` (Dong et al., CVPR 2018): along the sign
-                of a decaying sum of gradients.
-            start_radius: Of ``"random-start"``: each entry starts up to so many nats from its
-                clean value, above 0. None: ``step_size``.
+                part of the first step. ``"keyed-start"``: the same, but the point is decided by
+                the row's scores and a secret key. ``"momentum"`` (Dong et al., CVPR 2018): along
+                the sign of a decaying sum of gradients.
+            start_radius: Of ``"random-start"`` and ``"keyed-start"``: each entry starts up to so
+                many nats from its clean value, above 0. None: ``step_size``.
             decay: Of ``"momentum"``: factor of the sum so far (mu), at least 0; at 0, plain
                 sign steps. None: 1.0.
-            generator: On the CPU, for ``"random-start"``, which needs one; others ignore it.
-                Each call moves it on by a draw per score.
+            generator: On the CPU, for ``"random-start"``, where each call moves it on by a draw
+                per score, and for ``"keyed-start"``, which draws its key once; others ignore it.
 
         Raises:
             InvalidOptionError: An option is outside its range or belongs to another search,
-                ``"rescale"`` has no budget, ``"random-start"`` no generator, or the inverter's
+                ``"rescale"`` has no budget, a drawn start no generator, or the inverter's
                 rows depend on each other.
             UnknownNameError: There is no such ``update`` or ``search``.
         """

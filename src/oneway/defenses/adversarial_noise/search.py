@@ -5,19 +5,28 @@ answers only; label, budget and update are the same for all, and the defense see
 fast gradient sign method of Goodfellow et al. is plain sign steps with ``steps=1``.
 """
 
+import hashlib
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from oneway.checks import check_above
 from oneway.errors import InvalidOptionError, UnknownNameError
 
-SEARCHES = ("sign", "random-start", "momentum")
+SEARCHES = ("sign", "random-start", "keyed-start", "momentum")
 
-OWNERS = {"start_radius": "random-start", "decay": "momentum"}
-"""Which search each option belongs to."""
+OWNERS = {"start_radius": ("random-start", "keyed-start"), "decay": ("momentum",)}
+"""Which searches each option belongs to."""
+
+DECIMALS = 2
+"""What log probabilities are rounded to before they decide a keyed start: scores differ in their
+last digits from batch to batch."""
+
+LOWEST_LOG = -100.0
+"""Log probabilities below this, in nats, decide nothing."""
 
 
 class NoiseSearch(Protocol):
@@ -107,6 +116,44 @@ class RandomStart(SignSteps):
         return ((2 * uniform - 1) * self.radius).to(clean)
 
 
+class KeyedStart(SignSteps):
+    """Sign steps from a point around the clean scores that they decide, with a secret key.
+
+    The same query starts from the same point, always, so that nothing is gained by asking again;
+    and nobody without the key knows where. Rows whose log probabilities round to the same
+    multiples of 0.01 share their start.
+    """
+
+    deterministic = True
+
+    def __init__(self, radius: float, generator: torch.Generator) -> None:
+        """Start within ``radius``.
+
+        Args:
+            radius: Most that an entry may move at the start, in nats, above 0.
+            generator: On the CPU; gives the key, here and not later.
+
+        Raises:
+            InvalidOptionError: ``radius`` is not positive.
+        """
+        check_above("start_radius", radius, 0)
+        words = torch.randint(2**62, (4,), generator=generator)
+        self.radius, self._key = radius, words.numpy().tobytes()
+
+    def start(self, clean: Tensor) -> Tensor:
+        """Return noise that is uniform in ``[-radius, radius]`` to whoever lacks the key."""
+        logs = clean.detach().double().log_softmax(-1).clamp_min(LOWEST_LOG)
+        # Adding 0 turns -0 into 0, which has other bytes.
+        rounded = (logs.round(decimals=DECIMALS) + 0.0).cpu().numpy()
+        drawn = [
+            hashlib.shake_256(self._key + row.tobytes()).digest(8 * len(row)) for row in rounded
+        ]
+        words = np.frombuffer(b"".join(drawn), dtype="<u8").reshape(rounded.shape)
+        # The upper 53 bits, as many as float64 holds.
+        uniform = torch.from_numpy((words >> np.uint64(11)).astype(np.float64)) / 2**53
+        return ((2 * uniform - 1) * self.radius).to(clean)
+
+
 class Momentum:
     """Steps along the sign of a decaying sum of gradients, each scaled to an L1 norm of 1.
 
@@ -158,11 +205,13 @@ def noise_search(
     """Build a search from its name and options.
 
     Args:
-        name: One of ``"sign"``, ``"random-start"`` and ``"momentum"``.
+        name: One of ``"sign"``, ``"random-start"``, ``"keyed-start"`` and ``"momentum"``.
         step_size: Nats per step, above 0: the default of ``start_radius``.
-        start_radius: See :class:`RandomStart`. None: ``step_size``, or no random start.
+        start_radius: See :class:`RandomStart` and :class:`KeyedStart`. None: ``step_size``, or
+            another search.
         decay: See :class:`Momentum`. None: 1.0, or no momentum.
-        generator: On the CPU. Needed by ``"random-start"``; the others ignore it.
+        generator: On the CPU. Needed by ``"random-start"`` and ``"keyed-start"``; the others
+            ignore it.
 
     Raises:
         UnknownNameError: There is no search of that name.
@@ -172,9 +221,10 @@ def noise_search(
     if name not in SEARCHES:
         raise UnknownNameError("search", str(name), SEARCHES)
     for option, value in {"start_radius": start_radius, "decay": decay}.items():
-        if value is not None and name != OWNERS[option]:
+        if value is not None and name not in OWNERS[option]:
+            owners = " or ".join(map(repr, OWNERS[option]))
             raise InvalidOptionError(
-                f"{option} is an option of search={OWNERS[option]!r}, but the search is "
+                f"{option} is an option of search={owners}, but the search is "
                 f"{name!r}. Leave {option} out, or choose that search."
             )
     if generator is not None and (
@@ -189,7 +239,8 @@ def noise_search(
         return SignSteps()
     if generator is None:
         raise InvalidOptionError(
-            "search='random-start' draws its start, but generator is None. Pass a "
+            f"search={name!r} draws its start, or the key of it, but generator is None. Pass a "
             "torch.Generator, seeded so that no client can guess its draws."
         )
-    return RandomStart(step_size if start_radius is None else start_radius, generator)
+    kind = RandomStart if name == "random-start" else KeyedStart
+    return kind(step_size if start_radius is None else start_radius, generator)

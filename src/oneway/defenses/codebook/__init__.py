@@ -1,0 +1,37 @@
+"""k-anonymous scores: a release that no attacker can undo, with a certificate."""
+
+from oneway.defenses.codebook.certificate import (
+    ASSUMPTIONS,
+    Certificate,
+    CertifiedError,
+    certified_error,
+    certify,
+)
+from oneway.defenses.codebook.choose import Budget, choose_codebook, measure_codebook
+from oneway.defenses.codebook.decoys import plant_decoys
+from oneway.defenses.codebook.fit import (
+    FitSettings,
+    cut_calibration,
+    fit_codebook,
+    merge_calibration,
+)
+from oneway.defenses.codebook.release import CodebookRelease
+from oneway.defenses.codebook.table import Codebook
+
+__all__ = [
+    "ASSUMPTIONS",
+    "Budget",
+    "Certificate",
+    "CertifiedError",
+    "Codebook",
+    "CodebookRelease",
+    "FitSettings",
+    "certified_error",
+    "certify",
+    "choose_codebook",
+    "cut_calibration",
+    "fit_codebook",
+    "measure_codebook",
+    "merge_calibration",
+    "plant_decoys",
+]

@@ -1,0 +1,149 @@
+"""Decoys: codewords that also mislead attackers who learned before the codebook was there.
+
+Each codeword is moved, offline and within a budget, to where inverters trained on clean scores
+err most about what is in its cell: the paper's objective, with many steps and an ensemble of
+surrogates, since it costs nothing when a query comes. A codeword stays one vector for its whole
+cell, so that whoever retrains learns no more than before.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from oneway.checks import check_above, check_count, check_images
+from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.label_modifier import lift_label
+from oneway.errors import DefenseFailedError, InvalidOptionError
+
+MARGIN = 1e-3
+"""Least lead of a label, in nats."""
+
+HALVINGS = 30
+"""Of the interval in which the largest move within the budget is looked for."""
+
+
+def plant_decoys(
+    codebook: Codebook,
+    logits: Tensor,
+    queries: Tensor,
+    surrogates: Sequence[nn.Module],
+    *,
+    l1_budget: float = 0.02,
+    nats: float | None = None,
+    steps: int = 100,
+    step_size: float = 0.1,
+) -> Codebook:
+    """Return a copy of a table whose codewords mislead inverters of clean scores.
+
+    Args:
+        codebook: A fitted table. Not modified.
+        logits: ``(N, K)`` calibration scores, which say what is in each cell.
+        queries: ``(N, ...)`` in [0, 1], what was asked.
+        surrogates: Inverters, ``(C, K)`` confidences to ``(C, ...)`` images, trained on clean
+            scores. Several with other input transforms stand better for an attacker's.
+        l1_budget: Most that a codeword may move in L1 distance of probabilities, above 0.
+        nats: Most that its logits may move, mean absolute difference per class, above 0. None:
+            unbounded.
+        steps: Sign steps, at least 1.
+        step_size: Nats per step, above 0.
+
+    Raises:
+        InvalidOptionError: An option is outside its range, or there is no surrogate.
+        InvalidTensorError: A tensor is not what is said above.
+        DefenseFailedError: A surrogate's gradient is not finite.
+    """
+    check_above("l1_budget", l1_budget, 0)
+    check_count("steps", steps)
+    check_above("step_size", step_size, 0)
+    if nats is not None:
+        check_above("nats", nats, 0)
+    if not surrogates:
+        raise InvalidOptionError("surrogates must hold at least one inverter, but are empty.")
+    codebook.check(logits)
+    check_images(queries, rows=len(logits))
+    images = _mean_images(codebook, logits, queries)
+    start = codebook.values.log()
+    moved = start.clone()
+    clean = _rows(codebook, start).softmax(-1)
+    for _ in range(steps):
+        direction = _ascent(codebook, moved, images, surrogates)
+        stepped = moved + step_size * direction
+        moved = _within(codebook, start, clean, stepped, l1_budget, nats)
+    decoys = copy.deepcopy(codebook)
+    decoys.values.copy_((moved - _rows(codebook, moved).logsumexp(-1, keepdim=True)).exp())
+    return decoys
+
+
+def _rows(codebook: Codebook, values: Tensor) -> Tensor:
+    """Return the ``(C, K)`` rows of ``(C, W)`` listed values."""
+    return codebook.spread(values, torch.arange(len(values), device=values.device))
+
+
+def _ascent(
+    codebook: Codebook, values: Tensor, images: Tensor, surrogates: Sequence[nn.Module]
+) -> Tensor:
+    """Return the sign of the gradient of the surrogates' mean error in the listed values."""
+    # A caller may be in inference mode, whose tensors take no part in a gradient.
+    with torch.inference_mode(False), torch.enable_grad():
+        variable = values.detach().clone().requires_grad_()
+        confidences = _rows(codebook, variable).softmax(-1).to(images.dtype)
+        errors = [
+            (surrogate(confidences) - images).square().flatten(1).mean(-1)
+            for surrogate in surrogates
+        ]
+        (gradient,) = torch.autograd.grad(torch.stack(errors).mean(0).sum(), variable)
+    if not torch.isfinite(gradient).all():
+        raise DefenseFailedError(
+            "a surrogate's gradient is not finite, so there are no decoys. Check that it was "
+            "trained and takes these scores."
+        )
+    return gradient.sign()
+
+
+def _within(
+    codebook: Codebook,
+    start: Tensor,
+    clean: Tensor,
+    stepped: Tensor,
+    l1_budget: float,
+    nats: float | None,
+) -> Tensor:
+    """Return the farthest point on the way from ``start`` to ``stepped`` within the budget."""
+    first = torch.zeros(len(start), dtype=torch.int64, device=start.device)
+    lifted = lift_label(stepped, first, MARGIN)
+    step = lifted - start
+    if nats is not None:
+        rows = _rows(codebook, step)
+        size = (rows - rows.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True)
+        step = step * (nats / size.clamp_min(1e-12)).clamp_max(1)
+    fits = _distance(codebook, start + step, clean) <= l1_budget
+    low, high = fits.to(start.dtype), torch.ones_like(start[:, :1])
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        fits = _distance(codebook, start + middle * step, clean) <= l1_budget
+        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+    return start + low * step
+
+
+def _distance(codebook: Codebook, values: Tensor, clean: Tensor) -> Tensor:
+    """Return ``(C, 1)`` L1 distances of codewords from where they were."""
+    return (_rows(codebook, values).softmax(-1) - clean).abs().sum(-1, keepdim=True)
+
+
+def _mean_images(codebook: Codebook, logits: Tensor, queries: Tensor) -> Tensor:
+    """Return the mean query of each cell: of its label where nobody is in it, else of all."""
+    cells = codebook(logits)
+    flat = queries.detach().flatten(1)
+
+    def means(numbers: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        counts = numbers.bincount(minlength=count)
+        sums = flat.new_zeros(count, flat.shape[1]).index_add(0, numbers, flat)
+        return sums / counts.clamp_min(1).unsqueeze(-1), counts.unsqueeze(-1)
+
+    of_cells, in_cells = means(cells, codebook.sizes.cells)
+    of_labels, in_labels = means(codebook.labels[cells], codebook.sizes.num_classes)
+    of_labels = torch.where(in_labels > 0, of_labels, flat.mean(0))
+    found = torch.where(in_cells > 0, of_cells, of_labels[codebook.labels])
+    return found.view(-1, *queries.shape[1:])

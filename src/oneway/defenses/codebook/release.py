@@ -1,0 +1,322 @@
+"""The codebook as a defense: k-anonymous scores, at the price of a lookup."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from oneway.checks import check_weight
+from oneway.contracts import DefenderMaterial
+from oneway.defenses.codebook.certificate import (
+    Certificate,
+    certify,
+    table_hash,
+)
+from oneway.defenses.codebook.choose import Budget, choose_codebook
+from oneway.defenses.codebook.fit import (
+    LISTED,
+    FitSettings,
+    cut_calibration,
+    merge_calibration,
+)
+from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.label_modifier import lift_label
+from oneway.defenses.scores import narrowed
+from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
+from oneway.tensor_files import corrupt, read_tensors, write_tensors
+
+KIND = "codebook"
+
+HELD_OUT = 0.2
+"""Share of the calibration queries that certify, and are not fitted to."""
+
+
+class CodebookRelease:
+    """Release one of a few vectors per label: many scores, one answer, and no way back.
+
+    Each vector is the mean of the clean confidences of the calibration queries in its cell, at
+    least ``min_members`` of them: k-anonymous scores. What is in a cell depends on the scores
+    alone, and nothing but its number leaves, so that no attacker can do better than guess the
+    mean of the cell, whatever they know and train: see
+    :class:`oneway.defenses.codebook.certificate.Certificate`.
+
+    Attributes:
+        network: The table.
+        certificate: What was found about it, where it was fitted or loaded with one.
+    """
+
+    network_type = Codebook
+    requires_input = False
+    keeps_label = True
+    deterministic = True
+
+    def __init__(self, network: nn.Module) -> None:
+        """Use a table that was fitted; see :meth:`fit`, :meth:`train` and :meth:`load`.
+
+        Raises:
+            InvalidTensorError: It is no table of a codebook.
+        """
+        if not isinstance(network, Codebook):
+            raise InvalidTensorError(
+                f"network must be a Codebook, but is {type(network).__name__}. Make one with "
+                "CodebookRelease.fit."
+            )
+        self.network = network.eval()
+        self.certificate: Certificate | None = None
+        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return ``(..., K)`` logits of each row's vector; ``images`` are ignored.
+
+        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum.
+
+        Raises:
+            InvalidTensorError: ``logits`` are no finite floating scores over the table's classes.
+        """
+        self.network.check(logits)
+        rows = logits.reshape(-1, logits.shape[-1])
+        cells = self.network(rows)
+        return self.network.spread(self._table(logits), cells).view(logits.shape)
+
+    @classmethod
+    def fit(
+        cls,
+        logits: Tensor,
+        queries: Tensor | None = None,
+        *,
+        generator: Generator,
+        settings: FitSettings | None = None,
+        budget: Budget | None = None,
+        held_out: float = HELD_OUT,
+        move: Callable[[Codebook, Tensor, Tensor | None], Codebook] | None = None,
+        on_share: Callable[[float], None] | None = None,
+    ) -> "CodebookRelease":
+        """Fit a table to the scores of unlabelled queries, and certify it on others.
+
+        Args:
+            logits: ``(N, K)`` clean scores of queries like those that will be asked.
+            queries: ``(N, ...)`` in [0, 1], what was asked: for the certified error. None: the
+                certificate tells bits and distortion alone.
+            generator: On the CPU; draws who certifies, and the bootstrap.
+            settings: How; None: the defaults. With a ``budget`` its ``rate_weight`` is found.
+            budget: What users may lose, or attackers may gain; None: settings decide.
+            held_out: Share of the queries that certify. 0: the same ones fit and certify, and
+                the certificate says so.
+            move: Changes the table before it is certified, given the scores and queries that it
+                was fitted to: decoys.
+            on_share: Called with the share that is done.
+
+        Raises:
+            InvalidTensorError: There are too few queries, or they are not what is said above.
+            InvalidOptionError: No table keeps within the budget, or an option is outside its
+                range.
+        """
+        check_weight("held_out", held_out)
+        if not held_out < 1:
+            raise InvalidOptionError(f"held_out must be below 1, but got {held_out}.")
+        settings = settings or FitSettings()
+        order = torch.randperm(len(logits), generator=generator).to(logits.device)
+        apart = round(held_out * len(logits))
+        certifying, fitting = order[:apart], order[apart:]
+        own = None if queries is None else queries[fitting]
+        calibration = cut_calibration(logits[fitting], settings, own, on_share)
+        if budget is None:
+            book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
+        else:
+            book = choose_codebook(calibration, logits[fitting], budget)
+        book = book.to(logits.device)
+        if move is not None:
+            book = move(book, logits[fitting], own)
+        release = cls(book)
+        rows = certifying if apart else fitting
+        release.certificate = certify(
+            book,
+            logits[rows],
+            None if queries is None else queries[rows],
+            independent=apart > 0,
+            generator=generator,
+        )
+        return release
+
+    @classmethod
+    def check_training(
+        cls,
+        *,
+        min_members: int = 20,
+        rate_weight: float = 0.01,
+        image_weight: float = 0.0,
+        listed: int = LISTED,
+        l1_budget: float | None = None,
+        held_out: float = HELD_OUT,
+    ) -> None:
+        """Refuse options of :meth:`train` that are outside their range.
+
+        Raises:
+            InvalidOptionError: One is.
+        """
+        FitSettings(min_members, rate_weight, image_weight, listed=listed)
+        if l1_budget is not None:
+            Budget(l1_mean=l1_budget)
+        check_weight("held_out", held_out)
+
+    @classmethod
+    def train(
+        cls,
+        material: DefenderMaterial,
+        *,
+        generator: Generator,
+        on_epoch: Callable[[float], None] | None = None,
+        min_members: int = 20,
+        rate_weight: float = 0.01,
+        image_weight: float = 0.0,
+        listed: int = LISTED,
+        l1_budget: float | None = None,
+        held_out: float = HELD_OUT,
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones.
+
+        Args:
+            material: Its calibration images and logits.
+            generator: On the CPU; see :meth:`fit`.
+            on_epoch: Called with the share that is done.
+            min_members: See :class:`FitSettings`.
+            rate_weight: See there; not used with ``l1_budget``.
+            image_weight: See there.
+            listed: See there.
+            l1_budget: Mean L1 distance of probabilities that users may lose: the table with the
+                best certified error within it is chosen.
+            held_out: See :meth:`fit`.
+
+        Returns:
+            The table, and the figures of its certificate.
+
+        Raises:
+            InvalidTensorError: There are too few calibration queries.
+            InvalidOptionError: No table keeps within the budget.
+        """
+        images, logits = material.calibration
+        release = cls.fit(
+            logits,
+            images,
+            generator=generator,
+            settings=FitSettings(min_members, rate_weight, image_weight, listed=listed),
+            budget=None if l1_budget is None else Budget(l1_mean=l1_budget),
+            held_out=held_out,
+            on_share=on_epoch,
+        )
+        return release.network, release.figures
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The figures of the certificate, as flat JSON values; cells alone if there is none."""
+        told = self.certificate
+        facts: dict[str, Any] = {"cells": self.network.sizes.cells}
+        if told is None:
+            return facts
+        facts |= {
+            "bits_most": told.bits_most,
+            "bits_measured": told.bits_measured,
+            "members_least": told.members_least,
+            "certified_queries": told.queries,
+        }
+        if told.error is not None:
+            facts |= {
+                "certified_error": told.error.estimate,
+                "certified_error_low": told.error.low,
+                "certified_error_high": told.error.high,
+                "certified_error_floor": told.error.floor,
+            }
+        return facts
+
+    def save(self, path: Path) -> None:
+        """Write table and certificate as one safetensors file; it appears only when it is whole."""
+        header = {
+            "kind": KIND,
+            "architecture": self.network.architecture,
+            "facts": {
+                "certificate": None if self.certificate is None else self.certificate.as_json()
+            },
+        }
+        write_tensors(path, self.network.state_dict(), header)
+
+    @classmethod
+    def load(cls, path: Path) -> "CodebookRelease":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            MissingDataError: The file is not there.
+            CorruptDataError: It is something else, its table breaks its own rules, or its
+                certificate is about another table.
+        """
+        state, header = read_tensors(path, KIND, "Fit one with `oneway codebook`.")
+        try:
+            if header["kind"] != KIND:
+                raise CorruptDataError(
+                    f"{path} holds a {header['kind']!r}, not a codebook. Fit one with "
+                    "`oneway codebook`."
+                )
+            book = Codebook(**header["architecture"])
+            book.load_state_dict(state)
+            told = header["facts"].get("certificate")
+            certificate = None if told is None else Certificate.from_json(told)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise corrupt(path, KIND, error) from error
+        broken = fault_of(book)
+        if broken:
+            raise CorruptDataError(f"the table in {path} is broken: {broken}. Fit it again.")
+        if certificate is not None and certificate.table != table_hash(book):
+            raise CorruptDataError(
+                f"the certificate in {path} is about another table than the one beside it: one of "
+                "them was changed. Certify the table again with `oneway certify`."
+            )
+        release = cls(book)
+        release.certificate = certificate
+        return release
+
+    def _table(self, logits: Tensor) -> Tensor:
+        """Return each cell's logits in the type of ``logits``, the label strictly on top."""
+        key = (logits.dtype, logits.device)
+        if key not in self._tables:
+            logs = self.network.values.log() + self.network.offsets.unsqueeze(-1)
+            told = narrowed(logs, logits.dtype)
+            # The label is each table's first column.
+            first = torch.zeros(len(told), dtype=torch.int64, device=told.device)
+            self._tables[key] = lift_label(told, first, 0)
+        return self._tables[key]
+
+
+def fault_of(book: Codebook) -> str | None:
+    """Say what is wrong with a table's content, if anything is."""
+    sizes = book.sizes
+    labels, cells = torch.arange(sizes.num_classes), torch.arange(sizes.cells)
+    values = book.values
+    others = sizes.num_classes - sizes.listed
+    total = values[:, : sizes.listed].sum(-1) + others * values[:, sizes.listed :].sum(-1)
+    outside = (book.owner < 0) | (book.owner >= sizes.cells)
+    checks = (
+        (outside.any(), "a box belongs to a cell that there is not"),
+        ((book.labels < 0).any() or (book.labels >= sizes.num_classes).any(), "a label is unknown"),
+        (
+            (book.classes < 0).any() or (book.classes >= sizes.num_classes).any(),
+            "a class is unknown",
+        ),
+        ((book.classes[:, 0] != labels).any(), "a label does not come first"),
+        (book.edges.isnan().any(), "an edge is not a number"),
+        (not book.offsets.isfinite().all(), "an offset is not finite"),
+        (not (values.isfinite().all() and (values > 0).all()), "a probability is not positive"),
+        ((total - 1).abs().max() > 1e-6, "probabilities do not sum to 1"),
+        ((values[:, :1] < values[:, 1:]).any(), "a label is not the largest"),
+        ((book.members < 0).any(), "a cell has less than no members"),
+    )
+    found = next((words for broken, words in checks if bool(broken)), None)
+    if found is None and (
+        (book.labels[book.owner] != labels.unsqueeze(-1)).any()
+        or not torch.isin(cells, book.owner).all()
+        or (book.edges == math.inf).all(-1).any(-1).logical_not().any()
+    ):
+        return "its boxes and cells do not fit together"
+    return found

@@ -1,0 +1,156 @@
+"""The table of a codebook: from a row of scores to the number of its cell."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneway.checks import check_count, check_logits
+from oneway.errors import InvalidTensorError
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a table is.
+
+    Attributes:
+        num_classes: K.
+        listed: T, classes that each label's table tells apart; the others share what is left.
+        boxes: m, the most boxes of a label.
+        cells: C, cells of all labels together.
+    """
+
+    num_classes: int
+    listed: int
+    boxes: int
+    cells: int
+
+
+class Codebook(nn.Module):
+    """For each label a few boxes; each box belongs to a cell; each cell has one released vector.
+
+    A row of scores is looked at through its label's *listed* classes, and the sum of all others:
+    ``T + 1`` numbers, or K where all are listed. Its box is the first of its label whose upper
+    edges they all keep within. With ``T`` far below K, a table for thousands of classes stays
+    small, and so does the search.
+
+    Attributes:
+        classes: ``(K, T)`` int64, each label's listed classes, the label itself first.
+        edges: ``(K, m, W)`` float64, upper edges of boxes; W is ``T + 1``, or K where all are
+            listed. A label's last box has none, so that every row finds one. Places that no box
+            fills are minus infinity.
+        owner: ``(K, m)`` int64, the cell of each box.
+        values: ``(C, W)`` float64, each cell's released probabilities: of its label's listed
+            classes, and of *each* other class.
+        offsets: ``(C)`` float64, in nats: what the logits of a cell's members have in common beyond
+            their probabilities. A softmax ignores it; it keeps released logits near clean ones.
+        labels: ``(C)`` int64, the label of each cell.
+        members: ``(C)`` int64, calibration queries that were in each cell; 0 for a label that
+            has too few, whose vector is the same whatever was asked.
+    """
+
+    classes: Tensor
+    edges: Tensor
+    owner: Tensor
+    values: Tensor
+    offsets: Tensor
+    labels: Tensor
+    members: Tensor
+
+    def __init__(self, num_classes: int, listed: int, boxes: int, cells: int) -> None:
+        """Build an empty table; :func:`oneway.defenses.codebook.fit.fit_codebook` fills it.
+
+        Args:
+            num_classes: K, at least 2.
+            listed: T, from 1 to K.
+            boxes: m, at least 1.
+            cells: C, at least K.
+
+        Raises:
+            InvalidOptionError: A size is outside its range.
+        """
+        super().__init__()
+        check_count("num_classes", num_classes, least=2)
+        check_count("listed", listed)
+        check_count("boxes", boxes)
+        check_count("cells", cells, least=num_classes)
+        self.sizes = Sizes(num_classes, min(listed, num_classes), boxes, cells)
+        self.architecture: dict[str, Any] = dict(vars(self.sizes))
+        width = width_of(num_classes, self.sizes.listed)
+        labels = torch.arange(num_classes)
+        listing = (labels[:, None] + torch.arange(self.sizes.listed)) % num_classes
+        self.register_buffer("classes", listing)
+        edges = torch.full((num_classes, boxes, width), -torch.inf, dtype=torch.float64)
+        edges[:, 0] = torch.inf
+        self.register_buffer("edges", edges)
+        self.register_buffer("owner", labels[:, None].expand(-1, boxes).clone())
+        values = torch.full((cells, width), 1 / num_classes, dtype=torch.float64)
+        self.register_buffer("values", values)
+        self.register_buffer("offsets", torch.zeros(cells, dtype=torch.float64))
+        self.register_buffer("labels", torch.arange(cells).clamp_max(num_classes - 1))
+        self.register_buffer("members", torch.zeros(cells, dtype=torch.int64))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether all classes are listed, so that nothing is left for the others."""
+        return self.sizes.listed == self.sizes.num_classes
+
+    def check(self, logits: Tensor) -> None:
+        """Refuse logits that are not finite floating scores over this table's classes.
+
+        Raises:
+            InvalidTensorError: They are not.
+        """
+        check_logits(logits)
+        if logits.shape[-1] != self.sizes.num_classes:
+            raise InvalidTensorError(
+                f"logits must be over the {self.sizes.num_classes} classes that the codebook was "
+                f"fitted to, but got {tuple(logits.shape)}. Fit one to scores of this target."
+            )
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the ``(N)`` int64 cells of ``(N, K)`` logits, which are not checked."""
+        labels = logits.argmax(-1)
+        rows = seen_through(logits.double().softmax(-1), self.classes[labels], self.is_dense)
+        within = (rows.unsqueeze(-2) <= self.edges[labels]).all(-1)
+        # The first of several maxima is the first box that fits.
+        box = within.to(torch.uint8).argmax(-1, keepdim=True)
+        cells: Tensor = self.owner[labels].gather(-1, box).squeeze(-1)
+        return cells
+
+    def spread(self, values: Tensor, cells: Tensor) -> Tensor:
+        """Return ``(N, K)`` entries from a table of listed ones.
+
+        Args:
+            values: ``(C, W)`` of each cell's listed classes, and of each other.
+            cells: ``(N)`` which cells.
+        """
+        chosen, classes = values[cells], self.classes[self.labels[cells]]
+        if self.is_dense:
+            return torch.empty_like(chosen).scatter(-1, classes, chosen)
+        listed = self.sizes.listed
+        others = chosen[..., listed:].expand(*chosen.shape[:-1], self.sizes.num_classes)
+        return others.scatter(-1, classes, chosen[..., :listed])
+
+
+def width_of(num_classes: int, listed: int) -> int:
+    """Return how many numbers a row is looked at through: all, or the listed and the rest."""
+    return num_classes if listed == num_classes else listed + 1
+
+
+def seen_through(probabilities: Tensor, classes: Tensor, dense: bool) -> Tensor:
+    """Return rows as a label's table sees them.
+
+    Args:
+        probabilities: ``(N, K)``.
+        classes: ``(N, T)`` int64, the listed classes of each row's label.
+        dense: Whether they are all classes.
+
+    Returns:
+        ``(N, W)``: the listed entries, and unless ``dense`` what is left of 1.
+    """
+    listed = probabilities.gather(-1, classes)
+    if dense:
+        return listed
+    return torch.cat([listed, (1 - listed.sum(-1, keepdim=True)).clamp_min(0)], -1)
