@@ -64,7 +64,7 @@ class TopRounding:
         rank = torch.empty_like(gained).scatter(
             -1, gained, torch.arange(told, device=gained.device).expand_as(gained)
         )
-        counts = counts - (rank < excess)
+        counts = counts - (rank < excess).to(counts.dtype)
         if told > 1:
             # A rival with as many units as the label hands one over.
             rival, at = counts[..., 1:].max(-1, keepdim=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -25,7 +25,7 @@ from oneway.defenses.codebook.fit import (
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
-from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
+from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.tensor_files import corrupt, read_tensors, write_tensors
 
 KIND = "codebook"
@@ -54,17 +54,8 @@ class CodebookRelease:
     deterministic = True
 
     def __init__(self, network: nn.Module) -> None:
-        """Use a table that was fitted; see :meth:`fit`, :meth:`train` and :meth:`load`.
-
-        Raises:
-            InvalidTensorError: It is no table of a codebook.
-        """
-        if not isinstance(network, Codebook):
-            raise InvalidTensorError(
-                f"network must be a Codebook, but is {type(network).__name__}. Make one with "
-                "CodebookRelease.fit."
-            )
-        self.network = network.eval()
+        """Use a :class:`Codebook` that was fitted; see :meth:`fit`, :meth:`train`, :meth:`load`."""
+        self.network = cast("Codebook", network.eval())
         self.certificate: Certificate | None = None
         self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
