@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from oneway import __version__
-from oneway.cli import attack, audit, defend, demo, leaderboard, reproduce, results, train
+from oneway.cli import attack, audit, codebook, defend, demo, leaderboard, reproduce, results, train
 
 app = typer.Typer(
     name="oneway",
@@ -41,6 +41,8 @@ def _root(
 app.command()(demo.demo)
 app.add_typer(train.app, name="train")
 app.command()(defend.defend)
+app.command()(codebook.codebook)
+app.command()(codebook.certify)
 app.command()(audit.audit)
 app.command()(attack.attack)
 app.command()(reproduce.reproduce)

@@ -8,6 +8,7 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
+from oneway.report.certificate import assumption_lines, certificate_lines, certificate_table
 from oneway.report.figure import draw_reconstructions
 from oneway.report.frontier import draw_frontier, frontier, frontier_lines
 from oneway.report.results import results_page
@@ -22,8 +23,11 @@ from oneway.report.table import TABLE_WIDTH, attack_table, markdown_table, relea
 __all__ = [
     "SUMMARY_WIDTH",
     "TABLE_WIDTH",
+    "assumption_lines",
     "attack_table",
     "attackers_table",
+    "certificate_lines",
+    "certificate_table",
     "distortion_line",
     "draw_frontier",
     "draw_reconstructions",

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from oneway.checks import check_weight
+from oneway.confidences import release
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.codebook.certificate import (
     Certificate,
@@ -22,7 +23,7 @@ from oneway.defenses.codebook.fit import (
     cut_calibration,
     merge_calibration,
 )
-from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.table import Codebook, first_box, seen_through
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import CorruptDataError, InvalidOptionError
@@ -57,7 +58,7 @@ class CodebookRelease:
         """Use a :class:`Codebook` that was fitted; see :meth:`fit`, :meth:`train`, :meth:`load`."""
         self.network = cast("Codebook", network.eval())
         self.certificate: Certificate | None = None
-        self._tables: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._lookups: dict[tuple[object, ...], _Lookup] = {}
 
     @torch.no_grad()
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
@@ -70,8 +71,28 @@ class CodebookRelease:
         """
         self.network.check(logits)
         rows = logits.reshape(-1, logits.shape[-1])
-        cells = self.network(rows)
-        return self.network.spread(self._table(logits), cells).view(logits.shape)
+        return self._lookup(logits, None, None)(rows).view(logits.shape)
+
+    @torch.no_grad()
+    def probabilities(
+        self, logits: Tensor, *, dtype: torch.dtype = torch.float32, decimals: int | None = None
+    ) -> Tensor:
+        """Return what :func:`oneway.release` makes of the answer, to the bit, by one lookup.
+
+        For whoever serves a fast model: no softmax is taken of what was looked up.
+
+        Args:
+            logits: ``(..., K)`` clean scores.
+            dtype: See :func:`oneway.release`.
+            decimals: See there.
+
+        Raises:
+            InvalidTensorError: See :meth:`__call__`.
+            InvalidOptionError: See :func:`oneway.release`.
+        """
+        self.network.check(logits)
+        rows = logits.reshape(-1, logits.shape[-1])
+        return self._lookup(logits, dtype, decimals)(rows).view(logits.shape)
 
     @classmethod
     def fit(
@@ -122,16 +143,16 @@ class CodebookRelease:
         book = book.to(logits.device)
         if move is not None:
             book = move(book, logits[fitting], own)
-        release = cls(book)
+        fitted = cls(book)
         rows = certifying if apart else fitting
-        release.certificate = certify(
+        fitted.certificate = certify(
             book,
             logits[rows],
             None if queries is None else queries[rows],
             independent=apart > 0,
             generator=generator,
         )
-        return release
+        return fitted
 
     @classmethod
     def check_training(
@@ -190,7 +211,7 @@ class CodebookRelease:
             InvalidOptionError: No table keeps within the budget.
         """
         images, logits = material.calibration
-        release = cls.fit(
+        fitted = cls.fit(
             logits,
             images,
             generator=generator,
@@ -199,7 +220,7 @@ class CodebookRelease:
             held_out=held_out,
             on_share=on_epoch,
         )
-        return release.network, release.figures
+        return fitted.network, fitted.figures
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -264,20 +285,60 @@ class CodebookRelease:
                 f"the certificate in {path} is about another table than the one beside it: one of "
                 "them was changed. Certify the table again with `oneway certify`."
             )
-        release = cls(book)
-        release.certificate = certificate
-        return release
+        loaded = cls(book)
+        loaded.certificate = certificate
+        return loaded
 
-    def _table(self, logits: Tensor) -> Tensor:
-        """Return each cell's logits in the type of ``logits``, the label strictly on top."""
-        key = (logits.dtype, logits.device)
-        if key not in self._tables:
-            logs = self.network.values.log() + self.network.offsets.unsqueeze(-1)
-            told = narrowed(logs, logits.dtype)
-            # The label is each table's first column.
-            first = torch.zeros(len(told), dtype=torch.int64, device=told.device)
-            self._tables[key] = lift_label(told, first, 0)
-        return self._tables[key]
+    def _lookup(self, logits: Tensor, dtype: torch.dtype | None, decimals: int | None) -> "_Lookup":
+        """Return the table for scores of this type and device, made when first asked for."""
+        key = (logits.dtype, logits.device, dtype, decimals)
+        if key not in self._lookups:
+            book = self.network
+            # The type's own softmax may tie what differs by a bit: the label is lifted in it.
+            logs = book.values.log() + book.offsets.unsqueeze(-1)
+            first = torch.zeros(len(logs), dtype=torch.int64, device=logs.device)
+            values = lift_label(narrowed(logs, logits.dtype), first, 0)
+            self._lookups[key] = _Lookup(book, values, dtype, decimals)
+        return self._lookups[key]
+
+
+class _Lookup:
+    """A table laid out for release: as few steps as there can be for each batch."""
+
+    def __init__(
+        self,
+        book: Codebook,
+        values: Tensor,
+        dtype: torch.dtype | None,
+        decimals: int | None,
+    ) -> None:
+        """Lay out ``values``, ``(C, W)`` logits; as probabilities of ``dtype`` if it is given."""
+        classes, boxes = book.sizes.num_classes, book.sizes.boxes
+        self.book, self.boxes, self.dtype, self.decimals = book, boxes, dtype, decimals
+        owner = book.owner.flatten()
+        self.values = values[owner]
+        self.edges, self.rows = book.edges, None
+        if book.is_dense:
+            # Edges in the classes' own order, so that scores are compared as they come.
+            index = book.classes.unsqueeze(1).expand(classes, boxes, classes)
+            self.edges = torch.empty_like(book.edges).scatter(-1, index, book.edges)
+            self.rows = self._told(book.spread(values, owner))
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        labels = logits.argmax(-1)
+        rows = logits.softmax(-1, dtype=torch.float64)
+        if self.rows is None:
+            classes = self.book.classes.index_select(0, labels)
+            rows = seen_through(rows, classes, dense=False)
+        box = labels * self.boxes + first_box(rows, self.edges.index_select(0, labels))
+        if self.rows is not None:
+            return self.rows.index_select(0, box)
+        return self._told(self.book.laid_out(self.values.index_select(0, box), classes))
+
+    def _told(self, logits: Tensor) -> Tensor:
+        if self.dtype is None:
+            return logits
+        return release(logits, dtype=self.dtype, decimals=self.decimals)
 
 
 def fault_of(book: Codebook) -> str | None:

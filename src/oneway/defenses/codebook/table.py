@@ -112,11 +112,10 @@ class Codebook(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Return the ``(N)`` int64 cells of ``(N, K)`` logits, which are not checked."""
         labels = logits.argmax(-1)
-        rows = seen_through(logits.double().softmax(-1), self.classes[labels], self.is_dense)
-        within = (rows.unsqueeze(-2) <= self.edges[labels]).all(-1)
-        # The first of several maxima is the first box that fits.
-        box = within.to(torch.uint8).argmax(-1, keepdim=True)
-        cells: Tensor = self.owner[labels].gather(-1, box).squeeze(-1)
+        rows = seen_through(
+            logits.softmax(-1, dtype=torch.float64), self.classes[labels], self.is_dense
+        )
+        cells: Tensor = self.owner[labels, first_box(rows, self.edges[labels])]
         return cells
 
     def spread(self, values: Tensor, cells: Tensor) -> Tensor:
@@ -126,12 +125,32 @@ class Codebook(nn.Module):
             values: ``(C, W)`` of each cell's listed classes, and of each other.
             cells: ``(N)`` which cells.
         """
-        chosen, classes = values[cells], self.classes[self.labels[cells]]
+        return self.laid_out(values[cells], self.classes[self.labels[cells]])
+
+    def laid_out(self, chosen: Tensor, classes: Tensor) -> Tensor:
+        """Return ``(N, K)`` entries from listed ones.
+
+        Args:
+            chosen: ``(N, W)``.
+            classes: ``(N, T)`` int64, which classes they are of.
+        """
         if self.is_dense:
             return torch.empty_like(chosen).scatter(-1, classes, chosen)
         listed = self.sizes.listed
         others = chosen[..., listed:].expand(*chosen.shape[:-1], self.sizes.num_classes)
         return others.scatter(-1, classes, chosen[..., :listed])
+
+
+def first_box(rows: Tensor, edges: Tensor) -> Tensor:
+    """Return the ``(N)`` number of the first box whose upper edges each row keeps within.
+
+    Args:
+        rows: ``(N, W)``.
+        edges: ``(N, m, W)`` of each row's label.
+    """
+    within = (rows.unsqueeze(-2) <= edges).all(-1)
+    # The first of several maxima; a byte per box, since truth values have no maximum.
+    return within.view(torch.uint8).argmax(-1)
 
 
 def width_of(num_classes: int, listed: int) -> int:

@@ -1,0 +1,235 @@
+"""`oneway codebook` and `oneway certify`: fit k-anonymous scores, and say what they let out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oneway.cli.common import (
+    Seed,
+    choose_device,
+    command,
+    progress,
+    scores_to_logits,
+    take_array,
+    to_images,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from oneway.defenses.codebook import Certificate
+
+Scores = Annotated[
+    Path, typer.Argument(help=".npy scores, or .npz with `logits` or `confidences`.")
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="The queries, .npy or .npz, for the certified error. [the scores' file]"),
+]
+Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
+
+
+@command
+def codebook(
+    scores: Scores,
+    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
+    images: Images = None,
+    kind: Kind = None,
+    min_members: Annotated[
+        int, typer.Option(min=1, help="Calibration queries behind each vector, at least.")
+    ] = 20,
+    rate_weight: Annotated[
+        float, typer.Option(help="L1 of probabilities that one bit is worth, without a budget.")
+    ] = 0.01,
+    image_weight: Annotated[
+        float, typer.Option(help="L1 that mixing a mean squared error of 1 is worth.")
+    ] = 0.0,
+    max_l1: Annotated[
+        float | None, typer.Option(help="Budget: mean L1 distance of probabilities.")
+    ] = None,
+    max_l1_p95: Annotated[
+        float | None, typer.Option(help="Budget: 95 % quantile of that distance.")
+    ] = None,
+    max_logits: Annotated[
+        float | None, typer.Option(help="Budget: mean difference of centered logits, in nats.")
+    ] = None,
+    keep_top5: Annotated[
+        float | None, typer.Option(help="Budget: share of the five likeliest classes kept.")
+    ] = None,
+    max_bits: Annotated[
+        float | None, typer.Option(help="Budget: bits beyond the label, measured.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the queries that certify and are not fitted to.")
+    ] = 0.2,
+    listed: Annotated[
+        int, typer.Option(min=1, help="Classes that each label's table tells apart.")
+    ] = 32,
+    inverter: Annotated[
+        list[Path] | None,
+        typer.Option(help="A surrogate to plant decoys against; give it several times."),
+    ] = None,
+    decoy_l1: Annotated[
+        float, typer.Option(help="Most that a decoy moves a vector, L1 of probabilities.")
+    ] = 0.02,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
+
+    Every released vector is then one that at least --min-members calibration queries of the same
+    label share. With a budget the table with fewest bits within it is chosen.
+
+    For example:
+
+        oneway codebook work/test.npz --out work/guard.safetensors --max-l1 0.05
+
+        oneway codebook scores.npy --kind confidences --images images.npy --out guard.safetensors
+    """
+    import torch
+
+    from oneway.defenses.codebook import (
+        Budget,
+        Codebook,
+        CodebookRelease,
+        FitSettings,
+        plant_decoys,
+    )
+    from oneway.errors import InvalidOptionError
+    from oneway.guards import load_network
+
+    if out.suffix != ".safetensors":
+        raise InvalidOptionError(f"--out must end in .safetensors, but is {out}.")
+    told = {
+        "l1_mean": max_l1,
+        "l1_quantile": max_l1_p95,
+        "logits": max_logits,
+        "top5_kept": keep_top5,
+        "bits": max_bits,
+    }
+    budget = Budget(**told) if any(value is not None for value in told.values()) else None
+    settings = FitSettings(min_members, rate_weight, image_weight, listed=listed)
+    where = choose_device(device)
+    surrogates = [load_network(path, "inverter").network.to(where) for path in inverter or ()]
+    logits, queries = _read(scores, images, kind)
+    logits, queries = logits.to(where), None if queries is None else queries.to(where)
+    if surrogates and queries is None:
+        raise InvalidOptionError("decoys need the queries besides their scores. Pass --images.")
+
+    def move(book: Codebook, fitted: torch.Tensor, asked: torch.Tensor | None) -> Codebook:
+        if not surrogates or asked is None:
+            return book
+        return plant_decoys(book, fitted, asked, surrogates, l1_budget=decoy_l1)
+
+    with progress(1) as report:
+        release = CodebookRelease.fit(
+            logits,
+            queries,
+            generator=torch.Generator().manual_seed(seed),
+            settings=settings,
+            budget=budget,
+            held_out=held_out,
+            move=move,
+            on_share=lambda share: report("fit the codebook", share),
+        )
+    release.save(out)
+    cells = release.network.sizes
+    typer.echo(f"wrote {out}: {cells.cells} vectors for {cells.num_classes} labels")
+    assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
+    _show(release.certificate)
+
+
+@command
+def certify(
+    guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
+    scores: Scores,
+    images: Images = None,
+    kind: Kind = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
+    ] = False,
+    level: Annotated[float, typer.Option(help="Of intervals and floors.")] = 0.95,
+    require_error: Annotated[
+        float | None,
+        typer.Option(help="Exit 1 unless the certified error's low end is at least this."),
+    ] = None,
+    require_bits: Annotated[
+        float | None, typer.Option(help="Exit 1 if a release can tell more bits than this.")
+    ] = None,
+    require_members: Annotated[
+        int | None, typer.Option(help="Exit 1 if a vector stands for fewer queries than this.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="File to write the certificate to, JSON.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Say what a codebook lets out, on queries that it was not fitted to.
+
+    For example:
+
+        oneway certify work/guard.safetensors work/other.npz --require-error 0.03
+    """
+    import json
+
+    import torch
+
+    from oneway.defenses.codebook import CodebookRelease
+    from oneway.defenses.codebook import certify as certify_table
+    from oneway.errors import InvalidOptionError
+    from oneway.tensor_files import atomic_file
+
+    release = CodebookRelease.load(guard)
+    logits, queries = _read(scores, images, kind)
+    if require_error is not None and queries is None:
+        raise InvalidOptionError("--require-error needs the queries themselves. Pass --images.")
+    found = certify_table(
+        release.network,
+        logits,
+        queries,
+        independent=True,
+        generator=torch.Generator().manual_seed(seed),
+        level=level,
+    )
+    if json_out is not None:
+        with atomic_file(json_out) as path:
+            path.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
+    if write:
+        release.certificate = found
+        release.save(guard)
+    _show(found)
+    missed = (
+        require_error is not None and found.error is not None and found.error.low < require_error,
+        require_bits is not None and found.bits_most > require_bits,
+        require_members is not None and found.members_least < require_members,
+    )
+    raise typer.Exit(1 if any(missed) else 0)
+
+
+def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor, Tensor | None]":
+    """Return logits, and the queries if they are at hand."""
+    from oneway.data import read_npz
+
+    arrays = read_npz(scores)
+    logits = scores_to_logits(arrays, scores, kind)
+    if images is None and "images" not in arrays:
+        return logits, None
+    source = images or scores
+    stored = arrays if images is None else read_npz(images)
+    return logits, to_images(take_array(stored, source, "images"), source)
+
+
+def _show(certificate: "Certificate") -> None:
+    from rich.console import Console
+
+    from oneway.report import assumption_lines, certificate_lines, certificate_table
+
+    console = Console()
+    for line in certificate_lines(certificate):
+        console.print(line, highlight=False, markup=False)
+    if certificate.error is not None:
+        console.print(certificate_table(certificate))
+    console.print("It rests on this:", highlight=False)
+    for line in assumption_lines():
+        console.print(f"• {line}", highlight=False, markup=False)

@@ -1,0 +1,73 @@
+"""A certificate in words and as tables."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.report.table import text_table
+
+FEWEST_INDEPENDENT = "These queries fitted the codebook too: interval and floor flatter it."
+
+
+def certificate_lines(certificate: Certificate) -> list[str]:
+    """Return what a certificate says, sentence by sentence, and what it rests on."""
+    told = certificate
+    level = f"{100 * told.level:g} %"
+    lines = [
+        f"Beyond its label a release tells at most {told.bits_most:.2f} bits, whatever an "
+        f"attacker computes; these tell {told.bits_measured:.2f} in the mean.",
+    ]
+    if told.error is None:
+        lines.append("The queries themselves were not given, so that no error is certified.")
+    else:
+        error = told.error
+        lines.append(
+            f"No attacker's mean squared error per pixel is below {error.estimate:.4f} "
+            f"({level} of resampled queries: {error.low:.4f} to {error.high:.4f}; whatever the "
+            f"distribution of queries, at {level}: {error.floor:.4f}), on {error.queries} queries."
+        )
+        if not told.independent:
+            lines.append(FEWEST_INDEPENDENT)
+    if told.members_least:
+        lines.append(
+            "Every vector that tells more than its label stands for "
+            f"{told.members_least} calibration queries or more."
+        )
+    if told.labels_alone:
+        lines.append(
+            f"{told.labels_alone} labels had too few calibration queries: their vectors tell the "
+            "label alone."
+        )
+    moved = told.distortion["l1_probabilities"]
+    lines.append(
+        f"Probabilities move by {moved['mean']:.4f} in the mean (L1), "
+        f"{moved['p95']:.4f} at the 95 % quantile, {moved['max']:.4f} at most."
+    )
+    return lines
+
+
+def assumption_lines() -> Sequence[str]:
+    """Return what every certificate rests on."""
+    return ASSUMPTIONS
+
+
+def certificate_table(certificate: Certificate) -> Table:
+    """Return the certified errors, over all queries and by predicted label."""
+    rows: list[tuple[str, CertifiedError]] = []
+    if certificate.error is not None:
+        rows.append(("all", certificate.error))
+    rows += sorted(certificate.error_by_label.items(), key=lambda pair: int(pair[0]))
+    return text_table(
+        "The least mean squared error per pixel of any attacker",
+        {
+            "label": lambda row: row[0],
+            "queries": lambda row: str(row[1].queries),
+            "error": lambda row: f"{row[1].estimate:.4f}",
+            "low": lambda row: f"{row[1].low:.4f}",
+            "high": lambda row: f"{row[1].high:.4f}",
+            "floor": lambda row: f"{row[1].floor:.4f}",
+            "alone, %": lambda row: f"{100 * row[1].alone:.1f}",
+        },
+        rows,
+    )
