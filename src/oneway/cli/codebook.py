@@ -207,6 +207,57 @@ def certify(
     raise typer.Exit(1 if any(missed) else 0)
 
 
+@command
+def export(
+    guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
+    out: Annotated[Path, typer.Option(help="File to write, .onnx.")],
+    model: Annotated[
+        Path | None, typer.Option(help="An .onnx model to put the codebook behind.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Which of its outputs to guard: float32 logits.")
+    ] = None,
+) -> None:
+    """Write a codebook as ONNX operators, alone or behind a model, to serve without Python.
+
+    Behind a model nothing but the guarded probabilities comes out: all its other outputs are
+    dropped. The graph cannot refuse scores that are not finite, as oneway does.
+
+    For example:
+
+        oneway export work/guard.safetensors --model model.onnx --output logits --out guarded.onnx
+    """
+    from oneway.defenses.codebook import CodebookRelease
+    from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
+    from oneway.extras import load_extra
+    from oneway.guards import codebook_to_onnx, guard_onnx_model
+    from oneway.tensor_files import atomic_file
+
+    if out.suffix != ".onnx":
+        raise InvalidOptionError(f"--out must end in .onnx, but is {out}.")
+    needed = {"extra": "export", "purpose": "writing ONNX"}
+    onnx = load_extra("onnx", **needed)
+    broken = load_extra("google.protobuf.message", **needed, package="protobuf").DecodeError
+    if (model is None) != (output is None):
+        raise InvalidOptionError("--model and --output go together: which output is guarded?")
+    release = CodebookRelease.load(guard)
+    if model is None:
+        graph = codebook_to_onnx(release)
+    else:
+        if not model.is_file():
+            raise MissingDataError(f"there is no model file {model}.")
+        try:
+            loaded = onnx.load(model)
+        except broken as error:
+            raise CorruptDataError(
+                f"{model} is not an ONNX model ({type(error).__name__}). Export it again."
+            ) from error
+        graph = guard_onnx_model(loaded, release, str(output))
+    with atomic_file(out) as path:
+        onnx.save(graph, path)
+    typer.echo(f"wrote {out}")
+
+
 def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor, Tensor | None]":
     """Return logits, and the queries if they are at hand."""
     from oneway.data import read_npz

@@ -5,6 +5,7 @@ from oneway.guards.network_files import (
     load_network,
     save_network,
 )
+from oneway.guards.onnx_export import codebook_to_onnx, guard_onnx_model
 from oneway.guards.registry import (
     DEFENSES,
     STRENGTHS,
@@ -23,7 +24,9 @@ __all__ = [
     "StoredNetwork",
     "build_defense",
     "check_options",
+    "codebook_to_onnx",
     "effective_options",
+    "guard_onnx_model",
     "load_network",
     "needs_network",
     "needs_surrogate",

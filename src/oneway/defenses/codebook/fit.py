@@ -152,31 +152,33 @@ def cut_calibration(
         raise InvalidTensorError(
             f"images must be as many as calibration logits, {len(logits)}, but got {len(images)}."
         )
-    wide = logits.detach().double().cpu()
-    probabilities, offsets = wide.softmax(-1), wide.logsumexp(-1)
     labels = logits.argmax(-1).cpu()
-    wanted = images if settings.image_weight else None
-    flat = None if wanted is None else wanted.detach().flatten(1).cpu().double()
-    num_classes = probabilities.shape[-1]
+    flat = (
+        images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None
+    )
+    num_classes = logits.shape[-1]
     listed = min(settings.listed, num_classes)
-    top = float(probabilities.amax(-1).mean())
+    top = torch.cat([some.double().softmax(-1).amax(-1) for some in logits.split(4096)]).mean()
     found = []
     for label in range(num_classes):
         own = (labels == label).nonzero()[:, 0]
-        mean = probabilities[own].mean(0) if len(own) else probabilities.mean(0)
+        # Label by label: all rows in float64 would take twice the memory of the scores.
+        wide = logits[own.to(logits.device)].detach().double().cpu()
+        probabilities = wide.softmax(-1)
+        mean = probabilities.mean(0) if len(own) else torch.zeros(num_classes, dtype=torch.float64)
         mean[label] = torch.inf  # the label itself comes first
         classes = mean.topk(listed).indices
-        rows = seen_through(probabilities[own], classes.expand(len(own), -1), listed == num_classes)
+        rows = seen_through(probabilities, classes.expand(len(own), -1), listed == num_classes)
         boxes = (
             _cut(rows, settings.min_members, settings.most_boxes)
             if len(own) >= settings.min_members
             else []
         )
-        shown = None if flat is None else flat[own]
-        found.append(LabelRows(classes, rows, shown, offsets[own], boxes))
+        shown = None if flat is None else flat[own].double()
+        found.append(LabelRows(classes, rows, shown, wide.logsumexp(-1), boxes))
         if on_label is not None:
             on_label((label + 1) / num_classes)
-    return Calibration(tuple(found), max(top, 1.5 / num_classes), settings)
+    return Calibration(tuple(found), max(float(top), 1.5 / num_classes), settings)
 
 
 def merge_calibration(

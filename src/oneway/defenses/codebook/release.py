@@ -244,6 +244,26 @@ class CodebookRelease:
             }
         return facts
 
+    @torch.no_grad()
+    def released_values(self) -> Tensor:
+        """Return what each cell releases of float32 scores, ``(C, W)`` float32 probabilities.
+
+        Of its label's listed classes, and, unless all are listed, of each other class.
+        """
+        book = self.network
+        at_once, parts = max(1, 2**22 // book.sizes.num_classes), []
+        for cells in torch.arange(book.sizes.cells, device=book.values.device).split(at_once):
+            classes = book.classes[book.labels[cells]]
+            values = self._values(torch.float32)[cells]
+            rows = release(book.laid_out(values, classes))
+            told = [rows.gather(-1, classes)]
+            if not book.is_dense:
+                # Any class that is not listed has what all others have.
+                free = torch.ones_like(rows, dtype=torch.uint8).scatter(-1, classes, 0)
+                told.append(rows.gather(-1, free.argmax(-1, keepdim=True)))
+            parts.append(torch.cat(told, -1))
+        return torch.cat(parts)
+
     def save(self, path: Path) -> None:
         """Write table and certificate as one safetensors file; it appears only when it is whole."""
         header = {
@@ -293,13 +313,15 @@ class CodebookRelease:
         """Return the table for scores of this type and device, made when first asked for."""
         key = (logits.dtype, logits.device, dtype, decimals)
         if key not in self._lookups:
-            book = self.network
-            # The type's own softmax may tie what differs by a bit: the label is lifted in it.
-            logs = book.values.log() + book.offsets.unsqueeze(-1)
-            first = torch.zeros(len(logs), dtype=torch.int64, device=logs.device)
-            values = lift_label(narrowed(logs, logits.dtype), first, 0)
-            self._lookups[key] = _Lookup(book, values, dtype, decimals)
+            values = self._values(logits.dtype)
+            self._lookups[key] = _Lookup(self.network, values, dtype, decimals)
         return self._lookups[key]
+
+    def _values(self, dtype: torch.dtype) -> Tensor:
+        """Return ``(C, W)`` logits of each cell, the label strictly on top in this type."""
+        logs = self.network.values.log() + self.network.offsets.unsqueeze(-1)
+        first = torch.zeros(len(logs), dtype=torch.int64, device=logs.device)
+        return lift_label(narrowed(logs, dtype), first, 0)
 
 
 class _Lookup:
