@@ -1,7 +1,7 @@
 """`oneway codebook` and `oneway certify`: fit k-anonymous scores, and say what they let out."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -66,6 +66,9 @@ def codebook(
     listed: Annotated[
         int, typer.Option(min=1, help="Classes that each label's table tells apart.")
     ] = 32,
+    center: Annotated[
+        str, typer.Option(help="What a cell releases: mean (calibrated) or median (least L1).")
+    ] = "mean",
     inverter: Annotated[
         list[Path] | None,
         typer.Option(help="A surrogate to plant decoys against; give it several times."),
@@ -109,7 +112,13 @@ def codebook(
         "bits": max_bits,
     }
     budget = Budget(**told) if any(value is not None for value in told.values()) else None
-    settings = FitSettings(min_members, rate_weight, image_weight, listed=listed)
+    settings = FitSettings(
+        min_members,
+        rate_weight,
+        image_weight,
+        listed=listed,
+        center=cast("Any", center),  # refused there if it is neither
+    )
     where = choose_device(device)
     surrogates = [load_network(path, "inverter").network.to(where) for path in inverter or ()]
     logits, queries = _read(scores, images, kind)
@@ -201,10 +210,70 @@ def certify(
     _show(found)
     missed = (
         require_error is not None and found.error is not None and found.error.low < require_error,
-        require_bits is not None and found.bits_most > require_bits,
+        require_bits is not None and (found.bits_most or 0.0) > require_bits,
         require_members is not None and found.members_least < require_members,
     )
     raise typer.Exit(1 if any(missed) else 0)
+
+
+@command
+def choose(
+    scores: Scores,
+    max_l1: Annotated[
+        float, typer.Option(min=0, help="Mean L1 distance of probabilities that users may lose.")
+    ],
+    images: Images = None,
+    kind: Kind = None,
+    min_members: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Least members of codebooks; give it several times. [5 20]"),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Find the release that hides most within a budget, among all that map many scores to one.
+
+    Codebooks, the largest entries rounded, everything rounded: each is fitted on half of the
+    queries, and judged on the other half by the least error of any attacker. Shown are those that
+    no other beats in both, and how to get the chosen one.
+
+    For example:
+
+        oneway choose work/test.npz --max-l1 0.02
+    """
+    import torch
+    from rich.console import Console
+
+    from oneway.errors import InvalidOptionError
+    from oneway.guards import best_members, choose_member, measure_family
+    from oneway.report import family_table
+
+    logits, queries = _read(scores, images, kind)
+    if queries is None:
+        raise InvalidOptionError("choosing needs the queries besides their scores. Pass --images.")
+    with progress(1) as report:
+        family = measure_family(
+            logits,
+            queries,
+            generator=torch.Generator().manual_seed(seed),
+            **({"members": tuple(min_members)} if min_members else {}),
+            on_share=lambda share: report("fit and judge the family", share),
+        )
+    console = Console()
+    console.print(family_table(best_members(family)))
+    chosen = choose_member(family, max_l1)
+    told = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in chosen.options.items())
+    if chosen.defense == "codebook":
+        way = f"oneway codebook {scores} --out guard.safetensors {told}"
+    else:
+        way = f"--defense {chosen.defense} " + " ".join(
+            f"--option {name}={value}" for name, value in chosen.options.items()
+        )
+    console.print(
+        f"Within {max_l1:g}: certified error {chosen.certified:.4f} at L1 {chosen.l1_mean:.4f}. "
+        f"Use {way}",
+        highlight=False,
+        markup=False,
+    )
 
 
 @command

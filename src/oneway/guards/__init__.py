@@ -1,5 +1,6 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
+from oneway.guards.family import Member, best_members, choose_member, measure_family
 from oneway.guards.network_files import (
     StoredNetwork,
     load_network,
@@ -21,13 +22,17 @@ from oneway.guards.registry import (
 __all__ = [
     "DEFENSES",
     "STRENGTHS",
+    "Member",
     "StoredNetwork",
+    "best_members",
     "build_defense",
     "check_options",
+    "choose_member",
     "codebook_to_onnx",
     "effective_options",
     "guard_onnx_model",
     "load_network",
+    "measure_family",
     "needs_network",
     "needs_surrogate",
     "save_network",

@@ -8,7 +8,12 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
-from oneway.report.certificate import assumption_lines, certificate_lines, certificate_table
+from oneway.report.certificate import (
+    assumption_lines,
+    certificate_lines,
+    certificate_table,
+    family_table,
+)
 from oneway.report.figure import draw_reconstructions
 from oneway.report.frontier import draw_frontier, frontier, frontier_lines
 from oneway.report.results import results_page
@@ -31,6 +36,7 @@ __all__ = [
     "distortion_line",
     "draw_frontier",
     "draw_reconstructions",
+    "family_table",
     "flag_lines",
     "frontier",
     "frontier_lines",

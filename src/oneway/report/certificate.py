@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.guards import Member
 from oneway.report.table import text_table
 
 FEWEST_INDEPENDENT = "These queries fitted the codebook too: interval and floor flatter it."
@@ -14,10 +15,16 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence, and what it rests on."""
     told = certificate
     level = f"{100 * told.level:g} %"
-    lines = [
-        f"Beyond its label a release tells at most {told.bits_most:.2f} bits, whatever an "
-        f"attacker computes; these tell {told.bits_measured:.2f} in the mean.",
-    ]
+    if told.bits_most is None:
+        lines = [
+            f"Beyond its label a release tells {told.bits_measured:.2f} bits in the mean, by the "
+            "shares of these queries; nothing bounds what one tells."
+        ]
+    else:
+        lines = [
+            f"Beyond its label a release tells at most {told.bits_most:.2f} bits, whatever an "
+            f"attacker computes; these tell {told.bits_measured:.2f} in the mean."
+        ]
     if told.error is None:
         lines.append("The queries themselves were not given, so that no error is certified.")
     else:
@@ -29,7 +36,12 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         )
         if not told.independent:
             lines.append(FEWEST_INDEPENDENT)
-    if told.members_least:
+    if told.error is not None and told.error.alone:
+        lines.append(
+            f"{100 * told.error.alone:.1f} % of queries are alone in their cell: nothing is "
+            "certified of them, and they count as read to the last pixel."
+        )
+    if told.table and told.members_least:
         lines.append(
             "Every vector that tells more than its label stands for "
             f"{told.members_least} calibration queries or more."
@@ -71,3 +83,23 @@ def certificate_table(certificate: Certificate) -> Table:
         },
         rows,
     )
+
+
+def family_table(members: Sequence[Member]) -> Table:
+    """Return what each release of a family moves and certifies."""
+    return text_table(
+        "Releases that no other beats in both: what they move, and what they certify",
+        {
+            "release": lambda one: one.defense,
+            "options": lambda one: ", ".join(f"{k} {_short(v)}" for k, v in one.options.items()),
+            "L1": lambda one: f"{one.l1_mean:.4f}",
+            "certified error": lambda one: f"{one.certified:.4f}",
+            "alone, %": lambda one: f"{100 * one.alone:.1f}",
+            "bits": lambda one: f"{one.bits:.2f}",
+        },
+        members,
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
 """A codebook whose codewords are decoys, against an ensemble of surrogates of its own."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Generator, Tensor, nn
 
@@ -55,6 +55,7 @@ class DecoyCodebook(CodebookRelease):
         rate_weight: float = 0.01,
         image_weight: float = 0.0,
         listed: int = LISTED,
+        center: Literal["mean", "median"] = "mean",
         l1_budget: float | None = None,
         held_out: float = HELD_OUT,
         decoy_l1: float = 0.02,
@@ -72,6 +73,7 @@ class DecoyCodebook(CodebookRelease):
             rate_weight: As there.
             image_weight: As there.
             listed: As there.
+            center: As there.
             l1_budget: As there; decoys move codewords beyond it by ``decoy_l1`` at most.
             held_out: As there.
             decoy_l1: Most that a codeword may move, in L1 distance of probabilities.
@@ -113,7 +115,9 @@ class DecoyCodebook(CodebookRelease):
             own_logits,
             own_images,
             generator=generator,
-            settings=FitSettings(min_members, rate_weight, image_weight, listed=listed),
+            settings=FitSettings(
+                min_members, rate_weight, image_weight, listed=listed, center=center
+            ),
             budget=None if l1_budget is None else Budget(l1_mean=l1_budget),
             held_out=held_out,
             move=move,

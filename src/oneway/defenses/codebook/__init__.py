@@ -6,6 +6,7 @@ from oneway.defenses.codebook.certificate import (
     CertifiedError,
     certified_error,
     certify,
+    certify_release,
 )
 from oneway.defenses.codebook.choose import Budget, choose_codebook, measure_codebook
 from oneway.defenses.codebook.decoys import plant_decoys
@@ -28,6 +29,7 @@ __all__ = [
     "FitSettings",
     "certified_error",
     "certify",
+    "certify_release",
     "choose_codebook",
     "cut_calibration",
     "fit_codebook",

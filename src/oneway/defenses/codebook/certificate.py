@@ -27,13 +27,15 @@ lie in [0, 1/4], is held against its expectation by Chernoff's bound with relati
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images
+from oneway.checks import check_images, check_logits
+from oneway.confidences import release
+from oneway.contracts import Defense
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import bootstrap_mean
@@ -54,7 +56,7 @@ LEVEL = 0.95
 """Of all intervals and bounds, unless asked otherwise."""
 
 MOST_ALONE = 0.5
-"""Share of queries that may be alone in their cell; with more an error is not certified."""
+"""Share of queries that may be alone in their cell of a codebook; with more, there are too few."""
 
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -82,13 +84,14 @@ class CertifiedError:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found about one codebook on one set of queries.
+    """What was found about one release on one set of queries.
 
     Attributes:
-        table: SHA-256 of the table that it is about.
+        table: SHA-256 of the table that it is about; empty for a release without a table.
         queries: How many queries it was found on.
         independent: Whether the codebook was fitted without these queries.
-        bits_most: Bits beyond the label that one release can tell, at most.
+        bits_most: Bits beyond the label that one release can tell, at most; None where nothing
+            bounds it but the type of the numbers.
         bits_measured: Bits beyond the label that these releases tell: the entropy of cells given
             labels, by their shares.
         error: Of any attacker over all queries; None if the queries themselves were not given.
@@ -96,7 +99,8 @@ class Certificate:
             holds at the level by itself.
         distortion: L1 distance of probabilities and mean absolute difference of centered logits
             per class, each as ``mean``, ``p50``, ``p95``, ``p99`` and ``max``.
-        members_least: Calibration queries behind any vector that tells more than its label.
+        members_least: Calibration queries behind any vector that tells more than its label; of a
+            release without a table, certified queries behind any vector that was released.
         labels_alone: Labels with so few calibration queries that their vector tells no more.
         level: Of intervals and bounds.
     """
@@ -104,7 +108,7 @@ class Certificate:
     table: str
     queries: int
     independent: bool
-    bits_most: float
+    bits_most: float | None
     bits_measured: float
     error: CertifiedError | None
     error_by_label: Mapping[str, CertifiedError]
@@ -159,49 +163,105 @@ def certify(
         InvalidOptionError: There are too few queries for what is asked.
     """
     codebook.check(logits)
+    with torch.no_grad():
+        cells = codebook(logits)
+        released = codebook.spread(codebook.values, cells)
+    telling = codebook.members[codebook.members > 0]
+    found = _certified(cells, released, logits, queries, independent, generator, level)
+    if found.error is not None and found.error.alone > MOST_ALONE:
+        raise InvalidOptionError(
+            f"{found.error.alone:.0%} of {len(logits)} queries are alone in their cell, which says "
+            "nothing of the error in it. Pass more queries, or fit cells with more members."
+        )
+    return replace(
+        found,
+        table=table_hash(codebook),
+        bits_most=math.log2(int(codebook.labels.bincount().max())),
+        members_least=int(telling.min()) if len(telling) else 0,
+        labels_alone=int((codebook.members == 0).sum()),
+    )
+
+
+def certify_release(
+    defense: Defense,
+    logits: Tensor,
+    queries: Tensor | None = None,
+    *,
+    generator: Generator,
+    level: float = LEVEL,
+) -> Certificate:
+    """Do the same for any release that maps many scores to one, such as rounding.
+
+    Queries that are released as the same numbers are a cell. Where most cells hold one query,
+    nothing is certified but what the others allow: see ``alone``.
+
+    Args:
+        defense: A deterministic one that needs scores alone.
+        logits: ``(N, K)`` clean scores.
+        queries: See :func:`certify`.
+        generator: See there.
+        level: See there.
+
+    Raises:
+        InvalidOptionError: The defense is random, or looks at the queries; or see
+            :func:`certify`.
+        InvalidTensorError: See :func:`certify`.
+    """
+    if defense.requires_input or not defense.deterministic:
+        raise InvalidOptionError(
+            "only a deterministic release of scores alone has cells to certify, but "
+            f"{type(defense).__name__} is random or looks at the query."
+        )
+    check_logits(logits)
+    released = release(defense(logits), dtype=torch.float64)
+    cells = released.unique(dim=0, return_inverse=True)[1]
+    return _certified(cells, released, logits, queries, True, generator, level)
+
+
+def _certified(
+    cells: Tensor,
+    released: Tensor,
+    logits: Tensor,
+    queries: Tensor | None,
+    independent: bool,
+    generator: Generator,
+    level: float,
+) -> Certificate:
+    """Return all that cells and released probabilities tell by themselves."""
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
         )
     if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
         raise InvalidOptionError(f"level must be between 0 and 1, but got {level!r}.")
-    with torch.no_grad():
-        cells = codebook(logits)
-        released = codebook.spread(codebook.values, cells)
-        labels = codebook.labels[cells]
-        clean = logits.detach().double()
-        moved = (released - clean.softmax(-1)).abs().sum(-1)
-        difference = _centered(released.log()) - _centered(clean)
-        distortion = {
-            "l1_probabilities": _summary(moved),
-            "logits": _summary(difference.abs().mean(-1)),
-        }
+    labels = logits.argmax(-1)
+    clean = logits.detach().double()
+    moved = (released - clean.softmax(-1)).abs().sum(-1)
+    logs = released.clamp_min(torch.finfo(torch.float64).tiny).log()
+    difference = _centered(logs) - _centered(clean)
     error, by_label = None, dict[str, CertifiedError]()
     if queries is not None:
         check_images(queries, rows=len(logits))
         flat = queries.detach().flatten(1)
         error = certified_error(cells, flat, generator, level)
-        if error.alone > MOST_ALONE:
-            raise InvalidOptionError(
-                f"{error.alone:.0%} of {len(logits)} queries are alone in their cell, which says "
-                "nothing of the error in it. Pass more queries, or fit cells with more members."
-            )
         for label in labels.unique().tolist():
             own = labels == label
             if int(own.sum()) > 1:
                 by_label[str(label)] = certified_error(cells[own], flat[own], generator, level)
-    telling = codebook.members[codebook.members > 0]
     return Certificate(
-        table=table_hash(codebook),
+        table="",
         queries=len(logits),
         independent=independent,
-        bits_most=math.log2(int(codebook.labels.bincount().max())),
+        bits_most=None,
         bits_measured=bits_beyond_label(cells, labels),
         error=error,
         error_by_label=by_label,
-        distortion=distortion,
-        members_least=int(telling.min()) if len(telling) else 0,
-        labels_alone=int((codebook.members == 0).sum()),
+        distortion={
+            "l1_probabilities": _summary(moved),
+            "logits": _summary(difference.abs().mean(-1)),
+        },
+        members_least=int(cells.unique(return_counts=True)[1].min()),
+        labels_alone=0,
         level=level,
     )
 
@@ -217,21 +277,34 @@ def certified_error(
         generator: Source of draws.
         level: Of interval and floor.
     """
-    count = len(cells)
-    numbers, inverse = cells.unique(return_inverse=True)
-    sizes = inverse.bincount(minlength=len(numbers))
-    spread = _squared_distances_from_means(inverse, queries, len(numbers))
-    own = sizes[inverse].double()
-    values = torch.where(own > 1, spread * own / (own - 1).clamp_min(1), 0.0).cpu()
+    values, alone = error_shares(cells, queries)
     interval = bootstrap_mean(values, generator=generator, level=level)
+    inverse = cells.unique(return_inverse=True)[1]
     return CertifiedError(
         estimate=interval.estimate,
         low=interval.low,
         high=interval.high,
-        floor=_floor(inverse, queries, count, generator, level),
-        queries=count,
-        alone=float((own == 1).double().mean()),
+        floor=_floor(inverse, queries, len(cells), generator, level),
+        queries=len(cells),
+        alone=float(alone.double().mean()),
     )
+
+
+def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what each query adds to the certified error, whose estimate is their mean.
+
+    Args:
+        cells: ``(N)`` int64, the cell of each query.
+        queries: ``(N, D)`` in [0, 1].
+
+    Returns:
+        ``(N)`` float64 on the CPU, and ``(N)`` bool: which are alone in their cell, and add 0.
+    """
+    numbers, inverse = cells.unique(return_inverse=True)
+    own = inverse.bincount(minlength=len(numbers))[inverse].double()
+    spread = _squared_distances_from_means(inverse, queries, len(numbers))
+    values = torch.where(own > 1, spread * own / (own - 1).clamp_min(1), 0.0)
+    return values.cpu(), own == 1
 
 
 def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:

@@ -4,7 +4,8 @@ Cutting is greedy (each step the cut that removes most L1 distortion), and no si
 ``min_members`` rows. Merging is the entropy-constrained part: cells are joined, whether they
 touch or not, for as long as that lowers
 
-    sum of L1(p, r_cell) + rate_weight * rows * H(cell | label) + image_weight * rows * between
+    sum of L1(p, center of cell) + rate_weight * rows * H(cell | label)
+        - image_weight * rows * E Var(image | cell)
 
 Source: Chou, Lookabaugh & Gray, "Entropy-constrained vector quantization" (IEEE Transactions on
 Acoustics, Speech, and Signal Processing 37, 1989) for the objective; LeFevre, DeWitt &
@@ -17,19 +18,22 @@ distort more, since they cut rare rows into cells that are too small to keep.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_logits, check_weight
 from oneway.defenses.codebook.table import Codebook, seen_through, width_of
-from oneway.errors import InvalidTensorError
+from oneway.errors import InvalidTensorError, UnknownNameError
 
 LISTED = 32
 """Classes that each label's table tells apart, unless asked otherwise; all of up to 32."""
 
 MOST_BOXES = 64
 """Boxes of a label, at most."""
+
+CENTERS = ("mean", "median")
 
 CUTS_TRIED = 4
 """Axes whose best cut is weighed in L1; they are found by squared distances, which are cheaper."""
@@ -49,6 +53,9 @@ class FitSettings:
             separates. 0: images are not looked at.
         most_boxes: Of a label, at most.
         listed: Classes that each label's table tells apart.
+        center: What is released of a cell. ``"mean"`` of its members' probabilities: calibrated.
+            ``"median"``, scaled to sum to 1: nearest to most of them in L1, since in a large cell
+            most are nearly sure of the label and a few are not.
     """
 
     min_members: int = 20
@@ -56,13 +63,17 @@ class FitSettings:
     image_weight: float = 0.0
     most_boxes: int = MOST_BOXES
     listed: int = LISTED
+    center: Literal["mean", "median"] = "mean"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
 
         Raises:
             InvalidOptionError: One is.
+            UnknownNameError: There is no such ``center``.
         """
+        if self.center not in CENTERS:
+            raise UnknownNameError("center", str(self.center), CENTERS)
         check_count("min_members", self.min_members)
         if self.rate_weight != math.inf:
             check_weight("rate_weight", self.rate_weight)
@@ -80,6 +91,7 @@ class LabelRows:
         rows: ``(n, W)`` float64, as the table sees them.
         images: ``(n, D)`` float64, or None.
         offsets: ``(n)`` float64, log of the sum of each row's exponentials.
+        center: See :class:`FitSettings`.
         boxes: Each box's upper edges, ``(W)``, and the numbers of its rows, in the order in which
             a table tries them; none if the label has too few rows.
         costs: L1 distortion of unions of boxes, by their numbers. They do not depend on the
@@ -90,6 +102,7 @@ class LabelRows:
     rows: Tensor
     images: Tensor | None
     offsets: Tensor
+    center: str
     boxes: list[tuple[Tensor, Tensor]]
     costs: dict[frozenset[int], float] = field(default_factory=dict)
 
@@ -98,9 +111,9 @@ class LabelRows:
         return torch.cat([self.boxes[number][1] for number in sorted(numbers)])
 
     def cost(self, numbers: frozenset[int]) -> float:
-        """Return the L1 distortion of some boxes' rows about their common mean."""
+        """Return the L1 distortion of some boxes' rows about their common center."""
         if numbers not in self.costs:
-            self.costs[numbers] = distortion(self.rows[self.union(numbers)])
+            self.costs[numbers] = distortion(self.rows[self.union(numbers)], self.center)
         return self.costs[numbers]
 
 
@@ -169,13 +182,9 @@ def cut_calibration(
         mean[label] = torch.inf  # the label itself comes first
         classes = mean.topk(listed).indices
         rows = seen_through(probabilities, classes.expand(len(own), -1), listed == num_classes)
-        boxes = (
-            _cut(rows, settings.min_members, settings.most_boxes)
-            if len(own) >= settings.min_members
-            else []
-        )
+        boxes = _cut(rows, settings) if len(own) >= settings.min_members else []
         shown = None if flat is None else flat[own].double()
-        found.append(LabelRows(classes, rows, shown, wide.logsumexp(-1), boxes))
+        found.append(LabelRows(classes, rows, shown, wide.logsumexp(-1), settings.center, boxes))
         if on_label is not None:
             on_label((label + 1) / num_classes)
     return Calibration(tuple(found), max(float(top), 1.5 / num_classes), settings)
@@ -217,7 +226,7 @@ def merge_calibration(
         for number, numbers in enumerate(cells):
             owner[sorted(numbers)] = number
         members = [one.union(numbers) for numbers in cells]
-        means = torch.stack([one.rows[rows].mean(0) for rows in members])
+        centers = torch.stack([center_of(one.rows[rows], one.center) for rows in members])
         offsets = torch.stack([one.offsets[rows].mean() for rows in members])
         book.owner[label] = cell
         book.owner[label, : len(owner)] = cell + owner
@@ -225,7 +234,7 @@ def merge_calibration(
         book.labels[own] = label
         book.members[own] = torch.tensor([len(rows) for rows in members])
         book.offsets[own] = offsets
-        book.values[own] = _released(means, num_classes, listed)
+        book.values[own] = _released(centers, num_classes, listed)
         cell += len(cells)
     return book
 
@@ -252,13 +261,22 @@ def fit_codebook(
     return merge_calibration(calibration, settings.rate_weight, settings.image_weight)
 
 
-def distortion(rows: Tensor) -> float:
-    """Return the sum of L1 distances of ``(n, W)`` rows from their mean."""
-    return float((rows - rows.mean(0)).abs().sum())
+def center_of(rows: Tensor, center: str) -> Tensor:
+    """Return the ``(W)`` mean of ``(n, W)`` rows that sum to 1, or their median, scaled to."""
+    if center == "mean":
+        return rows.mean(0)
+    # Of an even number of rows both middle ones count, as in everybody's median.
+    middle = rows.quantile(0.5, 0)
+    return middle / middle.sum()
 
 
-def _cut(rows: Tensor, least: int, most: int) -> list[tuple[Tensor, Tensor]]:
-    """Cut rows into at most ``most`` boxes of at least ``least``, best cut first.
+def distortion(rows: Tensor, center: str) -> float:
+    """Return the sum of L1 distances of ``(n, W)`` rows from their center."""
+    return float((rows - center_of(rows, center)).abs().sum())
+
+
+def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
+    """Cut rows into boxes, best cut first, until there are enough or none can be cut.
 
     A cut puts its lower side before its upper side, in the place of what was cut. So the first
     box whose upper edges a row keeps within is the one that the cuts lead to, and lower edges
@@ -266,8 +284,8 @@ def _cut(rows: Tensor, least: int, most: int) -> list[tuple[Tensor, Tensor]]:
     """
     open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
     boxes = [(open_ended, torch.arange(len(rows)))]
-    cuts = [_best_cut(rows, least)]
-    while len(boxes) < most:
+    cuts = [_best_cut(rows, settings)]
+    while len(boxes) < settings.most_boxes:
         gains = [-1.0 if cut is None else cut.gain for cut in cuts]
         best = max(range(len(gains)), key=gains.__getitem__)
         cut = cuts[best]
@@ -279,7 +297,7 @@ def _cut(rows: Tensor, least: int, most: int) -> list[tuple[Tensor, Tensor]]:
         left = rows[group, cut.axis] <= cut.edge
         sides = (below, group[left]), (edges, group[~left])
         boxes[best : best + 1] = sides
-        cuts[best : best + 1] = [_best_cut(rows[side], least) for _, side in sides]
+        cuts[best : best + 1] = [_best_cut(rows[side], settings) for _, side in sides]
     return boxes
 
 
@@ -292,9 +310,9 @@ class _Cut:
     gain: float
 
 
-def _best_cut(rows: Tensor, least: int) -> _Cut | None:
+def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
     """Return the cut that removes most L1 distortion; None if no cut removes any."""
-    count = len(rows)
+    count, least, center = len(rows), settings.min_members, settings.center
     if count < 2 * least:
         return None
     ordered = rows.sort(0).values
@@ -308,13 +326,13 @@ def _best_cut(rows: Tensor, least: int) -> _Cut | None:
     gains[(edges >= ordered[1:]) | (edges < ordered[:-1])] = -1
     gains[: least - 1], gains[count - least :] = -1, -1
     best, at = gains.max(0)
-    whole, found = distortion(rows), None
+    whole, found = distortion(rows, center), None
     for axis in best.topk(min(CUTS_TRIED, rows.shape[1])).indices.tolist():
         if best[axis] <= 0:
             break
         edge = float(edges[at[axis], axis])
         left = rows[:, axis] <= edge
-        gain = whole - distortion(rows[left]) - distortion(rows[~left])
+        gain = whole - distortion(rows[left], center) - distortion(rows[~left], center)
         if gain > 0 and (found is None or gain > found.gain):
             found = _Cut(axis, edge, gain)
     return found
@@ -370,9 +388,9 @@ def _canonical(top: float, num_classes: int, width: int) -> Tensor:
     return vector.clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _released(means: Tensor, num_classes: int, listed: int) -> Tensor:
-    """Return released values from the mean of each cell, as a table sees it: the rest evenly."""
-    values = means.clone()
+def _released(centers: Tensor, num_classes: int, listed: int) -> Tensor:
+    """Return released values from the center of each cell, as a table sees it."""
+    values = centers.clone()
     if listed < num_classes:
         values[:, listed:] /= num_classes - listed
     # Zeros have no logarithm.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -162,6 +162,7 @@ class CodebookRelease:
         rate_weight: float = 0.01,
         image_weight: float = 0.0,
         listed: int = LISTED,
+        center: Literal["mean", "median"] = "mean",
         l1_budget: float | None = None,
         held_out: float = HELD_OUT,
     ) -> None:
@@ -170,7 +171,7 @@ class CodebookRelease:
         Raises:
             InvalidOptionError: One is.
         """
-        FitSettings(min_members, rate_weight, image_weight, listed=listed)
+        FitSettings(min_members, rate_weight, image_weight, listed=listed, center=center)
         if l1_budget is not None:
             Budget(l1_mean=l1_budget)
         check_weight("held_out", held_out)
@@ -186,6 +187,7 @@ class CodebookRelease:
         rate_weight: float = 0.01,
         image_weight: float = 0.0,
         listed: int = LISTED,
+        center: Literal["mean", "median"] = "mean",
         l1_budget: float | None = None,
         held_out: float = HELD_OUT,
     ) -> tuple[nn.Module, Mapping[str, Any]]:
@@ -199,6 +201,7 @@ class CodebookRelease:
             rate_weight: See there; not used with ``l1_budget``.
             image_weight: See there.
             listed: See there.
+            center: See there.
             l1_budget: Mean L1 distance of probabilities that users may lose: the table with the
                 best certified error within it is chosen.
             held_out: See :meth:`fit`.
@@ -215,7 +218,9 @@ class CodebookRelease:
             logits,
             images,
             generator=generator,
-            settings=FitSettings(min_members, rate_weight, image_weight, listed=listed),
+            settings=FitSettings(
+                min_members, rate_weight, image_weight, listed=listed, center=center
+            ),
             budget=None if l1_budget is None else Budget(l1_mean=l1_budget),
             held_out=held_out,
             on_share=on_epoch,
