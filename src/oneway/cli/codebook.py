@@ -245,6 +245,7 @@ def choose(
 
     from oneway.errors import InvalidOptionError
     from oneway.guards import best_members, choose_member, measure_family
+    from oneway.guards.family import MEMBERS
     from oneway.report import family_table
 
     logits, queries = _read(scores, images, kind)
@@ -255,7 +256,7 @@ def choose(
             logits,
             queries,
             generator=torch.Generator().manual_seed(seed),
-            **({"members": tuple(min_members)} if min_members else {}),
+            members=tuple(min_members or MEMBERS),
             on_share=lambda share: report("fit and judge the family", share),
         )
     console = Console()
