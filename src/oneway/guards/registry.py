@@ -10,7 +10,7 @@ from oneway.contracts import Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise, InputFreeNoise
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
-from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
@@ -57,6 +57,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,
     "class-offsets": ClassOffsets,
     "planted-leak": PlantedLeak,
+    "noisy-tail": NoisyTail,
 }
 
 STRENGTHS = {
