@@ -222,6 +222,23 @@ def test_a_control_that_is_misjudged_voids_the_verdict_loudly(whole, monkeypatch
     assert not any("Controls as they must be" in line for line in lines)
 
 
+def test_a_control_is_compared_with_its_reference_and_attacked_with_its_front_end(
+    whole, monkeypatch
+):
+    """Where the reference tells the label alone, nothing more can be broken."""
+    blind = Control(lambda *_: Identity(), "broken", "faithful", reference=lambda *_: LabelOnly())
+    monkeypatch.setitem(CONTROLS, "permutation", blind)
+    told = {}
+    outcome = audit(subject_of(), whole.folder, report=told.__setitem__, **whole.settings)
+    found = outcome.record["controls"]["permutation"]
+    assert (found["measured"], found["passed"]) == (None, None)
+    assert found["front_end"] == "faithful"
+    assert {stage for stage in told if "permutation" in stage} == {
+        "reference: permutation: retrained, faithful 4",
+        "control: permutation: retrained, faithful 4",
+    }
+
+
 def test_another_seed_is_another_audit(whole, trainings, tmp_path):
     other = audit(subject_of(black_box()), tmp_path, seed=7)
     assert other.record["seeds"] == [7]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+from oneway.attacks.optimising import PULLS, STEPS
 from oneway.audit import CONTROLS
 from oneway.inversion import TrainingSettings
 
@@ -119,7 +120,8 @@ def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
     if "averaging" in plan.attacks:
         questions += (rows + costs.test) * sum(plan.repeats)
     if "optimising" in plan.attacks:
-        questions += 3 * 50 * (costs.test + rows // 8)
+        # A step there and back takes about three answers; own held-out rows are searched for, too.
+        questions += 3 * sum(STEPS) * len(PULLS) * (costs.test + rows // 8)
     # Two decoders, each with once and twice the epochs, at least.
     plateau = 6 * rows * epochs * price[plan.front_ends[0], max(plan.widths)]
     timing = 2 * SINGLE_QUERIES * costs.single
