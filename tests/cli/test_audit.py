@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from benchmark.audits import ROWS, TESTS, TINY, Scores, blobs, quickly
 from oneway.benchmark import AuditSettings, ModelAudit
-from oneway.cli.audit import parse_options, parse_size
+from oneway.cli.audit import parse_size
+from oneway.cli.common import parse_options
 from oneway.errors import InvalidOptionError
 
 FACTORY = """

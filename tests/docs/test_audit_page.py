@@ -21,7 +21,7 @@ from oneway.benchmark import (
 )
 from oneway.benchmark.audit_plan import FRONT_ENDS, AuditPlan, Costs, make_plan
 from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST
-from oneway.cli.audit import parse_options
+from oneway.cli.common import parse_options
 from oneway.cli.main import app
 from oneway.guards import check_options
 from oneway.targets import TorchTarget

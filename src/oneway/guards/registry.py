@@ -32,6 +32,14 @@ from oneway.training_defenses import (
     Purification,
 )
 
+TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
+    "permutation": Permutation,
+    "class-offsets": ClassOffsets,
+    "planted-leak": PlantedLeak,
+    "noisy-tail": NoisyTail,
+}
+"""Releases that hide nothing, or tell a secret: for audits to find out, and never for clients."""
+
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
     "label-only": LabelOnly,
@@ -54,10 +62,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "ssd": StealthyShield,
     "memguard": MemGuard,
     "lpa": Poisoning,
-    "permutation": Permutation,
-    "class-offsets": ClassOffsets,
-    "planted-leak": PlantedLeak,
-    "noisy-tail": NoisyTail,
+    **TEST_SIGNALS,
 }
 
 STRENGTHS = {
