@@ -43,7 +43,7 @@ from oneway.benchmark.audit_plan import Costs
 from oneway.confidences import release
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.guards import DEFENSES, STRENGTHS
 from oneway.report import attackers_table, distortion_line, privacy_table, utility_table, verdict
 from oneway.targets import TorchTarget
@@ -55,6 +55,7 @@ KEYS = {
     *("closed_gap_tail_interval", "tail_queries", "reidentified"),
     *("flips", "keeps_label", "random", "controls", "void", "flags", "privacy", "utility"),
     *("defender_training_seconds", "environment", "epochs", "plateau_shown", "seconds"),
+    "stopped",
 }
 LABEL_ONLY = ReleaseSpec("label", "label-only")
 NOISE = ReleaseSpec("noise", "adversarial-noise", {"step_size": 0.2, "steps": 1})
@@ -439,6 +440,26 @@ def test_a_model_that_fails_when_all_attacks_are_done_keeps_the_record_and_says_
     half = audit(subject_of(black_box(Tired(rested.asked - 4))), folder).record
     assert None not in half["utility"]["cost"]["bare"].values()
     assert "while guarded answers were timed" in half["utility"]["cost"]["failed"]
+
+
+def test_a_model_that_fails_in_the_second_seed_keeps_the_first(folder):
+    """Where answers are random, each seed asks again."""
+    noise = ReleaseSpec("noise", "gaussian-noise", {"standard_deviation": 0.5})
+    rested = Tired(10**9)
+    good = audit(subject_of(black_box(rested), release=noise), folder, seeds=2).record
+    assert good["stopped"] is None
+    timed, asked_by_a_seed = 16, 2
+    tired = Tired(rested.asked - timed - asked_by_a_seed)
+    record = audit(subject_of(black_box(tired), release=noise), folder, seeds=2).record
+    assert record["seeds"] == [0]
+    assert record["stopped"].startswith("TargetFailedError: ")
+    assert record["plan"]["left_out"] == []  # it is not for lack of time
+    assert record["closed_gap_by_seed"] == good["closed_gap_by_seed"][:1]
+    assert strict_json(record) == record
+    assert any("1 more of the seeds (TargetFailedError" in line for line in verdict(record))
+    # The first seed's failure is the audit's.
+    with pytest.raises(TargetFailedError):
+        audit(subject_of(black_box(Tired(8)), release=noise), folder, seeds=2)
 
 
 def test_controls_of_a_random_release_vouch_for_averaging(folder, monkeypatch):

@@ -63,6 +63,7 @@ def record_of(**changes):
         },
         "plan": {"left_out": []},
         "seeds": [0, 1, 2],
+        "stopped": None,
         "epochs": 12,
         "plateau_shown": True,
         "auxiliary": 4000,
@@ -158,6 +159,13 @@ def test_a_tail_of_too_few_queries_is_no_number():
     line = headline(closed_gap_tail_interval=endless, tail_queries=5)
     assert "; the least confident 5 % of queries (5) do not tell it for themselves" in line
     assert "0.12" not in line
+
+
+def test_seeds_that_were_lost_are_said_with_the_reason():
+    plan = {"left_out": [], "seeds": 3}
+    record = record_of(seeds=[0], stopped="TargetFailedError: status 503", plan=plan)
+    told = "Not measured: 2 more of the seeds (TargetFailedError: status 503)."
+    assert told in verdict(record)
 
 
 def test_costs_that_could_not_be_measured_are_said_with_the_reason():

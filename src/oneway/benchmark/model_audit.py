@@ -49,7 +49,7 @@ from oneway.checks import check_count
 from oneway.contracts import Observations
 from oneway.data import Report, silent
 from oneway.defenses.identity import Identity
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, OnewayError
 from oneway.guards import STRENGTHS, effective_options
 from oneway.inversion import Inverter, RecordInverter, build_inverter, default_depth
 from oneway.metrics import Interval, bootstrap_gap, inversion_errors
@@ -180,12 +180,19 @@ class ModelAudit:
         )
         flags = list(answers.flags)
         flags += self._more_budget(plan, answers, images, clean, epochs, defender)
-        rounds = list[Round]()
+        rounds, stopped = list[Round](), None
         for seed in range(self.seed, self.seed + plan.seeds):
             if rounds and self._is_late(begin, len(rounds)):
                 break
-            rounds.append(self._round(seed, plan, answers, images, clean, epochs, defender))
-        if len(rounds) < plan.seeds:
+            try:
+                rounds.append(self._round(seed, plan, answers, images, clean, epochs, defender))
+            except OnewayError as error:
+                # A model that fails now must not lose the seeds that are done.
+                if not rounds:
+                    raise
+                stopped = f"{type(error).__name__}: {error}"
+                break
+        if len(rounds) < plan.seeds and stopped is None:
             late = f"{plan.seeds - len(rounds)} of {plan.seeds} seeds"
             plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
         measures = measure(rounds[0], self.subject, images, self.seed)
@@ -195,6 +202,7 @@ class ModelAudit:
         )
         record = self._record(plan, rounds, controls, flags, measures, useful, built, answers)
         record |= {
+            "stopped": stopped,
             "epochs": epochs,
             "plateau_shown": plateau,
             "seconds": time.perf_counter() - begin,

@@ -41,6 +41,9 @@ def verdict(record: Record) -> list[str]:
         f"{record['queries']} test queries. They reconstruct no better than this; a stronger "
         "attacker may exist."
     )
+    if record["stopped"]:
+        missing = record["plan"]["seeds"] - len(record["seeds"])
+        lines.append(f"Not measured: {missing} more of the seeds ({record['stopped']}).")
     failed = record["utility"]["cost"]["failed"]
     if failed:
         lines.append(f"Not measured: what answers cost the server ({failed}).")
