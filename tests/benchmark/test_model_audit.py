@@ -571,7 +571,7 @@ class ReadsTheQuery(Identity):
         ("too-few-seeds", {"rounds": THREE[:2]}, "^2 of 3 seeds were run; .* published takes 3$"),
         ("too-few-seeds", {"rounds": THREE[:1], "seeds": 1}, "^1 of 1 seeds were run; what"),
         ("too-few-seeds", {"rounds": THREE, "seeds": 5}, "^3 of 5 seeds were run$"),
-        ("not-trained-out", {"plateau": False}, "still gaining at 12 epochs"),
+        ("not-trained-out", {"plateau": False}, "not seen to stop gaining at 12 epochs"),
         (
             "control-failed",
             {"controls": {"label-only": ControlResult("label-only", "holds", 0.1, False)}},

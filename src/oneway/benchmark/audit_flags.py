@@ -73,7 +73,7 @@ def suspicions(
             detail += f"; what is to be published takes {SEEDS}"
         flags.append(Flag("too-few-seeds", detail))
     if not plateau:
-        detail = f"decoders were still gaining at {epochs} epochs"
+        detail = f"decoders were not seen to stop gaining at {epochs} epochs"
         flags.append(Flag("not-trained-out", detail))
     for name in failed_controls(controls):
         result = controls[name]
