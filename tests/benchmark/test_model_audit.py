@@ -227,16 +227,18 @@ def test_a_control_is_compared_with_its_reference_and_attacked_with_its_front_en
     whole, monkeypatch
 ):
     """Where the reference tells the label alone, nothing more can be broken."""
-    blind = Control(lambda *_: Identity(), "broken", "faithful", reference=lambda *_: LabelOnly())
+    blind = Control(
+        lambda *_: Identity(), "broken", "standardized", reference=lambda *_: LabelOnly()
+    )
     monkeypatch.setitem(CONTROLS, "permutation", blind)
     told = {}
     outcome = audit(subject_of(), whole.folder, report=told.__setitem__, **whole.settings)
     found = outcome.record["controls"]["permutation"]
     assert (found["measured"], found["passed"]) == (None, None)
-    assert found["front_end"] == "faithful"
+    assert found["front_end"] == "standardized"
     assert {stage for stage in told if "permutation" in stage} == {
-        "reference: permutation: retrained, faithful 4",
-        "control: permutation: retrained, faithful 4",
+        "reference: permutation: retrained, standardized 4",
+        "control: permutation: retrained, standardized 4",
     }
 
 
