@@ -247,3 +247,43 @@ def test_zeros_in_what_is_released_are_searched_for_too():
     for candidate in prepared(target).values():
         found = candidate.reconstruct(rounded[None])
         assert math.isfinite(float(found.sum()))
+
+
+class Coarse(nn.Module):
+    """Sees the mean of each block of an enlarged image, and so what the small one was."""
+
+    def __init__(self, inner: nn.Module, factor: int) -> None:
+        super().__init__()
+        self.inner, self.blocks = inner, nn.AvgPool2d(factor)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner(self.blocks(images))
+
+
+def enlarged(images: Tensor, factor: int) -> Tensor:
+    return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+@pytest.mark.parametrize("factor", [2, 32])  # to 64x128
+def test_a_large_image_moves_as_far_as_the_same_one_when_it_is_small(factor):
+    small = linear_target()
+    large = TorchTarget(Coarse(small.module, factor))
+    images, asked = random_images(1, 60, SHAPE), random_images(2, 5, SHAPE)
+    held_out = torch.arange(60) % 5 == 0
+
+    def search(target: TorchTarget, own: Tensor, name: str) -> Tensor:
+        follow = DefendedTarget(target, Identity()).follow
+        seen = Observations(own, None, small(images), held_out, follow=follow)
+        gray = torch.full_like(own[:1], 0.5)
+        made = optimising(seen, lambda *_: lambda some: gray.expand(len(some), -1, -1, -1))
+        return made[name].reconstruct(small(asked)[None])
+
+    for name in NAMES.values():
+        found = search(small, images, name)
+        assert (found - 0.5).abs().max() > 0.01
+        torch.testing.assert_close(
+            search(large, enlarged(images, factor), name),
+            enlarged(found, factor),
+            rtol=0,
+            atol=5e-3,
+        )

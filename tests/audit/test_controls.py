@@ -10,17 +10,25 @@ from hypothesis import strategies as st
 from oneway.audit import (
     CONTROLS,
     ControlResult,
+    controls_for,
     failed_controls,
     judge_control,
     planted_errors,
     planted_positions,
 )
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.benchmark import ATTACKS
 from oneway.confidences import release
 from oneway.defenses.label_only import LabelOnly
+from oneway.inversion import FRONT_ENDS, LEADING
 
 BROKEN = [name for name, control in CONTROLS.items() if control.expected == "broken"]
 CLEAN, LABEL = 0.01, 0.03
+
+
+def made(control, images):
+    """A control for seven classes."""
+    return control.make(planted_positions(images, 7), torch.Generator().manual_seed(0))
 
 
 def errors(mean, spread=0.0, rows=100):
@@ -36,7 +44,8 @@ def judged(name, mean, clean=CLEAN, label=LABEL):
 
 def test_each_kind_of_control_is_there():
     assert {control.expected for control in CONTROLS.values()} == {"broken", "read", "holds"}
-    assert {"identity", "permutation", "temperature", "class-offsets"} == set(BROKEN)
+    plain = {"identity", "permutation", "temperature", "class-offsets"}
+    assert plain | {"noisy-tail", "averaged-noise"} == set(BROKEN)
     assert CONTROLS["planted-leak"].expected == "read"
     assert CONTROLS["label-only"].expected == "holds"
 
@@ -151,8 +160,10 @@ def test_each_control_is_what_it_says_of_two_queries_with_one_label(name):
     """All but the last tell such queries apart; the label alone must not."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 1, 4, 4, generator=generator)
-    logits = torch.tensor([[5.0, 1, 0, -1], [3.0, -2, 0, 1]], dtype=torch.float64)
-    control = CONTROLS[name].make(planted_positions(images, 4))
+    logits = torch.tensor(
+        [[5.0, 1, 0, -1, 2, 4, 3], [3.0, -2, 0, 1, 2, -4, 2.5]], dtype=torch.float64
+    )
+    control = made(CONTROLS[name], images)
     first, second = release(control(logits, images))
     differ = float((first - second).abs().sum())
     assert (differ > 1e-6) is (name != "label-only")
@@ -161,3 +172,46 @@ def test_each_control_is_what_it_says_of_two_queries_with_one_label(name):
         assert torch.equal(again, release(control(logits, images)))
         told = release(LabelOnly()(logits))
         assert float((release(control(logits, images)) - told).abs().sum(-1).max()) < 2e-3
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_each_control_is_attacked_by_somebody_with_a_front_end_that_is_there(name):
+    assert CONTROLS[name].attack in ATTACKS
+    assert CONTROLS[name].front_end in FRONT_ENDS
+
+
+def test_a_front_end_that_reads_what_no_other_does_is_vouched_for():
+    assert {CONTROLS[name].front_end for name in CONTROLS} == {"within-label", "leading"}
+
+
+@given(st.sets(st.sampled_from(sorted(ATTACKS))), st.integers(2, 20))
+def test_a_control_is_run_where_its_attacker_takes_part_and_its_leak_can_be_planted(
+    attacks, classes
+):
+    names = controls_for(attacks, classes)
+    assert list(names) == [name for name in CONTROLS if name in names]  # in their order
+    assert ("averaged-noise" in names) is ("averaging" in attacks)
+    assert ("noisy-tail" in names) is ("retrained" in attacks and classes >= 6)
+    plain = set(CONTROLS) - {"averaged-noise", "noisy-tail"}
+    assert plain & set(names) == (plain if "retrained" in attacks else set())
+
+
+def test_the_noisy_tail_tells_what_its_reference_tells_and_no_more():
+    """All that `leading` looks at: what it sees of both is the same."""
+    generator = torch.Generator().manual_seed(0)
+    control, images = CONTROLS["noisy-tail"], torch.rand(50, 1, 4, 4, generator=generator)
+    logits = 3 * torch.randn(50, 7, dtype=torch.float64, generator=generator)
+    noisy = release(made(control, images)(logits), dtype=torch.float64)
+    even = release(control.reference(None, None)(logits), dtype=torch.float64)
+    told = [rows.topk(LEADING) for rows in (noisy, even)]
+    assert torch.equal(told[0].indices, told[1].indices)
+    torch.testing.assert_close(told[0].values, told[1].values)
+    assert (noisy.log() - even.log()).abs().amax(-1).median() > 3
+
+
+def test_noise_hides_more_from_one_answer_than_is_left_of_ten():
+    """Else it would not vouch for averaging: one answer would do."""
+    noise = made(CONTROLS["averaged-noise"], torch.rand(2, 1, 4, 4))
+    logits = torch.zeros(500, 7, dtype=torch.float64)
+    assert float(noise(logits).std()) > 1
+    assert float(noise.draws(logits, None, 10).mean(0).std()) < 0.6

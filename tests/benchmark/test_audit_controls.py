@@ -1,5 +1,7 @@
 """The controls in full, on real digits with the decoders of a real audit."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -38,12 +40,12 @@ def digits():
     )
 
 
-def judged(subject, folder, names=tuple(CONTROLS)):
+def judged(subject, folder, names=tuple(CONTROLS), repeats=(10,)):
     plan = AuditPlan(
         attacks=("label-only", "static", "retrained"),
         front_ends=("standardized",),
         widths=(8, 16),
-        repeats=(10,),
+        repeats=repeats,
         most_epochs=MOST_EPOCHS,
         controls=names,
         seeds=1,
@@ -57,19 +59,27 @@ def judged(subject, folder, names=tuple(CONTROLS)):
 def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkeypatch):
     found = judged(digits, tmp_path)
     assert list(found) == list(CONTROLS)
-    for name in ("identity", "permutation", "temperature", "class-offsets"):
+    for name in ("identity", "permutation", "temperature", "class-offsets", "averaged-noise"):
         assert found[name].measured < 0.2, found
+    assert found["noisy-tail"].measured < 0.1, found
     assert found["planted-leak"].measured > 0.6, found
     assert found["label-only"].measured > 0.85, found
     assert all(one.passed for one in found.values())
 
-    # The planted fault: decoders whose input transform loses what is told within a label.
-    spec = controls_module.AttackerSpec
+    # The planted faults. Decoders whose input transform loses what is told within a label.
+    prepare = controls_module.prepare_attackers
 
-    def without(**options):
-        return spec(**{**options, "front_ends": ("standardized",)})
+    def without(spec, *others):
+        return prepare(dataclasses.replace(spec, front_ends=("standardized",)), *others)
 
-    monkeypatch.setattr(controls_module, "AttackerSpec", without)
+    monkeypatch.setattr(controls_module, "prepare_attackers", without)
     blind = judged(digits, tmp_path, ("planted-leak",))["planted-leak"]
     assert blind.measured < 0.3, blind
     assert blind.passed is False
+    # And one that looks at all entries of a row whose small ones are noise.
+    drowned = judged(digits, tmp_path, ("noisy-tail",))["noisy-tail"]
+    assert drowned.measured > 0.45, drowned
+    assert drowned.passed is False
+    # And averaging that asks but once.
+    single = judged(digits, tmp_path, ("averaged-noise",), repeats=(1,))["averaged-noise"]
+    assert single.passed is False, single

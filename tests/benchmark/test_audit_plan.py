@@ -4,14 +4,18 @@ import dataclasses
 import itertools
 import math
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from oneway.audit import CONTROLS, controls_for
+from oneway.benchmark import AuditSettings
 from oneway.benchmark.audit_plan import (
     FIRST_EPOCHS,
     FRONT_ENDS,
     LEAST_STEPS,
     REPEATS,
+    SINGLE_QUERIES,
     WIDTHS,
     AuditPlan,
     Costs,
@@ -34,7 +38,13 @@ FULL = AuditPlan(
     seeds=3,
     auxiliary=8000,
 )
-COSTS = Costs({16: 1e-4, 32: 3e-4}, asking=1e-4, auxiliary=8000, test=1000)
+COSTS = Costs(
+    {(front_end, width): 1e-5 * width for front_end in FRONT_ENDS for width in (16, 32)},
+    asking=1e-4,
+    single=1e-3,
+    auxiliary=8000,
+    test=1000,
+)
 
 
 @st.composite
@@ -53,11 +63,12 @@ def full_plans(draw):
         repeats=repeats,
         seeds=draw(st.integers(1, 5)),
         auxiliary=rows,
-        controls=draw(st.sampled_from([(), FULL.controls])),
+        controls=draw(st.sampled_from([(), FULL.controls, controls_for(attacks, 10)])),
     )
     price = st.floats(1e-7, 1e-2)
-    training = {width: draw(price) for width in widths}
-    return plan, Costs(training, draw(price), rows, draw(st.integers(50, 5000)))
+    # Of those that controls name, too, whoever takes part.
+    training = {pair: draw(price) for pair in itertools.product(FRONT_ENDS, widths)}
+    return plan, Costs(training, draw(price), draw(price), rows, draw(st.integers(50, 5000)))
 
 
 MINUTES = st.floats(1e-4, 1e5)
@@ -212,9 +223,36 @@ def test_every_part_that_can_be_left_out_has_a_price(case):
     slower = dataclasses.replace(costs, asking=10 * costs.asking)
     assert estimate_seconds(full, slower) > whole
     slower = dataclasses.replace(
-        costs, training={width: 10 * price for width, price in costs.training.items()}
+        costs, training={pair: 10 * price for pair, price in costs.training.items()}
     )
     assert estimate_seconds(full, slower) > whole
+    # Single queries are timed whatever is left out.
+    slower = dataclasses.replace(costs, single=1 + costs.single)
+    assert estimate_seconds(full, slower) == pytest.approx(whole + 2 * SINGLE_QUERIES)
+
+
+@given(full_plans(), st.data())
+def test_each_decoder_has_a_price_of_its_own(case, data):
+    full, costs = case
+    whole = estimate_seconds(full, costs)
+    pair = data.draw(st.sampled_from(sorted(costs.training)))
+    slower = {**costs.training, pair: 2 * costs.training[pair]}
+    more = estimate_seconds(full, dataclasses.replace(costs, training=slower)) - whole
+    front_end, width = pair
+    controls = {CONTROLS[name].front_end for name in full.controls}
+    takes_part = front_end in full.front_ends or (
+        front_end in controls and width == min(full.widths)
+    )
+    assert (more > 1e-12 * whole) is takes_part
+
+
+@given(full_plans())
+def test_every_control_has_a_price(case):
+    full, costs = case
+    for name in full.controls:
+        rest = tuple(other for other in full.controls if other != name)
+        less = dataclasses.replace(full, controls=rest)
+        assert estimate_seconds(less, costs) < estimate_seconds(full, costs)
 
 
 def test_decoders_are_trained_in_one_cycle_of_so_many_epochs():
@@ -232,6 +270,21 @@ def test_few_rows_are_seen_more_often_so_that_a_decoder_takes_enough_steps(rows)
     steps = math.ceil(rows / settings_for(epochs).batch_size)
     assert epochs * steps >= LEAST_STEPS
     assert epochs == FIRST_EPOCHS or (epochs - 1) * steps < LEAST_STEPS  # and no more
+
+
+@given(st.integers(200, 10**6), st.floats(1e-4, 1e5))
+def test_whatever_rows_are_left_out_the_search_may_go_on_to_enough_steps(rows, minutes):
+    """Its first epochs stay when rows are halved: that steps are saved is what it is for."""
+    settings = AuditSettings.for_rows(rows)
+    full = dataclasses.replace(
+        FULL,
+        auxiliary=rows,
+        first_epochs=settings.first_epochs,
+        most_epochs=settings.most_epochs,
+    )
+    plan = make_plan(full, COSTS, minutes)
+    assert (plan.first_epochs, plan.most_epochs) == (full.first_epochs, full.most_epochs)
+    assert plan.most_epochs * plan.auxiliary / settings_for(1).batch_size >= LEAST_STEPS
 
 
 @given(full_plans(), st.integers(1, 5))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 import types
 
 import numpy as np
@@ -42,7 +43,7 @@ from oneway.benchmark.audit_plan import Costs
 from oneway.confidences import release
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.guards import DEFENSES, STRENGTHS
 from oneway.report import attackers_table, distortion_line, privacy_table, utility_table, verdict
 from oneway.targets import TorchTarget
@@ -51,8 +52,10 @@ KEYS = {
     *("release", "defense", "options", "auxiliary", "queries", "classes", "shape", "plan"),
     *("seeds", "errors", "candidates", "strongest", "floors", "adaptive_error"),
     *("closed_gap", "closed_gap_by_seed", "closed_gap_interval", "closed_gap_tail"),
+    *("closed_gap_tail_interval", "tail_queries", "reidentified"),
     *("flips", "keeps_label", "random", "controls", "void", "flags", "privacy", "utility"),
     *("defender_training_seconds", "environment", "epochs", "plateau_shown", "seconds"),
+    "stopped",
 }
 LABEL_ONLY = ReleaseSpec("label", "label-only")
 NOISE = ReleaseSpec("noise", "adversarial-noise", {"step_size": 0.2, "steps": 1})
@@ -127,10 +130,14 @@ def test_an_undefended_model_has_a_closed_gap_of_zero(whole):
 
 
 def test_controls_are_judged_as_they_must_be(whole):
-    assert set(whole.record["controls"]) == set(CONTROLS)
-    assert {name: one["passed"] for name, one in whole.record["controls"].items()} == dict.fromkeys(
-        CONTROLS, True
-    )
+    run = whole.record["controls"]
+    # The answers are not random, and there are three classes: no averaging, and no tail.
+    assert set(run) == set(CONTROLS) - {"averaged-noise", "noisy-tail"}
+    assert {one["passed"] for one in run.values()} == {True}
+    assert {(one["attack"], one["front_end"]) for one in run.values()} == {
+        ("retrained", "within-label")
+    }
+    assert whole.record["plan"]["controls"] == list(run)
     assert whole.record["void"] is False
     assert "control-failed" not in raised(whole.outcome)
 
@@ -144,8 +151,36 @@ def test_every_query_of_every_attacker_is_kept(whole):
         rows = [i for i, attack in enumerate(queries["attack"]) if attack == name]
         assert [queries["query"][i] for i in rows] == list(range(TESTS))
         assert np.mean([queries["error"][i] for i in rows]) == pytest.approx(error)
-    ranked = {name for name, rank in zip(queries["attack"], queries["rank"], strict=True) if rank}
-    assert ranked == set(whole.record["strongest"])
+    for column, whose in (("rank", set(attackers)), ("psnr", set(whole.record["strongest"]))):
+        pairs = zip(queries["attack"], queries[column], strict=True)
+        assert {name for name, value in pairs if value is not None} == whose
+
+
+def test_queries_are_reidentified_by_every_attacker_and_the_best_makes_the_headline(whole):
+    found, queries = whole.record["reidentified"], whole.outcome.queries
+    assert set(found) == set(whole.record["errors"])
+    for name, shares in found.items():
+        pairs = zip(queries["attack"], queries["rank"], strict=True)
+        ranks = [rank for attack, rank in pairs if attack == name]
+        for most in (1, 5):
+            share = sum(rank <= most for rank in ranks) / TESTS
+            assert shares[f"rank_{most}"] == pytest.approx(share)
+    privacy = whole.record["privacy"]
+    best = privacy["released"]["reidentified_by"]
+    assert found[best]["rank_1"] == max(shares["rank_1"] for shares in found.values())
+    assert privacy["released"]["reidentified_rank_1"] == found[best]["rank_1"]
+    assert privacy["label"]["reidentified_by"] == "label-only"
+
+
+def test_the_tail_says_on_how_many_queries_it_rests_and_how_sure_it_is(whole):
+    record = whole.record
+    assert record["tail_queries"] == TESTS // 20
+    interval = record["closed_gap_tail_interval"]
+    assert interval["estimate"] == record["closed_gap_tail"]
+    ends = [float(interval[end]) for end in ("low", "high")]
+    assert ends[0] <= interval["estimate"] <= ends[1]
+    whole_interval = record["closed_gap_interval"]
+    assert ends[1] - ends[0] > whole_interval["high"] - whole_interval["low"]
 
 
 def test_a_gallery_shows_the_truth_first_one_of_each_class(whole):
@@ -176,7 +211,7 @@ def test_a_rerun_trains_nothing_and_finds_the_same(whole, trainings):
 
 def test_a_control_that_is_misjudged_voids_the_verdict_loudly(whole, monkeypatch):
     """The planted fault: what should hide nothing tells the label alone."""
-    lie = Control(lambda _: LabelOnly(), "broken")
+    lie = Control(lambda *_: LabelOnly(), "broken")
     monkeypatch.setitem(CONTROLS, "permutation", lie)
     outcome = audit(subject_of(), whole.folder, **whole.settings)
     assert outcome.record["void"] is True
@@ -186,6 +221,25 @@ def test_a_control_that_is_misjudged_voids_the_verdict_loudly(whole, monkeypatch
     lines = verdict(outcome.record)
     assert lines[0].startswith("VOID: these attackers misjudged permutation")
     assert not any("Controls as they must be" in line for line in lines)
+
+
+def test_a_control_is_compared_with_its_reference_and_attacked_with_its_front_end(
+    whole, monkeypatch
+):
+    """Where the reference tells the label alone, nothing more can be broken."""
+    blind = Control(
+        lambda *_: Identity(), "broken", "standardized", reference=lambda *_: LabelOnly()
+    )
+    monkeypatch.setitem(CONTROLS, "permutation", blind)
+    told = {}
+    outcome = audit(subject_of(), whole.folder, report=told.__setitem__, **whole.settings)
+    found = outcome.record["controls"]["permutation"]
+    assert (found["measured"], found["passed"]) == (None, None)
+    assert found["front_end"] == "standardized"
+    assert {stage for stage in told if "permutation" in stage} == {
+        "reference: permutation: retrained, standardized 4",
+        "control: permutation: retrained, standardized 4",
+    }
 
 
 def test_another_seed_is_another_audit(whole, trainings, tmp_path):
@@ -273,6 +327,10 @@ def test_records_with_columns_are_audited_column_by_column(folder):
     assert record["floors"]["clean"] < 0.9 * record["floors"]["label"]
 
 
+def costs_of(price, auxiliary, test):
+    return Costs({("standardized", 4): price}, price, price, auxiliary, test)
+
+
 class TestTime:
     """Where there is less of it than an audit takes."""
 
@@ -293,7 +351,7 @@ class TestTime:
         monkeypatch.setattr(
             ModelAudit,
             "_costs",
-            lambda *_: Costs({4: 0.0}, asking=0.0, auxiliary=300, test=TESTS),
+            lambda *_: costs_of(0.0, 300, TESTS),
         )
         outcome = audit(subject_of(black_box()), folder, seeds=3, minutes=1e-4)
         assert outcome.record["plan"]["seeds"] == 3
@@ -315,7 +373,7 @@ class TestTime:
         auxiliary, labels = blobs(2000, 0)
         test, true = blobs(60, 1)
         by_class = auxiliary[labels.argsort(stable=True)]
-        costly = Costs({4: 1.0}, asking=1.0, auxiliary=2000, test=60)
+        costly = costs_of(1.0, 2000, 60)
         monkeypatch.setattr(ModelAudit, "_costs", lambda *_: costly)
         used, floors_of = [], model_audit.take_floors
 
@@ -332,6 +390,96 @@ class TestTime:
         assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.06)
 
 
+@pytest.mark.parametrize(("most", "reached"), [(3, 3), (5, 3), (6, 6), (11, 6), (12, 12)])
+def test_decoders_that_go_on_gaining_are_trained_no_longer_than_the_most_epochs(
+    folder, monkeypatch, most, reached
+):
+    asked = []
+
+    def always_gains(self, confidences, images, front_end, width, epochs, stage):  # noqa: ARG001
+        asked.append(epochs)
+        return None, 1 / epochs
+
+    monkeypatch.setattr(ModelAudit, "_train_one", always_gains)
+    outcome = audit(subject_of(black_box()), folder, first_epochs=3, most_epochs=most)
+    assert outcome.record["epochs"] == reached
+    assert outcome.record["plateau_shown"] is False
+    assert "not-trained-out" in raised(outcome)
+    assert max(asked, default=0) <= most
+
+
+class Tired:
+    """A model that answers so many batches, and then no more."""
+
+    def __init__(self, lasts):
+        self.lasts, self.asked = lasts, 0
+
+    def __call__(self, images):
+        self.asked += 1
+        if self.asked > self.lasts:
+            raise ConnectionError("secret query")
+        return answers(images)
+
+
+def test_a_model_that_fails_when_all_attacks_are_done_keeps_the_record_and_says_what_is_missing(
+    folder,
+):
+    rested = Tired(10**9)
+    good = audit(subject_of(black_box(rested)), folder).record
+    assert good["utility"]["cost"]["failed"] is None
+    # What is timed comes last: 5 single queries and 3 batches, twice.
+    tired = audit(subject_of(black_box(Tired(rested.asked - 10))), folder).record
+    cost = tired["utility"]["cost"]
+    assert set(cost["bare"].values()) == set(cost["guarded"].values()) == {None}
+    assert cost["failed"].startswith("TargetFailedError while bare answers were timed: ")
+    assert "secret" not in cost["failed"]
+    assert strict_json(tired) == tired
+    assert any("Not measured: what answers cost" in line for line in verdict(tired))
+    assert utility_table(tired).row_count
+    kept = {key: lasting(tired)[key] for key in ("errors", "privacy", "closed_gap", "utility")}
+    assert kept == {key: lasting(good)[key] for key in kept}
+    # Had it failed in the second half, the first would be there.
+    half = audit(subject_of(black_box(Tired(rested.asked - 4))), folder).record
+    assert None not in half["utility"]["cost"]["bare"].values()
+    assert "while guarded answers were timed" in half["utility"]["cost"]["failed"]
+
+
+def test_a_model_that_fails_in_the_second_seed_keeps_the_first(folder):
+    """Where answers are random, each seed asks again."""
+    noise = ReleaseSpec("noise", "gaussian-noise", {"standard_deviation": 0.5})
+    rested = Tired(10**9)
+    good = audit(subject_of(black_box(rested), release=noise), folder, seeds=2).record
+    assert good["stopped"] is None
+    timed, asked_by_a_seed = 16, 2
+    tired = Tired(rested.asked - timed - asked_by_a_seed)
+    record = audit(subject_of(black_box(tired), release=noise), folder, seeds=2).record
+    assert record["seeds"] == [0]
+    assert record["stopped"].startswith("TargetFailedError: ")
+    assert record["plan"]["left_out"] == []  # it is not for lack of time
+    assert record["closed_gap_by_seed"] == good["closed_gap_by_seed"][:1]
+    assert strict_json(record) == record
+    assert any("1 more of the seeds (TargetFailedError" in line for line in verdict(record))
+    # The first seed's failure is the audit's.
+    with pytest.raises(TargetFailedError):
+        audit(subject_of(black_box(Tired(8)), release=noise), folder, seeds=2)
+
+
+def test_controls_of_a_random_release_vouch_for_averaging(folder, monkeypatch):
+    """And one whose averaging is broken is void: here it keeps the first answer only."""
+    noise = ReleaseSpec("noise", "gaussian-noise", {"standard_deviation": 0.5})
+    settings = {"controls": True, "repeats": (300,), "first_epochs": 8, "most_epochs": 8}
+    controls = audit(subject_of(black_box(), release=noise), folder, **settings).record["controls"]
+    assert controls["averaged-noise"]["passed"] is True, controls["averaged-noise"]
+    assert controls["averaged-noise"]["attack"] == "averaging"
+    # The package has a function of its module's name.
+    module = sys.modules["oneway.attacks.averaging"]
+    monkeypatch.setattr(module, "mean_answer", lambda answered: answered[0])
+    broken = audit(subject_of(black_box(), release=noise), folder, **settings)
+    assert broken.record["controls"]["averaged-noise"]["passed"] is False
+    assert broken.record["void"] is True
+    assert verdict(broken.record)[0].startswith("VOID: these attackers misjudged averaged-noise")
+
+
 class Backwards:
     """At strength 1 it tells the label alone; at more, everything."""
 
@@ -346,11 +494,12 @@ class Backwards:
         return self.inner(logits, images)
 
 
-@pytest.mark.parametrize("strength", [1.0, 2.0])
-def test_a_stronger_defense_that_leaks_more_is_flagged(folder, monkeypatch, strength):
+@pytest.mark.parametrize(("strength", "given"), [(1.0, True), (1.0, False), (2.0, True)])
+def test_a_stronger_defense_that_leaks_more_is_flagged(folder, monkeypatch, strength, given):
+    """Whether its strength was given, or is the defense's default of 1."""
     monkeypatch.setitem(DEFENSES, "backwards", Backwards)
     monkeypatch.setitem(STRENGTHS, "backwards", "strength")
-    row = ReleaseSpec("backwards", "backwards", {"strength": strength})
+    row = ReleaseSpec("backwards", "backwards", {"strength": strength} if given else {})
     outcome = audit(subject_of(black_box(), release=row), folder)
     assert ("more-budget-smaller-gap" in raised(outcome)) is (strength == 1.0)
 
@@ -393,10 +542,9 @@ def useful(before=0.05, after=0.05):
 THREE = tuple(planted(seed=seed) for seed in range(3))
 
 
-def suspected(rounds=THREE, controls=None, plateau=True, defense=None, of=None):
-    flags = suspicions(
-        rounds, controls or {}, plateau, 12, defense or Identity(), useful() if of is None else of
-    )
+def suspected(rounds=THREE, seeds=3, controls=None, plateau=True, defense=None, of=None):
+    of = useful() if of is None else of
+    flags = suspicions(rounds, seeds, controls or {}, plateau, 12, defense or Identity(), of)
     return {flag.name: flag.detail for flag in flags}
 
 
@@ -422,8 +570,10 @@ class ReadsTheQuery(Identity):
         ("tells-more-than-scores", {"rounds": [planted(0.005)] * 3}, "^attackers reconstruct"),
         ("tells-more-than-scores", {"defense": ReadsTheQuery()}, "^the defense reads the query"),
         ("worse-calibrated", {"of": useful(0.05, 0.0701)}, "from 0.050 to 0.070"),
-        ("too-few-seeds", {"rounds": THREE[:2]}, "^2 of 3 seeds"),
-        ("not-trained-out", {"plateau": False}, "still gaining at 12 epochs"),
+        ("too-few-seeds", {"rounds": THREE[:2]}, "^2 of 3 seeds were run; .* published takes 3$"),
+        ("too-few-seeds", {"rounds": THREE[:1], "seeds": 1}, "^1 of 1 seeds were run; what"),
+        ("too-few-seeds", {"rounds": THREE, "seeds": 5}, "^3 of 5 seeds were run$"),
+        ("not-trained-out", {"plateau": False}, "not seen to stop gaining at 12 epochs"),
         (
             "control-failed",
             {"controls": {"label-only": ControlResult("label-only", "holds", 0.1, False)}},

@@ -1,18 +1,14 @@
 """Experiment specs: every mistake is found before any work, and named with its remedy."""
 
 import dataclasses
-import re
 import tomllib
 from importlib import resources
 
 import pytest
-import torch
-from torch import nn
 
 from oneway.benchmark import ATTACKS, bundled_spec, count_stages, load_spec
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, ReleaseSpec, sketch_defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.guards import DEFENSES, build_defense
 from oneway.inversion import YANG_SETTINGS, TrainingSettings
 
 DEMOS = ("demo-digits", "demo-mnist")
@@ -365,27 +361,6 @@ def test_a_value_outside_its_range_is_refused_when_the_spec_is_read(tmp_path, ol
     path.write_text(content.replace(old, new, 1), encoding="utf-8")
     with pytest.raises((InvalidOptionError, UnknownNameError), match=text):
         load_spec(path)
-
-
-NEEDED = {"adversarial-noise": {"step_size": 0.1}, "mutual-information": {"beta": 0.01}}
-
-
-def test_defenses_are_built_as_they_are_checked():
-    with pytest.raises(UnknownNameError, match=re.escape("unknown defense 'nothing'")):
-        build_defense("nothing", {}, None)
-    given = {"network": nn.Identity(), "generator": torch.Generator()}
-    for name in DEFENSES:
-        build_defense(name, NEEDED.get(name, {}), nn.Identity(), **given)
-    assert build_defense("label-only", {"confidence": 0.75}, None).confidence == 0.75
-    with pytest.raises(UnknownNameError, match="Did you mean 'confidence'"):
-        build_defense("label-only", {"confidenc": 0.75}, None)
-
-
-@pytest.mark.parametrize("name", NEEDED)
-def test_a_defense_without_an_option_it_needs_is_refused_by_name(name):
-    [option] = NEEDED[name]
-    with pytest.raises(InvalidOptionError, match=f"'{name}' needs the option '{option}'"):
-        build_defense(name, {}, nn.Identity(), network=nn.Identity(), generator=torch.Generator())
 
 
 def test_options_of_the_training_stand_beside_the_defenses_own(tmp_path):

@@ -12,59 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ArrowInvalid, parquet
 
+from networks import inverter, same_bits, target
 from oneway.benchmark import Store, write_queries, write_records
 from oneway.benchmark.store import fingerprint, spec_key
-from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
-from oneway.guards import load_network, save_network
-from oneway.inversion import Inverter
+from oneway.errors import MissingExtraError
 from oneway.targets import TargetNetwork
-from oneway.tensor_files import atomic_file
 
 SPEC = {"role": "some", "seed": 0, "training": {"epochs": 2, "rate": 0.1}}
-
-
-def inverter(seed=0):
-    torch.manual_seed(seed)
-    network = Inverter(3, (1, 8, 8), width=4, front_end="standardized")
-    network.train()(torch.rand(6, 3).softmax(-1))  # BatchNorm statistics of its own
-    network.fit_front_end(torch.rand(20, 3).softmax(-1))
-    return network
-
-
-def target(seed=0):
-    torch.manual_seed(seed)
-    network = TargetNetwork(3, (1, 8, 8), width=4, blocks=2, dropout=0.25)
-    network.train()(torch.rand(6, 1, 8, 8))
-    return network
-
-
-NETWORKS = {"inverter": inverter, "target": target}
-
-
-def same_bits(one, other):
-    one, other = one.state_dict(), other.state_dict()
-    return one.keys() == other.keys() and all(
-        value.dtype == other[name].dtype and torch.equal(value, other[name])
-        for name, value in one.items()
-    )
-
-
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_a_network_comes_back_bit_for_bit_and_ready_to_use(tmp_path, kind):
-    network = NETWORKS[kind]()
-    facts = {"held_out_errors": [0.1, 1 / 3, 2**-40], "note": "é"}
-    save_network(tmp_path / "deep" / "file.safetensors", network, kind, facts)
-    stored = load_network(tmp_path / "deep" / "file.safetensors", kind)
-    assert same_bits(stored.network, network)
-    assert stored.network.architecture == network.architecture
-    assert (stored.kind, stored.facts) == (kind, facts)
-    assert not any(module.training for module in stored.network.modules())
-
-
-def test_a_network_laid_out_for_convolutions_comes_back_bit_for_bit(tmp_path):
-    network = target().to(memory_format=torch.channels_last)
-    save_network(tmp_path / "file", network, "target", {})
-    assert same_bits(load_network(tmp_path / "file").network, network)
 
 
 class Trainer:
@@ -178,33 +132,6 @@ def test_training_that_fails_leaves_no_file_and_is_done_anew(tmp_path):
     assert store.network("inverter", SPEC, Trainer()).facts["calls"] == 1
 
 
-def test_writing_that_fails_leaves_no_file_and_keeps_the_old_one(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def write():
-        with atomic_file(path) as temporary:
-            temporary.write_text("half")
-            assert path.read_text() == "old"
-            raise KeyError("planned")
-
-    with pytest.raises(KeyError, match="planned"):
-        write()
-    assert path.read_text() == "old"
-    assert files_in(tmp_path) == ["file"]
-
-
-def test_writing_that_succeeds_takes_the_place_at_once_and_is_readable_by_others(tmp_path):
-    path = tmp_path / "new" / "file"
-    with atomic_file(path) as temporary:
-        temporary.write_text("whole")
-        assert temporary.parent == path.parent  # else the move would not be atomic
-        assert not path.exists()
-    assert path.read_text() == "whole"
-    assert files_in(tmp_path) == ["file"]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -252,61 +179,6 @@ def test_a_process_that_is_killed_leaves_no_file_under_the_name(tmp_path, moment
     stored = Store(tmp_path).network("inverter", {"seed": 0}, train)
     assert train.calls == 1
     assert same_bits(stored.network, inverter(seed=1))
-
-
-@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.999])
-def test_a_truncated_file_is_refused_by_name(tmp_path, share):
-    path = tmp_path / "file.safetensors"
-    save_network(path, inverter(), "inverter", {})
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CorruptDataError, match=r"file\.safetensors is not a network.*Delete it"):
-        load_network(path)
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        None,
-        "{",
-        "[]",
-        json.dumps({"kind": "defense", "architecture": {}, "facts": {}}),
-        json.dumps({"kind": "target", "architecture": {"colour": 1}, "facts": {}}),
-        json.dumps({"kind": "inverter", "architecture": inverter().architecture}),
-        json.dumps(
-            {
-                "kind": "inverter",
-                "architecture": inverter().architecture | {"width": 8},
-                "facts": {},
-            }
-        ),
-    ],
-    ids=["none", "no JSON", "a list", "unknown kind", "unknown option", "no facts", "other width"],
-)
-def test_a_file_that_another_program_wrote_is_refused(tmp_path, header):
-    from safetensors.torch import save_file
-
-    path = tmp_path / "file.safetensors"
-    state = {name: value.contiguous() for name, value in inverter().state_dict().items()}
-    save_file(state, path, metadata=None if header is None else {"oneway": header})
-    with pytest.raises(CorruptDataError, match="not a network that oneway wrote"):
-        load_network(path)
-
-
-def test_a_network_of_another_kind_is_refused_with_both_kinds(tmp_path):
-    save_network(tmp_path / "file", target(), "target", {})
-    with pytest.raises(CorruptDataError, match="of kind 'target', not 'inverter'"):
-        load_network(tmp_path / "file", "inverter")
-    assert load_network(tmp_path / "file").kind == "target"
-
-
-@pytest.mark.parametrize(
-    ("kind", "command"),
-    [("inverter", "oneway train inverter"), ("target", "oneway train"), (None, "oneway train")],
-)
-def test_a_missing_file_is_refused_with_the_command_that_makes_one(tmp_path, kind, command):
-    with pytest.raises(MissingDataError, match=rf"no network file .*absent.*`{command}"):
-        load_network(tmp_path / "absent", kind)
 
 
 def test_records_are_one_json_object_per_line(tmp_path):

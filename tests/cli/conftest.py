@@ -53,7 +53,7 @@ def work(tmp_path_factory) -> Path:
         ("train", "inverter", folder / "auxiliary.npz", "--out", surrogate, "--epochs", 2),
     ]
     for name in ("auxiliary", "test"):
-        options = ("--inverter", surrogate, "--step-size", 0.4)
+        options = ("--inverter", surrogate, "--option", "step_size=0.4")
         out = folder / f"released-{name}.npy"
         steps.append(("defend", folder / f"{name}.npz", *options, "--out", out))
     for step in steps:

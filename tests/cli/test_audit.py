@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.audits import ROWS, TESTS, TINY, Scores, blobs, quickly
+from endpoints import OpenInferenceServer, as_json, running
 from oneway.benchmark import AuditSettings, ModelAudit
-from oneway.cli.audit import parse_options, parse_size
+from oneway.cli.audit import parse_size
+from oneway.cli.common import parse_options
 from oneway.errors import InvalidOptionError
 
 FACTORY = """
@@ -185,6 +187,104 @@ def test_a_torchscript_file_and_a_guarded_endpoint(oneway, place, tmp_path):
     record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
     assert record["defense"] == "guarded endpoint"
     assert record["closed_gap"] == pytest.approx(0, abs=0.2)
+
+
+COLOR = (3, 6, 10)
+
+
+def patterns():
+    """Colored blocks for each class, ``(3, 180)``: no two sides or channels are alike."""
+    blocks = np.random.default_rng(9).random((3, 3, 3, 5))
+    return blocks.repeat(2, -1).repeat(2, -2).reshape(3, -1)
+
+
+def in_color(rows, seed):
+    """Non-square images in color; the class says which pattern, the scores how bright it is."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(rows) % 3
+    bright = generator.uniform(0.2, 0.9, (rows, 1))
+    noise = generator.uniform(0, 0.1, (rows, 180))
+    images = np.clip(bright * patterns()[labels] + noise, 0, 1)
+    return images.reshape(rows, *COLOR).astype(np.float32), labels
+
+
+def color_confidences(queries):
+    """A model of them: bright images are told with more confidence."""
+    centered = patterns() - patterns().mean(0)
+    scores = 0.5 * np.asarray(queries, np.float64).reshape(len(queries), -1) @ centered.T
+    grown = np.exp(scores - scores.max(1, keepdims=True))
+    return grown / grown.sum(1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def color_files(place):
+    for name, rows, seed in (("color-own", 400, 0), ("color-queries", 60, 1)):
+        images, labels = in_color(rows, seed)
+        # As cameras and Pillow have them: channels last.
+        np.savez(place / f"{name}.npz", images=np.moveaxis(images, 1, -1), labels=labels)
+    return {"auxiliary": place / "color-own.npz", "test": place / "color-queries.npz"}
+
+
+def test_an_endpoint_is_audited_over_http_in_color_and_not_square(
+    oneway, place, color_files, tmp_path
+):
+    """From the address to the figure; the defense stands before what the endpoint answers."""
+    server = OpenInferenceServer(
+        inputs=[{"name": "image", "datatype": "FP32", "shape": [-1, *COLOR]}],
+        model=color_confidences,
+    )
+    with running(server) as endpoint:
+        result = oneway(
+            *arguments(
+                place,
+                f"{endpoint.address}/v2/models/digits",
+                "confidences",
+                out=tmp_path / "out",
+                cache=tmp_path / "cache",
+                defense="temperature",
+                option="temperature=3",
+                batch_size=64,
+                **color_files,
+            )
+        )
+        asked = [np.prod(post.json["inputs"][0]["shape"]) // 180 for post in endpoint.posts]
+    ran(result, 1)
+    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert (record["shape"], record["classes"]) == (list(COLOR), 3)
+    assert record["floors"]["clean"] < 0.8 * record["floors"]["label"]
+    # A temperature hides nothing from whoever retrains; the model is not at hand to follow.
+    assert set(record["errors"]) == {"label-only", "static", "retrained"}
+    assert record["closed_gap"] < 0.3
+    assert record["utility"]["clean"]["top_1"] == 1
+    assert record["utility"]["cost"]["failed"] is None
+    assert record["utility"]["cost"]["bare"]["p50_milliseconds"] > 0
+    assert {one["passed"] for one in record["controls"].values()} <= {True, None}
+    assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert max(asked) <= 64
+    # Each auxiliary row twice, undefended and defended; and little besides.
+    assert sum(asked) < 2 * 400 + 60 + 2500
+
+
+def test_an_endpoint_that_stops_answering_is_refused_by_name_and_nothing_is_reported(
+    oneway, place, color_files, tmp_path
+):
+    server = OpenInferenceServer(
+        inputs=[{"name": "image", "datatype": "FP32", "shape": [-1, *COLOR]}],
+        model=color_confidences,
+    )
+    with running(server) as endpoint:
+        endpoint.faults.extend([as_json({"error": "gone"}, 400)] * 50)
+        result = oneway(
+            *arguments(
+                place,
+                f"{endpoint.address}/v2/models/digits",
+                "confidences",
+                out=tmp_path / "out",
+                **color_files,
+            )
+        )
+    refused(result, "400")
+    assert not (tmp_path / "out" / "audit.json").exists()
 
 
 def write_table(path, rows, seed):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from oneway.guards import TEST_SIGNALS
+
 
 def refused(result, *parts: str) -> None:
     """Assert that a command said no, in one line on standard error that holds ``parts``."""
@@ -26,9 +28,12 @@ def test_a_missing_file_is_named_with_what_lies_beside_it(oneway, work, out):
     refused(result, "tset.npz", "test.npz")
 
 
+STEP = ("--option", "step_size=0.1")
+
+
 def test_a_missing_inverter_says_how_to_get_one(oneway, work, out):
-    refused(oneway("defend", work / "test.npz", "--out", out), "oneway train inverter")
-    result = oneway("defend", work / "test.npz", "--inverter", work / "none", "--out", out)
+    refused(oneway("defend", work / "test.npz", *STEP, "--out", out), "oneway train inverter")
+    result = oneway("defend", work / "test.npz", "--inverter", work / "none", *STEP, "--out", out)
     refused(result, "none", "oneway train inverter")
 
 
@@ -37,29 +42,40 @@ def test_a_missing_inverter_says_how_to_get_one(oneway, work, out):
     [
         (("--defense", "adverserial-noise"), "Did you mean 'adversarial-noise'?"),
         (("--dtype", "flaot16"), "Did you mean 'float16'?"),
-        (("--norm", "l3"), "Known: 1, 2, inf."),
-        (("--update", "projekt"), "Did you mean 'project'?"),
-        (("--step-size", -1), "step_size must be positive"),
-        (("--budget", 0), "budget must be positive"),
-        (("--update", "rescale"), "budget is None"),
+        (("--option", "norm=3"), "norm must be"),
+        (("--option", "update=projekt"), "Did you mean 'project'?"),
+        (("--option", "step_size=-1"), "step_size must be positive"),
+        (("--option", "budget=0"), "budget must be positive"),
+        (("--option", "update=rescale"), "budget is None"),
+        (("--option", "step_sise=1"), "Did you mean 'step_size'?"),
+        (("--option", "step_size"), "--option must be NAME=VALUE"),
+        (("--defense", "mutual-information"), "unknown defense 'mutual-information'"),
+        *[(("--defense", name), f"{name} is a test signal") for name in TEST_SIGNALS],
         (("--decimals", 99), "decimals must be a whole number from 0 to 12"),
         (("--device", "tpu9"), "Use 'cpu'"),
     ],
 )
 def test_a_wrong_option_is_refused_with_the_remedy(oneway, work, out, arguments, hint):
-    options = ("--inverter", work / "s.safetensors", "--out", out)
+    options = ("--inverter", work / "s.safetensors", "--out", out, *STEP)
     refused(oneway("defend", work / "test.npz", *options, *arguments), hint)
+
+
+def test_a_defense_without_an_option_that_it_needs_is_refused(oneway, work, out):
+    result = oneway("defend", work / "test.npz", "--inverter", work / "s.safetensors", "--out", out)
+    refused(result, "needs the option 'step_size'")
 
 
 def test_a_network_of_another_kind_is_refused(oneway, work, out):
     result = oneway(
-        "defend", work / "test.npz", "--inverter", work / "target.safetensors", "--out", out
+        "defend", work / "test.npz", "--inverter", work / "target.safetensors", *STEP, "--out", out
     )
     refused(result, "holds a network of kind 'target', not 'inverter'")
 
 
 def test_a_file_that_is_no_network_is_refused(oneway, work, out):
-    result = oneway("defend", work / "test.npz", "--inverter", work / "test.npz", "--out", out)
+    result = oneway(
+        "defend", work / "test.npz", "--inverter", work / "test.npz", *STEP, "--out", out
+    )
     refused(result, "is not a network that oneway wrote")
 
 
@@ -88,7 +104,7 @@ def test_scores_that_cannot_be_defended_are_refused(oneway, out, tmp_path, score
 
 def test_images_must_be_one_per_row_and_of_the_inverters_shape(oneway, work, out, tmp_path):
     arrays = np.load(work / "test.npz")
-    options = ("--inverter", work / "s.safetensors", "--out", out)
+    options = ("--inverter", work / "s.safetensors", "--out", out, *STEP)
     np.savez(tmp_path / "few.npz", images=arrays["images"][:3], logits=arrays["logits"])
     refused(oneway("defend", tmp_path / "few.npz", *options), "40 rows of scores, but 3 images")
     small = arrays["images"][:, :, :28, :28]

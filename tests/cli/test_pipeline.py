@@ -4,6 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+
+from oneway.confidences import release
+from oneway.guards import build_defense
 
 
 def strict_labels(released: np.ndarray) -> np.ndarray:
@@ -42,7 +46,7 @@ def test_released_rows_do_not_depend_on_who_else_is_in_the_file(oneway, work, tm
     some = tmp_path / "some.npz"
     np.savez(some, images=arrays["images"][5:9], logits=arrays["logits"][5:9])
     out = tmp_path / "released.npy"
-    options = ("--inverter", work / "s.safetensors", "--step-size", 0.4, "--out", out)
+    options = ("--inverter", work / "s.safetensors", "--option", "step_size=0.4", "--out", out)
     assert oneway("defend", some, *options).exit_code == 0
     np.testing.assert_allclose(np.load(out), np.load(work / "released-test.npy")[5:9], atol=1e-5)
 
@@ -56,7 +60,7 @@ def test_confidences_alone_are_enough_for_a_third_party(oneway, work, tmp_path):
     np.save(tmp_path / "images.npy", arrays["images"])
     result = oneway(
         "defend", tmp_path / "scores.npy", "--kind", "confidences", "--images",
-        tmp_path / "images.npy", "--inverter", work / "s.safetensors", "--step-size", 0.4,
+        tmp_path / "images.npy", "--inverter", work / "s.safetensors", "--option", "step_size=0.4",
         "--out", tmp_path / "released.npz",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -70,6 +74,7 @@ def test_rounded_releases_keep_the_label_strictly_and_sum_to_one(
 ):
     out = tmp_path / "released.npy"
     options = ("--inverter", work / "s.safetensors", "--dtype", dtype, "--decimals", decimals)
+    options += ("--option", "step_size=0.1")
     assert oneway("defend", work / "test.npz", *options, "--out", out).exit_code == 0
     released = np.load(out)
     assert released.dtype == dtype
@@ -82,8 +87,15 @@ def test_rounded_releases_keep_the_label_strictly_and_sum_to_one(
 
 def test_a_budget_bounds_what_is_released(oneway, work, tmp_path):
     out = tmp_path / "released.npy"
-    options = ("--inverter", work / "s.safetensors", "--step-size", 0.4, "--dtype", "float64")
-    budget = ("--budget", 0.5, "--norm", "inf")
+    options = (
+        "--inverter",
+        work / "s.safetensors",
+        "--option",
+        "step_size=0.4",
+        "--dtype",
+        "float64",
+    )
+    budget = ("--option", "budget=0.5", "--option", "norm=inf")
     assert oneway("defend", work / "test.npz", *options, *budget, "--out", out).exit_code == 0
     clean = np.load(work / "test.npz")["logits"].astype(np.float64)
     # Softmax forgets a constant per row; half the range of what is left is the least it can be.
@@ -99,6 +111,41 @@ def test_label_only_needs_no_inverter_and_tells_the_label_alone(oneway, work, tm
     released, labels = np.load(out), np.load(work / "test.npz")["logits"].argmax(1)
     np.testing.assert_array_equal(strict_labels(released), labels)
     assert len(np.unique(released, axis=0)) == len(np.unique(labels))
+
+
+@pytest.mark.parametrize(
+    ("defense", "options"),
+    [
+        ("top-k", {"count": 2}),
+        ("rounding", {"decimals": 1}),
+        ("temperature", {"temperature": 3.0}),
+        ("reverse-sigmoid", {"beta": 0.5, "gamma": 0.2, "keep_label": "true"}),
+    ],
+)
+def test_every_untrained_defense_can_be_named_with_its_options(
+    oneway, work, tmp_path, defense, options
+):
+    """And needs neither a surrogate nor the queries, if it reads none."""
+    logits, out = np.load(work / "test.npz")["logits"], tmp_path / "released.npy"
+    np.savez(tmp_path / "scores.npz", logits=logits)
+    pairs = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
+    result = oneway("defend", tmp_path / "scores.npz", "--defense", defense, *pairs, "--out", out)
+    assert result.exit_code == 0, result.output
+    told = {name: value == "true" or value for name, value in options.items()}
+    guard = build_defense(defense, told, None)
+    expected = release(guard(torch.from_numpy(logits)))
+    np.testing.assert_allclose(np.load(out), expected.numpy(), atol=1e-6)
+    assert "0 labels changed" in result.output
+
+
+def test_a_defense_that_may_change_labels_says_how_many(oneway, work, tmp_path):
+    out = tmp_path / "released.npy"
+    noise = ("--defense", "gaussian-noise", "--option", "standard_deviation=20")
+    result = oneway("defend", work / "test.npz", *noise, "--out", out)
+    assert result.exit_code == 0, result.output
+    changed = (np.load(out).argmax(1) != np.load(work / "test.npz")["logits"].argmax(1)).sum()
+    assert f"{changed} labels changed" in result.output
+    assert changed > 0
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,7 @@ CASES = {
     "class offsets": ("class-offsets", {"scale": 3.0}),
     "class offsets, label kept": ("class-offsets", {"scale": 3.0, "keep_label": True}),
     "planted leak": ("planted-leak", {}),
+    "noisy tail": ("noisy-tail", {"count": 2}),
 }
 """Every registered defense, and those of its variants that go ways of their own."""
 

@@ -1,11 +1,14 @@
 """Controls: what they hide is nothing, and what they plant can be read."""
 
+import itertools
+
 import pytest
 import torch
 
 from oneway.confidences import release
-from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
 from oneway.defenses.label_only import LabelOnly
+from oneway.defenses.top_k import TopK
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from rows import leads, random_rows, same_bits
 from surrogates import random_images
@@ -106,3 +109,53 @@ def test_positions_and_images_that_do_not_fit_are_refused():
 def test_options_outside_their_range_are_refused_by_name(build, options, text):
     with pytest.raises(InvalidOptionError, match=text):
         build(**options)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 10, 1000])
+def test_the_largest_probabilities_are_told_exactly_and_stay_the_largest(classes):
+    logits = random_rows(1, 200, classes, torch.float64, 2)
+    clean = release(logits, dtype=torch.float64)
+    told = release(NoisyTail(count=3)(logits), dtype=torch.float64)
+    kept = logits.topk(min(3, classes)).indices
+    torch.testing.assert_close(told.gather(-1, kept), clean.gather(-1, kept))
+    others = told.scatter(-1, kept, 0)
+    assert (others.amax(-1) <= told.gather(-1, kept).amin(-1)).all()
+    assert (others.scatter(-1, kept, 1) > 0).all()
+    torch.testing.assert_close(told.sum(-1), torch.ones(200, dtype=torch.float64))
+
+
+def test_the_others_share_what_is_left_unevenly_and_say_nothing_of_their_scores():
+    logits = random_rows(1, 4000, 10, torch.float64, 2)
+    told = NoisyTail(count=3)(logits).log_softmax(-1)
+    even = TopK(count=3)(logits).log_softmax(-1)
+    rest = logits.argsort(-1, descending=True)[:, 3:]
+    noise = (told - even).gather(-1, rest)
+    # Much noise: the others differ among themselves as much as clean ones do, or more.
+    assert noise.std(-1).median() > 1
+    # Which of two others gets more has nothing to do with how far apart their scores are.
+    scores = logits.log_softmax(-1).gather(-1, rest)
+    for one, other in itertools.combinations(range(7), 2):
+        more = (noise[:, one] > noise[:, other]).double()
+        assert abs(float(more.mean()) - 0.5) < 0.04
+        apart = scores[:, one] - scores[:, other]
+        assert abs(float(torch.corrcoef(torch.stack([more, apart]))[0, 1])) < 0.08
+
+
+def test_noise_is_the_same_for_the_same_scores_and_unrelated_for_scores_that_hardly_differ():
+    logits = random_rows(1, 100, 8, torch.float64, 2)
+    told = NoisyTail(count=3)(logits)
+    assert same_bits(told, NoisyTail(count=3)(logits))
+    for row in range(5):
+        assert same_bits(told[row], NoisyTail(count=3)(logits[row]))
+    near = NoisyTail(count=3)(logits.nextafter(torch.tensor(torch.inf, dtype=torch.float64)))
+    rest = logits.argsort(-1, descending=True)[:, 3:]
+    pair = torch.stack([rows.gather(-1, rest).diff(dim=-1).flatten() for rows in (told, near)])
+    assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.3
+    assert not torch.equal(told, NoisyTail(count=3, seed=1)(logits))
+    assert same_bits(NoisyTail(count=3)(torch.zeros(1, 8)), NoisyTail(count=3)(-torch.zeros(1, 8)))
+
+
+@pytest.mark.parametrize("options", [{"count": 0}, {"scale": 0.0}, {"seed": -1}])
+def test_options_of_the_noisy_tail_outside_their_range_are_refused(options):
+    with pytest.raises(InvalidOptionError, match=next(iter(options))):
+        NoisyTail(**options)

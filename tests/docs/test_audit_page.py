@@ -1,6 +1,7 @@
 """What docs/audit.md says of the command, its files and its thresholds is so."""
 
 import inspect
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -18,9 +19,9 @@ from oneway.benchmark import (
     Subject,
     model_audit,
 )
-from oneway.benchmark.audit_plan import AuditPlan, Costs, make_plan
+from oneway.benchmark.audit_plan import FRONT_ENDS, AuditPlan, Costs, make_plan
 from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST
-from oneway.cli.audit import parse_options
+from oneway.cli.common import parse_options
 from oneway.cli.main import app
 from oneway.guards import check_options
 from oneway.targets import TorchTarget
@@ -80,6 +81,12 @@ def test_commands_parse_and_their_options_are_known(command):
     assert options.keys() <= set(known)
 
 
+def test_all_front_ends_are_said_and_how_many_they_are():
+    said = section("Attackers").split("**Front ends.**")[1].split("**The plateau.**")[0]
+    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(FRONT_ENDS)
+    assert f"{['one', 'two', 'three', 'four', 'five'][len(FRONT_ENDS) - 1]} transforms" in said
+
+
 def test_links_lead_to_files():
     links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", PAGE)
     assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
@@ -109,7 +116,8 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
         auxiliary=8000,
     )
     # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
-    plan = make_plan(full, Costs(dict.fromkeys(settings.widths, 1.0), 1.0, 8000, 8000), 1.0)
+    prices = dict.fromkeys(itertools.product(FRONT_ENDS, settings.widths), 1.0)
+    plan = make_plan(full, Costs(prices, 1.0, 1.0, 8000, 8000), 1.0)
     steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
     marks = (
         *(

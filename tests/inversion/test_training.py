@@ -21,6 +21,8 @@ from oneway.inversion import (
     mean_error,
     train_inverter,
 )
+from oneway.inversion.front_ends import FRONT_ENDS
+from oneway.inversion.training import MovingAverage
 
 CLASSES, ROWS = 3, 41
 PATIENT = 1000
@@ -244,6 +246,44 @@ def test_training_equals_a_hand_written_loop(averaging, batch_size):
     for name, value in kept.items():
         if value.is_floating_point():
             torch.testing.assert_close(value, best[name], rtol=1e-4, atol=1e-6)
+
+
+def fitted(front_end):
+    """A decoder behind a front end that is fitted, with BatchNorm statistics of its own."""
+    torch.manual_seed(0)
+    network = Inverter(CLASSES, (1, 4, 4), width=2, front_end=front_end)
+    network.fit_front_end(observed()[0])
+    return network
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_a_front_ends_statistics_are_kept_as_they_were_fitted(front_end):
+    """Of the rows that are trained on, and of no others."""
+    confidences, images, held_out = observed()
+    network = fitted(front_end)
+    train(network, (confidences, images, held_out), epochs=2, averaging=0.5)
+    expected = fitted(front_end).front_end
+    expected.fit(confidences[~held_out])
+    assert same(snapshot(network.front_end), snapshot(expected))
+
+
+@pytest.mark.parametrize("front_end", [name for name in FRONT_ENDS if name != "faithful"])
+def test_an_average_follows_weights_and_batch_statistics_and_no_statistics_of_a_front_end(
+    front_end,
+):
+    network = fitted(front_end)
+    average = MovingAverage(network, 0.75)
+    average.update()
+    before = snapshot(network)
+    assert same(snapshot(average.network), before)
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            value.copy_(value + 4 if value.is_floating_point() else value)
+    average.update()
+    for name, value in average.network.state_dict().items():
+        followed = not name.startswith("front_end.") and value.is_floating_point()
+        torch.testing.assert_close(value, before[name] + 1 if followed else before[name])
+    assert any("running_var" in name for name in before)
 
 
 def test_a_batch_of_one_row_which_has_no_variance_is_left_out():

@@ -31,6 +31,7 @@ SEEN = {
     "error_worst_1_percent": 0.001,
     "reidentified_rank_1": 0.25,
     "reidentified_rank_5": 0.5,
+    "reidentified_by": "static",
     "gallery": 200,
     "psnr_decibels": 19.2,
     "ssim": 0.61,
@@ -52,6 +53,8 @@ def record_of(**changes):
         "closed_gap": 0.3,
         "closed_gap_interval": {"low": 0.25, "estimate": 0.3, "high": 0.354},
         "closed_gap_tail": 0.12,
+        "closed_gap_tail_interval": {"low": -0.2, "estimate": 0.12, "high": 0.45},
+        "tail_queries": 25,
         "flips": 0,
         "void": False,
         "controls": {
@@ -60,6 +63,7 @@ def record_of(**changes):
         },
         "plan": {"left_out": []},
         "seeds": [0, 1, 2],
+        "stopped": None,
         "epochs": 12,
         "plateau_shown": True,
         "auxiliary": 4000,
@@ -70,6 +74,12 @@ def record_of(**changes):
             "clean": {**SEEN, "reidentified_rank_1": 0.5},
             "label": {**SEEN, "reidentified_rank_1": 0.01},
         },
+        "reidentified": {
+            "label-only": {"rank_1": 0.01, "rank_5": 0.03},
+            "static": {"rank_1": 0.25, "rank_5": 0.5},
+            "retrained": {"rank_1": 0.125, "rank_5": 0.5},
+            "optimising": {"rank_1": 0.0625, "rank_5": 0.5},
+        },
         "utility": {
             "clean": dict(QUALITY),
             "released": {**QUALITY, "top_1": 0.8},
@@ -79,7 +89,11 @@ def record_of(**changes):
             "l1_max": 1.9,
             "top_5_agreement": 0.975,
             "rank_correlation": 0.5,
-            "cost": {"bare": dict(COST), "guarded": {**COST, "p50_milliseconds": 7.0}},
+            "cost": {
+                "bare": dict(COST),
+                "guarded": {**COST, "p50_milliseconds": 7.0},
+                "failed": None,
+            },
         },
     }
     return copy.deepcopy(record) | changes
@@ -111,7 +125,7 @@ def test_the_headline_says_what_the_gap_means(gap, told):
     line = headline(closed_gap=gap)
     assert line == (
         f"The release closes G = {gap:.2f} of the gap (95 % of resampled queries: 0.25 to 0.35), "
-        f"and 0.12 for the least confident 5 % of queries: {told}"
+        "and 0.12 (-0.20 to 0.45) for the least confident 5 % of queries (25): " + told
     )
 
 
@@ -131,6 +145,42 @@ def test_an_interval_without_end_is_no_verdict():
 def test_next_to_nothing_leaks_only_if_that_is_true_of_the_tail():
     line = headline(closed_gap=0.95, closed_gap_tail=0.9)
     assert line.endswith("next to nothing leaks beyond the label, to these attackers.")
+
+
+@pytest.mark.parametrize(("high", "said"), [(0.89, "does"), (0.9, "may"), ("inf", "may")])
+def test_more_leaks_of_the_tail_for_sure_only_if_its_interval_says_so(high, said):
+    interval = {"low": 0.1, "estimate": 0.5, "high": high}
+    line = headline(closed_gap=0.95, closed_gap_tail=0.5, closed_gap_tail_interval=interval)
+    assert line.endswith(f"but of the least confident queries more {said}.")
+
+
+def test_a_tail_of_too_few_queries_is_no_number():
+    endless = {"low": "-inf", "estimate": 0.12, "high": "inf"}
+    line = headline(closed_gap_tail_interval=endless, tail_queries=5)
+    assert "; the least confident 5 % of queries (5) do not tell it for themselves" in line
+    assert "0.12" not in line
+
+
+def test_seeds_that_were_lost_are_said_with_the_reason():
+    plan = {"left_out": [], "seeds": 3}
+    record = record_of(seeds=[0], stopped="TargetFailedError: status 503", plan=plan)
+    told = "Not measured: 2 more of the seeds (TargetFailedError: status 503)."
+    assert told in verdict(record)
+
+
+def test_costs_that_could_not_be_measured_are_said_with_the_reason():
+    assert not any("Not measured" in line for line in verdict(record_of()))
+    utility = record_of()["utility"]
+    utility["cost"]["failed"] = "TargetFailedError while bare answers were timed: status 503"
+    utility["cost"]["bare"] = dict.fromkeys(COST)
+    record = record_of(utility=utility)
+    told = (
+        "Not measured: what answers cost the server "
+        "(TargetFailedError while bare answers were timed: status 503)."
+    )
+    assert told in verdict(record)
+    lines = shown(utility_table(record)).splitlines()
+    assert next(line for line in lines if "median" in line).split()[-2:] == ["-", "7.00"]
 
 
 @pytest.mark.parametrize("defense", ["adversarial-noise", "none", "guarded endpoint"])
@@ -191,8 +241,9 @@ def test_floors_and_the_strongest_attackers_are_named_once_each():
 
 def test_people_are_told_how_often_they_are_found():
     assert verdict(record_of())[2] == (
-        "Among 200 true inputs, a reconstruction's nearest is its own for 25.0 % of queries "
-        "(50.0 % from clean scores, 1.0 % from the label alone, 0.5 % by chance)."
+        "Among 200 true inputs, a reconstruction's nearest is its own for 25.0 % of queries, "
+        "as static makes them, who does best at this (50.0 % from clean scores, "
+        "1.0 % from the label alone, 0.5 % by chance)."
     )
 
 
@@ -206,12 +257,12 @@ def test_people_are_told_how_often_they_are_found():
         ),
         (
             {"planted-leak": one_control("read", True), "identity": one_control("broken", None)},
-            "Controls as they must be: planted-leak. Not to be told, since clean scores tell no "
+            "Controls as they must be: planted-leak. Not to be told, since what they tell is no "
             "more than the label: identity.",
         ),
         (
             {"identity": one_control("broken", None)},
-            "Not to be told, since clean scores tell no more than the label: identity.",
+            "Not to be told, since what they tell is no more than the label: identity.",
         ),
     ],
 )

@@ -18,8 +18,11 @@ STEP = 0.02
 DRAWS = 4
 """Answers of a random defense that a gradient is averaged over (EoT)."""
 
-PULLS = (0.1, 1.0)
-"""Weights of staying near the decoder's reconstruction, two to choose from."""
+PULLS = (3.0, 100.0)
+"""Weights of staying near the decoder's reconstruction, two to choose from.
+
+Of the mean over pixels: an image of more pixels is pulled no more than a smaller one.
+"""
 
 ROWS = 256
 """Queries that are searched for at once."""
@@ -90,7 +93,7 @@ def _descend(
                 [features.from_logs(follow(images).log_softmax(-1)) for _ in range(draws)]
             ).mean(0)
             misfit = (told - wanted).square().mean(-1)
-            moved = (images - start).square().flatten(1).sum(-1)
+            moved = (images - start).square().flatten(1).mean(-1)
             # Of the images alone: the model's own parameters are left as they are.
             (images.grad,) = torch.autograd.grad((misfit + pull * moved).sum(), images)
             optimizer.step()

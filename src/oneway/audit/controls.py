@@ -1,17 +1,20 @@
 """Controls: releases whose leak is known. An audit that misjudges one is void."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from oneway.audit.verdict import gap_or_none, standard_error
 from oneway.contracts import Defense
-from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
+from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.temperature import Temperature
+from oneway.defenses.top_k import TopK
+from oneway.inversion import LEADING
 
 BROKEN_BELOW = 0.35
 """Largest closed gap of a release that hides nothing, for attackers who are to be believed."""
@@ -27,32 +30,70 @@ CLEAR = 6
 
 Expected = Literal["broken", "read", "holds"]
 
-MakeControl = Callable[[Tensor], Defense]
-"""Builds a control, given which pixels differ most between images, as ``(P)`` flat indices."""
+MakeControl = Callable[[Tensor, Generator], Defense]
+"""Builds a control, given which pixels differ most between images, as ``(P)`` flat indices, and
+its randomness."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """One release with a known leak.
+    """One release with a known leak, and whom it vouches for.
 
     Attributes:
         make: Builds it.
         expected: ``"broken"``: G must be about 0. ``"read"``: the planted pixels must be found.
             ``"holds"``: G must be about 1.
+        front_end: The input transform of the decoder that attacks it.
+        attack: The attacker; the control is left out of an audit that lacks this one.
+        reference: A release without what makes it hard, that must be no easier: G is 0 where its
+            error is reached. None: clean scores.
+        least_classes: With fewer there is nothing to vouch for.
     """
 
     make: MakeControl
     expected: Expected
+    front_end: str = "within-label"
+    attack: str = "retrained"
+    reference: MakeControl | None = None
+    least_classes: int = 2
 
 
 CONTROLS: dict[str, Control] = {
-    "identity": Control(lambda _: Identity(), "broken"),
-    "permutation": Control(lambda _: Permutation(), "broken"),
-    "temperature": Control(lambda _: Temperature(temperature=2.0), "broken"),
-    "class-offsets": Control(lambda _: ClassOffsets(), "broken"),
-    "planted-leak": Control(lambda places: PlantedLeak(positions=places.tolist()), "read"),
-    "label-only": Control(lambda _: LabelOnly(), "holds"),
+    "identity": Control(lambda *_: Identity(), "broken"),
+    "permutation": Control(lambda *_: Permutation(), "broken"),
+    "temperature": Control(lambda *_: Temperature(temperature=2.0), "broken"),
+    "class-offsets": Control(lambda *_: ClassOffsets(), "broken"),
+    "noisy-tail": Control(
+        # All that this front end looks at; the others read it no better than the label.
+        lambda *_: NoisyTail(count=LEADING),
+        "broken",
+        front_end="leading",
+        reference=lambda *_: TopK(count=LEADING),
+        # A single further entry is what is left: no noise.
+        least_classes=LEADING + 2,
+    ),
+    "averaged-noise": Control(
+        lambda _, generator: GaussianNoise(standard_deviation=1.5, generator=generator),
+        "broken",
+        attack="averaging",
+    ),
+    "planted-leak": Control(lambda places, _: PlantedLeak(positions=places.tolist()), "read"),
+    "label-only": Control(lambda *_: LabelOnly(), "holds"),
 }
+
+
+def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:
+    """Return the names of the controls that vouch for these attackers.
+
+    Args:
+        attacks: Who takes part.
+        classes: K.
+    """
+    return tuple(
+        name
+        for name, control in CONTROLS.items()
+        if control.attack in attacks and classes >= control.least_classes
+    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +104,8 @@ class ControlResult:
         name: A key of ``CONTROLS``.
         expected: What it must be.
         measured: G; or, of planted pixels, the share of the label-only error that is gone. None
-            where clean scores tell no more than the label: then nothing can be broken.
+            where clean scores, or the reference, tell no more than the label: then nothing can be
+            broken.
         passed: Whether it is as expected; None where that cannot be told.
     """
 
@@ -87,13 +129,13 @@ def planted_positions(images: Tensor, classes: int) -> Tensor:
 
 
 def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> ControlResult:
-    """Compare an attack on a control with the same attack on clean scores, and with the label.
+    """Compare an attack on a control with one on its reference, and with the label.
 
     Args:
         name: A key of ``CONTROLS``.
         errors: ``(N)`` of the attack on the control; of a planted leak, over the planted entries
             alone.
-        clean: ``(N)`` of the same decoder on clean scores.
+        clean: ``(N)`` of the same decoder on clean scores, or on the control's reference.
         label: ``(N)`` given the label alone; of a planted leak, over the planted entries.
     """
     expected = CONTROLS[name].expected

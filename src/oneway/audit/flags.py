@@ -13,7 +13,7 @@ FLAGS = {
     "ties-or-zeros": "released vectors hold exact ties or zeros",
     "worse-calibrated": "released probabilities are worse calibrated than clean ones",
     "tells-more-than-scores": "the release depends on the input beyond the clean scores",
-    "too-few-seeds": "fewer seeds than a published number needs",
+    "too-few-seeds": "fewer seeds than were asked for, or than a published number needs",
     "not-trained-out": "the attackers were still learning when their time was over",
     "control-failed": "the audit missed a planted leak, or saw one where there is none",
 }

@@ -49,14 +49,8 @@ def judge(
         flips: How many labels changed in what was released.
     """
     strongest = min(results, key=lambda name: results[name].error)
-    tail_count = max(1, round(TAIL_SHARE * len(clean_confidences)))
-    tail = clean_confidences.amax(-1).argsort(stable=True)[:tail_count]
+    tail = least_confident(clean_confidences)
     adaptive = results[strongest].error
-    # Not the lowest of all on the tail: on a few queries a failed decoder may win by chance.
-    fallback = results.get("label-only", results[strongest])
-    tail_adaptive = min(
-        float(result.errors[tail].mean()) for result in (results[strongest], fallback)
-    )
     flags = list[Flag]()
     # To mislead who does not know of it is what a defense is for; nothing is wrong with that.
     unaware = ("static",) if "retrained" in results else ()
@@ -81,10 +75,27 @@ def judge(
         strongest=strongest,
         closed_gap=gap_or_none(adaptive, float(floors.clean.mean()), label_error),
         closed_gap_tail=gap_or_none(
-            tail_adaptive, float(floors.clean[tail].mean()), float(floors.label[tail].mean())
+            float(errors_on(tail, results, strongest).mean()),
+            float(floors.clean[tail].mean()),
+            float(floors.label[tail].mean()),
         ),
         flags=tuple(flags),
     )
+
+
+def least_confident(clean_confidences: Tensor) -> Tensor:
+    """Return which queries are in the tail, as ``(n)`` indices of ``(N, K)`` rows."""
+    count = max(1, round(TAIL_SHARE * len(clean_confidences)))
+    return clean_confidences.amax(-1).argsort(stable=True)[:count]
+
+
+def errors_on(tail: Tensor, results: Mapping[str, AttackResult], strongest: str) -> Tensor:
+    """Return ``(n)`` errors on some queries, of the strongest attacker or given the label alone.
+
+    Not the lowest of all attackers there: on a few queries a failed decoder may win by chance.
+    """
+    told = [results[name].errors[tail] for name in (strongest, "label-only") if name in results]
+    return min(told, key=lambda errors: float(errors.mean()))
 
 
 def standard_error(differences: Tensor) -> float:

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from oneway.audit import (
     CONTROLS,
+    AttackResult,
     ControlResult,
+    MakeControl,
     judge_control,
     planted_errors,
     planted_positions,
 )
 from oneway.benchmark.attackers import prepare_attackers
-from oneway.benchmark.audit_plan import CONTROL_ROWS, AuditPlan, settings_for
+from oneway.benchmark.audit_plan import CONTROL_ROWS, CONTROL_TEST, AuditPlan, settings_for
 from oneway.benchmark.randomness import Stream
 from oneway.benchmark.spec import AttackerSpec
 from oneway.benchmark.store import Store
@@ -22,9 +24,7 @@ from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Observations
 from oneway.data import Report
 from oneway.metrics import inversion_errors
-
-CONTROL_TEST = 2000
-"""Test queries that each control is graded on."""
+from oneway.targets import DefendedTarget
 
 
 def run_controls(
@@ -39,8 +39,10 @@ def run_controls(
 ) -> dict[str, ControlResult]:
     """Attack releases whose leak is known, with one decoder of the ensemble each: a quick form.
 
+    Each names the front end of the decoder that it vouches for.
+
     Args:
-        plan: Says which controls, and how wide the decoder is.
+        plan: Says which controls, how wide the decoder is, and how often averaging asks.
         subject: What is audited.
         answers: What it was asked, and answered.
         images: ``(N, ...)`` the attacker's own, in random order: the first ones are used.
@@ -60,36 +62,50 @@ def run_controls(
     asked = torch.randperm(len(subject.test), generator=order)[:CONTROL_TEST]
     asked = asked.to(subject.test.device)
     test = subject.test[asked]
-    own_clean = release(answers.trace.clean_logits[asked])
-    width = min(plan.widths)
-    spec = AttackerSpec(
-        names=("label-only", "retrained"),
-        front_ends=("within-label",),
-        widths=(width,),
-        training=settings_for(epochs),
-    )
-    attackers = prepare_attackers(spec, images, store, seed, report)
-    seen = Observations(images, clean, clean, attackers.held_out)
-    floor = attackers.run("controls: clean", seen, own_clean, test)
+    own_clean = answers.clean_test[asked]
     places = planted_positions(images, clean.shape[-1])
+    spec = AttackerSpec(
+        widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
+    )
+    attackers = {
+        front_end: prepare_attackers(
+            dataclasses.replace(spec, front_ends=(front_end,)), images, store, seed, report
+        )
+        for front_end in {CONTROLS[name].front_end for name in plan.controls}
+    }
+    held_out = next(iter(attackers.values())).held_out
+    seen = Observations(images, clean, clean, held_out, repeats=spec.repeats)
+
+    def attack(
+        title: str, name: str, front_end: str, make: MakeControl | None = None
+    ) -> AttackResult:
+        """Attack what a control makes of the clean scores, or those scores."""
+        observed, told = seen, own_clean
+        if make is not None:
+            defense = make(places, Stream(seed, title).generator())
+            shown, told = (
+                release(defense(logits_from_confidences(scores), queries))
+                for scores, queries in ((clean, images), (own_clean, test))
+            )
+            observed = dataclasses.replace(
+                seen,
+                released=shown,
+                random=not defense.deterministic,
+                query=DefendedTarget(subject.target, defense).repeated,
+            )
+        return attackers[front_end].run(title, observed, told, test, (name,))[name]
+
+    label = attack("controls: the label", "label-only", next(iter(attackers)))
     found = {}
     for name in plan.controls:
-        control = CONTROLS[name].make(places)
-        shown, told = (
-            release(control(logits_from_confidences(scores), queries))
-            for scores, queries in ((clean, images), (own_clean, test))
-        )
-        result = attackers.run(
-            f"control: {name}",
-            dataclasses.replace(seen, released=shown),
-            told,
-            test,
-            ("retrained",),
-        )["retrained"]
-        rows = (result, floor["retrained"], floor["label-only"])
+        control = CONTROLS[name]
+        title = "controls: clean" if control.reference is None else f"reference: {name}"
+        reference = attack(title, "retrained", control.front_end, control.reference)
+        result = attack(f"control: {name}", control.attack, control.front_end, control.make)
+        rows = (result, reference, label)
         errors = (
             (planted_errors(test, row.reconstructions, places) for row in rows)
-            if CONTROLS[name].expected == "read"
+            if control.expected == "read"
             else (inversion_errors(test, row.reconstructions) for row in rows)
         )
         found[name] = judge_control(name, *errors)

@@ -23,6 +23,7 @@ _MUST = {"broken": "broken (G about 0)", "read": "read", "holds": "unbroken (G a
 
 def suspicions(
     rounds: Sequence[Round],
+    seeds: int,
     controls: Mapping[str, ControlResult],
     plateau: bool,
     epochs: int,
@@ -32,7 +33,8 @@ def suspicions(
     """Return what is suspicious about the rounds of an audit, and about its release.
 
     Args:
-        rounds: One for each seed.
+        rounds: One for each seed that was run.
+        seeds: How many were asked for.
         controls: How the controls went.
         plateau: Whether twice the epochs gained nothing.
         epochs: How long decoders were trained.
@@ -65,12 +67,13 @@ def suspicions(
                 f"{after['expected_calibration_error']:.3f}"
             )
             flags.append(Flag("worse-calibrated", detail))
-    if len(rounds) < SEEDS:
-        flags.append(
-            Flag("too-few-seeds", f"{len(rounds)} of {SEEDS} seeds: nothing to be published")
-        )
+    if len(rounds) < max(SEEDS, seeds):
+        detail = f"{len(rounds)} of {seeds} seeds were run"
+        if len(rounds) < SEEDS:
+            detail += f"; what is to be published takes {SEEDS}"
+        flags.append(Flag("too-few-seeds", detail))
     if not plateau:
-        detail = f"decoders were still gaining at {epochs} epochs"
+        detail = f"decoders were not seen to stop gaining at {epochs} epochs"
         flags.append(Flag("not-trained-out", detail))
     for name in failed_controls(controls):
         result = controls[name]

@@ -3,7 +3,7 @@
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median_high
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from oneway.audit import AttackResult, Floors, Verdict
+from oneway.benchmark.audit_plan import SINGLE_QUERIES
 from oneway.benchmark.randomness import Stream
 from oneway.benchmark.records import distortion_of
 from oneway.benchmark.subject import Answers, Subject
 from oneway.benchmark.timing import query_times
-from oneway.confidences import release
 from oneway.contracts import Defense
 from oneway.defenses.identity import Identity
+from oneway.errors import OnewayError
 from oneway.metrics import (
     Calibration,
     PrincipalComponents,
@@ -42,7 +43,8 @@ from oneway.targets import DefendedTarget
 GALLERY = 1000
 """True inputs among which a reconstruction is to find its own."""
 
-SINGLE_QUERIES, BATCHED = 200, 256
+BATCHED = 256
+"""Most queries that are asked at once to count how many are answered a second."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +80,40 @@ class Measures:
     Attributes:
         seed: Of the attackers.
         summary: By whose reconstructions: ``released``, ``clean`` and ``label``.
-        columns: One value per test query, of the strongest attacker on the release.
+        reidentified: Shares of re-identified queries, by attacker on the release.
+        columns: By attacker on the release, columns of one value per test query.
     """
 
     seed: int
     summary: Mapping[str, Any]
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    reidentified: Mapping[str, Any]
+    columns: Mapping[str, Mapping[str, Tensor]]
 
     def queries(self, rounds: Sequence[Round]) -> dict[str, Any]:
         """Return columns with one value per seed, attacker and test query."""
+        more = dict.fromkeys(name for own in self.columns.values() for name in own)
         found: dict[str, list[Any]] = {
-            name: [] for name in ("seed", "attack", "query", "error", *self.columns)
+            name: [] for name in ("seed", "attack", "query", "error", *more)
         }
         for one in rounds:
             for name, result in one.results.items():
                 count = len(result.errors)
-                own = one.seed == self.seed and name == one.verdict.strongest
+                own = self.columns[name] if one.seed == self.seed else {}
                 found["seed"] += [one.seed] * count
                 found["attack"] += [name] * count
                 found["query"] += range(count)
                 found["error"] += result.errors.tolist()
-                for column, values in self.columns.items():
-                    found[column] += values.tolist() if own else [None] * count
+                for column in more:
+                    values = own.get(column)
+                    found[column] += [None] * count if values is None else values.tolist()
         return found
 
 
 def measure(one: Round, subject: Subject, images: Tensor, seed: int) -> Measures:
-    """Compare the strongest reconstructions with the truth, and with what the floors give.
+    """Compare reconstructions with the truth, and with what the floors give.
+
+    Queries are re-identified by every attacker, since the one of the lowest error need not be the
+    one that tells them apart best; the rest is of the strongest.
 
     Args:
         one: A seed's attacks.
@@ -112,59 +121,83 @@ def measure(one: Round, subject: Subject, images: Tensor, seed: int) -> Measures
         images: ``(N, ...)`` the attacker's own; the embedder learns from them alone.
         seed: Of the galleries that are drawn.
     """
-    best = min(one.baseline.values(), key=lambda result: result.error)
     embedder = PrincipalComponents.fit(images)
-    whose = {
-        "released": one.strongest,
-        "clean": best,
-        "label": one.baseline["label-only"],
-    }
-    own_images = images[one.held_out]
-    summary, columns = {}, dict[str, Tensor]()
-    gallery = min(GALLERY, len(subject.test))
-    for name, result in whose.items():
-        made, own_made = result.reconstructions, result.own_reconstructions
-        errors = inversion_errors(subject.test, made)
-        found: dict[str, Any] = {
-            "error": float(errors.mean()),
-            "error_worst_5_percent": lowest_share(errors, 0.05),
-            "error_worst_1_percent": lowest_share(errors, 0.01),
+
+    def ranks(results: Mapping[str, AttackResult]) -> dict[str, Tensor]:
+        return {
+            name: _ranks(result, subject.test, embedder, images[one.held_out], seed)
+            for name, result in results.items()
         }
-        ranks = reidentification_ranks(
-            embedder,
-            subject.test,
-            made,
-            gallery=gallery,
-            generator=Stream(seed, "gallery").generator(),
-            # How far a reconstruction is to be trusted, its maker has seen on images of its own.
-            calibration=None
-            if own_made is None
-            else Calibration.fit(embedder, own_images, own_made),
-        )
-        own = {"rank": ranks}
-        found["reidentified_rank_1"] = rank_share(ranks, 1)
-        found["reidentified_rank_5"] = rank_share(ranks, 5)
-        found["gallery"] = gallery
-        if subject.test.ndim == 4:
-            own["psnr"] = peak_signal_to_noise_ratio(subject.test, made)
-            own["ssim"] = structural_similarity(subject.test, made)
-            finite = own["psnr"][own["psnr"].isfinite()]
-            found["psnr_decibels"] = float(finite.mean()) if len(finite) else None
-            found["ssim"] = float(own["ssim"].mean())
-        for column in subject.columns:
-            block = (column.start, column.stop)
-            if column.kind == "categorical":
-                value = categorical_accuracy(subject.test, made, block)
-            else:
-                value = numeric_error(subject.test, made, block)
-            found.setdefault("columns", {})[column.name] = {
-                "kind": column.kind,
-                "value": float(value.double().mean()),
-            }
-        summary[name] = found
-        if name == "released":
-            columns = own
-    return Measures(one.seed, summary, columns)
+
+    released, clean = ranks(one.results), ranks(one.baseline)
+    best = min(one.baseline.values(), key=lambda result: result.error)
+    label = one.baseline["label-only"]
+    summary, columns = {}, {name: {"rank": each} for name, each in released.items()}
+    for whose, result, known in (
+        ("released", one.strongest, released),
+        ("clean", best, clean),
+        ("label", label, {label.attack: clean[label.attack]}),
+    ):
+        found, own = _likeness(result.reconstructions, subject)
+        shares = {name: _shares(each) for name, each in known.items()}
+        who = max(shares, key=lambda name: tuple(shares[name].values()))
+        found |= {f"reidentified_{rank}": share for rank, share in shares[who].items()}
+        summary[whose] = found | {"reidentified_by": who, "gallery": _gallery(subject.test)}
+        if whose == "released":
+            columns[result.attack] |= own
+    reidentified = {name: _shares(each) for name, each in released.items()}
+    return Measures(one.seed, summary, reidentified, columns)
+
+
+def _gallery(test: Tensor) -> int:
+    return min(GALLERY, len(test))
+
+
+def _ranks(
+    result: AttackResult, test: Tensor, embedder: PrincipalComponents, own: Tensor, seed: int
+) -> Tensor:
+    """Return ``(N)`` ranks of each query among the true inputs of a gallery."""
+    made = result.own_reconstructions
+    return reidentification_ranks(
+        embedder,
+        test,
+        result.reconstructions,
+        gallery=_gallery(test),
+        generator=Stream(seed, "gallery").generator(),
+        # How far a reconstruction is to be trusted, its maker has seen on images of its own.
+        calibration=None if made is None else Calibration.fit(embedder, own, made),
+    )
+
+
+def _shares(ranks: Tensor) -> dict[str, float]:
+    return {"rank_1": rank_share(ranks, 1), "rank_5": rank_share(ranks, 5)}
+
+
+def _likeness(made: Tensor, subject: Subject) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return how like the test queries reconstructions are; and the same query by query."""
+    errors, own = inversion_errors(subject.test, made), dict[str, Tensor]()
+    found: dict[str, Any] = {
+        "error": float(errors.mean()),
+        "error_worst_5_percent": lowest_share(errors, 0.05),
+        "error_worst_1_percent": lowest_share(errors, 0.01),
+    }
+    if subject.test.ndim == 4:
+        own["psnr"] = peak_signal_to_noise_ratio(subject.test, made)
+        own["ssim"] = structural_similarity(subject.test, made)
+        finite = own["psnr"][own["psnr"].isfinite()]
+        found["psnr_decibels"] = float(finite.mean()) if len(finite) else None
+        found["ssim"] = float(own["ssim"].mean())
+    for column in subject.columns:
+        block = (column.start, column.stop)
+        if column.kind == "categorical":
+            value = categorical_accuracy(subject.test, made, block)
+        else:
+            value = numeric_error(subject.test, made, block)
+        found.setdefault("columns", {})[column.name] = {
+            "kind": column.kind,
+            "value": float(value.double().mean()),
+        }
+    return found, own
 
 
 def utility(subject: Subject, answers: Answers, defense: Defense) -> dict[str, Any]:
@@ -176,7 +209,7 @@ def utility(subject: Subject, answers: Answers, defense: Defense) -> dict[str, A
         defense: What stands before the clients.
     """
     trace = answers.trace
-    clean, released = release(trace.clean_logits), trace.released
+    clean, released = answers.clean_test, trace.released
     asked = subject.target if subject.guarded is None else subject.guarded
     guard = DefendedTarget(asked, defense)
     bare = DefendedTarget(subject.target, Identity())
@@ -187,8 +220,7 @@ def utility(subject: Subject, answers: Answers, defense: Defense) -> dict[str, A
         "top_5_agreement": top_agreement(clean, released, min(5, clean.shape[-1])),
         "rank_correlation": rank_correlation(clean, released),
         "cost": {
-            "bare": _cost(bare, subject.test),
-            "guarded": _cost(guard, subject.test),
+            **_costs({"bare": bare, "guarded": guard}, subject.test),
             "peak_memory_mebibytes": _peak_memory(subject.test.device),
         },
     }
@@ -209,15 +241,33 @@ def _quality(confidences: Tensor, labels: Tensor | None) -> dict[str, Any]:
     }
 
 
+def _costs(guards: Mapping[str, DefendedTarget], queries: Tensor) -> dict[str, Any]:
+    """Return what answering takes each of them, and why it could not be measured, or None.
+
+    This comes last, when all attacks are done: a target that fails now must not lose them.
+    """
+    found: dict[str, Any] = {name: dict.fromkeys(COSTS) for name in guards}
+    failed = None
+    for name, guard in guards.items():
+        try:
+            found[name] = _cost(guard, queries)
+        except (OnewayError, RuntimeError) as error:
+            # Other errors than our own may quote a query.
+            told = f": {error}" if isinstance(error, OnewayError) else ""
+            failed = failed or f"{type(error).__name__} while {name} answers were timed{told}"
+    return {**found, "failed": failed}
+
+
+COSTS = ("p50_milliseconds", "p99_milliseconds", "queries_per_second")
+
+
 def _cost(guard: DefendedTarget, queries: Tensor) -> dict[str, float]:
     """Return milliseconds of one query, and how many are answered a second in batches."""
     batch = queries[:BATCHED]
     single = query_times(guard, queries[:1], SINGLE_QUERIES)
-    return {
-        "p50_milliseconds": median_high(single),
-        "p99_milliseconds": single[int(0.99 * len(single))],
-        "queries_per_second": 1000 * len(batch) / median_high(query_times(guard, batch, 3)),
-    }
+    median, late = median_high(single), single[int(0.99 * len(single))]
+    rate = 1000 * len(batch) / median_high(query_times(guard, batch, 3))
+    return dict(zip(COSTS, (median, late, rate), strict=True))
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -1,9 +1,13 @@
 """Plan an audit: what is affordable in the time there is, and what is left out for it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 
+from oneway.attacks.optimising import PULLS, STEPS
+from oneway.audit import CONTROLS
 from oneway.inversion import TrainingSettings
 
 FRONT_ENDS = ("standardized", "within-label", "leading", "faithful")
@@ -26,6 +30,12 @@ REPEATS = (10, 100)
 CONTROL_ROWS = 4000
 """Auxiliary images that each control is trained on: a quick form."""
 
+CONTROL_TEST = 2000
+"""Test queries that each control is graded on."""
+
+SINGLE_QUERIES = 200
+"""Single queries that are timed at the end, with and without the defense."""
+
 SHARE_TRAINED = 0.7
 """Of a contest's full price: decoders that trail are given up."""
 
@@ -35,14 +45,16 @@ class Costs:
     """What was measured before planning.
 
     Attributes:
-        training: Seconds of one epoch per auxiliary row, by decoder width.
-        asking: Seconds per query of the release.
+        training: Seconds of one epoch per auxiliary row, by a decoder's front end and width.
+        asking: Seconds per query of the release, of many at once.
+        single: Seconds of a query by itself.
         auxiliary: Auxiliary rows there are.
         test: Test queries there are.
     """
 
-    training: Mapping[int, float]
+    training: Mapping[tuple[str, int], float]
     asking: float
+    single: float
     auxiliary: int
     test: int
 
@@ -99,21 +111,37 @@ def settings_for(epochs: int) -> TrainingSettings:
 
 def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
     """Return what a plan is expected to take, at the first number of epochs that is tried."""
-    epochs, rows = plan.first_epochs, plan.auxiliary
-    decoder = {width: costs.training[width] * rows * epochs for width in plan.widths}
-    contest = SHARE_TRAINED * len(plan.front_ends) * sum(decoder.values())
+    epochs, rows, price = plan.first_epochs, plan.auxiliary, costs.training
+    entries = product(plan.front_ends, plan.widths)
+    contest = SHARE_TRAINED * rows * epochs * sum(price[entry] for entry in entries)
     contests = {"averaging": len(plan.repeats), "adversarial-training": 2}
     train = sum(contest * contests.get(name, 1) for name in plan.attacks)
     questions = rows + costs.test
     if "averaging" in plan.attacks:
         questions += (rows + costs.test) * sum(plan.repeats)
     if "optimising" in plan.attacks:
-        questions += 3 * 50 * (costs.test + rows // 8)
-    control = costs.training[min(plan.widths)] * min(rows, CONTROL_ROWS) * epochs
+        # A step there and back takes about three answers; own held-out rows are searched for, too.
+        questions += 3 * sum(STEPS) * len(PULLS) * (costs.test + rows // 8)
     # Two decoders, each with once and twice the epochs, at least.
-    plateau = 6 * decoder[max(plan.widths)]
-    once = plateau + len(plan.controls) * control
+    plateau = 6 * rows * epochs * price[plan.front_ends[0], max(plan.widths)]
+    timing = 2 * SINGLE_QUERIES * costs.single
+    once = plateau + _control_seconds(plan, costs) + timing
     return once + plan.seeds * (train + questions * costs.asking)
+
+
+def _control_seconds(plan: AuditPlan, costs: Costs) -> float:
+    """Return what controls take: a decoder each, and one for each kind of reference."""
+    controls = [CONTROLS[name] for name in plan.controls]
+    plain = {control.front_end for control in controls if control.reference is None}
+    front_ends = [control.front_end for control in controls]
+    front_ends += [*plain, *(one.front_end for one in controls if one.reference is not None)]
+    rows = min(plan.auxiliary, CONTROL_ROWS)
+    seconds = sum(costs.training[front_end, min(plan.widths)] for front_end in front_ends)
+    if any(control.attack == "averaging" for control in controls):
+        asked = (rows + min(costs.test, CONTROL_TEST)) * costs.asking
+    else:
+        asked = 0.0
+    return seconds * rows * plan.first_epochs + asked
 
 
 def make_plan(
@@ -131,62 +159,55 @@ def make_plan(
         The plan, with what it leaves out. If even the least plan does not fit, that plan: its
         ``seconds`` tell.
     """
-    narrower = ", ".join(str(width) for width in sorted(full.widths)[:-1])
-    plan = full
-    steps: list[tuple[str, Callable[[AuditPlan], AuditPlan]]] = [
-        (
-            f"decoders of width {narrower}",
-            lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
+    steps: list[Callable[[AuditPlan], AuditPlan]] = [
+        lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
+        _without("optimising"),
+        lambda plan: (
+            dataclasses.replace(plan, repeats=(min(plan.repeats),))
+            if "averaging" in plan.attacks
+            else plan
         ),
-        ("the optimising attacker", _without("optimising")),
-        (
-            f"averaging of more than {min(full.repeats)} answers",
-            lambda plan: (
-                dataclasses.replace(plan, repeats=(min(plan.repeats),))
-                if "averaging" in plan.attacks
-                else plan
-            ),
+        lambda plan: dataclasses.replace(plan, seeds=1),
+        lambda plan: dataclasses.replace(
+            plan,
+            front_ends=tuple(name for name in plan.front_ends if name != "faithful")
+            or plan.front_ends,
         ),
-        (
-            f"{full.seeds - 1} of {full.seeds} seeds",
-            lambda plan: dataclasses.replace(plan, seeds=1),
-        ),
-        (
-            "the faithful front end",
-            lambda plan: dataclasses.replace(
-                plan,
-                front_ends=tuple(name for name in plan.front_ends if name != "faithful")
-                or plan.front_ends,
-            ),
-        ),
-        ("the adversarial-training attacker", _without("adversarial-training")),
-        (
-            f"decoders of another width than {min(full.widths)}",
-            lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
-        ),
+        _without("adversarial-training"),
+        lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
     ]
-    limit = None if minutes is None else 60 * minutes
-    left_out = []
-    for told, change in steps:
-        if limit is None or estimate_seconds(plan, costs) <= limit:
+    limit = math.inf if minutes is None else 60 * minutes
+    plan = full
+    for change in steps:
+        if estimate_seconds(plan, costs) <= limit:
             break
-        changed = change(plan)
-        if changed != plan:
-            plan = changed
-            left_out.append(told)
-    while (
-        limit is not None
-        and estimate_seconds(plan, costs) > limit
-        and plan.auxiliary // 2 >= least_rows
-    ):
+        plan = change(plan)
+    # The epochs stay: steps are what takes the time, so that to keep their number would save next
+    # to nothing. The search for the plateau gives few rows more epochs where that gains.
+    while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least_rows:
         plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
-    if plan.auxiliary < full.auxiliary:
-        left_out.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
-    if len(plan.widths) == 1 and plan.widths != (max(full.widths),):
-        left_out = [told for told in left_out if not told.startswith("decoders of width")]
     return dataclasses.replace(
-        plan, left_out=tuple(left_out), seconds=estimate_seconds(plan, costs)
+        plan, left_out=_left_out(plan, full), seconds=estimate_seconds(plan, costs)
     )
+
+
+def _left_out(plan: AuditPlan, full: AuditPlan) -> tuple[str, ...]:
+    """Say what a full plan has besides, in the order in which it is left out."""
+    gone = set(full.attacks) - set(plan.attacks)
+    widths = ", ".join(str(width) for width in sorted(set(full.widths) - set(plan.widths)))
+    wide = max(full.widths) in plan.widths
+    rows = full.auxiliary - plan.auxiliary
+    told = {
+        f"decoders of width {widths}": widths and wide,
+        "the optimising attacker": "optimising" in gone,
+        f"averaging of more than {min(full.repeats)} answers": plan.repeats != full.repeats,
+        f"{full.seeds - plan.seeds} of {full.seeds} seeds": plan.seeds < full.seeds,
+        "the faithful front end": plan.front_ends != full.front_ends,
+        "the adversarial-training attacker": "adversarial-training" in gone,
+        f"decoders of another width than {min(full.widths)}": not wide,
+        f"{rows} of {full.auxiliary} auxiliary rows": rows,
+    }
+    return tuple(words for words, missing in told.items() if missing)
 
 
 def _without(attack: str) -> Callable[[AuditPlan], AuditPlan]:

@@ -2,8 +2,9 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from oneway.audit import (
     CONTROLS,
     ControlResult,
     Flag,
+    controls_for,
+    errors_on,
     failed_controls,
     judge,
+    least_confident,
     standard_error,
     take_floors,
 )
@@ -42,20 +46,19 @@ from oneway.benchmark.store import Store
 from oneway.benchmark.subject import Answers, Subject, ask
 from oneway.benchmark.timing import synchronize
 from oneway.checks import check_count
-from oneway.confidences import release
 from oneway.contracts import Observations
 from oneway.data import Report, silent
 from oneway.defenses.identity import Identity
-from oneway.errors import InvalidOptionError
-from oneway.guards import STRENGTHS
-from oneway.inversion import build_inverter, default_depth
-from oneway.metrics import Interval, bootstrap_gap, flips, inversion_errors
+from oneway.errors import InvalidOptionError, OnewayError
+from oneway.guards import STRENGTHS, effective_options
+from oneway.inversion import Inverter, RecordInverter, build_inverter, default_depth
+from oneway.metrics import Interval, bootstrap_gap, inversion_errors
 from oneway.targets import DefendedTarget
 
 GAIN = 0.01
 """Share of the error that twice the epochs must take away to count as a gain."""
 
-TIMED_SECONDS = 1.0
+TIMED_SECONDS = 0.5
 """How long each decoder is timed before an audit is planned."""
 
 
@@ -177,19 +180,29 @@ class ModelAudit:
         )
         flags = list(answers.flags)
         flags += self._more_budget(plan, answers, images, clean, epochs, defender)
-        rounds = list[Round]()
+        rounds, stopped = list[Round](), None
         for seed in range(self.seed, self.seed + plan.seeds):
             if rounds and self._is_late(begin, len(rounds)):
                 break
-            rounds.append(self._round(seed, plan, answers, images, clean, epochs, defender))
-        if len(rounds) < plan.seeds:
+            try:
+                rounds.append(self._round(seed, plan, answers, images, clean, epochs, defender))
+            except OnewayError as error:
+                # A model that fails now must not lose the seeds that are done.
+                if not rounds:
+                    raise
+                stopped = f"{type(error).__name__}: {error}"
+                break
+        if len(rounds) < plan.seeds and stopped is None:
             late = f"{plan.seeds - len(rounds)} of {plan.seeds} seeds"
             plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
         measures = measure(rounds[0], self.subject, images, self.seed)
         useful = utility(self.subject, answers, built.defense)
-        flags += suspicions(rounds, controls, plateau, epochs, built.defense, useful)
+        flags += suspicions(
+            rounds, self.settings.seeds, controls, plateau, epochs, built.defense, useful
+        )
         record = self._record(plan, rounds, controls, flags, measures, useful, built, answers)
         record |= {
+            "stopped": stopped,
             "epochs": epochs,
             "plateau_shown": plateau,
             "seconds": time.perf_counter() - begin,
@@ -227,7 +240,7 @@ class ModelAudit:
 
     def _full_plan(self, answers: Answers) -> AuditPlan:
         """Return all that applies to the release, whatever it takes."""
-        attacks = ["label-only", "static", "retrained"]
+        attacks, classes = ["label-only", "static", "retrained"], answers.clean.shape[-1]
         if answers.random:
             attacks.append("averaging")
         if is_copied(self.subject.release):
@@ -242,39 +255,58 @@ class ModelAudit:
             repeats=settings.repeats,
             most_epochs=settings.most_epochs,
             first_epochs=settings.first_epochs,
-            controls=tuple(CONTROLS) if settings.controls else (),
+            controls=controls_for(attacks, classes) if settings.controls else (),
             seeds=settings.seeds,
             auxiliary=len(self.subject.auxiliary),
         )
 
     def _costs(self, answers: Answers) -> Costs:
         """Measure what an epoch and a query cost on this machine."""
-        images = self.subject.auxiliary[:64]
-        confidences, training = answers.clean[:64], {}
-        for width in self.settings.widths:
-            stream = Stream(self.seed, "timing")
-            network = stream.call(
-                lambda width=width: build_inverter(  # type: ignore[misc]
-                    confidences.shape[-1], images.shape[1:], width=width
-                ).to(self.device),
-                self.device,
-            )
-            network.fit_front_end(confidences)
-            optimizer = torch.optim.Adam(network.parameters())
-            taken = list[float]()
+        images, confidences = self.subject.auxiliary[:64], answers.clean[:64]
+        front_ends = dict.fromkeys(self.settings.front_ends)
+        if self.settings.controls:
+            front_ends |= dict.fromkeys(control.front_end for control in CONTROLS.values())
+        training = {
+            (front_end, width): self._step_seconds(confidences, images, front_end, width)
+            for front_end, width in product(front_ends, self.settings.widths)
+        }
+        taken = []
+        for asked in (images, images[:1]):
             begin = time.perf_counter()
-            while len(taken) < 3 or taken[-1] - taken[0] < TIMED_SECONDS:
-                optimizer.zero_grad()
-                (network(confidences) - images).square().mean().backward()
-                optimizer.step()
-                synchronize(self.device)
-                taken.append(time.perf_counter() - begin)
-            # The first step is slow: it prepares kernels.
-            training[width] = (taken[-1] - taken[0]) / (len(taken) - 1) / len(images)
+            answers.query(asked, 1)
+            synchronize(self.device)
+            taken.append(time.perf_counter() - begin)
+        return Costs(
+            training,
+            asking=taken[0] / len(images),
+            single=taken[1],
+            auxiliary=len(self.subject.auxiliary),
+            test=len(self.subject.test),
+        )
+
+    def _step_seconds(
+        self, confidences: Tensor, images: Tensor, front_end: str, width: int
+    ) -> float:
+        """Return what a decoder takes to learn from one row once."""
+        classes, shape = confidences.shape[-1], images.shape[1:]
+
+        def build() -> Inverter | RecordInverter:
+            network = build_inverter(classes, shape, width=width, front_end=front_end)
+            return network.to(self.device)
+
+        network = Stream(self.seed, "timing").call(build, self.device)
+        network.fit_front_end(confidences)
+        optimizer = torch.optim.Adam(network.parameters())
+        taken = list[float]()
         begin = time.perf_counter()
-        answers.query(images, 1)
-        asking = (time.perf_counter() - begin) / len(images)
-        return Costs(training, asking, len(self.subject.auxiliary), len(self.subject.test))
+        while len(taken) < 3 or taken[-1] - taken[0] < TIMED_SECONDS:
+            optimizer.zero_grad()
+            (network(confidences) - images).square().mean().backward()
+            optimizer.step()
+            synchronize(self.device)
+            taken.append(time.perf_counter() - begin)
+        # The first step is slow: it prepares kernels.
+        return (taken[-1] - taken[0]) / (len(taken) - 1) / len(images)
 
     def _is_late(self, begin: float, rounds: int) -> bool:
         """Say whether another seed would take longer than there is time."""
@@ -292,7 +324,7 @@ class ModelAudit:
         since all releases are attacked with equal means.
         """
         epochs, front_end, width = plan.first_epochs, plan.front_ends[0], max(plan.widths)
-        while True:
+        while 2 * epochs <= plan.most_epochs:
             gains = []
             for told, confidences in (("clean", answers.clean), ("released", answers.released)):
                 once, twice = (
@@ -309,8 +341,9 @@ class ModelAudit:
             spent = time.perf_counter() - begin
             limit = self.settings.minutes
             late = limit is not None and (3 * spent > 60 * limit or 2 * plan.seconds > 60 * limit)
-            if 2 * epochs > plan.most_epochs or late:
-                return epochs, False
+            if late:
+                break
+        return epochs, False
 
     def _train_one(
         self,
@@ -362,19 +395,19 @@ class ModelAudit:
             own_copies=copies,
             follow=answers.follow,
         )
-        clean = release(answers.trace.clean_logits)
         # Clean scores are attacked with the same means: else the gap would be too small.
         bare = DefendedTarget(subject.target, Identity())
         follow = None if answers.follow is None else bare.follow
         undefended = dataclasses.replace(seen, released=answers.clean, random=False, follow=follow)
         names = [name for name in ("label-only", "static", "optimising") if name in plan.attacks]
-        baseline = attackers.run(f"seed {seed}, clean", undefended, clean, subject.test, names)
+        baseline = attackers.run(
+            f"seed {seed}, clean", undefended, answers.clean_test, subject.test, names
+        )
         floors = take_floors(baseline, images, subject.test)
         results = attackers.run(
             f"seed {seed}", seen, answers.trace.released, subject.test, plan.attacks
         )
-        changed = flips(answers.trace.clean_logits, answers.trace.released)
-        verdict = judge(results, floors, clean, changed)
+        verdict = judge(results, floors, answers.clean_test, answers.flips)
         if seed != self.seed:
             # Only the first seed's are looked at; of large images they fill the memory.
             baseline, results = (
@@ -398,9 +431,10 @@ class ModelAudit:
         """Attack the release at twice its strength, too: it must not tell more."""
         row = self.subject.release
         option = STRENGTHS.get(row.defense)
-        if option is None or option not in row.options:
+        if option is None:
             return []
-        double = 2 * row.options[option]
+        strength = effective_options(row.defense, row.options)[option]
+        double = 2 * strength
         stronger = dataclasses.replace(row, options={**row.options, option: double})
         other = defender.build(stronger, self.subject.target, clean_auxiliary).defense
         guard = DefendedTarget(self.subject.target, other)
@@ -422,7 +456,7 @@ class ModelAudit:
             return []
         detail = (
             f"at {option} {double:g} a decoder errs by {float(errors[1].mean()):.4f}, at "
-            f"{row.options[option]:g} by {float(errors[0].mean()):.4f}: the stronger defense leaks "
+            f"{strength:g} by {float(errors[0].mean()):.4f}: the stronger defense leaks "
             "more"
         )
         return [Flag("more-budget-smaller-gap", detail)]
@@ -445,8 +479,11 @@ class ModelAudit:
             for name in ("clean", "label", "prior")
         }
         gaps = [one.verdict.closed_gap for one in rounds]
-        interval = self._gap_interval(rounds)
-        tails = [one.verdict.closed_gap_tail for one in rounds]
+        tail = least_confident(answers.clean_test)
+        interval = self._gap_interval(rounds, lambda one: one.strongest.errors)
+        tail_interval = self._gap_interval(
+            rounds, lambda one: errors_on(tail, one.results, one.verdict.strongest), tail
+        )
         return {
             "release": subject.release.name,
             "defense": "guarded endpoint" if subject.guarded else subject.release.defense,
@@ -467,24 +504,43 @@ class ModelAudit:
             "closed_gap": interval and interval["estimate"],
             "closed_gap_by_seed": gaps,
             "closed_gap_interval": interval,
-            "closed_gap_tail": _mean(tails),
-            "flips": flips(answers.trace.clean_logits, answers.trace.released),
+            "closed_gap_tail": tail_interval and tail_interval["estimate"],
+            "closed_gap_tail_interval": tail_interval,
+            "tail_queries": len(tail),
+            "flips": answers.flips,
             "keeps_label": subject.guarded is None and built.defense.keeps_label,
             "random": answers.random,
-            "controls": {name: dataclasses.asdict(result) for name, result in controls.items()},
+            "controls": {
+                name: {
+                    **dataclasses.asdict(result),
+                    "attack": CONTROLS[name].attack,
+                    "front_end": CONTROLS[name].front_end,
+                }
+                for name, result in controls.items()
+            },
             "void": bool(failed_controls(controls)),
             "flags": [dataclasses.asdict(flag) for flag in flags],
             "privacy": measures.summary,
+            "reidentified": measures.reidentified,
             "utility": dict(useful),
             "defender_training_seconds": built.seconds,
             "environment": environment(self.device),
         }
 
-    def _gap_interval(self, rounds: Sequence[Round]) -> dict[str, Any] | None:
-        """Return the bootstrap interval of G over queries, of errors averaged over seeds."""
-        adaptive = torch.stack([one.strongest.errors for one in rounds]).mean(0)
-        clean = torch.stack([one.floors.clean for one in rounds]).mean(0)
-        label = torch.stack([one.floors.label for one in rounds]).mean(0)
+    def _gap_interval(
+        self, rounds: Sequence[Round], errors: Callable[[Round], Tensor], rows: Tensor | None = None
+    ) -> dict[str, Any] | None:
+        """Return the bootstrap interval of G over queries, of errors averaged over seeds.
+
+        Args:
+            rounds: One for each seed.
+            errors: Those of a round's attacker.
+            rows: Of which queries they are; None: all.
+        """
+        index = slice(None) if rows is None else rows
+        adaptive = torch.stack([errors(one) for one in rounds]).mean(0)
+        clean = torch.stack([one.floors.clean[index] for one in rounds]).mean(0)
+        label = torch.stack([one.floors.label[index] for one in rounds]).mean(0)
         if float(clean.mean()) >= float(label.mean()):
             return None
         generator = Stream(self.seed, "bootstrap").generator()

@@ -9,11 +9,12 @@ from torch import Tensor
 from oneway.audit import Flag
 from oneway.benchmark.spec import ReleaseSpec
 from oneway.checks import check_images, name_of
-from oneway.confidences import logits_from_confidences
+from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Defense, Query, Target
 from oneway.data import Column, check_disjoint
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.metrics import flips
 from oneway.targets import DefendedTarget, TorchTarget, Trace
 
 PROBED = 64
@@ -106,6 +107,8 @@ class Answers:
         clean: ``(N, K)`` confidences of the auxiliary rows, undefended.
         released: ``(N, K)`` of the same rows, defended.
         trace: Of the test queries.
+        clean_test: ``(M, K)`` undefended confidences of the test queries.
+        flips: How many of their labels changed in what was released.
         query: Asks again.
         random: Whether the same query is answered differently each time.
         follow: Target and defense with a gradient, where the model itself is at hand.
@@ -115,6 +118,8 @@ class Answers:
     clean: Tensor
     released: Tensor
     trace: Trace
+    clean_test: Tensor
+    flips: int
     query: Query
     random: bool
     follow: Callable[[Tensor], Tensor] | None
@@ -172,6 +177,8 @@ def ask(subject: Subject, defense: Defense, again: Defense, clean: Tensor | None
         bare(subject.auxiliary) if clean is None else clean,
         guard(subject.auxiliary),
         trace,
+        release(trace.clean_logits),
+        flips(trace.clean_logits, trace.released),
         query,
         random or declared,
         follow,

@@ -14,7 +14,6 @@ from oneway.cli.common import (
     command,
     progress,
     take_array,
-    to_images,
 )
 
 
@@ -54,7 +53,7 @@ def attack(
 
     from oneway.benchmark import Recording, Store, attack_recorded, write_records
     from oneway.cli.common import scores_to_confidences, scores_to_logits
-    from oneway.data import read_npz
+    from oneway.data import image_tensor, read_npz
     from oneway.errors import InvalidOptionError
     from oneway.inversion import TrainingSettings
     from oneway.report import attack_table, draw_reconstructions
@@ -71,7 +70,7 @@ def attack(
         ("test", test, released_test),
     ):
         arrays = read_npz(path)
-        images = to_images(take_array(arrays, path, "images"), path).to(where)
+        images = image_tensor(take_array(arrays, path, "images"), path).to(where)
         logits = scores_to_logits(arrays, path).to(where)
         clean = scores_to_confidences(arrays, path).to(where)
         shown = clean

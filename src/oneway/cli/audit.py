@@ -1,13 +1,21 @@
 """`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
 
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from oneway.cli.common import CACHE, Cache, Device, choose_device, command, progress
+from oneway.cli.common import (
+    CACHE,
+    Cache,
+    Device,
+    Options,
+    choose_device,
+    command,
+    parse_options,
+    progress,
+)
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -39,9 +47,7 @@ def audit(
         typer.Option(help="What the model answers with; not needed where its kind fixes it."),
     ] = None,
     defense: Annotated[str, typer.Option(help="A registered defense to audit.")] = "none",
-    option: Annotated[
-        list[str] | None, typer.Option(help="Of the defense, such as step_size=0.1; repeatable.")
-    ] = None,
+    option: Options = None,
     guarded: Annotated[
         str | None, typer.Option(help="Where defended answers come from instead, like MODEL.")
     ] = None,
@@ -181,24 +187,6 @@ def audit(
     gap = record["closed_gap"]
     missed = require_gap is not None and (gap is None or gap < require_gap)
     raise typer.Exit(1 if missed or record["flags"] else 0)
-
-
-def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
-    """Return ``{"step_size": 0.1}`` of ``["step_size=0.1"]``; values are read as TOML, or text.
-
-    Raises:
-        InvalidOptionError: One is not NAME=VALUE.
-    """
-    options = {}
-    for pair in pairs or ():
-        name, found, value = pair.partition("=")
-        if not found or not name.isidentifier():
-            raise InvalidOptionError(f"{flag} must be NAME=VALUE, but got {pair!r}.")
-        try:
-            options[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[name] = value
-    return options
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

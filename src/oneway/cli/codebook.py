@@ -12,7 +12,6 @@ from oneway.cli.common import (
     progress,
     scores_to_logits,
     take_array,
-    to_images,
 )
 
 if TYPE_CHECKING:
@@ -330,7 +329,7 @@ def export(
 
 def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor, Tensor | None]":
     """Return logits, and the queries if they are at hand."""
-    from oneway.data import read_npz
+    from oneway.data import image_tensor, read_npz
 
     arrays = read_npz(scores)
     logits = scores_to_logits(arrays, scores, kind)
@@ -338,7 +337,7 @@ def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor,
         return logits, None
     source = images or scores
     stored = arrays if images is None else read_npz(images)
-    return logits, to_images(take_array(stored, source, "images"), source)
+    return logits, image_tensor(take_array(stored, source, "images"), source)
 
 
 def _show(certificate: "Certificate") -> None:

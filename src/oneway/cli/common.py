@@ -1,6 +1,7 @@
 """What commands share: errors as one line, progress bars, arrays from files."""
 
 import functools
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ P = ParamSpec("P")
 Cache = Annotated[Path, typer.Option(help="Folder for trained networks.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Options = Annotated[
+    list[str] | None, typer.Option(help="Of the defense, such as step_size=0.1; repeatable.")
+]
 Records = Annotated[Path, typer.Option(help="Folder for records and figures.")]
 Releases = Annotated[
     list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
@@ -153,6 +157,24 @@ def run_seed(
     return cells, records
 
 
+def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
+    """Return ``{"step_size": 0.1}`` of ``["step_size=0.1"]``; values are read as TOML, or text.
+
+    Raises:
+        InvalidOptionError: One is not NAME=VALUE.
+    """
+    options = {}
+    for pair in pairs or ():
+        name, found, value = pair.partition("=")
+        if not found or not name.isidentifier():
+            raise InvalidOptionError(f"{flag} must be NAME=VALUE, but got {pair!r}.")
+        try:
+            options[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name] = value
+    return options
+
+
 def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:
     """Return the one array of an .npy file, or the first of ``names`` that an .npz file has.
 
@@ -166,35 +188,6 @@ def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:
         f"{path} must hold an array named {' or '.join(names)}, "
         f"but holds {', '.join(sorted(arrays)) or 'nothing'}."
     )
-
-
-def to_images(array: Any, path: Path) -> "torch.Tensor":
-    """Return ``(N, C, H, W)`` float32 images in ``[0, 1]`` from pixels or floats.
-
-    uint8 pixels are divided by 255; a missing channel axis is added.
-
-    Raises:
-        CorruptDataError: The array is something else.
-    """
-    import numpy as np
-    import torch
-
-    if array.ndim == 3:
-        array = array[:, None]
-    if array.ndim != 4 or array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        raise CorruptDataError(
-            f"images in {path} must have shape (N, H, W) or (N, C, H, W), as uint8 pixels or "
-            f"floats in [0, 1], but have shape {array.shape} and type {array.dtype}."
-        )
-    if array.dtype == np.uint8:
-        return torch.from_numpy(array).float() / 255
-    images = torch.from_numpy(array).float()
-    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
-        raise CorruptDataError(
-            f"float images in {path} must lie in [0, 1], but some do not. "
-            "Divide them by their range, or store uint8 pixels."
-        )
-    return images
 
 
 def scores_to_logits(arrays: dict[str, Any], path: Path, kind: str | None = None) -> "torch.Tensor":

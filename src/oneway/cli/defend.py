@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from oneway.cli.common import choose_device, command, progress, take_array, to_images
+from oneway.cli.common import Options, choose_device, command, parse_options, progress, take_array
 
 
 @command
@@ -24,20 +24,9 @@ def defend(
         str | None, typer.Option(help="What an .npy file holds: logits or confidences.")
     ] = None,
     defense: Annotated[
-        str, typer.Option(help="adversarial-noise, label-only or none.")
+        str, typer.Option(help="A registered defense that trains no network of its own.")
     ] = "adversarial-noise",
-    step_size: Annotated[float, typer.Option(help="Nats per step; the paper: 0.1 or 0.4.")] = 0.1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps; the paper: 10.")] = 10,
-    budget: Annotated[
-        float | None, typer.Option(help="Most that a row's noise may measure, in nats. [no limit]")
-    ] = None,
-    norm: Annotated[str, typer.Option(help="Norm of the budget: 1, 2 or inf.")] = "1",
-    update: Annotated[
-        str, typer.Option(help="project (Algorithms 1 and 2) or rescale (Equation 3).")
-    ] = "project",
-    search: Annotated[
-        str, typer.Option(help="Steps: sign (the paper), momentum, or random-start.")
-    ] = "sign",
+    option: Options = None,
     dtype: Annotated[
         str, typer.Option(help="Type to release: float64, float32 or float16.")
     ] = "float32",
@@ -48,48 +37,69 @@ def defend(
 ) -> None:
     r"""Turn clean scores into probabilities that may be released.
 
-    In every row the predicted label is the only maximum, after the type and the rounding. If
-    anything is wrong with a row, nothing is written.
+    In every row one label is the only maximum, after the type and the rounding: the predicted
+    one, or, with a defense that may change it, another. If anything is wrong with a
+    row, nothing is written.
 
     For example:
 
-        oneway defend work/test.npz --inverter work/surrogate.safetensors --out work/released.npy
+        oneway defend work/test.npz --inverter work/surrogate.safetensors \
+            --option step_size=0.4 --out work/released.npy
 
-        oneway defend scores.npy --kind confidences --images images.npy \
-            --inverter surrogate.safetensors --step-size 0.4 --decimals 4 --out released.npz
+        oneway defend scores.npy --kind confidences --defense top-k --option count=2 \
+            --decimals 4 --out released.npz
     """
     import numpy as np
     import torch
 
     from oneway.cli.common import scores_to_logits
     from oneway.confidences import release
-    from oneway.data import read_npz
+    from oneway.data import image_tensor, read_npz
     from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
-    from oneway.guards import DEFENSES, build_defense, load_network, needs_network, needs_surrogate
+    from oneway.guards import (
+        DEFENSES,
+        TEST_SIGNALS,
+        build_defense,
+        check_options,
+        load_network,
+        needs_network,
+        needs_surrogate,
+    )
     from oneway.metrics import flips
     from oneway.tensor_files import atomic_file
 
-    norms = {"1": 1, "2": 2, "inf": float("inf")}
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
+    if defense in TEST_SIGNALS:
+        raise InvalidOptionError(
+            f"{defense} is a test signal that gives queries away on purpose: it is for "
+            "`oneway audit`, and not for clients. Take a defense."
+        )
+    offered = [name for name in DEFENSES if name not in TEST_SIGNALS]
     for what, name, known in (
-        ("defense", defense, [name for name in DEFENSES if not needs_network(name)]),
-        ("norm", norm, list(norms)),
+        ("defense", defense, [name for name in offered if not needs_network(name)]),
         ("dtype", dtype, list(dtypes)),
     ):
         if name not in known:
             raise UnknownNameError(what, name, known)
     if out.suffix not in (".npy", ".npz"):
         raise InvalidOptionError(f"--out must end in .npy or .npz, but is {out}.")
+    options = parse_options(option, "--option")
+    check_options(defense, options)
     where = choose_device(device)
     arrays = read_npz(scores)
     logits = scores_to_logits(arrays, scores, kind).to(where)
-    options, surrogate, queries = {}, None, None
+    surrogate, queries = None, None
     if needs_surrogate(defense):
         if inverter is None:
             raise InvalidOptionError(
                 f"{defense} needs --inverter FILE: train one with `oneway train inverter`."
             )
         surrogate = load_network(inverter, "inverter").network.to(where)
+    # From the operating system: who knows the seed of a random release undoes it.
+    generator = torch.Generator()
+    generator.seed()
+    guard = build_defense(defense, options, surrogate, generator=generator)
+    if guard.requires_input:
         source = images or scores
         stored = arrays if images is None else read_npz(images)
         if images is None and "images" not in stored:
@@ -97,19 +107,7 @@ def defend(
                 f"{defense} needs the queries besides their scores, and {scores} holds no array "
                 "named images. Pass --images FILE."
             )
-        queries = to_images(take_array(stored, source, "images"), source).to(where)
-        options = {
-            "step_size": step_size,
-            "steps": steps,
-            "budget": budget,
-            "norm": norms[norm],
-            "update": update,
-            "search": search,
-        }
-    # From the operating system: who knows the seed of a random start undoes it.
-    generator = torch.Generator()
-    generator.seed()
-    guard = build_defense(defense, options, surrogate, generator=generator)
+        queries = image_tensor(take_array(stored, source, "images"), source).to(where)
     if queries is not None and len(queries) != len(logits):
         raise InvalidOptionError(
             f"there are {len(logits)} rows of scores, but {len(queries)} images. "
@@ -122,14 +120,14 @@ def defend(
             noisy = guard(logits[rows], None if queries is None else queries[rows])
             parts.append(release(noisy, dtype=dtypes[dtype], decimals=decimals))
             report(f"defend {len(logits)} queries", min(1.0, (begin + 512) / len(logits)))
-    released = torch.cat(parts)
-    changed = flips(logits, released)
+    told = torch.cat(parts)
+    changed = flips(logits, told)
     if changed and guard.keeps_label:
         raise DefenseFailedError(f"{changed} labels would have changed; nothing was written.")
-    confidences = released.cpu().numpy()
+    confidences = told.cpu().numpy()
     with atomic_file(out) as temporary, temporary.open("wb") as file:
         if out.suffix == ".npy":
             np.save(file, confidences)
         else:
             np.savez_compressed(file, confidences=confidences)
-    typer.echo(f"released {len(released)} rows, {changed} labels changed; wrote {out}")
+    typer.echo(f"released {len(told)} rows, {changed} labels changed; wrote {out}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from oneway.cli.common import Device, Seed, choose_device, command, progress, take_array, to_images
+from oneway.cli.common import Device, Seed, choose_device, command, progress, take_array
 
 app = typer.Typer(no_args_is_help=True, help="Train a target classifier, or an inverter.")
 
@@ -130,7 +130,7 @@ def inverter(
     import torch
 
     from oneway.cli.common import scores_to_confidences
-    from oneway.data import read_npz
+    from oneway.data import image_tensor, read_npz
     from oneway.errors import UnknownNameError
     from oneway.guards import save_network
     from oneway.inversion import (
@@ -148,7 +148,7 @@ def inverter(
         raise UnknownNameError("front end", front_end, FRONT_ENDS)
     where = choose_device(device)
     arrays = read_npz(auxiliary)
-    images = to_images(take_array(arrays, auxiliary, "images"), auxiliary).to(where)
+    images = image_tensor(take_array(arrays, auxiliary, "images"), auxiliary).to(where)
     confidences = scores_to_confidences(arrays, auxiliary).to(where)
     shape = images.shape[1:]
     torch.manual_seed(seed)

@@ -3,7 +3,7 @@
 from oneway.data.arrays import read_npz
 from oneway.data.datasets import DATASETS, load_dataset
 from oneway.data.images import Dataset, scale_images
-from oneway.data.queries import Queries, load_queries
+from oneway.data.queries import Queries, image_tensor, load_queries
 from oneway.data.records import Column, RecordEncoding, Records, load_records
 from oneway.data.source import Report, silent
 from oneway.data.splits import (
@@ -24,6 +24,7 @@ __all__ = [
     "Splits",
     "check_disjoint",
     "image_hashes",
+    "image_tensor",
     "load_dataset",
     "load_queries",
     "load_records",

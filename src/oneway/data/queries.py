@@ -76,7 +76,7 @@ def _load_arrays(path: Path) -> Queries:
             f"{path} must hold an array named images, but holds "
             f"{', '.join(sorted(arrays)) or 'nothing'}."
         )
-    images = _to_tensor(arrays["images"], path)
+    images = image_tensor(arrays["images"], path)
     labels = arrays.get("labels")
     if labels is None:
         return Queries(images, None)
@@ -88,8 +88,17 @@ def _load_arrays(path: Path) -> Queries:
     return Queries(images, torch.from_numpy(labels.astype(np.int64)))
 
 
-def _to_tensor(array: NDArray[Any], path: Path) -> Tensor:
-    """Return ``(N, C, H, W)`` float32 images in ``[0, 1]``."""
+def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
+    """Return ``(N, C, H, W)`` float32 images in ``[0, 1]``.
+
+    Args:
+        array: uint8 pixels, which are divided by 255, or floats in ``[0, 1]``; of shape
+            ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with C 1 or 3.
+        path: Where they are from.
+
+    Raises:
+        CorruptDataError: The array is something else.
+    """
     stored = array.shape
     if array.ndim == 3:
         array = array[:, None]

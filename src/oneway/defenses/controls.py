@@ -4,6 +4,7 @@ These are test signals, not defenses. A closed gap near 1 on one of them says th
 is too weak to be believed.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -179,3 +180,81 @@ class PlantedLeak:
                 f"but one is {max(self.positions)}."
             )
         return torch.tensor(self.positions, dtype=torch.int64)
+
+
+class NoisyTail:
+    """Tell the largest probabilities as they are, and drown them among noise that tells nothing.
+
+    The others share what is left by a hash of the scores: the same scores are answered the same,
+    and scores that differ in the last digit by unrelated noise. So it tells as much as
+    :class:`oneway.defenses.top_k.TopK` of the same count, where the others share evenly; a
+    decoder that looks at all entries alike learns from the noise instead.
+    """
+
+    requires_input = False
+    keeps_label = True
+    deterministic = True
+
+    def __init__(self, *, count: int = 4, scale: float = 20.0, seed: int = 0) -> None:
+        """Prepare the control.
+
+        Args:
+            count: How many to keep, at least 1; with one class more, or fewer, there is no noise.
+            scale: Range of the noise on the others' log probabilities, in nats, above 0. In a row
+                where they have no room for so much below the least that is kept, it is less.
+            seed: Of the hash, at least 0.
+
+        Raises:
+            InvalidOptionError: An option is outside its range.
+        """
+        check_count("count", count)
+        check_above("scale", scale, 0)
+        check_count("seed", seed, least=0)
+        self.count, self.scale, self.seed = count, scale, seed
+
+    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Return ``(..., K)`` log probabilities; ``images`` are ignored.
+
+        Raises:
+            InvalidTensorError: ``logits`` are no finite floating scores.
+        """
+        check_logits(logits)
+        logs, others = log_probabilities(logits), logits.shape[-1] - self.count
+        if others > 0:
+            order = logits.argsort(dim=-1, descending=True, stable=True)
+            kept, drowned = order.split([self.count, others], -1)
+            # Around an even share; in logs, where a saturated row's others do not vanish.
+            even = logs.gather(-1, drowned).logsumexp(-1, keepdim=True) - math.log(others)
+            uneven = others * (self.scale * self._noise(logits, others)).softmax(-1) - 1
+            # As far from even as leaves the kept ones the largest.
+            room = (logs.gather(-1, kept).amin(-1, keepdim=True) - even).expm1()
+            tiny = torch.finfo(room.dtype).tiny
+            share = (0.9 * room / uneven.amax(-1, keepdim=True).clamp_min(tiny)).clamp(0, 1)
+            logs = logs.scatter(-1, drowned, even + (share * uneven).log1p())
+        return lift_label(narrowed(logs, logits.dtype), logits.argmax(-1), 0)
+
+    def _noise(self, logits: Tensor, count: int) -> Tensor:
+        """Return ``(..., count)`` float64 numbers in [0, 1), a hash of each row's very bits."""
+        # Minus zero is zero.
+        bits = (logits.detach().double() + 0.0).view(torch.int64)
+        generator = torch.Generator().manual_seed(self.seed)
+        keys = torch.randint(2**62, (bits.shape[-1],), generator=generator) | 1
+        digest = (_mixed(bits) * keys.to(bits.device)).sum(-1, keepdim=True)
+        places = torch.arange(1, count + 1, device=bits.device)
+        mixed = _mixed(_mixed(digest) + places * GOLDEN)
+        return (mixed >> 11 & (2**53 - 1)).double() / 2**53
+
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+"""Odd, and 2**64 divided by the golden ratio; as int64, which wraps."""
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """Mix int64 numbers so that each bit depends on all: the finalizer of SplitMix64.
+
+    Source:
+        Steele, Lea & Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014.
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64)):
+        bits = (bits ^ (bits >> shift & (2 ** (64 - shift) - 1))) * factor
+    return bits ^ (bits >> 31 & (2**33 - 1))

@@ -10,6 +10,7 @@ from oneway.guards.onnx_export import codebook_to_onnx, guard_onnx_model
 from oneway.guards.registry import (
     DEFENSES,
     STRENGTHS,
+    TEST_SIGNALS,
     build_defense,
     check_options,
     effective_options,
@@ -22,6 +23,7 @@ from oneway.guards.registry import (
 __all__ = [
     "DEFENSES",
     "STRENGTHS",
+    "TEST_SIGNALS",
     "Member",
     "StoredNetwork",
     "best_members",

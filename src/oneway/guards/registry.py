@@ -10,7 +10,7 @@ from oneway.contracts import Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise, InputFreeNoise
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
-from oneway.defenses.controls import ClassOffsets, Permutation, PlantedLeak
+from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
@@ -31,6 +31,14 @@ from oneway.training_defenses import (
     Poisoning,
     Purification,
 )
+
+TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
+    "permutation": Permutation,
+    "class-offsets": ClassOffsets,
+    "planted-leak": PlantedLeak,
+    "noisy-tail": NoisyTail,
+}
+"""Releases that hide nothing, or tell a secret: for audits to find out, and never for clients."""
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -54,9 +62,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "ssd": StealthyShield,
     "memguard": MemGuard,
     "lpa": Poisoning,
-    "permutation": Permutation,
-    "class-offsets": ClassOffsets,
-    "planted-leak": PlantedLeak,
+    **TEST_SIGNALS,
 }
 
 STRENGTHS = {

@@ -1,7 +1,7 @@
 """Inverter networks, their input transforms, and how to train one."""
 
 from oneway.inversion.contest import DecoderSpec, Entry, decoder_grid, hold_contest
-from oneway.inversion.front_ends import FRONT_ENDS
+from oneway.inversion.front_ends import FRONT_ENDS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
 from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
@@ -22,6 +22,7 @@ __all__ = [
     "FRONT_ENDS",
     "HELD_OUT",
     "INVERTER_WIDTHS",
+    "LEADING",
     "YANG_SETTINGS",
     "DecoderSpec",
     "Entry",

@@ -146,11 +146,12 @@ class WithinLabel(nn.Module):
         self.floor.copy_(_floor_of(confidences))
         logs = _centered(confidences.double().clamp_min(self.floor).log())
         labels = confidences.argmax(-1)
-        for label in range(len(self.means)):
+        self.means.copy_(logs.mean(0))
+        self.deviations.copy_(logs.std(0, correction=0).clamp_min(1e-9))
+        for label in (labels.bincount() >= FEWEST).nonzero().flatten().tolist():
             own = logs[labels == label]
-            rows = own if len(own) >= FEWEST else logs
-            self.means[label] = rows.mean(0)
-            self.deviations[label] = rows.std(0, correction=0).clamp_min(1e-9)
+            self.means[label] = own.mean(0)
+            self.deviations[label] = own.std(0, correction=0).clamp_min(1e-9)
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Map ``(N, K)`` confidences to ``(N, 3 K)`` features of mean 0 and deviation about 1."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from oneway.checks import check_above, check_confidences, check_count, check_images, name_of
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
@@ -171,9 +171,7 @@ def train_inverter(
         if cycle
         else None
     )
-    averaged = AveragedModel(
-        inverter, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging), use_buffers=True
-    )
+    averaged = MovingAverage(inverter, settings.averaging)
     errors: list[float] = []
     progress, progress_epoch = math.inf, 0
     best_state = copy.deepcopy(inverter.state_dict())
@@ -192,15 +190,15 @@ def train_inverter(
             optimizer.step()
             if rate is not None:
                 rate.step()
-            averaged.update_parameters(inverter)
+            averaged.update()
         judged = held_inputs
         if perturb is not None:
-            judged = perturb(averaged.module.eval(), held_inputs, held_truths)
-        error = mean_error(averaged.module, judged, held_truths)
+            judged = perturb(averaged.network.eval(), held_inputs, held_truths)
+        error = mean_error(averaged.network, judged, held_truths)
         if math.isnan(error):  # it diverged; NaN would win comparisons, infinity loses them
             error = math.inf
         if not errors or error < min(errors):
-            best_state = copy.deepcopy(averaged.module.state_dict())
+            best_state = copy.deepcopy(averaged.network.state_dict())
         errors.append(error)
         best = min(errors)
         if error < (1 - LEAST_GAIN) * progress:
@@ -214,6 +212,49 @@ def train_inverter(
     inverter.load_state_dict(best_state)
     inverter.eval()
     return errors
+
+
+class MovingAverage:
+    """A copy of a network whose weights and BatchNorm statistics follow it slowly.
+
+    A front end's statistics are constants once they are fitted: they are copied and never
+    averaged. There may be more of them than weights (a row per class, of as many entries).
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        """Copy ``network``; its front end is fitted, and its tensors are changed in place only.
+
+        Args:
+            network: What is trained.
+            decay: Per step, in [0, 1).
+        """
+        self.network = copy.deepcopy(network)
+        self._blend = get_ema_multi_avg_fn(decay)
+        self._begun = False
+        pairs = list(zip(_moving(self.network), _moving(network), strict=True))
+        # PyTorch blends numbers of one type at once: counts of batches are no floats.
+        self._groups = [
+            [pair for pair in pairs if pair[0].dtype == dtype]
+            for dtype in dict.fromkeys(own.dtype for own, _ in pairs)
+        ]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take a step towards the network; the first is all the way."""
+        for group in self._groups:
+            own, others = ([pair[side].detach() for pair in group] for side in (0, 1))
+            if self._begun:
+                self._blend(own, others, None)
+            else:
+                torch._foreach_copy_(own, others)
+        self._begun = True
+
+
+def _moving(network: nn.Module) -> list[Tensor]:
+    """Return the tensors of a network that training changes."""
+    front_end = getattr(network, "front_end", None)
+    constants = set(front_end.buffers()) if isinstance(front_end, nn.Module) else set[Tensor]()
+    return [*network.parameters(), *(one for one in network.buffers() if one not in constants)]
 
 
 def shuffled_batches(

@@ -41,6 +41,12 @@ def verdict(record: Record) -> list[str]:
         f"{record['queries']} test queries. They reconstruct no better than this; a stronger "
         "attacker may exist."
     )
+    if record["stopped"]:
+        missing = record["plan"]["seeds"] - len(record["seeds"])
+        lines.append(f"Not measured: {missing} more of the seeds ({record['stopped']}).")
+    failed = record["utility"]["cost"]["failed"]
+    if failed:
+        lines.append(f"Not measured: what answers cost the server ({failed}).")
     lines.append("No label-preserving release can help against attacks that read only the label.")
     return lines
 
@@ -67,19 +73,14 @@ def _headline(record: Record) -> str:
             "There is no gap to close: clean scores tell these attackers no more than the label. "
             "Either nothing leaks, or the attackers are too weak to see it."
         )
-    between = ""
-    if interval is not None and any(isinstance(end, str) for end in interval.values()):
+    if interval is not None and not _ends(interval):
         return (
             "These queries do not tell: clean scores give these attackers hardly more than the "
             "label does, so that G may be anything. Ask more queries, or give more time."
         )
-    if interval is not None:
-        low, high = _number(interval["low"]), _number(interval["high"])
-        between = f" (95 % of resampled queries: {low} to {high})"
+    between = "" if interval is None else f" (95 % of resampled queries: {_between(interval)})"
+    told = f"The release closes G = {gap:.2f} of the gap{between}{_tail(record)}"
     tail = record["closed_gap_tail"]
-    told = f"The release closes G = {gap:.2f} of the gap{between}"
-    if tail is not None:
-        told += f", and {tail:.2f} for the least confident 5 % of queries"
     if gap < 0:
         return told + ": whoever retrains learns more than from clean scores."
     if gap < 0.5:
@@ -87,12 +88,31 @@ def _headline(record: Record) -> str:
     if gap < 0.9:
         return told + ": part of what clean scores tell still leaks."
     if tail is not None and tail < 0.9:
-        return told + ": on average little leaks, but of the least confident queries more does."
+        sure = _ends(record["closed_gap_tail_interval"])
+        sure = sure and record["closed_gap_tail_interval"]["high"] < 0.9
+        more = "does" if sure else "may"
+        return told + f": on average little leaks, but of the least confident queries more {more}."
     return told + ": next to nothing leaks beyond the label, to these attackers."
 
 
-def _number(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.2f}"
+def _tail(record: Record) -> str:
+    """Say how it is for the least confident queries, and on how many that rests."""
+    tail, interval = record["closed_gap_tail"], record["closed_gap_tail_interval"]
+    if tail is None:
+        return ""
+    queries = f"the least confident 5 % of queries ({record['tail_queries']})"
+    if not _ends(interval):
+        return f"; {queries} do not tell it for themselves"
+    return f", and {tail:.2f} ({_between(interval)}) for {queries}"
+
+
+def _ends(interval: Mapping[str, Any]) -> bool:
+    """Say whether an interval ends: an infinite end is a text."""
+    return not any(isinstance(end, str) for end in interval.values())
+
+
+def _between(interval: Mapping[str, Any]) -> str:
+    return f"{interval['low']:.2f} to {interval['high']:.2f}"
 
 
 def _people(record: Record) -> str:
@@ -102,7 +122,8 @@ def _people(record: Record) -> str:
     shares = {who: 100 * one["reidentified_rank_1"] for who, one in privacy.items()}
     return (
         f"Among {gallery} true inputs, a reconstruction's nearest is its own for "
-        f"{shares['released']:.1f} % of queries ({shares['clean']:.1f} % from clean scores, "
+        f"{shares['released']:.1f} % of queries, as {privacy['released']['reidentified_by']} "
+        f"makes them, who does best at this ({shares['clean']:.1f} % from clean scores, "
         f"{shares['label']:.1f} % from the label alone, {100 / gallery:.1f} % by chance)."
     )
 
@@ -113,7 +134,7 @@ def _controls(record: Record) -> str:
     told = f"Controls as they must be: {', '.join(passed)}." if passed else ""
     if unclear:
         names = ", ".join(unclear)
-        told += f" Not to be told, since clean scores tell no more than the label: {names}."
+        told += f" Not to be told, since what they tell is no more than the label: {names}."
     return told.strip()
 
 
@@ -128,13 +149,17 @@ def flag_lines(record: Record) -> list[str]:
 ATTACK_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "attacker": lambda row: str(row["name"]),
     "error": lambda row: f"{row['error']:.4f}",
+    "re-identified": lambda row: f"{row['rank_1']:.4f}",
     "what it knows": lambda row: KNOWS.get(str(row["name"]), ""),
 }
 
 
 def attackers_table(record: Record) -> Table:
-    """Return each attacker's error on the release, mean over seeds."""
-    rows = [{"name": name, "error": error} for name, error in record["errors"].items()]
+    """Return each attacker's error on the release, mean over seeds; and rank 1 of the first."""
+    rows = [
+        {"name": name, "error": error, **record["reidentified"][name]}
+        for name, error in record["errors"].items()
+    ]
     return text_table("Attackers on the release", ATTACK_COLUMNS, rows)
 
 
@@ -148,8 +173,8 @@ PRIVACY = {
     "error_worst_1_percent": "error, worst 1 % of queries",
     "psnr_decibels": "PSNR, dB",
     "ssim": "SSIM",
-    "reidentified_rank_1": "re-identified, rank 1",
-    "reidentified_rank_5": "re-identified, rank 5",
+    "reidentified_rank_1": "re-identified, rank 1 (best attacker)",
+    "reidentified_rank_5": "re-identified, rank 5 (best attacker)",
 }
 
 Row = Mapping[str, Any]
