@@ -121,13 +121,13 @@ def test_a_reconstruction_without_a_start_is_refused_with_the_remedy(search):
 @pytest.mark.parametrize("reference", ["reconstruction", "label"])
 @pytest.mark.parametrize("search", ["FGSM", "no-start", "", 3, ["sign"]])
 def test_an_unknown_search_is_refused_by_name(search, reference):
-    with pytest.raises(UnknownNameError, match="unknown search .*keyed-start"):
+    with pytest.raises(UnknownNameError, match=r"unknown search .*keyed-start"):
         InputFreeNoise(small_inverter(), step_size=0.4, search=search, reference=reference)
 
 
 @pytest.mark.parametrize("reference", ["image", "", None, 3])
 def test_an_unknown_reference_is_refused_by_name(reference):
-    with pytest.raises(UnknownNameError, match="unknown reference .*label, reconstruction"):
+    with pytest.raises(UnknownNameError, match=r"unknown reference .*label, reconstruction"):
         InputFreeNoise(small_inverter(), step_size=0.4, reference=reference)
 
 
