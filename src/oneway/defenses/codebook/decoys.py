@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oneway.checks import check_above, check_count, check_images
+from oneway.defenses.codebook.fit import positive_and_led
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import DefenseFailedError, InvalidOptionError
@@ -72,7 +73,8 @@ def plant_decoys(
         stepped = moved + step_size * direction
         moved = _within(codebook, start, clean, stepped, l1_budget, nats)
     decoys = copy.deepcopy(codebook)
-    decoys.values.copy_((moved - _rows(codebook, moved).logsumexp(-1, keepdim=True)).exp())
+    told = (moved - _rows(codebook, moved).logsumexp(-1, keepdim=True)).exp()
+    decoys.values.copy_(positive_and_led(told))
     return decoys
 
 
