@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from defenses.codebook.scored import scored
+from oneway.confidences import release
 from oneway.defenses.codebook import (
     ASSUMPTIONS,
     Certificate,
@@ -27,7 +28,14 @@ from oneway.defenses.codebook import (
     certify,
     fit_codebook,
 )
-from oneway.defenses.codebook.certificate import bits_beyond_label, lower_expectation, table_hash
+from oneway.defenses.codebook.certificate import (
+    bits_beyond_label,
+    certify_release,
+    lower_expectation,
+    table_hash,
+)
+from oneway.defenses.gaussian_noise import GaussianNoise
+from oneway.defenses.top_rounding import TopRounding
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import Interval
 from reference import codebook as slow
@@ -415,14 +423,14 @@ def test_the_draws_are_the_generator_s_alone(book):
 def test_nobody_beats_what_is_certified_and_who_knows_the_cells_reaches_it():
     """The best attacker, learned on many more queries; a network; and one that is let cheat."""
     logits, images = scored(1, 4000)
-    release = CodebookRelease.fit(
+    fitted = CodebookRelease.fit(
         logits, images, generator=seeded(0), settings=FitSettings(20, 0.02)
     )
-    told = release.certificate.error
+    told = fitted.certificate.error
     learning, asked = scored(3, 40000), scored(4, 20000)
-    cells = [release.network(scores) for scores, _ in (learning, asked)]
+    cells = [fitted.network(scores) for scores, _ in (learning, asked)]
     flat = [some.flatten(1) for _, some in (learning, asked)]
-    count = release.network.sizes.cells
+    count = fitted.network.sizes.cells
     sums = torch.zeros(count, 16, dtype=torch.float64).index_add_(0, cells[0], flat[0])
     means = sums / cells[0].bincount(minlength=count).clamp_min(1).unsqueeze(-1)
     best = float((means[cells[1]] - flat[1]).square().mean())
@@ -448,7 +456,7 @@ def test_nobody_beats_what_is_certified_and_who_knows_the_cells_reaches_it():
                 guess = network((scores - mean) / spread)
         return float((guess - flat[1]).square().mean())
 
-    trained = decoded(release(learning[0]), release(asked[0]))
+    trained = decoded(fitted(learning[0]), fitted(asked[0]))
     assert told.low <= trained < 1.05 * told.high
     # Whoever sees clean scores goes far below: the codebook is what stops the others.
     assert decoded(learning[0], asked[0]) < 0.95 * told.low
@@ -501,6 +509,27 @@ def test_queries_that_are_mostly_alone_are_refused_with_the_remedy():
     book = fit_codebook(logits, FitSettings(min_members=1, rate_weight=0.0))
     with pytest.raises(InvalidOptionError, match=r"\d+% of 40 queries are alone.*Pass more"):
         certify(book, logits, images, independent=False, generator=seeded(0))
+
+
+def test_any_release_that_maps_many_scores_to_one_is_certified_by_what_it_released():
+    logits, images = scored(2, 600)
+    defense = TopRounding(count=1, decimals=1)
+    found = certify_release(defense, logits, images, generator=seeded(0))
+    told = [tuple(row) for row in release(defense(logits), dtype=torch.float64).tolist()]
+    cells = np.array([sorted(set(told)).index(row) for row in told])
+    assert found.error.estimate == pytest.approx(
+        slow.within_cells(cells, images.flatten(1).numpy())
+    )
+    assert found.bits_measured == pytest.approx(
+        slow.entropy_beyond_label(cells.tolist(), logits.argmax(-1).tolist())
+    )
+    assert (found.table, found.bits_most, found.labels_alone) == ("", None, 0)
+    assert found.members_least == min(told.count(row) for row in told)
+    noise = GaussianNoise(standard_deviation=1.0, generator=seeded(0))
+    with pytest.raises(InvalidOptionError, match="GaussianNoise is random or looks"):
+        certify_release(noise, logits, images, generator=seeded(0))
+    with pytest.raises(InvalidTensorError, match=r"\[0, 1\]"):
+        certify_release(defense, logits, 9 * images, generator=seeded(0))
 
 
 def test_assumptions_are_said_in_words():

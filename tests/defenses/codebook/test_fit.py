@@ -17,7 +17,7 @@ from oneway.defenses.codebook import (
     merge_calibration,
 )
 from oneway.defenses.codebook.fit import distortion
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from reference import codebook as slow
 from rows import random_rows, same_bits
 
@@ -334,9 +334,29 @@ def test_progress_is_reported_label_by_label(logits):
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
-def test_distortion_is_the_l1_distance_from_the_mean():
-    rows = random_rows(1, 9, 4, torch.float64, 1)
-    assert distortion(rows) == pytest.approx(slow.spread_of(rows.numpy()), rel=1e-12)
+def test_distortion_is_the_l1_distance_from_the_center():
+    rows = random_rows(1, 9, 4, torch.float64, 1).softmax(-1)
+    found = distortion(rows, "mean")
+    assert found == pytest.approx(slow.spread_of(rows.numpy()), rel=1e-12)
+    middle = np.median(rows.numpy(), 0)
+    wanted = np.abs(rows.numpy() - middle / middle.sum()).sum()
+    assert distortion(rows, "median") == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("listed", [4, 2])
+def test_a_median_is_released_where_it_is_asked_for(logits, listed):
+    book = fit_codebook(logits, FitSettings(6, 0.02, listed=listed, center="median"))
+    cells = book(logits)
+    assert (cells.bincount(minlength=book.sizes.cells) == book.members).all()
+    for cell, label in enumerate(book.labels.tolist()):
+        rows, numbers = seen_rows(book, logits, label)
+        own = rows[[place for place, row in enumerate(numbers) if cells[row] == cell]]
+        middle = np.median(own, 0)
+        wanted = middle / middle.sum()
+        wanted[listed:] /= max(1, 4 - listed)
+        np.testing.assert_allclose(book.values[cell].numpy(), wanted, rtol=0, atol=1e-12)
+    with pytest.raises(UnknownNameError, match=r"unknown center 'mode'.*mean, median"):
+        FitSettings(center="mode")
 
 
 @pytest.mark.parametrize(

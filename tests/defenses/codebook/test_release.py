@@ -94,6 +94,21 @@ def test_each_type_is_answered_as_exactly_as_it_can_be(release, dtype):
     assert len(told.unique(dim=0)) <= release.network.sizes.cells
 
 
+@pytest.mark.parametrize("decimals", [None, 2])
+@pytest.mark.parametrize("listed", [4, 2])
+def test_one_lookup_gives_what_a_release_makes_of_the_answer(listed, decimals):
+    book = fit_codebook(scored(1, 400)[0], FitSettings(10, 0.02, listed=listed))
+    asked = scored(2, 200)[0]
+    for dtype in FLOATING:
+        one = CodebookRelease(book)
+        told = one.probabilities(asked, dtype=dtype, decimals=decimals)
+        assert same_bits(told, released_as(one(asked), dtype=dtype, decimals=decimals))
+    # And what is told of each cell is that, of float32 scores.
+    values = CodebookRelease(book).released_values()
+    told = CodebookRelease(book).probabilities(asked.float())
+    assert torch.equal(book.spread(values, book(asked.float())), told)
+
+
 def test_more_axes_no_rows_and_inference_change_nothing(release):
     asked = scored(2, 60)[0]
     told = release(asked)
