@@ -72,6 +72,7 @@ def changed(path, value):
     [
         ("seed", 1),
         ("data.private", 61),
+        ("data.calibration", 10),
         ("data.auxiliary_path", "other.npz"),
         ("target.width", 8),
         ("target.training.epochs", 2),
@@ -99,6 +100,15 @@ def test_a_cells_key_depends_on_every_setting_of_the_experiment(path, value):
 )
 def test_a_cells_key_depends_on_every_setting_of_its_release(field, value):
     assert cell_key(SPEC, dataclasses.replace(NOISY, **{field: value})) != cell_key(SPEC, NOISY)
+
+
+def test_a_cells_key_is_what_it_was_before_queries_were_kept_where_none_are():
+    """By a key that was written before experiments could keep any."""
+    assert SPEC.data.calibration == 0
+    assert cell_key(SPEC, NOISY) == "d820563e4ba82faf6bf6"
+    # And where some are kept, how many decides.
+    kept = {cell_key(changed("data.calibration", count), NOISY) for count in (1, 2)}
+    assert len(kept | {cell_key(SPEC, NOISY)}) == 3
 
 
 def test_a_cells_key_depends_on_nothing_else():

@@ -1,6 +1,7 @@
 """Whole experiments on generated images: the controls in small, and nothing done twice."""
 
 import dataclasses
+import functools
 import json
 import types
 from collections import Counter
@@ -37,6 +38,7 @@ from oneway.benchmark.defenders import trained_target
 from oneway.benchmark.records import cell_key, unpacked
 from oneway.benchmark.spec import ReleaseSpec
 from oneway.data import check_disjoint, silent
+from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
 from oneway.guards import DEFENSES
 
@@ -373,6 +375,34 @@ def test_nobody_but_the_target_trains_on_private_images_and_nobody_on_test_image
             "test": run.splits.test_images,
         }
     )
+
+
+def test_a_release_is_fitted_to_the_queries_that_were_kept_and_no_attacker_has_them(
+    tmp_path, seen, monkeypatch
+):
+    given, train = [], CodebookRelease.train
+
+    @functools.wraps(train)  # its options are read off it
+    def spied(material, **options):
+        given.append(material)
+        return train(material, **options)
+
+    monkeypatch.setattr(CodebookRelease, "train", spied)
+    book = ReleaseSpec("book", "codebook", {"min_members": 5})
+    plain = spec_of(NONE, book)
+    kept = dataclasses.replace(plain, data=dataclasses.replace(plain.data, calibration=90))
+    fitted = []
+    for spec in (plain, kept):
+        run = experiment(tmp_path, spec)
+        # What was fitted to other queries is another network.
+        fitted.append([outcome.record["training"] for outcome in run.run()][-1])
+    auxiliary, own = given
+    assert auxiliary.calibration_images is None
+    assert torch.equal(own.calibration_images, run.splits.calibration_images)
+    assert own.calibration_logits.shape == (90, CLASSES)
+    assert fitted[0] != fitted[1]
+    for observed in seen["attack"]:
+        check_disjoint({"calibration": own.calibration_images, "observed": observed.images})
 
 
 def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):

@@ -319,6 +319,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, old, new, text):
         ("held_out = 0.25", "held_out = 1.0", "held_out must be between 0 and 1"),
         ("held_out = 0.25", "held_out = nan", "held_out must be between 0 and 1"),
         ("epochs = 9", "epochs = 0", "epochs must be a whole number of at least 1"),
+        ("\ntest = 30", "\ntest = 30\ncalibration = -1", "calibration must be .* at least 0"),
         ("batch_size = 5", "batch_size = 1", "batch_size must be .* at least 2"),
     ],
 )

@@ -347,3 +347,100 @@ def test_hashes_are_of_each_image_whatever_its_place_in_memory():
     assert image_hashes(pixels).tolist() == expected
     assert image_hashes(pixels[::-1]).tolist() == expected[::-1]
     assert image_hashes(np.asfortranarray(pixels)).tolist() == expected
+
+
+# Queries that the operator has kept.
+
+
+def calibration_of(splits, dataset):
+    return stored_bytes(splits.calibration_images, dataset)
+
+
+@given(SEEDS, st.integers(1, 8), st.booleans())
+def test_what_is_kept_for_calibration_changes_no_other_split(seed, count, with_official):
+    dataset = dataset_of([12, 12, 12], official=4 if with_official else 0)
+    sizes = {"private": 8, "auxiliary": 8, "test": 8, "seed": seed}
+    none, some = (split_dataset(dataset, calibration=kept, **sizes) for kept in (0, count))
+    for name in NAMES:
+        for kind in ("images", "labels"):
+            one, other = (getattr(splits, f"{name}_{kind}") for splits in (none, some))
+            assert torch.equal(one, other)
+    assert none.calibration_images.shape == (0, *some.private_images.shape[1:])
+    assert some.calibration_images.dtype == torch.float32
+    kept = calibration_of(some, dataset)
+    assert len(kept) == len(set(kept)) == count
+    assert not set(kept) & set().union(*members(some, dataset).values())
+    # And they are no official test images.
+    if with_official:
+        official = {image.tobytes() for image in dataset.images[dataset.is_test]}
+        assert not set(kept) & official
+
+
+@given(SEEDS, st.integers(3, 60))
+def test_each_class_has_its_share_of_what_is_kept(seed, count):
+    dataset = dataset_of([40] * 3)
+    label_of = {
+        image.tobytes(): label for image, label in zip(dataset.images, dataset.labels, strict=True)
+    }
+    splits = split_dataset(dataset, private=21, auxiliary=18, test=21, seed=seed, calibration=count)
+    found = Counter(label_of[image] for image in calibration_of(splits, dataset))
+    assert all(abs(found[label] - count / 3) < 1 for label in range(3))
+
+
+def test_what_is_kept_comes_from_the_private_set_s_source():
+    dataset, other = dataset_of([12, 12]), other_dataset(9)
+    splits = split_dataset(
+        dataset, private=6, auxiliary=9, test=6, seed=0, auxiliary_dataset=other, calibration=12
+    )
+    own = {image.tobytes() for image in dataset.images}
+    kept = set(calibration_of(splits, dataset))
+    assert len(kept) == 12
+    assert kept <= own
+    moved = splits.to(torch.device("meta"))
+    assert moved.calibration_images.device.type == "meta"
+    # And may not be what attackers have.
+    whole = np.concatenate([other.images, dataset.images])
+    spoiled = Dataset("spoiled", whole, np.zeros(len(whole), np.int64), None, 1)
+    with pytest.raises(OverlappingSplitsError):
+        split_dataset(
+            dataset,
+            private=6,
+            auxiliary=len(whole),
+            test=6,
+            seed=0,
+            auxiliary_dataset=spoiled,
+            calibration=12,
+        )
+    rest = {
+        image
+        for image in own
+        if image
+        not in set().union(
+            set(members(splits, dataset)["private"]), set(members(splits, dataset)["test"])
+        )
+    }
+    only = [image for image in dataset.images if image.tobytes() in rest]
+    shared = Dataset("shared", np.stack(only), np.zeros(12, np.int64), None, 1)
+    with pytest.raises(OverlappingSplitsError, match="auxiliary and calibration splits share 12"):
+        split_dataset(
+            dataset,
+            private=6,
+            auxiliary=12,
+            test=6,
+            seed=0,
+            auxiliary_dataset=shared,
+            calibration=12,
+        )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (13, r"6 distinct images for test and 24 besides, but 6 and 6 \+ 6 \+ 13 were"),
+        (-1, "calibration 0 or more, but .* are 6, 6, 6 and -1"),
+    ],
+)
+def test_more_than_there_are_cannot_be_kept(count, text):
+    dataset = dataset_of([15, 15])
+    with pytest.raises(InvalidOptionError, match=text):
+        split_dataset(dataset, private=6, auxiliary=6, test=6, seed=0, calibration=count)

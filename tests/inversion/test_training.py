@@ -467,6 +467,12 @@ def test_one_cycle_rises_for_a_fifth_and_falls_to_nothing(rates):
     assert rates[-1] < 1e-3 * 0.02
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 4, 5, 6])
+def test_one_cycle_of_a_few_steps_runs(epochs):
+    settings = {"epochs": epochs, "batch_size": ROWS, "schedule": "one-cycle"}
+    assert len(train(decoder(), observed(), **settings)) == epochs
+
+
 @pytest.mark.parametrize("patience", [1, 3])
 def test_one_cycle_runs_to_its_end_whatever_the_patience(patience):
     settings = {"epochs": 25, "learning_rate": 0.02, "patience": patience}

@@ -1,9 +1,13 @@
 """Wen, Yiu & Hui (IEEE CSR 2021) once more, slowly: NumPy, float64, one row at a time.
 
-With the random start of Madry et al. (ICLR 2018) and the momentum of Dong et al. (CVPR 2018).
+With the random start of Madry et al. (ICLR 2018), our keyed one, and the momentum of Dong et al.
+(CVPR 2018).
 Shares no code with the library: not even a gradient, which is written out by hand here.
 """
 
+import hashlib
+import math
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +144,23 @@ class SmallInverter:
         if logs.min() < 0:
             at_logs[logs.argmin()] -= at_features.sum()
         return at_logs - confidences * at_logs.sum()
+
+
+def keyed_starts(clean: Matrix, key: bytes, radius: float) -> Matrix:
+    """Return each row's start: uniform to whoever lacks the key, decided by what the row rounds to.
+
+    One 64-bit number per entry, of SHAKE-256 over the key and the log probabilities in multiples
+    of 0.01, of which those below -100 count as -100; its upper 53 bits are a fraction of 1.
+    """
+    starts = []
+    for row in clean.tolist():
+        largest = max(row)
+        total = math.log(sum(math.exp(value - largest) for value in row)) + largest
+        logs = [round(max(value - total, -100.0) * 100) / 100 + 0.0 for value in row]
+        stream = hashlib.shake_256(key + struct.pack(f"<{len(row)}d", *logs)).digest(8 * len(row))
+        words = struct.unpack(f"<{len(row)}Q", stream)
+        starts.append([radius * (2 * (word // 2**11) / 2**53 - 1) for word in words])
+    return np.array(starts)
 
 
 def normalized(gradient: Vector) -> Vector:

@@ -15,7 +15,7 @@ class TopRounding:
 
     Between rounding everything and telling the label alone: what tells queries apart most is
     small and in the tail, and is not told. How the kept ones rank is kept but for ties, which the
-    label wins.
+    label wins. One that is rounded to 0 is not kept: it has its share of the rest.
     """
 
     requires_input = False
@@ -58,21 +58,26 @@ class TopRounding:
         order = logits.argsort(dim=-1, descending=True, stable=True)[..., :told]
         scaled = logits.double().softmax(-1).gather(-1, order) * units
         counts = scaled.round()
-        # Rounded up too often, they would sum to more than 1: who gained most gives back.
+        # Rounded up too often, they would sum to more than 1: who gained most gives back, among
+        # equals the last, so that counts still fall from the label on.
         excess = (counts.sum(-1, keepdim=True) - units).clamp_min(0)
-        gained = (counts - scaled).argsort(dim=-1, descending=True, stable=True)
+        gained = (counts - scaled).flip(-1).argsort(dim=-1, descending=True, stable=True)
         rank = torch.empty_like(gained).scatter(
             -1, gained, torch.arange(told, device=gained.device).expand_as(gained)
         )
-        counts = counts - (rank < excess).to(counts.dtype)
+        counts = counts - (rank.flip(-1) < excess).to(counts.dtype)
         if told > 1:
-            # A rival with as many units as the label hands one over.
-            rival, at = counts[..., 1:].max(-1, keepdim=True)
-            tied = ((rival >= counts[..., :1]) & (rival > 0)).to(counts.dtype)
+            # The last rival with as many units as the label hands one over.
+            ties = (counts[..., 1:] >= counts[..., :1]) & (counts[..., 1:] > 0)
+            last = ties.sum(-1, keepdim=True)
+            tied = (last > 0).to(counts.dtype)
             counts[..., :1] += tied
-            counts = counts.scatter_add(-1, at + 1, -tied)
-        rest = (units - counts.sum(-1, keepdim=True)) / (units * (classes - told))
-        probabilities = rest.expand(logits.shape).scatter(-1, order, counts / units)
+            counts = counts.scatter_add(-1, last, -tied)
+        # What is rounded to nothing is among the rest, which nothing sets apart.
+        others = classes - (counts > 0).sum(-1, keepdim=True)
+        rest = (units - counts.sum(-1, keepdim=True)) / (units * others)
+        kept = torch.where(counts > 0, counts / units, rest)
+        probabilities = rest.expand(logits.shape).scatter(-1, order, kept)
         # Where the even rest is as much as the label has, it leads by the least step.
         least = torch.nextafter(rest, torch.full_like(rest, torch.inf))
         own = torch.maximum(probabilities.gather(-1, labels.unsqueeze(-1)), least)

@@ -164,7 +164,8 @@ def train_inverter(
         OneCycleLR(
             optimizer,
             settings.learning_rate,
-            total_steps=steps,
+            # PyTorch divides by zero where the rise is of exactly one step.
+            total_steps=max(steps, math.floor(1 / RISING) + 1),
             pct_start=RISING,
             cycle_momentum=False,
         )

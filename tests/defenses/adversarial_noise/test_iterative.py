@@ -33,9 +33,16 @@ NORMS = (1, 2, math.inf)
 UPDATES = ("project", "rescale")
 PATHS = {"closed form": lambda inverter: inverter, "autograd": Undifferentiated}
 each_path = pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
-SETTINGS = {"sign": {}, "random-start": {"start_radius": 0.9}, "momentum": {"decay": 0.7}}
+SETTINGS = {
+    "sign": {},
+    "random-start": {"start_radius": 0.9},
+    "keyed-start": {"start_radius": 0.9},
+    "momentum": {"decay": 0.7},
+}
+STARTING = ("random-start", "keyed-start")
 each_search = pytest.mark.parametrize("search", SEARCHES)
-each_deterministic_search = pytest.mark.parametrize("search", ["sign", "momentum"])
+each_deterministic_search = pytest.mark.parametrize("search", ["sign", "keyed-start", "momentum"])
+each_undrawn_search = pytest.mark.parametrize("search", ["sign", "momentum"])
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -139,8 +146,13 @@ def test_equals_the_reference(steps, step_size, update, budget, norm, search):
         "budget": budget,
         "norm": norm,
     }
-    draws = torch.rand(24, CLASSES, generator=seeded(5), dtype=torch.float64).numpy()
-    starts = 0.9 * (2 * draws - 1) if search == "random-start" else None
+    starts = None
+    if search == "random-start":
+        draws = torch.rand(24, CLASSES, generator=seeded(5), dtype=torch.float64).numpy()
+        starts = 0.9 * (2 * draws - 1)
+    if search == "keyed-start":
+        key = np.array(torch.randint(2**62, (4,), generator=seeded(5)).tolist(), dtype="<i8")
+        starts = wen2021.keyed_starts(logits.numpy(), key.tobytes(), 0.9)
     decay = SETTINGS[search].get("decay")
     defense = searching(torch_inverter(reference_inverter()), search, 5, **options)
     released = defense(logits, images)
@@ -234,7 +246,7 @@ def test_every_point_on_the_way_keeps_label_and_budget(search, update, norm, mon
     logits = random_rows(5, 50, 5, torch.float64, 1)
     points = points_on_the_way(defense, logits, monkeypatch)
     assert len(points) == 5
-    assert same_bits(points[0], logits) == (search != "random-start")
+    assert same_bits(points[0], logits) == (search not in STARTING)
     for step, point in enumerate(points):
         assert leads(point, logits.argmax(-1))
         allowed = 0.7 * (max(1, step) if update == "rescale" else 1)
@@ -249,7 +261,7 @@ def test_without_a_budget_the_label_leads_by_the_margin_wherever_noise_is_added(
     defense = searching(small_inverter(4), search, 3, step_size=0.4, steps=4, margin=0.25)
     logits = random_rows(5, 50, 5, torch.float64, 1)
     first, *later = points_on_the_way(defense, logits, monkeypatch)
-    for point in [first, *later] if search == "random-start" else later:
+    for point in [first, *later] if search in STARTING else later:
         top, runner_up = point.topk(2, dim=-1).values.unbind(-1)
         assert (top - runner_up >= 0.25 - 1e-12).all()
         assert (top - runner_up <= 0.25 + 1e-12).any()
@@ -313,7 +325,7 @@ def test_what_other_rows_hold_changes_no_bit_of_a_row(search, update):
 
 
 @each_path
-@each_deterministic_search
+@each_undrawn_search
 def test_the_same_call_gives_the_same_bits_and_takes_no_randomness(path, search):
     inverter = path(small_inverter(8))
     logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
@@ -328,6 +340,22 @@ def test_the_same_call_gives_the_same_bits_and_takes_no_randomness(path, search)
     assert same_bits(second(logits, images), released)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(generator.get_state(), seeded(0).get_state())
+
+
+@each_path
+def test_a_keyed_start_repeats_from_call_to_call_and_differs_with_its_seed(path):
+    inverter = path(small_inverter(8))
+    logits, images = random_rows(9, 40, 5, torch.float32, 2), random_images(10, 40)
+    state = torch.get_rng_state()
+    first, again, other = (
+        searching(inverter, "keyed-start", seed, step_size=0.4) for seed in (1, 1, 2)
+    )
+    released = first(logits, images)
+    assert first.deterministic
+    assert same_bits(first(logits, images), released)
+    assert same_bits(again(logits, images), released)
+    assert not (other(logits, images) == released).all(-1).any()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @each_path
@@ -369,7 +397,7 @@ def test_an_inverter_that_has_no_slope_leaves_noise_within_the_start(search):
     logits.scatter_(-1, logits.argmax(-1, keepdim=True), 20)
     noise = defense(logits, random_images(10, 40, (4,))) - logits
     assert (noise.abs() <= 0.9 + 1e-6).all()
-    assert noise.any() == (search == "random-start")
+    assert noise.any() == (search in STARTING)
 
 
 @each_path

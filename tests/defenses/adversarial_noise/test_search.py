@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from oneway.defenses.adversarial_noise.search import (
     SEARCHES,
+    KeyedStart,
     Momentum,
     RandomStart,
     SignSteps,
     noise_search,
 )
 from oneway.errors import InvalidOptionError, UnknownNameError
+from reference import wen2021
 from rows import random_rows, same_bits, score_rows, smallest_subnormal
 
 WIDE = (torch.float32, torch.float64)
@@ -121,26 +123,90 @@ def test_a_start_of_many_rows_is_the_starts_of_its_rows():
     assert same_bits(RandomStart(2.0, seeded(3)).start(torch.zeros(72, 7)), torch.cat(parts))
 
 
+def key_of(seed: int) -> bytes:
+    """Return the 32 bytes that a keyed start draws, by its documentation."""
+    return np.array(torch.randint(2**62, (4,), generator=seeded(seed)).tolist(), "<i8").tobytes()
+
+
+@given(score_rows(WIDE), st.floats(1e-3, 1e3), st.integers(0, 2**63 - 1))
+def test_a_keyed_start_lies_within_the_radius_and_is_the_row_s_and_the_key_s(clean, radius, seed):
+    before, state, generator = clean.clone(), torch.get_rng_state(), seeded(seed)
+    search = KeyedStart(radius, generator)
+    drawn = generator.get_state()
+    start = search.start(clean)
+    assert start.dtype == clean.dtype
+    assert start.shape == clean.shape
+    assert (start.abs() <= radius * (1 + torch.finfo(clean.dtype).eps)).all()
+    assert same_bits(search.start(clean), start)
+    assert same_bits(KeyedStart(radius, seeded(seed)).start(clean), start)
+    assert same_bits(torch.cat([search.start(row) for row in clean.split(1)]), start)
+    assert not torch.equal(KeyedStart(radius, seeded(seed ^ 1)).start(clean), start)
+    assert same_bits(clean, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    # The key is drawn once, and nothing after it.
+    assert torch.equal(generator.get_state(), drawn)
+    assert not torch.equal(drawn, seeded(seed).get_state())
+
+
+def test_keyed_starts_equal_the_reference_however_far_scores_are_apart():
+    clean = random_rows(2, 60, 7, torch.float64, 3)
+    clean[::3] *= 40
+    wanted = wen2021.keyed_starts(clean.numpy(), key_of(5), 1.7)
+    start = KeyedStart(1.7, seeded(5)).start(clean)
+    torch.testing.assert_close(start, torch.from_numpy(wanted), rtol=0, atol=1e-12)
+
+
+def test_keyed_starts_spread_evenly_and_differ_from_row_to_row():
+    start = KeyedStart(2.0, seeded(3)).start(random_rows(0, 4000, 5, torch.float32, 2))
+    counts = torch.histc(start, bins=8, min=-2, max=2)
+    assert counts.sum() == 20000
+    assert ((counts - 2500).abs() < 250).all()
+    assert len(start.unique(dim=0)) == 4000
+    # No entry tells another one, nor the scores.
+    assert torch.corrcoef(start.T).triu(1).abs().max() < 0.07
+
+
+def test_scores_that_round_alike_share_a_start_and_others_do_not():
+    search, logs = KeyedStart(1.0, seeded(3)), torch.tensor([[-0.51, -1.62, -1.70]]).double()
+    logs[0, 0] = (1 - logs[0, 1:].exp().sum()).log()
+    start = search.start(logs)
+    assert same_bits(search.start(logs + 8), start)
+    assert same_bits(search.start(logs + torch.tensor([0.0, 1e-3, 0.0])), start)
+    assert not torch.equal(search.start(logs + torch.tensor([0.0, 0.03, 0.0])), start)
+
+
+def test_a_score_below_every_limit_decides_nothing_more():
+    search = KeyedStart(1.0, seeded(3))
+    low = torch.tensor([[0.0, -100.0, -3000.0], [0.0, -120.0, -1e30]])
+    assert same_bits(*(row.clone() for row in search.start(low)))
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "deterministic"),
+    ("name", "kind", "deterministic", "starts"),
     [
-        ("sign", SignSteps, True),
-        ("random-start", RandomStart, False),
-        ("momentum", Momentum, True),
+        ("sign", SignSteps, True, False),
+        ("random-start", RandomStart, False, True),
+        ("keyed-start", KeyedStart, True, True),
+        ("momentum", Momentum, True, False),
     ],
 )
-def test_each_name_gives_its_search(name, kind, deterministic):
+def test_each_name_gives_its_search(name, kind, deterministic, starts):
     search = built(name)
     assert type(search) is kind
     assert search.deterministic is deterministic
-    assert (search.start(torch.zeros(2, 3)) is None) is deterministic
+    assert (search.start(torch.zeros(2, 3)) is not None) is starts
+    assert search.start(torch.zeros(0, 3)) is None or search.start(torch.zeros(0, 3)).shape == (
+        0,
+        3,
+    )
 
 
 def test_options_reach_their_search_and_have_defaults():
     generator = seeded(0)
     options = {"step_size": 0.4, "generator": generator}
-    assert noise_search("random-start", **options).radius == 0.4
-    assert noise_search("random-start", start_radius=0.1, **options).radius == 0.1
+    for name in ("random-start", "keyed-start"):
+        assert noise_search(name, **options).radius == 0.4
+        assert noise_search(name, start_radius=0.1, **options).radius == 0.1
     assert noise_search("random-start", **options).generator is generator
     assert noise_search("momentum", **options).decay == 1.0
     assert noise_search("momentum", decay=0, **options).decay == 0
@@ -154,7 +220,9 @@ class ElsewhereGenerator(torch.Generator):
 
 @pytest.mark.parametrize("name", ["FGSM", "random start", "", None, ["sign"]])
 def test_an_unknown_name_is_refused(name):
-    with pytest.raises(UnknownNameError, match=r"unknown search .*momentum, random-start, sign"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown search .*keyed-start, momentum, random-start, sign"
+    ):
         noise_search(name, step_size=0.4)
 
 
@@ -171,7 +239,11 @@ def test_an_unknown_name_is_refused(name):
         ("momentum", {"decay": True}, "decay must be a finite number"),
         ("random-start", {"start_radius": 0.0}, "start_radius must be positive"),
         ("random-start", {"start_radius": True}, "start_radius must be a finite number"),
+        ("keyed-start", {"decay": 0.0}, "decay .* but the search is 'keyed-start'"),
+        ("keyed-start", {"start_radius": 0.0}, "start_radius must be positive"),
         ("random-start", {"generator": None}, "generator is None"),
+        ("keyed-start", {"generator": None}, "'keyed-start' draws its start, or .* is None"),
+        ("keyed-start", {"generator": 3}, r"torch\.Generator on the CPU"),
         ("random-start", {"generator": 3}, r"torch\.Generator on the CPU"),
         ("random-start", {"generator": ElsewhereGenerator()}, r"torch\.Generator on the CPU"),
         ("sign", {"generator": 3}, r"torch\.Generator on the CPU"),

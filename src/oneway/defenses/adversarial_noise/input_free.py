@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from oneway.checks import check_logits
 from oneway.defenses.adversarial_noise.iterative import AdversarialNoise
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.defenses.adversarial_noise.search import SEARCHES
+from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
 
 REFERENCES = ("reconstruction", "label")
 
@@ -71,6 +72,8 @@ class InputFreeNoise:
             raise UnknownNameError("reference", str(reference), REFERENCES)
         if search is None:
             search = "keyed-start" if reference == "reconstruction" else "sign"
+        if search not in SEARCHES:
+            raise UnknownNameError("search", str(search), SEARCHES)
         if reference == "reconstruction" and not search.endswith("-start"):
             raise InvalidOptionError(
                 f"search={search!r} starts from the clean scores, where the distance from their "
@@ -98,7 +101,8 @@ class InputFreeNoise:
 
         Raises:
             InvalidTensorError: ``logits`` are no finite floating scores of shape ``(N, K)``.
-            DefenseFailedError: See :class:`AdversarialNoise`.
+            DefenseFailedError: The inverter's reconstructions are not finite; and see
+                :class:`AdversarialNoise`.
         """
         check_logits(logits)
         if not len(logits):
@@ -118,4 +122,10 @@ class InputFreeNoise:
             confidences = torch.full_like(wide, rest)
             confidences.scatter_(-1, logits.argmax(-1, keepdim=True), SURE)
         parts = [inverter(some.to(dtype)) for some in confidences.split(512)]
-        return torch.cat(parts).clamp(0, 1)
+        images = torch.cat(parts).clamp(0, 1)
+        if not torch.isfinite(images).all():
+            raise DefenseFailedError(
+                "the surrogate's reconstructions are not finite, so there is nothing to drive it "
+                "away from. Check that it was trained and takes these scores."
+            )
+        return images

@@ -243,6 +243,11 @@ def _certified(
     if queries is not None:
         check_images(queries, rows=len(logits))
         flat = queries.detach().flatten(1)
+        if bool((flat < 0).any() | (flat > 1).any()):
+            raise InvalidTensorError(
+                "queries must lie in [0, 1], since the floor of the error rests on it, but some "
+                "values do not. Scale them as the reconstructions are."
+            )
         error = certified_error(cells, flat, generator, level)
         for label in labels.unique().tolist():
             own = labels == label

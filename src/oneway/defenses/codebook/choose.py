@@ -120,8 +120,8 @@ def choose_codebook(calibration: Calibration, logits: Tensor, budget: Budget) ->
         )
         raise InvalidOptionError(
             f"no codebook of {calibration.settings.min_members} members keeps within the budget: "
-            f"the nearest reach {nearest}. Allow more, lower min_members, or pass more calibration "
-            "queries."
+            f"the nearest, each by itself, reach {nearest}. Allow more, lower min_members, or pass "
+            "more calibration queries."
         )
     only_bits = all(limit is None for name, limit in vars(budget).items() if name != "bits")
     if only_bits:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oneway.checks import check_above, check_count, check_images
+from oneway.defenses.codebook.fit import positive_and_led
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import DefenseFailedError, InvalidOptionError
@@ -63,16 +64,21 @@ def plant_decoys(
         raise InvalidOptionError("surrogates must hold at least one inverter, but are empty.")
     codebook.check(logits)
     check_images(queries, rows=len(logits))
-    images = _mean_images(codebook, logits, queries)
+    images = _mean_images(codebook, logits, queries).double()
     start = codebook.values.log()
-    moved = start.clone()
+    moved = best = start
     clean = _rows(codebook, start).softmax(-1)
+    most, direction = _ascent(codebook, start, images, surrogates)
     for _ in range(steps):
-        direction = _ascent(codebook, moved, images, surrogates)
         stepped = moved + step_size * direction
         moved = _within(codebook, start, clean, stepped, l1_budget, nats)
+        errors, direction = _ascent(codebook, moved, images, surrogates)
+        # A step may be too long: where it was best, there each codeword stays.
+        best = torch.where((errors > most).unsqueeze(-1), moved, best)
+        most = torch.maximum(most, errors)
     decoys = copy.deepcopy(codebook)
-    decoys.values.copy_((moved - _rows(codebook, moved).logsumexp(-1, keepdim=True)).exp())
+    told = (best - _rows(codebook, best).logsumexp(-1, keepdim=True)).exp()
+    decoys.values.copy_(positive_and_led(told))
     return decoys
 
 
@@ -83,23 +89,35 @@ def _rows(codebook: Codebook, values: Tensor) -> Tensor:
 
 def _ascent(
     codebook: Codebook, values: Tensor, images: Tensor, surrogates: Sequence[nn.Module]
-) -> Tensor:
-    """Return the sign of the gradient of the surrogates' mean error in the listed values."""
+) -> tuple[Tensor, Tensor]:
+    """Return the surrogates' mean errors ``(C)``, and the signs of their gradients in ``values``.
+
+    These are ``(C, W)``, as the listed values are.
+    """
     # A caller may be in inference mode, whose tensors take no part in a gradient.
     with torch.inference_mode(False), torch.enable_grad():
         variable = values.detach().clone().requires_grad_()
-        confidences = _rows(codebook, variable).softmax(-1).to(images.dtype)
-        errors = [
-            (surrogate(confidences) - images).square().flatten(1).mean(-1)
-            for surrogate in surrogates
-        ]
-        (gradient,) = torch.autograd.grad(torch.stack(errors).mean(0).sum(), variable)
+        confidences = _rows(codebook, variable).softmax(-1)
+        errors = torch.stack(
+            [
+                (_reconstructed(surrogate, confidences) - images).square().flatten(1).mean(-1)
+                for surrogate in surrogates
+            ]
+        ).mean(0)
+        (gradient,) = torch.autograd.grad(errors.sum(), variable)
     if not torch.isfinite(gradient).all():
         raise DefenseFailedError(
             "a surrogate's gradient is not finite, so there are no decoys. Check that it was "
             "trained and takes these scores."
         )
-    return gradient.sign()
+    return errors.detach(), gradient.sign()
+
+
+def _reconstructed(surrogate: nn.Module, confidences: Tensor) -> Tensor:
+    """Return float64 images of float64 confidences, whatever a surrogate computes in."""
+    parameter = next(surrogate.parameters(), None)
+    told: Tensor = surrogate(confidences if parameter is None else confidences.to(parameter.dtype))
+    return told.double()
 
 
 def _within(

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from oneway.checks import check_count, check_logits, check_weight
 from oneway.defenses.codebook.table import Codebook, seen_through, width_of
-from oneway.errors import InvalidTensorError, UnknownNameError
+from oneway.defenses.label_modifier import lift_label
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 
 LISTED = 32
 """Classes that each label's table tells apart, unless asked otherwise; all of up to 32."""
@@ -39,6 +40,10 @@ CUTS_TRIED = 4
 """Axes whose best cut is weighed in L1; they are found by squared distances, which are cheaper."""
 
 
+TIE = 1e-9
+"""Share by which the gains of two cuts must differ, or else they are the same."""
+
+
 @dataclass(frozen=True)
 class FitSettings:
     """How a codebook is fitted.
@@ -46,8 +51,8 @@ class FitSettings:
     Attributes:
         min_members: k: calibration queries behind each released vector, at least. A label with
             fewer is told, and nothing else of it.
-        rate_weight: L1 distance of probabilities that one bit beyond the label is worth. 0 keeps
-            all boxes apart; infinity leaves one cell per label.
+        rate_weight: L1 distance of probabilities that one bit beyond the label is worth. 0 joins
+            boxes only where that distorts no more; infinity leaves one cell per label.
         image_weight: L1 distance that a mean squared error (per pixel, between the mean images of
             cells) is worth: joins cells whose images differ, since what a cell mixes no attacker
             separates. 0: images are not looked at.
@@ -75,11 +80,20 @@ class FitSettings:
         if self.center not in CENTERS:
             raise UnknownNameError("center", str(self.center), CENTERS)
         check_count("min_members", self.min_members)
-        if self.rate_weight != math.inf:
-            check_weight("rate_weight", self.rate_weight)
+        check_rate_weight(self.rate_weight)
         check_weight("image_weight", self.image_weight)
         check_count("most_boxes", self.most_boxes)
         check_count("listed", self.listed)
+
+
+def check_rate_weight(value: float) -> None:
+    """Refuse a weight of a bit that is neither a number of at least 0 nor infinity.
+
+    Raises:
+        InvalidOptionError: It is.
+    """
+    if value != math.inf:
+        check_weight("rate_weight", value)
 
 
 @dataclass
@@ -199,7 +213,17 @@ def merge_calibration(
         calibration: From :func:`cut_calibration`.
         rate_weight: See :class:`FitSettings`.
         image_weight: See there; needs a calibration that was cut with images.
+
+    Raises:
+        InvalidOptionError: A weight is outside its range, or the calibration has no images.
     """
+    check_rate_weight(rate_weight)
+    check_weight("image_weight", image_weight)
+    if image_weight and all(one.images is None for one in calibration.labels):
+        raise InvalidOptionError(
+            "image_weight needs a calibration that was cut with images, but this one has none. "
+            "Cut it under settings with an image_weight above 0."
+        )
     merged = [
         _merge(one, rate_weight, image_weight) if one.boxes else [] for one in calibration.labels
     ]
@@ -333,7 +357,8 @@ def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
         edge = float(edges[at[axis], axis])
         left = rows[:, axis] <= edge
         gain = whole - distortion(rows[left], center) - distortion(rows[~left], center)
-        if gain > 0 and (found is None or gain > found.gain):
+        # Axes that part the rows alike gain alike: the last bits must not decide between them.
+        if gain > 0 and (found is None or gain > found.gain * (1 + TIE)):
             found = _Cut(axis, edge, gain)
     return found
 
@@ -393,5 +418,11 @@ def _released(centers: Tensor, num_classes: int, listed: int) -> Tensor:
     values = centers.clone()
     if listed < num_classes:
         values[:, listed:] /= num_classes - listed
-    # Zeros have no logarithm.
-    return values.clamp_min(torch.finfo(torch.float64).tiny)
+    return positive_and_led(values)
+
+
+def positive_and_led(values: Tensor) -> Tensor:
+    """Return ``(C, W)`` values that have a logarithm each, the label's strictly largest."""
+    raised = values.clamp_min(torch.finfo(torch.float64).tiny)
+    # The label is each table's first column; where it ties, one step up.
+    return lift_label(raised, raised.new_zeros(len(raised), dtype=torch.int64), 0)

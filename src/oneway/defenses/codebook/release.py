@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_weight
+from oneway.checks import check_images, check_logits, check_weight
 from oneway.confidences import release
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.codebook.certificate import (
@@ -127,9 +127,10 @@ class CodebookRelease:
             InvalidOptionError: No table keeps within the budget, or an option is outside its
                 range.
         """
-        check_weight("held_out", held_out)
-        if not held_out < 1:
-            raise InvalidOptionError(f"held_out must be below 1, but got {held_out}.")
+        check_share("held_out", held_out)
+        check_logits(logits, "calibration logits")
+        if queries is not None:
+            check_images(queries, rows=len(logits))
         settings = settings or FitSettings()
         order = torch.randperm(len(logits), generator=generator).to(logits.device)
         apart = round(held_out * len(logits))
@@ -174,7 +175,7 @@ class CodebookRelease:
         FitSettings(min_members, rate_weight, image_weight, listed=listed, center=center)
         if l1_budget is not None:
             Budget(l1_mean=l1_budget)
-        check_weight("held_out", held_out)
+        check_share("held_out", held_out)
 
     @classmethod
     def train(
@@ -300,7 +301,7 @@ class CodebookRelease:
             book.load_state_dict(state)
             told = header["facts"].get("certificate")
             certificate = None if told is None else Certificate.from_json(told)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise corrupt(path, KIND, error) from error
         broken = fault_of(book)
         if broken:
@@ -368,6 +369,17 @@ class _Lookup:
         return release(logits, dtype=self.dtype, decimals=self.decimals)
 
 
+def check_share(name: str, value: float) -> None:
+    """Refuse a share of the queries that leaves none.
+
+    Raises:
+        InvalidOptionError: It is not a number from 0 to below 1.
+    """
+    check_weight(name, value)
+    if not value < 1:
+        raise InvalidOptionError(f"{name} must be below 1, but got {value}.")
+
+
 def fault_of(book: Codebook) -> str | None:
     """Say what is wrong with a table's content, if anything is."""
     sizes = book.sizes
@@ -384,11 +396,12 @@ def fault_of(book: Codebook) -> str | None:
             "a class is unknown",
         ),
         ((book.classes[:, 0] != labels).any(), "a label does not come first"),
+        ((book.classes.sort(-1).values.diff() == 0).any(), "a class is listed twice"),
         (book.edges.isnan().any(), "an edge is not a number"),
         (not book.offsets.isfinite().all(), "an offset is not finite"),
         (not (values.isfinite().all() and (values > 0).all()), "a probability is not positive"),
         ((total - 1).abs().max() > 1e-6, "probabilities do not sum to 1"),
-        ((values[:, :1] < values[:, 1:]).any(), "a label is not the largest"),
+        ((values[:, :1] <= values[:, 1:]).any(), "a label is not the largest"),
         ((book.members < 0).any(), "a cell has less than no members"),
     )
     found = next((words for broken, words in checks if bool(broken)), None)

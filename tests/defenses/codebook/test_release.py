@@ -1,0 +1,532 @@
+"""The release: what is answered, what is certified, and what a file must be to be believed."""
+
+import itertools
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from defenses.codebook.scored import scored
+from oneway.checks import FLOATING
+from oneway.confidences import release as released_as
+from oneway.contracts import DefenderMaterial
+from oneway.defenses.codebook import (
+    Budget,
+    Codebook,
+    CodebookRelease,
+    FitSettings,
+    certify,
+    cut_calibration,
+    fit_codebook,
+    merge_calibration,
+)
+from oneway.defenses.codebook.release import fault_of
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    InvalidTensorError,
+    MissingDataError,
+)
+from oneway.tensor_files import write_tensors
+from reference import codebook as slow
+from rows import leads, random_rows, same_bits
+
+SETTINGS = FitSettings(min_members=10, rate_weight=0.02)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def release():
+    return CodebookRelease.fit(*scored(1, 800), generator=seeded(), settings=SETTINGS)
+
+
+# What is answered.
+
+
+@pytest.mark.parametrize("listed", [4, 2])
+def test_every_query_of_a_cell_is_answered_the_mean_of_its_calibration(listed):
+    logits = scored(1, 800)[0]
+    book = fit_codebook(logits, FitSettings(10, 0.02, listed=listed))
+    asked = scored(2, 500)[0]
+    told = CodebookRelease(book)(asked)
+    cells, members = book(asked).tolist(), book(logits).tolist()
+    clean = slow.softmaxes(logits.numpy())
+    for row, cell in zip(told.softmax(-1), cells, strict=True):
+        mean = clean[[place for place, other in enumerate(members) if other == cell]].mean(0)
+        order = book.classes[book.labels[cell]].tolist()
+        rest = [k for k in range(4) if k not in order]
+        mean[rest] = mean[rest].mean() if rest else 0
+        np.testing.assert_allclose(row.numpy(), mean, rtol=0, atol=1e-12)
+    assert len(told.unique(dim=0)) == len(set(cells)) > 6
+    assert leads(told, asked.argmax(-1))
+
+
+def test_logits_of_a_cell_are_as_high_as_its_members_are(release):
+    asked = scored(1, 800)[0]
+    told = release(asked)
+    cells = release.network(asked)
+    high = told.logsumexp(-1)
+    for cell in cells.unique().tolist():
+        assert float(high[cells == cell].std()) < 1e-12
+        own = asked[cells == cell].logsumexp(-1)
+        assert own.min() - 0.5 <= high[cells == cell][0] <= own.max() + 0.5
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_each_type_is_answered_as_exactly_as_it_can_be(release, dtype):
+    asked = scored(2, 500)[0].to(dtype)
+    told = release(asked)
+    assert told.dtype == dtype
+    assert leads(told, asked.argmax(-1))
+    assert leads(released_as(told, dtype=dtype), asked.argmax(-1))
+    wide = release(asked.double())
+    # Half a unit in the last place, and one for a label that was lifted.
+    slack = 1.5 * torch.finfo(dtype).eps * wide.abs().amax(-1, keepdim=True)
+    assert ((told.double() - wide).abs() <= slack.clamp_min(1e-12)).all()
+    assert len(told.unique(dim=0)) <= release.network.sizes.cells
+
+
+@pytest.mark.parametrize("decimals", [None, 2])
+@pytest.mark.parametrize("listed", [4, 2])
+def test_one_lookup_gives_what_a_release_makes_of_the_answer(listed, decimals):
+    book = fit_codebook(scored(1, 400)[0], FitSettings(10, 0.02, listed=listed))
+    asked = scored(2, 200)[0]
+    for dtype in FLOATING:
+        one = CodebookRelease(book)
+        told = one.probabilities(asked, dtype=dtype, decimals=decimals)
+        assert same_bits(told, released_as(one(asked), dtype=dtype, decimals=decimals))
+    # And what is told of each cell is that, of float32 scores.
+    values = CodebookRelease(book).released_values()
+    told = CodebookRelease(book).probabilities(asked.float())
+    assert torch.equal(book.spread(values, book(asked.float())), told)
+
+
+def test_more_axes_no_rows_and_inference_change_nothing(release):
+    asked = scored(2, 60)[0]
+    told = release(asked)
+    assert same_bits(release(asked.view(3, 20, 4)).view(60, 4), told)
+    assert same_bits(release(asked[7]), told[7].clone())
+    assert release(asked[:0]).shape == (0, 4)
+    with torch.inference_mode():
+        other = CodebookRelease(release.network)
+        assert torch.equal(other(asked), told)
+    assert torch.equal(other(asked), told)
+    assert not release(asked.clone().requires_grad_()).requires_grad
+
+
+def test_scores_over_other_classes_are_refused(release):
+    for wrong in (torch.zeros(2, 3), torch.zeros(2, 5)):
+        with pytest.raises(InvalidTensorError, match=r"over the 4 classes .* Fit one"):
+            release(wrong)
+
+
+def test_labels_that_tie_are_answered_with_a_label_that_leads():
+    release = CodebookRelease(fit_codebook(torch.zeros(60, 30), FitSettings(5, listed=20)))
+    for dtype in FLOATING:
+        asked = random_rows(0, 50, 30, dtype, 1)
+        asked[0] = 0
+        told = release(asked)
+        assert leads(told, asked.argmax(-1))
+        assert leads(released_as(told), asked.argmax(-1))
+
+
+# How it is fitted.
+
+
+def test_a_share_of_the_queries_certifies_and_does_not_fit(release):
+    logits, images = scored(1, 800)
+    order = torch.randperm(800, generator=seeded())
+    held_out, fitted = order[:160], order[160:]
+    book = fit_codebook(logits[fitted], SETTINGS)
+    for name, tensor in book.state_dict().items():
+        assert torch.equal(tensor, release.network.state_dict()[name])
+    told = release.certificate
+    assert told.independent
+    assert told.queries == told.error.queries == 160
+    assert told.bits_measured == pytest.approx(
+        slow.entropy_beyond_label(
+            book(logits[held_out]).tolist(), logits[held_out].argmax(-1).tolist()
+        )
+    )
+    assert told.error.estimate == pytest.approx(
+        slow.within_cells(book(logits[held_out]).numpy(), images[held_out].flatten(1).numpy())
+    )
+
+
+def test_without_a_share_the_same_queries_do_both_and_the_certificate_says_so():
+    logits, images = scored(1, 300)
+    release = CodebookRelease.fit(logits, images, generator=seeded(), settings=SETTINGS, held_out=0)
+    assert not release.certificate.independent
+    assert release.certificate.queries == 300
+    assert release.certificate.members_least >= 10
+    assert release.network.members.sum() == 300
+    # A share of which nothing is left is none.
+    few = CodebookRelease.fit(logits[:50], generator=seeded(), settings=SETTINGS, held_out=0.009)
+    assert not few.certificate.independent
+    assert few.certificate.error is None
+
+
+def test_a_budget_finds_the_weight_on_what_is_fitted():
+    logits, images = scored(1, 800)
+    release = CodebookRelease.fit(
+        logits, images, generator=seeded(), settings=SETTINGS, budget=Budget(bits=2.0)
+    )
+    order = torch.randperm(800, generator=seeded())[160:]
+    cells = release.network(logits[order])
+    labels = logits[order].argmax(-1)
+    assert slow.entropy_beyond_label(cells.tolist(), labels.tolist()) <= 2
+    assert release.certificate.bits_measured < 2.3
+    assert release.network.sizes.cells > 4
+
+
+def test_a_table_is_certified_after_it_was_moved():
+    seen = []
+
+    def move(book, scores, queries):
+        seen.extend([len(scores), len(queries)])
+        other = Codebook(**book.architecture)
+        other.load_state_dict(book.state_dict())
+        other.values.copy_(1 / 4 + 0.9 * (other.values - 1 / 4))
+        return other
+
+    logits, images = scored(1, 800)
+    plain, moved = (
+        CodebookRelease.fit(
+            logits, images, generator=seeded(), settings=SETTINGS, move=way
+        ).certificate
+        for way in (None, move)
+    )
+    assert seen == [640, 640]
+    assert moved.table != plain.table
+    assert moved.error == plain.error
+    assert (
+        moved.distortion["l1_probabilities"]["mean"] > plain.distortion["l1_probabilities"]["mean"]
+    )
+
+
+def test_a_fit_is_its_generator_s_and_reports_its_progress():
+    logits, images = scored(1, 300)
+    shares = []
+    one, again, other = (
+        CodebookRelease.fit(
+            logits, images, generator=seeded(seed), settings=SETTINGS, on_share=shares.append
+        )
+        for seed in (1, 1, 2)
+    )
+    assert shares == [0.25, 0.5, 0.75, 1.0] * 3
+    assert one.certificate == again.certificate
+    assert one.certificate.table != other.certificate.table
+
+
+def test_what_cannot_be_fitted_is_refused():
+    logits, images = scored(1, 300)
+    options = {"generator": seeded(), "settings": SETTINGS}
+    with pytest.raises(InvalidTensorError, match=r"N >= 10.*Pass more calibration"):
+        CodebookRelease.fit(logits[:11], images[:11], **options)
+    with pytest.raises(InvalidTensorError, match=r"N >= 2, but got \(1, 4\)"):
+        CodebookRelease.fit(logits, held_out=0.004, **options)
+    with pytest.raises(InvalidTensorError, match="one per row of scores, 300, but got 299"):
+        CodebookRelease.fit(logits, images[1:], **options)
+    with pytest.raises(InvalidTensorError, match=r"\[0, 1\]"):
+        CodebookRelease.fit(logits, 255 * images, **options)
+    with pytest.raises(InvalidTensorError, match="calibration logits must be finite"):
+        CodebookRelease.fit(logits / 0, images, **options)
+    with pytest.raises(InvalidTensorError, match="images must be given"):
+        CodebookRelease.fit(logits, generator=seeded(), settings=FitSettings(image_weight=1.0))
+    with pytest.raises(InvalidOptionError, match="no codebook of 10 members keeps within"):
+        CodebookRelease.fit(logits, images, budget=Budget(l1_mean=1e-9), **options)
+    for share in (1, 1.5, -0.1, math.nan, True, "0.2"):
+        with pytest.raises(InvalidOptionError, match=r"^held_out must be"):
+            CodebookRelease.fit(logits, images, held_out=share, **options)
+
+
+def material(**kept):
+    logits, images = scored(1, 400)
+    return DefenderMaterial(None, None, None, images, logits, **kept)
+
+
+def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
+    options = {"min_members": 10, "rate_weight": 0.02}
+    logits, images = scored(2, 500)
+    kept = {"calibration_images": images, "calibration_logits": logits}
+    for given, rows in ((material(**kept), (logits, images)), (material(), scored(1, 400))):
+        shares = []
+        network, figures = CodebookRelease.train(
+            given, generator=seeded(), on_epoch=shares.append, **options
+        )
+        wanted = CodebookRelease.fit(*rows, generator=seeded(), settings=SETTINGS)
+        for name, tensor in wanted.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor)
+        assert figures == wanted.figures
+        assert shares[-1] == 1.0
+        told = wanted.certificate
+        assert figures == {
+            "cells": network.sizes.cells,
+            "bits_most": told.bits_most,
+            "bits_measured": told.bits_measured,
+            "members_least": told.members_least,
+            "certified_queries": len(rows[0]) // 5,
+            "certified_error": told.error.estimate,
+            "certified_error_low": told.error.low,
+            "certified_error_high": told.error.high,
+            "certified_error_floor": told.error.floor,
+        }
+        json.dumps(figures, allow_nan=False)
+    assert CodebookRelease(network).figures == {"cells": network.sizes.cells}
+
+
+def test_options_of_training_reach_the_fit():
+    def train(**options):
+        options = {"min_members": 10, "rate_weight": 0.02} | options
+        return CodebookRelease.train(material(), generator=seeded(), **options)
+
+    plain = train()
+    assert train(min_members=60)[1]["members_least"] >= 60
+    assert train(rate_weight=math.inf)[0].sizes.cells == 4
+    assert train(listed=2)[0].sizes.listed == 2
+    assert train(image_weight=100.0)[0].sizes.cells < plain[0].sizes.cells
+    assert train(held_out=0.5)[1]["certified_queries"] == 200
+    assert train(l1_budget=2.0)[0].sizes.cells == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("min_members", 0),
+        ("rate_weight", -1),
+        ("image_weight", math.inf),
+        ("listed", 0),
+        ("l1_budget", -0.1),
+        ("held_out", 1.0),
+        ("held_out", -0.2),
+    ],
+)
+def test_training_options_outside_their_range_are_refused_before_any_work(option, value):
+    with pytest.raises(InvalidOptionError, match=option.replace("l1_budget", "l1_mean")):
+        CodebookRelease.check_training(**{option: value})
+    CodebookRelease.check_training()
+
+
+# What a file must be.
+
+
+@pytest.fixture
+def stored(release, tmp_path):
+    path = tmp_path / "folder" / "codebook.safetensors"
+    release.save(path)
+    return path
+
+
+def test_a_release_comes_back_bit_for_bit_with_its_certificate(release, stored):
+    loaded = CodebookRelease.load(stored)
+    assert loaded.certificate == release.certificate
+    assert loaded.figures == release.figures
+    assert loaded.network.architecture == release.network.architecture
+    for name, tensor in release.network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[name], tensor)
+        assert loaded.network.state_dict()[name].dtype == tensor.dtype
+    for dtype in FLOATING:
+        asked = scored(2, 200)[0].to(dtype)
+        assert same_bits(loaded(asked), release(asked))
+    # And again.
+    loaded.save(stored.with_name("again"))
+    assert stored.with_name("again").read_bytes() == stored.read_bytes()
+
+
+@pytest.mark.parametrize("listed", [4, 1])
+def test_one_without_a_certificate_comes_back_without(tmp_path, listed):
+    book = fit_codebook(scored(1, 300)[0], FitSettings(10, 0.0, listed=listed))
+    CodebookRelease(book).save(tmp_path / "bare")
+    loaded = CodebookRelease.load(tmp_path / "bare")
+    assert loaded.certificate is None
+    assert same_bits(loaded(scored(2, 90)[0]), CodebookRelease(book)(scored(2, 90)[0]))
+
+
+def parts_of(path):
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["oneway"])
+        return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
+
+
+def refusal(path):
+    with pytest.raises(CorruptDataError) as caught:
+        CodebookRelease.load(path)
+    return str(caught.value)
+
+
+def test_a_changed_byte_of_any_tensor_is_seen(stored):
+    whole = stored.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    header = json.loads(whole[8 : 8 + length])
+    checked = 0
+    for name, facts in header.items():
+        if name == "__metadata__":
+            continue
+        start, end = (8 + length + offset for offset in facts["data_offsets"])
+        for place in {start, (start + end) // 2, end - 8}:
+            changed = bytearray(whole)
+            changed[place] ^= 1
+            stored.write_bytes(changed)
+            text = refusal(stored)
+            assert str(stored) in text
+            assert "another table" in text or "broken" in text
+            checked += 1
+    assert checked >= 14
+    stored.write_bytes(whole)
+    CodebookRelease.load(stored)
+
+
+def test_a_certificate_of_another_table_is_refused_with_the_remedy(release, stored, tmp_path):
+    other = CodebookRelease.fit(*scored(3, 400), generator=seeded(), settings=SETTINGS)
+    other.save(tmp_path / "other")
+    tensors, header = parts_of(stored)
+    header["facts"] = parts_of(tmp_path / "other")[1]["facts"]
+    write_tensors(stored, tensors, header)
+    text = refusal(stored)
+    assert "is about another table" in text
+    assert "Certify the table again" in text
+    for table in (release.certificate.table, other.certificate.table):
+        assert table not in text
+
+
+@pytest.mark.parametrize("share", [0, 5, 0.3, 0.9, -1])
+def test_a_truncated_file_is_refused(stored, share):
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[: int(share * len(whole))] if 0 < share < 1 else whole[: int(share)])
+    assert "is not a codebook that oneway wrote" in refusal(stored)
+
+
+def test_what_is_no_codebook_is_refused(stored, tmp_path):
+    tensors, header = parts_of(stored)
+    with pytest.raises(MissingDataError, match=r"no codebook file .*`oneway codebook`"):
+        CodebookRelease.load(tmp_path / "nowhere")
+    path = tmp_path / "file"
+    path.write_bytes(b"\x80\x04nonsense")
+    assert "is not a codebook" in refusal(path)
+    save_file({"values": torch.zeros(2)}, path)
+    assert "is not a codebook" in refusal(path)
+    write_tensors(path, tensors, header | {"kind": "purification"})
+    assert "holds a 'purification', not a codebook. Fit one" in refusal(path)
+    secret = 0.123456789
+    tensors["values"][0, 0] = secret
+    broken = [
+        {key: value for key, value in header.items() if key != "facts"},
+        {key: value for key, value in header.items() if key != "kind"},
+        header | {"facts": []},
+        header | {"facts": None},
+        header | {"facts": {"certificate": []}},
+        header | {"facts": {"certificate": {"table": "a"}}},
+        header | {"facts": {"certificate": 3}},
+        header | {"architecture": []},
+        header | {"architecture": {**header["architecture"], "cells": 4}},
+        header | {"architecture": {**header["architecture"], "boxes": 0}},
+        header | {"architecture": {**header["architecture"], "depth": 2}},
+        header | {"architecture": {**header["architecture"], "boxes": "2"}},
+        header | {"facts": {"certificate": {**header["facts"]["certificate"], "error": 3}}},
+        header
+        | {"facts": {"certificate": {**header["facts"]["certificate"], "error_by_label": 3}}},
+    ]
+    for one in broken:
+        write_tensors(path, tensors, one)
+        text = refusal(path)
+        assert "is not a codebook that oneway wrote" in text
+        assert str(secret)[:6] not in text
+    for name in tensors:
+        few = {key: value for key, value in tensors.items() if key != name}
+        write_tensors(path, few, header)
+        assert "is not a codebook that oneway wrote" in refusal(path)
+    write_tensors(path, tensors | {"more": torch.zeros(1)}, header)
+    assert "is not a codebook that oneway wrote" in refusal(path)
+
+
+def sparse_book():
+    """Two listed classes of four, several boxes and cells."""
+    return fit_codebook(scored(1, 400)[0], FitSettings(10, 0.02, listed=2))
+
+
+def edited(name, change):
+    book = sparse_book()
+    change(book.state_dict()[name])
+    return book
+
+
+def put(index, value):
+    def change(tensor):
+        tensor[index] = value
+
+    return change
+
+
+def swap_a_share(values):
+    """Give a rival what the label had: still positive, still summing to 1."""
+    values[0, 0], values[0, 1] = values[0, 1].clone(), values[0, 0].clone()
+
+
+def close_the_last_box(edges):
+    edges[1][(edges[1] == torch.inf).all(-1)] = 0.5
+
+
+FAULTS = {
+    "a box of no cell": ("owner", put((0, 0), 10**6), "a box belongs to a cell that there is not"),
+    "a box below all cells": ("owner", put((0, 0), -1), "a box belongs to a cell"),
+    "an unknown label": ("labels", put(0, 4), "a label is unknown"),
+    "a negative label": ("labels", put(0, -1), "a label is unknown"),
+    "an unknown class": ("classes", put((1, 1), 4), "a class is unknown"),
+    "a negative class": ("classes", put((1, 1), -1), "a class is unknown"),
+    "the label second": ("classes", lambda rows: rows.copy_(rows.flip(-1)), "does not come first"),
+    "a class twice": ("classes", put((1, 1), 1), "a class is listed twice"),
+    "no edge": ("edges", put((0, 0, 0), math.nan), "an edge is not a number"),
+    "no offset": ("offsets", put(2, math.nan), "an offset is not finite"),
+    "an endless offset": ("offsets", put(2, math.inf), "an offset is not finite"),
+    "no probability": ("values", put((0, 1), math.nan), "a probability is not positive"),
+    "an endless one": ("values", put((0, 1), math.inf), "a probability is not positive"),
+    "a zero": ("values", put((0, 1), 0.0), "a probability is not positive"),
+    "a negative one": ("values", put((0, 1), -0.1), "a probability is not positive"),
+    "too much": ("values", lambda values: values[0].mul_(1.001), "do not sum to 1"),
+    "too little in the rest": ("values", lambda values: values[0, 2].mul_(0.1), "do not sum to 1"),
+    "a rival on top": ("values", swap_a_share, "a label is not the largest"),
+    "fewer than none": ("members", put(1, -1), "less than no members"),
+    "a cell of two labels": ("labels", put(0, 3), "do not fit together"),
+    "a cell that no box has": ("owner", lambda owner: owner[0].fill_(owner[0, 0]), "do not fit"),
+    "no box for every row": ("edges", close_the_last_box, "do not fit together"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_table_that_breaks_a_rule_is_refused_with_the_rule_and_no_value(fault, tmp_path):
+    name, change, text = FAULTS[fault]
+    assert fault_of(sparse_book()) is None
+    book = edited(name, change)
+    assert text in fault_of(book)
+    CodebookRelease(book).save(tmp_path / "book")
+    told = refusal(tmp_path / "book")
+    assert text in told
+    assert "Fit it again" in told
+    values = {f"{value:.4f}" for value in sparse_book().values.flatten().tolist()}
+    assert not any(value in told for value in values)
+
+
+def test_every_table_that_is_fitted_is_sound():
+    for seed, listed, least in itertools.product((0, 1), (1, 3, 9), (1, 20)):
+        logits = random_rows(seed, 120, 5, torch.float32, 4)
+        logits[:40] = logits[:40].round()
+        calibration = cut_calibration(logits, FitSettings(least, listed=listed))
+        for weight in (0.0, 0.01, math.inf):
+            assert fault_of(merge_calibration(calibration, weight)) is None
+
+
+def test_a_table_can_be_certified_again_and_kept(release, stored):
+    logits, images = scored(5, 300)
+    again = CodebookRelease.load(stored)
+    again.certificate = certify(again.network, logits, images, independent=True, generator=seeded())
+    again.save(stored)
+    assert CodebookRelease.load(stored).certificate.queries == 300
+    assert release.certificate.queries == 160
