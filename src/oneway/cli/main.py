@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from oneway import __version__
-from oneway.cli import attack, audit, codebook, defend, demo, leaderboard, reproduce, results, train
+from oneway.cli import attack, audit, codebook, defend, demo, leaderboard, reproduce, results, serve, train
 
 app = typer.Typer(
     name="oneway",
@@ -50,3 +50,4 @@ app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
 app.command()(results.results)
+app.command()(serve.serve)

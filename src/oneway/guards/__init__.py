@@ -1,12 +1,14 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
 from oneway.guards.family import Member, best_members, choose_member, measure_family
+from oneway.guards.keyed import KeyedDefense
 from oneway.guards.network_files import (
     StoredNetwork,
     load_network,
     save_network,
 )
 from oneway.guards.onnx_export import codebook_to_onnx, guard_onnx_model
+from oneway.guards.opening import Guard, open_guard
 from oneway.guards.registry import (
     DEFENSES,
     STRENGTHS,
@@ -25,6 +27,8 @@ __all__ = [
     "STRENGTHS",
     "TEST_SIGNALS",
     "Member",
+    "Guard",
+    "KeyedDefense",
     "StoredNetwork",
     "best_members",
     "build_defense",
@@ -37,6 +41,7 @@ __all__ = [
     "measure_family",
     "needs_network",
     "needs_surrogate",
+    "open_guard",
     "save_network",
     "trained_defense",
     "training_options",
