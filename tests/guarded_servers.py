@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import torch
-from endpoints import WEIGHTS
 from starlette.applications import Starlette
 from torch import Tensor, nn
 
+from endpoints import WEIGHTS
 from oneway.defenses.rounding import Rounding
 from oneway.guards import Guard
 from oneway.serving import GuardedModel, ServingSettings, listen, serving_app, start_logging

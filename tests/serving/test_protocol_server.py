@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from endpoints import served_logits
 from guarded_servers import PATH, SHAPE, request_of, rounding, serving
-
 from oneway.confidences import release
 
 
@@ -161,10 +161,9 @@ def test_other_paths_and_methods_are_errors_of_the_protocol(server, method, path
 
 def test_the_label_is_on_top_after_json_even_where_float32_ties():
     """Logits so close that a float32 softmax ties them, in every class's place."""
-    from rows import leads
-
     from oneway.defenses.identity import Identity
     from oneway.guards import Guard
+    from rows import leads
 
     class Close:
         def logits(self, images):

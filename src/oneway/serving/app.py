@@ -104,7 +104,8 @@ class _Server:
         )
 
     async def live(self, _: Request) -> Response:
-        return as_json({"live": True})
+        alive = self.batcher.alive
+        return as_json({"live": alive}, 200 if alive else 503)
 
     async def ready(self, _: Request) -> Response:
         alive = self.batcher.alive

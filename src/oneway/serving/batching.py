@@ -5,6 +5,7 @@ server answers at once.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,17 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from oneway.serving.refusals import RefusedError
+from oneway.targets.failure import where_raised
 
 Q = TypeVar("Q")
 R = TypeVar("R")
+
+log = logging.getLogger("oneway.serving")
+
+
+def closing() -> RefusedError:
+    """Refuse because the server ends."""
+    return RefusedError(503, "the server is shutting down", "closing", retry_after=1)
 
 
 @dataclass
@@ -55,6 +64,7 @@ class Batcher(Generic[Q, R]):
         self.wait_seconds = wait_seconds
         self.waiting_rows = 0
         self._waiting: deque[_Waiting[Q, R]] = deque()
+        self._asked: list[_Waiting[Q, R]] = []
         self._arrived = asyncio.Event()
         self._thread: ThreadPoolExecutor | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +97,7 @@ class Batcher(Generic[Q, R]):
         """
         size = self._size(query)
         if not self.alive:
-            raise RefusedError(503, "the server is shutting down", "closing", retry_after=1)
+            raise closing()
         if self.waiting_rows + size > self.max_waiting_rows:
             raise RefusedError(
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
@@ -103,6 +113,20 @@ class Batcher(Generic[Q, R]):
             raise RefusedError(504, "there was no answer in time", "timeout") from None
 
     async def _run(self, thread: ThreadPoolExecutor) -> None:
+        try:
+            await self._answer_all(thread)
+        # A fault of oneway's own, since model and guard are dealt with: end, and tell those who
+        # wait. The server is then neither ready nor live.
+        except Exception as error:  # noqa: BLE001
+            facts = {"error": type(error).__name__, "raised": where_raised(error)}
+            log.critical("answering_ended", extra={"facts": facts})
+        finally:
+            self._closing = True
+            for one in (*self._asked, *self._waiting):
+                if not one.answer.done():
+                    one.answer.set_exception(closing())
+
+    async def _answer_all(self, thread: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if not self._waiting:
@@ -116,6 +140,7 @@ class Batcher(Generic[Q, R]):
             batch = self._take()
             if not batch:
                 continue
+            self._asked = batch
             answers = await loop.run_in_executor(
                 thread, self._answers, [one.query for one in batch]
             )
