@@ -1,28 +1,25 @@
 """The server: the Open Inference Protocol over a guarded model."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import to_json
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from torch import Tensor
 
-import oneway
 from oneway.serving.batching import Batcher
-from oneway.serving.edge import Edge, as_json, on_http_error, on_refusal, read_body
+from oneway.serving.edge import as_json, read_body
+from oneway.serving.frame import framed_app
 from oneway.serving.guarded_model import GuardedModel, Released
 from oneway.serving.metrics import ServerMetrics
+from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.protocol import (
     BINARY_HEADER,
     InferRequest,
     ModelMetadata,
-    ServerMetadata,
     TensorMetadata,
     parse_request,
     read_queries,
@@ -30,9 +27,6 @@ from oneway.serving.protocol import (
 )
 from oneway.serving.refusals import RefusedError
 from oneway.serving.settings import ServingSettings
-
-MODEL = "/v2/models/{name}"
-VERSIONED = MODEL + "/versions/{version}"
 
 
 def serving_app(model: GuardedModel, settings: ServingSettings) -> Starlette:
@@ -65,51 +59,33 @@ class _Server:
         self.told = {"guard": model.guard.name, "guard_version": model.guard.version}
 
     def app(self) -> Starlette:
-        routes = [
-            Route("/v2", self.server_metadata),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
-        ]
-        for path in (MODEL, VERSIONED):
+        name, version = self.settings.model_name, self.settings.model_version
+        routes = []
+        for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             routes += [
                 Route(path, self.model_metadata),
                 Route(f"{path}/ready", self.model_ready),
                 Route(f"{path}/infer", self.infer, methods=["POST"]),
             ]
-        if self.settings.metrics:
-            routes.append(Route("/metrics", self.metrics_text))
-        token = self.settings.bearer_token()
-        return Starlette(
-            routes=routes,
-            middleware=[Middleware(Edge, token=token, metrics=self.metrics)],
-            exception_handlers={RefusedError: on_refusal, HTTPException: on_http_error},
-            lifespan=self.lifespan,
+        paths = model_paths(f"/v2/models/{name}")
+        paths |= model_paths(f"/v2/models/{name}/versions/{version}")
+        return framed_app(
+            routes,
+            self.settings,
+            batcher=self.batcher,
+            metrics=self.metrics,
+            openapi=openapi_document(paths, token=self.settings.bearer_token() is not None),
+            extensions=["binary_tensor_data"],
+            ready=self.always,
         )
 
-    @asynccontextmanager
-    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        await self.batcher.start()
-        yield
-        await self.batcher.close()
+    async def always(self) -> bool:
+        """Return True: a model in this process is ready as long as it is asked."""
+        return True
 
     def _answer(self, queries: Sequence[Tensor]) -> Sequence[Released]:
         self.metrics.batches.observe(sum(map(len, queries)))
         return self.model.answer(queries)
-
-    async def server_metadata(self, _: Request) -> Response:
-        return as_json(
-            ServerMetadata(
-                name="oneway", version=oneway.__version__, extensions=["binary_tensor_data"]
-            )
-        )
-
-    async def live(self, _: Request) -> Response:
-        alive = self.batcher.alive
-        return as_json({"live": alive}, 200 if alive else 503)
-
-    async def ready(self, _: Request) -> Response:
-        alive = self.batcher.alive
-        return as_json({"ready": alive}, 200 if alive else 503)
 
     async def model_ready(self, request: Request) -> Response:
         self._check_name(request)
@@ -140,10 +116,6 @@ class _Server:
                 parameters=dict(self.told),
             )
         )
-
-    async def metrics_text(self, _: Request) -> Response:
-        self.metrics.waiting.set(self.batcher.waiting_rows)
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def infer(self, request: Request) -> Response:
         self._check_name(request)
