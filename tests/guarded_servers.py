@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from torch import Tensor, nn
 
 from endpoints import WEIGHTS
+from oneway.confidences import release
 from oneway.defenses.rounding import Rounding
 from oneway.guards import Guard
 from oneway.serving import GuardedModel, ServingSettings, listen, serving_app, start_logging
@@ -67,12 +68,31 @@ class Running:
     def infer(self, queries: Tensor, **more: Any) -> httpx.Response:
         return self.client.post(f"{PATH}/infer", json=request_of(queries, **more))
 
+    def everything(self, answer: httpx.Response) -> str:
+        """Return all that an answer has let out: itself, the metrics and the log."""
+        metrics = self.client.get("/metrics").text
+        return "\n".join([answer.text, str(answer.headers), metrics, self.log.getvalue()])
+
     def release(self, queries: Tensor) -> Tensor:
         answer = self.infer(queries)
         assert answer.status_code == 200, answer.text
         (output,) = answer.json()["outputs"]
         assert output["datatype"] == "FP32"
         return torch.tensor(output["data"]).reshape(output["shape"])
+
+
+def digits_in(said: str, queries: Tensor) -> list[str]:
+    """Return which clean scores of the linear model stand in a text, by how they begin.
+
+    Five digits or more of a logit, or of its softmax in either type, are looked for.
+    """
+    logits = TorchTarget(linear_model()).logits(queries)
+    begun = set()
+    for scores in (logits, release(logits), logits.double().softmax(1)):
+        for number in scores.abs().flatten().tolist():
+            begun |= {f"{number:.{places}f}"[:-1] for places in (6, 7)}
+            begun.add(f"{number:.6e}".partition("e")[0][:-1])
+    return [digits for digits in begun if digits in said]
 
 
 def request_of(queries: Tensor, **more: Any) -> dict[str, Any]:

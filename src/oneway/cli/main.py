@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from oneway import __version__
-from oneway.cli import attack, audit, codebook, defend, demo, leaderboard, reproduce, results, serve, train
+from oneway.cli import (
+    attack,
+    audit,
+    codebook,
+    defend,
+    demo,
+    leaderboard,
+    proxy,
+    reproduce,
+    results,
+    serve,
+    train,
+)
 
 app = typer.Typer(
     name="oneway",
@@ -51,3 +63,4 @@ app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
 app.command()(results.results)
 app.command()(serve.serve)
+app.command()(proxy.proxy)

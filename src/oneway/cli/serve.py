@@ -113,6 +113,7 @@ def serve(
         serving_app(served, how),
         how,
         guard,
+        f"/v2/models/{how.model_name}",
         {"classes": probed.classes, "same_bits_in_any_batch": probed.same_bits},
     )
 
@@ -124,7 +125,7 @@ def load_serving() -> None:
         MissingExtraError: It is not installed.
     """
     packages = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings"}
-    for module in ("starlette", "uvicorn", *packages):
+    for module in ("httpx", "starlette", "uvicorn", *packages):
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 
@@ -177,7 +178,7 @@ def guard_of(
 
 
 def run_server(
-    app: Any, settings: "ServingSettings", guard: "Guard", facts: dict[str, Any]
+    app: Any, settings: "ServingSettings", guard: "Guard", path: str, facts: dict[str, Any]
 ) -> None:
     """Listen, say where, and serve until told to stop."""
     import logging
@@ -197,9 +198,7 @@ def run_server(
     def started() -> None:
         told = {"guard": guard.name, "guard_version": guard.version, "port": port, **facts}
         log.info("started", extra={"facts": told})
-        typer.echo(
-            f"serving {scheme}://{host}:{port}/v2/models/{settings.model_name} behind {guard.name}"
-        )
+        typer.echo(f"serving {scheme}://{host}:{port}{path} behind {guard.name}")
 
     run(app, settings, listener, started=started)
     log.info("stopped")

@@ -222,7 +222,18 @@ def _numbers(sent: InputTensor, binary: bytes) -> NDArray[Any]:
         return np.frombuffer(binary, kind)
     if binary or sent.data is None:
         raise bad_request(f"input {sent.name!r} must have data, and nothing may follow the JSON")
-    flat, sizes = sent.data, [len(sent.data)]
+    return flat_numbers(sent)
+
+
+def flat_numbers(sent: InputTensor) -> NDArray[np.float64]:
+    """Return the numbers of a tensor in JSON, as many as its shape says, flat.
+
+    Raises:
+        RefusedError: They are something else.
+    """
+    count = math.prod(sent.shape)
+    flat: list[Any] = sent.data or []
+    sizes = [len(flat)]
     while set(map(type, flat)) == {list}:
         lengths = set(map(len, flat))
         if len(lengths) > 1 or len(sizes) >= len(sent.shape):

@@ -92,6 +92,9 @@ class ServingSettings(BaseSettings):
     upstream_timeout_seconds: float = Field(
         default=20.0, gt=0, le=3600, description="`oneway proxy`: for the upstream's answer."
     )
+    upstream_wait_seconds: float = Field(
+        default=0.0, ge=0, le=3600, description="`oneway proxy`: how long to wait until it is up."
+    )
     max_upstream_bytes: int = Field(
         default=64 * 2**20, ge=1024, description="`oneway proxy`: its largest answer."
     )
