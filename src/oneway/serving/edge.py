@@ -31,7 +31,7 @@ class Edge:
     def __init__(self, app: ASGIApp, *, token: bytes | None, metrics: ServerMetrics) -> None:
         """Wrap an application; ``token`` is what clients must send, None for none."""
         self.app, self.metrics = app, metrics
-        self._expected = None if token is None else b"Bearer " + token
+        self._expected = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -70,8 +70,11 @@ class Edge:
         if self._expected is None or scope["path"] in OPEN_ROUTES:
             return True
         given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) != 1:
+            return False
+        scheme, _, token = given[0].partition(b" ")
         # Compared in a time that does not tell how much of it is right.
-        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+        return hmac.compare_digest(token, self._expected) and scheme.lower() == b"bearer"
 
     def _write(self, scope: Scope, status: int, seconds: float, facts: dict[str, Any]) -> None:
         # Never the path: it is a client's text.
