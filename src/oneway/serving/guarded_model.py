@@ -12,11 +12,11 @@ from torch import Tensor
 from oneway.checks import check_count
 from oneway.confidences import release
 from oneway.contracts import Target
-from oneway.errors import DefenseFailedError, InvalidOptionError
+from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
 from oneway.guards import Guard
 from oneway.serving.refusals import RefusedError, no_release
 from oneway.targets import DefendedTarget
-from oneway.targets.failure import where_raised
+from oneway.targets.failure import failed, where_raised
 
 Released = NDArray[np.float32]
 """``(N, K)`` confidences, all that may leave."""
@@ -113,6 +113,14 @@ class GuardedModel:
             OnewayError: The model cannot be asked, its scores depend on who else is in the batch,
                 or the guard fails or changes nothing.
         """
+        try:
+            return self._check()
+        except OnewayError:
+            raise
+        except Exception as error:
+            raise failed("the model, or its guard,", PROBES, error) from error
+
+    def _check(self) -> Probed:
         generator = torch.Generator().manual_seed(0)
         probes = torch.rand(PROBES, *self.input_shape, generator=generator)
         trace = self._guarded.trace(self._filled(probes))

@@ -53,10 +53,10 @@ def openapi_document(paths: dict[str, Any], *, token: bool) -> dict[str, Any]:
 
 def model_paths(path: str) -> dict[str, Any]:
     """Return the paths of one model of the Open Inference Protocol."""
-    flag = {"type": "object", "properties": {"ready": {"type": "boolean"}}}
+    ready = _flag("Whether it can answer", "ready", {"name": {"type": "string"}}, REFUSALS)
     return {
         path: {"get": operation("What the model takes and gives", _said("ModelMetadata"))},
-        f"{path}/ready": {"get": operation("Whether it can answer", flag)},
+        f"{path}/ready": {"get": ready},
         f"{path}/infer": {
             "post": operation("Ask", _said("InferResponse"), body=_said("InferRequest"))
         },
@@ -87,25 +87,29 @@ def operation(
 
 
 def _health() -> dict[str, Any]:
-    def flag(name: str) -> dict[str, Any]:
-        schema = {
-            "type": "object",
-            "properties": {name: {"type": "boolean"}},
-            "required": [name],
-        }
-        told = operation(f"Whether the server is {name}", schema)
-        told["responses"] = {
-            status: {"description": said, "content": {"application/json": {"schema": schema}}}
-            for status, said in (("200", "yes"), ("503", "no"))
-        }
-        told["security"] = []
-        return {"get": told}
-
+    told = {
+        name: _flag(f"Whether the server is {name}", name, {}, {}) for name in ("live", "ready")
+    }
     return {
         "/v2": {"get": operation("What the server is", _said("ServerMetadata"))},
-        "/v2/health/live": flag("live"),
-        "/v2/health/ready": flag("ready"),
+        **{f"/v2/health/{name}": {"get": {**one, "security": []}} for name, one in told.items()},
     }
+
+
+def _flag(
+    summary: str, name: str, more: dict[str, Any], refusals: dict[str, str]
+) -> dict[str, Any]:
+    """Return an operation that answers 200 for yes and 503 for no, with the same message."""
+    properties = {name: {"type": "boolean"}, **more}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    told = operation(summary, schema)
+    yes = told["responses"]["200"]
+    told["responses"] = {
+        "200": yes,
+        **{status: one for status, one in told["responses"].items() if status in refusals},
+        "503": {**yes, "description": "no"},
+    }
+    return told
 
 
 def _said(message: str) -> dict[str, Any]:
