@@ -92,7 +92,8 @@ def digits_in(said: str, queries: Tensor) -> list[str]:
         for number in scores.abs().flatten().tolist():
             begun |= {f"{number:.{places}f}"[:-1] for places in (6, 7)}
             begun.add(f"{number:.6e}".partition("e")[0][:-1])
-    return [digits for digits in begun if digits in said]
+    telling = {digits for digits in begun if len(digits.replace(".", "").lstrip("0")) >= 5}
+    return [digits for digits in telling if digits in said]
 
 
 def request_of(queries: Tensor, **more: Any) -> dict[str, Any]:
