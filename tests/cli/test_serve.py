@@ -11,8 +11,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 
 from guarded_servers import logged
+from oneway.defenses.codebook import CodebookRelease
 
 ONEWAY = [sys.executable, "-c", "from oneway.cli.main import app; app()"]
 
@@ -39,6 +41,9 @@ ROUNDING = ["--defense", "rounding", "--option", "decimals=1"]
 def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("serve")
     (place / "served_flowers.py").write_text(MODEL)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 5, generator=generator)
+    CodebookRelease.fit(logits, generator=generator).save(place / CODEBOOK)
     return place
 
 
@@ -128,10 +133,16 @@ def test_a_random_defense_answers_the_same_after_a_restart(folder, tmp_path):
 
 NETWORK = "network.safetensors"
 
+CODEBOOK = "codebook.safetensors"
+
 NOISE = ["--defense", "adversarial-noise", "--option", "step_size=1"]
 
 REFUSED = {
-    "no guard": (SERVE, "--defense NAME"),
+    "no guard": (SERVE, "--guard FILE, or --defense NAME"),
+    "two guards": ([*SERVE, *ROUNDING, "--guard", NETWORK], "--guard FILE, or --defense NAME"),
+    "options of another guard": ([*SERVE, "--guard", NETWORK, "--option", "x=1"], "--defense"),
+    "a corrupt codebook": ([*SERVE, "--guard", NETWORK], "codebook"),
+    "a codebook of other classes": ([*SERVE, "--guard", CODEBOOK], "classes"),
     "none without saying so": ([*SERVE, "--defense", "none"], "--allow-clean-scores"),
     "a control": ([*SERVE, "--defense", "planted-leak"], "leaks on purpose"),
     "an unknown defense": ([*SERVE, "--defense", "ronding"], "Did you mean 'rounding'"),
@@ -160,9 +171,12 @@ REFUSED = {
         ["serve", "served_flowers:broken", "--outputs", "logits", "--input-shape", "4", *ROUNDING],
         "takes the images' shape",
     ),
-    "no outputs said": (["serve", "served_flowers:build", "--input-shape", "4", *ROUNDING], "outputs"),
+    "no outputs said": (
+        ["serve", "served_flowers:build", "--input-shape", "4", *ROUNDING],
+        "outputs",
+    ),
     "a bad shape": (
-        ["serve", "served_flowers:build", "--outputs", "logits", "--input-shape", "1x0", *ROUNDING],
+        [*SERVE[:4], "--input-shape", "1x0", *ROUNDING],
         "--input-shape",
     ),
     "an unknown setting": ([*SERVE, *ROUNDING, "--setting", "prot=1"], "Did you mean 'port'"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -10,7 +11,14 @@ from oneway.errors import (
     OnewayError,
     UnknownNameError,
 )
-from oneway.guards import DEFENSES, KeyedDefense, needs_network, open_guard, save_network
+from oneway.guards import (
+    DEFENSES,
+    KeyedDefense,
+    needs_network,
+    open_guard,
+    open_guard_file,
+    save_network,
+)
 from oneway.inversion import Inverter
 
 CPU = torch.device("cpu")
@@ -95,3 +103,40 @@ def test_unknown_names_are_refused():
         open_guard("ronding", {}, device=CPU)
     with pytest.raises(UnknownNameError, match="decimals"):
         open_guard("rounding", {"decimal": 1}, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def codebook(tmp_path_factory):
+    path = tmp_path_factory.mktemp("guard") / "guard.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(400, 3, generator=generator)
+    settings = FitSettings(min_members=10)
+    CodebookRelease.fit(logits, generator=generator, settings=settings).save(path)
+    return path
+
+
+def test_a_codebook_is_opened_from_its_file_and_its_version_is_its_tables(codebook, tmp_path):
+    guard = open_guard_file(codebook, device=CPU)
+    logits = 4 * torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(guard.defense(logits), CodebookRelease.load(codebook)(logits))
+    other = tmp_path / "other.safetensors"
+    generator = torch.Generator().manual_seed(2)
+    settings = FitSettings(min_members=10)
+    CodebookRelease.fit(logits.repeat(8, 1), generator=generator, settings=settings).save(other)
+    versions = {open_guard_file(path, device=CPU).version for path in (codebook, codebook, other)}
+    assert (guard.name, len(versions)) == ("codebook", 2)
+    with pytest.raises(InvalidOptionError, match="--guard FILE"):
+        open_guard("codebook", {}, device=CPU)
+
+
+def test_a_codebook_that_is_missing_or_damaged_is_refused(codebook, tmp_path):
+    with pytest.raises(MissingDataError):
+        open_guard_file(tmp_path / "no", device=CPU)
+    whole = codebook.read_bytes()
+    damaged = tmp_path / "damaged.safetensors"
+    flipped = bytearray(whole)
+    flipped[-9] ^= 0x40  # in a tensor
+    for broken in (b"", whole[:-8], whole.replace(b"codebook", b"codelook"), bytes(flipped)):
+        damaged.write_bytes(broken)
+        with pytest.raises(CorruptDataError):
+            open_guard_file(damaged, device=CPU)

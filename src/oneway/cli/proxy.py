@@ -10,6 +10,7 @@ from oneway.cli.serve import (
     AllowCleanScores,
     DefenseName,
     DefenseOptions,
+    GuardFile,
     InverterFile,
     NetworkFile,
     Setting,
@@ -53,6 +54,7 @@ def proxy(
     probe: Annotated[
         Path | None, typer.Option(help="A request for the self test, if none can be made up.")
     ] = None,
+    guard: GuardFile = None,
     defense: DefenseName = None,
     option: DefenseOptions = None,
     inverter: InverterFile = None,
@@ -70,7 +72,7 @@ def proxy(
     For example:
 
         oneway proxy http://10.0.0.7:8000/v2/models/digits --outputs confidences \
-            --defense rounding --option decimals=2 --setting port=8080
+            --guard guard.safetensors --setting port=8080
 
         oneway proxy http://10.0.0.7:8000/predict --outputs confidences --request-key instances \
             --response-key predictions --input-shape 13 --defense rounding
@@ -81,15 +83,22 @@ def proxy(
     from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
 
     how, where = read_settings(settings, setting), choose_device(device)
-    guard = guard_of(
-        defense, option, inverter, network, how, where, allow_clean_scores=allow_clean_scores
+    before = guard_of(
+        guard,
+        defense,
+        option,
+        inverter,
+        network,
+        how,
+        where,
+        allow_clean_scores=allow_clean_scores,
     )
-    guarded = GuardedScores(guard, outputs, device=where, decimals=how.decimals)
+    guarded = GuardedScores(before, outputs, device=where, decimals=how.decimals)
     model = asyncio.run(
         open_upstream(
             upstream,
             how,
-            guard,
+            before,
             input_name=input_name,
             output_name=output_name,
             passed=tuple(passing or ()),
@@ -103,7 +112,7 @@ def proxy(
     run_server(
         proxy_app(model, guarded, how),
         how,
-        guard,
+        before,
         model.paths[0],
         {"classes": classes, "passes_unguarded": model.passed, "dropped": model.dropped},
     )

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from oneway.guards import Guard
     from oneway.serving import ServingSettings
 
+GuardFile = Annotated[
+    Path | None, typer.Option("--guard", help="A codebook, from `oneway codebook`.")
+]
 DefenseName = Annotated[
     str | None, typer.Option("--defense", help="A registered defense, such as rounding.")
 ]
@@ -63,6 +66,7 @@ def serve(
     model_option: Annotated[
         list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
     ] = None,
+    guard: GuardFile = None,
     defense: DefenseName = None,
     option: DefenseOptions = None,
     inverter: InverterFile = None,
@@ -80,6 +84,8 @@ def serve(
 
     For example:
 
+        oneway serve model.pt2 --outputs logits --input-shape 1x28x28 --guard guard.safetensors
+
         oneway serve model.pt2 --outputs logits --input-shape 1x28x28 \
             --defense rounding --option decimals=2 --setting model_name=digits
     """
@@ -89,8 +95,15 @@ def serve(
 
     how, where = read_settings(settings, setting), choose_device(device)
     shape = parse_shape(input_shape)
-    guard = guard_of(
-        defense, option, inverter, network, how, where, allow_clean_scores=allow_clean_scores
+    before = guard_of(
+        guard,
+        defense,
+        option,
+        inverter,
+        network,
+        how,
+        where,
+        allow_clean_scores=allow_clean_scores,
     )
     target = open_target(
         model,
@@ -101,7 +114,7 @@ def serve(
     )
     served = GuardedModel(
         target,
-        guard,
+        before,
         input_shape=shape,
         device=where,
         decimals=how.decimals,
@@ -112,7 +125,7 @@ def serve(
     run_server(
         serving_app(served, how),
         how,
-        guard,
+        before,
         f"/v2/models/{how.model_name}",
         {"classes": probed.classes, "same_bits_in_any_batch": probed.same_bits},
     )
@@ -143,6 +156,7 @@ def read_settings(file: Path | None, pairs: list[str] | None) -> "ServingSetting
 
 
 def guard_of(
+    file: Path | None,
     defense: str | None,
     options: list[str] | None,
     inverter: Path | None,
@@ -157,17 +171,21 @@ def guard_of(
     Raises:
         OnewayError: There is none, or it must not serve.
     """
-    from oneway.guards import open_guard
+    from oneway.guards import open_guard, open_guard_file
 
-    if defense is None:
-        raise InvalidOptionError("say what guards the scores: --defense NAME.")
+    if (file is None) is (defense is None):
+        raise InvalidOptionError("say what guards the scores: --guard FILE, or --defense NAME.")
+    if file is not None:
+        if options or inverter or network:
+            raise InvalidOptionError("--option, --inverter and --network are for --defense.")
+        return open_guard_file(file, device=device)
     if defense == "none" and not allow_clean_scores:
         raise InvalidOptionError(
             "--defense none guards nothing: all clients get clean scores. If that is wanted, to "
             "measure what a guard costs, add --allow-clean-scores."
         )
     return open_guard(
-        defense,
+        str(defense),
         parse_options(options, "--option"),
         inverter=inverter,
         network=network,

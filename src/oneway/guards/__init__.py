@@ -8,7 +8,7 @@ from oneway.guards.network_files import (
     save_network,
 )
 from oneway.guards.onnx_export import codebook_to_onnx, guard_onnx_model
-from oneway.guards.opening import Guard, open_guard
+from oneway.guards.opening import Guard, open_guard, open_guard_file
 from oneway.guards.registry import (
     DEFENSES,
     STRENGTHS,
@@ -42,6 +42,7 @@ __all__ = [
     "needs_network",
     "needs_surrogate",
     "open_guard",
+    "open_guard_file",
     "save_network",
     "trained_defense",
     "training_options",

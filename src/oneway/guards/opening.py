@@ -10,6 +10,8 @@ from torch import Generator, nn
 
 import oneway
 from oneway.contracts import Defense
+from oneway.defenses.codebook import CodebookRelease
+from oneway.defenses.codebook.certificate import table_hash
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.guards.keyed import KeyedDefense
 from oneway.guards.network_files import load_network
@@ -69,6 +71,8 @@ def open_guard(
         )
     if name == "none" and not allow_clean_scores:
         raise InvalidOptionError("the defense 'none' guards nothing. Choose another.")
+    if name == "codebook":
+        raise InvalidOptionError("a codebook is opened from its own file. Give --guard FILE.")
     needed = {"inverter": needs_surrogate(name), "network": needs_network(name)}
     for what, path in (("inverter", inverter), ("network", network)):
         if needed[what] is not (path is not None):
@@ -95,6 +99,24 @@ def open_guard(
             )
         defense = KeyedDefense(defense, generator, key)
     return Guard(name, oneway.__version__, defense)
+
+
+def open_guard_file(path: Path, *, device: torch.device) -> Guard:
+    """Open a guard that was fitted: a codebook, from `oneway codebook`.
+
+    Args:
+        path: Its file.
+        device: Where its table goes.
+
+    Raises:
+        MissingDataError: The file is not there.
+        CorruptDataError: It is no codebook, its table breaks its own rules, or its certificate is
+            about another table.
+    """
+    release = CodebookRelease.load(path)
+    version = table_hash(release.network)[:12]
+    release.network.to(device)
+    return Guard("codebook", version, release)
 
 
 def _surrogate(path: Path, device: torch.device) -> nn.Module:
