@@ -179,6 +179,10 @@ REFUSED = {
         [*SERVE[:4], "--input-shape", "1x0", *ROUNDING],
         "--input-shape",
     ),
+    "a secret on the command line": (
+        [*SERVE, *ROUNDING, "--setting", "token=correct-horse-battery"],
+        "token_file",
+    ),
     "an unknown setting": ([*SERVE, *ROUNDING, "--setting", "prot=1"], "Did you mean 'port'"),
     "nobody behind the proxy": (
         ["proxy", "http://127.0.0.1:9/v2/models/m", "--outputs", "confidences", *ROUNDING],
@@ -205,6 +209,7 @@ def test_it_does_not_start_without_a_guard_that_works(fault, folder, oneway, mon
         result = oneway(*arguments, "--setting", "port=0")
     assert (result.exit_code, result.stdout) == (2, ""), result.exception
     assert said in result.stderr
+    assert "correct-horse" not in result.stderr
 
 
 def test_what_is_refused_above_serves_without_the_fault(folder, oneway, monkeypatch):

@@ -166,6 +166,37 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_server_goes_on():
         assert server.infer(QUERIES).status_code == 200
 
 
+def test_a_model_that_hangs_makes_the_server_unwell_and_does_not_keep_it_from_ending():
+    model = Held()
+    limits = {"timeout_seconds": 0.1, "shutdown_seconds": 1}
+    with serving(target=TorchTarget(model), **limits) as server:
+        model.held = True
+        assert server.infer(QUERIES).status_code == 504
+        while server.client.get("/v2/health/live").status_code == 200:
+            assert server.infer(QUERIES).status_code in (503, 504)
+        assert server.infer(QUERIES).status_code == 503
+        server.stop()
+        assert '"event": "stuck"' in server.log.getvalue()
+        model.go.set()
+
+
+def test_requests_together_may_hold_so_much_and_give_it_back():
+    limits = {"max_request_bytes": 2048, "max_waiting_bytes": 2048}
+    with serving(**limits) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            head = f"POST {PATH}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n"
+            connection.sendall(head.encode() + b" " * 1900)
+            while server.infer(QUERIES[:1]).status_code == 200:
+                pass
+            busy = server.infer(QUERIES[:1])
+            assert busy.status_code == 429
+            assert busy.headers["retry-after"] == "1"
+            connection.sendall(b" " * 100)
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+        assert server.infer(QUERIES[:1]).status_code == 200
+
+
 def test_requests_that_are_being_answered_may_end_when_the_server_stops():
     model = Held()
     with serving(target=TorchTarget(model)) as server, ThreadPoolExecutor(4) as pool:

@@ -150,7 +150,14 @@ def read_settings(file: Path | None, pairs: list[str] | None) -> "ServingSetting
     """
     from oneway.serving import load_settings, start_logging
 
-    how = load_settings(file, parse_options(pairs, "--setting"))
+    given = parse_options(pairs, "--setting")
+    for secret in ("token", "key"):
+        if secret in given:
+            raise InvalidOptionError(
+                f"the {secret} must not stand on a command line, where others see it. Give "
+                f"--setting {secret}_file=FILE, or ONEWAY_SERVE_{secret.upper()}."
+            )
+    how = load_settings(file, given)
     start_logging(how.log_level)
     return how
 

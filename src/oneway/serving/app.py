@@ -54,6 +54,8 @@ class _Server:
             len,
             max_batch_size=settings.max_batch_size,
             max_waiting_rows=settings.max_waiting_rows,
+            longest_seconds=2 * settings.timeout_seconds,
+            close_seconds=settings.shutdown_seconds,
             wait_seconds=settings.batch_wait_milliseconds / 1000,
         )
         self.told = {"guard": model.guard.name, "guard_version": model.guard.version}

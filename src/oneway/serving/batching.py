@@ -6,11 +6,12 @@ server answers at once.
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from queue import SimpleQueue
+from typing import Generic, TypeVar, cast
 
 from oneway.serving.refusals import RefusedError
 from oneway.targets.failure import where_raised
@@ -33,6 +34,21 @@ class _Waiting(Generic[Q, R]):
     answer: asyncio.Future[R]
 
 
+@dataclass
+class _Job(Generic[Q, R]):
+    queries: Sequence[Q]
+    answers: asyncio.Future[Sequence[R | RefusedError]]
+
+
+def _settle(future: asyncio.Future[R], result: R | None, error: Exception | None) -> None:
+    if future.done():  # given up
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(cast("R", result))
+
+
 class Batcher(Generic[Q, R]):
     """Gathers queries of many requests into batches, and hands each its own answer.
 
@@ -48,6 +64,8 @@ class Batcher(Generic[Q, R]):
         max_batch_size: int,
         max_waiting_rows: int,
         wait_seconds: float = 0.0,
+        longest_seconds: float = 60.0,
+        close_seconds: float = 10.0,
     ) -> None:
         """Prepare; nothing runs before :meth:`start`.
 
@@ -58,36 +76,47 @@ class Batcher(Generic[Q, R]):
             max_batch_size: Most rows of a batch, unless one request alone has more.
             max_waiting_rows: Rows that may wait. Beyond, requests are turned away.
             wait_seconds: How long a batch waits for more.
+            longest_seconds: Whoever computes a batch for longer is stuck: see :attr:`alive`.
+            close_seconds: How long :meth:`close` waits for what is under way.
         """
         self._answer, self._size = answer, size
         self.max_batch_size, self.max_waiting_rows = max_batch_size, max_waiting_rows
         self.wait_seconds = wait_seconds
+        self.longest_seconds, self.close_seconds = longest_seconds, close_seconds
         self.waiting_rows = 0
         self._waiting: deque[_Waiting[Q, R]] = deque()
         self._asked: list[_Waiting[Q, R]] = []
         self._arrived = asyncio.Event()
-        self._thread: ThreadPoolExecutor | None = None
+        self._jobs: SimpleQueue[_Job[Q, R] | None] = SimpleQueue()
+        self._began: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._closing = False
 
     @property
     def alive(self) -> bool:
-        """Whether queries are being answered."""
-        return self._task is not None and not self._task.done() and not self._closing
+        """Whether queries are being answered, and not by a batch that does not end."""
+        if self._task is None or self._task.done() or self._closing:
+            return False
+        return self._began is None or self._task.get_loop().time() < (
+            self._began + self.longest_seconds
+        )
 
     async def start(self) -> None:
         """Begin to answer."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="oneway-guard")
-        self._task = asyncio.create_task(self._run(self._thread))
+        # A daemon: a model that hangs must not keep the process from ending.
+        threading.Thread(target=self._work, name="oneway-guard", daemon=True).start()
+        self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Answer what waits, take nothing more, and end."""
+        """Answer what waits, take nothing more, and end; whatever takes too long is given up."""
         self._closing = True
         self._arrived.set()
         if self._task is not None:
-            await self._task
-        if self._thread is not None:
-            self._thread.shutdown()
+            await asyncio.wait([self._task], timeout=self.close_seconds)
+            if not self._task.done():
+                log.critical("stuck", extra={"facts": {"seconds": self.close_seconds}})
+                self._task.cancel()
+        self._jobs.put(None)
 
     async def ask(self, query: Q, timeout_seconds: float) -> R:
         """Return the answer to one request.
@@ -112,9 +141,9 @@ class Batcher(Generic[Q, R]):
         except TimeoutError:
             raise RefusedError(504, "there was no answer in time", "timeout") from None
 
-    async def _run(self, thread: ThreadPoolExecutor) -> None:
+    async def _run(self) -> None:
         try:
-            await self._answer_all(thread)
+            await self._answer_all()
         # A fault of oneway's own, since model and guard are dealt with: end, and tell those who
         # wait. The server is then neither ready nor live.
         except Exception as error:  # noqa: BLE001
@@ -126,7 +155,7 @@ class Batcher(Generic[Q, R]):
                 if not one.answer.done():
                     one.answer.set_exception(closing())
 
-    async def _answer_all(self, thread: ThreadPoolExecutor) -> None:
+    async def _answer_all(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             if not self._waiting:
@@ -140,10 +169,11 @@ class Batcher(Generic[Q, R]):
             batch = self._take()
             if not batch:
                 continue
-            self._asked = batch
-            answers = await loop.run_in_executor(
-                thread, self._answers, [one.query for one in batch]
-            )
+            self._asked, self._began = batch, loop.time()
+            job = _Job([one.query for one in batch], loop.create_future())
+            self._jobs.put(job)
+            answers = await job.answers
+            self._began = None
             for one, answer in zip(batch, answers, strict=True):
                 if one.answer.done():  # its client has gone
                     continue
@@ -163,6 +193,19 @@ class Batcher(Generic[Q, R]):
                 batch.append(one)
                 rows += one.size
         return batch
+
+    def _work(self) -> None:
+        """Compute one batch after the other, on a thread of its own."""
+        while (job := self._jobs.get()) is not None:
+            loop = job.answers.get_loop()
+            outcome: tuple[Sequence[R | RefusedError] | None, Exception | None]
+            try:
+                outcome = self._answers(job.queries), None
+            except Exception as error:  # noqa: BLE001  it is raised where it is awaited
+                outcome = None, error
+            if loop.is_closed():  # this batch was given up
+                return
+            loop.call_soon_threadsafe(_settle, job.answers, *outcome)
 
     def _answers(self, queries: Sequence[Q]) -> Sequence[R | RefusedError]:
         try:

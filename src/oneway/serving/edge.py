@@ -28,9 +28,19 @@ class Edge:
     No exception passes it: the server behind it would log the text.
     """
 
-    def __init__(self, app: ASGIApp, *, token: bytes | None, metrics: ServerMetrics) -> None:
-        """Wrap an application; ``token`` is what clients must send, None for none."""
-        self.app, self.metrics = app, metrics
+    def __init__(
+        self, app: ASGIApp, *, token: bytes | None, metrics: ServerMetrics, most_bytes: int
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: What is behind.
+            token: What clients must send; None for none.
+            metrics: Where requests are counted.
+            most_bytes: What all requests under way may hold together.
+        """
+        self.app, self.metrics, self.most_bytes = app, metrics, most_bytes
+        self.bytes = 0
         self._expected = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +49,18 @@ class Edge:
             await self.app(scope, receive, send)
             return
         begin = time.perf_counter()
-        status = 0
+        status = read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            held = len(message.get("body", b""))
+            if self.bytes + held > self.most_bytes:
+                raise RefusedError(
+                    429, "too many bytes are under way; ask again later", "busy", retry_after=1
+                )
+            self.bytes, read = self.bytes + held, read + held
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -50,7 +71,7 @@ class Edge:
         facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("facts", {})
         try:
             if self._may(scope):
-                await self.app(scope, receive, watched)
+                await self.app(scope, counted, watched)
             else:
                 refusal = RefusedError(401, "a valid bearer token is needed", "unauthorized")
                 facts["refused"] = refusal.reason
@@ -64,6 +85,8 @@ class Edge:
             if not status:
                 failed = RefusedError(500, "the server failed", "failure")
                 await refused(failed)(scope, receive, watched)
+        finally:
+            self.bytes -= read
         self._write(scope, status, time.perf_counter() - begin, facts)
 
     def _may(self, scope: Scope) -> bool:

@@ -89,7 +89,14 @@ def framed_app(
         common.append(Route("/metrics", metrics_text))
     return Starlette(
         routes=[*common, *routes],
-        middleware=[Middleware(Edge, token=settings.bearer_token(), metrics=metrics)],
+        middleware=[
+            Middleware(
+                Edge,
+                token=settings.bearer_token(),
+                metrics=metrics,
+                most_bytes=settings.max_waiting_bytes,
+            )
+        ],
         exception_handlers={RefusedError: on_refusal, HTTPException: on_http_error},
         lifespan=lifespan,
     )

@@ -79,6 +79,8 @@ class _Proxy:
             lambda scored: len(scored.scores),
             max_batch_size=settings.max_batch_size,
             max_waiting_rows=settings.max_waiting_rows,
+            longest_seconds=2 * settings.timeout_seconds,
+            close_seconds=settings.shutdown_seconds,
         )
 
     def app(self) -> Starlette:

@@ -82,6 +82,11 @@ class ServingSettings(BaseSettings):
     max_waiting_rows: int = Field(
         default=512, ge=1, description="Queries that may wait; beyond, 429 and Retry-After."
     )
+    max_waiting_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1024,
+        description="What all requests under way may hold; beyond, 429 and Retry-After.",
+    )
     max_connections: int = Field(default=512, ge=1, description="Beyond, 503.")
     timeout_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="For reading a request, and for its answer."
@@ -115,6 +120,8 @@ class ServingSettings(BaseSettings):
                 raise ValueError(f"give one of {name} and {name}_file")
         if self.max_waiting_rows < self.max_request_rows:
             raise ValueError("max_waiting_rows must be at least max_request_rows")
+        if self.max_waiting_bytes < self.max_request_bytes:
+            raise ValueError("max_waiting_bytes must be at least max_request_bytes")
         return self
 
     @property

@@ -28,7 +28,8 @@ class Upstream:
         self.most_bytes = settings.max_upstream_bytes
         self.most_requests = settings.max_upstream_requests
         self.requests = 0
-        self._headers = json_headers()
+        # What is not packed cannot unpack to more than may be read.
+        self._headers = {**json_headers(), "Accept-Encoding": "identity"}
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
