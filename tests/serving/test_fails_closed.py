@@ -45,8 +45,8 @@ def raises(kind):
 
 
 def tells(logits):
-    warnings.warn(f"scores were {logits.tolist()}", stacklevel=1)
     logging.getLogger("somebody.else").error("scores were %s", logits.tolist())
+    warnings.warn(f"scores were {logits.tolist()}", stacklevel=1)
     raise ValueError(logits.tolist())
 
 
