@@ -13,6 +13,7 @@ from oneway.errors import (
 )
 from oneway.guards import (
     DEFENSES,
+    TEST_SIGNALS,
     KeyedDefense,
     needs_network,
     open_guard,
@@ -31,7 +32,7 @@ def test_a_named_defense_is_opened_with_its_options():
     assert guard.version
 
 
-@pytest.mark.parametrize("name", ["permutation", "class-offsets", "planted-leak"])
+@pytest.mark.parametrize("name", TEST_SIGNALS)
 def test_controls_are_refused_whatever_their_options(name):
     with pytest.raises(InvalidOptionError, match="leaks on purpose"):
         open_guard(name, {}, device=CPU, allow_clean_scores=True)

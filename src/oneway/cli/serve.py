@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from oneway.cli.audit import model_options, parse_options
-from oneway.cli.common import Device, choose_device, command
+from oneway.cli.audit import model_options
+from oneway.cli.common import Device, choose_device, command, parse_options
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
 

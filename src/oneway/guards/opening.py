@@ -15,10 +15,12 @@ from oneway.defenses.codebook.certificate import table_hash
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.guards.keyed import KeyedDefense
 from oneway.guards.network_files import load_network
-from oneway.guards.registry import build_defense, needs_network, needs_surrogate
-
-CONTROLS = ("permutation", "class-offsets", "planted-leak")
-"""Releases that are made to leak, so that audits can be tested."""
+from oneway.guards.registry import (
+    TEST_SIGNALS,
+    build_defense,
+    needs_network,
+    needs_surrogate,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def open_guard(
         MissingDataError: A file is not there.
         CorruptDataError: A file is something else.
     """
-    if name in CONTROLS:
+    if name in TEST_SIGNALS:
         raise InvalidOptionError(
             f"{name} is a control: it leaks on purpose, so that audits can be tested, and must "
             "not stand before clients. Choose a defense."
