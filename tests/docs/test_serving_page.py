@@ -34,6 +34,33 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
+def figures_table() -> str:
+    """Return the table of the stored load test."""
+    path = ROOT / "results" / "bench-serving.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    bare = records[0]
+    rows = [
+        "| guard | queries a second | of unguarded | CPU ms a query | CPU, unguarded / guarded | "
+        "p50, ms | p99, ms | flips | leaks | memory, MiB |",
+        "| --- " * 10 + "|",
+    ]
+    for one in records:
+        cells = [
+            one["guard"],
+            f"{one['queries_per_second']:.0f}",
+            f"{one['of_unguarded']:.2f}",
+            f"{one['cpu_ms_per_query']:.2f}",
+            f"{bare['cpu_ms_per_query'] / one['cpu_ms_per_query']:.2f}",
+            f"{one['p50_ms']:.0f}",
+            f"{one['p99_ms']:.0f}",
+            str(one["flips"]),
+            str(one["leaks"]),
+            f"{one['memory_first_mib']:.0f} to {one['memory_last_mib']:.0f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def predict(asked):
     """Answer as the plain server of the page does: scores, a label, and something else."""
     rows = []
@@ -147,12 +174,19 @@ def test_the_page_is_so(session, monkeypatch):
     if WRITE:
         table = f"<!-- settings -->\n{settings_table()}\n<!-- end of settings -->"
         page = re.sub(r"<!-- settings -->.*<!-- end of settings -->", table, page, flags=re.S)
+        table = f"<!-- figures -->\n{figures_table()}\n<!-- end of figures -->"
+        page = re.sub(r"<!-- figures -->.*<!-- end of figures -->", table, page, flags=re.S)
         (ROOT / "docs" / "serving.md").write_text(page, encoding="utf-8")
 
 
 def test_the_settings_of_the_page_are_all_there_are():
     (table,) = re.findall(r"<!-- settings -->\n(.*)\n<!-- end of settings -->", PAGE, flags=re.S)
     assert table == settings_table()
+
+
+def test_the_figures_of_the_page_are_the_stored_ones():
+    (table,) = re.findall(r"<!-- figures -->\n(.*)\n<!-- end of figures -->", PAGE, flags=re.S)
+    assert table == figures_table()
 
 
 def test_settings_and_options_that_the_page_names_exist():
