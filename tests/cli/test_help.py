@@ -7,7 +7,7 @@ import pytest
 
 COMMANDS = [
     *(("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)),
-    *(("reproduce",), ("results",)),
+    *(("reproduce",), ("results",), ("serve",), ("proxy",)),
 ]
 
 

@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from oneway import __version__
-from oneway.cli import attack, audit, codebook, defend, demo, leaderboard, reproduce, results, train
+from oneway.cli import (
+    attack,
+    audit,
+    codebook,
+    defend,
+    demo,
+    leaderboard,
+    proxy,
+    reproduce,
+    results,
+    serve,
+    train,
+)
 
 app = typer.Typer(
     name="oneway",
@@ -50,3 +62,5 @@ app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
 app.command()(results.results)
+app.command()(serve.serve)
+app.command()(proxy.proxy)

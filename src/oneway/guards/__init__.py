@@ -1,12 +1,14 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
 from oneway.guards.family import Member, best_members, choose_member, measure_family
+from oneway.guards.keyed import KeyedDefense
 from oneway.guards.network_files import (
     StoredNetwork,
     load_network,
     save_network,
 )
 from oneway.guards.onnx_export import codebook_to_onnx, guard_onnx_model
+from oneway.guards.opening import Guard, open_guard, open_guard_file
 from oneway.guards.registry import (
     DEFENSES,
     STRENGTHS,
@@ -24,6 +26,8 @@ __all__ = [
     "DEFENSES",
     "STRENGTHS",
     "TEST_SIGNALS",
+    "Guard",
+    "KeyedDefense",
     "Member",
     "StoredNetwork",
     "best_members",
@@ -37,6 +41,8 @@ __all__ = [
     "measure_family",
     "needs_network",
     "needs_surrogate",
+    "open_guard",
+    "open_guard_file",
     "save_network",
     "trained_defense",
     "training_options",

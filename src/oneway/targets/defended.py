@@ -121,7 +121,7 @@ class DefendedTarget:
             clean = self._clean_logits(some)
             asked = some if self.defense.requires_input else None
             draws = self.defense.draws(clean, asked, count)
-            parts.append(self._checked(clean.expand(count, -1, -1), draws))
+            parts.append(self._released(clean.expand(count, -1, -1), draws))
         return torch.cat(parts, dim=1)
 
     def follow(self, images: Tensor) -> Tensor:
@@ -157,26 +157,51 @@ class DefendedTarget:
     def _answer(self, images: Tensor) -> Trace:
         clean = self._clean_logits(images)
         defended = self.defense(clean, images if self.defense.requires_input else None)
-        return Trace(clean, defended, self._checked(clean, defended))
+        return Trace(clean, defended, self._released(clean, defended))
 
     def _clean_logits(self, images: Tensor) -> Tensor:
         if isinstance(self.target, ScoredTarget):
             return self.target.logits(images)
         return logits_from_confidences(self.target(images))
 
-    def _checked(self, clean: Tensor, defended: Tensor) -> Tensor:
-        """Return what may be released of defended logits."""
-        try:
-            check_same_shape(defended, "the defense's logits", clean)
-        except InvalidTensorError as error:
-            # It is the defense that is wrong, not the client.
-            raise DefenseFailedError(f"nothing is released: {error}") from error
-        released = release(defended, dtype=self.dtype, decimals=self.decimals)
-        if self.defense.keeps_label:
-            changed = released.argmax(-1) != clean.argmax(-1)
-            if changed.any():
-                raise DefenseFailedError(
-                    f"{type(self.defense).__name__} promises to keep labels, but changed "
-                    f"{int(changed.sum())} of {changed.numel()}; nothing is released."
-                )
-        return released
+    def _released(self, clean: Tensor, defended: Tensor) -> Tensor:
+        return checked_release(
+            self.defense, clean, defended, dtype=self.dtype, decimals=self.decimals
+        )
+
+
+def checked_release(
+    defense: Defense,
+    clean: Tensor,
+    defended: Tensor,
+    *,
+    dtype: torch.dtype = torch.float32,
+    decimals: int | None = None,
+) -> Tensor:
+    """Return what may be released of the logits that a defense gave.
+
+    Args:
+        defense: The one that gave them; what it promises is held against it.
+        clean: ``(..., K)`` logits that it was given.
+        defended: What it made of them.
+        dtype: See :func:`oneway.release`.
+        decimals: See :func:`oneway.release`.
+
+    Raises:
+        DefenseFailedError: It changed a label that it promised to keep, or gave something else
+            than finite logits of the same shape.
+    """
+    try:
+        check_same_shape(defended, "the defense's logits", clean)
+    except InvalidTensorError as error:
+        # It is the defense that is wrong, not the client.
+        raise DefenseFailedError(f"nothing is released: {error}") from error
+    released = release(defended, dtype=dtype, decimals=decimals)
+    if defense.keeps_label:
+        changed = released.argmax(-1) != clean.argmax(-1)
+        if changed.any():
+            raise DefenseFailedError(
+                f"{type(defense).__name__} promises to keep labels, but changed "
+                f"{int(changed.sum())} of {changed.numel()}; nothing is released."
+            )
+    return released

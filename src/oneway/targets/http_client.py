@@ -75,7 +75,7 @@ class HttpClient:
         self._httpx = load_extra("httpx", extra="http", purpose="asking a target over HTTP")
         # Redirects are not followed: they could carry token and queries to another server.
         self._client = self._httpx.Client(
-            timeout=timeout_seconds, headers=_headers(), follow_redirects=False
+            timeout=timeout_seconds, headers=json_headers(), follow_redirects=False
         )
         weakref.finalize(self, self._client.close)
 
@@ -172,7 +172,12 @@ class HttpClient:
             ) from None
 
 
-def _headers() -> dict[str, str]:
+def json_headers() -> dict[str, str]:
+    """Return what a request for JSON carries, with the bearer token of the environment.
+
+    Raises:
+        InvalidOptionError: The token cannot be sent.
+    """
     headers = {"Accept": "application/json", "Content-Type": "application/json"}
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token:

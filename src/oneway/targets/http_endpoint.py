@@ -83,7 +83,7 @@ def open_endpoint(
         UnknownNameError: The model has no input or output of that name.
         TargetFailedError: The endpoint is not ready, or does not say what it takes.
     """
-    shown = _shown(where)
+    shown = shown_address(where)
     name = f"target {shown!r}"
     said = require_outputs(outputs, name)
     keys = request_key, response_key
@@ -236,7 +236,7 @@ class _OpenInferenceModel:
                 f"answers with {len(outputs)} outputs without it. Say which one, by output_name."
             )
         datatype, shape, data = outputs[chosen]
-        values = _numbers(data, self.name)
+        values = read_numbers(data, self.name)
         if datatype not in DATATYPES:
             raise TargetFailedError(
                 f"{self.name} must answer with one of {', '.join(DATATYPES)}, but output "
@@ -257,8 +257,8 @@ class _PlainJson:
 
     def __init__(self, client: HttpClient, url: str, request_key: str, response_key: str) -> None:
         self.client, self.url = client, url
-        self.request_path = _parts(request_key)
-        self.response_path = _parts(response_key)
+        self.request_path = key_parts(request_key)
+        self.response_path = key_parts(response_key)
         for part in self.request_path:
             if part == "*" or (part.isdigit() and part != "0"):
                 raise InvalidOptionError(
@@ -271,7 +271,7 @@ class _PlainJson:
         for part in reversed(self.request_path):
             request = [request] if part == "0" else {part: request}
         answer = self.client.post_json(self.url, request)
-        return _numbers(self._find(answer, self.response_path), self.client.name)
+        return read_numbers(self._find(answer, self.response_path), self.client.name)
 
     def _find(self, value: Any, path: Sequence[str]) -> Any:
         if not path:
@@ -293,15 +293,24 @@ class _PlainJson:
         )
 
 
-def _parts(key: str) -> list[str]:
+def key_parts(key: str) -> list[str]:
+    """Return the names in ``"predictions.*.scores"``; none in ``""``.
+
+    Raises:
+        InvalidOptionError: A name is empty.
+    """
     parts = key.split(".") if key else []
     if not all(parts):
         raise InvalidOptionError(f"a key must be names separated by dots, but got {key!r}.")
     return parts
 
 
-def _numbers(data: Any, name: str) -> Array:
-    """Return nested lists of numbers as float64, without taking texts or truths for numbers."""
+def read_numbers(data: Any, name: str) -> Array:
+    """Return nested lists of numbers as float64, without taking texts or truths for numbers.
+
+    Raises:
+        TargetFailedError: They are something else. The message names whose they are.
+    """
     try:
         values = np.asarray(data)
     except (ValueError, OverflowError):
@@ -315,7 +324,7 @@ def _numbers(data: Any, name: str) -> Array:
     return values.astype(np.float64)
 
 
-def _shown(where: str) -> str:
+def shown_address(where: str) -> str:
     """Return an address as messages may show it: without query, which may hold a key.
 
     Raises:

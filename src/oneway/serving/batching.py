@@ -1,0 +1,216 @@
+"""Queries that arrive together are answered together, on one thread beside the event loop.
+
+While a batch is computed the next one gathers, so that load makes batches larger and an idle
+server answers at once.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Generic, TypeVar, cast
+
+from oneway.serving.refusals import RefusedError
+from oneway.targets.failure import where_raised
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+log = logging.getLogger("oneway.serving")
+
+
+def closing() -> RefusedError:
+    """Refuse because the server ends."""
+    return RefusedError(503, "the server is shutting down", "closing", retry_after=1)
+
+
+@dataclass
+class _Waiting(Generic[Q, R]):
+    query: Q
+    size: int
+    answer: asyncio.Future[R]
+
+
+@dataclass
+class _Job(Generic[Q, R]):
+    queries: Sequence[Q]
+    answers: asyncio.Future[Sequence[R | RefusedError]]
+
+
+def _settle(future: asyncio.Future[R], result: R | None, error: Exception | None) -> None:
+    if future.done():  # given up
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(cast("R", result))
+
+
+class Batcher(Generic[Q, R]):
+    """Gathers queries of many requests into batches, and hands each its own answer.
+
+    A batch that fails is tried again request by request, so that nobody's query takes down
+    somebody else's.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Sequence[Q]], Sequence[R]],
+        size: Callable[[Q], int],
+        *,
+        max_batch_size: int,
+        max_waiting_rows: int,
+        wait_seconds: float = 0.0,
+        longest_seconds: float = 60.0,
+        close_seconds: float = 10.0,
+    ) -> None:
+        """Prepare; nothing runs before :meth:`start`.
+
+        Args:
+            answer: Answers several requests at once, one by one in order. It raises
+                :class:`RefusedError` and nothing else.
+            size: Rows of a request.
+            max_batch_size: Most rows of a batch, unless one request alone has more.
+            max_waiting_rows: Rows that may wait. Beyond, requests are turned away.
+            wait_seconds: How long a batch waits for more.
+            longest_seconds: Whoever computes a batch for longer is stuck: see :attr:`alive`.
+            close_seconds: How long :meth:`close` waits for what is under way.
+        """
+        self._answer, self._size = answer, size
+        self.max_batch_size, self.max_waiting_rows = max_batch_size, max_waiting_rows
+        self.wait_seconds = wait_seconds
+        self.longest_seconds, self.close_seconds = longest_seconds, close_seconds
+        self.waiting_rows = 0
+        self._waiting: deque[_Waiting[Q, R]] = deque()
+        self._asked: list[_Waiting[Q, R]] = []
+        self._arrived = asyncio.Event()
+        self._jobs: SimpleQueue[_Job[Q, R] | None] = SimpleQueue()
+        self._began: float | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether queries are being answered, and not by a batch that does not end."""
+        if self._task is None or self._task.done() or self._closing:
+            return False
+        return self._began is None or self._task.get_loop().time() < (
+            self._began + self.longest_seconds
+        )
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        # A daemon: a model that hangs must not keep the process from ending.
+        threading.Thread(target=self._work, name="oneway-guard", daemon=True).start()
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Answer what waits, take nothing more, and end; whatever takes too long is given up."""
+        self._closing = True
+        self._arrived.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=self.close_seconds)
+            if not self._task.done():
+                log.critical("stuck", extra={"facts": {"seconds": self.close_seconds}})
+                self._task.cancel()
+        self._jobs.put(None)
+
+    async def ask(self, query: Q, timeout_seconds: float) -> R:
+        """Return the answer to one request.
+
+        Raises:
+            RefusedError: There is none: too many wait, it took too long, or model or guard failed.
+        """
+        size = self._size(query)
+        if not self.alive:
+            raise closing()
+        if self.waiting_rows + size > self.max_waiting_rows:
+            raise RefusedError(
+                429, "too many queries are waiting; ask again later", "busy", retry_after=1
+            )
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(query, size, future))
+        self.waiting_rows += size
+        self._arrived.set()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await future
+        except TimeoutError:
+            raise RefusedError(504, "there was no answer in time", "timeout") from None
+
+    async def _run(self) -> None:
+        try:
+            await self._answer_all()
+        # A fault of oneway's own, since model and guard are dealt with: end, and tell those who
+        # wait. The server is then neither ready nor live.
+        except Exception as error:  # noqa: BLE001
+            facts = {"error": type(error).__name__, "raised": where_raised(error)}
+            log.critical("answering_ended", extra={"facts": facts})
+        finally:
+            self._closing = True
+            for one in (*self._asked, *self._waiting):
+                if not one.answer.done():
+                    one.answer.set_exception(closing())
+
+    async def _answer_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._waiting:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+                if self.wait_seconds and not self._closing:
+                    await asyncio.sleep(self.wait_seconds)
+                continue
+            batch = self._take()
+            if not batch:
+                continue
+            self._asked, self._began = batch, loop.time()
+            job = _Job([one.query for one in batch], loop.create_future())
+            self._jobs.put(job)
+            answers = await job.answers
+            self._began = None
+            for one, answer in zip(batch, answers, strict=True):
+                if one.answer.done():  # its client has gone
+                    continue
+                if isinstance(answer, RefusedError):
+                    one.answer.set_exception(answer)
+                else:
+                    one.answer.set_result(answer)
+
+    def _take(self) -> list[_Waiting[Q, R]]:
+        """Return the requests of the next batch, without those that nobody waits for."""
+        batch: list[_Waiting[Q, R]] = []
+        rows = 0
+        while self._waiting and (not batch or rows + self._waiting[0].size <= self.max_batch_size):
+            one = self._waiting.popleft()
+            self.waiting_rows -= one.size
+            if not one.answer.done():
+                batch.append(one)
+                rows += one.size
+        return batch
+
+    def _work(self) -> None:
+        """Compute one batch after the other, on a thread of its own."""
+        while (job := self._jobs.get()) is not None:
+            loop = job.answers.get_loop()
+            outcome: tuple[Sequence[R | RefusedError] | None, Exception | None]
+            try:
+                outcome = self._answers(job.queries), None
+            except Exception as error:  # noqa: BLE001  it is raised where it is awaited
+                outcome = None, error
+            if loop.is_closed():  # this batch was given up
+                return
+            loop.call_soon_threadsafe(_settle, job.answers, *outcome)
+
+    def _answers(self, queries: Sequence[Q]) -> Sequence[R | RefusedError]:
+        try:
+            return self._answer(queries)
+        except RefusedError as error:
+            if len(queries) == 1:
+                return [error]
+        return [self._answers([query])[0] for query in queries]

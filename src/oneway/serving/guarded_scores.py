@@ -1,0 +1,106 @@
+"""Scores that somebody else's model gave, behind a guard: scores in, releases or a refusal out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from oneway.checks import check_logits
+from oneway.confidences import logits_from_confidences
+from oneway.errors import DefenseFailedError, InvalidTensorError
+from oneway.guards import Guard
+from oneway.serving.dialects import Scores
+from oneway.serving.guarded_model import Released, check_guard, check_released, released_or_refused
+from oneway.serving.refusals import upstream_failed
+from oneway.targets.defended import checked_release
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model answered to one request.
+
+    Attributes:
+        scores: ``(N, K)``.
+        queries: ``(N, ...)`` float32, or None if they are not at hand.
+    """
+
+    scores: Scores
+    queries: Tensor | None
+
+
+class GuardedScores:
+    """Answers with releases of scores that came from elsewhere."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        outputs: Literal["logits", "confidences"],
+        *,
+        device: torch.device,
+        decimals: int | None = None,
+    ) -> None:
+        """Prepare. Call :meth:`check` with real scores before it serves.
+
+        Args:
+            guard: What stands before the scores.
+            outputs: What they are.
+            device: Where the guard computes.
+            decimals: See :func:`oneway.release`.
+        """
+        self.guard, self.outputs, self.device, self.decimals = guard, outputs, device, decimals
+        self.classes: int | None = None
+
+    def answer(self, requests: Sequence[Scored]) -> list[Released]:
+        """Return one release for each request.
+
+        Raises:
+            RefusedError: Scores or guard failed. It says nothing of why; the log says where.
+        """
+        return released_or_refused(lambda: [self._release(one) for one in requests])
+
+    def check(self, probe: Scored) -> int:
+        """Guard a model's own output, and refuse to serve if anything is amiss.
+
+        Returns:
+            K, the number of classes, which every answer must have from now on.
+
+        Raises:
+            OnewayError: The scores are not what they are said to be, or the guard fails or
+                changes nothing.
+        """
+        self.classes = probe.scores.shape[1]
+        clean = self._clean(probe)
+        queries = self._queries(probe)
+        if self.guard.defense.requires_input and (queries is None or len(queries) != len(clean)):
+            raise DefenseFailedError(
+                f"the guard {self.guard.name} needs the queries besides their scores, and they "
+                "cannot be read from a request. Name the input, or use a guard that needs none."
+            )
+        self._release(probe)
+        check_guard(self.guard, clean, queries)
+        return self.classes
+
+    def _release(self, asked: Scored) -> Released:
+        clean = self._clean(asked)
+        defense = self.guard.defense
+        defended = defense(clean, self._queries(asked) if defense.requires_input else None)
+        released = checked_release(defense, clean, defended, decimals=self.decimals).cpu()
+        check_released(released, len(clean), self.classes)
+        return released.numpy()
+
+    def _clean(self, asked: Scored) -> Tensor:
+        if asked.scores.shape[1] != self.classes:
+            raise upstream_failed("upstream_classes")
+        scores = torch.from_numpy(asked.scores)
+        try:
+            if self.outputs == "confidences":
+                return logits_from_confidences(scores).to(self.device)
+            check_logits(scores)
+        except InvalidTensorError:
+            raise upstream_failed("upstream_scores") from None
+        return scores.to(self.device)
+
+    def _queries(self, asked: Scored) -> Tensor | None:
+        return None if asked.queries is None else asked.queries.to(self.device)

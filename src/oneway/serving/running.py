@@ -1,0 +1,110 @@
+"""Listen, serve until told to stop, and let requests end."""
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from oneway.errors import InvalidOptionError
+from oneway.serving.settings import ServingSettings
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+def listen(settings: ServingSettings) -> socket.socket:
+    """Return a socket that listens where the settings say.
+
+    Raises:
+        InvalidOptionError: The address cannot be used.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidOptionError(
+            f"cannot listen on {settings.host} port {settings.port} ({type(error).__name__}: "
+            f"{error.strerror}). Choose another by the settings host and port."
+        ) from error
+
+
+def run(
+    app: Starlette,
+    settings: ServingSettings,
+    listener: socket.socket,
+    *,
+    started: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests that are being answered may then end.
+
+    Args:
+        app: What is served.
+        settings: How.
+        listener: Where.
+        started: Called once requests are taken.
+
+    Raises:
+        InvalidOptionError: The certificate or its key cannot be used.
+    """
+    server_of(app, settings, started).run(sockets=[listener])
+
+
+def server_of(
+    app: Starlette, settings: ServingSettings, started: Callable[[], None] | None = None
+) -> uvicorn.Server:
+    """Return the server, not yet running.
+
+    Raises:
+        InvalidOptionError: The certificate or its key cannot be used.
+    """
+    config = uvicorn.Config(
+        app,
+        http="auto",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=settings.shutdown_seconds,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidOptionError(
+            f"the TLS certificate {settings.tls_certificate} and its key cannot be used "
+            f"({type(error).__name__}). Give PEM files that belong together."
+        ) from error
+    return _Server(config, started)
+
+
+class _Server(uvicorn.Server):
+    """Says when it has started, and ends well when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, told: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._told = told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._told is not None:
+            self._told()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again in the end, so that a stop looks like a failure.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {kind: signal.signal(kind, self.handle_exit) for kind in STOPS}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)

@@ -1,0 +1,123 @@
+"""The server behind a proxy, asked without blocking: its answer whole and in time, or a refusal."""
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from pydantic_core import from_json, to_json
+
+from oneway.serving.refusals import RefusedError, upstream_failed
+from oneway.serving.settings import ServingSettings
+from oneway.targets.http_client import json_headers
+
+READY_SECONDS = 3.0
+"""How long the upstream may take to say whether it is ready."""
+
+
+class Upstream:
+    """Asks one server. Nothing of its errors, headers or texts is passed on."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        """Prepare; connections are opened inside ``async with``.
+
+        Raises:
+            InvalidOptionError: The bearer token in ONEWAY_TOKEN cannot be sent.
+        """
+        self.timeout_seconds = settings.upstream_timeout_seconds
+        self.most_bytes = settings.max_upstream_bytes
+        self.most_requests = settings.max_upstream_requests
+        self.requests = 0
+        # What is not packed cannot unpack to more than may be read.
+        self._headers = {**json_headers(), "Accept-Encoding": "identity"}
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        # Redirects are not followed: they could carry token and queries to another server.
+        self._client = httpx.AsyncClient(
+            timeout=self.timeout_seconds,
+            headers=self._headers,
+            follow_redirects=False,
+            limits=httpx.Limits(max_connections=self.most_requests),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def get_json(self, url: str) -> Any:
+        """Return the JSON value of a successful answer.
+
+        Raises:
+            RefusedError: There was none.
+        """
+        return await self._ask("GET", url, None)
+
+    async def post_json(self, url: str, value: Any) -> Any:
+        """Send a JSON value; return that of a successful answer.
+
+        Raises:
+            RefusedError: There was none, or too many requests are under way.
+        """
+        if self.requests >= self.most_requests:
+            raise RefusedError(
+                429, "too many queries are under way; ask again later", "busy", retry_after=1
+            )
+        self.requests += 1
+        try:
+            return await self._ask("POST", url, to_json(value))
+        finally:
+            self.requests -= 1
+
+    async def is_ready(self, url: str) -> bool:
+        """Say whether a server answers there with success."""
+        if self._client is None:
+            return False
+        try:
+            return (await self._client.get(url, timeout=READY_SECONDS)).is_success
+        except httpx.HTTPError:
+            return False
+
+    async def _ask(self, method: str, url: str, body: bytes | None) -> Any:
+        if self._client is None:
+            raise RuntimeError("the upstream is asked inside `async with` only")
+        read = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self.timeout_seconds),
+                self._client.stream(method, url, content=body) as answer,
+            ):
+                _check_status(answer.status_code)
+                async for piece in answer.aiter_bytes():
+                    read += piece
+                    if len(read) > self.most_bytes:
+                        raise upstream_failed("upstream_too_large")
+        except (TimeoutError, httpx.TimeoutException):
+            raise RefusedError(
+                504, "the guarded server did not answer in time", "upstream_timeout"
+            ) from None
+        # What these say may quote the answer.
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
+            raise upstream_failed("upstream_connection") from None
+        try:
+            return from_json(bytes(read), allow_inf_nan=False)
+        except ValueError:
+            raise upstream_failed("upstream_no_json") from None
+
+
+def _check_status(status: int) -> None:
+    if status in (400, 413, 422):
+        raise RefusedError(400, "the guarded server refused the request", "upstream_refused")
+    if status in (429, 503):
+        raise RefusedError(
+            503, "the guarded server is busy; ask again later", "upstream_busy", retry_after=1
+        )
+    if not 200 <= status < 300:
+        raise upstream_failed("upstream_status")

@@ -1,0 +1,109 @@
+"""A client of the Open Inference Protocol that is not ours, and whatever OpenAPI allows."""
+
+import numpy as np
+import pytest
+import schemathesis
+import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as search
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
+
+from guarded_servers import PATH, SHAPE, linear_model, rounding, serving
+from oneway.confidences import release
+from oneway.serving.openapi import model_paths, openapi_document
+from oneway.targets import TorchTarget, open_target
+
+QUERIES = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running_server:
+        yield running_server
+
+
+@pytest.fixture
+def client(server):
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as asker:
+        yield asker
+
+
+def expected():
+    return release(rounding().defense(TorchTarget(linear_model()).logits(QUERIES))).numpy()
+
+
+def test_tritons_client_finds_what_is_served(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("digits")
+    assert client.is_model_ready("digits", "1")
+    assert not client.is_model_ready("other")
+    assert client.get_server_metadata()["name"] == "oneway"
+    told = client.get_model_metadata("digits")
+    assert told["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, *SHAPE]}]
+
+
+@pytest.mark.parametrize("binary_out", [False, True, None])
+@pytest.mark.parametrize(
+    ("kind", "binary_in"),  # this client sends FP16 in binary only
+    [(np.float16, True), (np.float32, True), (np.float32, False), (np.float64, False)],
+)
+def test_tritons_client_gets_the_release_in_json_and_in_binary(client, binary_in, binary_out, kind):
+    name = {np.float16: "FP16", np.float32: "FP32", np.float64: "FP64"}[kind]
+    asked = triton.InferInput("image", list(QUERIES.shape), name)
+    asked.set_data_from_numpy(QUERIES.numpy().astype(kind), binary_data=binary_in)
+    outputs = None
+    if binary_out is not None:
+        outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary_out)]
+    answer = client.infer("digits", [asked], outputs=outputs, request_id="42")
+    got = answer.as_numpy("probabilities")
+    assert got.dtype == np.float32
+    if kind is np.float16:
+        assert (got.argmax(1) == expected().argmax(1)).all()
+    else:
+        assert np.array_equal(got, expected())
+    told = answer.get_response()
+    assert told["id"] == "42"
+    assert told["parameters"]["guard"] == "rounding"
+
+
+def test_tritons_client_is_told_errors(client):
+    asked = triton.InferInput("image", [1, 2], "FP32")
+    asked.set_data_from_numpy(np.zeros((1, 2), np.float32))
+    with pytest.raises(InferenceServerException, match="must have shape"):
+        client.infer("digits", [asked])
+
+
+def test_our_own_client_audits_it(server):
+    """`oneway audit --guarded` opens the address like any other."""
+    target = open_target(
+        f"{server.url}/v2/models/digits", outputs="confidences", device=torch.device("cpu")
+    )
+    assert torch.equal(target(QUERIES), torch.from_numpy(expected()))
+
+
+DOCUMENT = openapi_document(model_paths(PATH) | model_paths(f"{PATH}/versions/1"), token=False)
+schema = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+def test_the_server_shows_this_document(server):
+    assert server.client.get("/openapi.json").json() == DOCUMENT
+
+
+@schema.parametrize()
+@search(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_whatever_openapi_allows_is_answered_as_it_says(case, server):
+    checks = (
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_schema_conformance,
+    )
+    case.call_and_validate(base_url=server.url, checks=checks)

@@ -1,0 +1,262 @@
+"""The same release in any batch and by any worker; and models or guards that must not serve."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from guarded_servers import SHAPE, linear_model, rounding, served_model, serving
+from oneway.confidences import release
+from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.rounding import Rounding
+from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
+from oneway.guards import Guard, open_guard
+from oneway.inversion import Inverter
+from oneway.serving import GuardedModel
+from oneway.serving.guarded_model import check_released
+from oneway.serving.refusals import RefusedError
+from oneway.targets import TorchTarget
+from rows import leads
+
+KEY = b"0123456789abcdef"
+CPU = torch.device("cpu")
+
+
+class RowByRow(nn.Module):
+    """A model whose rows have the same bits in any batch on any machine: no BLAS is in it."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        drawn = torch.randn(classes, 16, generator=torch.Generator().manual_seed(0))
+        self.weight = nn.Parameter(drawn)
+
+    def forward(self, images):
+        return (images.flatten(1)[:, None] * self.weight).sum(-1)
+
+
+def noise():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        inverter = Inverter(10, SHAPE, hidden_layers=1)
+    return Guard("adversarial-noise", "1", AdversarialNoise(inverter, step_size=0.1, steps=3))
+
+
+def random_guard():
+    return open_guard("gaussian-noise", {"keep_label": True}, key=KEY, device=CPU)
+
+
+QUERIES = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(5))
+
+GUARDS = {"rounding": rounding, "adversarial-noise": noise, "gaussian-noise": random_guard}
+
+
+@pytest.fixture(scope="module", params=GUARDS)
+def model(request):
+    return served_model(GUARDS[request.param](), target=TorchTarget(RowByRow()))
+
+
+@given(order=st.permutations(range(12)), cuts=st.sets(st.integers(1, 11)))
+def test_a_query_is_released_the_same_in_any_batch(model, order, cuts):
+    # The bits of a gradient are BLAS's.
+    tolerance = 1e-5 if model.guard.name == "adversarial-noise" else 0
+    (whole,) = model.answer([QUERIES])
+    places = torch.tensor(order).tensor_split(sorted(cuts))
+    released = model.answer([QUERIES[some] for some in places])
+    for some, rows in zip(places, released, strict=True):
+        assert abs(rows - whole[some.numpy()]).max() <= tolerance
+        (alone,) = model.answer([QUERIES[some[:1]]])
+        assert abs(alone - rows[:1]).max() <= tolerance
+
+
+def test_labels_are_the_models_strictly(model):
+    (released,) = model.answer([QUERIES])
+    labels = RowByRow()(QUERIES).argmax(1)
+    assert leads(torch.from_numpy(released), labels)
+
+
+@pytest.mark.parametrize("name", GUARDS)
+def test_two_workers_answer_the_same_under_load(name):
+    """Clients at once, over sockets, to two servers that share nothing but their options."""
+    guard = GUARDS[name]
+    target = TorchTarget(RowByRow())
+    with serving(guard(), target=target) as one, serving(guard(), target=target) as other:
+        alone = torch.cat([one.release(query[None]) for query in QUERIES])
+        places = [torch.randperm(12)[: 1 + at % 5] for at in range(24)]
+        with ThreadPoolExecutor(8) as pool:
+            told = pool.map(
+                lambda at: (one, other)[at % 2].release(QUERIES[places[at]]), range(len(places))
+            )
+            for at, released in enumerate(told):
+                tolerance = 1e-5 if name == "adversarial-noise" else 0
+                assert (released - alone[places[at]]).abs().max() <= tolerance
+
+
+class Blocked(nn.Module):
+    """A model whose last rows have other bits, unless batches are multiples of 4: as of BLAS."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = RowByRow()
+
+    def forward(self, images):
+        scores = self.inner(images)
+        whole = len(images) // 4 * 4
+        return torch.cat([scores[:whole], scores[whole:] * (1 + 1e-6)])
+
+
+def test_filling_batches_up_gives_queries_the_same_bits_and_the_self_test_knows():
+    target = TorchTarget(Blocked())
+    assert served_model(target=target).check().same_bits
+    loose = GuardedModel(target, rounding(), input_shape=SHAPE, device=CPU, batch_multiple=1)
+    assert not loose.check().same_bits
+    assert loose.classes == 10
+
+
+class Normalising(nn.Module):
+    """A model that is not one per query: it looks at the whole batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = linear_model()
+
+    def forward(self, images):
+        return self.inner(images - images.mean(0))
+
+
+class Wrong(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.inner, self.change = linear_model(), change
+
+    def forward(self, images):
+        return self.change(self.inner(images))
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Normalising(), "max_batch_size=1"),
+        (Wrong(lambda scores: scores * torch.nan), "finite"),
+        (Wrong(lambda scores: scores[:, :1]), "K >= 2"),
+        (Wrong(lambda scores: scores[:1]), "shape"),
+        (Wrong(lambda scores: scores + torch.randn(3)), "answers a query differently"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), "takes the images' shape"),
+    ],
+)
+def test_a_model_that_cannot_be_guarded_does_not_start(module, said):
+    with pytest.raises(OnewayError, match=said):
+        served_model(target=TorchTarget(module))
+
+
+class Wrapped:
+    requires_input, keeps_label, deterministic = False, True, True
+
+    def __init__(self, change):
+        self.change, self.inner = change, Rounding(decimals=1)
+
+    def __call__(self, logits, images=None):  # noqa: ARG002
+        return self.change(self.inner(logits), logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda _, logits: logits, "changes nothing"),
+        (lambda rounded, _: rounded + torch.randn(rounded.shape) / 1000, "deterministic"),
+        (lambda rounded, _: rounded * torch.nan, "finite"),
+        (lambda rounded, _: -rounded, "promises to keep labels"),
+        (lambda rounded, _: rounded[:, :2], "shape"),
+    ],
+)
+def test_a_guard_that_does_not_work_does_not_start(change, said):
+    with pytest.raises(DefenseFailedError, match=said):
+        served_model(Guard("wrapped", "1", Wrapped(change)))
+
+
+def test_a_guard_that_works_on_saturated_scores_alone_is_a_guard():
+    """The self test must look at more than the model's own scores, which may be all mild."""
+    guard = open_guard("confidence-cutoff", {}, device=CPU)
+    served_model(guard, target=TorchTarget(Wrong(lambda scores: scores / 100)))
+
+
+def test_nothing_is_released_that_is_no_release():
+    """The last look, should all before it have let something through."""
+    model = served_model()
+    good = torch.tensor([[0.5, 0.3, 0.2]])
+    bad = {
+        "a tie": torch.tensor([[0.4, 0.4, 0.2]]),
+        "logits": torch.tensor([[4.0, 0.3, 0.2]]),
+        "NaN": torch.tensor([[torch.nan, 0.3, 0.2]]),
+        "float64": good.double(),
+        "a class fewer": good[:, :2],
+        "a row more": good.expand(2, -1),
+    }
+    for name, rows in bad.items():
+        with pytest.raises(DefenseFailedError):
+            check_released(rows, 1, model.classes)
+        assert name
+    check_released(good, 1, model.classes)
+
+
+def test_a_batch_waits_for_no_more_than_it_may():
+    """Requests that arrive together are asked together, and never more than the batch may hold."""
+    sizes, entered, go = [], threading.Event(), threading.Event()
+
+    class Counting(nn.Module):
+        counting = False
+
+        def __init__(self):
+            super().__init__()
+            self.inner = linear_model()
+
+        def forward(self, images):
+            if self.counting:
+                sizes.append(len(images))
+                entered.set()
+                assert go.wait(20)
+            return self.inner(images)
+
+    model = Counting()
+    limits = {"max_batch_size": 8, "max_waiting_rows": 64}
+    target = TorchTarget(model)
+    with serving(target=target, **limits) as server, ThreadPoolExecutor(8) as pool:
+        model.counting = True
+        answers = [pool.submit(server.infer, QUERIES[:4])]
+        assert entered.wait(20)
+        answers += [pool.submit(server.infer, QUERIES[:3]) for _ in range(5)]
+        while "oneway_waiting_queries 15.0" not in server.client.get("/metrics").text:
+            pass
+        go.set()
+        assert all(answer.result().status_code == 200 for answer in answers)
+    assert sizes == [4, 8, 8, 4]  # 3 + 3, filled up, twice; then 3
+
+
+def test_errors_of_a_model_are_refusals_without_a_word():
+    model = served_model()
+    model._guarded.target.module.training = True
+    with pytest.raises(RefusedError) as caught:
+        model.answer([QUERIES])
+    assert caught.value.status == 503
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+def test_options_outside_their_range_are_refused():
+    with pytest.raises(InvalidOptionError, match="batch_multiple"):
+        GuardedModel(
+            TorchTarget(linear_model()),
+            rounding(),
+            input_shape=SHAPE,
+            device=CPU,
+            batch_multiple=0,
+        )
+
+
+def test_a_release_is_what_the_library_gives():
+    (released,) = served_model().answer([QUERIES])
+    clean = TorchTarget(linear_model()).logits(QUERIES)
+    assert torch.equal(torch.from_numpy(released), release(rounding().defense(clean)))

@@ -1,0 +1,183 @@
+"""The Open Inference Protocol, spoken over a real socket."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from endpoints import served_logits
+from guarded_servers import PATH, SHAPE, request_of, rounding, serving
+from oneway.confidences import release
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(3))
+
+
+def test_answers_have_the_exact_shape_of_the_protocol(server, images):
+    answer = server.infer(images[:1], id="42", outputs=[{"name": "probabilities"}])
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    data = body["outputs"][0].pop("data")
+    assert body == {
+        "model_name": "digits",
+        "model_version": "1",
+        "id": "42",
+        "parameters": {"guard": "rounding", "guard_version": "7"},
+        "outputs": [{"name": "probabilities", "shape": [1, 3], "datatype": "FP32"}],
+    }
+    assert len(data) == 3
+
+
+def test_releases_are_those_of_the_library_to_the_bit(server, images):
+    logits = torch.tensor(served_logits(images.numpy())).float()
+    expected = release(rounding().defense(logits))
+    assert torch.equal(server.release(images), expected)
+
+
+def test_an_id_is_echoed_only_if_given(server, images):
+    assert "id" not in server.infer(images).json()
+    assert server.infer(images, id="").json()["id"] == ""
+
+
+def test_metadata_and_health_say_what_is_served(server):
+    get = server.client.get
+    assert get("/v2").json()["name"] == "oneway"
+    assert get("/v2/health/live").json() == {"live": True}
+    assert get("/v2/health/ready").json() == {"ready": True}
+    for path in (PATH, f"{PATH}/versions/1"):
+        assert get(f"{path}/ready").json() == {"name": "digits", "ready": True}
+        told = get(path).json()
+        assert told["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, *SHAPE]}]
+        assert told["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}]
+
+
+def test_a_version_can_be_named(server, images):
+    answer = server.client.post(f"{PATH}/versions/1/infer", json=request_of(images))
+    assert answer.json()["outputs"][0]["shape"] == [5, 3]
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_queries_may_be_flat_or_nested_in_any_float(server, images, datatype, nested):
+    kind = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[datatype]
+    sent = images.numpy().astype(kind)
+    asked = request_of(images)
+    asked["inputs"][0] |= {
+        "datatype": datatype,
+        "data": sent.tolist() if nested else sent.ravel().tolist(),
+    }
+    answer = server.client.post(f"{PATH}/infer", json=asked)
+    got = torch.tensor(answer.json()["outputs"][0]["data"]).reshape(5, 3)
+    assert torch.equal(got, server.release(torch.from_numpy(sent.astype(np.float32))))
+
+
+def _changed(key, value):
+    asked = request_of(torch.full((2, *SHAPE), 0.625))
+    asked["inputs"][0][key] = value
+    return asked
+
+
+FULL = [0.625] * 32
+
+BAD = {
+    "no object": [1, 2],
+    "no inputs": {"inputs": []},
+    "two inputs": {"inputs": 2 * request_of(torch.zeros(1, *SHAPE))["inputs"]},
+    "another name": _changed("name", "x"),
+    "another datatype": _changed("datatype", "UINT8"),
+    "an unknown datatype": _changed("datatype", "BF16"),
+    "bytes": _changed("datatype", "BYTES"),
+    "no data": _changed("data", None),
+    "texts": _changed("data", ["0.625"] * 32),
+    "truths": _changed("data", [True, *FULL[1:]]),
+    "a hole": _changed("data", [None, *FULL[1:]]),
+    "too few numbers": _changed("data", FULL[:-1]),
+    "too large for FP32": _changed("data", [1e39, *FULL[1:]]),
+    "too large for a float": _changed("data", [10**400, *FULL[1:]]),
+    "ragged rows": _changed("data", [FULL[:15], FULL[:17]]),
+    "another nesting": _changed("data", [FULL[:16], FULL[:16]]),
+    "mixed nesting": _changed("data", [FULL[:16], *FULL[:16]]),
+    "no rows": _changed("shape", [0, *SHAPE]),
+    "no shape": _changed("shape", []),
+    "too many rows": _changed("shape", [65, *SHAPE]),
+    "a negative size": _changed("shape", [-2, *SHAPE]),
+    "a huge shape": _changed("shape", [2**62, *SHAPE]),
+    "another shape": _changed("shape", [2, 4, 4, 1]),
+    "another output": {**_changed("name", "image"), "outputs": [{"name": "logits"}]},
+    "an id that is no text": {**_changed("name", "image"), "id": 7},
+    "a nested parameter": {**_changed("name", "image"), "parameters": {"0.625": [0.625]}},
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_requests_are_refused_without_their_numbers(server, fault):
+    answer = server.client.post(f"{PATH}/infer", json=BAD[fault])
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error"}
+    assert "625" not in answer.text
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"inputs": [NaN]}'])
+def test_what_is_no_json_is_refused(server, body):
+    answer = server.client.post(f"{PATH}/infer", content=body)
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error"}
+
+
+def test_numbers_that_are_not_finite_are_refused(server):
+    text = (
+        '{"inputs": [{"name": "image", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": [%s]}]}'
+    )
+    for bad in ("NaN", "Infinity", "1e999"):
+        body = text % ", ".join([bad, *["0"] * 15])
+        assert server.client.post(f"{PATH}/infer", content=body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v2/models/other", 404),
+        ("GET", f"{PATH}/versions/2", 404),
+        ("GET", "/", 404),
+        ("GET", f"{PATH}/infer", 405),
+        ("POST", "/v2", 405),
+    ],
+)
+def test_other_paths_and_methods_are_errors_of_the_protocol(server, method, path, status):
+    answer = server.client.request(method, path)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+
+
+def test_the_label_is_on_top_after_json_even_where_float32_ties():
+    """Logits so close that a float32 softmax ties them, in every class's place."""
+    from oneway.defenses.identity import Identity
+    from oneway.guards import Guard
+    from rows import leads
+
+    class Close:
+        def logits(self, images):
+            at = images.flatten(1)[:, 0].round().long() % 3
+            rows = torch.zeros(len(images), 3, dtype=torch.float64)
+            return rows.scatter(1, at[:, None], 1e-12)
+
+        def __call__(self, images):
+            return release(self.logits(images))
+
+    labels = torch.arange(12) % 3
+    queries = labels.float()[:, None].expand(-1, 16).reshape(12, *SHAPE)
+    assert math.exp(1e-12) / 3 != 1 / 3
+    with serving(Guard("none", "0", Identity()), target=Close()) as server:
+        answer = server.infer(queries).json()["outputs"][0]["data"]
+    for dtype in (torch.float32, torch.float64):
+        assert leads(torch.tensor(answer, dtype=dtype).reshape(12, 3), labels)

@@ -1,0 +1,434 @@
+"""A proxy before a real server: what passes, what is dropped, and what happens when it breaks."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from endpoints import (
+    Endpoint,
+    OpenInferenceServer,
+    Reply,
+    as_json,
+    served_confidences,
+    served_logits,
+)
+from endpoints import running as upstream_running
+from guarded_servers import (
+    PATH,
+    SHAPE,
+    Running,
+    digits_in,
+    request_of,
+    rounding,
+    running,
+    settings,
+)
+from oneway.confidences import logits_from_confidences, release
+from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError, OnewayError, TargetFailedError, UnknownNameError
+from oneway.guards import Guard
+from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
+from rows import leads
+
+QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
+
+LABEL = {"name": "label", "datatype": "INT64", "shape": [3], "data": [1, 2, 0]}
+EMBEDDING = {"name": "embedding", "datatype": "FP32", "shape": [3, 1], "data": [0.5, 0.25, 0.125]}
+
+
+def beside(*outputs):
+    """Let a server answer with more outputs, whoever asks for what."""
+
+    def change(answer):
+        answer["outputs"] += outputs
+        answer["parameters"] = {"top": "0.9876543"}
+        return answer
+
+    return change
+
+
+@contextmanager
+def proxied(
+    upstream: Any, *, guard: Guard | None = None, outputs: Any = "confidences", **options: Any
+) -> Iterator[tuple[Running, Endpoint]]:
+    """Run a proxy before a server that answers like ``upstream``."""
+    how = settings(**options.pop("how", {}))
+    guard = guard or rounding(1)
+    with upstream_running(upstream) as endpoint:
+        where = endpoint.address + options.pop("path", PATH)
+        model = asyncio.run(open_upstream(where, how, guard, **options))
+        guarded = GuardedScores(guard, outputs, device=torch.device("cpu"))
+        asyncio.run(check_proxy(model, guarded, how))
+        with running(proxy_app(model, guarded, how), how) as server:
+            yield server, endpoint
+
+
+def expected(queries=QUERIES, guard=None, confidences=served_confidences):
+    clean = logits_from_confidences(torch.tensor(confidences(queries.numpy())))
+    return release((guard or rounding(1)).defense(clean))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    server = OpenInferenceServer(change=beside(LABEL, EMBEDDING))
+    with proxied(server, passed=("label",)) as running_pair:
+        yield running_pair
+
+
+def test_the_guarded_output_is_released_and_what_is_not_listed_is_dropped(pair):
+    server, endpoint = pair
+    answer = server.infer(QUERIES, id="7")
+    assert answer.status_code == 200
+    body = answer.json()
+    (probabilities, label) = body.pop("outputs")
+    assert body == {
+        "model_name": "digits",
+        "id": "7",
+        "parameters": {"guard": "rounding", "guard_version": "7"},
+    }
+    assert label == LABEL
+    assert probabilities["name"] == "probabilities"
+    got = torch.tensor(probabilities["data"]).reshape(probabilities["shape"])
+    assert torch.equal(got, expected())
+    assert leads(got, torch.tensor(served_logits(QUERIES)).argmax(1))
+    said = server.everything(answer)
+    assert "embedding" not in answer.text
+    assert "9876543" not in said
+    assert digits_in(said, QUERIES) == []
+    asked = endpoint.posts[-1].json
+    assert [one["name"] for one in asked["outputs"]] == ["label", "probabilities"]
+
+
+def test_metadata_show_only_what_passes(pair):
+    server, _ = pair
+    told = server.client.get(PATH).json()
+    assert [output["name"] for output in told["outputs"]] == ["probabilities", "label"]
+    assert told["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, *SHAPE]}]
+    assert server.client.get(f"{PATH}/ready").json() == {"name": "digits", "ready": True}
+    assert server.client.get("/v2/health/ready").status_code == 200
+    assert server.client.get(f"{PATH}/versions/1").status_code == 404
+
+
+def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
+    server, endpoint = pair
+    only = server.infer(QUERIES, outputs=[{"name": "label"}]).json()
+    assert [output["name"] for output in only["outputs"]] == ["label"]
+    before = len(endpoint.posts)
+    refused = server.infer(QUERIES, outputs=[{"name": "embedding"}])
+    assert refused.status_code == 400
+    assert len(endpoint.posts) == before
+
+
+def test_parameters_do_not_pass(pair):
+    """One of them could ask the server for another form of its scores."""
+    server, endpoint = pair
+    asked = request_of(QUERIES, parameters={"classification": 3})
+    asked["inputs"][0]["parameters"] = {"x": 1}
+    asked["outputs"] = [{"name": "probabilities", "parameters": {"classification": 3}}]
+    assert server.client.post(f"{PATH}/infer", json=asked).status_code == 200
+    assert "parameters" not in endpoint.posts[-1].body.decode()
+
+
+@pytest.mark.parametrize("headers", [{"Inference-Header-Content-Length": "5"}])
+def test_binary_data_is_refused_with_the_remedy(pair, headers):
+    server, _ = pair
+    answer = server.client.post(f"{PATH}/infer", json=request_of(QUERIES), headers=headers)
+    assert answer.status_code == 400
+    assert "JSON" in answer.json()["error"]
+
+
+def renamed(answer):
+    answer["outputs"][0]["name"] = "scores"
+    return answer
+
+
+def with_output(**changes):
+    def change(answer):
+        answer["outputs"][0] |= changes
+        return answer
+
+    return change
+
+
+CLEAN = served_confidences(QUERIES.numpy())
+# A good answer: what is wrong with each of those below is said by its name.
+OUTPUT = {"name": "probabilities", "datatype": "FP32", "shape": [3, 3]}
+TEXT = json.dumps({"outputs": [{**OUTPUT, "data": CLEAN.ravel().tolist()}]}).encode()
+
+BROKEN = {
+    "renames its output": renamed,
+    "sends it twice": lambda answer: {**answer, "outputs": 2 * answer["outputs"]},
+    "sends no outputs": lambda _: {"model_name": "digits", "scores": CLEAN.tolist()},
+    "sends a list": lambda _: CLEAN.tolist(),
+    "sends another type": with_output(datatype="BYTES"),
+    "sends texts": with_output(data=[str(number) for number in CLEAN.ravel()]),
+    "sends fewer numbers": with_output(data=CLEAN.ravel().tolist()[:-1]),
+    "sends one class fewer": with_output(data=CLEAN[:, :2].ravel().tolist(), shape=[3, 2]),
+    "sends no rows": with_output(data=[], shape=[0, 3]),
+    "sends one row": with_output(data=CLEAN.ravel().tolist(), shape=[9]),
+    "sends logits": with_output(data=served_logits(QUERIES.numpy()).ravel().tolist()),
+    "sends no probabilities": with_output(data=(2 * CLEAN).ravel().tolist()),
+    "sends nothing": with_output(data=None),
+}
+
+DYING = {
+    "answers with an error": Reply(500, TEXT),
+    "says it is the client": Reply(400, TEXT),
+    "is busy": Reply(503, TEXT, {"Retry-After": "9"}),
+    "redirects": Reply(307, TEXT, {"Location": f"{PATH}/infer"}),
+    "dies in mid-answer": Reply(200, TEXT, promised=len(TEXT) + 100),
+    "sends half an answer": Reply(200, TEXT[: len(TEXT) // 2]),
+    "sends NaN": Reply(200, TEXT.replace(b"[", b"[NaN, ", 2)),
+    "sends text": Reply(200, b"scores: " + TEXT),
+    "sends another charset": Reply(200, TEXT.decode().encode("utf-16")),
+}
+
+
+STATUSES = {"says it is the client": 400, "is busy": 503}
+
+
+def test_a_good_answer_gets_through():
+    with proxied(OpenInferenceServer()) as (server, endpoint):
+        endpoint.faults.append(Reply(200, TEXT))
+        assert torch.equal(server.release(QUERIES), expected())
+
+
+@pytest.mark.parametrize("fault", [*BROKEN, *DYING])
+def test_a_server_that_breaks_gets_nothing_through(fault):
+    upstream = OpenInferenceServer()
+    with proxied(upstream) as (server, endpoint):
+        if fault in BROKEN:
+            upstream.change = BROKEN[fault]
+        else:
+            endpoint.faults.append(DYING[fault])
+        answer = server.infer(QUERIES)
+        assert answer.status_code == STATUSES.get(fault, 502)
+        assert set(answer.json()) == {"error"}
+        said = server.everything(answer)
+        assert digits_in(said, QUERIES) == []
+        assert "Retry-After" not in answer.headers or answer.headers["Retry-After"] == "1"
+        upstream.change = lambda whole: whole
+        assert torch.equal(server.release(QUERIES), expected())
+
+
+def test_a_server_that_is_too_slow_or_too_large_is_given_up():
+    waited = threading.Event()
+    how = {"upstream_timeout_seconds": 0.4, "max_upstream_bytes": 1024}
+    with proxied(OpenInferenceServer(), how=how) as (server, endpoint):
+        endpoint.faults.append(Reply(200, TEXT, drip=lambda: waited.wait(0.05)))
+        assert server.infer(QUERIES).status_code == 504
+        endpoint.faults.append(Reply(200, b" " * 2048 + TEXT))
+        assert server.infer(QUERIES).status_code == 502
+        waited.set()
+        assert server.infer(QUERIES).status_code == 200
+
+
+def test_a_guard_that_fails_lets_nothing_through():
+    from oneway.defenses.rounding import Rounding
+
+    class Faulty:
+        requires_input, keeps_label, deterministic, fault = False, True, True, False
+
+        def __call__(self, logits, images=None):  # noqa: ARG002
+            if self.fault:
+                raise MemoryError(str(logits.tolist()))
+            return Rounding(decimals=1)(logits)
+
+    faulty = Faulty()
+    with proxied(OpenInferenceServer(), guard=Guard("faulty", "1", faulty)) as (server, _):
+        faulty.fault = True
+        answer = server.infer(QUERIES)
+        assert answer.status_code == 503
+        assert digits_in(server.everything(answer), QUERIES) == []
+
+
+def test_a_server_that_is_gone_makes_the_proxy_unready():
+    with proxied(OpenInferenceServer()) as (server, endpoint):
+        endpoint.answer.ready = 503
+        for path in ("/v2/health/ready", f"{PATH}/ready"):
+            assert server.client.get(path).status_code == 503
+        assert server.client.get("/v2/health/live").status_code == 200
+
+
+def test_a_guard_that_needs_the_queries_gets_those_of_the_request():
+    seen = []
+
+    class Asking:
+        requires_input = keeps_label = deterministic = True
+
+        def __call__(self, logits, images=None):
+            seen.append(images)
+            return rounding(1).defense(logits)
+
+    with proxied(OpenInferenceServer(), guard=Guard("asking", "1", Asking())) as (server, _):
+        server.release(QUERIES)
+        assert torch.equal(seen[-1], QUERIES)
+        asked = request_of(QUERIES)
+        asked["inputs"][0]["datatype"] = "INT64"
+        asked["inputs"][0]["data"] = [1] * 48
+        assert server.client.post(f"{PATH}/infer", json=asked).status_code == 400
+
+
+def test_logits_of_a_server_are_guarded_as_such():
+    upstream = OpenInferenceServer(model=served_logits)
+    with proxied(upstream, outputs="logits") as (server, _):
+        clean = torch.tensor(served_logits(QUERIES.numpy()))
+        assert torch.equal(server.release(QUERIES), release(rounding(1).defense(clean)))
+
+
+@pytest.mark.parametrize(
+    ("upstream", "options", "error", "said"),
+    [
+        (OpenInferenceServer(), {"output_name": "logits"}, UnknownNameError, "logits"),
+        (OpenInferenceServer(), {"passed": ("hidden",)}, UnknownNameError, "hidden"),
+        (OpenInferenceServer(), {"passed": ("probabilities",)}, InvalidOptionError, "guarded"),
+        (OpenInferenceServer(), {"input_name": "x"}, UnknownNameError, "input"),
+        (OpenInferenceServer(outputs=[]), {}, InvalidOptionError, "--output-name"),
+        (OpenInferenceServer(ready=503), {}, TargetFailedError, "not ready"),
+        (OpenInferenceServer(change=renamed), {}, TargetFailedError, "output_missing"),
+        (OpenInferenceServer(model=served_logits), {}, TargetFailedError, "scores"),
+        (OpenInferenceServer(), {"path": "/predict"}, InvalidOptionError, "--request-key"),
+        (
+            OpenInferenceServer(inputs=[{"name": "t", "datatype": "BYTES", "shape": [-1]}]),
+            {},
+            InvalidOptionError,
+            "--probe",
+        ),
+    ],
+)
+def test_it_does_not_start_where_the_guarded_output_is_not_there(upstream, options, error, said):
+    with pytest.raises(error, match=said), proxied(upstream, **options):
+        pass
+
+
+def test_it_does_not_start_with_a_guard_that_does_not_work():
+    class Broken:
+        requires_input, keeps_label, deterministic = False, True, True
+
+        def __call__(self, logits, images=None):  # noqa: ARG002
+            return logits
+
+    broken = Guard("broken", "1", Broken())
+    with (
+        pytest.raises(OnewayError, match="changes nothing"),
+        proxied(OpenInferenceServer(), guard=broken),
+    ):
+        pass
+    with proxied(OpenInferenceServer(), guard=Guard("none", "1", Identity())) as (server, _):
+        assert server.infer(QUERIES).status_code == 200
+
+
+def plain(asked):
+    """Answer plain JSON with scores and much beside them."""
+    if asked.path.partition("?")[0] != "/predict":
+        return as_json({"detail": "no"}, 404)
+    scores = served_confidences(np.array(asked.json["instances"]))
+    return as_json(
+        {
+            "predictions": [
+                {"scores": row.tolist(), "label": int(row.argmax()), "hidden": row.tolist()}
+                for row in scores
+            ],
+            "model": {"name": "m", "logits": scores.tolist()},
+        }
+    )
+
+
+PLAIN = {
+    "path": "/predict?key=5",
+    "request_key": "instances",
+    "response_key": "predictions.*.scores",
+    "input_shape": SHAPE,
+}
+
+
+def test_plain_json_keeps_its_form_without_what_is_not_listed():
+    with proxied(plain, passed=("predictions.*.label", "model.name"), **PLAIN) as (
+        server,
+        endpoint,
+    ):
+        answer = server.client.post("/predict", json={"instances": QUERIES.tolist()})
+        rows = expected().tolist()
+        labels = CLEAN.argmax(1).tolist()
+        assert answer.json() == {
+            "predictions": [
+                {"scores": row, "label": label} for row, label in zip(rows, labels, strict=True)
+            ],
+            "model": {"name": "m"},
+        }
+        assert answer.headers["oneway-guard"] == "rounding"
+        assert digits_in(server.everything(answer), QUERIES) == []
+        assert endpoint.posts[-1].path == "/predict?key=5"
+        assert server.client.post("/predict", json={"x": 1}).status_code == 400
+        assert server.client.post("/predict", content=b"{").status_code == 400
+        assert server.client.post("/other", json={}).status_code == 404
+
+
+def test_plain_rows_in_one_list_are_guarded():
+    def answer(asked):
+        return as_json(
+            {"out": [{"data": served_confidences(asked.json).tolist()}, {"x": CLEAN[0].tolist()}]}
+        )
+
+    options = PLAIN | {"request_key": "", "response_key": "out.0.data"}
+    with proxied(answer, **options) as (server, _):
+        got = server.client.post("/predict", json=QUERIES.tolist()).json()
+        assert got == {"out": [{"data": expected().tolist()}, None]}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"request_key": None},
+        {"input_shape": None},
+        {"passed": ("predictions",)},
+        {"passed": ("predictions.*.scores.0",)},
+        {"output_name": "x"},
+        {"response_key": "predictions.*.other"},
+        {"response_key": "predictions.*.label"},
+    ],
+)
+def test_plain_json_that_cannot_be_guarded_does_not_start(options):
+    with pytest.raises(OnewayError), proxied(plain, **(PLAIN | options)):
+        pass
+
+
+def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
+    probe = tmp_path / "probe.json"
+    probe.write_text(json.dumps({"instances": QUERIES.tolist()}))
+    with proxied(plain, probe=probe, **(PLAIN | {"input_shape": None})) as (server, _):
+        assert server.client.post("/predict", content=probe.read_bytes()).status_code == 200
+
+
+def test_more_requests_than_the_server_may_get_are_turned_away():
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(OpenInferenceServer):
+        slow = False
+
+        def __call__(self, asked):
+            if self.slow and asked.method == "POST":
+                entered.set()
+                assert go.wait(20)
+            return super().__call__(asked)
+
+    upstream = Slow()
+    with proxied(upstream, how={"max_upstream_requests": 1}) as (server, _):
+        upstream.slow = True
+        answers = []
+        first = threading.Thread(target=lambda: answers.append(server.infer(QUERIES)))
+        first.start()
+        assert entered.wait(20)
+        busy = server.infer(QUERIES)
+        go.set()
+        first.join()
+        assert busy.status_code == 429
+        assert busy.headers["Retry-After"] == "1"
+        assert answers[0].status_code == 200
