@@ -1,0 +1,176 @@
+"""Fit, certify, choose and export codebooks as a user does."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from oneway.confidences import release
+from oneway.defenses.codebook import CodebookRelease
+from oneway.guards import load_network
+
+FEW = ("--min-members", 4)
+
+
+@pytest.fixture(scope="module")
+def fitted(oneway, work, tmp_path_factory):
+    path = tmp_path_factory.mktemp("guard") / "guard.safetensors"
+    result = oneway("codebook", work / "auxiliary.npz", "--out", path, *FEW)
+    assert result.exit_code == 0, result.output
+    return path, result.output
+
+
+def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, work):
+    path, told = fitted
+    guard = CodebookRelease.load(path)
+    logits = torch.from_numpy(np.load(work / "test.npz")["logits"])
+    released = release(guard(logits))
+    assert torch.equal(released.argmax(-1), logits.argmax(-1))
+    assert len(released.unique(dim=0)) <= guard.network.sizes.cells
+    assert f"wrote {path}: {guard.network.sizes.cells} vectors for 10 labels" in told
+    assert guard.certificate is not None
+    assert guard.certificate.independent
+    assert guard.certificate.queries == 16  # a fifth of 80
+    assert f"{guard.certificate.error.estimate:.4f}" in told
+    assert "knows more about a query" in " ".join(told.split())
+
+
+def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
+    oneway, work, tmp_path
+):
+    path = tmp_path / "guard.safetensors"
+    options = ("--out", path, "--min-members", 2, "--held-out", 0)
+    source = work / "auxiliary.npz"
+    assert oneway("codebook", source, *options, "--max-bits", 0.2).exit_code == 0
+    guard = CodebookRelease.load(path)
+    assert guard.certificate.bits_measured <= 0.2
+    assert not guard.certificate.independent
+    result = oneway("codebook", source, *options, "--max-l1", 1e-9)
+    assert result.exit_code == 2
+    assert "no codebook of 2 members keeps within the budget" in result.stderr
+
+
+def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, work, tmp_path):
+    np.save(tmp_path / "scores.npy", np.load(work / "auxiliary.npz")["logits"])
+    path = tmp_path / "guard.safetensors"
+    scores = (tmp_path / "scores.npy", "--kind", "logits")
+    result = oneway("codebook", *scores, "--out", path, *FEW)
+    assert result.exit_code == 0, result.output
+    assert "no error is certified" in result.output
+    result = oneway("certify", path, *scores, "--require-error", 0.01)
+    assert result.exit_code == 2
+    assert "Pass --images" in result.stderr
+    result = oneway("choose", *scores, "--max-l1", 1)
+    assert result.exit_code == 2
+    assert "Pass --images" in result.stderr
+
+
+def test_decoys_move_vectors_and_not_cells(oneway, fitted, work, tmp_path):
+    path = tmp_path / "decoys.safetensors"
+    surrogate = ("--inverter", work / "s.safetensors", "--decoy-l1", 0.3)
+    source = work / "auxiliary.npz"
+    assert oneway("codebook", source, "--out", path, *FEW, *surrogate).exit_code == 0
+    plain, moved = CodebookRelease.load(fitted[0]).network, CodebookRelease.load(path).network
+    assert torch.equal(plain.edges, moved.edges)
+    assert torch.equal(plain.owner, moved.owner)
+    assert not torch.allclose(plain.values, moved.values)
+
+
+def test_certify_measures_other_queries_and_says_by_its_exit_what_was_missed(
+    oneway, fitted, work, tmp_path
+):
+    path, out = fitted[0], tmp_path / "certificate.json"
+    source = work / "private.npz"
+    result = oneway("certify", path, source, "--json", out)
+    assert result.exit_code == 0, result.output
+    told = json.loads(out.read_text())
+    assert told["queries"] == 60
+    assert told["table"] == CodebookRelease.load(path).certificate.table
+    low, bits, members = told["error"]["low"], told["bits_most"], told["members_least"]
+    for option, kept, missed in (
+        ("--require-error", low - 1e-6, low + 1e-6),
+        ("--require-bits", bits, bits - 0.5),
+        ("--require-members", members, members + 1),
+    ):
+        assert oneway("certify", path, source, option, kept).exit_code == 0
+        assert oneway("certify", path, source, option, missed).exit_code == 1
+
+
+def test_certify_writes_into_the_file_only_if_asked(oneway, work, tmp_path):
+    path = tmp_path / "guard.safetensors"
+    oneway("codebook", work / "auxiliary.npz", "--out", path, *FEW)
+    before = path.read_bytes()
+    assert oneway("certify", path, work / "test.npz").exit_code == 0
+    assert path.read_bytes() == before
+    assert oneway("certify", path, work / "test.npz", "--write").exit_code == 0
+    assert CodebookRelease.load(path).certificate.queries == 40
+
+
+def test_choose_shows_the_family_and_a_command_that_works(oneway, work, tmp_path):
+    source = work / "auxiliary.npz"
+    result = oneway("choose", source, "--max-l1", 2, "--min-members", 3)
+    assert result.exit_code == 0, result.output
+    assert "codebook" in result.output
+    words = result.output.split("Use oneway ")[1].split()
+    out = tmp_path / "guard.safetensors"
+    again = [str(out) if word == "guard.safetensors" else word for word in words]
+    assert oneway(*again).exit_code == 0
+    assert out.is_file()
+
+
+def test_export_writes_a_graph_that_answers_the_same(oneway, fitted, work, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    out = tmp_path / "guard.onnx"
+    assert oneway("export", fitted[0], "--out", out).exit_code == 0
+    logits = np.load(work / "test.npz")["logits"]
+    session = onnxruntime.InferenceSession(str(out))
+    (told,) = session.run(None, {"logits": logits})
+    guard = CodebookRelease.load(fitted[0])
+    assert np.array_equal(told, guard.probabilities(torch.from_numpy(logits)).numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("codebook", "{scores}", "--out", "guard.npz"), "--out must end in .safetensors"),
+        (("codebook", "{scores}", "--out", "g.safetensors", "--center", "mode"), "center 'mode'"),
+        (("certify", "{surrogate}", "{scores}"), "not a codebook"),
+        (("certify", "absent.safetensors", "{scores}"), "no codebook file absent.safetensors"),
+        (("export", "{guard}", "--out", "guard.bin"), "--out must end in .onnx"),
+        (("export", "{guard}", "--out", "g.onnx", "--output", "logits"), "go together"),
+        (
+            ("export", "{guard}", "--out", "g.onnx", "--model", "absent.onnx", "--output", "y"),
+            "no model file absent.onnx",
+        ),
+        (
+            ("export", "{guard}", "--out", "g.onnx", "--model", "{scores}", "--output", "y"),
+            "is not an ONNX model",
+        ),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line_and_nothing_is_written(
+    oneway, fitted, work, tmp_path, monkeypatch, arguments, told
+):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "scores": work / "auxiliary.npz",
+        "surrogate": work / "s.safetensors",
+        "guard": fitted[0],
+    }
+    result = oneway(*(argument.format(**names) for argument in arguments))
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
+    np.save(tmp_path / "scores.npy", np.zeros((20, 7), np.float32))
+    result = oneway("certify", fitted[0], tmp_path / "scores.npy", "--kind", "logits")
+    assert result.exit_code == 2
+    assert "over the 10 classes" in result.stderr
+
+
+def test_a_surrogate_is_still_a_network(work):
+    assert load_network(work / "s.safetensors", "inverter").kind == "inverter"
