@@ -1,6 +1,7 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
 from oneway.guards.family import Member, best_members, choose_member, measure_family
+from oneway.guards.keyed import KeyedRandomness, SecretKey
 from oneway.guards.network_files import (
     StoredNetwork,
     load_network,
@@ -24,7 +25,9 @@ __all__ = [
     "DEFENSES",
     "STRENGTHS",
     "TEST_SIGNALS",
+    "KeyedRandomness",
     "Member",
+    "SecretKey",
     "StoredNetwork",
     "best_members",
     "build_defense",
