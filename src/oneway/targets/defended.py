@@ -165,18 +165,47 @@ class DefendedTarget:
         return logits_from_confidences(self.target(images))
 
     def _checked(self, clean: Tensor, defended: Tensor) -> Tensor:
-        """Return what may be released of defended logits."""
-        try:
-            check_same_shape(defended, "the defense's logits", clean)
-        except InvalidTensorError as error:
-            # It is the defense that is wrong, not the client.
-            raise DefenseFailedError(f"nothing is released: {error}") from error
-        released = release(defended, dtype=self.dtype, decimals=self.decimals)
-        if self.defense.keeps_label:
-            changed = released.argmax(-1) != clean.argmax(-1)
-            if changed.any():
-                raise DefenseFailedError(
-                    f"{type(self.defense).__name__} promises to keep labels, but changed "
-                    f"{int(changed.sum())} of {changed.numel()}; nothing is released."
-                )
-        return released
+        return release_defended(
+            clean, defended, self.defense, dtype=self.dtype, decimals=self.decimals
+        )
+
+
+def release_defended(
+    clean: Tensor,
+    defended: Tensor,
+    defense: Defense,
+    *,
+    dtype: torch.dtype,
+    decimals: int | None,
+) -> Tensor:
+    """Turn what a defense made of clean logits into what may be released, or refuse to.
+
+    Args:
+        clean: ``(..., K)`` logits that the defense was given.
+        defended: What it returned.
+        defense: Whose promise is checked.
+        dtype: Type of the released confidences: see :func:`oneway.release`.
+        decimals: Their decimals.
+
+    Returns:
+        ``(..., K)`` probabilities. If the defense keeps the label, the clean arg max is the only
+        maximum of each row.
+
+    Raises:
+        DefenseFailedError: The defense changed a label that it promised to keep, or gave
+            something else than finite logits of the same shape.
+    """
+    try:
+        check_same_shape(defended, "the defense's logits", clean)
+    except InvalidTensorError as error:
+        # It is the defense that is wrong, not the client.
+        raise DefenseFailedError(f"nothing is released: {error}") from error
+    released = release(defended, dtype=dtype, decimals=decimals)
+    if defense.keeps_label:
+        changed = released.argmax(-1) != clean.argmax(-1)
+        if changed.any():
+            raise DefenseFailedError(
+                f"{type(defense).__name__} promises to keep labels, but changed "
+                f"{int(changed.sum())} of {changed.numel()}; nothing is released."
+            )
+    return released
