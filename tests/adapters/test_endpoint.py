@@ -6,8 +6,8 @@ import torch
 
 pytest.importorskip("httpx")
 
+from adapters.test_guard import FAULTS, Faulty
 from endpoints import OpenInferenceServer, Reply, running, served_confidences, served_logits
-from guards.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, GuardedEndpoint
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, TargetFailedError

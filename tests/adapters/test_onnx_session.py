@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime")
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from guards.test_guard import FAULTS, Faulty
+from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, GuardedSession
 from oneway.defenses.identity import Identity
 from oneway.defenses.rounding import Rounding

@@ -19,14 +19,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from guards.test_guard import FAULTS, Faulty
+from adapters.test_guard import FAULTS, Faulty
+from oneway.adapters.guard import Guard
 from oneway.adapters.scikit_learn import GuardedClassifier
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError
-from oneway.guards import Guard, KeyedRandomness, SecretKey, build_defense
+from oneway.guards import KeyedRandomness, SecretKey, build_defense
 from surrogates import small_inverter
 
 
@@ -159,8 +160,8 @@ def test_what_cannot_be_guarded_is_refused(rows):
     with pytest.raises(InvalidOptionError, match="one output"):
         GuardedClassifier(RandomForestClassifier(2), Identity()).fit(queries, two)
     with pytest.raises(InvalidOptionError, match="KeyedRandomness"):
-        GuardedClassifier(LogisticRegression(), GaussianNoise(generator=torch.Generator())).fit(
-            queries, labels
-        )
+        GuardedClassifier(
+            LogisticRegression(), GaussianNoise(keep_label=True, generator=torch.Generator())
+        ).fit(queries, labels)
     with pytest.raises(NotFittedError):
         GuardedClassifier(LogisticRegression(), Identity()).predict_proba(queries)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from guards.test_guard import FAULTS, Faulty
+from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, GuardedModule
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly

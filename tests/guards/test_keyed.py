@@ -133,6 +133,7 @@ def test_bound_to_the_input_scores_do_not_matter_and_each_bit_of_the_input_does(
     assert ((defense(logits.double(), near) - logits.double()) - noise).abs().amax(-1).min() > 1e-3
     zero, minus = torch.zeros(1, 1, 2, 2), -torch.zeros(1, 1, 2, 2)
     assert same_bits(defense(logits[:1], zero), defense(logits[:1], minus))
+    assert same_bits(defense(logits, images.double()), defense(logits, images))
     flat = defense(logits, images.reshape(40, -1))
     assert not same_bits(flat, defense(logits, images))
 

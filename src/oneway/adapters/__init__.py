@@ -5,9 +5,10 @@ What needs an optional package lives in a module of its own: ``oneway.adapters.s
 """
 
 from oneway.adapters.endpoint import GuardedEndpoint
+from oneway.adapters.guard import Guard
 from oneway.adapters.onnx_session import GuardedSession
 from oneway.adapters.torch_module import GuardedModule
-from oneway.guards import Guard, KeyedRandomness, SecretKey
+from oneway.guards import KeyedRandomness, SecretKey
 
 __all__ = [
     "Guard",

@@ -7,9 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oneway.adapters.guard import Guard, as_tensor
 from oneway.contracts import Defense, ScoredTarget
-from oneway.guards import Guard
-from oneway.guards.guard import as_tensor
 from oneway.targets import open_target
 
 Array = NDArray[np.generic]

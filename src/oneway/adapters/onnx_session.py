@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from oneway.adapters.guard import Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
-from oneway.guards import Guard
 from oneway.targets.failure import failed
 
 FLOATS = ("tensor(float16)", "tensor(float)", "tensor(double)")
@@ -47,7 +47,7 @@ class GuardedSession:
         Raises:
             UnknownNameError: The session has no output or input of a name.
             InvalidOptionError: The output is no tensor of floats, is listed in ``also_release``,
-                or which input holds the queries must be said; or see :class:`oneway.guards.Guard`.
+                or which input holds the queries must be said; or see :class:`Guard`.
         """
         self._guard = Guard(defense, outputs, decimals=decimals)
         self._session, self._output_name = session, output_name

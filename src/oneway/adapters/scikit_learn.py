@@ -5,10 +5,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from oneway.adapters.guard import Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.extras import load_extra
-from oneway.guards import Guard
 
 NEEDED = {"extra": "sklearn", "purpose": "guarding a scikit-learn classifier"}
 _base: Any = load_extra("sklearn.base", **NEEDED)

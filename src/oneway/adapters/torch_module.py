@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from torch import Tensor, nn
 
+from oneway.adapters.guard import Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.guards import Guard
 
 
 class GuardedModule(nn.Module):
@@ -34,13 +34,13 @@ class GuardedModule(nn.Module):
             decimals: Decimals of what is released; None: all.
 
         Raises:
-            InvalidOptionError: An option is outside its range: see :class:`oneway.guards.Guard`.
+            InvalidOptionError: An option is outside its range: see :class:`oneway.adapters.Guard`.
         """
         super().__init__()
         if not isinstance(model, nn.Module):
             raise InvalidOptionError(
                 f"model must be a torch.nn.Module, but got {type(model).__name__}. Guard any "
-                "other callable by oneway.guards.Guard."
+                "other callable by oneway.adapters.Guard."
             )
         self.model = model
         self.guard = Guard(defense, outputs, decimals=decimals)

@@ -1,7 +1,6 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
 from oneway.guards.family import Member, best_members, choose_member, measure_family
-from oneway.guards.guard import Guard
 from oneway.guards.keyed import KeyedRandomness, SecretKey
 from oneway.guards.network_files import (
     StoredNetwork,
@@ -26,7 +25,6 @@ __all__ = [
     "DEFENSES",
     "STRENGTHS",
     "TEST_SIGNALS",
-    "Guard",
     "KeyedRandomness",
     "Member",
     "SecretKey",

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_above, check_images, check_logits, name_of
+from oneway.checks import check_above, check_images, check_logits
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, MissingDataError
 
@@ -28,6 +28,9 @@ PURPOSE = b"oneway keyed randomness 1\0"
 
 LOWEST = -64.0
 """Log probabilities below this are told apart by no draw, in nats."""
+
+STATE_BYTES = 5056
+"""Of a generator on the CPU."""
 
 WORDS = slice(24, 24 + 8 * 624)
 """Where a generator's state holds its 624 words, eight bytes each: ``at::mt19937``."""
@@ -118,7 +121,7 @@ class KeyedRandomness:
 
     What it does not stop: a client who asks for many slightly different queries, and averages.
     By ``"scores"``, queries whose log probabilities round to the same multiples of ``grid`` share
-    their draws; by ``"input"``, only queries that are the same to the last bit do.
+    their draws; by ``"input"``, only queries that are the same in float32 do.
 
     Safe to call from several threads. It is never pickled; a copy of it is itself.
     """
@@ -140,7 +143,7 @@ class KeyedRandomness:
                 from it and from nothing else.
             key: The same in all workers.
             bind: What decides the draws. ``"scores"``: the clean log probabilities, so that no
-                query is needed. ``"input"``: the query's type and values.
+                query is needed. ``"input"``: the query's shape and values, in float32.
             grid: For ``"scores"``: what log probabilities are rounded to, in nats, above 0.
                 Scores differ in their last digits from batch to batch; a grid hides that from
                 all but those that lie on the border of two cells. Coarser, fewer do.
@@ -218,10 +221,10 @@ class KeyedRandomness:
     def _input_bytes(self, images: Tensor | None) -> list[bytes]:
         if images is None:  # refused before
             return []
-        kind = f"input\0{name_of(images.dtype)}{tuple(images.shape[1:])}\0".encode()
+        kind = f"input\0{tuple(images.shape[1:])}\0".encode()
         # Zero has two signs in memory, and is one number.
-        plain = (images.detach().cpu() + 0.0).contiguous()
-        rows = plain.reshape(len(plain), -1).view(torch.uint8).numpy()
+        plain = images.detach().to("cpu", torch.float32) + 0.0
+        rows = plain.reshape(len(plain), -1).numpy().astype("<f4")
         return [kind + row.tobytes() for row in rows]
 
     def __repr__(self) -> str:
@@ -243,6 +246,12 @@ class KeyedRandomness:
 def _state_of(digest: bytes) -> Tensor:
     """Return the state of a generator on the CPU whose 624 words come from a digest."""
     state = Generator().manual_seed(0).get_state()
+    if len(state) != STATE_BYTES:
+        raise InvalidOptionError(
+            f"a generator's state must have {STATE_BYTES} bytes, but has {len(state)} in PyTorch "
+            f"{torch.__version__}, so that it cannot be keyed. Use a version that oneway was "
+            "tested with."
+        )
     words = np.frombuffer(hashlib.shake_256(digest).digest(4 * 624), "<u4")
     state.numpy()[WORDS] = words.astype(np.uint64).view(np.uint8)
     return state

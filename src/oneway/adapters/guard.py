@@ -39,20 +39,26 @@ class Guard:
         """Guard scores by a defense.
 
         Args:
-            defense: What changes them. One that draws anew for each answer is refused.
+            defense: What changes them. One that may change labels, or that draws anew
+                for each answer, is refused.
             outputs: What the scores are: ``"logits"``, in nats, or ``"confidences"``,
                 probabilities; never guessed from their values.
             decimals: Decimals of what is released: see :func:`oneway.release`. None: all.
             batch_size: Most rows that the defense sees at once.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or ``defense`` is none, or answers
-                the same query differently.
+            InvalidOptionError: An option is outside its range, or ``defense`` is none, may change
+                labels, or answers the same query differently.
         """
         if not isinstance(defense, Defense):
             raise InvalidOptionError(
                 f"defense must be a defense, but got {type(defense).__name__}. Build one with "
                 "oneway.guards.build_defense, say."
+            )
+        if not defense.keeps_label:
+            raise InvalidOptionError(
+                f"{type(defense).__name__} may change labels, and clients would act on wrong "
+                "ones. Give it keep_label=True if it has that, or take another."
             )
         if not defense.deterministic:
             raise InvalidOptionError(
@@ -92,9 +98,9 @@ class Guard:
                 was made for. Needed if ``requires_input``, else ignored.
 
         Returns:
-            ``(N, K)`` probabilities of the kind, type and device of ``scores``. If the defense
-            keeps labels, the arg max of ``scores`` (the lowest index, if they tie) is the only
-            maximum of each row, in that type and after rounding.
+            ``(N, K)`` probabilities of the kind, type and device of ``scores``. The
+            arg max of ``scores`` (the lowest index, if they tie) is the only maximum of each row,
+            in that type and after rounding.
 
         Raises:
             InvalidTensorError: Scores or queries are not what they should be.

@@ -8,13 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oneway.adapters.guard import Guard
 from oneway.checks import FLOATING
 from oneway.confidences import logits_from_confidences, release
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
+from oneway.defenses.reverse_sigmoid import ReverseSigmoid
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
-from oneway.guards import Guard, KeyedRandomness, SecretKey, build_defense
+from oneway.guards import KeyedRandomness, SecretKey, build_defense
 from rows import leads, random_rows, same_bits, score_rows
 from surrogates import random_images, small_inverter
 
@@ -169,7 +171,9 @@ def test_queries_are_asked_for_if_and_only_if_the_defense_needs_them():
 
 
 def test_a_defense_that_draws_anew_is_refused_and_keyed_it_is_not():
-    made = lambda generator: GaussianNoise(generator=generator)  # noqa: E731
+    def made(generator):
+        return GaussianNoise(keep_label=True, generator=generator)
+
     with pytest.raises(InvalidOptionError, match="KeyedRandomness"):
         Guard(made(torch.Generator()), "logits")
     guard = Guard(KeyedRandomness(made, SecretKey(b"0123456789abcdef")), "logits")
@@ -183,6 +187,7 @@ def test_a_defense_that_draws_anew_is_refused_and_keyed_it_is_not():
     ("arguments", "said"),
     [
         ({"defense": "rounding"}, "must be a defense, but got str"),
+        ({"defense": ReverseSigmoid()}, "may change labels"),
         ({"decimals": 13}, "decimals"),
         ({"batch_size": 0}, "batch_size"),
     ],
