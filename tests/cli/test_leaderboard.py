@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from benchmark.small import lasting
 from cli.test_reproduce import TINY, refused
 from oneway.benchmark import bundled_spec, read_records
 
@@ -48,6 +49,26 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
     again = oneway(*arguments)
     assert again.exit_code == 0
     assert again.stdout == first.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_on_a_cluster_each_seed_is_a_task_and_the_page_is_the_same(board, oneway, tmp_path):
+    folder, arguments, here = board
+    moved = [tmp_path / "out" if part == folder / "out" else part for part in arguments]
+    result = oneway(*moved, "--executor", "ray")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert result.stderr.count(" of 2 done: ") == 2
+    for seed in (0, 1):
+        name = f"board-small-seed{seed}.jsonl"
+        there = read_records(tmp_path / "out" / name)
+        assert list(map(lasting, there)) == list(map(lasting, read_records(folder / "out" / name)))
+    assert (tmp_path / "out" / "board-small.png").is_file()
+    assert here.stdout.count("On the frontier") == result.stdout.count("On the frontier") == 2
+
+
+def test_an_unknown_executor_is_refused(oneway, tmp_path):
+    refused(oneway("leaderboard", "--executor", "rai", "--out", tmp_path), "executor", "ray")
 
 
 def test_zeros_have_no_logit_distortion(board):
