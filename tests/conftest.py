@@ -18,7 +18,7 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
-            num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
+            num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
         )
         yield ray
         ray.shutdown()
