@@ -16,6 +16,7 @@ def cluster():
     ray = pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
