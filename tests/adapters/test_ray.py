@@ -75,11 +75,16 @@ class Shouting:
 
 @serve.deployment
 class Model:
-    """Cannot score a query of ones; of one of twos, its guard cannot guard the scores."""
+    """Cannot score a query of ones, and gives NaN for one of threes.
+
+    Of a query of twos, its guard cannot guard the scores.
+    """
 
     async def __call__(self, queries):
         if (queries == 1).all():
             raise RuntimeError(f"cannot score {queries}")
+        if (queries == 3).all():
+            return scores_of(queries) * np.nan
         scores = scores_of(queries)
         scores[(queries == 2).all((1, 2, 3)), 0] = 777
         return scores
@@ -146,9 +151,11 @@ def test_over_http_what_is_no_query_is_400_and_a_model_that_fails_503(served):
         status, told = post(served.port, body)
         assert status == 400
         assert set(told) == {"error"}
-    ones = np.ones_like(QUERIES[:1]).tolist()
-    status, told = post(served.port, {"instances": ones})
-    assert (status, told) == (503, {"error": "the guard or its model failed; nothing is released"})
+    for value in (1, 3):
+        body = {"instances": np.full_like(QUERIES[:1], value).tolist()}
+        status, told = post(served.port, body)
+        assert status == 503
+        assert told == {"error": "the guard or its model failed; nothing is released"}
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ What needs an optional package lives in a module of its own: ``oneway.adapters.s
 """
 
 from oneway.adapters.endpoint import GuardedEndpoint
+from oneway.adapters.function import GuardedFunction
 from oneway.adapters.guard import Guard
 from oneway.adapters.onnx_session import GuardedSession
 from oneway.adapters.torch_module import GuardedModule
@@ -13,6 +14,7 @@ from oneway.guards import KeyedRandomness, SecretKey
 __all__ = [
     "Guard",
     "GuardedEndpoint",
+    "GuardedFunction",
     "GuardedModule",
     "GuardedSession",
     "KeyedRandomness",

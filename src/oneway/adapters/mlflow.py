@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oneway.adapters.function import GuardedFunction
 from oneway.adapters.guard import Guard
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.extras import load_extra
-from oneway.targets.failure import failed
 
 _pyfunc: Any = load_extra(
     "mlflow.pyfunc", extra="mlflow", purpose="guarding an MLflow model", package="mlflow-skinny"
@@ -62,7 +62,7 @@ class GuardedPyfunc(_pyfunc.PythonModel):  # type: ignore[misc] # MLflow is impo
             raise InvalidOptionError(
                 f"load_guard must return an oneway.adapters.Guard, but gave {type(guard).__name__}."
             )
-        self._guard, self._score = guard, self._load_model(artifacts)
+        self._answer = GuardedFunction(self._load_model(artifacts), guard)
 
     def predict(
         self,
@@ -90,18 +90,8 @@ class GuardedPyfunc(_pyfunc.PythonModel):  # type: ignore[misc] # MLflow is impo
             raise InvalidOptionError(
                 f"a guarded model takes no parameters, but got {len(params)}. Leave them out."
             )
-        queries = _as_queries(model_input)
-        try:
-            scores = self._score(queries)
-        except Exception as error:  # noqa: BLE001  raised as ours, without its text
-            raise failed("the model", len(queries), error) from None
-        if not isinstance(scores, np.ndarray) or scores.shape[:1] != (len(queries),):
-            got = scores.shape if isinstance(scores, np.ndarray) else type(scores).__name__
-            raise InvalidTensorError(
-                f"the model must answer {len(queries)} queries with an array of shape "
-                f"({len(queries)}, K), but gave {got}."
-            )
-        return self._guard(scores, queries)
+        released: Array = self._answer(_as_queries(model_input))
+        return released
 
 
 def _as_queries(model_input: Any) -> Array:

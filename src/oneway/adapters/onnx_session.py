@@ -124,7 +124,9 @@ class GuardedSession:
         try:
             found = self._session.run(needed, dict(input_feed), run_options)
         except Exception as error:  # noqa: BLE001  raised as ours, without its text
-            raise failed("the session", 0 if queries is None else len(queries), error) from None
+            raise failed(
+                "the session", 0 if queries is None else len(queries), error, caused=False
+            ) from None
         values = dict(zip(needed, found, strict=True))
         if self._output_name in values:
             values[self._output_name] = self._guarded(values[self._output_name], queries)

@@ -87,9 +87,11 @@ def guard_deployment(
         async def __call__(self, request: Any) -> Any:
             responses = load_extra("starlette.responses", extra="ray", purpose="answering by HTTP")
             try:
-                answer = await self.answer(await instances_of(request))
+                queries = as_queries(await instances_of(request))
             except InvalidTensorError as error:
                 return responses.JSONResponse({"error": str(error)}, REFUSED)
+            try:
+                answer = await self.answer(queries)
             except OnewayError:
                 said = "the guard or its model failed; nothing is released"
                 return responses.JSONResponse({"error": said}, FAILED)
@@ -137,10 +139,11 @@ async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) ->
     try:
         scores = await ask(queries)
     except Exception as error:  # noqa: BLE001  raised as ours, without its text
-        raise failed("the model's deployment", len(queries), error) from None
+        raise failed("the model's deployment", len(queries), error, caused=False) from None
     if not isinstance(scores, np.ndarray) or scores.shape[:1] != (len(queries),):
-        raise failed(
-            "the model's deployment", len(queries), TypeError("not an array of one row per query")
+        raise InvalidTensorError(
+            f"the model's deployment must answer {len(queries)} queries with an array of shape "
+            f"({len(queries)}, K), but gave {getattr(scores, 'shape', type(scores).__name__)}."
         )
     # Guarding computes; meanwhile the replica must go on taking requests.
     return await asyncio.to_thread(guard, scores, queries)
