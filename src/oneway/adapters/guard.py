@@ -11,7 +11,7 @@ from oneway.checks import FLOATING, check_count, check_images, check_logits, nam
 from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Defense
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
-from oneway.targets import release_defended
+from oneway.targets.defended import checked_release
 from oneway.targets.failure import where_raised
 
 Array = NDArray[np.generic]
@@ -137,8 +137,8 @@ class Guard:
             some = clean[rows]
             defended = self._defended(some, None if queries is None else queries[rows])
             parts.append(
-                release_defended(
-                    some, defended, self.defense, dtype=scores.dtype, decimals=self.decimals
+                checked_release(
+                    self.defense, some, defended, dtype=scores.dtype, decimals=self.decimals
                 )
             )
         return torch.cat(parts)

@@ -1,7 +1,7 @@
 """What answers queries."""
 
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
-from oneway.targets.defended import DefendedTarget, Trace, release_defended
+from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
 from oneway.targets.opening import open_target
 from oneway.targets.recorded import RecordedTarget
@@ -22,6 +22,5 @@ __all__ = [
     "Trace",
     "open_target",
     "records_target",
-    "release_defended",
     "train_target",
 ]

@@ -121,7 +121,7 @@ class DefendedTarget:
             clean = self._clean_logits(some)
             asked = some if self.defense.requires_input else None
             draws = self.defense.draws(clean, asked, count)
-            parts.append(self._checked(clean.expand(count, -1, -1), draws))
+            parts.append(self._released(clean.expand(count, -1, -1), draws))
         return torch.cat(parts, dim=1)
 
     def follow(self, images: Tensor) -> Tensor:
@@ -157,43 +157,39 @@ class DefendedTarget:
     def _answer(self, images: Tensor) -> Trace:
         clean = self._clean_logits(images)
         defended = self.defense(clean, images if self.defense.requires_input else None)
-        return Trace(clean, defended, self._checked(clean, defended))
+        return Trace(clean, defended, self._released(clean, defended))
 
     def _clean_logits(self, images: Tensor) -> Tensor:
         if isinstance(self.target, ScoredTarget):
             return self.target.logits(images)
         return logits_from_confidences(self.target(images))
 
-    def _checked(self, clean: Tensor, defended: Tensor) -> Tensor:
-        return release_defended(
-            clean, defended, self.defense, dtype=self.dtype, decimals=self.decimals
+    def _released(self, clean: Tensor, defended: Tensor) -> Tensor:
+        return checked_release(
+            self.defense, clean, defended, dtype=self.dtype, decimals=self.decimals
         )
 
 
-def release_defended(
+def checked_release(
+    defense: Defense,
     clean: Tensor,
     defended: Tensor,
-    defense: Defense,
     *,
-    dtype: torch.dtype,
-    decimals: int | None,
+    dtype: torch.dtype = torch.float32,
+    decimals: int | None = None,
 ) -> Tensor:
-    """Turn what a defense made of clean logits into what may be released, or refuse to.
+    """Return what may be released of the logits that a defense gave.
 
     Args:
-        clean: ``(..., K)`` logits that the defense was given.
-        defended: What it returned.
-        defense: Whose promise is checked.
-        dtype: Type of the released confidences: see :func:`oneway.release`.
-        decimals: Their decimals.
-
-    Returns:
-        ``(..., K)`` probabilities. If the defense keeps the label, the clean arg max is the only
-        maximum of each row.
+        defense: The one that gave them; what it promises is held against it.
+        clean: ``(..., K)`` logits that it was given.
+        defended: What it made of them.
+        dtype: See :func:`oneway.release`.
+        decimals: See :func:`oneway.release`.
 
     Raises:
-        DefenseFailedError: The defense changed a label that it promised to keep, or gave
-            something else than finite logits of the same shape.
+        DefenseFailedError: It changed a label that it promised to keep, or gave something else
+            than finite logits of the same shape.
     """
     try:
         check_same_shape(defended, "the defense's logits", clean)
