@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from oneway.benchmark import Store, bundled_spec, load_data, write_records

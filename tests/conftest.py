@@ -2,8 +2,24 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Ray with several workers on this machine, started once; functions of tests go by value."""
+    ray = pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
+        )
+        yield ray
+        ray.shutdown()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from endpoints import WEIGHTS
 from oneway.confidences import release
 from oneway.defenses.rounding import Rounding
-from oneway.guards import Guard
+from oneway.guards import OpenedGuard
 from oneway.serving import GuardedModel, ServingSettings, listen, serving_app, start_logging
 from oneway.serving.running import server_of
 from oneway.targets import TorchTarget
@@ -32,8 +32,8 @@ def linear_model() -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer).eval()
 
 
-def rounding(decimals: int = 2) -> Guard:
-    return Guard("rounding", "7", Rounding(decimals=decimals))
+def rounding(decimals: int = 2) -> OpenedGuard:
+    return OpenedGuard("rounding", "7", Rounding(decimals=decimals))
 
 
 def settings(**given: Any) -> ServingSettings:
@@ -41,7 +41,7 @@ def settings(**given: Any) -> ServingSettings:
 
 
 def served_model(
-    guard: Guard | None = None, *, target: Any = None, check: bool = True, **given: Any
+    guard: OpenedGuard | None = None, *, target: Any = None, check: bool = True, **given: Any
 ) -> GuardedModel:
     model = GuardedModel(
         target or TorchTarget(linear_model()),
@@ -145,7 +145,9 @@ def running(app: Starlette, how: ServingSettings, **client: Any) -> Iterator[Run
 
 
 @contextmanager
-def serving(guard: Guard | None = None, *, target: Any = None, **given: Any) -> Iterator[Running]:
+def serving(
+    guard: OpenedGuard | None = None, *, target: Any = None, **given: Any
+) -> Iterator[Running]:
     how = settings(**given)
     model = served_model(guard, target=target)
     with running(serving_app(model, how), how) as server:

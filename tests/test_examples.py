@@ -1,6 +1,7 @@
 """The examples run as they say; and a model that is not ours is audited by one command."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from endpoints import OpenInferenceServer, running
 from oneway.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -49,3 +51,54 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     assert "too-few-seeds" in {flag["name"] for flag in record["flags"]}
     for name in ("queries.parquet", "figure.png"):
         assert (tmp_path / "out" / name).is_file()
+
+
+def run_example(name, monkeypatch, capsys, *arguments):
+    """Run an example as its own program would be, without another Python to start."""
+    path = ROOT / "examples" / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    monkeypatch.setenv("ONEWAY_KEY", "0123456789abcdef")
+    runpy.run_path(str(path), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_a_guarded_callable_answers_the_same_again(monkeypatch, capsys):
+    said = run_example("guarded_callable", monkeypatch, capsys)
+    assert said == "labels kept: True\nsame again, alone: True\n"
+
+
+def test_a_guarded_module_keeps_labels_and_changes_scores(monkeypatch, capsys):
+    said = run_example("guarded_module", monkeypatch, capsys)
+    assert "labels kept: True" in said
+    assert float(said.split("largest change: ")[1]) > 0.005
+
+
+def test_a_guarded_session_lets_only_its_scores_out(monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    said = run_example("guarded_onnx", monkeypatch, capsys)
+    assert said == "comes out: ['logits']\nrows sum to 1: True\n"
+
+
+def test_a_guarded_classifier_keeps_its_accuracy(monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    said = run_example("guarded_sklearn", monkeypatch, capsys)
+    assert "labels kept: True" in said
+    assert float(said.split("accuracy: ")[1].split()[0]) > 0.95
+
+
+def test_a_guarded_endpoint_is_asked_through_its_guard(monkeypatch, capsys):
+    pytest.importorskip("httpx")
+    with running(OpenInferenceServer()) as server:
+        address = f"{server.address}/v2/models/digits"
+        said = run_example("guarded_endpoint", monkeypatch, capsys, address, 1, 4, 4)
+    rows = json.loads(said.removeprefix("released: "))
+    assert [round(sum(row), 6) for row in rows] == [1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
+def test_a_guarded_deployment_and_guarded_rows_on_ray(monkeypatch, capsys):
+    said = run_example("guarded_ray", monkeypatch, capsys)
+    assert "served: (5, 10) rows sum to [1.0, 1.0, 1.0, 1.0, 1.0]" in said
+    assert "stored: 1000 rows with ['id', 'confidences']" in said

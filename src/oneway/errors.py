@@ -20,10 +20,24 @@ counts and row numbers, never a value from a query: an error text travels to log
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class OnewayError(Exception):
-    """Base of all errors below: catch it to catch them all."""
+    """Base of all errors below: catch it to catch them all.
+
+    They can be pickled, so that a worker's error reaches whoever waits for it.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Some compose their message from other arguments than it.
+        return _restored, (type(self), self.args)
+
+
+def _restored(kind: type[OnewayError], args: tuple[Any, ...]) -> OnewayError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class InvalidTensorError(OnewayError, ValueError):

@@ -2,8 +2,10 @@
 
 import re
 
+import numpy as np
 import pytest
 
+from benchmark.small import blobs, lasting
 from cli.test_reproduce import TINY, refused
 from oneway.benchmark import bundled_spec, read_records
 
@@ -48,6 +50,35 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
     again = oneway(*arguments)
     assert again.exit_code == 0
     assert again.stdout == first.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_on_a_cluster_each_seed_is_a_task_and_the_records_are_the_same(oneway, tmp_path):
+    images = blobs()
+    np.savez(tmp_path / "blobs.npz", images=images.images, labels=images.labels)
+    own = BOARD.replace('name = "digits"', 'name = "npz"\npath = "blobs.npz"')
+    own = own.replace("[surrogate]", "[surrogate]\nhidden_layers_removed = 1")
+    (tmp_path / "board.toml").write_text(own, encoding="utf-8")
+    options = ("--data", "small", "--seed", 0, "--seed", 1, "--data-root", tmp_path)
+    records = []
+    for executor in ("local", "ray"):
+        folder = tmp_path / executor
+        paths = ("--out", folder / "out", "--cache", folder / "cache")
+        result = oneway(
+            "leaderboard", tmp_path / "board.toml", *options, *paths, "--executor", executor
+        )
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert result.stderr.count(" of 2 done: ") == (2 if executor == "ray" else 0)
+        assert result.stdout.count("On the frontier of G against") == 2
+        found = [read_records(folder / "out" / f"board-small-seed{seed}.jsonl") for seed in (0, 1)]
+        records.append([[lasting(record) for record in some] for some in found])
+    assert records[0] == records[1]
+    assert [len(some) for some in records[0]] == [3, 3]
+
+
+def test_an_unknown_executor_is_refused(oneway, tmp_path):
+    refused(oneway("leaderboard", "--executor", "rai", "--out", tmp_path), "executor", "ray")
 
 
 def test_zeros_have_no_logit_distortion(board):

@@ -295,7 +295,7 @@ def planted(flips, keeps):
 )
 def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, flips, keeps, code):
     monkeypatch.setattr(
-        "oneway.cli.reproduce.run_seed", lambda *_, **__: (None, planted(flips, keeps))
+        "oneway.cli.common.run_seed", lambda *_, **__: (None, planted(flips, keeps))
     )
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     assert oneway("reproduce", tiny.folder / "tiny.toml", "--seed", 0).exit_code == code
@@ -334,6 +334,7 @@ def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch)
         seeds.append(spec.seed)
         return None, []
 
+    monkeypatch.setattr("oneway.cli.common.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     monkeypatch.setattr("oneway.cli.reproduce._draw", lambda *_: [])
@@ -352,11 +353,11 @@ def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch)
 def test_a_file_says_its_seed_and_rows_may_be_run_alone(oneway, tiny, monkeypatch):
     asked = []
 
-    def note(spec, *given, drawn):
+    def note(spec, *given, drawn=False):
         asked.append((spec.seed, given[-1], drawn))
         return None, []
 
-    monkeypatch.setattr("oneway.cli.reproduce.run_seed", note)
+    monkeypatch.setattr("oneway.cli.common.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     text = (tiny.folder / "tiny.toml").read_text(encoding="utf-8")
     own = tiny.folder / "own.toml"
@@ -376,3 +377,6 @@ def test_a_figure_says_itself_which_rows_it_shows(oneway):
     result = oneway("reproduce", "figure1", "--release", "none")
     assert result.exit_code == 2
     assert "Leave --release out" in result.stderr
+    result = oneway("reproduce", "figure1", "--executor", "ray")
+    assert result.exit_code == 2
+    assert "Leave --executor out" in result.stderr

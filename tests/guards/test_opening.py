@@ -14,7 +14,7 @@ from oneway.errors import (
 from oneway.guards import (
     DEFENSES,
     TEST_SIGNALS,
-    KeyedDefense,
+    KeyedRandomness,
     needs_network,
     open_guard,
     open_guard_file,
@@ -49,7 +49,7 @@ def test_a_random_defense_needs_a_key_and_is_deterministic_with_it(name):
     with pytest.raises(InvalidOptionError, match="key"):
         open_guard(name, {"keep_label": True}, device=CPU)
     guard = open_guard(name, {"keep_label": True}, key=KEY, device=CPU)
-    assert isinstance(guard.defense, KeyedDefense)
+    assert isinstance(guard.defense, KeyedRandomness)
     logits, images = torch.randn(4, 3), torch.rand(4, 2)
     assert torch.equal(guard.defense(logits, images), guard.defense(logits, images))
 

@@ -16,7 +16,7 @@ from guarded_servers import SHAPE, digits_in, linear_model, running, served_mode
 from oneway.confidences import release
 from oneway.defenses.rounding import Rounding
 from oneway.errors import OnewayError
-from oneway.guards import Guard
+from oneway.guards import OpenedGuard
 from oneway.serving import serving_app
 from oneway.targets import TorchTarget
 
@@ -75,7 +75,7 @@ def faulty():
 
 @pytest.fixture(scope="module")
 def server(faulty):
-    with serving(Guard("faulty", "1", faulty)) as running:
+    with serving(OpenedGuard("faulty", "1", faulty)) as running:
         yield running
 
 
@@ -104,7 +104,7 @@ def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard():
     """Else the search above would pass on anything."""
     from oneway.defenses.identity import Identity
 
-    with serving(Guard("none", "1", Identity())) as server:
+    with serving(OpenedGuard("none", "1", Identity())) as server:
         answer = server.infer(QUERIES)
         said = server.everything(answer)
     assert len(digits_in(said, QUERIES)) >= 9
@@ -163,7 +163,7 @@ def test_one_query_that_breaks_the_guard_takes_nobody_else_down():
         if any(torch.allclose(row, clean[1]) for row in logits):
             raise ValueError("poison")
 
-    with serving(Guard("gate", "1", gate)) as server, ThreadPoolExecutor(4) as pool:
+    with serving(OpenedGuard("gate", "1", gate)) as server, ThreadPoolExecutor(4) as pool:
         gate.fault = hold
         first = pool.submit(server.infer, QUERIES[:1])
         assert entered.wait(20)

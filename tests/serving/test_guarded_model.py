@@ -14,7 +14,7 @@ from oneway.confidences import release
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
-from oneway.guards import Guard, open_guard
+from oneway.guards import OpenedGuard, open_guard
 from oneway.inversion import Inverter
 from oneway.serving import GuardedModel
 from oneway.serving.guarded_model import check_released
@@ -42,7 +42,7 @@ def noise():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         inverter = Inverter(10, SHAPE, hidden_layers=1)
-    return Guard("adversarial-noise", "1", AdversarialNoise(inverter, step_size=0.1, steps=3))
+    return OpenedGuard("adversarial-noise", "1", AdversarialNoise(inverter, step_size=0.1, steps=3))
 
 
 def random_guard():
@@ -174,7 +174,7 @@ class Wrapped:
 )
 def test_a_guard_that_does_not_work_does_not_start(change, said):
     with pytest.raises(DefenseFailedError, match=said):
-        served_model(Guard("wrapped", "1", Wrapped(change)))
+        served_model(OpenedGuard("wrapped", "1", Wrapped(change)))
 
 
 def test_a_guard_that_works_on_saturated_scores_alone_is_a_guard():

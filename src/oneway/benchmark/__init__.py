@@ -1,6 +1,7 @@
 """Experiments: specs in, records out."""
 
 from oneway.benchmark.audit_plan import AuditPlan
+from oneway.benchmark.cluster import CellsJob, run_on_ray
 from oneway.benchmark.model_audit import AuditOutcome, AuditSettings, ModelAudit
 from oneway.benchmark.published import (
     FigureRow,
@@ -32,6 +33,7 @@ __all__ = [
     "AuditPlan",
     "AuditSettings",
     "Cells",
+    "CellsJob",
     "Estimate",
     "Experiment",
     "ExperimentSpec",
@@ -55,6 +57,7 @@ __all__ = [
     "load_spec",
     "published",
     "read_records",
+    "run_on_ray",
     "sketch_defense",
     "summarise",
     "write_queries",

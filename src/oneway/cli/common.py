@@ -24,6 +24,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Options = Annotated[
     list[str] | None, typer.Option(help="Of the defense, such as step_size=0.1; repeatable.")
 ]
+Executor = Annotated[
+    str, typer.Option(help="local: one seed after the other. ray: each a task of a Ray cluster.")
+]
 Records = Annotated[Path, typer.Option(help="Folder for records and figures.")]
 Releases = Annotated[
     list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
@@ -121,6 +124,60 @@ def chosen_releases(spec: "ExperimentSpec", names: Sequence[str] | None) -> set[
     return set(names) if names else None
 
 
+def run_seeds(
+    runs: "Sequence[tuple[ExperimentSpec, set[str] | None]]",
+    data_root: Path | None,
+    out: Path,
+    cache: Path,
+    device: "torch.device",
+    *,
+    executor: str = "local",
+) -> Iterator[list[dict[str, Any]]]:
+    """Run what is missing of several seeds; give all records of each, in order, when it is done.
+
+    Args:
+        runs: Experiments with their seeds, each with the releases that are wanted; None: all.
+        data_root: Folder with the data sets' files.
+        out: Folder for records.
+        cache: Folder for trained networks.
+        device: Where networks are trained.
+        executor: ``"local"`` or ``"ray"``.
+    """
+    if executor == "local":
+        for spec, only in runs:
+            yield run_seed(spec, data_root, out, cache, device, only)[1]
+        return
+    from oneway.benchmark import CellsJob, run_on_ray
+
+    jobs = [CellsJob(cells_of(spec, out, cache), data_root, device, only) for spec, only in runs]
+    found: dict[int, list[dict[str, Any]]] = {}
+    given = 0
+    for number, records in run_on_ray(jobs):
+        found[number] = records
+        typer.echo(f"{len(found)} of {len(jobs)} done: {jobs[number].cells.path}", err=True)
+        while given in found:
+            yield found[given]
+            given += 1
+
+
+def check_executor(name: str) -> None:
+    """Refuse an executor that is not known.
+
+    Raises:
+        UnknownNameError: It is not.
+    """
+    if name not in ("local", "ray"):
+        raise UnknownNameError("executor", name, ("local", "ray"))
+
+
+def cells_of(spec: "ExperimentSpec", out: Path, cache: Path) -> "Cells":
+    """Return the cells of one seed of an experiment, in the file that is theirs."""
+    from oneway.benchmark import Cells, Store
+
+    name = "-".join(part for part in (spec.name, spec.preset, f"seed{spec.seed}") if part)
+    return Cells(spec, out / f"{name}.jsonl", Store(cache))
+
+
 def run_seed(
     spec: "ExperimentSpec",
     data_root: Path | None,
@@ -142,10 +199,9 @@ def run_seed(
         only: Releases that are wanted; None: all.
         drawn: Whether their reconstructions must be there, too.
     """
-    from oneway.benchmark import Cells, Store, count_stages, load_data
+    from oneway.benchmark import count_stages, load_data
 
-    name = "-".join(part for part in (spec.name, spec.preset, f"seed{spec.seed}") if part)
-    cells = Cells(spec, out / f"{name}.jsonl", Store(cache))
+    cells = cells_of(spec, out, cache)
     with progress(count_stages(spec)) as report:
         records = cells.run(
             lambda: load_data(spec.data, data_root, report),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,12 +11,14 @@ from oneway.cli.common import (
     Cache,
     DataRoot,
     Device,
+    Executor,
     Records,
     Releases,
+    check_executor,
     choose_device,
     chosen_releases,
     command,
-    run_seed,
+    run_seeds,
 )
 
 
@@ -37,6 +39,7 @@ def leaderboard(
     out: Records = Path("runs"),
     cache: Cache = CACHE,
     device: Device = "auto",
+    executor: Executor = "local",
 ) -> None:
     """Run many defenses under the same attackers, and draw the frontier between them.
 
@@ -49,6 +52,8 @@ def leaderboard(
         oneway leaderboard --data digits --seed 0
 
         oneway leaderboard --data faces --data mnist --data-root ~/datasets --out results
+
+        RAY_ADDRESS=auto oneway leaderboard --data digits --executor ray
     """
     from rich.console import Console
 
@@ -61,17 +66,22 @@ def leaderboard(
         summary_table,
     )
 
+    check_executor(executor)
     chosen, where, console = data or ["digits"], choose_device(device), Console()
     specs = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
         for name in chosen
     ]
     only = [chosen_releases(one, release) for one in specs]
-    for one, wanted in zip(specs, only, strict=True):
-        records: list[dict[str, Any]] = []
-        for number in sorted(set(seed or [0, 1, 2])):
-            seeded = dataclasses.replace(one, seed=number)
-            records += run_seed(seeded, data_root, out, cache, where, wanted)[1]
+    seeds = sorted(set(seed or [0, 1, 2]))
+    runs = [
+        (dataclasses.replace(one, seed=number), wanted)
+        for one, wanted in zip(specs, only, strict=True)
+        for number in seeds
+    ]
+    done = run_seeds(runs, data_root, out, cache, where, executor=executor)
+    for one in specs:
+        records = [record for _ in seeds for record in next(done)]
         summaries = summarise(records)
         title = f"{one.name} {one.preset}"
         table = summary_table(summaries, title)

@@ -12,12 +12,15 @@ from oneway.cli.common import (
     Cache,
     DataRoot,
     Device,
+    Executor,
     Records,
     Releases,
+    check_executor,
     choose_device,
     chosen_releases,
     command,
     run_seed,
+    run_seeds,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ def reproduce(
     out: Records = Path("runs"),
     cache: Cache = CACHE,
     device: Device = "auto",
+    executor: Executor = "local",
 ) -> None:
     """Run a table or a figure of the paper, and show theirs beside ours.
 
@@ -70,6 +74,7 @@ def reproduce(
     from oneway.benchmark import bundled_spec, figure_spec, load_spec
     from oneway.errors import InvalidOptionError, UnknownNameError
 
+    check_executor(executor)
     if data not in ("mnist", "faces"):
         raise UnknownNameError("data", data, ("mnist", "faces"))
     own = what.endswith(".toml")
@@ -85,20 +90,26 @@ def reproduce(
         raise InvalidOptionError(
             f"{what} says itself which releases it shows. Leave --release out, or run a table."
         )
+    if figure and executor != "local":
+        raise InvalidOptionError(
+            f"{what} is drawn where it is run. Leave --executor out, or run a table."
+        )
     wanted = chosen_releases(spec, release)
-    only = {row.release for row in figure.rows} if figure else wanted
     where, console = choose_device(device), Console()
     records: list[dict[str, Any]] = []
-    for number in sorted(set(seeds)):
-        seeded = dataclasses.replace(spec, seed=number)
-        cells, found = run_seed(
-            seeded, data_root, out, cache, where, only, drawn=figure is not None
-        )
-        records += found
-        if figure is not None:
-            title = f"{figure.title}, {data}, seed {number}"
-            one = f"seed{number}" if len(seeds) > 1 else ""
-            name = "-".join(part for part in (what, data, spec.preset, one) if part)
+    seeded = [dataclasses.replace(spec, seed=number) for number in sorted(set(seeds))]
+    if figure is None:
+        runs = [(one, wanted) for one in seeded]
+        for found in run_seeds(runs, data_root, out, cache, where, executor=executor):
+            records += found
+    else:
+        shown = {row.release for row in figure.rows}
+        for one in seeded:
+            cells, found = run_seed(one, data_root, out, cache, where, shown, drawn=True)
+            records += found
+            title = f"{figure.title}, {data}, seed {one.seed}"
+            last = f"seed{one.seed}" if len(seeds) > 1 else ""
+            name = "-".join(part for part in (what, data, spec.preset, last) if part)
             for path in _draw(figure.rows, cells, found, out / name, title):
                 console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
     if figure is None:

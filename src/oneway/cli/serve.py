@@ -13,7 +13,7 @@ from oneway.extras import load_extra
 if TYPE_CHECKING:
     import torch
 
-    from oneway.guards import Guard
+    from oneway.guards import OpenedGuard
     from oneway.serving import ServingSettings
 
 GuardFile = Annotated[
@@ -172,7 +172,7 @@ def guard_of(
     device: "torch.device",
     *,
     allow_clean_scores: bool,
-) -> "Guard":
+) -> "OpenedGuard":
     """Open the guard that the command line names.
 
     Raises:
@@ -203,7 +203,7 @@ def guard_of(
 
 
 def run_server(
-    app: Any, settings: "ServingSettings", guard: "Guard", path: str, facts: dict[str, Any]
+    app: Any, settings: "ServingSettings", guard: "OpenedGuard", path: str, facts: dict[str, Any]
 ) -> None:
     """Listen, say where, and serve until told to stop."""
     import logging

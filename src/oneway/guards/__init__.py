@@ -1,14 +1,14 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
 from oneway.guards.family import Member, best_members, choose_member, measure_family
-from oneway.guards.keyed import KeyedDefense
+from oneway.guards.keyed import KeyedRandomness, SecretKey
 from oneway.guards.network_files import (
     StoredNetwork,
     load_network,
     save_network,
 )
 from oneway.guards.onnx_export import codebook_to_onnx, guard_onnx_model
-from oneway.guards.opening import Guard, open_guard, open_guard_file
+from oneway.guards.opening import OpenedGuard, open_guard, open_guard_file
 from oneway.guards.registry import (
     DEFENSES,
     STRENGTHS,
@@ -26,9 +26,10 @@ __all__ = [
     "DEFENSES",
     "STRENGTHS",
     "TEST_SIGNALS",
-    "Guard",
-    "KeyedDefense",
+    "KeyedRandomness",
     "Member",
+    "OpenedGuard",
+    "SecretKey",
     "StoredNetwork",
     "best_members",
     "build_defense",

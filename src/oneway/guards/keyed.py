@@ -1,95 +1,257 @@
-"""Randomness that a secret key and the query decide: the same query is answered the same."""
+"""Random defenses whose draws are decided by a secret key and the query, not by when it comes.
+
+Whoever asks a random defense again averages its noise away. Drawn by a key instead, the same
+query has one answer: in every worker, after a restart, and in whatever batch it comes.
+"""
 
 import hashlib
 import hmac
+import os
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_logits
+from oneway.checks import check_above, check_images, check_logits
 from oneway.contracts import Defense
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError, MissingDataError
 
-LEAST_KEY_BYTES = 16
-"""Shorter keys can be guessed."""
+LEAST_BYTES = 16
+"""Shortest key, in bytes: 128 bits, if they are random."""
 
-WORDS = 624
-"""Numbers of 32 bits in the state of PyTorch's generator on the CPU, a Mersenne twister."""
+PURPOSE = b"oneway keyed randomness 1\0"
+"""Keeps what is drawn here apart from anything else that uses the same key."""
+
+LOWEST = -64.0
+"""Log probabilities below this are told apart by no draw, in nats."""
+
+STATE_BYTES = 5056
+"""Of a generator on the CPU."""
+
+WORDS = slice(24, 24 + 8 * 624)
+"""Where a generator's state holds its 624 words, eight bytes each: ``at::mt19937``."""
 
 
-class KeyedDefense:
-    """A random defense whose draws are fixed by a secret key and each query's own numbers.
+class SecretKey:
+    """A key that shows itself nowhere: not in a ``repr``, a log, an error, nor a pickle."""
 
-    Without it, whoever asks the same query again and again averages the noise away. With it every
-    process that holds the key answers the same, in a batch of any make-up. Queries that differ in
-    one number have independent draws: near-duplicates can still be averaged.
-    """
+    __slots__ = ("_bytes",)
 
-    requires_input = True
-    deterministic = True
-
-    def __init__(self, defense: Defense, generator: Generator, key: bytes) -> None:
-        """Wrap a random defense.
+    def __init__(self, secret: bytes) -> None:
+        """Take the key's bytes.
 
         Args:
-            defense: It draws from ``generator`` and from nothing else.
-            generator: That one, on the CPU. It is set before every row.
-            key: Secret, at least 16 bytes. Who knows it undoes the noise.
+            secret: At least 16 bytes, drawn at random, as by ``openssl rand -hex 32``. White
+                space at its end is dropped, since files and environments add a newline.
 
         Raises:
+            InvalidOptionError: It is too short, or not bytes.
+        """
+        told = secret.rstrip() if isinstance(secret, bytes) else b""
+        if len(told) < LEAST_BYTES:
+            raise InvalidOptionError(
+                f"a key must be at least {LEAST_BYTES} bytes, but this one is shorter, or not "
+                "bytes. Make one with `openssl rand -hex 32`, once, and keep it secret."
+            )
+        self._bytes = told
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Self:
+        """Read the key from a file, such as a mounted secret.
+
+        Raises:
+            MissingDataError: There is no such file, or it cannot be read.
             InvalidOptionError: The key is too short.
         """
-        if len(key) < LEAST_KEY_BYTES:
-            raise InvalidOptionError(
-                f"the key must have at least {LEAST_KEY_BYTES} bytes, but has {len(key)}. Make one "
-                "with `openssl rand -hex 32`."
-            )
-        self.defense, self.keeps_label = defense, defense.keeps_label
-        self._generator, self._key = generator, key
-        self._turn = threading.Lock()
+        try:
+            secret = Path(path).read_bytes()
+        except OSError as error:
+            raise MissingDataError(
+                f"there is no key that can be read in {path} ({type(error).__name__}). Make one "
+                "with `openssl rand -hex 32`, and let the server's user read it."
+            ) from error
+        return cls(secret)
 
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
-        """Return what the defense gives, row by row, each with its own draws.
-
-        Args:
-            logits: ``(N, K)`` clean scores.
-            images: ``(N, ...)`` the queries: floating, finite.
+    @classmethod
+    def from_environment(cls, name: str = "ONEWAY_KEY") -> Self:
+        """Read the key from an environment variable.
 
         Raises:
-            InvalidTensorError: There are no queries to draw for, or a tensor cannot be used.
+            MissingDataError: There is no such variable.
+            InvalidOptionError: The key is too short.
         """
-        check_logits(logits)
-        if images is None:
-            raise InvalidTensorError("images must be given: the draws depend on the queries.")
-        check_images(images, rows=len(logits))
-        parts = []
-        with self._turn:  # one generator, one row at a time
-            for row in range(len(logits)):
-                query = images[row : row + 1]
-                self._generator.set_state(self._state(query))
-                asked = query if self.defense.requires_input else None
-                parts.append(self.defense(logits[row : row + 1], asked))
-        return torch.cat(parts)
-
-    def _state(self, query: Tensor) -> Tensor:
-        """Return the generator's state for a query.
-
-        PyTorch's own seeds have 32 bits, few enough to try them all: the whole state comes from
-        the key instead.
-        """
-        # Adding 0 makes -0.0 and 0.0, which are the same query, the same bytes.
-        numbers = (query.detach().to("cpu", torch.float32) + 0.0).contiguous()
-        said = f"{tuple(query.shape[1:])}:".encode() + numbers.numpy().astype("<f4").tobytes()
-        digest = hmac.digest(self._key, said, "sha256")
-        state = Generator().manual_seed(0).get_state()
-        words = state.view(torch.int64)
-        # In front of the twister's numbers stand the seed, two counters and a position.
-        if len(words) != WORDS + 8 or not bool((words[3 : 3 + WORDS] < 2**32).all()):
-            raise InvalidOptionError(
-                "the state of PyTorch's generator looks other than expected, so that it cannot "
-                "be keyed. Use the version of torch that oneway was tested with."
+        secret = os.environ.get(name)
+        if secret is None:
+            raise MissingDataError(
+                f"there is no environment variable {name} with the key. Make a key with "
+                "`openssl rand -hex 32`, and give all workers the same."
             )
-        drawn = hashlib.shake_256(digest).digest(4 * WORDS)
-        words[3 : 3 + WORDS] = torch.frombuffer(bytearray(drawn), dtype=torch.uint32).long()
-        return state
+        return cls(os.fsencode(secret))
+
+    def digest(self, message: bytes) -> bytes:
+        """Return the HMAC-SHA-256 of a message, 32 bytes."""
+        return hmac.digest(self._bytes, message, "sha256")
+
+    def __repr__(self) -> str:
+        return "SecretKey(...)"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> str:
+        raise InvalidOptionError(
+            "a key is not pickled, since it would lie in the file or travel with the task. Read "
+            "it where it is used, by SecretKey.from_environment or SecretKey.from_file."
+        )
+
+
+class KeyedRandomness:
+    """A random defense made a function of the query: same query, same answer, everywhere.
+
+    Each row is answered by itself, with draws from a generator of its own. The generator's whole
+    state comes from the key and the query: ``manual_seed`` would keep 32 bits of it, which an
+    attacker who guesses the noise tries in minutes.
+
+    What it does not stop: a client who asks for many slightly different queries, and averages.
+    By ``"scores"``, queries whose log probabilities round to the same multiples of ``grid`` share
+    their draws; by ``"input"``, only queries that are the same in float32 do.
+
+    Safe to call from several threads. It is never pickled; a copy of it is itself.
+    """
+
+    deterministic = True
+
+    def __init__(
+        self,
+        defense_factory: Callable[[Generator], Defense],
+        key: SecretKey,
+        *,
+        bind: Literal["scores", "input"] = "scores",
+        grid: float = 1 / 16,
+    ) -> None:
+        """Build the defense over a generator that follows the key.
+
+        Args:
+            defense_factory: Takes a generator on the CPU, and builds the defense that draws
+                from it and from nothing else.
+            key: The same in all workers.
+            bind: What decides the draws. ``"scores"``: the clean log probabilities, so that no
+                query is needed. ``"input"``: the query's shape and values, in float32.
+            grid: For ``"scores"``: what log probabilities are rounded to, in nats, above 0.
+                Scores differ in their last digits from batch to batch; a grid hides that from
+                all but those that lie on the border of two cells. Coarser, fewer do.
+
+        Raises:
+            InvalidOptionError: An option is outside its range, or ``defense_factory`` gives no
+                defense.
+        """
+        if not isinstance(key, SecretKey):
+            raise InvalidOptionError(
+                f"key must be a SecretKey, but got {type(key).__name__}. Read it by "
+                "SecretKey.from_environment or SecretKey.from_file."
+            )
+        if bind not in ("scores", "input"):
+            raise InvalidOptionError(f"bind must be 'scores' or 'input', but got {bind!r}.")
+        check_above("grid", grid, 0)
+        self.key, self.bind, self.grid = key, bind, grid
+        self._generator, self._lock = Generator(), threading.Lock()
+        self.defense = defense_factory(self._generator)
+        if not isinstance(self.defense, Defense):
+            raise InvalidOptionError(
+                "defense_factory must return a defense, but returned "
+                f"{type(self.defense).__name__}. Pass `lambda generator: GaussianNoise("
+                "generator=generator)`, say."
+            )
+        self.keeps_label = self.defense.keeps_label
+        self.requires_input = self.defense.requires_input or self._reads_input
+
+    @property
+    def _reads_input(self) -> bool:
+        return self.bind == "input" and not self.defense.deterministic
+
+    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
+        """Answer each row by itself, with the draws that the key gives it.
+
+        Args:
+            logits: ``(N, K)`` clean scores, finite.
+            images: ``(N, ...)`` the queries, where ``requires_input``.
+
+        Raises:
+            InvalidTensorError: Logits or images are none, or images are missing.
+        """
+        if self.defense.deterministic:
+            return self.defense(logits, images)
+        check_logits(logits)
+        if logits.ndim != 2:
+            raise InvalidTensorError(
+                f"logits must have shape (N, K), but got {tuple(logits.shape)}. Pass "
+                "`logits.unsqueeze(0)` for a single row."
+            )
+        if self.requires_input:
+            if images is None:
+                raise InvalidTensorError(
+                    f"images are needed by {self!r}, one per row of scores, but got None. Pass "
+                    "the queries, or bind the draws to the scores."
+                )
+            check_images(images, len(logits))
+        if not len(logits):
+            return logits.clone()
+        messages = self._input_bytes(images) if self._reads_input else self._score_bytes(logits)
+        asked = images if self.defense.requires_input else None
+        rows = []
+        with self._lock:
+            for row, message in enumerate(messages):
+                some = slice(row, row + 1)
+                self._generator.set_state(_state_of(self.key.digest(PURPOSE + message)))
+                rows.append(self.defense(logits[some], None if asked is None else asked[some]))
+        return torch.cat(rows)
+
+    def _score_bytes(self, logits: Tensor) -> list[bytes]:
+        rows = logits.detach().cpu().double().log_softmax(-1).clamp_min(LOWEST)
+        cells = (rows / self.grid).round().to(torch.int64).numpy().astype("<i8")
+        return [b"scores\0" + row.tobytes() for row in cells]
+
+    def _input_bytes(self, images: Tensor | None) -> list[bytes]:
+        if images is None:  # refused before
+            return []
+        kind = f"input\0{tuple(images.shape[1:])}\0".encode()
+        # Zero has two signs in memory, and is one number.
+        plain = images.detach().to("cpu", torch.float32) + 0.0
+        rows = plain.reshape(len(plain), -1).numpy().astype("<f4")
+        return [kind + row.tobytes() for row in rows]
+
+    def __repr__(self) -> str:
+        return f"KeyedRandomness({type(self.defense).__name__}, bind={self.bind!r})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> str:
+        raise InvalidOptionError(
+            f"{self!r} is not pickled, since its key would lie in the file or travel with the "
+            "task. Build it where it answers, as in the constructor of a worker."
+        )
+
+
+def _state_of(digest: bytes) -> Tensor:
+    """Return the state of a generator on the CPU whose 624 words come from a digest."""
+    state = Generator().manual_seed(0).get_state()
+    if len(state) != STATE_BYTES:
+        raise InvalidOptionError(
+            f"a generator's state must have {STATE_BYTES} bytes, but has {len(state)} in PyTorch "
+            f"{torch.__version__}, so that it cannot be keyed. Use a version that oneway was "
+            "tested with."
+        )
+    words = np.frombuffer(hashlib.shake_256(digest).digest(4 * 624), "<u4")
+    state.numpy()[WORDS] = words.astype(np.uint64).view(np.uint8)
+    return state

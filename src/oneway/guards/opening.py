@@ -13,7 +13,7 @@ from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.codebook.certificate import table_hash
 from oneway.errors import CorruptDataError, InvalidOptionError
-from oneway.guards.keyed import KeyedDefense
+from oneway.guards.keyed import KeyedRandomness, SecretKey
 from oneway.guards.network_files import load_network
 from oneway.guards.registry import (
     TEST_SIGNALS,
@@ -24,7 +24,7 @@ from oneway.guards.registry import (
 
 
 @dataclass(frozen=True)
-class Guard:
+class OpenedGuard:
     """A defense that may stand before clients, and what they are told of it.
 
     Attributes:
@@ -47,7 +47,7 @@ def open_guard(
     key: bytes | None = None,
     device: torch.device,
     allow_clean_scores: bool = False,
-) -> Guard:
+) -> OpenedGuard:
     """Build a guard from a defense's name and options, and the files that it needs.
 
     Args:
@@ -80,14 +80,13 @@ def open_guard(
         if needed[what] is not (path is not None):
             said = f"needs --{what} FILE" if needed[what] else f"takes no --{what}"
             raise InvalidOptionError(f"the defense {name!r} {said}.")
-    generator = Generator()
-    defense = build_defense(
-        name,
-        options,
-        None if inverter is None else _surrogate(inverter, device),
-        network=None if network is None else load_network(network, name).network.to(device),
-        generator=generator,
-    )
+    surrogate = None if inverter is None else _surrogate(inverter, device)
+    trained = None if network is None else load_network(network, name).network.to(device)
+
+    def build(generator: Generator) -> Defense:
+        return build_defense(name, options, surrogate, network=trained, generator=generator)
+
+    defense = build(Generator())
     if not defense.keeps_label:
         raise InvalidOptionError(
             f"the defense {name!r} may change labels, and clients would act on wrong ones. Give "
@@ -99,11 +98,11 @@ def open_guard(
                 f"the defense {name!r} is random: without a secret key, whoever asks again "
                 "averages its noise away. Give a key, by the setting key_file."
             )
-        defense = KeyedDefense(defense, generator, key)
-    return Guard(name, oneway.__version__, defense)
+        defense = KeyedRandomness(build, SecretKey(key), bind="input")
+    return OpenedGuard(name, oneway.__version__, defense)
 
 
-def open_guard_file(path: Path, *, device: torch.device) -> Guard:
+def open_guard_file(path: Path, *, device: torch.device) -> OpenedGuard:
     """Open a guard that was fitted: a codebook, from `oneway codebook`.
 
     Args:
@@ -118,7 +117,7 @@ def open_guard_file(path: Path, *, device: torch.device) -> Guard:
     release = CodebookRelease.load(path)
     version = table_hash(release.network)[:12]
     release.network.to(device)
-    return Guard("codebook", version, release)
+    return OpenedGuard("codebook", version, release)
 
 
 def _surrogate(path: Path, device: torch.device) -> nn.Module:

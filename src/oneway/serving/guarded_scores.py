@@ -10,7 +10,7 @@ from torch import Tensor
 from oneway.checks import check_logits
 from oneway.confidences import logits_from_confidences
 from oneway.errors import DefenseFailedError, InvalidTensorError
-from oneway.guards import Guard
+from oneway.guards import OpenedGuard
 from oneway.serving.dialects import Scores
 from oneway.serving.guarded_model import Released, check_guard, check_released, released_or_refused
 from oneway.serving.refusals import upstream_failed
@@ -35,7 +35,7 @@ class GuardedScores:
 
     def __init__(
         self,
-        guard: Guard,
+        guard: OpenedGuard,
         outputs: Literal["logits", "confidences"],
         *,
         device: torch.device,

@@ -18,7 +18,7 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.guards import Guard
+from oneway.guards import OpenedGuard
 from oneway.serving.dialects import Dialect, OpenInferenceDialect, PlainDialect
 from oneway.serving.protocol import FLOATS, ModelMetadata, TensorMetadata
 from oneway.serving.refusals import RefusedError
@@ -62,7 +62,7 @@ class ProxiedModel:
 async def open_upstream(
     where: str,
     settings: ServingSettings,
-    guard: Guard,
+    guard: OpenedGuard,
     *,
     input_name: str | None = None,
     output_name: str | None = None,

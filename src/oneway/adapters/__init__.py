@@ -1,0 +1,22 @@
+"""Guards around models as servers hold them. Each fails closed: guarded scores, or an error.
+
+What needs an optional package lives in a module of its own: ``oneway.adapters.scikit_learn``,
+``oneway.adapters.mlflow`` and ``oneway.adapters.ray``.
+"""
+
+from oneway.adapters.endpoint import GuardedEndpoint
+from oneway.adapters.function import GuardedFunction
+from oneway.adapters.guard import Guard
+from oneway.adapters.onnx_session import GuardedSession
+from oneway.adapters.torch_module import GuardedModule
+from oneway.guards import KeyedRandomness, SecretKey
+
+__all__ = [
+    "Guard",
+    "GuardedEndpoint",
+    "GuardedFunction",
+    "GuardedModule",
+    "GuardedSession",
+    "KeyedRandomness",
+    "SecretKey",
+]

@@ -1,0 +1,91 @@
+"""A PyTorch classifier whose forward pass gives guarded probabilities."""
+
+from typing import Literal, Self
+
+from torch import Tensor, nn
+
+from oneway.adapters.guard import Guard
+from oneway.contracts import Defense
+from oneway.errors import InvalidOptionError, InvalidTensorError
+
+
+class GuardedModule(nn.Module):
+    """A module with a guard behind it, for a server that calls modules.
+
+    It answers in eval mode only: in training mode an answer would depend on who else is in the
+    batch. It is a door, not a safe: whoever holds this object holds ``model``, too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        defense: Defense,
+        *,
+        outputs: Literal["logits", "confidences"],
+        decimals: int | None = None,
+    ) -> None:
+        """Guard a module, and put it in eval mode.
+
+        Args:
+            model: ``(N, ...)`` queries to ``(N, K)`` scores, as one tensor.
+            defense: What changes them. Its own networks stay where they are: put them on the
+                model's device first.
+            outputs: What the scores are; never guessed.
+            decimals: Decimals of what is released; None: all.
+
+        Raises:
+            InvalidOptionError: An option is outside its range: see :class:`oneway.adapters.Guard`.
+        """
+        super().__init__()
+        if not isinstance(model, nn.Module):
+            raise InvalidOptionError(
+                f"model must be a torch.nn.Module, but got {type(model).__name__}. Guard any "
+                "other callable by oneway.adapters.Guard."
+            )
+        self.model = model
+        self.guard = Guard(defense, outputs, decimals=decimals)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode.
+
+        Raises:
+            InvalidOptionError: ``mode`` is True.
+        """
+        if mode:
+            raise InvalidOptionError(
+                "a guarded module answers, and is not trained: its answers would depend on the "
+                "batch. Train the model itself, then guard it."
+            )
+        return super().train(False)
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Answer with guarded probabilities.
+
+        Args:
+            queries: ``(N, ...)`` as the model takes them; if the defense needs queries, in the
+                scale that it was made for, too.
+
+        Returns:
+            ``(N, K)`` probabilities, of the type and on the device of the model's scores, without
+            gradient.
+
+        Raises:
+            InvalidOptionError: A part of the model was put back in training mode.
+            InvalidTensorError: The model gives something else than one tensor of scores.
+            DefenseFailedError: The defense failed.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise InvalidOptionError(
+                "a part of the model is in training mode, so that its answers depend on the "
+                "batch. Call `eval()`."
+            )
+        scores = self.model(queries)
+        if not isinstance(scores, Tensor) or len(scores) != len(queries):
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InvalidTensorError(
+                f"the model must answer {len(queries)} queries with one tensor of shape "
+                f"({len(queries)}, K), but gave {got}. Wrap it in a module that returns its "
+                "scores alone: other heads would leave unguarded."
+            )
+        return self.guard(scores, queries)

@@ -1,0 +1,125 @@
+"""Experiments spread over a Ray cluster: each seed of each data set is a task, tried again if lost.
+
+A task runs its cells one by one, and writes each record when it is done; a task that is tried
+again, and a rerun after an interruption, go on from there.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oneway.benchmark.reproduce import Cells, load_data
+from oneway.benchmark.store import Store, write_records
+from oneway.checks import check_count
+from oneway.data import Report, silent
+from oneway.errors import InvalidOptionError, OnewayError
+from oneway.extras import load_extra
+
+RETRIES = 3
+"""How often a task is tried again when its process or machine is lost."""
+
+
+@dataclass(frozen=True)
+class CellsJob:
+    """One seed of one experiment, for whoever runs it.
+
+    Attributes:
+        cells: Its records and its store. On a cluster their paths must lead to one file system
+            that all machines share; else each machine trains for itself, and an interrupted task
+            begins again. Records come home either way.
+        data_root: Folder with the data sets' files, on each machine.
+        device: Where networks are trained and queried.
+        only: Releases that are wanted; None: all.
+        report: Told of progress, in the process that runs the job.
+    """
+
+    cells: Cells
+    data_root: Path | None
+    device: torch.device
+    only: Collection[str] | None = None
+    report: Report = silent
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run what is missing; return all records."""
+        spec = self.cells.spec
+        return self.cells.run(
+            lambda: load_data(spec.data, self.data_root, self.report),
+            device=self.device,
+            only=self.only,
+            report=self.report,
+        )
+
+
+def run_on_ray(
+    jobs: Sequence[CellsJob], *, retries: int = RETRIES
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Run jobs as tasks of a Ray cluster, and give the records of each when it is done.
+
+    The cluster is the one that Ray is connected to, or that ``RAY_ADDRESS`` names, or that runs
+    on this machine; without any, one is started on this machine's cores. A task takes one core,
+    and one GPU if its job's device is one.
+
+    Args:
+        jobs: Each with a record file of its own.
+        retries: How often a task is tried again when its process or machine is lost. An error
+            raised on purpose is not tried again.
+
+    Yields:
+        The number of a job, and its records, as the jobs finish.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InvalidOptionError: Two jobs write one file, or ``retries`` is below 0.
+        OnewayError: A job raised it; the other tasks are cancelled.
+    """
+    check_count("retries", retries, least=0)
+    paths = [job.cells.path.resolve() for job in jobs]
+    if len(set(paths)) < len(paths):
+        raise InvalidOptionError(
+            f"jobs must write a file each, but {len(paths) - len(set(paths))} share one. Give "
+            "each seed and preset once."
+        )
+    # Whoever wants to tell Ray's makers what they run may say so.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = load_extra("ray", extra="ray", purpose="running on a cluster")
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    waiting: dict[Any, int] = {}
+    for number, (job, path) in enumerate(zip(jobs, paths, strict=True)):
+        needed = {"num_cpus": 1, "num_gpus": 1 if job.device.type == "cuda" else 0}
+        task = ray.remote(_run_elsewhere).options(max_retries=retries, **needed)
+        cells = Cells(job.cells.spec, path, Store(job.cells.store.root.resolve()))
+        waiting[task.remote(dataclasses.replace(job, cells=cells), Path.cwd())] = number
+    try:
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            number = waiting.pop(done)
+            records = ray.get(done)
+            if isinstance(records, OnewayError):
+                raise records
+            # On a machine that shares no file system, they were written elsewhere.
+            write_records(paths[number], records)
+            yield number, records
+    finally:
+        for task in waiting:
+            ray.cancel(task, force=True)
+
+
+def _run_elsewhere(job: CellsJob, folder: Path) -> list[dict[str, Any]] | OnewayError:
+    """Run a job in a worker; an error raised on purpose is an answer, and is not tried again.
+
+    Args:
+        job: What to run.
+        folder: Where its relative paths begin, if this machine has it.
+    """
+    with contextlib.chdir(folder) if folder.is_dir() else contextlib.nullcontext():
+        try:
+            return job.run()
+        except OnewayError as error:
+            return error

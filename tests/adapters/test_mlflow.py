@@ -1,0 +1,274 @@
+"""A guarded model is logged, loaded and served by MLflow; the key stays where it serves."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("mlflow", reason="needs `pip install 'oneway[mlflow]'`")
+pytest.importorskip("httpx")
+
+import asyncio
+
+import httpx
+import mlflow
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.pyfunc.scoring_server import init
+from mlflow.types import Schema, TensorSpec
+
+from adapters.test_guard import FAULTS, Faulty
+from oneway.adapters import Guard, KeyedRandomness, SecretKey
+from oneway.adapters.mlflow import GuardedPyfunc
+from oneway.defenses.dirichlet_noise import DirichletNoise
+from oneway.defenses.identity import Identity
+from oneway.defenses.rounding import Rounding
+from oneway.errors import (
+    DefenseFailedError,
+    InvalidOptionError,
+    InvalidTensorError,
+    MissingDataError,
+    TargetFailedError,
+)
+
+ROOT = Path(__file__).parents[2]
+SECRET = "0123456789abcdef-the-key"
+QUERIES = np.random.default_rng(0).random((6, 1, 4, 4)).astype(np.float32)
+
+
+def load_model(artifacts):
+    weights = np.load(artifacts["weights"])
+    return lambda queries: queries.reshape(len(queries), -1) @ weights
+
+
+def load_guard(artifacts):  # noqa: ARG001  MLflow's interface
+    key = SecretKey.from_environment("SOME_KEY")
+    made = KeyedRandomness(
+        lambda generator: DirichletNoise(keep_label=True, generator=generator), key
+    )
+    return Guard(made, "logits", decimals=3)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory, weights):
+    """Logged in a run, as a user does."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    np.save(folder / "weights.npy", weights)
+    spec = TensorSpec(np.dtype(np.float32), (-1, 1, 4, 4))
+    with pytest.MonkeyPatch.context() as patch, quiet():
+        patch.delenv("SOME_KEY", raising=False)
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        mlflow.set_tracking_uri((folder / "runs").as_uri())
+        with mlflow.start_run():
+            info = mlflow.pyfunc.log_model(
+                name="guarded",
+                python_model=GuardedPyfunc(load_model, load_guard),
+                artifacts={"weights": str(folder / "weights.npy")},
+                signature=ModelSignature(Schema([spec])),
+                pip_requirements=["oneway"],
+            )
+        return mlflow.artifacts.download_artifacts(info.model_uri)
+
+
+@contextmanager
+def quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own, on pickles and examples
+        yield
+
+
+@pytest.fixture
+def loaded(logged, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", SECRET)
+    with quiet():
+        return mlflow.pyfunc.load_model(logged)
+
+
+def test_it_is_loaded_and_answers_with_what_the_guard_releases(loaded, weights, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", SECRET)
+    clean = QUERIES.reshape(6, -1) @ weights
+    released = loaded.predict(QUERIES)
+    assert released.dtype == np.float32
+    np.testing.assert_array_equal(released, load_guard({})(clean))
+    np.testing.assert_array_equal(released.argmax(1), clean.argmax(1))
+    probabilities = torch.from_numpy(clean).softmax(-1).numpy()
+    assert np.abs(released - probabilities).max() > 0.01
+    np.testing.assert_array_equal(loaded.predict(QUERIES[2:3]), released[2:3])
+
+
+def test_the_key_is_in_no_file_and_without_it_nothing_is_loaded(logged, monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    files = [path for path in walk(logged) if os.path.isfile(path)]  # noqa: PTH113
+    assert len(files) >= 3
+    for path in files:
+        with open(path, "rb") as file:  # noqa: PTH123
+            assert SECRET.encode() not in file.read()
+    with pytest.raises(MissingDataError, match="SOME_KEY"), quiet():
+        mlflow.pyfunc.load_model(logged)
+
+
+def walk(folder):
+    return [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]  # noqa: PTH118
+
+
+def ask(app, body):
+    """Over ASGI, the interface by which MLflow's server calls its own app."""
+
+    async def post():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return await client.post("/invocations", json=body)
+
+    return asyncio.run(post())
+
+
+def test_its_scoring_server_gives_guarded_probabilities(loaded):
+    with quiet():
+        answer = ask(init(loaded), {"inputs": QUERIES.tolist()})
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"predictions"}
+    told = np.array(answer.json()["predictions"], np.float32)
+    np.testing.assert_array_equal(told, loaded.predict(QUERIES))
+
+
+class Wrapped:
+    """A loaded model as MLflow's server sees it."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.metadata = SimpleNamespace(
+            get_input_schema=lambda: Schema([TensorSpec(np.dtype(np.float32), (-1, 1, 4, 4))]),
+            get_params_schema=lambda: None,
+        )
+
+    def predict(self, data, params=None):
+        return self.inner.predict(None, np.asarray(data), params)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_defense_that_fails_lets_nothing_out_of_the_server(fault, weights):
+    model = GuardedPyfunc(
+        lambda _: lambda queries: queries.reshape(len(queries), -1) @ weights,
+        lambda _: Guard(Faulty(FAULTS[fault]), "logits"),
+    )
+    model.load_context(SimpleNamespace(artifacts={}))
+    with pytest.raises(DefenseFailedError, match="nothing is released"):
+        model.predict(None, QUERIES)
+    with quiet():
+        answer = ask(init(Wrapped(model)), {"inputs": QUERIES.tolist()})
+    assert answer.status_code >= 400
+    said = answer.text
+    clean = QUERIES.reshape(6, -1) @ weights
+    assert "predictions" not in answer.json()
+    assert not any(f"{score:.4f}"[:-1] in said for score in np.abs(clean).ravel())
+
+
+def plain(score, guard=None):
+    made = GuardedPyfunc(lambda _: score, lambda _: guard or Guard(Identity(), "confidences"))
+    made.load_context(SimpleNamespace(artifacts=None))
+    return made
+
+
+def test_a_frame_of_numbers_is_a_table_of_queries():
+    guard = Guard(Rounding(decimals=1), "confidences")
+    rows = np.array([[0.21, 0.79], [0.55, 0.45]])
+    frame = pd.DataFrame(rows, columns=["a", "b"])
+    model = plain(lambda queries: queries, guard)
+    np.testing.assert_array_equal(model.predict(None, frame), guard(rows))
+    for wrong in (frame.assign(c="text"), {"a": rows}, [0.2, 0.8]):
+        with pytest.raises(InvalidTensorError, match="one query per row"):
+            model.predict(None, wrong)
+
+
+def test_a_model_that_fails_is_an_error_without_its_text():
+    def shout(queries):
+        raise ValueError(f"cannot score {queries}")
+
+    with pytest.raises(TargetFailedError, match="6 queries") as raised:
+        plain(shout).predict(None, QUERIES)
+    assert raised.value.__cause__ is None
+    for wrong in (lambda _: "scores", lambda queries: queries[1:], lambda _: np.float32(1)):
+        with pytest.raises(InvalidTensorError, match="must answer 6 queries"):
+            plain(wrong).predict(None, QUERIES)
+
+
+def test_there_is_nothing_that_a_client_may_choose():
+    with pytest.raises(InvalidOptionError, match="no parameters"):
+        plain(lambda queries: queries).predict(None, QUERIES, {"decimals": 12})
+
+
+def test_what_cannot_be_loaded_is_refused():
+    with pytest.raises(InvalidOptionError, match="load_guard must be a function"):
+        GuardedPyfunc(load_model, Guard(Identity(), "logits").decimals)
+    with pytest.raises(InvalidOptionError, match="must return"):
+        plain(lambda queries: queries, Identity())
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_answers_over_http(tmp_path):
+    """The example, logged and served by the commands that it names, each in its own process."""
+    pytest.importorskip("skops")
+    commands = Path(sys.executable).parent
+    environment = os.environ | {
+        "ONEWAY_KEY": SECRET,
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "ignore",
+    }
+    example = ROOT / "examples" / "guarded_mlflow.py"
+    done = subprocess.run(  # noqa: S603  our own example
+        [sys.executable, str(example), str(tmp_path / "work")],
+        env={name: value for name, value in environment.items() if name != "ONEWAY_KEY"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(  # noqa: S603  our own arguments
+        [
+            *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
+            *("--model-uri", str(tmp_path / "work" / "guarded"), "--port", str(port)),
+        ],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said = ""
+        while "Uvicorn running" not in said:
+            said = server.stderr.readline()
+            assert said, "the server ended"
+        images = np.random.default_rng(0).random((5, 64)).astype(np.float32)
+        url = f"http://127.0.0.1:{port}/invocations"
+        answer = httpx.post(url, json={"inputs": images.tolist()}, timeout=60)
+        again = httpx.post(url, json={"inputs": images[3:].tolist()}, timeout=60)
+        assert answer.status_code == 200, answer.text
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.stderr.close()
+        server.wait()
+    released = np.array(answer.json()["predictions"])
+    np.testing.assert_array_equal(np.array(again.json()["predictions"]), released[3:])
+    import skops.io
+
+    clean = skops.io.load(tmp_path / "work" / "digits.skops").predict_proba(images)
+    np.testing.assert_array_equal(released.argmax(1), clean.argmax(1))
+    assert np.abs(released - clean).max() > 0.01
+    np.testing.assert_allclose(released, released.round(3), atol=1e-6)

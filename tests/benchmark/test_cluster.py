@@ -1,0 +1,135 @@
+"""Seeds of experiments as tasks on a real Ray: the same records, whatever is killed meanwhile."""
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
+
+import ray
+from ray import cloudpickle
+
+from benchmark.small import CPU, LABEL, NOISE, NONE, blobs, lasting, spec_of
+from oneway.benchmark import Cells, CellsJob, Store, read_records, run_on_ray, write_records
+from oneway.benchmark.spec import DataSpec, ReleaseSpec
+from oneway.data import silent
+from oneway.errors import InvalidOptionError, MissingDataError
+
+# A worker has oneway, but not these tests.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+pytestmark = pytest.mark.slow
+
+NOISY = ReleaseSpec("noise", "adversarial-noise", NOISE, attackers=("label-only", "static"))
+SEEDS = (0, 1, 2)
+
+
+def spec(seed, path="blobs.npz"):
+    made = spec_of(NONE, NOISY, LABEL, names=("label-only", "static"), seed=seed)
+    return dataclasses.replace(made, data=DataSpec("npz", 60, 60, 45, path=path))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    images = blobs()
+    np.savez(folder / "blobs.npz", images=images.images, labels=images.labels)
+    return folder
+
+
+def jobs_in(folder, root, report=silent, seeds=SEEDS):
+    return [
+        CellsJob(
+            Cells(spec(seed), folder / f"seed{seed}.jsonl", Store(folder / "cache")),
+            root,
+            CPU,
+            report=report,
+        )
+        for seed in seeds
+    ]
+
+
+def as_read(records):
+    return [json.loads(json.dumps(lasting(record))) for record in records]
+
+
+@pytest.fixture(scope="module")
+def here(root, tmp_path_factory):
+    """What one process makes of the same jobs."""
+    return [as_read(job.run()) for job in jobs_in(tmp_path_factory.mktemp("here"), root)]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_is_replaced_and_its_task_goes_on_where_it_was(root, here, tmp_path):
+    """The first to reach the second cell of seed 1 is killed, as by the machine's memory guard."""
+
+    def kill_once(stage, share):
+        marker = tmp_path / "killed"
+        if (stage, share) == ("defend: label", 0.0) and not marker.exists():
+            if len((tmp_path / "seed1.jsonl").read_text().splitlines()) < 2:
+                return
+            marker.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    plain, deadly = jobs_in(tmp_path, root), jobs_in(tmp_path, root, kill_once)
+    found = dict(run_on_ray([plain[0], deadly[1], plain[2]]))
+    assert (tmp_path / "killed").exists()
+    assert [as_read(found[number]) for number in range(3)] == here
+    for number, seed in enumerate(SEEDS):
+        assert read_records(tmp_path / f"seed{seed}.jsonl") == found[number]
+    # The tasks ran in processes of their own, and not in this one.
+    assert int((tmp_path / "killed").read_text()) != os.getpid()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_rerun_does_only_what_is_missing(root, here, tmp_path):
+    def refuse(stage, share):
+        raise AssertionError((stage, share))
+
+    first = dict(run_on_ray(jobs_in(tmp_path, root, seeds=(0, 1))))
+    write_records(tmp_path / "seed1.jsonl", first[1][:1])
+    # Seed 0 is whole: whoever would load or train anything for it would report it.
+    (whole,), (cut,) = jobs_in(tmp_path, root, refuse, (0,)), jobs_in(tmp_path, root, seeds=(1,))
+    again = dict(run_on_ray([whole, cut]))
+    assert again[0] == first[0]
+    assert again[1][0] == first[1][0]  # its times and all
+    assert as_read(again[1]) == here[1]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_is_lost_too_often_is_an_error(root, tmp_path):
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        list(run_on_ray(jobs_in(tmp_path, root, kill, (0,)), retries=0))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_error_raised_on_purpose_comes_home_and_is_not_tried_again(tmp_path):
+    with pytest.raises(MissingDataError, match=r"blobs\.npz"):
+        list(run_on_ray(jobs_in(tmp_path, tmp_path)))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_relative_paths_begin_where_the_command_was_given(root, here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(root)
+    (job,) = jobs_in(Path("out"), Path("data"), seeds=(2,))
+    assert as_read(dict(run_on_ray([job]))[0]) == here[2]
+    assert len(read_records(tmp_path / "out" / "seed2.jsonl")) == 3
+
+
+def test_what_cannot_be_run_is_refused_before_ray_is_asked(root, tmp_path):
+    jobs = jobs_in(tmp_path, root, seeds=(0, 0))
+    with pytest.raises(InvalidOptionError, match="share one"):
+        next(run_on_ray(jobs))
+    with pytest.raises(InvalidOptionError, match="retries"):
+        next(run_on_ray(jobs[:1], retries=-1))
+    assert list(run_on_ray([])) == []
