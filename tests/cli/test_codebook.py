@@ -14,34 +14,44 @@ FEW = ("--min-members", 4)
 
 
 @pytest.fixture(scope="module")
-def fitted(oneway, work, tmp_path_factory):
+def scores(tmp_path_factory):
+    """Scores and images of 500 queries, more than the pipeline's few."""
+    generator = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("scores") / "scores.npz"
+    images = generator.integers(0, 256, (500, 1, 32, 32), np.uint8)
+    np.savez(path, images=images, logits=generator.normal(0, 2, (500, 10)).astype(np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(oneway, scores, tmp_path_factory):
     path = tmp_path_factory.mktemp("guard") / "guard.safetensors"
-    result = oneway("codebook", work / "auxiliary.npz", "--out", path, *FEW)
+    result = oneway("codebook", scores, "--out", path, *FEW)
     assert result.exit_code == 0, result.output
     return path, result.output
 
 
-def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, work):
+def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, scores):
     path, told = fitted
     guard = CodebookRelease.load(path)
-    logits = torch.from_numpy(np.load(work / "test.npz")["logits"])
+    logits = torch.from_numpy(np.load(scores)["logits"])
     released = release(guard(logits))
     assert torch.equal(released.argmax(-1), logits.argmax(-1))
     assert len(released.unique(dim=0)) <= guard.network.sizes.cells
     assert f"wrote {path}: {guard.network.sizes.cells} vectors for 10 labels" in told
     assert guard.certificate is not None
     assert guard.certificate.independent
-    assert guard.certificate.queries == 16  # a fifth of 80
+    assert guard.certificate.queries == 100  # a fifth
     assert f"{guard.certificate.error.estimate:.4f}" in told
     assert "knows more about a query" in " ".join(told.split())
 
 
 def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
-    oneway, work, tmp_path
+    oneway, scores, tmp_path
 ):
     path = tmp_path / "guard.safetensors"
     options = ("--out", path, "--min-members", 2, "--held-out", 0)
-    source = work / "auxiliary.npz"
+    source = scores
     assert oneway("codebook", source, *options, "--max-bits", 0.2).exit_code == 0
     guard = CodebookRelease.load(path)
     assert guard.certificate.bits_measured <= 0.2
@@ -51,8 +61,8 @@ def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
     assert "no codebook of 2 members keeps within the budget" in result.stderr
 
 
-def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, work, tmp_path):
-    np.save(tmp_path / "scores.npy", np.load(work / "auxiliary.npz")["logits"])
+def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, scores, tmp_path):
+    np.save(tmp_path / "scores.npy", np.load(scores)["logits"])
     path = tmp_path / "guard.safetensors"
     scores = (tmp_path / "scores.npy", "--kind", "logits")
     result = oneway("codebook", *scores, "--out", path, *FEW)
@@ -66,11 +76,10 @@ def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, wor
     assert "Pass --images" in result.stderr
 
 
-def test_decoys_move_vectors_and_not_cells(oneway, fitted, work, tmp_path):
+def test_decoys_move_vectors_and_not_cells(oneway, fitted, scores, work, tmp_path):
     path = tmp_path / "decoys.safetensors"
     surrogate = ("--inverter", work / "s.safetensors", "--decoy-l1", 0.3)
-    source = work / "auxiliary.npz"
-    assert oneway("codebook", source, "--out", path, *FEW, *surrogate).exit_code == 0
+    assert oneway("codebook", scores, "--out", path, *FEW, *surrogate).exit_code == 0
     plain, moved = CodebookRelease.load(fitted[0]).network, CodebookRelease.load(path).network
     assert torch.equal(plain.edges, moved.edges)
     assert torch.equal(plain.owner, moved.owner)
@@ -78,14 +87,14 @@ def test_decoys_move_vectors_and_not_cells(oneway, fitted, work, tmp_path):
 
 
 def test_certify_measures_other_queries_and_says_by_its_exit_what_was_missed(
-    oneway, fitted, work, tmp_path
+    oneway, fitted, scores, tmp_path
 ):
     path, out = fitted[0], tmp_path / "certificate.json"
-    source = work / "private.npz"
+    source = scores
     result = oneway("certify", path, source, "--json", out)
     assert result.exit_code == 0, result.output
     told = json.loads(out.read_text())
-    assert told["queries"] == 60
+    assert told["queries"] == 500
     assert told["table"] == CodebookRelease.load(path).certificate.table
     low, bits, members = told["error"]["low"], told["bits_most"], told["members_least"]
     for option, kept, missed in (
@@ -97,19 +106,45 @@ def test_certify_measures_other_queries_and_says_by_its_exit_what_was_missed(
         assert oneway("certify", path, source, option, missed).exit_code == 1
 
 
-def test_certify_writes_into_the_file_only_if_asked(oneway, work, tmp_path):
+def test_too_few_queries_for_a_certificate_are_refused_with_the_reason(
+    oneway, work, fitted, tmp_path
+):
+    few = tmp_path / "few.npz"
+    arrays = np.load(work / "test.npz")
+    np.savez(few, images=arrays["images"][:9], logits=arrays["logits"][:9])
+    result = oneway("certify", fitted[0], few)
+    assert result.exit_code == 2
+    assert "an error is certified of 30 pairs" in result.stderr
+    out = tmp_path / "guard.safetensors"
+    result = oneway("codebook", work / "auxiliary.npz", "--out", out, *FEW)
+    assert result.exit_code == 2
+    assert "Pass more queries" in result.stderr
+    assert not out.exists()
+
+
+def test_copies_of_one_query_count_once(oneway, scores, tmp_path):
+    arrays = np.load(scores)
+    copies = tmp_path / "copies.npz"
+    times = np.concatenate([np.arange(500), np.full(300, 7)])
+    np.savez(copies, images=arrays["images"][times], logits=arrays["logits"][times])
+    once, more = tmp_path / "once.safetensors", tmp_path / "more.safetensors"
+    assert oneway("codebook", scores, "--out", once, *FEW).exit_code == 0
+    assert oneway("codebook", copies, "--out", more, *FEW).exit_code == 0
+    assert once.read_bytes() == more.read_bytes()
+
+
+def test_certify_writes_into_the_file_only_if_asked(oneway, scores, tmp_path):
     path = tmp_path / "guard.safetensors"
-    oneway("codebook", work / "auxiliary.npz", "--out", path, *FEW)
+    oneway("codebook", scores, "--out", path, *FEW)
     before = path.read_bytes()
-    assert oneway("certify", path, work / "test.npz").exit_code == 0
+    assert oneway("certify", path, scores).exit_code == 0
     assert path.read_bytes() == before
-    assert oneway("certify", path, work / "test.npz", "--write").exit_code == 0
-    assert CodebookRelease.load(path).certificate.queries == 40
+    assert oneway("certify", path, scores, "--write").exit_code == 0
+    assert CodebookRelease.load(path).certificate.queries == 500
 
 
-def test_choose_shows_the_family_and_a_command_that_works(oneway, work, tmp_path):
-    source = work / "auxiliary.npz"
-    result = oneway("choose", source, "--max-l1", 2, "--min-members", 3)
+def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_path):
+    result = oneway("choose", scores, "--max-l1", 2, "--min-members", 3)
     assert result.exit_code == 0, result.output
     assert "codebook" in result.output
     words = result.output.split("Use oneway ")[1].split()

@@ -69,6 +69,10 @@ VALUES: dict[str, Callable[[Record], Any]] = {
     "milliseconds_per_query_batched": lambda record: record["milliseconds_per_query_batched"],
     "training_seconds": lambda record: record["training_seconds"],
     "surrogate_held_out_error": lambda record: record["training"].get("surrogate_held_out_error"),
+    **{
+        name: lambda record, name=name: record["training"].get(name)  # type: ignore[misc]
+        for name in ("bits_most", "bits_measured", "certified_error", "members_least")
+    },
 }
 """What is averaged over seeds, besides every attacker's error."""
 

@@ -8,7 +8,7 @@ from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
 from oneway.guards import Member
 from oneway.report.table import text_table
 
-FEWEST_INDEPENDENT = "These queries fitted the codebook too: interval and floor flatter it."
+FITTED = "These queries fitted the codebook too: all figures flatter it."
 
 
 def certificate_lines(certificate: Certificate) -> list[str]:
@@ -30,18 +30,21 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     else:
         error = told.error
         lines.append(
-            f"No attacker's mean squared error per pixel is below {error.estimate:.4f} "
-            f"({level} of resampled queries: {error.low:.4f} to {error.high:.4f}; whatever the "
-            f"distribution of queries, at {level}: {error.floor:.4f}), on {error.queries} queries."
+            "In the mean over queries no attacker's squared error per pixel is below what the "
+            f"variance within cells leaves: estimated {error.estimate:.4f} ({level} of resampled "
+            f"queries: {error.low:.4f} to {error.high:.4f}); proven, whatever the distribution of "
+            f"queries, at {level}: {error.floor:.4f}. From {error.queries} queries."
         )
-        if not told.independent:
-            lines.append(FEWEST_INDEPENDENT)
+    if told.independent:
+        lines.append("They are taken as queries that it was not fitted to.")
+    else:
+        lines.append(FITTED)
     if told.error is not None and told.error.alone:
         lines.append(
             f"{100 * told.error.alone:.1f} % of queries are alone in their cell: nothing is "
             "certified of them, and they count as read to the last pixel."
         )
-    if told.table and told.members_least:
+    if told.table and told.bits_most and told.members_least:
         lines.append(
             "Every vector that tells more than its label stands for "
             f"{told.members_least} calibration queries or more."

@@ -14,6 +14,7 @@ from oneway.benchmark import (
 from oneway.errors import UnknownNameError
 from oneway.report.frontier import frontier_lines
 from oneway.report.summary import (
+    CERTIFICATES,
     COLUMNS,
     COSTS,
     PUBLISHED_COLUMNS,
@@ -74,6 +75,7 @@ def _section(
         "Training is what a defense needs besides the target. Milliseconds depend on what else the "
         "machine was doing; compare them with those of no defense.\n",
         markdown(COSTS, summaries),
+        *_certificates(summaries),
     ]
     if theirs is not None and theirs.rows:
         lines += [
@@ -84,6 +86,19 @@ def _section(
         lines += _bullets([remark.text for remark in theirs.remarks])
     lines += ["\n### In words\n", *_bullets(verdict_lines(summaries)), ""]
     return "\n".join(lines)
+
+
+def _certificates(summaries: Sequence[Summary]) -> list[str]:
+    """Return what releases with a certificate certify, beside what attackers reached."""
+    certified = [summary for summary in summaries if "certified_error" in summary.values]
+    if not certified:
+        return []
+    return [
+        "\n### What is certified\n",
+        "The least error of any attacker, estimated on calibration queries that fitted nothing: on "
+        "other queries than the attackers were graded on, so that either may be a little lower.\n",
+        markdown(CERTIFICATES, certified),
+    ]
 
 
 def _frontier(experiment: str, preset: str, summaries: Sequence[Summary]) -> list[str]:

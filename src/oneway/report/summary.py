@@ -56,6 +56,16 @@ COSTS: dict[str, Callable[[Summary], str]] = {
 }
 
 
+CERTIFICATES: dict[str, Callable[[Summary], str]] = {
+    "release": lambda summary: summary.release,
+    "bits beyond the label, at most": _value("bits_most", 2),
+    "bits, measured": _value("bits_measured", 2),
+    "certified error": _value("certified_error", 4),
+    "strongest attacker's error": _value("adaptive_error", 4),
+    "members, at least": _value("members_least", 0),
+}
+
+
 def summary_table(summaries: Sequence[Summary], title: str) -> Table:
     """Return one row per release, means with 95 % intervals over seeds, for a terminal."""
     return text_table(title, COLUMNS, summaries)

@@ -15,7 +15,9 @@ their unbiased variance s_c^2,
 
 Cells that one row or none is in say nothing and count as 0, so that T errs to the safe side.
 
-**How sure.** ``low`` and ``high`` are a bootstrap interval of T over queries. ``floor`` holds
+**How sure.** ``low`` and ``high`` are a bootstrap interval of T over queries, of what each adds
+when it is left out and put back (its jackknife pseudo-value): in a cell of two that is more than
+its share, since both rows hang on each other. ``floor`` holds
 for any distribution of queries in [0, 1] and any sample size, in two steps of half the
 probability each. Rows of a cell are paired off; half their squared distance is unbiased for the
 cell's variance, lies in [0, 1/2], and pairs are independent given the cells, so that an empirical
@@ -43,10 +45,15 @@ from oneway.metrics import bootstrap_mean
 ASSUMPTIONS = (
     "The queries that are to come are drawn, each by itself, from the distribution that the "
     "certified queries were drawn from.",
-    "Error is the mean squared error per pixel. An attacker who knows more about a query than "
-    "its distribution (who sent it, another picture of the same thing) may do better.",
+    "Error is the squared error per pixel in the mean over queries. A single query may be read "
+    "better; so may any by an attacker who knows more about it than its distribution (who sent "
+    "it, another picture of the same thing).",
     "The label is released as it is, and attacks that read only the label are not hindered.",
-    "The attacker sees what this codebook released, and no other output of the model.",
+    "The attacker sees what this codebook released, and no other output of the model; and one "
+    "answer to each query. The same scores are always answered the same, but a query that is "
+    "changed a little and sent again may fall in another cell, and tell more.",
+    "It is about queries to come. The codebook itself is made of calibration queries, at least so "
+    "many to a vector; that is not differential privacy.",
     "Intervals are of these queries, this model and this table; a model that is trained again "
     "needs a codebook that is fitted again.",
 )
@@ -54,6 +61,9 @@ ASSUMPTIONS = (
 
 LEVEL = 0.95
 """Of all intervals and bounds, unless asked otherwise."""
+
+FEWEST_PAIRS = 30
+"""Pairs of queries in one cell below which no error is certified: of all queries, or of a label."""
 
 MOST_ALONE = 0.5
 """Share of queries that may be alone in their cell of a codebook; with more, there are too few."""
@@ -95,8 +105,8 @@ class Certificate:
         bits_measured: Bits beyond the label that these releases tell: the entropy of cells given
             labels, by their shares.
         error: Of any attacker over all queries; None if the queries themselves were not given.
-        error_by_label: Of those with each predicted label that two queries or more have; each
-            holds at the level by itself.
+        error_by_label: Of those with each predicted label that has enough queries; each by itself,
+            so that some of many intervals miss.
         distortion: L1 distance of probabilities and mean absolute difference of centered logits
             per class, each as ``mean``, ``p50``, ``p95``, ``p99`` and ``max``.
         members_least: Calibration queries behind any vector that tells more than its label; of a
@@ -242,16 +252,23 @@ def _certified(
     error, by_label = None, dict[str, CertifiedError]()
     if queries is not None:
         check_images(queries, rows=len(logits))
-        flat = queries.detach().flatten(1)
-        if bool((flat < 0).any() | (flat > 1).any()):
+        if not (float(queries.min()) >= 0 and float(queries.max()) <= 1):
             raise InvalidTensorError(
-                "queries must lie in [0, 1], since the floor of the error rests on it, but some "
-                "values do not. Scale them as the reconstructions are."
+                "queries must lie in [0, 1], since the floor rests on it, but some do not. Divide "
+                "them by their range."
+            )
+        flat = queries.detach().flatten(1)
+        pairs = pairs_in(cells)
+        if pairs < FEWEST_PAIRS:
+            raise InvalidOptionError(
+                f"an error is certified of {FEWEST_PAIRS} pairs of queries in one cell or more, "
+                f"but {len(logits)} queries make {pairs}. Pass more queries, or leave them out to "
+                "certify bits and distortion alone."
             )
         error = certified_error(cells, flat, generator, level)
         for label in labels.unique().tolist():
             own = labels == label
-            if int(own.sum()) > 1:
+            if pairs_in(cells[own]) >= FEWEST_PAIRS:
                 by_label[str(label)] = certified_error(cells[own], flat[own], generator, level)
     return Certificate(
         table="",
@@ -283,12 +300,23 @@ def certified_error(
         level: Of interval and floor.
     """
     values, alone = error_shares(cells, queries)
-    interval = bootstrap_mean(values, generator=generator, level=level)
-    inverse = cells.unique(return_inverse=True)[1]
+    estimate = float(values.mean())
+    inverse, sizes = cells.unique(return_inverse=True, return_counts=True)[1:]
+    own = sizes[inverse].double().cpu()
+    # Of n in a cell, n s^2 less (n - 1) s^2 without this row; with two there is none without it.
+    sums = torch.zeros(len(sizes), dtype=torch.float64).index_add(0, inverse.cpu(), values)
+    whole = sums[inverse.cpu()]  # n s^2
+    spread = values * (own - 1) / own.clamp_min(1)
+    left = (whole * (own - 1) / own.clamp_min(1) - spread * own / (own - 1).clamp_min(1)).clamp_min(
+        0
+    )
+    without = torch.where(own > 2, left * (own - 1) / (own - 2).clamp_min(1), 0.0)
+    added = whole - without
+    moves = bootstrap_mean(added - added.mean() + estimate, generator=generator, level=level)
     return CertifiedError(
-        estimate=interval.estimate,
-        low=interval.low,
-        high=interval.high,
+        estimate=estimate,
+        low=max(0.0, moves.low),
+        high=moves.high,
         floor=_floor(inverse, queries, len(cells), generator, level),
         queries=len(cells),
         alone=float(alone.double().mean()),
@@ -315,12 +343,18 @@ def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
 def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:
     """Return the entropy of ``(N)`` cells given their labels, in bits, by their shares."""
     whole = len(cells)
-    of_cells, of_labels = (
-        one.unique(return_counts=True)[1].double() / whole for one in (cells, labels)
+    joint = torch.stack([cells, labels], -1)
+    of_both, of_labels = (
+        one.unique(dim=0, return_counts=True)[1].double() / whole for one in (joint, labels)
     )
-    # H(cell, label) - H(label), and a cell has one label.
-    bits = (of_labels * of_labels.log2()).sum() - (of_cells * of_cells.log2()).sum()
+    # H(cell, label) - H(label).
+    bits = (of_labels * of_labels.log2()).sum() - (of_both * of_both.log2()).sum()
     return max(0.0, float(bits))
+
+
+def pairs_in(cells: Tensor) -> int:
+    """Return how many disjoint pairs of queries there are that share a cell."""
+    return int((cells.unique(return_counts=True)[1] // 2).sum())
 
 
 def table_hash(codebook: Codebook) -> str:

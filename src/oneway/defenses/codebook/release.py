@@ -1,5 +1,6 @@
 """The codebook as a defense: k-anonymous scores, at the price of a lookup."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,8 +112,9 @@ class CodebookRelease:
 
         Args:
             logits: ``(N, K)`` clean scores of queries like those that will be asked.
-            queries: ``(N, ...)`` in [0, 1], what was asked: for the certified error. None: the
-                certificate tells bits and distortion alone.
+            queries: ``(N, ...)`` in [0, 1], what was asked: for the certified error. Of copies
+                of one query one counts. None: the certificate tells bits and distortion alone,
+                and copies count.
             generator: On the CPU; draws who certifies, and the bootstrap.
             settings: How; None: the defaults. With a ``budget`` its ``rate_weight`` is found.
             budget: What users may lose, or attackers may gain; None: settings decide.
@@ -132,6 +134,10 @@ class CodebookRelease:
         if queries is not None:
             check_images(queries, rows=len(logits))
         settings = settings or FitSettings()
+        if queries is not None:
+            # Copies of one query are no company, and must not certify what they fitted.
+            distinct = first_copies(queries)
+            logits, queries = logits[distinct], queries[distinct]
         order = torch.randperm(len(logits), generator=generator).to(logits.device)
         apart = round(held_out * len(logits))
         certifying, fitting = order[:apart], order[apart:]
@@ -378,6 +384,15 @@ def check_share(name: str, value: float) -> None:
     check_weight(name, value)
     if not value < 1:
         raise InvalidOptionError(f"{name} must be below 1, but got {value}.")
+
+
+def first_copies(queries: Tensor) -> Tensor:
+    """Return the ``(M)`` int64 numbers of distinct queries, each time the first of its copies."""
+    seen = dict[bytes, int]()
+    for number, query in enumerate(queries.detach().cpu()):
+        digest = hashlib.sha256(query.contiguous().numpy().tobytes()).digest()
+        seen.setdefault(digest, number)
+    return torch.tensor(list(seen.values()), device=queries.device)
 
 
 def fault_of(book: Codebook) -> str | None:
