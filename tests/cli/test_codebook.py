@@ -43,7 +43,7 @@ def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, scores)
     assert guard.certificate.independent
     assert guard.certificate.queries == 100  # a fifth
     assert f"{guard.certificate.error.estimate:.4f}" in told
-    assert "knows more about a query" in " ".join(told.split())
+    assert "A single query may be read better" in " ".join(told.split())
 
 
 def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(

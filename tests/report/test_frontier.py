@@ -41,7 +41,8 @@ def test_what_has_no_gap_or_no_such_distortion_is_left_out():
     releases = [release("a", None, 0.1), release("b", 0.5, 0.2, None), release("c", 0.4, 0.3, 2.0)]
     assert [s.release for s in frontier(releases, "l1_mean")] == ["b"]
     assert [s.release for s in frontier(releases, "logit_distortion")] == ["c"]
-    first, second = frontier_lines(releases)
+    first, of_tail, second, _ = frontier_lines(releases)
+    assert of_tail.startswith("On the frontier of G of the least confident 5 % against L1")
     assert "b (0.50 at 0.2)" in first
     assert "c (0.40 at 2)" in second
 

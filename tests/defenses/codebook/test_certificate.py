@@ -40,6 +40,7 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import Interval
 from reference import codebook as slow
 from rows import random_rows
+from surrogates import random_images
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -505,10 +506,49 @@ def test_queries_outside_0_to_1_are_refused_and_not_shown(book, value):
 
 
 def test_queries_that_are_mostly_alone_are_refused_with_the_remedy():
-    logits, images = random_rows(1, 40, 20, torch.float64, 9), torch.zeros(40, 1, 2, 2)
+    logits = random_rows(1, 200, 20, torch.float64, 9)
     book = fit_codebook(logits, FitSettings(min_members=1, rate_weight=0.0))
-    with pytest.raises(InvalidOptionError, match=r"\d+% of 40 queries are alone.*Pass more"):
-        certify(book, logits, images, independent=False, generator=seeded(0))
+    asked = torch.cat([logits, logits[:40]])
+    with pytest.raises(InvalidOptionError, match=r"6\d% of 240 queries are alone.*Pass more"):
+        certify(book, asked, torch.zeros(240, 1, 2, 2), independent=False, generator=seeded(0))
+
+
+def test_an_error_is_certified_of_thirty_pairs_and_of_labels_that_have_as_many():
+    book = Codebook(2, 2, 1, 2)
+    logits = torch.tensor([[1.0, 0.0]]).repeat(59, 1)
+    for count in (59, 60):
+        more = torch.cat([logits[:count], torch.tensor([[1.0, 0.0]]).repeat(count - 59, 1)])
+        images = random_images(1, count, (1, 2, 2))
+        if count < 60:
+            with pytest.raises(InvalidOptionError, match=r"30 pairs.*59 queries make 29"):
+                certify(book, more, images, independent=True, generator=seeded(0))
+        else:
+            found = certify(book, more, images, independent=True, generator=seeded(0))
+            assert found.error is not None
+    few = torch.tensor([[0.0, 1.0]]).repeat(20, 1)
+    both = torch.cat([logits, few, logits[:1]])
+    found = certify(
+        book, both, random_images(2, 80, (1, 2, 2)), independent=True, generator=seeded(0)
+    )
+    assert list(found.error_by_label) == ["0"]
+
+
+def test_a_cell_that_two_labels_share_tells_of_both():
+    cells, labels = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
+    assert bits_beyond_label(cells, labels) == pytest.approx(1.0)
+
+
+def test_an_interval_of_pairs_is_as_wide_as_pairs_are_independent():
+    # Cells of two: N / 2 independent terms, each of half the squared distance of two numbers.
+    generator, widths, ends = seeded(5), [], []
+    for _ in range(60):
+        rows = torch.rand(200, 1, generator=generator, dtype=torch.float64)
+        found = certified_error(torch.arange(200) // 2, rows, generator)
+        widths.append(found.high - found.low)
+        ends.append(found.estimate)
+    # Two standard errors each way, and no more than the pseudo-values' own factor above.
+    spread = 2 * 1.96 * float(torch.tensor(ends).std())
+    assert spread * 0.9 < float(torch.tensor(widths).mean()) < spread * 1.7
 
 
 def test_any_release_that_maps_many_scores_to_one_is_certified_by_what_it_released():
@@ -533,7 +573,7 @@ def test_any_release_that_maps_many_scores_to_one_is_certified_by_what_it_releas
 
 
 def test_assumptions_are_said_in_words():
-    assert len(ASSUMPTIONS) == 5
+    assert len(ASSUMPTIONS) == 6
     assert all(one.endswith(".") for one in ASSUMPTIONS)
     assert [field.name for field in dataclasses.fields(Certificate)][:2] == ["table", "queries"]
     assert len(list(itertools.chain(*ASSUMPTIONS))) > 200

@@ -213,7 +213,7 @@ def test_a_table_is_certified_after_it_was_moved():
 
 
 def test_a_fit_is_its_generator_s_and_reports_its_progress():
-    logits, images = scored(1, 300)
+    logits, images = scored(1, 600)
     shares = []
     one, again, other = (
         CodebookRelease.fit(
