@@ -13,6 +13,9 @@ AXES = {
 }
 
 
+LOWEST = -1.0
+"""Gaps below this are drawn here, with their number: else all others would be one line."""
+
 GAPS = {"closed_gap": "G", "closed_gap_tail": "G of the least confident 5 %"}
 
 
@@ -78,19 +81,21 @@ def draw_frontier(summaries: Sequence[Summary], path: Path, title: str) -> None:
             if not {"closed_gap", name} <= summary.values.keys():
                 continue
             gap, moved = summary.values["closed_gap"], summary.values[name]
-            on = summary in best
+            on, below = summary in best, gap.mean < LOWEST
+            height = LOWEST if below else gap.mean
             axis.errorbar(
                 moved.mean,
-                gap.mean,
-                yerr=gap.half_width,
-                fmt="o",
+                height,
+                yerr=None if below else gap.half_width,
+                fmt="v" if below else "o",
                 color="C0" if on else "0.45",
                 markersize=5,
                 linewidth=0.8,
             )
+            number = str(numbers[summary.release])
             axis.annotate(
-                str(numbers[summary.release]),
-                (moved.mean, gap.mean),
+                f"{number}: {gap.mean:.1f}" if below else number,
+                (moved.mean, height),
                 xytext=(4, 4),
                 textcoords="offset points",
                 fontsize=8,
@@ -101,6 +106,7 @@ def draw_frontier(summaries: Sequence[Summary], path: Path, title: str) -> None:
         # Distortions spread over orders of magnitude, and none has 0.
         axis.set_xscale("symlog", linthresh=1e-3 if name == "l1_mean" else 1)
         axis.set_xlim(left=0)
+        axis.set_ylim(LOWEST - 0.1, 1.2)
         axis.set_xlabel(told)
     figure.axes[0].set_ylabel("closed gap G (1: the label alone, below 0: more than clean)")
     listing = "\n".join(f"{place:2d}  {release}" for release, place in numbers.items())
