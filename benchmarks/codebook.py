@@ -1,8 +1,8 @@
 """Time a codebook beside the model that it guards, and as classes grow to 10,000, in one run.
 
 The overhead of a release is what turns a batch of logits into probabilities to release
-(`CodebookRelease.probabilities`), against the model's own forward pass on the same batch. Run it
-with `make bench-codebook`; on a busy machine the ratios hold better than the times.
+(`CodebookRelease.probabilities`), against the model's own forward pass on the same batch. On
+a busy machine the ratios hold better than the times.
 """
 
 import argparse
