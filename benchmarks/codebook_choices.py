@@ -5,8 +5,9 @@ test ones, which neither has seen. First: our cells beside those of k-means, of 
 microaggregation (MDAV) and of rounding, all in probability space and per label. Second: what the
 image weight buys at equal distortion.
 
-A query that is alone in its cell counts as read; so do, for k-means and microaggregation, queries
-whose cell has fewer calibration members than asked: nobody promised them company.
+A query that is alone in its cell counts as read; so do queries whose cell has fewer calibration
+members than asked, by every method alike: nobody promised them company. Of our codebooks these are
+the labels with too few calibration queries for a cell.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def rivals(fitting: Tensor, clean: Tensor, images: Tensor, members: int) -> Iter
         def groups(rows: Tensor, _: int, size: int = size) -> Tensor:
             return torch.stack([rows[group].mean(0) for group in mdav(rows, size)])
 
-        row = by_centers(fitting, clean, images, min(size, members), groups)
+        row = by_centers(fitting, clean, images, members, groups)
         yield {"method": "microaggregation", "option": size, **row}
     for decimals in (1, 2, 3):
         released = release(clean.log(), dtype=torch.float64, decimals=decimals)
@@ -117,7 +118,7 @@ def ours(
     for rate_weight in RATE_WEIGHTS:
         book = merge_calibration(calibration, rate_weight, weight)
         cells = book(asked)
-        few = torch.zeros_like(cells, dtype=torch.bool)
+        few = book.members[cells] < members
         row = figures(cells, book.spread(book.values, cells), clean, images, few)
         told = {"method": "codebook", "option": str(rate_weight), "image_weight": weight}
         yield {**told, **row}
