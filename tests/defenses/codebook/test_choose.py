@@ -16,6 +16,7 @@ from oneway.defenses.codebook import (
     fit_codebook,
     measure_codebook,
     merge_calibration,
+    table,
 )
 from oneway.defenses.codebook.choose import RATE_WEIGHTS
 from oneway.errors import InvalidOptionError
@@ -85,6 +86,16 @@ def test_a_table_is_measured_as_the_reference_measures_it(weight, classes):
     book = fit_codebook(logits, FitSettings(8, weight))
     found = vars(measure_codebook(book, logits))
     assert found == pytest.approx(measured(book, logits), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("listed", [8, 3])
+def test_many_rows_are_measured_in_parts_and_found_the_same_to_the_bit(listed, monkeypatch):
+    logits = random_rows(2, 250, 8, torch.float64, 1.5)
+    book = fit_codebook(logits, FitSettings(8, 0.02, listed=listed))
+    whole = measure_codebook(book, logits)
+    monkeypatch.setattr(table, "AT_ONCE", 9 * max(book.edges[0].numel(), 8))
+    assert book.rows_at_once == 9
+    assert measure_codebook(book, logits) == whole
 
 
 BUDGETS = [
@@ -175,3 +186,10 @@ def test_no_budget_is_no_budget():
 def test_limits_that_are_no_numbers_are_refused_by_name(name, value):
     with pytest.raises(InvalidOptionError, match=f"^{name} must be finite and at least 0"):
         Budget(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "most"), [("l1_mean", 2), ("l1_quantile", 2), ("top5_kept", 1)])
+def test_limits_beyond_what_there_is_are_refused_by_name(name, most):
+    Budget(**{name: float(most)})
+    with pytest.raises(InvalidOptionError, match=f"^{name} must be from 0 to {most}, but got"):
+        Budget(**{name: most + 0.001})

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.defenses.codebook.table import Codebook, seen_through, width_of
+from oneway.defenses.codebook import table
+from oneway.defenses.codebook.table import Codebook, first_box, seen_through, width_of
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from reference import codebook as slow
 from rows import random_rows, score_rows
@@ -50,6 +51,27 @@ def test_a_row_is_in_the_first_box_of_its_label_that_it_keeps_within(classes, li
     assert torch.equal(book.labels[cells], logits.argmax(-1))
     # No row is looked at through another.
     assert torch.equal(torch.cat([book(row) for row in logits.split(7)]), cells)
+
+
+@pytest.mark.parametrize(("classes", "listed"), [(5, 5), (9, 3)])
+def test_many_rows_are_compared_in_parts_and_found_in_the_same_cells(classes, listed, monkeypatch):
+    book, logits = filled(1, classes, listed, 6), random_rows(2, 300, classes, torch.float64, 1.5)
+    whole, compared = book(logits), []
+
+    def watched(rows, edges):
+        compared.append(edges.numel())
+        return first_box(rows, edges)
+
+    most = 7 * book.edges[0].numel()
+    monkeypatch.setattr(table, "AT_ONCE", most)
+    monkeypatch.setattr(table, "first_box", watched)
+    assert book.rows_at_once == 7
+    assert torch.equal(book(logits), whole)
+    assert max(compared) <= most
+    assert len(compared) == 43  # of 300 rows, by seven
+    # However large one row's boxes are, it is looked at.
+    monkeypatch.setattr(table, "AT_ONCE", 1)
+    assert torch.equal(book(logits[:5]), whole[:5])
 
 
 @given(score_rows())

@@ -20,6 +20,9 @@ QUANTILE = 0.95
 
 TOP = 5
 
+MOST = {"l1_mean": 2.0, "l1_quantile": 2.0, "top5_kept": 1.0}
+"""The largest values that there are of some figures."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -30,9 +33,10 @@ class Budget:
 
     Attributes:
         l1_mean: Mean L1 distance of probabilities, in [0, 2].
-        l1_quantile: Its 95 % quantile.
+        l1_quantile: Its 95 % quantile, in [0, 2].
         logits: Mean absolute difference of centered logits per class, in nats.
-        top5_kept: Share of the clean five likeliest classes that must be among the released ones.
+        top5_kept: Share of the clean five likeliest classes that must be among the released ones,
+            in [0, 1].
         bits: Measured bits beyond the label, at most.
     """
 
@@ -53,6 +57,10 @@ class Budget:
             raise InvalidOptionError(f"a budget must set one of {', '.join(vars(self))}.")
         for name, value in told.items():
             check_weight(name, value)
+            if value > MOST.get(name, math.inf):
+                raise InvalidOptionError(
+                    f"{name} must be from 0 to {MOST[name]:g}, but got {value!r}."
+                )
 
 
 @dataclass(frozen=True)
@@ -78,18 +86,33 @@ class Measured:
 def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     """Measure what a codebook does to ``(N, K)`` clean logits."""
     cells = book(logits)
-    released, clean = book.spread(book.values, cells), logits.double().softmax(-1)
-    moved = (released - clean).abs().sum(-1)
-    logs, own = released.log(), logits.double()
-    difference = (logs - logs.mean(-1, keepdim=True)) - (own - own.mean(-1, keepdim=True))
-    top = min(TOP, logits.shape[-1])
-    kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
+    at_once = book.rows_at_once
+    parts = [
+        _moved(book, *some)
+        for some in zip(cells.split(at_once), logits.split(at_once), strict=True)
+    ]
+    moved, difference, kept = (torch.cat(rows) for rows in zip(*parts, strict=True))
     return Measured(
         l1_mean=float(moved.mean()),
         l1_quantile=float(moved.quantile(QUANTILE)),
-        logits=float(difference.abs().mean()),
-        top5_kept=float(kept.gather(-1, clean.topk(top).indices).mean()),
+        logits=float(difference.mean()),
+        top5_kept=float(kept.sum() / (len(kept) * min(TOP, logits.shape[-1]))),
         bits=bits_beyond_label(cells, book.labels[cells]),
+    )
+
+
+def _moved(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of each row the L1 distance, the mean difference of logits, and how many it keeps."""
+    own = logits.double()
+    released, clean = book.spread(book.values, cells), own.softmax(-1)
+    logs = released.log()
+    difference = (logs - logs.mean(-1, keepdim=True)) - (own - own.mean(-1, keepdim=True))
+    top = min(TOP, logits.shape[-1])
+    kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
+    return (
+        (released - clean).abs().sum(-1),
+        difference.abs().mean(-1),
+        kept.gather(-1, clean.topk(top).indices).sum(-1),
     )
 
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from oneway.checks import check_count, check_logits
 from oneway.errors import InvalidTensorError
 
+AT_ONCE = 2**24
+"""Numbers that a search among boxes compares at once, at most, but for a single row's."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -44,7 +47,8 @@ class Codebook(nn.Module):
         values: ``(C, W)`` float64, each cell's released probabilities: of its label's listed
             classes, and of *each* other class.
         offsets: ``(C)`` float64, in nats: what the logits of a cell's members have in common beyond
-            their probabilities. A softmax ignores it; it keeps released logits near clean ones.
+            their probabilities. A softmax ignores it; it keeps released logits near clean ones, in
+            float32 and wider.
         labels: ``(C)`` int64, the label of each cell.
         members: ``(C)`` int64, calibration queries that were in each cell; 0 for a label that
             has too few, whose vector is the same whatever was asked.
@@ -96,6 +100,13 @@ class Codebook(nn.Module):
         """Whether all classes are listed, so that nothing is left for the others."""
         return self.sizes.listed == self.sizes.num_classes
 
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are compared with their label's boxes at once."""
+        sizes = self.sizes
+        numbers = max(sizes.boxes * width_of(sizes.num_classes, sizes.listed), sizes.num_classes)
+        return max(1, AT_ONCE // numbers)
+
     def check(self, logits: Tensor) -> None:
         """Refuse logits that are not finite floating scores over this table's classes.
 
@@ -111,6 +122,12 @@ class Codebook(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the ``(N)`` int64 cells of ``(N, K)`` logits, which are not checked."""
+        at_once = self.rows_at_once
+        if len(logits) <= at_once:
+            return self._cells(logits)
+        return torch.cat([self._cells(rows) for rows in logits.split(at_once)])
+
+    def _cells(self, logits: Tensor) -> Tensor:
         labels = logits.argmax(-1)
         rows = seen_through(
             logits.softmax(-1, dtype=torch.float64), self.classes[labels], self.is_dense
