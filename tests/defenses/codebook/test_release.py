@@ -24,8 +24,11 @@ from oneway.defenses.codebook import (
     cut_calibration,
     fit_codebook,
     merge_calibration,
+    table,
 )
-from oneway.defenses.codebook.release import fault_of
+from oneway.defenses.codebook import release as release_module
+from oneway.defenses.codebook.release import MOST_OFFSET, fault_of
+from oneway.defenses.codebook.table import first_box
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -88,6 +91,8 @@ def test_each_type_is_answered_as_exactly_as_it_can_be(release, dtype):
     assert leads(told, asked.argmax(-1))
     assert leads(released_as(told, dtype=dtype), asked.argmax(-1))
     wide = release(asked.double())
+    if torch.finfo(dtype).bits < 32:
+        wide = wide.log_softmax(-1)
     # Half a unit in the last place, and one for a label that was lifted.
     slack = 1.5 * torch.finfo(dtype).eps * wide.abs().amax(-1, keepdim=True)
     assert ((told.double() - wide).abs() <= slack.clamp_min(1e-12)).all()
@@ -107,6 +112,51 @@ def test_one_lookup_gives_what_a_release_makes_of_the_answer(listed, decimals):
     values = CodebookRelease(book).released_values()
     told = CodebookRelease(book).probabilities(asked.float())
     assert torch.equal(book.spread(values, book(asked.float())), told)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_types_release_what_was_certified_however_high_the_logits_are(dtype):
+    logits = scored(1, 400)[0] + 100
+    book = fit_codebook(logits, FitSettings(10, 0.02))
+    assert book.offsets.min() > 90
+    asked = logits.to(dtype)
+    told = released_as(CodebookRelease(book)(asked), dtype=torch.float64)
+    certified = book.spread(book.values, book(asked))
+    # A logit is off by half a unit in its last place, and exp(logit) by that times itself, p log p;
+    # the sum that all are divided by is off by as much again.
+    eps = torch.finfo(dtype).eps
+    off = eps / 2 * certified * certified.log().abs()
+    slack = off + certified * off.sum(-1, keepdim=True)
+    # A label that would tie is lifted by a step.
+    slack = slack + eps * certified.amax(-1, keepdim=True)
+    assert ((told - certified).abs() <= 1.01 * slack).all()
+    assert float((told - certified).abs().sum(-1).max()) < 0.01
+    wide = released_as(CodebookRelease(book)(asked.float()), dtype=torch.float64)
+    assert torch.allclose(wide, certified, rtol=0, atol=1e-4)
+
+
+def test_many_rows_are_looked_up_in_parts_and_told_the_same(monkeypatch):
+    asked = scored(2, 300)[0].float()
+    for listed in (4, 2):
+        book = fit_codebook(scored(1, 400)[0], FitSettings(10, 0.0, listed=listed))
+        whole = CodebookRelease(book)
+        told = whole(asked), whole.probabilities(asked)
+        seen = []
+
+        def watched(rows, edges, seen=seen):
+            seen.append(edges.numel())
+            return first_box(rows, edges)
+
+        with monkeypatch.context() as patch:
+            most = 7 * book.edges[0].numel()
+            patch.setattr(table, "AT_ONCE", most)
+            patch.setattr(release_module, "first_box", watched)
+            parted = CodebookRelease(book)
+            assert same_bits(parted(asked), told[0])
+            assert same_bits(parted.probabilities(asked), told[1])
+            assert parted(asked[:0]).shape == (0, 4)
+            assert len(seen) >= 2 * 300 // 7
+            assert max(seen) <= most
 
 
 def test_more_axes_no_rows_and_inference_change_nothing(release):
@@ -230,6 +280,8 @@ def test_what_cannot_be_fitted_is_refused():
     logits, images = scored(1, 300)
     options = {"generator": seeded(), "settings": SETTINGS}
     with pytest.raises(InvalidTensorError, match=r"N >= 10.*Pass more calibration"):
+        CodebookRelease.fit(logits[:9], images[:9], held_out=0, **options)
+    with pytest.raises(InvalidTensorError, match=r"held_out 0\.2 leaves 9 of 11 .*lower held_out"):
         CodebookRelease.fit(logits[:11], images[:11], **options)
     with pytest.raises(InvalidTensorError, match=r"N >= 2, but got \(1, 4\)"):
         CodebookRelease.fit(logits, held_out=0.004, **options)
@@ -392,9 +444,9 @@ def test_a_certificate_of_another_table_is_refused_with_the_remedy(release, stor
     write_tensors(stored, tensors, header)
     text = refusal(stored)
     assert "is about another table" in text
-    assert "Certify the table again" in text
-    for table in (release.certificate.table, other.certificate.table):
-        assert table not in text
+    assert "Fit it again" in text
+    for digest in (release.certificate.table, other.certificate.table):
+        assert digest not in text
 
 
 @pytest.mark.parametrize("share", [0, 5, 0.3, 0.9, -1])
@@ -447,6 +499,107 @@ def test_what_is_no_codebook_is_refused(stored, tmp_path):
     assert "is not a codebook that oneway wrote" in refusal(path)
 
 
+@pytest.mark.parametrize("size", ["boxes", "cells", "num_classes"])
+@pytest.mark.parametrize("told", [2_000_000, 2**40, 10**30])
+def test_sizes_that_the_tensors_do_not_have_take_no_memory(stored, size, told, monkeypatch):
+    tensors, header = parts_of(stored)
+    header["architecture"][size] = told
+    write_tensors(stored, tensors, header)
+
+    def build(*sizes, _build=Codebook.__init__, **named):
+        _build(*sizes, **named)
+        built.append(sizes[0].edges.device.type)
+
+    built = []
+    monkeypatch.setattr(Codebook, "__init__", build)
+    assert "is not a codebook that oneway wrote" in refusal(stored)
+    assert set(built) <= {"meta"}
+
+
+@pytest.mark.parametrize("name", ["values", "edges", "offsets", "members", "classes"])
+def test_tensors_of_another_type_or_shape_are_refused_by_name(stored, name):
+    tensors, header = parts_of(stored)
+    own = tensors[name]
+    other = torch.int32 if own.dtype == torch.int64 else torch.float32
+    for changed in (own.to(other), own.unsqueeze(0)):
+        write_tensors(stored, tensors | {name: changed.contiguous()}, header)
+        text = refusal(stored)
+        assert f"the tensor {name} is {str(own.dtype)[6:]} of shape {tuple(own.shape)}" in text
+        assert f"there is {str(changed.dtype)[6:]} of shape {tuple(changed.shape)}" in text
+
+
+def test_logits_as_high_as_a_type_goes_are_fitted_to_a_table_that_can_be_read(tmp_path):
+    logits = scored(1, 300)[0] + 1e9
+    fitted = CodebookRelease.fit(logits, generator=seeded(), settings=SETTINGS)
+    assert float(fitted.network.offsets.max()) == MOST_OFFSET
+    fitted.save(tmp_path / "high")
+    assert CodebookRelease.load(tmp_path / "high").certificate == fitted.certificate
+
+
+UNTRUE = {
+    "more bits": ({"bits_most": 60.0}, "its bits_most is not that of the table"),
+    "fewer bits": ({"bits_most": 0.5}, "its bits_most is not that of the table"),
+    "no bits": ({"bits_most": None}, "its bits_most is not that of the table"),
+    "more members": ({"members_least": 10**6}, "its members_least is not that of the table"),
+    "members in words": ({"members_least": "10"}, "its members_least"),
+    "labels alone": ({"labels_alone": 1}, "its labels_alone is not that of the table"),
+    "labels alone as false": ({"labels_alone": False}, "its labels_alone"),
+    "sure of all": ({"level": 1.0}, "level is not between 0 and 1"),
+    "sure of nothing": ({"level": 0.0}, "level is not between 0 and 1"),
+    "no level": ({"level": math.nan}, "level is not between 0 and 1"),
+    "level in words": ({"level": "0.95"}, "level is not between 0 and 1"),
+    "no queries": ({"queries": 0}, "queries is no number of queries"),
+    "half a query": ({"queries": 160.5}, "queries is no number of queries"),
+    "independent in words": ({"independent": "yes"}, "independent is neither"),
+    "measured above the most": ({"bits_measured": 61.0}, "bits_measured is out of range"),
+    "measured below none": ({"bits_measured": -0.1}, "bits_measured is out of range"),
+    "measured as nothing": ({"bits_measured": math.nan}, "bits_measured is out of range"),
+    "too much error": ({"error": {"estimate": 1.5}}, "the estimate of an error"),
+    "an endless error": ({"error": {"floor": math.inf}}, "the floor of an error"),
+    "less than no error": ({"error": {"low": -0.1}}, "the low of an error"),
+    "an interval upside down": ({"error": {"high": 0.0}}, "the interval of an error"),
+    "more alone than all": ({"error": {"alone": 1.1}}, "the alone of an error"),
+    "more queries than all": ({"error": {"queries": 161}}, "on no number of its queries"),
+    "a label's error": ({"error_by_label": {"0": {"estimate": -1.0}}}, "the estimate of an error"),
+    "distortion of none": ({"distortion": {}}, "distortion of l1_probabilities"),
+    "distortion as a list": ({"distortion": []}, "distortion of l1_probabilities"),
+    "too far": (
+        {"distortion": {"l1_probabilities": {"max": 2.5}, "logits": {"max": 1.0}}},
+        "distortion of l1_probabilities",
+    ),
+    "endlessly far": (
+        {"distortion": {"l1_probabilities": {"max": 1.5}, "logits": {"max": math.inf}}},
+        "distortion of logits",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", UNTRUE)
+def test_a_certificate_that_says_what_cannot_be_is_refused(stored, fault):
+    changes, text = UNTRUE[fault]
+    tensors, header = parts_of(stored)
+    told = header["facts"]["certificate"]
+    for name, value in changes.items():
+        if name == "error":
+            told[name].update(value)
+        elif name == "error_by_label":
+            told[name]["0"].update(value["0"])
+        else:
+            told[name] = value
+    write_tensors(stored, tensors, header)
+    found = refusal(stored)
+    assert text in found
+    assert "the certificate in" in found
+
+
+def test_a_certified_label_that_there_is_not_is_refused(stored):
+    tensors, header = parts_of(stored)
+    by_label = header["facts"]["certificate"]["error_by_label"]
+    by_label["4"] = by_label["0"]
+    write_tensors(stored, tensors, header)
+    assert "a label that there is not" in refusal(stored)
+
+
 def sparse_book():
     """Two listed classes of four, several boxes and cells."""
     return fit_codebook(scored(1, 400)[0], FitSettings(10, 0.02, listed=2))
@@ -486,6 +639,7 @@ FAULTS = {
     "no edge": ("edges", put((0, 0, 0), math.nan), "an edge is not a number"),
     "no offset": ("offsets", put(2, math.nan), "an offset is not finite"),
     "an endless offset": ("offsets", put(2, math.inf), "an offset is not finite"),
+    "too large an offset": ("offsets", put(2, -1.01e6), "an offset is beyond 1e+06 nats"),
     "no probability": ("values", put((0, 1), math.nan), "a probability is not positive"),
     "an endless one": ("values", put((0, 1), math.inf), "a probability is not positive"),
     "a zero": ("values", put((0, 1), 0.0), "a probability is not positive"),

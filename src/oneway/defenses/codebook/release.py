@@ -2,18 +2,19 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_images, check_logits, check_weight
+from oneway.checks import check_images, check_logits, check_weight, name_of
 from oneway.confidences import release
 from oneway.contracts import DefenderMaterial
 from oneway.defenses.codebook.certificate import (
     Certificate,
+    CertifiedError,
     certify,
     table_hash,
 )
@@ -27,13 +28,16 @@ from oneway.defenses.codebook.fit import (
 from oneway.defenses.codebook.table import Codebook, first_box, seen_through
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
-from oneway.errors import CorruptDataError, InvalidOptionError
+from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
 from oneway.tensor_files import corrupt, read_tensors, write_tensors
 
 KIND = "codebook"
 
 HELD_OUT = 0.2
 """Share of the calibration queries that certify, and are not fitted to."""
+
+MOST_OFFSET = 1e6
+"""Largest offset, in nats: a softmax ignores it, and float32 could say no more beside it."""
 
 
 class CodebookRelease:
@@ -65,7 +69,9 @@ class CodebookRelease:
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return ``(..., K)`` logits of each row's vector; ``images`` are ignored.
 
-        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum.
+        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum. They are as
+        high as the cell's members were; below float32 they are log probabilities, since beside a
+        large number such a type cannot say small differences.
 
         Raises:
             InvalidTensorError: ``logits`` are no finite floating scores over the table's classes.
@@ -141,6 +147,12 @@ class CodebookRelease:
         order = torch.randperm(len(logits), generator=generator).to(logits.device)
         apart = round(held_out * len(logits))
         certifying, fitting = order[:apart], order[apart:]
+        if apart and logits.ndim == 2 and len(fitting) < settings.min_members:
+            raise InvalidTensorError(
+                f"held_out {held_out} leaves {len(fitting)} of {len(logits)} queries to fit to, "
+                f"but the smallest cell has {settings.min_members} members. Pass more calibration "
+                "queries, or lower held_out or min_members."
+            )
         own = None if queries is None else queries[fitting]
         calibration = cut_calibration(logits[fitting], settings, own, on_share)
         if budget is None:
@@ -148,6 +160,7 @@ class CodebookRelease:
         else:
             book = choose_codebook(calibration, logits[fitting], budget)
         book = book.to(logits.device)
+        book.offsets.clamp_(-MOST_OFFSET, MOST_OFFSET)
         if move is not None:
             book = move(book, logits[fitting], own)
         fitted = cls(book)
@@ -291,10 +304,14 @@ class CodebookRelease:
     def load(cls, path: Path) -> "CodebookRelease":
         """Read what :meth:`save` wrote.
 
+        What is checked guards against accidents: damage, a mix-up, a file of something else. It is
+        no signature: whoever can write the file can write one that is sound and lies. Take files
+        from those you trust alone.
+
         Raises:
             MissingDataError: The file is not there.
-            CorruptDataError: It is something else, its table breaks its own rules, or its
-                certificate is about another table.
+            CorruptDataError: It is something else, its table breaks its own rules, its
+                certificate does, or is about another table.
         """
         state, header = read_tensors(path, KIND, "Fit one with `oneway codebook`.")
         try:
@@ -303,11 +320,21 @@ class CodebookRelease:
                     f"{path} holds a {header['kind']!r}, not a codebook. Fit one with "
                     "`oneway codebook`."
                 )
+            with torch.device("meta"):  # no memory for what a header says
+                described = Codebook(**header["architecture"]).state_dict()
+            _refuse_other_tensors(path, state, described)
             book = Codebook(**header["architecture"])
             book.load_state_dict(state)
             told = header["facts"].get("certificate")
             certificate = None if told is None else Certificate.from_json(told)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            OverflowError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise corrupt(path, KIND, error) from error
         broken = fault_of(book)
         if broken:
@@ -315,7 +342,15 @@ class CodebookRelease:
         if certificate is not None and certificate.table != table_hash(book):
             raise CorruptDataError(
                 f"the certificate in {path} is about another table than the one beside it: one of "
-                "them was changed. Certify the table again with `oneway certify`."
+                "them was changed. Fit it again with `oneway codebook`."
+            )
+        untrue = (
+            None if certificate is None else next(_faults_of_certificate(certificate, book), "")
+        )
+        if untrue:
+            raise CorruptDataError(
+                f"the certificate in {path} is broken: {untrue}. Fit it again with "
+                "`oneway codebook`."
             )
         loaded = cls(book)
         loaded.certificate = certificate
@@ -331,7 +366,9 @@ class CodebookRelease:
 
     def _values(self, dtype: torch.dtype) -> Tensor:
         """Return ``(C, W)`` logits of each cell, the label strictly on top in this type."""
-        logs = self.network.values.log() + self.network.offsets.unsqueeze(-1)
+        logs = self.network.values.log()
+        if torch.finfo(dtype).bits >= 32:
+            logs = logs + self.network.offsets.unsqueeze(-1)
         first = torch.zeros(len(logs), dtype=torch.int64, device=logs.device)
         return lift_label(narrowed(logs, dtype), first, 0)
 
@@ -349,6 +386,7 @@ class _Lookup:
         """Lay out ``values``, ``(C, W)`` logits; as probabilities of ``dtype`` if it is given."""
         classes, boxes = book.sizes.num_classes, book.sizes.boxes
         self.book, self.boxes, self.dtype, self.decimals = book, boxes, dtype, decimals
+        self.at_once = book.rows_at_once
         owner = book.owner.flatten()
         self.values = values[owner]
         self.edges, self.rows = book.edges, None
@@ -359,6 +397,11 @@ class _Lookup:
             self.rows = self._told(book.spread(values, owner))
 
     def __call__(self, logits: Tensor) -> Tensor:
+        if len(logits) <= self.at_once:
+            return self._answers(logits)
+        return torch.cat([self._answers(rows) for rows in logits.split(self.at_once)])
+
+    def _answers(self, logits: Tensor) -> Tensor:
         labels = logits.argmax(-1)
         rows = logits.softmax(-1, dtype=torch.float64)
         if self.rows is None:
@@ -395,6 +438,84 @@ def first_copies(queries: Tensor) -> Tensor:
     return torch.tensor(list(seen.values()), device=queries.device)
 
 
+def _refuse_other_tensors(
+    path: Path, state: Mapping[str, Tensor], described: Mapping[str, Tensor]
+) -> None:
+    """Refuse tensors that are not those which a header describes.
+
+    Raises:
+        CorruptDataError: A name, type or shape differs.
+    """
+    for name in sorted(described.keys() | state.keys()):
+        found, wanted = (
+            f"{name_of(tensors[name].dtype)} of shape {tuple(tensors[name].shape)}"
+            if name in tensors
+            else "none"
+            for tensors in (state, described)
+        )
+        if found != wanted:
+            raise CorruptDataError(
+                f"{path} is not a codebook that oneway wrote: by its header the tensor {name} is "
+                f"{wanted}, but there is {found}. Delete it and make it again."
+            )
+
+
+def _faults_of_certificate(told: Certificate, book: Codebook) -> Iterator[str]:
+    """Yield what is wrong with a certificate's values, of what the table tells or bounds."""
+    cells = int(book.labels.bincount().max())
+    telling = book.members[book.members > 0]
+    for name, own, true in (
+        ("bits_most", told.bits_most, math.log2(cells)),
+        ("members_least", told.members_least, int(telling.min()) if len(telling) else 0),
+        ("labels_alone", told.labels_alone, int((book.members == 0).sum())),
+    ):
+        if type(own) is not type(true) or own != true:
+            yield f"its {name} is not that of the table"
+    independent: object = told.independent
+    if not isinstance(independent, bool):
+        yield "independent is neither true nor false"
+    if not _is_count(told.queries, 2):
+        yield "queries is no number of queries"
+    if not _is_within(told.bits_measured, 0, math.log2(cells) + 1e-9):
+        yield "bits_measured is out of range"
+    if not _is_within(told.level, 0, 1) or told.level in (0, 1):
+        yield "level is not between 0 and 1"
+    known = {str(label) for label in range(book.sizes.num_classes)}
+    for label, error in told.error_by_label.items():
+        if label not in known:
+            yield "it certifies a label that there is not"
+        yield from _faults_of_error(error, told.queries)
+    if told.error is not None:
+        yield from _faults_of_error(told.error, told.queries)
+    distortion: Any = told.distortion
+    for name, most in (("l1_probabilities", 2 + 1e-9), ("logits", math.inf)):
+        found = distortion.get(name) if isinstance(distortion, dict) else None
+        if not isinstance(found, dict) or not all(
+            _is_within(value, 0, most) for value in found.values()
+        ):
+            yield f"the distortion of {name} is out of range"
+
+
+def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
+    """Yield what is wrong with a certified error, of squared errors of values in [0, 1]."""
+    if not _is_count(error.queries, 1) or error.queries > queries:
+        yield "an error is certified on no number of its queries"
+    for name in ("estimate", "low", "floor", "alone"):
+        if not _is_within(getattr(error, name), 0, 1):
+            yield f"the {name} of an error is not from 0 to 1"
+    if not _is_within(error.high, 0, math.inf) or error.high < error.low:
+        yield "the interval of an error is none"
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_within(value: object, least: float, most: float) -> bool:
+    """Say whether something is a finite float from ``least`` to ``most``."""
+    return isinstance(value, float) and math.isfinite(value) and least <= value <= most
+
+
 def fault_of(book: Codebook) -> str | None:
     """Say what is wrong with a table's content, if anything is."""
     sizes = book.sizes
@@ -414,6 +535,7 @@ def fault_of(book: Codebook) -> str | None:
         ((book.classes.sort(-1).values.diff() == 0).any(), "a class is listed twice"),
         (book.edges.isnan().any(), "an edge is not a number"),
         (not book.offsets.isfinite().all(), "an offset is not finite"),
+        ((book.offsets.abs() > MOST_OFFSET).any(), f"an offset is beyond {MOST_OFFSET:g} nats"),
         (not (values.isfinite().all() and (values > 0).all()), "a probability is not positive"),
         ((total - 1).abs().max() > 1e-6, "probabilities do not sum to 1"),
         ((values[:, :1] <= values[:, 1:]).any(), "a label is not the largest"),
