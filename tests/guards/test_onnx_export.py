@@ -52,6 +52,16 @@ def test_any_number_of_rows_is_answered_each_for_itself():
         assert np.array_equal(alone[0], together[row])
 
 
+def test_the_guard_s_own_table_stays_where_it_is(monkeypatch):
+    book = guard(7, 32)
+
+    def moved(*_: object, **__: object) -> None:
+        raise AssertionError("the guard's table was moved")
+
+    monkeypatch.setattr(type(book.network), "_apply", moved)
+    codebook_to_onnx(book)
+
+
 def classifier(classes: int, opset: int) -> object:
     """Build a linear model with two outputs, the second of which would bypass a guard."""
     helper, numpy_helper, types = onnx.helper, onnx.numpy_helper, onnx.TensorProto
@@ -90,3 +100,40 @@ def test_an_output_that_is_not_there_or_of_other_classes_is_refused():
         guard_onnx_model(classifier(7, 18), guard(7, 32), "logits")
     with pytest.raises(InvalidOptionError, match=r"shape \(N, 7\).*has \(None, 6\)"):
         guard_onnx_model(classifier(6, 18), guard(7, 32), "scores")
+
+
+def ending_in(*kinds: str, **attributes: object) -> object:
+    """Build a model whose one output goes through some operators at its end."""
+    helper, types = onnx.helper, onnx.TensorProto
+    model = classifier(7, 18)
+    names = ["scores", *(f"after_{number}" for number in range(len(kinds)))]
+    for kind, given, told in zip(kinds, names, names[1:], strict=False):
+        options = attributes if kind == "Cast" else {}
+        model.graph.node.append(helper.make_node(kind, [given], [told], **options))
+    del model.graph.output[:]
+    kind = attributes.get("to", types.FLOAT)
+    model.graph.output.append(helper.make_tensor_value_info(names[-1], kind, ["N", 7]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [("Softmax",), ("Softmax", "Identity"), ("Softmax", "Cast"), ("LogSoftmax", "Exp", "Identity")],
+)
+def test_an_output_of_probabilities_is_refused_with_the_remedy(kinds):
+    model = ending_in(*kinds, to=onnx.TensorProto.FLOAT)
+    with pytest.raises(InvalidOptionError, match="before the softmax"):
+        guard_onnx_model(model, guard(7, 32), model.graph.output[0].name)
+
+
+@pytest.mark.parametrize("kinds", [("LogSoftmax",), ("Softmax", "Log"), ("Softmax", "Exp")])
+def test_what_a_softmax_is_somewhere_within_is_guarded(kinds):
+    model = ending_in(*kinds)
+    onnx.checker.check_model(guard_onnx_model(model, guard(7, 32), model.graph.output[0].name))
+
+
+@pytest.mark.parametrize("name", ["DOUBLE", "FLOAT16", "INT64"])
+def test_an_output_that_is_not_float32_is_refused_by_its_type(name):
+    model = ending_in("Cast", to=getattr(onnx.TensorProto, name))
+    with pytest.raises(InvalidOptionError, match=rf"must be FLOAT \(float32\), but is {name}"):
+        guard_onnx_model(model, guard(7, 32), model.graph.output[0].name)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.defenses.codebook import CodebookRelease
+from oneway.defenses.codebook import Codebook, CodebookRelease
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
 
@@ -17,6 +17,9 @@ OPSET = 18
 """Version of the operators: what runtimes of 2023 and later have."""
 
 NEEDED = {"extra": "export", "purpose": "writing ONNX"}
+
+CARRIERS = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Operators that hand on what they are given."""
 
 INPUT, OUTPUT = "logits", "probabilities"
 
@@ -31,7 +34,9 @@ def codebook_to_onnx(guard: CodebookRelease) -> "onnx.ModelProto":
         MissingExtraError: The package onnx is not installed.
     """
     helper = load_extra("onnx.helper", **NEEDED)
-    book = guard.network.cpu()
+    # A copy on the CPU: the guard's own table stays where it answers.
+    book = Codebook(**guard.network.architecture)
+    book.load_state_dict(guard.network.state_dict())
     sizes = book.sizes
     types = load_extra("onnx", **NEEDED).TensorProto
     constants: list[Any] = []
@@ -79,7 +84,7 @@ def codebook_to_onnx(guard: CodebookRelease) -> "onnx.ModelProto":
         node("Mul", ["labels", constant("boxes", torch.tensor([sizes.boxes]))], "start"),
         node("Add", ["start", "box"], "place"),
     ]
-    table = guard.released_values()
+    table = guard.released_values().cpu()
     if book.is_dense:
         table = book.laid_out(table, book.classes[book.labels])
     nodes.append(node("Gather", [constant("table", table[owner]), "place"], "chosen", axis=0))
@@ -119,7 +124,8 @@ def guard_onnx_model(
         output: Name of the output to guard.
 
     Raises:
-        InvalidOptionError: The model has no such output, or it is not over the guard's classes.
+        InvalidOptionError: The model has no such output, or it is not float32, is not over the
+            guard's classes, or comes out of a softmax.
         MissingExtraError: The package onnx is not installed.
     """
     compose = load_extra("onnx.compose", **NEEDED)
@@ -128,6 +134,18 @@ def guard_onnx_model(
     if output not in outputs:
         raise InvalidOptionError(
             f"the model has no output {output!r}; it has {', '.join(outputs)}. Name one of them."
+        )
+    types = load_extra("onnx", **NEEDED).TensorProto
+    found = outputs[output].type.tensor_type.elem_type
+    if found != types.FLOAT:
+        raise InvalidOptionError(
+            f"output {output!r} must be FLOAT (float32), but is {types.DataType.Name(found)}. Name "
+            "a float32 output, or cast it in the model."
+        )
+    if _comes_of_softmax(model, output):
+        raise InvalidOptionError(
+            f"output {output!r} comes out of a softmax, but the guard takes logits. Name the "
+            "output before the softmax; if the model has none, add it to its outputs."
         )
     shape = [dim.dim_value or None for dim in outputs[output].type.tensor_type.shape.dim]
     classes = guard.network.sizes.num_classes
@@ -148,3 +166,17 @@ def guard_onnx_model(
         io_map=[(output, f"oneway_{INPUT}")],
         outputs=[f"oneway_{OUTPUT}"],
     )
+
+
+def _comes_of_softmax(model: "onnx.ModelProto", output: str) -> bool:
+    """Say whether an output is what a softmax gives, cast or laid out otherwise, or not."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    kinds = list[str]()
+    while output in makers:
+        node = makers[output]
+        if node.op_type not in CARRIERS:
+            kinds.append(node.op_type)
+        if kinds and kinds != ["Exp"]:
+            break
+        output = node.input[0]
+    return kinds in (["Softmax"], ["Exp", "LogSoftmax"])
