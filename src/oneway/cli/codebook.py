@@ -1,5 +1,6 @@
 """`oneway codebook` and `oneway certify`: fit k-anonymous scores, and say what they let out."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -162,6 +163,12 @@ def certify(
         float | None,
         typer.Option(help="Exit 1 unless the certified error's low end is at least this."),
     ] = None,
+    require_floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Exit 1 unless the error's floor, for any distribution, is at least this."
+        ),
+    ] = None,
     require_bits: Annotated[
         float | None, typer.Option(help="Exit 1 if a release can tell more bits than this.")
     ] = None,
@@ -174,6 +181,8 @@ def certify(
     seed: Seed = 0,
 ) -> None:
     """Say what a codebook lets out, on queries that it was not fitted to.
+
+    Where a requirement is missed, standard error says which, and --write writes nothing.
 
     For example:
 
@@ -190,8 +199,9 @@ def certify(
 
     release = CodebookRelease.load(guard)
     logits, queries = _read(scores, images, kind)
-    if require_error is not None and queries is None:
-        raise InvalidOptionError("--require-error needs the queries themselves. Pass --images.")
+    for flag, asked in (("--require-error", require_error), ("--require-floor", require_floor)):
+        if asked is not None and queries is None:
+            raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
     found = certify_table(
         release.network,
         logits,
@@ -203,16 +213,26 @@ def certify(
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
-    if write:
+    _show(found)
+    error, missed = found.error, list[str]()
+    for flag, wanted, got in (
+        ("--require-error", require_error, None if error is None else error.low),
+        ("--require-floor", require_floor, None if error is None else error.floor),
+        ("--require-members", require_members, found.members_least),
+    ):
+        if wanted is not None and (got is None or not got >= wanted):
+            missed.append(f"missed {flag}: wanted at least {wanted:g}, but got {got:g}")
+    if require_bits is not None and not (found.bits_most or 0.0) <= require_bits:
+        got = found.bits_most
+        missed.append(f"missed --require-bits: wanted at most {require_bits:g}, but got {got:g}")
+    for line in missed:
+        typer.echo(line, err=True)
+    if write and missed:
+        typer.echo(f"not written: {guard} keeps the certificate that it had", err=True)
+    elif write:
         release.certificate = found
         release.save(guard)
-    _show(found)
-    missed = (
-        require_error is not None and found.error is not None and found.error.low < require_error,
-        require_bits is not None and (found.bits_most or 0.0) > require_bits,
-        require_members is not None and found.members_least < require_members,
-    )
-    raise typer.Exit(1 if any(missed) else 0)
+    raise typer.Exit(1 if missed else 0)
 
 
 @command
@@ -261,18 +281,31 @@ def choose(
     console = Console()
     console.print(family_table(best_members(family)))
     chosen = choose_member(family, max_l1)
-    told = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in chosen.options.items())
+    judged = f"and the best of {len(family)} was picked"
     if chosen.defense == "codebook":
-        way = f"oneway codebook {scores} --out guard.safetensors {told}"
-    else:
-        way = f"--defense {chosen.defense} " + " ".join(
-            f"--option {name}={value}" for name, value in chosen.options.items()
+        way = ["oneway", "codebook", str(scores), "--out", "guard.safetensors"]
+        for name, value in chosen.options.items():
+            way += [f"--{name.replace('_', '-')}", str(value)]
+        if images is not None:
+            way += ["--images", str(images)]
+        if seed:
+            way += ["--seed", str(seed)]
+        how = (
+            "judged on the half that it was not fitted to; the refitted codebook's own certificate "
+            f"counts, {judged}"
         )
-    console.print(
-        f"Within {max_l1:g}: certified error {chosen.certified:.4f} at L1 {chosen.l1_mean:.4f}. "
-        f"Use {way}",
-        highlight=False,
-        markup=False,
+    else:
+        # It needs neither the queries nor a seed.
+        way = ["oneway", "defend", str(scores), "--out", "released.npy"]
+        way += ["--defense", chosen.defense]
+        for name, value in chosen.options.items():
+            way += ["--option", f"{name}={value}"]
+        how = f"judged on half of the queries, {judged}"
+    if kind is not None:
+        way += ["--kind", kind]
+    typer.echo(
+        f"Within {max_l1:g}: certified error {chosen.certified:.4f} at L1 {chosen.l1_mean:.4f}, "
+        f"{how}. Use {shlex.join(way)}"
     )
 
 

@@ -301,4 +301,19 @@ def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torc
         raise CorruptDataError(
             f"scores in {path} must have shape (N, K), but have shape {scores.shape}."
         )
-    return torch.from_numpy(scores), str(found)
+    told = torch.from_numpy(scores)
+    if found == "logits" and _look_like_confidences(told):
+        remedy = "pass --kind confidences" if "array" in arrays else "name the array confidences"
+        typer.echo(
+            f"warning: the logits in {path} look like confidences: all are at least 0, and each "
+            f"row sums to 1. If they are, {remedy}.",
+            err=True,
+        )
+    return told, str(found)
+
+
+def _look_like_confidences(scores: "torch.Tensor") -> bool:
+    """Say whether ``(N, K)`` scores are all at least 0, each row of them summing to 1."""
+    if not len(scores) or bool((scores < 0).any()):
+        return False
+    return bool(((scores.double().sum(-1) - 1).abs() <= 1e-3).all())

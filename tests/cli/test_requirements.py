@@ -1,0 +1,130 @@
+"""What `oneway certify` is required to find, what `oneway choose` says to run, what looks wrong."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from oneway.defenses.codebook import CodebookRelease
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    """Scores and images of 400 queries, in a folder whose name a shell would take apart."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("scores") / "of a model"
+    folder.mkdir()
+    logits = generator.normal(0, 2, (400, 4)).astype(np.float32)
+    images = generator.integers(0, 256, (400, 1, 4, 4), np.uint8)
+    np.savez(folder / "both.npz", images=images, logits=logits)
+    np.save(folder / "logits.npy", logits)
+    np.save(folder / "images.npy", images)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guard(oneway, scores, tmp_path_factory):
+    path = tmp_path_factory.mktemp("guard") / "guard.safetensors"
+    result = oneway("codebook", scores / "both.npz", "--out", path, "--min-members", 20)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def test_a_missed_requirement_says_what_was_wanted_and_got_and_writes_nothing(
+    oneway, scores, guard, tmp_path
+):
+    source, out = scores / "both.npz", tmp_path / "found.json"
+    before = guard.read_bytes()
+    assert oneway("certify", guard, source, "--json", out).exit_code == 0
+    told = json.loads(out.read_text())
+    for flag, got, worse, words in (
+        ("--require-error", told["error"]["low"], 1e-4, "at least"),
+        ("--require-floor", told["error"]["floor"], 1e-4, "at least"),
+        ("--require-members", told["members_least"], 1, "at least"),
+        ("--require-bits", told["bits_most"], -0.5, "at most"),
+    ):
+        kept = oneway("certify", guard, source, flag, got)
+        assert kept.exit_code == 0, kept.output
+        assert "missed" not in kept.stderr
+        missed = oneway("certify", guard, source, flag, got + worse, "--write")
+        assert missed.exit_code == 1
+        assert f"missed {flag}: wanted {words} {got + worse:g}, but got {got:g}" in missed.stderr
+        assert missed.stderr.count("missed") == 1
+        assert f"not written: {guard} keeps" in missed.stderr
+        assert guard.read_bytes() == before
+
+
+def test_all_that_is_missed_is_told_and_what_is_kept_is_written(oneway, scores, guard, tmp_path):
+    path = tmp_path / "guard.safetensors"
+    path.write_bytes(guard.read_bytes())
+    source = scores / "both.npz"
+    result = oneway("certify", path, source, "--require-error", 0.9, "--require-members", 999)
+    assert result.exit_code == 1
+    assert result.stderr.count("missed --require") == 2
+    assert "not written" not in result.stderr
+    result = oneway("certify", path, source, "--require-members", 20, "--write")
+    assert result.exit_code == 0
+    assert CodebookRelease.load(path).certificate.queries == 400
+
+
+def test_a_floor_needs_the_queries(oneway, scores, guard):
+    source = (scores / "logits.npy", "--kind", "logits")
+    result = oneway("certify", guard, *source, "--require-floor", 0.01)
+    assert result.exit_code == 2
+    assert "--require-floor needs the queries themselves. Pass --images" in result.stderr
+
+
+@pytest.mark.parametrize("max_l1", [2, 0.005])
+def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, tmp_path, max_l1):
+    files = ("--kind", "logits", "--images", scores / "images.npy", "--seed", 3)
+    source = scores / "logits.npy"
+    result = oneway("choose", source, *files, "--max-l1", max_l1, "--min-members", 20)
+    assert result.exit_code == 0, result.output
+    told, way = result.stdout.splitlines()[-1].split(" Use ")
+    words = shlex.split(way)
+    assert words[0] == "oneway"
+    assert words[2] == str(source)
+    assert words[words.index("--kind") + 1] == "logits"
+    assert "the best of " in told
+    if max_l1 == 2:
+        assert words[1] == "codebook"
+        assert words[words.index("--images") + 1] == str(scores / "images.npy")
+        assert words[words.index("--seed") + 1] == "3"
+        assert "judged on the half that it was not fitted to" in told
+        assert "the refitted codebook's own certificate counts" in told
+    else:
+        assert words[1] == "defend"
+        assert "judged on half of the queries" in told
+    out = words.index("--out") + 1
+    words[out] = str(tmp_path / words[out])
+    again = oneway(*words[1:])
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / words[out]).is_file()
+
+
+def test_logits_that_look_like_confidences_are_warned_of(oneway, scores, tmp_path):
+    logits = np.load(scores / "logits.npy").astype(np.float64)
+    confidences = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    warned, path = "look like confidences", tmp_path / "scores.npy"
+    named, out = tmp_path / "scores.npz", tmp_path / "guard.safetensors"
+    np.save(path, confidences.round(4))
+    result = oneway("codebook", path, "--kind", "logits", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"the logits in {path} {warned}" in result.stderr
+    assert "pass --kind confidences" in result.stderr
+    result = oneway("codebook", path, "--kind", "confidences", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert warned not in result.stderr
+    np.savez(named, logits=confidences)
+    result = oneway("defend", named, "--defense", "label-only", "--out", tmp_path / "told.npy")
+    assert result.exit_code == 0, result.output
+    assert "name the array confidences" in result.stderr
+    # One row that is none is enough.
+    for place, value in ((0, -1e-6), (1, 1.5)):
+        other = confidences.copy()
+        other[7, place] = value
+        np.save(path, other)
+        result = oneway("codebook", path, "--kind", "logits", "--out", out)
+        assert result.exit_code == 0, result.output
+        assert warned not in result.stderr
