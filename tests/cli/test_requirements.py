@@ -120,10 +120,11 @@ def test_logits_that_look_like_confidences_are_warned_of(oneway, scores, tmp_pat
     result = oneway("defend", named, "--defense", "label-only", "--out", tmp_path / "told.npy")
     assert result.exit_code == 0, result.output
     assert "name the array confidences" in result.stderr
-    # One row that is none is enough.
-    for place, value in ((0, -1e-6), (1, 1.5)):
+    # One row that is none is enough: below 0 though it sums to 1, or summing to more.
+    for moved in ((-0.1, 0.1), (0.0, 0.002)):
         other = confidences.copy()
-        other[7, place] = value
+        other[7] = (0.05, 0.05, 0.1, 0.8)
+        other[7, :2] += moved
         np.save(path, other)
         result = oneway("codebook", path, "--kind", "logits", "--out", out)
         assert result.exit_code == 0, result.output
