@@ -27,7 +27,7 @@ from oneway.defenses.codebook import (
     table,
 )
 from oneway.defenses.codebook import release as release_module
-from oneway.defenses.codebook.release import MOST_OFFSET, fault_of
+from oneway.defenses.codebook.release import MOST_OFFSET, fault_of, first_copies
 from oneway.defenses.codebook.table import first_box
 from oneway.errors import (
     CorruptDataError,
@@ -687,3 +687,11 @@ def test_a_table_can_be_certified_again_and_kept(release, stored):
     again.save(stored)
     assert CodebookRelease.load(stored).certificate.queries == 300
     assert release.certificate.queries == 160
+
+
+@pytest.mark.parametrize("dtype", FLOATING, ids=str)
+def test_copies_of_a_query_are_found_in_every_type(dtype):
+    images = torch.rand(6, 1, 3, 3, generator=seeded(3)).to(dtype)
+    queries = torch.cat([images, images[2:4], images[:1]])
+    assert first_copies(queries).tolist() == [0, 1, 2, 3, 4, 5]
+    assert first_copies(images[:, :, 0, 0]).tolist() == [0, 1, 2, 3, 4, 5]

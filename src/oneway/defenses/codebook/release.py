@@ -433,7 +433,9 @@ def first_copies(queries: Tensor) -> Tensor:
     """Return the ``(M)`` int64 numbers of distinct queries, each time the first of its copies."""
     seen = dict[bytes, int]()
     for number, query in enumerate(queries.detach().cpu()):
-        digest = hashlib.sha256(query.contiguous().numpy().tobytes()).digest()
+        # As bytes, since NumPy has no bfloat16.
+        content = query.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        digest = hashlib.sha256(content).digest()
         seen.setdefault(digest, number)
     return torch.tensor(list(seen.values()), device=queries.device)
 
