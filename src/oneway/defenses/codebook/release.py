@@ -434,7 +434,8 @@ def first_copies(queries: Tensor) -> Tensor:
     seen = dict[bytes, int]()
     for number, query in enumerate(queries.detach().cpu()):
         # As bytes, since NumPy has no bfloat16.
-        content = query.contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        plain = query.clone(memory_format=torch.contiguous_format).flatten()
+        content = plain.view(torch.uint8).numpy().tobytes()
         digest = hashlib.sha256(content).digest()
         seen.setdefault(digest, number)
     return torch.tensor(list(seen.values()), device=queries.device)
