@@ -61,6 +61,19 @@ def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
     assert "no codebook of 2 members keeps within the budget" in result.stderr
 
 
+def test_a_budget_that_other_queries_break_is_warned_of(oneway, scores, tmp_path):
+    out = tmp_path / "guard.safetensors"
+    arguments = ("codebook", scores, "--out", out, "--min-members", 2, "--held-out", 0.5)
+    result = oneway(*arguments, "--max-l1", 0.35)
+    assert result.exit_code == 0, result.output
+    moved = CodebookRelease.load(out).certificate.distortion["l1_probabilities"]["mean"]
+    assert moved > 0.35
+    assert f"warning: l1_mean is {moved:.4g} on the queries that certify" in result.stderr
+    result = oneway(*arguments, "--max-l1", 1.9)
+    assert result.exit_code == 0
+    assert "warning" not in result.stderr
+
+
 def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, scores, tmp_path):
     np.save(tmp_path / "scores.npy", np.load(scores)["logits"])
     path = tmp_path / "guard.safetensors"

@@ -1,6 +1,7 @@
 """`oneway codebook` and `oneway certify`: fit k-anonymous scores, and say what they let out."""
 
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -147,6 +148,26 @@ def codebook(
     typer.echo(f"wrote {out}: {cells.cells} vectors for {cells.num_classes} labels")
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
     _show(release.certificate)
+    for line in _over_budget(release.certificate, told):
+        typer.echo(f"warning: {line}", err=True)
+
+
+def _over_budget(certificate: "Certificate", budget: Mapping[str, float | None]) -> Iterator[str]:
+    """Say where the queries that certify break a budget that those which fitted it keep."""
+    moved, logits = certificate.distortion["l1_probabilities"], certificate.distortion["logits"]
+    found = {
+        "l1_mean": moved["mean"],
+        "l1_quantile": moved["p95"],
+        "logits": logits["mean"],
+        "bits": certificate.bits_measured,
+    }
+    for name, value in found.items():
+        limit = budget[name]
+        if limit is not None and value > limit:
+            yield (
+                f"{name} is {value:.4g} on the queries that certify, above the {limit:g} that is "
+                "kept on those it was fitted to. Pass more queries, or ask for less."
+            )
 
 
 @command
