@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from hypothesis import settings
 
 settings.register_profile("default", deadline=None, max_examples=60)
@@ -23,3 +24,12 @@ def cluster():
         )
         yield ray
         ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute as a task of Ray does, with one thread: sums round otherwise with several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

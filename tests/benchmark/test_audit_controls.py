@@ -56,6 +56,7 @@ def judged(subject, folder, names=tuple(CONTROLS), repeats=(10,)):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 44 seconds alone, several times that beside other work
 def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkeypatch):
     found = judged(digits, tmp_path)
     assert list(found) == list(CONTROLS)

@@ -60,7 +60,7 @@ def as_read(records):
 
 
 @pytest.fixture(scope="module")
-def here(root, tmp_path_factory):
+def here(one_thread, root, tmp_path_factory):  # noqa: ARG001  computed so
     """What one process makes of the same jobs."""
     return [as_read(job.run()) for job in jobs_in(tmp_path_factory.mktemp("here"), root)]
 

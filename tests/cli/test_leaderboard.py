@@ -53,7 +53,7 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.usefixtures("cluster", "one_thread")
 def test_on_a_cluster_each_seed_is_a_task_and_the_records_are_the_same(oneway, tmp_path):
     images = blobs()
     np.savez(tmp_path / "blobs.npz", images=images.images, labels=images.labels)

@@ -122,9 +122,9 @@ def test_what_is_trained_is_released_as_a_codebook_is(trained):
 
 
 def test_without_queries_of_the_operator_s_auxiliary_ones_are_fitted_to():
-    book, figures = train(material(with_own=False))
-    assert figures["certified_queries"] == 60
-    assert int(book.members.sum()) == 240
+    book, figures = train(material(with_own=False), held_out=0.5)
+    assert figures["certified_queries"] == 150
+    assert int(book.members.sum()) == 150
 
 
 def test_seeds_decide_it_and_progress_is_reported(trained):
