@@ -183,6 +183,16 @@ def check_weight(name: str, value: float) -> None:
         raise InvalidOptionError(f"{name} must be finite and at least 0, but got {value!r}.")
 
 
+def check_level(level: float) -> None:
+    """Refuse the level of an interval or bound unless it is between 0 and 1.
+
+    Raises:
+        InvalidOptionError: It is not.
+    """
+    if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
+        raise InvalidOptionError(f"level must be between 0 and 1, but got {level!r}.")
+
+
 def check_switch(name: str, value: bool) -> None:
     """Refuse an option unless it is True or False: a text such as "no" would count as True.
 

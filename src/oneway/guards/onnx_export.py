@@ -57,8 +57,7 @@ def codebook_to_onnx(guard: CodebookRelease) -> "onnx.ModelProto":
         node("Softmax", ["wide"], "rows", axis=-1),
     ]
     if book.is_dense:
-        index = book.classes.unsqueeze(1).expand_as(edges)
-        edges = torch.empty_like(edges).scatter(-1, index, edges)
+        edges = book.edges_by_class()
     else:
         listed = ["seen"]
         nodes += [

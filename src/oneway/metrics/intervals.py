@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_count, name_of
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.checks import check_count, check_level, name_of
+from oneway.errors import InvalidTensorError
 from oneway.metrics.reconstruction import closed_gap
 
 DRAWS_AT_ONCE = 2**21
@@ -178,6 +178,5 @@ def _check(rows: dict[str, Tensor], level: float, resamples: int) -> None:
             raise InvalidTensorError(
                 f"{name} must be finite, but {bad} of {len(row)} are NaN or infinity."
             )
-    if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
-        raise InvalidOptionError(f"level must be between 0 and 1, but got {level!r}.")
+    check_level(level)
     check_count("resamples", resamples, math.ceil(2 / (1 - level)))

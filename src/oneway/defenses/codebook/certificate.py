@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_logits
+from oneway.checks import check_images, check_level, check_logits
 from oneway.confidences import release
 from oneway.contracts import Defense
 from oneway.defenses.codebook.table import Codebook
@@ -176,20 +176,23 @@ def certify(
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.spread(codebook.values, cells)
-    telling = codebook.members[codebook.members > 0]
     found = _certified(cells, released, logits, queries, independent, generator, level)
     if found.error is not None and found.error.alone > MOST_ALONE:
         raise InvalidOptionError(
             f"{found.error.alone:.0%} of {len(logits)} queries are alone in their cell, which says "
             "nothing of the error in it. Pass more queries, or fit cells with more members."
         )
-    return replace(
-        found,
-        table=table_hash(codebook),
-        bits_most=math.log2(int(codebook.labels.bincount().max())),
-        members_least=int(telling.min()) if len(telling) else 0,
-        labels_alone=int((codebook.members == 0).sum()),
-    )
+    return replace(found, table=table_hash(codebook), **figures_of_table(codebook))
+
+
+def figures_of_table(codebook: Codebook) -> dict[str, Any]:
+    """Return what a table tells of its certificate by itself, whatever is asked: by name."""
+    telling = codebook.members[codebook.members > 0]
+    return {
+        "bits_most": math.log2(int(codebook.labels.bincount().max())),
+        "members_least": int(telling.min()) if len(telling) else 0,
+        "labels_alone": int((codebook.members == 0).sum()),
+    }
 
 
 def certify_release(
@@ -242,13 +245,9 @@ def _certified(
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
         )
-    if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
-        raise InvalidOptionError(f"level must be between 0 and 1, but got {level!r}.")
+    check_level(level)
     labels = logits.argmax(-1)
-    clean = logits.detach().double()
-    moved = (released - clean.softmax(-1)).abs().sum(-1)
-    logs = released.clamp_min(torch.finfo(torch.float64).tiny).log()
-    difference = _centered(logs) - _centered(clean)
+    moved, difference = distances(released, logits.detach())
     error, by_label = None, dict[str, CertifiedError]()
     if queries is not None:
         check_images(queries, rows=len(logits))
@@ -280,7 +279,7 @@ def _certified(
         error_by_label=by_label,
         distortion={
             "l1_probabilities": _summary(moved),
-            "logits": _summary(difference.abs().mean(-1)),
+            "logits": _summary(difference),
         },
         members_least=int(cells.unique(return_counts=True)[1].min()),
         labels_alone=0,
@@ -301,15 +300,14 @@ def certified_error(
     """
     values, alone = error_shares(cells, queries)
     estimate = float(values.mean())
-    inverse, sizes = cells.unique(return_inverse=True, return_counts=True)[1:]
-    own = sizes[inverse].double().cpu()
-    # Of n in a cell, n s^2 less (n - 1) s^2 without this row; with two there is none without it.
-    sums = torch.zeros(len(sizes), dtype=torch.float64).index_add(0, inverse.cpu(), values)
-    whole = sums[inverse.cpu()]  # n s^2
-    spread = values * (own - 1) / own.clamp_min(1)
-    left = (whole * (own - 1) / own.clamp_min(1) - spread * own / (own - 1).clamp_min(1)).clamp_min(
-        0
+    inverse, sizes = (
+        one.cpu() for one in cells.unique(return_inverse=True, return_counts=True)[1:]
     )
+    own = sizes[inverse].double()
+    # Of n in a cell, n s^2 less (n - 1) s^2 without this row; with two there is none without it.
+    whole = torch.zeros(len(sizes), dtype=torch.float64).index_add(0, inverse, values)[inverse]
+    # What is left of the sum of squares: a row takes its own times n / (n - 1), as it adds.
+    left = (whole * (own - 1) / own - values).clamp_min(0)
     without = torch.where(own > 2, left * (own - 1) / (own - 2).clamp_min(1), 0.0)
     added = whole - without
     moves = bootstrap_mean(added - added.mean() + estimate, generator=generator, level=level)
@@ -317,7 +315,7 @@ def certified_error(
         estimate=estimate,
         low=max(0.0, moves.low),
         high=moves.high,
-        floor=_floor(inverse, queries, len(cells), generator, level),
+        floor=_floor(inverse.to(cells.device), queries, len(cells), generator, level),
         queries=len(cells),
         alone=float(alone.double().mean()),
     )
@@ -338,6 +336,23 @@ def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     spread = _squared_distances_from_means(inverse, queries, len(numbers))
     values = torch.where(own > 1, spread * own / (own - 1).clamp_min(1), 0.0)
     return values.cpu(), own == 1
+
+
+def distances(released: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far each row is from its clean scores, in both spaces.
+
+    Args:
+        released: ``(N, K)`` float64 probabilities.
+        logits: ``(N, K)`` clean scores.
+
+    Returns:
+        ``(N)`` L1 distances of the probabilities, and ``(N)`` mean absolute differences of the
+        centered logits per class, in nats.
+    """
+    clean = logits.double()
+    logs = released.clamp_min(torch.finfo(torch.float64).tiny).log()
+    difference = _centered(logs) - _centered(clean)
+    return (released - clean.softmax(-1)).abs().sum(-1), difference.abs().mean(-1)
 
 
 def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:

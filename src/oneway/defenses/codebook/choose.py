@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_weight
-from oneway.defenses.codebook.certificate import bits_beyond_label
+from oneway.defenses.codebook.certificate import bits_beyond_label, distances
 from oneway.defenses.codebook.fit import Calibration, merge_calibration
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError
@@ -75,11 +75,11 @@ class Measured:
 
     def keeps_within(self, budget: Budget) -> bool:
         """Say whether it keeps all that a budget sets."""
-        return all(
-            limit is None or (getattr(self, name) >= limit if name == "top5_kept" else own <= limit)
-            for name, limit in vars(budget).items()
-            for own in [getattr(self, name)]
-        )
+        for name, limit in vars(budget).items():
+            own = getattr(self, name)
+            if limit is not None and not (own >= limit if name == "top5_kept" else own <= limit):
+                return False
+        return True
 
 
 @torch.no_grad()
@@ -103,17 +103,11 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
 
 def _moved(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return of each row the L1 distance, the mean difference of logits, and how many it keeps."""
-    own = logits.double()
-    released, clean = book.spread(book.values, cells), own.softmax(-1)
-    logs = released.log()
-    difference = (logs - logs.mean(-1, keepdim=True)) - (own - own.mean(-1, keepdim=True))
-    top = min(TOP, logits.shape[-1])
+    released, top = book.spread(book.values, cells), min(TOP, logits.shape[-1])
+    moved, difference = distances(released, logits)
     kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
-    return (
-        (released - clean).abs().sum(-1),
-        difference.abs().mean(-1),
-        kept.gather(-1, clean.topk(top).indices).sum(-1),
-    )
+    likeliest = logits.double().softmax(-1).topk(top).indices
+    return moved, difference, kept.gather(-1, likeliest).sum(-1)
 
 
 def choose_codebook(calibration: Calibration, logits: Tensor, budget: Budget) -> Codebook:
@@ -135,16 +129,15 @@ def choose_codebook(calibration: Calibration, logits: Tensor, budget: Budget) ->
         found.append((measure_codebook(book.to(logits.device), logits), book))
     within = [pair for pair in found if pair[0].keeps_within(budget)]
     if not within:
-        nearest = "; ".join(
-            f"{name} {best(getattr(one, name) for one, _ in found):.4g}"
-            for name, limit in vars(budget).items()
-            if limit is not None
-            for best in [max if name == "top5_kept" else min]
-        )
+        nearest = []
+        for name, limit in vars(budget).items():
+            if limit is not None:
+                best = max if name == "top5_kept" else min
+                nearest.append(f"{name} {best(getattr(one, name) for one, _ in found):.4g}")
         raise InvalidOptionError(
             f"no codebook of {calibration.settings.min_members} members keeps within the budget: "
-            f"the nearest, each by itself, reach {nearest}. Allow more, lower min_members, or pass "
-            "more calibration queries."
+            f"the nearest, each by itself, reach {'; '.join(nearest)}. Allow more, lower "
+            "min_members, or pass more calibration queries."
         )
     only_bits = all(limit is None for name, limit in vars(budget).items() if name != "bits")
     if only_bits:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_logits, check_weight
-from oneway.defenses.codebook.table import Codebook, seen_through, width_of
+from oneway.defenses.codebook.table import MOST_OFFSET, Codebook, seen_through, width_of
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 
@@ -257,7 +257,7 @@ def merge_calibration(
         own = slice(cell, cell + len(cells))
         book.labels[own] = label
         book.members[own] = torch.tensor([len(rows) for rows in members])
-        book.offsets[own] = offsets
+        book.offsets[own] = offsets.clamp(-MOST_OFFSET, MOST_OFFSET)
         book.values[own] = _released(centers, num_classes, listed)
         cell += len(cells)
     return book

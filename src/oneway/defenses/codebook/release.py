@@ -16,6 +16,7 @@ from oneway.defenses.codebook.certificate import (
     Certificate,
     CertifiedError,
     certify,
+    figures_of_table,
     table_hash,
 )
 from oneway.defenses.codebook.choose import Budget, choose_codebook
@@ -25,7 +26,7 @@ from oneway.defenses.codebook.fit import (
     cut_calibration,
     merge_calibration,
 )
-from oneway.defenses.codebook.table import Codebook, first_box, seen_through
+from oneway.defenses.codebook.table import MOST_OFFSET, Codebook, first_box, seen_through
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
@@ -35,9 +36,6 @@ KIND = "codebook"
 
 HELD_OUT = 0.2
 """Share of the calibration queries that certify, and are not fitted to."""
-
-MOST_OFFSET = 1e6
-"""Largest offset, in nats: a softmax ignores it, and float32 could say no more beside it."""
 
 
 class CodebookRelease:
@@ -160,7 +158,6 @@ class CodebookRelease:
         else:
             book = choose_codebook(calibration, logits[fitting], budget)
         book = book.to(logits.device)
-        book.offsets.clamp_(-MOST_OFFSET, MOST_OFFSET)
         if move is not None:
             book = move(book, logits[fitting], own)
         fitted = cls(book)
@@ -384,16 +381,14 @@ class _Lookup:
         decimals: int | None,
     ) -> None:
         """Lay out ``values``, ``(C, W)`` logits; as probabilities of ``dtype`` if it is given."""
-        classes, boxes = book.sizes.num_classes, book.sizes.boxes
-        self.book, self.boxes, self.dtype, self.decimals = book, boxes, dtype, decimals
+        self.book, self.boxes = book, book.sizes.boxes
+        self.dtype, self.decimals = dtype, decimals
         self.at_once = book.rows_at_once
         owner = book.owner.flatten()
         self.values = values[owner]
         self.edges, self.rows = book.edges, None
         if book.is_dense:
-            # Edges in the classes' own order, so that scores are compared as they come.
-            index = book.classes.unsqueeze(1).expand(classes, boxes, classes)
-            self.edges = torch.empty_like(book.edges).scatter(-1, index, book.edges)
+            self.edges = book.edges_by_class()
             self.rows = self._told(book.spread(values, owner))
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -465,13 +460,9 @@ def _refuse_other_tensors(
 
 def _faults_of_certificate(told: Certificate, book: Codebook) -> Iterator[str]:
     """Yield what is wrong with a certificate's values, of what the table tells or bounds."""
-    cells = int(book.labels.bincount().max())
-    telling = book.members[book.members > 0]
-    for name, own, true in (
-        ("bits_most", told.bits_most, math.log2(cells)),
-        ("members_least", told.members_least, int(telling.min()) if len(telling) else 0),
-        ("labels_alone", told.labels_alone, int((book.members == 0).sum())),
-    ):
+    figures = figures_of_table(book)
+    for name, true in figures.items():
+        own = getattr(told, name)
         if type(own) is not type(true) or own != true:
             yield f"its {name} is not that of the table"
     independent: object = told.independent
@@ -479,7 +470,7 @@ def _faults_of_certificate(told: Certificate, book: Codebook) -> Iterator[str]:
         yield "independent is neither true nor false"
     if not _is_count(told.queries, 2):
         yield "queries is no number of queries"
-    if not _is_within(told.bits_measured, 0, math.log2(cells) + 1e-9):
+    if not _is_within(told.bits_measured, 0, figures["bits_most"] + 1e-9):
         yield "bits_measured is out of range"
     if not _is_within(told.level, 0, 1) or told.level in (0, 1):
         yield "level is not between 0 and 1"

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from oneway.checks import check_count, check_logits
 from oneway.errors import InvalidTensorError
 
+MOST_OFFSET = 1e6
+"""Largest offset, in nats: a softmax ignores it, and float32 could say no more beside it."""
+
 AT_ONCE = 2**24
 """Numbers that a search among boxes compares at once, at most, but for a single row's."""
 
@@ -134,6 +137,14 @@ class Codebook(nn.Module):
         )
         cells: Tensor = self.owner[labels, first_box(rows, self.edges[labels])]
         return cells
+
+    def edges_by_class(self) -> Tensor:
+        """Return ``(K, m, K)`` edges in the classes' own order, of a table that lists them all.
+
+        Scores are then compared as they come.
+        """
+        index = self.classes.unsqueeze(1).expand_as(self.edges)
+        return torch.empty_like(self.edges).scatter(-1, index, self.edges)
 
     def spread(self, values: Tensor, cells: Tensor) -> Tensor:
         """Return ``(N, K)`` entries from a table of listed ones.
