@@ -7,9 +7,9 @@ from torch import Generator, Tensor, nn
 
 from oneway.checks import check_above, check_count
 from oneway.contracts import DefenderMaterial
-from oneway.defenses.codebook import Budget, Codebook, CodebookRelease, FitSettings, plant_decoys
+from oneway.defenses.codebook import Codebook, CodebookRelease, plant_decoys
 from oneway.defenses.codebook.fit import LISTED
-from oneway.defenses.codebook.release import HELD_OUT
+from oneway.defenses.codebook.release import HELD_OUT, fit_options
 from oneway.inversion import TrainingSettings, build_inverter, train_inverter
 
 FRONT_ENDS = ("standardized", "within-label", "faithful")
@@ -89,6 +89,15 @@ class DecoyCodebook(CodebookRelease):
             InvalidOptionError: No table keeps within the budget, or an option is outside its
                 range.
         """
+        asked = fit_options(
+            min_members=min_members,
+            rate_weight=rate_weight,
+            image_weight=image_weight,
+            listed=listed,
+            center=center,
+            l1_budget=l1_budget,
+            held_out=held_out,
+        )
         images, logits = material.auxiliary_images, material.auxiliary_logits
         confidences = logits.softmax(-1)
         settings = TrainingSettings(
@@ -111,17 +120,7 @@ class DecoyCodebook(CodebookRelease):
             )
 
         own_images, own_logits = material.calibration
-        release = cls.fit(
-            own_logits,
-            own_images,
-            generator=generator,
-            settings=FitSettings(
-                min_members, rate_weight, image_weight, listed=listed, center=center
-            ),
-            budget=None if l1_budget is None else Budget(l1_mean=l1_budget),
-            held_out=held_out,
-            move=move,
-        )
+        release = cls.fit(own_logits, own_images, generator=generator, move=move, **asked)
         if on_epoch is not None:
             on_epoch(1.0)
         return release.network, release.figures

@@ -172,26 +172,13 @@ class CodebookRelease:
         return fitted
 
     @classmethod
-    def check_training(
-        cls,
-        *,
-        min_members: int = 20,
-        rate_weight: float = 0.01,
-        image_weight: float = 0.0,
-        listed: int = LISTED,
-        center: Literal["mean", "median"] = "mean",
-        l1_budget: float | None = None,
-        held_out: float = HELD_OUT,
-    ) -> None:
+    def check_training(cls, **options: Any) -> None:
         """Refuse options of :meth:`train` that are outside their range.
 
         Raises:
             InvalidOptionError: One is.
         """
-        FitSettings(min_members, rate_weight, image_weight, listed=listed, center=center)
-        if l1_budget is not None:
-            Budget(l1_mean=l1_budget)
-        check_share("held_out", held_out)
+        fit_options(**options)
 
     @classmethod
     def train(
@@ -231,17 +218,16 @@ class CodebookRelease:
             InvalidOptionError: No table keeps within the budget.
         """
         images, logits = material.calibration
-        fitted = cls.fit(
-            logits,
-            images,
-            generator=generator,
-            settings=FitSettings(
-                min_members, rate_weight, image_weight, listed=listed, center=center
-            ),
-            budget=None if l1_budget is None else Budget(l1_mean=l1_budget),
+        asked = fit_options(
+            min_members=min_members,
+            rate_weight=rate_weight,
+            image_weight=image_weight,
+            listed=listed,
+            center=center,
+            l1_budget=l1_budget,
             held_out=held_out,
-            on_share=on_epoch,
         )
+        fitted = cls.fit(logits, images, generator=generator, on_share=on_epoch, **asked)
         return fitted.network, fitted.figures
 
     @property
@@ -411,6 +397,19 @@ class _Lookup:
         if self.dtype is None:
             return logits
         return release(logits, dtype=self.dtype, decimals=self.decimals)
+
+
+def fit_options(
+    *, l1_budget: float | None = None, held_out: float = HELD_OUT, **settings: Any
+) -> dict[str, Any]:
+    """Return what :meth:`CodebookRelease.fit` takes, of what is told to :meth:`train`.
+
+    Raises:
+        InvalidOptionError: An option is outside its range.
+    """
+    check_share("held_out", held_out)
+    budget = None if l1_budget is None else Budget(l1_mean=l1_budget)
+    return {"settings": FitSettings(**settings), "budget": budget, "held_out": held_out}
 
 
 def check_share(name: str, value: float) -> None:
