@@ -10,6 +10,8 @@ from oneway.cli.common import (
     CACHE,
     Cache,
     Device,
+    ModelOptions,
+    ModelOutputs,
     Options,
     choose_device,
     command,
@@ -42,10 +44,7 @@ def audit(
         Path, typer.Option(help="The attacker's own data: .npz or folder of images, or a table.")
     ],
     test: Annotated[Path, typer.Option(help="Queries that attacks are graded on, likewise.")],
-    outputs: Annotated[
-        Literal["logits", "confidences"] | None,
-        typer.Option(help="What the model answers with; not needed where its kind fixes it."),
-    ] = None,
+    outputs: ModelOutputs = None,
     defense: Annotated[str, typer.Option(help="A registered defense to audit.")] = "none",
     option: Options = None,
     guarded: Annotated[
@@ -57,9 +56,7 @@ def audit(
     guarded_option: Annotated[
         list[str] | None, typer.Option(help="Of the guarded model's kind; repeatable.")
     ] = None,
-    model_option: Annotated[
-        list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
-    ] = None,
+    model_option: ModelOptions = None,
     size: Annotated[str | None, typer.Option(help="Scale image files to HxW.")] = None,
     channels: Annotated[int | None, typer.Option(help="Of image files: 1 or 3.")] = None,
     label: Annotated[str | None, typer.Option(help="A table's column of classes.")] = None,

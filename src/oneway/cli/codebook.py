@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from oneway.cli.common import (
+    Device,
+    Kind,
     Seed,
     choose_device,
     command,
+    images_beside,
     progress,
     scores_to_logits,
-    take_array,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ Images = Annotated[
     Path | None,
     typer.Option(help="The queries, .npy or .npz, for the certified error. [the scores' file]"),
 ]
-Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
 
 
 @command
@@ -78,7 +79,7 @@ def codebook(
         float, typer.Option(help="Most that a decoy moves a vector, L1 of probabilities.")
     ] = 0.02,
     seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
 
@@ -383,15 +384,10 @@ def export(
 
 def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor, Tensor | None]":
     """Return logits, and the queries if they are at hand."""
-    from oneway.data import image_tensor, read_npz
+    from oneway.data import read_npz
 
     arrays = read_npz(scores)
-    logits = scores_to_logits(arrays, scores, kind)
-    if images is None and "images" not in arrays:
-        return logits, None
-    source = images or scores
-    stored = arrays if images is None else read_npz(images)
-    return logits, image_tensor(take_array(stored, source, "images"), source)
+    return scores_to_logits(arrays, scores, kind), images_beside(arrays, scores, images)
 
 
 def _show(certificate: "Certificate") -> None:

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
 
@@ -21,6 +21,14 @@ P = ParamSpec("P")
 Cache = Annotated[Path, typer.Option(help="Folder for trained networks.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
+ModelOptions = Annotated[
+    list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
+]
+ModelOutputs = Annotated[
+    Literal["logits", "confidences"] | None,
+    typer.Option(help="What the model answers with; not needed where its kind fixes it."),
+]
 Options = Annotated[
     list[str] | None, typer.Option(help="Of the defense, such as step_size=0.1; repeatable.")
 ]
@@ -244,6 +252,28 @@ def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:
         f"{path} must hold an array named {' or '.join(names)}, "
         f"but holds {', '.join(sorted(arrays)) or 'nothing'}."
     )
+
+
+def images_beside(
+    arrays: dict[str, Any], scores: Path, images: Path | None
+) -> "torch.Tensor | None":
+    """Return the queries from a file of their own, or from beside their scores; None: neither.
+
+    Args:
+        arrays: What is in the file of the scores.
+        scores: That file.
+        images: The file of the queries, if there is one.
+
+    Raises:
+        CorruptDataError: They are no images.
+    """
+    from oneway.data import image_tensor, read_npz
+
+    if images is None and "images" not in arrays:
+        return None
+    source = images or scores
+    stored = arrays if images is None else read_npz(images)
+    return image_tensor(take_array(stored, source, "images"), source)
 
 
 def scores_to_logits(arrays: dict[str, Any], path: Path, kind: str | None = None) -> "torch.Tensor":

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from oneway.cli.common import Options, choose_device, command, parse_options, progress, take_array
+from oneway.cli.common import (
+    Device,
+    Kind,
+    Options,
+    choose_device,
+    command,
+    images_beside,
+    parse_options,
+    progress,
+)
 
 
 @command
@@ -20,9 +29,7 @@ def defend(
     images: Annotated[
         Path | None, typer.Option(help="The queries, .npy or .npz. [the scores' file]")
     ] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="What an .npy file holds: logits or confidences.")
-    ] = None,
+    kind: Kind = None,
     defense: Annotated[
         str, typer.Option(help="A registered defense that trains no network of its own.")
     ] = "adversarial-noise",
@@ -33,7 +40,7 @@ def defend(
     decimals: Annotated[
         int | None, typer.Option(help="Decimals to round to. [no rounding]")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     r"""Turn clean scores into probabilities that may be released.
 
@@ -54,7 +61,7 @@ def defend(
 
     from oneway.cli.common import scores_to_logits
     from oneway.confidences import release
-    from oneway.data import image_tensor, read_npz
+    from oneway.data import read_npz
     from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
     from oneway.guards import (
         DEFENSES,
@@ -100,14 +107,13 @@ def defend(
     generator.seed()
     guard = build_defense(defense, options, surrogate, generator=generator)
     if guard.requires_input:
-        source = images or scores
-        stored = arrays if images is None else read_npz(images)
-        if images is None and "images" not in stored:
+        queries = images_beside(arrays, scores, images)
+        if queries is None:
             raise InvalidOptionError(
                 f"{defense} needs the queries besides their scores, and {scores} holds no array "
                 "named images. Pass --images FILE."
             )
-        queries = image_tensor(take_array(stored, source, "images"), source).to(where)
+        queries = queries.to(where)
     if queries is not None and len(queries) != len(logits):
         raise InvalidOptionError(
             f"there are {len(logits)} rows of scores, but {len(queries)} images. "

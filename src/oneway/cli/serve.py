@@ -1,12 +1,19 @@
 """`oneway serve`: a model behind a guard, over HTTP."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oneway.cli.audit import model_options
-from oneway.cli.common import Device, choose_device, command, parse_options
+from oneway.cli.common import (
+    Device,
+    ModelOptions,
+    ModelOutputs,
+    choose_device,
+    command,
+    parse_options,
+)
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
 
@@ -59,13 +66,8 @@ def serve(
     input_shape: Annotated[
         str, typer.Option(help="Of one query, such as 1x32x32 for images or 13 for records.")
     ],
-    outputs: Annotated[
-        Literal["logits", "confidences"] | None,
-        typer.Option(help="What the model answers with; not needed where its kind fixes it."),
-    ] = None,
-    model_option: Annotated[
-        list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
-    ] = None,
+    outputs: ModelOutputs = None,
+    model_option: ModelOptions = None,
     guard: GuardFile = None,
     defense: DefenseName = None,
     option: DefenseOptions = None,
