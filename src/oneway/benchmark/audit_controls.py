@@ -67,11 +67,13 @@ def run_controls(
     spec = AttackerSpec(
         widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
     )
+    controls = {name: CONTROLS[name] for name in plan.controls}
     attackers = {
         front_end: prepare_attackers(
             dataclasses.replace(spec, front_ends=(front_end,)), images, store, seed, report
         )
-        for front_end in {CONTROLS[name].front_end for name in plan.controls}
+        # In the plan's order: the first one reads the label.
+        for front_end in dict.fromkeys(control.front_end for control in controls.values())
     }
     held_out = next(iter(attackers.values())).held_out
     seen = Observations(images, clean, clean, held_out, repeats=spec.repeats)
@@ -96,11 +98,15 @@ def run_controls(
         return attackers[front_end].run(title, observed, told, test, (name,))[name]
 
     label = attack("controls: the label", "label-only", next(iter(attackers)))
+    plain = dict.fromkeys(one.front_end for one in controls.values() if one.reference is None)
+    of_clean = {front_end: attack("controls: clean", "retrained", front_end) for front_end in plain}
     found = {}
-    for name in plan.controls:
-        control = CONTROLS[name]
-        title = "controls: clean" if control.reference is None else f"reference: {name}"
-        reference = attack(title, "retrained", control.front_end, control.reference)
+    for name, control in controls.items():
+        reference = (
+            of_clean[control.front_end]
+            if control.reference is None
+            else attack(f"reference: {name}", "retrained", control.front_end, control.reference)
+        )
         result = attack(f"control: {name}", control.attack, control.front_end, control.make)
         rows = (result, reference, label)
         errors = (
