@@ -393,7 +393,8 @@ def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor,
 def _show(certificate: "Certificate") -> None:
     from rich.console import Console
 
-    from oneway.report import assumption_lines, certificate_lines, certificate_table
+    from oneway.defenses.codebook import ASSUMPTIONS
+    from oneway.report import certificate_lines, certificate_table
 
     console = Console()
     for line in certificate_lines(certificate):
@@ -401,5 +402,5 @@ def _show(certificate: "Certificate") -> None:
     if certificate.error is not None:
         console.print(certificate_table(certificate))
     console.print("It rests on this:", highlight=False)
-    for line in assumption_lines():
+    for line in ASSUMPTIONS:
         console.print(f"• {line}", highlight=False, markup=False)

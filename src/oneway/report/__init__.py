@@ -9,7 +9,6 @@ from oneway.report.audit import (
     verdict,
 )
 from oneway.report.certificate import (
-    assumption_lines,
     certificate_lines,
     certificate_table,
     family_table,
@@ -28,7 +27,6 @@ from oneway.report.table import TABLE_WIDTH, attack_table, markdown_table, relea
 __all__ = [
     "SUMMARY_WIDTH",
     "TABLE_WIDTH",
-    "assumption_lines",
     "attack_table",
     "attackers_table",
     "certificate_lines",

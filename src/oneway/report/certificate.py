@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.defenses.codebook import Certificate, CertifiedError
 from oneway.guards import Member
 from oneway.report.table import text_table
 
@@ -12,7 +12,7 @@ FITTED = "These queries fitted the codebook too: all figures flatter it."
 
 
 def certificate_lines(certificate: Certificate) -> list[str]:
-    """Return what a certificate says, sentence by sentence, and what it rests on."""
+    """Return what a certificate says, sentence by sentence."""
     told = certificate
     level = f"{100 * told.level:g} %"
     if told.bits_most is None:
@@ -60,11 +60,6 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         f"{moved['p95']:.4f} at the 95 % quantile, {moved['max']:.4f} at most."
     )
     return lines
-
-
-def assumption_lines() -> Sequence[str]:
-    """Return what every certificate rests on."""
-    return ASSUMPTIONS
 
 
 def certificate_table(certificate: Certificate) -> Table:

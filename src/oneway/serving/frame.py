@@ -1,7 +1,7 @@
 """What the server and the proxy have in common: health, metrics, access, and errors."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from starlette.applications import Starlette
@@ -71,13 +71,10 @@ def framed_app(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        if around is not None:
-            await around.__aenter__()
-        await batcher.start()
-        yield
-        await batcher.close()
-        if around is not None:
-            await around.__aexit__(None, None, None)
+        async with around if around is not None else nullcontext():
+            await batcher.start()
+            yield
+            await batcher.close()
 
     common = [
         Route("/v2", server_metadata),

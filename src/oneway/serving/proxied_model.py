@@ -127,13 +127,13 @@ async def open_upstream(
         frozenset(passed),
         told,
     )
-    kept = [outputs[one].model_copy(update={"datatype": "FP32"}) for one in (output,)]
+    released = outputs[output].model_copy(update={"datatype": "FP32"})
     shown = ModelMetadata(
         name=name,
         versions=[version[1]] if version else None,
         platform="oneway",
         inputs=metadata.inputs,
-        outputs=[*kept, *(outputs[one] for one in passed)],
+        outputs=[released, *(outputs[one] for one in passed)],
         parameters=dict(told),
     )
     path = urlsplit(base).path
