@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from browsing import ARGUMENTS, chromium_path
+
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
@@ -24,6 +26,17 @@ def cluster():
         )
         yield ray
         ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window; for a module, since Playwright holds the thread's event loop."""
+    path = chromium_path()
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="module")

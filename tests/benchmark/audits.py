@@ -13,6 +13,7 @@ from oneway.benchmark import (
     Subject,
     audit_controls,
     audit_measures,
+    audit_parts,
     model_audit,
 )
 from oneway.confidences import release
@@ -127,7 +128,7 @@ def quickly(patch):
             grace=2,
         )
 
-    for module in (model_audit, audit_controls):
+    for module in (audit_parts, audit_controls):
         patch.setattr(module, "settings_for", settings_for)
     patch.setattr(model_audit, "TIMED_SECONDS", 0.01)
     patch.setattr(audit_measures, "SINGLE_QUERIES", 5)
@@ -142,3 +143,12 @@ def audit(subject, folder, seed=0, report=None, **settings):
 def raised(outcome):
     """The names of an audit's flags."""
     return {flag["name"] for flag in outcome.record["flags"]}
+
+
+def lasting(record):
+    """What must be the same in every run of an audit: no times."""
+    timed = {"seconds", "defender_training_seconds", "environment"}
+    kept = {key: value for key, value in record.items() if key not in timed}
+    kept["plan"] = {key: value for key, value in record["plan"].items() if key != "seconds"}
+    kept["utility"] = {key: value for key, value in record["utility"].items() if key != "cost"}
+    return kept

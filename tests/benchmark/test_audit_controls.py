@@ -51,7 +51,7 @@ def judged(subject, folder, names=tuple(CONTROLS), repeats=(10,)):
         seeds=1,
         auxiliary=AUXILIARY,
     )
-    found = ask(subject, Identity(), Identity())
+    found = ask(subject, Identity())
     return run_controls(plan, subject, found, subject.auxiliary, EPOCHS, Store(folder), 0, silent)
 
 

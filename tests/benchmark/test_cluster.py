@@ -1,4 +1,4 @@
-"""Seeds of experiments as tasks on a real Ray: the same records, whatever is killed meanwhile."""
+"""Experiments and audits as tasks on a real Ray: the same records, whatever is killed meanwhile."""
 
 import dataclasses
 import json
@@ -15,14 +15,26 @@ pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
 import ray
 from ray import cloudpickle
 
+from benchmark import audits
 from benchmark.small import CPU, LABEL, NOISE, NONE, blobs, lasting, spec_of
-from oneway.benchmark import Cells, CellsJob, Store, read_records, run_on_ray, write_records
+from oneway.benchmark import (
+    AuditJob,
+    Cells,
+    CellsJob,
+    ModelAudit,
+    Store,
+    audit_on_ray,
+    read_records,
+    run_on_ray,
+    write_records,
+)
 from oneway.benchmark.spec import DataSpec, ReleaseSpec
 from oneway.data import silent
-from oneway.errors import InvalidOptionError, MissingDataError
+from oneway.errors import InvalidOptionError, MissingDataError, TargetFailedError
 
 # A worker has oneway, but not these tests.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+for own in (sys.modules[__name__], audits):
+    cloudpickle.register_pickle_by_value(own)
 
 pytestmark = pytest.mark.slow
 
@@ -133,3 +145,72 @@ def test_what_cannot_be_run_is_refused_before_ray_is_asked(root, tmp_path):
     with pytest.raises(InvalidOptionError, match="retries"):
         next(run_on_ray(jobs[:1], retries=-1))
     assert list(run_on_ray([])) == []
+
+
+RANDOM = ReleaseSpec("random", "gaussian-noise", {"standard_deviation": 1.0})
+SETTINGS = dataclasses.replace(audits.TINY, seeds=2, controls=True)
+
+
+def randomly_guarded():
+    """A model behind noise: what is drawn must not depend on where, or after what, it is."""
+    return audits.subject_of(release=RANDOM)
+
+
+def spread_audit(folder, subject=randomly_guarded, report=silent, finished=None, **options):
+    store = Store(folder)
+    job = AuditJob(subject, store, SETTINGS, 0, CPU, report)
+    audit = ModelAudit(subject(), store, SETTINGS)
+    return audit.run(audit_on_ray(job, finished=finished, **options))
+
+
+@pytest.fixture(scope="module")
+def audited_here(one_thread, tmp_path_factory):  # noqa: ARG001  computed so
+    """What one process finds of the same audit."""
+    return ModelAudit(randomly_guarded(), Store(tmp_path_factory.mktemp("one")), SETTINGS).run()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_audit_finds_the_same_on_a_cluster_whose_worker_is_killed(audited_here, tmp_path):
+    def kill_once(stage, share):
+        marker = tmp_path / "killed"
+        if stage.startswith("seed 1: averaging") and share == 1.0 and not marker.exists():
+            marker.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    parts = []
+    found = spread_audit(tmp_path / "cache", report=kill_once, finished=parts.append)
+    assert int((tmp_path / "killed").read_text()) != os.getpid()
+    assert set(parts) == {"controls", "twice the strength", "seed 0", "seed 1"}
+    assert audits.lasting(found.record) == audits.lasting(audited_here.record)
+    assert found.queries == audited_here.queries
+    assert found.gallery.keys() == audited_here.gallery.keys()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_audit_that_was_cut_off_keeps_what_its_workers_trained(audited_here, tmp_path):
+    def refuse(stage, share):
+        # Who trains reports each epoch; who finds the network, that it is there.
+        assert share in (0.0, 1.0), stage
+
+    first = spread_audit(tmp_path)
+    again = spread_audit(tmp_path, report=refuse)
+    assert audits.lasting(again.record) == audits.lasting(first.record)
+    assert audits.lasting(again.record) == audits.lasting(audited_here.record)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_audit_whose_model_fails_elsewhere_says_so(tmp_path):
+    here = os.getpid()
+
+    def failing():
+        if os.getpid() != here:
+            raise TargetFailedError("the model is not on this machine")
+        return audits.subject_of()
+
+    with pytest.raises(TargetFailedError, match="not on this machine"):
+        spread_audit(tmp_path, failing)
+
+
+def test_an_audit_is_not_tried_less_than_once(tmp_path):
+    with pytest.raises(InvalidOptionError, match="retries"):
+        spread_audit(tmp_path, retries=-1)

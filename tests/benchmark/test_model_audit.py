@@ -21,6 +21,7 @@ from benchmark.audits import (
     audit,
     black_box,
     blobs,
+    lasting,
     quickly,
     raised,
     records,
@@ -35,7 +36,7 @@ from oneway.benchmark import (
     ReleaseSpec,
     Store,
     Subject,
-    model_audit,
+    audit_parts,
 )
 from oneway.benchmark.audit_flags import suspicions
 from oneway.benchmark.audit_measures import Round
@@ -93,15 +94,6 @@ def folder(tmp_path_factory):
 def strict_json(value):
     """Return the value as whoever reads the file gets it; NaN and infinity are no JSON."""
     return json.loads(json.dumps(value, allow_nan=False))
-
-
-def lasting(record):
-    """What must be the same in every run: no times."""
-    timed = {"seconds", "defender_training_seconds", "environment"}
-    kept = {key: value for key, value in record.items() if key not in timed}
-    kept["plan"] = {key: value for key, value in record["plan"].items() if key != "seconds"}
-    kept["utility"] = {key: value for key, value in record["utility"].items() if key != "cost"}
-    return kept
 
 
 def test_a_record_says_all_there_is_in_plain_json(whole):
@@ -375,13 +367,13 @@ class TestTime:
         by_class = auxiliary[labels.argsort(stable=True)]
         costly = costs_of(1.0, 2000, 60)
         monkeypatch.setattr(ModelAudit, "_costs", lambda *_: costly)
-        used, floors_of = [], model_audit.take_floors
+        used, floors_of = [], audit_parts.take_floors
 
         def take_floors(baseline, images, queries):
             used.append(images)
             return floors_of(baseline, images, queries)
 
-        monkeypatch.setattr(model_audit, "take_floors", take_floors)
+        monkeypatch.setattr(audit_parts, "take_floors", take_floors)
         audited = Subject(black_box(), by_class, test, true, NOISE)
         outcome = audit(audited, folder, minutes=1.0, first_epochs=1, most_epochs=1)
         assert outcome.record["auxiliary"] == 1000

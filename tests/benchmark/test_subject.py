@@ -9,7 +9,15 @@ from torch import nn
 
 from benchmark.audits import CLASSES, Scores, answers, black_box, blobs, subject_of
 from oneway.benchmark.spec import ReleaseSpec
-from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST, SAME, Subject, ask
+from oneway.benchmark.subject import (
+    LEAST_AUXILIARY,
+    LEAST_TEST,
+    SAME,
+    Subject,
+    access,
+    ask,
+    can_follow,
+)
 from oneway.confidences import release
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
@@ -69,9 +77,8 @@ def test_what_can_be_audited_is_not_refused():
     assert subject(release=LABEL_ONLY).release is LABEL_ONLY
 
 
-def asked(target, defense=None, again=None, **options):
-    defense = Identity() if defense is None else defense
-    return ask(subject_of(target, **options), defense, again or defense)
+def asked(target, defense=None, **options):
+    return ask(subject_of(target, **options), Identity() if defense is None else defense)
 
 
 def flags_of(found):
@@ -86,13 +93,14 @@ def test_a_stable_model_raises_no_flag():
 
 def test_answers_are_those_of_the_model_and_its_defense():
     audited = subject_of()
-    found = ask(audited, Temperature(temperature=3.0), Temperature(temperature=3.0))
+    found = ask(audited, Temperature(temperature=3.0))
     own = release(Scores()(audited.auxiliary))
     assert torch.allclose(found.clean, own)
     assert torch.allclose(found.released, release(Scores()(audited.auxiliary) / 3), atol=1e-6)
     assert torch.allclose(found.trace.clean_logits, Scores()(audited.test))
     assert torch.allclose(found.trace.released, release(Scores()(audited.test) / 3), atol=1e-6)
-    assert torch.equal(found.query(audited.test, 2)[1], found.trace.released)
+    again = access(audited, Temperature(temperature=3.0), undeclared=found.undeclared)
+    assert torch.equal(again.query(audited.test, 2)[1], found.trace.released)
 
 
 def trembling(seed, size):
@@ -108,8 +116,12 @@ def trembling(seed, size):
 
 
 def test_a_model_that_answers_otherwise_each_time_is_random():
-    found = asked(black_box(trembling(0, 0.02)))
-    assert found.random is True
+    audited = subject_of(black_box(trembling(0, 0.02)))
+    found = ask(audited, Identity())
+    assert (found.random, found.undeclared) == (True, True)
+    # Its defense says that it answers always the same: who believed it would be told one twice.
+    several = access(audited, Identity(), undeclared=True).query(audited.test, 2)
+    assert not torch.allclose(several[0], several[1], atol=1e-4)
     assert "averages" in flags_of(found)["unstable-answers"]
     assert len(found.flags) == 1  # a random answer differs with the batch, too: said once
 
@@ -123,21 +135,16 @@ def test_the_noise_of_rounding_is_not_random():
 def test_a_defense_that_says_so_is_random_even_if_no_probe_sees_it():
     slight = GaussianNoise(standard_deviation=1e-6, generator=torch.Generator().manual_seed(0))
     found = asked(None, slight)
-    assert found.random is True
+    assert (found.random, found.undeclared) == (True, False)
     assert set(flags_of(found)) == {"unstable-answers"}
 
 
-def test_who_asks_again_does_not_move_what_was_released():
-    def noise(seed):
-        return GaussianNoise(standard_deviation=1.0, generator=torch.Generator().manual_seed(seed))
-
-    one, other = (asked(None, noise(0), noise(seed)) for seed in (1, 2))
+def test_who_asks_again_is_answered_anew():
+    noise = GaussianNoise(standard_deviation=1.0, generator=torch.Generator().manual_seed(1))
     audited = subject_of()
-    several = one.query(audited.test, 3)
+    several = access(audited, noise, undeclared=False).query(audited.test, 3)
     assert several.shape == (3, len(audited.test), CLASSES)
     assert not torch.allclose(several[0], several[1], atol=1e-3)
-    assert torch.equal(one.released, other.released)
-    assert torch.equal(one.trace.released, other.trace.released)
 
 
 def shifted_by_mean(images):
@@ -183,7 +190,7 @@ class Extreme(nn.Module):
 
 def test_an_exact_zero_of_a_part_of_the_rows_is_counted():
     audited = subject_of(TorchTarget(Extreme()))
-    found = ask(audited, Identity(), Identity())
+    found = ask(audited, Identity())
     share = float((found.trace.released == 0).any(-1).double().mean())
     assert 0 < share < 1
     assert flags_of(found)["ties-or-zeros"] == (
@@ -197,18 +204,20 @@ def test_labels_of_another_model_are_refused_by_its_first_answers(value):
     labels[4:6] = value
     audited = Subject(black_box(), OWN, TEST, labels)
     with pytest.raises(InvalidTensorError, match=r"must lie in \[0, 3\).* 2 of 60 do not"):
-        ask(audited, Identity(), Identity())
+        ask(audited, Identity())
 
 
 def test_a_model_with_a_gradient_can_be_followed_through_its_defense():
     audited = subject_of()
-    found = ask(audited, Temperature(temperature=2.0), Temperature(temperature=2.0))
+    found = ask(audited, Temperature(temperature=2.0))
     images = audited.test[:3].clone().requires_grad_()
-    followed = found.follow(images)
+    followed = access(audited, Temperature(temperature=2.0), undeclared=False).follow(images)
     assert torch.allclose(release(followed), found.trace.released[:3], atol=1e-6)
     followed.sum().backward()
     assert images.grad.abs().sum() > 0
-    assert asked(black_box()).follow is None
+    assert can_follow(audited)
+    assert not can_follow(subject_of(black_box()))
+    assert access(subject_of(black_box()), Identity(), undeclared=False).follow is None
 
 
 class TestGuardedEndpoint:
@@ -217,7 +226,7 @@ class TestGuardedEndpoint:
     @pytest.fixture
     def found(self):
         audited = subject_of(guarded=black_box(self.guarded))
-        return audited, ask(audited, LabelOnly(), LabelOnly())
+        return audited, ask(audited, LabelOnly())
 
     @staticmethod
     def guarded(images):
@@ -234,15 +243,17 @@ class TestGuardedEndpoint:
 
     def test_nobody_follows_it_and_who_asks_again_asks_it(self, found):
         audited, got = found
-        assert got.follow is None
+        again = access(audited, LabelOnly(), undeclared=got.undeclared)
+        assert again.follow is None
+        assert not can_follow(audited)
         assert got.flags == ()
-        assert torch.allclose(got.query(audited.test, 2)[1], got.trace.released)
+        assert torch.allclose(again.query(audited.test, 2)[1], got.trace.released)
 
     def test_a_random_one_is_seen_to_be_so(self):
         audited = subject_of(guarded=black_box(trembling(3, 0.1)))
-        got = ask(audited, Identity(), Identity())
-        assert got.random is True
-        several = got.query(audited.test, 2)
+        got = ask(audited, Identity())
+        assert (got.random, got.undeclared) == (True, False)
+        several = access(audited, Identity(), undeclared=False).query(audited.test, 2)
         assert not torch.allclose(several[0], several[1], atol=1e-4)
 
     def test_its_zeros_and_ties_are_seen_as_clients_see_them(self):
@@ -252,7 +263,7 @@ class TestGuardedEndpoint:
             return told
 
         audited = subject_of(guarded=black_box(rough))
-        got = ask(audited, Identity(), Identity())
+        got = ask(audited, Identity())
         assert flags_of(got)["ties-or-zeros"] == (
             "100 % of released vectors hold an exact zero; "
             "100 % of released vectors hold two entries that are exactly equal"
@@ -265,11 +276,11 @@ class TestGuardedEndpoint:
 
         audited = subject_of(guarded=black_box(fewer))
         with pytest.raises(InvalidTensorError, match="model's 3 classes, but answers with 2"):
-            ask(audited, Identity(), Identity())
+            ask(audited, Identity())
 
 
 def test_a_subject_stays_as_it_was():
     audited = subject_of()
     before = dataclasses.replace(audited, test=audited.test.clone())
-    ask(audited, Identity(), Identity())
+    ask(audited, Identity())
     assert torch.equal(audited.test, before.test)

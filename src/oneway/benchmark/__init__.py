@@ -1,8 +1,9 @@
 """Experiments: specs in, records out."""
 
 from oneway.benchmark.audit_plan import AuditPlan
-from oneway.benchmark.cluster import CellsJob, run_on_ray
-from oneway.benchmark.model_audit import AuditOutcome, AuditSettings, ModelAudit
+from oneway.benchmark.audit_settings import AuditSettings
+from oneway.benchmark.cluster import AuditJob, CellsJob, audit_on_ray, run_on_ray
+from oneway.benchmark.model_audit import AuditOutcome, ModelAudit
 from oneway.benchmark.published import (
     FigureRow,
     FigureSpec,
@@ -29,6 +30,7 @@ from oneway.benchmark.summary import Estimate, Summary, estimate, summarise
 
 __all__ = [
     "ATTACKS",
+    "AuditJob",
     "AuditOutcome",
     "AuditPlan",
     "AuditSettings",
@@ -49,6 +51,7 @@ __all__ = [
     "Subject",
     "Summary",
     "attack_recorded",
+    "audit_on_ray",
     "bundled_spec",
     "count_stages",
     "estimate",

@@ -75,14 +75,14 @@ class Built:
 
     Attributes:
         defense: It.
-        again: The same, for whoever asks again: it draws on a stream of its own, so that what
-            was released stays the same.
+        again: Builds the same once more for whoever asks again, told for what: it draws on a
+            stream of its own for each, so that what was released stays the same.
         seconds: Of training, beyond the target's: a surrogate's, or a network's of its own.
         facts: What its training recorded.
     """
 
     defense: Defense
-    again: Defense
+    again: Callable[[str], Defense]
     seconds: float
     facts: Mapping[str, Any]
 
@@ -147,18 +147,18 @@ class Defender:
             facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
         if needs_network(row.defense):
             network, facts = self._network(row, target)
-        defense, again = (
-            build_defense(
+
+        def build(purpose: str) -> Defense:
+            return build_defense(
                 row.defense,
                 row.options,
                 surrogate,
                 network=network,
                 generator=Stream(self.seed, f"{row.name}, {purpose}").generator(),
             )
-            for purpose in ("release", "asked again")
-        )
+
         kept = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-        return Built(defense, again, kept.pop("seconds", 0.0), kept)
+        return Built(build("release"), build, kept.pop("seconds", 0.0), kept)
 
     def own_copies(self, row: ReleaseSpec, clean: Tensor) -> list[Defense]:
         """Build an attacker's copies of a defense: its own surrogate, step sizes around ours.

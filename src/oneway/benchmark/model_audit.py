@@ -2,13 +2,13 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from oneway.audit import (
     CONTROLS,
@@ -17,42 +17,25 @@ from oneway.audit import (
     controls_for,
     errors_on,
     failed_controls,
-    judge,
     least_confident,
-    standard_error,
-    take_floors,
 )
-from oneway.benchmark.attackers import Attackers, prepare_attackers
-from oneway.benchmark.audit_controls import run_controls
-from oneway.benchmark.audit_flags import LUCK, SEEDS, suspicions
+from oneway.benchmark.audit_flags import suspicions
 from oneway.benchmark.audit_measures import Measures, Round, measure, utility
-from oneway.benchmark.audit_plan import (
-    FIRST_EPOCHS,
-    FRONT_ENDS,
-    MOST_EPOCHS,
-    REPEATS,
-    WIDTHS,
-    AuditPlan,
-    Costs,
-    first_epochs_for,
-    make_plan,
-    settings_for,
-)
-from oneway.benchmark.defenders import Built, Defender, DefenderImages
+from oneway.benchmark.audit_parts import SEED_PART, AuditParts, Found, Groundwork, parts_of
+from oneway.benchmark.audit_plan import AuditPlan, Costs, make_plan
+from oneway.benchmark.audit_settings import AuditSettings
+from oneway.benchmark.defenders import Built
 from oneway.benchmark.randomness import Stream
 from oneway.benchmark.records import SHOWN, environment, json_values, pixels, shown_rows
-from oneway.benchmark.spec import AttackerSpec, SurrogateSpec, is_copied
+from oneway.benchmark.spec import is_copied
 from oneway.benchmark.store import Store
-from oneway.benchmark.subject import Answers, Subject, ask
+from oneway.benchmark.subject import Answers, Subject, access, ask, can_follow
 from oneway.benchmark.timing import synchronize
-from oneway.checks import check_count
-from oneway.contracts import Observations
 from oneway.data import Report, silent
 from oneway.defenses.identity import Identity
-from oneway.errors import InvalidOptionError, OnewayError
-from oneway.guards import STRENGTHS, effective_options
-from oneway.inversion import Inverter, RecordInverter, build_inverter, default_depth
-from oneway.metrics import Interval, bootstrap_gap, inversion_errors
+from oneway.errors import OnewayError
+from oneway.inversion import Inverter, RecordInverter, build_inverter
+from oneway.metrics import Interval, bootstrap_gap
 from oneway.targets import DefendedTarget
 
 GAIN = 0.01
@@ -61,59 +44,9 @@ GAIN = 0.01
 TIMED_SECONDS = 0.5
 """How long each decoder is timed before an audit is planned."""
 
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """How an audit is run.
-
-    Attributes:
-        seeds: How often all is repeated, with attackers of other seeds.
-        minutes: What there is; None: no limit.
-        controls: Whether controls are run. Without them nothing vouches for the verdict.
-        front_ends: Input transforms that compete.
-        widths: Decoder widths that compete.
-        first_epochs: Where the search for the plateau begins.
-        most_epochs: Where it ends.
-        repeats: How often averaging asks a random API.
-    """
-
-    seeds: int = SEEDS
-    minutes: float | None = None
-    controls: bool = True
-    front_ends: tuple[str, ...] = FRONT_ENDS
-    widths: tuple[int, ...] = WIDTHS
-    first_epochs: int = FIRST_EPOCHS
-    most_epochs: int = MOST_EPOCHS
-    repeats: tuple[int, ...] = REPEATS
-
-    @classmethod
-    def for_rows(cls, rows: int, **others: Any) -> "AuditSettings":
-        """Return settings whose decoders are trained long enough on so few auxiliary rows.
-
-        Args:
-            rows: How many there are.
-            **others: Attributes that are set.
-        """
-        first = first_epochs_for(rows)
-        return cls(first_epochs=first, most_epochs=8 * first, **others)
-
-    def __post_init__(self) -> None:
-        """Refuse what could not run, before any query.
-
-        Raises:
-            InvalidOptionError: A value is outside its range.
-        """
-        if self.minutes is not None and not self.minutes > 0:
-            raise InvalidOptionError(f"minutes must be positive, but got {self.minutes}.")
-        check_count("seeds", self.seeds)
-        check_count("first_epochs", self.first_epochs)
-        check_count("most_epochs", self.most_epochs, least=self.first_epochs)
-        for name in ("front_ends", "widths", "repeats"):
-            if not getattr(self, name):
-                raise InvalidOptionError(f"{name} must name at least one, but is empty.")
-        for name in ("widths", "repeats"):
-            for count in getattr(self, name):
-                check_count(f"each of {name}", count)
+Spread = Callable[[Groundwork, Sequence[str]], Iterator[Found | OnewayError]]
+"""Runs the parts of an audit; gives what each found, or the error that it raised on purpose, in
+the order of the parts."""
 
 
 @dataclass(frozen=True)
@@ -156,17 +89,26 @@ class ModelAudit:
         self.settings = settings or AuditSettings.for_rows(len(subject.auxiliary))
         self.seed, self.report = seed, report
         self.device = subject.auxiliary.device
+        self.parts = AuditParts(subject, store, self.settings, seed, report)
 
-    def run(self) -> AuditOutcome:
-        """Ask, plan, attack, question the attack, and judge."""
+    def run(self, spread: Spread | None = None) -> AuditOutcome:
+        """Ask, plan, attack, question the attack, and judge.
+
+        Args:
+            spread: Runs the parts elsewhere; None: one after the other, here.
+
+        Raises:
+            OnewayError: The model fails, or a part of the audit does. If it is a seed, and others
+                are done, the audit ends with those.
+        """
         begin = time.perf_counter()
         self.report("ask the model", 0.0)
-        defender = self._defender()
         clean = DefendedTarget(self.subject.target, Identity())(self.subject.auxiliary)
-        built = defender.build(self.subject.release, self.subject.target, clean)
-        answers = ask(self.subject, built.defense, built.again, clean)
+        built = self.parts.build(clean)
+        answers = ask(self.subject, built.defense, clean)
         self.report("ask the model", 1.0)
-        plan = make_plan(self._full_plan(answers), self._costs(answers), self.settings.minutes)
+        costs = self._costs(answers, built)
+        plan = make_plan(self._full_plan(answers), costs, self.settings.minutes)
         # In random order: files are often sorted by class, and controls take the first rows.
         order = Stream(self.seed, "auxiliary rows").generator()
         rows = torch.randperm(len(clean), generator=order)[: plan.auxiliary].to(self.device)
@@ -175,23 +117,24 @@ class ModelAudit:
         )
         images = self.subject.auxiliary[rows]
         epochs, plateau = self._find_epochs(plan, answers, images, begin)
-        controls = run_controls(
-            plan, self.subject, answers, images, epochs, self.store, self.seed, self.report
-        )
-        flags = list(answers.flags)
-        flags += self._more_budget(plan, answers, images, clean, epochs, defender)
-        rounds, stopped = list[Round](), None
-        for seed in range(self.seed, self.seed + plan.seeds):
-            if rounds and self._is_late(begin, len(rounds)):
+        groundwork = Groundwork(plan, rows, clean, answers, epochs)
+        parts = parts_of(plan, self.subject.release.defense, self.seed)
+        controls = dict[str, ControlResult]()
+        flags, rounds, stopped = list(answers.flags), list[Round](), None
+        here = self._one_by_one(groundwork, parts, begin)
+        for found in here if spread is None else spread(groundwork, parts):
+            if isinstance(found, Round):
+                rounds.append(found)
+            elif isinstance(found, list):
+                flags += found
+            elif isinstance(found, dict):
+                controls = found
+            # A model that fails now must not lose the seeds that are done.
+            elif rounds:
+                stopped = f"{type(found).__name__}: {found}"
                 break
-            try:
-                rounds.append(self._round(seed, plan, answers, images, clean, epochs, defender))
-            except OnewayError as error:
-                # A model that fails now must not lose the seeds that are done.
-                if not rounds:
-                    raise
-                stopped = f"{type(error).__name__}: {error}"
-                break
+            else:
+                raise found
         if len(rounds) < plan.seeds and stopped is None:
             late = f"{plan.seeds - len(rounds)} of {plan.seeds} seeds"
             plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
@@ -209,34 +152,20 @@ class ModelAudit:
         }
         return AuditOutcome(record, measures.queries(rounds), self._gallery(rounds[0]))
 
-    def _defender(self) -> Defender:
-        images = self.subject.auxiliary
-        attackers = self._attackers(self.seed, (), self.settings.first_epochs, images)
-        removed = min(2, default_depth(images.shape[1:]) - 1)
-        surrogate = SurrogateSpec(
-            width=max(self.settings.widths),
-            hidden_layers_removed=removed,
-            training=settings_for(2 * self.settings.first_epochs),
-        )
-        own = DefenderImages(images, attackers.held_out)
-        return Defender(surrogate, (0.5, 1.0, 2.0), own, self.store, attackers.trainer, self.report)
-
-    def _attackers(
-        self,
-        seed: int,
-        names: Sequence[str],
-        epochs: int,
-        images: Tensor,
-        plan: AuditPlan | None = None,
-    ) -> Attackers:
-        spec = AttackerSpec(
-            names=tuple(names),
-            front_ends=plan.front_ends if plan else self.settings.front_ends,
-            widths=plan.widths if plan else self.settings.widths,
-            repeats=plan.repeats if plan else self.settings.repeats,
-            training=settings_for(epochs),
-        )
-        return prepare_attackers(spec, images, self.store, seed, self.report)
+    def _one_by_one(
+        self, groundwork: Groundwork, parts: Sequence[str], begin: float
+    ) -> Iterator[Found | OnewayError]:
+        """Run all parts here; leave seeds out for which there is no time."""
+        done = 0
+        for part in parts:
+            is_seed = part.startswith(SEED_PART)
+            if is_seed and done and self._is_late(begin, done):
+                return
+            try:
+                yield self.parts.run(part, groundwork)
+            except OnewayError as error:
+                yield error
+            done += is_seed
 
     def _full_plan(self, answers: Answers) -> AuditPlan:
         """Return all that applies to the release, whatever it takes."""
@@ -245,7 +174,7 @@ class ModelAudit:
             attacks.append("averaging")
         if is_copied(self.subject.release):
             attacks.append("adversarial-training")
-        if answers.follow is not None:
+        if can_follow(self.subject):
             attacks.append("optimising")
         settings = self.settings
         return AuditPlan(
@@ -260,7 +189,7 @@ class ModelAudit:
             auxiliary=len(self.subject.auxiliary),
         )
 
-    def _costs(self, answers: Answers) -> Costs:
+    def _costs(self, answers: Answers, built: Built) -> Costs:
         """Measure what an epoch and a query cost on this machine."""
         images, confidences = self.subject.auxiliary[:64], answers.clean[:64]
         front_ends = dict.fromkeys(self.settings.front_ends)
@@ -270,10 +199,11 @@ class ModelAudit:
             (front_end, width): self._step_seconds(confidences, images, front_end, width)
             for front_end, width in product(front_ends, self.settings.widths)
         }
-        taken = []
+        again = built.again("timing")
+        allowed, taken = access(self.subject, again, undeclared=answers.undeclared), []
         for asked in (images, images[:1]):
             begin = time.perf_counter()
-            answers.query(asked, 1)
+            allowed.query(asked, 1)
             synchronize(self.device)
             taken.append(time.perf_counter() - begin)
         return Costs(
@@ -328,7 +258,7 @@ class ModelAudit:
             gains = []
             for told, confidences in (("clean", answers.clean), ("released", answers.released)):
                 once, twice = (
-                    self._train_one(
+                    self.parts.train_one(
                         confidences, images, front_end, width, count, f"pace: {told}, {count}"
                     )[1]
                     for count in (epochs, 2 * epochs)
@@ -344,122 +274,6 @@ class ModelAudit:
             if late:
                 break
         return epochs, False
-
-    def _train_one(
-        self,
-        confidences: Tensor,
-        images: Tensor,
-        front_end: str,
-        width: int,
-        epochs: int,
-        stage: str,
-    ) -> tuple[nn.Module, float]:
-        """Return one decoder by itself, as in a contest, and its lowest held-out error."""
-        attackers = self._attackers(self.seed, (), epochs, images)
-        network, facts = attackers.trainer.train(
-            "attacker",
-            {"front_end": front_end, "width": width},
-            attackers.spec.training,
-            confidences,
-            images,
-            attackers.held_out,
-            stage=stage,
-        )
-        return network, float(min(facts["held_out_errors"]))
-
-    def _round(
-        self,
-        seed: int,
-        plan: AuditPlan,
-        answers: Answers,
-        images: Tensor,
-        clean_auxiliary: Tensor,
-        epochs: int,
-        defender: Defender,
-    ) -> Round:
-        subject = self.subject
-        attackers = self._attackers(seed, plan.attacks, epochs, images, plan)
-        copies = (
-            defender.own_copies(subject.release, clean_auxiliary)
-            if "adversarial-training" in plan.attacks
-            else ()
-        )
-        seen = Observations(
-            images=images,
-            clean=answers.clean,
-            released=answers.released,
-            held_out=attackers.held_out,
-            query=answers.query,
-            random=answers.random,
-            repeats=plan.repeats,
-            own_copies=copies,
-            follow=answers.follow,
-        )
-        # Clean scores are attacked with the same means: else the gap would be too small.
-        bare = DefendedTarget(subject.target, Identity())
-        follow = None if answers.follow is None else bare.follow
-        undefended = dataclasses.replace(seen, released=answers.clean, random=False, follow=follow)
-        names = [name for name in ("label-only", "static", "optimising") if name in plan.attacks]
-        baseline = attackers.run(
-            f"seed {seed}, clean", undefended, answers.clean_test, subject.test, names
-        )
-        floors = take_floors(baseline, images, subject.test)
-        results = attackers.run(
-            f"seed {seed}", seen, answers.trace.released, subject.test, plan.attacks
-        )
-        verdict = judge(results, floors, answers.clean_test, answers.flips)
-        if seed != self.seed:
-            # Only the first seed's are looked at; of large images they fill the memory.
-            baseline, results = (
-                {
-                    name: dataclasses.replace(one, reconstructions=one.reconstructions[:0])
-                    for name, one in some.items()
-                }
-                for some in (baseline, results)
-            )
-        return Round(seed, baseline, results, floors, verdict, attackers.held_out)
-
-    def _more_budget(
-        self,
-        plan: AuditPlan,
-        answers: Answers,
-        images: Tensor,
-        clean_auxiliary: Tensor,
-        epochs: int,
-        defender: Defender,
-    ) -> list[Flag]:
-        """Attack the release at twice its strength, too: it must not tell more."""
-        row = self.subject.release
-        option = STRENGTHS.get(row.defense)
-        if option is None:
-            return []
-        strength = effective_options(row.defense, row.options)[option]
-        double = 2 * strength
-        stronger = dataclasses.replace(row, options={**row.options, option: double})
-        other = defender.build(stronger, self.subject.target, clean_auxiliary).defense
-        guard = DefendedTarget(self.subject.target, other)
-        errors = []
-        for name, asked, told in (
-            ("at its strength", answers.released, answers.trace.released),
-            ("at twice its strength", guard(images), guard(self.subject.test)),
-        ):
-            network, _ = self._train_one(
-                asked, images, plan.front_ends[0], min(plan.widths), epochs, f"budget: {name}"
-            )
-            with torch.no_grad():
-                parts = [network(some) for some in told.split(512)]
-            errors.append(inversion_errors(self.subject.test, torch.cat(parts)))
-        gain = errors[0] - errors[1]
-        # Decoders differ by their luck in training, too, and not only by the queries asked.
-        slack = LUCK * float(errors[0].mean())
-        if float(gain.mean()) <= max(2 * standard_error(gain), slack):
-            return []
-        detail = (
-            f"at {option} {double:g} a decoder errs by {float(errors[1].mean()):.4f}, at "
-            f"{strength:g} by {float(errors[0].mean()):.4f}: the stronger defense leaks "
-            "more"
-        )
-        return [Flag("more-budget-smaller-gap", detail)]
 
     def _record(
         self,

@@ -160,16 +160,17 @@ class Experiment:
             copies = self.defender.own_copies(row, clean)
         self.report(stage, 0.0)
         defended = DefendedTarget(target, built.defense)
+        again = DefendedTarget(target, built.again("asked again"))
         observations = Observations(
             images=splits.auxiliary_images,
             clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.attackers.held_out,
-            query=DefendedTarget(target, built.again).repeated,
+            query=again.repeated,
             random=not built.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             own_copies=copies,
-            follow=DefendedTarget(target, built.again).follow if "optimising" in names else None,
+            follow=again.follow if "optimising" in names else None,
         )
         trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)

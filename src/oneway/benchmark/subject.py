@@ -109,9 +109,8 @@ class Answers:
         trace: Of the test queries.
         clean_test: ``(M, K)`` undefended confidences of the test queries.
         flips: How many of their labels changed in what was released.
-        query: Asks again.
         random: Whether the same query is answered differently each time.
-        follow: Target and defense with a gradient, where the model itself is at hand.
+        undeclared: Whether it is the model that answers at random, and not its defense.
         flags: What is wrong with the answers.
     """
 
@@ -120,19 +119,17 @@ class Answers:
     trace: Trace
     clean_test: Tensor
     flips: int
-    query: Query
     random: bool
-    follow: Callable[[Tensor], Tensor] | None
+    undeclared: bool
     flags: tuple[Flag, ...]
 
 
-def ask(subject: Subject, defense: Defense, again: Defense, clean: Tensor | None = None) -> Answers:
+def ask(subject: Subject, defense: Defense, clean: Tensor | None = None) -> Answers:
     """Ask everything that the attackers train on and are graded with.
 
     Args:
         subject: What is audited.
         defense: What stands before the clients; ignored where a guarded endpoint does.
-        again: The same, for whoever asks again.
         clean: ``(N, K)`` undefended confidences of the auxiliary rows, if they are known already.
 
     Raises:
@@ -143,22 +140,17 @@ def ask(subject: Subject, defense: Defense, again: Defense, clean: Tensor | None
         defended = DefendedTarget(subject.target, defense)
         guard: Target = defended
         trace = defended.trace(subject.test)
-        query: Query = DefendedTarget(subject.target, again).repeated
         declared = not defense.deterministic
-        follows = isinstance(subject.target, TorchTarget)
-        follow = DefendedTarget(subject.target, again).follow if follows else None
     else:
         # As it answers, with its zeros and ties: a defended target would mend them.
         guard = _in_batches(subject.guarded)
-        query, declared, follow = _asked_again(guard), False, None
+        declared = False
         told = guard(subject.test)
         clean_logits = bare.trace(subject.test).clean_logits
         trace = Trace(clean_logits, logits_from_confidences(told), told)
     _check_classes(trace, subject.labels)
     random, batched = _probe(guard, subject.test[:PROBED])
-    if random and not declared and subject.guarded is None:
-        # It is the model that answers at random; its defense does not know.
-        query = _asked_again(guard)
+    undeclared = random and not declared and subject.guarded is None
     flags = list[Flag]()
     if random or declared:
         flags.append(
@@ -179,11 +171,45 @@ def ask(subject: Subject, defense: Defense, again: Defense, clean: Tensor | None
         trace,
         release(trace.clean_logits),
         flips(trace.clean_logits, trace.released),
-        query,
         random or declared,
-        follow,
+        undeclared,
         tuple(flags),
     )
+
+
+@dataclass(frozen=True)
+class Access:
+    """What an attacker may do with an API besides reading what it answered.
+
+    Attributes:
+        query: Asks again.
+        follow: Target and defense with a gradient; None where the model itself is not at hand.
+    """
+
+    query: Query
+    follow: Callable[[Tensor], Tensor] | None
+
+
+def access(subject: Subject, defense: Defense, *, undeclared: bool) -> Access:
+    """Return what attackers of a subject may do.
+
+    Args:
+        subject: What is audited.
+        defense: What stands before the clients; ignored where a guarded endpoint does.
+        undeclared: Whether the model itself answers at random, of which its defense knows nothing.
+    """
+    if subject.guarded is not None:
+        return Access(_asked_again(_in_batches(subject.guarded)), None)
+    guard = DefendedTarget(subject.target, defense)
+    return Access(
+        _asked_again(guard) if undeclared else guard.repeated,
+        guard.follow if can_follow(subject) else None,
+    )
+
+
+def can_follow(subject: Subject) -> bool:
+    """Say whether the model itself is at hand, with its gradient."""
+    return subject.guarded is None and isinstance(subject.target, TorchTarget)
 
 
 def _check_classes(trace: Trace, labels: Tensor | None) -> None:

@@ -1,6 +1,7 @@
 """`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,9 +11,11 @@ from oneway.cli.common import (
     CACHE,
     Cache,
     Device,
+    Executor,
     ModelOptions,
     ModelOutputs,
     Options,
+    check_executor,
     choose_device,
     command,
     parse_options,
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
     from oneway.benchmark import ReleaseSpec, Subject
     from oneway.contracts import Target
-    from oneway.data import RecordEncoding
+    from oneway.data import RecordEncoding, Report
 
 TABLES = (".csv", ".parquet")
 """Endings of files that hold records rather than images."""
@@ -83,6 +86,7 @@ def audit(
     seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Most queries asked at once.")] = 512,
     device: Device = "auto",
+    executor: Executor = "local",
 ) -> None:
     r"""Attack a model's scores, with or without a defense, and say what leaks.
 
@@ -94,16 +98,21 @@ def audit(
 
         oneway audit model.pt --outputs logits --auxiliary own.npz --test queries.npz \
             --defense adversarial-noise --option step_size=0.1 --minutes 20
+
+        RAY_ADDRESS=auto oneway audit package.models:classifier --auxiliary own.npz \
+            --test queries.npz --executor ray
     """
     import json
 
     from rich.console import Console
 
     from oneway.benchmark import (
+        AuditJob,
         AuditSettings,
         ModelAudit,
         ReleaseSpec,
         Store,
+        audit_on_ray,
         sketch_defense,
         write_queries,
     )
@@ -118,9 +127,9 @@ def audit(
         utility_table,
         verdict,
     )
-    from oneway.targets import open_target
     from oneway.tensor_files import atomic_file
 
+    check_executor(executor)
     if minutes is not None and not minutes > 0:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
     if require_gap is not None and not require_gap <= 1:
@@ -132,30 +141,30 @@ def audit(
     options = parse_options(option, "--option")
     release = ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
     sketch_defense(release)
-    with progress() as report:
-        opened = [
-            open_target(
-                place, outputs=told, device=where, batch_size=batch_size, **model_options(given)
-            )
-            for place, told, given in (
-                (model, outputs, parse_options(model_option, "--model-option")),
-                (guarded, guarded_outputs, parse_options(guarded_option, "--guarded-option")),
-            )
-            if place is not None
-        ]
-        subject = _subject(
-            opened,
-            (auxiliary, test),
-            release,
-            size=parse_size(size),
-            channels=channels,
-            label=label,
-            class_names=class_name,
-            categorical=tuple(categorical or ()),
-            drop=tuple(drop or ()),
-            device=where,
-            report=report,
+    models = [
+        (place, {"outputs": told, **model_options(given)})
+        for place, told, given in (
+            (model, outputs, parse_options(model_option, "--model-option")),
+            (guarded, guarded_outputs, parse_options(guarded_option, "--guarded-option")),
         )
+        if place is not None
+    ]
+    opened = partial(
+        _open_subject,
+        models,
+        (auxiliary, test),
+        release,
+        size=parse_size(size),
+        channels=channels,
+        label=label,
+        class_names=class_name,
+        categorical=tuple(categorical or ()),
+        drop=tuple(drop or ()),
+        batch_size=batch_size,
+        device=where,
+    )
+    with progress() as report:
+        subject = opened(report=report)
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -165,7 +174,11 @@ def audit(
         settings = AuditSettings.for_rows(
             len(subject.auxiliary), seeds=seeds, minutes=minutes, controls=controls
         )
-        outcome = ModelAudit(subject, Store(cache), settings, seed=seed, report=report).run()
+        spread = None
+        if executor == "ray":
+            job = AuditJob(opened, Store(cache), settings, seed, where)
+            spread = audit_on_ray(job, finished=lambda part: report(part, 1.0))
+        outcome = ModelAudit(subject, Store(cache), settings, seed=seed, report=report).run(spread)
     record = outcome.record
     with atomic_file(out / "audit.json") as path:
         path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -200,8 +213,8 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _subject(
-    opened: "Sequence[Target]",
+def _open_subject(
+    models: Sequence[tuple[str, dict[str, Any]]],
     paths: tuple[Path, Path],
     release: "ReleaseSpec",
     *,
@@ -211,12 +224,20 @@ def _subject(
     class_names: Sequence[str] | None,
     categorical: tuple[str, ...],
     drop: tuple[str, ...],
+    batch_size: int,
     device: "torch.device",
-    report: Callable[[str, float], None],
+    report: "Report | None" = None,
 ) -> "Subject":
-    """Load the data for a model, and for what guards it if there are two; check everything."""
+    """Open a model, and what guards it if there are two; load their data, and check everything."""
     from oneway.benchmark import Subject
-    from oneway.data import load_queries, load_records
+    from oneway.data import load_queries, load_records, silent
+    from oneway.targets import open_target
+
+    report = report or silent
+    opened = [
+        open_target(place, device=device, batch_size=batch_size, **options)
+        for place, options in models
+    ]
 
     are_tables = [path.suffix.lower() in TABLES for path in paths]
     if any(are_tables) != all(are_tables):
