@@ -392,7 +392,7 @@ def test_decoders_that_go_on_gaining_are_trained_no_longer_than_the_most_epochs(
         asked.append(epochs)
         return None, 1 / epochs
 
-    monkeypatch.setattr(ModelAudit, "_train_one", always_gains)
+    monkeypatch.setattr(audit_parts.AuditParts, "train_one", always_gains)
     outcome = audit(subject_of(black_box()), folder, first_epochs=3, most_epochs=most)
     assert outcome.record["epochs"] == reached
     assert outcome.record["plateau_shown"] is False
