@@ -146,6 +146,24 @@ def test_a_raised_flag_exits_1(audited):
     assert audited.result.exit_code == 1
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_an_audit_runs_on_a_cluster_with_a_model_that_each_worker_opens(oneway, place, tmp_path):
+    torch.jit.script(Scores()).save(place / "sent.pt")  # TorchScript cannot be sent by value
+    told = arguments(place, "sent.pt", out=tmp_path / "report", cache="sent", seeds=2)
+    result = oneway(*told, "--executor", "ray", "--no-controls")
+    ran(result, 0, 1)
+    record = json.loads((tmp_path / "report" / "audit.json").read_text(encoding="utf-8"))
+    assert record["seeds"] == [0, 1]
+    # Each worker kept what it trained where the command was given, and names it relative to that.
+    assert len(list((place / "sent" / "networks").glob("inverter-*"))) >= 4
+
+
+def test_an_unknown_executor_is_refused_before_any_audit(oneway, place):
+    refused(oneway(*arguments(place), "--executor", "rai"), "executor", "ray")
+
+
 @pytest.fixture
 def nothing_is_suspicious(monkeypatch):
     """Flags of an audit are tested beside it; here it is what the command makes of them."""
