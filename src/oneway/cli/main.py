@@ -11,6 +11,7 @@ from oneway.cli import (
     codebook,
     defend,
     demo,
+    doctor,
     leaderboard,
     proxy,
     reproduce,
@@ -51,6 +52,7 @@ def _root(
 
 
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.add_typer(train.app, name="train")
 app.command()(defend.defend)
 app.command()(codebook.codebook)

@@ -13,6 +13,7 @@ from oneway.data.images import Dataset, Pixels
 from oneway.data.source import Source
 from oneway.errors import CorruptDataError, MissingDataError
 from oneway.extras import load_extra
+from oneway.installation import download_folder
 
 DIGITS_SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
 MNIST_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"
@@ -126,7 +127,7 @@ def _check_hashes(
 
 def _download_mnist() -> Path:
     pooch = load_extra("pooch", extra="demo", purpose="downloading 'mnist'")
-    folder = pooch.os_cache("oneway")
+    folder = download_folder()
     try:
         return Path(
             pooch.retrieve(

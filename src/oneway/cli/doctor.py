@@ -1,0 +1,121 @@
+"""`oneway doctor`: what is installed, whether it works, and how to get what is missing."""
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oneway import __version__
+from oneway.cli.common import CACHE, command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from oneway.installation import Diagnosis, Folder, Package
+
+STYLES = {"ready": "green", "missing": "dim", "incomplete": "yellow", "broken": "bold red"}
+
+
+@command
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    cache: Annotated[Path, typer.Option(help="Folder for trained networks, to look at.")] = CACHE,
+) -> None:
+    """Say what is installed, whether it works, and how to get what is missing.
+
+    Imports every package that oneway may use, in a process of its own, and holds its version
+    against the range that oneway was tested with. Nothing is changed, and nothing of the
+    environment's variables is printed.
+
+    Exits 1 if the core does not work, or if something that is installed is broken. An extra that
+    is not installed is none of this.
+
+    For example:
+
+        oneway doctor
+
+        oneway doctor --json > state.json
+    """
+    from oneway.installation import diagnose
+
+    found = diagnose(__version__, {"trained networks": cache})
+    if json:
+        typer.echo(json_module.dumps(found.as_json(), indent=2))
+    else:
+        from rich.console import Console
+
+        _print(found, Console(highlight=False))
+    raise typer.Exit(0 if found.works else 1)
+
+
+def _print(found: "Diagnosis", console: "Console") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    facts = found.as_json()
+    console.print(
+        f"[bold]oneway {facts['oneway']}[/]  Python {facts['python']}  "
+        f"{escape(facts['platform'])}\n{escape(_device(found))}\n"
+    )
+    core = Table(title="Core: always needed", title_justify="left", box=None, pad_edge=False)
+    for heading in ("package", "installed", "wanted", "state"):
+        core.add_column(heading)
+    for one in found.core:
+        state = "broken" if one.version is None or found.faults_of(one) else "ready"
+        style = STYLES[state]
+        core.add_row(one.name, one.version or "-", one.wanted, f"[{style}]{state}[/]")
+    console.print(core)
+    console.print()
+
+    extras = Table(
+        title="Extras: add what you need", title_justify="left", box=None, pad_edge=False
+    )
+    for heading in ("extra", "state", "what for, and its packages"):
+        extras.add_column(heading)
+    for extra in found.extras:
+        state = found.state_of(extra)
+        shown = [one for one in extra.packages if one.through is None or one.version is None]
+        lines = [escape(extra.purpose.replace("`", "")), f"[dim]{escape(_said(shown))}[/]"]
+        if state != "ready":
+            lines.append(f"[cyan]{escape(extra.command)}[/]")
+        extras.add_row(extra.name, f"[{STYLES[state]}]{state}[/]", "\n".join(lines))
+    console.print(extras)
+    console.print()
+
+    for folder in found.folders:
+        console.print(escape(_folder(folder)), soft_wrap=True)
+    console.print(f"browser: {escape(found.browser or 'none found')}\n", soft_wrap=True)
+
+    for finding in sorted(found.findings, key=lambda one: not one.broken):
+        style, word = ("bold red", "broken") if finding.broken else ("yellow", "note")
+        console.print(f"[{style}]{word}:[/] {escape(f'{finding.what} {finding.remedy}')}")
+    console.print(
+        "[green]Everything that is installed works.[/]"
+        if found.works
+        else "[bold red]Something that is installed does not work.[/]"
+    )
+
+
+def _device(found: "Diagnosis") -> str:
+    if not found.torch:
+        return "torch does not work: see below"
+    threads = found.torch["threads"]
+    where = ", ".join(found.torch["gpus"]) or f"the CPU, {threads} thread{'s'[: threads != 1]}"
+    return f"torch {found.torch['version']} computes on {where}"
+
+
+def _said(packages: "list[Package]") -> str:
+    return ", ".join(
+        f"{one.name} {one.version or 'missing'}" + (f" (of {one.through})" if one.through else "")
+        for one in packages
+    )
+
+
+def _folder(folder: "Folder") -> str:
+    size = (
+        "not there yet"
+        if folder.size is None
+        else f"{folder.size / 1e6:.1f} MB in {folder.files} files"
+    )
+    return f"{folder.purpose}: {folder.path} ({size}{'' if folder.writable else ', not writable'})"
