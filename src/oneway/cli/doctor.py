@@ -12,7 +12,7 @@ from oneway.cli.common import CACHE, command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from oneway.installation import Diagnosis, Folder, Package
+    from oneway.installation import Diagnosis, Extra, Folder
 
 STYLES = {"ready": "green", "missing": "dim", "incomplete": "yellow", "broken": "bold red"}
 
@@ -75,9 +75,9 @@ def _print(found: "Diagnosis", console: "Console") -> None:
         extras.add_column(heading)
     for extra in found.extras:
         state = found.state_of(extra)
-        shown = [one for one in extra.packages if one.through is None or one.version is None]
-        lines = [escape(extra.purpose.replace("`", "")), f"[dim]{escape(_said(shown))}[/]"]
-        if state != "ready":
+        lines = [escape(extra.purpose.replace("`", ""))]
+        lines += [f"[dim]{escape(line)}[/]" for line in _packages(extra)]
+        if state in ("missing", "incomplete"):
             lines.append(f"[cyan]{escape(extra.command)}[/]")
         extras.add_row(extra.name, f"[{STYLES[state]}]{state}[/]", "\n".join(lines))
     console.print(extras)
@@ -105,11 +105,13 @@ def _device(found: "Diagnosis") -> str:
     return f"torch {found.torch['version']} computes on {where}"
 
 
-def _said(packages: "list[Package]") -> str:
-    return ", ".join(
-        f"{one.name} {one.version or 'missing'}" + (f" (of {one.through})" if one.through else "")
-        for one in packages
-    )
+def _packages(extra: "Extra") -> list[str]:
+    """Name an extra's packages; those that others bring only where they are missing."""
+    own = [one for one in extra.packages if one.through is None]
+    there = [f"{one.name} {one.version}" for one in own if one.version is not None]
+    missing = [one.name + (f" (for {one.through})" if one.through else "") for one in extra.missing]
+    lines = [", ".join(there)] if there else []
+    return [*lines, f"missing: {', '.join(missing)}"] if missing else lines
 
 
 def _folder(folder: "Folder") -> str:

@@ -213,11 +213,11 @@ def _of_packages(unjudged: Diagnosis, packages: Sequence[Package]) -> list[Findi
                 remedy = f"Run `pip install '{one.name}{one.wanted}'`."
             else:
                 remedy = f"Run `pip install --force-reinstall --no-deps {one.name}=={one.version}`."
-            found.append(Finding(True, f"{one.name}: {fault}", remedy))
+            found.append(Finding(True, f"{one.name}: {fault.rstrip('.')}.", remedy))
     # A release that fails with torch has its reason there already.
     own = unjudged.imports["oneway"]
     if own.error is not None and not found:
-        found.append(Finding(True, f"oneway: {own.error}", "Install oneway again."))
+        found.append(Finding(True, f"oneway: {own.error.rstrip('.')}.", "Install oneway again."))
     return found
 
 

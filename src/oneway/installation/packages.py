@@ -162,15 +162,19 @@ def _all_asked(extra: str, installed: Installed) -> tuple[Package, ...]:
     return tuple(found.values())
 
 
-def _asked(owner: str, extra: str, installed: Installed) -> Iterator[Package]:
+def _asked(
+    owner: str, extra: str, installed: Installed, within: Set[tuple[str, str]] = frozenset()
+) -> Iterator[Package]:
     """Give what an extra of an installed package asks for; extra "": what it always does."""
+    if (owner, extra) in within:
+        return
     for requirement in _requirements(installed[owner], extra):
         name = canonicalize_name(requirement.name)
         if name != owner:
             yield _package(requirement, installed, None if owner == "oneway" else owner)
         if name in installed:
             for one in sorted(requirement.extras):
-                yield from _asked(name, one, installed)
+                yield from _asked(name, one, installed, within | {(owner, extra)})
 
 
 def _requirements(

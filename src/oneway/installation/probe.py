@@ -115,7 +115,7 @@ def _oneway_facts(oneway: Any) -> dict[str, Any]:
     """Release one row of scores; raise if that is not what it should be."""
     torch = importlib.import_module("torch")
     released = oneway.release(torch.tensor([[0.0, 1.0, 3.0]]), decimals=2)
-    if released.argmax().item() != 2 or abs(released.sum().item() - 1) > 1e-6:
+    if released.argmax().item() != 2 or not abs(released.sum().item() - 1) < 1e-6:
         raise RuntimeError("rounded scores are no probabilities with the label on top")
     return {"version": oneway.__version__}
 

@@ -1,0 +1,265 @@
+"""`oneway doctor`: what it says of healthy and of broken installations, as a user reads it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import oneway as package
+from installation.sites import Site
+from oneway.installation import Import, diagnosis
+
+TORCH = {"version": "2.13.0", "built_for_cuda": None, "gpus": [], "mps": False, "threads": 1}
+
+
+class Machine:
+    """An installation that is not there, and what came of importing its packages."""
+
+    def __init__(self, folder, monkeypatch):
+        self.site = Site(folder / "site")
+        self.errors, self.torch, self.tried = {}, dict(TORCH), []
+        self.driver = folder / "driver"
+        self.requires = ["torch>=2.6", "numpy>=1.26"]
+        self.version = package.__version__
+        monkeypatch.setattr(diagnosis, "find_installed", lambda: self.site.installed)
+        monkeypatch.setattr(diagnosis, "try_imports", self.try_imports)
+        monkeypatch.setattr(diagnosis, "NVIDIA_DRIVER", self.driver)
+        monkeypatch.setattr(diagnosis, "usable_cores", lambda: 2)
+        monkeypatch.chdir(folder)
+
+    def try_imports(self, modules):
+        self.tried.append(list(modules))
+        return [
+            Import(
+                one,
+                self.errors.get(one),
+                self.torch if one == "torch" and one not in self.errors else {},
+            )
+            for one in modules
+        ]
+
+    def install(self, *names, extras=("serve",), requires=(), python=None):
+        """Install oneway, and other packages given as ``name version``."""
+        wanted = [*self.requires, *requires]
+        self.site.install("oneway", self.version, requires=wanted, extras=extras, python=python)
+        for name in names:
+            self.site.install(*name.split())
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    return Machine(tmp_path, monkeypatch)
+
+
+CORE = ("torch 2.13.0", "numpy 2.4.6")
+SERVE = ("starlette>=0.41; extra == 'serve'", "uvicorn>=0.31; extra == 'serve'")
+
+
+def told(result):
+    """Return a result's text as one line, whatever the terminal's width."""
+    return " ".join(result.stdout.split())
+
+
+def test_a_healthy_installation_exits_0(oneway, machine):
+    machine.install(*CORE, "starlette 1.0", "uvicorn 0.50", requires=SERVE)
+    result = oneway("doctor")
+    assert result.exit_code == 0, result.output
+    assert "Everything that is installed works." in result.stdout
+    assert "serve ready oneway serve and oneway proxy" in told(result)
+    assert "torch 2.13.0 computes on the CPU, 1 thread" in told(result)
+    assert "pip install" not in result.stdout
+    assert machine.tried == [["torch", "numpy", "oneway"], ["starlette", "uvicorn"]]
+
+
+def test_an_extra_that_is_missing_is_no_fault_and_says_how_to_get_it(oneway, machine):
+    machine.install(*CORE, requires=SERVE)
+    result = oneway("doctor")
+    assert result.exit_code == 0, result.output
+    assert "serve missing" in told(result)
+    assert "missing: starlette, uvicorn pip install 'oneway[serve]'" in told(result)
+
+
+def test_an_extra_that_is_there_in_part_says_what_is_missing(oneway, machine):
+    machine.install(*CORE, "uvicorn 0.50", requires=SERVE)
+    result = oneway("doctor")
+    assert result.exit_code == 0, result.output
+    assert "serve incomplete" in told(result)
+    assert "uvicorn 0.50 missing: starlette pip install 'oneway[serve]'" in told(result)
+
+
+def test_an_extras_package_that_does_not_load_exits_1(oneway, machine):
+    machine.install(*CORE, "starlette 1.0", "uvicorn 0.50", requires=SERVE)
+    machine.errors["uvicorn"] = "ImportError: undefined symbol [bold]"
+    result = oneway("doctor")
+    assert result.exit_code == 1
+    assert "serve broken" in told(result)
+    assert "broken: uvicorn: ImportError: undefined symbol [bold]" in told(result)
+    assert "pip install --force-reinstall --no-deps uvicorn==0.50" in told(result)
+    assert "does not work" in result.stdout
+
+
+def test_a_version_out_of_range_exits_1_and_names_the_range(oneway, machine):
+    machine.install("torch 2.5.1", "numpy 2.4.6", "starlette 0.40", "uvicorn 1", requires=SERVE)
+    result = oneway("doctor")
+    assert result.exit_code == 1
+    assert "torch: 2.5.1 is not >=2.6. Run `pip install 'torch>=2.6'`." in told(result)
+    assert "pip install 'starlette>=0.41'" in told(result)
+    states = {
+        one["name"]: one["state"] for one in json.loads(oneway("doctor", "--json").stdout)["extras"]
+    }
+    assert states == {"serve": "broken"}
+
+
+def test_a_core_without_one_of_its_packages_exits_1(oneway, machine):
+    machine.install("torch 2.13.0")
+    result = oneway("doctor")
+    assert result.exit_code == 1
+    assert "numpy is not installed, and nothing works without it." in told(result)
+
+
+def test_a_torch_that_does_not_load_is_told_once(oneway, machine):
+    machine.install(*CORE)
+    machine.errors |= {"torch": "the interpreter ended by signal 4", "oneway": "gone"}
+    result = oneway("doctor")
+    assert result.exit_code == 1
+    assert "torch does not work: see below" in told(result)
+    assert told(result).count("broken:") == 1
+
+
+def test_a_release_that_fails_by_itself_is_told(oneway, machine):
+    machine.install(*CORE)
+    machine.errors["oneway"] = "RuntimeError: no probabilities"
+    result = oneway("doctor")
+    assert result.exit_code == 1
+    assert "broken: oneway: RuntimeError: no probabilities" in told(result)
+
+
+def test_a_torchvision_of_another_build_is_found_by_loading_it(oneway, machine):
+    """Its metadata may be in order: builds for a CPU and for CUDA have one version."""
+    machine.install(*CORE)
+    machine.site.install("torchvision", "0.28", requires=["torch==2.13.0"])
+    machine.errors["torchvision"] = "RuntimeError: operator torchvision::nms does not exist"
+    result = oneway("doctor")
+    assert machine.tried[0] == ["torch", "numpy", "torchvision", "oneway"]
+    assert result.exit_code == 1
+    assert "torchvision: RuntimeError: operator torchvision::nms does not exist" in told(result)
+    assert "built for torch 2.13.0, or remove it" in told(result)
+
+
+@pytest.mark.parametrize("error", [None, "ImportError: no numpy.core"])
+def test_a_package_that_wants_another_numpy_is_broken_if_it_does_not_load(oneway, machine, error):
+    machine.install(*CORE)
+    machine.site.install("oldtimer", "1.0", requires=["numpy<2"])
+    machine.errors["oldtimer"] = error
+    result = oneway("doctor")
+    assert "oldtimer 1.0 wants numpy<2, but 2.4.6 is installed." in told(result)
+    assert result.exit_code == (0 if error is None else 1)
+    assert ("note:" in result.stdout) == (error is None)
+
+
+def test_another_python_and_another_copy_are_told(oneway, machine):
+    machine.version = "99.0"
+    machine.install(*CORE, python=">=4")
+    result = oneway("doctor")
+    assert result.exit_code == 1
+    assert "is not >=4." in told(result)
+    assert f"oneway {package.__version__} is imported, but 99.0 is installed" in told(result)
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "note"),
+    [
+        ({"built_for_cuda": "12.8"}, False, "sees none: it uses the CPU"),
+        ({}, True, "There is an NVIDIA driver"),
+        ({"mps": True}, False, "an Apple GPU, which --device auto leaves aside"),
+        ({"threads": 64}, False, "64 threads on 2 cores. Set OMP_NUM_THREADS=2."),
+        ({"built_for_cuda": "12.8", "gpus": ["H100"]}, True, None),
+    ],
+)
+def test_devices_that_are_left_unused_are_noted(oneway, machine, torch, driver, note):
+    machine.install(*CORE)
+    machine.torch |= torch
+    if driver:
+        machine.driver.touch()
+    result = oneway("doctor")
+    assert result.exit_code == 0, result.output
+    assert told(result).count("note:") == (note is not None)
+    assert (note or "computes on H100") in told(result)
+
+
+def test_folders_are_measured_and_an_unwritable_one_is_noted(oneway, machine, tmp_path):
+    machine.install(*CORE)
+    (tmp_path / "cache" / "deep").mkdir(parents=True)
+    (tmp_path / "cache" / "deep" / "one").write_bytes(b"0" * 1_500_000)
+    (tmp_path / "cache" / "two").write_bytes(b"0" * 1_000_000)
+    result = oneway("doctor", "--cache", tmp_path / "cache")
+    assert "cache (2.5 MB in 2 files)" in told(result)
+    result = oneway("doctor", "--cache", tmp_path / "cache" / "two" / "below")
+    assert "below (not there yet, not writable)" in told(result)
+    assert "cannot be written to" in told(result)
+    assert not (tmp_path / "runs").exists()
+    assert oneway("doctor").exit_code == 0
+
+
+def test_no_browser_is_no_fault(oneway, machine, monkeypatch):
+    machine.install(*CORE)
+    monkeypatch.setattr(diagnosis, "find_browser", lambda: None)
+    result = oneway("doctor")
+    assert result.exit_code == 0
+    assert "browser: none found" in result.stdout
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_copy_that_is_not_installed_is_wrong_usage(oneway):
+    result = oneway("doctor")
+    assert result.exit_code == 2
+    assert "pip install -e ." in result.stderr
+
+
+def test_this_installation_works_and_the_table_says_what_the_json_does(tmp_path):
+    """In a process of its own, with secrets in its environment that nobody may see."""
+    secrets = {"ONEWAY_KEY": "hush-1", "API_TOKEN": "hush-2", "PIP_INDEX_URL": "https://u:hush-3@x"}
+    environment = os.environ | secrets | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-c", "from oneway.cli.main import app; app()", "doctor"]
+    runs = [
+        subprocess.run(  # noqa: S603  our own command
+            [*command, *more],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        )
+        for more in ((), ("--json",))
+    ]  # fmt: skip
+    text, found = runs[0].stdout, json.loads(runs[1].stdout)
+    assert [one.returncode for one in runs] == [0, 0], text
+    assert found["works"] is True
+    assert found["oneway"] == package.__version__
+    assert {"demo", "serve"} <= {one["name"] for one in found["extras"]}
+    for extra in found["extras"]:
+        assert any(
+            line.split()[:2] == [extra["name"], extra["state"]] for line in text.splitlines()
+        )
+    for one in found["core"]:
+        assert [one["name"], one["version"], one["wanted"], "ready"] in [
+            line.split() for line in text.splitlines()
+        ]
+    assert not any("hush" in one.stdout + one.stderr for one in runs)
+    assert list(Path(tmp_path).iterdir()) == []
+    assert max(map(len, text.splitlines())) <= 80 or str(tmp_path) in text
+
+
+def test_it_imports_nothing_heavy_itself():
+    """What is broken must not take the doctor along."""
+    script = (
+        "import sys\nfrom oneway.cli.main import app\n"
+        "from oneway.installation import diagnosis, Import\n"
+        "diagnosis.try_imports = lambda modules: [Import(one, 'torn') for one in modules]\n"
+        "try:\n    app(['doctor'])\nexcept SystemExit as stop:\n"
+        "    assert stop.code == 1\n    print(*{'torch', 'numpy', 'ray'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == ""
