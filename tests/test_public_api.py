@@ -108,3 +108,64 @@ def test_a_name_loads_what_it_needs_when_it_is_first_used():
     loaded = loaded_after("import oneway; oneway.OnewayError")
     assert "oneway.errors" in loaded
     assert "torch" not in loaded
+
+
+SETTINGS = """
+import locale, logging, os, random, signal, sys, threading, warnings
+def settings():
+    return (
+        dict(os.environ), os.getcwd(), random.getstate(), locale.setlocale(locale.LC_ALL),
+        list(warnings.filters), logging.root.handlers[:], logging.root.level,
+        signal.getsignal(signal.SIGINT), sys.excepthook, threading.active_count(),
+        sys.getrecursionlimit(),
+    )
+"""
+
+
+@pytest.mark.parametrize("module", ["oneway", "oneway.cli.main"])
+def test_importing_changes_no_setting_and_writes_no_file(module, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    script = f"{SETTINGS}\nbefore = settings()\nimport {module}\nassert settings() == before\n"
+    # What Python and typer themselves would write is not ours.
+    home = {"HOME": str(tmp_path / "home"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", script],
+        cwd=tmp_path / "work",
+        env=os.environ | home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_using_a_name_leaves_torchs_settings_alone():
+    script = (
+        "import torch\n"
+        "def settings():\n"
+        "    return (torch.get_rng_state().tolist(), torch.get_num_threads(),\n"
+        "            torch.get_default_dtype(), torch.is_grad_enabled(),\n"
+        "            torch.are_deterministic_algorithms_enabled())\n"
+        "before = settings()\n"
+        "import oneway\n"
+        "for name in oneway.__all__:\n    getattr(oneway, name)\n"
+        "assert settings() == before\n"
+    )
+    loaded_after(script)
+
+
+def test_help_takes_a_fraction_of_a_second_of_the_processor():
+    """Time of the processor and not of the clock: others may compute beside the tests."""
+    resource = pytest.importorskip("resource", reason="a system that tells processor time")
+    script = "from oneway.cli.main import app\napp(['--help'])"
+    spent = []
+    for _ in range(2):  # the first may compile
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(  # noqa: S603  our own script
+            [sys.executable, "-c", script], check=True, capture_output=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    assert min(spent) < 1

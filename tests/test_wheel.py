@@ -1,26 +1,23 @@
-"""What is shipped: the built wheel holds what an installed oneway reads at run time."""
+"""What is shipped: the wheel holds what an installed oneway reads, the sdist what its tests do."""
 
+import shutil
 import subprocess
-import sys
 import zipfile
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from built import ROOT, Built, build
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run(  # noqa: S603  our own interpreter and arguments
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as file:
+def built(tmp_path_factory) -> Built:
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> Iterator[zipfile.ZipFile]:
+    with zipfile.ZipFile(built.wheel) as file:
         yield file
 
 
@@ -45,3 +42,42 @@ def test_metadata_names_the_licence_and_the_command(wheel):
     assert "License-Expression: Apache-2.0" in wheel.read(metadata).decode()
     commands = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     assert "oneway = oneway.cli.main:app" in wheel.read(commands).decode()
+
+
+def test_the_wheel_holds_the_licence_and_says_which_python_and_readme(wheel):
+    names = wheel.namelist()
+    assert [name for name in names if name.endswith("/licenses/LICENSE")]
+    metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+    text = wheel.read(metadata).decode()
+    assert "Requires-Python: >=3.11" in text
+    assert "Description-Content-Type: text/markdown" in text
+    assert "# oneway: let the label out" in text
+
+
+def test_the_wheel_is_small_and_every_file_in_it_has_one_of_few_kinds(wheel):
+    """A picture, a network or a data set that slipped in would show here."""
+    kinds = {name.rpartition(".")[2] for name in wheel.namelist() if name.startswith("oneway/")}
+    assert kinds <= {"py", "typed", "toml", "md", "html", "css", "js", "svg", "j2"}
+    assert sum(one.file_size for one in wheel.infolist()) < 3_000_000
+
+
+def test_the_sdist_holds_all_that_is_tracked(built):
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("not a clone: there is nothing that says which files belong to it")
+    listed = subprocess.run(  # noqa: S603  git, by its full path
+        [git, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    tracked = {name for name in listed if name and (ROOT / name).exists()}
+    shipped = {
+        path.relative_to(built.unpacked).as_posix()
+        for path in built.unpacked.rglob("*")
+        if path.is_file()
+    }
+    assert tracked - shipped == set()
+    assert {"tests/conftest.py", "constraints.txt", ".ci/run", "Makefile"} <= shipped
+
+
+def test_the_sdist_holds_no_network_or_data_set(built):
+    endings = {path.suffix for path in built.unpacked.rglob("*") if path.is_file()}
+    assert not endings & {".npz", ".npy", ".safetensors", ".pt", ".pt2", ".onnx", ".parquet", ".gz"}

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -219,34 +218,40 @@ def test_a_copy_that_is_not_installed_is_wrong_usage(oneway):
     assert "pip install -e ." in result.stderr
 
 
-def test_this_installation_works_and_the_table_says_what_the_json_does(tmp_path):
+def test_this_installation_works(tmp_path):
     """In a process of its own, with secrets in its environment that nobody may see."""
     secrets = {"ONEWAY_KEY": "hush-1", "API_TOKEN": "hush-2", "PIP_INDEX_URL": "https://u:hush-3@x"}
-    environment = os.environ | secrets | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    command = [sys.executable, "-c", "from oneway.cli.main import app; app()", "doctor"]
-    runs = [
-        subprocess.run(  # noqa: S603  our own command
-            [*command, *more],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )
-        for more in ((), ("--json",))
-    ]  # fmt: skip
-    text, found = runs[0].stdout, json.loads(runs[1].stdout)
-    assert [one.returncode for one in runs] == [0, 0], text
+    done = subprocess.run(
+        [sys.executable, "-c", "from oneway.cli.main import app; app()", "doctor", "--json"],
+        cwd=tmp_path,
+        env=os.environ | secrets | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    found = json.loads(done.stdout)
     assert found["works"] is True
     assert found["oneway"] == package.__version__
     assert {"demo", "serve"} <= {one["name"] for one in found["extras"]}
+    assert not any(one["faults"] for one in found["core"])
+    assert found["torch"]["version"] == next(
+        one["version"] for one in found["core"] if one["name"] == "torch"
+    )
+    assert "hush" not in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_says_what_the_json_does(oneway, machine):
+    machine.install(*CORE, "uvicorn 0.50", requires=SERVE, extras=("serve", "ray", "onnx"))
+    text, found = oneway("doctor").stdout, json.loads(oneway("doctor", "--json").stdout)
+    rows = [line.split() for line in text.splitlines()]
     for extra in found["extras"]:
-        assert any(
-            line.split()[:2] == [extra["name"], extra["state"]] for line in text.splitlines()
-        )
+        assert [extra["name"], extra["state"]] in [row[:2] for row in rows]
     for one in found["core"]:
-        assert [one["name"], one["version"], one["wanted"], "ready"] in [
-            line.split() for line in text.splitlines()
-        ]
-    assert not any("hush" in one.stdout + one.stderr for one in runs)
-    assert list(Path(tmp_path).iterdir()) == []
-    assert max(map(len, text.splitlines())) <= 80 or str(tmp_path) in text
+        assert [one["name"], one["version"], one["wanted"], "ready"] in rows
+    assert found["torch"] == TORCH
+    assert all(one["path"] in text for one in found["folders"])
 
 
 def test_it_imports_nothing_heavy_itself():

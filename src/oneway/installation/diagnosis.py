@@ -102,7 +102,7 @@ class Diagnosis:
             "works": self.works,
             "oneway": self.version,
             "python": platform.python_version(),
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "torch": dict(self.torch),
             "core": [self._as_json(one) for one in self.core],
             "extras": [

@@ -1,0 +1,207 @@
+"""The wheel alone, in an environment of its own with the core and no extra, as a user gets it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from built import ROOT, build
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
+PAGE = ROOT / "docs" / "install.md"
+GPU_BUILDS = re.compile(r"nvidia-|cuda-|triton$")
+"""What torch's builds for GPUs bring besides; which build an index has depends on the platform."""
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The environment: its Python, a folder to work in, and variables without ours."""
+
+    folder: Path
+    python: Path
+    environment: dict[str, str]
+
+    def run(self, *command: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run a program of the environment in its own folder; it must end with that code."""
+        program, *rest = command
+        done = subprocess.run(  # noqa: S603  a program of this environment
+            [str(self.python.parent / str(program)), *map(str, rest)],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def script(self, text: str) -> str:
+        return self.run("python", "-c", text).stdout
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """As docs/install.md says for a machine without a network: first download, then install."""
+    folder = tmp_path_factory.mktemp("clean")
+    wheel = build(tmp_path_factory.mktemp("dist")).wheel
+    wheels, work = folder / "wheels", folder / "work"
+    work.mkdir()
+    subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-m", "venv", str(folder / "venv")], check=True, capture_output=True
+    )
+    bin_folder = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = kept | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    made = Clean(work, bin_folder / "python", environment)
+    pip = ("python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+    constraint = ("--constraint", ROOT / "constraints.txt")
+    made.run(*pip, "download", "--dest", wheels, *constraint, wheel)
+    offline = ("--no-index", "--find-links", wheels)
+    # The compiler is the user's first import, and most of an installation's time.
+    made.run(*pip, "install", "--no-compile", *offline, *constraint, "oneway")
+    return made
+
+
+ROOMS = ["adapters", "attacks", "audit", "benchmark", "data", "guards", "metrics", "report"]
+
+
+def test_importing_and_help_need_no_extra(clean):
+    assert clean.script("import oneway; print(oneway.__version__)").strip()
+    helped = clean.run("oneway", "--help").stdout
+    assert "doctor" in helped
+    clean.script(
+        "from importlib import import_module\n"
+        f"for name in {ROOMS}:\n"
+        "    room = import_module(f'oneway.{name}')\n"
+        "    [getattr(room, one) for one in room.__all__]\n"
+    )
+
+
+def test_doctor_finds_the_core_working_and_the_extras_missing(clean):
+    found = json.loads(clean.run("oneway", "doctor", "--json").stdout)
+    assert found["works"] is True
+    assert {one["name"] for one in found["core"]} >= {"torch", "numpy", "typer"}
+    assert found["findings"] == [] or not any(one["broken"] for one in found["findings"])
+    states = {one["name"]: one["state"] for one in found["extras"]}
+    assert set(states.values()) <= {"missing", "incomplete"}
+    text = clean.run("oneway", "doctor").stdout.replace(str(clean.folder), "/home/you/work")
+    for one in found["extras"]:
+        assert f"pip install 'oneway[{one['name']}]'" in text
+    lines = [line.rstrip() for line in text.splitlines()]
+    page = rewritten("doctor", "\n".join(["```text", *lines, "```"]))
+    shown = dict(re.findall(r"^(\w+) +(missing|incomplete|ready|broken) ", page, re.MULTILINE))
+    assert {name: state for name, state in shown.items() if name in states} == states
+
+
+def test_a_module_is_guarded_by_rounding_and_by_a_codebook_from_its_file(clean):
+    said = clean.script("""
+import torch, oneway
+from pathlib import Path
+from oneway.adapters import Guard, GuardedModule
+from oneway.defenses.codebook import CodebookRelease
+from oneway.guards import build_defense, open_guard_file
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5)).eval()
+images = torch.rand(400, 1, 8, 8)
+logits = model(images).detach()
+rounded = oneway.DefendedTarget(
+    oneway.TorchTarget(model), build_defense("rounding", {"decimals": 1}, None)
+)(images)
+assert torch.equal(rounded.argmax(-1), logits.argmax(-1))
+assert torch.allclose(rounded * 10, (rounded * 10).round(), atol=1e-5)
+
+fitted = CodebookRelease.fit(logits, images, generator=torch.Generator().manual_seed(0))
+fitted.save(Path("guard.safetensors"))
+opened = CodebookRelease.load(Path("guard.safetensors"))
+assert torch.equal(opened(logits), fitted(logits))
+assert opened.certificate == fitted.certificate
+guarded = oneway.DefendedTarget(oneway.TorchTarget(model), opened)(images)
+assert torch.equal(guarded.argmax(-1), logits.argmax(-1))
+print(len(guarded.unique(dim=0)), "vectors")
+""")
+    assert 5 <= int(said.split()[0]) <= 60
+
+
+NEEDED = {
+    ("demo",): "demo",
+    ("serve", "m.pt", "--outputs", "logits", "--input-shape", "4", "--guard", "g"): "serve",
+    ("proxy", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
+    ("audit", "m.pt", "--outputs", "logits", "--auxiliary", "a.npz", "--test", "t.npz"): "audit",
+    ("export", "none.safetensors", "--out", "guard.onnx"): "export",
+}
+
+
+@pytest.mark.parametrize(("command", "extra"), NEEDED.items(), ids=lambda one: str(one[0]))
+def test_a_command_without_its_extra_says_which(clean, command, extra):
+    done = clean.run("oneway", *command, code=2)
+    assert f"pip install 'oneway[{extra}]'" in done.stderr, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def rewritten(marker: str, text: str) -> str:
+    """Return what stands between two markers of the page; with ONEWAY_WRITE_DOCS=1, write it."""
+    page, block = (
+        PAGE.read_text(encoding="utf-8"),
+        rf"<!-- {marker} -->\n(.*)<!-- end of {marker} -->",
+    )
+    if WRITE:
+        new = f"<!-- {marker} -->\n{text}\n<!-- end of {marker} -->"
+        page = re.sub(block, lambda _: new, page, flags=re.DOTALL)
+        PAGE.write_text(page, encoding="utf-8")
+    (written,) = re.findall(block, page, flags=re.DOTALL)
+    return written
+
+
+SIZES = """
+import json
+from importlib.metadata import distributions
+rows = {}
+for one in distributions():
+    sizes = [file.locate().stat().st_size for file in one.files or () if file.locate().is_file()]
+    rows[one.metadata["Name"]] = [one.version, sum(sizes), one.requires or []]
+print(json.dumps(rows))
+"""
+
+
+def core_table(clean) -> str:
+    """Return a row for each package of the core's installation, the largest first."""
+    rows = json.loads(clean.script(SIZES))
+    rows.pop("pip")
+    brought: dict[str, list[str]] = {}
+    for owner, (_, _, requires) in rows.items():
+        for text in requires:
+            if "extra ==" not in text:
+                name = normal(re.split(r"[^\w.-]", text)[0])
+                brought.setdefault(name, []).append(owner)
+    rows.pop("setuptools" if not brought.get("setuptools") else "", None)
+    lines = ["| package | MB | asked for by |", "| --- | --- | --- |"]
+    for name, (_, size, _) in sorted(rows.items(), key=lambda row: (-row[1][1], row[0])):
+        owners = ", ".join(sorted(brought.get(normal(name), []), key=str.lower)) or "you"
+        lines.append(f"| {name} | {size / 1e6:.1f} | {owners} |")
+    total = sum(size for _, size, _ in rows.values())
+    return "\n".join([*lines, f"| **all** | **{total / 1e6:.0f}** | |"])
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def names_in(table: str) -> set[str]:
+    names = {normal(name) for name in re.findall(r"^\| ([\w.-]+) \|", table, re.MULTILINE)}
+    return {name for name in names if not GPU_BUILDS.match(name)}
+
+
+def test_the_pages_list_of_core_packages_is_what_the_core_brings(clean):
+    """By name: sizes differ from one platform and one build of torch to the next."""
+    table = core_table(clean)
+    assert names_in(rewritten("core", table)) == names_in(table)
+    assert {"oneway", "torch", "numpy", "typer"} <= names_in(table)
