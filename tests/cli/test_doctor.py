@@ -194,6 +194,7 @@ def test_folders_are_measured_and_an_unwritable_one_is_noted(oneway, machine, tm
     (tmp_path / "cache" / "deep").mkdir(parents=True)
     (tmp_path / "cache" / "deep" / "one").write_bytes(b"0" * 1_500_000)
     (tmp_path / "cache" / "two").write_bytes(b"0" * 1_000_000)
+    (tmp_path / "cache" / "two").chmod(0o755)  # as if it could be entered
     result = oneway("doctor", "--cache", tmp_path / "cache")
     assert "cache (2.5 MB in 2 files)" in told(result)
     result = oneway("doctor", "--cache", tmp_path / "cache" / "two" / "below")

@@ -58,7 +58,7 @@ def _print(found: "Diagnosis", console: "Console") -> None:
         f"[bold]oneway {facts['oneway']}[/]  Python {facts['python']}  "
         f"{escape(facts['platform'])}\n{escape(_device(found))}\n"
     )
-    core = Table(title="Core: always needed", title_justify="left", box=None, pad_edge=False)
+    core = Table(title="Core: always needed", title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("package", "installed", "wanted", "state"):
         core.add_column(heading)
     for one in found.core:
@@ -69,7 +69,7 @@ def _print(found: "Diagnosis", console: "Console") -> None:
     console.print()
 
     extras = Table(
-        title="Extras: add what you need", title_justify="left", box=None, pad_edge=False
+        title="Extras: add what you need", title_justify="left", title_style="bold", box=None, pad_edge=False
     )
     for heading in ("extra", "state", "what for, and its packages"):
         extras.add_column(heading)
