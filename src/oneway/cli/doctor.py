@@ -11,6 +11,7 @@ from oneway.cli.common import CACHE, command
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from oneway.installation import Diagnosis, Extra, Folder
 
@@ -51,16 +52,13 @@ def doctor(
 
 def _print(found: "Diagnosis", console: "Console") -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     facts = found.as_json()
     console.print(
         f"[bold]oneway {facts['oneway']}[/]  Python {facts['python']}  "
         f"{escape(facts['platform'])}\n{escape(_device(found))}\n"
     )
-    core = Table(title="Core: always needed", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for heading in ("package", "installed", "wanted", "state"):
-        core.add_column(heading)
+    core = _table("Core: always needed", "package", "installed", "wanted", "state")
     for one in found.core:
         state = "broken" if one.version is None or found.faults_of(one) else "ready"
         style = STYLES[state]
@@ -68,11 +66,7 @@ def _print(found: "Diagnosis", console: "Console") -> None:
     console.print(core)
     console.print()
 
-    extras = Table(
-        title="Extras: add what you need", title_justify="left", title_style="bold", box=None, pad_edge=False
-    )
-    for heading in ("extra", "state", "what for, and its packages"):
-        extras.add_column(heading)
+    extras = _table("Extras: add what you need", "extra", "state", "what for, and its packages")
     for extra in found.extras:
         state = found.state_of(extra)
         lines = [escape(extra.purpose.replace("`", ""))]
@@ -94,6 +88,14 @@ def _print(found: "Diagnosis", console: "Console") -> None:
         "[green]Everything that is installed works.[/]"
         if found.works
         else "[bold red]Something that is installed does not work.[/]"
+    )
+
+
+def _table(title: str, *headings: str) -> "Table":
+    from rich.table import Table
+
+    return Table(
+        *headings, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False
     )
 
 
