@@ -11,14 +11,13 @@ from starlette.routing import Route
 from torch import Tensor
 
 from oneway.serving.batching import Batcher
-from oneway.serving.edge import as_json, read_body
+from oneway.serving.edge import as_json, read_body, while_connected
 from oneway.serving.frame import framed_app
 from oneway.serving.guarded_model import GuardedModel, Released
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.protocol import (
     BINARY_HEADER,
-    InferRequest,
     ModelMetadata,
     TensorMetadata,
     parse_request,
@@ -133,11 +132,15 @@ class _Server:
             most_rows=settings.max_request_rows,
         )
         request.scope["state"]["facts"]["queries"] = len(queries)
-        released = await self.batcher.ask(queries, settings.timeout_seconds)
+        told_id = asked.id
+        del body, asked, binary  # they may be many times as large as the queries in them
+        released = await while_connected(
+            request, self.batcher.ask(queries, settings.timeout_seconds)
+        )
         self.metrics.released.inc(len(queries))
-        return self._told(asked, released, in_binary)
+        return self._told(told_id, released, in_binary)
 
-    def _told(self, asked: InferRequest, released: Released, in_binary: bool) -> Response:
+    def _told(self, told_id: str | None, released: Released, in_binary: bool) -> Response:
         output: dict[str, Any] = {
             "name": self.settings.output_name,
             "shape": list(released.shape),
@@ -153,8 +156,8 @@ class _Server:
             "parameters": self.told,
             "outputs": [output],
         }
-        if asked.id is not None:
-            answer["id"] = asked.id
+        if told_id is not None:
+            answer["id"] = told_id
         if not in_binary:
             return as_json(answer)
         head = to_json(answer)

@@ -27,7 +27,7 @@ def closing() -> RefusedError:
     return RefusedError(503, "the server is shutting down", "closing", retry_after=1)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting(Generic[Q, R]):
     query: Q
     size: int
@@ -132,7 +132,8 @@ class Batcher(Generic[Q, R]):
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
             )
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(query, size, future))
+        one = _Waiting(query, size, future)
+        self._waiting.append(one)
         self.waiting_rows += size
         self._arrived.set()
         try:
@@ -140,6 +141,10 @@ class Batcher(Generic[Q, R]):
                 return await future
         except TimeoutError:
             raise RefusedError(504, "there was no answer in time", "timeout") from None
+        finally:
+            if one in self._waiting:  # given up, by whoever asked or by the clock
+                self._waiting.remove(one)
+                self.waiting_rows -= size
 
     async def _run(self) -> None:
         try:

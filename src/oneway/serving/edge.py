@@ -4,7 +4,8 @@ import asyncio
 import hmac
 import logging
 import time
-from typing import Any
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -15,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.refusals import RefusedError
 from oneway.targets.failure import where_raised
+
+T = TypeVar("T")
 
 log = logging.getLogger("oneway.serving")
 
@@ -29,7 +32,13 @@ class Edge:
     """
 
     def __init__(
-        self, app: ASGIApp, *, token: bytes | None, metrics: ServerMetrics, most_bytes: int
+        self,
+        app: ASGIApp,
+        *,
+        token: bytes | None,
+        metrics: ServerMetrics,
+        most_bytes: int,
+        most_requests: int,
     ) -> None:
         """Wrap an application.
 
@@ -38,9 +47,11 @@ class Edge:
             token: What clients must send; None for none.
             metrics: Where requests are counted.
             most_bytes: What all requests under way may hold together.
+            most_requests: How many may be under way. Probes are always answered.
         """
-        self.app, self.metrics, self.most_bytes = app, metrics, most_bytes
-        self.bytes = 0
+        self.app, self.metrics = app, metrics
+        self.most_bytes, self.most_requests = most_bytes, most_requests
+        self.bytes = self.requests = 0
         self._expected = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,11 +80,12 @@ class Edge:
             await send(message)
 
         facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("facts", {})
+        refusal = self._refusal(scope)
+        self.requests += 1
         try:
-            if self._may(scope):
+            if refusal is None:
                 await self.app(scope, counted, watched)
             else:
-                refusal = RefusedError(401, "a valid bearer token is needed", "unauthorized")
                 facts["refused"] = refusal.reason
                 await refused(refusal)(scope, receive, watched)
         except ClientDisconnect:
@@ -87,10 +99,27 @@ class Edge:
                 await refused(failed)(scope, receive, watched)
         finally:
             self.bytes -= read
+            self.requests -= 1
         self._write(scope, status, time.perf_counter() - begin, facts)
 
+    def _refusal(self, scope: Scope) -> RefusedError | None:
+        """Return why a request is turned away before it is read, or None."""
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # Whoever stands before this server may have seen another end of the request.
+            return RefusedError(400, "a request must have one length", "bad_request", closing=True)
+        if scope["path"] in OPEN_ROUTES:
+            return None
+        if not self._may(scope):
+            return RefusedError(401, "a valid bearer token is needed", "unauthorized")
+        if self.requests >= self.most_requests:
+            return RefusedError(
+                503, "too many requests are under way; ask again later", "busy", retry_after=1
+            )
+        return None
+
     def _may(self, scope: Scope) -> bool:
-        if self._expected is None or scope["path"] in OPEN_ROUTES:
+        if self._expected is None:
             return True
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) != 1:
@@ -116,6 +145,8 @@ def refused(error: RefusedError) -> Response:
     headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if error.closing:
+        headers["Connection"] = "close"
     return as_json({"error": error.text}, error.status, headers)
 
 
@@ -143,6 +174,29 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers) if error.headers else None
     said = {"error": text.get(error.status_code, "the request is refused")}
     return as_json(said, error.status_code, headers)
+
+
+async def while_connected(request: Request, answer: Awaitable[T]) -> T:
+    """Wait for an answer as long as its client does. The request's body must have been read.
+
+    Raises:
+        ClientDisconnect: The client has gone; the answer is cancelled.
+    """
+    asked = asyncio.ensure_future(answer)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise ClientDisconnect
+        return asked.result()
+    finally:
+        asked.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -> bytes:

@@ -92,6 +92,7 @@ def framed_app(
                 token=settings.bearer_token(),
                 metrics=metrics,
                 most_bytes=settings.max_waiting_bytes,
+                most_requests=settings.max_connections,
             )
         ],
         exception_handlers={RefusedError: on_refusal, HTTPException: on_http_error},

@@ -1,6 +1,7 @@
 """A proxy that guards a server which is there already, and passes nothing on that is not listed."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -9,7 +10,8 @@ from starlette.routing import Route
 
 from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.serving.batching import Batcher
-from oneway.serving.edge import as_json, read_body
+from oneway.serving.dialects import Asked
+from oneway.serving.edge import as_json, read_body, while_connected
 from oneway.serving.frame import framed_app
 from oneway.serving.guarded_model import Released
 from oneway.serving.guarded_scores import GuardedScores, Scored
@@ -138,9 +140,7 @@ class _Proxy:
             request.scope["state"]["facts"]["queries"] = len(asked.queries)
         elif self.guarded.guard.defense.requires_input:
             raise bad_request("the queries must be rows of numbers, but could not be read as such")
-        answer = await self.upstream.post_json(self.model.infer_url, asked.upstream)
-        scores = dialect.read_scores(answer)
-        released = await self.batcher.ask(Scored(scores, asked.queries), settings.timeout_seconds)
+        answer, released = await while_connected(request, self._released(asked))
         self.metrics.released.inc(len(released))
         guard = self.guarded.guard
         headers = {"Oneway-Guard": guard.name, "Oneway-Guard-Version": guard.version}
@@ -148,3 +148,9 @@ class _Proxy:
             dialect.write(answer, released, asked),
             headers=headers if self.model.metadata is None else None,
         )
+
+    async def _released(self, asked: Asked) -> tuple[Any, Released]:
+        """Return the guarded server's answer, not to be shown, and what is released of it."""
+        answer = await self.upstream.post_json(self.model.infer_url, asked.upstream)
+        scored = Scored(self.model.dialect.read_scores(answer), asked.queries)
+        return answer, await self.batcher.ask(scored, self.settings.timeout_seconds)

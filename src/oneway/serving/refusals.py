@@ -9,15 +9,22 @@ class RefusedError(Exception):
         text: What the client reads. It holds shapes, types and names, never a value.
         reason: One word for logs and metrics.
         retry_after: Seconds after which asking again makes sense, or None.
+        closing: Whether the connection is closed, too.
     """
 
     def __init__(
-        self, status: int, text: str, reason: str, *, retry_after: int | None = None
+        self,
+        status: int,
+        text: str,
+        reason: str,
+        *,
+        retry_after: int | None = None,
+        closing: bool = False,
     ) -> None:
         """Compose a refusal."""
         super().__init__(text)
         self.status, self.text, self.reason = status, text, reason
-        self.retry_after = retry_after
+        self.retry_after, self.closing = retry_after, closing
 
 
 def bad_request(text: str) -> RefusedError:

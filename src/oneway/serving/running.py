@@ -10,6 +10,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from oneway.errors import InvalidOptionError
+from oneway.serving.connections import protocol_of
 from oneway.serving.settings import ServingSettings
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -62,14 +63,13 @@ def server_of(
     """
     config = uvicorn.Config(
         app,
-        http="auto",
+        http=protocol_of(settings),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.shutdown_seconds,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,

@@ -87,7 +87,12 @@ class ServingSettings(BaseSettings):
         ge=1024,
         description="What all requests under way may hold; beyond, 429 and Retry-After.",
     )
-    max_connections: int = Field(default=512, ge=1, description="Beyond, 503.")
+    max_connections: int = Field(
+        default=512,
+        ge=1,
+        description="Requests under way at once; beyond, 503. Of more connections than that, those "
+        "that are idle longest are closed.",
+    )
     timeout_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="For reading a request, and for its answer."
     )

@@ -1,0 +1,76 @@
+"""Connections: none is held for nothing, by half a request or by an answer that is not read."""
+
+import asyncio
+import logging
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from oneway.serving.settings import ServingSettings
+
+log = logging.getLogger("oneway.serving")
+
+
+def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
+    """Return what speaks HTTP on the connections of one server.
+
+    It is h11 for everybody, whatever else is installed: h11 takes 64 KiB of headers and no more,
+    and httptools takes any number. A connection is cut where a request's headers are not there
+    after ``timeout_seconds``, or where an answer has not been taken after as long. Beyond
+    ``max_connections``, a new one takes the place of the one that is idle longest.
+    """
+    idle: dict[H11Protocol, None] = {}
+
+    class Connection(H11Protocol):
+        deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.await_request()
+            longest = next(iter(idle))
+            if len(self.connections) > settings.max_connections and longest is not self:
+                log.warning("connection_displaced")
+                longest.transport.abort()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.is_answering:
+                self.go_on()
+            else:
+                self.await_request()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.is_answering:
+                # Without a deadline: uvicorn closes what stays idle after an answer.
+                idle[self] = None
+                if self.transport.get_write_buffer_size():
+                    self.start_deadline()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.go_on()
+            super().connection_lost(exc)
+
+        @property
+        def is_answering(self) -> bool:
+            # uvicorn has None there before the first request.
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def await_request(self) -> None:
+            idle[self] = None
+            self.start_deadline()
+
+        def start_deadline(self) -> None:
+            if self.deadline is None:
+                self.deadline = self.loop.call_later(settings.timeout_seconds, self.cut)
+
+        def cut(self) -> None:
+            log.info("connection_cut")
+            self.transport.abort()
+
+        def go_on(self) -> None:
+            idle.pop(self, None)
+            if self.deadline is not None:
+                self.deadline.cancel()
+                self.deadline = None
+
+    return Connection

@@ -1,0 +1,198 @@
+"""Connections held for nothing, or in numbers: they keep nobody else out, nor take what is left."""
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import torch
+
+from guarded_servers import PATH, SHAPE, Running, linear_model, request_of, serving
+from oneway.targets import TorchTarget
+
+QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
+
+BODY = json.dumps(request_of(QUERIES)).encode()
+
+
+@contextmanager
+def connected(server: Running) -> Iterator[socket.socket]:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        yield connection
+
+
+def head(*headers: str, method: str = "POST", path: str = f"{PATH}/infer") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+def told(connection: socket.socket) -> bytes:
+    """Return all that comes until the server closes the connection, by whatever means."""
+    said = b""
+    try:
+        while piece := connection.recv(65536):
+            said += piece
+    except ConnectionError:
+        pass
+    return said
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /v2 HTT",
+        head(method="GET", path="/v2")[:-2] + b"X-More: 1\r\n",
+    ],
+    ids=["nothing", "half a line", "half the headers"],
+)
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+def test_a_request_that_does_not_come_is_not_waited_for(sent, used):
+    with serving(timeout_seconds=0.3) as server, connected(server) as connection:
+        if used:
+            connection.sendall(head(method="GET", path="/v2"))
+            assert connection.recv(65536).endswith(b"}")
+        for piece in (sent[at : at + 1] for at in range(len(sent))):
+            connection.sendall(piece)
+        if sent or not used:  # what is idle after an answer, uvicorn closes in its own time
+            assert told(connection) == b""
+            assert "connection_cut" in server.log.getvalue()
+
+
+def test_dripping_after_the_answer_does_not_keep_a_connection():
+    """What has been refused unread may go on arriving, but not for ever."""
+    limits = {"timeout_seconds": 0.3, "max_request_bytes": 1024}
+    with serving(**limits) as server, connected(server) as connection:
+        connection.sendall(head("Content-Length: 999999999"))
+        with pytest.raises(ConnectionError):  # noqa: PT012  until it is cut
+            while True:
+                connection.sendall(b" ")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        head("X: " + "a" * 2**20, method="GET", path="/v2/health/live"),
+        head(*(f"X-{at}: a" for at in range(50_000)), method="GET", path="/v2/health/live"),
+        head(method="GET", path="/" + "a" * 2**20),
+    ],
+    ids=["a long header", "many headers", "a long path"],
+)
+def test_headers_without_end_are_refused(sent):
+    """They are read before any token is, and count nowhere."""
+    with serving() as server, connected(server) as connection:
+        try:
+            connection.sendall(sent)
+        except ConnectionError:  # it has had enough
+            return
+        assert told(connection)[:12] in (b"", b"HTTP/1.1 400")
+
+
+def test_idle_connections_keep_nobody_out():
+    with serving(max_connections=4) as server, ExitStack() as stack:
+        idle = [stack.enter_context(connected(server)) for _ in range(12)]
+        assert server.release(QUERIES).shape == (3, 3)
+        assert server.client.get("/v2/health/ready").status_code == 200
+        for connection in idle[:8]:
+            assert told(connection) == b""
+
+
+class Held(torch.nn.Module):
+    """A model that answers when it may, once it is held."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.held, self.seen = linear_model(), False, []
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def forward(self, images):
+        if self.held:
+            self.seen.append(images[0].flatten()[0].item())
+            self.entered.set()
+            assert self.go.wait(20)
+        return self.inner(images)
+
+
+def test_beyond_so_many_requests_a_server_is_busy_and_still_well():
+    model = Held()
+    with (
+        serving(target=TorchTarget(model), max_connections=1) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        model.held = True
+        first = pool.submit(server.infer, QUERIES)
+        assert model.entered.wait(20)
+        busy = server.infer(QUERIES)
+        assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
+        assert set(busy.json()) == {"error"}
+        for path in ("live", "ready"):  # else its keeper would start it anew in the worst moment
+            assert server.client.get(f"/v2/health/{path}").status_code == 200
+        model.go.set()
+        assert first.result().status_code == 200
+        assert server.infer(QUERIES).status_code == 200
+
+
+def test_a_request_of_two_lengths_is_refused_and_its_connection_closed():
+    """A gateway before the server may see the request's end elsewhere, and the rest as another."""
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+    for lengths in (
+        (f"Content-Length: {len(chunked)}", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Content-Length: 5"),
+        ("Content-Length: 5", f"Content-Length: {len(BODY)}"),
+        ("Transfer-Encoding: identity, chunked",),
+    ):
+        with serving() as server, connected(server) as connection:
+            connection.sendall(head(*lengths) + chunked + head(method="GET", path="/v2"))
+            said = told(connection)
+            assert said[:10] == b"HTTP/1.1 4" or said[:12] == b"HTTP/1.1 501"
+            assert said.count(b"HTTP/1.1") == 1
+
+
+def test_an_answer_that_is_not_taken_is_given_up():
+    class Many(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1).repeat(1, 2000)
+
+    with serving(target=TorchTarget(Many()), timeout_seconds=2) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
+        body = json.dumps(request_of(queries)).encode()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect((host, int(port)))
+            connection.sendall(head(f"Content-Length: {len(body)}") + body)
+            while "connection_cut" not in server.log.getvalue():
+                assert server.client.get("/v2/health/live").status_code == 200
+            said = told(connection)
+        whole, _, begun = said.partition(b"\r\n\r\n")
+        assert b"200 OK" in whole
+        assert 0 < len(begun) < int(re.search(rb"content-length: (\d+)", whole)[1])
+
+
+def test_clients_that_are_gone_are_not_answered():
+    """Else a crowd that gives up and asks again keeps the model busy with what nobody reads."""
+    model = Held()
+    limits = {"max_waiting_rows": 3, "max_request_rows": 3}
+    with serving(target=TorchTarget(model), **limits) as server, ThreadPoolExecutor(1) as pool:
+        model.held = True
+        first = pool.submit(server.infer, QUERIES)
+        assert model.entered.wait(20)
+        for _ in range(3):  # as many rows as may wait, each time
+            with connected(server) as connection:
+                connection.sendall(head(f"Content-Length: {len(BODY)}") + BODY)
+                while "oneway_waiting_queries 3.0" not in server.client.get("/metrics").text:
+                    pass
+            while "oneway_waiting_queries 0.0" not in server.client.get("/metrics").text:
+                pass
+        other = pool.submit(server.infer, QUERIES[1:])
+        model.go.set()
+        assert first.result().status_code == 200
+        assert other.result().status_code == 200
+        assert model.seen == [QUERIES[at].flatten()[0].item() for at in (0, 1)]
+        refused = 'oneway_refused_total{reason="disconnected"} 3.0'
+        assert refused in server.client.get("/metrics").text
