@@ -3,6 +3,7 @@
 Clean scores are looked for in what a client gets, in the log and in the metrics, as digits.
 """
 
+import asyncio
 import logging
 import re
 import threading
@@ -37,6 +38,10 @@ class Faulty:
         return self.fault(logits)
 
 
+class Panic(BaseException):
+    """As what a library in Rust raises when it panics: no Exception."""
+
+
 def raises(kind):
     def fault(scores):
         raise kind(f"scores were {scores.tolist()}")
@@ -54,6 +59,8 @@ FAULTS = {
     "raises": raises(ValueError),
     "no memory": raises(MemoryError),
     "exits": raises(SystemExit),
+    "panics": raises(Panic),
+    "is cancelled": raises(asyncio.CancelledError),
     "oneway's own error": raises(OnewayError),
     "tells the log": tells,
     "NaN": lambda logits: logits * torch.nan,
@@ -111,7 +118,8 @@ def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard():
 
 
 @pytest.mark.parametrize(
-    "fault", ["raises", "no memory", "exits", "tells the log", "NaN", "fewer rows", "nothing"]
+    "fault",
+    ["raises", "no memory", "exits", "panics", "tells the log", "NaN", "fewer rows", "nothing"],
 )
 def test_a_model_that_fails_releases_nothing(fault):
     class Model(torch.nn.Module):

@@ -218,8 +218,9 @@ def released_or_refused(compute: Callable[[], list[Released]]) -> list[Released]
         return compute()
     except RefusedError:
         raise
-    # Whatever model or guard raise, MemoryError and sys.exit among it: nothing is released.
-    except (Exception, SystemExit) as error:  # noqa: BLE001
+    # Whatever model or guard raise, MemoryError, sys.exit and a panic of Rust among it: nothing is
+    # released, and the thread that answers lives on. No signal is raised there.
+    except BaseException as error:  # noqa: BLE001
         kind, place = type(error).__name__, where_raised(error)
     reason = "guard" if kind == DefenseFailedError.__name__ else "failure"
     log.error("no_release", extra={"facts": {"error": kind, "raised": place}})
