@@ -143,7 +143,7 @@ class KeyedRandomness:
                 from it and from nothing else.
             key: The same in all workers.
             bind: What decides the draws. ``"scores"``: the clean log probabilities, so that no
-                query is needed. ``"input"``: the query's shape and values, in float32.
+                query is needed. ``"input"``: the query's values in their order, in float32.
             grid: For ``"scores"``: what log probabilities are rounded to, in nats, above 0.
                 Scores differ in their last digits from batch to batch; a grid hides that from
                 all but those that lie on the border of two cells. Coarser, fewer do.
@@ -221,11 +221,12 @@ class KeyedRandomness:
     def _input_bytes(self, images: Tensor | None) -> list[bytes]:
         if images is None:  # refused before
             return []
-        kind = f"input\0{tuple(images.shape[1:])}\0".encode()
         # Zero has two signs in memory, and is one number.
         plain = images.detach().to("cpu", torch.float32) + 0.0
         rows = plain.reshape(len(plain), -1).numpy().astype("<f4")
-        return [kind + row.tobytes() for row in rows]
+        # Without their shape: a server may take one query in many shapes, and each must not be a
+        # draw more to average.
+        return [b"input\0" + row.tobytes() for row in rows]
 
     def __repr__(self) -> str:
         return f"KeyedRandomness({type(self.defense).__name__}, bind={self.bind!r})"
