@@ -1,17 +1,21 @@
 """A proxy before a real server: what passes, what is dropped, and what happens when it breaks."""
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
 from endpoints import (
+    Asked,
     Endpoint,
     OpenInferenceServer,
     Reply,
@@ -33,7 +37,7 @@ from guarded_servers import (
 from oneway.confidences import logits_from_confidences, release
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, OnewayError, TargetFailedError, UnknownNameError
-from oneway.guards import OpenedGuard
+from oneway.guards import OpenedGuard, open_guard
 from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
 from rows import leads
 
@@ -172,6 +176,8 @@ BROKEN = {
     "sends fewer numbers": with_output(data=CLEAN.ravel().tolist()[:-1]),
     "sends one class fewer": with_output(data=CLEAN[:, :2].ravel().tolist(), shape=[3, 2]),
     "sends no rows": with_output(data=[], shape=[0, 3]),
+    "sends fewer rows than queries": with_output(data=CLEAN[:2].ravel().tolist(), shape=[2, 3]),
+    "sends somebody's rows, too": with_output(data=2 * CLEAN.ravel().tolist(), shape=[6, 3]),
     "sends one row": with_output(data=CLEAN.ravel().tolist(), shape=[9]),
     "sends logits": with_output(data=served_logits(QUERIES.numpy()).ravel().tolist()),
     "sends no probabilities": with_output(data=(2 * CLEAN).ravel().tolist()),
@@ -188,6 +194,7 @@ DYING = {
     "sends NaN": Reply(200, TEXT.replace(b"[", b"[NaN, ", 2)),
     "sends text": Reply(200, b"scores: " + TEXT),
     "sends another charset": Reply(200, TEXT.decode().encode("utf-16")),
+    "packs its answer": Reply(200, gzip.compress(TEXT), {"Content-Encoding": "gzip"}),
 }
 
 
@@ -247,6 +254,84 @@ def test_a_guard_that_fails_lets_nothing_through():
         answer = server.infer(QUERIES)
         assert answer.status_code == 503
         assert digits_in(server.everything(answer), QUERIES) == []
+
+
+def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place():
+    """Probes need no token: many at once ask the server once, and never wait for it in queries."""
+    entered, go = threading.Event(), threading.Event()
+
+    class Slow(OpenInferenceServer):
+        slow = False
+
+        def __call__(self, asked):
+            if self.slow and asked.path.endswith("/ready"):
+                entered.set()
+                assert go.wait(20)
+            return super().__call__(asked)
+
+    upstream = Slow()
+    how = {"max_upstream_requests": 2, "upstream_timeout_seconds": 1}
+    with proxied(upstream, how=how) as (server, endpoint), ThreadPoolExecutor(8) as pool:
+        before = len(endpoint.asked)
+        upstream.slow = True
+        path = f"{server.url}/v2/health/ready"
+        probes = [pool.submit(httpx.get, path, trust_env=False) for _ in range(8)]
+        assert entered.wait(20)
+        assert torch.equal(server.release(QUERIES), expected())
+        go.set()
+        assert [one.result().status_code for one in probes] == 8 * [200]
+        assert len(endpoint.asked) - before - 1 < 8
+
+
+def test_a_server_that_never_ends_to_say_that_it_is_ready_is_not_read():
+    class Endless(OpenInferenceServer):
+        def __call__(self, asked):
+            if asked.path.endswith("/ready"):
+                return Reply(200, b" " * 2**20, promised=2**40)
+            return super().__call__(asked)
+
+    with proxied(Endless()) as (server, _):
+        assert server.client.get("/v2/health/ready", timeout=2).status_code == 200
+
+
+def test_no_proxy_of_the_environment_gets_to_see_clean_scores(monkeypatch):
+    with upstream_running(OpenInferenceServer()) as eavesdropper:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, eavesdropper.address)
+        with proxied(OpenInferenceServer()) as (server, _):
+            assert torch.equal(server.release(QUERIES), expected())
+        assert eavesdropper.asked == []
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32"])
+def test_the_same_query_in_another_writing_has_the_same_draws(datatype):
+    """Else a server that takes many writings of one query gives many draws, to be averaged."""
+    guard = open_guard(
+        "gaussian-noise", {"keep_label": True}, key=b"0123456789abcdef", device=torch.device("cpu")
+    )
+
+    class Lenient(OpenInferenceServer):
+        def __call__(self, asked):
+            if asked.method == "POST":
+                value = asked.json
+                (sent,) = value["inputs"]
+                sent["shape"] = [len(sent["data"]) // 16, *SHAPE]
+                asked = Asked(asked.method, asked.path, {}, json.dumps(value).encode())
+            return super().__call__(asked)
+
+    query = QUERIES[:1].half().float()
+    with proxied(Lenient(), guard=guard) as (server, _):
+        asked = request_of(query)
+        asked["inputs"][0]["datatype"] = datatype
+        answers = []
+        for shape in ([1, *SHAPE], [1, 16], [1, 4, 1, 4], [1, 1, 1, 1, 16]):
+            asked["inputs"][0]["shape"] = shape
+            answers.append(server.client.post(f"{PATH}/infer", json=asked).json())
+        if datatype == "FP16":  # what is beyond it, the server does not see
+            asked["inputs"][0]["data"] = (query * (1 + 1e-5)).flatten().tolist()
+            answers.append(server.client.post(f"{PATH}/infer", json=asked).json())
+        told = [answer["outputs"][0]["data"] for answer in answers]
+        assert all(data == told[0] for data in told)
 
 
 def test_a_server_that_is_gone_makes_the_proxy_unready():
@@ -371,6 +456,30 @@ def test_plain_json_keeps_its_form_without_what_is_not_listed():
         assert server.client.post("/other", json={}).status_code == 404
 
 
+def test_of_a_plain_request_nothing_but_the_queries_passes(tmp_path):
+    """Beside them a client could ask the server for another form of its scores."""
+    with proxied(plain, **PLAIN) as (server, endpoint):
+        asked = {"parameters": {"temperature": 9}, "instances": QUERIES.tolist(), "raw": True}
+        assert server.client.post("/predict", json=asked).status_code == 200
+        assert endpoint.posts[-1].json == {"instances": QUERIES.tolist()}
+
+    def by_row(asked):
+        assert asked.json["signature"] == "serve"
+        assert all(one["scale"] == 1 for one in asked.json["rows"])
+        scores = served_confidences([one["image"] for one in asked.json["rows"]])
+        return as_json({"predictions": [{"scores": row.tolist()} for row in scores]})
+
+    # What else a request needs stands in the operator's own.
+    probe = tmp_path / "probe.json"
+    row = {"image": QUERIES[0].tolist(), "scale": 1}
+    probe.write_text(json.dumps({"rows": [row], "signature": "serve"}))
+    options = PLAIN | {"request_key": "rows.*.image", "input_shape": None, "probe": probe}
+    with proxied(by_row, **options) as (server, endpoint):
+        rows = [{"image": query.tolist(), "scale": 9} for query in QUERIES]
+        answer = server.client.post("/predict", json={"rows": rows, "signature": "raw"})
+        assert answer.json() == {"predictions": [{"scores": row} for row in expected().tolist()]}
+
+
 def test_plain_rows_in_one_list_are_guarded():
     def answer(asked):
         return as_json(
@@ -390,6 +499,8 @@ def test_plain_rows_in_one_list_are_guarded():
         {"input_shape": None},
         {"passed": ("predictions",)},
         {"passed": ("predictions.*.scores.0",)},
+        {"passed": ("predictions.0.scores",)},
+        {"response_key": "predictions.0.scores", "passed": ("predictions.*.scores",)},
         {"output_name": "x"},
         {"response_key": "predictions.*.other"},
         {"response_key": "predictions.*.label"},

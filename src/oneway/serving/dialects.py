@@ -113,8 +113,10 @@ class OpenInferenceDialect:
         tensors = [one for one in request.inputs if self.input_name in (None, one.name)]
         if len(tensors) != 1 or tensors[0].datatype not in FLOATS or len(tensors[0].shape) < 2:
             return None
-        shape = tensors[0].shape
-        return as_queries(flat_numbers(tensors[0]), shape)
+        with np.errstate(over="ignore"):
+            # As the server reads them: draws must not follow digits that it does not see.
+            numbers = flat_numbers(tensors[0]).astype(FLOATS[tensors[0].datatype])
+        return as_queries(numbers, tensors[0].shape)
 
     def read_scores(self, answer: Any) -> Scores:
         """See :class:`Dialect`."""
@@ -160,10 +162,15 @@ class OpenInferenceDialect:
 
 @dataclass(frozen=True)
 class PlainDialect:
-    """Plain JSON: queries and scores stand at keys such as ``"instances"`` or ``"a.*.scores"``."""
+    """Plain JSON: queries and scores stand at keys such as ``"instances"`` or ``"a.*.scores"``.
+
+    Of a request the queries pass, and nothing else: ``template``, a request of the operator's, says
+    what stands beside them. ``passed`` are places in answers that pass as they are.
+    """
 
     request_key: tuple[str, ...]
     response_key: tuple[str, ...]
+    template: Any
     passed: tuple[tuple[str, ...], ...] = ()
 
     def read_request(self, body: bytes) -> Asked:
@@ -172,12 +179,13 @@ class PlainDialect:
         found = _get(value, self.request_key)
         if found is _MISSING:
             raise bad_request(f"the request must have {'.'.join(self.request_key)!r}")
+        upstream = _placed(self.template, self.request_key, found)
         try:
             numbers = read_numbers(found, "the request")
         except TargetFailedError:
-            return Asked(value, None)
+            return Asked(upstream, None)
         queries = as_queries(numbers.ravel(), list(numbers.shape)) if numbers.ndim > 1 else None
-        return Asked(value, queries)
+        return Asked(upstream, queries)
 
     def read_scores(self, answer: Any) -> Scores:
         """See :class:`Dialect`."""
@@ -209,6 +217,26 @@ def _get(value: Any, path: tuple[str, ...]) -> Any:
     if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
         return _get(value[int(part)], rest)
     return _MISSING
+
+
+def _placed(template: Any, path: tuple[str, ...], found: Any) -> Any:
+    """Return a copy of ``template`` with what :func:`_get` found in its place.
+
+    Each member that ``*`` stands for is made like the first.
+    """
+    if not path:
+        return found
+    part, rest = path[0], path[1:]
+    if part == "*" and isinstance(template, list) and template and isinstance(found, list):
+        return [_placed(template[0], rest, member) for member in found]
+    if isinstance(template, dict) and part in template:
+        return {**template, part: _placed(template[part], rest, found)}
+    if isinstance(template, list) and part.isdecimal() and int(part) < len(template):
+        return [
+            _placed(member, rest, found) if at == int(part) else member
+            for at, member in enumerate(template)
+        ]
+    raise bad_request(f"the request must have {'.'.join(path)!r} as a list of members")
 
 
 def _masked(

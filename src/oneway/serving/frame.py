@@ -84,7 +84,7 @@ def framed_app(
     ]
     if settings.metrics:
         common.append(Route("/metrics", metrics_text))
-    return Starlette(
+    app = Starlette(
         routes=[*common, *routes],
         middleware=[
             Middleware(
@@ -98,3 +98,6 @@ def framed_app(
         exception_handlers={RefusedError: on_refusal, HTTPException: on_http_error},
         lifespan=lifespan,
     )
+    # An address that a client's Host header decides is no place to send others to.
+    app.router.redirect_slashes = False
+    return app

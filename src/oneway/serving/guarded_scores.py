@@ -93,6 +93,8 @@ class GuardedScores:
     def _clean(self, asked: Scored) -> Tensor:
         if asked.scores.shape[1] != self.classes:
             raise upstream_failed("upstream_classes")
+        if asked.queries is not None and len(asked.queries) != len(asked.scores):
+            raise upstream_failed("upstream_rows")  # whose would they be?
         scores = torch.from_numpy(asked.scores)
         try:
             if self.outputs == "confidences":

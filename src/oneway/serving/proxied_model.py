@@ -19,7 +19,7 @@ from oneway.errors import (
     UnknownNameError,
 )
 from oneway.guards import OpenedGuard
-from oneway.serving.dialects import Dialect, OpenInferenceDialect, PlainDialect
+from oneway.serving.dialects import Dialect, OpenInferenceDialect, PlainDialect, parse_json
 from oneway.serving.protocol import FLOATS, ModelMetadata, TensorMetadata
 from oneway.serving.refusals import RefusedError
 from oneway.serving.settings import ServingSettings
@@ -232,8 +232,7 @@ def _plain(
     request_path, response_path = key_parts(request_key), key_parts(response_key)
     passing = [tuple(key_parts(key)) for key in passed]
     for allowed in passing:
-        shorter = min(len(allowed), len(response_path))
-        if tuple(response_path[:shorter]) == allowed[:shorter]:
+        if all(_may_meet(*parts) for parts in zip(allowed, response_path, strict=False)):
             raise InvalidOptionError(
                 f"what passes, {'.'.join(allowed)!r}, and what is guarded, {response_key!r}, must "
                 "stand apart."
@@ -251,9 +250,15 @@ def _plain(
             value = [value] if part.isdecimal() else {part: value}
         probe = to_json(value)
     path = urlsplit(where).path or "/"
+    try:
+        template = parse_json(probe)
+    except RefusedError:
+        raise InvalidOptionError(
+            "the request that --probe names is no JSON. Look into it."
+        ) from None
     return ProxiedModel(
         path,
-        PlainDialect(tuple(request_path), tuple(response_path), tuple(passing)),
+        PlainDialect(tuple(request_path), tuple(response_path), template, tuple(passing)),
         where,
         None,
         None,
@@ -262,6 +267,11 @@ def _plain(
         (),
         tuple(passed),
     )
+
+
+def _may_meet(one: str, other: str) -> bool:
+    """Say whether two parts of keys can name the same member."""
+    return one == other or ("*" in (one, other) and (one + other).replace("*", "").isdecimal())
 
 
 def _drawn(shape: tuple[int, ...]) -> torch.Tensor:

@@ -31,14 +31,20 @@ class Upstream:
         # What is not packed cannot unpack to more than may be read.
         self._headers = {**json_headers(), "Accept-Encoding": "identity"}
         self._client: httpx.AsyncClient | None = None
+        self._looks: dict[str, asyncio.Task[bool]] = {}
 
     async def __aenter__(self) -> Self:
-        # Redirects are not followed: they could carry token and queries to another server.
+        # Redirects are not followed: they could carry token and queries to another server. Nor is
+        # a proxy of the environment asked: clean scores would pass it. A transport of its own
+        # takes only certificates from there.
         self._client = httpx.AsyncClient(
             timeout=self.timeout_seconds,
             headers=self._headers,
             follow_redirects=False,
-            limits=httpx.Limits(max_connections=self.most_requests),
+            transport=httpx.AsyncHTTPTransport(
+                # One more for the question whether it is ready.
+                limits=httpx.Limits(max_connections=self.most_requests + 1)
+            ),
         )
         return self
 
@@ -48,6 +54,8 @@ class Upstream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for look in self._looks.values():
+            look.cancel()
         if self._client is not None:
             await self._client.aclose()
             self._client = None
@@ -77,12 +85,20 @@ class Upstream:
             self.requests -= 1
 
     async def is_ready(self, url: str) -> bool:
-        """Say whether a server answers there with success."""
+        """Say whether a server answers there with success. Who asks meanwhile gets that answer."""
         if self._client is None:
             return False
+        if url not in self._looks:
+            self._looks[url] = asyncio.create_task(self._look(self._client, url))
+            self._looks[url].add_done_callback(lambda _: self._looks.pop(url, None))
+        return await asyncio.shield(self._looks[url])
+
+    @staticmethod
+    async def _look(client: httpx.AsyncClient, url: str) -> bool:
         try:
-            return (await self._client.get(url, timeout=READY_SECONDS)).is_success
-        except httpx.HTTPError:
+            async with asyncio.timeout(READY_SECONDS), client.stream("GET", url) as answer:
+                return answer.is_success  # whatever it says besides is not read
+        except (TimeoutError, httpx.HTTPError):
             return False
 
     async def _ask(self, method: str, url: str, body: bytes | None) -> Any:
@@ -95,7 +111,9 @@ class Upstream:
                 self._client.stream(method, url, content=body) as answer,
             ):
                 _check_status(answer.status_code)
-                async for piece in answer.aiter_bytes():
+                if answer.headers.get("Content-Encoding", "identity") != "identity":
+                    raise upstream_failed("upstream_packed")
+                async for piece in answer.aiter_raw():
                     read += piece
                     if len(read) > self.most_bytes:
                         raise upstream_failed("upstream_too_large")
