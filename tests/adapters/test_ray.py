@@ -27,6 +27,7 @@ from oneway.adapters.ray import (
     as_queries,
     guard_dataset,
     guard_deployment,
+    instances_of,
 )
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.rounding import Rounding
@@ -197,6 +198,48 @@ def test_a_request_of_another_shape_fails_alone():
     np.testing.assert_array_equal(
         np.concatenate([first, last]), load_guard()(scores_of(QUERIES[:5]))
     )
+
+
+@pytest.mark.parametrize("fails", ["the model", "the guard"])
+def test_a_query_that_breaks_something_fails_alone(fails):
+    broken = QUERIES[5, 0, 0, 0]
+
+    def model(queries):
+        scores = scores_of(queries)
+        if fails == "the model":
+            scores[queries[:, 0, 0, 0] == broken] = np.nan
+        else:
+            scores[queries[:, 0, 0, 0] == broken, 0] = 777
+        return scores
+
+    guard = Guard(Shouting(), "logits", decimals=3)
+    answers = together(np.split(QUERIES, 24), guard, model)
+    expected = load_guard()(scores_of(QUERIES))
+    for at, answer in enumerate(answers):
+        if at == 5:
+            assert isinstance(answer, OnewayError)
+        else:
+            np.testing.assert_array_equal(answer, expected[at : at + 1])
+
+
+def test_a_guard_out_of_memory_is_an_error_without_its_text(monkeypatch):
+    def short(*_):
+        raise MemoryError(f"no room for {WEIGHTS}")
+
+    guard = load_guard()
+    monkeypatch.setattr(guard, "_guarded", short)
+    for answer in together([QUERIES[:2], QUERIES[2:]], guard):
+        assert isinstance(answer, TargetFailedError)
+        assert "room" not in str(answer)
+
+
+def test_a_body_of_lists_in_lists_is_no_request():
+    class Deep:
+        async def json(self):
+            return json.loads(b'{"instances": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+
+    with pytest.raises(InvalidTensorError, match="instances"):
+        asyncio.run(instances_of(Deep()))
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -107,7 +107,8 @@ async def answer_together(
 ) -> list[Array | OnewayError]:
     """Ask a model about several requests at once, and guard its scores.
 
-    Requests of different shape are asked apart, so that none fails for another's shape.
+    Requests of different shape are asked apart, so that none fails for another's shape; and where
+    several fail together, each is asked again by itself, so that none fails for another's query.
 
     Args:
         requests: Each ``(n, ...)``.
@@ -122,17 +123,23 @@ async def answer_together(
     for index, request in enumerate(requests):
         groups.setdefault(request.shape[1:], []).append(index)
     for members in groups.values():
-        queries = np.concatenate([requests[index] for index in members])
-        try:
-            released = await _guarded(queries, ask, guard)
-        except OnewayError as error:
-            for index in members:
-                answers[index] = error
-            continue
-        ends = np.cumsum([len(requests[index]) for index in members])[:-1]
-        for index, part in zip(members, np.split(released, ends), strict=True):
-            answers[index] = part
+        parts = [requests[index] for index in members]
+        for index, answer in zip(members, await _answers(parts, ask, guard), strict=True):
+            answers[index] = answer
     return answers
+
+
+async def _answers(
+    requests: Sequence[Array], ask: Callable[[Array], Any], guard: Guard
+) -> Sequence[Array | OnewayError]:
+    """Answer requests of one shape."""
+    try:
+        released = await _guarded(np.concatenate(requests), ask, guard)
+    except OnewayError as error:
+        if len(requests) == 1:
+            return [error]
+        return [(await _answers([request], ask, guard))[0] for request in requests]
+    return np.split(released, np.cumsum([len(request) for request in requests])[:-1])
 
 
 async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) -> Array:
@@ -145,8 +152,13 @@ async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) ->
             f"the model's deployment must answer {len(queries)} queries with an array of shape "
             f"({len(queries)}, K), but gave {getattr(scores, 'shape', type(scores).__name__)}."
         )
-    # Guarding computes; meanwhile the replica must go on taking requests.
-    return await asyncio.to_thread(guard, scores, queries)
+    try:
+        # Guarding computes; meanwhile the replica must go on taking requests.
+        return await asyncio.to_thread(guard, scores, queries)
+    except OnewayError:
+        raise
+    except Exception as error:  # noqa: BLE001  such as a lack of memory; raised as ours
+        raise failed("the guard", len(queries), error, caused=False) from None
 
 
 def as_queries(queries: object) -> Array:
@@ -179,7 +191,7 @@ async def instances_of(request: Any) -> Any:
     """
     try:
         body = await request.json()
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists in lists
         body = None
     if not isinstance(body, dict) or "instances" not in body:
         raise InvalidTensorError(
