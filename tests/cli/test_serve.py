@@ -107,13 +107,14 @@ def test_settings_come_from_a_file_and_the_environment(folder, tmp_path):
     file = tmp_path / "serve.toml"
     file.write_text('model_name = "filed"\noutput_name = "scores"\n')
     token = "correct-horse-battery"
-    arguments = [*SERVE, *ROUNDING, "--settings", str(file)]
+    arguments = [*SERVE, *ROUNDING, "--settings", str(file), "--setting", "model_version=2"]
     environment = {"ONEWAY_SERVE_OUTPUT_NAME": "risk", "ONEWAY_SERVE_TOKEN": token}
     with started(folder, *arguments, **environment) as (process, address):
         path = f"{address}/v2/models/filed"
         assert httpx.get(path, trust_env=False).status_code == 401
         told = httpx.get(path, trust_env=False, headers={"Authorization": f"Bearer {token}"})
         assert told.json()["outputs"][0]["name"] == "risk"
+        assert told.json()["versions"] == ["2"]
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
         assert token not in log

@@ -227,16 +227,28 @@ def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
     Raises:
         InvalidOptionError: One is not NAME=VALUE.
     """
-    options = {}
-    for pair in pairs or ():
-        name, found, value = pair.partition("=")
-        if not found or not name.isidentifier():
-            raise InvalidOptionError(f"{flag} must be NAME=VALUE, but got {pair!r}.")
+    options: dict[str, Any] = {}
+    for name, value in parse_pairs(pairs, flag).items():
         try:
             options[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             options[name] = value
     return options
+
+
+def parse_pairs(pairs: Sequence[str] | None, flag: str) -> dict[str, str]:
+    """Return ``{"port": "8080"}`` of ``["port=8080"]``.
+
+    Raises:
+        InvalidOptionError: One is not NAME=VALUE.
+    """
+    texts = {}
+    for pair in pairs or ():
+        name, found, value = pair.partition("=")
+        if not found or not name.isidentifier():
+            raise InvalidOptionError(f"{flag} must be NAME=VALUE, but got {pair!r}.")
+        texts[name] = value
+    return texts
 
 
 def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:

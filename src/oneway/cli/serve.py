@@ -13,6 +13,7 @@ from oneway.cli.common import (
     choose_device,
     command,
     parse_options,
+    parse_pairs,
 )
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
@@ -152,7 +153,8 @@ def read_settings(file: Path | None, pairs: list[str] | None) -> "ServingSetting
     """
     from oneway.serving import load_settings, start_logging
 
-    given = parse_options(pairs, "--setting")
+    # As text, as the environment gives it: a model's version may be 2.
+    given = parse_pairs(pairs, "--setting")
     for secret in ("token", "key"):
         if secret in given:
             raise InvalidOptionError(
