@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import (
@@ -111,8 +113,8 @@ def codebook(tmp_path_factory):
     path = tmp_path_factory.mktemp("guard") / "guard.safetensors"
     generator = torch.Generator().manual_seed(0)
     logits = 4 * torch.randn(400, 3, generator=generator)
-    settings = FitSettings(min_members=10)
-    CodebookRelease.fit(logits, generator=generator, settings=settings).save(path)
+    fitted = FitSettings(min_members=10)
+    CodebookRelease.fit(logits, generator=generator, settings=fitted).save(path)
     return path
 
 
@@ -122,12 +124,31 @@ def test_a_codebook_is_opened_from_its_file_and_its_version_is_its_tables(codebo
     assert torch.equal(guard.defense(logits), CodebookRelease.load(codebook)(logits))
     other = tmp_path / "other.safetensors"
     generator = torch.Generator().manual_seed(2)
-    settings = FitSettings(min_members=10)
-    CodebookRelease.fit(logits.repeat(8, 1), generator=generator, settings=settings).save(other)
+    fitted = FitSettings(min_members=10)
+    CodebookRelease.fit(logits.repeat(8, 1), generator=generator, settings=fitted).save(other)
     versions = {open_guard_file(path, device=CPU).version for path in (codebook, codebook, other)}
     assert (guard.name, len(versions)) == ("codebook", 2)
     with pytest.raises(InvalidOptionError, match="--guard FILE"):
         open_guard("codebook", {}, device=CPU)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1))
+def test_whatever_bits_flip_a_codebook_is_refused_or_releases_the_same(codebook, tmp_path, flips):
+    logits = 4 * torch.randn(50, 3, generator=torch.Generator().manual_seed(1))
+    damaged = bytearray(codebook.read_bytes())
+    for share, bit in flips:
+        damaged[int(share * len(damaged))] ^= 1 << bit
+    path = tmp_path / "flipped.safetensors"
+    path.write_bytes(damaged)
+    try:
+        opened = open_guard_file(path, device=CPU)
+    except CorruptDataError:
+        return
+    assert opened.defense.certificate is not None
+    assert torch.equal(
+        opened.defense(logits), open_guard_file(codebook, device=CPU).defense(logits)
+    )
 
 
 def test_a_codebook_that_is_missing_or_damaged_is_refused(codebook, tmp_path):

@@ -474,6 +474,7 @@ def test_what_is_no_codebook_is_refused(stored, tmp_path):
         {key: value for key, value in header.items() if key != "kind"},
         header | {"facts": []},
         header | {"facts": None},
+        header | {"facts": {"certifibate": header["facts"]["certificate"]}},
         header | {"facts": {"certificate": []}},
         header | {"facts": {"certificate": {"table": "a"}}},
         header | {"facts": {"certificate": 3}},

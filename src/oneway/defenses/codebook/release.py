@@ -308,7 +308,7 @@ class CodebookRelease:
             _refuse_other_tensors(path, state, described)
             book = Codebook(**header["architecture"])
             book.load_state_dict(state)
-            told = header["facts"].get("certificate")
+            told = header["facts"]["certificate"]
             certificate = None if told is None else Certificate.from_json(told)
         except (
             AttributeError,
