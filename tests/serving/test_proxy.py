@@ -518,6 +518,42 @@ def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
         assert server.client.post("/predict", content=probe.read_bytes()).status_code == 200
 
 
+def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well():
+    """Whoever gives up takes no connection with him: in the end there would be none."""
+    waited = threading.Event()
+
+    class Slow(OpenInferenceServer):
+        slow = False
+
+        def __call__(self, asked):
+            if self.slow and asked.method == "POST":
+                waited.wait(0.3)
+            return super().__call__(asked)
+
+    upstream = Slow()
+    limits = {"upstream_timeout_seconds": 0.2, "max_upstream_requests": 8}
+    with proxied(upstream, how=limits) as (server, _):
+        upstream.slow = True
+
+        def give_up(at):
+            with httpx.Client(base_url=server.url, trust_env=False) as client:
+                for _ in range(20):
+                    try:
+                        client.post(f"{PATH}/infer", json=request_of(QUERIES), timeout=0.01 * at)
+                    except httpx.TimeoutException:
+                        client.get("/v2/health/live")
+
+        with ThreadPoolExecutor(24) as pool:
+            list(pool.map(give_up, range(1, 25)))
+        waited.set()
+        upstream.slow = False
+        while server.infer(QUERIES).status_code == 429:  # until the last has been answered
+            pass
+        for _ in range(20):
+            assert torch.equal(server.release(QUERIES), expected())
+        assert server.client.get("/v2/health/ready").status_code == 200
+
+
 def test_more_requests_than_the_server_may_get_are_turned_away():
     entered, go = threading.Event(), threading.Event()
 

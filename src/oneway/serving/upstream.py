@@ -1,8 +1,9 @@
 """The server behind a proxy, asked without blocking: its answer whole and in time, or a refusal."""
 
 import asyncio
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic_core import from_json, to_json
@@ -10,6 +11,8 @@ from pydantic_core import from_json, to_json
 from oneway.serving.refusals import RefusedError, upstream_failed
 from oneway.serving.settings import ServingSettings
 from oneway.targets.http_client import json_headers
+
+T = TypeVar("T")
 
 READY_SECONDS = 3.0
 """How long the upstream may take to say whether it is ready."""
@@ -32,6 +35,7 @@ class Upstream:
         self._headers = {**json_headers(), "Accept-Encoding": "identity"}
         self._client: httpx.AsyncClient | None = None
         self._looks: dict[str, asyncio.Task[bool]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
         # Redirects are not followed: they could carry token and queries to another server. Nor is
@@ -54,8 +58,9 @@ class Upstream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for look in self._looks.values():
-            look.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._client is not None:
             await self._client.aclose()
             self._client = None
@@ -66,7 +71,7 @@ class Upstream:
         Raises:
             RefusedError: There was none.
         """
-        return await self._ask("GET", url, None)
+        return await self._in_time(self._ask("GET", url, None), self.timeout_seconds)
 
     async def post_json(self, url: str, value: Any) -> Any:
         """Send a JSON value; return that of a successful answer.
@@ -79,37 +84,54 @@ class Upstream:
                 429, "too many queries are under way; ask again later", "busy", retry_after=1
             )
         self.requests += 1
-        try:
-            return await self._ask("POST", url, to_json(value))
-        finally:
-            self.requests -= 1
+        return await self._in_time(self._counted(url, to_json(value)), self.timeout_seconds)
 
     async def is_ready(self, url: str) -> bool:
         """Say whether a server answers there with success. Who asks meanwhile gets that answer."""
-        if self._client is None:
-            return False
         if url not in self._looks:
-            self._looks[url] = asyncio.create_task(self._look(self._client, url))
+            self._looks[url] = self._started(self._look(url))
             self._looks[url].add_done_callback(lambda _: self._looks.pop(url, None))
-        return await asyncio.shield(self._looks[url])
-
-    @staticmethod
-    async def _look(client: httpx.AsyncClient, url: str) -> bool:
         try:
-            async with asyncio.timeout(READY_SECONDS), client.stream("GET", url) as answer:
-                return answer.is_success  # whatever it says besides is not read
-        except (TimeoutError, httpx.HTTPError):
+            async with asyncio.timeout(READY_SECONDS):
+                return await asyncio.shield(self._looks[url])
+        except TimeoutError:
             return False
+
+    def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have given up, and nobody else looks
+
+    async def _in_time(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Wait for work as long as may be, and let it end by itself if that was not enough.
+
+        It must not be cancelled: a request that is takes its place in the pool of httpcore with it,
+        for ever, so that in the end there is none (https://github.com/encode/httpcore/issues/1093).
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.shield(self._started(work))
+        except TimeoutError:
+            raise _too_slow() from None
+
+    async def _counted(self, url: str, body: bytes) -> Any:
+        try:
+            return await self._ask("POST", url, body)
+        finally:
+            self.requests -= 1
 
     async def _ask(self, method: str, url: str, body: bytes | None) -> Any:
-        if self._client is None:
-            raise RuntimeError("the upstream is asked inside `async with` only")
         read = bytearray()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.timeout_seconds
         try:
-            async with (
-                asyncio.timeout(self.timeout_seconds),
-                self._client.stream(method, url, content=body) as answer,
-            ):
+            async with self._opened().stream(method, url, content=body) as answer:
                 _check_status(answer.status_code)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise upstream_failed("upstream_packed")
@@ -117,10 +139,11 @@ class Upstream:
                     read += piece
                     if len(read) > self.most_bytes:
                         raise upstream_failed("upstream_too_large")
-        except (TimeoutError, httpx.TimeoutException):
-            raise RefusedError(
-                504, "the guarded server did not answer in time", "upstream_timeout"
-            ) from None
+                    # httpx limits the wait for each piece; a server may drip for ever.
+                    if loop.time() > until:
+                        raise _too_slow()
+        except httpx.TimeoutException:
+            raise _too_slow() from None
         # What these say may quote the answer.
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
             raise upstream_failed("upstream_connection") from None
@@ -128,6 +151,22 @@ class Upstream:
             return from_json(bytes(read), allow_inf_nan=False)
         except ValueError:
             raise upstream_failed("upstream_no_json") from None
+
+    async def _look(self, url: str) -> bool:
+        try:
+            async with self._opened().stream("GET", url, timeout=READY_SECONDS) as answer:
+                return answer.is_success  # whatever it says besides is not read
+        except httpx.HTTPError:
+            return False
+
+    def _opened(self) -> httpx.AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the upstream is asked inside `async with` only")
+        return self._client
+
+
+def _too_slow() -> RefusedError:
+    return RefusedError(504, "the guarded server did not answer in time", "upstream_timeout")
 
 
 def _check_status(status: int) -> None:
