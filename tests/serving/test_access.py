@@ -222,6 +222,8 @@ def test_tls_is_spoken_and_nothing_else(tmp_path):
     how = settings(tls_certificate=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
+    context = server_of(serving_app(served_model(), how), how).config.ssl
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     with running(serving_app(served_model(), how), how, verify=trusting) as server:
         assert server.release(QUERIES).shape == (3, 3)
         port = int(server.url.rpartition(":")[2])

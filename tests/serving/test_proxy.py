@@ -161,6 +161,13 @@ def with_output(**changes):
     return change
 
 
+DRAWS = np.random.default_rng(0)
+
+
+def drawn_anew(queries):
+    return DRAWS.dirichlet(np.ones(3), len(queries))
+
+
 CLEAN = served_confidences(QUERIES.numpy())
 # A good answer: what is wrong with each of those below is said by its name.
 OUTPUT = {"name": "probabilities", "datatype": "FP32", "shape": [3, 3]}
@@ -378,6 +385,7 @@ def test_logits_of_a_server_are_guarded_as_such():
         (OpenInferenceServer(outputs=[]), {}, InvalidOptionError, "--output-name"),
         (OpenInferenceServer(ready=503), {}, TargetFailedError, "not ready"),
         (OpenInferenceServer(change=renamed), {}, TargetFailedError, "output_missing"),
+        (OpenInferenceServer(model=drawn_anew), {}, TargetFailedError, "differently the second"),
         (OpenInferenceServer(model=served_logits), {}, TargetFailedError, "scores"),
         (OpenInferenceServer(), {"path": "/predict"}, InvalidOptionError, "--request-key"),
         (

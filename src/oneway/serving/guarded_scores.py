@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_logits
-from oneway.confidences import logits_from_confidences
-from oneway.errors import DefenseFailedError, InvalidTensorError
+from oneway.confidences import logits_from_confidences, release
+from oneway.errors import DefenseFailedError, InvalidTensorError, TargetFailedError
 from oneway.guards import OpenedGuard
 from oneway.serving.dialects import Scores
 from oneway.serving.guarded_model import Released, check_guard, check_released, released_or_refused
 from oneway.serving.refusals import upstream_failed
 from oneway.targets.defended import checked_release
+
+REPEAT_TOLERANCE = 1e-3
+"""Most that a probability may differ when the same is asked again, as sums on a GPU do."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,31 @@ class GuardedScores:
         """
         return released_or_refused(lambda: [self._release(one) for one in requests])
 
-    def check(self, probe: Scored) -> int:
+    def check(self, probe: Scored, again: Scores) -> int:
         """Guard a model's own output, and refuse to serve if anything is amiss.
+
+        Args:
+            probe: What it answered.
+            again: ``(N, K)`` what it answered to the same queries, asked a second time.
 
         Returns:
             K, the number of classes, which every answer must have from now on.
 
         Raises:
-            OnewayError: The scores are not what they are said to be, or the guard fails or
-                changes nothing.
+            OnewayError: The scores are not what they are said to be or are others the second
+                time, or the guard fails or changes nothing.
         """
         self.classes = probe.scores.shape[1]
         clean = self._clean(probe)
+        other = self._clean(Scored(again, probe.queries))
+        if self.guard.name != "none" and (
+            other.shape != clean.shape
+            or bool(((release(other) - release(clean)).abs() > REPEAT_TOLERANCE).any())
+        ):
+            raise TargetFailedError(
+                "the server to guard answers the same queries differently the second time, so that "
+                "whoever repeats a query averages the guard away. Take the randomness out of it."
+            )
         queries = self._queries(probe)
         if self.guard.defense.requires_input and (queries is None or len(queries) != len(clean)):
             raise DefenseFailedError(

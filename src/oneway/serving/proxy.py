@@ -41,7 +41,10 @@ async def check_proxy(
             asked = model.dialect.read_request(model.probe)
             answer = await upstream.post_json(model.infer_url, asked.upstream)
             scores = model.dialect.read_scores(answer)
-            classes = guarded.check(Scored(scores, asked.queries))
+            again = model.dialect.read_scores(
+                await upstream.post_json(model.infer_url, asked.upstream)
+            )
+            classes = guarded.check(Scored(scores, asked.queries), again)
             (released,) = guarded.answer([Scored(scores, asked.queries)])
             model.dialect.write(answer, released, asked)
             return classes
