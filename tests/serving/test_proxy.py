@@ -140,6 +140,19 @@ def test_parameters_do_not_pass(pair):
     assert "parameters" not in endpoint.posts[-1].body.decode()
 
 
+def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
+    """One of them could be a switch that its makers left in."""
+    server, endpoint = pair
+    before = len(endpoint.posts)
+    (image,) = request_of(QUERIES)["inputs"]
+    switch = {"name": "raw", "shape": [1], "datatype": "BOOL", "data": [True]}
+    for inputs in ([image, switch], [switch], [{**image, "name": "other"}], [image, image]):
+        answer = server.client.post(f"{PATH}/infer", json={"inputs": inputs})
+        assert answer.status_code == 400
+        assert "image" in answer.json()["error"]
+    assert len(endpoint.posts) == before
+
+
 @pytest.mark.parametrize("headers", [{"Inference-Header-Content-Length": "5"}])
 def test_binary_data_is_refused_with_the_remedy(pair, headers):
     server, _ = pair

@@ -78,12 +78,14 @@ class Dialect(Protocol):
 class OpenInferenceDialect:
     """The Open Inference Protocol: one output is guarded, outputs in ``passed`` pass as they are.
 
-    Parameters of requests and answers do not pass.
+    Parameters of requests and answers do not pass, nor inputs that are not in ``inputs``: those
+    that the server says it takes. If it says none, any do.
     """
 
     model_name: str
     output_name: str
     input_name: str | None
+    inputs: frozenset[str]
     passed: frozenset[str] = frozenset()
     told: dict[str, str] = field(default_factory=dict)
 
@@ -96,6 +98,11 @@ class OpenInferenceDialect:
             wanted = frozenset(output.name for output in request.outputs)
             if not wanted <= known:
                 raise bad_request(f"the outputs are {', '.join(sorted(known))}, and no other")
+        names = [tensor.name for tensor in request.inputs]
+        if len(set(names)) < len(names) or not set(names) <= (self.inputs or set(names)):
+            raise bad_request(
+                f"the inputs are {', '.join(sorted(self.inputs)) or 'free'}, each of them once"
+            )
         inputs = []
         for tensor in request.inputs:
             if tensor.data is None:

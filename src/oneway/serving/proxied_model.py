@@ -124,6 +124,7 @@ async def open_upstream(
         name,
         output,
         input_name if input_name is not None or len(inputs) != 1 else next(iter(inputs)),
+        frozenset(inputs),
         frozenset(passed),
         told,
     )
