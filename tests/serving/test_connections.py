@@ -11,7 +11,15 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 
-from guarded_servers import PATH, SHAPE, Running, linear_model, request_of, serving
+from guarded_servers import (
+    PATH,
+    SHAPE,
+    Running,
+    linear_model,
+    request_of,
+    served_model,
+    serving,
+)
 from oneway.targets import TorchTarget
 
 QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
@@ -196,3 +204,30 @@ def test_clients_that_are_gone_are_not_answered():
         assert model.seen == [QUERIES[at].flatten()[0].item() for at in (0, 1)]
         refused = 'oneway_refused_total{reason="disconnected"} 3.0'
         assert refused in server.client.get("/metrics").text
+
+
+def test_whoever_leaves_a_batch_mixes_nobody_up():
+    model = Held()
+    queries = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(4))
+    alone = served_model().answer([queries])[0]
+    with serving(target=TorchTarget(model)) as server, ExitStack() as stack:
+        model.held = True
+        waiting = []
+        for query in queries:
+            body = json.dumps(request_of(query[None])).encode()
+            connection = stack.enter_context(connected(server))
+            connection.sendall(head(f"Content-Length: {len(body)}", "Connection: close") + body)
+            waiting.append(connection)
+        assert model.entered.wait(20)
+        while "oneway_waiting_queries 11.0" not in server.client.get("/metrics").text:
+            pass
+        first = next(at for at in range(12) if queries[at].flatten()[0].item() == model.seen[0])
+        gone = [at for at in range(12) if at != first][::2]
+        for at in gone:
+            waiting[at].close()
+        while "oneway_waiting_queries 5.0" not in server.client.get("/metrics").text:
+            pass
+        model.go.set()
+        for at in sorted(set(range(12)) - set(gone)):
+            _, _, body = told(waiting[at]).partition(b"\r\n\r\n")
+            assert json.loads(body)["outputs"][0]["data"] == alone[at].tolist()

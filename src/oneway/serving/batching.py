@@ -27,6 +27,11 @@ def closing() -> RefusedError:
     return RefusedError(503, "the server is shutting down", "closing", retry_after=1)
 
 
+def stuck() -> RefusedError:
+    """Refuse because a batch does not end: whoever keeps the server must start it anew."""
+    return RefusedError(503, "the model does not answer", "stuck", retry_after=1)
+
+
 @dataclass(eq=False)
 class _Waiting(Generic[Q, R]):
     query: Q
@@ -126,7 +131,7 @@ class Batcher(Generic[Q, R]):
         """
         size = self._size(query)
         if not self.alive:
-            raise closing()
+            raise closing() if self._closing else stuck()
         if self.waiting_rows + size > self.max_waiting_rows:
             raise RefusedError(
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
