@@ -151,16 +151,25 @@ class Attackers:
             ) -> nn.Module:
                 number = next(contests)
                 more = f" {number}" if number > 1 else ""
-                return self._contest(f"{title}: {name}{more}", confidences, own, held_out)
+                return self.train_decoder(f"{title}: {name}{more}", confidences, own, held_out)
 
             result = run_attack(name, ATTACKS[name], observations, train, released, images)
             if result is not None:
                 results[name] = result
         return results
 
-    def _contest(
+    def train_decoder(
         self, title: str, confidences: Tensor, images: Tensor, held_out: Tensor
     ) -> nn.Module:
+        """Hold a contest of decoders and return the winner.
+
+        Args:
+            title: What progress is reported as.
+            confidences: ``(N, K)`` what the attacker got for its images.
+            images: ``(N, C, H, W)`` those images.
+            held_out: ``(N)`` bool, the rows for choosing.
+        """
+
         def fit(decoder: DecoderSpec, leader: Sequence[float]) -> tuple[nn.Module, list[float]]:
             network, facts = self.trainer.train(
                 "attacker",

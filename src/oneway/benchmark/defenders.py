@@ -143,10 +143,10 @@ class Defender:
         surrogate, network = None, None
         facts: Mapping[str, Any] = {}
         if needs_surrogate(row.defense):
-            surrogate, facts = self._surrogate(row, clean, "surrogate")
+            surrogate, facts = self.trained_surrogate(row, clean)
             facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
         if needs_network(row.defense):
-            network, facts = self._network(row, target)
+            network, facts = self.trained_network(row, target)
 
         def build(purpose: str) -> Defense:
             return build_defense(
@@ -167,7 +167,7 @@ class Defender:
         """
         if not is_copied(row):
             return []
-        surrogate, _ = self._surrogate(row, clean, "attacker's surrogate")
+        surrogate, _ = self.trained_surrogate(row, clean, "attacker's surrogate")
         return self._copies(row, surrogate, f"{row.name}, copy")
 
     def _copies(self, row: ReleaseSpec, surrogate: nn.Module, purpose: str) -> list[Defense]:
@@ -182,9 +182,17 @@ class Defender:
             for factor in self.step_factors
         ]
 
-    def _surrogate(
-        self, row: ReleaseSpec, clean: Tensor, role: str
+    def trained_surrogate(
+        self, row: ReleaseSpec, clean: Tensor, role: str = "surrogate"
     ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Return the inverter of a release's kind, and what its training recorded.
+
+        Args:
+            row: The release.
+            clean: ``(N, K)`` clean confidences of the auxiliary images.
+            role: The defender's, ``"surrogate"``, or an attacker's own: each has random streams
+                of its own.
+        """
         spec = self.surrogate
         options = {
             "width": spec.width,
@@ -215,7 +223,7 @@ class Defender:
     def _with_own_noise(self, row: ReleaseSpec, clean: Tensor, role: str) -> Tensor:
         """Return clean scores, all but a share of them with a plain surrogate's noise on them."""
         plain = dataclasses.replace(row, surrogate="plain")
-        surrogate, _ = self._surrogate(plain, clean, role)
+        surrogate, _ = self.trained_surrogate(plain, clean, role)
         copies = self._copies(row, surrogate, f"{role}, augmented")
         images = self.images.auxiliary
         return put_through(copies, clean, images, every=len(copies) + 1)
@@ -250,7 +258,15 @@ class Defender:
             "factors": "by row",
         }
 
-    def _network(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
+    def trained_network(
+        self, row: ReleaseSpec, target: Target
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Return the network of a release's own, and what its training recorded.
+
+        Args:
+            row: The release, of a defense that has one.
+            target: The undefended target.
+        """
         images, options = self.images, training_options(row.defense, row.options)
         told = ", ".join(f"{name} {value}" for name, value in options.items())
         stage = f"train {row.defense}" + (f", {told}" if told else "")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from oneway.errors import CorruptDataError
 from oneway.extras import load_extra
 from oneway.guards import StoredNetwork, load_network, save_network
-from oneway.tensor_files import atomic_file
+from oneway.tensor_files import atomic_file, read_tensors, write_tensors
 
 RECIPE = 1
 """Part of every key. Raise it when training code changes what a spec trains to."""
@@ -65,6 +65,24 @@ class Store:
             seconds = time.perf_counter() - begin
             save_network(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
         return load_network(path, kind)
+
+    def tensors(
+        self, kind: str, spec: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return the tensors of a spec, computed now only if they never were.
+
+        Args:
+            kind: What they are, as in the file's name.
+            spec: JSON values that decide them, fingerprints of what they come from among them.
+            compute: Computes them, by name.
+
+        Returns:
+            The tensors as read back from the disk, on the CPU.
+        """
+        path = self.root / "tensors" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
+        if not path.is_file():
+            write_tensors(path, compute(), {"kind": kind, "spec": spec})
+        return read_tensors(path, kind, "It was there a moment ago; run the command again.")[0]
 
 
 def write_records(path: Path, records: list[dict[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from oneway.cli import (
     demo,
     doctor,
     leaderboard,
+    playground,
     proxy,
     reproduce,
     results,
@@ -53,6 +54,7 @@ def _root(
 
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command()(playground.playground)
 app.add_typer(train.app, name="train")
 app.command()(defend.defend)
 app.command()(codebook.codebook)

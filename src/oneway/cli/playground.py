@@ -1,0 +1,74 @@
+"""`oneway playground`: a page that shows what scores give away, before and after a defense."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oneway.cli.common import CACHE, Cache, command, progress
+from oneway.extras import load_extra
+
+if TYPE_CHECKING:
+    from oneway.data import Report
+    from oneway.playground import Study
+
+
+@command
+def playground(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")
+    ] = 8321,
+    open_browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
+    cache: Cache = CACHE,
+) -> None:
+    """Draw a digit, move a defense's sliders, and see what an attacker sees of your digit.
+
+    Opens a page that this machine alone can reach. The first start trains a classifier, its
+    defenses and their attackers on the bundled digits, in about two minutes; later ones take
+    seconds. Ctrl-C ends it.
+
+    For example:
+
+        oneway playground
+
+        oneway playground --no-open --port 0
+    """
+    for module, package in (("mlxtend", None), ("starlette", None), ("uvicorn", None)):
+        load_extra(module, extra="playground", purpose="the playground", package=package)
+    import webbrowser
+
+    import torch
+
+    from oneway.benchmark import Store, bundled_spec
+    from oneway.data import load_dataset
+    from oneway.playground import Server, Study, Workshop, listen
+
+    # One for whoever answers, the others for whoever trains and for the browser.
+    torch.set_num_threads(1)
+    spec = bundled_spec("playground")
+    listener = listen(port)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+    def prepare(report: "Report") -> "Study":
+        with progress() as shown:
+
+            def told(stage: str, share: float) -> None:
+                shown(stage, share)
+                report(stage, share)
+
+            return Study(spec, load_dataset(spec.data.name), Store(cache), told)
+
+    def started() -> None:
+        typer.echo(f"playground at {address}")
+        if open_browser:
+            webbrowser.open(address)
+
+    workshop = Workshop(prepare)
+    server = Server(workshop, started)
+    # To be interrupted is how a page that somebody looks at ends.
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    if server.failed:
+        workshop.prepared.result()

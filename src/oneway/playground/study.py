@@ -1,0 +1,304 @@
+"""All that the page shows was trained here: a target, its defenses, and who attacks them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from oneway.audit import AttackResult, Floors, Verdict, judge, run_attack, take_floors
+from oneway.benchmark import ATTACKS, Experiment, ExperimentSpec, ReleaseSpec, Store
+from oneway.benchmark.attackers import Attackers
+from oneway.benchmark.defenders import trained_target
+from oneway.benchmark.store import fingerprint
+from oneway.confidences import release
+from oneway.contracts import Attack, Candidate, Defense, Observations, TrainDecoder
+from oneway.data import Dataset, Report
+from oneway.defenses.codebook import Codebook
+from oneway.defenses.codebook.certificate import table_hash
+from oneway.guards import build_defense
+from oneway.metrics import flips
+from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
+from oneway.targets import DefendedTarget, Trace
+from oneway.targets.defended import checked_release
+
+ROWS = 128
+"""Queries that are released at once in the background: after each lot it may be called off."""
+
+MIXED = "retrained, mixed"
+"""The attacker who trained on several settings of a defense, and not on one alone."""
+
+KEPT = 64
+"""Defenses and attackers of single settings that are kept in memory."""
+
+CLEAR, UNSURE = 10, 6
+"""Samples: one of each digit, and those that the classifier is least sure of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """Somebody who turns scores into images, and how well that went on the test queries.
+
+    Attributes:
+        candidate: How they reconstruct.
+        result: What they achieved.
+    """
+
+    candidate: Candidate
+    result: AttackResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What is known of a setting, over all test queries.
+
+    Attributes:
+        verdict: Of the attackers so far.
+        errors: The mean error of each, by name.
+        retrained: Who trained on exactly this setting's releases; None: not yet.
+    """
+
+    verdict: Verdict
+    errors: Mapping[str, float]
+    retrained: Candidate | None = None
+
+
+class Study:
+    """A target on real digits, every defense at every position of its sliders, and attackers.
+
+    Attributes:
+        target: The undefended classifier.
+        samples: ``(S, 1, 32, 32)`` test queries to pick from.
+        sample_labels: ``(S)`` int64, what they are.
+        static: Who trained on clean scores.
+        label_alone: Who has the label and nothing else.
+        mixed: By defense, who trained on a mixture of its settings.
+        floors: Per test query.
+    """
+
+    def __init__(
+        self, spec: ExperimentSpec, dataset: Dataset, store: Store, report: Report
+    ) -> None:
+        """Train whatever the store lacks.
+
+        Args:
+            spec: Target, surrogate and attackers.
+            dataset: The data set that it names.
+            store: Where networks and releases are kept.
+            report: Told of progress.
+
+        Raises:
+            InvalidOptionError: The data cannot be split so.
+        """
+        self._experiment = Experiment(
+            spec, dataset, store, device=torch.device("cpu"), report=report
+        )
+        self._store, splits = store, self._experiment.splits
+        self.target = trained_target(spec, splits, store, report)
+        self._queries = {
+            name: (images, self.target.logits(images))
+            for name, images in (
+                ("auxiliary", splits.auxiliary_images),
+                ("test", splits.test_images),
+            )
+        }
+        self._clean, clean_test = (release(logits) for _, logits in self._queries.values())
+        bare = ReleaseSpec("none", "none")
+        self._surrogate, _ = self._experiment.defender.trained_surrogate(bare, self._clean)
+        self._books = {setting: self._book(setting) for setting in all_settings("codebook")}
+        self.defense: Callable[[Setting], Defense] = functools.lru_cache(KEPT)(self._build)
+        self._surrogate_mark = fingerprint(*self._surrogate.state_dict().values())
+        none = Setting.of("none", {})
+        told = self._told(none, report)
+        attackers = self._experiment.attackers
+        self.static = self._attack("static", none, told, attackers)
+        self.label_alone = self._attack("label-only", none, told, attackers)
+        self.mixed = {
+            defense: self._mixed(defense, report) for defense in SLIDERS if mixed_settings(defense)
+        }
+        self.floors: Floors = take_floors(
+            {"static": self.static.result, "label-only": self.label_alone.result},
+            splits.auxiliary_images,
+            splits.test_images,
+        )
+        chosen = _sample_rows(splits.test_labels, clean_test)
+        self.samples = splits.test_images[chosen]
+        self.sample_labels = splits.test_labels[chosen]
+
+    @property
+    def queries(self) -> int:
+        """How many test queries every verdict is about."""
+        return len(self._experiment.splits.test_images)
+
+    @property
+    def floor_errors(self) -> dict[str, float]:
+        """The mean errors that everything is measured against: ``clean``, ``label``, ``prior``."""
+        return {
+            name: float(getattr(self.floors, name).mean()) for name in ("clean", "label", "prior")
+        }
+
+    def trace(self, setting: Setting, images: Tensor) -> Trace:
+        """Answer queries as the defended target does.
+
+        Args:
+            setting: Of the defense.
+            images: ``(N, 1, 32, 32)`` in ``[0, 1]``.
+
+        Raises:
+            DefenseFailedError: The defense broke its promise; nothing is released.
+        """
+        return DefendedTarget(self.target, self.defense(setting)).trace(images)
+
+    def cells(self, setting: Setting) -> int | None:
+        """Return how many answers there are at all, of a codebook; None of any other defense."""
+        return self._books[setting].sizes.cells if setting in self._books else None
+
+    def examine(self, setting: Setting, report: Report) -> Iterator[Finding]:
+        """Attack a setting as an experiment would: give what is found, each time there is more.
+
+        First the attackers who are there already are graded; then one trains on exactly what this
+        setting releases.
+
+        Args:
+            setting: Of a defense.
+            report: Told of progress; whatever it raises ends the examination.
+        """
+        told = self._told(setting, report)
+        whole = self._experiment.attackers
+        attackers = dataclasses.replace(
+            whole, trainer=dataclasses.replace(whole.trainer, report=report)
+        )
+        ready = {"static": self.static.candidate}
+        if setting.defense in self.mixed:
+            ready[MIXED] = self.mixed[setting.defense]
+        results = {"label-only": self.label_alone.result}
+        for name, candidate in ready.items():
+            results[name] = self._grade(name, _ready_made(candidate), told, attackers).result
+        yield self._finding(results, told["test"], None)
+        retrained = self._attack("retrained", setting, told, attackers)
+        results["retrained"] = retrained.result
+        yield self._finding(results, told["test"], retrained.candidate)
+
+    def _finding(
+        self,
+        results: Mapping[str, AttackResult],
+        released: Tensor,
+        retrained: Candidate | None,
+    ) -> Finding:
+        _, logits = self._queries["test"]
+        verdict = judge(results, self.floors, release(logits), flips(logits, released))
+        return Finding(verdict, {name: each.error for name, each in results.items()}, retrained)
+
+    def _attack(
+        self, name: str, setting: Setting, told: Mapping[str, Tensor], attackers: Attackers
+    ) -> Graded:
+        title = f"{setting.defense}: {name}"
+        return self._grade(name, ATTACKS[name], told, attackers, title)
+
+    def _grade(
+        self,
+        name: str,
+        attack: Attack,
+        told: Mapping[str, Tensor],
+        attackers: Attackers,
+        title: str = "",
+    ) -> Graded:
+        """Let somebody attack, and keep how they do it."""
+        splits = self._experiment.splits
+        made = dict[str, Candidate]()
+
+        def watched(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+            made.update(attack(observations, train))
+            return made
+
+        observations = Observations(
+            images=splits.auxiliary_images,
+            clean=self._clean,
+            released=told["auxiliary"],
+            held_out=attackers.held_out,
+        )
+        train = functools.partial(attackers.train_decoder, title)
+        result = run_attack(name, watched, observations, train, told["test"], splits.test_images)
+        assert result is not None  # noqa: S101  every one of them applies to every release
+        return Graded(made[result.candidate], result)
+
+    def _mixed(self, defense: str, report: Report) -> Candidate:
+        """Train an attacker on scores of a defense at several settings, a row at each in turn."""
+        settings = mixed_settings(defense)
+        released = torch.empty_like(self._clean)
+        for position, setting in enumerate(settings):
+            rows = slice(position, None, len(settings))
+            released[rows] = self._releases(setting, "auxiliary", report)[rows]
+        attackers, images = self._experiment.attackers, self._experiment.splits.auxiliary_images
+        decoder = attackers.train_decoder(
+            f"{defense}: {MIXED}", released, images, attackers.held_out
+        )
+        return Candidate(lambda answers: decoder(answers[0]))
+
+    def _told(self, setting: Setting, report: Report) -> dict[str, Tensor]:
+        return {split: self._releases(setting, split, report) for split in self._queries}
+
+    def _releases(self, setting: Setting, split: str, report: Report) -> Tensor:
+        """Return what a setting releases of all images of a split, ``(N, K)``."""
+        images, logits = self._queries[split]
+        stage = f"{setting.defense}: release"
+
+        def compute() -> dict[str, Tensor]:
+            defense, parts = self.defense(setting), list[Tensor]()
+            for some, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
+                defended = defense(clean, some if defense.requires_input else None)
+                parts.append(checked_release(defense, clean, defended))
+                report(stage, len(parts) * ROWS / len(images))
+            return {"released": torch.cat(parts)}
+
+        spec = {
+            "setting": setting.as_json(),
+            "surrogate": self._surrogate_mark,
+            "book": table_hash(self._books[setting]) if setting in self._books else None,
+            "data": fingerprint(images, logits),
+        }
+        return self._store.tensors("releases", spec, compute)["released"]
+
+    def _book(self, setting: Setting) -> Codebook:
+        row = ReleaseSpec("codebook", "codebook", dict(setting.options))
+        network, _ = self._experiment.defender.trained_network(row, self.target)
+        return cast("Codebook", network)
+
+    def _build(self, setting: Setting) -> Defense:
+        return build_defense(
+            setting.defense,
+            dict(setting.options),
+            self._surrogate,
+            network=self._books.get(setting),
+        )
+
+
+@torch.no_grad()
+def reconstruct(candidate: Candidate, released: Tensor) -> Tensor:
+    """Return ``(N, 1, 32, 32)`` images that somebody makes of ``(N, K)`` released confidences."""
+    return candidate.reconstruct(released.unsqueeze(0))
+
+
+def _ready_made(candidate: Candidate) -> Attack:
+    def attack(
+        observations: Observations,  # noqa: ARG001  it has learned already
+        train: TrainDecoder,  # noqa: ARG001
+    ) -> Mapping[str, Candidate]:
+        return {"decoder": candidate}
+
+    return attack
+
+
+def _sample_rows(labels: Tensor, clean: Tensor) -> Tensor:
+    """Return which test queries a visitor may pick: clear ones by digit, then unsure ones."""
+    sure = clean.amax(-1)
+    right = clean.argmax(-1) == labels
+    clear = [
+        rows[sure[rows].argsort(descending=True, stable=True)[len(rows) // 2]]
+        for digit in labels.unique()[:CLEAR]
+        if len(rows := ((labels == digit) & right).nonzero().flatten())
+    ]
+    unsure = sure.masked_fill(~right, torch.inf).argsort(stable=True)[:UNSURE]
+    return torch.cat([torch.stack(clear), unsure])
