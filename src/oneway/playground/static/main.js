@@ -163,7 +163,7 @@ function showControls() {
     at(`view-${view}`).setAttribute("aria-pressed", String(shown.view === view));
     at(view).hidden = shown.view === other;
   }
-  at("verdict").hidden = shown.view === "all";
+  at("verdict").hidden = at("numbers-card").hidden = shown.view === "all";
   for (const radio of document.getElementsByName("sample")) {
     radio.checked = Number(radio.value) === shown.query.sample;
   }
@@ -238,13 +238,12 @@ function showVerdict(setting) {
       const badge = document.createElement("span");
       badge.className = "badge";
       badge.textContent = "strongest on average";
-      figure.querySelector("figcaption").prepend(badge);
+      figure.querySelector("figcaption").append(badge);
     }
   }
   at("mark").hidden = !finding;
-  at("verdict-note").textContent = "";
+  at("numbers-card").hidden = !finding;
   at("numbers").replaceChildren();
-  at("numbers-note").textContent = "";
   if (!finding) {
     return;
   }
@@ -256,7 +255,7 @@ function showVerdict(setting) {
     + `Closed gap G = ${finding.closed_gap.toFixed(2)}: 0 is no defense, 1 is the label alone.`;
   for (const [name, error] of Object.entries(finding.errors)) {
     const [title, taught] = ATTACKERS[name];
-    at("numbers").append(rowOf([title, errorText(error), taught]));
+    at("numbers").append(rowOf([title, taught, errorText(error)]));
   }
   at("numbers-note").textContent =
     `Clean scores give an error of ${errorText(known.floors.clean)}, the label alone ${errorText(known.floors.label)}, `
@@ -293,6 +292,7 @@ function noteOf(progress) {
 function showNote(setting, progress) {
   if (keyOf(setting) === keyOf(settingOf(shown.defense))) {
     const text = noteOf(progress);
+    document.body.dataset.attackers = progress.state;
     // Told again only if it says something else: it is read aloud.
     if (at("retrained-note").textContent !== text) {
       at("retrained-note").textContent = text;
@@ -301,8 +301,10 @@ function showNote(setting, progress) {
 }
 
 function showAll(answers) {
+  paint(at("all-sent"), answers.sent);
   for (const answer of answers.answers) {
     const row = document.querySelector(`#all-rows [data-defense="${answer.setting.defense}"]`);
+    row.classList.toggle("current", answer.setting.defense === shown.defense);
     row.querySelector(".setting").textContent = settingText(answer.setting);
     row.querySelectorAll(".strip span").forEach((bar, digit) => {
       bar.style.height = `${100 * answer.released[digit]}%`;
@@ -324,6 +326,7 @@ function showShare(setting, progress) {
   const share = finding ? `${Math.max(0, shareOf(finding))} %` : "…";
   row.querySelector(".share").textContent = finding && !finding.final ? `≥ ${share}` : share;
   row.querySelector(".note").textContent = noteOf(finding?.final ? { state: "done" } : progress);
+  document.body.dataset.attackers = settings().every((each) => findings.get(keyOf(each))?.final) ? "done" : "working";
 }
 
 function build() {

@@ -158,9 +158,9 @@ function ink(brush, strokes, scale) {
   for (const stroke of strokes) {
     brush.beginPath();
     brush.moveTo(scale * stroke[0][0], scale * stroke[0][1]);
-    // A line to itself is a dot.
-    for (const [x, y] of stroke.length > 1 ? stroke.slice(1) : stroke) {
-      brush.lineTo(scale * x, scale * y);
+    for (const [x, y] of stroke) {
+      // A line to where it begins would not be drawn: a dot needs some length.
+      brush.lineTo(scale * x + 0.01, scale * y);
     }
     brush.stroke();
   }
