@@ -146,7 +146,7 @@ class Defender:
             surrogate, facts = self.trained_surrogate(row, clean)
             facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
         if needs_network(row.defense):
-            network, facts = self.trained_network(row, target)
+            network, facts = self._network(row, target)
 
         def build(purpose: str) -> Defense:
             return build_defense(
@@ -258,15 +258,7 @@ class Defender:
             "factors": "by row",
         }
 
-    def trained_network(
-        self, row: ReleaseSpec, target: Target
-    ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Return the network of a release's own, and what its training recorded.
-
-        Args:
-            row: The release, of a defense that has one.
-            target: The undefended target.
-        """
+    def _network(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
         images, options = self.images, training_options(row.defense, row.options)
         told = ", ".join(f"{name} {value}" for name, value in options.items())
         stage = f"train {row.defense}" + (f", {told}" if told else "")

@@ -42,13 +42,12 @@ def playground(
     import torch
 
     from oneway.benchmark import Store, bundled_spec
-    from oneway.data import load_dataset
-    from oneway.playground import Server, Study, Workshop, listen
+    from oneway.playground import Server, Study, Workshop, kept_digits, listen
 
     # One for whoever answers, the others for whoever trains and for the browser.
     torch.set_num_threads(1)
     spec = bundled_spec("playground")
-    listener = listen(port)
+    store, listener = Store(cache), listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
     def prepare(report: "Report") -> "Study":
@@ -58,7 +57,8 @@ def playground(
                 shown(stage, share)
                 report(stage, share)
 
-            return Study(spec, load_dataset(spec.data.name), Store(cache), told)
+            told("read the digits", 0.0)
+            return Study(spec, kept_digits(store), store, told)
 
     def started() -> None:
         typer.echo(f"playground at {address}")

@@ -3,20 +3,28 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneway.audit import AttackResult, Floors, Verdict, judge, run_attack, take_floors
 from oneway.benchmark import ATTACKS, Experiment, ExperimentSpec, ReleaseSpec, Store
 from oneway.benchmark.attackers import Attackers
 from oneway.benchmark.defenders import trained_target
+from oneway.benchmark.randomness import Stream
 from oneway.benchmark.store import fingerprint
 from oneway.confidences import release
-from oneway.contracts import Attack, Candidate, Defense, Observations, TrainDecoder
-from oneway.data import Dataset, Report
-from oneway.defenses.codebook import Codebook
+from oneway.contracts import (
+    Attack,
+    Candidate,
+    DefenderMaterial,
+    Defense,
+    Observations,
+    TrainDecoder,
+)
+from oneway.data import Dataset, Report, load_dataset
+from oneway.defenses.codebook import Codebook, CodebookRelease
 from oneway.defenses.codebook.certificate import table_hash
 from oneway.guards import build_defense
 from oneway.metrics import flips
@@ -97,17 +105,21 @@ class Study:
         )
         self._store, splits = store, self._experiment.splits
         self.target = trained_target(spec, splits, store, report)
-        self._queries = {
-            name: (images, self.target.logits(images))
-            for name, images in (
-                ("auxiliary", splits.auxiliary_images),
-                ("test", splits.test_images),
-            )
+        images = {"auxiliary": splits.auxiliary_images, "test": splits.test_images}
+        spec_of_logits = {
+            "target": fingerprint(*self.target.module.state_dict().values()),
+            "data": self._experiment.data,
         }
-        self._clean, clean_test = (release(logits) for _, logits in self._queries.values())
+        logits = store.tensors(
+            "logits",
+            spec_of_logits,
+            lambda: {name: self.target.logits(each) for name, each in images.items()},
+        )
+        self._queries = {name: (each, logits[name]) for name, each in images.items()}
+        self._clean, clean_test = release(logits["auxiliary"]), release(logits["test"])
         bare = ReleaseSpec("none", "none")
         self._surrogate, _ = self._experiment.defender.trained_surrogate(bare, self._clean)
-        self._books = {setting: self._book(setting) for setting in all_settings("codebook")}
+        self._books = self._codebooks(report)
         self.defense: Callable[[Setting], Defense] = functools.lru_cache(KEPT)(self._build)
         self._surrogate_mark = fingerprint(*self._surrogate.state_dict().values())
         none = Setting.of("none", {})
@@ -261,10 +273,24 @@ class Study:
         }
         return self._store.tensors("releases", spec, compute)["released"]
 
-    def _book(self, setting: Setting) -> Codebook:
-        row = ReleaseSpec("codebook", "codebook", dict(setting.options))
-        network, _ = self._experiment.defender.trained_network(row, self.target)
-        return cast("Codebook", network)
+    def _codebooks(self, report: Report) -> dict[Setting, Codebook]:
+        """Fit a codebook at every position of its sliders, as an experiment does."""
+        images, logits = self._queries["auxiliary"]
+        material = DefenderMaterial(None, None, None, images, logits)
+        data, seed = fingerprint(images, logits), self._experiment.spec.seed
+        settings, books = all_settings("codebook"), dict[Setting, Codebook]()
+        for setting in settings:
+            options = dict(setting.options)
+
+            def fit(options: dict[str, Any] = options) -> tuple[nn.Module, Mapping[str, Any]]:
+                generator = Stream(seed, "codebook order").generator()
+                return CodebookRelease.train(material, generator=generator, **options)
+
+            spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
+            stored = self._store.network("codebook", spec, fit)
+            books[setting] = cast("Codebook", stored.network)
+            report("fit codebooks", len(books) / len(settings))
+        return books
 
     def _build(self, setting: Setting) -> Defense:
         return build_defense(
@@ -273,6 +299,28 @@ class Study:
             self._surrogate,
             network=self._books.get(setting),
         )
+
+
+def kept_digits(store: Store) -> Dataset:
+    """Return the bundled digits, checked by hash when they are first read.
+
+    The package keeps them as text, which takes seconds to read; the store does not.
+
+    Raises:
+        MissingExtraError: The package that carries them is not installed.
+        CorruptDataError: They are not the published ones.
+    """
+
+    def read() -> dict[str, Tensor]:
+        digits = load_dataset("digits")
+        return {
+            "images": torch.from_numpy(digits.images),
+            "labels": torch.from_numpy(digits.labels),
+        }
+
+    stored = store.tensors("dataset", {"name": "digits"}, read)
+    images, labels = (stored[name].numpy() for name in ("images", "labels"))
+    return Dataset("digits", images, labels, None, 10)
 
 
 @torch.no_grad()
