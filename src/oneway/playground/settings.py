@@ -19,7 +19,7 @@ SLIDERS: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
         "budget": (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, None),
     },
     "codebook": {
-        "min_members": (2, 5, 10, 20, 50, 100),
+        "min_members": (5, 10, 20, 50, 100),
         "rate_weight": (0.0, 0.01, 0.03, 0.1),
     },
     "label-only": {},

@@ -252,7 +252,7 @@ function showVerdict(setting) {
   const [who] = ATTACKERS[finding.strongest];
   at("verdict-note").textContent =
     `Over ${known.queries.toLocaleString("en")} test digits, of the strongest attacker so far (${who.toLowerCase()}). `
-    + `Closed gap G = ${finding.closed_gap.toFixed(2)}: 0 is no defense, 1 is the label alone.`;
+    + `Closed gap G = ${finding.closed_gap?.toFixed(2) ?? "none"}: 0 is no defense, 1 is the label alone.`;
   for (const [name, error] of Object.entries(finding.errors)) {
     const [title, taught] = ATTACKERS[name];
     at("numbers").append(rowOf([title, taught, errorText(error)]));

@@ -38,14 +38,17 @@ export function errorText(error) {
   return error.toFixed(4).replace(/^0/, "");
 }
 
-// Share of what clean scores give away beyond the label that still leaks, in percent.
+// Share of what clean scores give away beyond the label that still leaks, in percent; 0 if they give away nothing.
 export function shareOf(finding) {
-  return Math.round(100 * (1 - finding.closed_gap));
+  return finding.closed_gap === null ? 0 : Math.round(100 * (1 - finding.closed_gap));
 }
 
 export function verdictText(finding) {
   if (!finding) {
     return "Measuring what this setting gives back…";
+  }
+  if (finding.closed_gap === null) {
+    return "Here clean scores give away no more than the label does, so that there is nothing to hide.";
   }
   const share = shareOf(finding);
   if (!finding.final) {

@@ -1,0 +1,236 @@
+"""The page as a visitor uses it: in a browser, with mouse, keyboard and sliders."""
+
+import re
+from urllib.parse import parse_qs
+
+import pytest
+
+from browsing import axe_violations, overflow
+from oneway.playground import Workshop
+from oneway.playground.settings import SLIDERS, default_setting
+from playground.conftest import served
+
+SHOWN = "body[data-state=shown]"
+EXACT = f"{SHOWN}[data-attackers=done]"
+
+
+@pytest.fixture(scope="module")
+def open_page(browser, address):
+    """Open the page at a place; whatever the browser complains of fails the test."""
+    opened = []
+
+    def open_at(place="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        page = context.new_page()
+        complaints = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: complaints.append(said.text))
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.goto(f"{address}/#{place}")
+        page.wait_for_selector(SHOWN)
+        opened.append((context, complaints))
+        return page
+
+    yield open_at
+    for context, complaints in opened:
+        context.close()
+        assert complaints == []
+
+
+def place_of(page):
+    """Return what stands behind the # of the address."""
+    return {name: values[0] for name, values in parse_qs(page.url.partition("#")[2]).items()}
+
+
+def scores(page, column):
+    return [float(text) for text in page.locator(f"#bars td:nth-child({column})").all_inner_texts()]
+
+
+def pixels(page, selector):
+    """Return the gray values of a picture, 32 x 32."""
+    return page.eval_on_selector(
+        selector,
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, 32, 32).data]"
+        ".filter((_, at) => at % 4 === 0)",
+    )
+
+
+def draw(page, *strokes):
+    """Draw strokes with the mouse, at shares of the drawing area."""
+    box = page.locator("#pad").bounding_box()
+    for stroke in strokes:
+        points = [(box["x"] + box["width"] * x, box["y"] + box["height"] * y) for x, y in stroke]
+        page.mouse.move(*points[0])
+        page.mouse.down()
+        for point in points[1:]:
+            page.mouse.move(*point, steps=6)
+        page.mouse.up()
+
+
+def test_a_sample_a_defense_and_a_slider_show_at_once(open_page, study):
+    page = open_page("defense=rounding")
+    page.get_by_label("A clear 7").check(force=True)
+    page.wait_for_selector(SHOWN)
+    query = study.samples[7:8]
+    clean = study.target(query)[0].tolist()
+    for decimals in (5, 1):
+        page.locator("#decimals").fill(str(decimals - 1))
+        page.wait_for_selector(SHOWN)
+        assert page.locator("output[for=decimals]").inner_text() == str(decimals)
+        setting = default_setting("rounding").of("rounding", {"decimals": decimals})
+        released = study.trace(setting, query).released[0].tolist()
+        assert scores(page, 2) == [pytest.approx(score, abs=5.1e-4) for score in clean]
+        assert scores(page, 3) == [pytest.approx(score, abs=5.1e-4) for score in released]
+    assert page.locator("#label").inner_text() == str(max(range(10), key=clean.__getitem__))
+    assert place_of(page)["sample"] == "7"
+
+
+@pytest.mark.parametrize("defense", [name for name, sliders in SLIDERS.items() if sliders])
+def test_every_slider_moves_what_leaves_and_what_it_says(open_page, defense):
+    page = open_page()
+    page.locator(f"input[value={defense}]").check(force=True)
+    page.wait_for_selector(SHOWN)
+    for name, positions in SLIDERS[defense].items():
+        slider, told = page.locator(f"#{name}"), []
+        for at in (0, len(positions) - 1):
+            slider.fill(str(at))
+            page.wait_for_selector(SHOWN)
+            told.append((scores(page, 3), page.locator(f"output[for={name}]").inner_text()))
+            assert place_of(page)[name] == str(positions[at]).replace("None", "null")
+            assert slider.get_attribute("aria-valuetext") == told[-1][1]
+        assert told[0][0] != told[1][0], name
+        assert told[0][1] != told[1][1], name
+
+
+def test_a_drawn_digit_is_read_attacked_and_there_again_after_a_reload(open_page):
+    page = open_page("defense=codebook")
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_selector(SHOWN)
+    assert page.locator("#label").inner_text() == "…"
+    draw(page, [(0.52, 0.2), (0.5, 0.8)])
+    page.wait_for_selector(EXACT)
+    assert page.locator("#label").inner_text() == "1"
+    before = scores(page, 2), pixels(page, "#as-sent"), place_of(page)
+    assert max(before[1]) == 255
+    assert "sample" not in before[2]
+    page.reload()
+    page.wait_for_selector(SHOWN)
+    assert (scores(page, 2), pixels(page, "#as-sent"), place_of(page)) == before
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_selector(SHOWN)
+    assert page.locator("#label").inner_text() == "…"
+
+
+def test_a_digit_can_be_drawn_by_keyboard(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Clear").focus()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.id") == "pad"
+    for key, times in (("ArrowUp", 8), (" ", 1), ("ArrowDown", 16), (" ", 1), ("ArrowRight", 3)):
+        for _ in range(times):
+            page.keyboard.press(key)
+    page.wait_for_selector(SHOWN)
+    assert page.locator("#label").inner_text() == "1"
+    drawn = place_of(page)["drawing"]
+    page.keyboard.press("ArrowUp")
+    assert place_of(page)["drawing"] == drawn
+    page.keyboard.press("Backspace")
+    page.wait_for_selector(SHOWN)
+    assert page.locator("#label").inner_text() == "…"
+
+
+def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, study, workshop):
+    setting = default_setting("adversarial-noise")
+    page = open_page("defense=adversarial-noise&sample=2")
+    note = page.locator("#retrained-note")
+    page.wait_for_selector(EXACT)
+    assert note.inner_text() == "retrained for exactly this setting"
+    finding = workshop.finding(setting)
+    share = round(100 * (1 - finding.verdict.closed_gap))
+    assert f" {share} % of" in page.locator("#verdict-text").inner_text()
+    rows = page.locator("#numbers tr").all_inner_texts()
+    assert len(rows) == len(finding.errors)
+    told = page.locator("#numbers-note").inner_text()
+    assert f"{study.floor_errors['label']:.4f}"[1:] in told
+    # Another setting: at once an attacker who does not know which, and the page says so.
+    page.locator("#step_size").fill("7")
+    page.wait_for_selector(SHOWN)
+    page.wait_for_selector(EXACT)
+    assert place_of(page)["step_size"] == "0.6"
+
+
+def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, study):
+    class Idle(Workshop):
+        def wish(self, setting):
+            """Never get to it."""
+
+    with served(Idle(lambda _: study)) as url:
+        page = browser.new_page()
+        page.goto(f"{url}/#defense=rounding")
+        page.wait_for_selector(SHOWN)
+        note = page.locator("#retrained-note").inner_text()
+        assert note == "retrained on mixed settings; training for this one…"
+        assert page.locator("#verdict-text").inner_text().startswith("Measuring")
+        page.locator("input[value=label-only]").check(force=True)
+        page.wait_for_selector(EXACT)
+        page.close()
+
+
+def test_all_defenses_are_compared_side_by_side(open_page, workshop):
+    page = open_page("defense=rounding&decimals=2&sample=5")
+    page.get_by_role("button", name="Compare all").click()
+    page.wait_for_selector(EXACT, timeout=120_000)
+    assert not page.locator("#one").is_visible()
+    rows = page.locator("#all-rows tr")
+    assert rows.count() == len(SLIDERS)
+    assert "2 decimals" in rows.nth(1).inner_text()
+    for row, defense in zip(rows.all(), SLIDERS, strict=True):
+        assert "retrained for exactly this setting" in row.inner_text()
+        options = {"decimals": 2} if defense == "rounding" else None
+        setting = default_setting(defense)
+        if options is not None:
+            setting = setting.of(defense, options)
+        gap = workshop.finding(setting).verdict.closed_gap
+        share = re.search(r"(\d+) %", row.locator(".share").inner_text())
+        assert int(share[1]) == max(0, round(100 * (1 - gap)))
+    assert place_of(page)["view"] == "all"
+    page.reload()
+    page.wait_for_selector(EXACT)
+    assert page.locator("#all-rows").is_visible()
+
+
+def test_a_preset_sets_defense_and_sliders(open_page):
+    page = open_page("defense=none&step_size=1")
+    page.get_by_role("button", name="the paper's larger step").click()
+    page.wait_for_selector(SHOWN)
+    told = place_of(page)
+    assert (told["defense"], told["step_size"], told["steps"]) == ("adversarial-noise", "0.4", "10")
+    assert page.locator("input[value=adversarial-noise]").is_checked()
+
+
+def test_an_address_that_says_nonsense_is_read_as_far_as_it_makes_sense(open_page):
+    nonsense = "view=x&defense=y&decimals=77&sample=999&drawing=!!!&steps=3"
+    told = place_of(open_page(nonsense))
+    assert (told["view"], told["defense"], told["decimals"]) == ("one", "adversarial-noise", "1")
+    assert told["steps"] == "3"
+    assert "drawing" not in told or told["drawing"] == ""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("view", ["one", "all"])
+def test_it_is_readable_for_everybody_and_fits(open_page, scheme, width, view):
+    page = open_page(f"view={view}", color_scheme=scheme, viewport={"width": width, "height": 844})
+    page.wait_for_selector(EXACT, timeout=120_000)
+    assert axe_violations(page) == []
+    assert overflow(page) <= 0
+
+
+def test_nothing_moves_for_who_wants_nothing_to_move(open_page):
+    page = open_page("", reduced_motion="reduce")
+    moving = page.evaluate(
+        "[...document.querySelectorAll('*')]"
+        ".filter(one => getComputedStyle(one).transitionDuration !== '0s').length"
+    )
+    assert moving == 0

@@ -1,0 +1,131 @@
+"""What the page shows is what the library computes, to the bit, wherever its sliders stand."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from oneway.benchmark import Experiment, ReleaseSpec, Store
+from oneway.benchmark.defenders import trained_target
+from oneway.confidences import release
+from oneway.data.source import silent
+from oneway.guards import build_defense
+from oneway.metrics import inversion_errors
+from oneway.playground.settings import SLIDERS, Setting, all_settings, default_setting
+from oneway.playground.study import Study, reconstruct
+from oneway.targets import DefendedTarget
+from playground.conftest import tiny_spec
+
+EVERY = [setting for defense in SLIDERS for setting in all_settings(defense)]
+
+
+@pytest.fixture(scope="module")
+def experiment(digits, tmp_path_factory):
+    """The same, run by the library into a store of its own."""
+    spec = dataclasses.replace(
+        tiny_spec(),
+        releases=(
+            ReleaseSpec("none", "none"),
+            *(
+                ReleaseSpec(name, name, dict(default_setting(name).options))
+                for name in ("rounding", "adversarial-noise", "codebook")
+            ),
+        ),
+    )
+    store = Store(tmp_path_factory.mktemp("library"))
+    return Experiment(spec, digits, store, device=torch.device("cpu"), report=silent)
+
+
+@pytest.fixture(scope="module")
+def outcomes(experiment):
+    return {outcome.record["release"]: outcome for outcome in experiment.run()}
+
+
+def test_no_position_of_any_slider_changes_a_label(study):
+    clean = release(study.target.logits(study.samples))
+    assert len(EVERY) == 1 + 5 + 10 * 8 * 9 + 5 * 4 + 1
+    # Not all of the noise's 720 positions: its ends, and where neither slider nor budget is one.
+    noise = [s for s in EVERY if s.defense == "adversarial-noise"]
+    others = [s for s in EVERY if s.defense != "adversarial-noise"]
+    for setting in [*others, *noise[::37], noise[-1]]:
+        told = study.trace(setting, study.samples).released
+        index = clean.argmax(1, keepdim=True)
+        rivals = told.scatter(1, index, -1).amax(1, keepdim=True)
+        assert (told.gather(1, index) > rivals).all(), setting
+
+
+@pytest.mark.parametrize("defense", list(SLIDERS))
+def test_a_release_is_that_of_the_registered_defense_to_the_bit(study, experiment, defense):
+    store, splits = experiment.store, experiment.splits
+    target = trained_target(experiment.spec, splits, store, silent)
+    clean = target(splits.auxiliary_images)
+    for setting in all_settings(defense)[::50]:
+        row = ReleaseSpec(defense, defense, dict(setting.options))
+        built = experiment.defender.build(row, target, clean).defense
+        wanted = DefendedTarget(target, built)(study.samples)
+        assert torch.equal(study.trace(setting, study.samples).released, wanted)
+
+
+@pytest.mark.parametrize("defense", ["rounding", "adversarial-noise", "codebook"])
+def test_an_attacker_of_exactly_one_setting_is_the_librarys_retrained_one(
+    study, outcomes, experiment, defense
+):
+    setting, outcome = default_setting(defense), outcomes[defense]
+    early, final = study.examine(setting, silent)
+    assert early.retrained is None
+    assert final.retrained is not None
+    for name in ("label-only", "static", "retrained"):
+        assert final.errors[name] == outcome.record["errors"][name]
+    assert study.floor_errors == outcome.record["floors"]
+    images = experiment.splits.test_images
+    made = reconstruct(final.retrained, study.trace(setting, images).released)
+    assert torch.equal(made, outcome.results["retrained"].reconstructions)
+
+
+def test_the_strongest_of_all_attackers_counts_and_nobody_does_worse_than_the_label(study):
+    setting = Setting.of("rounding", {"decimals": 1})
+    early, final = study.examine(setting, silent)
+    for finding in (early, final):
+        verdict = finding.verdict
+        assert verdict.adaptive_error == min(finding.errors.values())
+        assert verdict.adaptive_error <= study.floor_errors["label"]
+        assert finding.errors[verdict.strongest] == verdict.adaptive_error
+    assert final.verdict.adaptive_error <= early.verdict.adaptive_error
+
+
+def test_nothing_is_hidden_without_a_defense_and_all_by_the_label_alone(study):
+    *_, none = study.examine(Setting.of("none", {}), silent)
+    *_, label = study.examine(Setting.of("label-only", {}), silent)
+    assert none.verdict.closed_gap == 0
+    assert label.verdict.closed_gap == pytest.approx(1, abs=1e-9)
+
+
+def test_samples_are_one_of_each_digit_and_then_the_least_sure(study, experiment):
+    assert study.sample_labels[:10].tolist() == list(range(10))
+    sure = study.target(study.samples).amax(1)
+    right = study.target(experiment.splits.test_images)
+    rest = sure[10:]
+    assert torch.equal(rest, rest.sort().values)
+    assert rest.max() < right.amax(1).median()
+
+
+def test_a_second_start_trains_nothing_and_releases_nothing_again(digits, folder, study):
+    stages = set()
+    again = Study(tiny_spec(), digits, Store(folder), lambda stage, _: stages.add(stage))
+    assert not any("release" in stage for stage in stages)
+    assert again.floor_errors == study.floor_errors
+    assert torch.equal(again.samples, study.samples)
+
+
+def test_a_library_built_noise_of_the_same_surrogate_is_the_same(study):
+    setting = default_setting("adversarial-noise")
+    defense = study.defense(setting)
+    again = build_defense("adversarial-noise", dict(setting.options), defense.inverter)
+    logits = study.target.logits(study.samples)
+    assert torch.equal(defense(logits, study.samples), again(logits, study.samples))
+
+
+def test_who_saw_the_scores_before_the_defense_is_the_static_attacker(study):
+    clean = study.target(study.samples)
+    made = reconstruct(study.static.candidate, clean)
+    assert inversion_errors(study.samples, made).mean() < study.floor_errors["prior"]
