@@ -19,13 +19,16 @@ def open_page(browser, address):
     """Open the page at a place; whatever the browser complains of fails the test."""
     opened = []
 
+    def at_home(url):
+        return url.startswith(address)
+
     def open_at(place="", **options):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         page = context.new_page()
         complaints = []
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda said: complaints.append(said.text))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.on("request", lambda request: at_home(request.url) or complaints.append(request.url))
         page.goto(f"{address}/#{place}")
         page.wait_for_selector(SHOWN)
         opened.append((context, complaints))
@@ -69,7 +72,7 @@ def draw(page, *strokes):
 
 def test_a_sample_a_defense_and_a_slider_show_at_once(open_page, study):
     page = open_page("defense=rounding")
-    page.get_by_label("A clear 7").check(force=True)
+    page.get_by_label("A clear 7").check()
     page.wait_for_selector(SHOWN)
     query = study.samples[7:8]
     clean = study.target(query)[0].tolist()
@@ -88,16 +91,19 @@ def test_a_sample_a_defense_and_a_slider_show_at_once(open_page, study):
 @pytest.mark.parametrize("defense", [name for name, sliders in SLIDERS.items() if sliders])
 def test_every_slider_moves_what_leaves_and_what_it_says(open_page, defense):
     page = open_page()
-    page.locator(f"input[value={defense}]").check(force=True)
+    page.locator(f"input[value={defense}]").check()
     page.wait_for_selector(SHOWN)
     for name, positions in SLIDERS[defense].items():
         slider, told = page.locator(f"#{name}"), []
+        before = slider.input_value()
         for at in (0, len(positions) - 1):
             slider.fill(str(at))
             page.wait_for_selector(SHOWN)
             told.append((scores(page, 3), page.locator(f"output[for={name}]").inner_text()))
-            assert place_of(page)[name] == str(positions[at]).replace("None", "null")
+            written = "null" if positions[at] is None else f"{positions[at]:g}"
+            assert place_of(page)[name] == written
             assert slider.get_attribute("aria-valuetext") == told[-1][1]
+        slider.fill(before)
         assert told[0][0] != told[1][0], name
         assert told[0][1] != told[1][1], name
 
@@ -172,7 +178,7 @@ def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, study):
         note = page.locator("#retrained-note").inner_text()
         assert note == "retrained on mixed settings; training for this one…"
         assert page.locator("#verdict-text").inner_text().startswith("Measuring")
-        page.locator("input[value=label-only]").check(force=True)
+        page.locator("input[value=label-only]").check()
         page.wait_for_selector(EXACT)
         page.close()
 

@@ -1,0 +1,176 @@
+"""Measure how long the playground takes from a change to what is painted, while an attacker trains.
+
+A server process, and Chromium beside it: the page's own clock runs from the event of a slider to
+after the next paint. The server's time is that of one request over loopback. All along, an
+attacker trains in the background, as it does when somebody plays. Run
+`python benchmarks/playground.py`; the first run trains the networks, for about two minutes.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+from oneway.benchmark import write_records
+from oneway.benchmark.records import environment
+from oneway.playground.settings import DEFAULTS, SLIDERS, all_settings
+
+GOAL_MS = 200
+
+
+@contextmanager
+def serving(cache: Path) -> Iterator[str]:
+    """Run `oneway playground` until the block ends; give its address once it is ready."""
+    command = [sys.executable, "-c", "from oneway.cli.main import app; app()", "playground"]
+    process = subprocess.Popen(  # noqa: S603  our own command
+        [*command, "--no-open", "--port", "0", "--cache", str(cache)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+/", process.stdout.readline())
+        assert found, "the playground did not start"
+        while not ask(f"{found[0]}api/state")["ready"]:
+            time.sleep(0.2)
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ask(url: str, body: Any = None) -> Any:
+    """Ask the server, and return what it says."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310  our own server
+        return json.load(answer)
+
+
+@contextmanager
+def training(address: str) -> Iterator[None]:
+    """Keep an attacker in training until the block ends; never twice for one setting."""
+    settings = iter(all_settings("adversarial-noise")[::-1])
+    done, current = threading.Event(), next(settings).as_json()
+
+    def keep() -> None:
+        nonlocal current
+        ask(f"{address}api/examine", current)
+        while not done.wait(0.1):
+            state = ask(f"{address}api/progress", current)["state"]
+            if state in ("done", "failed"):
+                current = next(settings).as_json()
+            if state not in ("waiting", "working"):
+                ask(f"{address}api/examine", current)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def server_times(address: str, defense: str, changes: int) -> list[float]:
+    """Return the milliseconds of requests for one defense's answers, at all its positions."""
+    settings = itertools.cycle(setting.as_json() for setting in all_settings(defense)[::-7])
+    taken = []
+    for number in range(changes):
+        body = {"query": {"sample": number % 16}, "settings": [next(settings)]}
+        begin = time.perf_counter()
+        ask(f"{address}api/answers", body)
+        taken.append(1000 * (time.perf_counter() - begin))
+    return taken
+
+
+def page_times(page: Page, address: str, defense: str, slider: str, changes: int) -> list[float]:
+    """Move one slider to and fro; return the milliseconds from each event to after the paint."""
+    page.goto("about:blank")
+    page.goto(f"{address}#defense={defense}&sample=3")
+    page.wait_for_selector("body[data-state=shown]")
+    positions = len(SLIDERS[defense][slider])
+    at = SLIDERS[defense][slider].index(DEFAULTS[defense][slider])
+    moves = [place for place in range(positions) if place != at]
+    for number in range(changes):
+        page.locator(f"#{slider}").fill(str(moves[number % len(moves)]))
+        page.wait_for_selector("body[data-state=shown]")
+    # The first is the page's own beginning.
+    told: list[float] = page.evaluate(
+        "performance.getEntriesByName('change to paint').map(one => one.duration)"
+    )
+    return told[1:]
+
+
+def record_of(where: str, defense: str, slider: str, taken: list[float]) -> dict[str, Any]:
+    """Sum times up."""
+    cuts = statistics.quantiles(taken, n=100)
+    return {
+        "where": where,
+        "defense": defense,
+        "slider": slider,
+        "changes": len(taken),
+        "p50_ms": cuts[49],
+        "p99_ms": cuts[98],
+        "most_ms": max(taken),
+    }
+
+
+def main() -> None:
+    """Measure and print; exit 1 if a 99th percentile misses the goal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--changes", type=int, default=200, help="of each slider")
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, help="also write records as JSON Lines")
+    options = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    assert chromium, "needs a browser: chromium or google-chrome"
+    records = []
+    with serving(options.cache) as address, training(address), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for defense in SLIDERS:
+            taken = server_times(address, defense, options.changes)
+            records.append(record_of("server", defense, "", taken))
+            for slider in SLIDERS[defense]:
+                page = browser.new_page(viewport={"width": 1280, "height": 900})
+                taken = page_times(page, address, defense, slider, options.changes)
+                records.append(record_of("page", defense, slider, taken))
+                page.close()
+        browser.close()
+    table = Table(title="milliseconds, one thread for answers while another trains an attacker")
+    for column in records[0]:
+        table.add_column(column, justify="right")
+    for record in records:
+        table.add_row(*(f"{v:.0f}" if isinstance(v, float) else str(v) for v in record.values()))
+    Console(width=120).print(table)
+    if options.out is not None:
+        torch.set_num_threads(1)
+        facts = environment(torch.device("cpu"))
+        load = os.getloadavg()[0]
+        write_records(
+            options.out,
+            [{**record, "load_average": load, "environment": facts} for record in records],
+        )
+    sys.exit(any(record["p99_ms"] > GOAL_MS for record in records))
+
+
+if __name__ == "__main__":
+    main()
