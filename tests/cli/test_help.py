@@ -7,8 +7,8 @@ import pytest
 
 COMMANDS = [
     *(("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)),
-    *(("reproduce",), ("results",), ("serve",), ("proxy",)),
     *(("codebook",), ("certify",), ("choose",), ("export",), ("doctor",)),
+    *(("reproduce",), ("results",), ("serve",), ("proxy",), ("playground",)),
 ]
 
 

@@ -14,7 +14,7 @@ from oneway.confidences import release
 from oneway.errors import MissingDataError
 from oneway.playground import Workshop
 from oneway.playground.settings import SLIDERS, default_setting
-from playground.conftest import served
+from playground.tiny import served
 
 NONE = {"defense": "none", "options": {}}
 ROUNDED = {"defense": "rounding", "options": {"decimals": 1}}

@@ -42,22 +42,21 @@ def playground(
     import torch
 
     from oneway.benchmark import Store, bundled_spec
-    from oneway.playground import Server, Study, Workshop, kept_digits, listen
+    from oneway.playground import Server, Study, Workshop, count_stages, kept_digits, listen
 
     # One for whoever answers, the others for whoever trains and for the browser.
     torch.set_num_threads(1)
     spec = bundled_spec("playground")
-    store, listener = Store(cache), listen(port)
+    stages, store, listener = count_stages(spec), Store(cache), listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
     def prepare(report: "Report") -> "Study":
-        with progress() as shown:
+        with progress(stages) as shown:
 
             def told(stage: str, share: float) -> None:
                 shown(stage, share)
                 report(stage, share)
 
-            told("read the digits", 0.0)
             return Study(spec, kept_digits(store), store, told)
 
     def started() -> None:
@@ -65,7 +64,7 @@ def playground(
         if open_browser:
             webbrowser.open(address)
 
-    workshop = Workshop(prepare)
+    workshop = Workshop(prepare, stages)
     server = Server(workshop, started)
     # To be interrupted is how a page that somebody looks at ends.
     with suppress(KeyboardInterrupt):

@@ -118,13 +118,10 @@ def _answer_json(
 ) -> dict[str, Any]:
     released = study.trace(setting, query).released
     found = workshop.finding(setting)
-    exact = None if found is None else found.retrained
-    if setting.defense == "none":
-        # Nothing changes, so that who learned from clean scores learned from what is released.
-        exact = exact or study.static.candidate
-    elif setting.defense == "label-only":
-        exact = exact or study.label_alone.candidate
-    retrained = exact or study.mixed[setting.defense]
+    # Who learned from clean scores, or from labels, has learned from just what these two release.
+    known = {"none": study.static.candidate, "label-only": study.label_alone.candidate}
+    exact = known.get(setting.defense, None if found is None else found.retrained)
+    retrained = study.mixed[setting.defense] if exact is None else exact
     return {
         "setting": setting.as_json(),
         "label": int(released.argmax()),

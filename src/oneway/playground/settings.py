@@ -108,6 +108,11 @@ class Setting:
             "See /api/state for names and positions."
         )
 
+    def __str__(self) -> str:
+        """Return what progress calls it: ``"rounding, decimals 1"``."""
+        told = [f"{name} {'unlimited' if value is None else value}" for name, value in self.options]
+        return ", ".join([self.defense, *told])
+
     def as_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads."""
         return {"defense": self.defense, "options": dict(self.options)}

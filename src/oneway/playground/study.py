@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from oneway.audit import AttackResult, Floors, Verdict, judge, run_attack, take_floors
 from oneway.benchmark import ATTACKS, Experiment, ExperimentSpec, ReleaseSpec, Store
-from oneway.benchmark.attackers import Attackers
+from oneway.benchmark.attackers import Attackers, contest_size
 from oneway.benchmark.defenders import trained_target
 from oneway.benchmark.randomness import Stream
 from oneway.benchmark.store import fingerprint
@@ -206,8 +206,8 @@ class Study:
     def _attack(
         self, name: str, setting: Setting, told: Mapping[str, Tensor], attackers: Attackers
     ) -> Graded:
-        title = f"{setting.defense}: {name}"
-        return self._grade(name, ATTACKS[name], told, attackers, title)
+        of = {"static": "clean scores", "label-only": "the label alone"}.get(name, str(setting))
+        return self._grade(name, ATTACKS[name], told, attackers, f"attack {of}")
 
     def _grade(
         self,
@@ -244,9 +244,8 @@ class Study:
             rows = slice(position, None, len(settings))
             released[rows] = self._releases(setting, "auxiliary", report)[rows]
         attackers, images = self._experiment.attackers, self._experiment.splits.auxiliary_images
-        decoder = attackers.train_decoder(
-            f"{defense}: {MIXED}", released, images, attackers.held_out
-        )
+        title = f"attack {defense} at several settings"
+        decoder = attackers.train_decoder(title, released, images, attackers.held_out)
         return Candidate(lambda answers: decoder(answers[0]))
 
     def _told(self, setting: Setting, report: Report) -> dict[str, Tensor]:
@@ -255,7 +254,7 @@ class Study:
     def _releases(self, setting: Setting, split: str, report: Report) -> Tensor:
         """Return what a setting releases of all images of a split, ``(N, K)``."""
         images, logits = self._queries[split]
-        stage = f"{setting.defense}: release"
+        stage = f"release {setting}, {split}"
 
         def compute() -> dict[str, Tensor]:
             defense, parts = self.defense(setting), list[Tensor]()
@@ -271,7 +270,9 @@ class Study:
             "book": table_hash(self._books[setting]) if setting in self._books else None,
             "data": fingerprint(images, logits),
         }
-        return self._store.tensors("releases", spec, compute)["released"]
+        released = self._store.tensors("releases", spec, compute)["released"]
+        report(stage, 1.0)
+        return released
 
     def _codebooks(self, report: Report) -> dict[Setting, Codebook]:
         """Fit a codebook at every position of its sliders, as an experiment does."""
@@ -299,6 +300,14 @@ class Study:
             self._surrogate,
             network=self._books.get(setting),
         )
+
+
+def count_stages(spec: ExperimentSpec) -> int:
+    """Return how many stages a study's training will report."""
+    mixtures = [len(mixed_settings(defense)) for defense in SLIDERS if mixed_settings(defense)]
+    contests = 2 + len(mixtures)  # clean scores and the label alone, besides
+    networks, of_none = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
+    return networks + of_none + sum(mixtures) + contests * contest_size(spec.attackers)
 
 
 def kept_digits(store: Store) -> Dataset:

@@ -21,7 +21,7 @@ class Progress:
     Attributes:
         state: ``"superseded"``: another setting was asked for before this one was done.
         stage: What is being done, in words; or what failed.
-        share: Of the stage, from 0 to 1.
+        share: From 0 to 1: of the stage, or of all stages while a study is prepared.
         finding: What is known so far, of a setting; None: nothing.
     """
 
@@ -51,12 +51,14 @@ class Workshop:
     meanwhile finds the other cores free.
     """
 
-    def __init__(self, prepare: Callable[[Report], Study]) -> None:
+    def __init__(self, prepare: Callable[[Report], Study], stages: int = 1) -> None:
         """Begin to prepare.
 
         Args:
             prepare: Makes the study; told whom to report to.
+            stages: How many it will report.
         """
+        self._stages, self._begun = stages, 0
         self._lock = threading.Lock()
         self._closing = False
         self._preparing = Progress("waiting")
@@ -127,7 +129,9 @@ class Workshop:
     def _report_preparing(self, stage: str, share: float) -> None:
         if self._closing:
             raise _SupersededError
-        self._preparing = Progress("working", stage, share)
+        self._begun += stage != self._preparing.stage
+        done = min(1.0, (self._begun - 1 + share) / self._stages)
+        self._preparing = Progress("working", stage, done)
 
     def _examine(self, job: _Job) -> None:
         study = self.study

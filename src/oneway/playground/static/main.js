@@ -461,7 +461,7 @@ async function start() {
   known = await fetchState();
   while (!known.ready) {
     at("preparing").hidden = false;
-    at("preparing-stage").textContent = known.stage || "Starting";
+    at("preparing-stage").textContent = known.stage ? `Now: ${known.stage}` : "Starting";
     at("preparing-bar").value = known.share;
     if (known.state === "failed") {
       throw new Error(known.stage);
