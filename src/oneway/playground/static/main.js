@@ -174,6 +174,8 @@ function show(answers) {
   if (shown.query.sample !== undefined) {
     pad.show([], at("as-sent"));
   }
+  const cells = answers.answers.find((answer) => answer.cells !== null)?.cells;
+  at("cells").textContent = cells === undefined ? "…" : `${cells} codewords`;
   if (shown.view === "all") {
     showAll(answers);
     return;
@@ -181,7 +183,6 @@ function show(answers) {
   const [answer] = answers.answers;
   at("label").textContent = String(answer.label);
   at("l1").textContent = answer.l1.toFixed(2);
-  at("cells").textContent = answer.cells === null ? "…" : `${answer.cells} codewords`;
   showBars(answers.clean, answer.released, answer.label);
   guess("clean", answers.from_clean);
   guess("static", answer.static);
@@ -381,7 +382,15 @@ function build() {
 function compareRow(defense, name) {
   const row = rowOf([name, "", "", "", ""]);
   row.dataset.defense = defense;
+  // Said in full, since a narrow page lays the table out as cards.
+  row.setAttribute("role", "row");
   const [head, scores, ...rest] = row.cells;
+  head.setAttribute("role", "rowheader");
+  for (const cell of [scores, ...rest]) {
+    cell.setAttribute("role", "cell");
+  }
+  scores.className = "scores";
+  rest[2].className = "gives";
   head.replaceChildren(span("name", name), span("setting quiet", ""));
   const strip = document.createElement("div");
   strip.className = "strip";
