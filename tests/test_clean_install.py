@@ -133,6 +133,7 @@ print(len(guarded.unique(dim=0)), "vectors")
 
 NEEDED = {
     ("demo",): "demo",
+    ("playground", "--no-open"): "playground",
     ("serve", "m.pt", "--outputs", "logits", "--input-shape", "4", "--guard", "g"): "serve",
     ("proxy", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
     ("audit", "m.pt", "--outputs", "logits", "--auxiliary", "a.npz", "--test", "t.npz"): "audit",

@@ -21,6 +21,7 @@ PURPOSES = {
     "serve": "`oneway serve` and `oneway proxy`: guarded HTTP servers",
     "sklearn": "scikit-learn models, and a guard around `predict_proba`",
     "mlflow": "a guard around an MLflow model",
+    "playground": "`oneway playground`: a page to try defenses on, with bundled digits",
     "ray": "guards on Ray Serve and Ray Data, experiments on a cluster",
 }
 """What each extra is for, in a line. Which extras there are, the metadata says."""
