@@ -41,7 +41,8 @@ def open_page(browser, address):
 
 
 def place_of(page):
-    """Return what stands behind the # of the address."""
+    """Return what stands behind the # of the address, once it is written."""
+    page.wait_for_selector("body[data-address=written]")
     return {name: values[0] for name, values in parse_qs(page.url.partition("#")[2]).items()}
 
 
@@ -202,7 +203,7 @@ def test_all_defenses_are_compared_side_by_side(open_page, workshop):
         assert int(share[1]) == max(0, round(100 * (1 - gap)))
     assert place_of(page)["view"] == "all"
     page.reload()
-    page.wait_for_selector(EXACT)
+    page.wait_for_selector(EXACT, timeout=120_000)
     assert page.locator("#all-rows").is_visible()
 
 

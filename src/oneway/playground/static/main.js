@@ -8,6 +8,7 @@ import { NAMES, errorText, settingText, shareOf, valueText, verdictText } from "
 
 const REST = 450;
 const POLL = 350;
+const ADDRESS = 300;
 const PRESETS = {
   paper: ["adversarial-noise", { step_size: 0.1, steps: 10, budget: null }],
   "paper-faces": ["adversarial-noise", { step_size: 0.4, steps: 10, budget: null }],
@@ -36,6 +37,7 @@ let asked = 0;
 let asking = false;
 let began = 0;
 let resting;
+let writing;
 
 const settingOf = (defense) => ({ defense, options: { ...shown.options[defense] } });
 const keyOf = (setting) => JSON.stringify(setting);
@@ -51,12 +53,22 @@ function trouble(error) {
 function changed(time) {
   began = time ?? performance.now();
   wish += 1;
-  address.write(shown);
+  writeAddress();
   showControls();
   clearTimeout(resting);
   resting = setTimeout(() => examineAll(wish), REST);
   document.body.dataset.state = "busy";
   refresh();
+}
+
+// A browser takes only so many changes of an address: not each position that a slider passes.
+function writeAddress() {
+  document.body.dataset.address = "old";
+  writing ??= setTimeout(() => {
+    writing = undefined;
+    address.write(shown);
+    document.body.dataset.address = "written";
+  }, ADDRESS);
 }
 
 // Ask until what is shown is what is wished for; one request at a time.
@@ -234,17 +246,10 @@ function showVerdict(setting) {
   for (const figure of document.querySelectorAll("[data-guess]")) {
     const best = figure.dataset.guess === strongest;
     figure.classList.toggle("strongest", best);
-    figure.querySelector(".badge")?.remove();
-    if (best) {
-      const badge = document.createElement("span");
-      badge.className = "badge";
-      badge.textContent = "strongest on average";
-      figure.querySelector("figcaption").append(badge);
-    }
+    figure.querySelector(".badge").hidden = !best;
   }
   at("mark").hidden = !finding;
   at("numbers-card").hidden = !finding;
-  at("numbers").replaceChildren();
   if (!finding) {
     return;
   }
@@ -254,10 +259,10 @@ function showVerdict(setting) {
   at("verdict-note").textContent =
     `Over ${known.queries.toLocaleString("en")} test digits, of the strongest attacker so far (${who.toLowerCase()}). `
     + `Closed gap G = ${finding.closed_gap?.toFixed(2) ?? "none"}: 0 is no defense, 1 is the label alone.`;
-  for (const [name, error] of Object.entries(finding.errors)) {
+  at("numbers").replaceChildren(...Object.entries(finding.errors).map(([name, error]) => {
     const [title, taught] = ATTACKERS[name];
-    at("numbers").append(rowOf([title, taught, errorText(error)]));
-  }
+    return rowOf([title, taught, errorText(error)]);
+  }));
   at("numbers-note").textContent =
     `Clean scores give an error of ${errorText(known.floors.clean)}, the label alone ${errorText(known.floors.label)}, `
     + `the mean of all digits ${errorText(known.floors.prior)}. An attacker whose error is above the label's `
@@ -331,6 +336,9 @@ function showShare(setting, progress) {
 }
 
 function build() {
+  for (const caption of document.querySelectorAll(".guesses figcaption")) {
+    caption.append(span("badge", "strongest on average"));
+  }
   for (let digit = 0; digit < 10; digit += 1) {
     const row = rowOf([String(digit), "", "", ""]);
     const pair = document.createElement("div");
