@@ -25,9 +25,9 @@ def test_every_source_file_is_in_the_wheel(wheel):
     sources = {
         path.relative_to(ROOT / "src").as_posix()
         for path in (ROOT / "src" / "oneway").rglob("*")
-        if path.suffix in (".py", ".toml", ".typed")
+        if path.suffix in (".py", ".toml", ".typed", ".html", ".css", ".js", ".svg")
     }
-    assert {"oneway/py.typed", "oneway/benchmark/experiments/demo-digits.toml"} <= sources
+    assert {"oneway/py.typed", "oneway/playground/static/index.html"} <= sources
     assert sources <= set(wheel.namelist())
 
 

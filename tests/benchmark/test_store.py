@@ -42,6 +42,26 @@ def test_a_spec_is_trained_once(tmp_path):
     assert first.facts["spec"] == SPEC  # kept beside its result
 
 
+def test_tensors_of_a_spec_are_computed_once_and_come_back_bit_for_bit(tmp_path):
+    calls = []
+
+    def compute():
+        calls.append(None)
+        return {"scores": torch.tensor([[0.1, float("nan")]]), "labels": torch.arange(3)}
+
+    first = Store(tmp_path).tensors("some", SPEC, compute)
+    again = Store(tmp_path).tensors("some", SPEC, compute)
+    assert len(calls) == 1
+    for told in (first, again):
+        assert told.keys() == {"scores", "labels"}
+        assert torch.equal(told["scores"].view(torch.int32), compute()["scores"].view(torch.int32))
+        assert torch.equal(told["labels"], torch.arange(3))
+    calls.clear()
+    Store(tmp_path).tensors("other", SPEC, compute)
+    Store(tmp_path).tensors("some", SPEC | {"seed": 1}, compute)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize(
     "other",
     [

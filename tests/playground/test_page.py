@@ -216,6 +216,14 @@ def test_a_preset_sets_defense_and_sliders(open_page):
     assert page.locator("input[value=adversarial-noise]").is_checked()
 
 
+def test_an_address_that_is_changed_by_hand_is_followed(open_page):
+    page = open_page("defense=rounding&decimals=1&sample=4")
+    page.evaluate("location.hash = 'defense=codebook&sample=9'")
+    page.wait_for_selector(f"{SHOWN}:has(input[value=codebook]:checked)")
+    told = place_of(page)
+    assert (told["defense"], told["sample"]) == ("codebook", "9")
+
+
 def test_an_address_that_says_nonsense_is_read_as_far_as_it_makes_sense(open_page):
     nonsense = "view=x&defense=y&decimals=77&sample=999&drawing=!!!&steps=3"
     told = place_of(open_page(nonsense))
