@@ -179,11 +179,23 @@ def test_both_tables_have_one_target_and_the_same_means(kind, preset):
         assert other.attackers == one.attackers
 
 
+def test_the_playground_is_the_leaderboards_smoothed_digits_with_fewer_attackers():
+    """So that what it shows of a setting is what the leaderboard says of it."""
+    own, other = bundled_spec("playground"), bundled_spec("leaderboard", "smoothed")
+    for part in ("data", "target", "surrogate", "seed"):
+        assert getattr(own, part) == getattr(other, part)
+    for part in ("names", "front_ends"):
+        assert set(getattr(own.attackers, part)) < set(getattr(other.attackers, part))
+    assert own.attackers.training == other.attackers.training
+    assert own.attackers.widths == other.attackers.widths
+
+
 def test_every_bundled_file_is_covered_above_or_by_the_tests_of_what_is_published():
     folder = resources.files("oneway.benchmark") / "experiments"
     files = {entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")}
     rest = {name for name in files if name.endswith(".expected.toml") or name.startswith("figure")}
-    assert files - rest == {f"{name}.toml" for name in (*DEMOS, *TABLES, "leaderboard")}
+    known = (*DEMOS, *TABLES, "leaderboard", "playground")
+    assert files - rest == {f"{name}.toml" for name in known}
 
 
 def test_an_unknown_bundled_experiment_is_refused_with_the_nearest():
