@@ -2,7 +2,8 @@
 
 A server process, and Chromium beside it: the page's own clock runs from the event of a slider to
 after the next paint. The server's time is that of one request over loopback. All along, an
-attacker trains in the background, as it does when somebody plays. Run
+attacker trains in the background, as it does when somebody plays. A first page, which is not
+counted, warms server and browser up. Run
 `python benchmarks/playground.py`; the first run trains the networks, for about two minutes.
 """
 
@@ -146,6 +147,9 @@ def main() -> None:
     records = []
     with serving(options.cache) as address, training(address), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        warm = browser.new_page(viewport={"width": 1280, "height": 900})
+        page_times(warm, address, "rounding", "decimals", 20)
+        warm.close()
         for defense in SLIDERS:
             taken = server_times(address, defense, options.changes)
             records.append(record_of("server", defense, "", taken))

@@ -35,7 +35,7 @@ const findings = new Map();
 let wish = 0;
 let asked = 0;
 let asking = false;
-let began = 0;
+let began;
 let resting;
 let writing;
 
@@ -81,6 +81,7 @@ async function refresh() {
     while (asked !== wish) {
       const now = wish;
       const since = began;
+      began = undefined;
       if (isEmpty()) {
         showNothing();
       } else {
@@ -94,7 +95,9 @@ async function refresh() {
       }
       asked = now;
       await painted();
-      performance.measure("change to paint", { start: since, end: performance.now() });
+      if (since !== undefined) {
+        performance.measure("change to paint", { start: since, end: performance.now() });
+      }
       trouble(null);
     }
     document.body.dataset.state = "shown";
