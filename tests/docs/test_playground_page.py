@@ -1,5 +1,6 @@
 """What docs/playground.md says of the command and of the page is so."""
 
+import json
 import re
 from pathlib import Path
 
@@ -58,3 +59,14 @@ def test_the_page_loads_nothing_from_elsewhere():
 def test_links_lead_to_files():
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)\)", PAGE.replace("\n", " ")):
         assert (ROOT / "docs" / link).exists(), link
+
+
+def test_latencies_are_those_of_the_records():
+    lines = (ROOT / "results" / "bench-playground.jsonl").read_text(encoding="utf-8").splitlines()
+    pages = [record for record in map(json.loads, lines) if record["where"] == "page"]
+    assert {(one["defense"], one["slider"]) for one in pages} == {
+        (defense, slider) for defense, sliders in SLIDERS.items() for slider in sliders
+    }
+    for one in pages:
+        row = f"| {one['defense']}: {one['slider']} | {one['p50_ms']:.0f} | {one['p99_ms']:.0f} |"
+        assert row in PAGE
