@@ -361,7 +361,9 @@ def _gaps(name: str) -> Iterator[str]:
             for one in summaries()["leaderboard", preset]
             if one.record["defense"] == name
         ]
-        low, high = (f"{round(edge(found), 2) + 0.0:.2f}" for edge in (min, max)) if found else ("-", "-")
+        low, high = (
+            (f"{round(edge(found), 2) + 0.0:.2f}" for edge in (min, max)) if found else ("-", "-")
+        )
         yield low if low == high else f"{low} to {high}"
 
 
@@ -397,6 +399,31 @@ def attacks_table() -> str:
     return table(("attacker", "name", ""), rows)
 
 
+BOARDS = {"digits": 4, "smoothed": 3, "faces": 3}
+"""Data sets of the leaderboard, and decimals of L1 there."""
+
+IN_SHORT = (
+    *("none", "rounding, 2 decimals", "top 1, 1 decimal", "codebook, 20 members", "label only"),
+    *("SSD, .5, label guarded", "PPF, label kept", "adversarial noise, .1"),
+)
+"""Releases that the README shows."""
+
+
+def leaderboard(only: Sequence[str] = ()) -> str:
+    """Return the leaderboard: one row per release, three columns per data set."""
+    header, rows = ["release"], dict[str, list[str]]()
+    for place, (preset, digits) in enumerate(BOARDS.items()):
+        header += [f"L1, {preset}", f"G, {preset}", "tail"]
+        for one in summaries()["leaderboard", preset]:
+            if only and one.release not in only:
+                continue
+            row = rows.setdefault(one.release, ["-"] * (3 * place))
+            for value, decimals in (("l1_mean", digits), ("closed_gap", 2), ("closed_gap_tail", 2)):
+                told = spread(one.values[value], decimals)
+                row.append(told if len(one.seeds) > 1 else f"{told} (one seed)")
+    return table(header, [(release, *cells) for release, cells in rows.items()])
+
+
 def parts() -> dict[Path, dict[str, str]]:
     """Return every generated part of every page."""
     made: dict[Path, dict[str, str]] = {}
@@ -413,4 +440,6 @@ def parts() -> dict[Path, dict[str, str]]:
         }
     made[DOCS / "defenses" / "index.md"] = {"table": defenses_table()}
     made[DOCS / "attacks" / "index.md"] = {"table": attacks_table()}
+    made[DOCS / "leaderboard.md"] = {"leaderboard": leaderboard()}
+    made[ROOT / "README.md"] = {"leaderboard in short": leaderboard(IN_SHORT)}
     return made

@@ -13,7 +13,13 @@ WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
 FOLDERS = {"defenses": DEFENSES, "attacks": ATTACKS}
 PAGES = [(folder, name) for folder, names in FOLDERS.items() for name in names]
 SECTIONS = {
-    "defenses": ["What it does", "Use it", "Parameters", "Measured", "When to use it, and when not"],
+    "defenses": [
+        "What it does",
+        "Use it",
+        "Parameters",
+        "Measured",
+        "When to use it, and when not",
+    ],
     "attacks": ["What it does", "Use it", "Measured", "What it tells, and what not"],
 }
 
