@@ -4,13 +4,14 @@ What may be said about a block stands in an HTML comment before it, which reader
 
 - ``<!-- file: NAME -->``: the block is a file of that name, and is written into the folder.
 - ``<!-- parse only: WHY -->``: commands are held against the real command line, and not run.
-- ``<!-- figures vary -->``: the words of an output must be the same, its numbers need not.
+- ``<!-- figures vary -->``: nearly all words of an output must be the same, its numbers need not.
 
 A ``text`` or ``json`` block right after one that runs is what that one prints. With
 ONEWAY_WRITE_DOCS=1 it is written into the page.
 """
 
 import contextlib
+import difflib
 import io
 import json
 import os
@@ -39,6 +40,9 @@ WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
 LANGUAGES = ("python", "bash", "toml", "json", "text")
 NOTE = re.compile(r"<!-- (file|parse only|figures vary)(?:: (.+?))? -->")
 SERVING = ("serve", "proxy")
+ALIKE = 0.8
+"""How much of an output whose figures vary must be as it is printed: rows may come and go."""
+
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 
 
@@ -148,7 +152,6 @@ class PageRun:
     environment: dict[str, str] = field(default_factory=dict)
     done: int = 0
     output: str | None = None
-    answers: list[Any] = field(default_factory=list)
     written: list[tuple[Block, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -304,18 +307,17 @@ class PageRun:
 
     def _compare(self, block: Block) -> None:
         found, self.output = str(self.output), None
-        if block.language == "json":
-            self.answers.append(json.loads(found))
-            if WRITE:
-                self.written.append((block, found))
-            else:
-                assert json.loads(block.text) == self.answers[-1], block.label
-            return
         if WRITE:
-            kept = block.text if _as_words(block, found) == _as_words(block, block.text) else found
-            self.written.append((block, kept if kept.endswith("\n") else kept + "\n"))
+            told = "".join(f"{line.rstrip()}\n" for line in found.strip("\n").splitlines())
+            self.written.append((block, told))
+        elif block.language == "json":
+            assert _shape(block, json.loads(block.text)) == _shape(block, json.loads(found))
+        elif "figures vary" in block.notes:
+            both = [NUMBER.sub("#", text).split() for text in (block.text, found)]
+            alike = difflib.SequenceMatcher(None, *both, autojunk=False).ratio()
+            assert alike >= ALIKE, f"{block.label} is now:\n{found}"
         else:
-            assert _as_words(block, block.text) == _as_words(block, found), block.label
+            assert block.text.split() == found.split(), f"{block.label} is now:\n{found}"
 
     def _check_data(self, block: Block) -> None:
         if block.language == "toml":
@@ -334,11 +336,13 @@ class PageRun:
             path.write_text("".join(lines), encoding="utf-8")
 
 
-def _as_words(block: Block, text: str) -> list[str]:
-    """Return what is compared of an output: all words, and its numbers unless they vary."""
-    if "figures vary" in block.notes:
-        text = re.sub(r"[─━╌-]{2,}", "", NUMBER.sub("#", text))
-    return text.split()
+def _shape(block: Block, value: Any) -> Any:
+    """Return what is compared of an answer: all of it, or all but its numbers if they vary."""
+    if isinstance(value, dict):
+        return {key: _shape(block, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_shape(block, one) for one in value]
+    return 0.0 if isinstance(value, float) and "figures vary" in block.notes else value
 
 
 def check_toml(values: dict[str, Any]) -> None:
