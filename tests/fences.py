@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import sys
 import threading
@@ -57,6 +58,7 @@ class Block:
         text: What is in it.
         notes: What the comment before it says, by kind.
         follows: Whether nothing but a comment stands between it and the block before.
+        section: The heading of the second level above it; empty at a page's beginning.
     """
 
     page: str
@@ -65,6 +67,7 @@ class Block:
     text: str
     notes: dict[str, str] = field(default_factory=dict)
     follows: bool = False
+    section: str = ""
 
     @property
     def label(self) -> str:
@@ -76,15 +79,18 @@ class Block:
 def blocks_of(page: str) -> list[Block]:
     """Return the fenced blocks of a page; directives of the site are none."""
     source = (ROOT / page).read_text(encoding="utf-8")
-    found, notes, adjacent = list[Block](), dict[str, str](), False
-    for token in MarkdownIt("commonmark").parse(source):
+    found, notes, adjacent, section = list[Block](), dict[str, str](), False, ""
+    tokens = MarkdownIt("commonmark").parse(source)
+    for token, following in zip(tokens, [*tokens[1:], tokens[-1]], strict=True):
+        if token.type == "heading_open" and token.tag == "h2":
+            section = following.content
         if token.type == "html_block":
             notes |= {kind: told or "" for kind, told in NOTE.findall(token.content)}
         elif token.type == "fence" and not token.info.startswith("{"):
             assert token.map
             language = token.info.strip()
             at = token.map[0] + 1
-            found.append(Block(page, at, language, token.content, dict(notes), adjacent))
+            found.append(Block(page, at, language, token.content, dict(notes), adjacent, section))
             notes.clear()
             adjacent = True
         else:
@@ -141,6 +147,7 @@ class PageRun:
         moved: Printed ports, and those that were taken instead.
         stack: Closes what it opened.
         replaced: Words of a block that are replaced before it runs, such as addresses.
+        left_out: Says which blocks a test of their own runs.
     """
 
     page: str
@@ -149,6 +156,7 @@ class PageRun:
     moved: dict[str, str] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     replaced: dict[str, str] = field(default_factory=dict)
+    left_out: Callable[[Block], bool] = lambda _: False
     environment: dict[str, str] = field(default_factory=dict)
     done: int = 0
     output: str | None = None
@@ -167,8 +175,9 @@ class PageRun:
         while self.done <= position:
             block = self.blocks[self.done]
             self.done += 1
-            with self._inside():
-                self._run(block)
+            if not self.left_out(block):
+                with self._inside():
+                    self._run(block)
 
     @contextlib.contextmanager
     def _inside(self) -> Any:
@@ -280,7 +289,8 @@ class PageRun:
         assert started.wait(30)
 
     def _curl(self, words: list[str]) -> str:
-        url, body, verify, headers = "", None, True, dict[str, str]()
+        url, body, headers = "", None, dict[str, str]()
+        verify: ssl.SSLContext | bool = True
         rest = iter(words[1:])
         for word in rest:
             if word == "-d":
@@ -293,7 +303,7 @@ class PageRun:
                     "$(cat token)", secret.read_text().strip() if secret.is_file() else ""
                 )
             elif word == "--cacert":
-                verify = str(self.folder / next(rest))
+                verify = ssl.create_default_context(cafile=self.folder / next(rest))
             else:
                 assert not word.startswith("-"), word
                 url = word if "://" in word else f"http://{word}"

@@ -7,6 +7,7 @@ ONEWAY_WRITE_DOCS=1 the tests write it there; else they compare.
 import dataclasses
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from typer.main import get_command
 
 from oneway.benchmark import ATTACKS, Summary, read_records, summarise
+from oneway.cli.main import app
 from oneway.contracts import Observations
 from oneway.guards import (
     DEFENSES,
@@ -399,6 +402,65 @@ def attacks_table() -> str:
     return table(("attacker", "name", ""), rows)
 
 
+# --- Commands ------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Return every command with its options, as its help says them."""
+    root: Any = get_command(app)
+    return "\n".join(_command([name], one) for name, one in sorted(root.commands.items()))
+
+
+def _command(path: list[str], command: Any) -> str:
+    if getattr(command, "commands", None):
+        return "\n".join(
+            _command([*path, name], one) for name, one in sorted(command.commands.items())
+        )
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    options = [one for one in command.params if one.param_type_name == "option"]
+    named = "".join(f" {_metavar(one)}" for one in arguments)
+    parts = [
+        f"## oneway {' '.join(path)}\n",
+        f"```text\noneway {' '.join(path)}{named} [OPTIONS]\n```\n",
+    ]
+    parts.append(_help(command.help or ""))
+    rows = [(f"`{_metavar(one)}`", _default(one), _cell(one.help)) for one in arguments]
+    rows += [
+        (f"`{' / '.join([*one.opts, *one.secondary_opts])}`", _default(one), _cell(one.help))
+        for one in options
+        if "--help" not in one.opts
+    ]
+    return "\n".join([*parts, table(("option", "default", "what it is"), rows)])
+
+
+def _metavar(argument: Any) -> str:
+    name = argument.name.upper()
+    return name if argument.required else f"[{name}]"
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    value = parameter.default
+    if value is None or callable(value):
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _cell(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+def _help(text: str) -> str:
+    """Return a command's help with its examples fenced."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    made = [
+        f"```text\n{textwrap.dedent(part)}\n```" if part.startswith("    ") else part
+        for part in paragraphs
+    ]
+    return "\n\n".join(made) + "\n"
+
+
 BOARDS = {"digits": 4, "smoothed": 3, "faces": 3}
 """Data sets of the leaderboard, and decimals of L1 there."""
 
@@ -440,6 +502,7 @@ def parts() -> dict[Path, dict[str, str]]:
         }
     made[DOCS / "defenses" / "index.md"] = {"table": defenses_table()}
     made[DOCS / "attacks" / "index.md"] = {"table": attacks_table()}
+    made[DOCS / "reference" / "cli.md"] = {"commands": commands()}
     made[DOCS / "leaderboard.md"] = {"leaderboard": leaderboard()}
     made[ROOT / "README.md"] = {"leaderboard in short": leaderboard(IN_SHORT)}
     return made

@@ -56,7 +56,8 @@ def test_a_page_says_what_a_reader_asks_in_this_order(folder, name):
     page = text_of(folder, name)
     assert re.findall(r"^## (.+)$", page, flags=re.MULTILINE) == SECTIONS[folder]
     assert re.search(r'^\*\*Source\.\*\* [\w"]', page, flags=re.MULTILINE)
-    assert ("```python\n" in page) and (name in page)
+    assert "```python\n" in page
+    assert f"| name | `{name}` |" in page
     assert ("test signal" in page.partition("\n")[0]) == (name in TEST_SIGNALS)
 
 
