@@ -13,6 +13,7 @@ project_copyright = author
 release = version = __version__
 
 extensions = [
+    "accessible",
     "api_links",
     "mathml",
     "myst_parser",

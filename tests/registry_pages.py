@@ -399,7 +399,7 @@ def attacks_table() -> str:
     for name in ATTACKS:
         path = DOCS / "attacks" / f"{name}.md"
         rows.append((f"[{title(path)}]({name}.md)", f"`{name}`", lead(path)))
-    return table(("attacker", "name", ""), rows)
+    return table(("attacker", "name", "in short"), rows)
 
 
 # --- Commands ------------------------------------------------------------------------------------
