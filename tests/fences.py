@@ -20,10 +20,11 @@ import shlex
 import ssl
 import subprocess
 import sys
+import textwrap
 import threading
 import tomllib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,9 @@ ROOT = Path(__file__).parents[1]
 WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
 LANGUAGES = ("python", "bash", "toml", "json", "text")
 NOTE = re.compile(r"<!-- (file|parse only|figures vary)(?:: (.+?))? -->")
+WIDTH = 112
+"""Columns of an output."""
+
 SERVING = ("serve", "proxy")
 ALIKE = 0.8
 """How much of an output whose figures vary must be as it is printed: rows may come and go."""
@@ -184,7 +188,7 @@ class PageRun:
         before, path, environment = Path.cwd(), list(sys.path), dict(os.environ)
         os.chdir(self.folder)
         sys.path.insert(0, str(self.folder))
-        os.environ.update({"COLUMNS": "120", "NO_COLOR": "1"} | self.environment)
+        os.environ.update({"COLUMNS": str(WIDTH), "NO_COLOR": "1"} | self.environment)
         try:
             yield
         finally:
@@ -318,7 +322,7 @@ class PageRun:
     def _compare(self, block: Block) -> None:
         found, self.output = str(self.output), None
         if WRITE:
-            told = "".join(f"{line.rstrip()}\n" for line in found.strip("\n").splitlines())
+            told = "".join(f"{line}\n" for line in _wrapped(found))
             self.written.append((block, told))
         elif block.language == "json":
             assert _shape(block, json.loads(block.text)) == _shape(block, json.loads(found))
@@ -344,6 +348,13 @@ class PageRun:
             for block, text in sorted(self.written, key=lambda one: -one[0].line):
                 lines[block.line : block.line + block.text.count("\n")] = [text]
             path.write_text("".join(lines), encoding="utf-8")
+
+
+def _wrapped(text: str) -> Iterator[str]:
+    """Yield lines as a terminal would break them; a table's are left alone."""
+    for line in text.strip("\n").splitlines():
+        plain = len(line) > WIDTH and not line.startswith((" ", "{"))
+        yield from textwrap.wrap(line, WIDTH) if plain else [line.rstrip()]
 
 
 def _shape(block: Block, value: Any) -> Any:

@@ -20,6 +20,7 @@ from typer.main import get_command
 from oneway.benchmark import ATTACKS, Summary, read_records, summarise
 from oneway.cli.main import app
 from oneway.contracts import Observations
+from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.guards import (
     DEFENSES,
     TEST_SIGNALS,
@@ -157,10 +158,10 @@ def attack_facts(name: str) -> str:
 # --- Parameters ----------------------------------------------------------------------------------
 
 
-def _arguments(function: Callable[..., Any]) -> dict[str, str]:
+def _arguments(function: Callable[..., Any], section: str = "Args") -> dict[str, str]:
     """Return what a Google docstring says of each argument."""
     text = inspect.getdoc(function) or ""
-    found = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.search(rf"^{section}:\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
     said: dict[str, str] = {}
     name = ""
     for line in (found[1] if found else "").splitlines():
@@ -178,6 +179,13 @@ def plain(text: str) -> str:
     return text.replace("``", "`").replace("|", "\\|")
 
 
+ELSEWHERE = _arguments(FitSettings, "Attributes") | {
+    "held_out": _arguments(CodebookRelease.fit)["held_out"],
+    "l1_budget": _arguments(CodebookRelease.train)["l1_budget"],
+}
+"""What is said of options that several docstrings refer to."""
+
+
 def _options_of(function: Callable[..., Any], skipped: Sequence[str]) -> list[tuple[str, ...]]:
     said = _arguments(function)
     rows = []
@@ -186,7 +194,10 @@ def _options_of(function: Callable[..., Any], skipped: Sequence[str]) -> list[tu
             continue
         default = parameter.default
         told = "required" if default is inspect.Parameter.empty else f"`{_toml(default)}`"
-        rows.append((f"`{name}`", told, plain(said.get(name, ""))))
+        text = said.get(name, "")
+        if re.match(r"(See|As) ", text):  # said where a codebook is fitted
+            text = ELSEWHERE[name] + text.partition(";")[2].replace(" ", "; ", 1).rstrip(".")
+        rows.append((f"`{name}`", told, plain(text)))
     return rows
 
 
@@ -210,7 +221,11 @@ def parameters(name: str) -> str:
             trained_defense(name).train, ("material", "generator", "on_epoch", "options")
         )
         if training:
-            text += ("\n" if text else "") + "Of its training, given side by side with those:\n\n"
+            text += (
+                "\nOptions of its training, given side by side with those:\n\n"
+                if text
+                else "All are of its training.\n\n"
+            )
             text += table(header, training)
     return text or "None.\n"
 
@@ -353,7 +368,7 @@ def title(path: Path) -> str:
 
 def _short(promise: str) -> str:
     usual, _, other = promise.partition(";")
-    return f"{usual}, unless asked" if other else usual
+    return "optional" if other and usual == "no" else usual
 
 
 def _gaps(name: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""What the theme's HTML lacks for readers who use a keyboard or a screen reader.
+"""What the theme's HTML lacks for its readers, above all those with a keyboard or a screen reader.
 
-Each change is asked for by axe, which the tests run on the built pages.
+Most changes are asked for by axe, which the tests run on the built pages.
 """
 
 import re
@@ -19,6 +19,11 @@ CHANGES = (
     # Markdown wants a head for every table; one without words is none.
     (r"<thead>\s*<tr[^>]*>\s*(?:<th[^>]*><p></p></th>\s*)+</tr>\s*</thead>", ""),
     (r'<th class="head"><p></p></th>', '<td class="head"></td>'),
+    # A number and its interval stay on one line, and so does a range.
+    (r" ± ", "&#160;±&#160;"),
+    (r"<td><p>(-?[\d.]+) to (-?[\d.]+)</p></td>", r"<td><p>\1&#160;to&#160;\2</p></td>"),
+    # What docstrings call attributes.
+    (r">Variables<", ">Attributes<"),
     # The lines of a long signature are no list of definitions.
     (
         r'<dl>\n((?:<dd><(?:em|span) class="(?:sig-param|optional).*?</dd>\n)+)</dl>',
