@@ -17,6 +17,7 @@ extensions = [
     "api_links",
     "mathml",
     "myst_parser",
+    "root_pages",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",

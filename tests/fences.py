@@ -116,7 +116,7 @@ def check_command(words: list[str]) -> None:
     """Hold a command against what there is: options of oneway, targets of make, files, extras."""
     if words[0] == "oneway":
         group: Any = get_command(app)
-        rest, name = words[1:], "oneway"
+        rest, name = words[1 : words.index(">") if ">" in words else None], "oneway"
         while getattr(group, "commands", None):
             name, *rest = rest
             group = group.commands[name]
@@ -125,7 +125,7 @@ def check_command(words: list[str]) -> None:
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert [word for word in words[1:] if "=" not in word and word not in targets] == []
     elif words[0] == "pip":
-        assert words[1] == "install"
+        assert words[1] in ("install", "download")
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         for extras in re.findall(r"oneway\[([\w,]+)\]", " ".join(words)):
             assert set(extras.split(",")) <= set(known["optional-dependencies"])
