@@ -196,7 +196,8 @@ def _options_of(function: Callable[..., Any], skipped: Sequence[str]) -> list[tu
         told = "required" if default is inspect.Parameter.empty else f"`{_toml(default)}`"
         text = said.get(name, "")
         if re.match(r"(See|As) ", text):  # said where a codebook is fitted
-            text = ELSEWHERE[name] + text.partition(";")[2].replace(" ", "; ", 1).rstrip(".")
+            rest = text.partition("; ")[2]
+            text = ELSEWHERE[name] + (f" {rest[0].upper()}{rest[1:]}" if rest else "")
         rows.append((f"`{name}`", told, plain(text)))
     return rows
 
@@ -265,7 +266,7 @@ def defense_measured(name: str) -> str:
         for one in found:
             if one.record["defense"] == name:
                 cells = [COLUMNS[column](one) for column in COLUMNS_SHOWN.values()]
-                rows.append([DATA[key], one.release, *cells, str(len(one.seeds))])
+                rows.append([one.release, DATA[key], *cells, str(len(one.seeds))])
                 sources[_source(key, one)] = None
     if not rows:
         why = "it is no release; audits attack it as a control" if name in TEST_SIGNALS else ""
@@ -276,7 +277,7 @@ def defense_measured(name: str) -> str:
         "(../explanation/measuring.md).\n"
     )
     return (
-        table(("data", "release", *COLUMNS_SHOWN, "seeds"), rows)
+        table(("release", "data", *COLUMNS_SHOWN, "seeds"), rows)
         + f"\n{note}\n"
         + "".join(f"- {source}\n" for source in sources)
     )
@@ -331,12 +332,12 @@ def attack_measured(name: str) -> str:
                     spread(one.values[value], 4)
                     for value in ("adaptive_error", "floor clean", "floor label")
                 ]
-                rows.append([DATA[key], one.release, *cells, str(len(one.seeds))])
+                rows.append([one.release, DATA[key], *cells, str(len(one.seeds))])
                 sources[_source(key, one)] = None
     if not rows:
         return "Not measured in the stored records.\n"
     share = f"The strongest of all, in the mean over seeds, on {strongest} of {attacked} releases."
-    header = ("data", "release", "its error", "the strongest's", "E_clean", "E_label", "seeds")
+    header = ("release", "data", "its error", "the strongest's", "E_clean", "E_label", "seeds")
     note = (
         "Mean squared errors per pixel, means with 95 % intervals over so many seeds; a lower one "
         "is a better attack.\n"
