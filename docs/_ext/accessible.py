@@ -16,6 +16,7 @@ CHANGES = (
     (r'<aside class="toc-drawer', '<aside aria-label="This page" class="toc-drawer'),
     # What scrolls can be reached by the keyboard.
     (r"<pre>", '<pre tabindex="0">'),
+    (r'<div class="table-wrapper', '<div tabindex="0" class="table-wrapper'),
     # Markdown wants a head for every table; one without words is none.
     (r"<thead>\s*<tr[^>]*>\s*(?:<th[^>]*><p></p></th>\s*)+</tr>\s*</thead>", ""),
     (r'<th class="head"><p></p></th>', '<td class="head"></td>'),

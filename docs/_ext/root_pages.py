@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = {
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
-    "reporting": "SECURITY.md",
+    "weakness": "SECURITY.md",
     "records": "results/README.md",
 }
 """Pages of the site, and the files that they show."""

@@ -15,6 +15,7 @@ PAGES = sorted(
     [path.name for path in ROOT.glob("*.md")]
     + [path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")]
 )
+INDEX = "docs/defenses/index.md"
 BLOCKS = {page: blocks_of(page) for page in PAGES}
 CASES = [(page, place) for page, blocks in BLOCKS.items() for place in range(len(blocks))]
 MOST_PARSED = 0.2
@@ -31,12 +32,12 @@ RAY = ("docs/adapters.md", "Ray")
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory):
-    """The folder that pages of defenses work on, made by the commands that their index prints."""
+    """The page that says how the folder is made which others work on, read to its end."""
     pytest.importorskip("mlxtend")
-    run = PageRun("docs/defenses/index.md", tmp_path_factory.mktemp("work"))
+    run = PageRun(INDEX, tmp_path_factory.mktemp("work"))
     run.reach(len(run.blocks) - 1)
+    yield run
     run.close()
-    return run.folder / "work"
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +60,17 @@ def prepared(runs, request):
     """What a page takes for granted: files, keys, and servers that are there already."""
 
     def page(name):
-        new = name not in {"", *request.config.stash.setdefault(SEEN, set())}
+        if name == INDEX:
+            return request.getfixturevalue("work")
         run = runs(name)
-        if new:
-            request.config.stash[SEEN].add(name)
-            if name in ("README.md", "docs/codebook.md") or (
-                name.startswith("docs/defenses/") and name != "docs/defenses/index.md"
-            ):
-                (run.folder / "work").symlink_to(request.getfixturevalue("work"))
+        if run.done == 0:
+            if name in ("README.md", "docs/codebook.md") or name.startswith("docs/defenses/"):
+                made = request.getfixturevalue("work").folder / "work"
+                (run.folder / "work").symlink_to(made)
             PREPARED.get(name, lambda _: None)(run)
         return run
 
     return page
-
-
-SEEN = pytest.StashKey[set]()
 
 
 def flowers(asked):
@@ -238,10 +235,9 @@ def test_the_notes_of_blocks_are_understood():
     """A comment before a block that is misspelt would do nothing."""
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        for comment in re.findall(r"(<!-- [^>]+ -->)\n```", text):
-            assert re.fullmatch(
-                r"<!-- (file: .+|parse only: .+|figures vary|end of .+) -->", comment
-            )
+        for note in re.findall(r"<!-- ([^>]+) -->\n```", text):
+            part = f"<!-- end of {note} -->" in text or note.startswith("end of ")
+            assert part or re.fullmatch(r"file: .+|parse only: .+|figures vary", note), (page, note)
 
 
 def test_paths_of_the_repository_that_pages_name_exist():
