@@ -25,7 +25,6 @@ extensions = [
 ]
 exclude_patterns = ["_ext"]
 nitpicky = True
-suppress_warnings = ["toc.empty_glob"]
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -13,7 +13,7 @@ from fences import ROOT
 
 pytest.importorskip("sphinx", reason="needs the dependency group docs")
 
-LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/oneway")
+LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/attacks")
 PHONE = {"width": 390, "height": 844}
 
 
