@@ -25,6 +25,7 @@ extensions = [
 ]
 exclude_patterns = ["_ext"]
 nitpicky = True
+smartquotes_action = "qe"  # two dashes begin an option
 
 myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
