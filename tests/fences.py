@@ -354,7 +354,7 @@ def _wrapped(text: str) -> Iterator[str]:
     """Yield lines as a terminal would break them; a table's are left alone."""
     for line in text.strip("\n").splitlines():
         plain = len(line) > WIDTH and not line.startswith((" ", "{"))
-        yield from textwrap.wrap(line, WIDTH) if plain else [line.rstrip()]
+        yield from textwrap.wrap(line, WIDTH, break_on_hyphens=False) if plain else [line.rstrip()]
 
 
 def _shape(block: Block, value: Any) -> Any:
