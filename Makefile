@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench docs clean
 
 help: ## Say what there is to make.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "oneway needs Python 3.11 or newer; run `make PYTHON=python3.11 ...`")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[demo,audit,export,http,mlflow,onnx,playground,ray,records,serve,sklearn]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable ".[demo,audit,export,http,mlflow,onnx,playground,ray,records,serve,sklearn]"
 	touch $@
 
 demo: $(READY) ## Invert a classifier's scores, defend them, and show what still leaks.
@@ -38,6 +38,10 @@ format: $(READY) ## Format the code and mend what the linter can.
 
 bench: $(READY) ## Time the defense beside a plain rendering of the paper's listing.
 	$(BIN)/python benchmarks/adversarial_noise.py $(ARGS)
+
+docs: $(READY) ## Build the documentation site, strictly, into build/docs.
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs
+	@echo "open build/docs/index.html"
 
 clean: ## Remove .venv and what the tools left.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

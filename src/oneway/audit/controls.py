@@ -80,6 +80,7 @@ CONTROLS: dict[str, Control] = {
     "planted-leak": Control(lambda places, _: PlantedLeak(positions=places.tolist()), "read"),
     "label-only": Control(lambda *_: LabelOnly(), "holds"),
 }
+"""Releases whose leak is known, and what must be found of each."""
 
 
 def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:

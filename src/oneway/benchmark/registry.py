@@ -20,3 +20,4 @@ ATTACKS: dict[str, Attack] = {
     "optimising": optimising,
     "class-representative": class_representative,
 }
+"""All attacks, by the name that experiments call them."""

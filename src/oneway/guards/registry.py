@@ -64,6 +64,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "lpa": Poisoning,
     **TEST_SIGNALS,
 }
+"""All of them, by the name that commands, experiments and files call them."""
 
 STRENGTHS = {
     "adversarial-noise": "step_size",

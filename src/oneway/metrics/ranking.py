@@ -87,8 +87,8 @@ def failure_auroc(released: Tensor, labels: Tensor) -> float | None:
         labels: ``(N)`` int64 true classes in ``[0, K)``.
 
     Returns:
-        The area under the ROC curve: the chance that a right row has a larger maximum than a
-        wrong one, ties counting half. None where all rows are right, or all wrong.
+        The area under the ROC curve, which is the chance that a right row has a larger maximum
+        than a wrong one, ties counting half. None where all rows are right, or all wrong.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.

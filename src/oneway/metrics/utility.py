@@ -38,8 +38,8 @@ def distortion(
         released: ``(N, K)`` probabilities that left the building.
 
     Returns:
-        Both distortions. Logits are compared as they are, as the paper does: a constant added
-        to a row counts, although a softmax ignores it.
+        Both distortions. Logits are compared as they are, as the paper does, so that a constant
+        added to a row counts, although a softmax ignores it.
 
     Raises:
         InvalidTensorError: The shapes differ.

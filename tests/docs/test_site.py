@@ -1,0 +1,161 @@
+"""The site builds without a warning, asks the network for nothing, and is fit to be read."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+
+from browsing import axe_violations, overflow
+from fences import ROOT
+
+pytest.importorskip("sphinx", reason="needs the dependency group docs")
+
+LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/attacks")
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Built as `make docs` builds it: any warning is an error."""
+    out = tmp_path_factory.mktemp("site") / "html"
+    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
+    done = subprocess.run(  # noqa: S603  our own interpreter and arguments
+        [sys.executable, "-m", "sphinx", *strict, "docs", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+class Page(HTMLParser):
+    """What a page links to, loads, and can be linked at."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loads, self.anchors, self.images = [], [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        if "id" in found:
+            self.anchors.add(found["id"])
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag == "link" and found.get("rel") != "canonical":
+            self.loads.append(found.get("href", ""))
+        if tag in ("script", "img", "iframe", "source", "video") and "src" in found:
+            self.loads.append(found["src"])
+        if tag == "img":
+            self.images.append(found)
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+
+
+def test_every_link_leads_to_a_page_and_an_anchor_that_are_there(site, pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            if re.match(r"[a-z]+:", link):
+                continue
+            place, _, anchor = link.partition("#")
+            target = (path.parent / unquote(place)).resolve() if place else path
+            known = pages.get(target)
+            if not target.is_file() or (anchor and known and unquote(anchor) not in known.anchors):
+                broken.append((path.relative_to(site).as_posix(), link))
+    assert broken == []
+    assert len(pages) > 100
+
+
+def test_nothing_is_asked_of_the_network(site, pages):
+    asked = [
+        (path.name, load)
+        for path, page in pages.items()
+        for load in page.loads
+        if re.match(r"(https?:)?//", load)
+    ]
+    assert asked == []
+    for sheet in site.rglob("*.css"):
+        text = sheet.read_text(encoding="utf-8")
+        assert not re.search(r"url\([\"']?(https?:)?//|@import", text), sheet.name
+
+
+def test_pictures_say_what_they_show(pages):
+    assert [one for page in pages.values() for one in page.images if not one.get("alt")] == []
+
+
+def test_equations_are_drawn_by_the_browser_itself(site):
+    text = (site / "defenses" / "codebook.html").read_text(encoding="utf-8")
+    assert text.count("<math") >= 3
+    assert "MathJax" not in text
+
+
+@pytest.fixture
+def opened(browser, site):
+    """Open pages from the disk, in a context of its own; whatever asks the network fails."""
+    contexts = []
+
+    def page_of(name, **how):
+        context = browser.new_context(**how)
+        contexts.append(context)
+        context.set_offline(True)
+        page = context.new_page()
+        page.goto((site / f"{name}.html").as_uri())
+        return page
+
+    yield page_of
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_everybody_can_read_it(opened, name, scheme):
+    page = opened(name, color_scheme=scheme)
+    assert axe_violations(page) == []
+
+
+@pytest.mark.parametrize("name", [*LOOKED_AT, "leaderboard", "reference/cli", "audit", "glossary"])
+def test_a_phone_needs_no_sideways_scrolling(opened, name):
+    page = opened(name, viewport=PHONE)
+    assert overflow(page) == 0
+
+
+def test_search_works_offline_and_from_the_disk(opened):
+    page = opened("index")
+    page.fill(".sidebar-search", "planted leak")
+    page.press(".sidebar-search", "Enter")
+    page.wait_for_selector("#search-results li a")
+    found = page.eval_on_selector_all("#search-results li a", "all => all.map(one => one.href)")
+    assert any("defenses/planted-leak" in link for link in found)
+
+
+READERS = {
+    "I serve a model": "engineer",
+    "I must show what an API leaks": "privacy-team",
+    "I compare defenses and attacks": "researcher",
+}
+
+
+@pytest.mark.parametrize("said", READERS)
+def test_each_reader_is_led_from_the_front_page(opened, said):
+    page = opened("index")
+    page.locator(".sd-card", has_text=said).click()
+    page.wait_for_url(f"**/tutorials/{READERS[said]}.html")
+
+
+def test_dark_is_dark(opened):
+    shades = {}
+    for scheme in ("light", "dark"):
+        page = opened("index", color_scheme=scheme)
+        color = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        shades[scheme] = sum(int(part) for part in re.findall(r"\d+", color)[:3])
+    assert shades["dark"] < 200 < 600 < shades["light"]
