@@ -22,7 +22,7 @@ def test_a_flag_that_nobody_could_look_up_is_refused_with_the_nearest():
 def test_each_flag_says_what_it_is_in_a_word_that_is_the_name_of_its_page(name):
     assert Flag(name, "because").detail == "because"
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", name)
-    assert FLAGS[name]
+    assert FLAGS[name].says
 
 
 def test_flags_in_the_code_are_those_that_are_listed():

@@ -53,7 +53,6 @@ def demo(
     from oneway.report import (
         TABLE_WIDTH,
         draw_reconstructions,
-        markdown_table,
         release_table,
         remarks,
     )
@@ -71,11 +70,11 @@ def demo(
         title = f"What scores give away: {data}, mean squared error per pixel of each attack"
         draw_reconstructions(_rows(outcomes, experiment.gallery), figure, title)
     lines = remarks(records)
-    text = markdown_table(records) + "\n" + "".join(f"- {line}\n" for line in lines)
+    table = release_table(records, f"{spec.name}, seed {spec.seed}")
+    text = table.markdown() + "\n" + "".join(f"- {line}\n" for line in lines)
     (folder / "table.md").write_text(text, encoding="utf-8")
 
     console = Console()
-    table = release_table(records, f"{spec.name}, seed {spec.seed}")
     console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
     for line in lines:
         console.print(f"• {line}", highlight=False)

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.table import Table
-
-from oneway.report.table import KNOWS, text_table
+from oneway.report.table import KNOWS, Listing
 
 Record = Mapping[str, Any]
 
@@ -154,13 +152,13 @@ ATTACK_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def attackers_table(record: Record) -> Table:
+def attackers_table(record: Record) -> Listing:
     """Return each attacker's error on the release, mean over seeds; and rank 1 of the first."""
     rows = [
         {"name": name, "error": error, **record["reidentified"][name]}
         for name, error in record["errors"].items()
     ]
-    return text_table("Attackers on the release", ATTACK_COLUMNS, rows)
+    return Listing("Attackers on the release", ATTACK_COLUMNS, rows)
 
 
 def _cell(value: Any, digits: int = 4) -> str:
@@ -180,7 +178,7 @@ PRIVACY = {
 Row = Mapping[str, Any]
 
 
-def privacy_table(record: Record) -> Table:
+def privacy_table(record: Record) -> Listing:
     """Return how like the truth the reconstructions are."""
     privacy = record["privacy"]
     rows: list[Row] = [
@@ -198,7 +196,7 @@ def privacy_table(record: Record) -> Table:
         "clean scores": lambda row: _cell(row["clean"]),
         "the label": lambda row: _cell(row["label"]),
     }
-    return text_table("What is reconstructed (by the strongest attacker)", columns, rows)
+    return Listing("What is reconstructed (by the strongest attacker)", columns, rows)
 
 
 UTILITY = {
@@ -216,7 +214,7 @@ COST = {
 }
 
 
-def utility_table(record: Record) -> Table:
+def utility_table(record: Record) -> Listing:
     """Return what users and the server pay."""
     useful = record["utility"]
     rows: list[Row] = []
@@ -232,7 +230,7 @@ def utility_table(record: Record) -> Table:
         "clean scores": lambda row: _cell(row["clean"], row["digits"]),
         "the release": lambda row: _cell(row["released"], row["digits"]),
     }
-    return text_table("What users and the server pay", columns, rows)
+    return Listing("What users and the server pay", columns, rows)
 
 
 def distortion_line(record: Record) -> str:

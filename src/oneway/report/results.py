@@ -14,15 +14,13 @@ from oneway.benchmark import (
 from oneway.errors import UnknownNameError
 from oneway.report.frontier import frontier_lines
 from oneway.report.summary import (
-    CERTIFICATES,
-    COLUMNS,
-    COSTS,
-    PUBLISHED_COLUMNS,
-    published_rows,
+    certificates_table,
+    costs_table,
+    published_table,
     spread,
     summary_remarks,
+    summary_table,
 )
-from oneway.report.table import markdown
 
 Record = Mapping[str, Any]
 
@@ -68,19 +66,19 @@ def _section(
         f"{data['test']:,} queries{side}. {_command(experiment, preset)}; "
         f"{_seeds(summaries)}; {_machines(summaries)}.\n",
         "### Measured\n",
-        markdown(COLUMNS, summaries),
+        summary_table(summaries, "").markdown(),
         *_frontier(experiment, preset, summaries),
         *_bullets(summary_remarks(summaries)),
         "\n### What it costs\n",
         "Training is what a defense needs besides the target. Milliseconds depend on what else the "
         "machine was doing; compare them with those of no defense.\n",
-        markdown(COSTS, summaries),
+        costs_table(summaries).markdown(),
         *_certificates(summaries),
     ]
     if theirs is not None and theirs.rows:
         lines += [
             "### Printed in the paper\n",
-            markdown(PUBLISHED_COLUMNS, published_rows(theirs, summaries)),
+            published_table(theirs, summaries).markdown(),
         ]
     if theirs is not None:
         lines += _bullets([remark.text for remark in theirs.remarks])
@@ -90,14 +88,14 @@ def _section(
 
 def _certificates(summaries: Sequence[Summary]) -> list[str]:
     """Return what releases with a certificate certify, beside what attackers reached."""
-    certified = [summary for summary in summaries if "certified_error" in summary.values]
-    if not certified:
+    table = certificates_table(summaries)
+    if not table.rows:
         return []
     return [
         "\n### What is certified\n",
         "The least error of any attacker, estimated on calibration queries that fitted nothing: on "
         "other queries than the attackers were graded on, so that either may be a little lower.\n",
-        markdown(CERTIFICATES, certified),
+        table.markdown(),
     ]
 
 
