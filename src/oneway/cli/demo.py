@@ -1,12 +1,21 @@
 """`oneway demo`: invert a classifier's scores, defend them, and show what still leaks."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import CACHE, Cache, Device, choose_device, command, progress
+from oneway.cli.common import (
+    CACHE,
+    Cache,
+    Device,
+    NoImages,
+    choose_device,
+    command,
+    page_of_records,
+    progress,
+)
 
 if TYPE_CHECKING:
     from oneway.benchmark import Outcome
@@ -25,12 +34,14 @@ def demo(
     ] = None,
     cache: Cache = CACHE,
     device: Device = "auto",
+    no_images: NoImages = False,
 ) -> None:
     """Invert a classifier's scores, defend them, and show what still leaks.
 
     Trains a target on real digits, the defender's surrogate inverter, and attackers; releases
     scores undefended, with the paper's noise, and as labels only; attacks each; and writes a
-    table and a figure. Networks are cached, so that an interrupted run goes on where it was.
+    page to read (report.html), a table and a figure. Networks are cached, so that an interrupted
+    run goes on where it was.
 
     Exits 1 if a label changed in a defended release.
 
@@ -66,9 +77,17 @@ def demo(
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
+        galleries = {one.record["release"]: experiment.gallery(one) for one in outcomes}
         figure = folder / "reconstructions.png"
-        title = f"What scores give away: {data}, mean squared error per pixel of each attack"
-        draw_reconstructions(_rows(outcomes, experiment.gallery), figure, title)
+        figure.unlink(missing_ok=True)
+        if not no_images:
+            title = f"What scores give away: {data}, mean squared error per pixel of each attack"
+            draw_reconstructions(_rows(outcomes, galleries), figure, title)
+    page_of_records(
+        records,
+        folder / "report.html",
+        None if no_images else lambda record: galleries[record["release"]],
+    )
     lines = remarks(records)
     table = release_table(records, f"{spec.name}, seed {spec.seed}")
     text = table.markdown() + "\n" + "".join(f"- {line}\n" for line in lines)
@@ -79,18 +98,20 @@ def demo(
     for line in lines:
         console.print(f"• {line}", highlight=False)
     console.print(
-        f"Wrote {folder}/records.jsonl, table.md and reconstructions.png",
+        f"Wrote {folder}/report.html, records.jsonl, table.md"
+        + ("" if no_images else " and reconstructions.png"),
         highlight=False,
         soft_wrap=True,
     )
     raise typer.Exit(1 if any(record["flips"] for record in records) else 0)
 
 
-def _rows(outcomes: "list[Outcome]", gallery: "Callable[[Outcome], dict[str, Any]]") -> Any:
+def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
     """Return the figure's rows: the truth, then what attackers make of each release."""
-    rows = {"original": gallery(outcomes[0])["truth"]}
+    rows = {"original": galleries[outcomes[0].record["release"]]["truth"]}
     for outcome in outcomes:
-        name, images = outcome.record["release"], gallery(outcome)
+        name = outcome.record["release"]
+        images = galleries[name]
         first = outcome is outcomes[0]
         for attack in ("static",) if first else ("static", "retrained"):
             title = "no defense\n" if first else f"{name}\n{attack}"

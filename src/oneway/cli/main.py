@@ -14,6 +14,7 @@ from oneway.cli import (
     doctor,
     leaderboard,
     proxy,
+    report,
     reproduce,
     results,
     serve,
@@ -64,5 +65,6 @@ app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
 app.command()(results.results)
+app.command()(report.report)
 app.command()(serve.serve)
 app.command()(proxy.proxy)

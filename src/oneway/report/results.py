@@ -37,9 +37,6 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
         theirs: What the paper printed, by experiment.
         command: What makes this page.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["experiment"], record["preset"]), []).append(record)
     parts = [
         "# Results\n",
         f"Made by `{command}` from stored records; not edited by hand. Errors are mean "
@@ -48,10 +45,18 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
         "(it knows the algorithm and its parameters), or, for releases that are random, an "
         "attacker who asks each query again and again and averages the answers.\n",
     ]
-    for (experiment, preset), group in groups.items():
+    for (experiment, preset), group in by_experiment(records).items():
         summaries = summarise(group)
         parts.append(_section(experiment, preset, summaries, theirs.get(experiment)))
     return "\n".join(parts)
+
+
+def by_experiment(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return records by their experiment and preset, in the order of first appearance."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["experiment"], record["preset"]), []).append(record)
+    return groups
 
 
 def _section(
@@ -63,8 +68,8 @@ def _section(
     lines = [
         f"## {experiment}" + (f", preset {preset}" if preset else "") + "\n",
         f"{title}. {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
-        f"{data['test']:,} queries{side}. {_command(experiment, preset)}; "
-        f"{_seeds(summaries)}; {_machines(summaries)}.\n",
+        f"{data['test']:,} queries{side}. `{command_of(experiment, preset)}`; "
+        f"{seeds_of(summaries)}; {_machines(summaries)}.\n",
         "### Measured\n",
         summary_table(summaries, "").markdown(),
         *_frontier(experiment, preset, summaries),
@@ -107,20 +112,20 @@ def _frontier(experiment: str, preset: str, summaries: Sequence[Summary]) -> lis
     return [picture, *_bullets(frontier_lines(summaries))]
 
 
-def _command(experiment: str, preset: str) -> str:
+def command_of(experiment: str, preset: str) -> str:
     """Say what makes these records; whoever wrote the experiment knows where its file is."""
     if experiment == LEADERBOARD:
-        return f"`oneway leaderboard --data {preset}`"
+        return f"oneway leaderboard --data {preset}"
     table, _, kind = experiment.partition("-")
     try:
         bundled_spec(experiment)
         what = f"{table} --data {kind}"
     except UnknownNameError:
         what = f"{experiment}.toml"
-    return f"`oneway reproduce {what}" + (f" --preset {preset}`" if preset else "`")
+    return f"oneway reproduce {what}" + (f" --preset {preset}" if preset else "")
 
 
-def _seeds(summaries: Sequence[Summary]) -> str:
+def seeds_of(summaries: Sequence[Summary]) -> str:
     """Name the seeds; and the releases, where they have not all the same."""
     releases: dict[tuple[int, ...], list[str]] = {}
     for summary in summaries:

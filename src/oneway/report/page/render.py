@@ -1,0 +1,51 @@
+"""A page as one file of HTML that needs nothing else."""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from oneway.report.page.blocks import Page
+from oneway.tensor_files import atomic_file
+
+FOLDER = "oneway.report.page"
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""What a browser may load for a page: nothing but what is in it."""
+
+
+def render(page: Page) -> str:
+    """Return a page as HTML: no script, and no address that a browser would fetch.
+
+    Every text of a record is escaped.
+
+    Args:
+        page: What is on it.
+    """
+    template, style = _template()
+    return template.render(page=page, style=style, policy=POLICY)
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page as a file that stands alone.
+
+    Args:
+        path: The file, .html.
+        page: What is on it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+
+
+@cache
+def _template() -> tuple[Template, Markup]:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    folder = files(FOLDER)
+    style = (folder / "page.css").read_text(encoding="utf-8")
+    text = (folder / "page.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(text), Markup(style)  # noqa: S704  our own file
