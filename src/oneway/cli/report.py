@@ -136,7 +136,8 @@ def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
         if not {"experiment", "preset", "release", "floors", "spec"} <= record.keys():
             raise CorruptDataError(
                 f"{', '.join(str(path) for path in source)} must hold records of experiments, but "
-                "holds others. Pass the .jsonl files of `oneway reproduce` or `oneway leaderboard`."
+                "holds others. Pass the .jsonl files that this version's `oneway reproduce`, "
+                "`leaderboard` or `demo` wrote."
             )
     found = galleries_in(cache, no_images) or no_gallery
     return records_page(records, published_of(records), found)

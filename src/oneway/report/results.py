@@ -117,6 +117,8 @@ def command_of(experiment: str, preset: str) -> str:
     if experiment == LEADERBOARD:
         return f"oneway leaderboard --data {preset}"
     table, _, kind = experiment.partition("-")
+    if table == "demo":
+        return f"oneway demo --data {kind}"
     try:
         bundled_spec(experiment)
         what = f"{table} --data {kind}"

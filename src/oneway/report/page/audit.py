@@ -72,8 +72,8 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
     words = verdict(record)[1:-1]
     sections = [
         Section("numbers", "In numbers", [_figures(record), Prose(GAP_WORDS)]),
-        Section("floors", "Where the attackers stand", [_floors(record)]),
         *_examples(record, pictures),
+        Section("floors", "Where the attackers stand", [_floors(record)]),
         Section("frontier", "What it hides, and what it changes", [_frontier(record)]),
         Section("words", "In words", [Bullets(words)]),
         Section(
@@ -311,12 +311,16 @@ def _strips(
     )
 
 
+LEVEL = -0.25
+"""Where the plane begins, unless a gap lies below."""
+
+
 def _frontier(record: Record) -> Chart:
     moved = record["utility"]["l1_mean"]
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
-    for name, told, label, mark, nudge in (
-        ("closed_gap", "this release", "this release", "disc", -4),
-        ("closed_gap_tail", "least confident 5 % of queries", "least confident 5 %", "diamond", 4),
+    for name, told, mark, nudge in (
+        ("closed_gap", "this release", "disc", -9),
+        ("closed_gap_tail", "this release, least confident 5 % of queries", "diamond", 9),
     ):
         gap, interval = record[name], record[f"{name}_interval"]
         if gap is None:
@@ -324,7 +328,7 @@ def _frontier(record: Record) -> Chart:
         ends = {} if interval is None else {"low": interval["low"], "high": interval["high"]}
         bounded = {end: value for end, value in ends.items() if not isinstance(value, str)}
         points.append(
-            Point(told, moved, gap, **bounded, on=True, label=label, mark=mark, nudge=nudge)
+            Point(told, moved, gap, **bounded, on=True, label=f"{gap:.2f}", mark=mark, nudge=nudge)
         )
     columns: dict[str, Callable[[Point], str]] = {
         "what": lambda point: point.told,
@@ -347,6 +351,9 @@ def _frontier(record: Record) -> Chart:
             Level("1: no more than the label", 1.0),
             Level("0: as much as without a defense", 0.0),
         ),
+        lowest=-1.0 if any(one.up < LEVEL for one in points) else LEVEL,
+        size=(440, 320),
+        spare=0.25,
         numbers=Listing(title, columns, points),
         legend=(
             ("disc", "strong", "all queries"),

@@ -81,9 +81,10 @@ def _verdict(told: Certificate) -> tuple[str, str, str]:
         )
     error = told.error
     sentence = (
-        f"No attacker, whatever they know, train or compute, has a mean squared error per pixel "
-        f"below {error.estimate:.4f} ({level} of resampled queries: {error.low:.4f} to "
-        f"{error.high:.4f}; whatever the distribution: {error.floor:.4f}), and a release {most}."
+        "In the mean over queries no attacker, whatever they know, train or compute, errs by less "
+        f"than an estimated {error.estimate:.4f} per pixel ({level} of resampled queries: "
+        f"{error.low:.4f} to {error.high:.4f}; proven, whatever the distribution of queries: "
+        f"{error.floor:.4f}); and a release {most}."
     )
     if not told.independent:
         return "mixed", "Certified on the queries that fitted it", sentence
@@ -96,11 +97,15 @@ def _figures(told: Certificate) -> Figures:
         items += [
             Figure(
                 f"{told.error.estimate:.4f}",
-                "Least error of any attacker",
+                "Least error of any attacker, estimated",
                 f"in the mean over queries; {100 * told.level:g} %: {told.error.low:.4f} to "
                 f"{told.error.high:.4f}",
             ),
-            Figure(f"{told.error.floor:.4f}", "Its floor", "for any distribution of queries"),
+            Figure(
+                f"{told.error.floor:.4f}",
+                "Least error, proven",
+                "for any distribution of queries",
+            ),
         ]
     items += [
         Figure(

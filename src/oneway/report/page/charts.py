@@ -133,8 +133,8 @@ def line_chart(
     """Return a line of numbers from the first level to the second, and who lies where on it.
 
     It has no width of its own: places are shares of the page's, so that text keeps its size on a
-    phone. What lies further beyond the second level than twice their distance is drawn at the
-    edge, with an arrow and its number.
+    phone. Where it is banded, what lies further beyond the second level than twice their distance
+    is drawn at the edge, with an arrow and its number.
 
     Args:
         name: Unique on the page.
@@ -147,7 +147,7 @@ def line_chart(
     """
     clean, label = levels[0].value, levels[1].value
     known = [*(one.value for one in levels), *(one.value for one in places)]
-    reach = max(clean, label) + 2 * abs(label - clean)
+    reach = max(clean, label) + 2 * abs(label - clean) if banded else math.inf
     low = min(known)
     high = max([one for one in known if one <= reach] or [max(known)])
     high = max(high, *(one.value for one in levels))
@@ -241,6 +241,8 @@ def plane_chart(
     steps: Sequence[Point] = (),
     numbers: Listing,
     legend: Sequence[tuple[str, str, str]] = (),
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    spare: float = 0.05,
 ) -> Chart:
     """Return points on a plane: how much releases hide, against how much they change.
 
@@ -257,28 +259,31 @@ def plane_chart(
         steps: Points on the frontier, from the least change to the most.
         numbers: All of them, as a table.
         legend: Shape, class and meaning of each kind of mark.
+        size: Its width and height.
+        spare: Share of the axis across that is kept free beyond the last point.
     """
+    width, height = size
     most = max([one.across for one in points], default=0.0) or 1.0
 
     def share(value: float) -> float:
         if linear_below <= 0:
-            return value / most / 1.08
-        return _symlog(value, linear_below) / _symlog(most, linear_below) / 1.05
+            return value / most / (1 + spare)
+        return _symlog(value, linear_below) / _symlog(most, linear_below) / (1 + spare)
 
     bottom, peak = lowest - 0.12, 1.15
 
     def x_of(value: float) -> float:
-        return LEFT + 10 + (WIDTH - LEFT - RIGHT - 10) * share(value)
+        return LEFT + 10 + (width - LEFT - RIGHT - 10) * share(value)
 
     def y_of(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (peak - max(value, lowest)) / (peak - bottom)
+        return TOP + (height - TOP - BOTTOM) * (peak - max(value, lowest)) / (peak - bottom)
 
-    parts = _grid(across, up, x_of, y_of, lowest, most, linear_below)
+    parts = _grid(size, across, up, x_of, y_of, lowest, most, linear_below)
     for level in levels:
         y = y_of(level.value)
         parts.append(
             Markup('<line class="level" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-                LEFT, WIDTH - RIGHT, y=y
+                LEFT, width - RIGHT, y=y
             )
         )
         above = level.value > 0
@@ -312,11 +317,9 @@ def plane_chart(
         )
         text = f"{one.label}: {one.up:.1f}" if below and one.label else one.label
         if text:
-            parts.append(_beside(text, x, y, one.on, taken))
+            parts.append(_beside(text, x, y, one.on, taken, width))
     shapes = tuple((mark(shape), kind, told) for shape, kind, told in legend)
-    return Chart(
-        name, title, description, Markup("\n").join(parts), (WIDTH, HEIGHT), numbers, shapes
-    )
+    return Chart(name, title, description, Markup("\n").join(parts), size, numbers, shapes)
 
 
 def _symlog(value: float, linear_below: float) -> float:
@@ -326,7 +329,9 @@ def _symlog(value: float, linear_below: float) -> float:
     return 1 + math.log10(value / linear_below)
 
 
-def _beside(text: str, x: float, y: float, on: bool, taken: list[tuple[float, float]]) -> Markup:
+def _beside(
+    text: str, x: float, y: float, on: bool, taken: list[tuple[float, float]], width: int
+) -> Markup:
     """Return text beside a point, where it covers least of what is there already."""
     half = 3.6 * len(text)
     options = [
@@ -338,7 +343,7 @@ def _beside(text: str, x: float, y: float, on: bool, taken: list[tuple[float, fl
             abs(place[0] - other[0]) < half + 9 and abs(place[1] - 4 - other[1]) < 11
             for other in taken
         )
-        outside = place[0] - half < LEFT or place[0] + half > WIDTH - RIGHT + 8 or place[1] < 10
+        outside = place[0] - half < LEFT or place[0] + half > width - RIGHT + 8 or place[1] < 10
         return near + 5 * outside
 
     best = min(options, key=crowd)
@@ -349,6 +354,7 @@ def _beside(text: str, x: float, y: float, on: bool, taken: list[tuple[float, fl
 
 
 def _grid(
+    size: tuple[int, int],
     across: str,
     up: str,
     x_of: Callable[[float], float],
@@ -358,13 +364,14 @@ def _grid(
     linear_below: float,
 ) -> list[Markup]:
     """Return axes with their numbers."""
+    width, height = size
     parts = []
-    heights = [round(lowest + 0.5 * step, 1) for step in range(int((1 - lowest) / 0.5) + 1)]
+    heights = [step / 2 for step in range(math.ceil(2 * lowest), 3)]
     for value in heights:
         y = y_of(value)
         parts.append(
             Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-                LEFT, WIDTH - RIGHT, y=y
+                LEFT, width - RIGHT, y=y
             )
         )
         parts.append(
@@ -372,7 +379,7 @@ def _grid(
                 LEFT - 8, y + 4, value
             )
         )
-    floor = HEIGHT - BOTTOM
+    floor = height - BOTTOM
     for value in _ticks(most, linear_below):
         x = x_of(value)
         parts.append(
@@ -387,7 +394,7 @@ def _grid(
         )
     parts.append(
         Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            WIDTH - RIGHT, HEIGHT - 10, across
+            width - RIGHT, height - 10, across
         )
     )
     parts.append(Markup('<text class="axis" x="{}" y="{}">{}</text>').format(0, 12, up))

@@ -1,5 +1,6 @@
 """A page as one file of HTML that needs nothing else."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -8,9 +9,13 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from oneway.report.page.blocks import Page
+from oneway.report.table import Listing
 from oneway.tensor_files import atomic_file
 
 FOLDER = "oneway.report.page"
+
+NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
+"""How a cell begins that is set flush right."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What a browser may load for a page: nothing but what is in it."""
@@ -45,7 +50,14 @@ def _template() -> tuple[Template, Markup]:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["texts"] = _texts
     folder = files(FOLDER)
     style = (folder / "page.css").read_text(encoding="utf-8")
     text = (folder / "page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(text), Markup(style)  # noqa: S704  our own file
+
+
+def _texts(listing: Listing) -> set[int]:
+    """Return which columns hold texts rather than numbers."""
+    columns = enumerate(zip(*listing.cells(), strict=True))
+    return {place for place, cells in columns if not all(map(NUMBER.match, cells))}
