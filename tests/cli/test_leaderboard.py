@@ -8,6 +8,7 @@ import pytest
 from benchmark.small import blobs, lasting
 from cli.test_reproduce import TINY, refused
 from oneway.benchmark import bundled_spec, read_records
+from report.page.reading import assert_stands_alone
 
 BOARD = (
     TINY.replace('name = "tiny"', 'name = "board"')
@@ -38,6 +39,8 @@ def test_every_release_of_every_seed_has_a_record_and_there_is_a_picture(board):
         assert [record["release"] for record in records] == ["none", "noise", "rounding, 1 decimal"]
         assert {record["seed"] for record in records} == {seed}
     assert (folder / "out" / "board-small.png").read_bytes().startswith(b"\x89PNG")
+    page = assert_stands_alone((folder / "out" / "board-small.html").read_text(encoding="utf-8"))
+    assert len(page.every("img")) >= 40
     assert result.stdout.count("On the frontier of G against") == 2
     assert "rounding, 1 decimal" in result.stdout
 

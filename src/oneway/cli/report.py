@@ -132,6 +132,8 @@ def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
 
     files = [file for path in source for file in _records_in(path)]
     records = [record for file in files for record in read_records(file)]
+    if not records:
+        raise MissingDataError(f"{source[0]} holds no records. Pass a file that has some.")
     for record in records:
         if not {"experiment", "preset", "release", "floors", "spec"} <= record.keys():
             raise CorruptDataError(

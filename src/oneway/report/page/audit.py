@@ -290,12 +290,14 @@ def _strips(
     attackers: Mapping[str, str],
     queries: int,
 ) -> Pictures:
-    names = [f"Query {one['query']}" for one in facts]
     rows = [
         picture_row(
-            SEEN[who][0], SEEN[who][1].format(attack=attackers.get(who, "")), images[who], names
+            told,
+            note.format(attack=attackers.get(who, "")),
+            images[who],
+            [f"Query {one['query']}: {told[0].lower()}{told[1:]}" for one in facts],
         )
-        for who in SEEN
+        for who, (told, note) in SEEN.items()
     ]
     numbers = (
         ("Strongest attacker's error", tuple(f"{one['errors']['strongest']:.4f}" for one in facts)),

@@ -17,6 +17,9 @@ WIDTH, HEIGHT = 920, 430
 ROOM = 78
 """Percent of a line's width that places lie on; beside them stand their numbers."""
 
+LEAST = 1e-9
+"""Changes below this are none: the axis has a length even so."""
+
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 52
 
 SHAPES = {
@@ -157,7 +160,7 @@ def line_chart(
     def at(value: float) -> float:
         return ROOM * (min(max(value, low), high) - low) / (high - low)
 
-    row, head = (30, 22) if len(places) > 9 else (46, 22)
+    row, head = (26, 22) if len(places) > 9 else (46, 22)
     top = head * len(levels) + 10
     height = top + row * len(places) + 8
     parts = list[Markup]()
@@ -175,9 +178,11 @@ def line_chart(
                 order, y + 5, height - 4, x=x
             )
         )
-        parts.append(_words(f"{level.told} {level.value:.4f}", x, y, "level-name"))
+        # The first stands to the left of its line, others to the right, where there is room.
+        left_of = x > (25 if order == 0 else 60)
+        parts.append(_words(f"{level.told} {level.value:.4f}", x, y, left_of=left_of))
     for order, place in enumerate(places):
-        y = top + row * order + row - 14
+        y = top + row * order + row - (10 if row < 40 else 14)
         x = at(place.value)
         out = place.value > high
         shape = "beyond" if out else "disc" if place.strongest else "ring"
@@ -219,12 +224,12 @@ def line_chart(
     return Chart(name, title, description, Markup("\n").join(parts), (0, height), numbers)
 
 
-def _words(text: str, x: float, y: float, kind: str) -> Markup:
-    """Return text beside a place, on the side where there is room for it."""
-    anchor, shift = ("start", 5) if x < 50 else ("end", -5)
-    return Markup('<text class="{}" x="{:.2f}%" dx="{}" y="{}" text-anchor="{}">{}</text>').format(
-        kind, x, shift, y, anchor, text
-    )
+def _words(text: str, x: float, y: float, *, left_of: bool) -> Markup:
+    """Return the name of a level beside its line."""
+    anchor, shift = ("end", -5) if left_of else ("start", 5)
+    return Markup(
+        '<text class="level-name" x="{:.2f}%" dx="{}" y="{}" text-anchor="{}">{}</text>'
+    ).format(x, shift, y, anchor, text)
 
 
 def plane_chart(
@@ -263,7 +268,9 @@ def plane_chart(
         spare: Share of the axis across that is kept free beyond the last point.
     """
     width, height = size
-    most = max([one.across for one in points], default=0.0) or 1.0
+    most = max([one.across for one in points], default=0.0)
+    if most < LEAST:
+        most = 1.0
 
     def share(value: float) -> float:
         if linear_below <= 0:
@@ -297,9 +304,8 @@ def plane_chart(
         for one in steps[1:]:
             way.append(f"H{x_of(one.across):.1f}V{y_of(one.up):.1f}")
         parts.append(Markup('<path class="steps" d="{}"/>').format("".join(way)))
-    taken: list[tuple[float, float]] = [
-        (x_of(one.across) + one.nudge, y_of(one.up)) for one in points
-    ]
+    # Centers of what is drawn, with half their widths.
+    taken = [(x_of(one.across) + one.nudge, y_of(one.up), 7.0) for one in points]
     # Those that stand out are drawn last, above the others.
     for one in sorted(points, key=lambda point: point.on):
         x, y = x_of(one.across) + one.nudge, y_of(one.up)
@@ -322,32 +328,38 @@ def plane_chart(
     return Chart(name, title, description, Markup("\n").join(parts), size, numbers, shapes)
 
 
+LINEAR = 0.4
+"""Of a mixed axis, the length of its linear part, in decades of the other."""
+
+
 def _symlog(value: float, linear_below: float) -> float:
     """Return a place that is linear in small values and logarithmic in others."""
     if value <= linear_below:
-        return value / linear_below
-    return 1 + math.log10(value / linear_below)
+        return LINEAR * value / linear_below
+    return LINEAR + math.log10(value / linear_below)
 
 
 def _beside(
-    text: str, x: float, y: float, on: bool, taken: list[tuple[float, float]], width: int
+    text: str, x: float, y: float, on: bool, taken: list[tuple[float, float, float]], width: int
 ) -> Markup:
     """Return text beside a point, where it covers least of what is there already."""
     half = 3.6 * len(text)
     options = [
-        (x + side * (9 + half), y + lift) for lift in (-8, 4, 15, -19, 27, -30) for side in (1, -1)
+        (x + side * (9 + half), y + lift)
+        for lift in (-8, 4, 15, -19, 27, -30, -41)
+        for side in (1, -1)
     ]
 
     def crowd(place: tuple[float, float]) -> float:
         near = sum(
-            abs(place[0] - other[0]) < half + 9 and abs(place[1] - 4 - other[1]) < 11
-            for other in taken
+            abs(place[0] - across) < half + wide + 1 and abs(place[1] - 4 - up) < 11
+            for across, up, wide in taken
         )
         outside = place[0] - half < LEFT or place[0] + half > width - RIGHT + 8 or place[1] < 10
         return near + 5 * outside
 
     best = min(options, key=crowd)
-    taken.append((best[0], best[1] - 4))
+    taken.append((best[0], best[1] - 4, half))
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
         "strong small" if on else "plain small", best[0], best[1], text
     )

@@ -66,7 +66,7 @@ class Pictures:
 
 
 def picture_row(
-    told: str, note: str, images: NDArray[np.generic], queries: Sequence[str]
+    told: str, note: str, images: NDArray[np.generic], alts: Sequence[str]
 ) -> PictureRow:
     """Return a row of images.
 
@@ -74,7 +74,7 @@ def picture_row(
         told: Who sees them so.
         note: What it knows.
         images: ``(n, H, W)`` gray or ``(n, H, W, 3)``, uint8 or in ``[0, 1]``.
-        queries: What each image is of.
+        alts: What each image shows, in words.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -82,10 +82,7 @@ def picture_row(
     return PictureRow(
         told,
         note,
-        tuple(
-            Picture(_png(image), f"{query}, {told[0].lower()}{told[1:]}")
-            for image, query in zip(images, queries, strict=True)
-        ),
+        tuple(Picture(_png(image), alt) for image, alt in zip(images, alts, strict=True)),
     )
 
 

@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from markdown_it import MarkdownIt
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from oneway.audit import flag_named
-from oneway.benchmark import SEEDS, Gallery, Published, Summary, summarise
+from oneway.benchmark import SEEDS, Estimate, Gallery, Published, Summary, summarise
 from oneway.report.audit import LABEL_LEAKS
 from oneway.report.frontier import AXES, GAPS, LOWEST, frontier, frontier_lines
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
@@ -55,7 +57,8 @@ def records_page(
     """
     groups = {name: summarise(group) for name, group in by_experiment(records).items()}
     raised: dict[str, list[str]] = {}
-    sections, pictured, several = list[Section](), False, len(groups) > 1
+    sections = [Section("gap", "How to read this", [Prose(GAP_WORDS)])]
+    pictured, several = False, len(groups) > 1
     for number, ((experiment, preset), summaries) in enumerate(groups.items()):
         name = _name(experiment, preset)
         for flag, told in _flags(summaries).items():
@@ -111,17 +114,22 @@ LIMITS = (
 
 
 def _name(experiment: str, preset: str) -> str:
-    return f"{experiment}, {preset}" if preset else experiment
+    name = f"{experiment}, {preset}" if preset else experiment
+    return f"{name[0].upper()}{name[1:]}"
 
 
 def _defended(summaries: Sequence[Summary]) -> list[Summary]:
-    """Return the releases to choose from: not no defense, nor the label alone."""
-    return [
+    """Return the releases to choose from: not no defense, nor the label alone.
+
+    Nor those of too few seeds, unless there are no others.
+    """
+    able = [
         summary
         for summary in summaries
         if summary.record["defense"] not in ("none", "label-only")
         and {"closed_gap", "l1_mean"} <= summary.values.keys()
     ]
+    return [summary for summary in able if len(summary.seeds) >= SEEDS] or able
 
 
 def _verdict(summaries: Sequence[Summary]) -> str:
@@ -134,7 +142,7 @@ def _verdict(summaries: Sequence[Summary]) -> str:
         )
     best = max(able, key=lambda one: one.values["closed_gap"].mean)
     enough = [one for one in able if one.values["closed_gap"].mean >= HIDDEN]
-    told = f"Of {len(able)} defenses, {best.release} hides most: {_at(best)}"
+    told = f"Of {_count(able)}, {best.release} hides most: {_at(best)}"
     if enough:
         least = min(enough, key=lambda one: one.values["l1_mean"].mean)
         if least is not best:
@@ -144,14 +152,26 @@ def _verdict(summaries: Sequence[Summary]) -> str:
             )
     else:
         told += f"; none closes {HIDDEN:g} of the gap"
-    worse = [one for one in able if one.values["closed_gap"].mean < 0]
+    worse = [one for one in able if _end(one.values["closed_gap"]) < 0]
     if worse:
         least = min(worse, key=lambda one: one.values["closed_gap"].mean)
         told += (
-            f". {len(worse)} tell more than clean scores did, {least.release} most: "
-            f"G = {spread(least.values['closed_gap'], 2)}"
+            f". More than clean scores did {'tells' if len(worse) == 1 else 'tell'} "
+            f"{len(worse)} of them, {least.release} most: G = "
+            f"{spread(least.values['closed_gap'], 2)}"
         )
     return f"{told}."
+
+
+def _end(gap: Estimate) -> float:
+    """Return the upper end of an interval; of one seed, the number itself."""
+    return gap.mean + (gap.half_width or 0.0)
+
+
+def _count(able: Sequence[Summary]) -> str:
+    seeds = min(len(summary.seeds) for summary in able)
+    of = f" with {SEEDS} seeds or more" if seeds >= SEEDS else ""
+    return f"{len(able)} defense{'s' if len(able) > 1 else ''}{of}"
 
 
 def _at(summary: Summary) -> str:
@@ -179,7 +199,7 @@ def _seed_notices(summaries: Sequence[Summary]) -> list[str]:
     everybody = len(summaries)
     return [
         seeds_notice(count)
-        + ("" if len(names) == everybody else f" This is about {', '.join(names)}.")
+        + ("" if len(names) == everybody else f" This is about: {'; '.join(names)}.")
         for count, names in few.items()
     ]
 
@@ -197,18 +217,7 @@ def _sections(
         for gap in GAPS
         if (chart := _plane(prefix, summaries, distortion, gap)) is not None
     ]
-    found = [
-        Section(
-            f"{prefix}-table",
-            "All releases",
-            [Prose(GAP_WORDS), Grid(summary_table(summaries, "Means, with 95 % intervals"))],
-        ),
-        Section(
-            f"{prefix}-line",
-            "Where the strongest attacker stands",
-            [_line(prefix, summaries)],
-        ),
-    ]
+    found = list[Section]()
     if planes:
         blocks: list[Block] = [
             Prose(
@@ -224,6 +233,16 @@ def _sections(
         found.append(Section(f"{prefix}-frontier", "What they hide, and what they change", blocks))
     if pictures is not None:
         found.append(Section(f"{prefix}-seen", "What attackers see", [pictures]))
+    found += [
+        Section(
+            f"{prefix}-line", "Where the strongest attacker stands", [_line(prefix, summaries)]
+        ),
+        Section(
+            f"{prefix}-table",
+            "All releases",
+            [Grid(summary_table(summaries, "Means, with 95 % intervals over seeds"))],
+        ),
+    ]
     words = [*map(_emphasis, verdict_lines(summaries)), *summary_remarks(summaries)[:-1]]
     found.append(Section(f"{prefix}-words", "In words", [Bullets(words)]))
     certificates = certificates_table(summaries)
@@ -358,33 +377,39 @@ def _pictures(
     summaries: Sequence[Summary], gallery: Callable[[Record], Gallery | None]
 ) -> Pictures | None:
     """Return what attackers of the first seed made of the same queries, release by release."""
-    rows, size, static = list[PictureRow](), (0, 0), len(summaries) <= FEW
-    names: list[str] = []
-    for summary in summaries:
-        found = gallery(summary.record)
-        if found is None:
-            continue
-        if not rows:
-            size = shown_size(found["truth"])
-            names = [f"Query {number}" for number in range(1, len(found["truth"]) + 1)]
-            rows.append(picture_row("As it was sent", "", found["truth"], names))
-        errors = summary.record["errors"]
-        strongest = summary.record["strongest"]
-        for attack in ("static", strongest) if static else (strongest,):
-            if attack in found:
-                note = f"{attack}, error {errors[attack]:.4f}"
-                row = picture_row(summary.release, note, found[attack], names)
-                if row not in rows:
-                    rows.append(row)
-    if not rows:
+    found = [(one, images) for one in summaries if (images := gallery(one.record)) is not None]
+    # Another seed asks other queries.
+    seed = found[0][0].record["seed"] if found else 0
+    found = [(one, images) for one, images in found if one.record["seed"] == seed]
+    if not found:
         return None
-    seed = summaries[0].record["seed"]
+    first, images = found[0]
+    numbers = tuple(str(number) for number in range(1, len(images["truth"]) + 1))
+    rows = [_row("As it was sent", "", images["truth"])]
+    for summary, images in found:
+        errors, strongest = summary.record["errors"], summary.record["strongest"]
+        shown = ("static", strongest) if len(found) <= FEW else (strongest,)
+        for attack in dict.fromkeys(shown):
+            if attack in images:
+                note = f"{attack}, error {errors[attack]:.4f}"
+                rows.append(_row(summary.release, note, images[attack]))
+    label = found[0][1].get("label-only")
+    if label is not None:
+        floor = first.record["floors"]["label"]
+        rows.append(_row("From the label alone", f"error {floor:.4f}", label))
     return Pictures(
-        f"The same queries under each release, by its strongest attacker (seed {seed})",
-        tuple(name.removeprefix("Query ") for name in names),
+        f"The same queries under each release, as attackers reconstruct them (seed {seed})",
+        numbers,
         tuple(rows),
         (),
-        size,
+        shown_size(found[0][1]["truth"]),
+    )
+
+
+def _row(told: str, note: str, images: NDArray[np.generic]) -> PictureRow:
+    said = f"{told}, {note}" if note else told
+    return picture_row(
+        told, note, images, [f"Query {place}: {said}" for place in range(1, len(images) + 1)]
     )
 
 

@@ -50,11 +50,18 @@ def _template() -> tuple[Template, Markup]:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["texts"] = _texts
+    environment.filters |= {"texts": _texts, "tight": _tight}
     folder = files(FOLDER)
     style = (folder / "page.css").read_text(encoding="utf-8")
     text = (folder / "page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(text), Markup(style)  # noqa: S704  our own file
+
+
+def _tight(text: str) -> str:
+    """Keep a number together with its name, its interval and its unit."""
+    for loose in (" = ", " ± ", " %"):
+        text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
 
 
 def _texts(listing: Listing) -> set[int]:
