@@ -71,6 +71,7 @@ def test_a_void_audit_says_so_before_anything_else():
     page = page_of(changed(void=True, controls=controls))
     stamp, sentence, _ = verdict_of(page)
     assert stamp.startswith("VOID")
+    assert next(one for one in page.every("section") if one.has("verdict")).has("void")
     assert sentence.startswith("VOID: these attackers misjudged permutation")
     assert page.every("title")[0].text().startswith("VOID")
     row = next(row for row in rows_of(tables(page)[CONTROLS]) if row[0] == "permutation")
@@ -218,7 +219,14 @@ def test_without_images_no_picture_is_left_and_the_worst_cases_are_numbers(audit
     assert page.every("img") == []
     assert "confidential" not in words(page)
     rows = rows_of(tables(page)["Queries that the strongest attacker reconstructs best"])
-    assert [row[0] for row in rows] == [str(one["query"]) for one in record["examples"]["worst"]]
+    assert rows == [
+        [
+            str(one["query"]),
+            *(f"{one['errors'][who]:.4f}" for who in ("strongest", "clean", "label")),
+            f"{one['confidence']:.3f}",
+        ]
+        for one in record["examples"]["worst"]
+    ]
 
 
 def test_records_are_shown_by_column(audits):

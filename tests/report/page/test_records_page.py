@@ -103,6 +103,7 @@ def test_one_seed_of_all_says_so_of_all(board):
     page = page_of([one for one in board() if one["seed"] == 1])
     (told,) = [one for one in notices(page) if "seed" in one]
     assert told == "One seed was run: not to be quoted. A number that others will read takes 3."
+    assert sentence(page).startswith("Of 3 defenses, hardened hides most: G = 0.96 of the gap")
 
 
 def test_without_any_gap_nothing_is_drawn_that_is_not_there(board):
