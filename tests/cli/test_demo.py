@@ -49,11 +49,19 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
     page = assert_stands_alone((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert len(page.every("img")) >= 60
     assert "oneway demo --data digits" in page.text()
+    again = tmp_path / "again.html"
+    told = oneway("report", tmp_path / "out", "--cache", tmp_path / "cache", "--out", again)
+    assert told.exit_code == 0, told.output
+    assert again.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
 
     # Again: every network comes from the cache, and every figure but the clock's is the same.
-    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.*"))
+    before = sorted(
+        (path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.safetensors")
+    )
     assert oneway("demo", *options).exit_code == 0
-    after = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.*"))
+    after = sorted(
+        (path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.safetensors")
+    )
     assert after == before
     assert (tmp_path / "out" / "reconstructions.png").is_file()
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()

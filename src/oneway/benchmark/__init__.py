@@ -17,7 +17,7 @@ from oneway.benchmark.published import (
 from oneway.benchmark.recorded import Recording, attack_recorded
 from oneway.benchmark.records import Outcome
 from oneway.benchmark.registry import ATTACKS
-from oneway.benchmark.reproduce import Cells, Gallery, load_data, stored_gallery
+from oneway.benchmark.reproduce import Cells, Gallery, gallery_path, load_data, stored_gallery
 from oneway.benchmark.runner import Experiment, count_stages
 from oneway.benchmark.spec import (
     ExperimentSpec,
@@ -66,6 +66,7 @@ __all__ = [
     "count_stages",
     "estimate",
     "figure_spec",
+    "gallery_path",
     "load_data",
     "load_spec",
     "published",

@@ -25,7 +25,8 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' 
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
 NoImages = Annotated[
-    bool, typer.Option("--no-images", help="Leave all images of queries out of what is written.")
+    bool,
+    typer.Option("--no-images", help="Leave images of queries out of the page and its folder."),
 ]
 ModelOptions = Annotated[
     list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")

@@ -13,6 +13,7 @@ from oneway.cli.common import (
     NoImages,
     choose_device,
     command,
+    galleries_in,
     page_of_records,
     progress,
 )
@@ -58,6 +59,8 @@ def demo(
         Store,
         bundled_spec,
         count_stages,
+        gallery_path,
+        write_pictures,
         write_records,
     )
     from oneway.data import load_dataset
@@ -73,11 +76,14 @@ def demo(
     spec = bundled_spec(f"demo-{data}")
     folder = out or Path("runs") / spec.name
     with progress(count_stages(spec)) as report:
-        experiment = Experiment(spec, dataset, Store(cache), device=where, report=report)
+        store = Store(cache)
+        experiment = Experiment(spec, dataset, store, device=where, report=report)
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
-        galleries = {one.record["release"]: experiment.gallery(one) for one in outcomes}
+        galleries = {one.record["cell"]: experiment.gallery(one) for one in outcomes}
+        for cell, images in galleries.items():
+            write_pictures(gallery_path(store, cell), images)
         figure = folder / "reconstructions.png"
         figure.unlink(missing_ok=True)
         if not no_images:
@@ -86,7 +92,7 @@ def demo(
     page_of_records(
         records,
         folder / "report.html",
-        None if no_images else lambda record: galleries[record["release"]],
+        galleries_in(cache, no_images),
     )
     lines = remarks(records)
     table = release_table(records, f"{spec.name}, seed {spec.seed}")
@@ -108,10 +114,9 @@ def demo(
 
 def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
     """Return the figure's rows: the truth, then what attackers make of each release."""
-    rows = {"original": galleries[outcomes[0].record["release"]]["truth"]}
+    rows = {"original": galleries[outcomes[0].record["cell"]]["truth"]}
     for outcome in outcomes:
-        name = outcome.record["release"]
-        images = galleries[name]
+        name, images = outcome.record["release"], galleries[outcome.record["cell"]]
         first = outcome is outcomes[0]
         for attack in ("static",) if first else ("static", "retrained"):
             title = "no defense\n" if first else f"{name}\n{attack}"

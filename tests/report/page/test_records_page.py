@@ -55,26 +55,37 @@ def test_each_frontier_is_drawn_with_all_points_and_says_who_is_on_it(board, dis
     on = {row[0] for row in rows_of(table) if row[-1] == "yes"}
     assert on == {one.release for one in frontier(summaries, distortion, gap)}
     assert [row[0] for row in rows_of(table)] == [one.release for one in summaries]
-    numbers = {row[0]: row[1] for row in rows_of(table)}
+    assert names_on(page, distortion, gap) >= {one.release for one in summaries}
+
+
+def names_on(page, distortion, gap):
+    """What is written into a frontier's figure."""
+    name = f"e0-{distortion}-{gap}".replace("_", "-")
+    (chart,) = page.every("svg", **{"aria-labelledby": f"{name}-t {name}-d"})
+    return {one.text() for one in chart.every("text")}
+
+
+def test_many_releases_have_numbers_in_figures_and_a_key_to_them():
+    names = ("none", *(f"defense {place}" for place in range(11)))
+    records = [
+        record_of(name, gap=place / 11, l1_mean=place / 100, names=names)
+        for place, name in enumerate(names)
+    ]
+    page = page_of(records)
     (key,) = [one for one in page.every("ol") if one.has("key")]
-    listed = [one.text() for one in key.every("li")]
-    assert {name: listed[int(number) - 1] for name, number in numbers.items()} == {
-        name: name for name in numbers
-    }
-    chart = page.every(
-        "svg",
-        **{"aria-labelledby": f"e0-{distortion}-{gap}-t e0-{distortion}-{gap}-d".replace("_", "-")},
-    )[0]
-    said = [one.text() for one in chart.every("text")]
-    for number in numbers.values():
-        assert number in said
+    assert [one.text() for one in key.every("li")] == list(names)
+    table = tables(page)["G against L1 of probabilities"]
+    assert [row[:2] for row in rows_of(table)] == [
+        [name, str(number)] for number, name in enumerate(names, start=1)
+    ]
+    assert names_on(page, "l1_mean", "closed_gap") >= {str(number) for number in range(1, 13)}
 
 
 def test_the_verdict_names_who_hides_most_and_who_changes_least_of_those_that_hide_enough(board):
     told = sentence(page_of(board()))
-    assert told.startswith("Of 3 defenses with 3 seeds or more, hardened hides most: G = 0.96 ± ")
+    assert told.startswith("Of 3 defenses with 3 seeds or more, “hardened” hides most: G = 0.96 ± ")
     assert "at an L1 distance of 0.3000" in told
-    assert "More than clean scores did tells 1 of them, paper, step 0.4 most: G = -0.49" in told
+    assert "More than clean scores did tells 1 of them, “paper, step 0.4” most: G = -0.49" in told
     records = [one for one in board() if one["release"] != "hardened"]
     assert "none closes 0.9 of the gap" in sentence(page_of(records))
 
@@ -103,7 +114,7 @@ def test_one_seed_of_all_says_so_of_all(board):
     page = page_of([one for one in board() if one["seed"] == 1])
     (told,) = [one for one in notices(page) if "seed" in one]
     assert told == "One seed was run: not to be quoted. A number that others will read takes 3."
-    assert sentence(page).startswith("Of 3 defenses, hardened hides most: G = 0.96 of the gap")
+    assert sentence(page).startswith("Of 3 defenses, “hardened” hides most: G = 0.96 of the gap")
 
 
 def test_without_any_gap_nothing_is_drawn_that_is_not_there(board):
@@ -120,7 +131,7 @@ def test_several_experiments_are_chapters_with_a_sentence_each(board):
     assert {"Table1-mnist, cpu", "Table2-faces, paper"} <= set(titles)
     (nav,) = page.every("nav")
     assert [one.text() for one in nav.every("a")] == ["Table1-mnist, cpu", "Table2-faces, paper"]
-    assert words(page).count("Of 3 defenses with 3 seeds or more, hardened hides most") == 2
+    assert words(page).count("Of 3 defenses with 3 seeds or more, “hardened” hides most") == 2
     assert "2 experiments" in [one.text() for one in page.every("h2")]
 
 

@@ -17,6 +17,7 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
+from oneway.report.frontier import LOWEST
 from oneway.report.page.blocks import (
     Block,
     Bullets,
@@ -29,6 +30,7 @@ from oneway.report.page.blocks import (
     Section,
 )
 from oneway.report.page.charts import (
+    NEAR,
     Chart,
     Level,
     Place,
@@ -313,10 +315,6 @@ def _strips(
     )
 
 
-LEVEL = -0.25
-"""Where the plane begins, unless a gap lies below."""
-
-
 def _frontier(record: Record) -> Chart:
     moved = record["utility"]["l1_mean"]
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
@@ -353,7 +351,7 @@ def _frontier(record: Record) -> Chart:
             Level("1: no more than the label", 1.0),
             Level("0: as much as without a defense", 0.0),
         ),
-        lowest=-1.0 if any(one.up < LEVEL for one in points) else LEVEL,
+        lowest=LOWEST if any(one.up < NEAR for one in points) else NEAR,
         size=(440, 320),
         spare=0.25,
         numbers=Listing(title, columns, points),

@@ -20,6 +20,9 @@ ROOM = 78
 LEAST = 1e-9
 """Changes below this are none: the axis has a length even so."""
 
+NEAR = -0.25
+"""Where an axis of gaps begins, unless one lies below."""
+
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 52
 
 SHAPES = {

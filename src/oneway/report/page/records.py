@@ -14,7 +14,7 @@ from oneway.benchmark import SEEDS, Estimate, Gallery, Published, Summary, summa
 from oneway.report.audit import LABEL_LEAKS
 from oneway.report.frontier import AXES, GAPS, LOWEST, frontier, frontier_lines
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
-from oneway.report.page.charts import Chart, Level, Place, Point, line_chart, plane_chart
+from oneway.report.page.charts import NEAR, Chart, Level, Place, Point, line_chart, plane_chart
 from oneway.report.page.flags import flag_texts
 from oneway.report.page.pictures import PictureRow, Pictures, picture_row, shown_size
 from oneway.report.page.words import CONFIDENTIAL, GAP_WORDS, environment_facts, seeds_notice
@@ -35,7 +35,7 @@ HIDDEN = 0.9
 """A release that closes so much of the gap is said to hide what there is."""
 
 FEW = 8
-"""Most releases of which the static attacker's pictures are shown, too."""
+"""Most releases that figures name, and of which the static attacker's pictures are shown, too."""
 
 
 def no_gallery(record: Record) -> Gallery | None:  # noqa: ARG001  one of two ways to find images
@@ -142,12 +142,12 @@ def _verdict(summaries: Sequence[Summary]) -> str:
         )
     best = max(able, key=lambda one: one.values["closed_gap"].mean)
     enough = [one for one in able if one.values["closed_gap"].mean >= HIDDEN]
-    told = f"Of {_count(able)}, {best.release} hides most: {_at(best)}"
+    told = f"Of {_count(able)}, “{best.release}” hides most: {_at(best)}"
     if enough:
         least = min(enough, key=lambda one: one.values["l1_mean"].mean)
         if least is not best:
             told += (
-                f"; {least.release} changes least of those that close {HIDDEN:g} or more: "
+                f"; “{least.release}” changes least of those that close {HIDDEN:g} or more: "
                 f"{_at(least)}"
             )
     else:
@@ -157,7 +157,7 @@ def _verdict(summaries: Sequence[Summary]) -> str:
         least = min(worse, key=lambda one: one.values["closed_gap"].mean)
         told += (
             f". More than clean scores did {'tells' if len(worse) == 1 else 'tell'} "
-            f"{len(worse)} of them, {least.release} most: G = "
+            f"{len(worse)} of them, “{least.release}” most: G = "
             f"{spread(least.values['closed_gap'], 2)}"
         )
     return f"{told}."
@@ -186,7 +186,7 @@ def _overview(groups: Mapping[tuple[str, str], Sequence[Summary]]) -> str:
         if able:
             best = max(able, key=lambda one: one.values["closed_gap"].mean)
             gap = spread(best.values["closed_gap"], 2)
-            parts.append(f"{_name(experiment, preset)}: {best.release} (G = {gap})")
+            parts.append(f"{_name(experiment, preset)}: “{best.release}” (G = {gap})")
     return f"What hides most, by experiment: {'; '.join(parts)}." if parts else "No gap to close."
 
 
@@ -217,7 +217,9 @@ def _sections(
         for gap in GAPS
         if (chart := _plane(prefix, summaries, distortion, gap)) is not None
     ]
-    found = list[Section]()
+    seen = [] if pictures is None else [Section(f"{prefix}-seen", "What attackers see", [pictures])]
+    few = len(summaries) <= FEW
+    found = list[Section](seen if few else ())
     if planes:
         blocks: list[Block] = [
             Prose(
@@ -226,14 +228,13 @@ def _sections(
                     "gap they close, and how little they change. Up and to the left is better.",
                 )
             ),
-            Key([summary.release for summary in summaries]),
+            *(() if few else (Key([summary.release for summary in summaries]),)),
             *planes,
             Bullets(frontier_lines(summaries)),
         ]
         found.append(Section(f"{prefix}-frontier", "What they hide, and what they change", blocks))
-    if pictures is not None:
-        found.append(Section(f"{prefix}-seen", "What attackers see", [pictures]))
     found += [
+        *(() if few else seen),
         Section(
             f"{prefix}-line", "Where the strongest attacker stands", [_line(prefix, summaries)]
         ),
@@ -330,7 +331,7 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
                 low=None if half is None else up.mean - half,
                 high=None if half is None else up.mean + half,
                 on=on,
-                label=str(number),
+                label=summary.release if len(summaries) <= FEW else str(number),
                 mark="disc" if on else "ring",
             )
     if len(points) < 2:
@@ -348,6 +349,8 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
         if summary.release in points
     ]
     title = f"{GAPS[gap]} against {AXES[distortion]}"
+    clipped = any(one.up < LOWEST for one in points.values())
+    lowest = LOWEST if any(one.up < NEAR for one in points.values()) else NEAR
     return plane_chart(
         f"{prefix}-{distortion}-{gap}".replace("_", "-"),
         title,
@@ -361,14 +364,14 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
         across=AXES[distortion],
         up=f"closed gap {GAPS[gap]}",
         levels=(Level("1: no more than the label", 1.0), Level("0: as without a defense", 0.0)),
-        lowest=LOWEST,
+        lowest=lowest,
         linear_below=1e-3 if distortion == "l1_mean" else 1.0,
         steps=[points[one.release] for one in best],
         numbers=Listing(title, columns, rows),
         legend=(
             ("disc", "strong", "on the frontier"),
             ("ring", "plain", "another is better"),
-            ("below", "plain", f"below {LOWEST:g}, with its number"),
+            *((("below", "plain", f"below {LOWEST:g}, with its number"),) if clipped else ()),
         ),
     )
 
