@@ -55,6 +55,20 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
     assert again.stdout == first.stdout
 
 
+def test_without_images_the_page_is_the_same_but_for_them(board, oneway):
+    folder, arguments, _ = board
+    page = folder / "out" / "board-small.html"
+    before = page.read_text(encoding="utf-8")
+    assert oneway(*arguments, "--no-images").exit_code == 0
+    after = assert_stands_alone(page.read_text(encoding="utf-8"))
+    assert after.every("img") == []
+    tables = [
+        [one.text() for one in found.every("table") if not one.has("pictures")]
+        for found in (assert_stands_alone(before), after)
+    ]
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster", "one_thread")
 def test_on_a_cluster_each_seed_is_a_task_and_the_records_are_the_same(oneway, tmp_path):

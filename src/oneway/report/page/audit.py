@@ -76,7 +76,7 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
         Section("numbers", "In numbers", [_figures(record), Prose(GAP_WORDS)]),
         *_examples(record, pictures),
         Section("floors", "Where the attackers stand", [_floors(record)]),
-        Section("frontier", "What it hides, and what it changes", [_frontier(record)]),
+        *_frontier(record),
         Section("words", "In words", [Bullets(words)]),
         Section(
             "attackers",
@@ -315,7 +315,10 @@ def _strips(
     )
 
 
-def _frontier(record: Record) -> Chart:
+def _frontier(record: Record) -> list[Section]:
+    """Return the release on a plane; nothing where there is no defense, which changes nothing."""
+    if record["defense"] == "none":
+        return []
     moved = record["utility"]["l1_mean"]
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
     for name, told, mark, nudge in (
@@ -338,7 +341,7 @@ def _frontier(record: Record) -> Chart:
         "to": lambda point: "-" if point.high is None else f"{point.high:.2f}",
     }
     title = "How much of the gap is closed, against how far probabilities move"
-    return plane_chart(
+    chart = plane_chart(
         "frontier-chart",
         title,
         f"A plane: across, the L1 distance of probabilities, here {moved:.4f}; up, the closed gap. "
@@ -361,6 +364,7 @@ def _frontier(record: Record) -> Chart:
             ("ring", "plain", "no defense"),
         ),
     )
+    return [Section("frontier", "What it hides, and what it changes", [chart])]
 
 
 def _controls(record: Record) -> list[Block]:
