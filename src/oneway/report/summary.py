@@ -71,13 +71,13 @@ def summary_table(summaries: Sequence[Summary], title: str) -> Listing:
 
 def costs_table(summaries: Sequence[Summary]) -> Listing:
     """Return what each release takes to train and to answer."""
-    return Listing("What it costs", COSTS, summaries)
+    return Listing("Training and answers", COSTS, summaries)
 
 
 def certificates_table(summaries: Sequence[Summary]) -> Listing:
     """Return what releases with a certificate certify; no rows where none has one."""
     certified = [summary for summary in summaries if "certified_error" in summary.values]
-    return Listing("What is certified", CERTIFICATES, certified)
+    return Listing("Certified errors, beside what attackers reached", CERTIFICATES, certified)
 
 
 PUBLISHED_COLUMNS: dict[str, Callable[[Sequence[str]], str]] = {

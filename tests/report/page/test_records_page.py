@@ -37,7 +37,7 @@ def test_every_cell_of_every_table_is_the_summarys(board):
     found = tables(page)
     for title, columns in (
         ("Means, with 95 % intervals over seeds", COLUMNS),
-        ("What it costs", COSTS),
+        ("Training and answers", COSTS),
     ):
         table = found[title]
         assert heads_of(table) == list(columns)

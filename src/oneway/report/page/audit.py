@@ -84,7 +84,7 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
             [Grid(attackers_table(record)), Grid(privacy_table(record), PRIVACY_NOTE)],
         ),
         Section("controls", "What vouches for the attackers", _controls(record)),
-        Section("users", "What users and the server pay", _utility(record)),
+        Section("users", "Utility and cost", _utility(record)),
     ]
     if raised:
         sections.append(Section("flags", "Flags, and what they mean", flag_texts(raised)))
