@@ -96,6 +96,22 @@ def test_an_audit_without_images_writes_none_and_removes_those_of_another(oneway
     assert b"<img" not in (copied / "report.html").read_bytes()
 
 
+def test_pictures_of_another_audit_are_refused(oneway, copied):
+    with np.load(copied / "pictures.npz") as stored:
+        fewer = {name: images[:-1] for name, images in stored.items()}
+    np.savez(copied / "pictures.npz", **fewer)
+    refused(oneway("report", copied), "pictures.npz must hold 11 images by", "--no-images")
+    assert oneway("report", copied, "--no-images").exit_code == 0
+
+
+def test_the_record_itself_may_be_named(oneway, copied):
+    page = copied / "report.html"
+    first = page.read_bytes()
+    page.unlink()
+    wrote(oneway("report", copied / "audit.json"), page)
+    assert page.read_bytes() == first
+
+
 @pytest.fixture(scope="module")
 def reproduced(oneway, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduced")

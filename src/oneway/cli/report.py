@@ -46,56 +46,66 @@ def report(
     """
     from oneway.report.page import write_page
 
-    first = source[0]
     for path in source:
         if not path.exists():
             raise MissingDataError(f"there is no file or folder {path}.")
-    page, beside = _page(source, no_images, cache)
-    place = out or (first / "report.html" if first.is_dir() else beside)
-    if place.suffix != ".html":
-        raise InvalidOptionError(f"--out must end in .html, but is {place}.")
+    if out is not None and out.suffix != ".html":
+        raise InvalidOptionError(f"--out must end in .html, but is {out}.")
+    first = source[0]
+    if (first / "audit.json").is_file():
+        first = first / "audit.json"
+    alone = first.suffix in (".json", ".safetensors")
+    if alone and len(source) > 1:
+        raise InvalidOptionError(
+            f"one audit or certificate makes a page, but got {len(source)} files. Run the command "
+            "once for each."
+        )
+    if first.suffix == ".safetensors":
+        page = _of_guard(first)
+    elif alone:
+        page = _of_json(first, no_images)
+    else:
+        page = _of_records(source, no_images, cache)
+    place = out or _beside(first)
     write_page(place, page)
     typer.echo(f"wrote {place}")
 
 
-def _page(source: Sequence[Path], no_images: bool, cache: Path) -> "tuple[Page, Path]":
-    """Return the page of what the files hold, and where it goes unless told otherwise."""
-    from oneway.defenses.codebook import CodebookRelease
-    from oneway.report.page import audit_page, certificate_page
+def _beside(path: Path) -> Path:
+    """Return where the page of a file or folder goes unless told otherwise."""
+    if path.is_dir():
+        return path / "report.html"
+    return path.with_name("report.html") if path.name == "audit.json" else path.with_suffix(".html")
 
-    first = source[0]
-    folder = first if first.is_dir() else first.parent
-    if (first.is_dir() and (first / "audit.json").is_file()) or first.suffix in (
-        ".json",
-        ".safetensors",
-    ):
-        if len(source) > 1:
-            raise InvalidOptionError(
-                f"one audit or certificate makes a page, but got {len(source)} files. Run the "
-                "command once for each."
-            )
-        if first.suffix == ".safetensors":
-            certificate = CodebookRelease.load(first).certificate
-            if certificate is None:
-                raise MissingDataError(
-                    f"{first} holds no certificate. Put one into it with `oneway certify --write`."
-                )
-            return certificate_page(certificate, first.name), first.with_suffix(".html")
-        file = first / "audit.json" if first.is_dir() else first
-        record = _json(file)
-        if "bits_measured" in record:
-            return _certificate(record, file), file.with_suffix(".html")
-        if not {"closed_gap", "floors", "privacy", "utility", "plan"} <= record.keys():
-            raise CorruptDataError(
-                f"{file} is neither the record of an audit nor a certificate. Pass the audit.json "
-                "of `oneway audit`, or what `oneway certify --json` wrote."
-            )
-        pictures = folder / "pictures.npz"
-        images = not no_images and file.name == "audit.json" and pictures.is_file()
-        return audit_page(record, _pictures(pictures) if images else None), file.with_suffix(
-            ".html"
+
+def _of_guard(path: Path) -> "Page":
+    from oneway.defenses.codebook import CodebookRelease
+    from oneway.report.page import certificate_page
+
+    certificate = CodebookRelease.load(path).certificate
+    if certificate is None:
+        raise MissingDataError(
+            f"{path} holds no certificate. Put one into it with `oneway certify --write`."
         )
-    return _of_records(source, no_images, cache), first.with_suffix(".html")
+    return certificate_page(certificate, path.name)
+
+
+def _of_json(path: Path, no_images: bool) -> "Page":
+    """Return the page of an audit or of a certificate, whichever the file holds."""
+    from oneway.report.page import audit_page
+
+    record = _json(path)
+    if "bits_measured" in record:
+        return _certificate(record, path)
+    if not {"closed_gap", "floors", "privacy", "utility", "plan"} <= record.keys():
+        raise CorruptDataError(
+            f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
+            "`oneway audit`, or what `oneway certify --json` wrote."
+        )
+    pictures = path.with_name("pictures.npz")
+    if no_images or path.name != "audit.json" or not pictures.is_file():
+        return audit_page(record)
+    return audit_page(record, _pictures(pictures, record["examples"]))
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -120,10 +130,19 @@ def _certificate(record: Mapping[str, Any], path: Path) -> "Page":
         ) from error
 
 
-def _pictures(path: Path) -> dict[str, Any]:
+def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pictures of an audit; refuse those of another."""
     from oneway.data import read_npz
 
-    return read_npz(path)
+    pictures = read_npz(path)
+    count = len(examples["shown"]) + len(examples["worst"])
+    names = {"truth", *examples["attackers"]}
+    if pictures.keys() != names or any(len(one) != count for one in pictures.values()):
+        raise CorruptDataError(
+            f"{path} must hold {count} images by {', '.join(sorted(names))}, as the record beside "
+            "it says, but does not. Run the audit again, or pass --no-images."
+        )
+    return pictures
 
 
 def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":

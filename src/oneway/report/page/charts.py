@@ -163,7 +163,8 @@ def line_chart(
     def at(value: float) -> float:
         return ROOM * (min(max(value, low), high) - low) / (high - low)
 
-    row, head = (26, 22) if len(places) > 9 else (46, 22)
+    row, lift, size = (26, 6, " small") if len(places) > 9 else (46, 14, "")
+    head = 22
     top = head * len(levels) + 10
     height = top + row * len(places) + 8
     parts = list[Markup]()
@@ -177,16 +178,15 @@ def line_chart(
     for order, level in enumerate(levels):
         x, y = at(level.value), head * (order + 1) - 6
         parts.append(
-            Markup('<line class="level l{}" x1="{x:.2f}%" x2="{x:.2f}%" y1="{}" y2="{}"/>').format(
-                order, y + 5, height - 4, x=x
+            Markup('<line class="level" x1="{x:.2f}%" x2="{x:.2f}%" y1="{}" y2="{}"/>').format(
+                y + 5, height - 4, x=x
             )
         )
         # The first stands to the left of its line, others to the right, where there is room.
         left_of = x > (25 if order == 0 else 60)
         parts.append(_words(f"{level.told} {level.value:.4f}", x, y, left_of=left_of))
     for order, place in enumerate(places):
-        y = top + row * order + row - (10 if row < 40 else 14)
-        x = at(place.value)
+        y = top + row * (order + 1) - lift
         out = place.value > high
         shape = "beyond" if out else "disc" if place.strongest else "ring"
         weight = "strong" if place.strongest else "plain"
@@ -201,27 +201,13 @@ def line_chart(
             )
         parts.append(
             Markup('<svg class="mark {}" x="{:.2f}%" y="{}" overflow="visible">{}</svg>').format(
-                weight, x, y, mark(shape)
+                weight, at(place.value), y, mark(shape)
             )
         )
-        if row > 40:
+        for text, x, anchor in ((place.told, 0, "start"), (place.text, 100, "end")):
             parts.append(
-                Markup('<text class="{}" x="0" y="{}">{}</text>').format(weight, y - 14, place.told)
-            )
-            parts.append(
-                Markup('<text class="{}" x="100%" y="{}" text-anchor="end">{}</text>').format(
-                    weight, y - 14, place.text
-                )
-            )
-        else:
-            parts.append(
-                Markup('<text class="{} small" x="0" y="{}">{}</text>').format(
-                    weight, y - 6, place.told
-                )
-            )
-            parts.append(
-                Markup('<text class="{} small" x="100%" y="{}" text-anchor="end">{}</text>').format(
-                    weight, y - 6, place.text
+                Markup('<text class="{}{}" x="{}%" y="{}" text-anchor="{}">{}</text>').format(
+                    weight, size, x, y - lift, anchor, text
                 )
             )
     return Chart(name, title, description, Markup("\n").join(parts), (0, height), numbers)
