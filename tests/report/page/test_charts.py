@@ -58,6 +58,20 @@ def test_who_errs_less_lies_further_left_and_nobody_off_the_line(errors, clean, 
         assert x <= y + 0.011, (one, other)
 
 
+@given(st.lists(st.tuples(ERRORS, st.floats(0, 0.1)), min_size=1, max_size=12), ERRORS, ERRORS)
+def test_an_interval_reaches_as_far_to_both_sides_and_is_never_cut_short(pairs, clean, label):
+    places = [
+        Place("a", error, "text", low=error - half, high=error + half) for error, half in pairs
+    ]
+    page = line_of([("clean", clean), ("label", label)], places, banded=False)
+    whiskers = [one for one in page.every("line") if one.has("whisker")]
+    assert len(whiskers) == len(pairs)
+    for whisker, one in zip(whiskers, marks_of(page), strict=True):
+        left, right = (percent(whisker.attributes[end]) for end in ("x1", "x2"))
+        assert 0 <= left <= right <= ROOM
+        assert left + right == pytest.approx(2 * percent(one.attributes["x"]), abs=0.03)
+
+
 def test_the_band_reaches_from_one_floor_to_the_other():
     page = line_of([("clean", 0.02), ("label", 0.06)], [Place("a", 0.04, "0.04")])
     (band,) = [one for one in page.every("rect") if one.has("between")]

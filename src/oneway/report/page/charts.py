@@ -152,7 +152,9 @@ def line_chart(
         banded: Whether what lies between the first two levels is shaded.
     """
     clean, label = levels[0].value, levels[1].value
-    known = [*(one.value for one in levels), *(one.value for one in places)]
+    known = [one.value for one in levels]
+    for one in places:
+        known += [end for end in (one.value, one.low, one.high) if end is not None]
     reach = max(clean, label) + 2 * abs(label - clean) if banded else math.inf
     low = min(known)
     high = max([one for one in known if one <= reach] or [max(known)])
