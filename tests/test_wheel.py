@@ -31,7 +31,7 @@ def test_every_source_file_is_in_the_wheel(wheel):
         "oneway/py.typed",
         "oneway/benchmark/experiments/demo-digits.toml",
         "oneway/report/page/page.css",
-        "oneway/report/page/page.html.jinja",
+        "oneway/report/page/page.html.j2",
     } <= sources
     assert sources <= set(wheel.namelist())
 

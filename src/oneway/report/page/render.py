@@ -53,7 +53,7 @@ def _template() -> tuple[Template, Markup]:
     environment.filters |= {"texts": _texts, "tight": _tight}
     folder = files(FOLDER)
     style = (folder / "page.css").read_text(encoding="utf-8")
-    text = (folder / "page.html.jinja").read_text(encoding="utf-8")
+    text = (folder / "page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(text), Markup(style)  # noqa: S704  our own file
 
 
