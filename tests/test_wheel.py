@@ -25,9 +25,15 @@ def test_every_source_file_is_in_the_wheel(wheel):
     sources = {
         path.relative_to(ROOT / "src").as_posix()
         for path in (ROOT / "src" / "oneway").rglob("*")
-        if path.suffix in (".py", ".toml", ".typed", ".html", ".css", ".js", ".svg")
+        if path.is_file() and path.suffix != ".pyc"
     }
-    assert {"oneway/py.typed", "oneway/playground/static/index.html"} <= sources
+    assert {
+        "oneway/py.typed",
+        "oneway/benchmark/experiments/demo-digits.toml",
+        "oneway/playground/static/index.html",
+        "oneway/report/page/page.css",
+        "oneway/report/page/page.html.j2",
+    } <= sources
     assert sources <= set(wheel.namelist())
 
 

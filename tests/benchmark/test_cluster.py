@@ -183,7 +183,7 @@ def test_an_audit_finds_the_same_on_a_cluster_whose_worker_is_killed(audited_her
     assert set(parts) == {"controls", "twice the strength", "seed 0", "seed 1"}
     assert audits.lasting(found.record) == audits.lasting(audited_here.record)
     assert found.queries == audited_here.queries
-    assert found.gallery.keys() == audited_here.gallery.keys()
+    assert found.pictures.keys() == audited_here.pictures.keys()
 
 
 @pytest.mark.usefixtures("cluster")

@@ -55,7 +55,7 @@ KEYS = {
     *("closed_gap", "closed_gap_by_seed", "closed_gap_interval", "closed_gap_tail"),
     *("closed_gap_tail_interval", "tail_queries", "reidentified"),
     *("flips", "keeps_label", "random", "controls", "void", "flags", "privacy", "utility"),
-    *("defender_training_seconds", "environment", "epochs", "plateau_shown", "seconds"),
+    *("defender_training_seconds", "environment", "epochs", "examples", "plateau_shown", "seconds"),
     "stopped",
 }
 LABEL_ONLY = ReleaseSpec("label", "label-only")
@@ -175,12 +175,31 @@ def test_the_tail_says_on_how_many_queries_it_rests_and_how_sure_it_is(whole):
     assert ends[1] - ends[0] > whole_interval["high"] - whole_interval["low"]
 
 
-def test_a_gallery_shows_the_truth_first_one_of_each_class(whole):
-    gallery = whole.outcome.gallery
-    assert next(iter(gallery)) == "original"
-    assert {images.shape for images in gallery.values()} == {(CLASSES, 8, 8)}
-    test = blobs(TESTS, 1)[0]
-    np.testing.assert_allclose(gallery["original"], test[:CLASSES, 0].numpy())
+def test_pictures_show_one_query_of_each_class_and_those_that_were_read_best(whole):
+    examples, pictures = whole.record["examples"], whole.outcome.pictures
+    assert list(pictures) == ["truth", "clean", "static", "strongest", "label"]
+    queries = [one["query"] for one in (*examples["shown"], *examples["worst"])]
+    test, labels = blobs(TESTS, 1)
+    assert labels[queries[:CLASSES]].tolist() == list(range(CLASSES))
+    levels = (test[queries, 0] * 255).round().numpy()
+    np.testing.assert_array_equal(pictures["truth"], levels)
+    assert {made.dtype.name for made in pictures.values()} == {"uint8"}
+    # What is said of a query is said of its pictures, to the rounding of a level.
+    for place, one in enumerate((*examples["shown"], *examples["worst"])):
+        for who, error in one["errors"].items():
+            away = pictures[who][place].astype(float) - levels[place]
+            assert np.square(away / 255).mean() == pytest.approx(error, abs=2e-3)
+
+
+def test_the_worst_cases_are_the_lowest_errors_of_the_strongest_attacker(whole):
+    (strongest,) = whole.record["strongest"]
+    examples, queries = whole.record["examples"], whole.outcome.queries
+    assert examples["attackers"]["strongest"] == strongest
+    rows = zip(queries["attack"], queries["query"], queries["error"], strict=True)
+    own = sorted((error, query) for who, query, error in rows if who == strongest)
+    said = [(one["errors"]["strongest"], one["query"]) for one in examples["worst"]]
+    assert said == own[: len(said)]
+    assert len(said) == 8
 
 
 def test_progress_is_told_to_its_end(whole):
@@ -189,7 +208,7 @@ def test_progress_is_told_to_its_end(whole):
 
 def test_a_record_can_be_reported(whole):
     for table in (attackers_table, privacy_table, utility_table):
-        assert table(whole.record).row_count
+        assert table(whole.record).rows
     assert "0 labels changed" in distortion_line(whole.record)
     assert verdict(whole.record)[0].startswith("Undefended, the scores take")
 
@@ -305,7 +324,7 @@ def test_records_with_columns_are_audited_column_by_column(folder):
     record = outcome.record
     assert strict_json(record) == record
     assert record["shape"] == [7]
-    assert outcome.gallery == {}
+    assert outcome.pictures == {}
     for one in record["privacy"].values():
         assert {name: of["kind"] for name, of in one["columns"].items()} == {
             "age": "numeric",
@@ -427,7 +446,7 @@ def test_a_model_that_fails_when_all_attacks_are_done_keeps_the_record_and_says_
     assert "secret" not in cost["failed"]
     assert strict_json(tired) == tired
     assert any("Not measured: what answers cost" in line for line in verdict(tired))
-    assert utility_table(tired).row_count
+    assert utility_table(tired).rows
     kept = {key: lasting(tired)[key] for key in ("errors", "privacy", "closed_gap", "utility")}
     assert kept == {key: lasting(good)[key] for key in kept}
     # Had it failed in the second half, the first would be there.

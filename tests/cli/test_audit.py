@@ -118,7 +118,9 @@ def test_report_is_written_whole(audited):
     assert sorted(path.name for path in audited.out.iterdir()) == [
         "audit.json",
         "figure.png",
+        "pictures.npz",
         "queries.parquet",
+        "report.html",
     ]
     assert (audited.out / "figure.png").read_bytes().startswith(b"\x89PNG")
     table = parquet.read_table(audited.out / "queries.parquet").to_pydict()

@@ -10,6 +10,7 @@ from oneway.benchmark import bundled_spec
 from oneway.benchmark.spec import DataSpec
 from oneway.inversion import TrainingSettings
 from oneway.targets import TargetTrainingSettings
+from report.page.reading import assert_stands_alone
 
 
 @pytest.fixture
@@ -45,12 +46,24 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
         assert f"| {record['release']} |" in (tmp_path / "out" / "table.md").read_text()
     figure = (tmp_path / "out" / "reconstructions.png").read_bytes()
     assert figure.startswith(b"\x89PNG")
+    page = assert_stands_alone((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert len(page.every("img")) >= 60
+    assert "oneway demo --data digits" in page.text()
+    again = tmp_path / "again.html"
+    told = oneway("report", tmp_path / "out", "--cache", tmp_path / "cache", "--out", again)
+    assert told.exit_code == 0, told.output
+    assert again.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
 
     # Again: every network comes from the cache, and every figure but the clock's is the same.
-    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.*"))
+    before = sorted(
+        (path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.safetensors")
+    )
     assert oneway("demo", *options).exit_code == 0
-    after = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.*"))
+    after = sorted(
+        (path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.safetensors")
+    )
     assert after == before
+    assert (tmp_path / "out" / "reconstructions.png").is_file()
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     again = [json.loads(line) for line in lines]
     for one, other in zip(records, again, strict=True):
@@ -59,3 +72,15 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
 
 def timeless(record):
     return {key: value for key, value in record.items() if not key.startswith("milliseconds")}
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_without_images_none_are_left(oneway, tmp_path):
+    options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    assert oneway("demo", *options).exit_code == 0
+    result = oneway("demo", *options, "--no-images")
+    assert result.exit_code == 0, result.output
+    assert "reconstructions.png" not in result.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"records.jsonl", "table.md", "report.html"}
+    assert "<img" not in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

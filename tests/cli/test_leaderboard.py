@@ -8,6 +8,7 @@ import pytest
 from benchmark.small import blobs, lasting
 from cli.test_reproduce import TINY, refused
 from oneway.benchmark import bundled_spec, read_records
+from report.page.reading import assert_stands_alone
 
 BOARD = (
     TINY.replace('name = "tiny"', 'name = "board"')
@@ -38,6 +39,8 @@ def test_every_release_of_every_seed_has_a_record_and_there_is_a_picture(board):
         assert [record["release"] for record in records] == ["none", "noise", "rounding, 1 decimal"]
         assert {record["seed"] for record in records} == {seed}
     assert (folder / "out" / "board-small.png").read_bytes().startswith(b"\x89PNG")
+    page = assert_stands_alone((folder / "out" / "board-small.html").read_text(encoding="utf-8"))
+    assert len(page.every("img")) >= 40
     assert result.stdout.count("On the frontier of G against") == 2
     assert "rounding, 1 decimal" in result.stdout
 
@@ -50,6 +53,20 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
     again = oneway(*arguments)
     assert again.exit_code == 0
     assert again.stdout == first.stdout
+
+
+def test_without_images_the_page_is_the_same_but_for_them(board, oneway):
+    folder, arguments, _ = board
+    page = folder / "out" / "board-small.html"
+    before = page.read_text(encoding="utf-8")
+    assert oneway(*arguments, "--no-images").exit_code == 0
+    after = assert_stands_alone(page.read_text(encoding="utf-8"))
+    assert after.every("img") == []
+    tables = [
+        [one.text() for one in found.every("table") if not one.has("pictures")]
+        for found in (assert_stands_alone(before), after)
+    ]
+    assert tables[0] == tables[1]
 
 
 @pytest.mark.slow

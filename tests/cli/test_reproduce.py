@@ -89,7 +89,7 @@ def records_in(folder):
 
 def test_each_seed_has_a_file_with_one_record_per_release(tiny):
     names = sorted(path.name for path in (tiny.folder / "out").iterdir())
-    assert names == ["tiny-seed0.jsonl", "tiny-seed1.jsonl"]
+    assert names == ["tiny-seed0.jsonl", "tiny-seed1.jsonl", "tiny.html"]
     found = [(record["seed"], record["release"]) for record in records_in(tiny.folder / "out")]
     assert found == [(seed, name) for seed in (0, 1) for name in ("none", "noise")]
     assert len(list((tiny.folder / "cache" / "galleries").glob("*.npz"))) == 4
@@ -106,12 +106,18 @@ def test_the_table_shows_means_and_intervals_over_the_seeds(tiny):
 
 def test_a_rerun_comes_from_the_cache_and_prints_the_same(oneway, tiny):
     files = [path for path in sorted(tiny.folder.rglob("*")) if path.is_file()]
-    before = [(path, path.stat().st_mtime_ns) for path in files]
+    assert tiny.folder / "out" / "tiny.html" in files
+
+    def state(path):
+        # A page is made again; all else is left as it is.
+        return path.read_bytes() if path.suffix == ".html" else path.stat().st_mtime_ns
+
+    before = [(path, state(path)) for path in files]
     again = oneway(*tiny.arguments)
     assert again.exit_code == 0
     assert again.stdout == tiny.first.stdout
     after = [path for path in sorted(tiny.folder.rglob("*")) if path.is_file()]
-    assert [(path, path.stat().st_mtime_ns) for path in after] == before
+    assert [(path, state(path)) for path in after] == before
 
 
 def test_a_preset_has_files_of_its_own(oneway, tiny):
@@ -120,8 +126,9 @@ def test_a_preset_has_files_of_its_own(oneway, tiny):
         "reproduce", tiny.folder / "tiny.toml", "--preset", "small", "--seed", 0, *options
     )
     assert result.exit_code == 0, result.output
-    [path] = (tiny.folder / "preset").iterdir()
-    assert path.name == "tiny-small-seed0.jsonl"
+    names = {path.name for path in (tiny.folder / "preset").iterdir()}
+    assert names == {"tiny-small-seed0.jsonl", "tiny-small.html"}
+    path = tiny.folder / "preset" / "tiny-small-seed0.jsonl"
     assert {record["queries"] for record in read_records(path)} == {30}
     assert "a smoke run" in result.stdout
 
@@ -279,7 +286,7 @@ def test_a_figure_alone_writes_its_files_and_the_records_it_needs(oneway, tiny, 
     assert result.exit_code == 0, (result.output, result.exception)
     names = {path.name for path in tmp_path.iterdir()}
     figures = {f"figure1-mnist-seed{n}{end}" for n in (0, 1) for end in (".png", ".pdf")}
-    assert names == figures | {"tiny-seed0.jsonl", "tiny-seed1.jsonl"}
+    assert names == figures | {"tiny-seed0.jsonl", "tiny-seed1.jsonl", "figure1-mnist.html"}
     for name in figures:
         start = b"\x89PNG" if name.endswith("png") else b"%PDF"
         assert (tmp_path / name).read_bytes().startswith(start)
@@ -298,6 +305,7 @@ def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, flips, kee
         "oneway.cli.common.run_seed", lambda *_, **__: (None, planted(flips, keeps))
     )
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce._write_page", lambda *_: None)
     assert oneway("reproduce", tiny.folder / "tiny.toml", "--seed", 0).exit_code == code
 
 
@@ -337,6 +345,7 @@ def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch)
     monkeypatch.setattr("oneway.cli.common.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce._write_page", lambda *_: None)
     monkeypatch.setattr("oneway.cli.reproduce._draw", lambda *_: [])
     for what, options, expected in (
         ("table1", (), [0, 1, 2]),
@@ -359,6 +368,7 @@ def test_a_file_says_its_seed_and_rows_may_be_run_alone(oneway, tiny, monkeypatc
 
     monkeypatch.setattr("oneway.cli.common.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce._write_page", lambda *_: None)
     text = (tiny.folder / "tiny.toml").read_text(encoding="utf-8")
     own = tiny.folder / "own.toml"
     own.write_text(f"seed = 7\n{text}", encoding="utf-8")

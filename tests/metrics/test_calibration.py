@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.errors import InvalidTensorError
-from oneway.metrics import brier_score, expected_calibration_error, negative_log_likelihood
+from oneway.metrics import (
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_bins,
+)
 
 MEASURES = [brier_score, expected_calibration_error, negative_log_likelihood]
 
@@ -43,6 +48,20 @@ def calibration_error(released, labels):
 def test_calibration_error_equals_the_definition(case):
     got = expected_calibration_error(*map(torch.from_numpy, case))
     assert got == pytest.approx(calibration_error(*case), abs=1e-12)
+
+
+@given(released_and_labels())
+def test_the_bins_are_what_the_calibration_error_is_made_of(case):
+    released, labels = case
+    bins = reliability_bins(*map(torch.from_numpy, case))
+    assert sum(one.count for one in bins) == len(labels)
+    assert all(one.count for one in bins)
+    told = [one.confidence for one in bins]
+    assert told == sorted(told)
+    right = math.fsum(one.count * one.accuracy for one in bins)
+    assert right == pytest.approx((released.argmax(-1) == labels).sum())
+    away = math.fsum(one.count * abs(one.accuracy - one.confidence) for one in bins)
+    assert away / len(labels) == pytest.approx(calibration_error(*case), abs=1e-12)
 
 
 @given(released_and_labels())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.metrics import closed_gap, inversion_errors, lowest_share
+from oneway.metrics import closed_gap, inversion_errors, lowest_rows, lowest_share
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
@@ -117,3 +117,9 @@ def test_a_share_that_is_none_is_refused(share):
 def test_errors_without_an_order_are_refused(errors):
     with pytest.raises(InvalidTensorError, match=r"^errors must be"):
         lowest_share(errors, 0.05)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.integers(1, 25))
+def test_the_lowest_rows_are_those_of_the_lowest_errors_the_first_of_equals_first(errors, count):
+    rows = lowest_rows(torch.tensor(errors, dtype=torch.float64), count).tolist()
+    assert rows == sorted(range(len(errors)), key=lambda row: (errors[row], row))[:count]

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from oneway.benchmark import ATTACKS
-from oneway.report import attack_table, markdown_table, release_table, remarks
+from oneway.report import attack_table, release_table, remarks
 
 
 def record_of(name="none", **changed):
@@ -42,13 +42,18 @@ def markdown_rows(text):
     return [[cell.strip() for cell in row] for row in rows]
 
 
+def markdown_of(records):
+    return release_table(records, "title").markdown()
+
+
 def terminal_rows(table):
-    return [list(cells) for cells in zip(*(column.cells for column in table.columns), strict=True)]
+    columns = table.text().columns
+    return [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
 
 
 def test_both_tables_show_every_number_of_a_record():
     expected = ["none", *SHOWN]
-    assert markdown_rows(markdown_table([record_of()]))[2] == expected
+    assert markdown_rows(markdown_of([record_of()]))[2] == expected
     assert terminal_rows(release_table([record_of()], "title")) == [[*expected]]
     text = rendered(release_table([record_of()], "some title"))
     assert all(cell in text for cell in [*expected, "some title"])
@@ -58,11 +63,11 @@ def test_both_tables_show_every_number_of_a_record():
 def test_both_tables_have_one_row_per_record_in_order(count):
     names = [f"release {place}" for place in range(count)]
     records = [record_of(name) for name in names]
-    header, rule, *rows = markdown_rows(markdown_table(records))
+    header, rule, *rows = markdown_rows(markdown_of(records))
     assert [row[0] for row in rows] == names
     assert {len(row) for row in rows} <= {len(header)}
     assert rule[0].strip("- ") == ""
-    table = release_table(records, "title")
+    table = release_table(records, "title").text()
     assert table.row_count == count
     assert [column.header for column in table.columns] == header
 
@@ -70,7 +75,7 @@ def test_both_tables_have_one_row_per_record_in_order(count):
 @pytest.mark.parametrize("key", ["closed_gap", "closed_gap_tail"])
 def test_a_missing_gap_is_a_dash_and_nothing_else_is(key):
     record = record_of(**{key: None})
-    [row] = markdown_rows(markdown_table([record]))[2:]
+    [row] = markdown_rows(markdown_of([record]))[2:]
     place = {"closed_gap": 7, "closed_gap_tail": 8}[key]
     assert [column for column, cell in enumerate(row) if cell == "-"] == [place]
     assert terminal_rows(release_table([record], "title")) == [row]
@@ -78,7 +83,7 @@ def test_a_missing_gap_is_a_dash_and_nothing_else_is(key):
 
 def test_an_attacker_who_did_not_run_is_a_dash():
     record = record_of(errors={"label-only": 0.1, "static": 0.2})
-    [row] = markdown_rows(markdown_table([record]))[2:]
+    [row] = markdown_rows(markdown_of([record]))[2:]
     assert [column for column, cell in enumerate(row) if cell == "-"] == [6]
 
 
@@ -87,7 +92,7 @@ def test_a_name_is_shown_as_it_is_though_it_looks_like_markup():
     record = record_of(name)
     assert name in rendered(release_table([record], "title [red]"))
     assert "title [red]" in rendered(release_table([record], "title [red]"))
-    line = markdown_table([record]).splitlines()[2]
+    line = markdown_of([record]).splitlines()[2]
     assert line.startswith("| noise [bold] \\| [/] eta | 81.25 % |")
 
 

@@ -10,13 +10,15 @@ from oneway.audit.controls import (
     planted_errors,
     planted_positions,
 )
-from oneway.audit.flags import FLAGS, Flag
+from oneway.audit.flag_kinds import FLAGS, FlagKind
+from oneway.audit.flags import Flag
 from oneway.audit.grading import AttackResult, Floors, run_attack, take_floors
 from oneway.audit.verdict import (
     CLASS_LEVEL,
     TAIL_SHARE,
     Verdict,
     errors_on,
+    flag_named,
     gap_or_none,
     judge,
     least_confident,
@@ -31,12 +33,14 @@ __all__ = [
     "AttackResult",
     "ControlResult",
     "Flag",
+    "FlagKind",
     "Floors",
     "MakeControl",
     "Verdict",
     "controls_for",
     "errors_on",
     "failed_controls",
+    "flag_named",
     "gap_or_none",
     "judge",
     "judge_control",

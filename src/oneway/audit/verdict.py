@@ -17,6 +17,14 @@ TAIL_SHARE = 0.05
 """The least confident share of queries that is also judged by itself: the mean hides it."""
 
 
+SAID = {
+    "attack-failed": "error above the label-only floor: that attack failed",
+    "retraining-failed": "retrained is weaker than static: the retraining failed",
+    "labels-changed": "labels changed or tied in what was released",
+}
+"""How the details end of the flags that :func:`judge` raises, by name."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the attacks on one release come to.
@@ -60,16 +68,13 @@ def judge(
         slack = max(2 * standard_error(result.errors - floors.label), 0.01 * label_error)
         measured = name not in ("label-only", *CLASS_LEVEL, *unaware)
         if measured and result.error > label_error + slack:
-            detail = f"{name} error above the label-only floor: that attack failed"
-            flags.append(Flag("attack-failed", detail))
+            flags.append(Flag("attack-failed", f"{name} {SAID['attack-failed']}"))
     if {"static", "retrained"} <= results.keys():
         gain = results["retrained"].errors - results["static"].errors
         if float(gain.mean()) > 2 * standard_error(gain):
-            detail = "retrained is weaker than static: the retraining failed"
-            flags.append(Flag("retraining-failed", detail))
+            flags.append(Flag("retraining-failed", SAID["retraining-failed"]))
     if flips:
-        detail = f"{flips} labels changed or tied in what was released"
-        flags.append(Flag("labels-changed", detail))
+        flags.append(Flag("labels-changed", f"{flips} {SAID['labels-changed']}"))
     return Verdict(
         adaptive_error=adaptive,
         strongest=strongest,
@@ -81,6 +86,15 @@ def judge(
         ),
         flags=tuple(flags),
     )
+
+
+def flag_named(detail: str) -> str | None:
+    """Return the name of a flag that :func:`judge` raised, of which a record keeps the detail.
+
+    Args:
+        detail: What raised it, with or without a count before it.
+    """
+    return next((name for name, said in SAID.items() if detail.endswith(said)), None)
 
 
 def least_confident(clean_confidences: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Experiments: specs in, records out."""
 
+from oneway.benchmark.audit_flags import SEEDS
 from oneway.benchmark.audit_plan import AuditPlan
 from oneway.benchmark.audit_settings import AuditSettings
 from oneway.benchmark.cluster import AuditJob, CellsJob, audit_on_ray, run_on_ray
@@ -11,11 +12,12 @@ from oneway.benchmark.published import (
     PublishedRow,
     figure_spec,
     published,
+    published_of,
 )
 from oneway.benchmark.recorded import Recording, attack_recorded
 from oneway.benchmark.records import Outcome
 from oneway.benchmark.registry import ATTACKS
-from oneway.benchmark.reproduce import Cells, load_data
+from oneway.benchmark.reproduce import Cells, Gallery, gallery_path, load_data, stored_gallery
 from oneway.benchmark.runner import Experiment, count_stages
 from oneway.benchmark.spec import (
     ExperimentSpec,
@@ -24,12 +26,19 @@ from oneway.benchmark.spec import (
     load_spec,
     sketch_defense,
 )
-from oneway.benchmark.store import Store, read_records, write_queries, write_records
+from oneway.benchmark.store import (
+    Store,
+    read_records,
+    write_pictures,
+    write_queries,
+    write_records,
+)
 from oneway.benchmark.subject import Subject
 from oneway.benchmark.summary import Estimate, Summary, estimate, summarise
 
 __all__ = [
     "ATTACKS",
+    "SEEDS",
     "AuditJob",
     "AuditOutcome",
     "AuditPlan",
@@ -41,6 +50,7 @@ __all__ = [
     "ExperimentSpec",
     "FigureRow",
     "FigureSpec",
+    "Gallery",
     "ModelAudit",
     "Outcome",
     "Published",
@@ -56,13 +66,17 @@ __all__ = [
     "count_stages",
     "estimate",
     "figure_spec",
+    "gallery_path",
     "load_data",
     "load_spec",
     "published",
+    "published_of",
     "read_records",
     "run_on_ray",
     "sketch_defense",
+    "stored_gallery",
     "summarise",
+    "write_pictures",
     "write_queries",
     "write_records",
 ]

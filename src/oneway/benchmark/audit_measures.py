@@ -1,5 +1,6 @@
 """What an audit measures besides the error: how like the truth, for whom, at what price."""
 
+import dataclasses
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ from oneway.metrics import (
     rank_correlation,
     rank_share,
     reidentification_ranks,
+    reliability_bins,
     structural_similarity,
     top_accuracy,
     top_agreement,
@@ -216,6 +218,10 @@ def utility(subject: Subject, answers: Answers, defense: Defense) -> dict[str, A
     return {
         "clean": _quality(clean, subject.labels),
         "released": _quality(released, subject.labels),
+        "reliability": {
+            "clean": _reliability(clean, subject.labels),
+            "released": _reliability(released, subject.labels),
+        },
         **distortion_of(trace, clean),
         "top_5_agreement": top_agreement(clean, released, min(5, clean.shape[-1])),
         "rank_correlation": rank_correlation(clean, released),
@@ -239,6 +245,13 @@ def _quality(confidences: Tensor, labels: Tensor | None) -> dict[str, Any]:
         "brier_score": brier_score(confidences, labels),
         "failure_auroc": failure_auroc(confidences, labels),
     }
+
+
+def _reliability(confidences: Tensor, labels: Tensor | None) -> list[dict[str, Any]] | None:
+    """Return how often answers are right that say they are so sure; nothing without labels."""
+    if labels is None:
+        return None
+    return [dataclasses.asdict(one) for one in reliability_bins(confidences, labels)]
 
 
 def _costs(guards: Mapping[str, DefendedTarget], queries: Tensor) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from oneway.audit import (
     failed_controls,
     least_confident,
 )
+from oneway.benchmark.audit_examples import examples_of
 from oneway.benchmark.audit_flags import suspicions
 from oneway.benchmark.audit_measures import Measures, Round, measure, utility
 from oneway.benchmark.audit_parts import SEED_PART, AuditParts, Found, Groundwork, parts_of
@@ -26,7 +27,7 @@ from oneway.benchmark.audit_plan import AuditPlan, Costs, make_plan
 from oneway.benchmark.audit_settings import AuditSettings
 from oneway.benchmark.defenders import Built
 from oneway.benchmark.randomness import Stream
-from oneway.benchmark.records import SHOWN, environment, json_values, pixels, shown_rows
+from oneway.benchmark.records import environment, json_values
 from oneway.benchmark.spec import is_copied
 from oneway.benchmark.store import Store
 from oneway.benchmark.subject import Answers, Subject, access, ask, can_follow
@@ -56,12 +57,12 @@ class AuditOutcome:
     Attributes:
         record: Everything but the rows, as JSON values.
         queries: Columns of one value per seed, attacker and test query.
-        gallery: Rows of images to draw; empty for records.
+        pictures: Of the record's examples, by who sees them; empty for records.
     """
 
     record: dict[str, Any]
     queries: dict[str, Any]
-    gallery: dict[str, Any]
+    pictures: dict[str, Any]
 
 
 class ModelAudit:
@@ -144,13 +145,15 @@ class ModelAudit:
             rounds, self.settings.seeds, controls, plateau, epochs, built.defense, useful
         )
         record = self._record(plan, rounds, controls, flags, measures, useful, built, answers)
+        examples, pictures = examples_of(rounds[0], self.subject, answers)
         record |= {
+            "examples": examples,
             "stopped": stopped,
             "epochs": epochs,
             "plateau_shown": plateau,
             "seconds": time.perf_counter() - begin,
         }
-        return AuditOutcome(record, measures.queries(rounds), self._gallery(rounds[0]))
+        return AuditOutcome(record, measures.queries(rounds), pictures)
 
     def _one_by_one(
         self, groundwork: Groundwork, parts: Sequence[str], begin: float
@@ -361,21 +364,6 @@ class ModelAudit:
         interval: Interval = bootstrap_gap(adaptive, clean, label, generator=generator)
         found: dict[str, Any] = json_values(dataclasses.asdict(interval))
         return found
-
-    def _gallery(self, one: Round) -> dict[str, Any]:
-        """Return test queries and what became of them, to draw; nothing for records."""
-        if self.subject.test.ndim != 4 or self.subject.test.shape[1] not in (1, 3):
-            return {}
-        labels, count = self.subject.labels, len(self.subject.test)
-        shown = torch.arange(min(SHOWN, count)) if labels is None else shown_rows(labels).cpu()
-        strongest = one.verdict.strongest
-        rows = {
-            "original": self.subject.test[shown],
-            "label only": one.results["label-only"].reconstructions[shown],
-            "static": one.results["static"].reconstructions[shown],
-            f"strongest:\n{strongest}": one.strongest.reconstructions[shown],
-        }
-        return {label: pixels(images) for label, images in rows.items()}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

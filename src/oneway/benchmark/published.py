@@ -1,9 +1,11 @@
 """What papers printed, and which rows a figure shows: data that ships with oneway."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from oneway.benchmark.spec import build_from, bundled_toml
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,17 @@ def published(experiment: str) -> Published:
     """
     name = f"{experiment}.expected"
     return build_from(Published, bundled_toml(name), name)
+
+
+def published_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Published]:
+    """Return what the paper printed for the experiments of some records, by experiment."""
+    found = {}
+    for experiment in {record["experiment"]: None for record in records}:
+        try:
+            found[experiment] = published(experiment)
+        except UnknownNameError:
+            continue
+    return found
 
 
 def figure_spec(name: str) -> FigureSpec:

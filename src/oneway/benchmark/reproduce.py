@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from oneway.benchmark.records import cell_key
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec
-from oneway.benchmark.store import Store, read_records, write_records
+from oneway.benchmark.store import Store, read_records, write_pictures, write_records
 from oneway.data import Dataset, Report, load_dataset, read_npz, silent
-from oneway.tensor_files import atomic_file
 
 Gallery = Mapping[str, Any]
 
@@ -42,6 +40,27 @@ def load_data(
     return dataset, auxiliary
 
 
+def gallery_path(store: Store, cell: str) -> Path:
+    """Return where the pictures of a record are kept.
+
+    Args:
+        store: Beside the trained networks.
+        cell: The record's key.
+    """
+    return store.root / "galleries" / f"{cell}.npz"
+
+
+def stored_gallery(store: Store, cell: str) -> Gallery | None:
+    """Return what a record's attackers made of the shown queries, ``truth`` first, if it is there.
+
+    Args:
+        store: Beside the trained networks.
+        cell: The record's key.
+    """
+    path = gallery_path(store, cell)
+    return read_npz(path) if path.is_file() else None
+
+
 @dataclass(frozen=True)
 class Cells:
     """Records of one experiment and one seed, in a file of their own.
@@ -67,8 +86,8 @@ class Cells:
 
     def gallery(self, release: str) -> Gallery | None:
         """Return what a release's attackers made of the shown queries, if it is there."""
-        path = self._gallery_path(release)
-        return read_npz(path) if path.is_file() else None
+        row = next(row for row in self.spec.releases if row.name == release)
+        return stored_gallery(self.store, cell_key(self.spec, row))
 
     def run(
         self,
@@ -109,8 +128,7 @@ class Cells:
             idle = {row.name for row in self.spec.releases} - missing
             for outcome in experiment.run(idle):
                 name = outcome.record["release"]
-                with atomic_file(self._gallery_path(name)) as path, path.open("wb") as file:
-                    np.savez_compressed(file, **experiment.gallery(outcome))
+                write_pictures(self._gallery_path(name), experiment.gallery(outcome))
                 # A record that is there stays: its times and environment were measured then.
                 records.setdefault(name, outcome.record)
                 write_records(self.path, self._ordered(records))
@@ -132,4 +150,4 @@ class Cells:
 
     def _gallery_path(self, release: str) -> Path:
         row = next(row for row in self.spec.releases if row.name == release)
-        return self.store.root / "galleries" / f"{cell_key(self.spec, row)}.npz"
+        return gallery_path(self.store, cell_key(self.spec, row))

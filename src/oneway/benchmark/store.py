@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oneway.errors import CorruptDataError
@@ -110,6 +112,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise CorruptDataError(f"line {number} of {path} is not a JSON object. Delete it.")
         records.append(record)
     return records
+
+
+def write_pictures(path: Path, pictures: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write arrays of images as an .npz, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **dict[str, Any](pictures))
 
 
 def write_queries(path: Path, columns: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,10 +14,12 @@ from oneway.cli.common import (
     Executor,
     ModelOptions,
     ModelOutputs,
+    NoImages,
     Options,
     check_executor,
     choose_device,
     command,
+    command_line,
     parse_options,
     progress,
 )
@@ -36,6 +38,7 @@ TABLES = (".csv", ".parquet")
 
 @command
 def audit(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(
@@ -87,11 +90,13 @@ def audit(
     batch_size: Annotated[int, typer.Option(min=1, help="Most queries asked at once.")] = 512,
     device: Device = "auto",
     executor: Executor = "local",
+    no_images: NoImages = False,
 ) -> None:
     r"""Attack a model's scores, with or without a defense, and say what leaks.
 
     The verdict comes with the attackers behind it, controls that vouch for them, and flags; the
-    folder OUT gets audit.json, queries.parquet and figure.png. Exits 1 if a flag is raised, or
+    folder OUT gets report.html, the page to read, and audit.json, queries.parquet, and of images
+    pictures.npz and figure.png. Exits 1 if a flag is raised, or
     if G is below --require-gap.
 
     For example:
@@ -114,6 +119,7 @@ def audit(
         Store,
         audit_on_ray,
         sketch_defense,
+        write_pictures,
         write_queries,
     )
     from oneway.extras import load_extra
@@ -127,6 +133,7 @@ def audit(
         utility_table,
         verdict,
     )
+    from oneway.report.page import audit_page, write_page
     from oneway.tensor_files import atomic_file
 
     check_executor(executor)
@@ -179,12 +186,19 @@ def audit(
             job = AuditJob(opened, Store(cache), settings, seed, where)
             spread = audit_on_ray(job, finished=lambda part: report(part, 1.0))
         outcome = ModelAudit(subject, Store(cache), settings, seed=seed, report=report).run(spread)
-    record = outcome.record
+    record = outcome.record | {"command": command_line(context)}
+    pictures = {} if no_images else outcome.pictures
     with atomic_file(out / "audit.json") as path:
         path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_queries(out / "queries.parquet", outcome.queries)
-    if outcome.gallery:
-        draw_reconstructions(outcome.gallery, out / "figure.png", "What the scores give away")
+    # Of another audit, they would be taken for this one's.
+    for name in ("pictures.npz", "figure.png"):
+        (out / name).unlink(missing_ok=True)
+    if pictures:
+        write_pictures(out / "pictures.npz", pictures)
+        rows = _figure_rows(record["examples"], pictures)
+        draw_reconstructions(rows, out / "figure.png", "What the scores give away")
+    write_page(out / "report.html", audit_page(record, pictures))
     console = Console()
     for line in verdict(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -193,10 +207,23 @@ def audit(
     console.print(distortion_line(record), highlight=False, markup=False, soft_wrap=True)
     for line in flag_lines(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {out}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     gap = record["closed_gap"]
     missed = require_gap is not None and (gap is None or gap < require_gap)
     raise typer.Exit(1 if missed or record["flags"] else 0)
+
+
+def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the rows of the figure: the queries that are shown, and what became of them."""
+    strongest = examples["attackers"]["strongest"]
+    rows = (
+        ("original", "truth"),
+        ("label only", "label"),
+        ("static", "static"),
+        (f"strongest:\n{strongest}", "strongest"),
+    )
+    count = len(examples["shown"])
+    return {told: pictures[who][:count] / 255 for told, who in rows}
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from oneway.cli.common import (
     Seed,
     choose_device,
     command,
+    command_line,
     images_beside,
     progress,
     scores_to_logits,
@@ -34,6 +35,7 @@ Images = Annotated[
 
 @command
 def codebook(
+    context: typer.Context,
     scores: Scores,
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     images: Images = None,
@@ -84,7 +86,8 @@ def codebook(
     """Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
 
     Every released vector is then one that at least --min-members calibration queries of the same
-    label share. With a budget the table with fewest bits within it is chosen.
+    label share. With a budget the table with fewest bits within it is chosen. The certificate goes
+    into OUT, and, as a page to read, beside it.
 
     For example:
 
@@ -149,6 +152,7 @@ def codebook(
     typer.echo(f"wrote {out}: {cells.cells} vectors for {cells.num_classes} labels")
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
     _show(release.certificate)
+    _write_page(out.with_suffix(".html"), release.certificate, out, command_line(context))
     for line in _over_budget(release.certificate, told):
         typer.echo(f"warning: {line}", err=True)
 
@@ -173,6 +177,7 @@ def _over_budget(certificate: "Certificate", budget: Mapping[str, float | None])
 
 @command
 def certify(
+    context: typer.Context,
     guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
     scores: Scores,
     images: Images = None,
@@ -200,11 +205,16 @@ def certify(
     json_out: Annotated[
         Path | None, typer.Option("--json", help="File to write the certificate to, JSON.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(help="File to write the page to read to, .html. [GUARD-SCORES.html]"),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Say what a codebook lets out, on queries that it was not fitted to.
 
-    Where a requirement is missed, standard error says which, and --write writes nothing.
+    A page to read goes beside GUARD. Where a requirement is missed, standard error says which, and
+    --write writes nothing.
 
     For example:
 
@@ -236,6 +246,8 @@ def certify(
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(found.as_json(), indent=2) + "\n", encoding="utf-8")
     _show(found)
+    place = page or guard.with_name(f"{guard.stem}-{scores.stem}.html")
+    _write_page(place, found, guard, command_line(context))
     error, missed = found.error, list[str]()
     for flag, wanted, got in (
         ("--require-error", require_error, None if error is None else error.low),
@@ -388,6 +400,13 @@ def _read(scores: Path, images: Path | None, kind: str | None) -> "tuple[Tensor,
 
     arrays = read_npz(scores)
     return scores_to_logits(arrays, scores, kind), images_beside(arrays, scores, images)
+
+
+def _write_page(path: Path, certificate: "Certificate", guard: Path, made_by: str) -> None:
+    from oneway.report.page import certificate_page, write_page
+
+    write_page(path, certificate_page(certificate, guard.name, made_by))
+    typer.echo(f"wrote {path}")
 
 
 def _show(certificate: "Certificate") -> None:

@@ -1,8 +1,10 @@
 """What commands share: errors as one line, progress bars, arrays from files."""
 
 import functools
+import re
+import shlex
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -14,7 +16,7 @@ from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError, Unk
 if TYPE_CHECKING:
     import torch
 
-    from oneway.benchmark import Cells, ExperimentSpec
+    from oneway.benchmark import Cells, ExperimentSpec, Gallery
 
 P = ParamSpec("P")
 
@@ -22,6 +24,10 @@ Cache = Annotated[Path, typer.Option(help="Folder for trained networks.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
+NoImages = Annotated[
+    bool,
+    typer.Option("--no-images", help="Leave images of queries out of the page and its folder."),
+]
 ModelOptions = Annotated[
     list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
 ]
@@ -96,6 +102,59 @@ def progress(total_stages: int | None = None) -> Iterator[Callable[[str, float],
 
     with bar:
         yield report
+
+
+def command_line(context: typer.Context) -> str:
+    """Return the command that is running, as it could be typed again: what was given, no more.
+
+    Args:
+        context: The command's.
+    """
+    words = ["oneway", *context.command_path.split()[1:]]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        given = context.params[name]
+        flag = parameter.opts[0] if given is not False else parameter.secondary_opts[0]
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if parameter.param_type_name == "argument":
+                words.append(str(value))
+            elif isinstance(value, bool):
+                words.append(flag)
+            else:
+                words += [flag, str(value)]
+    # Who may ask an address is nobody else's business.
+    return re.sub(r"(?<=://)[^/@\s]+@", "", shlex.join(words))
+
+
+def page_of_records(
+    records: "Sequence[dict[str, Any]]",
+    path: Path,
+    gallery: "Callable[[Mapping[str, Any]], Gallery | None] | None",
+) -> None:
+    """Write the page of records of experiments.
+
+    Args:
+        records: Of all seeds.
+        path: File to write.
+        gallery: Finds the images of a record; None: none are shown.
+    """
+    from oneway.benchmark import published_of
+    from oneway.report.page import no_gallery, records_page, write_page
+
+    write_page(path, records_page(records, published_of(records), gallery or no_gallery))
+
+
+def galleries_in(
+    cache: Path, no_images: bool
+) -> "Callable[[Mapping[str, Any]], Gallery | None] | None":
+    """Return what finds the images of records that were run with a cache; None: nothing does."""
+    from oneway.benchmark import Store, stored_gallery
+
+    store = Store(cache)
+    return None if no_images else lambda record: stored_gallery(store, record["cell"])
 
 
 def choose_device(name: str) -> "torch.device":

@@ -1,12 +1,22 @@
 """`oneway demo`: invert a classifier's scores, defend them, and show what still leaks."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import CACHE, Cache, Device, choose_device, command, progress
+from oneway.cli.common import (
+    CACHE,
+    Cache,
+    Device,
+    NoImages,
+    choose_device,
+    command,
+    galleries_in,
+    page_of_records,
+    progress,
+)
 
 if TYPE_CHECKING:
     from oneway.benchmark import Outcome
@@ -25,12 +35,14 @@ def demo(
     ] = None,
     cache: Cache = CACHE,
     device: Device = "auto",
+    no_images: NoImages = False,
 ) -> None:
     """Invert a classifier's scores, defend them, and show what still leaks.
 
     Trains a target on real digits, the defender's surrogate inverter, and attackers; releases
     scores undefended, with the paper's noise, and as labels only; attacks each; and writes a
-    table and a figure. Networks are cached, so that an interrupted run goes on where it was.
+    page to read (report.html), a table and a figure. Networks are cached, so that an interrupted
+    run goes on where it was.
 
     Exits 1 if a label changed in a defended release.
 
@@ -47,13 +59,14 @@ def demo(
         Store,
         bundled_spec,
         count_stages,
+        gallery_path,
+        write_pictures,
         write_records,
     )
     from oneway.data import load_dataset
     from oneway.report import (
         TABLE_WIDTH,
         draw_reconstructions,
-        markdown_table,
         release_table,
         remarks,
     )
@@ -63,35 +76,47 @@ def demo(
     spec = bundled_spec(f"demo-{data}")
     folder = out or Path("runs") / spec.name
     with progress(count_stages(spec)) as report:
-        experiment = Experiment(spec, dataset, Store(cache), device=where, report=report)
+        store = Store(cache)
+        experiment = Experiment(spec, dataset, store, device=where, report=report)
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
+        galleries = {one.record["cell"]: experiment.gallery(one) for one in outcomes}
+        for cell, images in galleries.items():
+            write_pictures(gallery_path(store, cell), images)
         figure = folder / "reconstructions.png"
-        title = f"What scores give away: {data}, mean squared error per pixel of each attack"
-        draw_reconstructions(_rows(outcomes, experiment.gallery), figure, title)
+        figure.unlink(missing_ok=True)
+        if not no_images:
+            title = f"What scores give away: {data}, mean squared error per pixel of each attack"
+            draw_reconstructions(_rows(outcomes, galleries), figure, title)
+    page_of_records(
+        records,
+        folder / "report.html",
+        galleries_in(cache, no_images),
+    )
     lines = remarks(records)
-    text = markdown_table(records) + "\n" + "".join(f"- {line}\n" for line in lines)
+    table = release_table(records, f"{spec.name}, seed {spec.seed}")
+    text = table.markdown() + "\n" + "".join(f"- {line}\n" for line in lines)
     (folder / "table.md").write_text(text, encoding="utf-8")
 
     console = Console()
-    table = release_table(records, f"{spec.name}, seed {spec.seed}")
     console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
     for line in lines:
         console.print(f"• {line}", highlight=False)
     console.print(
-        f"Wrote {folder}/records.jsonl, table.md and reconstructions.png",
+        f"Wrote {folder}/report.html, records.jsonl, table.md"
+        + ("" if no_images else " and reconstructions.png"),
         highlight=False,
         soft_wrap=True,
     )
     raise typer.Exit(1 if any(record["flips"] for record in records) else 0)
 
 
-def _rows(outcomes: "list[Outcome]", gallery: "Callable[[Outcome], dict[str, Any]]") -> Any:
+def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
     """Return the figure's rows: the truth, then what attackers make of each release."""
-    rows = {"original": gallery(outcomes[0])["truth"]}
+    rows = {"original": galleries[outcomes[0].record["cell"]]["truth"]}
     for outcome in outcomes:
-        name, images = outcome.record["release"], gallery(outcome)
+        name, images = outcome.record["release"], galleries[outcome.record["cell"]]
         first = outcome is outcomes[0]
         for attack in ("static",) if first else ("static", "retrained"):
             title = "no defense\n" if first else f"{name}\n{attack}"

@@ -12,12 +12,15 @@ from oneway.cli.common import (
     DataRoot,
     Device,
     Executor,
+    NoImages,
     Records,
     Releases,
     check_executor,
     choose_device,
     chosen_releases,
     command,
+    galleries_in,
+    page_of_records,
     run_seeds,
 )
 
@@ -40,12 +43,14 @@ def leaderboard(
     cache: Cache = CACHE,
     device: Device = "auto",
     executor: Executor = "local",
+    no_images: NoImages = False,
 ) -> None:
     """Run many defenses under the same attackers, and draw the frontier between them.
 
     The frontier are the releases that no other beats in both: how much of the gap they close, and
     how little they change. Records go to OUT/leaderboard-DATA-seedN.jsonl, one per release; a
-    rerun goes on where it was. The figure is OUT/leaderboard-DATA.png.
+    rerun goes on where it was. The page to read is OUT/leaderboard-DATA.html, the figure
+    OUT/leaderboard-DATA.png.
 
     For example:
 
@@ -90,4 +95,6 @@ def leaderboard(
             console.print(f"• {line}", highlight=False, markup=False)
         path = out / f"{one.name}-{one.preset}.png"
         draw_frontier(summaries, path, title)
-        console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+        page = path.with_suffix(".html")
+        page_of_records(records, page, galleries_in(cache, no_images))
+        console.print(f"Wrote {page} and {path.name}", highlight=False, soft_wrap=True)

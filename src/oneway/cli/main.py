@@ -15,6 +15,7 @@ from oneway.cli import (
     leaderboard,
     playground,
     proxy,
+    report,
     reproduce,
     results,
     serve,
@@ -66,5 +67,6 @@ app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
 app.command()(results.results)
+app.command()(report.report)
 app.command()(serve.serve)
 app.command()(proxy.proxy)

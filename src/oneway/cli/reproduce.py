@@ -13,12 +13,15 @@ from oneway.cli.common import (
     DataRoot,
     Device,
     Executor,
+    NoImages,
     Records,
     Releases,
     check_executor,
     choose_device,
     chosen_releases,
     command,
+    galleries_in,
+    page_of_records,
     run_seed,
     run_seeds,
 )
@@ -49,12 +52,14 @@ def reproduce(
     cache: Cache = CACHE,
     device: Device = "auto",
     executor: Executor = "local",
+    no_images: NoImages = False,
 ) -> None:
     """Run a table or a figure of the paper, and show theirs beside ours.
 
     Each release of each seed is a cell; its record is written when it is done, so that an
     interrupted run loses at most one, and a rerun goes on where it was. Records go to
-    OUT/EXPERIMENT-PRESET-seedN.jsonl; figures, as .png and .pdf, beside them.
+    OUT/EXPERIMENT-PRESET-seedN.jsonl; a page to read, .html, and figures, as .png and .pdf,
+    beside them.
 
     Faces are read from --data-root: glint_celebs24_grey64.npz as the private set and
     celeba10k_grey64.npz as the auxiliary one; your own sets go in an experiment file.
@@ -90,6 +95,8 @@ def reproduce(
         raise InvalidOptionError(
             f"{what} says itself which releases it shows. Leave --release out, or run a table."
         )
+    if figure and no_images:
+        raise InvalidOptionError(f"{what} is nothing but images. Leave --no-images out.")
     if figure and executor != "local":
         raise InvalidOptionError(
             f"{what} is drawn where it is run. Leave --executor out, or run a table."
@@ -114,6 +121,9 @@ def reproduce(
                 console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
     if figure is None:
         _print_table(console, spec, records)
+    parts = (*((what, data) if figure else (spec.name,)), spec.preset)
+    path = out / f"{'-'.join(part for part in parts if part)}.html"
+    _write_page(console, records, path, galleries_in(cache, no_images))
     broken = any(record["flips"] and record["keeps_label"] for record in records)
     raise typer.Exit(1 if broken else 0)
 
@@ -136,6 +146,11 @@ def _draw(
         draw_reconstructions(images, path.with_name(path.name + ending), title)
         written.append(path.with_name(path.name + ending))
     return written
+
+
+def _write_page(console: Any, records: list[dict[str, Any]], path: Path, gallery: Any) -> None:
+    page_of_records(records, path, gallery)
+    console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
 
 
 def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, Any]]) -> None:

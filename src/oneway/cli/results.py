@@ -1,4 +1,4 @@
-"""`oneway results`: a page of all stored records."""
+"""`oneway results`: Markdown of all stored records, for a repository."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +15,16 @@ def results(
     ] = Path("runs"),
     out: Annotated[Path, typer.Option(help="File to write, Markdown.")] = Path("runs/results.md"),
 ) -> None:
-    """Write a page of all stored records: means over seeds, intervals, and what they say.
+    """Write Markdown of all stored records: means over seeds, intervals, and what they say.
+
+    `oneway report` makes a page of HTML from the same records, with figures.
 
     For example:
 
         oneway results results --out docs/results.md
     """
-    from oneway.benchmark import published, read_records
-    from oneway.errors import MissingDataError, UnknownNameError
+    from oneway.benchmark import published_of, read_records
+    from oneway.errors import MissingDataError
     from oneway.report import results_page
     from oneway.tensor_files import atomic_file
 
@@ -33,12 +35,7 @@ def results(
             f"`oneway reproduce table1 --out {records}`."
         )
     found = [record for file in files for record in read_records(file)]
-    theirs = {}
-    for experiment in {record["experiment"] for record in found}:
-        try:
-            theirs[experiment] = published(experiment)
-        except UnknownNameError:
-            continue
+    theirs = published_of(found)
     page = results_page(found, theirs, f"oneway results {records} --out {out}")
     with atomic_file(out) as path:
         path.write_text(page, encoding="utf-8")

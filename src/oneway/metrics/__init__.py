@@ -1,9 +1,11 @@
 """How well inputs are reconstructed, and what a defense costs its users."""
 
 from oneway.metrics.calibration import (
+    ReliabilityBin,
     brier_score,
     expected_calibration_error,
     negative_log_likelihood,
+    reliability_bins,
 )
 from oneway.metrics.image_quality import peak_signal_to_noise_ratio, structural_similarity
 from oneway.metrics.intervals import Interval, bootstrap_difference, bootstrap_gap, bootstrap_mean
@@ -13,7 +15,12 @@ from oneway.metrics.ranking import (
     top_accuracy,
     top_agreement,
 )
-from oneway.metrics.reconstruction import closed_gap, inversion_errors, lowest_share
+from oneway.metrics.reconstruction import (
+    closed_gap,
+    inversion_errors,
+    lowest_rows,
+    lowest_share,
+)
 from oneway.metrics.records import categorical_accuracy, numeric_error
 from oneway.metrics.reidentification import (
     Calibration,
@@ -30,6 +37,7 @@ __all__ = [
     "Embedder",
     "Interval",
     "PrincipalComponents",
+    "ReliabilityBin",
     "bootstrap_difference",
     "bootstrap_gap",
     "bootstrap_mean",
@@ -41,6 +49,7 @@ __all__ = [
     "failure_auroc",
     "flips",
     "inversion_errors",
+    "lowest_rows",
     "lowest_share",
     "negative_log_likelihood",
     "numeric_error",
@@ -48,6 +57,7 @@ __all__ = [
     "rank_correlation",
     "rank_share",
     "reidentification_ranks",
+    "reliability_bins",
     "structural_similarity",
     "top_accuracy",
     "top_agreement",

@@ -1,5 +1,7 @@
 """Whether released probabilities still mean what they say."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -51,11 +53,56 @@ def expected_calibration_error(released: Tensor, labels: Tensor) -> float:
         Guo, Pleiss, Sun & Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
         Equation 3.
     """
-    confidence, predicted = _check_probabilities(released, labels).max(-1)
-    excess = confidence - (predicted == labels).double()
-    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    sums = excess.new_zeros(CALIBRATION_BINS).index_add(0, bins, excess)
+    confidence, right, bins = _binned(released, labels)
+    sums = right.new_zeros(CALIBRATION_BINS).index_add(0, bins, confidence - right)
     return float(sums.abs().sum() / len(labels))
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The rows whose largest probability lies in one bin.
+
+    Attributes:
+        count: How many they are, at least 1.
+        confidence: Mean of their largest probabilities.
+        accuracy: Share of them whose label is right.
+    """
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability_bins(released: Tensor, labels: Tensor) -> list[ReliabilityBin]:
+    """Return the bins of :func:`expected_calibration_error` that hold a row, from least to most.
+
+    Args:
+        released: ``(N, K)`` probabilities, ``N >= 1``.
+        labels: ``(N)`` int64 true classes in ``[0, K)``.
+
+    Raises:
+        InvalidTensorError: A tensor breaks the lines above.
+
+    Source:
+        Guo, Pleiss, Sun & Weinberger, "On Calibration of Modern Neural Networks", ICML 2017,
+        Equations 1 and 2; DeGroot & Fienberg, The Statistician 32, 1983: reliability diagrams.
+    """
+    confidence, right, bins = _binned(released, labels)
+    return [
+        ReliabilityBin(
+            int((bins == place).sum()),
+            float(confidence[bins == place].mean()),
+            float(right[bins == place].mean()),
+        )
+        for place in bins.unique().tolist()
+    ]
+
+
+def _binned(released: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each row's largest probability, whether its label is right, and its bin's number."""
+    confidence, predicted = _check_probabilities(released, labels).max(-1)
+    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    return confidence, (predicted == labels).double(), bins
 
 
 def brier_score(released: Tensor, labels: Tensor) -> float:

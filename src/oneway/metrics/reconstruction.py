@@ -61,6 +61,19 @@ def lowest_share(errors: Tensor, share: float) -> float:
     return float(errors.double().sort().values[:count].mean())
 
 
+def lowest_rows(errors: Tensor, count: int) -> Tensor:
+    """Return which queries were reconstructed best, the best first; the earlier of a tie first.
+
+    Args:
+        errors: ``(N)`` one error per query.
+        count: How many are wanted; all, if there are fewer.
+
+    Returns:
+        ``(min(count, N))`` int64 row numbers.
+    """
+    return errors.argsort(stable=True)[:count]
+
+
 def closed_gap(adaptive_error: float, clean_error: float, label_error: float) -> float:
     """Return G: how much of what scores tell beyond the label a defense hides.
 

@@ -22,11 +22,12 @@ from oneway.report.summary import (
     summary_remarks,
     summary_table,
 )
-from oneway.report.table import TABLE_WIDTH, attack_table, markdown_table, release_table, remarks
+from oneway.report.table import TABLE_WIDTH, Listing, attack_table, release_table, remarks
 
 __all__ = [
     "SUMMARY_WIDTH",
     "TABLE_WIDTH",
+    "Listing",
     "attack_table",
     "attackers_table",
     "certificate_lines",
@@ -38,7 +39,6 @@ __all__ = [
     "flag_lines",
     "frontier",
     "frontier_lines",
-    "markdown_table",
     "privacy_table",
     "published_table",
     "release_table",

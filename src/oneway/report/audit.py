@@ -1,11 +1,11 @@
 """An audit in words and tables: the verdict first, then what it rests on."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
-from oneway.report.table import KNOWS, text_table
+from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.report.table import KNOWS, Listing
 
 Record = Mapping[str, Any]
 
@@ -13,9 +13,12 @@ PAGES = "docs/flags"
 """Where every flag has a page."""
 
 
+LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
+
+
 def verdict(record: Record) -> list[str]:
     """Say what an audit found, in sentences; the first is the verdict."""
-    lines = [_headline(record)]
+    lines = [judgement(record).sentence]
     floors = record["floors"]
     lines.append(
         f"Floors (mean squared error): best attack on clean scores {floors['clean']:.4f}, given "
@@ -47,52 +50,88 @@ def verdict(record: Record) -> list[str]:
     failed = record["utility"]["cost"]["failed"]
     if failed:
         lines.append(f"Not measured: what answers cost the server ({failed}).")
-    lines.append("No label-preserving release can help against attacks that read only the label.")
+    lines.append(LABEL_LEAKS)
     return lines
 
 
-def _headline(record: Record) -> str:
+@dataclass(frozen=True)
+class Judgement:
+    """What an audit comes to.
+
+    Attributes:
+        tone: ``void``, ``bad``, ``mixed`` or ``good``.
+        stamp: In a few words.
+        sentence: In a sentence, with the number.
+    """
+
+    tone: str
+    stamp: str
+    sentence: str
+
+
+def judgement(record: Record) -> Judgement:
+    """Return the verdict of an audit."""
     if record["void"]:
         failed = [name for name, one in record["controls"].items() if one["passed"] is False]
-        return (
+        return Judgement(
+            "void",
+            "VOID: believe nothing below",
             f"VOID: these attackers misjudged {', '.join(failed)}, whose leak is known. Nothing "
-            "below says anything about the release."
+            "below says anything about the release.",
         )
     gap, interval = record["closed_gap"], record["closed_gap_interval"]
     if record["defense"] == "none":
-        floors = record["floors"]
-        gained = 1 - record["adaptive_error"] / floors["label"]
-        return (
-            f"Undefended, the scores take {100 * gained:.0f} % off the error that the label alone "
-            "leaves: that much of a query leaks besides its label."
-            if gained > 0
-            else "Undefended, the scores tell these attackers no more than the label does."
-        )
+        return _undefended(record)
     if gap is None:
-        return (
+        return Judgement(
+            "mixed",
+            "No gap to close",
             "There is no gap to close: clean scores tell these attackers no more than the label. "
-            "Either nothing leaks, or the attackers are too weak to see it."
+            "Either nothing leaks, or the attackers are too weak to see it.",
         )
     if interval is not None and not _ends(interval):
-        return (
+        return Judgement(
+            "mixed",
+            "These queries do not tell",
             "These queries do not tell: clean scores give these attackers hardly more than the "
-            "label does, so that G may be anything. Ask more queries, or give more time."
+            "label does, so that G may be anything. Ask more queries, or give more time.",
         )
     between = "" if interval is None else f" (95 % of resampled queries: {_between(interval)})"
     told = f"The release closes G = {gap:.2f} of the gap{between}{_tail(record)}"
     tail = record["closed_gap_tail"]
     if gap < 0:
-        return told + ": whoever retrains learns more than from clean scores."
+        told += ": whoever retrains learns more than from clean scores."
+        return Judgement("bad", "It leaks more than no defense", told)
     if gap < 0.5:
-        return told + ": most of what clean scores tell still leaks."
+        told += ": most of what clean scores tell still leaks."
+        return Judgement("bad", "Most of it still leaks", told)
     if gap < 0.9:
-        return told + ": part of what clean scores tell still leaks."
+        told += ": part of what clean scores tell still leaks."
+        return Judgement("mixed", "Part of it still leaks", told)
     if tail is not None and tail < 0.9:
         sure = _ends(record["closed_gap_tail_interval"])
         sure = sure and record["closed_gap_tail_interval"]["high"] < 0.9
         more = "does" if sure else "may"
-        return told + f": on average little leaks, but of the least confident queries more {more}."
-    return told + ": next to nothing leaks beyond the label, to these attackers."
+        told += f": on average little leaks, but of the least confident queries more {more}."
+        return Judgement("mixed", "Little leaks, but not of every query", told)
+    told += ": next to nothing leaks beyond the label, to these attackers."
+    return Judgement("good", "Next to nothing leaks, to these attackers", told)
+
+
+def _undefended(record: Record) -> Judgement:
+    gained = 1 - record["adaptive_error"] / record["floors"]["label"]
+    if gained > 0:
+        return Judgement(
+            "bad",
+            "No defense: the scores leak",
+            f"Undefended, the scores take {100 * gained:.0f} % off the error that the label alone "
+            "leaves: that much of a query leaks besides its label.",
+        )
+    return Judgement(
+        "mixed",
+        "No defense, and no leak seen",
+        "Undefended, the scores tell these attackers no more than the label does.",
+    )
 
 
 def _tail(record: Record) -> str:
@@ -154,13 +193,13 @@ ATTACK_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def attackers_table(record: Record) -> Table:
+def attackers_table(record: Record) -> Listing:
     """Return each attacker's error on the release, mean over seeds; and rank 1 of the first."""
     rows = [
         {"name": name, "error": error, **record["reidentified"][name]}
         for name, error in record["errors"].items()
     ]
-    return text_table("Attackers on the release", ATTACK_COLUMNS, rows)
+    return Listing("Attackers on the release", ATTACK_COLUMNS, rows)
 
 
 def _cell(value: Any, digits: int = 4) -> str:
@@ -180,7 +219,7 @@ PRIVACY = {
 Row = Mapping[str, Any]
 
 
-def privacy_table(record: Record) -> Table:
+def privacy_table(record: Record) -> Listing:
     """Return how like the truth the reconstructions are."""
     privacy = record["privacy"]
     rows: list[Row] = [
@@ -198,7 +237,7 @@ def privacy_table(record: Record) -> Table:
         "clean scores": lambda row: _cell(row["clean"]),
         "the label": lambda row: _cell(row["label"]),
     }
-    return text_table("What is reconstructed (by the strongest attacker)", columns, rows)
+    return Listing("What is reconstructed (by the strongest attacker)", columns, rows)
 
 
 UTILITY = {
@@ -216,7 +255,7 @@ COST = {
 }
 
 
-def utility_table(record: Record) -> Table:
+def utility_table(record: Record) -> Listing:
     """Return what users and the server pay."""
     useful = record["utility"]
     rows: list[Row] = []
@@ -232,7 +271,7 @@ def utility_table(record: Record) -> Table:
         "clean scores": lambda row: _cell(row["clean"], row["digits"]),
         "the release": lambda row: _cell(row["released"], row["digits"]),
     }
-    return text_table("What users and the server pay", columns, rows)
+    return Listing("What users and the server pay", columns, rows)
 
 
 def distortion_line(record: Record) -> str:
@@ -246,3 +285,25 @@ def distortion_line(record: Record) -> str:
         f"{record['flips']} labels changed; top-5 agreement {useful['top_5_agreement']:.3f}, "
         f"rank correlation {useful['rank_correlation']:.3f}."
     )
+
+
+MUST = {"broken": "broken: G at most", "read": "read: at least", "holds": "unbroken: G at least"}
+"""What a control must be, and what its number is held against."""
+
+LIMITS = {"broken": BROKEN_BELOW, "read": READ_ABOVE, "holds": HOLDS_ABOVE}
+
+PASSED = {True: "yes", False: "NO", None: "cannot be told"}
+
+CONTROLS: dict[str, Callable[[Row], str]] = {
+    "control": lambda row: str(row["name"]),
+    "must be": lambda row: f"{MUST[row['expected']]} {LIMITS[row['expected']]:g}",
+    "measured": lambda row: _cell(row["measured"], 2),
+    "as it must be": lambda row: PASSED[row["passed"]],
+    "vouches for": lambda row: f"{row['attack']}, {row['front_end']}",
+}
+
+
+def controls_table(record: Record) -> Listing:
+    """Return releases whose leak is known, and what was found of them."""
+    rows = list(record["controls"].values())
+    return Listing("Controls: releases whose leak is known", CONTROLS, rows)

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from oneway.defenses.codebook import Certificate, CertifiedError
 from oneway.guards import Member
-from oneway.report.table import text_table
+from oneway.report.table import Listing
 
 FITTED = "These queries fitted the codebook too: all figures flatter it."
 
@@ -62,13 +60,13 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     return lines
 
 
-def certificate_table(certificate: Certificate) -> Table:
+def certificate_table(certificate: Certificate) -> Listing:
     """Return the certified errors, over all queries and by predicted label."""
     rows: list[tuple[str, CertifiedError]] = []
     if certificate.error is not None:
         rows.append(("all", certificate.error))
     rows += sorted(certificate.error_by_label.items(), key=lambda pair: int(pair[0]))
-    return text_table(
+    return Listing(
         "The least mean squared error per pixel of any attacker",
         {
             "label": lambda row: row[0],
@@ -83,9 +81,9 @@ def certificate_table(certificate: Certificate) -> Table:
     )
 
 
-def family_table(members: Sequence[Member]) -> Table:
+def family_table(members: Sequence[Member]) -> Listing:
     """Return what each release of a family moves and certifies."""
-    return text_table(
+    return Listing(
         "Releases that no other beats in both: what they move, and what they certify",
         {
             "release": lambda one: one.defense,

@@ -14,15 +14,13 @@ from oneway.benchmark import (
 from oneway.errors import UnknownNameError
 from oneway.report.frontier import frontier_lines
 from oneway.report.summary import (
-    CERTIFICATES,
-    COLUMNS,
-    COSTS,
-    PUBLISHED_COLUMNS,
-    published_rows,
+    certificates_table,
+    costs_table,
+    published_table,
     spread,
     summary_remarks,
+    summary_table,
 )
-from oneway.report.table import markdown
 
 Record = Mapping[str, Any]
 
@@ -39,9 +37,6 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
         theirs: What the paper printed, by experiment.
         command: What makes this page.
     """
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["experiment"], record["preset"]), []).append(record)
     parts = [
         "# Results\n",
         f"Made by `{command}` from stored records; not edited by hand. Errors are mean "
@@ -50,10 +45,18 @@ def results_page(records: Sequence[Record], theirs: Mapping[str, Published], com
         "(it knows the algorithm and its parameters), or, for releases that are random, an "
         "attacker who asks each query again and again and averages the answers.\n",
     ]
-    for (experiment, preset), group in groups.items():
+    for (experiment, preset), group in by_experiment(records).items():
         summaries = summarise(group)
         parts.append(_section(experiment, preset, summaries, theirs.get(experiment)))
     return "\n".join(parts)
+
+
+def by_experiment(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return records by their experiment and preset, in the order of first appearance."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["experiment"], record["preset"]), []).append(record)
+    return groups
 
 
 def _section(
@@ -65,22 +68,22 @@ def _section(
     lines = [
         f"## {experiment}" + (f", preset {preset}" if preset else "") + "\n",
         f"{title}. {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
-        f"{data['test']:,} queries{side}. {_command(experiment, preset)}; "
-        f"{_seeds(summaries)}; {_machines(summaries)}.\n",
+        f"{data['test']:,} queries{side}. `{command_of(experiment, preset)}`; "
+        f"{seeds_of(summaries)}; {_machines(summaries)}.\n",
         "### Measured\n",
-        markdown(COLUMNS, summaries),
+        summary_table(summaries, "").markdown(),
         *_frontier(experiment, preset, summaries),
         *_bullets(summary_remarks(summaries)),
         "\n### What it costs\n",
         "Training is what a defense needs besides the target. Milliseconds depend on what else the "
         "machine was doing; compare them with those of no defense.\n",
-        markdown(COSTS, summaries),
+        costs_table(summaries).markdown(),
         *_certificates(summaries),
     ]
     if theirs is not None and theirs.rows:
         lines += [
             "### Printed in the paper\n",
-            markdown(PUBLISHED_COLUMNS, published_rows(theirs, summaries)),
+            published_table(theirs, summaries).markdown(),
         ]
     if theirs is not None:
         lines += _bullets([remark.text for remark in theirs.remarks])
@@ -90,14 +93,14 @@ def _section(
 
 def _certificates(summaries: Sequence[Summary]) -> list[str]:
     """Return what releases with a certificate certify, beside what attackers reached."""
-    certified = [summary for summary in summaries if "certified_error" in summary.values]
-    if not certified:
+    table = certificates_table(summaries)
+    if not table.rows:
         return []
     return [
         "\n### What is certified\n",
         "The least error of any attacker, estimated on calibration queries that fitted nothing: on "
         "other queries than the attackers were graded on, so that either may be a little lower.\n",
-        markdown(CERTIFICATES, certified),
+        table.markdown(),
     ]
 
 
@@ -109,20 +112,22 @@ def _frontier(experiment: str, preset: str, summaries: Sequence[Summary]) -> lis
     return [picture, *_bullets(frontier_lines(summaries))]
 
 
-def _command(experiment: str, preset: str) -> str:
+def command_of(experiment: str, preset: str) -> str:
     """Say what makes these records; whoever wrote the experiment knows where its file is."""
     if experiment == LEADERBOARD:
-        return f"`oneway leaderboard --data {preset}`"
+        return f"oneway leaderboard --data {preset}"
     table, _, kind = experiment.partition("-")
+    if table == "demo":
+        return f"oneway demo --data {kind}"
     try:
         bundled_spec(experiment)
         what = f"{table} --data {kind}"
     except UnknownNameError:
         what = f"{experiment}.toml"
-    return f"`oneway reproduce {what}" + (f" --preset {preset}`" if preset else "`")
+    return f"oneway reproduce {what}" + (f" --preset {preset}" if preset else "")
 
 
-def _seeds(summaries: Sequence[Summary]) -> str:
+def seeds_of(summaries: Sequence[Summary]) -> str:
     """Name the seeds; and the releases, where they have not all the same."""
     releases: dict[tuple[int, ...], list[str]] = {}
     for summary in summaries:

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 
-from rich.table import Table
-
 from oneway.benchmark import Estimate, Published, Summary
-from oneway.report.table import text_table
+from oneway.report.table import Listing
 
 SUMMARY_WIDTH = 176
 """Columns that :func:`summary_table` needs."""
@@ -66,9 +64,20 @@ CERTIFICATES: dict[str, Callable[[Summary], str]] = {
 }
 
 
-def summary_table(summaries: Sequence[Summary], title: str) -> Table:
-    """Return one row per release, means with 95 % intervals over seeds, for a terminal."""
-    return text_table(title, COLUMNS, summaries)
+def summary_table(summaries: Sequence[Summary], title: str) -> Listing:
+    """Return one row per release, means with 95 % intervals over seeds."""
+    return Listing(title, COLUMNS, summaries)
+
+
+def costs_table(summaries: Sequence[Summary]) -> Listing:
+    """Return what each release takes to train and to answer."""
+    return Listing("Training and answers", COSTS, summaries)
+
+
+def certificates_table(summaries: Sequence[Summary]) -> Listing:
+    """Return what releases with a certificate certify; no rows where none has one."""
+    certified = [summary for summary in summaries if "certified_error" in summary.values]
+    return Listing("Certified errors, beside what attackers reached", CERTIFICATES, certified)
 
 
 PUBLISHED_COLUMNS: dict[str, Callable[[Sequence[str]], str]] = {
@@ -87,10 +96,10 @@ PUBLISHED_COLUMNS: dict[str, Callable[[Sequence[str]], str]] = {
 }
 
 
-def published_table(theirs: Published, summaries: Sequence[Summary]) -> Table:
+def published_table(theirs: Published, summaries: Sequence[Summary]) -> Listing:
     """Return what the paper printed, with the ratio to no defense beside ours."""
     title = f"{theirs.table}: theirs, as printed"
-    return text_table(title, PUBLISHED_COLUMNS, published_rows(theirs, summaries))
+    return Listing(title, PUBLISHED_COLUMNS, published_rows(theirs, summaries))
 
 
 def published_rows(theirs: Published, summaries: Sequence[Summary]) -> list[list[str]]:

@@ -1,6 +1,7 @@
-"""Records as tables: for a terminal, and for a page."""
+"""Records as tables: for a terminal, for a page of Markdown, and for one of HTML."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -32,54 +33,59 @@ TABLE_WIDTH = 116
 """Columns that :func:`release_table` needs; a narrower console drops some."""
 
 
-def text_table(
-    title: str, columns: Mapping[str, Callable[[Any], str]], rows: Sequence[Any]
-) -> Table:
-    """Return a table for a terminal: what each column shows of each row.
+@dataclass(frozen=True)
+class Listing:
+    """A table, whatever it is shown on; a console of rich prints it as text.
 
-    Headers wrap between words, never within one; numbers are never cut, and the first column, of
-    names, is not wrapped at all: else rich would take room from it, the widest, in vain.
+    Attributes:
+        title: Above it.
+        columns: What each shows of a row, by header.
+        rows: One for each line.
     """
-    table = Table(title=escape(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    for position, (column, show) in enumerate(columns.items()):
-        widest = max(len(text) for text in (*column.split(), *map(show, rows)))
-        first = position == 0
-        table.add_column(
-            column, justify="left" if first else "right", min_width=widest, no_wrap=first
+
+    title: str
+    columns: Mapping[str, Callable[[Any], str]]
+    rows: Sequence[Any]
+
+    def cells(self) -> list[list[str]]:
+        """Return the text of every cell, row by row."""
+        return [[show(row) for show in self.columns.values()] for row in self.rows]
+
+    def text(self) -> Table:
+        """Return it for a terminal.
+
+        Headers wrap between words, never within one; numbers are never cut, and the first column,
+        of names, is not wrapped at all: else rich would take room from it, the widest, in vain.
+        """
+        cells = self.cells()
+        table = Table(
+            title=escape(self.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD
         )
-    for row in rows:
-        table.add_row(*(escape(show(row)) for show in columns.values()))
-    return table
+        for position, column in enumerate(self.columns):
+            widest = max(len(text) for text in (*column.split(), *(row[position] for row in cells)))
+            first = position == 0
+            table.add_column(
+                column, justify="left" if first else "right", min_width=widest, no_wrap=first
+            )
+        for row in cells:
+            table.add_row(*map(escape, row))
+        return table
+
+    __rich__ = text
+
+    def markdown(self) -> str:
+        """Return it as Markdown, without its title."""
+        lines = ["| " + " | ".join(self.columns) + " |", "|" + " --- |" * len(self.columns)]
+        lines += [
+            "| " + " | ".join(text.replace("|", r"\|") for text in row) + " |"
+            for row in self.cells()
+        ]
+        return "\n".join(lines) + "\n"
 
 
-def markdown(columns: Mapping[str, Callable[[Any], str]], rows: Sequence[Any]) -> str:
-    """Return the same as a Markdown table."""
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += [
-        "| " + " | ".join(show(row).replace("|", r"\|") for show in columns.values()) + " |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def release_table(records: Sequence[Record], title: str) -> Table:
-    """Return one row per release, for a terminal."""
-    return text_table(title, COLUMNS, records)
-
-
-def markdown_table(records: Sequence[Record]) -> str:
-    """Return the same rows as a Markdown table."""
-    return markdown(COLUMNS, records)
-
-
-def attack_table(record: Record) -> Table:
-    """Return one row per attacker of one release, for a terminal."""
-    table = Table(title="Inversion error per pixel", title_justify="left", header_style="bold")
-    for column in ("attacker", "what it knows", "error"):
-        table.add_column(column, justify="right" if column == "error" else "left")
-    for name, error in record["errors"].items():
-        table.add_row(name, KNOWS.get(name, ""), _number(error, 4))
-    return table
+def release_table(records: Sequence[Record], title: str) -> Listing:
+    """Return one row per release."""
+    return Listing(title, COLUMNS, records)
 
 
 KNOWS = {
@@ -91,6 +97,18 @@ KNOWS = {
     "optimising": "model and defense: it searches for inputs that are answered so",
     "class-representative": "scores of images it makes up: one image per class, not the query",
 }
+
+
+ATTACKS: dict[str, Callable[[tuple[str, float]], str]] = {
+    "attacker": lambda row: row[0],
+    "what it knows": lambda row: KNOWS.get(row[0], ""),
+    "error": lambda row: _number(row[1], 4),
+}
+
+
+def attack_table(record: Record) -> Listing:
+    """Return one row per attacker of one release."""
+    return Listing("Inversion error per pixel", ATTACKS, list(record["errors"].items()))
 
 
 def remarks(records: Sequence[Record]) -> list[str]:

@@ -1,0 +1,175 @@
+"""`oneway report`: draw the page of an audit, of experiments or of a certificate again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from oneway.cli.common import CACHE, Cache, NoImages, command, galleries_in
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
+
+if TYPE_CHECKING:
+    from oneway.report.page import Page
+
+
+@command
+def report(
+    source: Annotated[
+        list[Path],
+        typer.Argument(
+            help="An audit's folder or its audit.json; records, .jsonl, or folders of them; or a "
+            "certificate: a codebook, .safetensors, or the .json of `oneway certify`."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, .html. [beside the source]")
+    ] = None,
+    no_images: NoImages = False,
+    cache: Cache = CACHE,
+) -> None:
+    """Write a page for people who decide, from files that are there; nothing is run.
+
+    One file of HTML, which needs no network and no script: the verdict first, then pictures,
+    figures, tables, flags with what they mean, and how it was measured. Commands that audit, run
+    experiments or certify write it by themselves. Of experiments, images are shown that CACHE
+    still holds.
+
+    For example:
+
+        oneway report runs/audit
+
+        oneway report results/leaderboard-faces-seed*.jsonl --out faces.html
+
+        oneway report work/guard.safetensors
+    """
+    from oneway.report.page import write_page
+
+    for path in source:
+        if not path.exists():
+            raise MissingDataError(f"there is no file or folder {path}.")
+    if out is not None and out.suffix != ".html":
+        raise InvalidOptionError(f"--out must end in .html, but is {out}.")
+    first = source[0]
+    if (first / "audit.json").is_file():
+        first = first / "audit.json"
+    alone = first.suffix in (".json", ".safetensors")
+    if alone and len(source) > 1:
+        raise InvalidOptionError(
+            f"one audit or certificate makes a page, but got {len(source)} files. Run the command "
+            "once for each."
+        )
+    if first.suffix == ".safetensors":
+        page = _of_guard(first)
+    elif alone:
+        page = _of_json(first, no_images)
+    else:
+        page = _of_records(source, no_images, cache)
+    place = out or _beside(first)
+    write_page(place, page)
+    typer.echo(f"wrote {place}")
+
+
+def _beside(path: Path) -> Path:
+    """Return where the page of a file or folder goes unless told otherwise."""
+    if path.is_dir():
+        return path / "report.html"
+    return path.with_name("report.html") if path.name == "audit.json" else path.with_suffix(".html")
+
+
+def _of_guard(path: Path) -> "Page":
+    from oneway.defenses.codebook import CodebookRelease
+    from oneway.report.page import certificate_page
+
+    certificate = CodebookRelease.load(path).certificate
+    if certificate is None:
+        raise MissingDataError(
+            f"{path} holds no certificate. Put one into it with `oneway certify --write`."
+        )
+    return certificate_page(certificate, path.name)
+
+
+def _of_json(path: Path, no_images: bool) -> "Page":
+    """Return the page of an audit or of a certificate, whichever the file holds."""
+    from oneway.report.page import audit_page
+
+    record = _json(path)
+    if "bits_measured" in record:
+        return _certificate(record, path)
+    if not {"closed_gap", "floors", "privacy", "utility", "plan"} <= record.keys():
+        raise CorruptDataError(
+            f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
+            "`oneway audit`, or what `oneway certify --json` wrote."
+        )
+    pictures = path.with_name("pictures.npz")
+    if no_images or path.name != "audit.json" or not pictures.is_file():
+        return audit_page(record)
+    return audit_page(record, _pictures(pictures, record["examples"]))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CorruptDataError(f"{path} is not JSON. Make it again.") from error
+    if not isinstance(record, dict):
+        raise CorruptDataError(f"{path} must hold a JSON object, but holds something else.")
+    return record
+
+
+def _certificate(record: Mapping[str, Any], path: Path) -> "Page":
+    from oneway.defenses.codebook import Certificate
+    from oneway.report.page import certificate_page
+
+    try:
+        return certificate_page(Certificate.from_json(record), path.name)
+    except (KeyError, TypeError) as error:
+        raise CorruptDataError(
+            f"{path} lacks a part of a certificate ({error}). Make it again with `oneway certify`."
+        ) from error
+
+
+def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pictures of an audit; refuse those of another."""
+    from oneway.data import read_npz
+
+    pictures = read_npz(path)
+    count = len(examples["shown"]) + len(examples["worst"])
+    names = {"truth", *examples["attackers"]}
+    if pictures.keys() != names or any(len(one) != count for one in pictures.values()):
+        raise CorruptDataError(
+            f"{path} must hold {count} images by {', '.join(sorted(names))}, as the record beside "
+            "it says, but does not. Run the audit again, or pass --no-images."
+        )
+    return pictures
+
+
+def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
+    from oneway.benchmark import published_of, read_records
+    from oneway.report.page import no_gallery, records_page
+
+    files = [file for path in source for file in _records_in(path)]
+    records = [record for file in files for record in read_records(file)]
+    if not records:
+        raise MissingDataError(f"{source[0]} holds no records. Pass a file that has some.")
+    for record in records:
+        if not {"experiment", "preset", "release", "floors", "spec"} <= record.keys():
+            raise CorruptDataError(
+                f"{', '.join(str(path) for path in source)} must hold records of experiments, but "
+                "holds others. Pass the .jsonl files that this version's `oneway reproduce`, "
+                "`leaderboard` or `demo` wrote."
+            )
+    found = galleries_in(cache, no_images) or no_gallery
+    return records_page(records, published_of(records), found)
+
+
+def _records_in(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*-seed*.jsonl")) or sorted(path.glob("records.jsonl"))
+    if not files:
+        raise MissingDataError(
+            f"{path} holds neither an audit.json nor records named EXPERIMENT-PRESET-seedN.jsonl."
+        )
+    return files

@@ -1,0 +1,60 @@
+"""What raised flags mean, on the page itself: it has no network to look it up."""
+
+from collections.abc import Mapping, Sequence
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+
+from oneway.audit import FLAGS
+from oneway.report.page.blocks import FlagText
+
+
+def flag_texts(raised: Mapping[str, Sequence[str]]) -> list[FlagText]:
+    """Return the text of each raised flag.
+
+    Args:
+        raised: By name, what raised it.
+    """
+    return [
+        FlagText(
+            name,
+            f"{FLAGS[name].says[0].upper()}{FLAGS[name].says[1:]}.",
+            details,
+            [
+                (title, _html(text, raised))
+                for title, text in (
+                    ("Raised if", FLAGS[name].raised_if),
+                    ("Why it matters", FLAGS[name].why),
+                    ("What to do", FLAGS[name].what_to_do),
+                )
+            ],
+        )
+        for name, details in raised.items()
+    ]
+
+
+def _html(text: str, raised: Mapping[str, Sequence[str]]) -> Markup:
+    """Return Markdown of ours as HTML; what it links to is on this page, or is no link."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = parser.parse(text)
+    for token in tokens:
+        if token.children:
+            token.children = _without_far_links(token.children, raised)
+        if token.type == "table_open":
+            token.attrSet("class", "prose-table")
+    html = parser.renderer.render(tokens, parser.options, {})
+    framed = html.replace("<table", '<div class="scroll" tabindex="0"><table')
+    return Markup(framed.replace("</table>", "</table></div>"))  # noqa: S704  of our own texts
+
+
+def _without_far_links(tokens: Sequence[Token], raised: Mapping[str, Sequence[str]]) -> list[Token]:
+    kept, near = list[Token](), True
+    for token in tokens:
+        if token.type == "link_open":
+            name = str(token.attrGet("href")).removesuffix(".md")
+            near = name in raised
+            token.attrSet("href", f"#flag-{name}")
+        if near or token.type not in ("link_open", "link_close"):
+            kept.append(token)
+    return kept
