@@ -32,6 +32,14 @@ report of an audit holds the pages of those that it raised. How an audit works:
 | flag | what it says | about |
 | --- | --- | --- |
 """
+TREE = """
+```{toctree}
+:hidden:
+:glob:
+
+*
+```
+"""
 
 
 def page_of(name):
@@ -45,7 +53,7 @@ def page_of(name):
 
 def index():
     rows = [f"| [{name}]({name}.md) | {one.says} | {one.about} |" for name, one in FLAGS.items()]
-    return INDEX + "\n".join(rows) + "\n"
+    return INDEX + "\n".join(rows) + "\n" + TREE
 
 
 PAGES = {"README": index(), **{name: page_of(name) for name in FLAGS}}

@@ -1,10 +1,8 @@
 """What docs/report.md says of commands, files and links is so."""
 
 import re
-import shlex
 from pathlib import Path
 
-import pytest
 from typer.main import get_command
 
 from oneway.benchmark.audit_examples import WORST
@@ -13,15 +11,7 @@ from oneway.report.page.records import HIDDEN
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
-(BLOCK,) = re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL)
 COMMANDS = get_command(app).commands
-
-
-@pytest.mark.parametrize("line", BLOCK.strip().splitlines())
-def test_commands_parse(line):
-    words = shlex.split(line)
-    assert words[:2] == ["oneway", "report"]
-    assert COMMANDS["report"].make_context("report", words[2:]).params["source"]
 
 
 def test_commands_that_are_said_to_write_a_page_have_what_is_said_of_them():
