@@ -1,6 +1,5 @@
 """Folders of installed packages that are not there: metadata as pip writes it, and modules."""
 
-from importlib.metadata import distributions
 from pathlib import Path
 
 from oneway.installation import find_installed
@@ -34,7 +33,3 @@ class Site:
     @property
     def installed(self):
         return find_installed([str(self.folder)])
-
-    @property
-    def found(self):
-        return list(distributions(path=[str(self.folder)]))

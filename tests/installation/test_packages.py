@@ -153,3 +153,12 @@ def test_who_wants_another_torch_is_found(site):
     (one,) = find_conflicts(["torch"], site.installed)
     assert (one.package.name, one.wants, one.found) == ("torchvision", "torch==2.12.0", "2.13.0")
     assert one.package.modules == ("torchvision",)
+
+
+def test_a_package_that_finds_installations_in_its_own_way_changes_nothing(tmp_path):
+    """MLflow and others bring it; its metadata refuses to say that a field is missing."""
+    pytest.importorskip("importlib_metadata")
+    site = Site(tmp_path).install("oneway", "2")
+    (site.folder / "broken-1.dist-info").mkdir()
+    assert site.installed["oneway"].metadata["Requires-Python"] is None
+    assert list(site.installed) == ["oneway"]

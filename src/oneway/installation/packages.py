@@ -1,9 +1,10 @@
 """Which packages oneway asks for, by extra, and which of them are there: from metadata alone."""
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
+from importlib.metadata import Distribution, DistributionFinder, MetadataPathFinder
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -99,7 +100,9 @@ def find_installed(path: Sequence[str] | None = None) -> Installed:
     Args:
         path: Folders to look in. None: ``sys.path``.
     """
-    every = distributions() if path is None else distributions(path=list(path))
+    # Not `distributions()`: the package importlib_metadata, once loaded, puts its own in its place.
+    places = sys.path if path is None else path
+    every = MetadataPathFinder.find_distributions(DistributionFinder.Context(path=list(places)))
     found: dict[str, Distribution] = {}
     for one in every:
         # A folder that an interrupted installation left has no name.
