@@ -305,7 +305,7 @@ def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, flips, kee
         "oneway.cli.common.run_seed", lambda *_, **__: (None, planted(flips, keeps))
     )
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
-    monkeypatch.setattr("oneway.cli.reproduce._write_page", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce.page_of_records", lambda *_, **__: None)
     assert oneway("reproduce", tiny.folder / "tiny.toml", "--seed", 0).exit_code == code
 
 
@@ -345,7 +345,7 @@ def test_figures_take_one_seed_and_tables_three_unless_told(oneway, monkeypatch)
     monkeypatch.setattr("oneway.cli.common.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
-    monkeypatch.setattr("oneway.cli.reproduce._write_page", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce.page_of_records", lambda *_, **__: None)
     monkeypatch.setattr("oneway.cli.reproduce._draw", lambda *_: [])
     for what, options, expected in (
         ("table1", (), [0, 1, 2]),
@@ -368,7 +368,7 @@ def test_a_file_says_its_seed_and_rows_may_be_run_alone(oneway, tiny, monkeypatc
 
     monkeypatch.setattr("oneway.cli.common.run_seed", note)
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
-    monkeypatch.setattr("oneway.cli.reproduce._write_page", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce.page_of_records", lambda *_, **__: None)
     text = (tiny.folder / "tiny.toml").read_text(encoding="utf-8")
     own = tiny.folder / "own.toml"
     own.write_text(f"seed = 7\n{text}", encoding="utf-8")

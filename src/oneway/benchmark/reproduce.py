@@ -86,8 +86,7 @@ class Cells:
 
     def gallery(self, release: str) -> Gallery | None:
         """Return what a release's attackers made of the shown queries, if it is there."""
-        row = next(row for row in self.spec.releases if row.name == release)
-        return stored_gallery(self.store, cell_key(self.spec, row))
+        return stored_gallery(self.store, self._key(release))
 
     def run(
         self,
@@ -149,5 +148,8 @@ class Cells:
         return [records[row.name] for row in self.spec.releases if row.name in records]
 
     def _gallery_path(self, release: str) -> Path:
+        return gallery_path(self.store, self._key(release))
+
+    def _key(self, release: str) -> str:
         row = next(row for row in self.spec.releases if row.name == release)
-        return gallery_path(self.store, cell_key(self.spec, row))
+        return cell_key(self.spec, row)

@@ -130,31 +130,32 @@ def command_line(context: typer.Context) -> str:
 
 
 def page_of_records(
-    records: "Sequence[dict[str, Any]]",
-    path: Path,
-    gallery: "Callable[[Mapping[str, Any]], Gallery | None] | None",
+    records: "Sequence[dict[str, Any]]", path: Path, cache: Path, *, no_images: bool
 ) -> None:
     """Write the page of records of experiments.
 
     Args:
         records: Of all seeds.
         path: File to write.
-        gallery: Finds the images of a record; None: none are shown.
+        cache: What they were run with: it holds their images.
+        no_images: Whether these are left out.
     """
     from oneway.benchmark import published_of
-    from oneway.report.page import no_gallery, records_page, write_page
+    from oneway.report.page import records_page, write_page
 
-    write_page(path, records_page(records, published_of(records), gallery or no_gallery))
+    gallery = galleries_in(cache, no_images=no_images)
+    write_page(path, records_page(records, published_of(records), gallery))
 
 
 def galleries_in(
-    cache: Path, no_images: bool
-) -> "Callable[[Mapping[str, Any]], Gallery | None] | None":
-    """Return what finds the images of records that were run with a cache; None: nothing does."""
+    cache: Path, *, no_images: bool
+) -> "Callable[[Mapping[str, Any]], Gallery | None]":
+    """Return what finds the images of a record that was run with a cache; it may find none."""
     from oneway.benchmark import Store, stored_gallery
+    from oneway.report.page import no_gallery
 
     store = Store(cache)
-    return None if no_images else lambda record: stored_gallery(store, record["cell"])
+    return no_gallery if no_images else lambda record: stored_gallery(store, record["cell"])
 
 
 def choose_device(name: str) -> "torch.device":

@@ -13,7 +13,6 @@ from oneway.cli.common import (
     NoImages,
     choose_device,
     command,
-    galleries_in,
     page_of_records,
     progress,
 )
@@ -89,11 +88,7 @@ def demo(
         if not no_images:
             title = f"What scores give away: {data}, mean squared error per pixel of each attack"
             draw_reconstructions(_rows(outcomes, galleries), figure, title)
-    page_of_records(
-        records,
-        folder / "report.html",
-        galleries_in(cache, no_images),
-    )
+    page_of_records(records, folder / "report.html", cache, no_images=no_images)
     lines = remarks(records)
     table = release_table(records, f"{spec.name}, seed {spec.seed}")
     text = table.markdown() + "\n" + "".join(f"- {line}\n" for line in lines)

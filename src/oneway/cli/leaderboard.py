@@ -19,7 +19,6 @@ from oneway.cli.common import (
     choose_device,
     chosen_releases,
     command,
-    galleries_in,
     page_of_records,
     run_seeds,
 )
@@ -96,5 +95,5 @@ def leaderboard(
         path = out / f"{one.name}-{one.preset}.png"
         draw_frontier(summaries, path, title)
         page = path.with_suffix(".html")
-        page_of_records(records, page, galleries_in(cache, no_images))
+        page_of_records(records, page, cache, no_images=no_images)
         console.print(f"Wrote {page} and {path.name}", highlight=False, soft_wrap=True)

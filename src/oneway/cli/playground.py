@@ -35,8 +35,8 @@ def playground(
 
         oneway playground --no-open --port 0
     """
-    for module, package in (("mlxtend", None), ("starlette", None), ("uvicorn", None)):
-        load_extra(module, extra="playground", purpose="the playground", package=package)
+    for module in ("mlxtend", "starlette", "uvicorn"):
+        load_extra(module, extra="playground", purpose="the playground")
     import webbrowser
 
     import torch

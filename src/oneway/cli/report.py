@@ -147,7 +147,7 @@ def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
     from oneway.benchmark import published_of, read_records
-    from oneway.report.page import no_gallery, records_page
+    from oneway.report.page import records_page
 
     files = [file for path in source for file in _records_in(path)]
     records = [record for file in files for record in read_records(file)]
@@ -160,7 +160,7 @@ def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
                 "holds others. Pass the .jsonl files that this version's `oneway reproduce`, "
                 "`leaderboard` or `demo` wrote."
             )
-    found = galleries_in(cache, no_images) or no_gallery
+    found = galleries_in(cache, no_images=no_images)
     return records_page(records, published_of(records), found)
 
 

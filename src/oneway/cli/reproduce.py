@@ -20,7 +20,6 @@ from oneway.cli.common import (
     choose_device,
     chosen_releases,
     command,
-    galleries_in,
     page_of_records,
     run_seed,
     run_seeds,
@@ -123,7 +122,8 @@ def reproduce(
         _print_table(console, spec, records)
     parts = (*((what, data) if figure else (spec.name,)), spec.preset)
     path = out / f"{'-'.join(part for part in parts if part)}.html"
-    _write_page(console, records, path, galleries_in(cache, no_images))
+    page_of_records(records, path, cache, no_images=no_images)
+    console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
     broken = any(record["flips"] and record["keeps_label"] for record in records)
     raise typer.Exit(1 if broken else 0)
 
@@ -148,14 +148,8 @@ def _draw(
     return written
 
 
-def _write_page(console: Any, records: list[dict[str, Any]], path: Path, gallery: Any) -> None:
-    page_of_records(records, path, gallery)
-    console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
-
-
 def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, Any]]) -> None:
-    from oneway.benchmark import published, summarise
-    from oneway.errors import UnknownNameError
+    from oneway.benchmark import published_of, summarise
     from oneway.report import SUMMARY_WIDTH, published_table, summary_remarks, summary_table
 
     summaries = summarise(records)
@@ -164,9 +158,8 @@ def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, A
     console.print(table, width=max(console.width, SUMMARY_WIDTH), crop=False)
     for line in summary_remarks(summaries):
         console.print(f"• {line}", highlight=False)
-    try:
-        theirs = published(spec.name)
-    except UnknownNameError:
+    theirs = published_of(records).get(spec.name)
+    if theirs is None:
         return
     if theirs.rows:
         console.print(published_table(theirs, summaries), width=max(console.width, 100), crop=False)

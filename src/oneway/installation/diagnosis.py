@@ -5,7 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,9 @@ def diagnose(version: str, folders: Mapping[str, Path]) -> Diagnosis:
     conflicts = find_conflicts([one.name for one in core], installed)
     beside_torch = [describe(name, installed) for name in COMPANIONS if name in installed]
     wanted = [one for extra in extras for one in extra.packages]
+    owners = [one.package for one in conflicts]
     first = [*_modules(core), *_modules(beside_torch), "oneway"]
-    others = [one for one in _modules([*wanted, *_owners(conflicts)]) if one not in first]
+    others = [one for one in _modules([*wanted, *owners]) if one not in first]
     # torch takes as long as all others together.
     with ThreadPoolExecutor(2) as both:
         found = [one for some in both.map(try_imports, (first, others)) for one in some]
@@ -165,15 +166,11 @@ def diagnose(version: str, folders: Mapping[str, Path]) -> Diagnosis:
         *_of_devices(torch, NVIDIA_DRIVER.exists()),
         *_of_folders(places),
     ]
-    return Diagnosis(**{**vars(unjudged), "findings": tuple(dict.fromkeys(findings))})
+    return replace(unjudged, findings=tuple(dict.fromkeys(findings)))
 
 
 def _modules(packages: Sequence[Package]) -> list[str]:
     return list(dict.fromkeys(module for package in packages for module in package.modules))
-
-
-def _owners(conflicts: Sequence[Conflict]) -> list[Package]:
-    return [one.package for one in conflicts]
 
 
 def _of_versions(version: str, installed: Installed) -> list[Finding]:

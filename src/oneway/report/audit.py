@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.report.table import KNOWS, Listing
+from oneway.report.table import KNOWS, LABEL_LEAKS, Listing
 
 Record = Mapping[str, Any]
 
@@ -13,7 +13,7 @@ PAGES = "docs/flags"
 """Where every flag has a page."""
 
 
-LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
+NO_CONTROLS = "No controls were run: nothing vouches for these attackers."
 
 
 def verdict(record: Record) -> list[str]:
@@ -28,7 +28,7 @@ def verdict(record: Record) -> list[str]:
     )
     lines.append(_people(record))
     if not record["controls"]:
-        lines.append("No controls were run: nothing vouches for these attackers.")
+        lines.append(NO_CONTROLS)
     elif not record["void"]:
         lines.append(_controls(record))
     left_out = record["plan"]["left_out"]
@@ -96,8 +96,8 @@ def judgement(record: Record) -> Judgement:
             "These queries do not tell: clean scores give these attackers hardly more than the "
             "label does, so that G may be anything. Ask more queries, or give more time.",
         )
-    between = "" if interval is None else f" (95 % of resampled queries: {_between(interval)})"
-    told = f"The release closes G = {gap:.2f} of the gap{between}{_tail(record)}"
+    sure = "" if interval is None else f" (95 % of resampled queries: {between(interval)})"
+    told = f"The release closes G = {gap:.2f} of the gap{sure}{_tail(record)}"
     tail = record["closed_gap_tail"]
     if gap < 0:
         told += ": whoever retrains learns more than from clean scores."
@@ -109,9 +109,9 @@ def judgement(record: Record) -> Judgement:
         told += ": part of what clean scores tell still leaks."
         return Judgement("mixed", "Part of it still leaks", told)
     if tail is not None and tail < 0.9:
-        sure = _ends(record["closed_gap_tail_interval"])
-        sure = sure and record["closed_gap_tail_interval"]["high"] < 0.9
-        more = "does" if sure else "may"
+        ends = _ends(record["closed_gap_tail_interval"])
+        certain = ends and record["closed_gap_tail_interval"]["high"] < 0.9
+        more = "does" if certain else "may"
         told += f": on average little leaks, but of the least confident queries more {more}."
         return Judgement("mixed", "Little leaks, but not of every query", told)
     told += ": next to nothing leaks beyond the label, to these attackers."
@@ -142,7 +142,7 @@ def _tail(record: Record) -> str:
     queries = f"the least confident 5 % of queries ({record['tail_queries']})"
     if not _ends(interval):
         return f"; {queries} do not tell it for themselves"
-    return f", and {tail:.2f} ({_between(interval)}) for {queries}"
+    return f", and {tail:.2f} ({between(interval)}) for {queries}"
 
 
 def _ends(interval: Mapping[str, Any]) -> bool:
@@ -150,8 +150,11 @@ def _ends(interval: Mapping[str, Any]) -> bool:
     return not any(isinstance(end, str) for end in interval.values())
 
 
-def _between(interval: Mapping[str, Any]) -> str:
-    return f"{interval['low']:.2f} to {interval['high']:.2f}"
+def between(interval: Mapping[str, Any]) -> str:
+    """Return an interval in words."""
+    ends = (interval["low"], interval["high"])
+    low, high = (end if isinstance(end, str) else f"{end:.2f}" for end in ends)
+    return f"{low} to {high}"
 
 
 def _people(record: Record) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 from oneway.benchmark import Estimate, Published, Summary
-from oneway.report.table import Listing
+from oneway.report.table import LABEL_LEAKS, Listing
 
 SUMMARY_WIDTH = 176
 """Columns that :func:`summary_table` needs."""
@@ -153,8 +153,7 @@ def summary_remarks(summaries: Sequence[Summary]) -> list[str]:
             raised.setdefault(flag, []).append(told)
     lines += [f"Flag: {flag}. Raised by {'; '.join(who)}." for flag, who in raised.items()]
     lines.append(
-        "No label-preserving release can help against attacks that read only the label. Decoders "
-        f"were trained on up to {first.record['auxiliary']} queried images; a stronger one may "
-        "exist."
+        f"{LABEL_LEAKS} Decoders were trained on up to {first.record['auxiliary']} queried "
+        "images; a stronger one may exist."
     )
     return lines

@@ -29,6 +29,9 @@ COLUMNS: dict[str, Callable[[Record], str]] = {
 }
 
 
+LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
+"""What stands below whatever is reported."""
+
 TABLE_WIDTH = 116
 """Columns that :func:`release_table` needs; a narrower console drops some."""
 
@@ -126,9 +129,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
     for record in records:
         lines += [f"Flag, {record['release']}: {flag}." for flag in record["flags"]]
     lines.append(
-        "No label-preserving release can help against attacks that read only the label. "
-        f"Decoders were trained on up to {first['auxiliary']} queried images; a stronger one may "
-        "exist."
+        f"{LABEL_LEAKS} Decoders were trained on up to {first['auxiliary']} queried images; "
+        "a stronger one may exist."
     )
     if len({record["seed"] for record in records}) == 1:
         lines.append("One seed: a smoke run. Publish nothing from it without its spread.")

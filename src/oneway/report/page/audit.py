@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from oneway.benchmark import SEEDS
 from oneway.report.audit import (
-    LABEL_LEAKS,
+    NO_CONTROLS,
     attackers_table,
+    between,
     controls_table,
     distortion_line,
     judgement,
@@ -48,7 +49,7 @@ from oneway.report.page.words import (
     limits,
     seeds_notice,
 )
-from oneway.report.table import KNOWS, Listing
+from oneway.report.table import KNOWS, LABEL_LEAKS, Listing
 
 Record = Mapping[str, Any]
 
@@ -68,7 +69,7 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
     if len(record["seeds"]) < SEEDS:
         notices.append(seeds_notice(len(record["seeds"])))
     if not record["controls"]:
-        notices.append("No controls were run: nothing vouches for these attackers.")
+        notices.append(NO_CONTROLS)
     if pictures:
         notices.append(CONFIDENTIAL)
     words = verdict(record)[1:-1]
@@ -136,14 +137,6 @@ def _shape(record: Record) -> str:
     return f"{color}images of {shape[1]} x {shape[2]} pixels"
 
 
-def _between(interval: Mapping[str, Any] | None) -> str:
-    if interval is None:
-        return ""
-    ends = (interval["low"], interval["high"])
-    low, high = (end if isinstance(end, str) else f"{end:.2f}" for end in ends)
-    return f"{low} to {high}"
-
-
 def _figures(record: Record) -> Figures:
     useful, privacy = record["utility"], record["privacy"]
     items = []
@@ -155,9 +148,10 @@ def _figures(record: Record) -> Figures:
             f"{record['tail_queries']} queries of which the model was least sure",
         ),
     ):
-        gap, between = record[name], _between(record[f"{name}_interval"])
+        gap, interval = record[name], record[f"{name}_interval"]
         value = "none" if gap is None else f"{gap:.2f}"
-        items.append(Figure(value, told, f"95 %: {between}. {more}" if between else more))
+        note = more if interval is None else f"95 %: {between(interval)}. {more}"
+        items.append(Figure(value, told, note))
     shares = {who: 100 * one["reidentified_rank_1"] for who, one in privacy.items()}
     items += [
         Figure(
@@ -369,7 +363,7 @@ def _frontier(record: Record) -> list[Section]:
 
 def _controls(record: Record) -> list[Block]:
     if not record["controls"]:
-        return [Prose(("No controls were run: nothing vouches for these attackers.",))]
+        return [Prose((NO_CONTROLS,))]
     return [
         Prose(
             (

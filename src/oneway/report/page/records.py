@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from oneway.audit import flag_named
 from oneway.benchmark import SEEDS, Estimate, Gallery, Published, Summary, summarise
-from oneway.report.audit import LABEL_LEAKS
 from oneway.report.frontier import AXES, GAPS, LOWEST, frontier, frontier_lines
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
 from oneway.report.page.charts import NEAR, Chart, Level, Place, Point, line_chart, plane_chart
@@ -27,7 +26,7 @@ from oneway.report.summary import (
     summary_remarks,
     summary_table,
 )
-from oneway.report.table import KNOWS, Listing
+from oneway.report.table import KNOWS, LABEL_LEAKS, Listing
 
 Record = Mapping[str, Any]
 
