@@ -401,6 +401,23 @@ class TestTime:
         assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.06)
 
 
+def test_seeds_do_not_ask_the_model_again_to_build_its_defense(folder):
+    """A codebook is fitted to answers to all auxiliary rows, which may cost money."""
+    asked = []
+
+    def counted(images):
+        asked.append(len(images))
+        return answers(images)
+
+    row = ReleaseSpec("book", "codebook", {"min_members": 5, "held_out": 0.0})
+    totals = []
+    for seeds in (1, 3):
+        asked.clear()
+        audit(subject_of(black_box(counted), release=row), folder, seeds=seeds)
+        totals.append(sum(asked))
+    assert totals[0] == totals[1]
+
+
 @pytest.mark.parametrize(("most", "reached"), [(3, 3), (5, 3), (6, 6), (11, 6), (12, 12)])
 def test_decoders_that_go_on_gaining_are_trained_no_longer_than_the_most_epochs(
     folder, monkeypatch, most, reached

@@ -91,6 +91,7 @@ class AuditParts:
         """
         self.subject, self.store, self.settings = subject, store, settings
         self.seed, self.report = seed, report
+        self._built: Built | None = None
 
     def run(self, part: str, groundwork: Groundwork) -> Found:
         """Run one part.
@@ -115,12 +116,14 @@ class AuditParts:
         return self._round(int(part.removeprefix(SEED_PART)), part, groundwork)
 
     def build(self, clean: Tensor) -> Built:
-        """Train what the release's defense needs, and build it.
+        """Train what the release's defense needs, and build it: once, since it may ask the model.
 
         Args:
             clean: ``(A, K)`` undefended confidences of all auxiliary rows.
         """
-        return self.defender.build(self.subject.release, self.subject.target, clean)
+        if self._built is None:
+            self._built = self.defender.build(self.subject.release, self.subject.target, clean)
+        return self._built
 
     @cached_property
     def defender(self) -> Defender:
