@@ -18,8 +18,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway import AdversarialNoise, DefendedTarget, Inverter, TorchTarget
-from oneway.benchmark import write_records
-from oneway.benchmark.records import environment
+from oneway.evaluation import write_records
+from oneway.evaluation.records import environment
 from oneway.inversion import full_depth
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 

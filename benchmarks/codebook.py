@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from oneway.benchmark import write_records
-from oneway.benchmark.records import environment
 from oneway.defenses.codebook import CodebookRelease, FitSettings, fit_codebook
+from oneway.evaluation import write_records
+from oneway.evaluation.records import environment
 from oneway.targets import TargetNetwork
 
 BATCHES = (1, 64, 512)

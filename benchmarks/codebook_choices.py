@@ -21,14 +21,15 @@ from rich.table import Table
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from oneway.benchmark import Store, bundled_spec, load_data, write_records
-from oneway.benchmark.defenders import trained_target
-from oneway.benchmark.records import environment
-from oneway.confidences import release
-from oneway.data import silent, split_dataset
+from oneway.benchmark import bundled_spec, load_data
+from oneway.benchmark.runner import trained_target
+from oneway.data import no_progress, split_dataset
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
 from oneway.defenses.codebook.certificate import bits_beyond_label, error_shares
 from oneway.defenses.codebook.choose import RATE_WEIGHTS
+from oneway.evaluation import Store, write_records
+from oneway.evaluation.records import environment
+from oneway.releases import release
 
 WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)
 CLUSTERS = (1, 2, 4, 8, 16, 32, 64)
@@ -162,7 +163,7 @@ def main() -> None:
         auxiliary_dataset=auxiliary,
         calibration=data.calibration,
     )
-    target = trained_target(spec, splits, Store(options.cache), silent)
+    target = trained_target(spec, splits, Store(options.cache), no_progress)
     own = splits.calibration_images if data.calibration else splits.auxiliary_images
     fitting, asked = target.logits(own), target.logits(splits.test_images)
     images, members = splits.test_images.flatten(1), options.members

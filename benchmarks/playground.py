@@ -29,8 +29,8 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from oneway.benchmark import write_records
-from oneway.benchmark.records import environment
+from oneway.evaluation import write_records
+from oneway.evaluation.records import environment
 from oneway.playground.settings import DEFAULTS, SLIDERS, all_settings
 
 GOAL_MS = 200

@@ -28,9 +28,9 @@ from rich.table import Table
 from torch import nn
 
 from oneway import CodebookRelease, Inverter, TorchTarget, release
-from oneway.benchmark import write_records
-from oneway.benchmark.records import environment
-from oneway.guards import save_network
+from oneway.defenses import save_network
+from oneway.evaluation import write_records
+from oneway.evaluation.records import environment
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 
 SHAPE = (1, 32, 32)
@@ -75,7 +75,7 @@ class Server:
     cpu_ms: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     answers: int = 0
-    flips: int = 0
+    label_changes: int = 0
     leaks: int = 0
     refused: int = 0
 
@@ -200,7 +200,7 @@ def judge(server: Server, load: Load, at: int, head: bytes, body: bytes) -> None
     (output,) = answer["outputs"]
     scores = output["data"]
     top = max(scores)
-    server.flips += scores.index(top) != load.labels[at] or scores.count(top) > 1
+    server.label_changes += scores.index(top) != load.labels[at] or scores.count(top) > 1
     strange = set(answer) - {"model_name", "model_version", "parameters", "outputs"}
     strange |= set(answer["parameters"]) - {"guard", "guard_version"}
     strange |= set(output) - {"name", "shape", "datatype", "data"}
@@ -251,7 +251,10 @@ def main() -> None:
         facts = environment(torch.device("cpu"))
         write_records(options.out, [{**record, "environment": facts} for record in records])
     sys.exit(
-        any(server.flips or server.leaks or server.refused or grows(server) for server in servers)
+        any(
+            server.label_changes or server.leaks or server.refused or grows(server)
+            for server in servers
+        )
     )
 
 
@@ -272,7 +275,7 @@ def record_of(server: Server, bare: Server, clients: int) -> dict[str, object]:
         "cpu_ms_per_query": statistics.median(server.cpu_ms),
         "p50_ms": 1000 * percentile(server.seconds, 0.5),
         "p99_ms": 1000 * percentile(server.seconds, 0.99),
-        "flips": server.flips,
+        "label_changes": server.label_changes,
         "leaks": server.leaks,
         "refused": server.refused,
         "memory_first_mib": server.memory[0] / 2**20,

@@ -9,7 +9,7 @@ from torch import Generator
 
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.contracts import Defense
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 WEIGHTS = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
 

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from oneway.adapters import GuardedEndpoint
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 
 def main(address: str, shape: tuple[int, ...]) -> None:

@@ -24,7 +24,7 @@ from torch import Generator
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.adapters.mlflow import GuardedPyfunc
 from oneway.contracts import Defense
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 
 def load_model(artifacts: Mapping[str, str]) -> Callable[[Any], Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from oneway.adapters import GuardedSession
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 
 def small_model() -> bytes:

@@ -17,7 +17,7 @@ from torch import Generator
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.adapters.ray import guard_dataset, guard_deployment
 from oneway.contracts import Defense
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 
 @serve.deployment

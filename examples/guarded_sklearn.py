@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 from oneway.adapters.scikit_learn import GuardedClassifier
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 
 def main() -> None:

@@ -373,8 +373,8 @@ def _shape(block: Block, value: Any) -> Any:
 
 def check_toml(values: dict[str, Any]) -> None:
     """Refuse rows of an experiment that name a defense, an option or an attack there is not."""
-    from oneway.benchmark import ReleaseSpec, sketch_defense
     from oneway.benchmark.spec import DataSpec, build_from
+    from oneway.evaluation import ReleaseSpec, sketch_defense
 
     if "name" in values and "releases" in values:
         from oneway.benchmark import ExperimentSpec

@@ -14,9 +14,9 @@ from starlette.applications import Starlette
 from torch import Tensor, nn
 
 from endpoints import WEIGHTS
-from oneway.confidences import release
+from oneway.defenses import ServableDefense
 from oneway.defenses.rounding import Rounding
-from oneway.guards import OpenedGuard
+from oneway.releases import release
 from oneway.serving import GuardedModel, ServingSettings, listen, serving_app, start_logging
 from oneway.serving.running import server_of
 from oneway.targets import TorchTarget
@@ -32,8 +32,8 @@ def linear_model() -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer).eval()
 
 
-def rounding(decimals: int = 2) -> OpenedGuard:
-    return OpenedGuard("rounding", "7", Rounding(decimals=decimals))
+def rounding(decimals: int = 2) -> ServableDefense:
+    return ServableDefense("rounding", "7", Rounding(decimals=decimals))
 
 
 def settings(**given: Any) -> ServingSettings:
@@ -41,7 +41,7 @@ def settings(**given: Any) -> ServingSettings:
 
 
 def served_model(
-    guard: OpenedGuard | None = None, *, target: Any = None, check: bool = True, **given: Any
+    guard: ServableDefense | None = None, *, target: Any = None, check: bool = True, **given: Any
 ) -> GuardedModel:
     model = GuardedModel(
         target or TorchTarget(linear_model()),
@@ -146,7 +146,7 @@ def running(app: Starlette, how: ServingSettings, **client: Any) -> Iterator[Run
 
 @contextmanager
 def serving(
-    guard: OpenedGuard | None = None, *, target: Any = None, **given: Any
+    guard: ServableDefense | None = None, *, target: Any = None, **given: Any
 ) -> Iterator[Running]:
     how = settings(**given)
     model = served_model(guard, target=target)

@@ -8,9 +8,9 @@ from oneway.targets import TargetNetwork
 
 def inverter(seed=0):
     torch.manual_seed(seed)
-    network = Inverter(3, (1, 8, 8), width=4, front_end="standardized")
+    network = Inverter(3, (1, 8, 8), width=4, input_transform="standardized")
     network.train()(torch.rand(6, 3).softmax(-1))  # BatchNorm statistics of its own
-    network.fit_front_end(torch.rand(20, 3).softmax(-1))
+    network.fit_input_transform(torch.rand(20, 3).softmax(-1))
     return network
 
 

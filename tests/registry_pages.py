@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from typer.main import get_command
 
-from oneway.benchmark import ATTACKS, Summary, read_records, summarise
+from oneway.attacks import ATTACKS
+from oneway.benchmark import Summary, summarise
 from oneway.cli.main import app
-from oneway.contracts import Observations
-from oneway.defenses.codebook import CodebookRelease, FitSettings
-from oneway.guards import (
+from oneway.contracts import AttackerKnowledge
+from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     build_defense,
@@ -29,6 +29,8 @@ from oneway.guards import (
     needs_surrogate,
     trained_defense,
 )
+from oneway.defenses.codebook import CodebookRelease, FitSettings
+from oneway.evaluation import read_records
 from oneway.report.summary import COLUMNS, spread
 
 ROOT = Path(__file__).parents[1]
@@ -53,10 +55,10 @@ MEANINGS = {
     "clean": "what the undefended service answered about them",
     "released": "what the defended service answers about them",
     "query": "the service itself, to ask",
-    "own_copies": "copies of the defense, with surrogates of its own",
+    "simulated_defenses": "copies of the defense, with surrogates of its own",
     "follow": "model and defense, with gradients",
 }
-"""What an attacker has, by the name in ``Observations``."""
+"""What an attacker has, by the name in ``AttackerKnowledge``."""
 
 
 def put(page: str, name: str, text: str) -> str:
@@ -117,9 +119,9 @@ def _material(name: str) -> str:
     source = inspect.getsource(trained_defense(name).train)
     if "private_images" in source:
         return "the classifier and the images that it was trained on"
-    if "material.calibration" in source and "auxiliary" in source.split('"""')[-1]:
+    if "training_data.calibration" in source and "auxiliary" in source.split('"""')[-1]:
         return "clean scores of auxiliary images, and calibration queries"
-    return "calibration queries" if "material.calibration" in source else "auxiliary images"
+    return "calibration queries" if "training_data.calibration" in source else "auxiliary images"
 
 
 def class_of(name: str) -> str:
@@ -144,7 +146,7 @@ def defense_facts(name: str) -> str:
 def attack_facts(name: str) -> str:
     """Return what an attacker has."""
     source = inspect.getsource(ATTACKS[name])
-    fields = [field.name for field in dataclasses.fields(Observations)]
+    fields = [field.name for field in dataclasses.fields(AttackerKnowledge)]
     used = [field for field in fields if f"observations.{field}" in source and field in MEANINGS]
     rows = [
         ("name", f"`{name}`"),
@@ -219,7 +221,7 @@ def parameters(name: str) -> str:
     text = table(header, rows) if rows else "None.\n" if not needs_network(name) else ""
     if needs_network(name):
         training = _options_of(
-            trained_defense(name).train, ("material", "generator", "on_epoch", "options")
+            trained_defense(name).train, ("training_data", "generator", "on_epoch", "options")
         )
         if training:
             text += (
@@ -496,7 +498,11 @@ def leaderboard(only: Sequence[str] = ()) -> str:
             if only and one.release not in only:
                 continue
             row = rows.setdefault(one.release, ["-"] * (3 * place))
-            for value, decimals in (("l1_mean", digits), ("closed_gap", 2), ("closed_gap_tail", 2)):
+            for value, decimals in (
+                ("l1_mean", digits),
+                ("closed_gap", 2),
+                ("closed_gap_least_confident", 2),
+            ):
                 told = spread(one.values[value], decimals)
                 row.append(told if len(one.seeds) > 1 else f"{told} (one seed)")
     return table(header, [(release, *cells) for release, cells in rows.items()])

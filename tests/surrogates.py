@@ -27,7 +27,7 @@ def small_inverter(
     first = next(module for module in inverter.modules() if isinstance(module, nn.BatchNorm2d))
     with torch.no_grad():
         logs = torch.full((1, classes), 1 / classes).log() + 50
-        if inverter.architecture["front_end"] == "faithful":
+        if inverter.architecture["input_transform"] == "faithful":
             centre = inverter.layers[:2](logs).mean((0, 2, 3))
             first.running_mean.copy_(centre + 0.3 * first.running_mean)
     return inverter.to(dtype).eval()

@@ -19,12 +19,12 @@ from oneway.checks import (
     check_switch,
     check_weight,
 )
-from oneway.confidences import logits_from_confidences, release
 from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_modifier import keep_label
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
+from oneway.releases import logits_from_confidences, release
 from oneway.targets import RecordedTarget
 from surrogates import random_images, small_inverter
 

@@ -107,7 +107,7 @@ import torch, oneway
 from pathlib import Path
 from oneway.adapters import Guard, GuardedModule
 from oneway.defenses.codebook import CodebookRelease
-from oneway.guards import build_defense, open_guard_file
+from oneway.defenses import build_defense, open_guard_file
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5)).eval()

@@ -47,7 +47,7 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     assert record["closed_gap"] > 0.95
     assert record["floors"]["clean"] < 0.8 * record["floors"]["label"]
     assert record["utility"]["released"]["top_1"] == record["utility"]["clean"]["top_1"] > 0.9
-    assert record["flips"] == 0
+    assert record["label_changes"] == 0
     assert "too-few-seeds" in {flag["name"] for flag in record["flags"]}
     for name in ("queries.parquet", "figure.png"):
         assert (tmp_path / "out" / name).is_file()

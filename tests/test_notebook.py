@@ -60,7 +60,7 @@ def test_it_runs_and_what_it_says_of_the_guards_is_so(facts):
     found, clean, label = facts["found"], facts["clean"], facts["label"]
     assert facts["accuracy"] > 0.93
     assert clean < 0.9 * label
-    assert all(row["flips"] == 0 for row in found.values())
+    assert all(row["label_changes"] == 0 for row in found.values())
     # "Large noise looks like a triumph", against the static attacker alone.
     assert found["noise .4"]["static"] > 2 * label
     assert found["noise .4"]["retrained"] < label

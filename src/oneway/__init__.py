@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from oneway.confidences import logits_from_confidences, release
     from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.label_modifier import keep_label
     from oneway.errors import OnewayError
     from oneway.inversion import Inverter, TrainingSettings, train_inverter
     from oneway.metrics import closed_gap
+    from oneway.releases import logits_from_confidences, release
     from oneway.targets import DefendedTarget, RecordedTarget, TorchTarget
 
 __version__ = "0.1.0"
@@ -29,9 +29,9 @@ _HOMES = {
     "TrainingSettings": "oneway.inversion",
     "closed_gap": "oneway.metrics",
     "keep_label": "oneway.defenses.label_modifier",
-    "logits_from_confidences": "oneway.confidences",
+    "logits_from_confidences": "oneway.releases",
     "noise_vector": "oneway.defenses.adversarial_noise",
-    "release": "oneway.confidences",
+    "release": "oneway.releases",
     "train_inverter": "oneway.inversion",
 }
 

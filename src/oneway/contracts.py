@@ -79,7 +79,7 @@ class RepeatableDefense(Defense, Protocol):
 
 
 @dataclass(frozen=True)
-class DefenderMaterial:
+class TrainingData:
     """What a defender trains with, before anything is released.
 
     Attributes:
@@ -130,7 +130,7 @@ class TrainedDefense(Protocol):
 
     def train(
         self,
-        material: DefenderMaterial,
+        training_data: TrainingData,
         *,
         generator: Generator,
         on_epoch: Callable[[float], None] | None = None,
@@ -139,7 +139,7 @@ class TrainedDefense(Protocol):
         """Train the network; return it in eval mode, and JSON values to keep beside it.
 
         Args:
-            material: What there is to train with.
+            training_data: What there is to train with.
             generator: On the CPU; gives the order of the rows. Initial weights come from
                 PyTorch's global stream.
             on_epoch: Called with the share that is done, from 0 to 1.
@@ -149,7 +149,7 @@ class TrainedDefense(Protocol):
 
 
 @dataclass(frozen=True)
-class Observations:
+class AttackerKnowledge:
     """What an attacker has: auxiliary images, and what an API answered about them.
 
     Attributes:
@@ -161,10 +161,11 @@ class Observations:
             None if only recorded answers are at hand.
         random: Whether the API answers the same query differently each time.
         repeats: How often the attacker may ask the same query, several counts to choose from.
-        own_copies: The attacker's own copies of the defense, with a surrogate of its own and
-            step sizes around the defender's. Empty if there are none.
-        follow: Target and defense as a function with a gradient: ``(M, C, H, W)`` images to
-            ``(M, K)`` defended logits. None if the attacker does not have the model itself.
+        simulated_defenses: The attacker's own copies of the defense, with a surrogate of its own
+            and step sizes around the defender's. Empty if there are none.
+        differentiable_logits: Target and defense as a function with a gradient: ``(M, C, H, W)``
+            images to ``(M, K)`` defended logits. None if the attacker does not have the model
+            itself.
     """
 
     images: Tensor
@@ -174,8 +175,8 @@ class Observations:
     query: "Query | None" = None
     random: bool = False
     repeats: Sequence[int] = (10, 100)
-    own_copies: Sequence[Defense] = ()
-    follow: Callable[[Tensor], Tensor] | None = None
+    simulated_defenses: Sequence[Defense] = ()
+    differentiable_logits: Callable[[Tensor], Tensor] | None = None
 
 
 Query = Callable[[Tensor, int], Tensor]
@@ -189,7 +190,7 @@ An attack takes one as an argument, so that it neither trains nor stores network
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Reconstructor:
     """One way of reconstructing that an attack proposes.
 
     Attributes:
@@ -205,11 +206,13 @@ class Candidate:
 class Attack(Protocol):
     """An adversary, named by what it knows. It proposes; it never grades itself."""
 
-    def __call__(self, observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+    def __call__(
+        self, knowledge: AttackerKnowledge, train: TrainDecoder
+    ) -> Mapping[str, Reconstructor]:
         """Prepare the attack.
 
         Args:
-            observations: What the attacker has.
+            knowledge: What the attacker has.
             train: How it trains a decoder.
 
         Returns:

@@ -9,9 +9,9 @@ pytest.importorskip("httpx")
 from adapters.test_guard import FAULTS, Faulty
 from endpoints import OpenInferenceServer, Reply, running, served_confidences, served_logits
 from oneway.adapters import Guard, GuardedEndpoint
+from oneway.defenses import build_defense
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, TargetFailedError
-from oneway.guards import build_defense
 from surrogates import random_images, small_inverter
 
 IMAGES = random_images(1, 9, (1, 4, 4))

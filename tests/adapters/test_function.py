@@ -6,6 +6,7 @@ import torch
 
 from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, GuardedFunction
+from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.rounding import Rounding
 from oneway.errors import (
@@ -14,7 +15,6 @@ from oneway.errors import (
     MissingDataError,
     TargetFailedError,
 )
-from oneway.guards import build_defense
 from rows import same_bits
 from surrogates import random_images, small_inverter
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from oneway.adapters.guard import Guard
 from oneway.checks import FLOATING
-from oneway.confidences import logits_from_confidences, release
+from oneway.defenses import KeyedRandomness, SecretKey, build_defense
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.reverse_sigmoid import ReverseSigmoid
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
-from oneway.guards import KeyedRandomness, SecretKey, build_defense
+from oneway.releases import logits_from_confidences, release
 from rows import leads, random_rows, same_bits, score_rows
 from surrogates import random_images, small_inverter
 

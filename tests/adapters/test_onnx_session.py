@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, GuardedSession
+from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.rounding import Rounding
 from oneway.errors import (
@@ -21,7 +22,6 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.guards import build_defense
 from surrogates import random_images, small_inverter
 
 IMAGES = random_images(1, 9).numpy()

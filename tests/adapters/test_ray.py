@@ -29,6 +29,7 @@ from oneway.adapters.ray import (
     guard_deployment,
     instances_of,
 )
+from oneway.defenses import build_defense
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.rounding import Rounding
 from oneway.errors import (
@@ -39,7 +40,6 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.guards import build_defense
 from surrogates import small_inverter
 
 # A worker has oneway, but not these tests.

@@ -22,12 +22,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters.guard import Guard
 from oneway.adapters.scikit_learn import GuardedClassifier
+from oneway.defenses import KeyedRandomness, SecretKey, build_defense
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError
-from oneway.guards import KeyedRandomness, SecretKey, build_defense
 from surrogates import small_inverter
 
 

@@ -8,11 +8,11 @@ from torch import nn
 
 from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, GuardedModule
+from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
-from oneway.guards import build_defense
 from rows import leads, same_bits
 from surrogates import random_images, small_inverter
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
 from oneway.attacks.averaging import ROWS as ROWS_AT_ONCE
 from oneway.attacks.averaging import mean_answer
-from oneway.confidences import release
-from oneway.contracts import Observations
+from oneway.contracts import AttackerKnowledge
 from oneway.errors import InvalidOptionError
+from oneway.releases import release
 
 CLASSES, ROWS, QUERIES = 4, 23, 9
 
@@ -35,13 +35,13 @@ class Notes:
         return decoder
 
 
-def observations(seed=0, labels=None):
+def knowledge(seed=0, labels=None):
     generator = torch.Generator().manual_seed(seed)
     clean = torch.randn(ROWS, CLASSES, generator=generator).softmax(-1)
     released = torch.randn(ROWS, CLASSES, generator=generator)
     if labels is not None:
         released.scatter_(-1, torch.tensor(labels).unsqueeze(-1), 20.0)
-    return Observations(
+    return AttackerKnowledge(
         images=torch.rand(ROWS, 1, 2, 3, generator=generator),
         clean=clean,
         released=released.softmax(-1),
@@ -49,9 +49,9 @@ def observations(seed=0, labels=None):
     )
 
 
-def answer(candidate, released):
-    """What a candidate makes of one answer to each query, or of several."""
-    return candidate.reconstruct(released if released.ndim == 3 else released.unsqueeze(0))
+def answer(reconstructor, released):
+    """What a reconstructor makes of one answer to each query, or of several."""
+    return reconstructor.reconstruct(released if released.ndim == 3 else released.unsqueeze(0))
 
 
 def queries(seed=1):
@@ -64,7 +64,7 @@ def queries(seed=1):
     st.lists(st.integers(0, CLASSES - 1), min_size=ROWS, max_size=ROWS),
 )
 def test_label_only_answers_with_the_mean_image_of_the_released_label(seed, labels):
-    seen, asked = observations(seed, labels), queries(seed + 1)
+    seen, asked = knowledge(seed, labels), queries(seed + 1)
     answers = answer(label_only(seen, Notes())["mean image"], asked)
     own = [row for row in range(ROWS) if not seen.held_out[row]]
     images = seen.images.numpy().astype(np.float64)
@@ -76,15 +76,15 @@ def test_label_only_answers_with_the_mean_image_of_the_released_label(seed, labe
 
 
 def test_a_label_that_no_image_got_is_answered_with_the_mean_of_all():
-    seen = observations(labels=[0] * ROWS)
+    seen = knowledge(labels=[0] * ROWS)
     query = torch.tensor([[0.1, 0.1, 0.7, 0.1]])
     made = answer(label_only(seen, Notes())["mean image"], query)
     torch.testing.assert_close(made, seen.images[~seen.held_out].mean(0, keepdim=True))
 
 
 def test_label_only_sees_nothing_of_a_release_but_its_arg_max():
-    seen, asked = dataclasses.replace(observations(), clean=None), queries()
-    sharpened = Observations(
+    seen, asked = dataclasses.replace(knowledge(), clean=None), queries()
+    sharpened = AttackerKnowledge(
         seen.images, None, (seen.released * 1000).softmax(-1), seen.held_out
     )  # other numbers, the same arg max
     notes, other_notes = Notes(), Notes()
@@ -97,7 +97,7 @@ def test_label_only_sees_nothing_of_a_release_but_its_arg_max():
 
 
 def test_label_only_trains_on_the_clean_labels_if_it_saw_them_so_that_one_decoder_serves_all():
-    seen, notes = observations(), Notes()
+    seen, notes = knowledge(), Notes()
     other = dataclasses.replace(seen, released=seen.released.flip(0))
     for shown in (seen, other):
         label_only(shown, notes)
@@ -108,7 +108,7 @@ def test_label_only_trains_on_the_clean_labels_if_it_saw_them_so_that_one_decode
 
 
 def test_label_only_trains_on_one_vector_per_label_that_is_a_probability():
-    seen, notes, asked = dataclasses.replace(observations(), clean=None), Notes(), queries()
+    seen, notes, asked = dataclasses.replace(knowledge(), clean=None), Notes(), queries()
     answer(label_only(seen, notes)["decoder"], asked)
     for shown, vectors in ((seen.released, notes.got[0][0]), (asked, notes.asked[0])):
         assert torch.equal(vectors.argmax(-1), shown.argmax(-1))
@@ -118,7 +118,7 @@ def test_label_only_trains_on_one_vector_per_label_that_is_a_probability():
 
 
 def test_static_trains_on_clean_scores_and_answers_what_is_released():
-    seen, notes, asked = observations(), Notes(), queries()
+    seen, notes, asked = knowledge(), Notes(), queries()
     answer(static(seen, notes)["decoder"], asked)
     [(confidences, _, _)] = notes.got
     assert torch.equal(confidences, seen.clean)
@@ -126,17 +126,17 @@ def test_static_trains_on_clean_scores_and_answers_what_is_released():
 
 
 def test_static_needs_clean_scores():
-    seen = observations()
-    blind = Observations(seen.images, None, seen.released, seen.held_out)
+    seen = knowledge()
+    blind = AttackerKnowledge(seen.images, None, seen.released, seen.held_out)
     with pytest.raises(InvalidOptionError, match=r"there are none\. Pass them, or leave"):
         static(blind, Notes())
 
 
 @pytest.mark.parametrize("saw_clean", [True, False])
 def test_retrained_trains_on_released_scores_whether_or_not_it_saw_clean_ones(saw_clean):
-    seen, notes, asked = observations(), Notes(), queries()
+    seen, notes, asked = knowledge(), Notes(), queries()
     clean = seen.clean if saw_clean else None
-    shown = Observations(seen.images, clean, seen.released, seen.held_out)
+    shown = AttackerKnowledge(seen.images, clean, seen.released, seen.held_out)
     answer(retrained(shown, notes)["decoder"], asked)
     [(confidences, _, _)] = notes.got
     assert torch.equal(confidences, seen.released)
@@ -162,16 +162,16 @@ class Api:
 def random_observations(repeats=(3, 5), rows=ROWS):
     generator = torch.Generator().manual_seed(0)
     images, api = torch.rand(rows, 1, 2, 3, generator=generator), Api()
-    return Observations(
+    return AttackerKnowledge(
         images, None, api(images, 1)[0], torch.arange(rows) % 5 == 0, Api(), True, repeats
     )
 
 
 def test_averaging_trains_on_the_normalised_geometric_mean_of_each_count_of_answers():
     seen, notes = random_observations(), Notes()
-    candidates = averaging(seen, notes)
-    assert list(candidates) == ["R = 3", "R = 5"]
-    assert [candidate.repeats for candidate in candidates.values()] == [3, 5]
+    reconstructors = averaging(seen, notes)
+    assert list(reconstructors) == ["R = 3", "R = 5"]
+    assert [reconstructor.repeats for reconstructor in reconstructors.values()] == [3, 5]
     assert [count for _, count in seen.query.calls] == [3, 5]
     for (confidences, _, _), answers in zip(notes.got, seen.query.answers, strict=True):
         product = answers.numpy().astype(np.float64).prod(0) ** (1 / len(answers))
@@ -197,11 +197,11 @@ def test_averaging_answers_with_the_decoder_of_its_count_shown_the_mean():
         level = next(levels)
         return lambda confidences: level + confidences[:, :1]
 
-    candidates = averaging(random_observations(), train)
+    reconstructors = averaging(random_observations(), train)
     for level, count in ((0.2, 3), (0.8, 5)):
         answers = Api(count)(torch.rand(QUERIES, 1, 2, 3), count)
         expected = level + mean_answer(answers)[:, :1]
-        assert torch.equal(answer(candidates[f"R = {count}"], answers), expected)
+        assert torch.equal(answer(reconstructors[f"R = {count}"], answers), expected)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_averaging_does_not_apply_where_answers_do_not_vary_or_cannot_be_had():
     for shown in (
         dataclasses.replace(seen, random=False),
         dataclasses.replace(seen, query=None),
-        observations(),
+        knowledge(),
     ):
         assert averaging(shown, notes) == {}
     assert notes.got == []
@@ -250,7 +250,7 @@ class Shift:
 
 
 def with_copies(*labels):
-    return dataclasses.replace(observations(), own_copies=[Shift(label) for label in labels])
+    return dataclasses.replace(knowledge(), simulated_defenses=[Shift(label) for label in labels])
 
 
 def test_adversarial_training_sends_each_image_through_one_copy_and_uses_all_copies():
@@ -258,7 +258,7 @@ def test_adversarial_training_sends_each_image_through_one_copy_and_uses_all_cop
     adversarial_training(seen, notes)
     [(confidences, _, _)] = notes.got
     assert confidences.argmax(-1).tolist() == [row % 3 for row in range(ROWS)]
-    for position, copy in enumerate(seen.own_copies):
+    for position, copy in enumerate(seen.simulated_defenses):
         [(logits, images)] = copy.asked
         assert torch.equal(images, seen.images[position::3])
         torch.testing.assert_close(logits.softmax(-1).float(), seen.clean[position::3])
@@ -279,8 +279,8 @@ def test_adversarial_training_trains_on_what_its_copies_would_release_and_on_not
 
 def test_adversarial_training_does_not_apply_without_copies():
     notes = Notes()
-    assert adversarial_training(observations(), notes) == {}
-    blind = dataclasses.replace(observations(), clean=None)
+    assert adversarial_training(knowledge(), notes) == {}
+    blind = dataclasses.replace(knowledge(), clean=None)
     assert adversarial_training(blind, notes) == {}
     assert notes.got == []
 
@@ -308,5 +308,5 @@ def test_every_attack_trains_on_its_own_images_with_its_own_held_out_rows(attack
 @pytest.mark.parametrize("attack", [label_only, static, retrained, adversarial_training])
 def test_an_attack_that_needs_one_answer_asks_for_one_and_never_again(attack):
     seen = dataclasses.replace(with_copies(0), query=Api(), random=True)
-    assert {candidate.repeats for candidate in attack(seen, Notes()).values()} == {1}
+    assert {reconstructor.repeats for reconstructor in attack(seen, Notes()).values()} == {1}
     assert seen.query.calls == []

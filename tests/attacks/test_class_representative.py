@@ -12,7 +12,7 @@ from oneway.attacks.class_representative import (
     find_representatives,
     is_over,
 )
-from oneway.contracts import Observations
+from oneway.contracts import AttackerKnowledge
 
 CLASSES, SHAPE = 3, (1, 12, 12)
 
@@ -54,11 +54,11 @@ def search(query, start=None, seed=0, classes=CLASSES):
     )
 
 
-def observations(query, released=None):
+def knowledge(query, released=None):
     images = torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(3))
     if released is None:
         released = torch.tensor([[0.7, 0.1, 0.1, 0.1]]).repeat(6, 1)
-    return Observations(images, None, released, torch.arange(6) < 2, query)
+    return AttackerKnowledge(images, None, released, torch.arange(6) < 2, query)
 
 
 def distances(images):
@@ -80,9 +80,9 @@ def test_it_approaches_what_the_class_scores_highest(level, seed):
 
 def test_it_answers_a_query_with_the_representative_of_its_label_seen_before_or_not():
     # All that was released for the attacker's images is label 0.
-    candidates = class_representative(observations(Similar()), None)
-    assert list(candidates) == ["representative"]
-    made = candidates["representative"]
+    reconstructors = class_representative(knowledge(Similar()), None)
+    assert list(reconstructors) == ["representative"]
+    made = reconstructors["representative"]
     assert made.repeats == 1
     released = torch.tensor([[0.1, 0.2, 0.6, 0.1], [0.5, 0.1, 0.2, 0.2], [0.1, 0.7, 0.1, 0.1]])
     found = made.reconstruct(released.unsqueeze(0))
@@ -93,7 +93,7 @@ def test_it_answers_a_query_with_the_representative_of_its_label_seen_before_or_
 
 def test_the_attack_starts_from_zeros_and_asks_for_images_of_its_own_making():
     query = Similar()
-    seen = observations(query)
+    seen = knowledge(query)
     class_representative(seen, None)
     assert torch.equal(query.asked[0][0], torch.zeros(CLASSES + 1, *SHAPE))
     assert all(images.min() >= 0 and images.max() <= 1 for images, _ in query.asked)
@@ -101,7 +101,7 @@ def test_the_attack_starts_from_zeros_and_asks_for_images_of_its_own_making():
 
 
 def test_it_does_not_apply_where_the_api_cannot_be_asked():
-    assert class_representative(observations(None), None) == {}
+    assert class_representative(knowledge(None), None) == {}
 
 
 def test_the_same_answers_give_the_same_images_whatever_the_global_stream():
@@ -109,9 +109,9 @@ def test_the_same_answers_give_the_same_images_whatever_the_global_stream():
     for seed in (0, 1):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        candidate = class_representative(observations(Similar()), None)["representative"]
+        reconstructor = class_representative(knowledge(Similar()), None)["representative"]
         assert torch.equal(torch.get_rng_state(), state)
-        made.append(candidate.reconstruct(torch.eye(4).unsqueeze(0)))
+        made.append(reconstructor.reconstruct(torch.eye(4).unsqueeze(0)))
     assert torch.equal(*made)
     assert not torch.equal(search(Similar(), seed=0), search(Similar(), seed=1))
 

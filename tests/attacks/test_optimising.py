@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from oneway.attacks import optimising
 from oneway.attacks.optimising import DRAWS, PULLS, ROWS, STEPS
-from oneway.contracts import Observations
+from oneway.contracts import AttackerKnowledge
 from oneway.defenses.identity import Identity
-from oneway.inversion.front_ends import StandardizedLog
+from oneway.inversion.input_transforms import StandardizedLog
 from oneway.targets import DefendedTarget, TorchTarget
 from surrogates import random_images
 
@@ -44,15 +44,18 @@ class Gray(nn.Module):
         return self.level.expand(len(confidences), *SHAPE)
 
 
-def observe(target: TorchTarget, *, follow=None, random=False, rows=60) -> Observations:
+def observe(
+    target: TorchTarget, *, differentiable_logits=None, random=False, rows=60
+) -> AttackerKnowledge:
     images = random_images(1, rows, SHAPE)
-    return Observations(
+    return AttackerKnowledge(
         images=images,
         clean=None,
         released=target(images),
         held_out=torch.arange(rows) % 5 == 0,
         random=random,
-        follow=follow or DefendedTarget(target, Identity()).follow,
+        differentiable_logits=differentiable_logits
+        or DefendedTarget(target, Identity()).differentiable_logits,
     )
 
 
@@ -75,7 +78,7 @@ def moved(found: Tensor) -> Tensor:
 
 def test_it_does_not_apply_where_the_model_is_not_at_hand():
     images = random_images(1, 6, SHAPE)
-    seen = Observations(images, None, torch.full((6, 3), 1 / 3), torch.arange(6) < 2)
+    seen = AttackerKnowledge(images, None, torch.full((6, 3), 1 / 3), torch.arange(6) < 2)
 
     def train(*_):
         raise AssertionError("nothing is to be trained")
@@ -85,9 +88,9 @@ def test_it_does_not_apply_where_the_model_is_not_at_hand():
 
 def test_candidates_are_all_lengths_with_all_pulls_on_one_decoder_of_released_scores():
     seen, got = observe(linear_target()), []
-    candidates = optimising(seen, lambda *tensors: got.append(tensors) or Gray())
-    assert set(candidates) == set(NAMES.values())
-    assert {candidate.repeats for candidate in candidates.values()} == {1}
+    reconstructors = optimising(seen, lambda *tensors: got.append(tensors) or Gray())
+    assert set(reconstructors) == set(NAMES.values())
+    assert {reconstructor.repeats for reconstructor in reconstructors.values()} == {1}
     [(released, images, held_out)] = got
     assert torch.equal(released, seen.released)
     assert torch.equal(images, seen.images)
@@ -112,8 +115,8 @@ def test_a_search_that_starts_at_the_edge_of_the_range_does_not_leave_it(level):
     target = linear_target()
     # Scores of what is no image draw it outwards.
     outside = target(random_images(3, 9, SHAPE) + (1 if level > 0.5 else -1))
-    for candidate in prepared(target, Gray(level)).values():
-        found = candidate.reconstruct(outside[None])
+    for reconstructor in prepared(target, Gray(level)).values():
+        found = reconstructor.reconstruct(outside[None])
         assert found.min() >= 0
         assert found.max() <= 1
         assert ((found == 0) | (found == 1)).any()
@@ -144,8 +147,8 @@ def test_with_nothing_to_gain_it_is_the_decoder_s_answer():
     module = nn.Sequential(nn.Flatten(), nn.Linear(PIXELS, 3))
     nn.init.zeros_(module[1].weight)
     target = TorchTarget(module)
-    for candidate in prepared(target).values():
-        found = candidate.reconstruct(random_images(2, 4, (3,)).softmax(-1)[None])
+    for reconstructor in prepared(target).values():
+        found = reconstructor.reconstruct(random_images(2, 4, (3,)).softmax(-1)[None])
         torch.testing.assert_close(found, torch.full_like(found, 0.5))
 
 
@@ -162,21 +165,21 @@ def test_an_invertible_target_is_inverted_better_than_a_weak_decoder_does(name):
 
 def test_each_row_is_searched_for_by_itself():
     target, asked = linear_target(), random_images(2, 7, SHAPE)
-    candidate = prepared(target)[NAMES[max(STEPS), min(PULLS)]]
+    reconstructor = prepared(target)[NAMES[max(STEPS), min(PULLS)]]
     released = target(asked)
-    together = candidate.reconstruct(released[None])
+    together = reconstructor.reconstruct(released[None])
     for row in range(7):
-        alone = candidate.reconstruct(released[None, row : row + 1])[0]
+        alone = reconstructor.reconstruct(released[None, row : row + 1])[0]
         torch.testing.assert_close(alone, together[row], rtol=0, atol=1e-5)
 
 
 def test_many_queries_are_searched_for_in_parts_and_in_order():
     target, decoder = linear_target(), Gray()
     asked = random_images(2, ROWS + 3, SHAPE)
-    candidate = prepared(target, decoder)[NAMES[min(STEPS), min(PULLS)]]
-    found = candidate.reconstruct(target(asked)[None])
+    reconstructor = prepared(target, decoder)[NAMES[min(STEPS), min(PULLS)]]
+    found = reconstructor.reconstruct(target(asked)[None])
     assert decoder.asked == [ROWS, 3]
-    last = candidate.reconstruct(target(asked[ROWS:])[None])
+    last = reconstructor.reconstruct(target(asked[ROWS:])[None])
     torch.testing.assert_close(found[ROWS:], last, rtol=0, atol=1e-5)
 
 
@@ -185,11 +188,11 @@ def test_gradients_past_a_random_defense_are_of_the_mean_over_draws(random, draw
     target = linear_target()
     calls = []
 
-    def follow(images):
+    def differentiable_logits(images):
         calls.append(len(images))
         return target.differentiable_logits(images)
 
-    made = prepared(target, follow=follow, random=random)
+    made = prepared(target, differentiable_logits=differentiable_logits, random=random)
     asked = random_images(2, 4, SHAPE)
     for (steps, _), name in NAMES.items():
         calls.clear()
@@ -203,11 +206,13 @@ def test_averaging_draws_lets_noise_hide_less():
     for random in (False, True):
         noise = torch.Generator().manual_seed(0)
 
-        def follow(images, noise):
+        def differentiable_logits(images, noise):
             logits = target.differentiable_logits(images)
             return logits + 2 * torch.randn(logits.shape, generator=noise)
 
-        made = prepared(target, follow=partial(follow, noise=noise), random=random)
+        made = prepared(
+            target, differentiable_logits=partial(differentiable_logits, noise=noise), random=random
+        )
         found = made[NAMES[max(STEPS), min(PULLS)]].reconstruct(target(asked)[None])
         errors.append(float((found - asked).square().mean()))
     assert errors[1] < 0.9 * errors[0]
@@ -216,10 +221,10 @@ def test_averaging_draws_lets_noise_hide_less():
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
 def test_neither_gradient_mode_matters_and_model_and_decoder_are_left_as_they_are(mode):
     target, decoder = linear_target(), Gray()
-    candidate = prepared(target, decoder)[NAMES[min(STEPS), min(PULLS)]]
+    reconstructor = prepared(target, decoder)[NAMES[min(STEPS), min(PULLS)]]
     released = target(random_images(2, 4, SHAPE))
     with mode():
-        found = candidate.reconstruct(released[None])
+        found = reconstructor.reconstruct(released[None])
     assert not found.requires_grad
     assert decoder.level.grad is None
     assert not decoder.differentiated  # its graph would fill memory for nothing
@@ -231,7 +236,9 @@ def test_scores_of_the_held_out_rows_do_not_set_the_scale():
     seen = observe(target)
     changed = seen.released.clone()
     changed[seen.held_out] = torch.eye(12)[: int(seen.held_out.sum())].roll(1, -1)
-    other = Observations(seen.images, None, changed, seen.held_out, follow=seen.follow)
+    other = AttackerKnowledge(
+        seen.images, None, changed, seen.held_out, differentiable_logits=seen.differentiable_logits
+    )
     name = NAMES[min(STEPS), min(PULLS)]
     answers = [
         optimising(given, lambda *_: Gray())[name].reconstruct(target(asked)[None])
@@ -244,8 +251,8 @@ def test_zeros_in_what_is_released_are_searched_for_too():
     target, asked = linear_target(), random_images(2, 9, SHAPE)
     rounded = (target(asked) * 100).round() / 100
     assert (rounded == 0).any()
-    for candidate in prepared(target).values():
-        found = candidate.reconstruct(rounded[None])
+    for reconstructor in prepared(target).values():
+        found = reconstructor.reconstruct(rounded[None])
         assert math.isfinite(float(found.sum()))
 
 
@@ -272,8 +279,10 @@ def test_a_large_image_moves_as_far_as_the_same_one_when_it_is_small(factor):
     held_out = torch.arange(60) % 5 == 0
 
     def search(target: TorchTarget, own: Tensor, name: str) -> Tensor:
-        follow = DefendedTarget(target, Identity()).follow
-        seen = Observations(own, None, small(images), held_out, follow=follow)
+        differentiable_logits = DefendedTarget(target, Identity()).differentiable_logits
+        seen = AttackerKnowledge(
+            own, None, small(images), held_out, differentiable_logits=differentiable_logits
+        )
         gray = torch.full_like(own[:1], 0.5)
         made = optimising(seen, lambda *_: lambda some: gray.expand(len(some), -1, -1, -1))
         return made[name].reconstruct(small(asked)[None])

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oneway.attacks import ATTACKS
 from oneway.audit import (
     CONTROLS,
     ControlResult,
@@ -17,10 +18,9 @@ from oneway.audit import (
     planted_positions,
 )
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.benchmark import ATTACKS
-from oneway.confidences import release
 from oneway.defenses.label_only import LabelOnly
-from oneway.inversion import FRONT_ENDS, LEADING
+from oneway.inversion import INPUT_TRANSFORMS, LEADING
+from oneway.releases import release
 
 BROKEN = [name for name, control in CONTROLS.items() if control.expected == "broken"]
 CLEAN, LABEL = 0.01, 0.03
@@ -31,11 +31,11 @@ def made(control, images):
     return control.make(planted_positions(images, 7), torch.Generator().manual_seed(0))
 
 
-def errors(mean, spread=0.0, rows=100):
+def errors(mean, executor=0.0, rows=100):
     """Errors of queries with exactly this mean, half of them above it."""
     signs = torch.ones(rows, dtype=torch.float64)
     signs[::2] = -1
-    return mean + spread * signs
+    return mean + executor * signs
 
 
 def judged(name, mean, clean=CLEAN, label=LABEL):
@@ -107,10 +107,10 @@ def test_where_clean_scores_tell_no_more_than_the_label_nothing_is_judged(name, 
     )
 
 
-@pytest.mark.parametrize(("spread", "clear"), [(0.03, True), (0.04, False)])
-def test_a_gap_within_six_standard_errors_of_the_queries_is_unclear(spread, clear):
-    """The gain is 0.02 of 100 queries: six standard errors of it are 0.6 times the spread."""
-    result = judge_control("identity", errors(LABEL), errors(CLEAN), errors(LABEL, spread))
+@pytest.mark.parametrize(("executor", "clear"), [(0.03, True), (0.04, False)])
+def test_a_gap_within_six_standard_errors_of_the_queries_is_unclear(executor, clear):
+    """The gain is 0.02 of 100 queries: six standard errors of it are 0.6 times the executor."""
+    result = judge_control("identity", errors(LABEL), errors(CLEAN), errors(LABEL, executor))
     assert (result.passed is False) is clear
     assert (result.measured is None) is not clear
 
@@ -175,13 +175,13 @@ def test_each_control_is_what_it_says_of_two_queries_with_one_label(name):
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_each_control_is_attacked_by_somebody_with_a_front_end_that_is_there(name):
+def test_each_control_is_attacked_by_somebody_with_a_input_transform_that_is_there(name):
     assert CONTROLS[name].attack in ATTACKS
-    assert CONTROLS[name].front_end in FRONT_ENDS
+    assert CONTROLS[name].input_transform in INPUT_TRANSFORMS
 
 
-def test_a_front_end_that_reads_what_no_other_does_is_vouched_for():
-    assert {CONTROLS[name].front_end for name in CONTROLS} == {"within-label", "leading"}
+def test_a_input_transform_that_reads_what_no_other_does_is_vouched_for():
+    assert {CONTROLS[name].input_transform for name in CONTROLS} == {"within-label", "leading"}
 
 
 @given(st.sets(st.sampled_from(sorted(ATTACKS))), st.integers(2, 20))

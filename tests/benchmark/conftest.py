@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
-from oneway.benchmark import attackers, defenders
-from oneway.training_defenses import MutualInformation, Purification
+from oneway.benchmark import runner
+from oneway.defenses.trained import MutualInformation, Purification
+from oneway.evaluation import attackers
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def trainings(monkeypatch):
         monkeypatch.setattr(owner, name, wrap(counted))
 
     count(attackers, "train_inverter", "inverter")
-    count(defenders, "train_target", "target")
+    count(runner, "train_target", "target")
     count(MutualInformation, "train", "MID", staticmethod)
     count(Purification, "train", "PPF", staticmethod)
     return counts

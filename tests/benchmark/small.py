@@ -3,9 +3,11 @@
 import numpy as np
 import torch
 
-from oneway.benchmark import Experiment, ExperimentSpec, Store, attackers
-from oneway.benchmark.spec import AttackerSpec, DataSpec, ReleaseSpec, SurrogateSpec, TargetSpec
+from oneway.benchmark import Experiment, ExperimentSpec
+from oneway.benchmark.spec import DataSpec, TargetSpec
 from oneway.data import Dataset
+from oneway.evaluation import Store, attackers
+from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec
 from oneway.inversion import TrainingSettings
 from oneway.targets import TargetTrainingSettings
 
@@ -53,7 +55,7 @@ def spec_of(
     training = TrainingSettings(
         epochs=epochs, patience=5, batch_size=32, learning_rate=0.02, averaging=0.8
     )
-    options = {"names": NAMES, "front_ends": ("standardized",), "widths": (width,)}
+    options = {"names": NAMES, "input_transforms": ("standardized",), "widths": (width,)}
     options |= {"repeats": (2, 3)} | attacker
     return ExperimentSpec(
         "small",
@@ -68,7 +70,7 @@ def spec_of(
     )
 
 
-def experiment(folder, spec, report=attackers.silent, dataset=None, **options):
+def experiment(folder, spec, report=attackers.no_progress, dataset=None, **options):
     return Experiment(spec, dataset or blobs(), Store(folder), device=CPU, report=report, **options)
 
 

@@ -15,22 +15,15 @@ pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
 import ray
 from ray import cloudpickle
 
-from benchmark import audits
+from audit import audits
 from benchmark.small import CPU, LABEL, NOISE, NONE, blobs, lasting, spec_of
-from oneway.benchmark import (
-    AuditJob,
-    Cells,
-    CellsJob,
-    ModelAudit,
-    Store,
-    audit_on_ray,
-    read_records,
-    run_on_ray,
-    write_records,
-)
-from oneway.benchmark.spec import DataSpec, ReleaseSpec
-from oneway.data import silent
+from oneway.audit import AuditJob, ModelAudit, audit_on_ray
+from oneway.benchmark import Cells, CellsJob, run_on_ray
+from oneway.benchmark.spec import DataSpec
+from oneway.data import no_progress
 from oneway.errors import InvalidOptionError, MissingDataError, TargetFailedError
+from oneway.evaluation import Store, read_records, write_records
+from oneway.evaluation.settings import ReleaseSpec
 
 # A worker has oneway, but not these tests.
 for own in (sys.modules[__name__], audits):
@@ -55,7 +48,7 @@ def root(tmp_path_factory):
     return folder
 
 
-def jobs_in(folder, root, report=silent, seeds=SEEDS):
+def jobs_in(folder, root, report=no_progress, seeds=SEEDS):
     return [
         CellsJob(
             Cells(spec(seed), folder / f"seed{seed}.jsonl", Store(folder / "cache")),
@@ -156,10 +149,10 @@ def randomly_guarded():
     return audits.subject_of(release=RANDOM)
 
 
-def spread_audit(folder, subject=randomly_guarded, report=silent, finished=None, **options):
+def spread_audit(folder, audited=randomly_guarded, report=no_progress, finished=None, **options):
     store = Store(folder)
-    job = AuditJob(subject, store, SETTINGS, 0, CPU, report)
-    audit = ModelAudit(subject(), store, SETTINGS)
+    job = AuditJob(audited, store, SETTINGS, 0, CPU, report)
+    audit = ModelAudit(audited(), store, SETTINGS)
     return audit.run(audit_on_ray(job, finished=finished, **options))
 
 

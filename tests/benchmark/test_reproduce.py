@@ -22,16 +22,11 @@ from benchmark.small import (
     lasting,
     spec_of,
 )
-from oneway.benchmark import (
-    Cells,
-    Store,
-    load_data,
-    read_records,
-    reproduce,
-    write_records,
-)
-from oneway.benchmark.spec import DataSpec, ReleaseSpec
+from oneway.benchmark import Cells, load_data, reproduce
+from oneway.benchmark.spec import DataSpec
 from oneway.errors import CorruptDataError, MissingDataError
+from oneway.evaluation import Store, read_records, write_records
+from oneway.evaluation.settings import ReleaseSpec
 
 NOISY = ReleaseSpec("noise", "adversarial-noise", NOISE, attackers=("label-only", "static"))
 SPEC = spec_of(NONE, NOISY, LABEL, names=("label-only", "static"))
@@ -248,7 +243,7 @@ def test_records_of_other_data_are_run_anew_when_there_is_something_to_run(done)
 
 
 def test_who_attacks_the_undefended_release_is_in_every_key(done):
-    """All floors come from it."""
+    """All baselines come from it."""
     before = {record["release"]: record["cell"] for record in kept(done)}
     first = dataclasses.replace(NONE, attackers=("label-only", "static"))
     records = run(done, dataclasses.replace(SPEC, releases=(first, NOISY, LABEL)))

@@ -27,20 +27,17 @@ from benchmark.small import (
     records_of,
     spec_of,
 )
-from oneway.benchmark import (
-    ATTACKS,
-    attackers,
-    count_stages,
-    defenders,
-    write_records,
-)
-from oneway.benchmark.defenders import trained_target
-from oneway.benchmark.records import cell_key, unpacked
-from oneway.benchmark.spec import ReleaseSpec
-from oneway.data import check_disjoint, silent
+from oneway.attacks import ATTACKS
+from oneway.benchmark import count_stages
+from oneway.benchmark.runner import trained_target
+from oneway.benchmark.spec import cell_key
+from oneway.data import check_disjoint, no_progress
+from oneway.defenses import DEFENSES
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
-from oneway.guards import DEFENSES
+from oneway.evaluation import attackers, defenders, write_records
+from oneway.evaluation.records import unpacked
+from oneway.evaluation.settings import ReleaseSpec
 
 MOVED = ReleaseSpec("moved", "moved")
 KEYS = MEASURED | {
@@ -56,7 +53,7 @@ KEYS = MEASURED | {
     "auxiliary",
     "queries",
     "accuracy",
-    "flips",
+    "label_changes",
     "keeps_label",
     "random",
     "logit_distortion",
@@ -66,14 +63,14 @@ KEYS = MEASURED | {
     "training",
     "spec",
     "errors",
-    "candidates",
-    "candidate_errors",
+    "reconstructors",
+    "reconstructor_errors",
     "errors_per_query",
-    "floors",
+    "baselines",
     "adaptive_error",
     "strongest",
     "closed_gap",
-    "closed_gap_tail",
+    "closed_gap_least_confident",
     "flags",
 }
 ALWAYS = {"label-only", "static", "retrained"}
@@ -116,19 +113,19 @@ def controls(tmp_path_factory):
 
 def test_clean_scores_tell_much_that_the_label_does_not(controls):
     """Else the controls below would hold for any defense."""
-    floors = controls.records["none"]["floors"]
-    assert floors["clean"] < 0.5 * floors["label"] < 0.5 * floors["prior"]
+    baselines = controls.records["none"]["baselines"]
+    assert baselines["clean"] < 0.5 * baselines["label"] < 0.5 * baselines["prior"]
 
 
 def test_control_no_defense_leaves_the_gap_open(controls):
     for name in ("none", "again"):
         assert controls.records[name]["closed_gap"] == 0
-        assert controls.records[name]["closed_gap_tail"] == 0
+        assert controls.records[name]["closed_gap_least_confident"] == 0
 
 
 def test_control_label_only_closes_the_gap_and_that_of_the_tail(controls):
     assert 0.9 <= controls.records["label"]["closed_gap"] <= 1.1
-    assert 0.9 <= controls.records["label"]["closed_gap_tail"] <= 1.1
+    assert 0.9 <= controls.records["label"]["closed_gap_least_confident"] <= 1.1
 
 
 def test_a_surrogate_without_hidden_layers_is_refused_before_any_training(tmp_path):
@@ -145,13 +142,13 @@ def test_control_scores_that_were_only_moved_are_broken_by_retraining(controls):
     assert record["closed_gap"] < 0.3  # of a release that hid everything it would be 1
     assert record["strongest"] == "retrained"
     # Who never saw the new scores is misled: so it is the retraining that breaks them.
-    assert record["errors"]["static"] > record["floors"]["label"]
+    assert record["errors"]["static"] > record["baselines"]["label"]
 
 
 def test_only_the_defense_that_does_not_promise_to_keep_labels_changes_them(controls):
-    flips = {name: record["flips"] for name, record in controls.records.items()}
-    assert flips.pop("moved") > 0
-    assert set(flips.values()) == {0}
+    label_changes = {name: record["label_changes"] for name, record in controls.records.items()}
+    assert label_changes.pop("moved") > 0
+    assert set(label_changes.values()) == {0}
 
 
 def test_defenses_that_keep_labels_keep_the_accuracy(controls):
@@ -171,13 +168,13 @@ def test_only_what_changes_scores_distorts_them(controls):
 def test_floors_are_those_of_the_undefended_release_for_every_release(controls):
     undefended = controls.records["none"]
     for record in controls.records.values():
-        assert record["floors"] == undefended["floors"]
-    assert undefended["floors"]["clean"] == min(undefended["errors"].values())
-    assert undefended["floors"]["label"] == undefended["errors"]["label-only"]
+        assert record["baselines"] == undefended["baselines"]
+    assert undefended["baselines"]["clean"] == min(undefended["errors"].values())
+    assert undefended["baselines"]["label"] == undefended["errors"]["label-only"]
     splits = controls.done.splits
     mean = splits.auxiliary_images.double().mean(0)
     prior = (splits.test_images.double() - mean).square().mean()
-    assert undefended["floors"]["prior"] == pytest.approx(float(prior), rel=1e-5)
+    assert undefended["baselines"]["prior"] == pytest.approx(float(prior), rel=1e-5)
 
 
 def test_every_stage_that_was_announced_is_reported_to_its_end(controls):
@@ -201,7 +198,7 @@ def test_records_are_json_with_the_documented_keys(controls, tmp_path):
         read = json.loads(line)
         assert read["release"] == release.name
         applied = ALWAYS | ({"adversarial-training"} if release is NOISY else set())
-        for key in ("errors", "candidates", "candidate_errors", "errors_per_query"):
+        for key in ("errors", "reconstructors", "reconstructor_errors", "errors_per_query"):
             assert set(read[key]) == applied
         assert read["cell"] == cell_key(controls.spec, release)
         assert (read["auxiliary"], read["queries"]) == (200, 100)
@@ -242,12 +239,12 @@ def test_errors_per_query_average_to_the_error_that_is_printed(controls):
 
 def test_the_candidate_that_was_chosen_made_the_error(controls):
     for record in controls.records.values():
-        for name, errors in record["candidate_errors"].items():
-            assert errors[record["candidates"][name]] == record["errors"][name]
+        for name, errors in record["reconstructor_errors"].items():
+            assert errors[record["reconstructors"][name]] == record["errors"][name]
 
 
 def target_of(experiment):
-    return trained_target(experiment.spec, experiment.splits, experiment.store, silent)
+    return trained_target(experiment.spec, experiment.splits, experiment.store, no_progress)
 
 
 def test_the_distortion_is_that_of_the_scores_that_were_released(controls):
@@ -352,9 +349,9 @@ def seen(monkeypatch):
     spy(attackers, "train_inverter", "inverter", 2)
     for name, attack in list(ATTACKS.items()):
 
-        def spied(observations, train, attack=attack):
-            kept["attack"].append(observations)
-            return attack(observations, train)
+        def spied(knowledge, train, attack=attack):
+            kept["attack"].append(knowledge)
+            return attack(knowledge, train)
 
         monkeypatch.setitem(ATTACKS, name, spied)
     return kept
@@ -383,9 +380,9 @@ def test_a_release_is_fitted_to_the_queries_that_were_kept_and_no_attacker_has_t
     given, train = [], CodebookRelease.train
 
     @functools.wraps(train)  # its options are read off it
-    def spied(material, **options):
-        given.append(material)
-        return train(material, **options)
+    def spied(training_data, **options):
+        given.append(training_data)
+        return train(training_data, **options)
 
     monkeypatch.setattr(CodebookRelease, "train", spied)
     book = ReleaseSpec("book", "codebook", {"min_members": 5, "held_out": 0.0})
@@ -416,9 +413,11 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         values = vars(given)
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
-            *("query", "random", "repeats", "own_copies", "follow"),
+            *("query", "random", "repeats", "simulated_defenses", "follow"),
         }
-        assert given.follow is None  # gradients are for whoever is said to have the model
+        assert (
+            given.differentiable_logits is None
+        )  # gradients are for whoever is said to have the model
         assert len(given.images) == len(given.clean) == len(given.released) == 60
         assert not any(isinstance(value, torch.nn.Module) for value in values.values())
         answers = given.query(run.splits.test_images[:4], 2)
@@ -430,9 +429,9 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
 def test_attackers_see_what_was_released_and_what_it_was_before(tmp_path, monkeypatch):
     seen = []
 
-    def spied(observations, train, attack=ATTACKS["retrained"]):
-        seen.append(observations)
-        return attack(observations, train)
+    def spied(knowledge, train, attack=ATTACKS["retrained"]):
+        seen.append(knowledge)
+        return attack(knowledge, train)
 
     monkeypatch.setitem(ATTACKS, "retrained", spied)
     outcomes = outcomes_of(tmp_path, spec_of(NONE, LABEL))
@@ -461,7 +460,7 @@ def test_times_are_per_query(tmp_path, monkeypatch):
     """With a clock that moves one second at each look, a batch takes one second."""
     ticks = iter(range(10**6))
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr("oneway.benchmark.timing.time", clock)
+    monkeypatch.setattr("oneway.evaluation.timing.time", clock)
     [record] = records_of(tmp_path, spec_of(NONE))
     assert record["milliseconds_single_query"] == 1000
     assert record["milliseconds_per_query_batched"] == pytest.approx(1000 / 45)

@@ -6,9 +6,11 @@ from importlib import resources
 
 import pytest
 
-from oneway.benchmark import ATTACKS, bundled_spec, count_stages, load_spec
-from oneway.benchmark.spec import DataSpec, ExperimentSpec, ReleaseSpec, sketch_defense
+from oneway.attacks import ATTACKS
+from oneway.benchmark import bundled_spec, count_stages, load_spec
+from oneway.benchmark.spec import DataSpec, ExperimentSpec
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.evaluation.settings import ReleaseSpec, sketch_defense
 from oneway.inversion import YANG_SETTINGS, TrainingSettings
 
 DEMOS = ("demo-digits", "demo-mnist")
@@ -54,13 +56,13 @@ batch_size = 5
 [surrogate]
 width = 6
 hidden_layers_removed = 1
-front_end = "standardized"
+input_transform = "standardized"
 [surrogate.training]
 averaging = 0.5
 
 [attackers]
 names = ["label-only", "static"]
-front_ends = ["faithful"]
+input_transforms = ["faithful"]
 widths = [4, 8]
 held_out = 0.25
 [attackers.training]
@@ -102,7 +104,7 @@ def test_bundled_demos_load_and_compare_the_paper_with_both_controls(name):
     assert (defenses[0], defenses[-1]) == ("none", "label-only")
     assert "adversarial-noise" in defenses
     assert set(spec.attackers.names) == {"label-only", "static", "retrained"}
-    assert len(spec.attackers.front_ends) >= 2
+    assert len(spec.attackers.input_transforms) >= 2
     assert len(spec.attackers.widths) >= 2
     # Equal means for the attackers on every release, and at least the defender's.
     assert spec.attackers.training.epochs >= spec.surrogate.training.epochs
@@ -132,14 +134,14 @@ def test_bundled_tables_load_with_every_preset(name, preset):
 def test_the_cpu_preset_shrinks_networks_epochs_and_images_and_nothing_else(name):
     base, cpu = bundled_spec(name), bundled_spec(name, "cpu")
     assert cpu.attackers.names == base.attackers.names
-    assert cpu.attackers.front_ends == base.attackers.front_ends
+    assert cpu.attackers.input_transforms == base.attackers.input_transforms
     assert cpu.attackers.held_out == base.attackers.held_out
     assert cpu.attackers.step_factors == base.attackers.step_factors
     assert len(cpu.attackers.widths) == len(base.attackers.widths)
     assert set(cpu.attackers.repeats) <= set(base.attackers.repeats)
     assert dataclasses.replace(cpu.data, side=base.data.side) == base.data
     assert (cpu.data.side != base.data.side) == name.endswith("faces")
-    assert cpu.surrogate.front_end == base.surrogate.front_end
+    assert cpu.surrogate.input_transform == base.surrogate.input_transform
     assert cpu.surrogate.hidden_layers_removed == base.surrogate.hidden_layers_removed
     for small, row in zip(cpu.releases, base.releases, strict=True):
         training = {key: small.options[key] for key in small.options.keys() - row.options.keys()}
@@ -184,7 +186,7 @@ def test_the_playground_is_the_leaderboards_smoothed_digits_with_fewer_attackers
     own, other = bundled_spec("playground"), bundled_spec("leaderboard", "smoothed")
     for part in ("data", "target", "surrogate", "seed"):
         assert getattr(own, part) == getattr(other, part)
-    for part in ("names", "front_ends"):
+    for part in ("names", "input_transforms"):
         assert set(getattr(own.attackers, part)) < set(getattr(other.attackers, part))
     assert own.attackers.training == other.attackers.training
     assert own.attackers.widths == other.attackers.widths
@@ -225,7 +227,7 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path):
     spec = load(tmp_path, MINIMAL)
     assert spec.seed == 0
     assert spec.attackers.names == tuple(ATTACKS)
-    assert spec.attackers.front_ends == ("faithful", "standardized")
+    assert spec.attackers.input_transforms == ("faithful", "standardized")
     assert spec.attackers.training == spec.surrogate.training == TrainingSettings()
     assert spec.releases[0].options == {}
 
@@ -266,7 +268,11 @@ def test_a_message_says_where_in_the_file_a_key_is(tmp_path):
         ("held_out = 0.25", "held_out = true", "held_out must be float, but is bool"),
         ("widths = [4, 8]", "widths = 4", "widths must be tuple, but is int"),
         ("widths = [4, 8]", 'widths = [4, "8"]', r"widths\[1\] must be int, but is str"),
-        ('front_ends = ["faithful"]', 'front_ends = "faithful"', "front_ends must be tuple"),
+        (
+            'input_transforms = ["faithful"]',
+            'input_transforms = "faithful"',
+            "input_transforms must be tuple",
+        ),
         ("options = { confidence = 0.9 }", "options = 0.9", "options must be Mapping"),
         ("[surrogate.training]\naveraging = 0.5", "training = 3", "training must be a table"),
         ('name = "full"', "name = 1", "name must be str, but is int"),
@@ -309,8 +315,12 @@ def test_an_experiment_needs_data_and_releases(tmp_path):
         ("step_size = 0.5", "inverter = 1, step_size = 1", "unknown option.*'inverter'"),
         ("confidence = 0.9", "confidense = 0.9", "option of 'label-only'.*'confidence'"),
         ('"label-only", "static"]', '"label-only", "static", "retrain"]', "attack .*'retrained'"),
-        ('["faithful"]', '["faithfull"]', "unknown front end 'faithfull'.*'faithful'"),
-        ('front_end = "standardized"', 'front_end = "standard"', "front end 'standard'"),
+        ('["faithful"]', '["faithfull"]', "unknown input transform 'faithfull'.*'faithful'"),
+        (
+            'input_transform = "standardized"',
+            'input_transform = "standard"',
+            "input transform 'standard'",
+        ),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, old, new, text):
@@ -325,8 +335,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, old, new, text):
         ('name = "noise"', 'name = "none"', "distinct names"),
         ('["label-only", "static"]', '["static", "retrained"]', "must include 'label-only'"),
         ('["label-only", "static"]', '["label-only", "retrained"]', "and 'static'"),
-        ('["faithful"]', "[]", "at least one front end and one width"),
-        ("widths = [4, 8]", "widths = []", "at least one front end and one width"),
+        ('["faithful"]', "[]", "at least one input transform and one width"),
+        ("widths = [4, 8]", "widths = []", "at least one input transform and one width"),
         ("held_out = 0.25", "held_out = 0", "held_out must be between 0 and 1"),
         ("held_out = 0.25", "held_out = 1.0", "held_out must be between 0 and 1"),
         ("held_out = 0.25", "held_out = nan", "held_out must be between 0 and 1"),
@@ -420,10 +430,10 @@ def test_only_a_defense_with_a_surrogate_may_ask_for_another_one(tmp_path, kind)
         load(tmp_path, text)
 
 
-def test_the_first_releases_attackers_must_give_both_floors(tmp_path):
+def test_the_first_releases_attackers_must_give_both_baselines(tmp_path):
     for short in ('["static"]', '["label-only"]'):
         text = changed('name = "none"\n', f'name = "none"\nattackers = {short}\n')
-        with pytest.raises(InvalidOptionError, match=r"'label-only' and 'static'.*the floors"):
+        with pytest.raises(InvalidOptionError, match=r"'label-only' and 'static'.*the baselines"):
             load(tmp_path, text)
 
 

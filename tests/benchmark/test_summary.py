@@ -26,7 +26,7 @@ def record_of(release="none", seed=0, step=0.5, **changed):
         "release": release,
         "seed": seed,
         "accuracy": 0.75,
-        "flips": 0,
+        "label_changes": 0,
         "logit_distortion": 1.5,
         "l1_mean": 0.25,
         "l1_p99": 0.5,
@@ -34,8 +34,8 @@ def record_of(release="none", seed=0, step=0.5, **changed):
         "errors": {"label-only": 0.5, "static": 0.25 + seed / 8},
         "adaptive_error": 0.25,
         "closed_gap": 0.5,
-        "closed_gap_tail": None,
-        "floors": {"clean": 0.125, "label": 0.5, "prior": 0.625},
+        "closed_gap_least_confident": None,
+        "baselines": {"clean": 0.125, "label": 0.5, "prior": 0.625},
         "milliseconds_single_query": 4.0,
         "milliseconds_per_query_batched": 1.0,
         "training_seconds": 10.0,
@@ -83,32 +83,34 @@ def test_one_value_has_no_interval_and_none_no_mean(monkeypatch):
 
 def test_seeds_of_a_release_become_one_row_whatever_the_order_they_come_in():
     records = [
-        record_of(release, seed, flips=seed) for seed in (2, 0, 1) for release in ("noise", "none")
+        record_of(release, seed, label_changes=seed)
+        for seed in (2, 0, 1)
+        for release in ("noise", "none")
     ]
     noise, none = summarise(records)
     assert (noise.release, none.release) == ("noise", "none")
     assert noise.seeds == none.seeds == (0, 1, 2)
     assert noise.record["seed"] == 0
     assert noise.values["error static"] == estimate([0.25, 0.375, 0.5])
-    assert noise.values["floor clean"].mean == 0.125
-    assert noise.values["flips"].mean == 1
-    assert noise.flips == 3
+    assert noise.values["baseline clean"].mean == 0.125
+    assert noise.values["label_changes"].mean == 1
+    assert noise.label_changes == 3
 
 
 def test_every_number_of_a_record_is_averaged():
     [summary] = summarise([record_of()])
     assert {name: value.mean for name, value in summary.values.items()} == {
         "accuracy": 0.75,
-        "flips": 0,
+        "label_changes": 0,
         "logit_distortion": 1.5,
         "l1_mean": 0.25,
         "l1_p99": 0.5,
         "l1_max": 0.75,
         "adaptive_error": 0.25,
         "closed_gap": 0.5,
-        "floor clean": 0.125,
-        "floor label": 0.5,
-        "floor prior": 0.625,
+        "baseline clean": 0.125,
+        "baseline label": 0.5,
+        "baseline prior": 0.625,
         "milliseconds_single_query": 4.0,
         "milliseconds_per_query_batched": 1.0,
         "training_seconds": 10.0,
@@ -122,7 +124,11 @@ def test_every_number_of_a_record_is_averaged():
 def test_a_value_that_one_seed_lacks_is_left_out_rather_than_averaged_over_fewer():
     records = [record_of(seed=0), record_of(seed=1, closed_gap=None, errors={"label-only": 0.5})]
     [summary] = summarise(records)
-    assert {"closed_gap", "closed_gap_tail", "error static"} & summary.values.keys() == set()
+    assert {
+        "closed_gap",
+        "closed_gap_least_confident",
+        "error static",
+    } & summary.values.keys() == set()
     assert summary.values["error label-only"].count == 2
 
 

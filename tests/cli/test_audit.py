@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.audits import ROWS, TESTS, TINY, Scores, blobs, quickly
+from audit.audits import ROWS, TESTS, TINY, Scores, blobs, quickly
 from endpoints import OpenInferenceServer, as_json, running
-from oneway.benchmark import AuditSettings, ModelAudit
+from oneway.audit import AuditSettings, ModelAudit
 from oneway.cli.audit import parse_size
 from oneway.cli.common import parse_options
 from oneway.errors import InvalidOptionError
@@ -21,7 +21,7 @@ from oneway.errors import InvalidOptionError
 FACTORY = """
 import numpy as np
 import torch
-from benchmark.audits import Scores
+from audit.audits import Scores
 
 
 def network():
@@ -169,7 +169,7 @@ def test_an_unknown_executor_is_refused_before_any_audit(oneway, place):
 @pytest.fixture
 def nothing_is_suspicious(monkeypatch):
     """Flags of an audit are tested beside it; here it is what the command makes of them."""
-    monkeypatch.setattr("oneway.benchmark.model_audit.suspicions", lambda *_: [])
+    monkeypatch.setattr("oneway.audit.model_audit.suspicions", lambda *_: [])
 
 
 @pytest.mark.usefixtures("nothing_is_suspicious", "audited")
@@ -271,7 +271,7 @@ def test_an_endpoint_is_audited_over_http_in_color_and_not_square(
     ran(result, 1)
     record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
     assert (record["shape"], record["classes"]) == (list(COLOR), 3)
-    assert record["floors"]["clean"] < 0.8 * record["floors"]["label"]
+    assert record["baselines"]["clean"] < 0.8 * record["baselines"]["label"]
     # A temperature hides nothing from whoever retrains; the model is not at hand to follow.
     assert set(record["errors"]) == {"label-only", "static", "retrained"}
     assert record["closed_gap"] < 0.3

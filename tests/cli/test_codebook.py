@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.confidences import release
+from oneway.defenses import load_network
 from oneway.defenses.codebook import CodebookRelease
-from oneway.guards import load_network
+from oneway.releases import release
 
 FEW = ("--min-members", 4)
 

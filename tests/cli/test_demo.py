@@ -36,12 +36,12 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
     options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
     result = oneway("demo", *options)
     assert result.exit_code == 0, result.output
-    for words in ("closed gap G", "static error", "Floors", "One seed", "read only the label"):
+    for words in ("closed gap G", "static error", "Baselines", "One seed", "read only the label"):
         assert words in result.stdout
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["release"] for record in records] == [r.name for r in small_demo.releases]
-    assert all(record["flips"] == 0 for record in records)
+    assert all(record["label_changes"] == 0 for record in records)
     for record in records:
         assert f"| {record['release']} |" in (tmp_path / "out" / "table.md").read_text()
     figure = (tmp_path / "out" / "reconstructions.png").read_bytes()

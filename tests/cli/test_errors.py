@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from oneway.guards import TEST_SIGNALS
+from oneway.defenses import TEST_SIGNALS
 
 
 def refused(result, *parts: str) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from benchmark.small import blobs, lasting
 from cli.test_reproduce import TINY, refused
-from oneway.benchmark import bundled_spec, read_records
+from oneway.benchmark import bundled_spec
+from oneway.evaluation import read_records
 from report.page.reading import assert_stands_alone
 
 BOARD = (
@@ -121,6 +122,6 @@ def test_the_bundled_board_has_rounding_and_prototypes_and_several_data_sets():
         defenses = {row.defense for row in spec.releases}
         assert {"none", "label-only", "rounding", "prototypes", "adversarial-noise"} <= defenses
         assert {"standardized", "within-label", "leading", "faithful"} == set(
-            spec.attackers.front_ends
+            spec.attackers.input_transforms
         )
         assert re.fullmatch(r"\w+", spec.preset)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.confidences import release
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
+from oneway.releases import release
 
 
 def strict_labels(released: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ def test_attack_reports_each_attacker_and_writes_record_and_figure(work, attacke
     for name in ("label-only", "static", "retrained"):
         assert name in attacked.output
     record = json.loads((work / "record.jsonl").read_text())
-    assert record["flips"] == 0
+    assert record["label_changes"] == 0
     assert record["adaptive_error"] == min(record["errors"].values())
     assert (work / "figure.png").read_bytes().startswith(b"\x89PNG")
 

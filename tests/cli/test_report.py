@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.audits import ROWS, TESTS, TINY, blobs, quickly
+from audit.audits import ROWS, TESTS, TINY, blobs, quickly
 from cli.test_audit import arguments, ran
 from cli.test_reproduce import TINY as EXPERIMENT
-from oneway.benchmark import AuditSettings, read_records
+from oneway.audit import AuditSettings
+from oneway.evaluation import read_records
 from report.page.reading import assert_stands_alone
 
 FACTORY = """
-from benchmark.audits import Scores
+from audit.audits import Scores
 
 
 def network():

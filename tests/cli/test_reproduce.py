@@ -7,15 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from oneway.benchmark import (
-    FigureRow,
-    FigureSpec,
-    bundled_spec,
-    figure_spec,
-    load_spec,
-    read_records,
-    summarise,
-)
+from oneway.benchmark import FigureRow, FigureSpec, bundled_spec, figure_spec, load_spec, summarise
+from oneway.evaluation import read_records
 from oneway.report.summary import COLUMNS
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +34,7 @@ epochs = 1
 
 [attackers]
 names = ["label-only", "static"]
-front_ends = ["standardized"]
+input_transforms = ["standardized"]
 widths = [2]
 [attackers.training]
 epochs = 1
@@ -151,7 +144,7 @@ def test_every_number_of_the_page_is_in_the_records(tiny):
                 for number in (value.mean, value.half_width):
                     known |= {f"{scale * number:.{digits}f}" for digits in range(1, 5)}
         for name in ("error static", "adaptive_error"):
-            ratio = summary.values[name].mean / summary.values["floor clean"].mean
+            ratio = summary.values[name].mean / summary.values["baseline clean"].mean
             known |= {f"{ratio:.1f}", f"{ratio:.2f}"}
     # An interval's own: "95 %" has no point in it.
     assert set(NUMBER.findall(page)) <= known
@@ -173,8 +166,8 @@ def no_training(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("trained, though there was something to refuse")
 
-    monkeypatch.setattr("oneway.benchmark.defenders.train_target", fail)
-    monkeypatch.setattr("oneway.benchmark.attackers.train_inverter", fail)
+    monkeypatch.setattr("oneway.evaluation.defenders.train_target", fail)
+    monkeypatch.setattr("oneway.evaluation.attackers.train_inverter", fail)
 
 
 @pytest.mark.usefixtures("no_training")
@@ -293,16 +286,16 @@ def test_a_figure_alone_writes_its_files_and_the_records_it_needs(oneway, tiny, 
         assert name in result.stdout
 
 
-def planted(flips, keeps):
-    return [{"release": "none", "flips": flips, "keeps_label": keeps}]
+def planted(label_changes, keeps):
+    return [{"release": "none", "label_changes": label_changes, "keeps_label": keeps}]
 
 
 @pytest.mark.parametrize(
-    ("flips", "keeps", "code"), [(0, True, 0), (3, False, 0), (3, True, 1), (0, False, 0)]
+    ("label_changes", "keeps", "code"), [(0, True, 0), (3, False, 0), (3, True, 1), (0, False, 0)]
 )
-def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, flips, keeps, code):
+def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch, label_changes, keeps, code):
     monkeypatch.setattr(
-        "oneway.cli.common.run_seed", lambda *_, **__: (None, planted(flips, keeps))
+        "oneway.cli.common.run_seed", lambda *_, **__: (None, planted(label_changes, keeps))
     )
     monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
     monkeypatch.setattr("oneway.cli.reproduce.page_of_records", lambda *_, **__: None)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from oneway.contracts import DefenderMaterial
+from oneway.contracts import TrainingData
 from rows import random_rows
 from surrogates import random_images
 
@@ -16,13 +16,13 @@ KEPT = random_images(3, 5), random_rows(4, 5, 4, torch.float32, 1)
 @pytest.mark.parametrize("given", list(itertools.product([True, False], repeat=2)), ids=str)
 def test_queries_that_were_kept_count_if_both_they_and_their_scores_are_there(given):
     images, logits = (one if there else None for one, there in zip(KEPT, given, strict=True))
-    material = DefenderMaterial(
+    training_data = TrainingData(
         None, None, None, *AUXILIARY, calibration_images=images, calibration_logits=logits
     )
     wanted = KEPT if all(given) else AUXILIARY
-    for told, one in zip(material.calibration, wanted, strict=True):
+    for told, one in zip(training_data.calibration, wanted, strict=True):
         assert told is one
 
 
 def test_none_are_kept_unless_it_is_said():
-    assert DefenderMaterial(None, None, None, *AUXILIARY).calibration[0] is AUXILIARY[0]
+    assert TrainingData(None, None, None, *AUXILIARY).calibration[0] is AUXILIARY[0]

@@ -5,18 +5,18 @@ import torch
 from torch import Tensor, nn
 
 from oneway.checks import FLOATING
-from oneway.confidences import release
 from oneway.contracts import Defense, RepeatableDefense
+from oneway.defenses import DEFENSES, build_defense, needs_network, needs_surrogate
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import FitSettings, fit_codebook
-from oneway.errors import InvalidTensorError
-from oneway.guards import DEFENSES, build_defense, needs_network, needs_surrogate
-from oneway.training_defenses import (
+from oneway.defenses.trained import (
     BottleneckNetwork,
     MembershipClassifier,
     PoisonGenerator,
     Purifier,
 )
+from oneway.errors import InvalidTensorError
+from oneway.releases import release
 from rows import leads, random_rows, same_bits
 from surrogates import random_images, small_inverter
 

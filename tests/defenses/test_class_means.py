@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from oneway.contracts import DefenderMaterial
+from oneway.contracts import TrainingData
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.prototypes import Prototypes
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -13,13 +13,13 @@ from rows import leads, random_rows
 CLASSES = 5
 
 
-def material(logits):
+def training_data(logits):
     """What is averaged; no image, label or target is at hand, so none can be used."""
-    return DefenderMaterial(None, None, None, None, logits)  # type: ignore[arg-type]
+    return TrainingData(None, None, None, None, logits)  # type: ignore[arg-type]
 
 
 def fitted(logits):
-    network, facts = Prototypes.train(material(logits), generator=torch.Generator())
+    network, facts = Prototypes.train(training_data(logits), generator=torch.Generator())
     return network, facts
 
 
@@ -63,7 +63,7 @@ def test_progress_is_reported_and_the_logits_are_left_alone():
     logits, shares = random_rows(1, 30, CLASSES, torch.float32, 2), []
     before = logits.clone()
     network, _ = Prototypes.train(
-        material(logits), generator=torch.Generator(), on_epoch=shares.append
+        training_data(logits), generator=torch.Generator(), on_epoch=shares.append
     )
     assert shares == [1.0]
     assert torch.equal(logits, before)

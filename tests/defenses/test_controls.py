@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from oneway.confidences import release
 from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.top_k import TopK
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.releases import release
 from rows import leads, random_rows, same_bits
 from surrogates import random_images
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.checks import FLOATING
-from oneway.confidences import release
 from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidOptionError
+from oneway.releases import release
 from rows import leads, random_rows, score_rows
 
 NARROW = (torch.float32, torch.float64)

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 
 from oneway.checks import FLOATING
-from oneway.confidences import release
 from oneway.defenses.label_modifier import keep_label
 from oneway.defenses.scores import log_probabilities, logits_of, narrowed
+from oneway.releases import release
 from rows import score_rows
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.confidences import release
 from oneway.defenses.top_k import TopK
 from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.releases import release
 from rows import leads, random_rows, score_rows
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneway.checks import FLOATING
-from oneway.confidences import release
 from oneway.defenses.top_rounding import TopRounding
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.releases import release
 from reference.top_rounding import released_row, top_rounded
 from rows import leads, random_rows, same_bits, score_rows
 

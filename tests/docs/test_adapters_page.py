@@ -10,7 +10,7 @@ import pytest
 from fences import ROOT, blocks_of
 from oneway import adapters
 from oneway.adapters import Guard
-from oneway.guards import build_defense
+from oneway.defenses import build_defense
 
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "adapters.md").read_text(encoding="utf-8")

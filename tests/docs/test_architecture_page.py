@@ -13,7 +13,7 @@ from fences import ROOT, blocks_of
 
 PAGE = "docs/architecture.md"
 SECTION = [block for block in blocks_of(PAGE) if block.section == "To add a defense"]
-REGISTRY = "oneway/guards/registry.py"
+REGISTRY = "oneway/defenses/registry.py"
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,14 @@ import torch
 from typer.main import get_command
 
 from fences import blocks_of, commands_of
-from oneway.audit import CONTROLS
+from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, model_audit
+from oneway.audit.audit_target import LEAST_AUXILIARY, LEAST_TEST
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.benchmark import (
-    AuditSettings,
-    ModelAudit,
-    Store,
-    Subject,
-    model_audit,
-)
-from oneway.benchmark.audit_plan import FRONT_ENDS, AuditPlan, Costs, make_plan
-from oneway.benchmark.subject import LEAST_AUXILIARY, LEAST_TEST
+from oneway.audit.plan import INPUT_TRANSFORMS, AuditPlan, Costs, make_plan
 from oneway.cli.common import parse_options
 from oneway.cli.main import app
-from oneway.guards import check_options
+from oneway.defenses import check_options
+from oneway.evaluation import Store
 from oneway.targets import TorchTarget
 from oneway.targets.opening import ENDPOINT, ENTRY_POINT, FILES
 
@@ -83,10 +77,12 @@ def test_commands_parse_and_their_options_are_known(command):
     assert options.keys() <= set(known)
 
 
-def test_all_front_ends_are_said_and_how_many_they_are():
-    said = section("Attackers").split("**Front ends.**")[1].split("**The plateau.**")[0]
-    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(FRONT_ENDS)
-    assert f"{['one', 'two', 'three', 'four', 'five'][len(FRONT_ENDS) - 1]} transforms" in said
+def test_all_input_transforms_are_said_and_how_many_they_are():
+    said = section("Attackers").split("**Input transforms.**")[1].split("**The plateau.**")[0]
+    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(INPUT_TRANSFORMS)
+    assert (
+        f"{['one', 'two', 'three', 'four', 'five'][len(INPUT_TRANSFORMS) - 1]} transforms" in said
+    )
 
 
 def test_all_controls_and_their_thresholds_are_said():
@@ -104,7 +100,7 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
     everyone = ("label-only", "static", "retrained", "averaging", "adversarial-training")
     full = AuditPlan(
         attacks=(*everyone, "optimising"),
-        front_ends=settings.front_ends,
+        input_transforms=settings.input_transforms,
         widths=settings.widths,
         repeats=settings.repeats,
         most_epochs=settings.most_epochs,
@@ -113,7 +109,7 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
         auxiliary=8000,
     )
     # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
-    prices = dict.fromkeys(itertools.product(FRONT_ENDS, settings.widths), 1.0)
+    prices = dict.fromkeys(itertools.product(INPUT_TRANSFORMS, settings.widths), 1.0)
     plan = make_plan(full, Costs(prices, 1.0, 1.0, 8000, 8000), 1.0)
     steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
     marks = (
@@ -139,13 +135,13 @@ def outcome(tmp_path_factory):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     auxiliary, test = images.split([LEAST_AUXILIARY, LEAST_TEST])
     settings = AuditSettings(
-        seeds=1, controls=False, front_ends=("standardized",), widths=(1,), first_epochs=1,
+        seeds=1, controls=False, input_transforms=("standardized",), widths=(1,), first_epochs=1,
         most_epochs=1,
     )  # fmt: skip
     store = Store(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_audit, "TIMED_SECONDS", 0)
-        return ModelAudit(Subject(TorchTarget(model), auxiliary, test), store, settings).run()
+        return ModelAudit(AuditTarget(TorchTarget(model), auxiliary, test), store, settings).run()
 
 
 def test_keys_of_the_record_are_those_of_the_page(outcome):

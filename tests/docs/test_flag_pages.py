@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from oneway.audit import CONTROLS, FLAGS
+from oneway.audit import CONTROLS
+from oneway.audit.audit_target import ALONE, PROBED, SAME
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.benchmark.audit_flags import SEEDS, WORSE_CALIBRATED
-from oneway.benchmark.audit_plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_for
-from oneway.benchmark.subject import ALONE, PROBED, SAME
-from oneway.guards import STRENGTHS
+from oneway.audit.plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_for
+from oneway.audit.suspicions import SEEDS, WORSE_CALIBRATED
+from oneway.defenses import STRENGTHS
+from oneway.evaluation import FLAGS
 from oneway.report import flag_lines
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from oneway.benchmark import ATTACKS
-from oneway.guards import DEFENSES, TEST_SIGNALS
+from oneway.attacks import ATTACKS
+from oneway.defenses import DEFENSES, TEST_SIGNALS
 from registry_pages import DOCS, parts, put
 
 WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from oneway.benchmark.audit_examples import WORST
+from oneway.audit.examples import WORST
 from oneway.cli.main import app
 from oneway.report.page.records import HIDDEN
 

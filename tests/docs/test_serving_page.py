@@ -32,7 +32,7 @@ def figures_table() -> str:
     bare = records[0]
     rows = [
         "| guard | queries a second | of unguarded | CPU ms a query | CPU, unguarded / guarded | "
-        "p50, ms | p99, ms | flips | leaks | memory, MiB |",
+        "p50, ms | p99, ms | label_changes | leaks | memory, MiB |",
         "| --- " * 10 + "|",
     ]
     for one in records:
@@ -44,7 +44,7 @@ def figures_table() -> str:
             f"{bare['cpu_ms_per_query'] / one['cpu_ms_per_query']:.2f}",
             f"{one['p50_ms']:.0f}",
             f"{one['p99_ms']:.0f}",
-            str(one["flips"]),
+            str(one["label_changes"]),
             str(one["leaks"]),
             f"{one['memory_first_mib']:.0f} to {one['memory_last_mib']:.0f}",
         ]

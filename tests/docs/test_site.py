@@ -19,7 +19,7 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Built as `make docs` builds it: any warning is an error."""
+    """FittedDefense as `make docs` builds it: any warning is an error."""
     out = tmp_path_factory.mktemp("site") / "html"
     strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
     done = subprocess.run(  # noqa: S603  our own interpreter and arguments

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.inversion import FRONT_ENDS, INVERTER_WIDTHS, Inverter, full_depth
+from oneway.inversion import INPUT_TRANSFORMS, INVERTER_WIDTHS, Inverter, full_depth
 from oneway.inversion.inverter import Crop
 from rows import random_rows
 from surrogates import random_images, small_inverter
@@ -19,7 +19,7 @@ from surrogates import random_images, small_inverter
 VARIANTS = {
     "faithful": {},
     "truncated": {"truncation": 3},
-    "standardized": {"front_end": "standardized"},
+    "standardized": {"input_transform": "standardized"},
     "one hidden layer": {"hidden_layers": 1},
     "deep, oblong": {"image_shape": (1, 16, 24), "hidden_layers": 2},
     "color": {"image_shape": (3, 8, 8)},
@@ -107,7 +107,7 @@ def automatic_gradients(inverter: nn.Module, logits: Tensor, images: Tensor) -> 
 def test_closed_form_gradients_equal_automatic_ones(options, folded, scale):
     inverter = small_inverter(5, dtype=torch.float64, **options)
     logits = random_rows(6, 8, 5, torch.float64, scale)
-    inverter.fit_front_end(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
+    inverter.fit_input_transform(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
     images = random_images(8, 8, options.get("image_shape", (1, 8, 8)), torch.float64)
     expected = automatic_gradients(inverter, logits, images)
     gradients = (frozen_copy(inverter) if folded else inverter).error_gradients(logits, images)
@@ -149,7 +149,7 @@ def test_images_of_any_size_are_the_middle_of_what_doubling_gives(shape, data):
     first = inverter.layers[1].unflattened_size[1:]
     assert tuple(first) == tuple(math.ceil(side / scale) for side in shape[1:])
     whole = nn.Sequential(*(layer for layer in inverter.layers if not isinstance(layer, Crop)))
-    doubled = whole(inverter.front_end(confidences))
+    doubled = whole(inverter.input_transform(confidences))
     assert doubled.shape[2:] == tuple(scale * side for side in first)
     (top, left) = (
         (wide - side) // 2 for wide, side in zip(doubled.shape[2:], shape[1:], strict=True)
@@ -177,10 +177,10 @@ def test_full_depth_halves_the_shorter_side_to_4_and_at_least_once():
     assert all(full_depth(*pair) == full_depth(*reversed(pair)) for pair in sides + odd)
 
 
-@pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_the_first_layer_takes_what_the_front_end_gives(front_end):
-    inverter = small_inverter(2, image_shape=(1, 5, 5), front_end=front_end)
-    assert inverter.layers[0].in_features == inverter.front_end.features
+@pytest.mark.parametrize("input_transform", INPUT_TRANSFORMS)
+def test_the_first_layer_takes_what_the_input_transform_gives(input_transform):
+    inverter = small_inverter(2, image_shape=(1, 5, 5), input_transform=input_transform)
+    assert inverter.layers[0].in_features == inverter.input_transform.features
     assert inverter(torch.full((2, 5), 0.2)).shape == (2, 1, 5, 5)
 
 
@@ -193,8 +193,8 @@ def test_the_first_layer_takes_what_the_front_end_gives(front_end):
         ({"hidden_layers": 4}, "hidden_layers must be at most 3 for images of 8x8, but got 4"),
         ({"image_shape": (8, 8)}, "image_shape must be (C, H, W)"),
         ({"image_shape": (1, 0, 8)}, "image_shape must be (C, H, W)"),
-        ({"front_end": "wavelet"}, "front_end must be one of faithful, standardized"),
-        ({"front_end": "standardized", "truncation": 2}, "truncation goes with"),
+        ({"input_transform": "wavelet"}, "input_transform must be one of faithful, standardized"),
+        ({"input_transform": "standardized", "truncation": 2}, "truncation goes with"),
     ],
 )
 def test_an_option_outside_its_range_is_refused(options, message):

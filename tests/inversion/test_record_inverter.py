@@ -10,7 +10,7 @@ from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.adversarial_noise.iterative import frozen_copy
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
 from oneway.inversion import (
-    FRONT_ENDS,
+    INPUT_TRANSFORMS,
     Inverter,
     RecordInverter,
     TrainingSettings,
@@ -21,7 +21,10 @@ from rows import random_rows
 from surrogates import Undifferentiated, random_images
 
 VARIANTS = {
-    **{front_end: {"front_end": front_end} for front_end in FRONT_ENDS},
+    **{
+        input_transform: {"input_transform": input_transform}
+        for input_transform in INPUT_TRANSFORMS
+    },
     "truncated": {"truncation": 3},
     "one hidden layer": {"hidden_layers": 1},
     "three hidden layers": {"hidden_layers": 3},
@@ -40,7 +43,7 @@ def record_inverter(
                 nn.init.uniform_(norm.weight, 0.5, 2)
                 nn.init.normal_(norm.bias)
     seen = random_rows(1, 500, 5, dtype, 3).softmax(-1)
-    inverter.fit_front_end(seen)
+    inverter.fit_input_transform(seen)
     for some in seen.split(25):
         inverter.train()(some)
     return inverter.eval()
@@ -80,7 +83,7 @@ def automatic_gradients(inverter: nn.Module, logits: Tensor, records: Tensor) ->
 @pytest.mark.parametrize("scale", [1, 30], ids=["everyday", "lifted"])
 def test_closed_form_gradients_equal_automatic_ones(options, copied, scale):
     inverter = record_inverter(5, dtype=torch.float64, **options)
-    inverter.fit_front_end(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
+    inverter.fit_input_transform(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
     logits = random_rows(6, 8, 5, torch.float64, scale)
     records = random_images(8, 8, (7,), torch.float64)
     expected = automatic_gradients(inverter, logits, records)
@@ -115,7 +118,7 @@ def test_categorical_columns_come_out_as_posterior_probabilities():
     confidences = nn.functional.one_hot(groups, 2) * 0.6 + 0.2
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        inverter = RecordInverter(2, 3, width=1, front_end="standardized")
+        inverter = RecordInverter(2, 3, width=1, input_transform="standardized")
     train_inverter(
         inverter,
         confidences,
@@ -134,7 +137,7 @@ def test_categorical_columns_come_out_as_posterior_probabilities():
         ({"record_length": 0}, "record_length must be a whole number of at least 1"),
         ({"width": 0}, "width must be a whole number of at least 1"),
         ({"hidden_layers": 0}, "hidden_layers must be a whole number of at least 1"),
-        ({"front_end": "wavelet"}, "front_end must be one of faithful"),
+        ({"input_transform": "wavelet"}, "input_transform must be one of faithful"),
     ],
 )
 def test_an_option_outside_its_range_is_refused(options, message):

@@ -17,11 +17,11 @@ from oneway.inversion import (
     Inverter,
     TrainingSettings,
     held_out_rows,
-    hold_contest,
     mean_error,
+    select_model,
     train_inverter,
 )
-from oneway.inversion.front_ends import FRONT_ENDS
+from oneway.inversion.input_transforms import INPUT_TRANSFORMS
 from oneway.inversion.training import MovingAverage
 
 CLASSES, ROWS = 3, 41
@@ -51,13 +51,13 @@ def observed(noise=0.1, rows=ROWS):
     return confidences, images.reshape(-1, 1, 4, 4), torch.arange(rows) % 4 == 0
 
 
-def train(network, tensors, seed=3, leader=(), on_epoch=None, **settings):
+def train(network, tensors, seed=3, incumbent=(), on_epoch=None, **settings):
     return train_inverter(
         network,
         *tensors,
         settings=TrainingSettings(**{"patience": PATIENT, "batch_size": 8} | settings),
         generator=torch.Generator().manual_seed(seed),
-        leader=leader,
+        incumbent=incumbent,
         on_epoch=on_epoch,
     )
 
@@ -118,24 +118,28 @@ def test_training_stops_after_so_many_epochs_without_a_gain_of_a_thousandth(long
 
 
 def test_a_decoder_that_trails_the_leader_is_given_up_after_five_epochs_of_grace(long_run):
-    leader = [error / 1.06 for error in long_run]
+    incumbent = [error / 1.06 for error in long_run]
     errors = train(
-        decoder(), observed(noise=0.8), epochs=40, learning_rate=0.02, leader=[min(leader)] * 40
+        decoder(),
+        observed(noise=0.8),
+        epochs=40,
+        learning_rate=0.02,
+        incumbent=[min(incumbent)] * 40,
     )
     assert errors == long_run[: len(errors)]
     assert len(errors) == 6
 
 
 def test_a_decoder_within_five_percent_of_the_leader_goes_on(long_run):
-    leader = [error / 1.04 for error in long_run]
-    assert train(decoder(), observed(noise=0.8), epochs=40, learning_rate=0.02, leader=leader) == (
-        long_run
-    )
+    incumbent = [error / 1.04 for error in long_run]
+    assert train(
+        decoder(), observed(noise=0.8), epochs=40, learning_rate=0.02, incumbent=incumbent
+    ) == (long_run)
 
 
 def test_a_decoder_is_compared_with_the_leader_at_the_same_epoch(long_run):
-    late = [*long_run[:20], *[0.0] * 20]  # a leader that pulls ahead at epoch 21
-    errors = train(decoder(), observed(noise=0.8), epochs=40, learning_rate=0.02, leader=late)
+    late = [*long_run[:20], *[0.0] * 20]  # a incumbent that pulls ahead at epoch 21
+    errors = train(decoder(), observed(noise=0.8), epochs=40, learning_rate=0.02, incumbent=late)
     assert len(errors) == 21
 
 
@@ -150,7 +154,9 @@ def test_held_out_rows_never_touch_the_weights():
         (other_confidences, other_images, held_out),
     ):
         torch.manual_seed(0)
-        network = Inverter(CLASSES, (1, 4, 4), width=4, hidden_layers=1, front_end="standardized")
+        network = Inverter(
+            CLASSES, (1, 4, 4), width=4, hidden_layers=1, input_transform="standardized"
+        )
         seen = []
         errors.append(
             train(
@@ -162,7 +168,9 @@ def test_held_out_rows_never_touch_the_weights():
         )
         weights.append(seen)
         torch.manual_seed(0)
-        once = Inverter(CLASSES, (1, 4, 4), width=4, hidden_layers=1, front_end="standardized")
+        once = Inverter(
+            CLASSES, (1, 4, 4), width=4, hidden_layers=1, input_transform="standardized"
+        )
         train(once, tensors, epochs=1)
         kept.append(snapshot(once))
     assert errors[0] != errors[1]
@@ -248,30 +256,32 @@ def test_training_equals_a_hand_written_loop(averaging, batch_size):
             torch.testing.assert_close(value, best[name], rtol=1e-4, atol=1e-6)
 
 
-def fitted(front_end):
-    """A decoder behind a front end that is fitted, with BatchNorm statistics of its own."""
+def fitted(input_transform):
+    """A decoder behind an input transform that is fitted, with BatchNorm statistics of its own."""
     torch.manual_seed(0)
-    network = Inverter(CLASSES, (1, 4, 4), width=2, front_end=front_end)
-    network.fit_front_end(observed()[0])
+    network = Inverter(CLASSES, (1, 4, 4), width=2, input_transform=input_transform)
+    network.fit_input_transform(observed()[0])
     return network
 
 
-@pytest.mark.parametrize("front_end", FRONT_ENDS)
-def test_a_front_ends_statistics_are_kept_as_they_were_fitted(front_end):
+@pytest.mark.parametrize("input_transform", INPUT_TRANSFORMS)
+def test_a_input_transforms_statistics_are_kept_as_they_were_fitted(input_transform):
     """Of the rows that are trained on, and of no others."""
     confidences, images, held_out = observed()
-    network = fitted(front_end)
+    network = fitted(input_transform)
     train(network, (confidences, images, held_out), epochs=2, averaging=0.5)
-    expected = fitted(front_end).front_end
+    expected = fitted(input_transform).input_transform
     expected.fit(confidences[~held_out])
-    assert same(snapshot(network.front_end), snapshot(expected))
+    assert same(snapshot(network.input_transform), snapshot(expected))
 
 
-@pytest.mark.parametrize("front_end", [name for name in FRONT_ENDS if name != "faithful"])
-def test_an_average_follows_weights_and_batch_statistics_and_no_statistics_of_a_front_end(
-    front_end,
+@pytest.mark.parametrize(
+    "input_transform", [name for name in INPUT_TRANSFORMS if name != "faithful"]
+)
+def test_an_average_follows_weights_and_batch_statistics_and_no_statistics_of_a_input_transform(
+    input_transform,
 ):
-    network = fitted(front_end)
+    network = fitted(input_transform)
     average = MovingAverage(network, 0.75)
     average.update()
     before = snapshot(network)
@@ -281,7 +291,7 @@ def test_an_average_follows_weights_and_batch_statistics_and_no_statistics_of_a_
             value.copy_(value + 4 if value.is_floating_point() else value)
     average.update()
     for name, value in average.network.state_dict().items():
-        followed = not name.startswith("front_end.") and value.is_floating_point()
+        followed = not name.startswith("input_transform.") and value.is_floating_point()
         torch.testing.assert_close(value, before[name] + 1 if followed else before[name])
     assert any("running_var" in name for name in before)
 
@@ -317,15 +327,15 @@ class Diverging(nn.Module):
 def test_a_decoder_that_diverges_loses_any_contest():
     tensors = observed()
 
-    def fit(spec, leader):
+    def fit(spec, incumbent):
         network = Diverging() if spec.width == 1 else decoder()
         tensors[1].clamp_(0, 1e-3)  # so that the level falls below 0
         return network, train(
-            network, tensors, epochs=9, patience=2, learning_rate=0.5, leader=leader
+            network, tensors, epochs=9, patience=2, learning_rate=0.5, incumbent=incumbent
         )
 
-    winner, entries = hold_contest([DecoderSpec("faithful", width) for width in (1, 2)], fit)
-    assert entries[0].held_out_errors == [math.inf] * 2  # and does not use up its epochs
+    winner, trials = select_model([DecoderSpec("faithful", width) for width in (1, 2)], fit)
+    assert trials[0].held_out_errors == [math.inf] * 2  # and does not use up its epochs
     assert not isinstance(winner, Diverging)
 
 
@@ -481,7 +491,9 @@ def test_one_cycle_runs_to_its_end_whatever_the_patience(patience):
 
 
 def test_one_cycle_that_trails_the_leader_is_given_up_even_so():
-    errors = train(decoder(), observed(), epochs=9, schedule="one-cycle", leader=[0.0] * 9, grace=2)
+    errors = train(
+        decoder(), observed(), epochs=9, schedule="one-cycle", incumbent=[0.0] * 9, grace=2
+    )
     assert len(errors) == 3
 
 
@@ -501,13 +513,13 @@ def test_an_unknown_schedule_is_refused_with_the_known_ones():
 
 @pytest.mark.parametrize("grace", [1, 3, 7])
 def test_a_decoder_may_trail_the_leader_for_as_long_as_grace_lasts(long_run, grace):
-    leader = [error / 1.06 for error in long_run]
+    incumbent = [error / 1.06 for error in long_run]
     errors = train(
         decoder(),
         observed(noise=0.8),
         epochs=40,
         learning_rate=0.02,
-        leader=[min(leader)] * 40,
+        incumbent=[min(incumbent)] * 40,
         grace=grace,
     )
     assert errors == long_run[: grace + 1]

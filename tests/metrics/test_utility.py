@@ -1,4 +1,4 @@
-"""Distortion and flips against plain NumPy."""
+"""Distortion and label_changes against plain NumPy."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.errors import InvalidTensorError
-from oneway.metrics import distortion, flips
+from oneway.metrics import distortion, label_changes
 
 SEEDS = st.integers(0, 10**6)
 SHAPES = st.tuples(st.integers(1, 40), st.integers(2, 7))
@@ -79,15 +79,15 @@ def test_flips_are_rows_whose_clean_arg_max_does_not_lead_alone(rows):
         label = clean.index(max(clean))
         rivals = [entry for place, entry in enumerate(shown) if place != label]
         expected += max(rivals) >= shown[label]
-    assert flips(clean_logits, released) == expected
+    assert label_changes(clean_logits, released) == expected
 
 
 def test_a_tie_is_a_flip_whichever_index_it_has():
     clean_logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
     released = torch.tensor([[0.4, 0.4, 0.2], [0.4, 0.2, 0.4], [0.4, 0.3, 0.3]])
-    assert flips(clean_logits, released) == 2
+    assert label_changes(clean_logits, released) == 2
 
 
 def test_flips_refuses_shapes_that_would_broadcast():
     with pytest.raises(InvalidTensorError, match=r"^released .*\(4, 3\), but got \(1, 3\)"):
-        flips(torch.zeros(4, 3), torch.full((1, 3), 1 / 3))
+        label_changes(torch.zeros(4, 3), torch.full((1, 3), 1 / 3))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from oneway.benchmark import Store
-from oneway.data.source import silent
+from oneway.data.source import no_progress
+from oneway.evaluation import Store
 from oneway.playground import Study, Workshop, kept_digits
 from playground.tiny import served, tiny_spec
 
@@ -31,7 +31,7 @@ def one_thread_for_all():
 
 @pytest.fixture(scope="session")
 def study(digits, folder):
-    return Study(tiny_spec(), digits, Store(folder), silent)
+    return Study(tiny_spec(), digits, Store(folder), no_progress)
 
 
 @pytest.fixture(scope="session")

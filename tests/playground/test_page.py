@@ -159,7 +159,7 @@ def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, s
     rows = page.locator("#numbers tr").all_inner_texts()
     assert len(rows) == len(finding.errors)
     told = page.locator("#numbers-note").inner_text()
-    assert f"{study.floor_errors['label']:.4f}"[1:] in told
+    assert f"{study.baseline_errors['label']:.4f}"[1:] in told
     # Another setting: at once an attacker who does not know which, and the page says so.
     page.locator("#step_size").fill("7")
     page.wait_for_selector(SHOWN)

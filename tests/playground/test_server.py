@@ -10,10 +10,10 @@ import httpx
 import pytest
 import torch
 
-from oneway.confidences import release
 from oneway.errors import MissingDataError
 from oneway.playground import Workshop
 from oneway.playground.settings import SLIDERS, default_setting
+from oneway.releases import release
 from playground.tiny import served
 
 NONE = {"defense": "none", "options": {}}
@@ -45,7 +45,7 @@ def test_the_state_says_all_that_can_be_asked(client, study):
     assert told["ready"]
     assert [sample["label"] for sample in told["samples"]] == study.sample_labels.tolist()
     assert told["sliders"]["adversarial-noise"]["budget"][-1] is None
-    assert told["floors"] == study.floor_errors
+    assert told["baselines"] == study.baseline_errors
     assert told["queries"] == 150
     image = base64.b64decode(told["samples"][3]["image"])
     wanted = (study.samples[3].flatten() * 255).round().to(torch.uint8)

@@ -5,14 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from oneway.benchmark import Experiment, ReleaseSpec, Store
-from oneway.benchmark.defenders import trained_target
-from oneway.confidences import release
-from oneway.data.source import silent
-from oneway.guards import build_defense
+from oneway.benchmark import Experiment
+from oneway.benchmark.runner import trained_target
+from oneway.data.source import no_progress
+from oneway.defenses import build_defense
+from oneway.evaluation import ReleaseSpec, Store
 from oneway.metrics import inversion_errors
 from oneway.playground.settings import SLIDERS, Setting, all_settings, default_setting
 from oneway.playground.study import Study, count_stages, reconstruct
+from oneway.releases import release
 from oneway.targets import DefendedTarget
 from playground.tiny import tiny_spec
 
@@ -33,7 +34,7 @@ def experiment(digits, tmp_path_factory):
         ),
     )
     store = Store(tmp_path_factory.mktemp("library"))
-    return Experiment(spec, digits, store, device=torch.device("cpu"), report=silent)
+    return Experiment(spec, digits, store, device=torch.device("cpu"), report=no_progress)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_no_position_of_any_slider_changes_a_label(study):
 @pytest.mark.parametrize("defense", list(SLIDERS))
 def test_a_release_is_that_of_the_registered_defense_to_the_bit(study, experiment, defense):
     store, splits = experiment.store, experiment.splits
-    target = trained_target(experiment.spec, splits, store, silent)
+    target = trained_target(experiment.spec, splits, store, no_progress)
     clean = target(splits.auxiliary_images)
     for setting in all_settings(defense)[::50]:
         row = ReleaseSpec(defense, defense, dict(setting.options))
@@ -71,12 +72,12 @@ def test_an_attacker_of_exactly_one_setting_is_the_librarys_retrained_one(
     study, outcomes, experiment, defense
 ):
     setting, outcome = default_setting(defense), outcomes[defense]
-    early, final = study.examine(setting, silent)
+    early, final = study.examine(setting, no_progress)
     assert early.retrained is None
     assert final.retrained is not None
     for name in ("label-only", "static", "retrained"):
         assert final.errors[name] == outcome.record["errors"][name]
-    assert study.floor_errors == outcome.record["floors"]
+    assert study.baseline_errors == outcome.record["baselines"]
     images = experiment.splits.test_images
     made = reconstruct(final.retrained, study.trace(setting, images).released)
     assert torch.equal(made, outcome.results["retrained"].reconstructions)
@@ -84,18 +85,18 @@ def test_an_attacker_of_exactly_one_setting_is_the_librarys_retrained_one(
 
 def test_the_strongest_of_all_attackers_counts_and_nobody_does_worse_than_the_label(study):
     setting = Setting.of("rounding", {"decimals": 1})
-    early, final = study.examine(setting, silent)
+    early, final = study.examine(setting, no_progress)
     for finding in (early, final):
         verdict = finding.verdict
         assert verdict.adaptive_error == min(finding.errors.values())
-        assert verdict.adaptive_error <= study.floor_errors["label"]
+        assert verdict.adaptive_error <= study.baseline_errors["label"]
         assert finding.errors[verdict.strongest] == verdict.adaptive_error
     assert final.verdict.adaptive_error <= early.verdict.adaptive_error
 
 
 def test_nothing_is_hidden_without_a_defense_and_all_by_the_label_alone(study):
-    *_, none = study.examine(Setting.of("none", {}), silent)
-    *_, label = study.examine(Setting.of("label-only", {}), silent)
+    *_, none = study.examine(Setting.of("none", {}), no_progress)
+    *_, label = study.examine(Setting.of("label-only", {}), no_progress)
     assert none.verdict.closed_gap == 0
     assert label.verdict.closed_gap == pytest.approx(1, abs=1e-9)
 
@@ -116,7 +117,7 @@ def test_a_second_start_trains_nothing_and_releases_nothing_again(digits, folder
     assert len(set(stages)) == count_stages(tiny_spec())
     # Each is done when it is reported for the first time; codebooks are counted as they are read.
     assert all(share == 1 for stage, share in reports if stage != "fit codebooks")
-    assert again.floor_errors == study.floor_errors
+    assert again.baseline_errors == study.baseline_errors
     assert torch.equal(again.samples, study.samples)
 
 
@@ -130,5 +131,5 @@ def test_a_library_built_noise_of_the_same_surrogate_is_the_same(study):
 
 def test_who_saw_the_scores_before_the_defense_is_the_static_attacker(study):
     clean = study.target(study.samples)
-    made = reconstruct(study.static.candidate, clean)
-    assert inversion_errors(study.samples, made).mean() < study.floor_errors["prior"]
+    made = reconstruct(study.static.reconstructor, clean)
+    assert inversion_errors(study.samples, made).mean() < study.baseline_errors["prior"]

@@ -25,7 +25,7 @@ def tiny_spec():
         ),
         surrogate=dataclasses.replace(spec.surrogate, width=4, training=training),
         attackers=dataclasses.replace(
-            spec.attackers, widths=(8,), front_ends=("standardized",), training=training
+            spec.attackers, widths=(8,), input_transforms=("standardized",), training=training
         ),
     )
 

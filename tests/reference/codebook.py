@@ -223,7 +223,8 @@ def chernoff_lower(mean: float, count: int, risk: float) -> float:
 
 
 def floor_of(halves: list[float], count: int, level: float) -> float:
-    """Return the distribution-free floor from the halves of the pairs' mean squared differences.
+    """Return the distribution-free lower bound from the halves of the pairs' mean squared
+    differences.
 
     Maurer & Pontil (COLT 2009), Theorem 11, for twice the halves, which lie in [0, 1]; then
     Hoeffding (1963), Theorem 1, for four times the variances of the cells of all rows.

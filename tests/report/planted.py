@@ -40,7 +40,7 @@ def record_of(
     errors=None,
     **changed,
 ):
-    """Return one record; clean floor 0.02, label floor 0.06, mean image 0.08."""
+    """Return one record; clean baseline 0.02, label floor 0.06, mean image 0.08."""
     found = {"label-only": 0.06, "static": static, "retrained": retrained} | (errors or {})
     row = row_of(name)
     record = {
@@ -53,7 +53,7 @@ def record_of(
         "auxiliary": 3000,
         "queries": 1000,
         "accuracy": 0.9812,
-        "flips": 0,
+        "label_changes": 0,
         "logit_distortion": 1.2345,
         "l1_mean": 0.3456,
         "l1_p99": 0.9,
@@ -62,8 +62,8 @@ def record_of(
         "adaptive_error": min(found.values()),
         "strongest": min(found, key=found.get),
         "closed_gap": gap,
-        "closed_gap_tail": -0.126,
-        "floors": {"clean": 0.02, "label": 0.06, "prior": 0.08},
+        "closed_gap_least_confident": -0.126,
+        "baselines": {"clean": 0.02, "label": 0.06, "prior": 0.08},
         "milliseconds_single_query": 4.56,
         "milliseconds_per_query_batched": 0.789,
         "training_seconds": 123.0,

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from oneway.audit import FLAGS
+from oneway.evaluation import FLAGS
 from oneway.report import (
     attackers_table,
     distortion_line,
@@ -46,16 +46,16 @@ def record_of(**changes):
     """A record of an audit that went well; part of it changed."""
     record = {
         "defense": "adversarial-noise",
-        "floors": {"clean": 0.01, "label": 0.03, "prior": 0.09},
+        "baselines": {"clean": 0.01, "label": 0.03, "prior": 0.09},
         "adaptive_error": 0.016,
         "strongest": ["retrained", "optimising", "retrained"],
         "errors": {"label-only": 0.03, "static": 0.05, "retrained": 0.016, "optimising": 0.017},
         "closed_gap": 0.3,
         "closed_gap_interval": {"low": 0.25, "estimate": 0.3, "high": 0.354},
-        "closed_gap_tail": 0.12,
-        "closed_gap_tail_interval": {"low": -0.2, "estimate": 0.12, "high": 0.45},
-        "tail_queries": 25,
-        "flips": 0,
+        "closed_gap_least_confident": 0.12,
+        "closed_gap_least_confident_interval": {"low": -0.2, "estimate": 0.12, "high": 0.45},
+        "least_confident_queries": 25,
+        "label_changes": 0,
         "void": False,
         "controls": {
             "identity": one_control("broken", True),
@@ -130,7 +130,7 @@ def test_the_headline_says_what_the_gap_means(gap, told):
 
 
 def test_what_is_not_known_is_left_out_of_the_headline():
-    assert headline(closed_gap_tail=None, closed_gap_interval=None) == (
+    assert headline(closed_gap_least_confident=None, closed_gap_interval=None) == (
         "The release closes G = 0.30 of the gap: most of what clean scores tell still leaks."
     )
 
@@ -143,20 +143,24 @@ def test_an_interval_without_end_is_no_verdict():
 
 
 def test_next_to_nothing_leaks_only_if_that_is_true_of_the_tail():
-    line = headline(closed_gap=0.95, closed_gap_tail=0.9)
+    line = headline(closed_gap=0.95, closed_gap_least_confident=0.9)
     assert line.endswith("next to nothing leaks beyond the label, to these attackers.")
 
 
 @pytest.mark.parametrize(("high", "said"), [(0.89, "does"), (0.9, "may"), ("inf", "may")])
 def test_more_leaks_of_the_tail_for_sure_only_if_its_interval_says_so(high, said):
     interval = {"low": 0.1, "estimate": 0.5, "high": high}
-    line = headline(closed_gap=0.95, closed_gap_tail=0.5, closed_gap_tail_interval=interval)
+    line = headline(
+        closed_gap=0.95,
+        closed_gap_least_confident=0.5,
+        closed_gap_least_confident_interval=interval,
+    )
     assert line.endswith(f"but of the least confident queries more {said}.")
 
 
 def test_a_tail_of_too_few_queries_is_no_number():
     endless = {"low": "-inf", "estimate": 0.12, "high": "inf"}
-    line = headline(closed_gap_tail_interval=endless, tail_queries=5)
+    line = headline(closed_gap_least_confident_interval=endless, least_confident_queries=5)
     assert "; the least confident 5 % of queries (5) do not tell it for themselves" in line
     assert "0.12" not in line
 
@@ -233,7 +237,7 @@ def test_one_seed_that_was_not_trained_out_is_said_so():
 
 def test_floors_and_the_strongest_attackers_are_named_once_each():
     assert verdict(record_of())[1] == (
-        "Floors (mean squared error): best attack on clean scores 0.0100, given the label alone "
+        "Baselines (mean squared error): best attack on clean scores 0.0100, given the label alone "
         "0.0300, mean of all 0.0900. Strongest attack on the release: 0.0160 "
         "(optimising, retrained)."
     )
@@ -328,6 +332,6 @@ def test_utility_without_true_labels_shows_gaps_and_not_zeros():
 def test_distortion_of_a_release_with_zeros_is_infinite():
     assert "logits 1.500; 0 labels changed" in distortion_line(record_of())
     utility = record_of()["utility"] | {"logit_distortion": None}
-    line = distortion_line(record_of(utility=utility, flips=3))
+    line = distortion_line(record_of(utility=utility, label_changes=3))
     assert "logits infinite (zeros); 3 labels changed" in line
     assert "(p99 0.7000, most 1.9000)" in line

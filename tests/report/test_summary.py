@@ -5,13 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from oneway.benchmark import (
-    Estimate,
-    bundled_spec,
-    estimate,
-    published,
-    summarise,
-)
+from oneway.benchmark import Estimate, bundled_spec, estimate, published, summarise
 from oneway.report import SUMMARY_WIDTH, published_table, summary_remarks, summary_table
 from oneway.report.summary import COLUMNS, COSTS, published_rows, spread
 from report.planted import record_of
@@ -87,7 +81,12 @@ def test_the_terminal_cuts_no_number_at_the_width_that_it_asks_for(experiment):
     errors = {"averaging": 0.05}
     records = [
         record_of(
-            name, seed, names=names, errors=errors, logit_distortion=4.0 + 8 * seed, flips=seed
+            name,
+            seed,
+            names=names,
+            errors=errors,
+            logit_distortion=4.0 + 8 * seed,
+            label_changes=seed,
         )
         for name in names
         for seed in range(3)

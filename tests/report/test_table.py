@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from oneway.benchmark import ATTACKS
+from oneway.attacks import ATTACKS
 from oneway.report import attack_table, release_table, remarks
 
 
@@ -13,13 +13,13 @@ def record_of(name="none", **changed):
     record = {
         "release": name,
         "accuracy": 0.8125,
-        "flips": 3,
+        "label_changes": 3,
         "logit_distortion": 1.2344,
         "l1_mean": 0.56781,
         "errors": {"label-only": 0.0911, "static": 0.0822, "retrained": 0.0733},
-        "floors": {"clean": 0.0111, "label": 0.0922, "prior": 0.1033},
+        "baselines": {"clean": 0.0111, "label": 0.0922, "prior": 0.1033},
         "closed_gap": 0.374,
-        "closed_gap_tail": -0.126,
+        "closed_gap_least_confident": -0.126,
         "milliseconds_single_query": 4.56,
         "flags": (),
         "auxiliary": 2250,
@@ -72,11 +72,11 @@ def test_both_tables_have_one_row_per_record_in_order(count):
     assert [column.header for column in table.columns] == header
 
 
-@pytest.mark.parametrize("key", ["closed_gap", "closed_gap_tail"])
+@pytest.mark.parametrize("key", ["closed_gap", "closed_gap_least_confident"])
 def test_a_missing_gap_is_a_dash_and_nothing_else_is(key):
     record = record_of(**{key: None})
     [row] = markdown_rows(markdown_of([record]))[2:]
-    place = {"closed_gap": 7, "closed_gap_tail": 8}[key]
+    place = {"closed_gap": 7, "closed_gap_least_confident": 8}[key]
     assert [column for column, cell in enumerate(row) if cell == "-"] == [place]
     assert terminal_rows(release_table([record], "title")) == [row]
 
@@ -102,7 +102,7 @@ def test_the_attack_table_has_one_row_per_attacker_with_what_it_knows():
     assert [row[0] for row in rows] == ["label-only", "static", "mine"]
     assert [row[-1] for row in rows] == ["0.0911", "0.0822", "0.5000"]
     assert rows[-1][1] == ""
-    assert "the floor" in rows[0][1]
+    assert "the baseline" in rows[0][1]
 
 
 def test_it_is_said_of_every_registered_attacker_what_it_knows():

@@ -16,7 +16,7 @@ from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
 from guarded_servers import PATH, SHAPE, linear_model, rounding, serving
-from oneway.confidences import release
+from oneway.releases import release
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.targets import TorchTarget, open_target
 

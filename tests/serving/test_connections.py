@@ -20,8 +20,8 @@ from guarded_servers import (
     served_model,
     serving,
 )
+from oneway.defenses import ServableDefense
 from oneway.defenses.identity import Identity
-from oneway.guards import OpenedGuard
 from oneway.targets import TorchTarget
 
 QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
@@ -168,7 +168,7 @@ def test_an_answer_that_is_not_taken_is_given_up():
             return images.flatten(1).repeat(1, 2000)
 
     # No guard, and no text of numbers: both would take longer than the answer may.
-    guard = OpenedGuard("none", "1", Identity())
+    guard = ServableDefense("none", "1", Identity())
     with serving(guard, target=TorchTarget(Many()), timeout_seconds=2) as server:
         host, port = server.url.removeprefix("http://").split(":")
         queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))

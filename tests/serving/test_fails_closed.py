@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from guarded_servers import SHAPE, digits_in, linear_model, running, served_model, serving, settings
-from oneway.confidences import release
+from oneway.defenses import ServableDefense
 from oneway.defenses.rounding import Rounding
 from oneway.errors import OnewayError
-from oneway.guards import OpenedGuard
+from oneway.releases import release
 from oneway.serving import serving_app
 from oneway.targets import TorchTarget
 
@@ -82,7 +82,7 @@ def faulty():
 
 @pytest.fixture(scope="module")
 def server(faulty):
-    with serving(OpenedGuard("faulty", "1", faulty)) as running:
+    with serving(ServableDefense("faulty", "1", faulty)) as running:
         yield running
 
 
@@ -111,7 +111,7 @@ def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard():
     """Else the search above would pass on anything."""
     from oneway.defenses.identity import Identity
 
-    with serving(OpenedGuard("none", "1", Identity())) as server:
+    with serving(ServableDefense("none", "1", Identity())) as server:
         answer = server.infer(QUERIES)
         said = server.everything(answer)
     assert len(digits_in(said, QUERIES)) >= 9
@@ -171,7 +171,7 @@ def test_one_query_that_breaks_the_guard_takes_nobody_else_down():
         if any(torch.allclose(row, clean[1]) for row in logits):
             raise ValueError("poison")
 
-    with serving(OpenedGuard("gate", "1", gate)) as server, ThreadPoolExecutor(4) as pool:
+    with serving(ServableDefense("gate", "1", gate)) as server, ThreadPoolExecutor(4) as pool:
         gate.fault = hold
         first = pool.submit(server.infer, QUERIES[:1])
         assert entered.wait(20)

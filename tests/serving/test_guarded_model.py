@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from guarded_servers import SHAPE, linear_model, rounding, served_model, serving
-from oneway.confidences import release
+from oneway.defenses import ServableDefense, open_guard
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
-from oneway.guards import OpenedGuard, open_guard
 from oneway.inversion import Inverter
+from oneway.releases import release
 from oneway.serving import GuardedModel
 from oneway.serving.guarded_model import check_released
 from oneway.serving.refusals import RefusedError
@@ -42,7 +42,9 @@ def noise():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         inverter = Inverter(10, SHAPE, hidden_layers=1)
-    return OpenedGuard("adversarial-noise", "1", AdversarialNoise(inverter, step_size=0.1, steps=3))
+    return ServableDefense(
+        "adversarial-noise", "1", AdversarialNoise(inverter, step_size=0.1, steps=3)
+    )
 
 
 def random_guard():
@@ -174,7 +176,7 @@ class Wrapped:
 )
 def test_a_guard_that_does_not_work_does_not_start(change, said):
     with pytest.raises(DefenseFailedError, match=said):
-        served_model(OpenedGuard("wrapped", "1", Wrapped(change)))
+        served_model(ServableDefense("wrapped", "1", Wrapped(change)))
 
 
 def test_a_guard_that_works_on_saturated_scores_alone_is_a_guard():

@@ -8,7 +8,7 @@ import torch
 
 from endpoints import served_logits
 from guarded_servers import PATH, SHAPE, request_of, rounding, serving
-from oneway.confidences import release
+from oneway.releases import release
 
 
 @pytest.fixture(scope="module")
@@ -166,8 +166,8 @@ def test_other_paths_and_methods_are_errors_of_the_protocol(server, method, path
 
 def test_the_label_is_on_top_after_json_even_where_float32_ties():
     """Logits so close that a float32 softmax ties them, in every class's place."""
+    from oneway.defenses import ServableDefense
     from oneway.defenses.identity import Identity
-    from oneway.guards import OpenedGuard
     from rows import leads
 
     class Close:
@@ -182,7 +182,7 @@ def test_the_label_is_on_top_after_json_even_where_float32_ties():
     labels = torch.arange(12) % 3
     queries = labels.float()[:, None].expand(-1, 16).reshape(12, *SHAPE)
     assert math.exp(1e-12) / 3 != 1 / 3
-    with serving(OpenedGuard("none", "0", Identity()), target=Close()) as server:
+    with serving(ServableDefense("none", "0", Identity()), target=Close()) as server:
         answer = server.infer(queries).json()["outputs"][0]["data"]
     for dtype in (torch.float32, torch.float64):
         assert leads(torch.tensor(answer, dtype=dtype).reshape(12, 3), labels)

@@ -34,10 +34,10 @@ from guarded_servers import (
     running,
     settings,
 )
-from oneway.confidences import logits_from_confidences, release
+from oneway.defenses import ServableDefense, open_guard
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, OnewayError, TargetFailedError, UnknownNameError
-from oneway.guards import OpenedGuard, open_guard
+from oneway.releases import logits_from_confidences, release
 from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
 from rows import leads
 
@@ -60,7 +60,11 @@ def beside(*outputs):
 
 @contextmanager
 def proxied(
-    upstream: Any, *, guard: OpenedGuard | None = None, outputs: Any = "confidences", **options: Any
+    upstream: Any,
+    *,
+    guard: ServableDefense | None = None,
+    outputs: Any = "confidences",
+    **options: Any,
 ) -> Iterator[tuple[Running, Endpoint]]:
     """Run a proxy before a server that answers like ``upstream``."""
     how = settings(**options.pop("how", {}))
@@ -269,7 +273,10 @@ def test_a_guard_that_fails_lets_nothing_through():
             return Rounding(decimals=1)(logits)
 
     faulty = Faulty()
-    with proxied(OpenInferenceServer(), guard=OpenedGuard("faulty", "1", faulty)) as (server, _):
+    with proxied(OpenInferenceServer(), guard=ServableDefense("faulty", "1", faulty)) as (
+        server,
+        _,
+    ):
         faulty.fault = True
         answer = server.infer(QUERIES)
         assert answer.status_code == 503
@@ -372,7 +379,10 @@ def test_a_guard_that_needs_the_queries_gets_those_of_the_request():
             seen.append(images)
             return rounding(1).defense(logits)
 
-    with proxied(OpenInferenceServer(), guard=OpenedGuard("asking", "1", Asking())) as (server, _):
+    with proxied(OpenInferenceServer(), guard=ServableDefense("asking", "1", Asking())) as (
+        server,
+        _,
+    ):
         server.release(QUERIES)
         assert torch.equal(seen[-1], QUERIES)
         asked = request_of(QUERIES)
@@ -421,13 +431,16 @@ def test_it_does_not_start_with_a_guard_that_does_not_work():
         def __call__(self, logits, images=None):  # noqa: ARG002
             return logits
 
-    broken = OpenedGuard("broken", "1", Broken())
+    broken = ServableDefense("broken", "1", Broken())
     with (
         pytest.raises(OnewayError, match="changes nothing"),
         proxied(OpenInferenceServer(), guard=broken),
     ):
         pass
-    with proxied(OpenInferenceServer(), guard=OpenedGuard("none", "1", Identity())) as (server, _):
+    with proxied(OpenInferenceServer(), guard=ServableDefense("none", "1", Identity())) as (
+        server,
+        _,
+    ):
         assert server.infer(QUERIES).status_code == 200
 
 

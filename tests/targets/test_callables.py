@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoints import served_confidences, served_logits
-from oneway.confidences import release
 from oneway.contracts import ScoredTarget, Target
 from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
+from oneway.releases import release
 from oneway.targets import CallableTarget, ScoredCallableTarget
 from oneway.targets.answers import to_float32
 from rows import same_bits, score_rows

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from oneway.checks import FLOATING
-from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import RepeatableDefense, Target
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
+from oneway.releases import logits_from_confidences, release
 from oneway.targets import DefendedTarget, RecordedTarget, TargetNetwork, TorchTarget
 from rows import leads, random_rows, same_bits
 from surrogates import random_images, small_inverter
@@ -130,7 +130,7 @@ def gradient_of(logits: Tensor, images: Tensor) -> Tensor:
 
 def test_what_is_followed_without_a_defense_is_the_target_with_its_own_gradient():
     plain, images = target(), random_images(1, 6).requires_grad_()
-    followed = DefendedTarget(plain, Identity()).follow(images)
+    followed = DefendedTarget(plain, Identity()).differentiable_logits(images)
     assert same_bits(followed.detach(), plain.logits(images))
     expected = gradient_of(plain.differentiable_logits(images), images)
     assert expected.abs().sum() > 0
@@ -140,11 +140,13 @@ def test_what_is_followed_without_a_defense_is_the_target_with_its_own_gradient(
 @pytest.mark.parametrize(
     "change",
     [lambda logits: (1e6 * logits).round(), lambda logits: logits / 1000, torch.sign, torch.neg],
-    ids=["rounds", "shrinks", "sign", "flips"],
+    ids=["rounds", "shrinks", "sign", "label_changes"],
 )
 def test_a_defense_is_followed_to_its_own_values_with_the_target_s_gradient(change):
     plain, images = target(), random_images(1, 6).requires_grad_()
-    followed = DefendedTarget(plain, Scripted(change, keeps_label=False)).follow(images)
+    followed = DefendedTarget(plain, Scripted(change, keeps_label=False)).differentiable_logits(
+        images
+    )
     # To the last digit, where a message may be.
     assert torch.equal(followed, change(plain.logits(images)))
     expected = gradient_of(plain.differentiable_logits(images), images)
@@ -165,7 +167,7 @@ def test_a_defense_that_is_followed_gets_the_images_it_needs_and_nothing_to_diff
         Scripted(change, requires_input=requires_input),
         random_images(1, 6).requires_grad_(),
     )
-    DefendedTarget(target(), scripted).follow(images)
+    DefendedTarget(target(), scripted).differentiable_logits(images)
     assert not seen[0].requires_grad
     assert (scripted.images[0] is not None) == requires_input
     if requires_input:
@@ -176,7 +178,7 @@ def test_a_defense_that_is_followed_gets_the_images_it_needs_and_nothing_to_diff
 def test_a_defense_of_gradients_is_followed_past_them():
     images = random_images(1, 6).requires_grad_()
     plain, noise = target(), AdversarialNoise(small_inverter(2), step_size=0.4)
-    followed = DefendedTarget(plain, noise).follow(images)
+    followed = DefendedTarget(plain, noise).differentiable_logits(images)
     assert torch.equal(followed, noise(plain.logits(images), images.detach()))
     expected = gradient_of(plain.differentiable_logits(images), images)
     torch.testing.assert_close(gradient_of(followed, images), expected)
@@ -188,7 +190,7 @@ def test_a_target_without_gradients_cannot_be_followed_and_the_remedy_is_said():
     with pytest.raises(
         InvalidOptionError, match=r"type RecordedTarget has no gradients.*as a PyTorch module"
     ):
-        DefendedTarget(recorded, Identity()).follow(images)
+        DefendedTarget(recorded, Identity()).differentiable_logits(images)
 
 
 def test_queries_are_answered_in_batches_and_in_order():

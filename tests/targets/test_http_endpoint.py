@@ -14,7 +14,6 @@ from endpoints import (
     served_confidences,
     served_logits,
 )
-from oneway.confidences import release
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     InvalidOptionError,
@@ -23,6 +22,7 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
+from oneway.releases import release
 from oneway.targets import open_target
 from rows import same_bits
 from surrogates import random_images

@@ -9,7 +9,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from oneway.confidences import release
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     CorruptDataError,
@@ -19,6 +18,7 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
+from oneway.releases import release
 from oneway.targets import open_target
 from rows import same_bits
 from surrogates import random_images

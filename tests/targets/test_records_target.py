@@ -97,7 +97,7 @@ def test_a_decoder_recovers_more_of_patients_than_their_label_tells(tmp_path):
     assert (asked.argmax(-1) == test.labels).float().mean() > 0.9
 
     torch.manual_seed(0)
-    inverter = RecordInverter(2, auxiliary.encoding.length, width=2, front_end="standardized")
+    inverter = RecordInverter(2, auxiliary.encoding.length, width=2, input_transform="standardized")
     train_inverter(
         inverter,
         seen,

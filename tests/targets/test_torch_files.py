@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from oneway.confidences import release
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     CorruptDataError,
@@ -16,6 +15,7 @@ from oneway.errors import (
     InvalidTensorError,
     TargetFailedError,
 )
+from oneway.releases import release
 from oneway.targets import TorchTarget, open_target
 from rows import same_bits
 from surrogates import random_images

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneway.confidences import release
 from oneway.contracts import ScoredTarget
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.releases import release
 from oneway.targets import TargetNetwork, TorchTarget
 from rows import same_bits
 from surrogates import random_images

@@ -9,7 +9,7 @@ from oneway.adapters.function import GuardedFunction
 from oneway.adapters.guard import Guard
 from oneway.adapters.onnx_session import GuardedSession
 from oneway.adapters.torch_module import GuardedModule
-from oneway.guards import KeyedRandomness, SecretKey
+from oneway.defenses import KeyedRandomness, SecretKey
 
 __all__ = [
     "Guard",

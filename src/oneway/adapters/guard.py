@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import FLOATING, check_count, check_images, check_logits, name_of
-from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Defense
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
+from oneway.releases import logits_from_confidences, release
 from oneway.targets.defended import checked_release
 from oneway.targets.failure import where_raised
 
@@ -53,7 +53,7 @@ class Guard:
         if not isinstance(defense, Defense):
             raise InvalidOptionError(
                 f"defense must be a defense, but got {type(defense).__name__}. Build one with "
-                "oneway.guards.build_defense, say."
+                "oneway.defenses.build_defense, say."
             )
         if not defense.keeps_label:
             raise InvalidOptionError(
@@ -64,7 +64,7 @@ class Guard:
             raise InvalidOptionError(
                 f"{type(defense).__name__} draws anew for each answer, so that a client who asks "
                 "again averages it away, and workers disagree. Wrap it in "
-                "oneway.guards.KeyedRandomness."
+                "oneway.defenses.KeyedRandomness."
             )
         if outputs not in ("logits", "confidences"):
             raise InvalidOptionError(

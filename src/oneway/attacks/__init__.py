@@ -5,10 +5,12 @@ from oneway.attacks.averaging import averaging
 from oneway.attacks.class_representative import class_representative
 from oneway.attacks.label_only import label_only
 from oneway.attacks.optimising import optimising
+from oneway.attacks.registry import ATTACKS
 from oneway.attacks.retrained import retrained
 from oneway.attacks.static import static
 
 __all__ = [
+    "ATTACKS",
     "adversarial_training",
     "averaging",
     "class_representative",

@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from oneway.confidences import logits_from_confidences, release
-from oneway.contracts import Candidate, Defense, Observations, TrainDecoder
+from oneway.contracts import AttackerKnowledge, Defense, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
+from oneway.releases import logits_from_confidences, release
 
 
 def adversarial_training(
-    observations: Observations, train: TrainDecoder
-) -> Mapping[str, Candidate]:
+    knowledge: AttackerKnowledge, train: TrainDecoder
+) -> Mapping[str, Reconstructor]:
     """Train a decoder on clean scores that the attacker's own copies of the defense changed.
 
     Each image goes through one of the copies, which differ in step size, so that the decoder
-    learns to read all of them. There is no candidate without copies.
+    learns to read all of them. There is no reconstructor without copies.
 
     Raises:
         InvalidOptionError: The attacker never saw clean confidences to put noise on.
@@ -24,17 +24,17 @@ def adversarial_training(
         Wen, Yiu & Hui, section V-D, after Madry et al., ICLR 2018. The attacker trains a
         surrogate of its own: it does not know the defender's weights.
     """
-    copies = observations.own_copies
+    copies = knowledge.simulated_defenses
     if not copies:
         return {}
-    if observations.clean is None:
+    if knowledge.clean is None:
         raise InvalidOptionError(
             "the adversarial-training attacker puts noise of its own on clean confidences of the "
             "auxiliary images, and there are none. Pass them, or leave this attacker out."
         )
-    noisy = put_through(copies, observations.clean, observations.images, every=len(copies))
-    decoder = train(noisy, observations.images, observations.held_out)
-    return {"decoder": Candidate(lambda released: decoder(released[0]))}
+    noisy = put_through(copies, knowledge.clean, knowledge.images, every=len(copies))
+    decoder = train(noisy, knowledge.images, knowledge.held_out)
+    return {"decoder": Reconstructor(lambda released: decoder(released[0]))}
 
 
 def put_through(

@@ -6,26 +6,26 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from oneway.contracts import Candidate, Observations, Query, TrainDecoder
+from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 ROWS = 512
 """Queries that are repeated at once, so that K numbers times R fit in memory."""
 
 
-def averaging(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+def averaging(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
     """Train on the mean of R answers to each query, for several R; ask R times when it counts.
 
-    Logs are averaged, not probabilities: noise on logits then cancels. There is no candidate
+    Logs are averaged, not probabilities: noise on logits then cancels. There is no reconstructor
     where the API answers the same query the same way, or cannot be asked.
     """
-    if not observations.random or observations.query is None:
+    if not knowledge.random or knowledge.query is None:
         return {}
-    candidates = {}
-    for repeats in observations.repeats:
-        answers = _asked(observations.query, observations.images, repeats)
-        decoder = train(answers, observations.images, observations.held_out)
-        candidates[f"R = {repeats}"] = Candidate(partial(_reconstruct, decoder), repeats)
-    return candidates
+    reconstructors = {}
+    for repeats in knowledge.repeats:
+        answers = _asked(knowledge.query, knowledge.images, repeats)
+        decoder = train(answers, knowledge.images, knowledge.held_out)
+        reconstructors[f"R = {repeats}"] = Reconstructor(partial(_reconstruct, decoder), repeats)
+    return reconstructors
 
 
 def _reconstruct(decoder: nn.Module, released: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from oneway.contracts import Candidate, Observations, Query, TrainDecoder
+from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 SEED = 2015
 """Of the perturbations: an attack is given no source of randomness."""
@@ -34,14 +34,14 @@ GRID = 8
 
 
 def class_representative(
-    observations: Observations,
+    knowledge: AttackerKnowledge,
     train: TrainDecoder,  # noqa: ARG001  part of the contract
-) -> Mapping[str, Candidate]:
+) -> Mapping[str, Reconstructor]:
     """Search for one image per class that scores highest; answer with that of the label.
 
     What it finds stands for a class, not for the query: its error per query says nothing of how
     much of a query leaks, and is no reason to call a release safe. It is compared with because
-    "model inversion" often means this attack. There is no candidate where the API cannot be
+    "model inversion" often means this attack. There is no reconstructor where the API cannot be
     asked. Ten classes cost at most 29,410 queries. The perturbations are drawn from a generator
     seeded with ``SEED``, so that the same answers give the same images.
 
@@ -51,15 +51,15 @@ def class_representative(
         and without their denoising. Theirs follows the gradient of a known network; here it is
         estimated from scores, and scaled, since a confidence near 0 has next to none.
     """
-    if observations.query is None:
+    if knowledge.query is None:
         return {}
     found = find_representatives(
-        observations.query,
-        torch.zeros_like(observations.images[0]),
-        observations.released.shape[-1],
+        knowledge.query,
+        torch.zeros_like(knowledge.images[0]),
+        knowledge.released.shape[-1],
         generator=torch.Generator().manual_seed(SEED),
     )
-    return {"representative": Candidate(lambda released: found[released[0].argmax(-1)])}
+    return {"representative": Reconstructor(lambda released: found[released[0].argmax(-1)])}
 
 
 def find_representatives(

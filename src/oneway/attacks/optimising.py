@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from oneway.contracts import Candidate, Observations, TrainDecoder
-from oneway.inversion.front_ends import StandardizedLog
+from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
+from oneway.inversion.input_transforms import StandardizedLog
 
 STEPS = (5, 20)
 """How long the search goes on, two lengths to choose from."""
@@ -28,13 +28,13 @@ ROWS = 256
 """Queries that are searched for at once."""
 
 
-def optimising(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+def optimising(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
     """Start from a decoder trained on released scores; descend on the image itself.
 
     What is made small is the difference between what was released and what target and defense
     would release for the image, as standardized log confidences, plus a pull towards the
     decoder's reconstruction, without which the search finds adversarial examples. The decoder
-    alone is no candidate: it is the retrained attacker. There is none where the attacker does
+    alone is no reconstructor: it is the retrained attacker. There is none where the attacker does
     not have the model.
 
     Source:
@@ -42,16 +42,16 @@ def optimising(observations: Observations, train: TrainDecoder) -> Mapping[str, 
         Carlini & Wagner, ICML 2018, for gradients past a defense that has none (BPDA), and for
         the mean over draws of a random one (EoT).
     """
-    if observations.follow is None:
+    if knowledge.differentiable_logits is None:
         return {}
-    own = ~observations.held_out
-    features = StandardizedLog(observations.released.shape[-1]).to(observations.released.device)
-    features.fit(observations.released[own])
-    decoder = train(observations.released, observations.images, observations.held_out)
-    draws = DRAWS if observations.random else 1
+    own = ~knowledge.held_out
+    features = StandardizedLog(knowledge.released.shape[-1]).to(knowledge.released.device)
+    features.fit(knowledge.released[own])
+    decoder = train(knowledge.released, knowledge.images, knowledge.held_out)
+    draws = DRAWS if knowledge.random else 1
     return {
-        f"{steps} steps, pull {pull}": Candidate(
-            partial(_search, observations.follow, decoder, features, steps, pull, draws)
+        f"{steps} steps, pull {pull}": Reconstructor(
+            partial(_search, knowledge.differentiable_logits, decoder, features, steps, pull, draws)
         )
         for steps in STEPS
         for pull in PULLS
@@ -60,7 +60,7 @@ def optimising(observations: Observations, train: TrainDecoder) -> Mapping[str, 
 
 @torch.no_grad()
 def _search(
-    follow: Callable[[Tensor], Tensor],
+    differentiable_logits: Callable[[Tensor], Tensor],
     decoder: nn.Module,
     features: StandardizedLog,
     steps: int,
@@ -69,14 +69,14 @@ def _search(
     released: Tensor,
 ) -> Tensor:
     parts = [
-        _descend(follow, decoder(some), features, features(some), steps, pull, draws)
+        _descend(differentiable_logits, decoder(some), features, features(some), steps, pull, draws)
         for some in released[0].split(ROWS)
     ]
     return torch.cat(parts)
 
 
 def _descend(
-    follow: Callable[[Tensor], Tensor],
+    differentiable_logits: Callable[[Tensor], Tensor],
     start: Tensor,
     features: StandardizedLog,
     wanted: Tensor,
@@ -90,7 +90,10 @@ def _descend(
         optimizer = torch.optim.Adam([images], lr=STEP)
         for _ in range(steps):
             told = torch.stack(
-                [features.from_logs(follow(images).log_softmax(-1)) for _ in range(draws)]
+                [
+                    features.from_logs(differentiable_logits(images).log_softmax(-1))
+                    for _ in range(draws)
+                ]
             ).mean(0)
             misfit = (told - wanted).square().mean(-1)
             moved = (images - start).square().flatten(1).mean(-1)

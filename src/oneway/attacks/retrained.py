@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from oneway.contracts import Candidate, Observations, TrainDecoder
+from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 
 
-def retrained(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+def retrained(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
     """Train a decoder on released confidences of the attacker's own images."""
-    decoder = train(observations.released, observations.images, observations.held_out)
-    return {"decoder": Candidate(lambda released: decoder(released[0]))}
+    decoder = train(knowledge.released, knowledge.images, knowledge.held_out)
+    return {"decoder": Reconstructor(lambda released: decoder(released[0]))}

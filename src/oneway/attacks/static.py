@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from oneway.contracts import Candidate, Observations, TrainDecoder
+from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
 
 
-def static(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
+def static(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
     """Train a decoder on clean confidences; it will be fed whatever is released.
 
     Raises:
@@ -15,10 +15,10 @@ def static(observations: Observations, train: TrainDecoder) -> Mapping[str, Cand
     Source:
         Yang, Zhang, Chang & Liang, CCS 2019; Wen, Yiu & Hui, section V-A3.
     """
-    if observations.clean is None:
+    if knowledge.clean is None:
         raise InvalidOptionError(
             "the static attacker is trained on clean confidences of the auxiliary images, "
             "and there are none. Pass them, or leave this attacker out."
         )
-    decoder = train(observations.clean, observations.images, observations.held_out)
-    return {"decoder": Candidate(lambda released: decoder(released[0]))}
+    decoder = train(knowledge.clean, knowledge.images, knowledge.held_out)
+    return {"decoder": Reconstructor(lambda released: decoder(released[0]))}

@@ -1,5 +1,7 @@
-"""Grade attacks, judge releases, and question the judgement itself."""
+"""Audit one model: plan, controls, attacks, measures, and what is suspicious about them."""
 
+from oneway.audit.audit_target import AuditTarget
+from oneway.audit.cluster import AuditJob, audit_on_ray
 from oneway.audit.controls import (
     CONTROLS,
     ControlResult,
@@ -10,44 +12,26 @@ from oneway.audit.controls import (
     planted_errors,
     planted_positions,
 )
-from oneway.audit.flag_kinds import FLAGS, FlagKind
-from oneway.audit.flags import Flag
-from oneway.audit.grading import AttackResult, Floors, run_attack, take_floors
-from oneway.audit.verdict import (
-    CLASS_LEVEL,
-    TAIL_SHARE,
-    Verdict,
-    errors_on,
-    flag_named,
-    gap_or_none,
-    judge,
-    least_confident,
-    standard_error,
-)
+from oneway.audit.model_audit import AuditOutcome, ModelAudit
+from oneway.audit.plan import AuditPlan
+from oneway.audit.settings import AuditSettings
+from oneway.audit.suspicions import SEEDS
 
 __all__ = [
-    "CLASS_LEVEL",
     "CONTROLS",
-    "FLAGS",
-    "TAIL_SHARE",
-    "AttackResult",
+    "SEEDS",
+    "AuditJob",
+    "AuditOutcome",
+    "AuditPlan",
+    "AuditSettings",
+    "AuditTarget",
     "ControlResult",
-    "Flag",
-    "FlagKind",
-    "Floors",
     "MakeControl",
-    "Verdict",
+    "ModelAudit",
+    "audit_on_ray",
     "controls_for",
-    "errors_on",
     "failed_controls",
-    "flag_named",
-    "gap_or_none",
-    "judge",
     "judge_control",
-    "least_confident",
     "planted_errors",
     "planted_positions",
-    "run_attack",
-    "standard_error",
-    "take_floors",
 ]

@@ -6,7 +6,6 @@ from typing import Literal
 
 from torch import Generator, Tensor
 
-from oneway.audit.verdict import gap_or_none, standard_error
 from oneway.contracts import Defense
 from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
 from oneway.defenses.gaussian_noise import GaussianNoise
@@ -14,6 +13,7 @@ from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.temperature import Temperature
 from oneway.defenses.top_k import TopK
+from oneway.evaluation.verdict import gap_or_none, standard_error
 from oneway.inversion import LEADING
 
 BROKEN_BELOW = 0.35
@@ -43,7 +43,7 @@ class Control:
         make: Builds it.
         expected: ``"broken"``: G must be about 0. ``"read"``: the planted pixels must be found.
             ``"holds"``: G must be about 1.
-        front_end: The input transform of the decoder that attacks it.
+        input_transform: The input transform of the decoder that attacks it.
         attack: The attacker; the control is left out of an audit that lacks this one.
         reference: A release without what makes it hard, that must be no easier: G is 0 where its
             error is reached. None: clean scores.
@@ -52,7 +52,7 @@ class Control:
 
     make: MakeControl
     expected: Expected
-    front_end: str = "within-label"
+    input_transform: str = "within-label"
     attack: str = "retrained"
     reference: MakeControl | None = None
     least_classes: int = 2
@@ -64,10 +64,10 @@ CONTROLS: dict[str, Control] = {
     "temperature": Control(lambda *_: Temperature(temperature=2.0), "broken"),
     "class-offsets": Control(lambda *_: ClassOffsets(), "broken"),
     "noisy-tail": Control(
-        # All that this front end looks at; the others read it no better than the label.
+        # All that this input transform looks at; the others read it no better than the label.
         lambda *_: NoisyTail(count=LEADING),
         "broken",
-        front_end="leading",
+        input_transform="leading",
         reference=lambda *_: TopK(count=LEADING),
         # A single further entry is what is left: no noise.
         least_classes=LEADING + 2,

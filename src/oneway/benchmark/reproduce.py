@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 
-from oneway.benchmark.records import cell_key
 from oneway.benchmark.runner import Experiment
-from oneway.benchmark.spec import DataSpec, ExperimentSpec
-from oneway.benchmark.store import Store, read_records, write_pictures, write_records
-from oneway.data import Dataset, Report, load_dataset, read_npz, silent
+from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
+from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
+from oneway.evaluation.store import Store, read_records, write_pictures, write_records
 
 Gallery = Mapping[str, Any]
 
 
 def load_data(
-    spec: DataSpec, data_root: Path | None, report: Report = silent
+    spec: DataSpec, data_root: Path | None, report: ProgressCallback = no_progress
 ) -> tuple[Dataset, Dataset | None]:
     """Load an experiment's data set, and its auxiliary one if that is another.
 
@@ -95,7 +94,7 @@ class Cells:
         device: torch.device,
         only: Collection[str] | None = None,
         drawn: bool = False,
-        report: Report = silent,
+        report: ProgressCallback = no_progress,
     ) -> list[dict[str, Any]]:
         """Run what is missing, writing each record when it is done; return all, in order.
 

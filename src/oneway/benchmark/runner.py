@@ -6,35 +6,30 @@ from statistics import median_high
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from oneway.audit import AttackResult, take_floors
-from oneway.benchmark.attackers import contest_size, prepare_attackers
-from oneway.benchmark.defenders import (
-    Built,
-    Defender,
-    DefenderImages,
-    surrogate_depth,
-    trained_target,
-)
-from oneway.benchmark.records import (
+from oneway.benchmark.spec import ExperimentSpec, cell_key
+from oneway.contracts import AttackerKnowledge, Defense
+from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
+from oneway.defenses import effective_options, needs_network, needs_surrogate, training_options
+from oneway.evaluation import AttackResult, take_baselines
+from oneway.evaluation.attackers import prepare_attackers, selection_size
+from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import (
     Outcome,
-    cell_key,
     distortion_of,
     json_values,
     make_outcome,
     pixels,
     shown_rows,
 )
-from oneway.benchmark.spec import ExperimentSpec, ReleaseSpec, is_copied, sketch_defense
-from oneway.benchmark.store import Store, fingerprint
-from oneway.benchmark.timing import query_times
-from oneway.confidences import release
-from oneway.contracts import Defense, Observations
-from oneway.data import Dataset, Report, silent, split_dataset
-from oneway.guards import effective_options, needs_network, needs_surrogate, training_options
-from oneway.metrics import flips
-from oneway.targets import DefendedTarget, TorchTarget, Trace
+from oneway.evaluation.settings import ReleaseSpec, is_copied, sketch_defense
+from oneway.evaluation.store import Store, fingerprint
+from oneway.evaluation.timing import query_times
+from oneway.metrics import label_changes
+from oneway.releases import release
+from oneway.targets import DefendedTarget, TargetNetwork, TorchTarget, Trace, train_target
 
 TIMED_QUERIES = 30
 TIMED_BATCHES, TIMED_BATCH = 5, 256
@@ -57,7 +52,7 @@ class Experiment:
         *,
         auxiliary_dataset: Dataset | None = None,
         device: torch.device,
-        report: Report = silent,
+        report: ProgressCallback = no_progress,
     ) -> None:
         """Split the data; everything else happens in :meth:`run`.
 
@@ -120,23 +115,23 @@ class Experiment:
 
         Args:
             finished: Names of releases that are not wanted. The first is attacked even so, since
-                all floors come from it.
+                all baselines come from it.
         """
         splits = self.splits
         target = trained_target(self.spec, splits, self.store, self.report)
         auxiliary = target(splits.auxiliary_images)
-        floors = None
+        baselines = None
         for row in self.spec.releases:
-            if floors is not None and row.name in finished:
+            if baselines is not None and row.name in finished:
                 continue
-            built, trace, results = self._attack(row, target, auxiliary)
-            if floors is None:
-                floors = take_floors(results, splits.auxiliary_images, splits.test_images)
+            fitted, trace, results = self._attack(row, target, auxiliary)
+            if baselines is None:
+                baselines = take_baselines(results, splits.auxiliary_images, splits.test_images)
                 if row.name in finished:
                     continue
             clean = release(trace.clean_logits)
-            facts = self._facts(row, target, built, trace, clean)
-            yield make_outcome(facts, results, floors, clean, trace.released)
+            facts = self._facts(row, target, fitted, trace, clean)
+            yield make_outcome(facts, results, baselines, clean, trace.released)
 
     def gallery(self, outcome: Outcome) -> dict[str, Any]:
         """Return the shown test images, as ``truth``, and what each attacker made of them."""
@@ -151,40 +146,43 @@ class Experiment:
 
     def _attack(
         self, row: ReleaseSpec, target: TorchTarget, clean: Tensor
-    ) -> tuple[Built, Trace, dict[str, AttackResult]]:
+    ) -> tuple[FittedDefense, Trace, dict[str, AttackResult]]:
         splits, stage = self.splits, f"defend: {row.name}"
         names = self.spec.attackers_of(row)
-        built = self.defender.build(row, target, clean)
+        fitted = self.defender.build(row, target, clean)
         copies: Sequence[Defense] = ()
         if "adversarial-training" in names:
-            copies = self.defender.own_copies(row, clean)
+            copies = self.defender.simulated_defenses(row, clean)
         self.report(stage, 0.0)
-        defended = DefendedTarget(target, built.defense)
-        again = DefendedTarget(target, built.again("asked again"))
-        observations = Observations(
+        defended = DefendedTarget(target, fitted.defense)
+        again = DefendedTarget(target, fitted.again("asked again"))
+        knowledge = AttackerKnowledge(
             images=splits.auxiliary_images,
             clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.attackers.held_out,
             query=again.repeated,
-            random=not built.defense.deterministic,
+            random=not fitted.defense.deterministic,
             repeats=self.spec.attackers.repeats,
-            own_copies=copies,
-            follow=again.follow if "optimising" in names else None,
+            simulated_defenses=copies,
+            differentiable_logits=again.differentiable_logits if "optimising" in names else None,
         )
         trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)
-        results = self.attackers.run(
-            row.name, observations, trace.released, splits.test_images, names
-        )
-        return built, trace, results
+        results = self.attackers.run(row.name, knowledge, trace.released, splits.test_images, names)
+        return fitted, trace, results
 
     def _facts(
-        self, row: ReleaseSpec, target: TorchTarget, built: Built, trace: Trace, clean: Tensor
+        self,
+        row: ReleaseSpec,
+        target: TorchTarget,
+        fitted: FittedDefense,
+        trace: Trace,
+        clean: Tensor,
     ) -> dict[str, Any]:
         images, labels = self.splits.test_images, self.splits.test_labels
         batch = images[:TIMED_BATCH]
-        defended = DefendedTarget(target, built.defense)
+        defended = DefendedTarget(target, fitted.defense)
         single = median_high(query_times(defended, images[:1], TIMED_QUERIES))
         batched = median_high(query_times(defended, batch, TIMED_BATCHES))
         return {
@@ -200,30 +198,73 @@ class Experiment:
             "auxiliary": len(self.splits.auxiliary_images),
             "queries": len(images),
             "accuracy": float((trace.released.argmax(-1) == labels).double().mean()),
-            "flips": flips(trace.clean_logits, trace.released),
-            "keeps_label": built.defense.keeps_label,
-            "random": not built.defense.deterministic,
+            "label_changes": label_changes(trace.clean_logits, trace.released),
+            "keeps_label": fitted.defense.keeps_label,
+            "random": not fitted.defense.deterministic,
             **distortion_of(trace, clean),
-            "training_seconds": built.seconds,
-            "training": dict(built.facts),
+            "training_seconds": fitted.seconds,
+            "training": dict(fitted.facts),
             "milliseconds_single_query": single,
             "milliseconds_per_query_batched": batched / len(batch),
             "spec": json_values(dataclasses.asdict(self.spec)),
         }
 
 
+def trained_target(
+    spec: ExperimentSpec, splits: Splits, store: Store, report: ProgressCallback
+) -> TorchTarget:
+    """Return an experiment's undefended target, trained now only if it never was.
+
+    Args:
+        spec: The experiment.
+        splits: Its images, on the device where networks are trained.
+        store: Where trained networks are kept.
+        report: Told of progress.
+    """
+    device = splits.private_images.device
+    stage = "train the target"
+
+    def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
+        network = TargetNetwork(
+            splits.num_classes,
+            splits.private_images.shape[1:],
+            width=spec.target.width,
+            blocks=spec.target.blocks,
+        ).to(device)
+        train_target(
+            network,
+            splits.private_images,
+            splits.private_labels,
+            settings=spec.target.training,
+            generator=Stream(spec.seed, "target order").generator(),
+            on_epoch=lambda epoch, _: report(stage, epoch / spec.target.training.epochs),
+        )
+        return network, {}
+
+    key = {
+        "role": "target",
+        "seed": spec.seed,
+        **dataclasses.asdict(spec.target),
+        "data": fingerprint(splits.private_images, splits.private_labels),
+    }
+    stream = Stream(spec.seed, "target")
+    stored = store.network("target", key, lambda: stream.call(fresh, device))
+    report(stage, 1.0)
+    return TorchTarget(stored.network.to(device))
+
+
 def count_stages(spec: ExperimentSpec) -> int:
     """Return how many stages an experiment will report."""
-    contest = contest_size(spec.attackers)
+    contest = selection_size(spec.attackers)
     networks, stages = set[str](), 1
     for row in spec.releases:
         names = spec.attackers_of(row)
-        contests: Mapping[str, int] = {
+        selections: Mapping[str, int] = {
             "averaging": 0 if sketch_defense(row).deterministic else len(spec.attackers.repeats),
             "adversarial-training": int(is_copied(row)),
             "class-representative": 0,  # it trains no decoder
         }
-        stages += 1 + contest * sum(contests.get(name, 1) for name in names)
+        stages += 1 + contest * sum(selections.get(name, 1) for name in names)
         if needs_surrogate(row.defense):
             own = f" {row.name}" if row.surrogate != "plain" else ""
             roles = ["surrogate"]

@@ -10,22 +10,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
-
-from oneway.benchmark.registry import ATTACKS
+from oneway.attacks.registry import ATTACKS
 from oneway.checks import check_above, check_count
-from oneway.contracts import Defense
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.guards import (
-    build_defense,
-    check_options,
-    needs_network,
-    needs_surrogate,
-    trained_defense,
-    training_options,
+from oneway.evaluation.records import json_values
+from oneway.evaluation.settings import (
+    SURROGATES,
+    AttackerSpec,
+    ReleaseSpec,
+    SurrogateSpec,
+    is_copied,
+    sketch_defense,
 )
-from oneway.inversion import FRONT_ENDS, HELD_OUT, TrainingSettings
+from oneway.evaluation.store import spec_key
+from oneway.inversion import INPUT_TRANSFORMS
 from oneway.targets import TargetTrainingSettings
 
 T = TypeVar("T")
@@ -71,76 +69,8 @@ class TargetSpec:
 
 
 @dataclass(frozen=True)
-class SurrogateSpec:
-    """The defender's own inverter, trained on clean confidences of the auxiliary images.
-
-    Attributes:
-        width: Channels of its last hidden layer.
-        hidden_layers_removed: How many it lacks of an attacker's.
-        front_end: Its input transform.
-        adversarial_steps: How many steps of noise each batch is shown in min-max training;
-            together they are as long as the defense's.
-        training: How it is trained.
-    """
-
-    width: int = 32
-    hidden_layers_removed: int = 2
-    front_end: str = "faithful"
-    adversarial_steps: int = 4
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-
-
-@dataclass(frozen=True)
-class AttackerSpec:
-    """The attackers: who they are, and the decoders that each may choose from.
-
-    Attributes:
-        names: Registered attacks.
-        front_ends: Input transforms to try.
-        widths: Decoder widths to try.
-        held_out: Share of the auxiliary images kept for choosing.
-        step_factors: What adversarial training multiplies the defender's step size by.
-        repeats: How often averaging asks the same query.
-        training: Equal for every attack on every release.
-    """
-
-    names: tuple[str, ...] = tuple(ATTACKS)
-    front_ends: tuple[str, ...] = ("faithful", "standardized")
-    widths: tuple[int, ...] = (16, 32)
-    held_out: float = HELD_OUT
-    step_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
-    repeats: tuple[int, ...] = (10, 100)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-
-
-@dataclass(frozen=True)
-class ReleaseSpec:
-    """One row of the table: what it is called, and which defense with which options.
-
-    Attributes:
-        name: What it is called.
-        defense: A registered defense.
-        options: Its own and its training's.
-        surrogate: ``"plain"``, or one of two readings of the paper's "adversarial training
-            version" (section V-D): ``"augmented"``, trained on scores that a plain surrogate's
-            noise was put on, at several step sizes, with some clean ones; or ``"min-max"``,
-            trained on noise against itself in every batch (Madry et al., ICLR 2018).
-        attackers: Who attacks it; empty: all of the experiment's attackers.
-    """
-
-    name: str
-    defense: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    surrogate: str = "plain"
-    attackers: tuple[str, ...] = ()
-
-
-SURROGATES = ("plain", "augmented", "min-max")
-
-
-@dataclass(frozen=True)
 class ExperimentSpec:
-    """A whole experiment. The first release must be ``none``: it gives the clean floor."""
+    """A whole experiment. The first release must be ``none``: it gives the clean baseline."""
 
     name: str
     data: DataSpec
@@ -155,7 +85,7 @@ class ExperimentSpec:
         """Refuse what could not run, before any training.
 
         Raises:
-            UnknownNameError: A defense, option, attack or front end does not exist.
+            UnknownNameError: A defense, option, attack or input transform does not exist.
             InvalidOptionError: A value is outside its range.
         """
         if not NAME.fullmatch(self.name):
@@ -193,7 +123,7 @@ class ExperimentSpec:
                 raise UnknownNameError("attack", attack, ATTACKS)
         if not {"label-only", "static"} <= set(self.attackers_of(self.releases[0])):
             raise InvalidOptionError(
-                "attackers must include 'label-only' and 'static': they are the floors."
+                "attackers must include 'label-only' and 'static': they are the baselines."
             )
         for release in self.releases:
             if "label-only" not in self.attackers_of(release):
@@ -201,11 +131,11 @@ class ExperimentSpec:
                     f"release {release.name!r} is not attacked by 'label-only': everybody may "
                     "fall back on the label, and no verdict can do without. Add it."
                 )
-        for front_end in (*self.attackers.front_ends, self.surrogate.front_end):
-            if front_end not in FRONT_ENDS:
-                raise UnknownNameError("front end", front_end, FRONT_ENDS)
-        if not self.attackers.front_ends or not self.attackers.widths:
-            raise InvalidOptionError("attackers need at least one front end and one width.")
+        for input_transform in (*self.attackers.input_transforms, self.surrogate.input_transform):
+            if input_transform not in INPUT_TRANSFORMS:
+                raise UnknownNameError("input transform", input_transform, INPUT_TRANSFORMS)
+        if not self.attackers.input_transforms or not self.attackers.widths:
+            raise InvalidOptionError("attackers need at least one input transform and one width.")
         for width in (*self.attackers.widths, self.surrogate.width, self.target.width):
             check_count("width", width)
         check_count("blocks", self.target.blocks)
@@ -228,29 +158,22 @@ class ExperimentSpec:
         return release.attackers or self.attackers.names
 
 
-def is_copied(release: ReleaseSpec) -> bool:
-    """Say whether an attacker can build copies of a release's defense: it has a surrogate."""
-    return needs_surrogate(release.defense) and "step_size" in release.options
+def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
+    """Return the hash of all that an experiment says about one record.
 
-
-def sketch_defense(release: ReleaseSpec) -> Defense:
-    """Build a release's defense around stand-ins for networks, to ask what it promises.
-
-    Raises:
-        UnknownNameError: There is no such defense, or option of it.
-        InvalidOptionError: An option of it or of its training is missing or outside its range.
+    That is the experiment but for its other rows; the first is in it, since baselines come from it.
+    What the data sets held is not: see ``Experiment.data``.
     """
-    check_options(release.defense, release.options)
-    if needs_network(release.defense):
-        told = training_options(release.defense, release.options)
-        trained_defense(release.defense).check_training(**told)
-    return build_defense(
-        release.defense,
-        release.options,
-        nn.Identity(),
-        network=nn.Identity(),
-        generator=torch.Generator(),
-    )
+    whole = json_values(dataclasses.asdict(spec))
+    del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
+    if not spec.data.calibration:
+        # Nothing is kept, nothing is said: an experiment without it is what it was.
+        del whole["data"]["calibration"]
+    told = {
+        name: {**json_values(dataclasses.asdict(one)), "attackers": list(spec.attackers_of(one))}
+        for name, one in (("baselines", spec.releases[0]), ("release", row))
+    }
+    return spec_key({"cell": whole, **told})
 
 
 def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:

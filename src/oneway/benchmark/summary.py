@@ -37,7 +37,7 @@ class Summary:
         seeds: Whose records these are, in order.
         values: Estimates by name: ``accuracy``, ``error static`` and so on. A value that some
             seed lacks is left out.
-        flips: All changed labels of all seeds.
+        label_changes: All changed labels of all seeds.
         flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
         record: The first seed's, for what is the same in all.
         environments: What the records were made with, each once.
@@ -46,7 +46,7 @@ class Summary:
     release: str
     seeds: tuple[int, ...]
     values: Mapping[str, Estimate]
-    flips: int
+    label_changes: int
     flags: Mapping[str, int]
     record: Record
     environments: tuple[Mapping[str, Any], ...] = ()
@@ -54,17 +54,17 @@ class Summary:
 
 VALUES: dict[str, Callable[[Record], Any]] = {
     "accuracy": lambda record: record["accuracy"],
-    "flips": lambda record: record["flips"],
+    "label_changes": lambda record: record["label_changes"],
     "logit_distortion": lambda record: record["logit_distortion"],
     "l1_mean": lambda record: record["l1_mean"],
     "l1_p99": lambda record: record["l1_p99"],
     "l1_max": lambda record: record["l1_max"],
     "adaptive_error": lambda record: record["adaptive_error"],
     "closed_gap": lambda record: record["closed_gap"],
-    "closed_gap_tail": lambda record: record["closed_gap_tail"],
-    "floor clean": lambda record: record["floors"]["clean"],
-    "floor label": lambda record: record["floors"]["label"],
-    "floor prior": lambda record: record["floors"]["prior"],
+    "closed_gap_least_confident": lambda record: record["closed_gap_least_confident"],
+    "baseline clean": lambda record: record["baselines"]["clean"],
+    "baseline label": lambda record: record["baselines"]["label"],
+    "baseline prior": lambda record: record["baselines"]["prior"],
     "milliseconds_single_query": lambda record: record["milliseconds_single_query"],
     "milliseconds_per_query_batched": lambda record: record["milliseconds_per_query_batched"],
     "training_seconds": lambda record: record["training_seconds"],
@@ -142,7 +142,7 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
             for name, values in columns.items()
             if all(value is not None for value in values)
         },
-        sum(columns["flips"]),
+        sum(columns["label_changes"]),
         flags,
         group[0],
         _distinct([record["environment"] for record in group]),

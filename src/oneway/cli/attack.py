@@ -51,10 +51,10 @@ def attack(
     """
     from rich.console import Console
 
-    from oneway.benchmark import Recording, Store, attack_recorded, write_records
     from oneway.cli.common import scores_to_confidences, scores_to_logits
     from oneway.data import image_tensor, read_npz
     from oneway.errors import InvalidOptionError
+    from oneway.evaluation import Recording, Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
     from oneway.report import attack_table, draw_reconstructions
 
@@ -109,4 +109,4 @@ def attack(
     for flag in record["flags"]:
         console.print(f"flag: {flag}", highlight=False)
     missed = require_gap is not None and (gap is None or gap < require_gap)
-    raise typer.Exit(1 if missed or record["flips"] else 0)
+    raise typer.Exit(1 if missed or record["label_changes"] else 0)

@@ -28,9 +28,10 @@ from oneway.errors import InvalidOptionError
 if TYPE_CHECKING:
     import torch
 
-    from oneway.benchmark import ReleaseSpec, Subject
+    from oneway.audit import AuditTarget
     from oneway.contracts import Target
-    from oneway.data import RecordEncoding, Report
+    from oneway.data import ProgressCallback, RecordEncoding
+    from oneway.evaluation import ReleaseSpec
 
 TABLES = (".csv", ".parquet")
 """Endings of files that hold records rather than images."""
@@ -111,18 +112,10 @@ def audit(
 
     from rich.console import Console
 
-    from oneway.benchmark import (
-        AuditJob,
-        AuditSettings,
-        ModelAudit,
-        ReleaseSpec,
-        Store,
-        audit_on_ray,
-        sketch_defense,
-        write_pictures,
-        write_queries,
-    )
+    from oneway.audit import AuditJob, AuditSettings, ModelAudit, audit_on_ray
+    from oneway.evaluation import ReleaseSpec, Store, sketch_defense, write_pictures, write_queries
     from oneway.extras import load_extra
+    from oneway.files import atomic_file
     from oneway.report import (
         TABLE_WIDTH,
         attackers_table,
@@ -134,7 +127,6 @@ def audit(
         verdict,
     )
     from oneway.report.page import audit_page, write_page
-    from oneway.tensor_files import atomic_file
 
     check_executor(executor)
     if minutes is not None and not minutes > 0:
@@ -171,7 +163,7 @@ def audit(
         device=where,
     )
     with progress() as report:
-        subject = opened(report=report)
+        audited = opened(report=report)
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -179,13 +171,13 @@ def audit(
                 f"--out must be a folder, but {out} cannot be made ({type(error).__name__})."
             ) from error
         settings = AuditSettings.for_rows(
-            len(subject.auxiliary), seeds=seeds, minutes=minutes, controls=controls
+            len(audited.auxiliary), seeds=seeds, minutes=minutes, controls=controls
         )
         spread = None
         if executor == "ray":
             job = AuditJob(opened, Store(cache), settings, seed, where)
             spread = audit_on_ray(job, finished=lambda part: report(part, 1.0))
-        outcome = ModelAudit(subject, Store(cache), settings, seed=seed, report=report).run(spread)
+        outcome = ModelAudit(audited, Store(cache), settings, seed=seed, report=report).run(spread)
     record = outcome.record | {"command": command_line(context)}
     pictures = {} if no_images else outcome.pictures
     with atomic_file(out / "audit.json") as path:
@@ -253,14 +245,14 @@ def _open_subject(
     drop: tuple[str, ...],
     batch_size: int,
     device: "torch.device",
-    report: "Report | None" = None,
-) -> "Subject":
+    report: "ProgressCallback | None" = None,
+) -> "AuditTarget":
     """Open a model, and what guards it if there are two; load their data, and check everything."""
-    from oneway.benchmark import Subject
-    from oneway.data import load_queries, load_records, silent
+    from oneway.audit import AuditTarget
+    from oneway.data import load_queries, load_records, no_progress
     from oneway.targets import open_target
 
-    report = report or silent
+    report = report or no_progress
     opened = [
         open_target(place, device=device, batch_size=batch_size, **options)
         for place, options in models
@@ -286,7 +278,7 @@ def _open_subject(
             load_queries(path, channels=channels, size=size, report=report) for path in paths
         )
         rows, labels, columns = (first.images, second.images), second.labels, ()
-    return Subject(
+    return AuditTarget(
         opened[0],
         rows[0].to(device),
         rows[1].to(device),

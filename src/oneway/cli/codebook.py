@@ -97,6 +97,7 @@ def codebook(
     """
     import torch
 
+    from oneway.defenses import load_network
     from oneway.defenses.codebook import (
         Budget,
         Codebook,
@@ -105,7 +106,6 @@ def codebook(
         plant_decoys,
     )
     from oneway.errors import InvalidOptionError
-    from oneway.guards import load_network
 
     if out.suffix != ".safetensors":
         raise InvalidOptionError(f"--out must end in .safetensors, but is {out}.")
@@ -185,15 +185,15 @@ def certify(
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
     ] = False,
-    level: Annotated[float, typer.Option(help="Of intervals and floors.")] = 0.95,
+    level: Annotated[float, typer.Option(help="Of intervals and lower bounds.")] = 0.95,
     require_error: Annotated[
         float | None,
         typer.Option(help="Exit 1 unless the certified error's low end is at least this."),
     ] = None,
-    require_floor: Annotated[
+    require_lower_bound: Annotated[
         float | None,
         typer.Option(
-            help="Exit 1 unless the error's floor, for any distribution, is at least this."
+            help="Exit 1 unless the error's lower bound, for any distribution, is at least this."
         ),
     ] = None,
     require_bits: Annotated[
@@ -227,11 +227,14 @@ def certify(
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
     from oneway.errors import InvalidOptionError
-    from oneway.tensor_files import atomic_file
+    from oneway.files import atomic_file
 
     release = CodebookRelease.load(guard)
     logits, queries = _read(scores, images, kind)
-    for flag, asked in (("--require-error", require_error), ("--require-floor", require_floor)):
+    for flag, asked in (
+        ("--require-error", require_error),
+        ("--require-lower-bound", require_lower_bound),
+    ):
         if asked is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
     found = certify_table(
@@ -251,7 +254,11 @@ def certify(
     error, missed = found.error, list[str]()
     for flag, wanted, got in (
         ("--require-error", require_error, None if error is None else error.low),
-        ("--require-floor", require_floor, None if error is None else error.floor),
+        (
+            "--require-lower-bound",
+            require_lower_bound,
+            None if error is None else error.lower_bound,
+        ),
         ("--require-members", require_members, found.members_least),
     ):
         if wanted is not None and (got is None or not got >= wanted):
@@ -296,9 +303,9 @@ def choose(
     import torch
     from rich.console import Console
 
+    from oneway.defenses import best_members, choose_member, measure_family
+    from oneway.defenses.candidate_releases import MEMBERS
     from oneway.errors import InvalidOptionError
-    from oneway.guards import best_members, choose_member, measure_family
-    from oneway.guards.family import MEMBERS
     from oneway.report import family_table
 
     logits, queries = _read(scores, images, kind)
@@ -363,11 +370,11 @@ def export(
 
         oneway export work/guard.safetensors --model model.onnx --output logits --out guarded.onnx
     """
+    from oneway.defenses import codebook_to_onnx, guard_onnx_model
     from oneway.defenses.codebook import CodebookRelease
     from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
     from oneway.extras import load_extra
-    from oneway.guards import codebook_to_onnx, guard_onnx_model
-    from oneway.tensor_files import atomic_file
+    from oneway.files import atomic_file
 
     if out.suffix != ".onnx":
         raise InvalidOptionError(f"--out must end in .onnx, but is {out}.")

@@ -151,7 +151,8 @@ def galleries_in(
     cache: Path, *, no_images: bool
 ) -> "Callable[[Mapping[str, Any]], Gallery | None]":
     """Return what finds the images of a record that was run with a cache; it may find none."""
-    from oneway.benchmark import Store, stored_gallery
+    from oneway.benchmark import stored_gallery
+    from oneway.evaluation import Store
     from oneway.report.page import no_gallery
 
     store = Store(cache)
@@ -240,7 +241,8 @@ def check_executor(name: str) -> None:
 
 def cells_of(spec: "ExperimentSpec", out: Path, cache: Path) -> "Cells":
     """Return the cells of one seed of an experiment, in the file that is theirs."""
-    from oneway.benchmark import Cells, Store
+    from oneway.benchmark import Cells
+    from oneway.evaluation import Store
 
     name = "-".join(part for part in (spec.name, spec.preset, f"seed{spec.seed}") if part)
     return Cells(spec, out / f"{name}.jsonl", Store(cache))
@@ -357,7 +359,7 @@ def scores_to_logits(arrays: dict[str, Any], path: Path, kind: str | None = None
         InvalidTensorError: The scores are not what their name says.
     """
     from oneway.checks import check_logits
-    from oneway.confidences import logits_from_confidences
+    from oneway.releases import logits_from_confidences
 
     scores, found = _scores(arrays, path, kind)
     if found == "confidences":
@@ -377,7 +379,7 @@ def scores_to_confidences(
         InvalidTensorError: The scores are not what their name says.
     """
     from oneway.checks import check_confidences
-    from oneway.confidences import release
+    from oneway.releases import release
 
     scores, found = _scores(arrays, path, kind)
     if found == "logits":

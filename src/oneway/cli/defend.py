@@ -60,10 +60,8 @@ def defend(
     import torch
 
     from oneway.cli.common import scores_to_logits
-    from oneway.confidences import release
     from oneway.data import read_npz
-    from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
-    from oneway.guards import (
+    from oneway.defenses import (
         DEFENSES,
         TEST_SIGNALS,
         build_defense,
@@ -72,8 +70,10 @@ def defend(
         needs_network,
         needs_surrogate,
     )
-    from oneway.metrics import flips
-    from oneway.tensor_files import atomic_file
+    from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
+    from oneway.files import atomic_file
+    from oneway.metrics import label_changes
+    from oneway.releases import release
 
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
     if defense in TEST_SIGNALS:
@@ -127,7 +127,7 @@ def defend(
             parts.append(release(noisy, dtype=dtypes[dtype], decimals=decimals))
             report(f"defend {len(logits)} queries", min(1.0, (begin + 512) / len(logits)))
     told = torch.cat(parts)
-    changed = flips(logits, told)
+    changed = label_changes(logits, told)
     if changed and guard.keeps_label:
         raise DefenseFailedError(f"{changed} labels would have changed; nothing was written.")
     confidences = told.cpu().numpy()

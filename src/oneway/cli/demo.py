@@ -18,7 +18,7 @@ from oneway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from oneway.benchmark import Outcome
+    from oneway.evaluation import Outcome
 
 
 @command
@@ -53,16 +53,9 @@ def demo(
     """
     from rich.console import Console
 
-    from oneway.benchmark import (
-        Experiment,
-        Store,
-        bundled_spec,
-        count_stages,
-        gallery_path,
-        write_pictures,
-        write_records,
-    )
+    from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path
     from oneway.data import load_dataset
+    from oneway.evaluation import Store, write_pictures, write_records
     from oneway.report import (
         TABLE_WIDTH,
         draw_reconstructions,
@@ -104,7 +97,7 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-    raise typer.Exit(1 if any(record["flips"] for record in records) else 0)
+    raise typer.Exit(1 if any(record["label_changes"] for record in records) else 0)
 
 
 def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:

@@ -9,7 +9,7 @@ from oneway.cli.common import CACHE, Cache, command, progress
 from oneway.extras import load_extra
 
 if TYPE_CHECKING:
-    from oneway.data import Report
+    from oneway.data import ProgressCallback
     from oneway.playground import Study
 
 
@@ -41,7 +41,8 @@ def playground(
 
     import torch
 
-    from oneway.benchmark import Store, bundled_spec
+    from oneway.benchmark import bundled_spec
+    from oneway.evaluation import Store
     from oneway.playground import Server, Study, Workshop, count_stages, kept_digits, listen
 
     # One for whoever answers, the others for whoever trains and for the browser.
@@ -50,7 +51,7 @@ def playground(
     stages, store, listener = count_stages(spec), Store(cache), listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
-    def prepare(report: "Report") -> "Study":
+    def prepare(report: "ProgressCallback") -> "Study":
         with progress(stages) as shown:
 
             def told(stage: str, share: float) -> None:

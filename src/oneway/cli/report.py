@@ -97,7 +97,7 @@ def _of_json(path: Path, no_images: bool) -> "Page":
     record = _json(path)
     if "bits_measured" in record:
         return _certificate(record, path)
-    if not {"closed_gap", "floors", "privacy", "utility", "plan"} <= record.keys():
+    if not {"closed_gap", "baselines", "privacy", "utility", "plan"} <= record.keys():
         raise CorruptDataError(
             f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
             "`oneway audit`, or what `oneway certify --json` wrote."
@@ -146,7 +146,8 @@ def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
-    from oneway.benchmark import published_of, read_records
+    from oneway.benchmark import published_of
+    from oneway.evaluation import read_records
     from oneway.report.page import records_page
 
     files = [file for path in source for file in _records_in(path)]
@@ -154,7 +155,7 @@ def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
     if not records:
         raise MissingDataError(f"{source[0]} holds no records. Pass a file that has some.")
     for record in records:
-        if not {"experiment", "preset", "release", "floors", "spec"} <= record.keys():
+        if not {"experiment", "preset", "release", "baselines", "spec"} <= record.keys():
             raise CorruptDataError(
                 f"{', '.join(str(path) for path in source)} must hold records of experiments, but "
                 "holds others. Pass the .jsonl files that this version's `oneway reproduce`, "

@@ -124,7 +124,7 @@ def reproduce(
     path = out / f"{'-'.join(part for part in parts if part)}.html"
     page_of_records(records, path, cache, no_images=no_images)
     console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
-    broken = any(record["flips"] and record["keeps_label"] for record in records)
+    broken = any(record["label_changes"] and record["keeps_label"] for record in records)
     raise typer.Exit(1 if broken else 0)
 
 

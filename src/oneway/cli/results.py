@@ -23,10 +23,11 @@ def results(
 
         oneway results results --out docs/results.md
     """
-    from oneway.benchmark import published_of, read_records
+    from oneway.benchmark import published_of
     from oneway.errors import MissingDataError
+    from oneway.evaluation import read_records
+    from oneway.files import atomic_file
     from oneway.report import results_page
-    from oneway.tensor_files import atomic_file
 
     files = sorted(records.glob("*-seed*.jsonl"))
     if not files:

@@ -21,7 +21,7 @@ from oneway.extras import load_extra
 if TYPE_CHECKING:
     import torch
 
-    from oneway.guards import OpenedGuard
+    from oneway.defenses import ServableDefense
     from oneway.serving import ServingSettings
 
 GuardFile = Annotated[
@@ -176,13 +176,13 @@ def guard_of(
     device: "torch.device",
     *,
     allow_clean_scores: bool,
-) -> "OpenedGuard":
+) -> "ServableDefense":
     """Open the guard that the command line names.
 
     Raises:
         OnewayError: There is none, or it must not serve.
     """
-    from oneway.guards import open_guard, open_guard_file
+    from oneway.defenses import open_guard, open_guard_file
 
     if (file is None) is (defense is None):
         raise InvalidOptionError("say what guards the scores: --guard FILE, or --defense NAME.")
@@ -207,7 +207,11 @@ def guard_of(
 
 
 def run_server(
-    app: Any, settings: "ServingSettings", guard: "OpenedGuard", path: str, facts: dict[str, Any]
+    app: Any,
+    settings: "ServingSettings",
+    guard: "ServableDefense",
+    path: str,
+    facts: dict[str, Any],
 ) -> None:
     """Listen, say where, and serve until told to stop."""
     import logging

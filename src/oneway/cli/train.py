@@ -50,8 +50,8 @@ def target(
     import torch
 
     from oneway.data import load_dataset, split_dataset
+    from oneway.defenses import save_network
     from oneway.errors import UnknownNameError
-    from oneway.guards import save_network
     from oneway.targets import (
         TARGET_PRESETS,
         TargetNetwork,
@@ -111,7 +111,7 @@ def inverter(
     ],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
     preset: Annotated[str, typer.Option(help="Width: small or paper.")] = "small",
-    front_end: Annotated[
+    input_transform: Annotated[
         str, typer.Option(help="Input transform: faithful or standardized.")
     ] = "faithful",
     hidden_layers_removed: Annotated[
@@ -131,10 +131,10 @@ def inverter(
 
     from oneway.cli.common import scores_to_confidences
     from oneway.data import image_tensor, read_npz
+    from oneway.defenses import save_network
     from oneway.errors import UnknownNameError
-    from oneway.guards import save_network
     from oneway.inversion import (
-        FRONT_ENDS,
+        INPUT_TRANSFORMS,
         INVERTER_WIDTHS,
         Inverter,
         TrainingSettings,
@@ -144,8 +144,8 @@ def inverter(
 
     if preset not in INVERTER_WIDTHS:
         raise UnknownNameError("preset", preset, INVERTER_WIDTHS)
-    if front_end not in FRONT_ENDS:
-        raise UnknownNameError("front end", front_end, FRONT_ENDS)
+    if input_transform not in INPUT_TRANSFORMS:
+        raise UnknownNameError("input transform", input_transform, INPUT_TRANSFORMS)
     where = choose_device(device)
     arrays = read_npz(auxiliary)
     images = image_tensor(take_array(arrays, auxiliary, "images"), auxiliary).to(where)
@@ -157,7 +157,7 @@ def inverter(
         shape,
         width=INVERTER_WIDTHS[preset],
         hidden_layers=full_depth(*shape[1:]) - hidden_layers_removed,
-        front_end=front_end,
+        input_transform=input_transform,
     ).to(where)
     with progress() as report:
         errors = train_inverter(

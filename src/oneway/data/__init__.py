@@ -5,7 +5,7 @@ from oneway.data.datasets import DATASETS, load_dataset
 from oneway.data.images import Dataset, scale_images
 from oneway.data.queries import Queries, image_tensor, load_queries
 from oneway.data.records import Column, RecordEncoding, Records, load_records
-from oneway.data.source import Report, silent
+from oneway.data.source import ProgressCallback, no_progress
 from oneway.data.splits import (
     Splits,
     check_disjoint,
@@ -17,10 +17,10 @@ __all__ = [
     "DATASETS",
     "Column",
     "Dataset",
+    "ProgressCallback",
     "Queries",
     "RecordEncoding",
     "Records",
-    "Report",
     "Splits",
     "check_disjoint",
     "image_hashes",
@@ -28,8 +28,8 @@ __all__ = [
     "load_dataset",
     "load_queries",
     "load_records",
+    "no_progress",
     "read_npz",
     "scale_images",
-    "silent",
     "split_dataset",
 ]

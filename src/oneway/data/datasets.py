@@ -9,7 +9,7 @@ from oneway.data.faces import load_celeba, load_facescrub
 from oneway.data.folders import load_folder
 from oneway.data.images import Dataset, check_side, scale_images
 from oneway.data.mnist import load_digits, load_mnist, load_qmnist
-from oneway.data.source import Report, Source, silent
+from oneway.data.source import ProgressCallback, Source, no_progress
 from oneway.errors import UnknownNameError
 
 DATASETS: dict[str, Callable[[Source], Dataset]] = {
@@ -31,7 +31,7 @@ def load_dataset(
     path: str | None = None,
     side: int | None = None,
     labelled: bool = True,
-    report: Report = silent,
+    report: ProgressCallback = no_progress,
 ) -> Dataset:
     """Load a data set by name.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oneway.data.arrays import read_npz
 from oneway.data.folders import EXTENSIONS, decode_image, images_in, open_pillow
-from oneway.data.source import Report, silent
+from oneway.data.source import ProgressCallback, no_progress
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
 Size = tuple[int, int]
@@ -38,7 +38,7 @@ def load_queries(
     *,
     channels: int | None = None,
     size: Size | None = None,
-    report: Report = silent,
+    report: ProgressCallback = no_progress,
 ) -> Queries:
     """Load images from an .npz file, a folder of images, or a folder of folders of images.
 
@@ -121,7 +121,9 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
     return images
 
 
-def _load_folder(folder: Path, channels: int | None, size: Size | None, report: Report) -> Queries:
+def _load_folder(
+    folder: Path, channels: int | None, size: Size | None, report: ProgressCallback
+) -> Queries:
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     found = [(path, 0) for path in images_in(folder)]
     if found and classes:

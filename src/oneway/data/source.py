@@ -6,11 +6,11 @@ from pathlib import Path
 
 from oneway.errors import InvalidOptionError, MissingDataError
 
-Report = Callable[[str, float], None]
+ProgressCallback = Callable[[str, float], None]
 """Told what is being done, and how much of it is done, from 0 to 1."""
 
 
-def silent(stage: str, share: float) -> None:
+def no_progress(stage: str, share: float) -> None:
     """Report to nobody."""
 
 
@@ -32,7 +32,7 @@ class Source:
     path: str | None = None
     side: int | None = None
     labelled: bool = True
-    report: Report = silent
+    report: ProgressCallback = no_progress
 
     def refuse_path(self) -> None:
         """Refuse a path, for a loader that takes none.

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from oneway.checks import check_count, check_logits
-from oneway.contracts import DefenderMaterial
+from oneway.contracts import TrainingData
 from oneway.defenses.scores import log_probabilities
 from oneway.errors import InvalidTensorError
 
@@ -104,7 +104,7 @@ class FittedToClassMeans:
     @classmethod
     def train(
         cls,
-        material: DefenderMaterial,
+        training_data: TrainingData,
         *,
         generator: Generator,  # noqa: ARG003  nothing is drawn
         on_epoch: Callable[[float], None] | None = None,
@@ -112,7 +112,7 @@ class FittedToClassMeans:
         """Average the confidences of calibration queries, by predicted label.
 
         Args:
-            material: Its calibration logits.
+            training_data: Its calibration logits.
             generator: Not used.
             on_epoch: Called once.
 
@@ -122,7 +122,7 @@ class FittedToClassMeans:
         Raises:
             InvalidTensorError: There are no finite calibration logits.
         """
-        _, logits = material.calibration
+        _, logits = training_data.calibration
         means = ClassMeans(logits.shape[-1]).to(logits.device)
         missing = means.fit(logits)
         if on_epoch is not None:

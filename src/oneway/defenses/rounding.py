@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_logits
-from oneway.confidences import release
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import logits_of
+from oneway.releases import release
 
 
 class Rounding:

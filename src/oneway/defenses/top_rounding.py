@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_logits
-from oneway.confidences import MOST_DECIMALS
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import logits_of
 from oneway.errors import InvalidOptionError
+from oneway.releases import MOST_DECIMALS
 
 
 class TopRounding:

@@ -1,8 +1,8 @@
 """Inverter networks, their input transforms, and how to train one."""
 
-from oneway.inversion.contest import DecoderSpec, Entry, decoder_grid, hold_contest
-from oneway.inversion.front_ends import FRONT_ENDS, LEADING
+from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
+from oneway.inversion.model_selection import DecoderSpec, Trial, decoder_grid, select_model
 from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
     DEFAULT_SETTINGS,
@@ -19,25 +19,25 @@ from oneway.inversion.training import (
 
 __all__ = [
     "DEFAULT_SETTINGS",
-    "FRONT_ENDS",
     "HELD_OUT",
+    "INPUT_TRANSFORMS",
     "INVERTER_WIDTHS",
     "LEADING",
     "YANG_SETTINGS",
     "DecoderSpec",
-    "Entry",
     "Inverter",
     "Perturb",
     "RecordInverter",
     "TrainingReport",
     "TrainingSettings",
+    "Trial",
     "build_inverter",
     "decoder_grid",
     "default_depth",
     "full_depth",
     "held_out_rows",
-    "hold_contest",
     "mean_error",
+    "select_model",
     "shuffled_batches",
     "train_inverter",
 ]

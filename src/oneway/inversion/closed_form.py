@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.inversion.front_ends import FrontEnd
+from oneway.inversion.input_transforms import InputTransform
 
 
 @runtime_checkable
@@ -20,23 +20,23 @@ class PulledBack(Protocol):
 
 
 class LayeredInverter(nn.Module):
-    """An inverter that is a front end and a chain of layers: what both kinds have in common.
+    """An inverter that is an input transform and a chain of layers: what both kinds have in common.
 
     Attributes:
         architecture: Keyword arguments that build another, ``num_classes`` among them.
         shape: Of one reconstruction: ``(C, H, W)`` or ``(D,)``.
-        front_end: The input transform.
+        input_transform: The input transform.
         layers: What follows, each of a kind whose gradient is known here.
     """
 
     architecture: dict[str, Any]
     shape: tuple[int, ...]
-    front_end: FrontEnd
+    input_transform: InputTransform
     layers: nn.Sequential
 
-    def fit_front_end(self, confidences: Tensor) -> None:
+    def fit_input_transform(self, confidences: Tensor) -> None:
         """Take the input transform's statistics from ``(N, K)`` training confidences."""
-        self.front_end.fit(confidences)
+        self.input_transform.fit(confidences)
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Reconstruct inputs.
@@ -51,7 +51,7 @@ class LayeredInverter(nn.Module):
             InvalidTensorError: The shape is not ``(N, K)``.
         """
         self._check_scores(confidences)
-        reconstructions: Tensor = self.layers(self.front_end(confidences))
+        reconstructions: Tensor = self.layers(self.input_transform(confidences))
         return reconstructions
 
     @torch.no_grad()
@@ -88,14 +88,14 @@ class LayeredInverter(nn.Module):
                 "Call `inverter.eval()`."
             )
         logs = logits.log_softmax(-1).to(images.dtype)
-        maps = [self.front_end.from_logs(logs)]
+        maps = [self.input_transform.from_logs(logs)]
         for layer in self.layers:
             maps.append(layer(maps[-1]))
         gradients = (maps[-1] - images).mul_(2 / math.prod(self.shape))
         for layer in reversed(self.layers):
             outputs = maps.pop()
             gradients = _pull_back(layer, maps[-1], outputs, gradients)
-        in_logs = self.front_end.pull_back(logs, gradients)
+        in_logs = self.input_transform.pull_back(logs, gradients)
         return in_logs - logs.exp() * in_logs.sum(-1, keepdim=True)
 
     def _check_scores(self, scores: Tensor) -> None:

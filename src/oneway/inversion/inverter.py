@@ -10,7 +10,7 @@ from torch.nn import functional
 from oneway.checks import check_count
 from oneway.errors import InvalidOptionError
 from oneway.inversion.closed_form import LayeredInverter
-from oneway.inversion.front_ends import build_front_end
+from oneway.inversion.input_transforms import build_input_transform
 
 INVERTER_WIDTHS = {"small": 32, "paper": 128}
 """Widths by preset. ``paper``: 512-256-128 on a 32x32 canvas, 1024-512-256-128 on 64x64."""
@@ -37,7 +37,7 @@ class Inverter(LayeredInverter):
         *,
         width: int = INVERTER_WIDTHS["small"],
         hidden_layers: int | None = None,
-        front_end: str = "faithful",
+        input_transform: str = "faithful",
         truncation: int | None = None,
     ) -> None:
         """Build an untrained inverter.
@@ -49,8 +49,9 @@ class Inverter(LayeredInverter):
             hidden_layers: How many layers come before the last one, at least 1, and no more than
                 it takes to double one pixel to the longer side. None: see :func:`full_depth`
                 (3 for 32x32, 4 for 64x64).
-            front_end: The input transform, one of ``FRONT_ENDS``: ``"faithful"`` is Yang et al.'s.
-            truncation: Of the faithful transform: keep this many of the largest entries.
+            input_transform: The input transform, one of ``INPUT_TRANSFORMS``: ``"faithful"`` is
+                Yang et al.'s.
+            truncation: Of the faithful transform: keep this many of the largest trials.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -76,15 +77,15 @@ class Inverter(LayeredInverter):
             "image_shape": [channels, height, across],
             "width": width,
             "hidden_layers": hidden_layers,
-            "front_end": front_end,
+            "input_transform": input_transform,
             "truncation": truncation,
         }
         self.shape = (channels, height, across)
-        self.front_end = build_front_end(front_end, num_classes, truncation)
+        self.input_transform = build_input_transform(input_transform, num_classes, truncation)
         # Yang et al.'s first layer, a transposed convolution of a 1x1 map, is this linear one.
         first_map = (width * scale // 2, -(-height // scale), -(-across // scale))
         layers: list[nn.Module] = [
-            nn.Linear(self.front_end.features, math.prod(first_map)),
+            nn.Linear(self.input_transform.features, math.prod(first_map)),
             nn.Unflatten(-1, first_map),
             nn.BatchNorm2d(first_map[0]),
             nn.Tanh(),

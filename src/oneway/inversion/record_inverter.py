@@ -8,7 +8,7 @@ from torch import nn
 from oneway.checks import check_count
 from oneway.errors import InvalidOptionError
 from oneway.inversion.closed_form import LayeredInverter
-from oneway.inversion.front_ends import build_front_end
+from oneway.inversion.input_transforms import build_input_transform
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
 
 RECORD_DEPTH = 2
@@ -33,7 +33,7 @@ class RecordInverter(LayeredInverter):
         *,
         width: int = INVERTER_WIDTHS["small"],
         hidden_layers: int = RECORD_DEPTH,
-        front_end: str = "faithful",
+        input_transform: str = "faithful",
         truncation: int | None = None,
     ) -> None:
         """Build an untrained inverter.
@@ -43,8 +43,8 @@ class RecordInverter(LayeredInverter):
             record_length: D, how many numbers in [0, 1] encode a record, at least 1.
             width: A sixteenth of the units of each hidden layer. Presets: ``INVERTER_WIDTHS``.
             hidden_layers: How many layers come before the last one, at least 1.
-            front_end: The input transform, one of ``FRONT_ENDS``.
-            truncation: Of the faithful transform: keep this many of the largest entries.
+            input_transform: The input transform, one of ``INPUT_TRANSFORMS``.
+            truncation: Of the faithful transform: keep this many of the largest trials.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -59,12 +59,12 @@ class RecordInverter(LayeredInverter):
             "record_length": record_length,
             "width": width,
             "hidden_layers": hidden_layers,
-            "front_end": front_end,
+            "input_transform": input_transform,
             "truncation": truncation,
         }
         self.shape = (record_length,)
-        self.front_end = build_front_end(front_end, num_classes, truncation)
-        inputs, units = self.front_end.features, UNITS_PER_WIDTH * width
+        self.input_transform = build_input_transform(input_transform, num_classes, truncation)
+        inputs, units = self.input_transform.features, UNITS_PER_WIDTH * width
         layers: list[nn.Module] = []
         for _ in range(hidden_layers):
             layers += [nn.Linear(inputs, units), nn.BatchNorm1d(units), nn.ReLU()]

@@ -24,7 +24,7 @@ RISING = 0.2
 """Share of a one-cycle schedule in which the step rises."""
 
 TRAILING = 1.05
-"""Held-out error, as a multiple of the leader's at the same epoch, that counts as trailing."""
+"""Held-out error, as a multiple of the incumbent's at the same epoch, that counts as trailing."""
 
 
 SCHEDULES = ("constant", "one-cycle")
@@ -50,7 +50,7 @@ class TrainingSettings:
         schedule: ``"constant"``, or ``"one-cycle"``: the step rises to ``learning_rate`` and falls
             to nothing over exactly ``epochs`` (without AMSGrad, and whatever the patience), which
             reaches in few epochs what a constant step reaches in twice as many.
-        grace: How many epochs a decoder may trail the leader of a contest before it is given up.
+        grace: How many epochs a decoder may trail the incumbent of a contest before it is given up.
     """
 
     epochs: int = 24
@@ -105,7 +105,7 @@ def train_inverter(
     *,
     settings: TrainingSettings = DEFAULT_SETTINGS,
     generator: torch.Generator,
-    leader: Sequence[float] = (),
+    incumbent: Sequence[float] = (),
     perturb: Perturb | None = None,
     on_epoch: Callable[[TrainingReport], None] | None = None,
 ) -> list[float]:
@@ -119,8 +119,8 @@ def train_inverter(
             eighth, drawn from ``generator``.
         settings: How long and how fast.
         generator: On the CPU; gives the order of the rows.
-        leader: Held-out errors by epoch of another decoder in a contest where only the best
-            counts: after ``settings.grace`` epochs, training stops once it trails the leader
+        incumbent: Held-out errors by epoch of another decoder in a contest where only the best
+            counts: after ``settings.grace`` epochs, training stops once it trails the incumbent
             by 5 %.
         perturb: Changes the confidences of each batch, given the inverter as it is: adversarial
             training. Held-out rows are changed likewise.
@@ -151,9 +151,9 @@ def train_inverter(
         )
     inputs, truths = confidences[~held_out], images[~held_out]
     held_inputs, held_truths = confidences[held_out], images[held_out]
-    fit_front_end = getattr(inverter, "fit_front_end", None)
-    if callable(fit_front_end):
-        fit_front_end(inputs)
+    fit_input_transform = getattr(inverter, "fit_input_transform", None)
+    if callable(fit_input_transform):
+        fit_input_transform(inputs)
     convert_conv2d_weight_memory_format(inverter, torch.channels_last)
     cycle = settings.schedule == "one-cycle"
     optimizer = torch.optim.Adam(
@@ -206,7 +206,7 @@ def train_inverter(
             progress, progress_epoch = error, epoch
         if on_epoch is not None:
             on_epoch(TrainingReport(epoch, settings.epochs, error, best))
-        trails = epoch > settings.grace and leader and best > TRAILING * min(leader[:epoch])
+        trails = epoch > settings.grace and incumbent and best > TRAILING * min(incumbent[:epoch])
         stuck = not cycle and epoch - progress_epoch >= settings.patience
         if trails or stuck:
             break
@@ -218,12 +218,12 @@ def train_inverter(
 class MovingAverage:
     """A copy of a network whose weights and BatchNorm statistics follow it slowly.
 
-    A front end's statistics are constants once they are fitted: they are copied and never
-    averaged. There may be more of them than weights (a row per class, of as many entries).
+    An input transform's statistics are constants once they are fitted: they are copied and never
+    averaged. There may be more of them than weights (a row per class, of as many trials).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Copy ``network``; its front end is fitted, and its tensors are changed in place only.
+        """Copy ``network``, whose input transform is fitted; its tensors change in place only.
 
         Args:
             network: What is trained.
@@ -253,8 +253,10 @@ class MovingAverage:
 
 def _moving(network: nn.Module) -> list[Tensor]:
     """Return the tensors of a network that training changes."""
-    front_end = getattr(network, "front_end", None)
-    constants = set(front_end.buffers()) if isinstance(front_end, nn.Module) else set[Tensor]()
+    input_transform = getattr(network, "input_transform", None)
+    constants = (
+        set(input_transform.buffers()) if isinstance(input_transform, nn.Module) else set[Tensor]()
+    )
     return [*network.parameters(), *(one for one in network.buffers() if one not in constants)]
 
 

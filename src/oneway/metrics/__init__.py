@@ -29,7 +29,7 @@ from oneway.metrics.reidentification import (
     rank_share,
     reidentification_ranks,
 )
-from oneway.metrics.utility import Distortion, distortion, flips
+from oneway.metrics.utility import Distortion, distortion, label_changes
 
 __all__ = [
     "Calibration",
@@ -47,8 +47,8 @@ __all__ = [
     "distortion",
     "expected_calibration_error",
     "failure_auroc",
-    "flips",
     "inversion_errors",
+    "label_changes",
     "lowest_rows",
     "lowest_share",
     "negative_log_likelihood",

@@ -55,7 +55,7 @@ def distortion(
     )
 
 
-def flips(clean_logits: Tensor, released: Tensor) -> int:
+def label_changes(clean_logits: Tensor, released: Tensor) -> int:
     """Count rows where the clean arg max is not the only maximum of what was released.
 
     A tie counts: a client's arg max may then give another class.

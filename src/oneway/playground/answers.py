@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneway.confidences import release
-from oneway.contracts import Candidate
+from oneway.contracts import Reconstructor
 from oneway.errors import InvalidOptionError
 from oneway.metrics import inversion_errors
 from oneway.playground.drawing import center_drawing
 from oneway.playground.settings import DEFAULTS, SLIDERS, Setting
 from oneway.playground.study import Finding, Study, reconstruct
 from oneway.playground.workshop import Progress, Workshop
+from oneway.releases import release
 
 SIDE = 112
 """Of the canvas as it is sent."""
@@ -84,7 +84,7 @@ def state_json(workshop: Workshop) -> dict[str, Any]:
             for name, sliders in SLIDERS.items()
         },
         "defaults": {name: dict(options) for name, options in DEFAULTS.items()},
-        "floors": study.floor_errors,
+        "baselines": study.baseline_errors,
         "queries": study.queries,
         "side": SIDE,
     }
@@ -107,8 +107,8 @@ def answers_json(
         "sent": _picture(query[0]),
         "label": int(clean.argmax()),
         "clean": clean[0].tolist(),
-        "from_clean": _guess(study.static.candidate, clean, query),
-        "label_alone": _guess(study.label_alone.candidate, clean, query),
+        "from_clean": _guess(study.static.reconstructor, clean, query),
+        "label_alone": _guess(study.label_alone.reconstructor, clean, query),
         "answers": [_answer_json(workshop, study, query, clean, setting) for setting in settings],
     }
 
@@ -119,7 +119,7 @@ def _answer_json(
     released = study.trace(setting, query).released
     found = workshop.finding(setting)
     # Who learned from clean scores, or from labels, has learned from just what these two release.
-    known = {"none": study.static.candidate, "label-only": study.label_alone.candidate}
+    known = {"none": study.static.reconstructor, "label-only": study.label_alone.reconstructor}
     exact = known.get(setting.defense, None if found is None else found.retrained)
     retrained = study.mixed[setting.defense] if exact is None else exact
     return {
@@ -128,7 +128,7 @@ def _answer_json(
         "released": released[0].tolist(),
         "l1": float((released.double() - clean.double()).abs().sum()),
         "cells": study.cells(setting),
-        "static": _guess(study.static.candidate, released, query),
+        "static": _guess(study.static.reconstructor, released, query),
         "retrained": _guess(retrained, released, query),
         "exact": exact is not None,
         "finding": None if found is None else finding_json(found),
@@ -158,8 +158,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _guess(candidate: Candidate, released: Tensor, query: Tensor) -> dict[str, Any]:
-    made = reconstruct(candidate, released).clamp(0, 1)
+def _guess(reconstructor: Reconstructor, released: Tensor, query: Tensor) -> dict[str, Any]:
+    made = reconstruct(reconstructor, released).clamp(0, 1)
     return {"image": _picture(made[0]), "error": float(inversion_errors(query, made)[0])}
 
 

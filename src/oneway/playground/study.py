@@ -8,27 +8,37 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from oneway.audit import AttackResult, Floors, Verdict, judge, run_attack, take_floors
-from oneway.benchmark import ATTACKS, Experiment, ExperimentSpec, ReleaseSpec, Store
-from oneway.benchmark.attackers import Attackers, contest_size
-from oneway.benchmark.defenders import trained_target
-from oneway.benchmark.randomness import Stream
-from oneway.benchmark.store import fingerprint
-from oneway.confidences import release
+from oneway.attacks import ATTACKS
+from oneway.benchmark import Experiment, ExperimentSpec
+from oneway.benchmark.runner import trained_target
 from oneway.contracts import (
     Attack,
-    Candidate,
-    DefenderMaterial,
+    AttackerKnowledge,
     Defense,
-    Observations,
+    Reconstructor,
     TrainDecoder,
+    TrainingData,
 )
-from oneway.data import Dataset, Report, load_dataset
+from oneway.data import Dataset, ProgressCallback, load_dataset
+from oneway.defenses import build_defense
 from oneway.defenses.codebook import Codebook, CodebookRelease
 from oneway.defenses.codebook.certificate import table_hash
-from oneway.guards import build_defense
-from oneway.metrics import flips
+from oneway.evaluation import (
+    AttackResult,
+    Baselines,
+    ReleaseSpec,
+    Store,
+    Verdict,
+    judge,
+    run_attack,
+    take_baselines,
+)
+from oneway.evaluation.attackers import Attackers, selection_size
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.store import fingerprint
+from oneway.metrics import label_changes
 from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
+from oneway.releases import release
 from oneway.targets import DefendedTarget, Trace
 from oneway.targets.defended import checked_release
 
@@ -50,11 +60,11 @@ class Graded:
     """Somebody who turns scores into images, and how well that went on the test queries.
 
     Attributes:
-        candidate: How they reconstruct.
+        reconstructor: How they reconstruct.
         result: What they achieved.
     """
 
-    candidate: Candidate
+    reconstructor: Reconstructor
     result: AttackResult
 
 
@@ -70,7 +80,7 @@ class Finding:
 
     verdict: Verdict
     errors: Mapping[str, float]
-    retrained: Candidate | None = None
+    retrained: Reconstructor | None = None
 
 
 class Study:
@@ -83,11 +93,11 @@ class Study:
         static: Who trained on clean scores.
         label_alone: Who has the label and nothing else.
         mixed: By defense, who trained on a mixture of its settings.
-        floors: Per test query.
+        baselines: Per test query.
     """
 
     def __init__(
-        self, spec: ExperimentSpec, dataset: Dataset, store: Store, report: Report
+        self, spec: ExperimentSpec, dataset: Dataset, store: Store, report: ProgressCallback
     ) -> None:
         """Train whatever the store lacks.
 
@@ -130,7 +140,7 @@ class Study:
         self.mixed = {
             defense: self._mixed(defense, report) for defense in SLIDERS if mixed_settings(defense)
         }
-        self.floors: Floors = take_floors(
+        self.baselines: Baselines = take_baselines(
             {"static": self.static.result, "label-only": self.label_alone.result},
             splits.auxiliary_images,
             splits.test_images,
@@ -145,10 +155,11 @@ class Study:
         return len(self._experiment.splits.test_images)
 
     @property
-    def floor_errors(self) -> dict[str, float]:
+    def baseline_errors(self) -> dict[str, float]:
         """The mean errors that everything is measured against: ``clean``, ``label``, ``prior``."""
         return {
-            name: float(getattr(self.floors, name).mean()) for name in ("clean", "label", "prior")
+            name: float(getattr(self.baselines, name).mean())
+            for name in ("clean", "label", "prior")
         }
 
     def trace(self, setting: Setting, images: Tensor) -> Trace:
@@ -167,7 +178,7 @@ class Study:
         """Return how many answers there are at all, of a codebook; None of any other defense."""
         return self._books[setting].sizes.cells if setting in self._books else None
 
-    def examine(self, setting: Setting, report: Report) -> Iterator[Finding]:
+    def examine(self, setting: Setting, report: ProgressCallback) -> Iterator[Finding]:
         """Attack a setting as an experiment would: give what is found, each time there is more.
 
         First the attackers who are there already are graded; then one trains on exactly what this
@@ -182,25 +193,25 @@ class Study:
         attackers = dataclasses.replace(
             whole, trainer=dataclasses.replace(whole.trainer, report=report)
         )
-        ready = {"static": self.static.candidate}
+        ready = {"static": self.static.reconstructor}
         if setting.defense in self.mixed:
             ready[MIXED] = self.mixed[setting.defense]
         results = {"label-only": self.label_alone.result}
-        for name, candidate in ready.items():
-            results[name] = self._grade(name, _ready_made(candidate), told, attackers).result
+        for name, reconstructor in ready.items():
+            results[name] = self._grade(name, _ready_made(reconstructor), told, attackers).result
         yield self._finding(results, told["test"], None)
         retrained = self._attack("retrained", setting, told, attackers)
         results["retrained"] = retrained.result
-        yield self._finding(results, told["test"], retrained.candidate)
+        yield self._finding(results, told["test"], retrained.reconstructor)
 
     def _finding(
         self,
         results: Mapping[str, AttackResult],
         released: Tensor,
-        retrained: Candidate | None,
+        retrained: Reconstructor | None,
     ) -> Finding:
         _, logits = self._queries["test"]
-        verdict = judge(results, self.floors, release(logits), flips(logits, released))
+        verdict = judge(results, self.baselines, release(logits), label_changes(logits, released))
         return Finding(verdict, {name: each.error for name, each in results.items()}, retrained)
 
     def _attack(
@@ -219,24 +230,26 @@ class Study:
     ) -> Graded:
         """Let somebody attack, and keep how they do it."""
         splits = self._experiment.splits
-        made = dict[str, Candidate]()
+        made = dict[str, Reconstructor]()
 
-        def watched(observations: Observations, train: TrainDecoder) -> Mapping[str, Candidate]:
-            made.update(attack(observations, train))
+        def watched(
+            knowledge: AttackerKnowledge, train: TrainDecoder
+        ) -> Mapping[str, Reconstructor]:
+            made.update(attack(knowledge, train))
             return made
 
-        observations = Observations(
+        knowledge = AttackerKnowledge(
             images=splits.auxiliary_images,
             clean=self._clean,
             released=told["auxiliary"],
             held_out=attackers.held_out,
         )
         train = functools.partial(attackers.train_decoder, title)
-        result = run_attack(name, watched, observations, train, told["test"], splits.test_images)
+        result = run_attack(name, watched, knowledge, train, told["test"], splits.test_images)
         assert result is not None  # noqa: S101  every one of them applies to every release
-        return Graded(made[result.candidate], result)
+        return Graded(made[result.reconstructor], result)
 
-    def _mixed(self, defense: str, report: Report) -> Candidate:
+    def _mixed(self, defense: str, report: ProgressCallback) -> Reconstructor:
         """Train an attacker on scores of a defense at several settings, a row at each in turn."""
         settings = mixed_settings(defense)
         released = torch.empty_like(self._clean)
@@ -246,12 +259,12 @@ class Study:
         attackers, images = self._experiment.attackers, self._experiment.splits.auxiliary_images
         title = f"attack {defense} at several settings"
         decoder = attackers.train_decoder(title, released, images, attackers.held_out)
-        return Candidate(lambda answers: decoder(answers[0]))
+        return Reconstructor(lambda answers: decoder(answers[0]))
 
-    def _told(self, setting: Setting, report: Report) -> dict[str, Tensor]:
+    def _told(self, setting: Setting, report: ProgressCallback) -> dict[str, Tensor]:
         return {split: self._releases(setting, split, report) for split in self._queries}
 
-    def _releases(self, setting: Setting, split: str, report: Report) -> Tensor:
+    def _releases(self, setting: Setting, split: str, report: ProgressCallback) -> Tensor:
         """Return what a setting releases of all images of a split, ``(N, K)``."""
         images, logits = self._queries[split]
         stage = f"release {setting}, {split}"
@@ -274,10 +287,10 @@ class Study:
         report(stage, 1.0)
         return released
 
-    def _codebooks(self, report: Report) -> dict[Setting, Codebook]:
+    def _codebooks(self, report: ProgressCallback) -> dict[Setting, Codebook]:
         """Fit a codebook at every position of its sliders, as an experiment does."""
         images, logits = self._queries["auxiliary"]
-        material = DefenderMaterial(None, None, None, images, logits)
+        training_data = TrainingData(None, None, None, images, logits)
         data, seed = fingerprint(images, logits), self._experiment.spec.seed
         settings, books = all_settings("codebook"), dict[Setting, Codebook]()
         for setting in settings:
@@ -285,7 +298,7 @@ class Study:
 
             def fit(options: dict[str, Any] = options) -> tuple[nn.Module, Mapping[str, Any]]:
                 generator = Stream(seed, "codebook order").generator()
-                return CodebookRelease.train(material, generator=generator, **options)
+                return CodebookRelease.train(training_data, generator=generator, **options)
 
             spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
             stored = self._store.network("codebook", spec, fit)
@@ -307,7 +320,7 @@ def count_stages(spec: ExperimentSpec) -> int:
     mixtures = [len(mixed_settings(defense)) for defense in SLIDERS if mixed_settings(defense)]
     contests = 2 + len(mixtures)  # clean scores and the label alone, besides
     networks, of_none = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
-    return networks + of_none + sum(mixtures) + contests * contest_size(spec.attackers)
+    return networks + of_none + sum(mixtures) + contests * selection_size(spec.attackers)
 
 
 def kept_digits(store: Store) -> Dataset:
@@ -333,17 +346,17 @@ def kept_digits(store: Store) -> Dataset:
 
 
 @torch.no_grad()
-def reconstruct(candidate: Candidate, released: Tensor) -> Tensor:
+def reconstruct(reconstructor: Reconstructor, released: Tensor) -> Tensor:
     """Return ``(N, 1, 32, 32)`` images that somebody makes of ``(N, K)`` released confidences."""
-    return candidate.reconstruct(released.unsqueeze(0))
+    return reconstructor.reconstruct(released.unsqueeze(0))
 
 
-def _ready_made(candidate: Candidate) -> Attack:
+def _ready_made(reconstructor: Reconstructor) -> Attack:
     def attack(
-        observations: Observations,  # noqa: ARG001  it has learned already
+        knowledge: AttackerKnowledge,  # noqa: ARG001  it has learned already
         train: TrainDecoder,  # noqa: ARG001
-    ) -> Mapping[str, Candidate]:
-        return {"decoder": candidate}
+    ) -> Mapping[str, Reconstructor]:
+        return {"decoder": reconstructor}
 
     return attack
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from oneway.data import Report
+from oneway.data import ProgressCallback
 from oneway.errors import OnewayError
 from oneway.playground.settings import Setting
 from oneway.playground.study import KEPT, Finding, Study
@@ -51,7 +51,7 @@ class Workshop:
     meanwhile finds the other cores free.
     """
 
-    def __init__(self, prepare: Callable[[Report], Study], stages: int = 1) -> None:
+    def __init__(self, prepare: Callable[[ProgressCallback], Study], stages: int = 1) -> None:
         """Begin to prepare.
 
         Args:

@@ -19,11 +19,11 @@ NO_CONTROLS = "No controls were run: nothing vouches for these attackers."
 def verdict(record: Record) -> list[str]:
     """Say what an audit found, in sentences; the first is the verdict."""
     lines = [judgement(record).sentence]
-    floors = record["floors"]
+    baselines = record["baselines"]
     lines.append(
-        f"Floors (mean squared error): best attack on clean scores {floors['clean']:.4f}, given "
-        f"the label alone {floors['label']:.4f}, mean of all {floors['prior']:.4f}. Strongest "
-        f"attack on the release: {record['adaptive_error']:.4f} "
+        f"Baselines (mean squared error): best attack on clean scores {baselines['clean']:.4f}, "
+        f"given the label alone {baselines['label']:.4f}, mean of all {baselines['prior']:.4f}. "
+        f"Strongest attack on the release: {record['adaptive_error']:.4f} "
         f"({', '.join(sorted(set(record['strongest'])))})."
     )
     lines.append(_people(record))
@@ -98,7 +98,7 @@ def judgement(record: Record) -> Judgement:
         )
     sure = "" if interval is None else f" (95 % of resampled queries: {between(interval)})"
     told = f"The release closes G = {gap:.2f} of the gap{sure}{_tail(record)}"
-    tail = record["closed_gap_tail"]
+    tail = record["closed_gap_least_confident"]
     if gap < 0:
         told += ": whoever retrains learns more than from clean scores."
         return Judgement("bad", "It leaks more than no defense", told)
@@ -109,8 +109,8 @@ def judgement(record: Record) -> Judgement:
         told += ": part of what clean scores tell still leaks."
         return Judgement("mixed", "Part of it still leaks", told)
     if tail is not None and tail < 0.9:
-        ends = _ends(record["closed_gap_tail_interval"])
-        certain = ends and record["closed_gap_tail_interval"]["high"] < 0.9
+        ends = _ends(record["closed_gap_least_confident_interval"])
+        certain = ends and record["closed_gap_least_confident_interval"]["high"] < 0.9
         more = "does" if certain else "may"
         told += f": on average little leaks, but of the least confident queries more {more}."
         return Judgement("mixed", "Little leaks, but not of every query", told)
@@ -119,7 +119,7 @@ def judgement(record: Record) -> Judgement:
 
 
 def _undefended(record: Record) -> Judgement:
-    gained = 1 - record["adaptive_error"] / record["floors"]["label"]
+    gained = 1 - record["adaptive_error"] / record["baselines"]["label"]
     if gained > 0:
         return Judgement(
             "bad",
@@ -136,10 +136,13 @@ def _undefended(record: Record) -> Judgement:
 
 def _tail(record: Record) -> str:
     """Say how it is for the least confident queries, and on how many that rests."""
-    tail, interval = record["closed_gap_tail"], record["closed_gap_tail_interval"]
+    tail, interval = (
+        record["closed_gap_least_confident"],
+        record["closed_gap_least_confident_interval"],
+    )
     if tail is None:
         return ""
-    queries = f"the least confident 5 % of queries ({record['tail_queries']})"
+    queries = f"the least confident 5 % of queries ({record['least_confident_queries']})"
     if not _ends(interval):
         return f"; {queries} do not tell it for themselves"
     return f", and {tail:.2f} ({between(interval)}) for {queries}"
@@ -285,7 +288,8 @@ def distortion_line(record: Record) -> str:
         f"Distortion: L1 of probabilities {useful['l1_mean']:.4f} (p99 {useful['l1_p99']:.4f}, "
         f"most {useful['l1_max']:.4f}), logits "
         f"{'infinite (zeros)' if logits is None else f'{logits:.3f}'}; "
-        f"{record['flips']} labels changed; top-5 agreement {useful['top_5_agreement']:.3f}, "
+        f"{record['label_changes']} labels changed; "
+        f"top-5 agreement {useful['top_5_agreement']:.3f}, "
         f"rank correlation {useful['rank_correlation']:.3f}."
     )
 
@@ -302,7 +306,7 @@ CONTROLS: dict[str, Callable[[Row], str]] = {
     "must be": lambda row: f"{MUST[row['expected']]} {LIMITS[row['expected']]:g}",
     "measured": lambda row: _cell(row["measured"], 2),
     "as it must be": lambda row: PASSED[row["passed"]],
-    "vouches for": lambda row: f"{row['attack']}, {row['front_end']}",
+    "vouches for": lambda row: f"{row['attack']}, {row['input_transform']}",
 }
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from oneway.defenses import Member
 from oneway.defenses.codebook import Certificate, CertifiedError
-from oneway.guards import Member
 from oneway.report.table import Listing
 
 FITTED = "These queries fitted the codebook too: all figures flatter it."
@@ -31,7 +31,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
             "In the mean over queries no attacker's squared error per pixel is below what the "
             f"variance within cells leaves: estimated {error.estimate:.4f} ({level} of resampled "
             f"queries: {error.low:.4f} to {error.high:.4f}); proven, whatever the distribution of "
-            f"queries, at {level}: {error.floor:.4f}. From {error.queries} queries."
+            f"queries, at {level}: {error.lower_bound:.4f}. From {error.queries} queries."
         )
     if told.independent:
         lines.append("They are taken as queries that it was not fitted to.")
@@ -74,7 +74,7 @@ def certificate_table(certificate: Certificate) -> Listing:
             "error": lambda row: f"{row[1].estimate:.4f}",
             "low": lambda row: f"{row[1].low:.4f}",
             "high": lambda row: f"{row[1].high:.4f}",
-            "floor": lambda row: f"{row[1].floor:.4f}",
+            "lower_bound": lambda row: f"{row[1].floor:.4f}",
             "alone, %": lambda row: f"{100 * row[1].alone:.1f}",
         },
         rows,

@@ -16,7 +16,7 @@ AXES = {
 LOWEST = -1.0
 """Gaps below this are drawn here, with their number: else all others would be one line."""
 
-GAPS = {"closed_gap": "G", "closed_gap_tail": "G of the least confident 5 %"}
+GAPS = {"closed_gap": "G", "closed_gap_least_confident": "G of the least confident 5 %"}
 
 
 def frontier(

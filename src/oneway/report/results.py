@@ -4,13 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oneway.benchmark import (
-    Estimate,
-    Published,
-    Summary,
-    bundled_spec,
-    summarise,
-)
+from oneway.benchmark import Estimate, Published, Summary, bundled_spec, summarise
 from oneway.errors import UnknownNameError
 from oneway.report.frontier import frontier_lines
 from oneway.report.summary import (
@@ -153,8 +147,8 @@ def verdict_lines(summaries: Sequence[Summary]) -> list[str]:
     lines = []
     noise = [summary for summary in summaries if summary.record["defense"] == NOISE]
     for summary in noise:
-        clean = summary.values["floor clean"].mean
-        label = summary.values["floor label"].mean
+        clean = summary.values["baseline clean"].mean
+        label = summary.values["baseline label"].mean
         static = summary.values.get("error static")
         strongest = summary.values["adaptive_error"].mean
         gap = summary.values.get("closed_gap")

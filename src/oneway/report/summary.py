@@ -35,14 +35,14 @@ def _adaptive(summary: Summary) -> str:
 COLUMNS: dict[str, Callable[[Summary], str]] = {
     "release": lambda summary: summary.release,
     "accuracy, %": _value("accuracy", 2, 100),
-    "flips": _value("flips", 0),
+    "label_changes": _value("label_changes", 0),
     "logit distortion": _value("logit_distortion", 2),
     "L1 of probabilities": _value("l1_mean", 4),
     "static error": _value("error static", 4),
     "retrained error": _value("error retrained", 4),
     "adaptive error": _adaptive,
     "closed gap G": _value("closed_gap", 2),
-    "G, least confident 5 %": _value("closed_gap_tail", 2),
+    "G, least confident 5 %": _value("closed_gap_least_confident", 2),
 }
 
 COSTS: dict[str, Callable[[Summary], str]] = {
@@ -127,20 +127,21 @@ def _multiple(summary: Summary | None, name: str) -> str:
     """Return an error of ours as a multiple of the best attack's on clean scores."""
     if summary is None or name not in summary.values:
         return "-"
-    return f"{summary.values[name].mean / summary.values['floor clean'].mean:.1f}"
+    return f"{summary.values[name].mean / summary.values['baseline clean'].mean:.1f}"
 
 
 def summary_remarks(summaries: Sequence[Summary]) -> list[str]:
     """Say in words what the rows mean, and what is suspicious about them."""
     first = summaries[0]
     seeds = min(len(summary.seeds) for summary in summaries)
-    floors = {
-        name: spread(first.values.get(f"floor {name}"), 4) for name in ("clean", "label", "prior")
+    baselines = {
+        name: spread(first.values.get(f"baseline {name}"), 4)
+        for name in ("clean", "label", "prior")
     }
     lines = [
-        "Floors (mean squared error per pixel): best attack on clean scores "
-        f"{floors['clean']}, given the label alone {floors['label']}, mean image "
-        f"{floors['prior']}.",
+        "Baselines (mean squared error per pixel): best attack on clean scores "
+        f"{baselines['clean']}, given the label alone {baselines['label']}, mean image "
+        f"{baselines['prior']}.",
         "G: 0 = the release hides nothing, 1 = it tells no more than the label, below 0 = it "
         "tells more than clean scores did; taken from the strongest attacker of each seed.",
         f"{seeds} seed{'s' if seeds > 1 else ''} of splits, target, defense and attackers"

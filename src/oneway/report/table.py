@@ -18,13 +18,13 @@ def _number(value: float | None, digits: int) -> str:
 COLUMNS: dict[str, Callable[[Record], str]] = {
     "release": lambda record: str(record["release"]),
     "accuracy": lambda record: f"{100 * record['accuracy']:.2f} %",
-    "flips": lambda record: str(record["flips"]),
+    "label_changes": lambda record: str(record["label_changes"]),
     "logit distortion": lambda record: _number(record["logit_distortion"], 3),
     "L1 of probabilities": lambda record: _number(record["l1_mean"], 4),
     "static error": lambda record: _number(record["errors"].get("static"), 4),
     "retrained error": lambda record: _number(record["errors"].get("retrained"), 4),
     "closed gap G": lambda record: _number(record["closed_gap"], 2),
-    "G, least confident 5 %": lambda record: _number(record["closed_gap_tail"], 2),
+    "G, least confident 5 %": lambda record: _number(record["closed_gap_least_confident"], 2),
     "ms per query": lambda record: _number(record["milliseconds_single_query"], 1),
 }
 
@@ -92,7 +92,7 @@ def release_table(records: Sequence[Record], title: str) -> Listing:
 
 
 KNOWS = {
-    "label-only": "the predicted label: the floor",
+    "label-only": "the predicted label: the baseline",
     "static": "clean scores of its own images, from before the defense",
     "retrained": "released scores of its own images: the realistic attacker",
     "adversarial-training": "the algorithm and its parameters, on a surrogate of its own",
@@ -117,11 +117,11 @@ def attack_table(record: Record) -> Listing:
 def remarks(records: Sequence[Record]) -> list[str]:
     """Say in words what the table means, and what is suspicious about it."""
     first = records[0]
-    floors = first["floors"]
+    baselines = first["baselines"]
     lines = [
-        f"Floors (mean squared error per pixel): best attack on clean scores "
-        f"{floors['clean']:.4f}, given the label alone {floors['label']:.4f}, "
-        f"mean image {floors['prior']:.4f}.",
+        f"Baselines (mean squared error per pixel): best attack on clean scores "
+        f"{baselines['clean']:.4f}, given the label alone {baselines['label']:.4f}, "
+        f"mean image {baselines['prior']:.4f}.",
         "G: 0 = the defense hides nothing, 1 = scores tell no more than the label, below 0 = the "
         "release tells more than clean scores did. It is taken from the strongest attacker, who "
         "may always fall back on the label.",

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import check_count
-from oneway.confidences import release
 from oneway.contracts import Target
+from oneway.defenses import ServableDefense
 from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
-from oneway.guards import OpenedGuard
+from oneway.releases import release
 from oneway.serving.refusals import RefusedError, no_release
 from oneway.targets import DefendedTarget
 from oneway.targets.failure import failed, where_raised
@@ -52,7 +52,7 @@ class GuardedModel:
     def __init__(
         self,
         target: Target,
-        guard: OpenedGuard,
+        guard: ServableDefense,
         *,
         input_shape: tuple[int, ...],
         device: torch.device,
@@ -152,7 +152,7 @@ class GuardedModel:
         return self._guarded.trace(self._filled(images)).clean_logits[: len(images)]
 
 
-def check_guard(guard: OpenedGuard, clean: Tensor, images: Tensor | None) -> None:
+def check_guard(guard: ServableDefense, clean: Tensor, images: Tensor | None) -> None:
     """Refuse a guard that changes nothing, on a model's own scores or on others of its size.
 
     Args:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_logits
-from oneway.confidences import logits_from_confidences, release
+from oneway.defenses import ServableDefense
 from oneway.errors import DefenseFailedError, InvalidTensorError, TargetFailedError
-from oneway.guards import OpenedGuard
+from oneway.releases import logits_from_confidences, release
 from oneway.serving.dialects import Scores
 from oneway.serving.guarded_model import Released, check_guard, check_released, released_or_refused
 from oneway.serving.refusals import upstream_failed
@@ -38,7 +38,7 @@ class GuardedScores:
 
     def __init__(
         self,
-        guard: OpenedGuard,
+        guard: ServableDefense,
         outputs: Literal["logits", "confidences"],
         *,
         device: torch.device,

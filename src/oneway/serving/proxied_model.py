@@ -12,13 +12,13 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from oneway.defenses import ServableDefense
 from oneway.errors import (
     InvalidOptionError,
     MissingDataError,
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.guards import OpenedGuard
 from oneway.serving.dialects import Dialect, OpenInferenceDialect, PlainDialect, parse_json
 from oneway.serving.protocol import FLOATS, ModelMetadata, TensorMetadata
 from oneway.serving.refusals import RefusedError
@@ -62,7 +62,7 @@ class ProxiedModel:
 async def open_upstream(
     where: str,
     settings: ServingSettings,
-    guard: OpenedGuard,
+    guard: ServableDefense,
     *,
     input_name: str | None = None,
     output_name: str | None = None,

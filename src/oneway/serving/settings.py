@@ -15,13 +15,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from oneway.confidences import MOST_DECIMALS
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
     MissingDataError,
     UnknownNameError,
 )
+from oneway.releases import MOST_DECIMALS
 
 PREFIX = "ONEWAY_SERVE_"
 """What the names of settings begin with in the environment."""

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_images
-from oneway.confidences import release
 from oneway.contracts import Target
 from oneway.errors import InvalidTensorError, OnewayError
+from oneway.releases import release
 from oneway.targets.answers import AnswerRules, Array, Outputs, to_array, to_float32
 from oneway.targets.failure import failed
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, check_images, check_same_shape
-from oneway.confidences import logits_from_confidences, release
 from oneway.contracts import Defense, RepeatableDefense, ScoredTarget, Target
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
+from oneway.releases import logits_from_confidences, release
 from oneway.targets.torch_module import TorchTarget
 
 
@@ -124,7 +124,7 @@ class DefendedTarget:
             parts.append(self._released(clean.expand(count, -1, -1), draws))
         return torch.cat(parts, dim=1)
 
-    def follow(self, images: Tensor) -> Tensor:
+    def differentiable_logits(self, images: Tensor) -> Tensor:
         """Answer with defended logits that have a gradient in ``images``, straight through.
 
         The gradient is the target's own: the defense, which may round, look up a table or follow

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from oneway.checks import check_count, check_images, check_logits, name_of
-from oneway.confidences import logits_from_confidences, release
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.releases import logits_from_confidences, release
 
 
 class TorchTarget:

@@ -23,7 +23,7 @@ from oneway.errors import (
     UnknownNameError,
 )
 from oneway.inversion import Inverter
-from oneway.inversion.front_ends import FaithfulTransform
+from oneway.inversion.input_transforms import FaithfulTransform
 from reference import wen2021
 from rows import leads, random_rows, same_bits, score_rows
 from surrogates import Undifferentiated, random_images, small_inverter

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from defenses.codebook.scored import scored
-from oneway.confidences import release
 from oneway.defenses.codebook import (
     ASSUMPTIONS,
     Certificate,
@@ -38,6 +37,7 @@ from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.top_rounding import TopRounding
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import Interval
+from oneway.releases import release
 from reference import codebook as slow
 from rows import random_rows
 from surrogates import random_images
@@ -67,7 +67,7 @@ def drawn(seed: int, count: int, shares: Tensor = SHARES) -> tuple[Tensor, Tenso
 
 
 def no_interval(values: Tensor, **_: object) -> Interval:
-    """Stand in for the bootstrap where only estimate and floor are looked at."""
+    """Stand in for the bootstrap where only estimate and lower bound are looked at."""
     return Interval(math.nan, float(values.mean()), math.nan)
 
 
@@ -87,7 +87,7 @@ def test_the_estimate_is_the_unbiased_variance_within_cells(seed, count, kinds):
     counts = [cells.tolist().count(cell) for cell in cells.tolist()]
     assert found.alone == pytest.approx(counts.count(1) / count)
     assert found.queries == count
-    assert 0 <= found.floor <= found.estimate + 1e-12
+    assert 0 <= found.lower_bound <= found.estimate + 1e-12
 
 
 @pytest.mark.usefixtures("quick")
@@ -184,9 +184,9 @@ def test_the_floor_is_the_reference_s(sizes, level):
     found = certified_error(cells[order], queries[order], seeded(0), level)
     halves = pairs_of(cells, queries)
     wanted = slow.floor_of(halves, len(cells), level)
-    assert found.floor == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+    assert found.lower_bound == pytest.approx(wanted, rel=1e-6, abs=1e-12)
     if sizes == [2] * 300 and level == 0.5:
-        assert found.floor > 0.05
+        assert found.lower_bound > 0.05
 
 
 @pytest.mark.usefixtures("quick")
@@ -227,12 +227,12 @@ def test_pairs_meet_within_a_cell_alone():
     queries = (cells.double() / 7).unsqueeze(-1).expand(-1, 3)
     found = certified_error(cells, queries, seeded(0))
     assert found.estimate == pytest.approx(0, abs=1e-15)
-    assert found.floor == 0
+    assert found.lower_bound == 0
     # Within a cell of two kinds half of the pairs differ, each by 1.
     kinds = (torch.arange(4000) // 8 % 2).double().unsqueeze(-1).expand(-1, 3)
     found = certified_error(torch.arange(4000) % 8, kinds, seeded(0))
     assert found.estimate == pytest.approx(0.25, rel=0.01)
-    assert 0.2 < found.floor < 0.25
+    assert 0.2 < found.lower_bound < 0.25
 
 
 @pytest.mark.usefixtures("quick")
@@ -241,12 +241,12 @@ def test_each_row_is_in_one_pair_at_most():
     cells = torch.zeros(2001, dtype=torch.int64)
     queries = torch.zeros(2001, 1, dtype=torch.float64)
     queries[0] = 1
-    floors = {certified_error(cells, queries, seeded(seed)).floor for seed in range(40)}
-    assert floors == {0.0}
+    lower_bounds = {certified_error(cells, queries, seeded(seed)).lower_bound for seed in range(40)}
+    assert lower_bounds == {0.0}
     # Where half of the rows are, all of their pairs are counted, and none twice.
     queries[:1000] = 1
     halves = [0.5] * 500 + [0.0] * 500
-    found = [certified_error(cells, queries, seeded(seed)).floor for seed in range(200)]
+    found = [certified_error(cells, queries, seeded(seed)).lower_bound for seed in range(200)]
     wanted = slow.floor_of(halves, 2001, 0.95)
     # The number of unlike pairs is spread about 500 by its draw, and no more.
     assert np.mean(found) == pytest.approx(wanted, rel=0.02)
@@ -255,23 +255,27 @@ def test_each_row_is_in_one_pair_at_most():
 
 @pytest.mark.usefixtures("quick")
 def test_the_floor_is_below_the_true_error_in_every_draw_and_says_something():
-    floors = [certified_error(*drawn(seed, 4000), seeded(seed)).floor for seed in range(200)]
-    assert max(floors) < TRUE_ERROR
-    assert min(floors) > 0.6 * TRUE_ERROR
+    lower_bounds = [
+        certified_error(*drawn(seed, 4000), seeded(seed)).lower_bound for seed in range(200)
+    ]
+    assert max(lower_bounds) < TRUE_ERROR
+    assert min(lower_bounds) > 0.6 * TRUE_ERROR
     # It holds where a normal approximation does not: hardly any query differs from its cell.
     rare = 0.003
     for seed in range(200):
         few = torch.rand(400, 1, generator=seeded(seed), dtype=torch.float64) < rare
         found = certified_error(torch.zeros(400).long(), few.double(), seeded(seed))
-        assert found.floor < rare * (1 - rare)
+        assert found.lower_bound < rare * (1 - rare)
 
 
 @pytest.mark.usefixtures("quick")
 def test_the_floor_nears_the_error_with_more_queries_and_less_confidence():
-    counts = [certified_error(*drawn(1, count), seeded(0)).floor for count in (50, 500, 5000)]
+    counts = [certified_error(*drawn(1, count), seeded(0)).lower_bound for count in (50, 500, 5000)]
     assert counts[0] < counts[1] < counts[2] < TRUE_ERROR
     drawn_once = drawn(1, 2000)
-    levels = [certified_error(*drawn_once, seeded(0), level).floor for level in (0.5, 0.9, 0.999)]
+    levels = [
+        certified_error(*drawn_once, seeded(0), level).lower_bound for level in (0.5, 0.9, 0.999)
+    ]
     assert levels[0] > levels[1] > levels[2] > 0
 
 
@@ -347,7 +351,7 @@ def test_a_certificate_says_what_was_found(book, found):
     assert found.error.estimate == pytest.approx(
         slow.within_cells(cells.numpy(), images.flatten(1).numpy())
     )
-    assert found.error.floor < found.error.low < found.error.estimate < found.error.high
+    assert found.error.lower_bound < found.error.low < found.error.estimate < found.error.high
     assert found.members_least == min(book.members[book.members > 0].tolist()) >= 20
     assert found.labels_alone == book.members.tolist().count(0) == 0
     clean = slow.softmaxes(logits.numpy())
@@ -435,7 +439,7 @@ def test_nobody_beats_what_is_certified_and_who_knows_the_cells_reaches_it():
     sums = torch.zeros(count, 16, dtype=torch.float64).index_add_(0, cells[0], flat[0])
     means = sums / cells[0].bincount(minlength=count).clamp_min(1).unsqueeze(-1)
     best = float((means[cells[1]] - flat[1]).square().mean())
-    assert told.floor < told.low <= best <= told.high
+    assert told.lower_bound < told.low <= best <= told.high
 
     def decoded(answers: Tensor, scores: Tensor) -> float:
         """Train a small decoder of answers, and return its error about others."""

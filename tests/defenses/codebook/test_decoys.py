@@ -37,7 +37,7 @@ class Smooth(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def material():
+def training_data():
     logits, images = scored(1, 500)
     return fit_codebook(logits, FitSettings(10, 0.005)), logits, images
 
@@ -101,8 +101,8 @@ def test_codewords_stay_within_their_budgets_and_their_label_leads(
     assert fault_of(decoys) is None
 
 
-def test_nothing_but_codewords_changes_and_not_those_of_the_table_itself(material):
-    book, logits, images = material
+def test_nothing_but_codewords_changes_and_not_those_of_the_table_itself(training_data):
+    book, logits, images = training_data
     before = {name: tensor.clone() for name, tensor in book.state_dict().items()}
     weights = [parameter.clone() for one in SURROGATES for parameter in one.parameters()]
     given = logits.clone(), images.clone()
@@ -119,8 +119,8 @@ def test_nothing_but_codewords_changes_and_not_those_of_the_table_itself(materia
     assert all(parameter.grad is None for parameter in after)
 
 
-def test_the_surrogates_err_more_and_more_so_with_more_budget(material):
-    book, logits, images = material
+def test_the_surrogates_err_more_and_more_so_with_more_budget(training_data):
+    book, logits, images = training_data
     targets = mean_images(book, logits, images)
     clean = errors_of(book, targets)
     assert clean.isfinite().all()
@@ -149,9 +149,9 @@ def test_the_surrogates_err_more_and_more_so_with_more_budget(material):
     assert means[-1] - means[0] > 3 * (np.mean(strayed) - means[0])
 
 
-def test_one_small_step_goes_where_the_error_rises(material):
+def test_one_small_step_goes_where_the_error_rises(training_data):
     """Against differences of the error itself, along each listed value."""
-    book, logits, images = material
+    book, logits, images = training_data
     targets = mean_images(book, logits, images)
     step = 1e-4
     decoys = plant_decoys(book, logits, images, SURROGATES, steps=1, step_size=step, l1_budget=1.0)
@@ -222,8 +222,8 @@ def test_a_value_next_to_nothing_stays_above_nothing():
     assert fault_of(decoys) is None
 
 
-def test_inference_mode_and_no_grad_change_nothing(material):
-    book, logits, images = material
+def test_inference_mode_and_no_grad_change_nothing(training_data):
+    book, logits, images = training_data
     wanted = plant_decoys(book, logits, images, SURROGATES, steps=3).values
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -241,13 +241,13 @@ def test_inference_mode_and_no_grad_change_nothing(material):
         ({"step_size": -1}, "step_size must be positive"),
     ],
 )
-def test_options_outside_their_range_are_refused_by_name(material, options, text):
+def test_options_outside_their_range_are_refused_by_name(training_data, options, text):
     with pytest.raises(InvalidOptionError, match=text):
-        plant_decoys(*material, SURROGATES, **options)
+        plant_decoys(*training_data, SURROGATES, **options)
 
 
-def test_what_decoys_cannot_be_made_of_is_refused(material):
-    book, logits, images = material
+def test_what_decoys_cannot_be_made_of_is_refused(training_data):
+    book, logits, images = training_data
     with pytest.raises(InvalidOptionError, match="surrogates must hold at least one"):
         plant_decoys(book, logits, images, [])
     with pytest.raises(InvalidTensorError, match="4 classes"):

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from defenses.codebook.scored import scored
 from oneway.checks import FLOATING
-from oneway.confidences import release as released_as
-from oneway.contracts import DefenderMaterial
+from oneway.contracts import TrainingData
 from oneway.defenses.codebook import (
     Budget,
     Codebook,
@@ -35,7 +34,8 @@ from oneway.errors import (
     InvalidTensorError,
     MissingDataError,
 )
-from oneway.tensor_files import write_tensors
+from oneway.files import write_tensors
+from oneway.releases import release as released_as
 from reference import codebook as slow
 from rows import leads, random_rows, same_bits
 
@@ -300,16 +300,19 @@ def test_what_cannot_be_fitted_is_refused():
             CodebookRelease.fit(logits, images, held_out=share, **options)
 
 
-def material(**kept):
+def training_data(**kept):
     logits, images = scored(1, 400)
-    return DefenderMaterial(None, None, None, images, logits, **kept)
+    return TrainingData(None, None, None, images, logits, **kept)
 
 
 def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
     options = {"min_members": 10, "rate_weight": 0.02}
     logits, images = scored(2, 500)
     kept = {"calibration_images": images, "calibration_logits": logits}
-    for given, rows in ((material(**kept), (logits, images)), (material(), scored(1, 400))):
+    for given, rows in (
+        (training_data(**kept), (logits, images)),
+        (training_data(), scored(1, 400)),
+    ):
         shares = []
         network, figures = CodebookRelease.train(
             given, generator=seeded(), on_epoch=shares.append, **options
@@ -329,7 +332,7 @@ def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
             "certified_error": told.error.estimate,
             "certified_error_low": told.error.low,
             "certified_error_high": told.error.high,
-            "certified_error_floor": told.error.floor,
+            "certified_error_lower_bound": told.error.lower_bound,
         }
         json.dumps(figures, allow_nan=False)
     assert CodebookRelease(network).figures == {"cells": network.sizes.cells}
@@ -338,7 +341,7 @@ def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
 def test_options_of_training_reach_the_fit():
     def train(**options):
         options = {"min_members": 10, "rate_weight": 0.02} | options
-        return CodebookRelease.train(material(), generator=seeded(), **options)
+        return CodebookRelease.train(training_data(), generator=seeded(), **options)
 
     plain = train()
     assert train(min_members=60)[1]["members_least"] >= 60
@@ -556,7 +559,7 @@ UNTRUE = {
     "measured below none": ({"bits_measured": -0.1}, "bits_measured is out of range"),
     "measured as nothing": ({"bits_measured": math.nan}, "bits_measured is out of range"),
     "too much error": ({"error": {"estimate": 1.5}}, "the estimate of an error"),
-    "an endless error": ({"error": {"floor": math.inf}}, "the floor of an error"),
+    "an endless error": ({"error": {"lower_bound": math.inf}}, "the lower bound of an error"),
     "less than no error": ({"error": {"low": -0.1}}, "the low of an error"),
     "an interval upside down": ({"error": {"high": 0.0}}, "the interval of an error"),
     "more alone than all": ({"error": {"alone": 1.1}}, "the alone of an error"),

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmark.audits import (
+from audit.audits import (
     COLUMNS,
     TESTS,
     RecordScores,
@@ -14,7 +14,8 @@ from benchmark.audits import (
     records,
     subject_of,
 )
-from oneway.benchmark import ReleaseSpec, Subject
+from oneway.audit import AuditTarget
+from oneway.evaluation import ReleaseSpec
 from oneway.targets import TorchTarget
 from report.planted import STEPS, record_of
 
@@ -28,7 +29,7 @@ def audits(tmp_path_factory):
         rounding = ReleaseSpec("rounding", "rounding", {"decimals": 2})
         images = audit(subject_of(release=rounding), folder, controls=True)
         own, test = records(300, 0), records(TESTS, 1)
-        subject = Subject(TorchTarget(RecordScores()), own, test, columns=COLUMNS)
+        subject = AuditTarget(TorchTarget(RecordScores()), own, test, columns=COLUMNS)
         tables = audit(subject, folder)
     return types.SimpleNamespace(images=images, tables=tables)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from oneway.audit import FLAGS
+from oneway.evaluation import FLAGS
 from oneway.report import verdict
 from oneway.report.page import audit_page, render
 from report.page.reading import assert_stands_alone, heads_of, read, rows_of, tables
@@ -81,7 +81,12 @@ def test_a_void_audit_says_so_before_anything_else():
 
 def test_no_gap_is_said_and_not_drawn_as_a_number():
     none = dict.fromkeys(
-        ("closed_gap", "closed_gap_interval", "closed_gap_tail", "closed_gap_tail_interval")
+        (
+            "closed_gap",
+            "closed_gap_interval",
+            "closed_gap_least_confident",
+            "closed_gap_least_confident_interval",
+        )
     )
     page = page_of(changed(**none))
     assert verdict_of(page)[0] == "No gap to close"
@@ -113,7 +118,7 @@ def test_without_controls_nothing_vouches_and_that_is_said_above():
 
 CONTROLS = "Controls: releases whose leak is known"
 FRONTIER = "How much of the gap is closed, against how far probabilities move"
-FLOORS = "Error of each attacker on the release, between the floors (left: more was read)"
+FLOORS = "Error of each attacker on the release, between the baselines (left: more was read)"
 RELIABILITY = "Do probabilities mean what they say? On the dashed line they do"
 
 
@@ -151,22 +156,24 @@ def test_every_number_of_every_table_is_the_records(shown):
     for name, _, measured, _, vouches in rows_of(found[CONTROLS]):
         one = record["controls"][name]
         assert close(measured, one["measured"], 2)
-        assert vouches == f"{one['attack']}, {one['front_end']}"
+        assert vouches == f"{one['attack']}, {one['input_transform']}"
 
 
 def test_every_number_of_every_figure_is_the_records(shown):
     page, outcome = shown
     record, found = outcome.record, tables(page)
-    floors = {name: number(cell) for name, cell in rows_of(found[FLOORS])}
+    baselines = {name: number(cell) for name, cell in rows_of(found[FLOORS])}
     told = {"clean": "clean scores", "label": "the label alone", "prior": "the mean of all"}
     for name, said in told.items():
-        assert floors[f"floor: {said}"] == pytest.approx(record["floors"][name], abs=5.1e-5)
+        assert baselines[f"baseline: {said}"] == pytest.approx(
+            record["baselines"][name], abs=5.1e-5
+        )
     for name, error in record["errors"].items():
         last = ", the strongest" if name in record["strongest"] else ""
-        assert floors[f"attacker: {name}{last}"] == pytest.approx(error, abs=5.1e-5)
-    assert len(floors) == 3 + len(record["errors"])
+        assert baselines[f"attacker: {name}{last}"] == pytest.approx(error, abs=5.1e-5)
+    assert len(baselines) == 3 + len(record["errors"])
     rows = rows_of(found[FRONTIER])
-    for row, key in zip(rows[1:], ("closed_gap", "closed_gap_tail"), strict=True):
+    for row, key in zip(rows[1:], ("closed_gap", "closed_gap_least_confident"), strict=True):
         assert close(row[1], record["utility"]["l1_mean"], 4)
         assert close(row[2], record[key], 2)
     bins = rows_of(found[RELIABILITY])
@@ -313,7 +320,7 @@ def test_how_it_was_measured_is_all_there(shown):
     (how,) = page.every("section", id="how")
     said = how.text()
     for part in (
-        *record["plan"]["front_ends"],
+        *record["plan"]["input_transforms"],
         *map(str, record["plan"]["widths"]),
         *record["errors"],
         f"{record['auxiliary']:,} auxiliary rows",

@@ -50,9 +50,9 @@ def test_who_errs_less_lies_further_left_and_nobody_off_the_line(errors, clean, 
     at = [percent(one.attributes["x"]) for one in marks_of(page)]
     assert len(at) == len(errors)
     assert all(0 <= x <= ROOM for x in at)
-    floors = [percent(one.attributes["x1"]) for one in page.every() if one.has("level")]
-    assert len(floors) == 3
-    everybody = sorted(zip([*errors, clean, label, prior], [*at, *floors], strict=True))
+    baselines = [percent(one.attributes["x1"]) for one in page.every() if one.has("level")]
+    assert len(baselines) == 3
+    everybody = sorted(zip([*errors, clean, label, prior], [*at, *baselines], strict=True))
     for (one, x), (other, y) in itertools.pairwise(everybody):
         # To a hundredth of a percent, as it is written.
         assert x <= y + 0.011, (one, other)
@@ -75,11 +75,11 @@ def test_an_interval_reaches_as_far_to_both_sides_and_is_never_cut_short(pairs, 
 def test_the_band_reaches_from_one_floor_to_the_other():
     page = line_of([("clean", 0.02), ("label", 0.06)], [Place("a", 0.04, "0.04")])
     (band,) = [one for one in page.every("rect") if one.has("between")]
-    floors = [percent(one.attributes["x1"]) for one in page.every("line") if one.has("level")]
+    baselines = [percent(one.attributes["x1"]) for one in page.every("line") if one.has("level")]
     (at,) = [percent(one.attributes["x"]) for one in marks_of(page)]
     left, width = percent(band.attributes["x"]), percent(band.attributes["width"])
-    assert [left, left + width] == pytest.approx(floors, abs=0.02)
-    assert at == pytest.approx(sum(floors) / 2, abs=0.02)
+    assert [left, left + width] == pytest.approx(baselines, abs=0.02)
+    assert at == pytest.approx(sum(baselines) / 2, abs=0.02)
 
 
 def test_who_is_far_beyond_the_label_is_drawn_at_the_edge_as_an_arrow_with_its_number():

@@ -118,7 +118,7 @@ def test_one_seed_of_all_says_so_of_all(board):
 
 
 def test_without_any_gap_nothing_is_drawn_that_is_not_there(board):
-    records = [one | {"closed_gap": None, "closed_gap_tail": None} for one in board()]
+    records = [one | {"closed_gap": None, "closed_gap_least_confident": None} for one in board()]
     page = page_of(records)
     assert sentence(page).startswith("There is no gap to close")
     assert not any("against" in title for title in tables(page))
@@ -149,7 +149,7 @@ def test_what_the_paper_printed_stands_beside_ours():
 
 
 FLAGGED = {
-    "attack-failed": "retrained error above the label-only floor: that attack failed",
+    "attack-failed": "retrained error above the label-only baseline: that attack failed",
     "retraining-failed": "retrained is weaker than static: the retraining failed",
     "labels-changed": "3 labels changed or tied in what was released",
 }

@@ -17,7 +17,7 @@ Cells that one row or none is in say nothing and count as 0, so that T errs to t
 
 **How sure.** ``low`` and ``high`` are a bootstrap interval of T over queries, of what each adds
 when it is left out and put back (its jackknife pseudo-value): in a cell of two that is more than
-its share, since both rows hang on each other. ``floor`` holds
+its share, since both rows hang on each other. ``lower_bound`` holds
 for any distribution of queries in [0, 1] and any sample size, in two steps of half the
 probability each. Rows of a cell are paired off; half their squared distance is unbiased for the
 cell's variance, lies in [0, 1/2], and pairs are independent given the cells, so that an empirical
@@ -36,11 +36,11 @@ import torch
 from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits
-from oneway.confidences import release
 from oneway.contracts import Defense
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import bootstrap_mean
+from oneway.releases import release
 
 ASSUMPTIONS = (
     "The queries that are to come are drawn, each by itself, from the distribution that the "
@@ -79,7 +79,8 @@ class CertifiedError:
         estimate: From the variance within cells.
         low: Lower end of its bootstrap interval.
         high: Upper end.
-        floor: What it is at least, whatever the distribution; 0 if so few queries say nothing.
+        lower_bound: What it is at least, whatever the distribution; 0 if so few queries say
+            nothing.
         queries: How many it rests on.
         alone: Share of them that are alone in their cell, and count as 0.
     """
@@ -87,7 +88,7 @@ class CertifiedError:
     estimate: float
     low: float
     high: float
-    floor: float
+    lower_bound: float
     queries: int
     alone: float
 
@@ -164,7 +165,7 @@ def certify(
         logits: ``(N, K)`` clean scores.
         queries: ``(N, ...)`` in [0, 1], what was asked; None: no error is certified.
         independent: Whether the codebook was fitted without these queries. Only then do interval
-            and floor of the error mean what they say.
+            and lower bound of the error mean what they say.
         generator: Source of the bootstrap's draws and of the pairs.
         level: Of intervals and bounds, in (0, 1).
 
@@ -253,8 +254,8 @@ def _certified(
         check_images(queries, rows=len(logits))
         if not (float(queries.min()) >= 0 and float(queries.max()) <= 1):
             raise InvalidTensorError(
-                "queries must lie in [0, 1], since the floor rests on it, but some do not. Divide "
-                "them by their range."
+                "queries must lie in [0, 1], since the lower bound rests on it, but some do not. "
+                "Divide them by their range."
             )
         flat = queries.detach().flatten(1)
         pairs = pairs_in(cells)
@@ -315,7 +316,7 @@ def certified_error(
         estimate=estimate,
         low=max(0.0, moves.low),
         high=moves.high,
-        floor=_floor(inverse.to(cells.device), queries, len(cells), generator, level),
+        lower_bound=_lower_bound(inverse.to(cells.device), queries, len(cells), generator, level),
         queries=len(cells),
         alone=float(alone.double().mean()),
     )
@@ -395,7 +396,7 @@ def _squared_distances_from_means(inverse: Tensor, queries: Tensor, cells: int) 
     return torch.cat(parts)
 
 
-def _floor(
+def _lower_bound(
     inverse: Tensor, queries: Tensor, count: int, generator: Generator, level: float
 ) -> float:
     """Return a lower bound on E Var(x | cell) that holds for any distribution in [0, 1]."""

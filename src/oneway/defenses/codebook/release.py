@@ -10,8 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from oneway.checks import check_images, check_logits, check_weight, name_of
-from oneway.confidences import release
-from oneway.contracts import DefenderMaterial
+from oneway.contracts import TrainingData
 from oneway.defenses.codebook.certificate import (
     Certificate,
     CertifiedError,
@@ -30,7 +29,8 @@ from oneway.defenses.codebook.table import MOST_OFFSET, Codebook, first_box, see
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
-from oneway.tensor_files import corrupt, read_tensors, write_tensors
+from oneway.files import corrupt, read_tensors, write_tensors
+from oneway.releases import release
 
 KIND = "codebook"
 
@@ -183,7 +183,7 @@ class CodebookRelease:
     @classmethod
     def train(
         cls,
-        material: DefenderMaterial,
+        training_data: TrainingData,
         *,
         generator: Generator,
         on_epoch: Callable[[float], None] | None = None,
@@ -198,7 +198,7 @@ class CodebookRelease:
         """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones.
 
         Args:
-            material: Its calibration images and logits.
+            training_data: Its calibration images and logits.
             generator: On the CPU; see :meth:`fit`.
             on_epoch: Called with the share that is done.
             min_members: See :class:`FitSettings`.
@@ -217,7 +217,7 @@ class CodebookRelease:
             InvalidTensorError: There are too few calibration queries.
             InvalidOptionError: No table keeps within the budget.
         """
-        images, logits = material.calibration
+        images, logits = training_data.calibration
         asked = fit_options(
             min_members=min_members,
             rate_weight=rate_weight,
@@ -248,7 +248,7 @@ class CodebookRelease:
                 "certified_error": told.error.estimate,
                 "certified_error_low": told.error.low,
                 "certified_error_high": told.error.high,
-                "certified_error_floor": told.error.floor,
+                "certified_error_lower_bound": told.error.lower_bound,
             }
         return facts
 
@@ -493,7 +493,7 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
     """Yield what is wrong with a certified error, of squared errors of values in [0, 1]."""
     if not _is_count(error.queries, 1) or error.queries > queries:
         yield "an error is certified on no number of its queries"
-    for name in ("estimate", "low", "floor", "alone"):
+    for name in ("estimate", "low", "lower_bound", "alone"):
         if not _is_within(getattr(error, name), 0, 1):
             yield f"the {name} of an error is not from 0 to 1"
     if not _is_within(error.high, 0, math.inf) or error.high < error.low:

@@ -267,8 +267,8 @@ function showVerdict(setting) {
     return rowOf([title, taught, errorText(error)]);
   }));
   at("numbers-note").textContent =
-    `Clean scores give an error of ${errorText(known.floors.clean)}, the label alone ${errorText(known.floors.label)}, `
-    + `the mean of all digits ${errorText(known.floors.prior)}. An attacker whose error is above the label's `
+    `Clean scores give an error of ${errorText(known.baselines.clean)}, the label alone ${errorText(known.baselines.label)}, `
+    + `the mean of all digits ${errorText(known.baselines.prior)}. An attacker whose error is above the label's `
     + "would rather use the label: then the label counts. G = (strongest error - clean) / (label - clean).";
 }
 

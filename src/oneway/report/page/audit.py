@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.benchmark import SEEDS
+from oneway.audit import SEEDS
 from oneway.report.audit import (
     NO_CONTROLS,
     attackers_table,
@@ -76,7 +76,7 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
     sections = [
         Section("numbers", "In numbers", [_figures(record), Prose(GAP_WORDS)]),
         *_examples(record, pictures),
-        Section("floors", "Where the attackers stand", [_floors(record)]),
+        Section("baselines", "Where the attackers stand", [_baselines(record)]),
         *_frontier(record),
         Section("words", "In words", [Bullets(words)]),
         Section(
@@ -143,9 +143,9 @@ def _figures(record: Record) -> Figures:
     for name, told, more in (
         ("closed_gap", "Closed gap G", "0: nothing is hidden; 1: no more is told than the label"),
         (
-            "closed_gap_tail",
+            "closed_gap_least_confident",
             "G, least confident 5 %",
-            f"{record['tail_queries']} queries of which the model was least sure",
+            f"{record['least_confident_queries']} queries of which the model was least sure",
         ),
     ):
         gap, interval = record[name], record[f"{name}_interval"]
@@ -164,7 +164,7 @@ def _figures(record: Record) -> Figures:
             f"{record['adaptive_error']:.4f}",
             "Strongest attacker's error",
             f"{', '.join(sorted(set(record['strongest'])))}; clean "
-            f"{record['floors']['clean']:.4f}, label alone {record['floors']['label']:.4f}",
+            f"{record['baselines']['clean']:.4f}, label alone {record['baselines']['label']:.4f}",
         ),
         Figure(
             f"{useful['l1_mean']:.4f}",
@@ -172,7 +172,7 @@ def _figures(record: Record) -> Figures:
             f"L1 distance, from 0 to 2; at most {useful['l1_max']:.4f}",
         ),
         Figure(
-            str(record["flips"]),
+            str(record["label_changes"]),
             "Labels changed",
             f"of {record['queries']:,}",
         ),
@@ -188,12 +188,12 @@ def _figures(record: Record) -> Figures:
     return Figures(items)
 
 
-def _floors(record: Record) -> Chart:
-    floors, strongest = record["floors"], set(record["strongest"])
+def _baselines(record: Record) -> Chart:
+    baselines, strongest = record["baselines"], set(record["strongest"])
     levels = [
-        Level("clean scores", floors["clean"]),
-        Level("the label alone", floors["label"]),
-        Level("the mean of all", floors["prior"]),
+        Level("clean scores", baselines["clean"]),
+        Level("the label alone", baselines["label"]),
+        Level("the mean of all", baselines["prior"]),
     ]
     places = [
         Place(
@@ -205,18 +205,18 @@ def _floors(record: Record) -> Chart:
         for name, error in sorted(record["errors"].items(), key=lambda pair: pair[1])
     ]
     columns: dict[str, Callable[[tuple[str, float]], str]] = {
-        "floor or attacker": lambda row: row[0],
+        "baseline or attacker": lambda row: row[0],
         "error": lambda row: f"{row[1]:.4f}",
     }
-    rows = [(f"floor: {one.told}", one.value) for one in levels]
+    rows = [(f"baseline: {one.told}", one.value) for one in levels]
     rows += [(f"attacker: {one.told}", one.value) for one in places]
-    title = "Error of each attacker on the release, between the floors (left: more was read)"
+    title = "Error of each attacker on the release, between the baselines (left: more was read)"
     return line_chart(
-        "floors-chart",
+        "baselines-chart",
         title,
         "A line of mean squared errors. The shaded band reaches from the best attack on clean "
-        f"scores, {floors['clean']:.4f}, to the best given the label alone, "
-        f"{floors['label']:.4f}. Attackers on the release: "
+        f"scores, {baselines['clean']:.4f}, to the best given the label alone, "
+        f"{baselines['label']:.4f}. Attackers on the release: "
         + "; ".join(f"{one.told} {one.text}" for one in places)
         + ".",
         levels,
@@ -317,7 +317,12 @@ def _frontier(record: Record) -> list[Section]:
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
     for name, told, mark, nudge in (
         ("closed_gap", "this release", "disc", -9),
-        ("closed_gap_tail", "this release, least confident 5 % of queries", "diamond", 9),
+        (
+            "closed_gap_least_confident",
+            "this release, least confident 5 % of queries",
+            "diamond",
+            9,
+        ),
     ):
         gap, interval = record[name], record[f"{name}_interval"]
         if gap is None:
@@ -420,7 +425,7 @@ def _how(record: Record) -> list[tuple[str, str]]:
     facts += [
         ("Data", f"{record['auxiliary']:,} auxiliary rows, {record['queries']:,} test queries"),
         ("Attackers", "; ".join(f"{name}: {KNOWS.get(name, '')}" for name in record["errors"])),
-        ("Front ends", ", ".join(plan["front_ends"])),
+        ("Input transforms", ", ".join(plan["input_transforms"])),
         ("Decoder widths", ", ".join(map(str, plan["widths"]))),
         (
             "Epochs",

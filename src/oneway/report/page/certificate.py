@@ -59,8 +59,8 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
 
 TABLE_NOTE = (
     "Error is estimated from the variance within cells, with its bootstrap interval from low to "
-    "high; floor is what it is at least whatever the distribution of queries. Alone: share of "
-    "queries that are the only ones in their cell, and count as read to the last pixel."
+    "high; lower bound is what it is at least whatever the distribution of queries. Alone: share "
+    "of queries that are the only ones in their cell, and count as read to the last pixel."
 )
 
 
@@ -83,7 +83,7 @@ def _verdict(told: Certificate) -> tuple[str, str, str]:
         "In the mean over queries no attacker, whatever they know, train or compute, errs by less "
         f"than an estimated {error.estimate:.4f} per pixel ({level} of resampled queries: "
         f"{error.low:.4f} to {error.high:.4f}; proven, whatever the distribution of queries: "
-        f"{error.floor:.4f}); and a release {most}."
+        f"{error.lower_bound:.4f}); and a release {most}."
     )
     if not told.independent:
         return "mixed", "Certified on the queries that fitted it", sentence
@@ -101,7 +101,7 @@ def _figures(told: Certificate) -> Figures:
                 f"{told.error.high:.4f}",
             ),
             Figure(
-                f"{told.error.floor:.4f}",
+                f"{told.error.lower_bound:.4f}",
                 "Least error, proven",
                 "for any distribution of queries",
             ),
@@ -153,7 +153,10 @@ def _chart(told: Certificate, error: CertifiedError) -> Chart:
         title,
         f"A line of mean squared errors from 0 on. All queries: {error.estimate:.4f}, from "
         f"{error.low:.4f} to {error.high:.4f}; and {len(rows) - 1} labels by themselves.",
-        (Level("read to the last pixel", 0.0), Level("floor, any distribution", error.floor)),
+        (
+            Level("read to the last pixel", 0.0),
+            Level("lower bound, any distribution", error.lower_bound),
+        ),
         places,
         numbers=Listing(title, columns, rows),
         banded=False,

@@ -62,7 +62,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Level:
-    """A number that others are compared with, such as a floor.
+    """A number that others are compared with, such as a baseline.
 
     Attributes:
         told: What it is.
@@ -146,7 +146,7 @@ def line_chart(
         name: Unique on the page.
         title: What it shows.
         description: The same for who cannot see it.
-        levels: The clean floor, the label-only one, and others.
+        levels: The clean baseline, the label-only one, and others.
         places: Attackers or releases.
         numbers: All of them, as a table.
         banded: Whether what lies between the first two levels is shaded.

@@ -6,7 +6,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-from oneway.audit import FLAGS
+from oneway.evaluation import FLAGS
 from oneway.report.page.blocks import FlagText
 
 

@@ -9,8 +9,9 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from oneway.audit import flag_named
-from oneway.benchmark import SEEDS, Estimate, Gallery, Published, Summary, summarise
+from oneway.audit import SEEDS
+from oneway.benchmark import Estimate, Gallery, Published, Summary, summarise
+from oneway.evaluation import flag_named
 from oneway.report.frontier import AXES, GAPS, LOWEST, frontier, frontier_lines
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
 from oneway.report.page.charts import NEAR, Chart, Level, Place, Point, line_chart, plane_chart
@@ -275,7 +276,7 @@ def _emphasis(line: str) -> Markup:
 def _line(prefix: str, summaries: Sequence[Summary]) -> Chart:
     first = summaries[0].values
     levels = [
-        Level(told, first[f"floor {name}"].mean)
+        Level(told, first[f"baseline {name}"].mean)
         for name, told in (
             ("clean", "clean scores"),
             ("label", "the label alone"),
@@ -297,14 +298,14 @@ def _line(prefix: str, summaries: Sequence[Summary]) -> Chart:
             )
         )
     columns: dict[str, Callable[[tuple[str, str]], str]] = {
-        "floor or release": lambda row: row[0],
+        "baseline or release": lambda row: row[0],
         "error": lambda row: row[1],
     }
-    rows = [(f"floor: {one.told}", f"{one.value:.4f}") for one in levels]
+    rows = [(f"baseline: {one.told}", f"{one.value:.4f}") for one in levels]
     rows += [(one.told, one.text) for one in places]
     title = "Error of the strongest attacker on each release (left: more was read)"
     return line_chart(
-        f"{prefix}-floors",
+        f"{prefix}-baselines",
         title,
         "A line of mean squared errors. The shaded band reaches from the best attack on clean "
         f"scores, {levels[0].value:.4f}, to the best given the label alone, "
@@ -397,7 +398,7 @@ def _pictures(
                 rows.append(_row(summary.release, note, images[attack]))
     label = found[0][1].get("label-only")
     if label is not None:
-        floor = first.record["floors"]["label"]
+        floor = first.record["baselines"]["label"]
         rows.append(_row("From the label alone", f"error {floor:.4f}", label))
     return Pictures(
         f"The same queries under each release, as attackers reconstruct them (seed {seed})",
@@ -441,7 +442,7 @@ def _how(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
         ),
         ("Attackers", "; ".join(f"{name}: {KNOWS.get(name, '')}" for name in attackers)),
     ]
-    for told, key in (("Front ends", "front_ends"), ("Decoder widths", "widths")):
+    for told, key in (("Input transforms", "input_transforms"), ("Decoder widths", "widths")):
         if spec["attackers"].get(key):
             facts.append((told, ", ".join(map(str, spec["attackers"][key]))))
     if spec["attackers"].get("training"):

@@ -8,9 +8,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from oneway.files import atomic_file
 from oneway.report.page.blocks import Page
 from oneway.report.table import Listing
-from oneway.tensor_files import atomic_file
 
 FOLDER = "oneway.report.page"
 

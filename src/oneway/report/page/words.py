@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from oneway.benchmark import SEEDS
+from oneway.audit import SEEDS
 
 CONFIDENTIAL = (
     "This page shows queries and reconstructions of them: it is as confidential as the queries "

@@ -1,0 +1,269 @@
+"""What an audit looks at: a model, what it releases, and whether its answers are stable."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from oneway.checks import check_images, name_of
+from oneway.contracts import Defense, Query, Target
+from oneway.data import Column, check_disjoint
+from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.evaluation import Flag
+from oneway.evaluation.settings import ReleaseSpec
+from oneway.metrics import label_changes
+from oneway.releases import logits_from_confidences, release
+from oneway.targets import DefendedTarget, TorchTarget, Trace
+
+PROBED = 64
+"""Queries that are asked again, to see whether the answers are stable."""
+
+ALONE = 8
+"""Of those, how many are asked one by one."""
+
+SAME = 1e-3
+"""L1 distance of two answers that count as the same: rounding differs with the batch."""
+
+ROWS = 512
+"""Queries that a guarded endpoint is asked at once."""
+
+LEAST_AUXILIARY, LEAST_TEST = 200, 50
+
+
+@dataclass(frozen=True)
+class AuditTarget:
+    """A model, the data to audit it with, and what stands before its clients.
+
+    Attributes:
+        target: The model, undefended; or, if only that is at hand, whatever answers.
+        auxiliary: ``(N, C, H, W)`` images in ``[0, 1]``, or ``(N, D)`` encoded records: the
+            attacker's own.
+        test: ``(M, ...)`` the queries that attacks are graded on.
+        labels: ``(M)`` int64, their true classes, for accuracy and calibration; or None.
+        release: The defense that is audited, by its registered name.
+        columns: What the entries of a record are; empty for images.
+        guarded: Where defended answers come from instead, such as an endpoint with its guard on.
+    """
+
+    target: Target
+    auxiliary: Tensor
+    test: Tensor
+    labels: Tensor | None = None
+    release: ReleaseSpec = field(default_factory=lambda: ReleaseSpec("as it is", "none"))
+    columns: tuple[Column, ...] = ()
+    guarded: Target | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be audited, before any query.
+
+        Raises:
+            InvalidTensorError: A tensor is not what is said above.
+            InvalidOptionError: There are too few rows, or two defenses.
+            OverlappingSplitsError: Test queries are among the attacker's.
+        """
+        check_images(self.auxiliary)
+        check_images(self.test)
+        if self.auxiliary.shape[1:] != self.test.shape[1:]:
+            raise InvalidTensorError(
+                "auxiliary and test queries must have one shape, but are "
+                f"{tuple(self.auxiliary.shape[1:])} and {tuple(self.test.shape[1:])}."
+            )
+        for name, rows, least in (
+            ("auxiliary", self.auxiliary, LEAST_AUXILIARY),
+            ("test", self.test, LEAST_TEST),
+        ):
+            if len(rows) < least:
+                raise InvalidOptionError(
+                    f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
+                    "attacker who has next to nothing learns nothing, which says nothing."
+                )
+            if not (rows.min() >= 0 and rows.max() <= 1):
+                raise InvalidTensorError(
+                    f"{name} queries must lie in [0, 1], but some do not. Scale them, and let the "
+                    "model undo it: errors are measured in this range."
+                )
+        labels = self.labels
+        if labels is not None and (
+            labels.dtype != torch.int64 or labels.shape != self.test.shape[:1]
+        ):
+            raise InvalidTensorError(
+                f"labels must be int64, one per test query, ({len(self.test)},), but are "
+                f"{name_of(labels.dtype)} of shape {tuple(labels.shape)}."
+            )
+        if self.guarded is not None and self.release.defense != "none":
+            raise InvalidOptionError(
+                "either a defense or a guarded endpoint is audited, but both were given."
+            )
+        check_disjoint({"auxiliary": self.auxiliary, "test": self.test})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered to all queries of an audit.
+
+    Attributes:
+        clean: ``(N, K)`` confidences of the auxiliary rows, undefended.
+        released: ``(N, K)`` of the same rows, defended.
+        trace: Of the test queries.
+        clean_test: ``(M, K)`` undefended confidences of the test queries.
+        label_changes: How many of their labels changed in what was released.
+        random: Whether the same query is answered differently each time.
+        undeclared: Whether it is the model that answers at random, and not its defense.
+        flags: What is wrong with the answers.
+    """
+
+    clean: Tensor
+    released: Tensor
+    trace: Trace
+    clean_test: Tensor
+    label_changes: int
+    random: bool
+    undeclared: bool
+    flags: tuple[Flag, ...]
+
+
+def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> Answers:
+    """Ask everything that the attackers train on and are graded with.
+
+    Args:
+        audited: What is audited.
+        defense: What stands before the clients; ignored where a guarded endpoint does.
+        clean: ``(N, K)`` undefended confidences of the auxiliary rows, if they are known already.
+
+    Raises:
+        InvalidTensorError: Labels, or the guarded endpoint, are of other classes than the model.
+    """
+    bare = DefendedTarget(audited.target, Identity())
+    if audited.guarded is None:
+        defended = DefendedTarget(audited.target, defense)
+        guard: Target = defended
+        trace = defended.trace(audited.test)
+        declared = not defense.deterministic
+    else:
+        # As it answers, with its zeros and ties: a defended target would mend them.
+        guard = _in_batches(audited.guarded)
+        declared = False
+        told = guard(audited.test)
+        clean_logits = bare.trace(audited.test).clean_logits
+        trace = Trace(clean_logits, logits_from_confidences(told), told)
+    _check_classes(trace, audited.labels)
+    random, batched = _probe(guard, audited.test[:PROBED])
+    undeclared = random and not declared and audited.guarded is None
+    flags = list[Flag]()
+    if random or declared:
+        flags.append(
+            Flag(
+                "unstable-answers",
+                "the same query is answered differently each time: whoever repeats it averages "
+                "the noise away",
+            )
+        )
+    if batched and not (random or declared):
+        flags.append(
+            Flag("unstable-answers", "answers depend on which queries share a batch with them")
+        )
+    flags += _ties(trace.released)
+    return Answers(
+        bare(audited.auxiliary) if clean is None else clean,
+        guard(audited.auxiliary),
+        trace,
+        release(trace.clean_logits),
+        label_changes(trace.clean_logits, trace.released),
+        random or declared,
+        undeclared,
+        tuple(flags),
+    )
+
+
+@dataclass(frozen=True)
+class Access:
+    """What an attacker may do with an API besides reading what it answered.
+
+    Attributes:
+        query: Asks again.
+        differentiable_logits: Target and defense with a gradient; None where the model itself is
+            not at hand.
+    """
+
+    query: Query
+    differentiable_logits: Callable[[Tensor], Tensor] | None
+
+
+def access(audited: AuditTarget, defense: Defense, *, undeclared: bool) -> Access:
+    """Return what attackers of a audited may do.
+
+    Args:
+        audited: What is audited.
+        defense: What stands before the clients; ignored where a guarded endpoint does.
+        undeclared: Whether the model itself answers at random, of which its defense knows nothing.
+    """
+    if audited.guarded is not None:
+        return Access(_asked_again(_in_batches(audited.guarded)), None)
+    guard = DefendedTarget(audited.target, defense)
+    return Access(
+        _asked_again(guard) if undeclared else guard.repeated,
+        guard.differentiable_logits if has_gradient(audited) else None,
+    )
+
+
+def has_gradient(audited: AuditTarget) -> bool:
+    """Say whether the model itself is at hand, with its gradient."""
+    return audited.guarded is None and isinstance(audited.target, TorchTarget)
+
+
+def _check_classes(trace: Trace, labels: Tensor | None) -> None:
+    """Refuse what would fail only after all attacks: the first answers tell."""
+    classes, told = trace.clean_logits.shape[-1], trace.released.shape[-1]
+    if told != classes:
+        raise InvalidTensorError(
+            f"the guarded endpoint must answer with the model's {classes} classes, but answers "
+            f"with {told}. Let it release whole vectors."
+        )
+    if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
+        outside = int(((labels < 0) | (labels >= classes)).sum())
+        raise InvalidTensorError(
+            f"labels must lie in [0, {classes}), the model's classes, but {outside} of "
+            f"{len(labels)} do not. Number them as the model does, or give none."
+        )
+
+
+def _in_batches(target: Target) -> Target:
+    def answer(images: Tensor) -> Tensor:
+        return torch.cat([target(some) for some in images.split(ROWS)])
+
+    return answer
+
+
+def _asked_again(guard: Target) -> Query:
+    def query(images: Tensor, count: int) -> Tensor:
+        return torch.stack([guard(images) for _ in range(count)])
+
+    return query
+
+
+def _probe(guard: Target, queries: Tensor) -> tuple[bool, bool]:
+    """Say whether answers differ from time to time, and whether they differ with the batch."""
+    first, second = guard(queries), guard(queries)
+    random = _differ(first, second)
+    reordered = guard(queries.flip(0)).flip(0)
+    alone = torch.cat([guard(query.unsqueeze(0)) for query in queries[:ALONE]])
+    return random, _differ(first, reordered) or _differ(first[:ALONE], alone)
+
+
+def _differ(first: Tensor, second: Tensor) -> bool:
+    return bool(((first.double() - second.double()).abs().sum(-1) > SAME).any())
+
+
+def _ties(released: Tensor) -> list[Flag]:
+    """Raise a flag where released rows hold zeros, or entries that are exactly the same."""
+    zeros = (released == 0).any(-1)
+    ordered = released.sort(-1).values
+    ties = (ordered[:, 1:] == ordered[:, :-1]).any(-1)
+    found = []
+    for rows, what in ((zeros, "an exact zero"), (ties, "two entries that are exactly equal")):
+        if rows.any():
+            share = float(rows.double().mean())
+            found.append(f"{100 * share:.0f} % of released vectors hold {what}")
+    return [Flag("ties-or-zeros", "; ".join(found))] if found else []

@@ -1,0 +1,70 @@
+"""How an audit is run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from oneway.audit.plan import (
+    FIRST_EPOCHS,
+    INPUT_TRANSFORMS,
+    MOST_EPOCHS,
+    REPEATS,
+    WIDTHS,
+    first_epochs_for,
+)
+from oneway.audit.suspicions import SEEDS
+from oneway.checks import check_count
+from oneway.errors import InvalidOptionError
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How an audit is run.
+
+    Attributes:
+        seeds: How often all is repeated, with attackers of other seeds.
+        minutes: What there is; None: no limit.
+        controls: Whether controls are run. Without them nothing vouches for the verdict.
+        input_transforms: Input transforms that compete.
+        widths: Decoder widths that compete.
+        first_epochs: Where the search for the plateau begins.
+        most_epochs: Where it ends.
+        repeats: How often averaging asks a random API.
+    """
+
+    seeds: int = SEEDS
+    minutes: float | None = None
+    controls: bool = True
+    input_transforms: tuple[str, ...] = INPUT_TRANSFORMS
+    widths: tuple[int, ...] = WIDTHS
+    first_epochs: int = FIRST_EPOCHS
+    most_epochs: int = MOST_EPOCHS
+    repeats: tuple[int, ...] = REPEATS
+
+    @classmethod
+    def for_rows(cls, rows: int, **others: Any) -> "AuditSettings":
+        """Return settings whose decoders are trained long enough on so few auxiliary rows.
+
+        Args:
+            rows: How many there are.
+            **others: Attributes that are set.
+        """
+        first = first_epochs_for(rows)
+        return cls(first_epochs=first, most_epochs=8 * first, **others)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not run, before any query.
+
+        Raises:
+            InvalidOptionError: A value is outside its range.
+        """
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidOptionError(f"minutes must be positive, but got {self.minutes}.")
+        check_count("seeds", self.seeds)
+        check_count("first_epochs", self.first_epochs)
+        check_count("most_epochs", self.most_epochs, least=self.first_epochs)
+        for name in ("input_transforms", "widths", "repeats"):
+            if not getattr(self, name):
+                raise InvalidOptionError(f"{name} must name at least one, but is empty.")
+        for name in ("widths", "repeats"):
+            for count in getattr(self, name):
+                check_count(f"each of {name}", count)

@@ -1,0 +1,83 @@
+"""What an audit finds suspicious about its own evaluation, and about the release."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from oneway.audit.controls import ControlResult, failed_controls
+from oneway.audit.measures import SeedResult
+from oneway.contracts import Defense
+from oneway.evaluation import Flag, standard_error
+
+SEEDS = 3
+"""How many a number takes that is to be published; an audit has so many unless told otherwise."""
+
+LUCK = 0.05
+"""Share of an error by which decoders differ that were told the same."""
+
+WORSE_CALIBRATED = 0.02
+"""Rise of the expected calibration error that is flagged."""
+
+_MUST = {"broken": "broken (G about 0)", "read": "read", "holds": "unbroken (G about 1)"}
+
+
+def suspicions(
+    seed_results: Sequence[SeedResult],
+    seeds: int,
+    controls: Mapping[str, ControlResult],
+    plateau: bool,
+    epochs: int,
+    defense: Defense,
+    useful: Mapping[str, Any],
+) -> list[Flag]:
+    """Return what is suspicious about the seed_results of an audit, and about its release.
+
+    Args:
+        seed_results: One for each seed that was run.
+        seeds: How many were asked for.
+        controls: How the controls went.
+        plateau: Whether twice the epochs gained nothing.
+        epochs: How long decoders were trained.
+        defense: What stands before the clients.
+        useful: From :func:`oneway.audit.measures.utility`.
+    """
+    flags = list[Flag]()
+    raised: dict[tuple[str, str], int] = {}
+    for one in seed_results:
+        for flag in one.verdict.flags:
+            key = (flag.name, flag.detail)
+            raised[key] = raised.get(key, 0) + 1
+    for (name, detail), count in raised.items():
+        flags.append(Flag(name, f"{detail} ({count} of {len(seed_results)} seeds)"))
+    gain = torch.stack([one.baselines.clean - one.strongest.errors for one in seed_results]).mean(0)
+    slack = LUCK * float(torch.stack([one.baselines.clean for one in seed_results]).mean())
+    tells = float(gain.mean()) > max(2 * standard_error(gain), slack)
+    if defense.requires_input or tells:
+        how = "the defense reads the query itself" if defense.requires_input else ""
+        more = "attackers reconstruct better than from clean scores" if tells else ""
+        detail = "; ".join(part for part in (how, more) if part)
+        flags.append(Flag("tells-more-than-scores", detail))
+    before, after = useful.get("clean"), useful["released"]
+    if before and before["expected_calibration_error"] is not None:
+        worse = after["expected_calibration_error"] - before["expected_calibration_error"]
+        if worse > WORSE_CALIBRATED:
+            detail = (
+                "expected calibration error rises from "
+                f"{before['expected_calibration_error']:.3f} to "
+                f"{after['expected_calibration_error']:.3f}"
+            )
+            flags.append(Flag("worse-calibrated", detail))
+    if len(seed_results) < max(SEEDS, seeds):
+        detail = f"{len(seed_results)} of {seeds} seeds were run"
+        if len(seed_results) < SEEDS:
+            detail += f"; what is to be published takes {SEEDS}"
+        flags.append(Flag("too-few-seeds", detail))
+    if not plateau:
+        detail = f"decoders were not seen to stop gaining at {epochs} epochs"
+        flags.append(Flag("not-trained-out", detail))
+    for name in failed_controls(controls):
+        result = controls[name]
+        detail = f"{name} must be {_MUST[result.expected]}, but measured {result.measured:.2f}"
+        flags.append(Flag("control-failed", detail))
+    return flags

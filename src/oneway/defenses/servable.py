@@ -1,0 +1,127 @@
+"""Open what guards a server: the one place where its name, options and files become a defense."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, nn
+
+import oneway
+from oneway.contracts import Defense
+from oneway.defenses.codebook import CodebookRelease
+from oneway.defenses.codebook.certificate import table_hash
+from oneway.defenses.keyed import KeyedRandomness, SecretKey
+from oneway.defenses.network_files import load_network
+from oneway.defenses.registry import (
+    TEST_SIGNALS,
+    build_defense,
+    needs_network,
+    needs_surrogate,
+)
+from oneway.errors import CorruptDataError, InvalidOptionError
+
+
+@dataclass(frozen=True)
+class ServableDefense:
+    """A defense that may stand before clients, and what they are told of it.
+
+    Attributes:
+        name: Of the defense, or of the kind of file.
+        version: Of what decides its releases.
+        defense: It keeps labels and is deterministic.
+    """
+
+    name: str
+    version: str
+    defense: Defense
+
+
+def open_guard(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    inverter: Path | None = None,
+    network: Path | None = None,
+    key: bytes | None = None,
+    device: torch.device,
+    allow_clean_scores: bool = False,
+) -> ServableDefense:
+    """Build a guard from a defense's name and options, and the files that it needs.
+
+    Args:
+        name: A registered defense.
+        options: Its options.
+        inverter: File of the defender's surrogate, if the defense takes one.
+        network: File of the defense's own trained network, if it has one.
+        key: Secret that fixes the draws of a random defense.
+        device: Where networks go.
+        allow_clean_scores: Let ``"none"`` pass, which guards nothing.
+
+    Raises:
+        UnknownNameError: There is no such defense or option.
+        InvalidOptionError: The defense must not serve, an option is outside its range, or a file
+            or the key is missing or not needed.
+        MissingDataError: A file is not there.
+        CorruptDataError: A file is something else.
+    """
+    if name in TEST_SIGNALS:
+        raise InvalidOptionError(
+            f"{name} is a control: it leaks on purpose, so that audits can be tested, and must "
+            "not stand before clients. Choose a defense."
+        )
+    if name == "none" and not allow_clean_scores:
+        raise InvalidOptionError("the defense 'none' guards nothing. Choose another.")
+    if name == "codebook":
+        raise InvalidOptionError("a codebook is opened from its own file. Give --guard FILE.")
+    needed = {"inverter": needs_surrogate(name), "network": needs_network(name)}
+    for what, path in (("inverter", inverter), ("network", network)):
+        if needed[what] is not (path is not None):
+            said = f"needs --{what} FILE" if needed[what] else f"takes no --{what}"
+            raise InvalidOptionError(f"the defense {name!r} {said}.")
+    surrogate = None if inverter is None else _surrogate(inverter, device)
+    trained = None if network is None else load_network(network, name).network.to(device)
+
+    def build(generator: Generator) -> Defense:
+        return build_defense(name, options, surrogate, network=trained, generator=generator)
+
+    defense = build(Generator())
+    if not defense.keeps_label:
+        raise InvalidOptionError(
+            f"the defense {name!r} may change labels, and clients would act on wrong ones. Give "
+            "it the option keep_label=true if it has one, or choose another."
+        )
+    if not defense.deterministic:
+        if key is None:
+            raise InvalidOptionError(
+                f"the defense {name!r} is random: without a secret key, whoever asks again "
+                "averages its noise away. Give a key, by the setting key_file."
+            )
+        defense = KeyedRandomness(build, SecretKey(key), bind="input")
+    return ServableDefense(name, oneway.__version__, defense)
+
+
+def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
+    """Open a guard that was fitted: a codebook, from `oneway codebook`.
+
+    Args:
+        path: Its file.
+        device: Where its table goes.
+
+    Raises:
+        MissingDataError: The file is not there.
+        CorruptDataError: It is no codebook, its table breaks its own rules, or its certificate is
+            about another table.
+    """
+    release = CodebookRelease.load(path)
+    version = table_hash(release.network)[:12]
+    release.network.to(device)
+    return ServableDefense("codebook", version, release)
+
+
+def _surrogate(path: Path, device: torch.device) -> nn.Module:
+    stored = load_network(path)
+    if stored.kind not in ("inverter", "record-inverter"):
+        raise CorruptDataError(f"{path} holds a network of kind {stored.kind!r}, not an inverter.")
+    return stored.network.to(device)

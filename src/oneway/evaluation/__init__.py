@@ -1,0 +1,57 @@
+"""Build defenses, run attackers, grade them: what audits and experiments share."""
+
+from oneway.evaluation.flag_kinds import FLAGS, FlagKind
+from oneway.evaluation.flags import Flag
+from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
+from oneway.evaluation.recorded import Recording, attack_recorded
+from oneway.evaluation.records import Outcome
+from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec, sketch_defense
+from oneway.evaluation.store import (
+    Store,
+    read_records,
+    write_pictures,
+    write_queries,
+    write_records,
+)
+from oneway.evaluation.verdict import (
+    CLASS_LEVEL,
+    LEAST_CONFIDENT_SHARE,
+    Verdict,
+    errors_on,
+    flag_named,
+    gap_or_none,
+    judge,
+    least_confident,
+    standard_error,
+)
+
+__all__ = [
+    "CLASS_LEVEL",
+    "FLAGS",
+    "LEAST_CONFIDENT_SHARE",
+    "AttackResult",
+    "AttackerSpec",
+    "Baselines",
+    "Flag",
+    "FlagKind",
+    "Outcome",
+    "Recording",
+    "ReleaseSpec",
+    "Store",
+    "SurrogateSpec",
+    "Verdict",
+    "attack_recorded",
+    "errors_on",
+    "flag_named",
+    "gap_or_none",
+    "judge",
+    "least_confident",
+    "read_records",
+    "run_attack",
+    "sketch_defense",
+    "standard_error",
+    "take_baselines",
+    "write_pictures",
+    "write_queries",
+    "write_records",
+]

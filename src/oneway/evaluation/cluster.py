@@ -1,0 +1,61 @@
+"""Functions as tasks of a Ray cluster, each tried again if it is lost."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from oneway.errors import OnewayError
+from oneway.extras import load_extra
+
+T = TypeVar("T")
+
+RETRIES = 3
+"""How often a task is tried again when its process or machine is lost."""
+
+
+def run_tasks(
+    tasks: Sequence[Callable[[], T]], devices: Sequence[torch.device], retries: int
+) -> Iterator[tuple[int, T | OnewayError]]:
+    """Run functions as tasks of a cluster; give the number and the outcome of each when it is done.
+
+    Args:
+        tasks: Sent by value.
+        devices: What each computes on.
+        retries: How often each is tried again.
+    """
+    # Whoever wants to tell Ray's makers what they run may say so.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = load_extra("ray", extra="ray", purpose="running on a cluster")
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False)
+    waiting: dict[Any, int] = {}
+    for number, (task, device) in enumerate(zip(tasks, devices, strict=True)):
+        needed = {"num_cpus": 1, "num_gpus": 1 if device.type == "cuda" else 0}
+        remote = ray.remote(_run_elsewhere).options(max_retries=retries, **needed)
+        waiting[remote.remote(task, Path.cwd())] = number
+    try:
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            number = waiting.pop(done)
+            yield number, ray.get(done)
+    finally:
+        for task in waiting:
+            ray.cancel(task, force=True)
+
+
+def _run_elsewhere(task: Callable[[], T], folder: Path) -> T | OnewayError:
+    """Run a task in a worker; an error raised on purpose is an answer, and is not tried again.
+
+    Args:
+        task: What to run.
+        folder: Where its relative paths begin, if this machine has it.
+    """
+    with contextlib.chdir(folder) if folder.is_dir() else contextlib.nullcontext():
+        try:
+            return task()
+        except OnewayError as error:
+            return error

@@ -1,0 +1,276 @@
+"""The defender of an experiment: its target, its surrogates, and the defenses built of them."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from oneway.attacks.adversarial_training import put_through
+from oneway.contracts import Defense, Target, TrainingData
+from oneway.data import ProgressCallback
+from oneway.defenses import (
+    build_defense,
+    needs_network,
+    needs_surrogate,
+    trained_defense,
+    training_options,
+)
+from oneway.defenses.identity import Identity
+from oneway.errors import InvalidOptionError
+from oneway.evaluation.attackers import InverterTrainer
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.settings import ReleaseSpec, SurrogateSpec, is_copied
+from oneway.evaluation.store import Store, fingerprint
+from oneway.inversion import default_depth
+from oneway.targets import DefendedTarget, TorchTarget
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedDefense:
+    """A defense that is ready, and what it took.
+
+    Attributes:
+        defense: It.
+        again: Builds the same once more for whoever asks again, told for what: it draws on a
+            stream of its own for each, so that what was released stays the same.
+        seconds: Of training, beyond the target's: a surrogate's, or a network's of its own.
+        facts: What its training recorded.
+    """
+
+    defense: Defense
+    again: Callable[[str], Defense]
+    seconds: float
+    facts: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DefenderImages:
+    """What a defender has to train with.
+
+    Attributes:
+        auxiliary: ``(N, C, H, W)`` public images, on the device where networks are trained.
+        held_out: ``(N)`` bool, those for choosing.
+        private: ``(M, C, H, W)`` what the target was trained on; None if it is not at hand.
+        private_labels: ``(M)`` int64, or None.
+        calibration: ``(Q, C, H, W)`` queries that the operator has kept; None if there are none.
+    """
+
+    auxiliary: Tensor
+    held_out: Tensor
+    private: Tensor | None = None
+    private_labels: Tensor | None = None
+    calibration: Tensor | None = None
+
+
+class Defender:
+    """Trains whatever a release needs, each only once."""
+
+    def __init__(
+        self,
+        surrogate: SurrogateSpec,
+        step_factors: Sequence[float],
+        images: DefenderImages,
+        store: Store,
+        trainer: InverterTrainer,
+        report: ProgressCallback,
+    ) -> None:
+        """Prepare; nothing is trained yet.
+
+        Args:
+            surrogate: The defender's own inverter.
+            step_factors: What an attacker's copies multiply the defender's step size by.
+            images: What there is to train with.
+            store: Where trained networks are kept.
+            trainer: Trains inverters; its seed is the defender's, too.
+            report: Told of progress.
+        """
+        self.surrogate, self.step_factors, self.images = surrogate, step_factors, images
+        self.store, self.trainer, self.report = store, trainer, report
+        self.seed = trainer.seed
+
+    def build(self, row: ReleaseSpec, target: Target, clean: Tensor) -> FittedDefense:
+        """Train what a release's defense needs, and build it.
+
+        Args:
+            row: The release.
+            target: The undefended target.
+            clean: ``(N, K)`` its confidences of the auxiliary images.
+        """
+        surrogate, network = None, None
+        facts: Mapping[str, Any] = {}
+        if needs_surrogate(row.defense):
+            surrogate, facts = self.trained_surrogate(row, clean)
+            facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
+        if needs_network(row.defense):
+            network, facts = self._network(row, target)
+
+        def build(purpose: str) -> Defense:
+            return build_defense(
+                row.defense,
+                row.options,
+                surrogate,
+                network=network,
+                generator=Stream(self.seed, f"{row.name}, {purpose}").generator(),
+            )
+
+        kept = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        return FittedDefense(build("release"), build, kept.pop("seconds", 0.0), kept)
+
+    def simulated_defenses(self, row: ReleaseSpec, clean: Tensor) -> list[Defense]:
+        """Build an attacker's copies of a defense: its own surrogate, step sizes around ours.
+
+        There are none of a defense without surrogate or step size.
+        """
+        if not is_copied(row):
+            return []
+        surrogate, _ = self.trained_surrogate(row, clean, "attacker's surrogate")
+        return self._copies(row, surrogate, f"{row.name}, copy")
+
+    def _copies(self, row: ReleaseSpec, surrogate: nn.Module, purpose: str) -> list[Defense]:
+        """Build a defense around another surrogate, once per step size around the defender's."""
+        return [
+            build_defense(
+                row.defense,
+                {**row.options, "step_size": factor * row.options["step_size"]},
+                surrogate,
+                generator=Stream(self.seed, f"{purpose} {factor}").generator(),
+            )
+            for factor in self.step_factors
+        ]
+
+    def trained_surrogate(
+        self, row: ReleaseSpec, clean: Tensor, role: str = "surrogate"
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Return the inverter of a release's kind, and what its training recorded.
+
+        Args:
+            row: The release.
+            clean: ``(N, K)`` clean confidences of the auxiliary images.
+            role: The defender's, ``"surrogate"``, or an attacker's own: each has random streams
+                of its own.
+        """
+        spec = self.surrogate
+        options = {
+            "width": spec.width,
+            "hidden_layers": surrogate_depth(spec, self.images.auxiliary.shape[1:]),
+            "input_transform": spec.input_transform,
+        }
+        owner = "the defender's" if role == "surrogate" else "an attacker's own"
+        stage = f"train {owner} surrogate"
+        shown, perturb, perturbed = clean, None, None
+        if row.surrogate == "augmented":
+            shown = self._with_own_noise(row, clean, role)
+        if row.surrogate == "min-max":
+            perturb, perturbed = self._noise_against_itself(row, role)
+        if row.surrogate != "plain":
+            stage += f" for {row.name}"
+        return self.trainer.train(
+            role,
+            options,
+            spec.training,
+            shown,
+            self.images.auxiliary,
+            self.images.held_out,
+            stage=stage,
+            perturb=perturb,
+            perturbed=perturbed,
+        )
+
+    def _with_own_noise(self, row: ReleaseSpec, clean: Tensor, role: str) -> Tensor:
+        """Return clean scores, all but a share of them with a plain surrogate's noise on them."""
+        plain = dataclasses.replace(row, surrogate="plain")
+        surrogate, _ = self.trained_surrogate(plain, clean, role)
+        copies = self._copies(row, surrogate, f"{role}, augmented")
+        images = self.images.auxiliary
+        return put_through(copies, clean, images, every=len(copies) + 1)
+
+    def _noise_against_itself(
+        self, row: ReleaseSpec, role: str
+    ) -> tuple[Callable[[nn.Module, Tensor, Tensor], Tensor], Mapping[str, Any]]:
+        """Return the inner maximisation of adversarial training (Madry et al., ICLR 2018)."""
+        steps = self.surrogate.adversarial_steps
+        reach = row.options["step_size"] * row.options.get("steps", 10)
+        factors = self.step_factors
+        draws = Stream(self.seed, f"{role}, min-max").generator()
+
+        def perturb(inverter: nn.Module, confidences: Tensor, images: Tensor) -> Tensor:
+            # Every factor in every batch: then held-out errors of two epochs can be compared.
+            copies = [
+                build_defense(
+                    row.defense,
+                    {**row.options, "steps": steps, "step_size": factor * reach / steps},
+                    inverter,
+                    generator=draws,
+                )
+                for factor in factors
+            ]
+            return put_through(copies, confidences, images, every=len(copies))
+
+        return perturb, {
+            "defense": row.defense,
+            "options": {key: str(value) for key, value in row.options.items()},
+            "steps": steps,
+            "step_factors": list(factors),
+            "factors": "by row",
+        }
+
+    def _network(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
+        images, options = self.images, training_options(row.defense, row.options)
+        told = ", ".join(f"{name} {value}" for name, value in options.items())
+        stage = f"train {row.defense}" + (f", {told}" if told else "")
+        bare = DefendedTarget(target, Identity())
+        logits = bare.trace(images.auxiliary).clean_logits
+        kept = images.calibration
+        told_of_kept = None if kept is None else bare.trace(kept).clean_logits
+        module = target.module if isinstance(target, TorchTarget) else None
+
+        def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
+            training_data = TrainingData(
+                module,
+                images.private,
+                images.private_labels,
+                images.auxiliary,
+                logits,
+                kept,
+                told_of_kept,
+            )
+            return trained_defense(row.defense).train(
+                training_data,
+                generator=Stream(self.seed, f"{row.defense} order").generator(),
+                on_epoch=lambda share: self.report(stage, share),
+                **options,
+            )
+
+        own = (images.private, images.private_labels, kept, told_of_kept)
+        data = [some for some in own if some is not None]
+        key = {
+            "role": row.defense,
+            "seed": self.seed,
+            "options": options,
+            "target": dict(getattr(module, "architecture", {})),
+            "data": fingerprint(*data, images.auxiliary, logits),
+        }
+        stream, device = Stream(self.seed, row.defense), images.auxiliary.device
+        stored = self.store.network(row.defense, key, lambda: stream.call(fresh, device))
+        self.report(stage, 1.0)
+        return stored.network.to(device), stored.facts
+
+
+def surrogate_depth(spec: SurrogateSpec, shape: Sequence[int]) -> int:
+    """Return how many hidden layers a surrogate has for queries of a shape.
+
+    Args:
+        spec: The surrogate.
+        shape: ``(C, H, W)`` of images, or ``(D,)`` of records.
+
+    Raises:
+        InvalidOptionError: None would be left.
+    """
+    full = default_depth(shape)
+    if spec.hidden_layers_removed >= full:
+        raise InvalidOptionError(
+            f"hidden_layers_removed must be below {full}, the hidden layers of an inverter for "
+            f"{'x'.join(map(str, shape[1:]))} images, but is {spec.hidden_layers_removed}."
+        )
+    return full - spec.hidden_layers_removed

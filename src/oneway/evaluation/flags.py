@@ -1,0 +1,28 @@
+"""Flags: what is suspicious about an evaluation or a release."""
+
+from dataclasses import dataclass
+
+from oneway.errors import UnknownNameError
+from oneway.evaluation.flag_kinds import FLAGS
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One raised flag.
+
+    Attributes:
+        name: A key of ``FLAGS``, and the name of its page.
+        detail: What raised it, in words.
+    """
+
+    name: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        """Refuse a flag that nobody could look up.
+
+        Raises:
+            UnknownNameError: The name is none of ``FLAGS``.
+        """
+        if self.name not in FLAGS:
+            raise UnknownNameError("flag", self.name, FLAGS)

@@ -1,0 +1,93 @@
+"""Attack scores that were recorded, whatever model and defense they came from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from oneway.contracts import AttackerKnowledge
+from oneway.data import ProgressCallback, check_disjoint, no_progress
+from oneway.evaluation.attackers import prepare_attackers
+from oneway.evaluation.grading import take_baselines
+from oneway.evaluation.records import SHOWN, Outcome, make_outcome, pixels
+from oneway.evaluation.settings import AttackerSpec
+from oneway.evaluation.store import Store
+from oneway.inversion import TrainingSettings
+from oneway.metrics import label_changes
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Images, and what was answered about them, one to one.
+
+    Attributes:
+        images: ``(N, C, H, W)`` in ``[0, 1]``.
+        logits: ``(N, K)`` clean scores.
+        clean: ``(N, K)`` clean confidences.
+        released: ``(N, K)`` confidences that were released.
+    """
+
+    images: Tensor
+    logits: Tensor
+    clean: Tensor
+    released: Tensor
+
+
+def attack_recorded(
+    auxiliary: Recording,
+    test: Recording,
+    *,
+    store: Store,
+    settings: TrainingSettings,
+    seed: int,
+    report: ProgressCallback = no_progress,
+) -> tuple[Outcome, dict[str, Any]]:
+    """Train the standard attackers on one recording and grade them on the other.
+
+    Args:
+        auxiliary: The attacker's.
+        test: The queries to reconstruct.
+        store: Where trained networks are kept.
+        settings: How decoders are trained.
+        seed: Of every random stream.
+        report: Told of progress.
+
+    Returns:
+        The outcome, and rows of images for a figure.
+
+    Raises:
+        OverlappingSplitsError: The two recordings share images.
+    """
+    check_disjoint({"auxiliary": auxiliary.images, "test": test.images})
+    spec = AttackerSpec(training=settings)
+    attackers = prepare_attackers(spec, auxiliary.images, store, seed, report)
+    held_out = attackers.held_out
+    clean_results = attackers.run(
+        "clean scores",
+        AttackerKnowledge(auxiliary.images, auxiliary.clean, auxiliary.clean, held_out),
+        test.clean,
+        test.images,
+    )
+    results = attackers.run(
+        "released scores",
+        AttackerKnowledge(auxiliary.images, auxiliary.clean, auxiliary.released, held_out),
+        test.released,
+        test.images,
+    )
+    best = min(clean_results.values(), key=lambda result: result.error)
+    baselines = take_baselines(clean_results, auxiliary.images, test.images)
+    facts = {
+        "experiment": "attack",
+        "seed": seed,
+        "auxiliary": len(auxiliary.images),
+        "queries": len(test.images),
+        "label_changes": label_changes(test.logits, test.released),
+    }
+    outcome = make_outcome(facts, results, baselines, test.clean, test.released)
+    shown = slice(0, SHOWN)
+    rows = {
+        "original": test.images[shown],
+        "clean scores": best.reconstructions[shown],
+        **{f"released\n{name}": result.reconstructions[shown] for name, result in results.items()},
+    }
+    return outcome, {label: pixels(images) for label, images in rows.items()}

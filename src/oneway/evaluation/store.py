@@ -1,0 +1,133 @@
+"""Trained networks and records on disk. Nothing is trained twice, and no file is half written."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from oneway.defenses import StoredNetwork, load_network, save_network
+from oneway.errors import CorruptDataError
+from oneway.extras import load_extra
+from oneway.files import atomic_file, read_tensors, write_tensors
+
+RECIPE = 1
+"""Part of every key. Raise it when training code changes what a spec trains to."""
+
+
+def spec_key(spec: Mapping[str, Any]) -> str:
+    """Return the hash of a spec: of its canonical JSON and the recipe's number."""
+    text = json.dumps({"recipe": RECIPE, **spec}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def fingerprint(*tensors: Tensor) -> str:
+    """Return the SHA-256 of tensors' types, shapes and bytes, so that data is part of a key."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Store:
+    """A folder of trained networks, each under the hash of the spec that made it."""
+
+    def __init__(self, root: Path) -> None:
+        """Use ``root``; it is made when first written to."""
+        self.root = root
+
+    def network(
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        train: Callable[[], tuple[nn.Module, Mapping[str, Any]]],
+    ) -> StoredNetwork:
+        """Return the network of a spec, trained now only if it never was.
+
+        Args:
+            kind: A key of ``oneway.defenses.network_files.KINDS``.
+            spec: JSON values that decide what is trained, the data's fingerprint among them.
+            train: Trains it, and says what to record beside it.
+
+        Returns:
+            The network as read back from the disk, so that a rerun computes with the same.
+        """
+        path = self.root / "networks" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
+        if not path.is_file():
+            begin = time.perf_counter()
+            network, facts = train()
+            seconds = time.perf_counter() - begin
+            save_network(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
+        return load_network(path, kind)
+
+    def tensors(
+        self, kind: str, spec: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Return the tensors of a spec, computed now only if they never were.
+
+        Args:
+            kind: What they are, as in the file's name.
+            spec: JSON values that decide them, fingerprints of what they come from among them.
+            compute: Computes them, by name.
+
+        Returns:
+            The tensors as read back from the disk, on the CPU.
+        """
+        path = self.root / "tensors" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
+        if not path.is_file():
+            write_tensors(path, compute(), {"kind": kind, "spec": spec})
+        return read_tensors(path, kind, "It was there a moment ago; run the command again.")[0]
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    """Write records as JSON Lines, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read records that :func:`write_records` wrote; none if there is no such file.
+
+    Raises:
+        CorruptDataError: A line is not a JSON object.
+    """
+    if not path.is_file():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise CorruptDataError(f"line {number} of {path} is not JSON. Delete it.") from error
+        if not isinstance(record, dict):
+            raise CorruptDataError(f"line {number} of {path} is not a JSON object. Delete it.")
+        records.append(record)
+    return records
+
+
+def write_pictures(path: Path, pictures: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write arrays of images as an .npz, whole or not at all."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **dict[str, Any](pictures))
+
+
+def write_queries(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write columns of equal length as a Parquet file, whole or not at all.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    needed = {"extra": "audit", "purpose": "keeping every query"}
+    pyarrow = load_extra("pyarrow", **needed)
+    parquet = load_extra("pyarrow.parquet", **needed)
+    with atomic_file(path) as temporary:
+        parquet.write_table(pyarrow.table(dict(columns)), temporary)

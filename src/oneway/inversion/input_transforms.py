@@ -1,0 +1,305 @@
+"""What an inverter does to confidences before its first layer.
+
+An attack is only as fair as its input scale: with the stock transform a zero probability becomes
+a huge negative number, and a defense that rounds seems to win by breaking the attacker's scaling.
+So every attacker is tried with more than one of these.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from oneway.errors import InvalidOptionError
+
+SMALLEST_LOG = -1000.0
+"""Where the stock transform clamps logarithms."""
+
+
+class FaithfulTransform(nn.Module):
+    """The transform of Yang et al. (CCS 2019): clamped logs, shifted by 50, lifted to be positive.
+
+    With full vectors and no zeros this is an affine, invertible map of the logits.
+    """
+
+    def __init__(self, num_classes: int, truncation: int | None = None) -> None:
+        """Prepare the transform.
+
+        Args:
+            num_classes: K.
+            truncation: Keep this many of the largest trials and zero the rest. None: all.
+        """
+        super().__init__()
+        self.features = num_classes
+        self.truncation = truncation
+
+    def fit(self, confidences: Tensor) -> None:
+        """Do nothing: this transform has no statistics."""
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, K)`` features of at least 0."""
+        return self.from_logs(safe_log(confidences, SMALLEST_LOG))
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        classes = logs.shape[-1]
+        if self.truncation is None or self.truncation >= classes:
+            return _lifted(logs)
+        kept, at = logs.topk(self.truncation, dim=-1)
+        return torch.zeros_like(logs).scatter(-1, at, _lifted(kept))
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, K)`` gradients in ``from_logs(logs)``."""
+        if self.truncation is None or self.truncation >= logs.shape[-1]:
+            return _pulled_back(logs, gradients)
+        kept, at = logs.topk(self.truncation, dim=-1)
+        pulled = _pulled_back(kept, gradients.gather(-1, at))
+        return torch.zeros_like(logs).scatter(-1, at, pulled)
+
+
+def _lifted(logs: Tensor) -> Tensor:
+    features = logs.clamp_min(SMALLEST_LOG) + 50
+    return features + torch.relu(-features.amin(-1, keepdim=True))
+
+
+def _pulled_back(logs: Tensor, gradients: Tensor) -> Tensor:
+    """Undo :func:`_lifted`: where a row was lifted, its least entry took part in all others."""
+    least, at = logs.min(-1, keepdim=True)
+    lifted = gradients.sum(-1, keepdim=True) * (least < -50)
+    return gradients.scatter_add(-1, at, -lifted) * (logs >= SMALLEST_LOG)
+
+
+class StandardizedLog(nn.Module):
+    """A transform that no scaling or rounding breaks: floored, centered, standardized logs.
+
+    Zeros are read as 0.3 of the smallest positive confidence seen in training: about the middle
+    of what a rounding step turns into zero. Each row is centered, which removes what a softmax
+    ignores; each class is then standardized over the training rows.
+    """
+
+    floor: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Prepare the transform; :meth:`fit` sets its statistics."""
+        super().__init__()
+        self.features = num_classes
+        self.register_buffer("floor", torch.tensor(1e-12))
+        self.register_buffer("mean", torch.zeros(num_classes))
+        self.register_buffer("deviation", torch.ones(num_classes))
+
+    @torch.no_grad()
+    def fit(self, confidences: Tensor) -> None:
+        """Take floor, mean and deviation from ``(N, K)`` training confidences."""
+        self.floor.copy_(_floor_of(confidences))
+        features = _centered(confidences.clamp_min(self.floor).log())
+        self.mean.copy_(features.mean(0))
+        self.deviation.copy_(features.std(0, correction=0).clamp_min(1e-3))
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, K)`` features of mean 0 and deviation 1."""
+        return self.from_logs(confidences.clamp_min(self.floor).log())
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        return (_centered(logs.clamp_min(self.floor.log())) - self.mean) / self.deviation
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, K)`` gradients in ``from_logs(logs)``."""
+        return _centered(gradients / self.deviation) * (logs >= self.floor.log())
+
+
+FEWEST = 8
+"""Rows of a label from which its own statistics are taken; with fewer, those of all rows are."""
+
+FARTHEST = 10.0
+"""Standard deviations beyond which a feature is cut off: a row unlike all training rows."""
+
+
+class WithinLabel(nn.Module):
+    """The scores, the label, and how the scores differ from those of others with that label.
+
+    Floored, centered logs come twice: standardized over all training rows, and over those of the
+    same label; one more feature per class tells the label itself. What is small beside the
+    label's own lead, such as a message in the low digits, then fills a decoder's whole range.
+    """
+
+    floor: Tensor
+    means: Tensor
+    deviations: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Prepare the transform; :meth:`fit` sets its statistics."""
+        super().__init__()
+        self.features = 3 * num_classes
+        # In float32 the difference of two logs of released digits may be nothing but rounding.
+        self.register_buffer("floor", torch.tensor(1e-12, dtype=torch.float64))
+        # One row of statistics per label, and last those of all rows.
+        rows = torch.zeros(num_classes + 1, num_classes, dtype=torch.float64)
+        self.register_buffer("means", rows)
+        self.register_buffer("deviations", torch.ones_like(rows))
+
+    @torch.no_grad()
+    def fit(self, confidences: Tensor) -> None:
+        """Take the floor, and means and deviations, from ``(N, K)`` training confidences."""
+        self.floor.copy_(_floor_of(confidences))
+        logs = _centered(confidences.double().clamp_min(self.floor).log())
+        labels = confidences.argmax(-1)
+        self.means.copy_(logs.mean(0))
+        self.deviations.copy_(logs.std(0, correction=0).clamp_min(1e-9))
+        for label in (labels.bincount() >= FEWEST).nonzero().flatten().tolist():
+            own = logs[labels == label]
+            self.means[label] = own.mean(0)
+            self.deviations[label] = own.std(0, correction=0).clamp_min(1e-9)
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, 3 K)`` features of mean 0 and deviation about 1."""
+        logs = confidences.double().clamp_min(self.floor).log()
+        return self._features(logs, confidences.argmax(-1)).to(confidences.dtype)
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        floored = logs.double().clamp_min(self.floor.log())
+        return self._features(floored, logs.argmax(-1)).to(logs.dtype)
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, 3 K)`` gradients in ``from_logs(logs)``."""
+        classes, labels = logs.shape[-1], logs.argmax(-1)
+        floored = logs.double().clamp_min(self.floor.log())
+        of_all, of_label, _ = gradients.double().split(classes, -1)
+        of_label = of_label * (self._standardized(floored, labels).abs() <= FARTHEST)
+        pulled = of_all / self.deviations[-1] + of_label / self.deviations[labels]
+        return (_centered(pulled) * (logs >= self.floor.log())).to(gradients.dtype)
+
+    def _features(self, logs: Tensor, labels: Tensor) -> Tensor:
+        classes = logs.shape[-1]
+        of_all = (_centered(logs) - self.means[-1]) / self.deviations[-1]
+        of_label = self._standardized(logs, labels).clamp(-FARTHEST, FARTHEST)
+        # One-hot columns of deviation about 1, like the others.
+        told = (nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5
+        return torch.cat([of_all, of_label, told.to(of_all)], -1)
+
+    def _standardized(self, logs: Tensor, labels: Tensor) -> Tensor:
+        return (_centered(logs) - self.means[labels]) / self.deviations[labels]
+
+
+LEADING = 4
+"""How many of a row's largest trials :class:`LeadingScores` looks at."""
+
+
+class LeadingScores(nn.Module):
+    """The largest trials alone: their logs, and which they are.
+
+    Every other transform takes the logs of all trials, so that a release can drown what it still
+    tells in small trials that tell nothing: a decoder then learns from their noise.
+    """
+
+    floor: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        """Prepare the transform; :meth:`fit` sets its statistics."""
+        super().__init__()
+        self.features = 2 * num_classes
+        self.shown = min(LEADING, num_classes)
+        self.register_buffer("floor", torch.tensor(1e-12))
+        self.register_buffer("mean", torch.zeros(num_classes))
+        self.register_buffer("deviation", torch.ones(num_classes))
+
+    @torch.no_grad()
+    def fit(self, confidences: Tensor) -> None:
+        """Take floor, mean and deviation from ``(N, K)`` training confidences.
+
+        A class that is seldom among a row's largest gets the mean and deviation of all that are.
+        """
+        self.floor.copy_(_floor_of(confidences))
+        logs = confidences.clamp_min(self.floor).log()
+        among = self._among(confidences)
+        counts = among.sum(0)
+        often = counts >= FEWEST
+        shown = logs[among]
+        mean = torch.where(often, (logs * among).sum(0) / counts.clamp_min(1), shown.mean())
+        squares = ((logs - mean).square() * among).sum(0) / counts.clamp_min(1)
+        deviation = torch.where(often, squares.sqrt(), shown.std(correction=0))
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation.clamp_min(1e-3))
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, 2 K)`` features of deviation about 1."""
+        return self._features(confidences.clamp_min(self.floor).log(), self._among(confidences))
+
+    def from_logs(self, logs: Tensor) -> Tensor:
+        """Do the same from ``(N, K)`` log confidences."""
+        return self._features(logs.clamp_min(self.floor.log()), self._among(logs))
+
+    def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``logs`` from ``(N, 2 K)`` gradients in ``from_logs(logs)``."""
+        floored = logs.clamp_min(self.floor.log())
+        inside = ((floored - self.mean) / self.deviation).abs() <= FARTHEST
+        told = self._among(logs) & inside & (logs >= self.floor.log())
+        of_logs: Tensor = gradients[..., : logs.shape[-1]]
+        return of_logs / self.deviation * told
+
+    def _among(self, scores: Tensor) -> Tensor:
+        """Return ``(N, K)`` bool: which trials are among their row's largest."""
+        at = scores.topk(self.shown, dim=-1).indices
+        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, at, True)
+
+    def _features(self, logs: Tensor, among: Tensor) -> Tensor:
+        features = ((logs - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
+        # Columns that say which trials these are, of about the size of the others.
+        return torch.cat([features * among, 2.0 * among.to(features) - 1], -1)
+
+
+def _centered(rows: Tensor) -> Tensor:
+    return rows - rows.mean(-1, keepdim=True)
+
+
+def _floor_of(confidences: Tensor) -> Tensor:
+    """Return what zeros are read as: 0.3 of the smallest positive confidence."""
+    positive = confidences[confidences > 0]
+    smallest = positive.min() if len(positive) else confidences.new_tensor(1e-12)
+    # Without zeros the floor is only for unseen queries: no lower than float32 can divide by.
+    return (0.3 * smallest).clamp_min(1e-30)
+
+
+def safe_log(confidences: Tensor, smallest: float) -> Tensor:
+    """Return logs of at least ``smallest``, with a gradient that is finite everywhere.
+
+    The gradient is 0 where the confidence is below the smallest normal number, since its
+    reciprocal overflows there.
+    """
+    normal = confidences >= torch.finfo(confidences.dtype).tiny
+    logs = torch.where(normal, confidences, 1).log()
+    return torch.where(normal, logs, confidences.detach().log().clamp_min(smallest))
+
+
+InputTransform = FaithfulTransform | StandardizedLog | WithinLabel | LeadingScores
+
+INPUT_TRANSFORMS: dict[str, Callable[[int], InputTransform]] = {
+    "faithful": FaithfulTransform,
+    "standardized": StandardizedLog,
+    "within-label": WithinLabel,
+    "leading": LeadingScores,
+}
+"""Input transforms by name; each takes the number of classes, and says its ``features``."""
+
+
+def build_input_transform(name: str, num_classes: int, truncation: int | None) -> InputTransform:
+    """Build an input transform by name.
+
+    Raises:
+        InvalidOptionError: The name is unknown, or ``truncation`` goes with another input
+            transform.
+    """
+    if name not in INPUT_TRANSFORMS:
+        raise InvalidOptionError(
+            f"input_transform must be one of {', '.join(INPUT_TRANSFORMS)}, but got {name!r}."
+        )
+    if truncation is None:
+        return INPUT_TRANSFORMS[name](num_classes)
+    if name != "faithful":
+        raise InvalidOptionError("truncation goes with input_transform='faithful' only.")
+    return FaithfulTransform(num_classes, truncation)

@@ -1,0 +1,300 @@
+"""Laws of planning: what is affordable is kept, the baselines always, and what is left out is
+told."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from oneway.audit import CONTROLS, AuditSettings, controls_for
+from oneway.audit.plan import (
+    FIRST_EPOCHS,
+    INPUT_TRANSFORMS,
+    LEAST_STEPS,
+    REPEATS,
+    SINGLE_QUERIES,
+    WIDTHS,
+    AuditPlan,
+    Costs,
+    estimate_seconds,
+    first_epochs_for,
+    make_plan,
+    settings_for,
+)
+
+ALWAYS = ("label-only", "static", "retrained")
+MORE = ("averaging", "adversarial-training", "optimising")
+LEAST_ROWS = 1000
+FULL = AuditPlan(
+    attacks=ALWAYS + MORE,
+    input_transforms=INPUT_TRANSFORMS,
+    widths=WIDTHS,
+    repeats=REPEATS,
+    most_epochs=48,
+    controls=("identity", "label-only"),
+    seeds=3,
+    auxiliary=8000,
+)
+COSTS = Costs(
+    {
+        (input_transform, width): 1e-5 * width
+        for input_transform in INPUT_TRANSFORMS
+        for width in (16, 32)
+    },
+    asking=1e-4,
+    single=1e-3,
+    auxiliary=8000,
+    test=1000,
+)
+
+
+@st.composite
+def full_plans(draw):
+    """What applies to some release, and what was measured of it."""
+    attacks = ALWAYS + tuple(draw(st.lists(st.sampled_from(MORE), unique=True)))
+    widths = tuple(draw(st.lists(st.sampled_from((4, 8, 16, 32)), min_size=1, unique=True)))
+    repeats = tuple(draw(st.lists(st.sampled_from((2, 10, 100)), min_size=1, unique=True)))
+    fronts = draw(
+        st.sampled_from([INPUT_TRANSFORMS, ("standardized",), ("standardized", "faithful")])
+    )
+    rows = draw(st.integers(200, 20_000))
+    plan = dataclasses.replace(
+        FULL,
+        attacks=attacks,
+        input_transforms=fronts,
+        widths=widths,
+        repeats=repeats,
+        seeds=draw(st.integers(1, 5)),
+        auxiliary=rows,
+        controls=draw(st.sampled_from([(), FULL.controls, controls_for(attacks, 10)])),
+    )
+    price = st.floats(1e-7, 1e-2)
+    # Of those that controls name, too, whoever takes part.
+    training = {pair: draw(price) for pair in itertools.product(INPUT_TRANSFORMS, widths)}
+    return plan, Costs(training, draw(price), draw(price), rows, draw(st.integers(50, 5000)))
+
+
+MINUTES = st.floats(1e-4, 1e5)
+
+
+def ranks(plan, full):
+    """Each part of a plan, so that none is larger in a plan that is no more."""
+    return (
+        [attack in plan.attacks for attack in full.attacks],
+        [input_transform in plan.input_transforms for input_transform in full.input_transforms],
+        [len(plan.widths), max(plan.widths)],
+        [len(plan.repeats)],
+        [len(plan.controls), plan.seeds, plan.auxiliary, plan.most_epochs],
+    )
+
+
+def no_more(less, more, full):
+    return all(
+        one <= other
+        for part, whole in zip(ranks(less, full), ranks(more, full), strict=True)
+        for one, other in zip(part, whole, strict=True)
+    )
+
+
+@given(full_plans(), MINUTES)
+def test_a_plan_is_never_more_than_the_full_one(case, minutes):
+    full, costs = case
+    plan = make_plan(full, costs, minutes)
+    for name in ("attacks", "input_transforms", "widths", "repeats"):
+        kept, whole = getattr(plan, name), getattr(full, name)
+        assert kept
+        assert set(kept) <= set(whole)
+        assert [one for one in whole if one in kept] == list(kept)  # in their order
+    assert 1 <= plan.seeds <= full.seeds
+    assert plan.auxiliary <= full.auxiliary
+    assert (plan.controls, plan.most_epochs) == (full.controls, full.most_epochs)
+
+
+@given(full_plans(), MINUTES)
+def test_floors_and_the_realistic_attacker_are_never_left_out(case, minutes):
+    plan = make_plan(*case, minutes)
+    assert set(ALWAYS) <= set(plan.attacks)
+    # Who does not know of it would call noise protection: averaging stays where it applies.
+    assert ("averaging" in plan.attacks) is ("averaging" in case[0].attacks)
+    assert "standardized" in plan.input_transforms
+
+
+@given(full_plans())
+def test_without_a_limit_or_with_enough_time_nothing_is_left_out(case):
+    full, costs = case
+    seconds = estimate_seconds(full, costs)
+    for minutes in (None, 1.01 * seconds / 60):
+        plan = make_plan(full, costs, minutes)
+        assert plan == dataclasses.replace(full, seconds=seconds)
+
+
+@given(full_plans(), MINUTES)
+def test_a_plan_fits_or_it_is_the_least_one(case, minutes):
+    full, costs = case
+    plan = make_plan(full, costs, minutes)
+    assert plan.seconds == estimate_seconds(plan, costs)
+    if plan.seconds <= 60 * minutes:
+        return
+    assert not {"optimising", "adversarial-training"} & set(plan.attacks)
+    assert "faithful" not in plan.input_transforms
+    assert plan.widths == (min(full.widths),)
+    assert plan.seeds == 1
+    assert plan.auxiliary // 2 < LEAST_ROWS
+    if "averaging" in full.attacks:
+        assert plan.repeats == (min(full.repeats),)
+
+
+@given(full_plans(), MINUTES)
+def test_rows_are_always_enough_where_there_are_so_many(case, minutes):
+    full, costs = case
+    assert make_plan(full, costs, minutes).auxiliary >= min(full.auxiliary, LEAST_ROWS)
+    kept = make_plan(full, costs, minutes, least_rows=full.auxiliary)
+    assert kept.auxiliary == full.auxiliary
+
+
+@given(full_plans(), MINUTES, MINUTES)
+def test_more_minutes_never_give_less(case, one, other):
+    full, costs = case
+    less, more = (make_plan(full, costs, minutes) for minutes in sorted((one, other)))
+    assert no_more(less, more, full)
+    assert len(more.left_out) <= len(less.left_out)
+
+
+def told_of(plan, full):
+    """Say what a plan leaves out, found by comparing it with the full one."""
+    told = []
+    gone = sorted(set(full.widths) - set(plan.widths))
+    if gone and max(full.widths) in plan.widths:
+        told.append("decoders of width " + ", ".join(map(str, gone)))
+    elif gone:
+        told.append(f"decoders of another width than {min(full.widths)}")
+    told += [f"the {name} attacker" for name in MORE if name not in plan.attacks]
+    if plan.repeats != full.repeats:
+        told.append(f"averaging of more than {min(full.repeats)} answers")
+    if plan.seeds != full.seeds:
+        told.append(f"{full.seeds - 1} of {full.seeds} seeds")
+    if plan.input_transforms != full.input_transforms:
+        told.append("the faithful input transform")
+    if plan.auxiliary != full.auxiliary:
+        told.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
+    return told
+
+
+@given(full_plans(), MINUTES)
+def test_left_out_names_exactly_what_differs(case, minutes):
+    full, costs = case
+    plan = make_plan(full, costs, minutes)
+    missing = [f"the {name} attacker" for name in MORE if name not in full.attacks]
+    expected = [told for told in told_of(plan, full) if told not in missing]
+    assert sorted(plan.left_out) == sorted(expected)
+
+
+@given(full_plans(), MINUTES)
+def test_averaging_is_left_out_only_where_there_is_any(case, minutes):
+    full, costs = case
+    assume("averaging" not in full.attacks)
+    plan = make_plan(full, costs, minutes)
+    assert plan.repeats == full.repeats
+    assert "averaging" not in " ".join(plan.left_out)
+
+
+def test_the_least_missed_goes_first_and_the_rows_last():
+    """Each plan of less and less time leaves out what the one before it did, and more."""
+    seconds = estimate_seconds(FULL, COSTS)
+    plans = [make_plan(FULL, COSTS, seconds * share / 60) for share in (0.999, 0.5, 0.1, 1e-6)]
+    assert plans[0].left_out[0] == "decoders of width 16"
+    assert plans[0].widths == (32,)
+    assert plans[-1].left_out[-1] == "7000 of 8000 auxiliary rows"
+    assert plans[-1].widths == (16,)
+    for more, less in itertools.pairwise(plans):
+        assert no_more(less, more, FULL)
+        assert len(less.left_out) > len(more.left_out)
+
+
+@given(full_plans())
+def test_every_part_that_can_be_left_out_has_a_price(case):
+    full, costs = case
+    whole = estimate_seconds(full, costs)
+    assert whole > 0
+    for attack in set(full.attacks) & set(MORE):
+        kept = tuple(name for name in full.attacks if name != attack)
+        assert estimate_seconds(dataclasses.replace(full, attacks=kept), costs) < whole
+    more = dataclasses.replace(full, seeds=full.seeds + 1)
+    assert estimate_seconds(more, costs) > whole
+    half = dataclasses.replace(full, auxiliary=full.auxiliary // 2)
+    assert estimate_seconds(half, costs) < whole
+    slower = dataclasses.replace(costs, asking=10 * costs.asking)
+    assert estimate_seconds(full, slower) > whole
+    slower = dataclasses.replace(
+        costs, training={pair: 10 * price for pair, price in costs.training.items()}
+    )
+    assert estimate_seconds(full, slower) > whole
+    # Single queries are timed whatever is left out.
+    slower = dataclasses.replace(costs, single=1 + costs.single)
+    assert estimate_seconds(full, slower) == pytest.approx(whole + 2 * SINGLE_QUERIES)
+
+
+@given(full_plans(), st.data())
+def test_each_decoder_has_a_price_of_its_own(case, data):
+    full, costs = case
+    whole = estimate_seconds(full, costs)
+    pair = data.draw(st.sampled_from(sorted(costs.training)))
+    slower = {**costs.training, pair: 2 * costs.training[pair]}
+    more = estimate_seconds(full, dataclasses.replace(costs, training=slower)) - whole
+    input_transform, width = pair
+    controls = {CONTROLS[name].input_transform for name in full.controls}
+    takes_part = input_transform in full.input_transforms or (
+        input_transform in controls and width == min(full.widths)
+    )
+    assert (more > 1e-12 * whole) is takes_part
+
+
+@given(full_plans())
+def test_every_control_has_a_price(case):
+    full, costs = case
+    for name in full.controls:
+        rest = tuple(other for other in full.controls if other != name)
+        less = dataclasses.replace(full, controls=rest)
+        assert estimate_seconds(less, costs) < estimate_seconds(full, costs)
+
+
+def test_decoders_are_trained_in_one_cycle_of_so_many_epochs():
+    for epochs in (1, 6, 48):
+        settings = settings_for(epochs)
+        assert settings.epochs == epochs
+        assert settings.schedule == "one-cycle"
+        assert settings.grace >= 2
+
+
+@given(st.integers(200, 10**6))
+def test_few_rows_are_seen_more_often_so_that_a_decoder_takes_enough_steps(rows):
+    epochs = first_epochs_for(rows)
+    assert epochs >= FIRST_EPOCHS
+    steps = math.ceil(rows / settings_for(epochs).batch_size)
+    assert epochs * steps >= LEAST_STEPS
+    assert epochs == FIRST_EPOCHS or (epochs - 1) * steps < LEAST_STEPS  # and no more
+
+
+@given(st.integers(200, 10**6), st.floats(1e-4, 1e5))
+def test_whatever_rows_are_left_out_the_search_may_go_on_to_enough_steps(rows, minutes):
+    """Its first epochs stay when rows are halved: that steps are saved is what it is for."""
+    settings = AuditSettings.for_rows(rows)
+    full = dataclasses.replace(
+        FULL,
+        auxiliary=rows,
+        first_epochs=settings.first_epochs,
+        most_epochs=settings.most_epochs,
+    )
+    plan = make_plan(full, COSTS, minutes)
+    assert (plan.first_epochs, plan.most_epochs) == (full.first_epochs, full.most_epochs)
+    assert plan.most_epochs * plan.auxiliary / settings_for(1).batch_size >= LEAST_STEPS
+
+
+@given(full_plans(), st.integers(1, 5))
+def test_training_longer_from_the_first_costs_more(case, factor):
+    full, costs = case
+    longer = dataclasses.replace(full, first_epochs=(1 + factor) * full.first_epochs)
+    assert estimate_seconds(longer, costs) > estimate_seconds(full, costs)
