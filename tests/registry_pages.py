@@ -332,7 +332,7 @@ def attack_measured(name: str) -> str:
                 cells = [spread(mine, 4)]
                 cells += [
                     spread(one.values[value], 4)
-                    for value in ("adaptive_error", "floor clean", "floor label")
+                    for value in ("adaptive_error", "baseline clean", "baseline label")
                 ]
                 rows.append([one.release, DATA[key], *cells, str(len(one.seeds))])
                 sources[_source(key, one)] = None

@@ -45,7 +45,7 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     )
     assert not record["void"]
     assert record["closed_gap"] > 0.95
-    assert record["floors"]["clean"] < 0.8 * record["floors"]["label"]
+    assert record["baselines"]["clean"] < 0.8 * record["baselines"]["label"]
     assert record["utility"]["released"]["top_1"] == record["utility"]["clean"]["top_1"] > 0.9
     assert record["label_changes"] == 0
     assert "too-few-seeds" in {flag["name"] for flag in record["flags"]}

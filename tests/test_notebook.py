@@ -24,7 +24,7 @@ FACTS = """
 import json
 json.dumps({
     "found": found, "clean": clean_error, "label": label_error, "accuracy": float(accuracy),
-    "certified": [error.estimate, error.low, error.high, error.floor],
+    "certified": [error.estimate, error.low, error.high, error.lower_bound],
     "members": certificate.members_least,
 })
 """
@@ -75,8 +75,8 @@ def test_it_runs_and_what_it_says_of_the_guards_is_so(facts):
 
 @pytest.mark.slow
 def test_no_attacker_of_it_gets_under_the_certificate(facts):
-    estimate, low, high, floor = facts["certified"]
-    assert floor <= low <= estimate <= high
+    estimate, low, high, lower_bound = facts["certified"]
+    assert lower_bound <= low <= estimate <= high
     assert facts["found"]["codebook"]["retrained"] >= low
     assert facts["found"]["codebook"]["static"] >= low
     assert facts["members"] >= 20

@@ -385,11 +385,11 @@ class TestTime:
         by_class = auxiliary[labels.argsort(stable=True)]
         costly = costs_of(1.0, 2000, 60)
         monkeypatch.setattr(ModelAudit, "_costs", lambda *_: costly)
-        used, floors_of = [], tasks.take_baselines
+        used, baselines_of = [], tasks.take_baselines
 
         def take_baselines(clean_results, images, queries):
             used.append(images)
-            return floors_of(clean_results, images, queries)
+            return baselines_of(clean_results, images, queries)
 
         monkeypatch.setattr(tasks, "take_baselines", take_baselines)
         audited = AuditTarget(black_box(), by_class, test, true, NOISE)

@@ -114,7 +114,7 @@ def test_a_plan_is_never_more_than_the_full_one(case, minutes):
 
 
 @given(full_plans(), MINUTES)
-def test_floors_and_the_realistic_attacker_are_never_left_out(case, minutes):
+def test_baselines_and_the_realistic_attacker_are_never_left_out(case, minutes):
     plan = make_plan(*case, minutes)
     assert set(ALWAYS) <= set(plan.attacks)
     # Who does not know of it would call noise protection: averaging stays where it applies.

@@ -40,7 +40,7 @@ def test_a_missed_requirement_says_what_was_wanted_and_got_and_writes_nothing(
     told = json.loads(out.read_text())
     for flag, got, worse, words in (
         ("--require-error", told["error"]["low"], 1e-4, "at least"),
-        ("--require-floor", told["error"]["floor"], 1e-4, "at least"),
+        ("--require-lower-bound", told["error"]["lower_bound"], 1e-4, "at least"),
         ("--require-members", told["members_least"], 1, "at least"),
         ("--require-bits", told["bits_most"], -0.5, "at most"),
     ):
@@ -70,9 +70,9 @@ def test_all_that_is_missed_is_told_and_what_is_kept_is_written(oneway, scores, 
 
 def test_a_floor_needs_the_queries(oneway, scores, guard):
     source = (scores / "logits.npy", "--kind", "logits")
-    result = oneway("certify", guard, *source, "--require-floor", 0.01)
+    result = oneway("certify", guard, *source, "--require-lower-bound", 0.01)
     assert result.exit_code == 2
-    assert "--require-floor needs the queries themselves. Pass --images" in result.stderr
+    assert "--require-lower-bound needs the queries themselves. Pass --images" in result.stderr
 
 
 @pytest.mark.parametrize("max_l1", [2, 0.005])

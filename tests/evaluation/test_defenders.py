@@ -222,7 +222,7 @@ def same_weights(one, other):
 
 def test_the_defender_uses_its_own_surrogate_and_each_attackers_copy_another(whole):
     roles = by_role(whole.folder)
-    noise = [call for call in whole.built if call[1].get("steps") == NOISE["steps"]]
+    noise = [call for call in whole.fitted if call[1].get("steps") == NOISE["steps"]]
     for row, hardened in ((NOISY, False), (HARD, True)):
         own = roles["surrogate", hardened].network
         theirs = roles["attacker's surrogate", hardened].network
@@ -252,7 +252,7 @@ def test_copies_answer_otherwise_than_the_defense_that_they_copy(whole):
 def test_a_hardened_surrogate_is_shown_noise_against_itself_as_long_as_the_defenses(whole):
     steps = SPEC.surrogate.adversarial_steps
     assert steps != NOISE["steps"]  # by which the noise of its training is known here
-    shown = [options for _, options, _ in whole.built if options.get("steps") == steps]
+    shown = [options for _, options, _ in whole.fitted if options.get("steps") == steps]
     reach = NOISE["step_size"] * NOISE["steps"]
     factors = {round(options["step_size"] * steps / reach, 9) for options in shown}
     assert factors == set(SPEC.attackers.step_factors)

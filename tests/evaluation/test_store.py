@@ -156,7 +156,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from oneway.evaluation import store
-from oneway import tensor_files
+from oneway import files
 from oneway.inversion import Inverter
 
 def die(*_, **__):
@@ -173,9 +173,9 @@ def half(state, path, metadata):
     Path(path).write_bytes(content[: len(content) // 2])
     die()
 
-save_file, replace = tensor_files.save_file, Path.replace
+save_file, replace = files.save_file, Path.replace
 if sys.argv[2] == "write":
-    tensor_files.save_file = half
+    files.save_file = half
 if sys.argv[2] == "rename":
     Path.replace = die
 store.Store(Path(sys.argv[1])).network("inverter", {"seed": 0}, train)

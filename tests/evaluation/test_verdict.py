@@ -259,7 +259,7 @@ def test_no_attack_is_shown_the_test_images_while_it_prepares(attack):
     assert not pixels & set(rows)
 
 
-def test_floors_are_the_best_attack_on_clean_scores_the_label_and_the_mean_image():
+def test_baselines_are_the_best_attack_on_clean_scores_the_label_and_the_mean_image():
     images, test_images = pictures(ROWS), pictures(QUERIES, seed=1)
     results = results_of(
         label_only=[0.5] * QUERIES, static=[0.2] * QUERIES, retrained=[0.3] * QUERIES
@@ -281,7 +281,7 @@ def results_of(**errors):
     return results
 
 
-def floors_of(clean, label):
+def baselines_of(clean, label):
     clean, label = (torch.as_tensor(values, dtype=torch.float64) for values in (clean, label))
     return Baselines(clean, label, 2 * label)
 
@@ -302,7 +302,7 @@ def test_the_strongest_attacker_makes_the_headline(data, count):
     row = st.lists(st.floats(0, 1), min_size=count, max_size=count)
     errors = {name: data.draw(row) for name in ("label_only", "static", "retrained")}
     verdict = judge(
-        results_of(**errors), floors_of([0.1] * count, [0.5] * count), confident(count), 0
+        results_of(**errors), baselines_of([0.1] * count, [0.5] * count), confident(count), 0
     )
     means = {name.replace("_", "-"): sum(e) / count for name, e in errors.items()}
     assert verdict.adaptive_error == pytest.approx(min(means.values()))
@@ -319,7 +319,7 @@ def test_the_tail_is_the_least_confident_twentieth_of_the_overall_strongest_or_t
     order = data.draw(st.permutations(range(count)))
     verdict = judge(
         results_of(**errors),
-        floors_of([0.2] * count, [0.7] * count),
+        baselines_of([0.2] * count, [0.7] * count),
         confident(count)[list(order)],
         0,
     )
@@ -334,14 +334,14 @@ def test_the_tail_is_the_least_confident_twentieth_of_the_overall_strongest_or_t
 
 def test_a_failed_decoder_that_is_lucky_on_the_tail_does_not_count_there():
     results = results_of(label_only=[0.4] * 100, retrained=[0.1] * 5 + [0.9] * 95)
-    verdict = judge(results, floors_of([0.1] * 100, [0.4] * 100), confident(100), 0)
+    verdict = judge(results, baselines_of([0.1] * 100, [0.4] * 100), confident(100), 0)
     assert verdict.closed_gap_least_confident == pytest.approx(1.0)
 
 
-def test_floors_of_the_tail_are_taken_over_the_tail():
+def test_baselines_of_the_tail_are_taken_over_the_tail():
     clean, label = [0.3] * 5 + [0.1] * 95, [0.7] * 5 + [0.2] * 95
     verdict = judge(
-        results_of(retrained=[0.5] * 5 + [0.1] * 95), floors_of(clean, label), confident(100), 0
+        results_of(retrained=[0.5] * 5 + [0.1] * 95), baselines_of(clean, label), confident(100), 0
     )
     assert verdict.closed_gap_least_confident == pytest.approx(0.5)
     assert verdict.closed_gap == pytest.approx((0.12 - 0.11) / (0.225 - 0.11))
@@ -350,7 +350,7 @@ def test_floors_of_the_tail_are_taken_over_the_tail():
 @pytest.mark.parametrize("label", [0.2, 0.1])
 def test_there_is_no_gap_where_clean_scores_are_no_better_than_the_label(label):
     verdict = judge(
-        results_of(retrained=[0.2] * 40), floors_of([0.2] * 40, [label] * 40), confident(40), 0
+        results_of(retrained=[0.2] * 40), baselines_of([0.2] * 40, [label] * 40), confident(40), 0
     )
     assert verdict.closed_gap is None
     assert verdict.closed_gap_least_confident is None
@@ -359,7 +359,9 @@ def test_there_is_no_gap_where_clean_scores_are_no_better_than_the_label(label):
 
 def test_a_gap_may_be_missing_in_the_tail_alone():
     clean, label = [0.5] * 5 + [0.1] * 95, [0.5] * 100
-    verdict = judge(results_of(retrained=[0.3] * 100), floors_of(clean, label), confident(100), 0)
+    verdict = judge(
+        results_of(retrained=[0.3] * 100), baselines_of(clean, label), confident(100), 0
+    )
     assert verdict.closed_gap is not None
     assert verdict.closed_gap_least_confident is None
 
@@ -381,12 +383,12 @@ def test_an_error_above_the_label_floor_is_flagged_unless_it_may_be_chance(error
     results = results_of(
         label_only=[0.5] * 100, averaging=spread(error, width=width), retrained=[0.1] * 100
     )
-    verdict = judge(results, floors_of([0.1] * 100, [0.5] * 100), confident(100), 0)
+    verdict = judge(results, baselines_of([0.1] * 100, [0.5] * 100), confident(100), 0)
     assert details(verdict) == ((FAILED,) if raised else ())
 
 
 def test_an_attacker_who_does_not_know_of_the_defense_may_fail():
-    baselines = floors_of([0.1] * 100, [0.5] * 100)
+    baselines = baselines_of([0.1] * 100, [0.5] * 100)
     static = {"static": [0.9] * 100}
     alone = judge(results_of(**static), baselines, confident(100), 0)
     assert [flag.name for flag in alone.flags] == ["attack-failed"]
@@ -396,7 +398,7 @@ def test_an_attacker_who_does_not_know_of_the_defense_may_fail():
 
 def test_the_label_only_attacker_is_the_floor_and_never_flagged_against_it():
     results = results_of(label_only=[0.9] * 100, retrained=[0.2] * 100)
-    verdict = judge(results, floors_of([0.1] * 100, [0.5] * 100), confident(100), 0)
+    verdict = judge(results, baselines_of([0.1] * 100, [0.5] * 100), confident(100), 0)
     assert details(verdict) == ()
 
 
@@ -408,7 +410,7 @@ def test_retraining_that_made_it_worse_is_flagged_unless_it_may_be_chance(
     retrained_error, width, raised
 ):
     results = results_of(static=[0.2] * 100, retrained=spread(retrained_error, width=width))
-    verdict = judge(results, floors_of([0.1] * 100, [0.5] * 100), confident(100), 0)
+    verdict = judge(results, baselines_of([0.1] * 100, [0.5] * 100), confident(100), 0)
     assert details(verdict) == (
         ("retrained is weaker than static: the retraining failed",) if raised else ()
     )
@@ -418,14 +420,14 @@ def test_retraining_that_made_it_worse_is_flagged_unless_it_may_be_chance(
 def test_nothing_is_compared_with_an_attacker_who_did_not_run(missing):
     results = results_of(static=[0.2] * 100, retrained=[0.4] * 100)
     del results[missing]
-    verdict = judge(results, floors_of([0.1] * 100, [0.5] * 100), confident(100), 0)
+    verdict = judge(results, baselines_of([0.1] * 100, [0.5] * 100), confident(100), 0)
     assert details(verdict) == ()
 
 
 @pytest.mark.parametrize("label_changes", [0, 1, 17])
 def test_changed_labels_are_flagged_with_their_number(label_changes):
     results = results_of(static=[0.2] * 100)
-    verdict = judge(results, floors_of([0.1] * 100, [0.5] * 100), confident(100), label_changes)
+    verdict = judge(results, baselines_of([0.1] * 100, [0.5] * 100), confident(100), label_changes)
     expected = (
         (f"{label_changes} labels changed or tied in what was released",) if label_changes else ()
     )
@@ -434,6 +436,6 @@ def test_changed_labels_are_flagged_with_their_number(label_changes):
 
 def test_a_single_query_can_be_judged():
     results = results_of(static=[0.9], retrained=[0.95])
-    verdict = judge(results, floors_of([0.1], [0.5]), confident(1), 0)
+    verdict = judge(results, baselines_of([0.1], [0.5]), confident(1), 0)
     assert (verdict.closed_gap, verdict.closed_gap_least_confident) == (2.0, 2.0)
     assert [flag.name for flag in verdict.flags] == ["attack-failed", "retraining-failed"]

@@ -74,7 +74,7 @@ def certificate_table(certificate: Certificate) -> Listing:
             "error": lambda row: f"{row[1].estimate:.4f}",
             "low": lambda row: f"{row[1].low:.4f}",
             "high": lambda row: f"{row[1].high:.4f}",
-            "lower_bound": lambda row: f"{row[1].floor:.4f}",
+            "lower_bound": lambda row: f"{row[1].lower_bound:.4f}",
             "alone, %": lambda row: f"{100 * row[1].alone:.1f}",
         },
         rows,

@@ -297,7 +297,7 @@ def certified_error(
         cells: ``(N)`` int64, the cell of each query.
         queries: ``(N, D)`` in [0, 1].
         generator: Source of draws.
-        level: Of interval and floor.
+        level: Of interval and lower bound.
     """
     values, alone = error_shares(cells, queries)
     estimate = float(values.mean())
