@@ -6,7 +6,7 @@ from torch import Tensor
 
 from oneway.contracts import AttackerKnowledge, Defense, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
-from oneway.releases import logits_from_confidences, release
+from oneway.releases import guarded_release, logits_from_confidences
 
 
 def adversarial_training(
@@ -55,5 +55,5 @@ def put_through(
     for position, copy in enumerate(copies[: len(confidences)]):
         rows = slice(position, None, every)
         logits = logits_from_confidences(confidences[rows])
-        noisy[rows] = release(copy(logits, images[rows]))
+        noisy[rows] = guarded_release(copy, logits, images[rows]).confidences
     return noisy

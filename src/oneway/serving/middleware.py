@@ -8,9 +8,9 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oneway.errors import where_raised
 from oneway.serving.http_errors import RefusedError, error_response
 from oneway.serving.metrics import ServerMetrics
-from oneway.targets.failure import where_raised
 
 log = logging.getLogger("oneway.serving")
 
