@@ -64,10 +64,11 @@ class EndpointOptions:
     """What a user says about a server besides its address.
 
     Attributes:
-        input_name: Open Inference Protocol: the input that takes the queries. None: the only one.
-        output_name: Open Inference Protocol: the output that holds the scores. None: the only one
-            of floats of shape (N, K).
-        request_key: Plain JSON: the place of the queries, such as ``"instances"`` or ``"inputs.0"``.
+        input_name: Open Inference Protocol: the input that takes the queries. None: the only
+            input.
+        output_name: Open Inference Protocol: the output that holds the scores. None: the only
+            output of floats of shape (N, K).
+        request_key: Plain JSON: the place of the queries, such as ``"instances"``.
         response_key: Plain JSON: the place of the scores, such as ``"predictions.*.scores"``.
     """
 

@@ -55,8 +55,9 @@ class KeyPath:
             return self._find(value[int(part)], rest)
         kind = "a list" if isinstance(value, list) else "a single value"
         raise MessageError(
-            f"must have {part!r} of the key {str(self)!r}, but there is "
-            f"{'an object without it' if isinstance(value, dict) else kind}",
+            f"must answer with {part!r} of the key {str(self)!r}, but there is "
+            f"{'an object without it' if isinstance(value, dict) else kind}. Look at one answer of "
+            "the server, and name the place of its scores.",
             "output_missing",
         )
 

@@ -8,7 +8,6 @@ from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from torch import Tensor
 
 from oneway.openinference import tensor_message
@@ -21,7 +20,7 @@ from oneway.openinference.messages import (
     wants_binary,
 )
 from oneway.serving.base_app import GuardedServer
-from oneway.serving.guarded import GuardedModel, Released
+from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, json_response
 from oneway.serving.settings import ServingSettings
 
@@ -40,34 +39,79 @@ def serving_app(model: GuardedModel, settings: ServingSettings) -> Starlette:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _InferRequest:
     queries: Tensor
     id: str | None
     in_binary: bool
 
 
-class _ModelServer(GuardedServer[Tensor, _Request]):
+class _ModelServer(GuardedServer[Tensor, _InferRequest]):
     extensions = ("binary_tensor_data",)
+    # Another name or version gets an error of the protocol.
+    route_paths = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
     def __init__(self, model: GuardedModel, settings: ServingSettings) -> None:
-        path = f"/v2/models/{settings.model_name}"
-        self.input_shape = model.input_shape
-        self.parameters = model.guard.parameters
-        declared = [
-            (settings.input_name, [-1, *model.input_shape]),
-            (settings.output_name, [-1, model.classes or 0]),
-        ]
-        inputs, outputs = (
-            [TensorMetadata(name=name, datatype="FP32", shape=shape)] for name, shape in declared
-        )
+        self.input_shape, self.parameters = model.input_shape, guard_parameters(model.guard)
         metadata = ModelMetadata(
             name=settings.model_name,
             versions=[settings.model_version],
             platform="oneway",
-            inputs=inputs,
-            outputs=outputs,
+            inputs=[_floats(settings.input_name, *model.input_shape)],
+            outputs=[_floats(settings.output_name, model.classes or 0)],
             parameters=dict(self.parameters),
         )
-        super().__init__(
-            model, settings, metadata, (path, f"{path}/versions/{settings.model_version}")
+        path = f"/v2/models/{settings.model_name}"
+        paths = path, f"{path}/versions/{settings.model_version}"
+        super().__init__(model, settings, metadata, paths)
+
+    def check_path(self, request: Request) -> None:
+        settings = self.settings
+        version = request.path_params.get("version", settings.model_version)
+        if (request.path_params["name"], version) != (
+            settings.model_name,
+            settings.model_version,
+        ):
+            raise RefusedError(404, "there is no such model, or no such version", "bad_request")
+
+    def read_request(self, body: bytes, json_bytes: str | None) -> _InferRequest:
+        settings = self.settings
+        request, binary = parse_request(body, json_bytes)
+        in_binary = wants_binary(request, settings.output_name)
+        queries = read_queries(
+            request,
+            binary,
+            input_name=settings.input_name,
+            input_shape=self.input_shape,
+            most_rows=settings.max_request_rows,
         )
+        return _InferRequest(torch.from_numpy(queries), request.id, in_binary)
+
+    async def answer(self, request: _InferRequest) -> tuple[None, Released]:
+        return None, await self.batcher.ask(request.queries, self.settings.timeout_seconds)
+
+    def write(self, answer: None, released: Released, request: _InferRequest) -> Response:  # noqa: ARG002
+        settings = self.settings
+        output = tensor_message(settings.output_name, "FP32", released)
+        if request.in_binary:
+            del output["data"]
+            output["parameters"] = {"binary_data_size": released.nbytes}
+        message: dict[str, Any] = {
+            "model_name": settings.model_name,
+            "model_version": settings.model_version,
+            "parameters": self.parameters,
+            "outputs": [output],
+        }
+        if request.id is not None:
+            message["id"] = request.id
+        if not request.in_binary:
+            return json_response(message)
+        head = to_json(message)
+        return Response(
+            head + released.astype("<f4").tobytes(),
+            headers={BINARY_HEADER: str(len(head))},
+            media_type="application/octet-stream",
+        )
+
+
+def _floats(name: str, *sizes: int) -> TensorMetadata:
+    return TensorMetadata(name=name, datatype="FP32", shape=[-1, *sizes])

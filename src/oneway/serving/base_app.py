@@ -49,6 +49,9 @@ class GuardedServer(ABC, Generic[Q, R]):
     extensions: Sequence[str] = ()
     """Extensions of the Open Inference Protocol that the server speaks."""
 
+    route_paths: Sequence[str] = ()
+    """Patterns of the paths that are served, if they are not the model's own paths."""
+
     def __init__(
         self,
         guarded: Guarded[Q],
@@ -70,7 +73,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         self.metadata, self.paths = metadata, paths
         self.metrics = ServerMetrics()
         self.batcher = Batcher[Q, Released](
-            self._answer,
+            self._answer_batch,
             guarded.rows,
             max_batch_size=settings.max_batch_size,
             max_waiting_rows=settings.max_waiting_rows,
@@ -78,14 +81,6 @@ class GuardedServer(ABC, Generic[Q, R]):
             close_seconds=settings.shutdown_seconds,
             wait_seconds=settings.batch_wait_milliseconds / 1000,
         )
-
-    @abstractmethod
-    def check_request(self, request: Request) -> None:
-        """Refuse a request by its path and headers, before its body is read.
-
-        Raises:
-            RefusedError: The request is refused.
-        """
 
     @abstractmethod
     def read_request(self, body: bytes, json_bytes: str | None) -> R:
@@ -115,6 +110,13 @@ class GuardedServer(ABC, Generic[Q, R]):
             RefusedError: The server's answer is not as it must be.
         """
 
+    def check_path(self, request: Request) -> None:
+        """Refuse a request for another model.
+
+        Raises:
+            RefusedError: The request is refused.
+        """
+
     async def is_ready(self) -> bool:
         """Say whether the model can answer now."""
         return self.batcher.alive
@@ -126,7 +128,7 @@ class GuardedServer(ABC, Generic[Q, R]):
     def routes(self) -> list[Route]:
         """Return the routes of the model."""
         routes = []
-        for path in self.paths:
+        for path in self.route_paths or self.paths:
             routes += [
                 Route(path, self.model_metadata),
                 Route(f"{path}/ready", self.model_ready),
@@ -140,19 +142,19 @@ class GuardedServer(ABC, Generic[Q, R]):
 
     async def model_metadata(self, request: Request) -> Response:
         """Answer what the model takes and gives."""
-        self.check_request(request)
+        self.check_path(request)
         return json_response(self.metadata)
 
     async def model_ready(self, request: Request) -> Response:
         """Answer whether the model is ready."""
-        self.check_request(request)
+        self.check_path(request)
         ready = await self.is_ready()
         name = None if self.metadata is None else self.metadata.name
         return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def infer(self, request: Request) -> Response:
         """Answer queries."""
-        self.check_request(request)
+        self.check_path(request)
         settings = self.settings
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
@@ -165,7 +167,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         self.metrics.released.inc(len(released))
         return self.write(answer, released, parsed)
 
-    def _answer(self, requests: Sequence[Q]) -> Sequence[Released]:
+    def _answer_batch(self, requests: Sequence[Q]) -> Sequence[Released]:
         self.metrics.batches.observe(sum(map(self.guarded.rows, requests)))
         return self.guarded.answer(requests)
 

@@ -32,12 +32,10 @@ from oneway.openinference.messages import (
     flat_numbers,
     parse_request,
 )
+from oneway.serving.guarded import Released
 from oneway.serving.http_errors import upstream_failed
 
 Scores = NDArray[np.float64]
-
-Released = NDArray[np.float32]
-"""``(N, K)`` confidences, all that may leave."""
 
 
 @dataclass(frozen=True)

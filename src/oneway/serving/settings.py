@@ -95,9 +95,7 @@ class ServingSettings(BaseSettings):
         "Most requests under way; beyond, 503. Of more connections than that, those that are idle "
         "longest are closed.",
     )
-    timeout_seconds: Seconds = _setting(
-        30.0, "Seconds for reading a request, and for its answer."
-    )
+    timeout_seconds: Seconds = _setting(30.0, "Seconds for reading a request, and for its answer.")
     shutdown_seconds: int = _setting(
         10, "Seconds in which requests may end after SIGTERM.", ge=1, le=3600
     )
