@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oneway.attacks.base import InversionAttack
 from oneway.contracts import AttackerKnowledge, Defense, Reconstructor, TrainDecoder
-from oneway.releases import logits_from_confidences, release
+from oneway.releases import guarded_release, logits_from_confidences
 
 
 class AdversarialTraining(InversionAttack):
@@ -53,5 +53,5 @@ def put_through(
     for position, defense in enumerate(defenses[: len(confidences)]):
         rows = slice(position, None, every)
         logits = logits_from_confidences(confidences[rows])
-        noisy[rows] = release(defense(logits, images[rows]))
+        noisy[rows] = guarded_release(defense, logits, images[rows]).confidences
     return noisy

@@ -38,9 +38,8 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
 from oneway.metrics import label_changes
 from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
-from oneway.releases import release
+from oneway.releases import guarded_release, release
 from oneway.targets import DefendedTarget, Trace
-from oneway.targets.defended import checked_release
 
 ROWS = 128
 """Queries that are released at once in the background: after each lot it may be called off."""
@@ -272,8 +271,7 @@ class Study:
         def compute() -> dict[str, Tensor]:
             defense, parts = self.defense(setting), list[Tensor]()
             for some, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
-                defended = defense(clean, some if defense.requires_input else None)
-                parts.append(checked_release(defense, clean, defended))
+                parts.append(guarded_release(defense, clean, some).confidences)
                 report(stage, len(parts) * ROWS / len(images))
             return {"released": torch.cat(parts)}
 
