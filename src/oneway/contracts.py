@@ -185,7 +185,7 @@ class AttackerKnowledge:
         return frozenset(
             name
             for name, value in values.items()
-            if value is not None and value is not False and value != ()
+            if not (value is None or value is False or (isinstance(value, Sequence) and not value))
         )
 
 

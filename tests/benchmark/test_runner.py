@@ -204,7 +204,7 @@ def test_records_are_json_with_the_documented_keys(controls, tmp_path):
         assert (read["auxiliary"], read["queries"]) == (200, 100)
         assert read["spec"]["data"] == vars(controls.spec.data)
         assert (read["seed"], read["preset"]) == (0, "")
-        assert (read["random"], read["keeps_label"]) == (False, release != "moved")
+        assert (read["random"], read["keeps_label"]) == (False, release.name != "moved")
     assert json.loads(lines[3])["options"] == NOISE | {"norm": "inf"}  # JSON has no infinity
 
 
@@ -408,7 +408,7 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         values = vars(given)
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
-            *("query", "random", "repeats", "simulated_defenses", "follow"),
+            *("query", "random", "repeats", "simulated_defenses", "differentiable_logits"),
         }
         assert (
             given.differentiable_logits is None

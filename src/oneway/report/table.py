@@ -93,13 +93,14 @@ def release_table(records: Sequence[Record], title: str) -> Listing:
     return Listing(title, COLUMNS, records)
 
 
-KNOWS = {name: attack.knows for name, attack in REGISTERED.items()}
-"""What each attacker knows, by its name."""
+def knows(attack: str) -> str:
+    """Return what an attacker knows; empty for an attack that is not registered."""
+    return REGISTERED[attack].knows if attack in REGISTERED else ""
 
 
 ATTACKS: dict[str, Callable[[tuple[str, float]], str]] = {
     "attacker": lambda row: row[0],
-    "what it knows": lambda row: KNOWS.get(row[0], ""),
+    "what it knows": lambda row: knows(row[0]),
     "error": lambda row: _number(row[1], 4),
 }
 
