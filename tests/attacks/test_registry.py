@@ -18,6 +18,7 @@ from oneway.evaluation import ReleaseSpec
 from oneway.evaluation.settings import AttackerSpec
 from oneway.report import attackers_table
 from oneway.report.page import audit_page
+from oneway.report.page.render import render
 
 
 class Doubled(InversionAttack):
@@ -114,7 +115,7 @@ def test_tables_pages_and_help_name_it_and_say_what_it_knows(outcome):
     record, pictures = outcome[0].record, outcome[0].pictures
     [row] = [row for row in attackers_table(record).cells() if row[0].startswith("doubled")]
     assert Doubled.knows in row
-    page = re.sub(r"\s+", " ", audit_page(record | {"command": "oneway audit"}, pictures).html())
+    page = re.sub(r"\s+", " ", render(audit_page(record | {"command": "oneway audit"}, pictures)))
     assert f"doubled: {Doubled.knows}" in page
     told = CliRunner().invoke(app, ["audit", "--help"], env={"COLUMNS": "200"}).output
     assert f"doubled: {Doubled.knows}" in re.sub(r"[\s│]+", " ", told)
