@@ -25,7 +25,7 @@ from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     build_defense,
-    needs_network,
+    needs_state,
     needs_surrogate,
     trained_defense,
 )
@@ -114,7 +114,7 @@ def _promise(name: str, attribute: str) -> str:
 def _material(name: str) -> str:
     if needs_surrogate(name):
         return "a surrogate inverter"
-    if not needs_network(name):
+    if not needs_state(name):
         return "nothing"
     source = inspect.getsource(trained_defense(name).train)
     if "private_images" in source:
@@ -218,8 +218,8 @@ def parameters(name: str) -> str:
     kind: Any = DEFENSES[name]
     given = ("self", "inverter", "network", "generator")
     rows = _options_of(kind.__init__, given) if "__init__" in _own(kind) else []
-    text = table(header, rows) if rows else "None.\n" if not needs_network(name) else ""
-    if needs_network(name):
+    text = table(header, rows) if rows else "None.\n" if not needs_state(name) else ""
+    if needs_state(name):
         training = _options_of(
             trained_defense(name).train, ("training_data", "generator", "on_epoch", "options")
         )

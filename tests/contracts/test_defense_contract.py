@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from oneway.checks import FLOATING
 from oneway.contracts import Defense, RepeatableDefense
-from oneway.defenses import DEFENSES, build_defense, needs_network, needs_surrogate
+from oneway.defenses import DEFENSES, build_defense, needs_state, needs_surrogate
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import FitSettings, fit_codebook
 from oneway.defenses.trained import (
@@ -133,7 +133,7 @@ def build(case: str, seed: int = 0, classes: int = CLASSES) -> Defense:
         name,
         {**TRAINING.get(name, {}), **options},
         surrogate if needs_surrogate(name) else None,
-        network=network_of(name, classes) if needs_network(name) else None,
+        state=network_of(name, classes) if needs_state(name) else None,
         generator=torch.Generator().manual_seed(seed),
     )
 

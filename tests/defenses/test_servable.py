@@ -9,10 +9,10 @@ from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     KeyedRandomness,
-    needs_network,
+    needs_state,
     open_guard,
     open_guard_file,
-    save_network,
+    save_module,
 )
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import (
@@ -64,7 +64,7 @@ def test_a_defense_that_may_flip_labels_is_refused():
 @pytest.mark.parametrize("name", sorted(DEFENSES))
 def test_whatever_opens_keeps_labels_and_is_deterministic(name, tmp_path):
     path = tmp_path / "inverter.safetensors"
-    save_network(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
+    save_module(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
     for options in ({}, {"keep_label": True}, {"step_size": 0.1}):
         for inverter in (None, path):
             try:
@@ -82,7 +82,7 @@ def test_files_are_asked_for_where_they_are_needed_and_nowhere_else(tmp_path):
         open_guard("adversarial-noise", {"step_size": 0.1}, device=CPU)
     with pytest.raises(InvalidOptionError, match="takes no --inverter"):
         open_guard("rounding", {}, inverter=tmp_path / "x", device=CPU)
-    trained = next(name for name in DEFENSES if needs_network(name))
+    trained = next(name for name in DEFENSES if needs_state(name))
     with pytest.raises(InvalidOptionError, match="needs --network FILE"):
         open_guard(trained, {}, device=CPU)
 
@@ -92,7 +92,7 @@ def test_files_that_are_missing_corrupt_or_of_another_kind_are_refused(tmp_path)
     path = tmp_path / "inverter.safetensors"
     with pytest.raises(MissingDataError):
         open_guard("adversarial-noise", options, inverter=path, device=CPU)
-    save_network(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
+    save_module(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
     open_guard("adversarial-noise", options, inverter=path, device=CPU)
     whole = path.read_bytes()
     for broken in (b"", whole[:-1], whole[:40], whole.replace(b"inverter", b"intruder")):
