@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from laws import looped
 from networks import inverter, same_bits, target
 from oneway.defenses import load_module, save_module
 from oneway.errors import CorruptDataError, MissingDataError
@@ -12,25 +13,25 @@ from oneway.errors import CorruptDataError, MissingDataError
 NETWORKS = {"inverter": inverter, "target": target}
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@looped("kind", NETWORKS)
 def test_a_network_comes_back_bit_for_bit_and_ready_to_use(tmp_path, kind):
     network = NETWORKS[kind]()
     facts = {"held_out_errors": [0.1, 1 / 3, 2**-40], "note": "é"}
     save_module(tmp_path / "deep" / "file.safetensors", network, kind, facts)
     stored = load_module(tmp_path / "deep" / "file.safetensors", kind)
-    assert same_bits(stored.network, network)
-    assert stored.network.architecture == network.architecture
+    assert same_bits(stored.module, network)
+    assert stored.module.architecture == network.architecture
     assert (stored.kind, stored.facts) == (kind, facts)
-    assert not any(module.training for module in stored.network.modules())
+    assert not any(module.training for module in stored.module.modules())
 
 
 def test_a_network_laid_out_for_convolutions_comes_back_bit_for_bit(tmp_path):
     network = target().to(memory_format=torch.channels_last)
     save_module(tmp_path / "file", network, "target", {})
-    assert same_bits(load_module(tmp_path / "file").network, network)
+    assert same_bits(load_module(tmp_path / "file").module, network)
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.999])
+@looped("share", [0, 0.001, 0.3, 0.999])
 def test_a_truncated_file_is_refused_by_name(tmp_path, share):
     path = tmp_path / "file.safetensors"
     save_module(path, inverter(), "inverter", {})
@@ -40,7 +41,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, share):
         load_module(path)
 
 
-@pytest.mark.parametrize(
+@looped(
     "header",
     [
         None,
@@ -76,7 +77,7 @@ def test_a_network_of_another_kind_is_refused_with_both_kinds(tmp_path):
     assert load_module(tmp_path / "file").kind == "target"
 
 
-@pytest.mark.parametrize(
+@looped(
     ("kind", "command"),
     [("inverter", "oneway train inverter"), ("target", "oneway train"), (None, "oneway train")],
 )

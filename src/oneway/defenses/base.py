@@ -78,7 +78,7 @@ class BaseDefense(ABC):
         # A caller may be in inference mode, whose tensors take no part in a gradient.
         with torch.inference_mode(False), torch.no_grad():
             clean, queries = self._checked(logits, images)
-            return self._finished(self.respond(clean, queries), clean)
+            return self._finished(self.respond(clean, queries), logits)
 
     @abstractmethod
     def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:
@@ -86,7 +86,7 @@ class BaseDefense(ABC):
 
         Args:
             logits: ``(..., K)`` a copy of the clean scores.
-            images: ``(N, ...)`` the queries; None unless ``requires_input``.
+            images: ``(N, ...)`` a copy of the queries; None unless ``requires_input``.
 
         Returns:
             ``(..., K)`` logits of any floating type. No row depends on any other row.
@@ -111,16 +111,16 @@ class BaseDefense(ABC):
                 "Use a defense whose `requires_input` is False if they are not at hand."
             )
         check_images(images, rows=len(logits))
-        return clean, images.detach()
+        return clean, images.detach().clone()
 
-    def _finished(self, answers: Tensor, clean: Tensor) -> Tensor:
-        """Return ``(..., N, K)`` answers in the type of ``clean``, labels lifted if promised."""
+    def _finished(self, answers: Tensor, logits: Tensor) -> Tensor:
+        """Return ``(..., N, K)`` answers in the type of ``logits``, labels lifted if promised."""
         if self.is_finished:
             return answers
-        answers = narrowed(answers, clean.dtype)
+        answers = narrowed(answers, logits.dtype)
         if not self.keeps_label:
             return answers
-        return lift_label(answers, clean.argmax(-1).expand(answers.shape[:-1]), self.label_lead)
+        return lift_label(answers, logits.argmax(-1).expand(answers.shape[:-1]), self.label_lead)
 
 
 class ScoreDefense(BaseDefense):
@@ -174,7 +174,7 @@ class RandomDefense(BaseDefense):
         """
         with torch.inference_mode(False), torch.no_grad():
             clean, queries = self._checked(logits, images)
-            return self._finished(self.sample(clean, queries, count), clean)
+            return self._finished(self.sample(clean, queries, count), logits)
 
     @abstractmethod
     def sample(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:
@@ -182,7 +182,7 @@ class RandomDefense(BaseDefense):
 
         Args:
             logits: ``(..., K)`` a copy of the clean scores, in nats, finite.
-            images: ``(N, ...)`` the queries; None unless ``requires_input``.
+            images: ``(N, ...)`` a copy of the queries; None unless ``requires_input``.
             count: Number of answers to each query.
         """
 

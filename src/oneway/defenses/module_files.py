@@ -13,17 +13,17 @@ from oneway.files import corrupt, read_tensors, write_tensors
 from oneway.inversion import Inverter, RecordInverter
 from oneway.targets import TargetNetwork
 
-KINDS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, type[nn.Module]] = {
     "target": TargetNetwork,
     "inverter": Inverter,
     "record-inverter": RecordInverter,
+}
+
+KINDS: dict[str, type[nn.Module]] = {
+    **NETWORKS,
     **{name: trained_defense(name).state_type for name in DEFENSES if needs_state(name)},
 }
 """Classes of the modules that can be stored; the state of a defense goes by the defense's name."""
-
-
-WHAT = "network or fitted state"
-"""What messages call the content of a file."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,14 @@ def load_module(path: Path, kind: str | None = None) -> StoredModule:
         CorruptDataError: It is something else, or of another kind.
     """
     remedy = f"Train one with `oneway train {kind or 'target'}`."
-    state, header = read_tensors(path, WHAT, remedy)
+    what = "network" if kind is None or kind in NETWORKS else "fitted state"
+    state, header = read_tensors(path, what, remedy)
     try:
         module = KINDS[header["kind"]](**header["architecture"])
         module.load_state_dict(state)
         stored = StoredModule(module.eval(), header["kind"], header["facts"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise corrupt(path, WHAT, error) from error
+        raise corrupt(path, what, error) from error
     if kind is not None and stored.kind != kind:
-        raise CorruptDataError(f"{path} holds {stored.kind!r}, not {kind!r}.")
+        raise CorruptDataError(f"{path} holds a {what} of kind {stored.kind!r}, not {kind!r}.")
     return stored

@@ -123,5 +123,5 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
 def _surrogate(path: Path, device: torch.device) -> nn.Module:
     stored = load_module(path)
     if stored.kind not in ("inverter", "record-inverter"):
-        raise CorruptDataError(f"{path} holds {stored.kind!r}, not an inverter.")
+        raise CorruptDataError(f"{path} holds a {stored.kind!r}, not an inverter.")
     return stored.module.to(device)

@@ -134,23 +134,22 @@ class NoiseDefense(BaseDefense):
         """
         # A closed form needs no automatic gradient, and is faster without.
         with torch.inference_mode(self._closed_form is not None):
-            given = logits.clone()
             # Steps of a tenth vanish in half precision; noise is computed in float32.
-            clean = given if given.dtype in (torch.float32, torch.float64) else given.float()
-            queries = images.clone().to(self._dtype)
+            wide = logits.dtype in (torch.float32, torch.float64)
+            clean, queries = logits if wide else logits.float(), images.to(self._dtype)
             # On a CPU the maps of a few rows stay in its cache through all steps.
             rows = CPU_ROWS if clean.device.type == "cpu" else GPU_ROWS
             parts = [
                 self._noisy(part, truth)
                 for part, truth in zip(clean.split(rows), queries.split(rows), strict=True)
             ]
-            noisy = torch.cat(parts).to(given.dtype)
+            noisy = torch.cat(parts).to(logits.dtype)
         released = noisy.clone()
         if released.dtype != clean.dtype:
             released = lift_label(released, logits.argmax(-1), 0)
         if not torch.isfinite(released).all():
             raise DefenseFailedError(
-                f"the noisy logits do not fit {given.dtype}, so nothing is released. "
+                f"the noisy logits do not fit {logits.dtype}, so nothing is released. "
                 "Scale the logits, or pass them in a wider type."
             )
         return released
