@@ -63,8 +63,10 @@ def load_module(path: Path, kind: str | None = None) -> StoredModule:
         MissingDataError: The file is not there.
         CorruptDataError: It is something else, or of another kind.
     """
-    remedy = f"Train one with `oneway train {kind or 'target'}`."
-    what = "network" if kind is None or kind in NETWORKS else "fitted state"
+    what, remedy = "network", f"Train one with `oneway train {kind or 'target'}`."
+    if kind is not None and kind not in NETWORKS:
+        what = "fitted state"
+        remedy = f"An experiment with the defense {kind!r} fits one and keeps it in its store."
     state, header = read_tensors(path, what, remedy)
     try:
         module = KINDS[header["kind"]](**header["architecture"])
