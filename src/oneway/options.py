@@ -116,6 +116,20 @@ class Option:
         """Whether the option has no default."""
         return self.default is MISSING
 
+    @property
+    def allowed(self) -> str:
+        """Say which values are allowed, as a table's cell does; empty if ``help`` says it."""
+        words = str(self.range)
+        if isinstance(self.kind, tuple):
+            words = ", ".join(f'"{name}"' for name in self.kind)
+        elif self.kind is bool:
+            words = "true, false"
+        elif self.kind is int and self.check is None:
+            least = 1 if self.range.least is None else int(self.range.least)
+            most = self.range.most
+            words = f"{least} or more" if most is None else f"{least} to {most}"
+        return f"{words}, none" if words and self.nullable else words
+
     def refuse(self, value: Any) -> None:
         """Refuse a value that is outside the declared range.
 
