@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from oneway.cli.audit import model_options
 from oneway.cli.common import (
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from oneway.defenses import ServableDefense
     from oneway.serving import ProxyOptions, ServingSettings
 
+File = Path | None
+Text = str | None
 Texts = list[str] | None
 
 Model = Annotated[
@@ -36,55 +39,27 @@ Model = Annotated[
     ),
 ]
 InputShape = Annotated[
-    str | None,
-    typer.Option(
-        help="Shape of one query: 1x32x32 for images, 13 for records. [address: as it declares]"
-    ),
+    Text, Option(help="Shape of one query: 1x32x32 for images, 13 for records. [as a server says]")
 ]
-InputName = Annotated[
-    str | None, typer.Option(help="Address: input that a guard sees. [the only one]")
-]
-OutputName = Annotated[
-    str | None, typer.Option(help="Address: output to guard. [the only one that fits]")
-]
-RequestKey = Annotated[
-    str | None, typer.Option(help="Plain JSON: place of the queries, such as instances.")
-]
-ResponseKey = Annotated[
-    str | None, typer.Option(help="Plain JSON: place of the scores, such as predictions.")
-]
+InputName = Annotated[Text, Option(help="Address: input that a guard sees. [the only one]")]
+OutputName = Annotated[Text, Option(help="Address: output to guard. [the only one that fits]")]
+RequestKey = Annotated[Text, Option(help="Plain JSON: place of the queries, such as instances.")]
+ResponseKey = Annotated[Text, Option(help="Plain JSON: place of the scores, such as predictions.")]
 Passed = Annotated[
-    Texts, typer.Option("--pass", help="Address: output, or key, that passes as it is; repeatable.")
+    Texts, Option("--pass", help="Address: output, or key, that passes as it is; repeatable.")
 ]
-Probe = Annotated[
-    Path | None,
-    typer.Option(help="Address: file with a request for the self test. [random queries]"),
-]
-GuardFile = Annotated[
-    Path | None, typer.Option("--guard", help="Codebook file, from `oneway codebook`.")
-]
-DefenseName = Annotated[
-    str | None, typer.Option("--defense", help="Registered defense, such as rounding.")
-]
-DefenseOptions = Annotated[
-    Texts, typer.Option("--option", help="Defense option, such as decimals=2; repeatable.")
-]
-InverterFile = Annotated[
-    Path | None, typer.Option("--inverter", help="Surrogate file, if the defense takes one.")
-]
-NetworkFile = Annotated[
-    Path | None, typer.Option("--network", help="Network file, if the defense has a network.")
-]
+Probe = Annotated[File, Option(help="Address: request for the self test. [random queries]")]
+GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
+DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
+DefenseOption = Annotated[Texts, Option(help="Defense option, such as decimals=2; repeatable.")]
+InverterFile = Annotated[File, Option(help="Surrogate file, if the defense takes one.")]
+StateFile = Annotated[File, Option(help="File of the defense's fitted state, if it has one.")]
 AllowCleanScores = Annotated[
     bool,
-    typer.Option(
-        "--allow-clean-scores", help="With --defense none: release clean scores, unguarded."
-    ),
+    Option("--allow-clean-scores", help="With --defense none: release clean scores, unguarded."),
 ]
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file with settings: docs/serving.md.")
-]
-Setting = Annotated[Texts, typer.Option(help="Setting, such as port=8080; repeatable.")]
+SettingsFile = Annotated[File, Option(help="TOML file with settings: docs/serving.md.")]
+Setting = Annotated[Texts, Option(help="Setting, such as port=8080; repeatable.")]
 
 
 @command
@@ -101,9 +76,9 @@ def serve(
     probe: Probe = None,
     guard: GuardFile = None,
     defense: DefenseName = None,
-    option: DefenseOptions = None,
+    option: DefenseOption = None,
     inverter: InverterFile = None,
-    network: NetworkFile = None,
+    state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,
     settings: SettingsFile = None,
     setting: Setting = None,
@@ -133,16 +108,8 @@ def serve(
     from oneway.serving import ProxyOptions
 
     parsed, where = read_settings(settings, setting), choose_device(device)
-    opened = guard_of(
-        guard,
-        defense,
-        option,
-        inverter,
-        network,
-        parsed,
-        where,
-        allow_clean_scores=allow_clean_scores,
-    )
+    files = {"inverter": inverter, "state": state}
+    opened = open_guard(guard, defense, option, files, parsed, where, allow_clean_scores)
     options = ProxyOptions(
         input_name,
         output_name,
@@ -183,8 +150,7 @@ def prepare_model(
         )
     if shape is None:
         raise InvalidOptionError(
-            "give the shape of one query, such as --input-shape 1x32x32 for images or "
-            "--input-shape 13 for records."
+            "give the shape of one query: --input-shape 1x32x32 for images, 13 for records."
         )
     target = open_target(
         model,
@@ -253,7 +219,7 @@ def load_serving() -> None:
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 
-def read_settings(file: Path | None, pairs: Texts) -> "ServingSettings":
+def read_settings(file: File, pairs: Texts) -> "ServingSettings":
     """Return the settings of file, environment and command line, and begin to log.
 
     Raises:
@@ -274,15 +240,13 @@ def read_settings(file: Path | None, pairs: Texts) -> "ServingSettings":
     return settings
 
 
-def guard_of(
-    file: Path | None,
-    defense: str | None,
+def open_guard(
+    file: File,
+    defense: Text,
     options: Texts,
-    inverter: Path | None,
-    network: Path | None,
+    files: dict[str, File],
     settings: "ServingSettings",
     device: "torch.device",
-    *,
     allow_clean_scores: bool,
 ) -> "ServableDefense":
     """Open the guard that the command line names.
@@ -290,24 +254,23 @@ def guard_of(
     Raises:
         OnewayError: There is none, or it must not serve.
     """
-    from oneway.defenses import open_guard, open_guard_file
+    from oneway import defenses
 
     if (file is None) is (defense is None):
         raise InvalidOptionError("say what guards the scores: --guard FILE, or --defense NAME.")
     if file is not None:
-        if options or inverter or network:
-            raise InvalidOptionError("--option, --inverter and --network are for --defense.")
-        return open_guard_file(file, device=device)
+        if options or any(files.values()):
+            raise InvalidOptionError("--option, --inverter and --state are for --defense.")
+        return defenses.open_guard_file(file, device=device)
     if defense == "none" and not allow_clean_scores:
         raise InvalidOptionError(
             "--defense none guards nothing: all clients get clean scores. If that is wanted, to "
             "measure what a guard costs, add --allow-clean-scores."
         )
-    return open_guard(
+    return defenses.open_guard(
         str(defense),
         parse_options(options, "--option"),
-        inverter=inverter,
-        network=network,
+        **files,
         key=settings.guard_key(),
         device=device,
         allow_clean_scores=allow_clean_scores,

@@ -4,19 +4,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from itertools import chain
 from math import prod
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.errors import InvalidOptionError, OnewayError, UnknownNameError
+from oneway.errors import InvalidOptionError, UnknownNameError
 
 Datatype: TypeAlias = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16",
     "FP32", "FP64", "BYTES",
 ]  # fmt: skip
-
-DATATYPES: tuple[str, ...] = get_args(Datatype)
 
 FLOATS: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
@@ -26,44 +24,22 @@ FLOATS: dict[str, np.dtype[Any]] = {
 """Datatypes of queries and scores, and the layout of their binary data."""
 
 
-class MessageError(OnewayError):
-    """A message does not have the form that the protocol says.
-
-    The text names fields, shapes and counts, and never a value.
+class MessageError(Exception):
+    """A message breaks the protocol. The text holds names, shapes and counts, never a value.
 
     Attributes:
         reason: The fault in one word: ``"form"``, ``"datatype"`` or ``"output_missing"``.
     """
 
-    reason = "form"
-
     def __init__(self, text: str, reason: str = "form") -> None:
-        """Compose the error from its text and its reason."""
+        """Compose the error."""
         super().__init__(text)
         self.reason = reason
 
 
-class DeclaredTensor(Protocol):
-    """A tensor as a server declares it."""
-
-    @property
-    def datatype(self) -> str: ...  # noqa: D102  the protocol's word
-
-    @property
-    def shape(self) -> list[Any]: ...  # noqa: D102  the protocol's word
-
-
 @dataclass(frozen=True)
 class MessageTensor:
-    """One tensor of a server's message.
-
-    Attributes:
-        name: Its name.
-        datatype: Its datatype, which may be none of :data:`DATATYPES`.
-        shape: Its sizes, unchecked.
-        data: Its numbers as JSON, unchecked; None if the message holds none.
-        parameters: Its parameters, unchecked, or None.
-    """
+    """One tensor of a server's message; all but its name and datatype are unchecked JSON."""
 
     name: str
     datatype: str
@@ -79,7 +55,7 @@ class MessageTensor:
         """
         parameters = {} if self.parameters is None else self.parameters
         if not (
-            self.datatype in DATATYPES
+            self.datatype in get_args(Datatype)
             and all(type(size) is int and size >= 0 for size in self.shape)
             and isinstance(self.data, list | None)
             and isinstance(parameters, dict)
@@ -103,30 +79,26 @@ def read_tensors(message: Any, key: str) -> dict[str, MessageTensor]:
         MessageError: There is no such list of tensors, or two of them have the same name.
     """
     entries = message.get(key) if isinstance(message, dict) else None
-    if not isinstance(entries, list) or not all(map(_is_tensor, entries)):
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("datatype"), str)
+        and isinstance(entry.get("shape"), list)
+        for entry in entries
+    ):
         raise MessageError(
             f"must answer with an object whose {key!r} are a list of objects with name, datatype "
             "and shape, as the Open Inference Protocol says, but does not. Check that the address "
             "is that of a model of version 2 of the protocol."
         )
+    names = [field.name for field in fields(MessageTensor)]
     tensors = {
-        entry["name"]: MessageTensor(
-            **{field.name: entry.get(field.name) for field in fields(MessageTensor)}
-        )
+        entry["name"]: MessageTensor(**{name: entry.get(name) for name in names})
         for entry in entries
     }
     if len(tensors) < len(entries):
         raise MessageError(f"must name each of its {key} once, but does not.", "output_missing")
     return tensors
-
-
-def _is_tensor(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("name"), str)
-        and isinstance(entry.get("datatype"), str)
-        and isinstance(entry.get("shape"), list)
-    )
 
 
 def read_scores(tensor: MessageTensor) -> NDArray[np.float64]:
@@ -142,14 +114,11 @@ def read_scores(tensor: MessageTensor) -> NDArray[np.float64]:
             f"{tensor.datatype}. Say which output holds the scores, by output_name.",
             "datatype",
         )
-    values = read_numbers(tensor.data)
-    if values.size != prod(tensor.shape) or (
-        values.ndim > 1 and list(values.shape) != tensor.shape
-    ):
+    values, count = read_numbers(tensor.data), prod(tensor.shape)
+    if values.size != count or (values.ndim > 1 and list(values.shape) != tensor.shape):
         raise MessageError(
-            f"must send output {tensor.name!r} flat or nested as its shape says, "
-            f"{prod(tensor.shape)} numbers, but sends {values.size} of shape "
-            f"{tuple(values.shape)}. Look into the server's log."
+            f"must send output {tensor.name!r} flat or nested as its shape says, {count} numbers, "
+            f"but sends {values.size} of shape {tuple(values.shape)}. Look into the server's log."
         )
     return values.reshape(tensor.shape)
 
@@ -181,21 +150,15 @@ def read_numbers(data: Any, *, booleans: bool = False) -> NDArray[np.float64]:
 
 def tensor_message(name: str, datatype: str, numbers: NDArray[Any]) -> dict[str, Any]:
     """Return a tensor as JSON, its numbers flat in row-major order."""
-    return {
-        "name": name,
-        "shape": list(numbers.shape),
-        "datatype": datatype,
-        "data": numbers.ravel().tolist(),
-    }
+    shape, data = list(numbers.shape), numbers.ravel().tolist()
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
 
 
-def choose_output(
-    outputs: Mapping[str, DeclaredTensor], output_name: str | None, server: str
-) -> str:
+def choose_output(outputs: Mapping[str, Any], output_name: str | None, server: str) -> str:
     """Return the name of the output that holds the scores.
 
     Args:
-        outputs: The outputs that the server declares.
+        outputs: The outputs that the server declares, with ``datatype`` and ``shape``.
         output_name: The user's choice. None: the only output of floats of shape (N, K).
         server: The server, as messages name it.
 
@@ -207,11 +170,8 @@ def choose_output(
         if output_name not in outputs:
             raise UnknownNameError(f"output of {server}", output_name, outputs)
         return output_name
-    fitting = [
-        name
-        for name, tensor in outputs.items()
-        if tensor.datatype in FLOATS and len(tensor.shape) == 2
-    ]
+    floats = (name for name, tensor in outputs.items() if tensor.datatype in FLOATS)
+    fitting = [name for name in floats if len(outputs[name].shape) == 2]
     if len(fitting) != 1:
         declared = [f"{name} {tensor.datatype} {tensor.shape}" for name, tensor in outputs.items()]
         raise InvalidOptionError(

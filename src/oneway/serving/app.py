@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from torch import Tensor
 
-from oneway.openinference import tensor_message
 from oneway.openinference.messages import (
     BINARY_HEADER,
     ModelMetadata,
@@ -19,6 +18,7 @@ from oneway.openinference.messages import (
     read_queries,
     wants_binary,
 )
+from oneway.openinference.tensors import tensor_message
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, json_response

@@ -1,7 +1,7 @@
 """The application of a guarded server: routes, batches, health, metrics and access."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -14,8 +14,8 @@ from starlette.routing import Route
 from torch import Tensor
 
 import oneway
-from oneway.openinference import MessageError
 from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMetadata
+from oneway.openinference.tensors import MessageError
 from oneway.serving.batching import Batcher
 from oneway.serving.guarded import Guarded, Released
 from oneway.serving.http_errors import RefusedError, json_response, on_error
@@ -35,7 +35,7 @@ class ReadRequest(Protocol):
         ...
 
 
-Q = TypeVar("Q")
+Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R", bound=ReadRequest)
 
 
@@ -74,7 +74,6 @@ class GuardedServer(ABC, Generic[Q, R]):
         self.metrics = ServerMetrics()
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
-            guarded.rows,
             max_batch_size=settings.max_batch_size,
             max_waiting_rows=settings.max_waiting_rows,
             longest_seconds=2 * settings.timeout_seconds,
@@ -168,7 +167,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         return self.write(answer, released, parsed)
 
     def _answer_batch(self, requests: Sequence[Q]) -> Sequence[Released]:
-        self.metrics.batches.observe(sum(map(self.guarded.rows, requests)))
+        self.metrics.batches.observe(sum(map(len, requests)))
         return self.guarded.answer(requests)
 
     async def server_metadata(self, _: Request) -> Response:

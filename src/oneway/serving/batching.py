@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar, cast
@@ -16,7 +16,7 @@ from typing import Generic, TypeVar, cast
 from oneway.errors import where_raised
 from oneway.serving.http_errors import RefusedError
 
-Q = TypeVar("Q")
+Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R")
 
 log = logging.getLogger("oneway.serving")
@@ -35,7 +35,6 @@ def stuck() -> RefusedError:
 @dataclass(eq=False)
 class _Waiting(Generic[Q, R]):
     query: Q
-    rows: int
     answer: asyncio.Future[R]
 
 
@@ -64,7 +63,6 @@ class Batcher(Generic[Q, R]):
     def __init__(
         self,
         answer: Callable[[Sequence[Q]], Sequence[R]],
-        rows: Callable[[Q], int],
         *,
         max_batch_size: int,
         max_waiting_rows: int,
@@ -75,16 +73,15 @@ class Batcher(Generic[Q, R]):
         """Prepare; nothing runs before :meth:`start`.
 
         Args:
-            answer: Answers several requests at once, in order. It raises :class:`RefusedError`
-                and nothing else.
-            rows: Counts the rows of a request.
+            answer: Answers several requests at once, in order; their lengths are their rows. It
+                raises :class:`RefusedError` and nothing else.
             max_batch_size: Most rows of a batch, unless one request alone has more.
             max_waiting_rows: Most rows that may wait. Beyond, requests are turned away.
             wait_seconds: How long a batch waits for more requests.
             longest_seconds: A batch that takes longer is stuck: see :attr:`alive`.
             close_seconds: How long :meth:`close` waits for requests under way.
         """
-        self._answer, self._rows = answer, rows
+        self._answer = answer
         self.max_batch_size, self.max_waiting_rows = max_batch_size, max_waiting_rows
         self.wait_seconds = wait_seconds
         self.longest_seconds, self.close_seconds = longest_seconds, close_seconds
@@ -131,12 +128,12 @@ class Batcher(Generic[Q, R]):
         """
         if not self.alive:
             raise closing() if self._closing else stuck()
-        rows = self._rows(query)
+        rows = len(query)
         if self.waiting_rows + rows > self.max_waiting_rows:
             raise RefusedError(
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
             )
-        waiting = _Waiting[Q, R](query, rows, asyncio.get_running_loop().create_future())
+        waiting = _Waiting[Q, R](query, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self.waiting_rows += rows
         self._arrived.set()
@@ -193,12 +190,14 @@ class Batcher(Generic[Q, R]):
         """Return the requests of the next batch, without those whose clients have gone."""
         batch: list[_Waiting[Q, R]] = []
         rows = 0
-        while self._waiting and (not batch or rows + self._waiting[0].rows <= self.max_batch_size):
+        while self._waiting and (
+            not batch or rows + len(self._waiting[0].query) <= self.max_batch_size
+        ):
             waiting = self._waiting.popleft()
-            self.waiting_rows -= waiting.rows
+            self.waiting_rows -= len(waiting.query)
             if not waiting.answer.done():
                 batch.append(waiting)
-                rows += waiting.rows
+                rows += len(waiting.query)
         return batch
 
     def _work(self) -> None:

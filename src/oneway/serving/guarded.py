@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -57,7 +57,7 @@ def guard_parameters(guard: ServableDefense) -> dict[str, str]:
     return {"guard": guard.name, "guard_version": guard.version}
 
 
-Q = TypeVar("Q")
+Q = TypeVar("Q", bound=Sized)
 
 
 class Guarded(ABC, Generic[Q]):
@@ -79,10 +79,6 @@ class Guarded(ABC, Generic[Q]):
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard, device, decimals
         self.classes: int | None = None
-
-    @abstractmethod
-    def rows(self, request: Q) -> int:
-        """Return the number of queries in a request."""
 
     @abstractmethod
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
@@ -204,10 +200,6 @@ class GuardedModel(Guarded[Tensor]):
         self.target, self.input_shape = target, input_shape
         self.batch_multiple, self.batch_size = batch_multiple, batch_size
 
-    def rows(self, request: Tensor) -> int:
-        """Return the number of queries in a request."""
-        return len(request)
-
     def _answer(self, requests: Sequence[Tensor]) -> list[Released]:
         counts = [len(queries) for queries in requests]
         images = self._filled(torch.cat(list(requests)))
@@ -285,6 +277,9 @@ class Scored:
     scores: NDArray[np.float64]
     queries: Tensor | None
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
 
 class GuardedScores(Guarded[Scored]):
     """Clean scores of another server behind a guard."""
@@ -311,10 +306,6 @@ class GuardedScores(Guarded[Scored]):
         super().__init__(guard, device=device, decimals=decimals)
         check_outputs(outputs)
         self.outputs = outputs
-
-    def rows(self, request: Scored) -> int:
-        """Return the number of rows of scores in a request."""
-        return len(request.scores)
 
     def _answer(self, requests: Sequence[Scored]) -> list[Released]:
         return [

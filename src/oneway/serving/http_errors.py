@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from oneway.openinference import MessageError
+from oneway.openinference.tensors import MessageError
 
 
 class RefusedError(Exception):

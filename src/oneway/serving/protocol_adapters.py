@@ -6,7 +6,7 @@ Anything in an answer that is neither guarded nor listed is dropped.
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,23 +14,22 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 from torch import Tensor
 
-from oneway.openinference import (
-    FLOATS,
-    KeyPath,
-    MessageError,
-    MessageTensor,
-    mask,
-    read_numbers,
-    read_scores,
-    read_tensors,
-    tensor_message,
-)
+from oneway.openinference.key_paths import KeyPath, mask
 from oneway.openinference.messages import (
     InferRequest,
     InputTensor,
     as_float32,
     flat_numbers,
     parse_request,
+)
+from oneway.openinference.tensors import (
+    FLOATS,
+    MessageError,
+    MessageTensor,
+    read_numbers,
+    read_scores,
+    read_tensors,
+    tensor_message,
 )
 from oneway.serving.guarded import Released
 from oneway.serving.http_errors import upstream_failed
@@ -53,34 +52,6 @@ class ProxyRequest:
     queries: Tensor | None
     outputs: frozenset[str] | None = None
     id: str | None = None
-
-
-class ProtocolAdapter(Protocol):
-    """One way to ask a server."""
-
-    def read_request(self, body: bytes) -> ProxyRequest:
-        """Read a client's request.
-
-        Raises:
-            MessageError: The request cannot be used.
-        """
-        ...
-
-    def read_scores(self, answer: Any) -> Scores:
-        """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
-
-        Raises:
-            RefusedError: The scores are not there.
-        """
-        ...
-
-    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Any:
-        """Return the client's answer as a JSON value: the release, and what is listed.
-
-        Raises:
-            RefusedError: What is listed is not as it must be.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +78,11 @@ class OpenInferenceAdapter:
     parameters: dict[str, str]
 
     def read_request(self, body: bytes) -> ProxyRequest:
-        """See :class:`ProtocolAdapter`."""
+        """Read a client's request.
+
+        Raises:
+            MessageError: The request cannot be used.
+        """
         request, _ = parse_request(body, None)
         known = {self.output_name, *self.passed}
         wanted = None
@@ -139,13 +114,21 @@ class OpenInferenceAdapter:
         return _as_queries(numbers.reshape(tensors[0].shape))
 
     def read_scores(self, answer: Any) -> Scores:
-        """See :class:`ProtocolAdapter`."""
+        """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
+
+        Raises:
+            RefusedError: The scores are not there.
+        """
         with upstream_errors():
             (output,) = _outputs(answer, {self.output_name})
             return _as_scores(read_scores(output))
 
     def write(self, answer: Any, released: Released, request: ProxyRequest) -> dict[str, Any]:
-        """See :class:`ProtocolAdapter`."""
+        """Return the client's answer as a JSON value: the release, and what is listed.
+
+        Raises:
+            RefusedError: What is listed is not as it must be.
+        """
         wanted = {self.output_name, *self.passed} if request.outputs is None else request.outputs
         outputs: list[dict[str, Any]] = []
         if self.output_name in wanted:
@@ -194,7 +177,7 @@ class PlainJsonAdapter:
     passed: tuple[KeyPath, ...] = ()
 
     def read_request(self, body: bytes) -> ProxyRequest:
-        """See :class:`ProtocolAdapter`."""
+        """See :class:`OpenInferenceAdapter`."""
         request = parse_json(body)
         try:
             data = self.request_key.find(request)
@@ -208,13 +191,17 @@ class PlainJsonAdapter:
         return ProxyRequest(upstream, _as_queries(numbers) if numbers.ndim > 1 else None)
 
     def read_scores(self, answer: Any) -> Scores:
-        """See :class:`ProtocolAdapter`."""
+        """See :class:`OpenInferenceAdapter`."""
         with upstream_errors():
             return _as_scores(read_numbers(self.response_key.find(answer)))
 
     def write(self, answer: Any, released: Released, request: ProxyRequest) -> Any:  # noqa: ARG002
-        """See :class:`ProtocolAdapter`."""
+        """See :class:`OpenInferenceAdapter`."""
         return mask(answer, self.response_key, released.tolist(), self.passed)
+
+
+ProtocolAdapter: TypeAlias = OpenInferenceAdapter | PlainJsonAdapter
+"""One way to ask a server."""
 
 
 @contextmanager

@@ -18,17 +18,10 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.openinference import (
-    FLOATS,
-    EndpointOptions,
-    KeyPath,
-    MessageError,
-    ModelAddress,
-    choose_output,
-    shown_address,
-    tensor_message,
-)
+from oneway.openinference.addresses import EndpointOptions, ModelAddress, shown_address
+from oneway.openinference.key_paths import KeyPath
 from oneway.openinference.messages import ModelMetadata, TensorMetadata
+from oneway.openinference.tensors import FLOATS, MessageError, choose_output, tensor_message
 from oneway.serving.guarded import guard_parameters
 from oneway.serving.http_errors import RefusedError
 from oneway.serving.protocol_adapters import (

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from oneway.errors import TargetFailedError
-from oneway.openinference import MessageError
 from oneway.openinference.messages import BINARY_HEADER
+from oneway.openinference.tensors import MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedScores, Released, Scored
 from oneway.serving.http_errors import RefusedError, bad_request, json_response

@@ -16,18 +16,16 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.openinference import (
+from oneway.openinference.addresses import EndpointOptions, ModelAddress, shown_address
+from oneway.openinference.key_paths import KeyPath
+from oneway.openinference.tensors import (
     FLOATS,
-    EndpointOptions,
-    KeyPath,
     MessageError,
     MessageTensor,
-    ModelAddress,
     choose_output,
     read_numbers,
     read_scores,
     read_tensors,
-    shown_address,
     tensor_message,
 )
 from oneway.targets.answers import (
