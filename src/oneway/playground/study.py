@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks import ATTACKS
+from oneway.attacks import inversion_attacks
 from oneway.benchmark import Experiment, ExperimentSpec
 from oneway.benchmark.runner import trained_target
 from oneway.contracts import (
-    Attack,
     AttackerKnowledge,
+    AttackFunction,
     Defense,
     Reconstructor,
     TrainDecoder,
@@ -217,12 +217,12 @@ class Study:
         self, name: str, setting: Setting, told: Mapping[str, Tensor], attackers: Attackers
     ) -> Graded:
         of = {"static": "clean scores", "label-only": "the label alone"}.get(name, str(setting))
-        return self._grade(name, ATTACKS[name], told, attackers, f"attack {of}")
+        return self._grade(name, inversion_attacks()[name], told, attackers, f"attack {of}")
 
     def _grade(
         self,
         name: str,
-        attack: Attack,
+        attack: AttackFunction,
         told: Mapping[str, Tensor],
         attackers: Attackers,
         title: str = "",
@@ -349,7 +349,7 @@ def reconstruct(reconstructor: Reconstructor, released: Tensor) -> Tensor:
     return reconstructor.reconstruct(released.unsqueeze(0))
 
 
-def _ready_made(reconstructor: Reconstructor) -> Attack:
+def _ready_made(reconstructor: Reconstructor) -> AttackFunction:
     def attack(
         knowledge: AttackerKnowledge,  # noqa: ARG001  it has learned already
         train: TrainDecoder,  # noqa: ARG001
