@@ -1,8 +1,9 @@
 """From clean scores to released probabilities: every defense runs through `guarded_release`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -104,11 +105,8 @@ def guarded_release(
         check_count("repeats", repeats)
         if defense.deterministic or not isinstance(defense, RepeatableDefense):
             count = 1 if defense.deterministic else repeats
-            options: dict[str, Any] = {"dtype": dtype, "decimals": decimals}
-            answers = [
-                guarded_release(defense, clean_logits, queries, batch_size=batch_size, **options)
-                for _ in range(count)
-            ]
+            ask = partial(guarded_release, defense, clean_logits, queries, dtype=dtype)
+            answers = [ask(decimals=decimals, batch_size=batch_size) for _ in range(count)]
             return GuardedRelease(
                 torch.stack([answer.defended_logits for answer in answers]).expand(repeats, -1, -1),
                 torch.stack([answer.confidences for answer in answers]).expand(repeats, -1, -1),

@@ -1,5 +1,6 @@
 """A defense as a plain function on scores, for any server. It fails closed."""
 
+from types import UnionType
 from typing import overload
 
 import numpy as np
@@ -159,18 +160,21 @@ def as_tensor(values: object, name: str) -> Tensor:
     return values.detach()
 
 
-def check_rows(scores: object, rows: int, model: str) -> None:
+def check_rows(
+    scores: object, rows: int, model: str, kinds: type | UnionType = np.ndarray | Tensor
+) -> None:
     """Refuse a model's answer unless it is one array or tensor of scores, one row per query.
 
     Args:
         scores: The answer.
         rows: Number of queries.
         model: What the message calls the model.
+        kinds: Types that the answer may have.
 
     Raises:
         InvalidTensorError: The answer is something else.
     """
-    shape = tuple(scores.shape) if isinstance(scores, np.ndarray | Tensor) else None
+    shape = tuple(getattr(scores, "shape", ())) if isinstance(scores, kinds) else None
     if shape is None or len(shape) != 2 or shape[0] != rows:
         raise InvalidTensorError(
             f"{model} must answer {rows} queries with scores of shape ({rows}, K), but gave "

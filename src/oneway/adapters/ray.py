@@ -144,7 +144,7 @@ async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) ->
         scores = await ask(queries.copy())
     except Exception as error:  # noqa: BLE001  raised as ours, without its text
         raise failed("the model's deployment", len(queries), error, caused=False) from None
-    check_rows(scores, len(queries), "the model's deployment")
+    check_rows(scores, len(queries), "the model's deployment", np.ndarray)
     try:
         # Guarding computes; meanwhile the replica must go on taking requests.
         return await asyncio.to_thread(guard, scores, queries)

@@ -8,7 +8,6 @@ from oneway.adapters.guard import Guard, check_rows
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError
 from oneway.releases import Outputs
-from oneway.targets.torch_module import one_tensor
 
 
 class GuardedModule(nn.Module):
@@ -83,6 +82,6 @@ class GuardedModule(nn.Module):
                 "a part of the model is in training mode, so that its answers depend on the "
                 "batch. Call `eval()`."
             )
-        scores = one_tensor(self.model(queries.clone()), "the model")
-        check_rows(scores, len(queries), "the model")
+        scores: Tensor = self.model(queries.clone())
+        check_rows(scores, len(queries), "the model", Tensor)
         return self.guard(scores, queries)

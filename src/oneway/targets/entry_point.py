@@ -17,12 +17,11 @@ from oneway.errors import (
     where_raised,
 )
 from oneway.releases import Outputs
-from oneway.targets.answers import AnswerRules, refuse_logits, require_outputs
+from oneway.targets.answers import refuse_logits, require_outputs
 from oneway.targets.callables import CallableTarget, callable_target
 from oneway.targets.defended import DefendedTarget
 from oneway.targets.estimator import estimator_target
 from oneway.targets.recorded import RecordedTarget
-from oneway.targets.torch_files import NamedModule
 from oneway.targets.torch_module import TorchTarget
 
 OWN_TARGETS = (CallableTarget, DefendedTarget, RecordedTarget, ScoredTarget)
@@ -56,8 +55,8 @@ def open_entry_point(
     name = f"target {where!r}"
     result = _build(where)
     if isinstance(result, nn.Module):
-        named = NamedModule(result.to(device), AnswerRules(name, require_outputs(outputs, name)))
-        return TorchTarget(named, outputs=named.rules.outputs, batch_size=batch_size)
+        outputs = require_outputs(outputs, name)
+        return TorchTarget(result.to(device), outputs=outputs, batch_size=batch_size, name=name)
     if isinstance(result, OWN_TARGETS) or Target in type(result).__mro__:
         refuse_logits(outputs, name, "it is a target already")
         target: Target = result

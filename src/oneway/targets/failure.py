@@ -15,9 +15,12 @@ def failed(name: str, queries: int, error: Exception, *, caused: bool = True) ->
         caused: Whether the exception becomes this error's cause. False for a server, which writes
             causes into its log.
     """
+    kind, place = type(error).__name__, where_raised(error)
     kept = "; in Python it is this error's `__cause__`" if caused else ""
-    return TargetFailedError(
-        f"{name} raised {type(error).__name__} ({where_raised(error)}) when asked {queries} "
-        f"queries. Its own message is left out here, since it may quote them{kept}. Check that "
-        "the model takes the images' shape and type."
+    failure = TargetFailedError(
+        f"{name} raised {kind} ({place}) when asked {queries} queries. Its own message is left "
+        f"out here, since it may quote them{kept}. Check that the model takes the images' shape "
+        "and type."
     )
+    failure.raised = kind, place
+    return failure

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from oneway.contracts import Target
-from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError
+from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.releases import Outputs
-from oneway.targets.answers import AnswerRules, fit_shape, require_batch, require_outputs
-from oneway.targets.failure import failed
-from oneway.targets.torch_module import TorchTarget, one_tensor
+from oneway.targets.answers import fit_shape, require_batch, require_outputs
+from oneway.targets.torch_module import TorchTarget
 
 DYNAMIC = (
     "Export it with a dynamic batch dimension, as by "
@@ -21,38 +20,6 @@ DYNAMIC = (
 
 TRAINING_FLAGS = {"aten::dropout": 2, "aten::feature_dropout": 2, "aten::batch_norm": 5}
 """TorchScript operators with a training mode, and the position of the argument that sets it."""
-
-
-class NamedModule(nn.Module):
-    """Passes queries on to a module; errors and checks of its answers name the target."""
-
-    def __init__(self, inner: nn.Module, rules: AnswerRules) -> None:
-        """Wrap a module.
-
-        Args:
-            inner: ``(N, C, H, W)`` images to ``(N, K)`` scores.
-            rules: What its answers must be, with the target's name.
-        """
-        super().__init__()
-        self.inner = inner
-        self.rules = rules
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` scores of ``(N, C, H, W)`` images, differentiable.
-
-        Raises:
-            InvalidTensorError: The module's answer is no such tensor.
-            TargetFailedError: The module raised.
-        """
-        try:
-            answer = self.inner(images)
-        except OnewayError:
-            raise
-        except Exception as error:
-            raise failed(self.rules.name, len(images), error) from error
-        scores = one_tensor(answer, self.rules.name)
-        self.rules.check(scores, len(images))
-        return scores
 
 
 def open_torchscript(
@@ -71,7 +38,7 @@ def open_torchscript(
         InvalidOptionError: ``outputs`` is None, or the network was saved in training mode.
     """
     name = f"target {where!r}"
-    rules = AnswerRules(name, require_outputs(outputs, name))
+    outputs = require_outputs(outputs, name)
     if not _has_member(where, "constants.pkl"):
         raise CorruptDataError(
             f"{where} holds no TorchScript. A pickled module or a state dict needs your code to "
@@ -86,7 +53,7 @@ def open_torchscript(
             "with a version of torch that is not newer than the one here."
         ) from error
     _refuse_baked_training(module, name)
-    return TorchTarget(NamedModule(module, rules), outputs=rules.outputs, batch_size=batch_size)
+    return TorchTarget(module, outputs=outputs, batch_size=batch_size, name=name)
 
 
 def open_exported(
@@ -108,7 +75,7 @@ def open_exported(
             or it was exported in training mode.
     """
     name = f"target {where!r}"
-    rules = AnswerRules(name, require_outputs(outputs, name))
+    outputs = require_outputs(outputs, name)
     if not _has_member(where, "archive_format", "serialized_exported_program.json"):
         raise CorruptDataError(
             f"{where} holds no exported program. Save it with `torch.export.save`."
@@ -126,7 +93,7 @@ def open_exported(
 
         program = move_to_device_pass(program, device)
     module = ExportedModule(program, batch_size, name)
-    return TorchTarget(NamedModule(module, rules), outputs=rules.outputs, batch_size=batch_size)
+    return TorchTarget(module, outputs=outputs, batch_size=batch_size, name=name)
 
 
 class ExportedModule(nn.Module):

@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from oneway.checks import check_count, check_images, name_of
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.checks import check_count, check_images
+from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.releases import Outputs, check_outputs, clean_logits_of, release
+from oneway.targets.answers import AnswerRules
+from oneway.targets.failure import failed
 
 
 class TorchTarget:
@@ -17,7 +19,12 @@ class TorchTarget:
     """
 
     def __init__(
-        self, module: nn.Module, *, outputs: Outputs = "logits", batch_size: int = 512
+        self,
+        module: nn.Module,
+        *,
+        outputs: Outputs = "logits",
+        batch_size: int = 512,
+        name: str = "the module",
     ) -> None:
         """Wrap a module.
 
@@ -25,6 +32,7 @@ class TorchTarget:
             module: ``(N, C, H, W)`` images to ``(N, K)`` scores. Queries go to its device.
             outputs: What the scores are; never guessed from their values.
             batch_size: Most queries that the module gets at once.
+            name: What messages call the target.
 
         Raises:
             InvalidOptionError: ``outputs`` is neither of the two, or ``batch_size`` below 1.
@@ -32,8 +40,8 @@ class TorchTarget:
         check_outputs(outputs)
         check_count("batch_size", batch_size)
         self.module = module.eval()
-        self.outputs = outputs
-        self.batch_size = batch_size
+        self.outputs, self.batch_size = outputs, batch_size
+        self._rules = AnswerRules(name, outputs)
 
     @property
     def device(self) -> torch.device:
@@ -54,10 +62,10 @@ class TorchTarget:
         Raises:
             InvalidTensorError: The images, or the module's scores, cannot be used.
             InvalidOptionError: The module was put back in training mode.
+            TargetFailedError: The module raised.
         """
         self._check_ready(images)
-        parts = [self._scores(part) for part in images.split(self.batch_size)]
-        return self._checked(torch.cat(parts), images)
+        return torch.cat([self._logits(part) for part in images.split(self.batch_size)])
 
     def differentiable_logits(self, images: Tensor) -> Tensor:
         """Return :meth:`logits` on the autograd graph of ``images``, for an owner of the model.
@@ -65,16 +73,10 @@ class TorchTarget:
         All images are one batch; split what does not fit in memory.
 
         Raises:
-            InvalidTensorError: See :meth:`logits`.
-            InvalidOptionError: See :meth:`logits`.
+            OnewayError: See :meth:`logits`.
         """
         self._check_ready(images)
-        return self._checked(self._scores(images), images)
-
-    def _scores(self, images: Tensor) -> Tensor:
-        # Copies: a module may write to its input, and answer each batch in the same memory.
-        scores = self.module(images.to(self.device, copy=True))
-        return one_tensor(scores, "the module").to(images.device, copy=True)
+        return self._logits(images)
 
     def _check_ready(self, images: Tensor) -> None:
         check_images(images)
@@ -84,30 +86,23 @@ class TorchTarget:
                 "Call `module.eval()`."
             )
 
-    def _checked(self, scores: Tensor, images: Tensor) -> Tensor:
-        if scores.ndim != 2 or len(scores) != len(images):
+    def _logits(self, images: Tensor) -> Tensor:
+        try:
+            # A copy: a module may write to its input.
+            scores = self.module(images.to(self.device, copy=True))
+        except OnewayError:
+            raise
+        except Exception as error:
+            raise failed(self._rules.name, len(images), error) from error
+        if not isinstance(scores, Tensor):
             raise InvalidTensorError(
-                f"the module must answer {len(images)} images with scores of shape "
-                f"({len(images)}, K), but gave {tuple(scores.shape)}."
+                f"{self._rules.name} must answer with one tensor of scores, but gave "
+                f"{type(scores).__name__}. Wrap the module in one that returns the scores alone."
             )
-        return clean_logits_of(
-            scores, self.outputs, f"the module's logits ({name_of(scores.dtype)})"
-        )
+        self._rules.check(scores, len(images))
+        # A copy again: a module may answer the next batch in the same memory.
+        return clean_logits_of(scores.to(images.device, copy=True), self.outputs)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return ``(N, K)`` float32 confidences: the answers of an undefended API."""
         return release(self.logits(images))
-
-
-def one_tensor(scores: object, name: str) -> Tensor:
-    """Return a module's scores if they are one tensor.
-
-    Raises:
-        InvalidTensorError: They are several tensors, or none. The message names the target.
-    """
-    if not isinstance(scores, Tensor):
-        raise InvalidTensorError(
-            f"{name} must answer with one tensor of scores, but gave {type(scores).__name__}. "
-            "Wrap the module in one that returns the scores alone."
-        )
-    return scores
