@@ -220,9 +220,8 @@ def released_or_refused(compute: Callable[[], list[Released]]) -> list[Released]
     # Whatever model or guard raise, MemoryError, sys.exit and a panic of Rust among it: nothing is
     # released, and the thread that answers lives on. No signal is raised there.
     except BaseException as error:  # noqa: BLE001
-        by_guard = isinstance(error, DefenseFailedError)
-        raised = error.raised if isinstance(error, DefenseFailedError) else None
+        reason = "guard" if isinstance(error, DefenseFailedError) else "failure"
+        raised = error.raised if isinstance(error, OnewayError) else None
         kind, place = raised or (type(error).__name__, where_raised(error))
-    reason = "guard" if by_guard else "failure"
     log.error("no_release", extra={"facts": {"error": kind, "raised": place}})
     raise no_release(reason)
