@@ -5,7 +5,7 @@ import torch
 
 from oneway.data.source import no_progress
 from oneway.evaluation import Store
-from oneway.playground import Study, Workshop, kept_digits
+from oneway.playground import Session, Worker, kept_digits
 from playground.tiny import served, tiny_spec
 
 pytest.importorskip("mlxtend", reason="needs `pip install 'oneway[playground]'`")
@@ -30,16 +30,16 @@ def one_thread_for_all():
 
 
 @pytest.fixture(scope="session")
-def study(digits, folder):
-    return Study(tiny_spec(), digits, Store(folder), no_progress)
+def session(digits, folder):
+    return Session(tiny_spec(), digits, Store(folder), no_progress)
 
 
 @pytest.fixture(scope="session")
-def workshop(study):
-    return Workshop(lambda _: study)
+def worker(session):
+    return Worker(lambda _: session)
 
 
 @pytest.fixture(scope="session")
-def address(workshop):
-    with served(workshop) as url:
+def address(worker):
+    with served(worker) as url:
         yield url

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from browsing import axe_violations, overflow
-from oneway.playground import Workshop
+from oneway.playground import Worker
 from oneway.playground.settings import SLIDERS, default_setting
 from playground.tiny import served
 
@@ -71,18 +71,18 @@ def draw(page, *strokes):
         page.mouse.up()
 
 
-def test_a_sample_a_defense_and_a_slider_show_at_once(open_page, study):
+def test_a_sample_a_defense_and_a_slider_show_at_once(open_page, session):
     page = open_page("defense=rounding")
     page.get_by_label("A clear 7").check()
     page.wait_for_selector(SHOWN)
-    query = study.samples[7:8]
-    clean = study.target(query)[0].tolist()
+    query = session.samples[7:8]
+    clean = session.target(query)[0].tolist()
     for decimals in (5, 1):
         page.locator("#decimals").fill(str(decimals - 1))
         page.wait_for_selector(SHOWN)
         assert page.locator("output[for=decimals]").inner_text() == str(decimals)
         setting = default_setting("rounding").of("rounding", {"decimals": decimals})
-        released = study.trace(setting, query).released[0].tolist()
+        released = session.trace(setting, query).released[0].tolist()
         assert scores(page, 2) == [pytest.approx(score, abs=5.1e-4) for score in clean]
         assert scores(page, 3) == [pytest.approx(score, abs=5.1e-4) for score in released]
     assert page.locator("#label").inner_text() == str(max(range(10), key=clean.__getitem__))
@@ -147,19 +147,19 @@ def test_a_digit_can_be_drawn_by_keyboard(open_page):
     assert page.locator("#label").inner_text() == "…"
 
 
-def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, study, workshop):
+def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, session, worker):
     setting = default_setting("adversarial-noise")
     page = open_page("defense=adversarial-noise&sample=2")
     note = page.locator("#retrained-note")
     page.wait_for_selector(EXACT)
     assert note.inner_text() == "retrained for exactly this setting"
-    finding = workshop.finding(setting)
+    finding = worker.finding(setting)
     share = round(100 * (1 - finding.verdict.closed_gap))
     assert f" {share} % of" in page.locator("#verdict-text").inner_text()
     rows = page.locator("#numbers tr").all_inner_texts()
     assert len(rows) == len(finding.errors)
     told = page.locator("#numbers-note").inner_text()
-    assert f"{study.baseline_errors['label']:.4f}"[1:] in told
+    assert f"{session.baseline_errors['label']:.4f}"[1:] in told
     # Another setting: at once an attacker who does not know which, and the page says so.
     page.locator("#step_size").fill("7")
     page.wait_for_selector(SHOWN)
@@ -167,12 +167,12 @@ def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, s
     assert place_of(page)["step_size"] == "0.6"
 
 
-def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, study):
-    class Idle(Workshop):
-        def wish(self, setting):
+def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, session):
+    class Idle(Worker):
+        def enqueue(self, setting):
             """Never get to it."""
 
-    with served(Idle(lambda _: study)) as url:
+    with served(Idle(lambda _: session)) as url:
         page = browser.new_page()
         page.goto(f"{url}/#defense=rounding")
         page.wait_for_selector(SHOWN)
@@ -184,7 +184,7 @@ def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, study):
         page.close()
 
 
-def test_all_defenses_are_compared_side_by_side(open_page, workshop):
+def test_all_defenses_are_compared_side_by_side(open_page, worker):
     page = open_page("defense=rounding&decimals=2&sample=5")
     page.get_by_role("button", name="Compare all").click()
     page.wait_for_selector(EXACT, timeout=120_000)
@@ -198,7 +198,7 @@ def test_all_defenses_are_compared_side_by_side(open_page, workshop):
         setting = default_setting(defense)
         if options is not None:
             setting = setting.of(defense, options)
-        gap = workshop.finding(setting).verdict.closed_gap
+        gap = worker.finding(setting).verdict.closed_gap
         share = re.search(r"(\d+) %", row.locator(".share").inner_text())
         assert int(share[1]) == max(0, round(100 * (1 - gap)))
     assert place_of(page)["view"] == "all"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from oneway.errors import MissingDataError
-from oneway.playground import Workshop
+from oneway.playground import Worker
 from oneway.playground.settings import SLIDERS, default_setting
 from oneway.releases import release
 from playground.tiny import served
@@ -40,26 +40,26 @@ def drawing(value=255, side=112):
     return base64.b64encode(pixels.numpy().tobytes()).decode()
 
 
-def test_the_state_says_all_that_can_be_asked(client, study):
+def test_the_state_says_all_that_can_be_asked(client, session):
     told = client.get("/api/state").json()
     assert told["ready"]
-    assert [sample["label"] for sample in told["samples"]] == study.sample_labels.tolist()
+    assert [sample["label"] for sample in told["samples"]] == session.sample_labels.tolist()
     assert told["sliders"]["adversarial-noise"]["budget"][-1] is None
-    assert told["baselines"] == study.baseline_errors
+    assert told["baselines"] == session.baseline_errors
     assert told["queries"] == 150
     image = base64.b64decode(told["samples"][3]["image"])
-    wanted = (study.samples[3].flatten() * 255).round().to(torch.uint8)
+    wanted = (session.samples[3].flatten() * 255).round().to(torch.uint8)
     assert list(image) == wanted.tolist()
 
 
-def test_every_defense_answers_at_once_and_as_the_study_does(client, study):
+def test_every_defense_answers_at_once_and_as_the_study_does(client, session):
     told = ask(client, settings=EVERY).json()
-    query = study.samples[3:4]
-    clean = release(study.target.logits(query))
+    query = session.samples[3:4]
+    clean = release(session.target.logits(query))
     assert told["clean"] == clean[0].tolist()
     assert told["label"] == int(clean.argmax())
     for answer, defense in zip(told["answers"], SLIDERS, strict=True):
-        released = study.trace(default_setting(defense), query).released
+        released = session.trace(default_setting(defense), query).released
         assert answer["released"] == released[0].tolist()
         assert answer["label"] == told["label"]
         assert answer["l1"] == float((released.double() - clean.double()).abs().sum())
@@ -202,8 +202,8 @@ def test_before_the_study_is_ready_the_page_says_how_far_it_is():
         assert go.wait(30)
         report("train the target", 1.0)
 
-    workshop = Workshop(prepare)
-    with served(workshop) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    worker = Worker(prepare)
+    with served(worker) as url, httpx.Client(base_url=url, trust_env=False) as client:
         assert reported.wait(30)
         try:
             told = client.get("/api/state").json()
@@ -227,6 +227,6 @@ def test_a_server_whose_study_fails_ends_by_itself():
         raise MissingDataError("no digits")
 
     with listen(0) as listener:
-        server = Server(Workshop(prepare), lambda: None)
+        server = Server(Worker(prepare), lambda: None)
         server.run(sockets=[listener])
     assert server.failed

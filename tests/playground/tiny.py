@@ -31,11 +31,11 @@ def tiny_spec():
 
 
 @contextlib.contextmanager
-def served(workshop):
-    """Serve a workshop from a thread until the block ends; give its address."""
+def served(worker):
+    """Serve a worker from a thread until the block ends; give its address."""
     started = threading.Event()
     with listen(0) as listener:
-        server = Server(workshop, started.set)
+        server = Server(worker, started.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -12,7 +12,7 @@ from oneway.defenses import build_defense
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.metrics import inversion_errors
 from oneway.playground.settings import SLIDERS, Setting, all_settings, default_setting
-from oneway.playground.study import Study, count_stages, reconstruct
+from oneway.playground.session import Session, count_stages, reconstruct
 from oneway.releases import release
 from oneway.targets import DefendedTarget
 from playground.tiny import tiny_spec
@@ -42,94 +42,94 @@ def outcomes(experiment):
     return {outcome.record["release"]: outcome for outcome in experiment.run()}
 
 
-def test_no_position_of_any_slider_changes_a_label(study):
-    clean = release(study.target.logits(study.samples))
+def test_no_position_of_any_slider_changes_a_label(session):
+    clean = release(session.target.logits(session.samples))
     assert len(EVERY) == 1 + 5 + 10 * 8 * 9 + 5 * 4 + 1
     # Not all of the noise's 720 positions: its ends, and where neither slider nor budget is one.
     noise = [s for s in EVERY if s.defense == "adversarial-noise"]
     others = [s for s in EVERY if s.defense != "adversarial-noise"]
     for setting in [*others, *noise[::37], noise[-1]]:
-        told = study.trace(setting, study.samples).released
+        told = session.trace(setting, session.samples).released
         index = clean.argmax(1, keepdim=True)
         rivals = told.scatter(1, index, -1).amax(1, keepdim=True)
         assert (told.gather(1, index) > rivals).all(), setting
 
 
 @pytest.mark.parametrize("defense", list(SLIDERS))
-def test_a_release_is_that_of_the_registered_defense_to_the_bit(study, experiment, defense):
+def test_a_release_is_that_of_the_registered_defense_to_the_bit(session, experiment, defense):
     store, splits = experiment.store, experiment.splits
     target = trained_target(experiment.spec, splits, store, no_progress)
     clean = target(splits.auxiliary_images)
     for setting in all_settings(defense)[::50]:
         row = ReleaseSpec(defense, defense, dict(setting.options))
         built = experiment.defender.build(row, target, clean).defense
-        wanted = DefendedTarget(target, built)(study.samples)
-        assert torch.equal(study.trace(setting, study.samples).released, wanted)
+        wanted = DefendedTarget(target, built)(session.samples)
+        assert torch.equal(session.trace(setting, session.samples).released, wanted)
 
 
 @pytest.mark.parametrize("defense", ["rounding", "adversarial-noise", "codebook"])
 def test_an_attacker_of_exactly_one_setting_is_the_librarys_retrained_one(
-    study, outcomes, experiment, defense
+    session, outcomes, experiment, defense
 ):
     setting, outcome = default_setting(defense), outcomes[defense]
-    early, final = study.examine(setting, no_progress)
+    early, final = session.examine(setting, no_progress)
     assert early.retrained is None
     assert final.retrained is not None
     for name in ("label-only", "static", "retrained"):
         assert final.errors[name] == outcome.record["errors"][name]
-    assert study.baseline_errors == outcome.record["baselines"]
+    assert session.baseline_errors == outcome.record["baselines"]
     images = experiment.splits.test_images
-    made = reconstruct(final.retrained, study.trace(setting, images).released)
+    made = reconstruct(final.retrained, session.trace(setting, images).released)
     assert torch.equal(made, outcome.results["retrained"].reconstructions)
 
 
-def test_the_strongest_of_all_attackers_counts_and_nobody_does_worse_than_the_label(study):
+def test_the_strongest_of_all_attackers_counts_and_nobody_does_worse_than_the_label(session):
     setting = Setting.of("rounding", {"decimals": 1})
-    early, final = study.examine(setting, no_progress)
+    early, final = session.examine(setting, no_progress)
     for finding in (early, final):
         verdict = finding.verdict
         assert verdict.adaptive_error == min(finding.errors.values())
-        assert verdict.adaptive_error <= study.baseline_errors["label"]
+        assert verdict.adaptive_error <= session.baseline_errors["label"]
         assert finding.errors[verdict.strongest] == verdict.adaptive_error
     assert final.verdict.adaptive_error <= early.verdict.adaptive_error
 
 
-def test_nothing_is_hidden_without_a_defense_and_all_by_the_label_alone(study):
-    *_, none = study.examine(Setting.of("none", {}), no_progress)
-    *_, label = study.examine(Setting.of("label-only", {}), no_progress)
+def test_nothing_is_hidden_without_a_defense_and_all_by_the_label_alone(session):
+    *_, none = session.examine(Setting.of("none", {}), no_progress)
+    *_, label = session.examine(Setting.of("label-only", {}), no_progress)
     assert none.verdict.closed_gap == 0
     assert label.verdict.closed_gap == pytest.approx(1, abs=1e-9)
 
 
-def test_samples_are_one_of_each_digit_and_then_the_least_sure(study, experiment):
-    assert study.sample_labels[:10].tolist() == list(range(10))
-    sure = study.target(study.samples).amax(1)
-    right = study.target(experiment.splits.test_images)
+def test_samples_are_one_of_each_digit_and_then_the_least_sure(session, experiment):
+    assert session.sample_labels[:10].tolist() == list(range(10))
+    sure = session.target(session.samples).amax(1)
+    right = session.target(experiment.splits.test_images)
     rest = sure[10:]
     assert torch.equal(rest, rest.sort().values)
     assert rest.max() < right.amax(1).median()
 
 
-def test_a_second_start_trains_nothing_and_releases_nothing_again(digits, folder, study):
+def test_a_second_start_trains_nothing_and_releases_nothing_again(digits, folder, session):
     reports = []
-    again = Study(tiny_spec(), digits, Store(folder), lambda *told: reports.append(told))
+    again = Session(tiny_spec(), digits, Store(folder), lambda *told: reports.append(told))
     stages = [stage for stage, _ in reports]
     assert len(set(stages)) == count_stages(tiny_spec())
     # Each is done when it is reported for the first time; codebooks are counted as they are read.
     assert all(share == 1 for stage, share in reports if stage != "fit codebooks")
-    assert again.baseline_errors == study.baseline_errors
-    assert torch.equal(again.samples, study.samples)
+    assert again.baseline_errors == session.baseline_errors
+    assert torch.equal(again.samples, session.samples)
 
 
-def test_a_library_built_noise_of_the_same_surrogate_is_the_same(study):
+def test_a_library_built_noise_of_the_same_surrogate_is_the_same(session):
     setting = default_setting("adversarial-noise")
-    defense = study.defense(setting)
+    defense = session.defense(setting)
     again = build_defense("adversarial-noise", dict(setting.options), defense.inverter)
-    logits = study.target.logits(study.samples)
-    assert torch.equal(defense(logits, study.samples), again(logits, study.samples))
+    logits = session.target.logits(session.samples)
+    assert torch.equal(defense(logits, session.samples), again(logits, session.samples))
 
 
-def test_who_saw_the_scores_before_the_defense_is_the_static_attacker(study):
-    clean = study.target(study.samples)
-    made = reconstruct(study.static.reconstructor, clean)
-    assert inversion_errors(study.samples, made).mean() < study.baseline_errors["prior"]
+def test_who_saw_the_scores_before_the_defense_is_the_static_attacker(session):
+    clean = session.target(session.samples)
+    made = reconstruct(session.static.reconstructor, clean)
+    assert inversion_errors(session.samples, made).mean() < session.baseline_errors["prior"]
