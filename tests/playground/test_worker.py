@@ -1,4 +1,4 @@
-"""The newest wish wins, one job at a time; whatever fails is told and takes nothing down."""
+"""The newest request wins, one job at a time; a failure is reported and stops nothing else."""
 
 import threading
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ import pytest
 from oneway.errors import InvalidOptionError
 from oneway.playground import Worker
 from oneway.playground.settings import all_settings, default_setting
+from playground.planted import PATIENCE
 
 ROUNDED = all_settings("rounding")
 
@@ -24,7 +25,7 @@ class Scripted:
         report("release", 0.5)
         yield SimpleNamespace(retrained=None)
         self.begun[setting].set()
-        assert self.go[setting].wait(30)
+        assert self.go[setting].wait(PATIENCE)
         report("train", 0.5)
         if self.error is not None:
             raise self.error
@@ -39,23 +40,23 @@ def session():
 
 @pytest.fixture
 def worker(session):
-    made = Worker(lambda _: session)
-    made.prepared.result(30)
-    yield made
+    started = Worker(lambda _: session)
+    started.prepared.result(PATIENCE)
+    yield started
     for event in session.go.values():
         event.set()
-    made.close()
+    started.close()
 
 
 def finish(worker):
-    worker._job.future.exception(30)
+    worker._job.future.exception(PATIENCE)
 
 
-def test_a_wish_goes_from_nothing_over_what_is_known_early_to_done(worker, session):
+def test_a_setting_goes_from_nothing_over_what_is_known_early_to_done(worker, session):
     setting = ROUNDED[0]
     assert worker.progress(setting).state == "none"
     worker.enqueue(setting)
-    assert session.begun[setting].wait(30)
+    assert session.begun[setting].wait(PATIENCE)
     early = worker.progress(setting)
     assert (early.state, early.stage) == ("working", "release")
     assert early.finding.retrained is None
@@ -66,10 +67,10 @@ def test_a_wish_goes_from_nothing_over_what_is_known_early_to_done(worker, sessi
     assert worker.finding(setting) is done.finding
 
 
-def test_the_newest_wish_wins_and_the_one_before_is_called_off(worker, session):
+def test_the_newest_setting_wins_and_the_one_before_is_called_off(worker, session):
     first, second, third = ROUNDED[:3]
     worker.enqueue(first)
-    assert session.begun[first].wait(30)
+    assert session.begun[first].wait(PATIENCE)
     worker.enqueue(second)
     worker.enqueue(third)
     assert worker.progress(first).state == "superseded"
@@ -82,10 +83,10 @@ def test_the_newest_wish_wins_and_the_one_before_is_called_off(worker, session):
     assert not session.begun[second].is_set()
 
 
-def test_the_same_wish_again_neither_restarts_nor_repeats(worker, session):
+def test_the_same_setting_again_neither_restarts_nor_repeats(worker, session):
     setting = ROUNDED[0]
     worker.enqueue(setting)
-    assert session.begun[setting].wait(30)
+    assert session.begun[setting].wait(PATIENCE)
     job = worker._job
     worker.enqueue(setting)
     assert worker._job is job
@@ -96,10 +97,10 @@ def test_the_same_wish_again_neither_restarts_nor_repeats(worker, session):
     assert session.ended == [setting]
 
 
-def test_a_wish_that_was_called_off_can_be_wished_for_again(worker, session):
+def test_a_setting_that_was_called_off_can_be_enqueued_again(worker, session):
     first, second = ROUNDED[:2]
     worker.enqueue(first)
-    assert session.begun[first].wait(30)
+    assert session.begun[first].wait(PATIENCE)
     worker.enqueue(second)
     worker.enqueue(first)
     session.go[first].set()
@@ -108,35 +109,35 @@ def test_a_wish_that_was_called_off_can_be_wished_for_again(worker, session):
     assert worker.progress(first).state == "done"
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (InvalidOptionError("too few. Pass more."), "too few. Pass more."),
-        (KeyError("x"), "KeyError"),
-    ],
-)
-def test_a_failure_is_told_and_the_next_wish_is_granted(worker, session, error, told):
-    session.error = error
-    session.go[ROUNDED[0]].set()
-    worker.enqueue(ROUNDED[0])
-    finish(worker)
-    failed = worker.progress(ROUNDED[0])
-    assert (failed.state, failed.stage) == ("failed", told)
-    session.error = None
-    session.go[ROUNDED[1]].set()
-    worker.enqueue(ROUNDED[1])
-    finish(worker)
-    assert worker.progress(ROUNDED[1]).state == "done"
+def test_a_failure_is_reported_and_the_next_setting_is_examined(worker, session):
+    for setting in ROUNDED:
+        session.go[setting].set()
+    for number, (error, text) in enumerate(
+        (
+            (InvalidOptionError("too few. Pass more."), "too few. Pass more."),
+            (KeyError("a value of a query"), "KeyError"),
+        )
+    ):
+        failing, next_setting = ROUNDED[2 * number : 2 * number + 2]
+        session.error = error
+        worker.enqueue(failing)
+        finish(worker)
+        failed = worker.progress(failing)
+        assert (failed.state, failed.stage) == ("failed", text)
+        session.error = None
+        worker.enqueue(next_setting)
+        finish(worker)
+        assert worker.progress(next_setting).state == "done"
 
 
-def test_a_study_that_cannot_be_prepared_says_why():
+def test_a_session_that_cannot_be_prepared_says_why():
     def prepare(report):
         report("read", 0.1)
         raise InvalidOptionError("no digits. Fetch them.")
 
     worker = Worker(prepare)
     with pytest.raises(InvalidOptionError):
-        worker.prepared.result(30)
+        worker.prepared.result(PATIENCE)
     assert worker.session is None
     assert worker.preparing.state == "failed"
     assert worker.preparing.stage == "no digits. Fetch them."
@@ -149,12 +150,12 @@ def test_preparation_is_reported_and_ends_when_the_page_does():
     def prepare(report):
         report("train the target", 0.25)
         reported.set()
-        assert go.wait(30)
+        assert go.wait(PATIENCE)
         report("train the target", 0.5)
         raise AssertionError("it went on")
 
     worker = Worker(prepare)
-    assert reported.wait(30)
+    assert reported.wait(PATIENCE)
     now = worker.preparing
     assert (now.state, now.stage, now.share) == ("working", "train the target", 0.25)
     closing = threading.Thread(target=worker.close)
@@ -162,7 +163,7 @@ def test_preparation_is_reported_and_ends_when_the_page_does():
     while not worker._closing:
         closing.join(0.01)
     go.set()
-    closing.join(30)
+    closing.join(PATIENCE)
     assert not isinstance(worker.prepared.exception(), AssertionError)
 
 
@@ -182,9 +183,9 @@ def test_of_many_findings_the_newest_are_kept(worker, session):
     assert kept == several[-64:]
 
 
-def test_a_closed_worker_takes_no_wish(session):
+def test_a_closed_worker_takes_no_setting(session):
     worker = Worker(lambda _: session)
-    worker.prepared.result(30)
+    worker.prepared.result(PATIENCE)
     worker.close()
     worker.enqueue(default_setting("rounding"))
     assert worker.progress(default_setting("rounding")).state == "none"

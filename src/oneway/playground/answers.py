@@ -85,7 +85,7 @@ def state_json(worker: Worker) -> dict[str, Any]:
             for name, sliders in SLIDERS.items()
         },
         "defaults": {name: dict(options) for name, options in DEFAULTS.items()},
-        "baselines": session.baseline_errors,
+        "baselines": dict(session.baseline_errors),
         "queries": session.queries,
         "side": SIDE,
     }

@@ -272,7 +272,7 @@ class Session:
             for batch, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
                 defended = defense(clean, batch if defense.requires_input else None)
                 parts.append(checked_release(defense, clean, defended))
-                report(stage, len(parts) * ROWS / len(images))
+                report(stage, min(1.0, len(parts) * ROWS / len(images)))
             return {"released": torch.cat(parts)}
 
         codebook = self._codebooks.get(setting)
