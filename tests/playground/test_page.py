@@ -16,6 +16,8 @@ from oneway.releases import release
 from playground.planted import CLOSED_GAPS, PATIENCE, PlantedSession
 from playground.tiny import served
 
+pytestmark = pytest.mark.xdist_group("playground-page")
+
 SHOWN = "body[data-state=shown]"
 EXACT = f"{SHOWN}[data-attackers=done]"
 

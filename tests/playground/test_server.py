@@ -17,6 +17,8 @@ from oneway.releases import release
 from playground.planted import PATIENCE
 from playground.tiny import served
 
+pytestmark = pytest.mark.xdist_group("playground")
+
 NONE = {"defense": "none", "options": {}}
 ROUNDED = {"defense": "rounding", "options": {"decimals": 1}}
 EVERY = [default_setting(defense).as_json() for defense in SLIDERS]

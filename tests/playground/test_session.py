@@ -24,6 +24,8 @@ from oneway.releases import release
 from oneway.targets import DefendedTarget
 from playground.tiny import tiny_spec
 
+pytestmark = pytest.mark.xdist_group("playground")
+
 EVERY = [setting for defense in SLIDERS for setting in all_settings(defense)]
 
 

@@ -21,6 +21,7 @@ from oneway.cli import (
     serve,
     train,
 )
+from oneway.cli.common import NamesAttackers
 
 app = typer.Typer(
     name="oneway",
@@ -62,7 +63,7 @@ app.command()(codebook.codebook)
 app.command()(codebook.certify)
 app.command()(codebook.choose)
 app.command()(codebook.export)
-app.command()(audit.audit)
+app.command(cls=NamesAttackers)(audit.audit)
 app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
