@@ -71,11 +71,7 @@ def test_the_figures_of_the_page_are_the_stored_ones():
 
 
 def test_settings_and_options_that_the_page_names_exist():
-    options = {
-        name
-        for option in get_command(app).commands["serve"].params
-        for name in option.opts
-    }
+    options = {name for option in get_command(app).commands["serve"].params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE))
     assert named - {"--cacert"} <= options
     assert options - named <= {
