@@ -100,7 +100,7 @@ def test_it_is_planned_timed_and_left_out_as_it_declares():
 
 def test_an_audit_runs_grades_and_reports_it(outcome):
     found, stages = outcome
-    record = found.record
+    record = found.record.to_json()
     assert "doubled" in record["plan"]["attacks"]
     assert record["reconstructors"]["doubled"] == "mean of two"
     assert 0 < record["errors"]["doubled"] < record["baselines"]["prior"]
@@ -130,7 +130,7 @@ def test_an_experiment_counts_its_stages_and_grades_it(tmp_path):
     assert count_stages(spec) == count_stages(spec_of(release, names=names)) + 2
     [outcome] = experiment(tmp_path, spec, report=stages.__setitem__).run()
     assert len(stages) == count_stages(spec)
-    assert outcome.record["errors"]["doubled"] > 0
+    assert outcome.record.errors["doubled"] > 0
 
 
 def test_a_name_that_is_not_registered_is_refused():

@@ -102,9 +102,9 @@ def test_each_side_of_what_must_be_read(share, passed):
 @pytest.mark.parametrize("name", [*BROKEN, "label-only"])
 @pytest.mark.parametrize("clean", [LABEL, 2 * LABEL])
 def test_where_clean_scores_tell_no_more_than_the_label_nothing_is_judged(name, clean):
-    assert judged(name, 0.0, clean=clean) == ControlResult(
-        name, CONTROLS[name].expected, None, None
-    )
+    result = judged(name, 0.0, clean=clean)
+    assert (result.name, result.expected) == (name, CONTROLS[name].expected)
+    assert result.measured is result.passed is None
 
 
 @pytest.mark.parametrize(("executor", "clear"), [(0.03, True), (0.04, False)])
@@ -117,7 +117,10 @@ def test_a_gap_within_six_standard_errors_of_the_queries_is_unclear(executor, cl
 
 @given(st.lists(st.sampled_from([True, False, None]), max_size=5))
 def test_only_what_was_misjudged_has_failed(verdicts):
-    results = {str(i): ControlResult(str(i), "broken", 0.5, p) for i, p in enumerate(verdicts)}
+    results = {
+        str(i): ControlResult(str(i), "broken", 0.5, p, "retrained", "leading")
+        for i, p in enumerate(verdicts)
+    }
     assert failed_controls(results) == [str(i) for i, p in enumerate(verdicts) if p is False]
 
 

@@ -90,7 +90,7 @@ def test_seeds_of_a_release_become_one_row_whatever_the_order_they_come_in():
     noise, none = summarise(records)
     assert (noise.release, none.release) == ("noise", "none")
     assert noise.seeds == none.seeds == (0, 1, 2)
-    assert noise.record["seed"] == 0
+    assert noise.record.seed == 0
     assert noise.values["error static"] == estimate([0.25, 0.375, 0.5])
     assert noise.values["baseline clean"].mean == 0.125
     assert noise.values["label_changes"].mean == 1

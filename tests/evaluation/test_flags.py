@@ -7,8 +7,7 @@ import pytest
 
 import oneway
 from oneway.errors import UnknownNameError
-from oneway.evaluation import FLAGS, Flag, flag_named
-from oneway.evaluation.verdict import SAID
+from oneway.evaluation import FLAGS, Flag
 
 PACKAGE = Path(oneway.__file__).parent
 RAISED = re.compile(r'Flag\(\s*"([a-z-]+)"')
@@ -30,13 +29,3 @@ def test_flags_in_the_code_are_those_that_are_listed():
     """A flag that nothing raises would promise a check that is not made."""
     sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
     assert {name for source in sources for name in RAISED.findall(source)} == set(FLAGS)
-
-
-@pytest.mark.parametrize("name", FLAGS)
-def test_a_flag_that_is_kept_by_its_detail_alone_is_found_by_it(name):
-    """Only those of a judgement are kept so; of others nobody can tell."""
-    said = SAID.get(name)
-    if said is None:
-        assert flag_named(FLAGS[name].says) is None
-    else:
-        assert flag_named(f"3 {said}") == flag_named(said) == name

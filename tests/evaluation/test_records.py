@@ -46,7 +46,7 @@ def test_options_become_json_values_and_infinity_becomes_text():
 
 
 def test_the_environment_says_what_a_record_was_made_with():
-    found = environment(torch.device("cpu"))
+    found = vars(environment(torch.device("cpu")))
     assert (found["torch"], found["device"]) == (torch.__version__, "cpu")
     assert found["threads"] == torch.get_num_threads()
     assert found["processor"]

@@ -14,8 +14,8 @@ from pyarrow import ArrowInvalid, parquet
 
 from networks import inverter, same_bits, target
 from oneway.errors import MissingExtraError
-from oneway.evaluation import Store, write_queries, write_records
-from oneway.evaluation.store import fingerprint, spec_key
+from oneway.evaluation import Store, write_queries
+from oneway.evaluation.store import fingerprint, spec_key, write_json_lines
 from oneway.targets import TargetNetwork
 
 SPEC = {"role": "some", "seed": 0, "training": {"epochs": 2, "rate": 0.1}}
@@ -203,16 +203,16 @@ def test_a_process_that_is_killed_leaves_no_file_under_the_name(tmp_path, moment
 
 def test_records_are_one_json_object_per_line(tmp_path):
     records = [{"a": 1, "b": [0.1, None]}, {"a": "é"}]
-    write_records(tmp_path / "new" / "records.jsonl", records)
+    write_json_lines(tmp_path / "new" / "records.jsonl", records)
     lines = (tmp_path / "new" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == records
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
 def test_records_that_are_not_json_are_not_written_even_in_part(tmp_path, value):
-    write_records(tmp_path / "records.jsonl", [{"a": 1}])
+    write_json_lines(tmp_path / "records.jsonl", [{"a": 1}])
     with pytest.raises((ValueError, TypeError), match="JSON"):
-        write_records(tmp_path / "records.jsonl", [{"a": 2}, {"a": value}])
+        write_json_lines(tmp_path / "records.jsonl", [{"a": 2}, {"a": value}])
     assert (tmp_path / "records.jsonl").read_text() == '{"a": 1}\n'
     assert files_in(tmp_path) == ["records.jsonl"]
 

@@ -12,6 +12,7 @@ from oneway.data import Column, check_disjoint
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.evaluation import Flag
+from oneway.evaluation.records import weights_hash
 from oneway.evaluation.settings import ReleaseSpec
 from oneway.metrics import label_changes
 from oneway.releases import logits_from_confidences, release
@@ -45,6 +46,7 @@ class AuditTarget:
         release: The defense that is audited, by its registered name.
         columns: What the entries of a record are; empty for images.
         guarded: Where defended answers come from instead, such as an endpoint with its guard on.
+        model_hash: SHA-256 of the model's file, where it comes from one.
     """
 
     target: Target
@@ -54,6 +56,7 @@ class AuditTarget:
     release: ReleaseSpec = field(default_factory=lambda: ReleaseSpec("as it is", "none"))
     columns: tuple[Column, ...] = ()
     guarded: Target | None = None
+    model_hash: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be audited, before any query.
@@ -97,6 +100,12 @@ class AuditTarget:
                 "either a defense or a guarded endpoint is audited, but both were given."
             )
         check_disjoint({"auxiliary": self.auxiliary, "test": self.test})
+
+    def model_fingerprint(self) -> str | None:
+        """Return the SHA-256 of the model's file or weights; None where neither is at hand."""
+        if self.model_hash is None and isinstance(self.target, TorchTarget):
+            return weights_hash(self.target.module)
+        return self.model_hash
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.measures import SeedResult
 from oneway.evaluation import AttackResult
-from oneway.evaluation.records import SHOWN, pixels, shown_rows
+from oneway.evaluation.pictures import SHOWN, pixels, shown_rows
 from oneway.metrics import lowest_rows
 
 WORST = 8

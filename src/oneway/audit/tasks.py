@@ -48,7 +48,8 @@ class AuditContext:
         rows: ``(N)`` int64, the auxiliary rows that are used, in random order.
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
         answers: What was answered, of the rows that are used.
-        epochs: How long each decoder is trained.
+        epochs: Epochs that each decoder is trained.
+        plateau: Whether twice the epochs were seen to gain nothing.
     """
 
     plan: AuditPlan
@@ -56,6 +57,7 @@ class AuditContext:
     clean: Tensor
     answers: Answers
     epochs: int
+    plateau: bool
 
 
 def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:

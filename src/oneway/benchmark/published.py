@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from oneway.benchmark.spec import build_from, bundled_toml
+from oneway.benchmark.spec import bundled_toml
 from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.evaluation.parsing import build_from
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Several seeds become one row: means with 95 % intervals, and nothing pooled that differs."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.flag_kinds import FLAGS
+from oneway.evaluation.flags import Flag
+from oneway.evaluation.records import Environment, ReleaseRecord
 from oneway.extras import load_extra
-
-Record = Mapping[str, Any]
 
 CONFIDENCE = 0.95
 
@@ -48,29 +50,29 @@ class Summary:
     values: Mapping[str, Estimate]
     label_changes: int
     flags: Mapping[str, int]
-    record: Record
-    environments: tuple[Mapping[str, Any], ...] = ()
+    record: ReleaseRecord
+    environments: tuple[Environment, ...] = ()
 
 
-VALUES: dict[str, Callable[[Record], Any]] = {
-    "accuracy": lambda record: record["accuracy"],
-    "label_changes": lambda record: record["label_changes"],
-    "logit_distortion": lambda record: record["logit_distortion"],
-    "l1_mean": lambda record: record["l1_mean"],
-    "l1_p99": lambda record: record["l1_p99"],
-    "l1_max": lambda record: record["l1_max"],
-    "adaptive_error": lambda record: record["adaptive_error"],
-    "closed_gap": lambda record: record["closed_gap"],
-    "closed_gap_least_confident": lambda record: record["closed_gap_least_confident"],
-    "baseline clean": lambda record: record["baselines"]["clean"],
-    "baseline label": lambda record: record["baselines"]["label"],
-    "baseline prior": lambda record: record["baselines"]["prior"],
-    "milliseconds_single_query": lambda record: record["milliseconds_single_query"],
-    "milliseconds_per_query_batched": lambda record: record["milliseconds_per_query_batched"],
-    "training_seconds": lambda record: record["training_seconds"],
-    "surrogate_held_out_error": lambda record: record["training"].get("surrogate_held_out_error"),
+VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
+    "accuracy": lambda record: record.accuracy,
+    "label_changes": lambda record: record.label_changes,
+    "logit_distortion": lambda record: record.logit_distortion,
+    "l1_mean": lambda record: record.l1_mean,
+    "l1_p99": lambda record: record.l1_p99,
+    "l1_max": lambda record: record.l1_max,
+    "adaptive_error": lambda record: record.adaptive_error,
+    "closed_gap": lambda record: record.closed_gap,
+    "closed_gap_least_confident": lambda record: record.closed_gap_least_confident,
+    "baseline clean": lambda record: record.baselines.clean,
+    "baseline label": lambda record: record.baselines.label,
+    "baseline prior": lambda record: record.baselines.prior,
+    "milliseconds_single_query": lambda record: record.milliseconds_single_query,
+    "milliseconds_per_query_batched": lambda record: record.milliseconds_per_query_batched,
+    "training_seconds": lambda record: record.training_seconds,
+    "surrogate_held_out_error": lambda record: record.training.get("surrogate_held_out_error"),
     **{
-        name: lambda record, name=name: record["training"].get(name)  # type: ignore[misc]
+        name: lambda record, name=name: record.training.get(name)  # type: ignore[misc]
         for name in ("bits_most", "bits_measured", "certified_error", "members_least")
     },
 }
@@ -95,7 +97,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, quantile * spread / math.sqrt(count), count)
 
 
-def summarise(records: Sequence[Record]) -> list[Summary]:
+def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
     """Put the seeds of each release together, in the order of first appearance.
 
     Args:
@@ -104,15 +106,15 @@ def summarise(records: Sequence[Record]) -> list[Summary]:
     Raises:
         InvalidOptionError: Records differ in more than their seed, or a seed occurs twice.
     """
-    by_release: dict[str, list[Record]] = {}
+    by_release: dict[str, list[ReleaseRecord]] = {}
     for record in records:
-        by_release.setdefault(record["release"], []).append(record)
+        by_release.setdefault(record.release, []).append(record)
     return [_summary(release, group) for release, group in by_release.items()]
 
 
-def _summary(release: str, group: Sequence[Record]) -> Summary:
-    group = sorted(group, key=lambda record: record["seed"])
-    seeds = tuple(record["seed"] for record in group)
+def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
+    group = sorted(group, key=lambda record: record.seed)
+    seeds = tuple(record.seed for record in group)
     if len(set(seeds)) < len(seeds):
         raise InvalidOptionError(
             f"release {release!r} has records of seeds {list(seeds)}: one of each seed, please."
@@ -126,14 +128,9 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
     columns: dict[str, list[Any]] = {
         name: [take(record) for record in group] for name, take in VALUES.items()
     }
-    for attack in group[0]["errors"]:
-        columns[f"error {attack}"] = [record["errors"].get(attack) for record in group]
-    flags: dict[str, int] = {}
-    for record in group:
-        for flag in record["flags"]:
-            # A count of changed labels differs from seed to seed; it stands in its own column.
-            kind = flag.lstrip("0123456789 ")
-            flags[kind] = flags.get(kind, 0) + 1
+    for attack in group[0].errors:
+        columns[f"error {attack}"] = [record.errors.get(attack) for record in group]
+    flags = Counter(_kind_of(flag) for record in group for flag in record.flags)
     return Summary(
         release,
         seeds,
@@ -145,19 +142,21 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
         sum(columns["label_changes"]),
         flags,
         group[0],
-        _distinct([record["environment"] for record in group]),
+        tuple(dict.fromkeys(record.environment for record in group)),
     )
 
 
-def _distinct(values: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    return tuple(value for place, value in enumerate(values) if value not in values[:place])
+def _kind_of(flag: Flag) -> str:
+    """Return what a flag says without what differs from seed to seed, such as a count."""
+    statement = FLAGS[flag.name].statement
+    return f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def _settings(record: ReleaseRecord) -> dict[str, Any]:
     """Return all that decides a record but its seed: of the releases the first, and its own."""
-    spec = record["spec"]
+    spec = record.spec
     attackers = dict(spec["attackers"])
     names = attackers.pop("names")
-    own = [row for row in spec["releases"] if row["name"] == record["release"]]
+    own = [row for row in spec["releases"] if row["name"] == record.release]
     rows = [{**row, "attackers": row["attackers"] or names} for row in (spec["releases"][0], *own)]
     return {**spec, "seed": None, "attackers": attackers, "releases": rows}
