@@ -106,7 +106,9 @@ def network_of(name: str, classes: int) -> nn.Module:
             return means
         if name in ("codebook", "decoy-codebook"):
             rows = random_rows(6, 60 * min(classes, 30), classes, torch.float32, 3)
-            return fit_codebook(rows, FitSettings(min_members=5, rate_weight=0.0, listed=20))
+            return fit_codebook(
+                rows, FitSettings(min_members=5, rate_weight=0.0, explicit_classes=20)
+            )
         if name == "memguard":
             guess = MembershipClassifier(classes)
             guess.key.copy_(torch.arange(4))

@@ -18,7 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def guard(classes: int, listed: int, rows: int = 900) -> CodebookRelease:
     logits = random_rows(1, rows, classes, torch.float32, 3)
     logits[:, :4] += 3
-    settings = FitSettings(min_members=5, rate_weight=0.001, listed=listed)
+    settings = FitSettings(min_members=5, rate_weight=0.001, explicit_classes=listed)
     return CodebookRelease(fit_codebook(logits, settings))
 
 

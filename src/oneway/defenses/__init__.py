@@ -1,6 +1,11 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
-from oneway.defenses.candidate_releases import Member, best_members, choose_member, measure_family
+from oneway.defenses.candidate_releases import (
+    ReleaseCandidate,
+    choose_candidate,
+    measure_candidates,
+    pareto_optimal,
+)
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.network_files import (
     StoredNetwork,
@@ -27,23 +32,23 @@ __all__ = [
     "STRENGTHS",
     "TEST_SIGNALS",
     "KeyedRandomness",
-    "Member",
+    "ReleaseCandidate",
     "SecretKey",
     "ServableDefense",
     "StoredNetwork",
-    "best_members",
     "build_defense",
     "check_options",
-    "choose_member",
+    "choose_candidate",
     "codebook_to_onnx",
     "effective_options",
     "guard_onnx_model",
     "load_network",
-    "measure_family",
+    "measure_candidates",
     "needs_network",
     "needs_surrogate",
     "open_guard",
     "open_guard_file",
+    "pareto_optimal",
     "save_network",
     "trained_defense",
     "training_options",

@@ -11,7 +11,6 @@ from torch import Generator, nn
 import oneway
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
-from oneway.defenses.codebook.certificate import table_hash
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.network_files import load_network
 from oneway.defenses.registry import (
@@ -115,7 +114,7 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
             about another table.
     """
     release = CodebookRelease.load(path)
-    version = table_hash(release.network)[:12]
+    version = release.network.digest()[:12]
     release.network.to(device)
     return ServableDefense("codebook", version, release)
 
