@@ -56,7 +56,7 @@ MEANINGS = {
     "released": "what the defended service answers about them",
     "query": "the service itself, to ask",
     "simulated_defenses": "copies of the defense, with surrogates of its own",
-    "follow": "model and defense, with gradients",
+    "differentiable_logits": "model and defense, with gradients",
 }
 """What an attacker has, by the name in ``AttackerKnowledge``."""
 
@@ -145,14 +145,17 @@ def defense_facts(name: str) -> str:
 
 def attack_facts(name: str) -> str:
     """Return what an attacker has."""
-    source = inspect.getsource(ATTACKS[name])
+    attack = ATTACKS[name]
+    source = inspect.getsource(type(attack))
     fields = [field.name for field in dataclasses.fields(AttackerKnowledge)]
-    used = [field for field in fields if f"observations.{field}" in source and field in MEANINGS]
+    used = [field for field in fields if f"knowledge.{field}" in source and field in MEANINGS]
     rows = [
         ("name", f"`{name}`"),
+        ("threat", attack.threat),
+        ("knows", attack.knows),
         ("has", "; ".join(MEANINGS[field] for field in used)),
         ("trains decoders", "yes" if re.search(r"\btrain\(", source.split('"""')[-1]) else "no"),
-        ("function", f"`oneway.attacks.{ATTACKS[name].__name__}`"),
+        ("class", f"`oneway.attacks.{type(attack).__name__}`"),
     ]
     return table(("", ""), rows)
 

@@ -1,12 +1,12 @@
 """The architecture on one page: who passes what to whom.
 
 A :class:`Target` answers queries. A :class:`Defense` changes a target's logits before release; a
-:class:`TrainedDefense` trains a network for that first. An :class:`Attack` sees what was released,
+:class:`TrainedDefense` trains a network for that first. An attack sees what was released,
 and proposes reconstructions; the audit grades them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
@@ -178,6 +178,16 @@ class AttackerKnowledge:
     simulated_defenses: Sequence[Defense] = ()
     differentiable_logits: Callable[[Tensor], Tensor] | None = None
 
+    @property
+    def available(self) -> frozenset[str]:
+        """Names of the fields that hold something: neither None, False nor empty."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return frozenset(
+            name
+            for name, value in values.items()
+            if not (value is None or value is False or (isinstance(value, Sequence) and not value))
+        )
+
 
 Query = Callable[[Tensor, int], Tensor]
 """``(M, C, H, W)`` images and how often to ask each, to ``(R, M, K)`` confidences."""
@@ -203,8 +213,8 @@ class Reconstructor:
     repeats: int = 1
 
 
-class Attack(Protocol):
-    """An adversary, named by what it knows. It proposes; it never grades itself."""
+class AttackFunction(Protocol):
+    """An adversary as a function. It proposes reconstructors; it never grades itself."""
 
     def __call__(
         self, knowledge: AttackerKnowledge, train: TrainDecoder
@@ -216,7 +226,7 @@ class Attack(Protocol):
             train: How it trains a decoder.
 
         Returns:
-            Candidates by name; more than one where the best of several counts, none where the
-            attack does not apply to what was observed.
+            Reconstructors by name; more than one where the best of several counts, none where the
+            attack does not apply to what the attacker knows.
         """
         ...

@@ -165,7 +165,8 @@ def test_the_tail_says_on_how_many_queries_it_rests_and_how_sure_it_is(whole):
     ends = [float(interval[end]) for end in ("low", "high")]
     assert ends[0] <= interval["estimate"] <= ends[1]
     whole_interval = record["closed_gap_interval"]
-    assert ends[1] - ends[0] > whole_interval["high"] - whole_interval["low"]
+    # Fewer queries say less; where every query is read alike, both intervals are a point.
+    assert ends[1] - ends[0] >= whole_interval["high"] - whole_interval["low"]
 
 
 def test_pictures_show_one_query_of_each_class_and_those_that_were_read_best(whole):

@@ -1,18 +1,22 @@
 """A defense as a plain function on scores, for whatever server calls it. It fails closed."""
 
-from typing import Literal, overload
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import FLOATING, check_count, check_images, check_logits, name_of
+from oneway.checks import FLOATING, check_count, check_images, name_of
 from oneway.contracts import Defense
-from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
-from oneway.releases import logits_from_confidences, release
-from oneway.targets.defended import checked_release
-from oneway.targets.failure import where_raised
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.releases import (
+    Outputs,
+    check_outputs,
+    check_release_options,
+    clean_logits_of,
+    guarded_release,
+)
 
 Array = NDArray[np.generic]
 
@@ -31,7 +35,7 @@ class Guard:
     def __init__(
         self,
         defense: Defense,
-        outputs: Literal["logits", "confidences"],
+        outputs: Outputs,
         *,
         decimals: int | None = None,
         batch_size: int = 512,
@@ -66,13 +70,9 @@ class Guard:
                 "again averages it away, and workers disagree. Wrap it in "
                 "oneway.defenses.KeyedRandomness."
             )
-        if outputs not in ("logits", "confidences"):
-            raise InvalidOptionError(
-                f"outputs must be 'logits' or 'confidences', but got {outputs!r}. Say which the "
-                "model gives; it is never guessed from the values."
-            )
+        check_outputs(outputs)
         check_count("batch_size", batch_size)
-        release(torch.zeros(1, 2), decimals=decimals)  # refuses decimals that it cannot do
+        check_release_options(torch.float32, decimals)
         self.defense, self.outputs = defense, outputs
         self.decimals, self.batch_size = decimals, batch_size
 
@@ -106,7 +106,7 @@ class Guard:
             InvalidTensorError: Scores or queries are not what they should be.
             DefenseFailedError: The defense raised, or broke its promise.
         """
-        given = as_tensor(scores, "scores")
+        tensor = as_tensor(scores, "scores")
         asked = None
         if self.requires_input:
             if queries is None:
@@ -114,54 +114,18 @@ class Guard:
                     f"queries must be given: {type(self.defense).__name__} needs them besides "
                     "their scores. Pass them, or take a defense that does not need them."
                 )
-            asked = as_tensor(queries, "queries").to(given.device)
-        # Servers call in inference mode, whose tensors take no part in a gradient.
-        with torch.inference_mode(False), torch.no_grad():
-            released = self._guarded(given.clone(), None if asked is None else asked.clone())
+            asked = as_tensor(queries, "queries").to(tensor.device)
+            check_images(asked, len(tensor))
+        clean = clean_logits_of(tensor, self.outputs)
+        released = guarded_release(
+            self.defense,
+            clean,
+            asked,
+            dtype=tensor.dtype,
+            decimals=self.decimals,
+            batch_size=self.batch_size,
+        ).confidences
         return released.numpy() if isinstance(scores, np.ndarray) else released
-
-    def _guarded(self, scores: Tensor, queries: Tensor | None) -> Tensor:
-        if scores.ndim != 2:
-            raise InvalidTensorError(
-                f"scores must have shape (N, K), but got {tuple(scores.shape)}. Add the missing "
-                "axis for a single query, as by `scores[None]`."
-            )
-        clean = self._logits_of(scores)
-        if queries is not None:
-            check_images(queries, len(scores))
-        if not len(scores):
-            return scores
-        parts = []
-        for begin in range(0, len(scores), self.batch_size):
-            rows = slice(begin, begin + self.batch_size)
-            some = clean[rows]
-            defended = self._defended(some, None if queries is None else queries[rows])
-            parts.append(
-                checked_release(
-                    self.defense, some, defended, dtype=scores.dtype, decimals=self.decimals
-                )
-            )
-        return torch.cat(parts)
-
-    def _logits_of(self, scores: Tensor) -> Tensor:
-        if self.outputs == "confidences":
-            return logits_from_confidences(scores)
-        check_logits(scores)
-        return scores if scores.dtype == torch.float64 else scores.float()
-
-    def _defended(self, clean: Tensor, queries: Tensor | None) -> Tensor:
-        try:
-            # A defense that writes into what it was given must not move the label it is held to.
-            return self.defense(clean.clone(), queries)
-        except OnewayError:
-            raise
-        except Exception as error:  # noqa: BLE001  raised as ours
-            # Not `from error`: a server logs the cause too, and its text may quote a query.
-            raise DefenseFailedError(
-                f"{type(self.defense).__name__} raised {type(error).__name__} "
-                f"({where_raised(error)}) for {len(clean)} rows; nothing is released. Its own "
-                "message is left out, since it may quote a query."
-            ) from None
 
 
 def as_tensor(values: object, name: str) -> Tensor:

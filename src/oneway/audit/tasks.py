@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, access
 from oneway.audit.control_runs import run_controls
 from oneway.audit.controls import ControlResult
@@ -190,11 +191,12 @@ class AuditTasks:
 
     def _round(self, seed: int, part: str, context: AuditContext) -> SeedResult:
         audited, plan, answers = self.audited, context.plan, context.answers
+        attacks = inversion_attacks()
         images = audited.auxiliary[context.rows]
         attackers = self.attackers(seed, plan.attacks, context.epochs, images, plan)
         copies = (
             self.defender.simulated_defenses(audited.release, context.clean)
-            if "adversarial-training" in plan.attacks
+            if any("simulated_defenses" in attacks[name].requires for name in plan.attacks)
             else ()
         )
         again = self.build(context.clean).again(f"asked again, {part}")
@@ -218,7 +220,7 @@ class AuditTasks:
         undefended = dataclasses.replace(
             seen, released=answers.clean, random=False, differentiable_logits=differentiable_logits
         )
-        names = [name for name in ("label-only", "static", "optimising") if name in plan.attacks]
+        names = [name for name in plan.attacks if attacks[name].attacks_clean_scores]
         clean_results = attackers.run(
             f"seed {seed}, clean", undefended, answers.clean_test, audited.test, names
         )

@@ -23,6 +23,7 @@ from oneway.cli import (
     serve,
     train,
 )
+from oneway.cli.common import NamesAttackers
 
 app = typer.Typer(
     name="oneway",
@@ -64,7 +65,7 @@ app.command()(codebook.codebook)
 app.command()(certify.certify)
 app.command()(codebook.choose)
 app.command()(export.export)
-app.command()(audit.audit)
+app.command(cls=NamesAttackers)(audit.audit)
 app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)

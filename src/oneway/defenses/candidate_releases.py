@@ -27,7 +27,7 @@ from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
 from oneway.defenses.codebook.options import CENTERS
 from oneway.defenses.registry import build_defense
 from oneway.errors import InvalidOptionError
-from oneway.releases import release
+from oneway.releases import guarded_release
 
 RELEASE_GRID: tuple[tuple[str, Mapping[str, Any]], ...] = (
     *(
@@ -129,7 +129,7 @@ def measure_candidates(
 def _measured(
     name: str, options: Mapping[str, Any], defense: Defense, logits: Tensor, queries: Tensor
 ) -> ReleaseCandidate:
-    released = release(defense(logits), dtype=torch.float64)
+    released = guarded_release(defense, logits, dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     values, alone = error_shares(cells, queries)
     l1 = (released - logits.double().softmax(-1)).abs().sum(-1)

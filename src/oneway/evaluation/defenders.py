@@ -20,7 +20,7 @@ from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.attackers import InverterTrainer
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.settings import ReleaseSpec, SurrogateSpec, is_copied
+from oneway.evaluation.settings import ReleaseSpec, SurrogateSpec, is_simulated
 from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import default_depth
 from oneway.targets import DefendedTarget, TorchTarget
@@ -122,7 +122,7 @@ class Defender:
 
         There are none of a defense without surrogate or step size.
         """
-        if not is_copied(row):
+        if not is_simulated(row):
             return []
         surrogate, _ = self.trained_surrogate(row, clean, "attacker's surrogate")
         return self._copies(row, surrogate, f"{row.name}, copy")

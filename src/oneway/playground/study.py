@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks import ATTACKS
+from oneway.attacks import inversion_attacks
 from oneway.benchmark import Experiment, ExperimentSpec
 from oneway.benchmark.runner import trained_target
 from oneway.contracts import (
-    Attack,
     AttackerKnowledge,
+    AttackFunction,
     Defense,
     Reconstructor,
     TrainDecoder,
@@ -37,9 +37,8 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
 from oneway.metrics import label_changes
 from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
-from oneway.releases import release
+from oneway.releases import guarded_release, release
 from oneway.targets import DefendedTarget, Trace
-from oneway.targets.defended import checked_release
 
 ROWS = 128
 """Queries that are released at once in the background: after each lot it may be called off."""
@@ -217,12 +216,12 @@ class Study:
         self, name: str, setting: Setting, told: Mapping[str, Tensor], attackers: Attackers
     ) -> Graded:
         of = {"static": "clean scores", "label-only": "the label alone"}.get(name, str(setting))
-        return self._grade(name, ATTACKS[name], told, attackers, f"attack {of}")
+        return self._grade(name, inversion_attacks()[name], told, attackers, f"attack {of}")
 
     def _grade(
         self,
         name: str,
-        attack: Attack,
+        attack: AttackFunction,
         told: Mapping[str, Tensor],
         attackers: Attackers,
         title: str = "",
@@ -271,8 +270,7 @@ class Study:
         def compute() -> dict[str, Tensor]:
             defense, parts = self.defense(setting), list[Tensor]()
             for some, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
-                defended = defense(clean, some if defense.requires_input else None)
-                parts.append(checked_release(defense, clean, defended))
+                parts.append(guarded_release(defense, clean, some).confidences)
                 report(stage, len(parts) * ROWS / len(images))
             return {"released": torch.cat(parts)}
 
@@ -350,7 +348,7 @@ def reconstruct(reconstructor: Reconstructor, released: Tensor) -> Tensor:
     return reconstructor.reconstruct(released.unsqueeze(0))
 
 
-def _ready_made(reconstructor: Reconstructor) -> Attack:
+def _ready_made(reconstructor: Reconstructor) -> AttackFunction:
     def attack(
         knowledge: AttackerKnowledge,  # noqa: ARG001  it has learned already
         train: TrainDecoder,  # noqa: ARG001

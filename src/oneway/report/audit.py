@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.report.table import KNOWS, LABEL_LEAKS, Listing
+from oneway.report.table import LABEL_LEAKS, Listing, knows
 
 Record = Mapping[str, Any]
 
@@ -195,7 +195,7 @@ ATTACK_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "attacker": lambda row: str(row["name"]),
     "error": lambda row: f"{row['error']:.4f}",
     "re-identified": lambda row: f"{row['rank_1']:.4f}",
-    "what it knows": lambda row: KNOWS.get(str(row["name"]), ""),
+    "what it knows": lambda row: knows(str(row["name"])),
 }
 
 

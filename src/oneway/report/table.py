@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from oneway.attacks import ATTACKS as REGISTERED
+
 Record = Mapping[str, Any]
 
 
@@ -91,20 +93,14 @@ def release_table(records: Sequence[Record], title: str) -> Listing:
     return Listing(title, COLUMNS, records)
 
 
-KNOWS = {
-    "label-only": "the predicted label: the baseline",
-    "static": "clean scores of its own images, from before the defense",
-    "retrained": "released scores of its own images: the realistic attacker",
-    "adversarial-training": "the algorithm and its parameters, on a surrogate of its own",
-    "averaging": "that answers are random: it asks each query many times",
-    "optimising": "model and defense: it searches for inputs that are answered so",
-    "class-representative": "scores of images it makes up: one image per class, not the query",
-}
+def knows(attack: str) -> str:
+    """Return what an attacker knows; empty for an attack that is not registered."""
+    return REGISTERED[attack].knows if attack in REGISTERED else ""
 
 
 ATTACKS: dict[str, Callable[[tuple[str, float]], str]] = {
     "attacker": lambda row: row[0],
-    "what it knows": lambda row: KNOWS.get(row[0], ""),
+    "what it knows": lambda row: knows(row[0]),
     "error": lambda row: _number(row[1], 4),
 }
 

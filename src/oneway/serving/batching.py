@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar, cast
 
+from oneway.errors import where_raised
 from oneway.serving.refusals import RefusedError
-from oneway.targets.failure import where_raised
 
 Q = TypeVar("Q")
 R = TypeVar("R")

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from oneway.errors import where_raised
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.refusals import RefusedError
-from oneway.targets.failure import where_raised
 
 T = TypeVar("T")
 

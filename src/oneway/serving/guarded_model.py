@@ -12,11 +12,11 @@ from torch import Tensor
 from oneway.checks import check_count
 from oneway.contracts import Target
 from oneway.defenses import ServableDefense
-from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
-from oneway.releases import release
+from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError, where_raised
+from oneway.releases import guarded_release, release
 from oneway.serving.refusals import RefusedError, no_release
 from oneway.targets import DefendedTarget
-from oneway.targets.failure import failed, where_raised
+from oneway.targets.failure import failed
 
 Released = NDArray[np.float32]
 """``(N, K)`` confidences, all that may leave."""
@@ -172,8 +172,7 @@ def check_guard(guard: ServableDefense, clean: Tensor, images: Tensor | None) ->
     changed = False
     for scale in (0.0, 1.0, 5.0, 20.0):
         logits = clean if scale == 0 else (scale * drawn).to(clean)
-        asked = images if defense.requires_input else None
-        once, again = release(defense(logits, asked)), release(defense(logits, asked))
+        once, again = (guarded_release(defense, logits, images).confidences for _ in range(2))
         check_released(once.cpu(), *logits.shape)
         if not torch.equal(once, again):
             raise DefenseFailedError(
@@ -221,7 +220,9 @@ def released_or_refused(compute: Callable[[], list[Released]]) -> list[Released]
     # Whatever model or guard raise, MemoryError, sys.exit and a panic of Rust among it: nothing is
     # released, and the thread that answers lives on. No signal is raised there.
     except BaseException as error:  # noqa: BLE001
-        kind, place = type(error).__name__, where_raised(error)
-    reason = "guard" if kind == DefenseFailedError.__name__ else "failure"
+        by_guard = isinstance(error, DefenseFailedError)
+        raised = error.raised if isinstance(error, DefenseFailedError) else None
+        kind, place = raised or (type(error).__name__, where_raised(error))
+    reason = "guard" if by_guard else "failure"
     log.error("no_release", extra={"facts": {"error": kind, "raised": place}})
     raise no_release(reason)

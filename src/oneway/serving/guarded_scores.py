@@ -7,14 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits
 from oneway.defenses import ServableDefense
 from oneway.errors import DefenseFailedError, InvalidTensorError, TargetFailedError
-from oneway.releases import logits_from_confidences, release
+from oneway.releases import clean_logits_of, guarded_release, release
 from oneway.serving.dialects import Scores
 from oneway.serving.guarded_model import Released, check_guard, check_released, released_or_refused
 from oneway.serving.refusals import upstream_failed
-from oneway.targets.defended import checked_release
 
 REPEAT_TOLERANCE = 1e-3
 """Most that a probability may differ when the same is asked again, as sums on a GPU do."""
@@ -100,9 +98,9 @@ class GuardedScores:
 
     def _release(self, asked: Scored) -> Released:
         clean = self._clean(asked)
-        defense = self.guard.defense
-        defended = defense(clean, self._queries(asked) if defense.requires_input else None)
-        released = checked_release(defense, clean, defended, decimals=self.decimals).cpu()
+        queries = self._queries(asked)
+        answer = guarded_release(self.guard.defense, clean, queries, decimals=self.decimals)
+        released = answer.confidences.cpu()
         check_released(released, len(clean), self.classes)
         return released.numpy()
 
@@ -113,12 +111,9 @@ class GuardedScores:
             raise upstream_failed("upstream_rows")  # whose would they be?
         scores = torch.from_numpy(asked.scores)
         try:
-            if self.outputs == "confidences":
-                return logits_from_confidences(scores).to(self.device)
-            check_logits(scores)
+            return clean_logits_of(scores, self.outputs).to(self.device)
         except InvalidTensorError:
             raise upstream_failed("upstream_scores") from None
-        return scores.to(self.device)
 
     def _queries(self, asked: Scored) -> Tensor | None:
         return None if asked.queries is None else asked.queries.to(self.device)

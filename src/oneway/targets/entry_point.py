@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from oneway.contracts import ScoredTarget, Target
-from oneway.errors import DataError, InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.errors import (
+    DataError,
+    InvalidOptionError,
+    MissingDataError,
+    UnknownNameError,
+    where_raised,
+)
 from oneway.targets.answers import AnswerRules, Outputs, refuse_logits, require_outputs
 from oneway.targets.callables import CallableTarget, callable_target
 from oneway.targets.defended import DefendedTarget
 from oneway.targets.estimator import estimator_target
-from oneway.targets.failure import where_raised
 from oneway.targets.recorded import RecordedTarget
 from oneway.targets.torch_files import NamedModule
 from oneway.targets.torch_module import TorchTarget

@@ -1,23 +1,6 @@
 """What a target's own failure becomes: an error of oneway that names the target."""
 
-import traceback
-
-from oneway.errors import TargetFailedError
-
-
-def where_raised(error: BaseException, file: str | None = None) -> str:
-    """Return ``"model.py, line 12"``, where an exception was raised.
-
-    Args:
-        error: The exception, caught.
-        file: The innermost frame of this file is looked for; without it, or if there is none
-            of it, the innermost of all.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return "no traceback"
-    frame = next((some for some in reversed(frames) if some.filename == file), frames[-1])
-    return f"{frame.filename}, line {frame.lineno}"
+from oneway.errors import TargetFailedError, where_raised
 
 
 def failed(name: str, queries: int, error: Exception, *, caused: bool = True) -> TargetFailedError:

@@ -25,7 +25,7 @@ from oneway.defenses.codebook.measures import (
 )
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.releases import release
+from oneway.releases import guarded_release
 
 ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
@@ -227,7 +227,7 @@ def certify_release(
             f"{type(defense).__name__} is random or looks at the query."
         )
     check_logits(logits)
-    released = release(defense(logits), dtype=torch.float64)
+    released = guarded_release(defense, logits, dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     return _certificate(cells, released, logits, queries, True, generator, level)
 

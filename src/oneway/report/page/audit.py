@@ -49,7 +49,7 @@ from oneway.report.page.words import (
     limits,
     seeds_notice,
 )
-from oneway.report.table import KNOWS, LABEL_LEAKS, Listing
+from oneway.report.table import LABEL_LEAKS, Listing, knows
 
 Record = Mapping[str, Any]
 
@@ -424,7 +424,7 @@ def _how(record: Record) -> list[tuple[str, str]]:
         facts.append(("Command", record["command"]))
     facts += [
         ("Data", f"{record['auxiliary']:,} auxiliary rows, {record['queries']:,} test queries"),
-        ("Attackers", "; ".join(f"{name}: {KNOWS.get(name, '')}" for name in record["errors"])),
+        ("Attackers", "; ".join(f"{name}: {knows(name)}" for name in record["errors"])),
         ("Input transforms", ", ".join(plan["input_transforms"])),
         ("Decoder widths", ", ".join(map(str, plan["widths"]))),
         (

@@ -27,7 +27,7 @@ from oneway.report.summary import (
     summary_remarks,
     summary_table,
 )
-from oneway.report.table import KNOWS, LABEL_LEAKS, Listing
+from oneway.report.table import LABEL_LEAKS, Listing, knows
 
 Record = Mapping[str, Any]
 
@@ -440,7 +440,7 @@ def _how(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
             f"{data['test']:,} queries"
             + (f", scaled to {data['side']} x {data['side']}" if data.get("side") else ""),
         ),
-        ("Attackers", "; ".join(f"{name}: {KNOWS.get(name, '')}" for name in attackers)),
+        ("Attackers", "; ".join(f"{name}: {knows(name)}" for name in attackers)),
     ]
     for told, key in (("Input transforms", "input_transforms"), ("Decoder widths", "widths")):
         if spec["attackers"].get(key):
