@@ -222,7 +222,7 @@ def chernoff_lower(mean: float, count: int, risk: float) -> float:
     )
 
 
-def floor_of(halves: list[float], count: int, level: float) -> float:
+def lower_bound_of(halves: list[float], count: int, level: float) -> float:
     """Return the distribution-free lower bound from the halves of the pairs' mean squared
     differences.
 

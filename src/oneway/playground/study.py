@@ -22,7 +22,6 @@ from oneway.contracts import (
 from oneway.data import Dataset, ProgressCallback, load_dataset
 from oneway.defenses import build_defense
 from oneway.defenses.codebook import Codebook, CodebookRelease
-from oneway.defenses.codebook.certificate import table_hash
 from oneway.evaluation import (
     AttackResult,
     Baselines,
@@ -278,7 +277,7 @@ class Study:
         spec = {
             "setting": setting.as_json(),
             "surrogate": self._surrogate_mark,
-            "book": table_hash(self._books[setting]) if setting in self._books else None,
+            "book": self._books[setting].digest() if setting in self._books else None,
             "data": fingerprint(images, logits),
         }
         released = self._store.tensors("releases", spec, compute)["released"]

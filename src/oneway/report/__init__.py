@@ -9,9 +9,9 @@ from oneway.report.audit import (
     verdict,
 )
 from oneway.report.certificate import (
+    candidates_table,
     certificate_lines,
     certificate_table,
-    family_table,
 )
 from oneway.report.figure import draw_reconstructions
 from oneway.report.frontier import draw_frontier, frontier, frontier_lines
@@ -30,12 +30,12 @@ __all__ = [
     "Listing",
     "attack_table",
     "attackers_table",
+    "candidates_table",
     "certificate_lines",
     "certificate_table",
     "distortion_line",
     "draw_frontier",
     "draw_reconstructions",
-    "family_table",
     "flag_lines",
     "frontier",
     "frontier_lines",

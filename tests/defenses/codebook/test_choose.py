@@ -18,7 +18,7 @@ from oneway.defenses.codebook import (
     merge_calibration,
     table,
 )
-from oneway.defenses.codebook.choose import RATE_WEIGHTS
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.errors import InvalidOptionError
 from reference import codebook as slow
 from rows import random_rows
@@ -55,7 +55,7 @@ def measured(book, logits):
     moved, apart, kept = [], [], []
     for scores, cell in zip(logits.double().numpy(), cells, strict=True):
         clean = slow.softmax(scores)
-        told = book.spread(book.values, cell.view(1))[0].numpy()
+        told = book.expand(book.values, cell.view(1))[0].numpy()
         moved.append(np.abs(told - clean).sum())
         logs = np.log(told)
         apart.append(np.abs((logs - logs.mean()) - (scores - scores.mean())).mean())
@@ -83,7 +83,7 @@ def within(found, budget):
 @pytest.mark.parametrize("classes", [3, 8])
 def test_a_table_is_measured_as_the_reference_measures_it(weight, classes):
     logits = random_rows(2, 250, classes, torch.float64, 1.5)
-    book = fit_codebook(logits, FitSettings(8, weight))
+    book = fit_codebook(logits, FitSettings(min_members=8, rate_weight=weight))
     found = vars(measure_codebook(book, logits))
     assert found == pytest.approx(measured(book, logits), rel=1e-9, abs=1e-9)
 
@@ -91,9 +91,11 @@ def test_a_table_is_measured_as_the_reference_measures_it(weight, classes):
 @pytest.mark.parametrize("listed", [8, 3])
 def test_many_rows_are_measured_in_parts_and_found_the_same_to_the_bit(listed, monkeypatch):
     logits = random_rows(2, 250, 8, torch.float64, 1.5)
-    book = fit_codebook(logits, FitSettings(8, 0.02, listed=listed))
+    book = fit_codebook(
+        logits, FitSettings(min_members=8, rate_weight=0.02, explicit_classes=listed)
+    )
     whole = measure_codebook(book, logits)
-    monkeypatch.setattr(table, "AT_ONCE", 9 * max(book.edges[0].numel(), 8))
+    monkeypatch.setattr(table, "NUMBERS_AT_ONCE", 9 * max(book.edges[0].numel(), 8))
     assert book.rows_at_once == 9
     assert measure_codebook(book, logits) == whole
 
@@ -165,7 +167,7 @@ def test_images_count_in_a_choice_as_they_did_in_the_cut():
     logits, images = scored(3, 500)
     plain, mixed = (
         choose_codebook(
-            cut_calibration(logits, FitSettings(10, image_weight=weight), images),
+            cut_calibration(logits, FitSettings(min_members=10, image_weight=weight), images),
             logits,
             Budget(l1_mean=0.3),
         )

@@ -10,7 +10,6 @@ from torch import nn
 
 from defenses.codebook.scored import PIXELS, scored
 from oneway.defenses.codebook import FitSettings, fit_codebook, plant_decoys
-from oneway.defenses.codebook.release import fault_of
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
 from rows import random_rows
 from surrogates import random_images, small_inverter
@@ -39,14 +38,14 @@ class Smooth(nn.Module):
 @pytest.fixture(scope="module")
 def training_data():
     logits, images = scored(1, 500)
-    return fit_codebook(logits, FitSettings(10, 0.005)), logits, images
+    return fit_codebook(logits, FitSettings(min_members=10, rate_weight=0.005)), logits, images
 
 
 SURROGATES = [Smooth(1), Smooth(2)]
 
 
 def told_by(book):
-    return book.spread(book.values, torch.arange(book.sizes.cells))
+    return book.expand(book.values, torch.arange(book.sizes.cells))
 
 
 def mean_images(book, logits, images):
@@ -75,7 +74,9 @@ def test_codewords_stay_within_their_budgets_and_their_label_leads(
     l1_budget, nats, step_size, listed
 ):
     logits, images = scored(1, 500)
-    book = fit_codebook(logits, FitSettings(10, 0.005, listed=listed))
+    book = fit_codebook(
+        logits, FitSettings(min_members=10, rate_weight=0.005, explicit_classes=listed)
+    )
     decoys = plant_decoys(
         book,
         logits,
@@ -98,7 +99,7 @@ def test_codewords_stay_within_their_budgets_and_their_label_leads(
     index = book.labels.unsqueeze(-1)
     assert (after.gather(-1, index) > after.scatter(-1, index, -1).amax(-1, keepdim=True)).all()
     assert (after.sum(-1) - 1).abs().max() < 1e-12
-    assert fault_of(decoys) is None
+    assert decoys.fault() is None
 
 
 def test_nothing_but_codewords_changes_and_not_those_of_the_table_itself(training_data):
@@ -159,7 +160,7 @@ def test_one_small_step_goes_where_the_error_rises(training_data):
 
     def errors_at(values):
         with torch.no_grad():
-            rows = book.spread(values, torch.arange(len(values))).softmax(-1)
+            rows = book.expand(values, torch.arange(len(values))).softmax(-1)
             told = torch.stack(
                 [(one(rows) - targets).square().flatten(1).mean(-1) for one in SURROGATES]
             )
@@ -187,7 +188,7 @@ def test_cells_that_nobody_is_in_aim_at_their_label_s_image():
         random_images(4, 120, PIXELS).double(),
     )
     logits[:, 2] = -50
-    book = fit_codebook(logits, FitSettings(5, 0.0))
+    book = fit_codebook(logits, FitSettings(min_members=5, rate_weight=0.0))
     # Asked about by a few: most cells are empty then, and one label has nobody.
     few = logits[:15], images[:15]
     targets = mean_images(book, *few)
@@ -200,7 +201,9 @@ def test_cells_that_nobody_is_in_aim_at_their_label_s_image():
 
 def test_a_trained_kind_of_surrogate_in_float32_is_misled_by_a_sparse_table():
     logits, images = scored(5, 400)
-    book = fit_codebook(logits.float(), FitSettings(10, 0.005, listed=2))
+    book = fit_codebook(
+        logits.float(), FitSettings(min_members=10, rate_weight=0.005, explicit_classes=2)
+    )
     surrogates = [small_inverter(seed, CLASSES, PIXELS) for seed in (1, 2)]
     found = []
     for queries in (images.float(), images):
@@ -216,10 +219,10 @@ def test_a_trained_kind_of_surrogate_in_float32_is_misled_by_a_sparse_table():
 def test_a_value_next_to_nothing_stays_above_nothing():
     logits = torch.cat([torch.zeros(30, 1), torch.full((30, 1), -900.0)], -1).double()
     logits = torch.cat([logits, logits.flip(-1)])
-    book = fit_codebook(logits, FitSettings(10))
+    book = fit_codebook(logits, FitSettings(min_members=10))
     images = random_images(1, 60, PIXELS).double()
     decoys = plant_decoys(book, logits, images, [Smooth(1, 2)], steps=30, step_size=20.0)
-    assert fault_of(decoys) is None
+    assert decoys.fault() is None
 
 
 def test_inference_mode_and_no_grad_change_nothing(training_data):

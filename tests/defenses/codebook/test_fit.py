@@ -21,7 +21,7 @@ from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameErr
 from reference import codebook as slow
 from rows import random_rows, same_bits
 
-FEW = FitSettings(min_members=5, rate_weight=0.0, most_boxes=6)
+FEW = FitSettings(min_members=5, rate_weight=0.0, max_boxes=6)
 
 
 def by_label(logits):
@@ -55,7 +55,9 @@ def logits():
 
 @pytest.mark.parametrize("listed", [4, 2, 1])
 def test_boxes_are_those_of_a_tree_of_best_cuts_and_rows_walk_to_theirs(logits, listed):
-    book = fit_codebook(logits, FitSettings(5, 0.0, most_boxes=6, listed=listed))
+    book = fit_codebook(
+        logits, FitSettings(min_members=5, rate_weight=0.0, max_boxes=6, explicit_classes=listed)
+    )
     cells, fresh = book(logits), scored(2, 300)[0]
     fresh_cells = book(fresh)
     for label in range(4):
@@ -77,7 +79,9 @@ def test_boxes_are_those_of_a_tree_of_best_cuts_and_rows_walk_to_theirs(logits, 
 @pytest.mark.parametrize("listed", [4, 2])
 @pytest.mark.parametrize("rate_weight", [0.0, 0.003, 0.05])
 def test_boxes_are_merged_as_the_objective_says(logits, rate_weight, listed):
-    settings = FitSettings(5, rate_weight, most_boxes=6, listed=listed)
+    settings = FitSettings(
+        min_members=5, rate_weight=rate_weight, max_boxes=6, explicit_classes=listed
+    )
     book = fit_codebook(logits, settings)
     cells = book(logits)
     for label in range(4):
@@ -92,9 +96,11 @@ def test_images_that_differ_are_joined_where_they_count(logits):
     images = scored(1, 400)[1]
     flat = images.flatten(1).numpy()
     rate_weight, image_weight = 1e-4, 100.0
-    settings = FitSettings(5, rate_weight, image_weight, most_boxes=6)
+    settings = FitSettings(
+        min_members=5, rate_weight=rate_weight, image_weight=image_weight, max_boxes=6
+    )
     book = fit_codebook(logits, settings, images)
-    plain = fit_codebook(logits, FitSettings(5, rate_weight, most_boxes=6))
+    plain = fit_codebook(logits, FitSettings(min_members=5, rate_weight=rate_weight, max_boxes=6))
     cells, differ = book(logits), 0
     for label in range(4):
         rows, numbers = seen_rows(book, logits, label)
@@ -115,7 +121,9 @@ def test_cells_are_joined_by_their_images_alone_where_scores_do_not_tell():
     top = torch.tensor([0.6, 0.7, 0.8, 0.9], dtype=torch.float64).repeat_interleave(10)
     logits = torch.stack([top, 1 - top], -1).log()
     images = torch.tensor([0.0, 0.5, 0.5, 1.0]).repeat_interleave(10).view(-1, 1, 1, 1)
-    calibration = cut_calibration(logits, FitSettings(10, 0.0, 1.0), images)
+    calibration = cut_calibration(
+        logits, FitSettings(min_members=10, rate_weight=0.0, image_weight=1.0), images
+    )
     for weight, sets in ((0.0, 4), (3.0, 3)):
         cells = merge_calibration(calibration, 0.0, weight)(logits).view(4, 10)
         assert (cells == cells[:, :1]).all()
@@ -139,7 +147,9 @@ def test_every_cell_has_its_members_and_releases_their_mean(
     logits[:, 4] -= 6
     if coarse:
         logits = logits.round()  # with ties, within rows and between them
-    book = fit_codebook(logits, FitSettings(least, rate_weight, listed=listed))
+    book = fit_codebook(
+        logits, FitSettings(min_members=least, rate_weight=rate_weight, explicit_classes=listed)
+    )
     cells = book(logits)
     for label, numbers in by_label(logits).items():
         own = (book.labels == label).nonzero()[:, 0].tolist()
@@ -157,11 +167,11 @@ def test_every_cell_has_its_members_and_releases_their_mean(
             wanted = mean.copy()
             rest = [k for k in range(5) if k not in order]
             wanted[rest] = mean[rest].sum() / max(1, len(rest))
-            told = book.spread(book.values, torch.tensor([cell]))[0].numpy()
+            told = book.expand(book.values, torch.tensor([cell]))[0].numpy()
             np.testing.assert_allclose(told, wanted, rtol=0, atol=1e-12)
             offset = np.logaddexp.reduce(logits[members].double().numpy(), axis=1).mean()
             np.testing.assert_allclose(float(book.offsets[cell]), offset, rtol=1e-12, atol=1e-12)
-    told = book.spread(book.values, torch.arange(book.sizes.cells))
+    told = book.expand(book.values, torch.arange(book.sizes.cells))
     assert (told > 0).all()
     assert (told.sum(-1) - 1).abs().max() < 1e-12
     index = book.labels.unsqueeze(-1)
@@ -177,7 +187,7 @@ def test_a_label_of_which_too_little_is_known_tells_itself_and_no_more():
     tops = slow.softmaxes(logits.numpy()).max(1).mean()
     for label in (2, 5):
         (cell,) = (book.labels == label).nonzero()[:, 0].tolist()
-        told = book.spread(book.values, torch.tensor([cell]))[0]
+        told = book.expand(book.values, torch.tensor([cell]))[0]
         wanted = np.full(6, (1 - tops) / 5)
         wanted[label] = tops
         np.testing.assert_allclose(told.numpy(), wanted, rtol=1e-12)
@@ -187,15 +197,15 @@ def test_a_label_of_which_too_little_is_known_tells_itself_and_no_more():
         assert (book(asked) == cell).all()
     # Where nobody is sure, the label still leads.
     even = fit_codebook(torch.zeros(10, 6), FitSettings(min_members=5))
-    told = even.spread(even.values, torch.arange(1, 6))
+    told = even.expand(even.values, torch.arange(1, 6))
     np.testing.assert_allclose(told.amax(-1).numpy(), 1.5 / 6, rtol=1e-12)
 
 
 @pytest.mark.parametrize("classes", [3, 40, 300])
 def test_scores_that_all_tie_have_one_cell_whose_label_leads(classes):
-    book = fit_codebook(torch.zeros(60, classes), FitSettings(min_members=5, listed=20))
+    book = fit_codebook(torch.zeros(60, classes), FitSettings(min_members=5, explicit_classes=20))
     assert book.sizes.cells == classes
-    told = book.spread(book.values, torch.tensor([0]))[0]
+    told = book.expand(book.values, torch.tensor([0]))[0]
     assert told[0] > told[1:].max()
     np.testing.assert_allclose(told.numpy(), 1 / classes, rtol=1e-12)
 
@@ -252,7 +262,9 @@ def test_merging_never_raises_the_objective_and_stops_where_no_pair_lowers_it(
 ):
     logits, images = scored(6, 600)
     flat = images.flatten(1).numpy()
-    calibration = cut_calibration(logits, FitSettings(15, 0.0, 1.0), images)
+    calibration = cut_calibration(
+        logits, FitSettings(min_members=15, rate_weight=0.0, image_weight=1.0), images
+    )
     apart, book = (
         merge_calibration(calibration, *weights)
         for weights in ((0.0, 0.0), (rate_weight, image_weight))
@@ -283,15 +295,18 @@ def test_a_sparse_table_is_the_dense_one_where_the_tail_is_even():
     few = scored(7, 800, classes=3, pull=0.0)[0]
     logits = torch.cat([few, few.new_full((800, 27), -3.0)], -1)
     dense, sparse = (
-        fit_codebook(logits, FitSettings(10, 0.002, listed=listed)) for listed in (30, 3)
+        fit_codebook(
+            logits, FitSettings(min_members=10, rate_weight=0.002, explicit_classes=listed)
+        )
+        for listed in (30, 3)
     )
     assert dense.is_dense
     assert sparse.values.shape[1] == 4
-    released = [book.spread(book.values, book(logits)) for book in (dense, sparse)]
+    released = [book.expand(book.values, book(logits)) for book in (dense, sparse)]
     assert (released[0] - released[1]).abs().sum(-1).mean() < 0.01
     # L1 over 27 like classes is L1 of their sum, so that the same cuts are best.
     assert dense.sizes.cells == pytest.approx(sparse.sizes.cells, abs=6)
-    told = sparse.spread(sparse.values, torch.arange(sparse.sizes.cells))
+    told = sparse.expand(sparse.values, torch.arange(sparse.sizes.cells))
     assert (told.sum(-1) - 1).abs().max() < 1e-12
     # Beyond those listed all are told the same, whatever they had.
     labels = sparse.labels.unsqueeze(-1)
@@ -301,7 +316,7 @@ def test_a_sparse_table_is_the_dense_one_where_the_tail_is_even():
 
 
 def test_listed_classes_are_the_likeliest_of_their_label(logits):
-    book = fit_codebook(logits, FitSettings(5, listed=2))
+    book = fit_codebook(logits, FitSettings(min_members=5, explicit_classes=2))
     for label, numbers in by_label(logits).items():
         probabilities = slow.softmaxes(logits[numbers].numpy())
         assert book.classes[label].tolist() == slow.listed_classes(probabilities, label, 2)
@@ -309,7 +324,7 @@ def test_listed_classes_are_the_likeliest_of_their_label(logits):
 
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_no_label_has_more_boxes_than_allowed(logits, most):
-    book = fit_codebook(logits, FitSettings(2, 0.0, most_boxes=most))
+    book = fit_codebook(logits, FitSettings(min_members=2, rate_weight=0.0, max_boxes=most))
     assert (book.labels.bincount() <= most).all()
     assert int(book.labels.bincount().max()) == most
 
@@ -345,7 +360,10 @@ def test_distortion_is_the_l1_distance_from_the_center():
 
 @pytest.mark.parametrize("listed", [4, 2])
 def test_a_median_is_released_where_it_is_asked_for(logits, listed):
-    book = fit_codebook(logits, FitSettings(6, 0.02, listed=listed, center="median"))
+    book = fit_codebook(
+        logits,
+        FitSettings(min_members=6, rate_weight=0.02, explicit_classes=listed, center="median"),
+    )
     cells = book(logits)
     assert (cells.bincount(minlength=book.sizes.cells) == book.members).all()
     for cell, label in enumerate(book.labels.tolist()):
@@ -369,8 +387,8 @@ def test_a_median_is_released_where_it_is_asked_for(logits, listed):
         ({"rate_weight": True}, "rate_weight must be finite"),
         ({"image_weight": -1}, "image_weight must be"),
         ({"image_weight": math.inf}, "image_weight must be"),
-        ({"most_boxes": 0}, "most_boxes must be"),
-        ({"listed": 0}, "listed must be"),
+        ({"max_boxes": 0}, "max_boxes must be"),
+        ({"explicit_classes": 0}, "explicit_classes must be"),
     ],
 )
 def test_settings_outside_their_range_are_refused_by_name(options, text):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.defenses.codebook import table
-from oneway.defenses.codebook.table import Codebook, first_box, seen_through, width_of
+from oneway.defenses.codebook.table import Codebook, first_box, project, width_of
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from reference import codebook as slow
 from rows import random_rows, score_rows
@@ -19,13 +19,13 @@ def filled(seed, classes, listed, boxes):
     book = Codebook(classes, listed, boxes, classes * boxes)
     for label in range(classes):
         others = [k for k in range(classes) if k != label]
-        order = [label, *numbers.permutation(others)[: book.sizes.listed - 1]]
+        order = [label, *numbers.permutation(others)[: book.sizes.explicit_classes - 1]]
         book.classes[label] = torch.tensor(order)
     edges = torch.from_numpy(numbers.uniform(0, 1, book.edges.shape))
     edges[torch.from_numpy(numbers.random(edges.shape) < 0.3)] = torch.inf
     edges[:, -1] = torch.inf
     book.edges.copy_(edges)
-    book.owner.copy_(torch.arange(classes * boxes).view(classes, boxes))
+    book.assignment.copy_(torch.arange(classes * boxes).view(classes, boxes))
     book.labels.copy_(torch.arange(classes).repeat_interleave(boxes))
     book.values.copy_(torch.from_numpy(numbers.random(book.values.shape)))
     return book
@@ -38,7 +38,7 @@ def cell_of(book, scores):
     row = slow.seen(probabilities, book.classes[label].tolist())
     for box, edges in enumerate(book.edges[label].tolist()):
         if all(value <= edge for value, edge in zip(row, edges, strict=True)):
-            return int(book.owner[label, box])
+            return int(book.assignment[label, box])
     raise AssertionError("the last box has no edges")
 
 
@@ -63,14 +63,14 @@ def test_many_rows_are_compared_in_parts_and_found_in_the_same_cells(classes, li
         return first_box(rows, edges)
 
     most = 7 * book.edges[0].numel()
-    monkeypatch.setattr(table, "AT_ONCE", most)
+    monkeypatch.setattr(table, "NUMBERS_AT_ONCE", most)
     monkeypatch.setattr(table, "first_box", watched)
     assert book.rows_at_once == 7
     assert torch.equal(book(logits), whole)
     assert max(compared) <= most
     assert len(compared) == 43  # of 300 rows, by seven
     # However large one row's boxes are, it is looked at.
-    monkeypatch.setattr(table, "AT_ONCE", 1)
+    monkeypatch.setattr(table, "NUMBERS_AT_ONCE", 1)
     assert torch.equal(book(logits[:5]), whole[:5])
 
 
@@ -86,7 +86,7 @@ def test_what_a_table_sees_are_the_listed_and_what_is_left(seed, classes, listed
     numbers = np.random.default_rng(seed)
     probabilities = slow.softmaxes(numbers.normal(size=(4, classes)))
     orders = [numbers.permutation(classes)[:listed].tolist() for _ in range(4)]
-    told = seen_through(torch.from_numpy(probabilities), torch.tensor(orders), listed == classes)
+    told = project(torch.from_numpy(probabilities), torch.tensor(orders), dense=listed == classes)
     wanted = [slow.seen(*pair) for pair in zip(probabilities, orders, strict=True)]
     np.testing.assert_allclose(told.numpy(), wanted, rtol=0, atol=1e-15)
     assert told.shape[1] == width_of(classes, listed)
@@ -97,18 +97,18 @@ def test_what_a_table_sees_are_the_listed_and_what_is_left(seed, classes, listed
 def test_a_vector_is_spread_to_each_class_of_its_label_s_list(classes, listed):
     book = filled(4, classes, listed, 3)
     cells = torch.tensor([0, 3 * classes - 1, 5, 5])
-    for row, cell in zip(book.spread(book.values, cells), cells.tolist(), strict=True):
+    for row, cell in zip(book.expand(book.values, cells), cells.tolist(), strict=True):
         order = book.classes[book.labels[cell]].tolist()
         values = book.values[cell].tolist()
         wanted = [values[order.index(k)] if k in order else values[listed] for k in range(classes)]
         assert row.tolist() == wanted
-    assert book.spread(book.values, cells[:0]).shape == (0, classes)
+    assert book.expand(book.values, cells[:0]).shape == (0, classes)
 
 
 def test_an_empty_table_has_one_cell_per_label():
     book = Codebook(4, 9, 3, 4)
     assert book.is_dense
-    assert book.architecture == {"num_classes": 4, "listed": 4, "boxes": 3, "cells": 4}
+    assert book.architecture == {"num_classes": 4, "explicit_classes": 4, "boxes": 3, "cells": 4}
     logits = random_rows(0, 50, 4, torch.float32, 2)
     assert torch.equal(book(logits), logits.argmax(-1))
 
@@ -117,7 +117,7 @@ def test_an_empty_table_has_one_cell_per_label():
     ("sizes", "text"),
     [
         ((1, 1, 1, 2), "num_classes must be"),
-        ((3, 0, 1, 3), "listed must be"),
+        ((3, 0, 1, 3), "explicit_classes must be"),
         ((3, 2, 0, 3), "boxes must be"),
         ((3, 2, 1, 2), "cells must be a whole number of at least 3"),
         ((3, 2, 1.0, 3), "boxes must be"),
