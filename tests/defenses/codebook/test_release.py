@@ -1,5 +1,6 @@
 """The release: what is answered, what is certified, and what a file must be to be believed."""
 
+import copy
 import itertools
 import json
 import math
@@ -22,9 +23,11 @@ from oneway.defenses.codebook import (
     certify,
     cut_calibration,
     fit_codebook,
+    measure_codebook,
     merge_calibration,
     table,
 )
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.release import first_copies
 from oneway.defenses.codebook.table import MAX_OFFSET, first_box
 from oneway.errors import (
@@ -41,6 +44,12 @@ from rows import leads, random_rows, same_bits
 SETTINGS = FitSettings(min_members=10, rate_weight=0.02)
 
 
+def settings_of(rate_weight, explicit_classes=32, min_members=10):
+    return FitSettings(
+        min_members=min_members, rate_weight=rate_weight, explicit_classes=explicit_classes
+    )
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -53,24 +62,21 @@ def release():
 # What is answered.
 
 
-@pytest.mark.parametrize("listed", [4, 2])
-def test_every_query_of_a_cell_is_answered_the_mean_of_its_calibration(listed):
-    logits = scored(1, 800)[0]
-    book = fit_codebook(
-        logits, FitSettings(min_members=10, rate_weight=0.02, explicit_classes=listed)
-    )
-    asked = scored(2, 500)[0]
-    told = CodebookRelease(book)(asked)
-    cells, members = book(asked).tolist(), book(logits).tolist()
+def test_every_query_of_a_cell_is_answered_the_mean_of_its_calibration():
+    logits, asked = scored(1, 800)[0], scored(2, 500)[0]
     clean = slow.softmaxes(logits.numpy())
-    for row, cell in zip(told.softmax(-1), cells, strict=True):
-        mean = clean[[place for place, other in enumerate(members) if other == cell]].mean(0)
-        order = book.classes[book.labels[cell]].tolist()
-        rest = [k for k in range(4) if k not in order]
-        mean[rest] = mean[rest].mean() if rest else 0
-        np.testing.assert_allclose(row.numpy(), mean, rtol=0, atol=1e-12)
-    assert len(told.unique(dim=0)) == len(set(cells)) > 6
-    assert leads(told, asked.argmax(-1))
+    for explicit in (4, 2):
+        book = fit_codebook(logits, settings_of(0.02, explicit))
+        answers = CodebookRelease(book)(asked)
+        cells, members = book(asked).tolist(), book(logits).tolist()
+        for row, cell in zip(answers.softmax(-1), cells, strict=True):
+            mean = clean[[place for place, other in enumerate(members) if other == cell]].mean(0)
+            order = book.classes[book.labels[cell]].tolist()
+            rest = [k for k in range(4) if k not in order]
+            mean[rest] = mean[rest].mean() if rest else 0
+            np.testing.assert_allclose(row.numpy(), mean, rtol=0, atol=1e-12)
+        assert len(answers.unique(dim=0)) == len(set(cells)) > 6, f"{explicit} explicit classes"
+        assert leads(answers, asked.argmax(-1))
 
 
 def test_logits_of_a_cell_are_as_high_as_its_members_are(release):
@@ -84,58 +90,56 @@ def test_logits_of_a_cell_are_as_high_as_its_members_are(release):
         assert own.min() - 0.5 <= high[cells == cell][0] <= own.max() + 0.5
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
-def test_each_type_is_answered_as_exactly_as_it_can_be(release, dtype):
-    asked = scored(2, 500)[0].to(dtype)
-    told = release(asked)
-    assert told.dtype == dtype
-    assert leads(told, asked.argmax(-1))
-    assert leads(released_as(told, dtype=dtype), asked.argmax(-1))
-    wide = release(asked.double())
-    if torch.finfo(dtype).bits < 32:
-        wide = wide.log_softmax(-1)
-    # Half a unit in the last place, and one for a label that was lifted.
-    slack = 1.5 * torch.finfo(dtype).eps * wide.abs().amax(-1, keepdim=True)
-    assert ((told.double() - wide).abs() <= slack.clamp_min(1e-12)).all()
-    assert len(told.unique(dim=0)) <= release.state.sizes.cells
-
-
-@pytest.mark.parametrize("decimals", [None, 2])
-@pytest.mark.parametrize("listed", [4, 2])
-def test_one_lookup_gives_what_a_release_makes_of_the_answer(listed, decimals):
-    book = fit_codebook(
-        scored(1, 400)[0], FitSettings(min_members=10, rate_weight=0.02, explicit_classes=listed)
-    )
-    asked = scored(2, 200)[0]
+def test_each_type_is_answered_as_exactly_as_it_can_be(release):
     for dtype in FLOATING:
-        one = CodebookRelease(book)
-        told = one.probabilities(asked, dtype=dtype, decimals=decimals)
-        assert same_bits(told, released_as(one(asked), dtype=dtype, decimals=decimals))
-    # And what is told of each cell is that, of float32 scores.
-    values = CodebookRelease(book).released_values()
-    told = CodebookRelease(book).probabilities(asked.float())
-    assert torch.equal(book.expand(values, book(asked.float())), told)
+        asked = scored(2, 500)[0].to(dtype)
+        answers = release(asked)
+        assert answers.dtype == dtype
+        assert leads(answers, asked.argmax(-1)), dtype
+        assert leads(released_as(answers, dtype=dtype), asked.argmax(-1)), dtype
+        wide = release(asked.double())
+        if torch.finfo(dtype).bits < 32:
+            wide = wide.log_softmax(-1)
+        # Half a unit in the last place, and one for a label that was lifted.
+        slack = 1.5 * torch.finfo(dtype).eps * wide.abs().amax(-1, keepdim=True)
+        assert ((answers.double() - wide).abs() <= slack.clamp_min(1e-12)).all(), dtype
+        assert len(answers.unique(dim=0)) <= release.state.sizes.cells
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_types_release_what_was_certified_however_high_the_logits_are(dtype):
+def test_one_lookup_gives_what_a_release_makes_of_the_answer():
+    asked = scored(2, 200)[0]
+    for explicit, decimals in itertools.product((4, 2), (None, 2)):
+        book = fit_codebook(scored(1, 400)[0], settings_of(0.02, explicit))
+        release = CodebookRelease(book)
+        for dtype in FLOATING:
+            looked_up = release.probabilities(asked, dtype=dtype, decimals=decimals)
+            wanted = released_as(release(asked), dtype=dtype, decimals=decimals)
+            assert same_bits(looked_up, wanted), (explicit, decimals, dtype)
+        # And the released values of each cell are those, of float32 scores.
+        answers = release.probabilities(asked.float())
+        cells = book(asked.float())
+        assert torch.equal(book.expand(release.released_values(), cells), answers)
+
+
+def test_narrow_types_release_what_was_certified_however_high_the_logits_are():
     logits = scored(1, 400)[0] + 100
-    book = fit_codebook(logits, FitSettings(min_members=10, rate_weight=0.02))
+    book = fit_codebook(logits, settings_of(0.02))
     assert book.offsets.min() > 90
-    asked = logits.to(dtype)
-    told = released_as(CodebookRelease(book)(asked), dtype=torch.float64)
-    certified = book.expand(book.values, book(asked))
-    # A logit is off by half a unit in its last place, and exp(logit) by that times itself, p log p;
-    # the sum that all are divided by is off by as much again.
-    eps = torch.finfo(dtype).eps
-    off = eps / 2 * certified * certified.log().abs()
-    slack = off + certified * off.sum(-1, keepdim=True)
-    # A label that would tie is lifted by a step.
-    slack = slack + eps * certified.amax(-1, keepdim=True)
-    assert ((told - certified).abs() <= 1.01 * slack).all()
-    assert float((told - certified).abs().sum(-1).max()) < 0.01
-    wide = released_as(CodebookRelease(book)(asked.float()), dtype=torch.float64)
-    assert torch.allclose(wide, certified, rtol=0, atol=1e-4)
+    for dtype in (torch.float16, torch.bfloat16):
+        asked = logits.to(dtype)
+        released = released_as(CodebookRelease(book)(asked), dtype=torch.float64)
+        certified = book.expand(book.values, book(asked))
+        # A logit is off by half a unit in its last place, and exp(logit) by that times itself,
+        # p log p; the sum that all are divided by is off by as much again.
+        eps = torch.finfo(dtype).eps
+        off = eps / 2 * certified * certified.log().abs()
+        slack = off + certified * off.sum(-1, keepdim=True)
+        # A label that would tie is lifted by a step.
+        slack = slack + eps * certified.amax(-1, keepdim=True)
+        assert ((released - certified).abs() <= 1.01 * slack).all(), dtype
+        assert float((released - certified).abs().sum(-1).max()) < 0.01, dtype
+        wide = released_as(CodebookRelease(book)(asked.float()), dtype=torch.float64)
+        assert torch.allclose(wide, certified, rtol=0, atol=1e-4), dtype
 
 
 def test_many_rows_are_looked_up_in_parts_and_told_the_same(monkeypatch):
@@ -231,17 +235,28 @@ def test_without_a_share_the_same_queries_do_both_and_the_certificate_says_so():
     assert few.certificate.error is None
 
 
-def test_a_budget_finds_the_weight_on_what_is_fitted():
+def test_a_budget_chooses_the_weight_on_the_queries_that_fit_alone():
     logits, images = scored(1, 800)
+    budget = Budget(bits=2.0)
     release = CodebookRelease.fit(
-        logits, images, generator=seeded(), settings=SETTINGS, budget=Budget(bits=2.0)
+        logits, images, generator=seeded(), settings=SETTINGS, budget=budget
     )
-    order = torch.randperm(800, generator=seeded())[160:]
-    cells = release.state(logits[order])
-    labels = logits[order].argmax(-1)
+    order = torch.randperm(800, generator=seeded())
+    fitting, certifying = order[160:], order[:160]
+    cells, labels = release.state(logits[fitting]), logits[fitting].argmax(-1)
     assert slow.entropy_beyond_label(cells.tolist(), labels.tolist()) <= 2
     assert release.certificate.bits_measured < 2.3
     assert release.state.sizes.cells > 4
+    # Where scores of the certifying queries are far from all vectors, they do not count.
+    logits[certifying] *= 0.1
+    calibration = cut_calibration(logits[fitting], SETTINGS)
+    wanted = merge_calibration(calibration, RATE_WEIGHTS[6])
+    limit = measure_codebook(wanted, logits[fitting]).l1_mean
+    chosen = CodebookRelease.fit(
+        logits, generator=seeded(), settings=SETTINGS, budget=Budget(l1_mean=limit)
+    )
+    assert chosen.state.digest() == wanted.digest()
+    assert measure_codebook(wanted, logits).l1_mean > limit
 
 
 def test_a_table_is_certified_after_it_was_moved():
@@ -359,9 +374,8 @@ def test_options_of_training_reach_the_fit():
     assert train(l1_budget=2.0)[0].sizes.cells == 4
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
+def test_training_options_outside_their_range_are_refused_before_any_work():
+    for option, value in (
         ("min_members", 0),
         ("rate_weight", -1),
         ("image_weight", math.inf),
@@ -369,11 +383,9 @@ def test_options_of_training_reach_the_fit():
         ("l1_budget", -0.1),
         ("held_out", 1.0),
         ("held_out", -0.2),
-    ],
-)
-def test_training_options_outside_their_range_are_refused_before_any_work(option, value):
-    with pytest.raises(InvalidOptionError, match=f"{option} must be"):
-        CodebookRelease.training(**{option: value})
+    ):
+        with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
+            CodebookRelease.training(**{option: value})
     CodebookRelease.training()
 
 
@@ -403,15 +415,13 @@ def test_a_release_comes_back_bit_for_bit_with_its_certificate(release, stored):
     assert stored.with_name("again").read_bytes() == stored.read_bytes()
 
 
-@pytest.mark.parametrize("listed", [4, 1])
-def test_one_without_a_certificate_comes_back_without(tmp_path, listed):
-    book = fit_codebook(
-        scored(1, 300)[0], FitSettings(min_members=10, rate_weight=0.0, explicit_classes=listed)
-    )
-    CodebookRelease(book).save(tmp_path / "bare")
-    loaded = CodebookRelease.load(tmp_path / "bare")
-    assert loaded.certificate is None
-    assert same_bits(loaded(scored(2, 90)[0]), CodebookRelease(book)(scored(2, 90)[0]))
+def test_a_release_without_a_certificate_comes_back_without(tmp_path):
+    for explicit in (4, 1):
+        release = CodebookRelease(fit_codebook(scored(1, 300)[0], settings_of(0.0, explicit)))
+        release.save(tmp_path / "bare")
+        loaded = CodebookRelease.load(tmp_path / "bare")
+        assert loaded.certificate is None
+        assert same_bits(loaded(scored(2, 90)[0]), release(scored(2, 90)[0])), explicit
 
 
 def parts_of(path):
@@ -461,11 +471,11 @@ def test_a_certificate_of_another_table_is_refused_with_the_remedy(release, stor
         assert digest not in text
 
 
-@pytest.mark.parametrize("share", [0, 5, 0.3, 0.9, -1])
-def test_a_truncated_file_is_refused(stored, share):
+def test_a_truncated_file_is_refused(stored):
     whole = stored.read_bytes()
-    stored.write_bytes(whole[: int(share * len(whole))] if 0 < share < 1 else whole[: int(share)])
-    assert "is not a codebook that oneway wrote" in refusal(stored)
+    for length in (0, 5, round(0.3 * len(whole)), round(0.9 * len(whole)), len(whole) - 1):
+        stored.write_bytes(whole[:length])
+        assert "is not a codebook that oneway wrote" in refusal(stored), f"{length} bytes"
 
 
 def test_what_is_no_codebook_is_refused(stored, tmp_path):
@@ -508,12 +518,8 @@ def test_what_is_no_codebook_is_refused(stored, tmp_path):
     assert "is not a codebook that oneway wrote" in refusal(path)
 
 
-@pytest.mark.parametrize("size", ["boxes", "cells", "num_classes"])
-@pytest.mark.parametrize("told", [2_000_000, 2**40, 10**30])
-def test_sizes_that_the_tensors_do_not_have_take_no_memory(stored, size, told, monkeypatch):
+def test_sizes_that_the_tensors_do_not_have_take_no_memory(stored, monkeypatch):
     tensors, header = parts_of(stored)
-    header["architecture"][size] = told
-    write_tensors(stored, tensors, header)
 
     def build(*sizes, _build=Codebook.__init__, **named):
         _build(*sizes, **named)
@@ -521,20 +527,25 @@ def test_sizes_that_the_tensors_do_not_have_take_no_memory(stored, size, told, m
 
     built = []
     monkeypatch.setattr(Codebook, "__init__", build)
-    assert "is not a codebook that oneway wrote" in refusal(stored)
+    for size in ("boxes", "cells", "num_classes"):
+        for claimed in (2_000_000, 2**40, 10**30):
+            sizes = {**header["architecture"], size: claimed}
+            write_tensors(stored, tensors, header | {"architecture": sizes})
+            assert "is not a codebook that oneway wrote" in refusal(stored), (size, claimed)
     assert set(built) <= {"meta"}
 
 
-@pytest.mark.parametrize("name", ["values", "edges", "offsets", "members", "classes"])
-def test_tensors_of_another_type_or_shape_are_refused_by_name(stored, name):
+def test_tensors_of_another_type_or_shape_are_refused_by_name(stored):
     tensors, header = parts_of(stored)
-    own = tensors[name]
-    other = torch.int32 if own.dtype == torch.int64 else torch.float32
-    for changed in (own.to(other), own.unsqueeze(0)):
-        write_tensors(stored, tensors | {name: changed.contiguous()}, header)
-        text = refusal(stored)
-        assert f"the tensor {name} is {str(own.dtype)[6:]} of shape {tuple(own.shape)}" in text
-        assert f"there is {str(changed.dtype)[6:]} of shape {tuple(changed.shape)}" in text
+    for name in ("values", "edges", "offsets", "members", "classes"):
+        tensor = tensors[name]
+        other = torch.int32 if tensor.dtype == torch.int64 else torch.float32
+        wanted = f"the tensor {name} is {str(tensor.dtype)[6:]} of shape {tuple(tensor.shape)}"
+        for changed in (tensor.to(other), tensor.unsqueeze(0)):
+            write_tensors(stored, tensors | {name: changed.contiguous()}, header)
+            text = refusal(stored)
+            assert wanted in text
+            assert f"there is {str(changed.dtype)[6:]} of shape {tuple(changed.shape)}" in text
 
 
 def test_logits_as_high_as_a_type_goes_are_fitted_to_a_table_that_can_be_read(tmp_path):
@@ -583,22 +594,21 @@ UNTRUE = {
 }
 
 
-@pytest.mark.parametrize("fault", UNTRUE)
-def test_a_certificate_that_says_what_cannot_be_is_refused(stored, fault):
-    changes, text = UNTRUE[fault]
+def test_a_certificate_that_says_what_cannot_be_is_refused(stored):
     tensors, header = parts_of(stored)
-    told = header["certificate"]
-    for name, value in changes.items():
-        if name == "error":
-            told[name].update(value)
-        elif name == "error_by_label":
-            told[name]["0"] = told["error"] | value["0"]
-        else:
-            told[name] = value
-    write_tensors(stored, tensors, header)
-    found = refusal(stored)
-    assert text in found
-    assert "the certificate in" in found
+    for fault, (changes, text) in UNTRUE.items():
+        certificate = copy.deepcopy(header["certificate"])
+        for name, value in changes.items():
+            if name == "error":
+                certificate[name].update(value)
+            elif name == "error_by_label":
+                certificate[name]["0"] = certificate["error"] | value["0"]
+            else:
+                certificate[name] = value
+        write_tensors(stored, tensors, header | {"certificate": certificate})
+        message = refusal(stored)
+        assert text in message, fault
+        assert "the certificate in" in message, fault
 
 
 def test_a_certified_label_that_there_is_not_is_refused(stored):
@@ -613,16 +623,10 @@ def test_a_certified_label_that_there_is_not_is_refused(stored):
 
 
 def sparse_book():
-    """Two listed classes of four, several boxes and cells."""
+    """Two explicit classes of four, several boxes and cells."""
     return fit_codebook(
         scored(1, 400)[0], FitSettings(min_members=10, rate_weight=0.02, explicit_classes=2)
     )
-
-
-def edited(name, change):
-    book = sparse_book()
-    change(book.state_dict()[name])
-    return book
 
 
 def put(index, value):
@@ -680,18 +684,20 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_table_that_breaks_a_rule_is_refused_with_the_rule_and_no_value(fault, tmp_path):
-    name, change, text = FAULTS[fault]
-    assert sparse_book().fault() is None
-    book = edited(name, change)
-    assert text in book.fault()
-    CodebookRelease(book).save(tmp_path / "book")
-    told = refusal(tmp_path / "book")
-    assert text in told
-    assert "Fit it again" in told
-    values = {f"{value:.4f}" for value in sparse_book().values.flatten().tolist()}
-    assert not any(value in told for value in values)
+def test_a_table_that_breaks_a_rule_is_refused_with_the_rule_and_no_value(tmp_path):
+    book = sparse_book()
+    assert book.fault() is None
+    state = {name: tensor.clone() for name, tensor in book.state_dict().items()}
+    values = {f"{value:.4f}" for value in book.values.flatten().tolist()}
+    for fault, (name, change, text) in FAULTS.items():
+        book.load_state_dict(state)
+        change(book.state_dict()[name])
+        assert text in book.fault(), fault
+        CodebookRelease(book).save(tmp_path / "book")
+        message = refusal(tmp_path / "book")
+        assert text in message, fault
+        assert "Fit it again" in message
+        assert not any(value in message for value in values), fault
 
 
 def test_every_table_that_is_fitted_is_sound():
@@ -701,7 +707,7 @@ def test_every_table_that_is_fitted_is_sound():
         calibration = cut_calibration(
             logits, FitSettings(min_members=least, explicit_classes=listed)
         )
-        for weight in (0.0, 0.01, math.inf):
+        for weight in (0.0, math.inf):
             assert merge_calibration(calibration, weight).fault() is None
 
 
@@ -714,9 +720,9 @@ def test_a_table_can_be_certified_again_and_kept(release, stored):
     assert release.certificate.queries == 160
 
 
-@pytest.mark.parametrize("dtype", FLOATING, ids=str)
-def test_copies_of_a_query_are_found_in_every_type(dtype):
-    images = torch.rand(6, 1, 3, 3, generator=seeded(3)).to(dtype)
-    queries = torch.cat([images, images[2:4], images[:1]])
-    assert first_copies(queries).tolist() == [0, 1, 2, 3, 4, 5]
-    assert first_copies(images[:, :, 0, 0]).tolist() == [0, 1, 2, 3, 4, 5]
+def test_copies_of_a_query_are_found_in_every_type():
+    for dtype in FLOATING:
+        images = torch.rand(6, 1, 3, 3, generator=seeded(3)).to(dtype)
+        queries = torch.cat([images, images[2:4], images[:1]])
+        assert first_copies(queries).tolist() == [0, 1, 2, 3, 4, 5], dtype
+        assert first_copies(images[:, :, 0, 0]).tolist() == [0, 1, 2, 3, 4, 5], dtype
