@@ -58,7 +58,7 @@ def test_the_guard_s_own_table_stays_where_it_is(monkeypatch):
     def moved(*_: object, **__: object) -> None:
         raise AssertionError("the guard's table was moved")
 
-    monkeypatch.setattr(type(book.network), "_apply", moved)
+    monkeypatch.setattr(type(book.state), "_apply", moved)
     codebook_to_onnx(book)
 
 

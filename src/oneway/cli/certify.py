@@ -88,7 +88,7 @@ def certify(
         if required[flag] is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
     certificate = certify_table(
-        release.network,
+        release.state,
         logits,
         queries,
         independent=True,

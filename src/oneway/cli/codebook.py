@@ -145,7 +145,7 @@ def codebook(
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)
-    cells = release.network.sizes
+    cells = release.state.sizes
     typer.echo(f"wrote {out}: {cells.cells} vectors for {cells.num_classes} labels")
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
     show_certificate(release.certificate)
@@ -158,10 +158,10 @@ def codebook(
 
 def _decoys(inverters: list[Path], l1_budget: float, device: "torch.device") -> "Move | None":
     """Return what plants decoys against inverters from files; None if there are none."""
-    from oneway.defenses import load_network
+    from oneway.defenses import load_module
     from oneway.defenses.codebook import Codebook, plant_decoys
 
-    surrogates = [load_network(path, "inverter").network.to(device) for path in inverters]
+    surrogates = [load_module(path, "inverter").module.to(device) for path in inverters]
     if not surrogates:
         return None
 

@@ -35,8 +35,8 @@ def codebook_to_onnx(guard: CodebookRelease) -> "onnx.ModelProto":
     """
     graph = _Graph()
     # A copy on the CPU: the guard's own table stays where it answers.
-    book = Codebook(**guard.network.architecture)
-    book.load_state_dict(guard.network.state_dict())
+    book = Codebook(**guard.state.architecture)
+    book.load_state_dict(guard.state.state_dict())
     rows, classes = _project(graph, book)
     box = _first_box(graph, book, rows)
     table = guard.released_values().cpu()
@@ -144,7 +144,7 @@ def guard_onnx_model(
             guard's classes, or comes out of a softmax.
         MissingExtraError: The package onnx is not installed.
     """
-    _check_output(model, output, guard.network.sizes.num_classes)
+    _check_output(model, output, guard.state.sizes.num_classes)
     compose = load_extra("onnx.compose", **NEEDED)
     converter = load_extra("onnx.version_converter", **NEEDED)
     versions = {opset.domain: opset.version for opset in model.opset_import}

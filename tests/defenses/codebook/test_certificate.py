@@ -428,9 +428,9 @@ def test_nobody_beats_what_is_certified_and_who_knows_the_cells_reaches_it():
     )
     told = fitted.certificate.error
     learning, asked = scored(3, 40000), scored(4, 20000)
-    cells = [fitted.network(scores) for scores, _ in (learning, asked)]
+    cells = [fitted.state(scores) for scores, _ in (learning, asked)]
     flat = [some.flatten(1) for _, some in (learning, asked)]
-    count = fitted.network.sizes.cells
+    count = fitted.state.sizes.cells
     sums = torch.zeros(count, 16, dtype=torch.float64).index_add_(0, cells[0], flat[0])
     means = sums / cells[0].bincount(minlength=count).clamp_min(1).unsqueeze(-1)
     best = float((means[cells[1]] - flat[1]).square().mean())

@@ -18,6 +18,7 @@ from oneway.contracts import TrainingData
 from oneway.defenses.codebook import (
     Budget,
     Codebook,
+    CodebookOptions,
     CodebookRelease,
     FitSettings,
     certify,
@@ -82,7 +83,7 @@ def test_every_query_of_a_cell_is_answered_the_mean_of_its_calibration():
 def test_logits_of_a_cell_are_as_high_as_its_members_are(release):
     asked = scored(1, 800)[0]
     told = release(asked)
-    cells = release.network(asked)
+    cells = release.state(asked)
     high = told.logsumexp(-1)
     for cell in cells.unique().tolist():
         assert float(high[cells == cell].std()) < 1e-12
@@ -103,7 +104,7 @@ def test_each_type_is_answered_as_exactly_as_it_can_be(release):
         # Half a unit in the last place, and one for a label that was lifted.
         slack = 1.5 * torch.finfo(dtype).eps * wide.abs().amax(-1, keepdim=True)
         assert ((answers.double() - wide).abs() <= slack.clamp_min(1e-12)).all(), dtype
-        assert len(answers.unique(dim=0)) <= release.network.sizes.cells
+        assert len(answers.unique(dim=0)) <= release.state.sizes.cells
 
 
 def test_one_lookup_gives_what_a_release_makes_of_the_answer():
@@ -175,7 +176,7 @@ def test_more_axes_no_rows_and_inference_change_nothing(release):
     assert same_bits(release(asked[7]), told[7].clone())
     assert release(asked[:0]).shape == (0, 4)
     with torch.inference_mode():
-        other = CodebookRelease(release.network)
+        other = CodebookRelease(release.state)
         assert torch.equal(other(asked), told)
     assert torch.equal(other(asked), told)
     assert not release(asked.clone().requires_grad_()).requires_grad
@@ -183,7 +184,7 @@ def test_more_axes_no_rows_and_inference_change_nothing(release):
 
 def test_scores_over_other_classes_are_refused(release):
     for wrong in (torch.zeros(2, 3), torch.zeros(2, 5)):
-        with pytest.raises(InvalidTensorError, match=r"over the 4 classes .* Fit one"):
+        with pytest.raises(InvalidTensorError, match=r"over the 4 classes .* Fit it"):
             release(wrong)
 
 
@@ -208,7 +209,7 @@ def test_a_share_of_the_queries_certifies_and_does_not_fit(release):
     held_out, fitted = order[:160], order[160:]
     book = fit_codebook(logits[fitted], SETTINGS)
     for name, tensor in book.state_dict().items():
-        assert torch.equal(tensor, release.network.state_dict()[name])
+        assert torch.equal(tensor, release.state.state_dict()[name])
     told = release.certificate
     assert told.independent
     assert told.queries == told.error.queries == 160
@@ -228,7 +229,7 @@ def test_without_a_share_the_same_queries_do_both_and_the_certificate_says_so():
     assert not release.certificate.independent
     assert release.certificate.queries == 300
     assert release.certificate.members_least >= 10
-    assert release.network.members.sum() == 300
+    assert release.state.members.sum() == 300
     # A share of which nothing is left is none.
     few = CodebookRelease.fit(logits[:50], generator=seeded(), settings=SETTINGS, held_out=0.009)
     assert not few.certificate.independent
@@ -243,10 +244,10 @@ def test_a_budget_chooses_the_weight_on_the_queries_that_fit_alone():
     )
     order = torch.randperm(800, generator=seeded())
     fitting, certifying = order[160:], order[:160]
-    cells, labels = release.network(logits[fitting]), logits[fitting].argmax(-1)
+    cells, labels = release.state(logits[fitting]), logits[fitting].argmax(-1)
     assert slow.entropy_beyond_label(cells.tolist(), labels.tolist()) <= 2
     assert release.certificate.bits_measured < 2.3
-    assert release.network.sizes.cells > 4
+    assert release.state.sizes.cells > 4
     # Where scores of the certifying queries are far from all vectors, they do not count.
     logits[certifying] *= 0.1
     calibration = cut_calibration(logits[fitting], SETTINGS)
@@ -255,7 +256,7 @@ def test_a_budget_chooses_the_weight_on_the_queries_that_fit_alone():
     chosen = CodebookRelease.fit(
         logits, generator=seeded(), settings=SETTINGS, budget=Budget(l1_mean=limit)
     )
-    assert chosen.network.digest() == wanted.digest()
+    assert chosen.state.digest() == wanted.digest()
     assert measure_codebook(wanted, logits).l1_mean > limit
 
 
@@ -336,17 +337,17 @@ def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
         (training_data(), scored(1, 400)),
     ):
         shares = []
-        network, figures = CodebookRelease.train(
+        table, figures = CodebookRelease.train(
             given, generator=seeded(), on_epoch=shares.append, **options
         )
         wanted = CodebookRelease.fit(*rows, generator=seeded(), settings=SETTINGS)
-        for name, tensor in wanted.network.state_dict().items():
-            assert torch.equal(network.state_dict()[name], tensor)
+        for name, tensor in wanted.state.state_dict().items():
+            assert torch.equal(table.state_dict()[name], tensor)
         assert figures == wanted.figures
         assert shares[-1] == 1.0
         told = wanted.certificate
         assert figures == {
-            "cells": network.sizes.cells,
+            "cells": table.sizes.cells,
             "bits_most": told.bits_most,
             "bits_measured": told.bits_measured,
             "members_least": told.members_least,
@@ -357,7 +358,7 @@ def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
             "certified_error_lower_bound": told.error.lower_bound,
         }
         json.dumps(figures, allow_nan=False)
-    assert CodebookRelease(network).figures == {"cells": network.sizes.cells}
+    assert CodebookRelease(table).figures == {"cells": table.sizes.cells}
 
 
 def test_options_of_training_reach_the_fit():
@@ -385,8 +386,7 @@ def test_training_options_outside_their_range_are_refused_before_any_work():
         ("held_out", -0.2),
     ):
         with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-            CodebookRelease.check_training(**{option: value})
-    CodebookRelease.check_training()
+            CodebookOptions(**{option: value})
 
 
 # What a file must be.
@@ -403,10 +403,10 @@ def test_a_release_comes_back_bit_for_bit_with_its_certificate(release, stored):
     loaded = CodebookRelease.load(stored)
     assert loaded.certificate == release.certificate
     assert loaded.figures == release.figures
-    assert loaded.network.architecture == release.network.architecture
-    for name, tensor in release.network.state_dict().items():
-        assert torch.equal(loaded.network.state_dict()[name], tensor)
-        assert loaded.network.state_dict()[name].dtype == tensor.dtype
+    assert loaded.state.architecture == release.state.architecture
+    for name, tensor in release.state.state_dict().items():
+        assert torch.equal(loaded.state.state_dict()[name], tensor)
+        assert loaded.state.state_dict()[name].dtype == tensor.dtype
     for dtype in FLOATING:
         asked = scored(2, 200)[0].to(dtype)
         assert same_bits(loaded(asked), release(asked))
@@ -551,7 +551,7 @@ def test_tensors_of_another_type_or_shape_are_refused_by_name(stored):
 def test_logits_as_high_as_a_type_goes_are_fitted_to_a_table_that_can_be_read(tmp_path):
     logits = scored(1, 300)[0] + 1e9
     fitted = CodebookRelease.fit(logits, generator=seeded(), settings=SETTINGS)
-    assert float(fitted.network.offsets.max()) == MAX_OFFSET
+    assert float(fitted.state.offsets.max()) == MAX_OFFSET
     fitted.save(tmp_path / "high")
     assert CodebookRelease.load(tmp_path / "high").certificate == fitted.certificate
 
@@ -714,7 +714,7 @@ def test_every_table_that_is_fitted_is_sound():
 def test_a_table_can_be_certified_again_and_kept(release, stored):
     logits, images = scored(5, 300)
     again = CodebookRelease.load(stored)
-    again.certificate = certify(again.network, logits, images, independent=True, generator=seeded())
+    again.certificate = certify(again.state, logits, images, independent=True, generator=seeded())
     again.save(stored)
     assert CodebookRelease.load(stored).certificate.queries == 300
     assert release.certificate.queries == 160

@@ -187,7 +187,7 @@ def merge_calibration(
     Raises:
         InvalidOptionError: A weight is outside its range, or the calibration has no images.
     """
-    check_rate_weight(rate_weight)
+    check_rate_weight("rate_weight", rate_weight)
     check_weight("image_weight", image_weight)
     labels = calibration.labels
     if image_weight and all(each.images is None for each in labels):

@@ -3,21 +3,23 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from oneway.checks import check_images, check_logits, name_of
 from oneway.contracts import TrainingData
+from oneway.defenses.base import DefenseWithState, ScoreDefense
 from oneway.defenses.codebook.certificate import Certificate, certify
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
-from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings, check_held_out
+from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import CorruptDataError, InvalidTensorError
 from oneway.files import corrupt, read_tensors, write_tensors
+from oneway.options import injected, options_of
 from oneway.releases import release
 
 KIND = "codebook"
@@ -26,7 +28,7 @@ Move = Callable[[Codebook, Tensor, Tensor | None], Codebook]
 """Changes a table before it is certified, given the scores and queries that it was fitted to."""
 
 
-class CodebookRelease:
+class CodebookRelease(DefenseWithState, ScoreDefense):
     """Release one of a few vectors per label: many scores, one answer, and no way back.
 
     Each vector is the mean of the clean confidences of the calibration queries in its cell, at
@@ -35,34 +37,31 @@ class CodebookRelease:
     cell, whatever they know and train: see :class:`Certificate`.
 
     Attributes:
-        network: The table.
         certificate: What the table lets out, if it was fitted or loaded with a certificate.
     """
 
-    network_type = Codebook
-    requires_input = False
-    keeps_label = True
-    deterministic = True
+    state_type = Codebook
+    training: ClassVar[type[CodebookOptions]] = CodebookOptions
+    fitted_to = "calibration queries"
+    is_finished = True
 
-    def __init__(self, network: nn.Module) -> None:
-        """Use a fitted :class:`Codebook`; see :meth:`fit`, :meth:`train`, :meth:`load`."""
-        self.network = cast("Codebook", network.eval())
+    state: Codebook = injected("The table.", kw_only=False)
+
+    def __post_init__(self) -> None:
+        """Begin without a certificate; see :meth:`fit` and :meth:`load`."""
+        super().__post_init__()
         self.certificate: Certificate | None = None
         self._lookups: dict[tuple[object, ...], _Lookup] = {}
 
-    @torch.no_grad()
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return ``(..., K)`` logits of each row's vector; ``images`` are ignored.
+    def transform(self, logits: Tensor) -> Tensor:
+        """Return ``(..., K)`` logits of each row's vector, in the type of ``logits``.
 
-        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum. They are as
-        high as the cell's members were; below float32 they are log probabilities, since beside a
-        large number such a type has no small differences.
-
-        Raises:
-            InvalidTensorError: ``logits`` are not finite floating scores over the table's classes.
+        They are as high as the cell's members were; below float32 they are log probabilities, since
+        beside a large number such a type has no small differences.
         """
-        return self._answers(logits, None, None)
+        return self._looked_up(logits, None, None)
 
+    @torch.no_grad()
     def probabilities(
         self, logits: Tensor, *, dtype: torch.dtype = torch.float32, decimals: int | None = None
     ) -> Tensor:
@@ -79,17 +78,16 @@ class CodebookRelease:
             InvalidTensorError: ``logits`` are not finite floating scores over the table's classes.
             InvalidOptionError: See :func:`oneway.release`.
         """
-        return self._answers(logits, dtype, decimals)
+        self.check_scores(logits)
+        return self._looked_up(logits, dtype, decimals)
 
-    @torch.no_grad()
-    def _answers(self, logits: Tensor, dtype: torch.dtype | None, decimals: int | None) -> Tensor:
-        self.network.check(logits)
+    def _looked_up(self, logits: Tensor, dtype: torch.dtype | None, decimals: int | None) -> Tensor:
         key = (logits.dtype, logits.device, dtype, decimals)
         if key not in self._lookups:  # laid out for scores of this type and device
             values = self._values(logits.dtype)
-            self._lookups[key] = _Lookup(self.network, values, dtype, decimals)
+            self._lookups[key] = _Lookup(self.state, values, dtype, decimals)
         rows = logits.reshape(-1, logits.shape[-1])
-        return self.network.in_parts(self._lookups[key], rows).view(logits.shape)
+        return self.state.in_parts(self._lookups[key], rows).view(logits.shape)
 
     @classmethod
     def fit(
@@ -124,7 +122,7 @@ class CodebookRelease:
             InvalidOptionError: No table keeps within the budget, or an option is outside its
                 range.
         """
-        check_held_out(held_out)
+        options_of(CodebookOptions)["held_out"].refuse(held_out)
         check_logits(logits, "calibration logits")
         settings = settings or FitSettings()
         if queries is not None:
@@ -151,7 +149,7 @@ class CodebookRelease:
         fitted = cls(book if move is None else move(book, scores, shown))
         rows = certifying if apart else fitting
         fitted.certificate = certify(
-            fitted.network,
+            fitted.state,
             logits[rows],
             None if queries is None else queries[rows],
             independent=apart > 0,
@@ -160,18 +158,58 @@ class CodebookRelease:
         return fitted
 
     @classmethod
-    def check_training(cls, **options: Any) -> None:
-        """Refuse options of :meth:`train` that are outside their range.
+    def fit_state(
+        cls,
+        training_data: TrainingData,
+        settings: Any,
+        *,
+        generator: Generator,
+        report: Callable[[float], None],
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones.
+
+        Args:
+            training_data: Its calibration images and logits.
+            settings: A :class:`CodebookOptions`.
+            generator: On the CPU; see :meth:`fit`.
+            report: Called with the share that is done.
+
+        Returns:
+            The table, and the figures of its certificate.
 
         Raises:
-            InvalidOptionError: An option is outside its range.
+            InvalidTensorError: There are too few calibration queries.
+            InvalidOptionError: No table keeps within the budget.
         """
-        CodebookOptions(**options)
+        return cls._fit_table(training_data, settings, generator, report)
+
+    @classmethod
+    def _fit_table(
+        cls,
+        training_data: TrainingData,
+        settings: CodebookOptions,
+        generator: Generator,
+        report: Callable[[float], None] | None = None,
+        move: Move | None = None,
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        budget = None if settings.l1_budget is None else Budget(l1_mean=settings.l1_budget)
+        queries, logits = training_data.calibration
+        fitted = cls.fit(
+            logits,
+            queries,
+            generator=generator,
+            settings=settings,
+            budget=budget,
+            held_out=settings.held_out,
+            move=move,
+            on_share=report,
+        )
+        return fitted.state, fitted.figures
 
     @property
     def figures(self) -> dict[str, Any]:
         """Figures of table and certificate, as flat JSON values."""
-        facts: dict[str, Any] = {"cells": self.network.sizes.cells}
+        facts: dict[str, Any] = {"cells": self.state.sizes.cells}
         certificate = self.certificate
         if certificate is None:
             return facts
@@ -197,7 +235,7 @@ class CodebookRelease:
 
         Of its label's explicit classes, and, unless all are explicit, of each other class.
         """
-        book, logits = self.network, self._values(torch.float32)
+        book, logits = self.state, self._values(torch.float32)
         at_once, parts = max(1, 2**22 // book.sizes.num_classes), []
         for cells in torch.arange(book.sizes.cells, device=book.values.device).split(at_once):
             classes = book.classes[book.labels[cells]]
@@ -215,10 +253,10 @@ class CodebookRelease:
         certificate = None if self.certificate is None else self.certificate.as_json()
         header = {
             "kind": KIND,
-            "architecture": self.network.architecture,
+            "architecture": self.state.architecture,
             "certificate": certificate,
         }
-        write_tensors(path, self.network.state_dict(), header)
+        write_tensors(path, self.state.state_dict(), header)
 
     @classmethod
     def load(cls, path: Path) -> "CodebookRelease":
@@ -244,7 +282,7 @@ class CodebookRelease:
                 described = Codebook(**header["architecture"]).state_dict()
             _refuse_other_tensors(path, state, described)
             loaded = cls(Codebook(**header["architecture"]))
-            loaded.network.load_state_dict(state)
+            loaded.state.load_state_dict(state)
             stored = header["certificate"]
             loaded.certificate = None if stored is None else Certificate.from_json(stored)
         except (
@@ -263,46 +301,23 @@ class CodebookRelease:
 
     def _fault(self) -> tuple[str, str] | None:
         """Return what is broken, and how; None if table and certificate are sound."""
-        fault = self.network.fault()
+        fault = self.state.fault()
         if fault is not None:
             return "the table", f"is broken: {fault}"
         if self.certificate is None:
             return None
-        if self.certificate.table != self.network.digest():
+        if self.certificate.table != self.state.digest():
             return "the certificate", "is about another table than the one beside it"
-        fault = self.certificate.fault(self.network)
+        fault = self.certificate.fault(self.state)
         return None if fault is None else ("the certificate", f"is broken: {fault}")
 
     def _values(self, dtype: torch.dtype) -> Tensor:
         """Return ``(C, W)`` logits of each cell, the label strictly on top in this type."""
-        logs = self.network.values.log()
+        logs = self.state.values.log()
         if torch.finfo(dtype).bits >= 32:
-            logs = logs + self.network.offsets.unsqueeze(-1)
+            logs = logs + self.state.offsets.unsqueeze(-1)
         first = torch.zeros(len(logs), dtype=torch.int64, device=logs.device)
         return lift_label(narrowed(logs, dtype), first, 0)
-
-    @classmethod
-    def train(
-        cls,
-        training_data: TrainingData,
-        *,
-        generator: Generator,
-        on_epoch: Callable[[float], None] | None = None,
-        **options: Any,
-    ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones."""
-        images, logits = training_data.calibration
-        settings = CodebookOptions(**options)
-        fitted = cls.fit(
-            logits,
-            images,
-            generator=generator,
-            settings=settings,
-            budget=settings.budget,
-            held_out=settings.held_out,
-            on_share=on_epoch,
-        )
-        return fitted.network, fitted.figures
 
 
 class _Lookup:

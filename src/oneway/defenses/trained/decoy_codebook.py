@@ -20,43 +20,35 @@ class DecoyCodebook(CodebookRelease):
     scores of auxiliary images, as an attacker's would be.
     """
 
-    @classmethod
-    def check_training(cls, **options: Any) -> None:
-        """Refuse options of :meth:`train` that are outside their range.
-
-        Raises:
-            InvalidOptionError: An option is outside its range.
-        """
-        DecoyOptions(**options)
+    training = DecoyOptions
+    fitted_to = "auxiliary images and calibration queries"
 
     @classmethod
-    def train(
+    def fit_state(
         cls,
         training_data: TrainingData,
+        settings: Any,
         *,
         generator: Generator,
-        on_epoch: Callable[[float], None] | None = None,
-        **options: Any,
+        report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
         """Fit a table, train surrogates, and move the codewords.
 
         Args:
             training_data: Calibration images and logits for the table, auxiliary images and logits
                 for the surrogates.
+            settings: A :class:`DecoyOptions`.
             generator: On the CPU; gives the order of the surrogates' rows, then draws as
                 :meth:`CodebookRelease.fit` does.
-            on_epoch: Called with the share that is done.
-            **options: See :class:`DecoyOptions`.
+            report: Called with the share that is done.
 
         Returns:
             The table, and the figures of its certificate.
 
         Raises:
             InvalidTensorError: There are too few calibration queries.
-            InvalidOptionError: No table keeps within the budget, or an option is outside its
-                range.
+            InvalidOptionError: No table keeps within the budget.
         """
-        settings = DecoyOptions(**options)
         images, logits = training_data.auxiliary_images, training_data.auxiliary_logits
         confidences = logits.softmax(-1)
         training = TrainingSettings(
@@ -72,30 +64,13 @@ class DecoyCodebook(CodebookRelease):
             ).to(images.device)
             train_inverter(surrogate, confidences, images, settings=training, generator=generator)
             surrogates.append(surrogate.eval().requires_grad_(False))
-            if on_epoch is not None:
-                on_epoch((place + 1) / (len(INPUT_TRANSFORMS) + 1))
+            report((place + 1) / (len(INPUT_TRANSFORMS) + 1))
 
         def move(book: Codebook, scores: Tensor, queries: Tensor | None) -> Codebook:
-            assert queries is not None  # noqa: S101  narrows the type; they are passed below
-            return plant_decoys(
-                book,
-                scores,
-                queries,
-                surrogates,
-                l1_budget=settings.decoy_l1,
-                steps=settings.decoy_steps,
-            )
+            assert queries is not None  # noqa: S101  narrows the type; calibration has them
+            budget, steps = settings.decoy_l1, settings.decoy_steps
+            return plant_decoys(book, scores, queries, surrogates, l1_budget=budget, steps=steps)
 
-        queries, scores = training_data.calibration
-        fitted = cls.fit(
-            scores,
-            queries,
-            generator=generator,
-            settings=settings,
-            budget=settings.budget,
-            held_out=settings.held_out,
-            move=move,
-        )
-        if on_epoch is not None:
-            on_epoch(1.0)
-        return fitted.network, fitted.figures
+        fitted = cls._fit_table(training_data, settings, generator, move=move)
+        report(1.0)
+        return fitted
