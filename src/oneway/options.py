@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any, Literal
 
+from oneway.checks import check_above, check_count, check_switch, check_weight
 from oneway.errors import InvalidOptionError, UnknownNameError
 
 Check = Callable[[str, Any], None]
@@ -43,8 +44,6 @@ class Range:
         Raises:
             InvalidOptionError: It is not.
         """
-        from oneway.checks import check_count  # imports torch; keeps --help fast
-
         least = 1 if self.least is None else int(self.least)
         if self.most is None:
             check_count(name, value, least)
@@ -61,8 +60,6 @@ class Range:
         Raises:
             InvalidOptionError: It is not.
         """
-        from oneway.checks import check_above, check_weight
-
         if (self.least, self.below, self.most) == (0, None, None):
             check_weight(name, value)
             return
@@ -140,8 +137,6 @@ class Option:
             InvalidOptionError: It is.
             UnknownNameError: It is none of the names to choose from.
         """
-        from oneway.checks import check_switch
-
         if value is None and self.nullable:
             return
         if self.check is not None:

@@ -18,6 +18,7 @@ from oneway.contracts import TrainingData
 from oneway.defenses.codebook import (
     Budget,
     Codebook,
+    CodebookOptions,
     CodebookRelease,
     FitSettings,
     certify,
@@ -183,7 +184,7 @@ def test_more_axes_no_rows_and_inference_change_nothing(release):
 
 def test_scores_over_other_classes_are_refused(release):
     for wrong in (torch.zeros(2, 3), torch.zeros(2, 5)):
-        with pytest.raises(InvalidTensorError, match=r"over the 4 classes .* Fit one"):
+        with pytest.raises(InvalidTensorError, match=r"over the 4 classes .* Fit it"):
             release(wrong)
 
 
@@ -336,17 +337,17 @@ def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
         (training_data(), scored(1, 400)),
     ):
         shares = []
-        network, figures = CodebookRelease.train(
+        table, figures = CodebookRelease.train(
             given, generator=seeded(), on_epoch=shares.append, **options
         )
         wanted = CodebookRelease.fit(*rows, generator=seeded(), settings=SETTINGS)
         for name, tensor in wanted.state.state_dict().items():
-            assert torch.equal(network.state_dict()[name], tensor)
+            assert torch.equal(table.state_dict()[name], tensor)
         assert figures == wanted.figures
         assert shares[-1] == 1.0
         told = wanted.certificate
         assert figures == {
-            "cells": network.sizes.cells,
+            "cells": table.sizes.cells,
             "bits_most": told.bits_most,
             "bits_measured": told.bits_measured,
             "members_least": told.members_least,
@@ -357,7 +358,7 @@ def test_training_fits_to_the_operator_s_queries_or_else_to_auxiliary_ones():
             "certified_error_lower_bound": told.error.lower_bound,
         }
         json.dumps(figures, allow_nan=False)
-    assert CodebookRelease(network).figures == {"cells": network.sizes.cells}
+    assert CodebookRelease(table).figures == {"cells": table.sizes.cells}
 
 
 def test_options_of_training_reach_the_fit():
@@ -385,8 +386,7 @@ def test_training_options_outside_their_range_are_refused_before_any_work():
         ("held_out", -0.2),
     ):
         with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-            CodebookRelease.training(**{option: value})
-    CodebookRelease.training()
+            CodebookOptions(**{option: value})
 
 
 # What a file must be.

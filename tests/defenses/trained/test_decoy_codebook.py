@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from oneway.contracts import TrainingData
-from oneway.defenses.codebook import CodebookRelease
+from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.defenses.trained import DecoyCodebook, decoy_codebook
 from oneway.errors import InvalidOptionError
 from oneway.inversion import build_inverter, train_inverter
@@ -158,5 +158,4 @@ def test_options_reach_the_fit():
 )
 def test_training_options_outside_their_range_are_refused_before_any_work(option, value):
     with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        DecoyCodebook.training(**{option: value})
-    DecoyCodebook.training()
+        DecoyOptions(**{option: value})

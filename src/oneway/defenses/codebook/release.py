@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,13 +13,13 @@ from oneway.contracts import TrainingData
 from oneway.defenses.base import DefenseWithState, ScoreDefense
 from oneway.defenses.codebook.certificate import Certificate, certify
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
-from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings, check_held_out
+from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import CorruptDataError, InvalidTensorError
 from oneway.files import corrupt, read_tensors, write_tensors
-from oneway.options import injected
+from oneway.options import injected, options_of
 from oneway.releases import release
 
 KIND = "codebook"
@@ -41,34 +41,27 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
     """
 
     state_type = Codebook
-    training = CodebookOptions
+    training: ClassVar[type[CodebookOptions]] = CodebookOptions
     fitted_to = "calibration queries"
     is_finished = True
 
     state: Codebook = injected("The table.", kw_only=False)
 
     def __post_init__(self) -> None:
-        """Use a fitted table; see :meth:`fit`, :meth:`train`, :meth:`load`."""
+        """Begin without a certificate; see :meth:`fit` and :meth:`load`."""
         super().__post_init__()
         self.certificate: Certificate | None = None
         self._lookups: dict[tuple[object, ...], _Lookup] = {}
 
-    def check_scores(self, logits: Tensor) -> None:
-        """Refuse logits that the table has no answers to.
-
-        Raises:
-            InvalidTensorError: They are not finite floating scores over the table's classes.
-        """
-        self.state.check(logits)
-
     def transform(self, logits: Tensor) -> Tensor:
-        """Return ``(..., K)`` logits of each row's vector.
+        """Return ``(..., K)`` logits of each row's vector, in the type of ``logits``.
 
-        They are as high as the cell's members were; below float32 they are log probabilities,
-        since beside a large number such a type has no small differences.
+        They are as high as the cell's members were; below float32 they are log probabilities, since
+        beside a large number such a type has no small differences.
         """
-        return self._answers(logits, None, None)
+        return self._looked_up(logits, None, None)
 
+    @torch.no_grad()
     def probabilities(
         self, logits: Tensor, *, dtype: torch.dtype = torch.float32, decimals: int | None = None
     ) -> Tensor:
@@ -86,10 +79,9 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             InvalidOptionError: See :func:`oneway.release`.
         """
         self.check_scores(logits)
-        return self._answers(logits, dtype, decimals)
+        return self._looked_up(logits, dtype, decimals)
 
-    @torch.no_grad()
-    def _answers(self, logits: Tensor, dtype: torch.dtype | None, decimals: int | None) -> Tensor:
+    def _looked_up(self, logits: Tensor, dtype: torch.dtype | None, decimals: int | None) -> Tensor:
         key = (logits.dtype, logits.device, dtype, decimals)
         if key not in self._lookups:  # laid out for scores of this type and device
             values = self._values(logits.dtype)
@@ -130,7 +122,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             InvalidOptionError: No table keeps within the budget, or an option is outside its
                 range.
         """
-        check_held_out("held_out", held_out)
+        options_of(CodebookOptions)["held_out"].refuse(held_out)
         check_logits(logits, "calibration logits")
         settings = settings or FitSettings()
         if queries is not None:
@@ -164,6 +156,55 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             generator=generator,
         )
         return fitted
+
+    @classmethod
+    def fit_state(
+        cls,
+        training_data: TrainingData,
+        settings: Any,
+        *,
+        generator: Generator,
+        report: Callable[[float], None],
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones.
+
+        Args:
+            training_data: Its calibration images and logits.
+            settings: A :class:`CodebookOptions`.
+            generator: On the CPU; see :meth:`fit`.
+            report: Called with the share that is done.
+
+        Returns:
+            The table, and the figures of its certificate.
+
+        Raises:
+            InvalidTensorError: There are too few calibration queries.
+            InvalidOptionError: No table keeps within the budget.
+        """
+        return cls._fit_table(training_data, settings, generator, report)
+
+    @classmethod
+    def _fit_table(
+        cls,
+        training_data: TrainingData,
+        settings: CodebookOptions,
+        generator: Generator,
+        report: Callable[[float], None] | None = None,
+        move: Move | None = None,
+    ) -> tuple[nn.Module, Mapping[str, Any]]:
+        budget = None if settings.l1_budget is None else Budget(l1_mean=settings.l1_budget)
+        queries, logits = training_data.calibration
+        fitted = cls.fit(
+            logits,
+            queries,
+            generator=generator,
+            settings=settings,
+            budget=budget,
+            held_out=settings.held_out,
+            move=move,
+            on_share=report,
+        )
+        return fitted.state, fitted.figures
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -277,28 +318,6 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             logs = logs + self.state.offsets.unsqueeze(-1)
         first = torch.zeros(len(logs), dtype=torch.int64, device=logs.device)
         return lift_label(narrowed(logs, dtype), first, 0)
-
-    @classmethod
-    def fit_state(
-        cls,
-        training_data: TrainingData,
-        settings: CodebookOptions,
-        *,
-        generator: Generator,
-        report: Callable[[float], None],
-    ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones."""
-        images, logits = training_data.calibration
-        fitted = cls.fit(
-            logits,
-            images,
-            generator=generator,
-            settings=settings,
-            budget=settings.budget,
-            held_out=settings.held_out,
-            on_share=report,
-        )
-        return fitted.state, fitted.figures
 
 
 class _Lookup:

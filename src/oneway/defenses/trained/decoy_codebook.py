@@ -21,13 +21,13 @@ class DecoyCodebook(CodebookRelease):
     """
 
     training = DecoyOptions
-    fitted_to = "clean scores of auxiliary images, and calibration queries"
+    fitted_to = "auxiliary images and calibration queries"
 
     @classmethod
     def fit_state(
         cls,
         training_data: TrainingData,
-        settings: DecoyOptions,  # type: ignore[override]
+        settings: Any,
         *,
         generator: Generator,
         report: Callable[[float], None],
@@ -37,7 +37,7 @@ class DecoyCodebook(CodebookRelease):
         Args:
             training_data: Calibration images and logits for the table, auxiliary images and logits
                 for the surrogates.
-            settings: How to fit and train.
+            settings: A :class:`DecoyOptions`.
             generator: On the CPU; gives the order of the surrogates' rows, then draws as
                 :meth:`CodebookRelease.fit` does.
             report: Called with the share that is done.
@@ -67,25 +67,10 @@ class DecoyCodebook(CodebookRelease):
             report((place + 1) / (len(INPUT_TRANSFORMS) + 1))
 
         def move(book: Codebook, scores: Tensor, queries: Tensor | None) -> Codebook:
-            assert queries is not None  # noqa: S101  narrows the type; they are passed below
-            return plant_decoys(
-                book,
-                scores,
-                queries,
-                surrogates,
-                l1_budget=settings.decoy_l1,
-                steps=settings.decoy_steps,
-            )
+            assert queries is not None  # noqa: S101  narrows the type; calibration has them
+            budget, steps = settings.decoy_l1, settings.decoy_steps
+            return plant_decoys(book, scores, queries, surrogates, l1_budget=budget, steps=steps)
 
-        queries, scores = training_data.calibration
-        fitted = cls.fit(
-            scores,
-            queries,
-            generator=generator,
-            settings=settings,
-            budget=settings.budget,
-            held_out=settings.held_out,
-            move=move,
-        )
+        fitted = cls._fit_table(training_data, settings, generator, move=move)
         report(1.0)
-        return fitted.state, fitted.figures
+        return fitted
