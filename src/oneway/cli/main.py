@@ -16,7 +16,6 @@ from oneway.cli import (
     export,
     leaderboard,
     playground,
-    proxy,
     report,
     reproduce,
     results,
@@ -72,4 +71,3 @@ app.command()(leaderboard.leaderboard)
 app.command()(results.results)
 app.command()(report.report)
 app.command()(serve.serve)
-app.command()(proxy.proxy)
