@@ -139,16 +139,20 @@ def build(case: str, seed: int = 0, classes: int = CLASSES) -> Defense:
 
 
 RANDOM = [case for case in CASES if not build(case).deterministic]
+REPEATABLE = [case for case in CASES if isinstance(build(case), RepeatableDefense)]
+
+IMAGES = random_images(3, COUNT)
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> str:
-    return request.param
+def rows_of(dtype: torch.dtype) -> Tensor:
+    """Return everyday logits, a row of ties and a saturated row."""
+    rows = random_rows(2, COUNT, CLASSES, dtype, 3)
+    rows[0] = 0
+    rows[1] = rows[1].flip(0) * 100
+    return rows
 
 
-@pytest.fixture
-def defense(case: str) -> Defense:
-    return build(case)
+LOGITS = [rows_of(dtype) for dtype in DTYPES]
 
 
 def answers(defense: Defense, logits: Tensor, images: Tensor, count: int) -> Tensor:
@@ -158,153 +162,141 @@ def answers(defense: Defense, logits: Tensor, images: Tensor, count: int) -> Ten
     return torch.stack([defense(logits, images) for _ in range(count)])
 
 
-@pytest.fixture(params=DTYPES, ids=str)
-def logits(request: pytest.FixtureRequest) -> Tensor:
-    rows = random_rows(2, COUNT, CLASSES, request.param, 3)
-    rows[0] = 0
-    rows[1] = rows[1].flip(0) * 100
-    return rows
+def sums_to_one(released: Tensor) -> bool:
+    sums = released.double().sum(-1)
+    return bool((released >= 0).all() and ((sums - 1).abs() <= 2e-7).all())
 
 
-@pytest.fixture
-def images() -> Tensor:
-    return random_images(3, COUNT)
-
-
-def test_it_is_a_defense_and_says_what_it_promises(defense):
+@pytest.mark.parametrize("case", CASES)
+def test_it_says_what_it_promises_and_refuses_what_is_no_logits(case):
+    defense = build(case)
     assert isinstance(defense, Defense)
     flags = (defense.requires_input, defense.keeps_label, defense.deterministic)
     assert {type(flag) for flag in flags} == {bool}
-
-
-def test_it_returns_finite_logits_of_the_same_shape_and_type(defense, logits, images):
-    defended = defense(logits, images)
-    assert defended.shape == logits.shape
-    assert defended.dtype == logits.dtype
-    assert torch.isfinite(defended).all()
-
-
-def test_what_is_released_is_a_probability_vector_with_one_maximum(defense, logits, images):
-    released = release(defense(logits, images))
-    assert (released >= 0).all()
-    sums = released.double().sum(-1)
-    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-7)
-    assert leads(released, released.argmax(-1))
-
-
-def test_logits_and_images_are_left_as_they_were(defense, logits, images):
-    before = logits.clone(), images.clone()
-    defense(logits, images)
-    assert same_bits(logits, before[0])
-    assert same_bits(images, before[1])
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case not in RANDOM])
-def test_no_row_depends_on_another(case, logits, images):
-    defense = build(case)
-    together = defense(logits, images)
-    order = torch.arange(COUNT).flip(0)
-    reversed_rows = defense(logits[order], images[order])[order]
-    # A network may compute in float32 what is asked and answered in float64.
-    torch.testing.assert_close(reversed_rows, together, rtol=1e-5, atol=1e-5)
-    for row in range(COUNT):
-        alone = defense(logits[row : row + 1], images[row : row + 1])
-        torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("case", RANDOM)
-def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, logits, images):
-    defense, count, some = build(case), 150, slice(4)
-    together = answers(defense, logits, images, count)[:, some].double()
-    alone = answers(defense, logits[some], images[some], count).double()
-    spread = ((together.var(0) + alone.var(0)) / count).sqrt()
-    assert ((together.mean(0) - alone.mean(0)).abs() <= 6 * spread + 1e-3).all()
-    # And each row has noise of its own: no two rows move together.
-    moved = (together - together.mean(0)).flatten(2)
-    unit = moved / moved.std(0).clamp_min(1e-9)
-    assert (unit[:, 2] * unit[:, 3]).mean(0).abs().max() < 6 / count**0.5
-
-
-@pytest.mark.parametrize("classes", [2, 300])
-@pytest.mark.parametrize("dtype", FLOATING, ids=str)
-def test_few_and_many_classes_saturated_or_tied_are_answered_in_every_type(case, classes, dtype):
-    defense, rows = build(case, classes=classes), random_rows(7, 4, classes, dtype, 5)
-    rows[0] = 0
-    rows[1, :] = -2000
-    rows[1, classes // 2] = 2000
-    rows[2] *= 100
-    images = random_images(8, 4)
-    defended = defense(rows, images)
-    assert defended.dtype == dtype
-    assert torch.isfinite(defended).all()
-    released = release(defended)
-    sums = released.double().sum(-1)
-    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-7)
-    if defense.keeps_label:
-        labels = rows.argmax(-1)
-        assert leads(released, labels)
-        assert leads(defended, labels) or type(defense).__name__ == "Identity"
-
-
-def test_no_rows_give_no_rows(defense, logits, images):
-    assert defense(logits[:0], images[:0]).shape == (0, CLASSES)
-
-
-def test_images_are_needed_if_and_only_if_it_says_so(case, logits, images):
-    defense, again = build(case), build(case)
-    if defense.requires_input:
-        with pytest.raises(InvalidTensorError, match="images"):
-            defense(logits)
-        # With the same draws, if there are any.
-        assert not torch.equal(defense(logits, images), again(logits, 1 - images))
-    else:
-        assert same_bits(defense(logits), again(logits, images))
-
-
-def test_a_label_it_promises_to_keep_is_the_only_maximum_of_every_answer(defense, logits, images):
-    labels = logits.argmax(-1)
-    if defense.keeps_label:
-        made = answers(defense, logits, images, 1 if defense.deterministic else 20)
-        every = labels.expand(len(made), -1)
-        if type(defense).__name__ != "Identity":
-            assert leads(made, every)
-        assert leads(release(made), every)
-    else:
-        assert not torch.equal(defense(logits, images).argmax(-1), labels)
-
-
-def test_it_answers_the_same_query_the_same_if_and_only_if_it_says_so(case, logits, images):
-    defense = build(case)
-    state = torch.get_rng_state()
-    same = same_bits(defense(logits, images), defense(logits, images))
-    assert same == defense.deterministic
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_its_answers_are_decided_by_its_generator(case, logits, images):
-    one, again, other = (build(case, seed)(logits, images) for seed in (0, 0, 1))
-    assert same_bits(one, again)
-    assert same_bits(one, other) == (build(case).deterministic and case not in KEYED)
-
-
-def test_its_draws_are_of_the_shape_and_type_of_its_answers(defense, logits, images):
-    if isinstance(defense, RepeatableDefense):
-        drawn = defense.draws(logits, images, 3)
-        assert drawn.shape == (3, COUNT, CLASSES)
-        assert drawn.dtype == logits.dtype
-        assert defense.deterministic == same_bits(drawn, drawn[:1].expand(3, -1, -1).contiguous())
-        assert defense.draws(logits[:0], images[:0], 3).shape == (3, 0, CLASSES)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
+    for wrong in (
         torch.full((COUNT, CLASSES), torch.nan),
         torch.zeros(COUNT, CLASSES).long(),
         torch.zeros(COUNT, 1),
-    ],
-    ids=["not finite", "integers", "one class"],
-)
-def test_what_is_no_logits_is_refused(defense, images, wrong):
-    with pytest.raises(InvalidTensorError):
-        defense(wrong, images)
+    ):
+        with pytest.raises(InvalidTensorError):
+            defense(wrong, IMAGES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_answers_are_logits_like_its_own_and_nothing_that_it_gets_is_written_to(case):
+    defense = build(case)
+    for logits in LOGITS:
+        before = logits.clone(), IMAGES.clone()
+        defended = defense(logits, IMAGES)
+        assert same_bits(logits, before[0])
+        assert same_bits(IMAGES, before[1])
+        assert defended.shape == logits.shape
+        assert defended.dtype == logits.dtype
+        assert torch.isfinite(defended).all()
+        released = release(defended)
+        assert sums_to_one(released)
+        assert leads(released, released.argmax(-1))
+        assert defense(logits[:0], IMAGES[:0]).shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in RANDOM])
+def test_no_row_depends_on_another(case):
+    defense = build(case)
+    for logits in LOGITS:
+        together = defense(logits, IMAGES)
+        order = torch.arange(COUNT).flip(0)
+        reversed_rows = defense(logits[order], IMAGES[order])[order]
+        # A network may compute in float32 what is asked and answered in float64.
+        torch.testing.assert_close(reversed_rows, together, rtol=1e-5, atol=1e-5)
+        for row in range(COUNT):
+            alone = defense(logits[row : row + 1], IMAGES[row : row + 1])
+            torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", RANDOM)
+def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case):
+    for logits in LOGITS:
+        defense, count, first = build(case), 150, slice(4)
+        together = answers(defense, logits, IMAGES, count)[:, first].double()
+        alone = answers(defense, logits[first], IMAGES[first], count).double()
+        spread = ((together.var(0) + alone.var(0)) / count).sqrt()
+        assert ((together.mean(0) - alone.mean(0)).abs() <= 6 * spread + 1e-3).all()
+        # And each row has noise of its own: no two rows move together.
+        moved = (together - together.mean(0)).flatten(2)
+        unit = moved / moved.std(0).clamp_min(1e-9)
+        assert (unit[:, 2] * unit[:, 3]).mean(0).abs().max() < 6 / count**0.5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_few_and_many_classes_saturated_or_tied_are_answered_in_every_type(case):
+    images = random_images(8, 4)
+    for classes in (2, 300):
+        defense = build(case, classes=classes)
+        for dtype in FLOATING:
+            where = f"{classes} classes, {dtype}"
+            rows = random_rows(7, 4, classes, dtype, 5)
+            rows[0] = 0
+            rows[1, :] = -2000
+            rows[1, classes // 2] = 2000
+            rows[2] *= 100
+            defended = defense(rows, images)
+            assert defended.dtype == dtype, where
+            assert torch.isfinite(defended).all(), where
+            released = release(defended)
+            assert sums_to_one(released), where
+            if defense.keeps_label:
+                labels = rows.argmax(-1)
+                assert leads(released, labels), where
+                assert leads(defended, labels) or type(defense).__name__ == "Identity", where
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_images_are_needed_if_and_only_if_it_says_so(case):
+    for logits in LOGITS:
+        defense, again = build(case), build(case)
+        if defense.requires_input:
+            with pytest.raises(InvalidTensorError, match="images"):
+                defense(logits)
+            # With the same draws, if there are any.
+            assert not torch.equal(defense(logits, IMAGES), again(logits, 1 - IMAGES))
+        else:
+            assert same_bits(defense(logits), again(logits, IMAGES))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_label_it_promises_to_keep_is_the_only_maximum_of_every_answer(case):
+    defense = build(case)
+    for logits in LOGITS:
+        labels = logits.argmax(-1)
+        if defense.keeps_label:
+            drawn = answers(defense, logits, IMAGES, 1 if defense.deterministic else 20)
+            every = labels.expand(len(drawn), -1)
+            if type(defense).__name__ != "Identity":
+                assert leads(drawn, every)
+            assert leads(release(drawn), every)
+        else:
+            assert not torch.equal(defense(logits, IMAGES).argmax(-1), labels)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_answers_differ_if_and_only_if_it_says_so_and_its_generator_decides_them(case):
+    for logits in LOGITS:
+        defense = build(case)
+        state = torch.get_rng_state()
+        first, second = defense(logits, IMAGES), defense(logits, IMAGES)
+        assert same_bits(first, second) == defense.deterministic
+        assert torch.equal(torch.get_rng_state(), state)
+        again, other = (build(case, seed)(logits, IMAGES) for seed in (0, 1))
+        assert same_bits(first, again)
+        assert same_bits(first, other) == (defense.deterministic and case not in KEYED)
+
+
+@pytest.mark.parametrize("case", REPEATABLE)
+def test_its_draws_are_of_the_shape_and_type_of_its_answers(case):
+    defense = build(case)
+    for logits in LOGITS:
+        drawn = defense.draws(logits, IMAGES, 3)
+        assert drawn.shape == (3, COUNT, CLASSES)
+        assert drawn.dtype == logits.dtype
+        assert defense.deterministic == same_bits(drawn, drawn[:1].expand(3, -1, -1).contiguous())
+        assert defense.draws(logits[:0], IMAGES[:0], 3).shape == (3, 0, CLASSES)
