@@ -61,7 +61,7 @@ def test_a_healthy_installation_exits_0(oneway, machine):
     result = oneway("doctor")
     assert result.exit_code == 0, result.output
     assert "Everything that is installed works." in result.stdout
-    assert "serve ready oneway serve and oneway proxy" in text_of(result)
+    assert "serve ready oneway serve: guarded" in text_of(result)
     assert "torch 2.13.0 computes on the CPU, 1 thread" in text_of(result)
     assert "pip install" not in result.stdout
     assert machine.tried == ["torch", "numpy", "starlette", "uvicorn", "oneway"]

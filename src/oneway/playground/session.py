@@ -299,7 +299,7 @@ class Session:
 
             spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
             stored = self._store.network("codebook", spec, fit)
-            codebooks[setting] = cast("Codebook", stored.network)
+            codebooks[setting] = cast("Codebook", stored.module)
             report("fit codebooks", len(codebooks) / len(settings))
         return codebooks
 
@@ -308,7 +308,7 @@ class Session:
             setting.defense,
             dict(setting.options),
             self._surrogate,
-            network=self._codebooks.get(setting),
+            state=self._codebooks.get(setting),
         )
 
 
