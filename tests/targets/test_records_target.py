@@ -14,7 +14,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
 from oneway.contracts import ScoredTarget, Target
-from oneway.data.records import RecordEncoding, load_records
+from oneway.data.tables import RecordEncoding, load_records
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.errors import InvalidTensorError
 from oneway.inversion import RecordInverter, TrainingSettings, train_inverter
