@@ -22,7 +22,7 @@ from oneway.audit.settings import AuditSettings
 from oneway.audit.suspicions import LUCK
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
-from oneway.defenses import STRENGTHS, effective_options
+from oneway.defenses import effective_options, strength_option
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag, judge, standard_error, take_baselines
 from oneway.evaluation.attackers import Attackers, prepare_attackers
@@ -67,7 +67,7 @@ def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
         seed: The first of the seeds.
     """
     first = (CONTROLS_TASK,) if plan.controls else ()
-    more = (BUDGET_TASK,) if release in STRENGTHS else ()
+    more = (BUDGET_TASK,) if strength_option(release) is not None else ()
     return (*first, *more, *(f"{SEED_TASK}{one}" for one in range(seed, seed + plan.seeds)))
 
 
@@ -244,7 +244,7 @@ class AuditTasks:
         """Attack the release at twice its strength, too: it must not tell more."""
         row, plan, answers = self.audited.release, context.plan, context.answers
         images = self.audited.auxiliary[context.rows]
-        option = STRENGTHS[row.defense]
+        option = str(strength_option(row.defense))  # planned for defenses that have it
         strength = effective_options(row.defense, row.options)[option]
         double = 2 * strength
         stronger = dataclasses.replace(row, options={**row.options, option: double})

@@ -12,7 +12,7 @@ from oneway.attacks import Workload, inversion_attacks
 from oneway.benchmark.spec import ExperimentSpec, cell_key
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
-from oneway.defenses import effective_options, needs_network, needs_surrogate, training_options
+from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
 from oneway.evaluation import AttackResult, take_baselines
 from oneway.evaluation.attackers import prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
@@ -254,7 +254,7 @@ def trained_target(
     stream = Stream(spec.seed, "target")
     stored = store.network("target", key, lambda: stream.call(fresh, device))
     report(stage, 1.0)
-    return TorchTarget(stored.network.to(device))
+    return TorchTarget(stored.module.to(device))
 
 
 def count_stages(spec: ExperimentSpec) -> int:
@@ -278,6 +278,6 @@ def count_stages(spec: ExperimentSpec) -> int:
                 networks.add(role + suffix)
                 if row.surrogate == "augmented":
                     networks.add(role)
-        if needs_network(row.defense):
+        if needs_state(row.defense):
             networks.add(f"{row.defense} {training_options(row.defense, row.options)}")
     return stages + len(networks)

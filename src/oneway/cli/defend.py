@@ -66,8 +66,8 @@ def defend(
         TEST_SIGNALS,
         build_defense,
         check_options,
-        load_network,
-        needs_network,
+        load_module,
+        needs_state,
         needs_surrogate,
     )
     from oneway.errors import InvalidOptionError, UnknownNameError
@@ -82,7 +82,7 @@ def defend(
         )
     offered = [name for name in DEFENSES if name not in TEST_SIGNALS]
     for what, name, known in (
-        ("defense", defense, [name for name in offered if not needs_network(name)]),
+        ("defense", defense, [name for name in offered if not needs_state(name)]),
         ("dtype", dtype, list(dtypes)),
     ):
         if name not in known:
@@ -100,7 +100,7 @@ def defend(
             raise InvalidOptionError(
                 f"{defense} needs --inverter FILE: train one with `oneway train inverter`."
             )
-        surrogate = load_network(inverter, "inverter").network.to(where)
+        surrogate = load_module(inverter, "inverter").module.to(where)
     # From the operating system: who knows the seed of a random release undoes it.
     generator = torch.Generator()
     generator.seed()

@@ -37,8 +37,8 @@ DefenseOptions = Annotated[
 InverterFile = Annotated[
     Path | None, typer.Option("--inverter", help="The surrogate, if the defense takes one.")
 ]
-NetworkFile = Annotated[
-    Path | None, typer.Option("--network", help="The defense's own network, if it has one.")
+StateFile = Annotated[
+    Path | None, typer.Option("--state", help="File of the defense's fitted state, if it has one.")
 ]
 AllowCleanScores = Annotated[
     bool,
@@ -73,7 +73,7 @@ def serve(
     defense: DefenseName = None,
     option: DefenseOptions = None,
     inverter: InverterFile = None,
-    network: NetworkFile = None,
+    state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,
     settings: SettingsFile = None,
     setting: Setting = None,
@@ -103,7 +103,7 @@ def serve(
         defense,
         option,
         inverter,
-        network,
+        state,
         how,
         where,
         allow_clean_scores=allow_clean_scores,
@@ -171,7 +171,7 @@ def guard_of(
     defense: str | None,
     options: list[str] | None,
     inverter: Path | None,
-    network: Path | None,
+    state: Path | None,
     settings: "ServingSettings",
     device: "torch.device",
     *,
@@ -187,8 +187,8 @@ def guard_of(
     if (file is None) is (defense is None):
         raise InvalidOptionError("say what guards the scores: --guard FILE, or --defense NAME.")
     if file is not None:
-        if options or inverter or network:
-            raise InvalidOptionError("--option, --inverter and --network are for --defense.")
+        if options or inverter or state:
+            raise InvalidOptionError("--option, --inverter and --state are for --defense.")
         return open_guard_file(file, device=device)
     if defense == "none" and not allow_clean_scores:
         raise InvalidOptionError(
@@ -199,7 +199,7 @@ def guard_of(
         str(defense),
         parse_options(options, "--option"),
         inverter=inverter,
-        network=network,
+        state=state,
         key=settings.guard_key(),
         device=device,
         allow_clean_scores=allow_clean_scores,

@@ -102,7 +102,7 @@ class InverterTrainer:
         kind = "inverter" if images.ndim == 4 else "record-inverter"
         stored = self.store.network(kind, spec, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
-        return stored.network.to(device), stored.facts
+        return stored.module.to(device), stored.facts
 
 
 @dataclasses.dataclass(frozen=True)

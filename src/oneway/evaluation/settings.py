@@ -10,14 +10,7 @@ from torch import nn
 from oneway.attacks import inversion_attacks
 from oneway.checks import check_above, check_count
 from oneway.contracts import Defense
-from oneway.defenses import (
-    build_defense,
-    check_options,
-    needs_network,
-    needs_surrogate,
-    trained_defense,
-    training_options,
-)
+from oneway.defenses import build_defense, needs_surrogate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
 
@@ -178,14 +171,10 @@ def sketch_defense(release: ReleaseSpec) -> Defense:
         UnknownNameError: There is no such defense, or option of it.
         InvalidOptionError: An option of it or of its training is missing or outside its range.
     """
-    check_options(release.defense, release.options)
-    if needs_network(release.defense):
-        told = training_options(release.defense, release.options)
-        trained_defense(release.defense).check_training(**told)
     return build_defense(
         release.defense,
         release.options,
         nn.Identity(),
-        network=nn.Identity(),
+        state=nn.Identity(),
         generator=torch.Generator(),
     )

@@ -300,7 +300,7 @@ class Study:
 
             spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
             stored = self._store.network("codebook", spec, fit)
-            books[setting] = cast("Codebook", stored.network)
+            books[setting] = cast("Codebook", stored.module)
             report("fit codebooks", len(books) / len(settings))
         return books
 
@@ -309,7 +309,7 @@ class Study:
             setting.defense,
             dict(setting.options),
             self._surrogate,
-            network=self._books.get(setting),
+            state=self._books.get(setting),
         )
 
 
