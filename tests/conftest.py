@@ -25,7 +25,7 @@ settings.register_profile("ci", settings.get_profile("default"), derandomize=Tru
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 GROUPS = {
-    "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test_\w*_on_(a_cluster|ray)\b"),
+    "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test\w*_on_(a_cluster|ray)(?![a-z])"),
     "distribution": re.compile(r"/test_(clean_install|wheel)\.py::"),
 }
 """Which tests stay in one worker although they are in several files, by their ids."""
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
     """Begin with what takes long, so that no worker is left with it at the end."""
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()) and unit_of(item.nodeid) != "cluster":
-            raise pytest.UsageError(f"end the name of {item.nodeid} in _on_a_cluster or _on_ray")
+            raise pytest.UsageError(f"say _on_a_cluster or _on_ray in the name of {item.nodeid}")
     slow = {unit_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
     ranks = dict.fromkeys(slow, len(GROUPS)) | {name: at for at, name in enumerate(GROUPS)}
     items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(GROUPS) + 1))
@@ -73,7 +73,7 @@ def cluster():
         patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
-            num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
+            num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
         )
         yield ray
         ray.shutdown()

@@ -102,8 +102,11 @@ def served(workers):  # noqa: ARG001
         autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
         batch_wait_seconds=0.2,
         max_batch_size=8,
+        ray_actor_options={"num_cpus": 0},  # it stays up beside the other tests of the cluster
     )
-    handle = serve.run(guard.bind(serve.deployment(Model).bind()))
+    handle = serve.run(
+        guard.bind(serve.deployment(Model, ray_actor_options={"num_cpus": 0}).bind())
+    )
     return SimpleNamespace(handle=handle, port=port)  # it ends with the cluster, which is faster
 
 
