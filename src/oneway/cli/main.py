@@ -14,7 +14,6 @@ from oneway.cli import (
     doctor,
     leaderboard,
     playground,
-    proxy,
     report,
     reproduce,
     results,
@@ -70,4 +69,3 @@ app.command()(leaderboard.leaderboard)
 app.command()(results.results)
 app.command()(report.report)
 app.command()(serve.serve)
-app.command()(proxy.proxy)

@@ -161,7 +161,9 @@ class MemGuard(DefenseWithState, ScoreDefense):
         check_logits(training_data.auxiliary_logits)
         target = training_data.target.eval()
         with torch.no_grad():
-            own = torch.cat([target(part) for part in training_data.private_images.split(512)])
+            own = torch.cat(
+                [target(part.clone()) for part in training_data.private_images.split(512)]
+            )
         others = training_data.auxiliary_logits.to(own.dtype)
         confidences = torch.cat([own, others]).softmax(-1)
         member = torch.zeros(len(confidences), dtype=own.dtype, device=own.device)
