@@ -6,7 +6,8 @@ from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
 from oneway.report.certificate import FITTED, certificate_lines, certificate_table
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
-from oneway.report.table import LABEL_LEAKS, Listing
+from oneway.report.sentences import LABEL_LEAKS
+from oneway.report.table import Listing
 
 MOVED = {
     "l1_probabilities": "L1 of probabilities",
