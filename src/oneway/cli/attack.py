@@ -102,8 +102,7 @@ def attack(
     if figure is not None:
         draw_reconstructions(gallery, figure, "What the released scores give away")
     console = Console()
-    table = attackers_table(record)
-    console.print(table, width=max(console.width, table.width()), crop=False)
+    console.print(attackers_table(record), crop=False)
     gap = record["closed_gap"]
     console.print(
         "no gap to close: clean scores tell these attackers no more than the label"

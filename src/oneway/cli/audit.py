@@ -197,7 +197,7 @@ def audit(
     for line in verdict(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for table in (attackers_table(record), privacy_table(record), utility_table(record)):
-        console.print(table, width=max(console.width, table.width()), crop=False)
+        console.print(table, crop=False)
     console.print(distortion_line(record), highlight=False, markup=False, soft_wrap=True)
     for line in flag_lines(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -90,7 +90,7 @@ def demo(
     (folder / "table.md").write_text("\n".join(parts), encoding="utf-8")
 
     console = Console()
-    console.print(table, width=max(console.width, table.width()), crop=False)
+    console.print(table, crop=False)
     for line in lines:
         console.print(f"• {line}", highlight=False, markup=False)
     pictures = "" if no_images else " and reconstructions.png"

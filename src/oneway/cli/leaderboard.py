@@ -80,7 +80,7 @@ def leaderboard(
         records = [record for _ in seeds for record in next(done)]
         summaries = summarise(records)
         table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
-        console.print(table, width=max(console.width, table.width()), crop=False)
+        console.print(table, crop=False)
         for line in (*report_lines(summaries), *frontier_lines(summaries)):
             console.print(f"• {line}", highlight=False, markup=False)
         page = out / f"{experiment.name}-{experiment.preset}.html"

@@ -181,6 +181,6 @@ def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, A
         tables.append((published_table(theirs, summaries), printed))
     for listing, lines in tables:
         if listing.rows:
-            console.print(listing, width=max(console.width, listing.width()), crop=False)
+            console.print(listing, crop=False)
         for line in lines:
             console.print(f"• {line}", highlight=False, markup=False)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 
@@ -59,8 +60,8 @@ class Listing:
             if isinstance(column, Column) and column.help
         ]
 
-    def __rich__(self) -> Table:
-        """Return it for a terminal.
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay it out for a terminal; print it with ``crop=False``, since it may be wider.
 
         Headings wrap between words, never within a word; numbers are never cut, and the first
         column, of names, is not wrapped at all.
@@ -80,11 +81,9 @@ class Listing:
             )
         for row in cells:
             table.add_row(*map(escape, row))
-        return table
-
-    def width(self) -> int:
-        """Return how many columns of a terminal it needs to be shown whole."""
-        return Console(width=1000).measure(self.__rich__()).minimum
+        needed = Measurement.get(console, options.update(width=1000), table).minimum
+        table.width = needed if needed > options.max_width else None
+        yield table
 
     def markdown(self) -> str:
         """Return it as Markdown, without its title."""
