@@ -31,7 +31,7 @@ from oneway.defenses import (
 )
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.evaluation import read_records
-from oneway.report.summary import COLUMNS, spread
+from oneway.report.experiments import COLUMNS, spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

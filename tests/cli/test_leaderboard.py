@@ -39,10 +39,14 @@ def test_every_release_of_every_seed_has_a_record_and_there_is_a_picture(board):
         records = read_records(folder / "out" / f"board-small-seed{seed}.jsonl")
         assert [record["release"] for record in records] == ["none", "noise", "rounding, 1 decimal"]
         assert {record["seed"] for record in records} == {seed}
-    assert (folder / "out" / "board-small.png").read_bytes().startswith(b"\x89PNG")
+    picture = (folder / "out" / "board-small.svg").read_text(encoding="utf-8")
+    assert picture.startswith("<svg")
+    assert "rounding, 1 decimal" in picture
     page = assert_stands_alone((folder / "out" / "board-small.html").read_text(encoding="utf-8"))
     assert len(page.every("img")) >= 40
     assert result.stdout.count("On the frontier of G against") == 2
+    assert "Only 2 seeds were run: do not quote" in result.stdout
+    assert "board-small.html and board-small.svg" in result.stdout
     assert "rounding, 1 decimal" in result.stdout
 
 
@@ -95,10 +99,6 @@ def test_on_a_cluster_each_seed_is_a_task_and_the_records_are_the_same(oneway, t
     assert [len(some) for some in records[0]] == [3, 3]
 
 
-def test_an_unknown_executor_is_refused(oneway, tmp_path):
-    refused(oneway("leaderboard", "--executor", "rai", "--out", tmp_path), "executor", "ray")
-
-
 def test_zeros_have_no_logit_distortion(board):
     folder = board[0]
     records = read_records(folder / "out" / "board-small-seed0.jsonl")
@@ -108,7 +108,8 @@ def test_zeros_have_no_logit_distortion(board):
     assert all(r["logit_distortion"] is not None for r in records if r is not rounded)
 
 
-def test_unknown_data_and_releases_are_refused_before_any_work(oneway, tmp_path):
+def test_unknown_names_are_refused_before_any_work(oneway, tmp_path):
+    refused(oneway("leaderboard", "--executor", "rai", "--out", tmp_path), "executor", "ray")
     refused(oneway("leaderboard", "--data", "facez"), "preset", "faces")
     refused(
         oneway("leaderboard", "--release", "rounding", "--out", tmp_path / "out"), "release", "none"
