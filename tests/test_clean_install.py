@@ -70,7 +70,7 @@ def clean(tmp_path_factory):
     return made
 
 
-ROOMS = ["adapters", "attacks", "audit", "benchmark", "data", "guards", "metrics", "report"]
+PACKAGES = ["adapters", "attacks", "audit", "benchmark", "data", "defenses", "metrics", "report"]
 
 
 def test_importing_and_help_need_no_extra(clean):
@@ -79,9 +79,9 @@ def test_importing_and_help_need_no_extra(clean):
     assert "doctor" in helped
     clean.script(
         "from importlib import import_module\n"
-        f"for name in {ROOMS}:\n"
-        "    room = import_module(f'oneway.{name}')\n"
-        "    [getattr(room, one) for one in room.__all__]\n"
+        f"for name in {PACKAGES}:\n"
+        "    package = import_module(f'oneway.{name}')\n"
+        "    [getattr(package, name) for name in package.__all__]\n"
     )
 
 
@@ -135,7 +135,7 @@ NEEDED = {
     ("demo",): "demo",
     ("playground", "--no-open"): "playground",
     ("serve", "m.pt", "--outputs", "logits", "--input-shape", "4", "--guard", "g"): "serve",
-    ("proxy", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
+    ("serve", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
     ("audit", "m.pt", "--outputs", "logits", "--auxiliary", "a.npz", "--test", "t.npz"): "audit",
     ("export", "none.safetensors", "--out", "guard.onnx"): "export",
 }

@@ -19,6 +19,7 @@ counts and row numbers, never a value from a query: an error text travels to log
 """
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,8 +27,14 @@ from typing import Any
 class OnewayError(Exception):
     """Base of all errors below: catch it to catch them all.
 
-    They can be pickled, so that a worker's error reaches whoever waits for it.
+    They can be pickled, so that a worker's error reaches its caller.
+
+    Attributes:
+        raised: The type and the place of the exception behind this error, for a log that must not
+            quote its text. None if there is none.
     """
+
+    raised: tuple[str, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Some compose their message from other arguments than it.
@@ -104,3 +111,29 @@ class DefenseFailedError(OnewayError, RuntimeError):
 
 class TargetFailedError(OnewayError, RuntimeError):
     """A target did not answer. The message names it and the kind of failure, never a value."""
+
+
+def raising_frame(error: BaseException, file: str | None = None) -> traceback.FrameSummary | None:
+    """Return the frame that raised an exception.
+
+    Args:
+        error: The exception, caught.
+        file: Prefer the innermost frame of this file. None, or no such frame: the innermost.
+
+    Returns:
+        The frame, or None if the exception was never raised.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    candidates = [frame for frame in frames if frame.filename == file] or frames
+    return candidates[-1] if candidates else None
+
+
+def where_raised(error: BaseException, file: str | None = None) -> str:
+    """Return ``"model.py, line 12"``, the place that raised an exception.
+
+    Args:
+        error: The exception, caught.
+        file: See :func:`raising_frame`.
+    """
+    frame = raising_frame(error, file)
+    return "no traceback" if frame is None else f"{frame.filename}, line {frame.lineno}"

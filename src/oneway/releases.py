@@ -1,13 +1,287 @@
-"""From logits to what leaves the building, and back: the last step of every release."""
+"""From clean scores to released probabilities: every defense runs through `guarded_release`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from oneway.checks import FLOATING, check_confidences, check_logits, name_of
-from oneway.errors import InvalidOptionError
+from oneway.checks import (
+    FLOATING,
+    check_confidences,
+    check_count,
+    check_logits,
+    name_of,
+)
+from oneway.contracts import Defense, RepeatableDefense
+from oneway.errors import (
+    DefenseFailedError,
+    InvalidOptionError,
+    InvalidTensorError,
+    OnewayError,
+    raising_frame,
+    where_raised,
+)
 
 MOST_DECIMALS = 12
-"""Beyond this, float64 cannot say exactly what a row of rounded numbers sums to."""
+"""Most decimals of a release: beyond, float64 cannot hold the sum of a rounded row exactly."""
+
+Outputs = Literal["logits", "confidences"]
+"""What a model's scores are: unbounded logits, in nats, or probabilities."""
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class GuardedRelease:
+    """The answer of a defense to one batch, checked.
+
+    Attributes:
+        defended_logits: ``(N, K)`` logits from the defense, or ``(R, N, K)`` for R repeats. Only
+            the defender may see them.
+        confidences: Probabilities of the same shape: all that may leave.
+        label_changes: The number of rows whose predicted class differs from the clean one.
+    """
+
+    defended_logits: Tensor
+    confidences: Tensor
+    label_changes: int
+
+
+# Servers call in inference mode, whose tensors take no part in a gradient.
+@torch.inference_mode(False)
+@torch.no_grad()
+def guarded_release(
+    defense: Defense,
+    clean_logits: Tensor,
+    images: Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    decimals: int | None = None,
+    repeats: int | None = None,
+    batch_size: int | None = None,
+) -> GuardedRelease:
+    """Apply a defense to clean logits, and release only what keeps the defense's promises.
+
+    The defense gets copies, without gradient and outside inference mode, so it cannot write to
+    anything of the caller's. Every path from a defense to a client or an attacker goes through
+    this function. Either all rows are released, or an error is raised whose text holds no score.
+
+    Args:
+        defense: Changes the logits.
+        clean_logits: ``(N, K)`` scores of any floating type, in nats, finite. Not modified.
+        images: ``(N, ...)`` the queries that gave the logits. Needed if the defense has
+            ``requires_input``, else ignored. Not modified.
+        dtype: Type of the released probabilities: see :func:`release`.
+        decimals: Decimals of the released probabilities: see :func:`release`.
+        repeats: Answer each query this many times, independently, in a leading axis. None: once,
+            without that axis. A deterministic defense is asked once; a
+            :class:`~oneway.contracts.RepeatableDefense` draws all answers at once.
+        batch_size: Most rows that the defense gets at once. None: all.
+
+    Returns:
+        The defended logits, in the type and on the device of ``clean_logits``, and the released
+        probabilities of type ``dtype``. If the defense has ``keeps_label``, the clean arg max
+        (the lowest index, if they tie) is the only maximum of each row.
+
+    Raises:
+        InvalidTensorError: The logits or images are not as above, or the defense's own check of
+            them failed.
+        InvalidOptionError: ``dtype`` or ``decimals`` is outside its range.
+        DefenseFailedError: The defense raised, changed a label that it promises to keep, or gave
+            anything but finite logits of the same shape, type and device.
+    """
+    check_logits(clean_logits)
+    check_release_options(dtype, decimals)
+    if clean_logits.ndim != 2:
+        raise InvalidTensorError(
+            f"logits must have shape (N, K), but got {tuple(clean_logits.shape)}. Add the missing "
+            "axis for a single query, as by `logits[None]`."
+        )
+    queries = _queries_for(defense, images, len(clean_logits))
+    if repeats is not None:
+        check_count("repeats", repeats)
+        if defense.deterministic or not isinstance(defense, RepeatableDefense):
+            count = 1 if defense.deterministic else repeats
+            ask = partial(guarded_release, defense, clean_logits, queries, dtype=dtype)
+            answers = [ask(decimals=decimals, batch_size=batch_size) for _ in range(count)]
+            return GuardedRelease(
+                torch.stack([answer.defended_logits for answer in answers]).expand(repeats, -1, -1),
+                torch.stack([answer.confidences for answer in answers]).expand(repeats, -1, -1),
+                sum(answer.label_changes for answer in answers) * (repeats // count),
+            )
+    size = batch_size or max(1, len(clean_logits))
+    parts = [
+        _guarded_batch(
+            defense,
+            clean_logits[begin : begin + size].detach(),
+            None if queries is None else queries[begin : begin + size],
+            repeats,
+            dtype,
+            decimals,
+        )
+        for begin in range(0, max(1, len(clean_logits)), size)
+    ]
+    return GuardedRelease(
+        torch.cat([part.defended_logits for part in parts], dim=-2),
+        torch.cat([part.confidences for part in parts], dim=-2),
+        sum(part.label_changes for part in parts),
+    )
+
+
+def _queries_for(defense: Defense, images: Tensor | None, rows: int) -> Tensor | None:
+    """Return the images if the defense needs them, else None."""
+    if not defense.requires_input:
+        return None
+    if images is None:
+        raise InvalidTensorError(
+            f"images must be given: {type(defense).__name__} needs the queries besides their "
+            "scores. Pass them, or take a defense that does not need them."
+        )
+    if not isinstance(images, Tensor) or images.ndim < 1 or len(images) != rows:
+        got = len(images) if isinstance(images, Tensor) and images.ndim else type(images).__name__
+        raise InvalidTensorError(f"images must be one per row of scores, {rows}, but got {got}.")
+    return images.detach()
+
+
+def _guarded_batch(
+    defense: Defense,
+    clean: Tensor,
+    images: Tensor | None,
+    draws: int | None,
+    dtype: torch.dtype,
+    decimals: int | None,
+) -> GuardedRelease:
+    """Ask a defense once, or for ``draws`` answers at once, and check what it gives."""
+    name = type(defense).__name__
+    expected = clean if draws is None else clean.expand(draws, -1, -1)
+    answer = _answer(defense, clean, images, draws) if len(clean) else expected
+    if _kind(answer) != _kind(expected):
+        raise DefenseFailedError(
+            f"nothing is released: {name} must give logits as {_kind(expected)}, but gave "
+            f"{_kind(answer)}."
+        )
+    try:
+        check_logits(answer, f"the logits of {name}")
+    except InvalidTensorError as error:
+        # The defense is wrong, and not the caller.
+        raise DefenseFailedError(f"nothing is released: {error}") from None
+    # A copy: a defense may overwrite at its next call what it returned.
+    defended = answer.clone()
+    confidences = _probabilities(defended, dtype, decimals)
+    label_changes = int((confidences.argmax(-1) != clean.argmax(-1)).sum())
+    if label_changes and defense.keeps_label:
+        raise DefenseFailedError(
+            f"{name} promises to keep labels, but changed {label_changes} of "
+            f"{confidences[..., 0].numel()}; nothing is released."
+        )
+    return GuardedRelease(defended, confidences, label_changes)
+
+
+def _kind(answer: object) -> str:
+    """Describe an answer's type, shape and device, and never its values."""
+    if not isinstance(answer, Tensor):
+        return type(answer).__name__
+    sparse = "" if answer.layout is torch.strided else " sparse"
+    return f"{name_of(answer.dtype)}{sparse} of shape {tuple(answer.shape)} on {answer.device}"
+
+
+def _answer(defense: Defense, clean: Tensor, images: Tensor | None, draws: int | None) -> Tensor:
+    """Ask a defense with copies; turn whatever it raises into an error that holds no score."""
+    logits, queries = clean.clone(), None if images is None else images.clone()
+    refusal: OnewayError
+    try:
+        if draws is not None and isinstance(defense, RepeatableDefense):
+            return defense.draws(logits, queries, draws)
+        return defense(logits, queries)
+    except (KeyboardInterrupt, SystemExit):  # the process must stop
+        raise
+    except BaseException as error:  # noqa: BLE001  raised as an error of oneway
+        refusal = _redacted(error, defense, len(clean))
+    # Not within the handler: a log also shows the context, and its text may quote a score.
+    raise refusal
+
+
+def _redacted(error: BaseException, defense: Defense, rows: int) -> OnewayError:
+    """Return the error to raise instead: the same if it is about the input and from oneway."""
+    if isinstance(error, InvalidTensorError | DefenseFailedError) and _is_from_oneway(error):
+        return type(error)(*error.args)
+    kind, place = type(error).__name__, where_raised(error)
+    refusal = DefenseFailedError(
+        f"{type(defense).__name__} raised {kind} ({place}) for {rows} rows; nothing is released. "
+        "Its own message is left out, since it may quote a query."
+    )
+    refusal.raised = kind, place
+    return refusal
+
+
+def _is_from_oneway(error: BaseException) -> bool:
+    """Return whether an error and its causes come from this package, whose texts hold no value."""
+    links: BaseException | None = error
+    while links is not None:
+        frame = raising_frame(links)
+        if frame is None or PACKAGE not in Path(frame.filename).parents:
+            return False
+        links = links.__cause__ or links.__context__
+    return True
+
+
+def clean_logits_of(scores: Tensor, outputs: Outputs, name: str = "scores") -> Tensor:
+    """Return a model's scores as clean logits, in a type that every defense takes.
+
+    Args:
+        scores: ``(..., K)`` floating, ``K >= 2``, finite. Not modified.
+        outputs: What the scores are: ``"logits"``, in nats, or ``"confidences"``,
+            probabilities. Never guessed from the values.
+        name: What messages call the scores.
+
+    Returns:
+        Of logits: the same in float64 if they are, else in float32; no copy if the type stays.
+        Of confidences: their logarithms in float64, see :func:`logits_from_confidences`.
+
+    Raises:
+        InvalidTensorError: The scores are not as above.
+    """
+    if outputs == "confidences":
+        return logits_from_confidences(scores)
+    check_logits(scores, name)
+    return scores if scores.dtype == torch.float64 else scores.float()
+
+
+def check_outputs(outputs: str) -> None:
+    """Refuse anything but the two kinds of scores that a model can give.
+
+    Raises:
+        InvalidOptionError: ``outputs`` is neither ``"logits"`` nor ``"confidences"``.
+    """
+    if outputs not in get_args(Outputs):
+        raise InvalidOptionError(
+            f"outputs must be 'logits' or 'confidences', but got {outputs!r}. Say which the "
+            "model gives; it is never guessed from the values."
+        )
+
+
+def check_release_options(dtype: torch.dtype, decimals: int | None) -> None:
+    """Refuse a type or a number of decimals that :func:`release` cannot do.
+
+    Raises:
+        InvalidOptionError: ``dtype`` is not floating, or ``decimals`` not from 0 to 12 or None.
+    """
+    if dtype not in FLOATING:
+        raise InvalidOptionError(
+            f"dtype must be one of {', '.join(map(name_of, FLOATING))}, but got {dtype}."
+        )
+    if decimals is not None and (
+        isinstance(decimals, bool)
+        or not isinstance(decimals, int)
+        or not 0 <= decimals <= MOST_DECIMALS
+    ):
+        raise InvalidOptionError(
+            f"decimals must be a whole number from 0 to {MOST_DECIMALS}, or None, "
+            f"but got {decimals!r}."
+        )
 
 
 def release(
@@ -37,21 +311,13 @@ def release(
         InvalidOptionError: ``dtype`` or ``decimals`` is none of the above.
     """
     check_logits(logits)
-    if dtype not in FLOATING:
-        raise InvalidOptionError(
-            f"dtype must be one of {', '.join(map(name_of, FLOATING))}, but got {dtype}."
-        )
-    if decimals is not None and (
-        isinstance(decimals, bool)
-        or not isinstance(decimals, int)
-        or not 0 <= decimals <= MOST_DECIMALS
-    ):
-        raise InvalidOptionError(
-            f"decimals must be a whole number from 0 to {MOST_DECIMALS}, or None, "
-            f"but got {decimals!r}."
-        )
-    index = logits.detach().argmax(-1, keepdim=True)
-    probabilities = logits.detach().double().softmax(-1)
+    check_release_options(dtype, decimals)
+    return _probabilities(logits.detach(), dtype, decimals)
+
+
+def _probabilities(logits: Tensor, dtype: torch.dtype, decimals: int | None) -> Tensor:
+    index = logits.argmax(-1, keepdim=True)
+    probabilities = logits.double().softmax(-1)
     if decimals is not None:
         probabilities = _round_rows(probabilities, index, 10**decimals)
     return _lead(probabilities.to(dtype), index)

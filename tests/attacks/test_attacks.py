@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
+from oneway.attacks import AdversarialTraining, Averaging, LabelOnly, Retrained, Static
 from oneway.attacks.averaging import ROWS as ROWS_AT_ONCE
 from oneway.attacks.averaging import mean_answer
 from oneway.contracts import AttackerKnowledge
@@ -16,6 +16,9 @@ from oneway.errors import InvalidOptionError
 from oneway.releases import release
 
 CLASSES, ROWS, QUERIES = 4, 23, 9
+
+label_only, static, retrained = LabelOnly(), Static(), Retrained()
+adversarial_training, averaging = AdversarialTraining(), Averaging()
 
 
 class Notes:

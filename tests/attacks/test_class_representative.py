@@ -8,7 +8,7 @@ from oneway.attacks.class_representative import (
     ITERATIONS,
     PAIRS,
     PATIENCE,
-    class_representative,
+    ClassRepresentative,
     find_representatives,
     is_over,
 )
@@ -80,7 +80,7 @@ def test_it_approaches_what_the_class_scores_highest(level, seed):
 
 def test_it_answers_a_query_with_the_representative_of_its_label_seen_before_or_not():
     # All that was released for the attacker's images is label 0.
-    reconstructors = class_representative(knowledge(Similar()), None)
+    reconstructors = ClassRepresentative()(knowledge(Similar()), None)
     assert list(reconstructors) == ["representative"]
     made = reconstructors["representative"]
     assert made.repeats == 1
@@ -94,14 +94,14 @@ def test_it_answers_a_query_with_the_representative_of_its_label_seen_before_or_
 def test_the_attack_starts_from_zeros_and_asks_for_images_of_its_own_making():
     query = Similar()
     seen = knowledge(query)
-    class_representative(seen, None)
+    ClassRepresentative()(seen, None)
     assert torch.equal(query.asked[0][0], torch.zeros(CLASSES + 1, *SHAPE))
     assert all(images.min() >= 0 and images.max() <= 1 for images, _ in query.asked)
     assert {count for _, count in query.asked} == {1}
 
 
 def test_it_does_not_apply_where_the_api_cannot_be_asked():
-    assert class_representative(knowledge(None), None) == {}
+    assert ClassRepresentative()(knowledge(None), None) == {}
 
 
 def test_the_same_answers_give_the_same_images_whatever_the_global_stream():
@@ -109,7 +109,7 @@ def test_the_same_answers_give_the_same_images_whatever_the_global_stream():
     for seed in (0, 1):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-        reconstructor = class_representative(knowledge(Similar()), None)["representative"]
+        reconstructor = ClassRepresentative()(knowledge(Similar()), None)["representative"]
         assert torch.equal(torch.get_rng_state(), state)
         made.append(reconstructor.reconstruct(torch.eye(4).unsqueeze(0)))
     assert torch.equal(*made)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks import optimising
+from oneway.attacks import Optimising
 from oneway.attacks.optimising import DRAWS, PULLS, ROWS, STEPS
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses.identity import Identity
@@ -61,7 +61,7 @@ def observe(
 
 def prepared(target, decoder=None, **options):
     decoder = decoder or Gray()
-    return optimising(observe(target, **options), lambda *_: decoder)
+    return Optimising()(observe(target, **options), lambda *_: decoder)
 
 
 def misfit(target: TorchTarget, found: Tensor, released: Tensor) -> Tensor:
@@ -83,12 +83,12 @@ def test_it_does_not_apply_where_the_model_is_not_at_hand():
     def train(*_):
         raise AssertionError("nothing is to be trained")
 
-    assert optimising(seen, train) == {}
+    assert Optimising()(seen, train) == {}
 
 
 def test_candidates_are_all_lengths_with_all_pulls_on_one_decoder_of_released_scores():
     seen, got = observe(linear_target()), []
-    reconstructors = optimising(seen, lambda *tensors: got.append(tensors) or Gray())
+    reconstructors = Optimising()(seen, lambda *tensors: got.append(tensors) or Gray())
     assert set(reconstructors) == set(NAMES.values())
     assert {reconstructor.repeats for reconstructor in reconstructors.values()} == {1}
     [(released, images, held_out)] = got
@@ -241,7 +241,7 @@ def test_scores_of_the_held_out_rows_do_not_set_the_scale():
     )
     name = NAMES[min(STEPS), min(PULLS)]
     answers = [
-        optimising(given, lambda *_: Gray())[name].reconstruct(target(asked)[None])
+        Optimising()(given, lambda *_: Gray())[name].reconstruct(target(asked)[None])
         for given in (seen, other)
     ]
     assert torch.equal(*answers)
@@ -284,7 +284,7 @@ def test_a_large_image_moves_as_far_as_the_same_one_when_it_is_small(factor):
             own, None, small(images), held_out, differentiable_logits=differentiable_logits
         )
         gray = torch.full_like(own[:1], 0.5)
-        made = optimising(seen, lambda *_: lambda some: gray.expand(len(some), -1, -1, -1))
+        made = Optimising()(seen, lambda *_: lambda some: gray.expand(len(some), -1, -1, -1))
         return made[name].reconstruct(small(asked)[None])
 
     for name in NAMES.values():

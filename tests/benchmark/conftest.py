@@ -1,33 +1,5 @@
-"""What tests of experiments share."""
+"""Count what is trained to the end."""
 
-import functools
-from collections import Counter
+from trainings import trainings
 
-import pytest
-
-from oneway.benchmark import runner
-from oneway.defenses.trained import MutualInformation, Purification
-from oneway.evaluation import attackers
-
-
-@pytest.fixture
-def trainings(monkeypatch):
-    """Count what is trained to the end."""
-    counts = Counter()
-
-    def count(owner, name, label, wrap=lambda function: function):
-        original = getattr(owner, name)
-
-        @functools.wraps(original)
-        def counted(*args, **options):
-            result = original(*args, **options)
-            counts[label] += 1
-            return result
-
-        monkeypatch.setattr(owner, name, wrap(counted))
-
-    count(attackers, "train_inverter", "inverter")
-    count(runner, "train_target", "target")
-    count(MutualInformation, "train", "MID", staticmethod)
-    count(Purification, "train", "PPF", staticmethod)
-    return counts
+__all__ = ["trainings"]

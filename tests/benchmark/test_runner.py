@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from attacks.spying import spied
 from benchmark.small import (
     AGAIN,
     CLASSES,
@@ -28,18 +29,18 @@ from benchmark.small import (
     spec_of,
 )
 from oneway.attacks import ATTACKS
-from oneway.benchmark import count_stages
+from oneway.benchmark import count_stages, runner
 from oneway.benchmark.runner import trained_target
 from oneway.benchmark.spec import cell_key
 from oneway.data import check_disjoint, no_progress
 from oneway.defenses import DEFENSES
+from oneway.defenses.base import ScoreDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
-from oneway.evaluation import attackers, defenders, write_records
+from oneway.evaluation import attackers, write_records
 from oneway.evaluation.records import unpacked
 from oneway.evaluation.settings import ReleaseSpec
 
-MOVED = ReleaseSpec("moved", "moved")
 KEYS = MEASURED | {
     "data",
     "effective_options",
@@ -78,14 +79,12 @@ ALWAYS = {"label-only", "static", "retrained"}
 averaging a random release."""
 
 
-class Moved:
+class Moved(ScoreDefense):
     """Hides nothing: classes permuted, scaled and shifted. Anyone who retrains undoes it."""
 
-    requires_input = False
     keeps_label = False
-    deterministic = True
 
-    def __call__(self, logits, images=None):  # noqa: ARG002
+    def transform(self, logits):
         return 0.5 * logits.roll(1, -1) + torch.arange(CLASSES, dtype=logits.dtype)
 
 
@@ -96,7 +95,7 @@ def controls(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DEFENSES, "moved", Moved)
         spec = spec_of(
-            *(NONE, AGAIN, MOVED, NOISY, LABEL),
+            *(NONE, AGAIN, ReleaseSpec("moved", "moved"), NOISY, LABEL),
             epochs=20,
             width=8,
             images=(120, 200, 100),
@@ -204,7 +203,7 @@ def test_records_are_json_with_the_documented_keys(controls, tmp_path):
         assert (read["auxiliary"], read["queries"]) == (200, 100)
         assert read["spec"]["data"] == vars(controls.spec.data)
         assert (read["seed"], read["preset"]) == (0, "")
-        assert (read["random"], read["keeps_label"]) == (False, release != MOVED)
+        assert (read["random"], read["keeps_label"]) == (False, release.name != "moved")
     assert json.loads(lines[3])["options"] == NOISE | {"norm": "inf"}  # JSON has no infinity
 
 
@@ -345,15 +344,10 @@ def seen(monkeypatch):
 
         monkeypatch.setattr(module, name, spied)
 
-    spy(defenders, "train_target", "target", 1)
+    spy(runner, "train_target", "target", 1)
     spy(attackers, "train_inverter", "inverter", 2)
     for name, attack in list(ATTACKS.items()):
-
-        def spied(knowledge, train, attack=attack):
-            kept["attack"].append(knowledge)
-            return attack(knowledge, train)
-
-        monkeypatch.setitem(ATTACKS, name, spied)
+        monkeypatch.setitem(ATTACKS, name, spied(attack, kept["attack"].append))
     return kept
 
 
@@ -413,7 +407,7 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         values = vars(given)
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
-            *("query", "random", "repeats", "simulated_defenses", "follow"),
+            *("query", "random", "repeats", "simulated_defenses", "differentiable_logits"),
         }
         assert (
             given.differentiable_logits is None
@@ -429,11 +423,7 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
 def test_attackers_see_what_was_released_and_what_it_was_before(tmp_path, monkeypatch):
     seen = []
 
-    def spied(knowledge, train, attack=ATTACKS["retrained"]):
-        seen.append(knowledge)
-        return attack(knowledge, train)
-
-    monkeypatch.setitem(ATTACKS, "retrained", spied)
+    monkeypatch.setitem(ATTACKS, "retrained", spied(ATTACKS["retrained"], seen.append))
     outcomes = outcomes_of(tmp_path, spec_of(NONE, LABEL))
     undefended, label = seen
     assert torch.equal(undefended.clean, undefended.released)

@@ -531,20 +531,19 @@ def test_a_preset_of_a_file_without_any_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("release", "text"),
+    ("defense", "options", "text"),
     [
-        (ReleaseSpec("r", "mutual-information", {"beta": -1}), "beta must be finite and at least"),
-        (ReleaseSpec("r", "mutual-information", {"beta": "a"}), "beta must be finite and at least"),
-        (ReleaseSpec("r", "mutual-information", {"beta": 0.1, "epochs": 0}), "epochs must be"),
-        (ReleaseSpec("r", "purification", {"inversion_weight": -3}), "inversion_weight must be"),
-        (ReleaseSpec("r", "purification", {"hidden": 0}), "hidden must be a whole number"),
-        (ReleaseSpec("r", "purification", {"keep_label": "no"}), "keep_label must be true or"),
+        ("mutual-information", {"beta": -1}, "beta must be finite and at least"),
+        ("mutual-information", {"beta": "a"}, "beta must be finite and at least"),
+        ("mutual-information", {"beta": 0.1, "epochs": 0}, "epochs must be"),
+        ("purification", {"inversion_weight": -3}, "inversion_weight must be"),
+        ("purification", {"hidden": 0}, "hidden must be a whole number"),
+        ("purification", {"keep_label": "no"}, "keep_label must be true or"),
     ],
 )
-def test_an_option_of_a_defenses_training_is_refused_before_any_work(release, text):
-    data = DataSpec("digits", private=10, auxiliary=10, test=10)
+def test_an_option_of_a_defenses_training_is_refused_before_any_work(defense, options, text):
     with pytest.raises(InvalidOptionError, match=text):
-        ExperimentSpec("own", data, (ReleaseSpec("none", "none"), release))
+        ReleaseSpec("r", defense, options)
 
 
 @pytest.mark.parametrize(
@@ -552,8 +551,6 @@ def test_an_option_of_a_defenses_training_is_refused_before_any_work(release, te
     [
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"name": "../out"}, "name must be letters"),
-        ({"data": DataSpec("digits", private=0, auxiliary=10, test=10)}, "private must be"),
-        ({"data": DataSpec("digits", private=10, auxiliary=10, test=0)}, "test must be"),
     ],
 )
 def test_an_experiment_that_could_not_run_is_refused(changes, text):
@@ -561,6 +558,9 @@ def test_an_experiment_that_could_not_run_is_refused(changes, text):
     given = {"name": "own", "data": data, "releases": (ReleaseSpec("none", "none"),)}
     with pytest.raises(InvalidOptionError, match=text):
         ExperimentSpec(**(given | changes))
+    for split in ("private", "auxiliary", "test"):
+        with pytest.raises(InvalidOptionError, match=f"{split} must be"):
+            dataclasses.replace(data, **{split: 0})
 
 
 def test_presets_must_be_tables(tmp_path):

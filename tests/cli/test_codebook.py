@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.defenses import load_network
+from oneway.defenses import load_module
 from oneway.defenses.codebook import CodebookRelease
 from oneway.releases import release
 
@@ -221,4 +221,4 @@ def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
 
 
 def test_a_surrogate_is_still_a_network(work):
-    assert load_network(work / "s.safetensors", "inverter").kind == "inverter"
+    assert load_module(work / "s.safetensors", "inverter").kind == "inverter"

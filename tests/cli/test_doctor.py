@@ -67,7 +67,7 @@ def test_a_healthy_installation_exits_0(oneway, machine):
     result = oneway("doctor")
     assert result.exit_code == 0, result.output
     assert "Everything that is installed works." in result.stdout
-    assert "serve ready oneway serve and oneway proxy" in told(result)
+    assert "serve ready oneway serve: guarded" in told(result)
     assert "torch 2.13.0 computes on the CPU, 1 thread" in told(result)
     assert "pip install" not in result.stdout
     assert machine.tried == [["torch", "numpy", "oneway"], ["starlette", "uvicorn"]]

@@ -55,7 +55,7 @@ def suite(source, only="order-only"):
 def test_the_suite_of_laws_holds_it_to_its_promises(source):
     done = suite(source)
     assert done.returncode == 0, done.stdout
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 20
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 7
 
 
 def test_a_command_takes_it_with_its_option(source, tmp_path):
@@ -78,7 +78,7 @@ def test_a_promise_that_it_does_not_keep_is_found(source):
     honest = path.read_text(encoding="utf-8")
     path.write_text(
         honest.replace("-self.step", "self.step").replace(
-            "lift_label(told, logits.argmax(-1), 0)", "told"
+            "    step:", "    is_finished = True\n\n    step:"
         ),
         encoding="utf-8",
     )

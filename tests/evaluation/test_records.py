@@ -93,7 +93,7 @@ def test_a_cells_key_depends_on_every_setting_of_the_experiment(path, value):
     ("field", "value"),
     [
         ("name", "other"),
-        ("defense", "label-only"),
+        ("defense", "input-free-noise"),
         ("options", {"step_size": 0.25}),
         ("surrogate", "min-max"),
         ("attackers", ("static",)),

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneway.attacks import adversarial_training, averaging, label_only, retrained, static
-from oneway.attacks.class_representative import class_representative
+from oneway.attacks import inversion_attacks
 from oneway.contracts import AttackerKnowledge, Reconstructor
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
@@ -228,7 +227,7 @@ class Record:
         return lambda confidences: torch.full((len(confidences), 1, 2, 2), 0.5)
 
 
-ATTACKS = (label_only, static, retrained, adversarial_training, averaging, class_representative)
+ATTACKS = [attack for name, attack in inversion_attacks().items() if name != "optimising"]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

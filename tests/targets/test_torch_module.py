@@ -128,15 +128,15 @@ def test_a_module_put_back_in_training_mode_is_refused(asked):
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda count: torch.zeros(count), r"shape \(2, K\), but gave \(2,\)"),
+        (lambda count: torch.zeros(count), r"shape \(2, K\).*but gave \(2,\)"),
         (lambda count: torch.zeros(count, 1, 3), r"but gave \(2, 1, 3\)"),
-        (lambda count: torch.zeros(count + 1, 3), r"2 images .*but gave \(3, 3\)"),
+        (lambda count: torch.zeros(count + 1, 3), r"2 queries .*but gave \(3, 3\)"),
         (lambda count: torch.zeros(count, 1), "K >= 2"),
         (
             lambda count: torch.full((count, 3), math.nan),
-            r"module's logits \(float32\) must be fin",
+            "the logits of the module must be finite",
         ),
-        (lambda count: torch.zeros(count, 3).long(), r"module's logits \(int64\) must be floating"),
+        (lambda count: torch.zeros(count, 3).long(), "the logits of the module must be floating"),
     ],
     ids=["no classes", "another axis", "another count", "one class", "not finite", "integers"],
 )

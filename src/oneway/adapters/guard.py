@@ -1,37 +1,42 @@
-"""A defense as a plain function on scores, for whatever server calls it. It fails closed."""
+"""A defense as a plain function on scores, for any server. It fails closed."""
 
-from typing import Literal, overload
+from types import UnionType
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import FLOATING, check_count, check_images, check_logits, name_of
+from oneway.checks import FLOATING, check_count, check_images, name_of
 from oneway.contracts import Defense
-from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
-from oneway.releases import logits_from_confidences, release
-from oneway.targets.defended import checked_release
-from oneway.targets.failure import where_raised
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.releases import (
+    Outputs,
+    check_outputs,
+    check_release_options,
+    clean_logits_of,
+    guarded_release,
+)
 
 Array = NDArray[np.generic]
 
 
 class Guard:
-    """Scores of a classifier in, probabilities that may be released out.
+    """Turns a classifier's scores into probabilities that may be released.
 
     NumPy arrays give arrays, tensors give tensors, of the same floating type and on the same
-    device. Either all rows come back guarded, or an error of oneway is raised: clean scores never
-    come back, and no message holds a value.
+    device. Either all rows come back guarded, or an error of oneway is raised whose text holds
+    no value.
 
-    Safe to call from several threads if the defense is; all of oneway's are that draw nothing, and
-    :class:`KeyedRandomness`.
+    Safe to call from several threads if the defense is: all of oneway's are that draw nothing,
+    and so is :class:`KeyedRandomness`.
     """
 
     def __init__(
         self,
         defense: Defense,
-        outputs: Literal["logits", "confidences"],
+        outputs: Outputs,
         *,
         decimals: int | None = None,
         batch_size: int = 512,
@@ -39,16 +44,16 @@ class Guard:
         """Guard scores by a defense.
 
         Args:
-            defense: What changes them. One that may change labels, or that draws anew
-                for each answer, is refused.
+            defense: Changes the scores. A defense that may change labels, or that draws anew for
+                each answer, is refused.
             outputs: What the scores are: ``"logits"``, in nats, or ``"confidences"``,
                 probabilities; never guessed from their values.
-            decimals: Decimals of what is released: see :func:`oneway.release`. None: all.
-            batch_size: Most rows that the defense sees at once.
+            decimals: Decimals of the released probabilities: see :func:`oneway.release`. None: all.
+            batch_size: Most rows that the defense gets at once.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or ``defense`` is none, may change
-                labels, or answers the same query differently.
+            InvalidOptionError: An option is outside its range, or ``defense`` is no defense, may
+                change labels, or answers the same query differently.
         """
         if not isinstance(defense, Defense):
             raise InvalidOptionError(
@@ -66,19 +71,15 @@ class Guard:
                 "again averages it away, and workers disagree. Wrap it in "
                 "oneway.defenses.KeyedRandomness."
             )
-        if outputs not in ("logits", "confidences"):
-            raise InvalidOptionError(
-                f"outputs must be 'logits' or 'confidences', but got {outputs!r}. Say which the "
-                "model gives; it is never guessed from the values."
-            )
+        check_outputs(outputs)
         check_count("batch_size", batch_size)
-        release(torch.zeros(1, 2), decimals=decimals)  # refuses decimals that it cannot do
+        check_release_options(torch.float32, decimals)
         self.defense, self.outputs = defense, outputs
         self.decimals, self.batch_size = decimals, batch_size
 
     @property
     def requires_input(self) -> bool:
-        """Whether it needs the queries besides their scores."""
+        """Whether the defense needs the queries besides their scores."""
         return self.defense.requires_input
 
     @overload
@@ -93,9 +94,10 @@ class Guard:
         """Guard a batch.
 
         Args:
-            scores: ``(N, K)`` floating, K at least 2, finite: what ``outputs`` says. Not modified.
-            queries: ``(N, ...)`` floating, what gave the scores, in the scale that the defense
-                was made for. Needed if ``requires_input``, else ignored.
+            scores: ``(N, K)`` floating, K at least 2, finite, of the kind ``outputs``. Not
+                modified.
+            queries: ``(N, ...)`` floating, the queries that gave the scores, in the scale that the
+                defense was made for. Needed if ``requires_input``, else ignored. Not modified.
 
         Returns:
             ``(N, K)`` probabilities of the kind, type and device of ``scores``. The
@@ -103,76 +105,39 @@ class Guard:
             in that type and after rounding.
 
         Raises:
-            InvalidTensorError: Scores or queries are not what they should be.
+            InvalidTensorError: Scores or queries are not as above.
             DefenseFailedError: The defense raised, or broke its promise.
         """
-        given = as_tensor(scores, "scores")
-        asked = None
+        tensor = as_tensor(scores, "scores")
+        images = None
         if self.requires_input:
             if queries is None:
                 raise InvalidTensorError(
                     f"queries must be given: {type(self.defense).__name__} needs them besides "
                     "their scores. Pass them, or take a defense that does not need them."
                 )
-            asked = as_tensor(queries, "queries").to(given.device)
-        # Servers call in inference mode, whose tensors take no part in a gradient.
-        with torch.inference_mode(False), torch.no_grad():
-            released = self._guarded(given.clone(), None if asked is None else asked.clone())
+            images = as_tensor(queries, "queries").to(tensor.device)
+            check_images(images, len(tensor))
+        released = guarded_release(
+            self.defense,
+            clean_logits_of(tensor, self.outputs),
+            images,
+            dtype=tensor.dtype,
+            decimals=self.decimals,
+            batch_size=self.batch_size,
+        ).confidences
         return released.numpy() if isinstance(scores, np.ndarray) else released
-
-    def _guarded(self, scores: Tensor, queries: Tensor | None) -> Tensor:
-        if scores.ndim != 2:
-            raise InvalidTensorError(
-                f"scores must have shape (N, K), but got {tuple(scores.shape)}. Add the missing "
-                "axis for a single query, as by `scores[None]`."
-            )
-        clean = self._logits_of(scores)
-        if queries is not None:
-            check_images(queries, len(scores))
-        if not len(scores):
-            return scores
-        parts = []
-        for begin in range(0, len(scores), self.batch_size):
-            rows = slice(begin, begin + self.batch_size)
-            some = clean[rows]
-            defended = self._defended(some, None if queries is None else queries[rows])
-            parts.append(
-                checked_release(
-                    self.defense, some, defended, dtype=scores.dtype, decimals=self.decimals
-                )
-            )
-        return torch.cat(parts)
-
-    def _logits_of(self, scores: Tensor) -> Tensor:
-        if self.outputs == "confidences":
-            return logits_from_confidences(scores)
-        check_logits(scores)
-        return scores if scores.dtype == torch.float64 else scores.float()
-
-    def _defended(self, clean: Tensor, queries: Tensor | None) -> Tensor:
-        try:
-            # A defense that writes into what it was given must not move the label it is held to.
-            return self.defense(clean.clone(), queries)
-        except OnewayError:
-            raise
-        except Exception as error:  # noqa: BLE001  raised as ours
-            # Not `from error`: a server logs the cause too, and its text may quote a query.
-            raise DefenseFailedError(
-                f"{type(self.defense).__name__} raised {type(error).__name__} "
-                f"({where_raised(error)}) for {len(clean)} rows; nothing is released. Its own "
-                "message is left out, since it may quote a query."
-            ) from None
 
 
 def as_tensor(values: object, name: str) -> Tensor:
-    """Return floating values as a tensor without gradient, of NumPy arrays a copy.
+    """Return floating values as a tensor without gradient; a NumPy array is copied.
 
     Args:
         values: A tensor, or a NumPy array of float16, float32 or float64.
-        name: What the message calls them.
+        name: What the message calls the values.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: ``values`` are something else.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
@@ -193,3 +158,26 @@ def as_tensor(values: object, name: str) -> Tensor:
             "them, as by `np.asarray(values, np.float32)`."
         )
     return values.detach()
+
+
+def check_rows(
+    scores: object, rows: int, model: str, kinds: type | UnionType = np.ndarray | Tensor
+) -> None:
+    """Refuse a model's answer unless it is one array or tensor of scores, one row per query.
+
+    Args:
+        scores: The answer.
+        rows: Number of queries.
+        model: What the message calls the model.
+        kinds: Types that the answer may have.
+
+    Raises:
+        InvalidTensorError: The answer is something else.
+    """
+    shape = tuple(getattr(scores, "shape", ())) if isinstance(scores, kinds) else None
+    if shape is None or len(shape) != 2 or shape[0] != rows:
+        raise InvalidTensorError(
+            f"{model} must answer {rows} queries with scores of shape ({rows}, K), but gave "
+            f"{shape or type(scores).__name__}. Wrap it so that it returns its scores alone: other "
+            "outputs would leave unguarded."
+        )

@@ -1,21 +1,27 @@
-"""Adversaries, one per file, named by what they know."""
+"""Adversaries: one per file, each of which declares what it knows, needs and costs."""
 
-from oneway.attacks.adversarial_training import adversarial_training
-from oneway.attacks.averaging import averaging
-from oneway.attacks.class_representative import class_representative
-from oneway.attacks.label_only import label_only
-from oneway.attacks.optimising import optimising
-from oneway.attacks.registry import ATTACKS
-from oneway.attacks.retrained import retrained
-from oneway.attacks.static import static
+from oneway.attacks.adversarial_training import AdversarialTraining
+from oneway.attacks.averaging import Averaging
+from oneway.attacks.base import Attack, InversionAttack, Threat, Workload
+from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.optimising import Optimising
+from oneway.attacks.registry import ATTACKS, inversion_attacks
+from oneway.attacks.retrained import Retrained
+from oneway.attacks.static import Static
 
 __all__ = [
     "ATTACKS",
-    "adversarial_training",
-    "averaging",
-    "class_representative",
-    "label_only",
-    "optimising",
-    "retrained",
-    "static",
+    "AdversarialTraining",
+    "Attack",
+    "Averaging",
+    "ClassRepresentative",
+    "InversionAttack",
+    "LabelOnly",
+    "Optimising",
+    "Retrained",
+    "Static",
+    "Threat",
+    "Workload",
+    "inversion_attacks",
 ]

@@ -1,59 +1,57 @@
 """The paper's adaptive attacker: it knows the algorithm, and trains on noise of its own making."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
+from oneway.attacks.base import InversionAttack
 from oneway.contracts import AttackerKnowledge, Defense, Reconstructor, TrainDecoder
-from oneway.errors import InvalidOptionError
-from oneway.releases import logits_from_confidences, release
+from oneway.releases import guarded_release, logits_from_confidences
 
 
-def adversarial_training(
-    knowledge: AttackerKnowledge, train: TrainDecoder
-) -> Mapping[str, Reconstructor]:
-    """Train a decoder on clean scores that the attacker's own copies of the defense changed.
+class AdversarialTraining(InversionAttack):
+    """Train a decoder on clean scores that simulated defenses of the attacker's own changed.
 
-    Each image goes through one of the copies, which differ in step size, so that the decoder
-    learns to read all of them. There is no reconstructor without copies.
-
-    Raises:
-        InvalidOptionError: The attacker never saw clean confidences to put noise on.
+    Each image goes through one of the simulated defenses, which differ in step size, so that the
+    decoder learns to read all of them.
 
     Source:
         Wen, Yiu & Hui, section V-D, after Madry et al., ICLR 2018. The attacker trains a
         surrogate of its own: it does not know the defender's weights.
     """
-    copies = knowledge.simulated_defenses
-    if not copies:
-        return {}
-    if knowledge.clean is None:
-        raise InvalidOptionError(
-            "the adversarial-training attacker puts noise of its own on clean confidences of the "
-            "auxiliary images, and there are none. Pass them, or leave this attacker out."
-        )
-    noisy = put_through(copies, knowledge.clean, knowledge.images, every=len(copies))
-    decoder = train(noisy, knowledge.images, knowledge.held_out)
-    return {"decoder": Reconstructor(lambda released: decoder(released[0]))}
+
+    name: ClassVar = "adversarial-training"
+    knows: ClassVar = "the algorithm and its parameters, on a surrogate of its own"
+    requires: ClassVar = frozenset({"clean", "simulated_defenses"})
+    attacks_clean_scores: ClassVar = False  # without a defense there is none to simulate
+
+    def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
+        """Train on simulated releases; see :meth:`InversionAttack.run`."""
+        assert knowledge.clean is not None  # noqa: S101  required
+        defenses = knowledge.simulated_defenses
+        noisy = put_through(defenses, knowledge.clean, knowledge.images, every=len(defenses))
+        decoder = train(noisy, knowledge.images, knowledge.held_out)
+        return {"decoder": Reconstructor(lambda released: decoder(released[0]))}
 
 
 def put_through(
-    copies: Sequence[Defense], confidences: Tensor, images: Tensor, *, every: int
+    defenses: Sequence[Defense], confidences: Tensor, images: Tensor, *, every: int
 ) -> Tensor:
     """Put each row of scores through one of several defenses, in turn.
 
     Args:
-        copies: The defenses; the n-th takes rows n, n + ``every``, n + 2 * ``every`` and so on.
+        defenses: The n-th takes rows n, n + ``every``, n + 2 * ``every`` and so on.
         confidences: ``(N, K)`` clean. Not modified.
         images: ``(N, C, H, W)`` the queries that gave them.
-        every: At least as many as there are copies; rows that fall to none stay clean.
+        every: At least as many as there are defenses; rows that fall to none stay clean.
 
     Returns:
         ``(N, K)`` confidences.
     """
     noisy = confidences.clone()
-    for position, copy in enumerate(copies[: len(confidences)]):
+    for position, defense in enumerate(defenses[: len(confidences)]):
         rows = slice(position, None, every)
         logits = logits_from_confidences(confidences[rows])
-        noisy[rows] = release(copy(logits, images[rows]))
+        noisy[rows] = guarded_release(defense, logits, images[rows]).confidences
     return noisy

@@ -2,30 +2,49 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from oneway.attacks.base import InversionAttack, Workload
 from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 ROWS = 512
 """Queries that are repeated at once, so that K numbers times R fit in memory."""
 
 
-def averaging(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
+class Averaging(InversionAttack):
     """Train on the mean of R answers to each query, for several R; ask R times when it counts.
 
-    Logs are averaged, not probabilities: noise on logits then cancels. There is no reconstructor
-    where the API answers the same query the same way, or cannot be asked.
+    Logs are averaged, not probabilities: noise on logits then cancels.
     """
-    if not knowledge.random or knowledge.query is None:
-        return {}
-    reconstructors = {}
-    for repeats in knowledge.repeats:
-        answers = _asked(knowledge.query, knowledge.images, repeats)
-        decoder = train(answers, knowledge.images, knowledge.held_out)
-        reconstructors[f"R = {repeats}"] = Reconstructor(partial(_reconstruct, decoder), repeats)
-    return reconstructors
+
+    name: ClassVar = "averaging"
+    knows: ClassVar = "that answers are random: it asks each query many times"
+    requires: ClassVar = frozenset({"query", "random"})
+    attacks_clean_scores: ClassVar = False  # clean answers are the same each time
+    left_out: ClassVar = None
+
+    def model_selections(self, workload: Workload) -> int:
+        """Return one for each R."""
+        return len(workload.repeats)
+
+    def extra_queries(self, workload: Workload) -> float:
+        """Return R answers to each row, for each R."""
+        return (workload.auxiliary + workload.test) * sum(workload.repeats)
+
+    def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
+        """Ask again and train on means; see :meth:`InversionAttack.run`."""
+        assert knowledge.query is not None  # noqa: S101  required
+        reconstructors = {}
+        for repeats in knowledge.repeats:
+            answers = _mean_answers(knowledge.query, knowledge.images, repeats)
+            decoder = train(answers, knowledge.images, knowledge.held_out)
+            reconstructors[f"R = {repeats}"] = Reconstructor(
+                partial(_reconstruct, decoder), repeats
+            )
+        return reconstructors
 
 
 def _reconstruct(decoder: nn.Module, released: Tensor) -> Tensor:
@@ -39,5 +58,5 @@ def mean_answer(released: Tensor) -> Tensor:
     return released.clamp_min(smallest).log().mean(0).softmax(-1)
 
 
-def _asked(query: Query, images: Tensor, repeats: int) -> Tensor:
-    return torch.cat([mean_answer(query(some, repeats)) for some in images.split(ROWS)])
+def _mean_answers(query: Query, images: Tensor, repeats: int) -> Tensor:
+    return torch.cat([mean_answer(query(batch, repeats)) for batch in images.split(ROWS)])

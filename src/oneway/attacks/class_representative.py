@@ -1,11 +1,13 @@
 """Inversion by optimisation: search for an input that the target takes for each class."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from oneway.attacks.base import InversionAttack, Workload
 from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 SEED = 2015
@@ -33,17 +35,14 @@ GRID = 8
 """Perturbations are drawn on a grid of at most so many points a side, and interpolated."""
 
 
-def class_representative(
-    knowledge: AttackerKnowledge,
-    train: TrainDecoder,  # noqa: ARG001  part of the contract
-) -> Mapping[str, Reconstructor]:
+class ClassRepresentative(InversionAttack):
     """Search for one image per class that scores highest; answer with that of the label.
 
     What it finds stands for a class, not for the query: its error per query says nothing of how
     much of a query leaks, and is no reason to call a release safe. It is compared with because
-    "model inversion" often means this attack. There is no reconstructor where the API cannot be
-    asked. Ten classes cost at most 29,410 queries. The perturbations are drawn from a generator
-    seeded with ``SEED``, so that the same answers give the same images.
+    "model inversion" often means this attack. Ten classes cost at most 29,410 queries. The
+    perturbations are drawn from a generator seeded with ``SEED``, so that the same answers give
+    the same images.
 
     Source:
         Fredrikson, Jha & Ristenpart, "Model Inversion Attacks that Exploit Confidence
@@ -51,15 +50,34 @@ def class_representative(
         and without their denoising. Theirs follows the gradient of a known network; here it is
         estimated from scores, and scaled, since a confidence near 0 has next to none.
     """
-    if knowledge.query is None:
-        return {}
-    found = find_representatives(
-        knowledge.query,
-        torch.zeros_like(knowledge.images[0]),
-        knowledge.released.shape[-1],
-        generator=torch.Generator().manual_seed(SEED),
-    )
-    return {"representative": Reconstructor(lambda released: found[released[0].argmax(-1)])}
+
+    name: ClassVar = "class-representative"
+    knows: ClassVar = "scores of images it makes up: one image per class, not the query"
+    requires: ClassVar = frozenset({"query"})
+    reads_query: ClassVar = False
+
+    def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  part of the contract
+        """Return 0: it trains no decoder."""
+        return 0
+
+    def run(
+        self,
+        knowledge: AttackerKnowledge,
+        train: TrainDecoder,  # noqa: ARG002  part of the contract
+    ) -> Mapping[str, Reconstructor]:
+        """Search for representatives; see :meth:`InversionAttack.run`."""
+        assert knowledge.query is not None  # noqa: S101  required
+        representatives = find_representatives(
+            knowledge.query,
+            torch.zeros_like(knowledge.images[0]),
+            knowledge.released.shape[-1],
+            generator=torch.Generator().manual_seed(SEED),
+        )
+        return {
+            "representative": Reconstructor(
+                lambda released: representatives[released[0].argmax(-1)]
+            )
+        }
 
 
 def find_representatives(

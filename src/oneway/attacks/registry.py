@@ -1,21 +1,29 @@
 """The only table from names to attacks."""
 
-from oneway.attacks.adversarial_training import adversarial_training
-from oneway.attacks.averaging import averaging
-from oneway.attacks.class_representative import class_representative
-from oneway.attacks.label_only import label_only
-from oneway.attacks.optimising import optimising
-from oneway.attacks.retrained import retrained
-from oneway.attacks.static import static
-from oneway.contracts import Attack
+from oneway.attacks.adversarial_training import AdversarialTraining
+from oneway.attacks.averaging import Averaging
+from oneway.attacks.base import Attack, InversionAttack
+from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.optimising import Optimising
+from oneway.attacks.retrained import Retrained
+from oneway.attacks.static import Static
 
 ATTACKS: dict[str, Attack] = {
-    "label-only": label_only,
-    "static": static,
-    "retrained": retrained,
-    "adversarial-training": adversarial_training,
-    "averaging": averaging,
-    "optimising": optimising,
-    "class-representative": class_representative,
+    attack.name: attack
+    for attack in (
+        LabelOnly(),
+        Static(),
+        Retrained(),
+        AdversarialTraining(),
+        Averaging(),
+        Optimising(),
+        ClassRepresentative(),
+    )
 }
-"""All attacks, by the name that experiments call them."""
+"""All attacks, by the name that commands, experiments and records use."""
+
+
+def inversion_attacks() -> dict[str, InversionAttack]:
+    """Return the attacks that reconstruct queries, by name, in the order of the registry."""
+    return {name: attack for name, attack in ATTACKS.items() if isinstance(attack, InversionAttack)}

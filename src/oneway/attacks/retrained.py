@@ -1,11 +1,22 @@
 """The realistic black-box attacker: it learns from what the defended API answers."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
+from oneway.attacks.base import InversionAttack
 from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 
 
-def retrained(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
+class Retrained(InversionAttack):
     """Train a decoder on released confidences of the attacker's own images."""
-    decoder = train(knowledge.released, knowledge.images, knowledge.held_out)
-    return {"decoder": Reconstructor(lambda released: decoder(released[0]))}
+
+    name: ClassVar = "retrained"
+    knows: ClassVar = "released scores of its own images: the realistic attacker"
+    improves_on: ClassVar = "static"
+    attacks_clean_scores: ClassVar = False  # on clean scores it is the static attacker
+    left_out: ClassVar = None
+
+    def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
+        """Train on released confidences; see :meth:`InversionAttack.run`."""
+        decoder = train(knowledge.released, knowledge.images, knowledge.held_out)
+        return {"decoder": Reconstructor(lambda released: decoder(released[0]))}

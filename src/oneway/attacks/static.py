@@ -1,24 +1,27 @@
 """The paper's standard attacker: it learned to invert before the defense was there."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
+from oneway.attacks.base import InversionAttack
 from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
-from oneway.errors import InvalidOptionError
 
 
-def static(knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
-    """Train a decoder on clean confidences; it will be fed whatever is released.
-
-    Raises:
-        InvalidOptionError: The attacker never saw clean confidences.
+class Static(InversionAttack):
+    """Train a decoder on clean confidences; it is fed whatever is released.
 
     Source:
         Yang, Zhang, Chang & Liang, CCS 2019; Wen, Yiu & Hui, section V-A3.
     """
-    if knowledge.clean is None:
-        raise InvalidOptionError(
-            "the static attacker is trained on clean confidences of the auxiliary images, "
-            "and there are none. Pass them, or leave this attacker out."
-        )
-    decoder = train(knowledge.clean, knowledge.images, knowledge.held_out)
-    return {"decoder": Reconstructor(lambda released: decoder(released[0]))}
+
+    name: ClassVar = "static"
+    knows: ClassVar = "clean scores of its own images, from before the defense"
+    requires: ClassVar = frozenset({"clean"})
+    adaptive: ClassVar = False
+    left_out: ClassVar = None
+
+    def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
+        """Train on clean confidences; see :meth:`InversionAttack.run`."""
+        assert knowledge.clean is not None  # noqa: S101  required
+        decoder = train(knowledge.clean, knowledge.images, knowledge.held_out)
+        return {"decoder": Reconstructor(lambda released: decoder(released[0]))}

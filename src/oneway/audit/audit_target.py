@@ -231,7 +231,7 @@ def _check_classes(trace: Trace, labels: Tensor | None) -> None:
 
 def _in_batches(target: Target) -> Target:
     def answer(images: Tensor) -> Tensor:
-        return torch.cat([target(some) for some in images.split(ROWS)])
+        return torch.cat([target(some.clone()) for some in images.split(ROWS)])
 
     return answer
 

@@ -23,7 +23,7 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import AttackerSpec
 from oneway.evaluation.store import Store
 from oneway.metrics import inversion_errors
-from oneway.releases import logits_from_confidences, release
+from oneway.releases import guarded_release, logits_from_confidences
 from oneway.targets import DefendedTarget
 
 
@@ -92,7 +92,7 @@ def run_controls(
         if make is not None:
             defense = make(places, Stream(seed, title).generator())
             shown, told = (
-                release(defense(logits_from_confidences(scores), queries))
+                guarded_release(defense, logits_from_confidences(scores), queries).confidences
                 for scores, queries in ((clean, images), (own_clean, test))
             )
             observed = dataclasses.replace(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, access, ask, has_gradient
 from oneway.audit.controls import CONTROLS, ControlResult, controls_for, failed_controls
 from oneway.audit.examples import examples_of
@@ -25,7 +26,7 @@ from oneway.evaluation import Flag, errors_on, least_confident
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import environment, json_values
-from oneway.evaluation.settings import is_copied
+from oneway.evaluation.settings import is_simulated
 from oneway.evaluation.store import Store
 from oneway.evaluation.timing import synchronize
 from oneway.inversion import Inverter, RecordInverter, build_inverter
@@ -167,22 +168,24 @@ class ModelAudit:
 
     def _full_plan(self, answers: Answers) -> AuditPlan:
         """Return all that applies to the release, whatever it takes."""
-        attacks, classes = ["label-only", "static", "retrained"], answers.clean.shape[-1]
-        if answers.random:
-            attacks.append("averaging")
-        if is_copied(self.audited.release):
-            attacks.append("adversarial-training")
-        if has_gradient(self.audited):
-            attacks.append("optimising")
+        available = {"clean", "query"}
+        available |= {"random"} if answers.random else set()
+        available |= {"simulated_defenses"} if is_simulated(self.audited.release) else set()
+        available |= {"differentiable_logits"} if has_gradient(self.audited) else set()
+        attacks = tuple(
+            name
+            for name, attack in inversion_attacks().items()
+            if attack.reads_query and attack.applies(available)
+        )
         settings = self.settings
         return AuditPlan(
-            attacks=tuple(attacks),
+            attacks=attacks,
             input_transforms=settings.input_transforms,
             widths=settings.widths,
             repeats=settings.repeats,
             most_epochs=settings.most_epochs,
             first_epochs=settings.first_epochs,
-            controls=controls_for(attacks, classes) if settings.controls else (),
+            controls=controls_for(attacks, answers.clean.shape[-1]) if settings.controls else (),
             seeds=settings.seeds,
             auxiliary=len(self.audited.auxiliary),
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
-from oneway.attacks.optimising import PULLS, STEPS
+from oneway.attacks import Workload, inversion_attacks
 from oneway.audit.controls import CONTROLS
 from oneway.inversion import TrainingSettings
 
@@ -110,43 +110,112 @@ def settings_for(epochs: int) -> TrainingSettings:
 
 
 def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
-    """Return what a plan is expected to take, at the first number of epochs that is tried."""
+    """Return what a plan is expected to take, in seconds, at the first number of epochs."""
+    attacks = inversion_attacks()
     epochs, rows, price = plan.first_epochs, plan.auxiliary, costs.training
-    entries = product(plan.input_transforms, plan.widths)
-    contest = SHARE_TRAINED * rows * epochs * sum(price[entry] for entry in entries)
-    selections = {"averaging": len(plan.repeats), "adversarial-training": 2}
-    train = sum(contest * selections.get(name, 1) for name in plan.attacks)
-    questions = rows + costs.test
-    if "averaging" in plan.attacks:
-        questions += (rows + costs.test) * sum(plan.repeats)
-    if "optimising" in plan.attacks:
-        # A step there and back takes about three answers; own held-out rows are searched for, too.
-        questions += 3 * sum(STEPS) * len(PULLS) * (costs.test + rows // 8)
+    decoders = product(plan.input_transforms, plan.widths)
+    selection = SHARE_TRAINED * rows * epochs * sum(price[decoder] for decoder in decoders)
+    workload = Workload(rows, costs.test, plan.repeats)
+    # An attacker that simulates the defense trains a surrogate of its own first.
+    selections = sum(
+        attacks[name].model_selections(workload) + ("simulated_defenses" in attacks[name].requires)
+        for name in plan.attacks
+    )
+    extra = sum(attacks[name].extra_queries(workload) for name in plan.attacks)
+    queries = rows + costs.test + extra
     # Two decoders, each with once and twice the epochs, at least.
     plateau = 6 * rows * epochs * price[plan.input_transforms[0], max(plan.widths)]
     timing = 2 * SINGLE_QUERIES * costs.single
     once = plateau + _control_seconds(plan, costs) + timing
-    return once + plan.seeds * (train + questions * costs.asking)
+    return once + plan.seeds * (selection * selections + queries * costs.asking)
 
 
 def _control_seconds(plan: AuditPlan, costs: Costs) -> float:
     """Return what controls take: a decoder each, and one for each kind of reference."""
     controls = [CONTROLS[name] for name in plan.controls]
     plain = {control.input_transform for control in controls if control.reference is None}
-    input_transforms = [control.input_transform for control in controls]
-    input_transforms += [
-        *plain,
-        *(one.input_transform for one in controls if one.reference is not None),
-    ]
+    transforms = [control.input_transform for control in controls]
+    transforms += plain
+    transforms += [control.input_transform for control in controls if control.reference is not None]
     rows = min(plan.auxiliary, CONTROL_ROWS)
-    seconds = sum(
-        costs.training[input_transform, min(plan.widths)] for input_transform in input_transforms
-    )
-    if any(control.attack == "averaging" for control in controls):
-        asked = (rows + min(costs.test, CONTROL_TEST)) * costs.asking
-    else:
-        asked = 0.0
-    return seconds * rows * plan.first_epochs + asked
+    seconds = sum(costs.training[transform, min(plan.widths)] for transform in transforms)
+    asking = any("query" in inversion_attacks()[control.attack].requires for control in controls)
+    queries = rows + min(costs.test, CONTROL_TEST) if asking else 0
+    return seconds * rows * plan.first_epochs + queries * costs.asking
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a plan can do without when time is short.
+
+    Attributes:
+        apply: Returns the plan without it; the same plan where it is not there.
+        describe: What is missing, in words, given the full plan and the final plan; empty where
+            nothing is.
+    """
+
+    apply: Callable[[AuditPlan], AuditPlan]
+    describe: Callable[[AuditPlan, AuditPlan], str]
+
+
+def reductions(full: AuditPlan) -> list[Reduction]:
+    """Return what a full plan can do without, the least missed first."""
+    attacks = [inversion_attacks()[name] for name in full.attacks]
+    early = [_without(attack.name) for attack in attacks if attack.left_out == "early"]
+    late = [_without(attack.name) for attack in attacks if attack.left_out == "late"]
+    repeating = [name for name in full.attacks if _repeats(name)]
+    return [
+        Reduction(
+            lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
+            lambda whole, plan: (
+                f"decoders of width {', '.join(map(str, sorted({*whole.widths} - {*plan.widths})))}"
+                if plan.widths != whole.widths and max(whole.widths) in plan.widths
+                else ""
+            ),
+        ),
+        *early,
+        Reduction(
+            lambda plan: (
+                dataclasses.replace(plan, repeats=(min(plan.repeats),))
+                if {*repeating} & {*plan.attacks}
+                else plan
+            ),
+            lambda whole, plan: (
+                f"{' and '.join(repeating)} of more than {min(whole.repeats)} answers"
+                if plan.repeats != whole.repeats
+                else ""
+            ),
+        ),
+        Reduction(
+            lambda plan: dataclasses.replace(plan, seeds=1),
+            lambda whole, plan: (
+                f"{whole.seeds - plan.seeds} of {whole.seeds} seeds"
+                if plan.seeds < whole.seeds
+                else ""
+            ),
+        ),
+        Reduction(
+            lambda plan: dataclasses.replace(
+                plan,
+                input_transforms=tuple(name for name in plan.input_transforms if name != "faithful")
+                or plan.input_transforms,
+            ),
+            lambda whole, plan: (
+                "the faithful input transform"
+                if plan.input_transforms != whole.input_transforms
+                else ""
+            ),
+        ),
+        *late,
+        Reduction(
+            lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
+            lambda whole, plan: (
+                ""
+                if max(whole.widths) in plan.widths
+                else f"decoders of another width than {min(whole.widths)}"
+            ),
+        ),
+    ]
 
 
 def make_plan(
@@ -157,67 +226,44 @@ def make_plan(
     Args:
         full: Everything that applies to the release.
         costs: What was measured.
-        minutes: What there is; None: no limit.
+        minutes: Target run time; None: no limit.
         least_rows: Auxiliary rows that are always used, where there are so many.
 
     Returns:
         The plan, with what it leaves out. If even the least plan does not fit, that plan: its
-        ``seconds`` tell.
+        ``seconds`` show it.
     """
-    steps: list[Callable[[AuditPlan], AuditPlan]] = [
-        lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
-        _without("optimising"),
-        lambda plan: (
-            dataclasses.replace(plan, repeats=(min(plan.repeats),))
-            if "averaging" in plan.attacks
-            else plan
-        ),
-        lambda plan: dataclasses.replace(plan, seeds=1),
-        lambda plan: dataclasses.replace(
-            plan,
-            input_transforms=tuple(name for name in plan.input_transforms if name != "faithful")
-            or plan.input_transforms,
-        ),
-        _without("adversarial-training"),
-        lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
-    ]
     limit = math.inf if minutes is None else 60 * minutes
-    plan = full
-    for change in steps:
+    plan, steps = full, reductions(full)
+    for step in steps:
         if estimate_seconds(plan, costs) <= limit:
             break
-        plan = change(plan)
+        plan = step.apply(plan)
     # The epochs stay: steps are what takes the time, so that to keep their number would save next
     # to nothing. The search for the plateau gives few rows more epochs where that gains.
     while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least_rows:
         plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
+    missing = [step.describe(full, plan) for step in steps]
+    if plan.auxiliary < full.auxiliary:
+        missing.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
     return dataclasses.replace(
-        plan, left_out=_left_out(plan, full), seconds=estimate_seconds(plan, costs)
+        plan,
+        left_out=tuple(words for words in missing if words),
+        seconds=estimate_seconds(plan, costs),
     )
 
 
-def _left_out(plan: AuditPlan, full: AuditPlan) -> tuple[str, ...]:
-    """Say what a full plan has besides, in the order in which it is left out."""
-    gone = set(full.attacks) - set(plan.attacks)
-    widths = ", ".join(str(width) for width in sorted(set(full.widths) - set(plan.widths)))
-    wide = max(full.widths) in plan.widths
-    rows = full.auxiliary - plan.auxiliary
-    told = {
-        f"decoders of width {widths}": widths and wide,
-        "the optimising attacker": "optimising" in gone,
-        f"averaging of more than {min(full.repeats)} answers": plan.repeats != full.repeats,
-        f"{full.seeds - plan.seeds} of {full.seeds} seeds": plan.seeds < full.seeds,
-        "the faithful input transform": plan.input_transforms != full.input_transforms,
-        "the adversarial-training attacker": "adversarial-training" in gone,
-        f"decoders of another width than {min(full.widths)}": not wide,
-        f"{rows} of {full.auxiliary} auxiliary rows": rows,
-    }
-    return tuple(words for words, missing in told.items() if missing)
+def _repeats(name: str) -> bool:
+    """Say whether an attack asks the same query again and again."""
+    few, many = (inversion_attacks()[name].extra_queries(Workload(1, 1, (n,))) for n in (1, 2))
+    return few != many
 
 
-def _without(attack: str) -> Callable[[AuditPlan], AuditPlan]:
-    def change(plan: AuditPlan) -> AuditPlan:
+def _without(attack: str) -> Reduction:
+    def apply(plan: AuditPlan) -> AuditPlan:
         kept = tuple(name for name in plan.attacks if name != attack)
         return dataclasses.replace(plan, attacks=kept)
 
-    return change
+    return Reduction(
+        apply, lambda _, plan: "" if attack in plan.attacks else f"the {attack} attacker"
+    )

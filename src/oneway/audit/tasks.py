@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, access
 from oneway.audit.control_runs import run_controls
 from oneway.audit.controls import ControlResult
@@ -21,7 +22,7 @@ from oneway.audit.settings import AuditSettings
 from oneway.audit.suspicions import LUCK
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
-from oneway.defenses import STRENGTHS, effective_options
+from oneway.defenses import effective_options, strength_option
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag, judge, standard_error, take_baselines
 from oneway.evaluation.attackers import Attackers, prepare_attackers
@@ -66,7 +67,7 @@ def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
         seed: The first of the seeds.
     """
     first = (CONTROLS_TASK,) if plan.controls else ()
-    more = (BUDGET_TASK,) if release in STRENGTHS else ()
+    more = (BUDGET_TASK,) if strength_option(release) is not None else ()
     return (*first, *more, *(f"{SEED_TASK}{one}" for one in range(seed, seed + plan.seeds)))
 
 
@@ -190,11 +191,12 @@ class AuditTasks:
 
     def _round(self, seed: int, part: str, context: AuditContext) -> SeedResult:
         audited, plan, answers = self.audited, context.plan, context.answers
+        attacks = inversion_attacks()
         images = audited.auxiliary[context.rows]
         attackers = self.attackers(seed, plan.attacks, context.epochs, images, plan)
         copies = (
             self.defender.simulated_defenses(audited.release, context.clean)
-            if "adversarial-training" in plan.attacks
+            if any("simulated_defenses" in attacks[name].requires for name in plan.attacks)
             else ()
         )
         again = self.build(context.clean).again(f"asked again, {part}")
@@ -218,7 +220,7 @@ class AuditTasks:
         undefended = dataclasses.replace(
             seen, released=answers.clean, random=False, differentiable_logits=differentiable_logits
         )
-        names = [name for name in ("label-only", "static", "optimising") if name in plan.attacks]
+        names = [name for name in plan.attacks if attacks[name].attacks_clean_scores]
         clean_results = attackers.run(
             f"seed {seed}, clean", undefended, answers.clean_test, audited.test, names
         )
@@ -242,7 +244,7 @@ class AuditTasks:
         """Attack the release at twice its strength, too: it must not tell more."""
         row, plan, answers = self.audited.release, context.plan, context.answers
         images = self.audited.auxiliary[context.rows]
-        option = STRENGTHS[row.defense]
+        option = str(strength_option(row.defense))  # planned for defenses that have it
         strength = effective_options(row.defense, row.options)[option]
         double = 2 * strength
         stronger = dataclasses.replace(row, options={**row.options, option: double})

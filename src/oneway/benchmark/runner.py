@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oneway.attacks import Workload, inversion_attacks
 from oneway.benchmark.spec import ExperimentSpec, cell_key
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
-from oneway.defenses import effective_options, needs_network, needs_surrogate, training_options
+from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
 from oneway.evaluation import AttackResult, take_baselines
 from oneway.evaluation.attackers import prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
@@ -24,7 +25,7 @@ from oneway.evaluation.records import (
     pixels,
     shown_rows,
 )
-from oneway.evaluation.settings import ReleaseSpec, is_copied, sketch_defense
+from oneway.evaluation.settings import ReleaseSpec, is_simulated, sketch_defense
 from oneway.evaluation.store import Store, fingerprint
 from oneway.evaluation.timing import query_times
 from oneway.metrics import label_changes
@@ -150,8 +151,9 @@ class Experiment:
         splits, stage = self.splits, f"defend: {row.name}"
         names = self.spec.attackers_of(row)
         fitted = self.defender.build(row, target, clean)
+        required = set[str]().union(*(inversion_attacks()[name].requires for name in names))
         copies: Sequence[Defense] = ()
-        if "adversarial-training" in names:
+        if "simulated_defenses" in required:
             copies = self.defender.simulated_defenses(row, clean)
         self.report(stage, 0.0)
         defended = DefendedTarget(target, fitted.defense)
@@ -165,7 +167,9 @@ class Experiment:
             random=not fitted.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             simulated_defenses=copies,
-            differentiable_logits=again.differentiable_logits if "optimising" in names else None,
+            differentiable_logits=again.differentiable_logits
+            if "differentiable_logits" in required
+            else None,
         )
         trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)
@@ -250,30 +254,30 @@ def trained_target(
     stream = Stream(spec.seed, "target")
     stored = store.network("target", key, lambda: stream.call(fresh, device))
     report(stage, 1.0)
-    return TorchTarget(stored.network.to(device))
+    return TorchTarget(stored.module.to(device))
 
 
 def count_stages(spec: ExperimentSpec) -> int:
     """Return how many stages an experiment will report."""
-    contest = selection_size(spec.attackers)
+    decoders = selection_size(spec.attackers)
     networks, stages = set[str](), 1
+    workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)
     for row in spec.releases:
-        names = spec.attackers_of(row)
-        selections: Mapping[str, int] = {
-            "averaging": 0 if sketch_defense(row).deterministic else len(spec.attackers.repeats),
-            "adversarial-training": int(is_copied(row)),
-            "class-representative": 0,  # it trains no decoder
-        }
-        stages += 1 + contest * sum(selections.get(name, 1) for name in names)
+        attacks = [inversion_attacks()[name] for name in spec.attackers_of(row)]
+        available = {"clean", "query", "differentiable_logits"}
+        available |= set() if sketch_defense(row).deterministic else {"random"}
+        available |= {"simulated_defenses"} if is_simulated(row) else set()
+        applying = [attack for attack in attacks if attack.applies(available)]
+        stages += 1 + decoders * sum(attack.model_selections(workload) for attack in applying)
         if needs_surrogate(row.defense):
-            own = f" {row.name}" if row.surrogate != "plain" else ""
+            suffix = f" {row.name}" if row.surrogate != "plain" else ""
             roles = ["surrogate"]
-            if "adversarial-training" in names and is_copied(row):
+            if any("simulated_defenses" in attack.requires for attack in applying):
                 roles.append("attacker's surrogate")
             for role in roles:
-                networks.add(role + own)
+                networks.add(role + suffix)
                 if row.surrogate == "augmented":
                     networks.add(role)
-        if needs_network(row.defense):
+        if needs_state(row.defense):
             networks.add(f"{row.defense} {training_options(row.defense, row.options)}")
     return stages + len(networks)

@@ -10,20 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from oneway.attacks.registry import ATTACKS
-from oneway.checks import check_above, check_count
+from oneway.attacks import LabelOnly, Static
+from oneway.checks import check_count
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.evaluation.records import json_values
 from oneway.evaluation.settings import (
-    SURROGATES,
     AttackerSpec,
     ReleaseSpec,
     SurrogateSpec,
-    is_copied,
-    sketch_defense,
 )
 from oneway.evaluation.store import spec_key
-from oneway.inversion import INPUT_TRANSFORMS
 from oneway.targets import TargetTrainingSettings
 
 T = TypeVar("T")
@@ -58,6 +54,17 @@ class DataSpec:
     auxiliary_path: str = ""
     calibration: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse sizes outside their range.
+
+        Raises:
+            InvalidOptionError: A size is not a whole number, or too small.
+        """
+        for split in ("private", "auxiliary", "test"):
+            check_count(split, getattr(self, split))
+        for name in ("calibration", "side"):
+            check_count(name, getattr(self, name), least=0)
+
 
 @dataclass(frozen=True)
 class TargetSpec:
@@ -66,6 +73,15 @@ class TargetSpec:
     width: int = 32
     blocks: int = 3
     training: TargetTrainingSettings = field(default_factory=TargetTrainingSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below 1.
+
+        Raises:
+            InvalidOptionError: A size is not a whole number, or below 1.
+        """
+        check_count("width", self.width)
+        check_count("blocks", self.blocks)
 
 
 @dataclass(frozen=True)
@@ -85,8 +101,7 @@ class ExperimentSpec:
         """Refuse what could not run, before any training.
 
         Raises:
-            UnknownNameError: A defense, option, attack or input transform does not exist.
-            InvalidOptionError: A value is outside its range.
+            InvalidOptionError: A value is outside its range, or a release or attack is missing.
         """
         if not NAME.fullmatch(self.name):
             raise InvalidOptionError(
@@ -94,23 +109,8 @@ class ExperimentSpec:
                 f"named by it, but is {self.name!r}."
             )
         check_count("seed", self.seed, least=0)
-        for split in ("private", "auxiliary", "test"):
-            check_count(split, getattr(self.data, split))
-        check_count("calibration", self.data.calibration, least=0)
-        for release in self.releases:
-            # Any modules do for networks here: this is about the options.
-            sketch_defense(release)
-            if release.surrogate not in SURROGATES:
-                raise UnknownNameError("surrogate", release.surrogate, SURROGATES)
-            if release.surrogate != "plain" and not is_copied(release):
-                raise InvalidOptionError(
-                    f"release {release.name!r} asks for a surrogate of kind "
-                    f"{release.surrogate!r}, but {release.defense!r} takes none whose step size "
-                    "could be varied. Leave `surrogate` out."
-                )
-            for attack in release.attackers:
-                if attack not in ATTACKS:
-                    raise UnknownNameError("attack", attack, ATTACKS)
+        for repeats in self.attackers.repeats:
+            check_count("repeats", repeats, least=2)
         if not self.releases or self.releases[0].defense != "none":
             raise InvalidOptionError(
                 "the first release must have defense = 'none': every closed gap needs it."
@@ -118,40 +118,17 @@ class ExperimentSpec:
         names = [release.name for release in self.releases]
         if len(set(names)) < len(names):
             raise InvalidOptionError(f"releases must have distinct names, but are {names}.")
-        for attack in self.attackers.names:
-            if attack not in ATTACKS:
-                raise UnknownNameError("attack", attack, ATTACKS)
-        if not {"label-only", "static"} <= set(self.attackers_of(self.releases[0])):
+        if not {LabelOnly.name, Static.name} <= set(self.attackers_of(self.releases[0])):
             raise InvalidOptionError(
-                "attackers must include 'label-only' and 'static': they are the baselines."
+                f"attackers must include {LabelOnly.name!r} and {Static.name!r}: they are the "
+                "baselines."
             )
         for release in self.releases:
-            if "label-only" not in self.attackers_of(release):
+            if LabelOnly.name not in self.attackers_of(release):
                 raise InvalidOptionError(
-                    f"release {release.name!r} is not attacked by 'label-only': everybody may "
-                    "fall back on the label, and no verdict can do without. Add it."
+                    f"release {release.name!r} is not attacked by {LabelOnly.name!r}: every "
+                    "attacker may fall back on the label, so that each verdict needs it. Add it."
                 )
-        for input_transform in (*self.attackers.input_transforms, self.surrogate.input_transform):
-            if input_transform not in INPUT_TRANSFORMS:
-                raise UnknownNameError("input transform", input_transform, INPUT_TRANSFORMS)
-        if not self.attackers.input_transforms or not self.attackers.widths:
-            raise InvalidOptionError("attackers need at least one input transform and one width.")
-        for width in (*self.attackers.widths, self.surrogate.width, self.target.width):
-            check_count("width", width)
-        check_count("blocks", self.target.blocks)
-        check_count("hidden_layers_removed", self.surrogate.hidden_layers_removed, least=0)
-        check_count("adversarial_steps", self.surrogate.adversarial_steps)
-        check_count("side", self.data.side, least=0)
-        for repeats in self.attackers.repeats:
-            check_count("repeats", repeats, least=2)
-        if not self.attackers.step_factors:
-            raise InvalidOptionError("step_factors must hold at least one factor.")
-        for factor in self.attackers.step_factors:
-            check_above("step_factors", factor, 0)
-        if not 0 < self.attackers.held_out < 1:
-            raise InvalidOptionError(
-                f"held_out must be between 0 and 1, but got {self.attackers.held_out}."
-            )
 
     def attackers_of(self, release: ReleaseSpec) -> tuple[str, ...]:
         """Return who attacks a release."""

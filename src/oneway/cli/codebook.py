@@ -97,7 +97,7 @@ def codebook(
     """
     import torch
 
-    from oneway.defenses import load_network
+    from oneway.defenses import load_module
     from oneway.defenses.codebook import (
         Budget,
         Codebook,
@@ -125,7 +125,7 @@ def codebook(
         center=cast("Any", center),  # refused there if it is neither
     )
     where = choose_device(device)
-    surrogates = [load_network(path, "inverter").network.to(where) for path in inverter or ()]
+    surrogates = [load_module(path, "inverter").module.to(where) for path in inverter or ()]
     logits, queries = _read(scores, images, kind)
     logits, queries = logits.to(where), None if queries is None else queries.to(where)
     if surrogates and queries is None:

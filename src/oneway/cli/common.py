@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError, UnknownNameError
 
@@ -66,6 +67,19 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(130) from None
 
     return wrapped
+
+
+class NamesAttackers(TyperCommand):
+    """A command whose help ends with every attacker of its audits, and what each knows."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, with the attackers that are registered now."""
+        from oneway.attacks import inversion_attacks  # imports torch; for this help alone
+
+        attacks = inversion_attacks().values()
+        lines = [f"{attack.name}: {attack.knows}" for attack in attacks if attack.reads_query]
+        self.epilog = "Attackers, and what each knows: " + "; ".join(lines) + "."
+        super().format_help(ctx, formatter)
 
 
 @contextmanager

@@ -66,14 +66,13 @@ def defend(
         TEST_SIGNALS,
         build_defense,
         check_options,
-        load_network,
-        needs_network,
+        load_module,
+        needs_state,
         needs_surrogate,
     )
-    from oneway.errors import DefenseFailedError, InvalidOptionError, UnknownNameError
+    from oneway.errors import InvalidOptionError, UnknownNameError
     from oneway.files import atomic_file
-    from oneway.metrics import label_changes
-    from oneway.releases import release
+    from oneway.releases import guarded_release
 
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
     if defense in TEST_SIGNALS:
@@ -83,7 +82,7 @@ def defend(
         )
     offered = [name for name in DEFENSES if name not in TEST_SIGNALS]
     for what, name, known in (
-        ("defense", defense, [name for name in offered if not needs_network(name)]),
+        ("defense", defense, [name for name in offered if not needs_state(name)]),
         ("dtype", dtype, list(dtypes)),
     ):
         if name not in known:
@@ -101,7 +100,7 @@ def defend(
             raise InvalidOptionError(
                 f"{defense} needs --inverter FILE: train one with `oneway train inverter`."
             )
-        surrogate = load_network(inverter, "inverter").network.to(where)
+        surrogate = load_module(inverter, "inverter").module.to(where)
     # From the operating system: who knows the seed of a random release undoes it.
     generator = torch.Generator()
     generator.seed()
@@ -123,17 +122,20 @@ def defend(
     with progress() as report:
         for begin in range(0, len(logits), 512):
             rows = slice(begin, begin + 512)
-            noisy = guard(logits[rows], None if queries is None else queries[rows])
-            parts.append(release(noisy, dtype=dtypes[dtype], decimals=decimals))
+            answer = guarded_release(
+                guard,
+                logits[rows],
+                None if queries is None else queries[rows],
+                dtype=dtypes[dtype],
+                decimals=decimals,
+            )
+            parts.append(answer)
             report(f"defend {len(logits)} queries", min(1.0, (begin + 512) / len(logits)))
-    told = torch.cat(parts)
-    changed = label_changes(logits, told)
-    if changed and guard.keeps_label:
-        raise DefenseFailedError(f"{changed} labels would have changed; nothing was written.")
-    confidences = told.cpu().numpy()
+    confidences = torch.cat([part.confidences for part in parts]).cpu().numpy()
+    changed = sum(part.label_changes for part in parts)
     with atomic_file(out) as temporary, temporary.open("wb") as file:
         if out.suffix == ".npy":
             np.save(file, confidences)
         else:
             np.savez_compressed(file, confidences=confidences)
-    typer.echo(f"released {len(told)} rows, {changed} labels changed; wrote {out}")
+    typer.echo(f"released {len(confidences)} rows, {changed} labels changed; wrote {out}")

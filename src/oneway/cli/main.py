@@ -14,13 +14,13 @@ from oneway.cli import (
     doctor,
     leaderboard,
     playground,
-    proxy,
     report,
     reproduce,
     results,
     serve,
     train,
 )
+from oneway.cli.common import NamesAttackers
 
 app = typer.Typer(
     name="oneway",
@@ -62,11 +62,10 @@ app.command()(codebook.codebook)
 app.command()(codebook.certify)
 app.command()(codebook.choose)
 app.command()(codebook.export)
-app.command()(audit.audit)
+app.command(cls=NamesAttackers)(audit.audit)
 app.command()(attack.attack)
 app.command()(reproduce.reproduce)
 app.command()(leaderboard.leaderboard)
 app.command()(results.results)
 app.command()(report.report)
 app.command()(serve.serve)
-app.command()(proxy.proxy)

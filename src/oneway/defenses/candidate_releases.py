@@ -26,7 +26,7 @@ from oneway.defenses.codebook.certificate import bits_beyond_label, error_shares
 from oneway.defenses.codebook.choose import RATE_WEIGHTS
 from oneway.defenses.registry import build_defense
 from oneway.errors import InvalidOptionError
-from oneway.releases import release
+from oneway.releases import guarded_release
 
 LATTICES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     *(
@@ -130,7 +130,7 @@ def measure_family(
 def _measured(
     name: str, options: Mapping[str, Any], defense: Defense, logits: Tensor, queries: Tensor
 ) -> Member:
-    released = release(defense(logits), dtype=torch.float64)
+    released = guarded_release(defense, logits, dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     values, alone = error_shares(cells, queries)
     moved = (released - logits.double().softmax(-1)).abs().sum(-1)

@@ -34,4 +34,4 @@ def narrowed(logs: Tensor, dtype: torch.dtype) -> Tensor:
     limits = torch.finfo(dtype)
     # The largest number is left free: a label must be able to lead.
     largest = torch.tensor(limits.max, dtype=dtype).nextafter(torch.zeros((), dtype=dtype))
-    return logs.clamp(limits.min, float(largest)).to(dtype)
+    return logs.double().clamp(limits.min, float(largest)).to(dtype)

@@ -13,11 +13,11 @@ from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.codebook.certificate import table_hash
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
-from oneway.defenses.network_files import load_network
+from oneway.defenses.module_files import load_module
 from oneway.defenses.registry import (
     TEST_SIGNALS,
     build_defense,
-    needs_network,
+    needs_state,
     needs_surrogate,
 )
 from oneway.errors import CorruptDataError, InvalidOptionError
@@ -43,7 +43,7 @@ def open_guard(
     options: Mapping[str, Any],
     *,
     inverter: Path | None = None,
-    network: Path | None = None,
+    state: Path | None = None,
     key: bytes | None = None,
     device: torch.device,
     allow_clean_scores: bool = False,
@@ -54,9 +54,9 @@ def open_guard(
         name: A registered defense.
         options: Its options.
         inverter: File of the defender's surrogate, if the defense takes one.
-        network: File of the defense's own trained network, if it has one.
+        state: File of the defense's fitted state, if it takes one.
         key: Secret that fixes the draws of a random defense.
-        device: Where networks go.
+        device: Where networks and fitted states go.
         allow_clean_scores: Let ``"none"`` pass, which guards nothing.
 
     Raises:
@@ -75,16 +75,16 @@ def open_guard(
         raise InvalidOptionError("the defense 'none' guards nothing. Choose another.")
     if name == "codebook":
         raise InvalidOptionError("a codebook is opened from its own file. Give --guard FILE.")
-    needed = {"inverter": needs_surrogate(name), "network": needs_network(name)}
-    for what, path in (("inverter", inverter), ("network", network)):
+    needed = {"inverter": needs_surrogate(name), "state": needs_state(name)}
+    for what, path in (("inverter", inverter), ("state", state)):
         if needed[what] is not (path is not None):
             said = f"needs --{what} FILE" if needed[what] else f"takes no --{what}"
             raise InvalidOptionError(f"the defense {name!r} {said}.")
     surrogate = None if inverter is None else _surrogate(inverter, device)
-    trained = None if network is None else load_network(network, name).network.to(device)
+    fitted = None if state is None else load_module(state, name).module.to(device)
 
     def build(generator: Generator) -> Defense:
-        return build_defense(name, options, surrogate, network=trained, generator=generator)
+        return build_defense(name, options, surrogate, state=fitted, generator=generator)
 
     defense = build(Generator())
     if not defense.keeps_label:
@@ -121,7 +121,7 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
 
 
 def _surrogate(path: Path, device: torch.device) -> nn.Module:
-    stored = load_network(path)
+    stored = load_module(path)
     if stored.kind not in ("inverter", "record-inverter"):
-        raise CorruptDataError(f"{path} holds a network of kind {stored.kind!r}, not an inverter.")
-    return stored.network.to(device)
+        raise CorruptDataError(f"{path} holds a {stored.kind!r}, not an inverter.")
+    return stored.module.to(device)

@@ -14,7 +14,6 @@ from oneway.evaluation.store import (
     write_records,
 )
 from oneway.evaluation.verdict import (
-    CLASS_LEVEL,
     LEAST_CONFIDENT_SHARE,
     Verdict,
     errors_on,
@@ -26,7 +25,6 @@ from oneway.evaluation.verdict import (
 )
 
 __all__ = [
-    "CLASS_LEVEL",
     "FLAGS",
     "LEAST_CONFIDENT_SHARE",
     "AttackResult",

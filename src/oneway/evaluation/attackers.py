@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks.registry import ATTACKS
+from oneway.attacks import inversion_attacks
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation.grading import AttackResult, run_attack
@@ -102,7 +102,7 @@ class InverterTrainer:
         kind = "inverter" if images.ndim == 4 else "record-inverter"
         stored = self.store.network(kind, spec, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
-        return stored.network.to(device), stored.facts
+        return stored.module.to(device), stored.facts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Attackers:
             images: ``(M, C, H, W)`` the test queries, to grade with.
             names: Who attacks; None: all. Who does not apply to the release has no result.
         """
-        results = {}
+        attacks, results = inversion_attacks(), {}
         for name in self.spec.names if names is None else names:
             selections = itertools.count(1)
 
@@ -153,7 +153,7 @@ class Attackers:
                 more = f" {number}" if number > 1 else ""
                 return self.train_decoder(f"{title}: {name}{more}", confidences, own, held_out)
 
-            result = run_attack(name, ATTACKS[name], knowledge, train, released, images)
+            result = run_attack(name, attacks[name], knowledge, train, released, images)
             if result is not None:
                 results[name] = result
         return results

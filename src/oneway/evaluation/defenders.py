@@ -11,7 +11,7 @@ from oneway.contracts import Defense, Target, TrainingData
 from oneway.data import ProgressCallback
 from oneway.defenses import (
     build_defense,
-    needs_network,
+    needs_state,
     needs_surrogate,
     trained_defense,
     training_options,
@@ -20,7 +20,7 @@ from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.attackers import InverterTrainer
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.settings import ReleaseSpec, SurrogateSpec, is_copied
+from oneway.evaluation.settings import ReleaseSpec, SurrogateSpec, is_simulated
 from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import default_depth
 from oneway.targets import DefendedTarget, TorchTarget
@@ -97,20 +97,20 @@ class Defender:
             target: The undefended target.
             clean: ``(N, K)`` its confidences of the auxiliary images.
         """
-        surrogate, network = None, None
+        surrogate, state = None, None
         facts: Mapping[str, Any] = {}
         if needs_surrogate(row.defense):
             surrogate, facts = self.trained_surrogate(row, clean)
             facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
-        if needs_network(row.defense):
-            network, facts = self._network(row, target)
+        if needs_state(row.defense):
+            state, facts = self._state(row, target)
 
         def build(purpose: str) -> Defense:
             return build_defense(
                 row.defense,
                 row.options,
                 surrogate,
-                network=network,
+                state=state,
                 generator=Stream(self.seed, f"{row.name}, {purpose}").generator(),
             )
 
@@ -122,7 +122,7 @@ class Defender:
 
         There are none of a defense without surrogate or step size.
         """
-        if not is_copied(row):
+        if not is_simulated(row):
             return []
         surrogate, _ = self.trained_surrogate(row, clean, "attacker's surrogate")
         return self._copies(row, surrogate, f"{row.name}, copy")
@@ -215,7 +215,7 @@ class Defender:
             "factors": "by row",
         }
 
-    def _network(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
+    def _state(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
         images, options = self.images, training_options(row.defense, row.options)
         told = ", ".join(f"{name} {value}" for name, value in options.items())
         stage = f"train {row.defense}" + (f", {told}" if told else "")
@@ -254,7 +254,7 @@ class Defender:
         stream, device = Stream(self.seed, row.defense), images.auxiliary.device
         stored = self.store.network(row.defense, key, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
-        return stored.network.to(device), stored.facts
+        return stored.module.to(device), stored.facts
 
 
 def surrogate_depth(spec: SurrogateSpec, shape: Sequence[int]) -> int:

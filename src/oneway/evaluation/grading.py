@@ -1,4 +1,4 @@
-"""Grade attacks on a release. An attack proposes reconstructions; only this room measures them."""
+"""Grade attacks on a release: an attack proposes reconstructions, and is measured here alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oneway.contracts import Attack, AttackerKnowledge, Reconstructor, TrainDecoder
+from oneway.attacks import LabelOnly
+from oneway.contracts import AttackerKnowledge, AttackFunction, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
 from oneway.metrics import inversion_errors
 
@@ -44,7 +45,7 @@ ROWS = 512
 @torch.no_grad()
 def run_attack(
     name: str,
-    attack: Attack,
+    attack: AttackFunction,
     knowledge: AttackerKnowledge,
     train: TrainDecoder,
     released: Tensor,
@@ -138,5 +139,5 @@ def take_baselines(
     best = min(clean_results.values(), key=lambda result: result.error)
     mean = auxiliary_images.mean(0, keepdim=True).expand_as(images)
     return Baselines(
-        best.errors, clean_results["label-only"].errors, inversion_errors(images, mean)
+        best.errors, clean_results[LabelOnly.name].errors, inversion_errors(images, mean)
     )

@@ -1,23 +1,18 @@
 """How releases are built and attacked: what audits and experiments are told alike."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from oneway.attacks.registry import ATTACKS
+from oneway.attacks import inversion_attacks
+from oneway.checks import check_above, check_count
 from oneway.contracts import Defense
-from oneway.defenses import (
-    build_defense,
-    check_options,
-    needs_network,
-    needs_surrogate,
-    trained_defense,
-    training_options,
-)
-from oneway.inversion import HELD_OUT, TrainingSettings
+from oneway.defenses import build_defense, needs_surrogate
+from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -39,6 +34,18 @@ class SurrogateSpec:
     adversarial_steps: int = 4
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
+    def __post_init__(self) -> None:
+        """Refuse what could not be trained.
+
+        Raises:
+            UnknownNameError: The input transform does not exist.
+            InvalidOptionError: A size is outside its range.
+        """
+        check_input_transforms((self.input_transform,))
+        check_count("width", self.width)
+        check_count("hidden_layers_removed", self.hidden_layers_removed, least=0)
+        check_count("adversarial_steps", self.adversarial_steps)
+
 
 @dataclass(frozen=True)
 class AttackerSpec:
@@ -54,13 +61,35 @@ class AttackerSpec:
         training: Equal for every attack on every release.
     """
 
-    names: tuple[str, ...] = tuple(ATTACKS)
+    names: tuple[str, ...] = field(default_factory=lambda: tuple(inversion_attacks()))
     input_transforms: tuple[str, ...] = ("faithful", "standardized")
     widths: tuple[int, ...] = (16, 32)
     held_out: float = HELD_OUT
     step_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     repeats: tuple[int, ...] = (10, 100)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse attackers that could not run.
+
+        Raises:
+            UnknownNameError: An attack or input transform does not exist.
+            InvalidOptionError: A value is outside its range, or there are no decoders.
+        """
+        check_attacks(self.names)
+        check_input_transforms(self.input_transforms)
+        if not self.input_transforms or not self.widths:
+            raise InvalidOptionError("attackers need at least one input transform and one width.")
+        for width in self.widths:
+            check_count("width", width)
+        for repeats in self.repeats:
+            check_count("repeats", repeats)
+        if not self.step_factors:
+            raise InvalidOptionError("step_factors must hold at least one factor.")
+        for factor in self.step_factors:
+            check_above("step_factors", factor, 0)
+        if not 0 < self.held_out < 1:
+            raise InvalidOptionError(f"held_out must be between 0 and 1, but got {self.held_out}.")
 
 
 @dataclass(frozen=True)
@@ -84,12 +113,54 @@ class ReleaseSpec:
     surrogate: str = "plain"
     attackers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what could not be built or attacked, before any training.
+
+        Raises:
+            UnknownNameError: A defense, option, attack or kind of surrogate does not exist.
+            InvalidOptionError: An option is missing or outside its range, or the defense has no
+                surrogate to train otherwise.
+        """
+        sketch_defense(self)
+        if self.surrogate not in SURROGATES:
+            raise UnknownNameError("surrogate", self.surrogate, SURROGATES)
+        if self.surrogate != "plain" and not is_simulated(self):
+            raise InvalidOptionError(
+                f"release {self.name!r} asks for a surrogate of kind {self.surrogate!r}, but "
+                f"{self.defense!r} takes none whose step size could be varied. Leave `surrogate` "
+                "out."
+            )
+        check_attacks(self.attackers)
+
 
 SURROGATES = ("plain", "augmented", "min-max")
 
 
-def is_copied(release: ReleaseSpec) -> bool:
-    """Say whether an attacker can build copies of a release's defense: it has a surrogate."""
+def check_attacks(names: Sequence[str]) -> None:
+    """Refuse names of attacks that do not exist or reconstruct nothing.
+
+    Raises:
+        UnknownNameError: With the nearest name.
+    """
+    known = inversion_attacks()
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("attack", name, known)
+
+
+def check_input_transforms(names: Sequence[str]) -> None:
+    """Refuse names of input transforms that do not exist.
+
+    Raises:
+        UnknownNameError: With the nearest name.
+    """
+    for name in names:
+        if name not in INPUT_TRANSFORMS:
+            raise UnknownNameError("input transform", name, INPUT_TRANSFORMS)
+
+
+def is_simulated(release: ReleaseSpec) -> bool:
+    """Say whether attackers can simulate a release's defense: it has a surrogate and step size."""
     return needs_surrogate(release.defense) and "step_size" in release.options
 
 
@@ -100,14 +171,10 @@ def sketch_defense(release: ReleaseSpec) -> Defense:
         UnknownNameError: There is no such defense, or option of it.
         InvalidOptionError: An option of it or of its training is missing or outside its range.
     """
-    check_options(release.defense, release.options)
-    if needs_network(release.defense):
-        told = training_options(release.defense, release.options)
-        trained_defense(release.defense).check_training(**told)
     return build_defense(
         release.defense,
         release.options,
         nn.Identity(),
-        network=nn.Identity(),
+        state=nn.Identity(),
         generator=torch.Generator(),
     )

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from oneway.attacks import LabelOnly, inversion_attacks
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.metrics import closed_gap
-
-CLASS_LEVEL = frozenset({"class-representative"})
-"""Attackers who look for a class and not for the query: to miss the query is no failure."""
 
 LEAST_CONFIDENT_SHARE = 0.05
 """The least confident share of queries that is also judged by itself: the mean hides it."""
@@ -62,20 +60,8 @@ def judge(
     strongest = min(results, key=lambda name: results[name].error)
     tail = least_confident(clean_confidences)
     adaptive = results[strongest].error
-    flags = list[Flag]()
-    # To mislead who does not know of it is what a defense is for; nothing is wrong with that.
-    unaware = ("static",) if "retrained" in results else ()
     label_error = float(baselines.label.mean())
-    for name, result in results.items():
-        # Two standard errors or one percent, so that a tie is not called a failure.
-        slack = max(2 * standard_error(result.errors - baselines.label), 0.01 * label_error)
-        measured = name not in ("label-only", *CLASS_LEVEL, *unaware)
-        if measured and result.error > label_error + slack:
-            flags.append(Flag("attack-failed", f"{name} {SAID['attack-failed']}"))
-    if {"static", "retrained"} <= results.keys():
-        gain = results["retrained"].errors - results["static"].errors
-        if float(gain.mean()) > 2 * standard_error(gain):
-            flags.append(Flag("retraining-failed", SAID["retraining-failed"]))
+    flags = failed_attacks(results, baselines.label)
     if label_changes:
         flags.append(Flag("labels-changed", f"{label_changes} {SAID['labels-changed']}"))
     return Verdict(
@@ -89,6 +75,35 @@ def judge(
         ),
         flags=tuple(flags),
     )
+
+
+def failed_attacks(results: Mapping[str, AttackResult], label_errors: Tensor) -> list[Flag]:
+    """Return a flag for each attack that does worse than an attacker who knows less.
+
+    Args:
+        results: By name. An attack that is not registered counts as adaptive.
+        label_errors: ``(N)`` errors of the label-only baseline on the same queries.
+    """
+    attacks, flags = inversion_attacks(), list[Flag]()
+    declared = {name: attacks[name] for name in results if name in attacks}
+    label_error = float(label_errors.mean())
+    improving = {attack.improves_on for attack in declared.values()}
+    for name, result in results.items():
+        attack = declared.get(name)
+        # A defense is meant to mislead an attacker that does not know of it: where an adaptive
+        # attacker takes its place, its failure is no flag.
+        misled = attack is not None and not attack.adaptive and name in improving
+        exempt = name == LabelOnly.name or (attack is not None and not attack.reads_query)
+        # Two standard errors or one percent, so that a tie is not called a failure.
+        slack = max(2 * standard_error(result.errors - label_errors), 0.01 * label_error)
+        if not (exempt or misled) and result.error > label_error + slack:
+            flags.append(Flag("attack-failed", f"{name} {SAID['attack-failed']}"))
+    for name, attack in declared.items():
+        if attack.improves_on is not None and attack.improves_on in results:
+            gain = results[name].errors - results[attack.improves_on].errors
+            if float(gain.mean()) > 2 * standard_error(gain):
+                flags.append(Flag("retraining-failed", SAID["retraining-failed"]))
+    return flags
 
 
 def flag_named(detail: str) -> str | None:
@@ -111,7 +126,7 @@ def errors_on(tail: Tensor, results: Mapping[str, AttackResult], strongest: str)
 
     Not the lowest of all attackers there: on a few queries a failed decoder may win by chance.
     """
-    told = [results[name].errors[tail] for name in (strongest, "label-only") if name in results]
+    told = [results[name].errors[tail] for name in (strongest, LabelOnly.name) if name in results]
     return min(told, key=lambda errors: float(errors.mean()))
 
 

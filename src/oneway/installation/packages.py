@@ -19,7 +19,7 @@ PURPOSES = {
     "onnx": "models that are .onnx files",
     "export": "a codebook, or a model with one behind it, as ONNX",
     "records": "tables: audits of models of records, .csv and .parquet",
-    "serve": "`oneway serve` and `oneway proxy`: guarded HTTP servers",
+    "serve": "`oneway serve`: guarded HTTP servers",
     "sklearn": "scikit-learn models, and a guard around `predict_proba`",
     "mlflow": "a guard around an MLflow model",
     "playground": "`oneway playground`: a page to try defenses on, with bundled digits",

@@ -8,12 +8,12 @@ from typing import Any
 
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.report.sentences import (
-    KNOWS,
     LABEL_LEAKS,
     NO_CONTROLS,
     NO_GAP,
     baselines_sentence,
     flag_line,
+    knows,
 )
 from oneway.report.table import Column, Listing
 
@@ -240,7 +240,7 @@ def attackers_table(record: Record) -> Listing:
     columns = {"attacker": Column(itemgetter(0)), "error": Column(itemgetter(1), ".4f")}
     if ranks is not None:
         columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
-    columns["what it knows"] = Column(lambda row: KNOWS.get(row[0], ""))
+    columns["what it knows"] = Column(lambda row: knows(row[0]))
     return Listing("Attackers on the release", columns, list(record["errors"].items()))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from oneway.attacks import ATTACKS
 from oneway.audit import SEEDS
 
 LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
@@ -27,16 +28,10 @@ READING = (
 )
 """How to read a report, for people who have never seen one."""
 
-KNOWS = {
-    "label-only": "the predicted label: the baseline",
-    "static": "clean scores of its own images, from before the defense",
-    "retrained": "released scores of its own images: the realistic attacker",
-    "adversarial-training": "the algorithm and its parameters, on a surrogate of its own",
-    "averaging": "that answers are random: it asks each query many times and averages",
-    "optimising": "model and defense: it searches for inputs with the same answer",
-    "class-representative": "scores of images it makes up: one image per class, not the query",
-}
-"""What each attacker knows."""
+
+def knows(attack: str) -> str:
+    """Return what an attacker knows; empty for an attack that is not registered."""
+    return ATTACKS[attack].knows if attack in ATTACKS else ""
 
 
 def baselines_sentence(clean: str, label: str, prior: str) -> str:
@@ -94,7 +89,7 @@ EXPERIMENT_LIMITS = (
 
 def attackers_fact(names: Sequence[str]) -> tuple[str, str]:
     """Return which attackers took part, and what each knows."""
-    return "Attackers", "; ".join(f"{name}: {KNOWS.get(name, '')}" for name in names)
+    return "Attackers", "; ".join(f"{name}: {knows(name)}" for name in names)
 
 
 def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:

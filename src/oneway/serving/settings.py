@@ -15,12 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from oneway.errors import (
-    CorruptDataError,
-    InvalidOptionError,
-    MissingDataError,
-    UnknownNameError,
-)
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.releases import MOST_DECIMALS
 
 PREFIX = "ONEWAY_SERVE_"
@@ -31,11 +26,21 @@ LEAST_TOKEN = 16
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+Bytes = Annotated[int, Field(ge=1024)]
+
+Count = Annotated[int, Field(ge=1)]
+
+
+def _setting(default: Any, description: str, **limits: Any) -> Any:
+    return Field(default=default, description=description, **limits)
+
 
 class ServingSettings(BaseSettings):
-    """Settings of `oneway serve` and `oneway proxy`.
+    """Settings of `oneway serve`, before a model and before an address.
 
-    What is given on the command line goes before the environment, that before the file, and that
+    The command line goes before the environment, the environment before the file, and the file
     before the defaults. Secrets are never shown.
     """
 
@@ -43,77 +48,72 @@ class ServingSettings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    tls_certificate: Path | None = Field(
-        default=None, description="PEM file of the certificate chain; together with tls_key."
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8000, "Port to listen on; 0 takes a free port.", ge=0, le=65535)
+    tls_certificate: Path | None = _setting(
+        None, "PEM file of the certificate chain; together with tls_key."
     )
-    tls_key: Path | None = Field(default=None, description="PEM file of its private key.")
-    token: SecretStr | None = Field(
-        default=None, description="Bearer token that clients must send; or use token_file."
+    tls_key: Path | None = _setting(None, "PEM file of the certificate's private key.")
+    token: SecretStr | None = _setting(
+        None, "Bearer token that clients must send; or use token_file."
     )
-    token_file: Path | None = Field(default=None, description="File with that token.")
-    key: SecretStr | None = Field(
-        default=None, description="Secret that fixes the draws of a random defense; or key_file."
+    token_file: Path | None = _setting(None, "File with the bearer token.")
+    key: SecretStr | None = _setting(
+        None, "Secret that fixes the draws of a random defense; or use key_file."
     )
-    key_file: Path | None = Field(default=None, description="File with that secret.")
-    model_name: Name = Field(default="model", description="What clients call the model.")
-    model_version: Name = Field(default="1", description="Its version.")
-    input_name: Name = Field(default="input", description="What clients call its input.")
-    output_name: Name = Field(default="probabilities", description="And its output.")
-    decimals: int | None = Field(
-        default=None, ge=0, le=MOST_DECIMALS, description="Round what is released. [no rounding]"
+    key_file: Path | None = _setting(None, "File with the secret of a random defense.")
+    model_name: Name = _setting("model", "Name of a served model, for clients.")
+    model_version: Name = _setting("1", "Version of a served model.")
+    input_name: Name = _setting("input", "Name of a served model's input.")
+    output_name: Name = _setting("probabilities", "Name of a served model's output.")
+    decimals: int | None = _setting(
+        None, "Decimals of what is released. [no rounding]", ge=0, le=MOST_DECIMALS
     )
-    max_batch_size: int = Field(
-        default=64, ge=1, le=4096, description="Most queries that the model is asked at once."
+    max_batch_size: int = _setting(
+        64, "Most queries that the model is asked at once.", ge=1, le=4096
     )
-    batch_multiple: int = Field(
-        default=4,
+    batch_multiple: int = _setting(
+        4,
+        "Batches of a served model are filled up to a multiple of this, so that a query's scores "
+        "have the same bits in any batch.",
         ge=1,
         le=64,
-        description="Batches are filled up to a multiple of this, so that a query's scores have "
-        "the same bits in any batch.",
     )
-    batch_wait_milliseconds: float = Field(
-        default=0.0, ge=0, le=1000, description="How long a batch waits for more queries."
+    batch_wait_milliseconds: float = _setting(
+        0.0, "Milliseconds that a batch waits for more queries.", ge=0, le=1000
     )
-    max_request_rows: int = Field(default=64, ge=1, description="Most queries in one request.")
-    max_request_bytes: int = Field(default=16 * 2**20, ge=1024, description="Largest request.")
-    max_waiting_rows: int = Field(
-        default=512, ge=1, description="Queries that may wait; beyond, 429 and Retry-After."
+    max_request_rows: Count = _setting(64, "Most queries in one request.")
+    max_request_bytes: Bytes = _setting(16 * 2**20, "Bytes of the largest request.")
+    max_waiting_rows: Count = _setting(
+        512, "Most queries that may wait; beyond, 429 and Retry-After."
     )
-    max_waiting_bytes: int = Field(
-        default=256 * 2**20,
-        ge=1024,
-        description="What all requests under way may hold; beyond, 429 and Retry-After.",
+    max_waiting_bytes: Bytes = _setting(
+        256 * 2**20, "Most bytes of all requests under way; beyond, 429 and Retry-After."
     )
-    max_connections: int = Field(
-        default=512,
-        ge=1,
-        description="Requests under way at once; beyond, 503. Of more connections than that, those "
-        "that are idle longest are closed.",
+    max_connections: Count = _setting(
+        512,
+        "Most requests under way; beyond, 503. Of more connections than that, those that are idle "
+        "longest are closed.",
     )
-    timeout_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="For reading a request, and for its answer."
+    timeout_seconds: Seconds = _setting(30.0, "Seconds for reading a request, and for its answer.")
+    shutdown_seconds: int = _setting(
+        10, "Seconds in which requests may end after SIGTERM.", ge=1, le=3600
     )
-    shutdown_seconds: int = Field(
-        default=10, ge=1, le=3600, description="How long requests may end after SIGTERM."
+    upstream_timeout_seconds: Seconds = _setting(
+        20.0, "Before an address: seconds for the server's answer."
     )
-    upstream_timeout_seconds: float = Field(
-        default=20.0, gt=0, le=3600, description="`oneway proxy`: for the upstream's answer."
+    upstream_wait_seconds: float = _setting(
+        0.0, "Before an address: seconds to wait until the server is ready.", ge=0, le=3600
     )
-    upstream_wait_seconds: float = Field(
-        default=0.0, ge=0, le=3600, description="`oneway proxy`: how long to wait until it is up."
+    max_upstream_bytes: Bytes = _setting(
+        64 * 2**20, "Before an address: bytes of the server's largest answer."
     )
-    max_upstream_bytes: int = Field(
-        default=64 * 2**20, ge=1024, description="`oneway proxy`: its largest answer."
+    max_upstream_requests: Count = _setting(
+        64, "Before an address: most requests to the server at once; beyond, 429."
     )
-    max_upstream_requests: int = Field(
-        default=64, ge=1, description="`oneway proxy`: requests to it at once; beyond, 429."
-    )
-    metrics: bool = Field(default=True, description="Serve Prometheus metrics at /metrics.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe line of the log."
+    metrics: bool = _setting(True, "Serve Prometheus metrics at /metrics.")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "Least severe line of the log."
     )
 
     @model_validator(mode="after")
@@ -123,23 +123,23 @@ class ServingSettings(BaseSettings):
         for name in ("token", "key"):
             if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
                 raise ValueError(f"give one of {name} and {name}_file")
-        if self.max_waiting_rows < self.max_request_rows:
-            raise ValueError("max_waiting_rows must be at least max_request_rows")
-        if self.max_waiting_bytes < self.max_request_bytes:
-            raise ValueError("max_waiting_bytes must be at least max_request_bytes")
+        for kind in ("rows", "bytes"):
+            waiting, request = f"max_waiting_{kind}", f"max_request_{kind}"
+            if getattr(self, waiting) < getattr(self, request):
+                raise ValueError(f"{waiting} must be at least {request}")
         return self
 
     @property
     def most_batch_rows(self) -> int:
-        """Most queries that the model sees at once, with what batches are filled up by."""
+        """Most queries that a served model sees at once, with those that fill a batch up."""
         return -(-self.max_batch_size // self.batch_multiple) * self.batch_multiple
 
     def bearer_token(self) -> bytes | None:
         """Return the token that clients must send, or None if they need none.
 
         Raises:
-            MissingDataError: Its file is not there.
-            InvalidOptionError: It is too short, or cannot be sent.
+            MissingDataError: The file of the token is not there.
+            InvalidOptionError: The token is too short, or cannot be sent.
         """
         token = _secret("token", self.token, self.token_file)
         if token is not None and not re.fullmatch(rb"[\x21-\x7e]{%d,}" % LEAST_TOKEN, token):
@@ -153,7 +153,7 @@ class ServingSettings(BaseSettings):
         """Return the secret of random defenses, or None if none is given.
 
         Raises:
-            MissingDataError: Its file is not there.
+            MissingDataError: The file of the secret is not there.
         """
         return _secret("key", self.key, self.key_file)
 
@@ -163,12 +163,12 @@ def load_settings(file: Path | None, given: Mapping[str, Any]) -> ServingSetting
 
     Args:
         file: TOML whose keys are names of settings, or None.
-        given: What the command line says.
+        given: Settings of the command line, by name.
 
     Raises:
         MissingDataError: The file is not there.
-        CorruptDataError: It is no TOML.
-        UnknownNameError: There is no such setting.
+        CorruptDataError: The file is no TOML.
+        UnknownNameError: There is no setting of a name.
         InvalidOptionError: A setting is outside its range.
     """
     values = {} if file is None else _read(file)
@@ -196,9 +196,9 @@ def load_settings(file: Path | None, given: Mapping[str, Any]) -> ServingSetting
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        text = first["msg"].removeprefix("Value error, ")
         raise InvalidOptionError(
-            f"the setting {name} is refused: {said}." if name else f"settings are refused: {said}."
+            f"the setting {name} is refused: {text}." if name else f"settings are refused: {text}."
         ) from None
 
 
@@ -208,15 +208,15 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingDataError(f"there is no settings file {file}. Check the path.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        # What the parser says may quote a secret.
+        # The parser's text may quote a secret.
         raise CorruptDataError(
             f"the settings file {file} cannot be read as TOML ({type(error).__name__})."
         ) from None
 
 
-def _secret(name: str, given: SecretStr | None, file: Path | None) -> bytes | None:
-    if given is not None:
-        return given.get_secret_value().encode()
+def _secret(name: str, secret: SecretStr | None, file: Path | None) -> bytes | None:
+    if secret is not None:
+        return secret.get_secret_value().encode()
     if file is None:
         return None
     try:

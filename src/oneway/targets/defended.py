@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oneway.checks import check_count, check_images, check_same_shape
-from oneway.contracts import Defense, RepeatableDefense, ScoredTarget, Target
-from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
-from oneway.releases import logits_from_confidences, release
+from oneway.checks import check_count, check_images
+from oneway.contracts import Defense, ScoredTarget, Target
+from oneway.errors import InvalidOptionError
+from oneway.releases import check_release_options, guarded_release, logits_from_confidences
 from oneway.targets.torch_module import TorchTarget
 
 
@@ -56,7 +56,7 @@ class DefendedTarget:
             InvalidOptionError: ``dtype``, ``decimals`` or ``batch_size`` is outside its range.
         """
         check_count("batch_size", batch_size)
-        release(torch.zeros(1, 2), dtype=dtype, decimals=decimals)  # refuses what it cannot do
+        check_release_options(dtype, decimals)
         self.target = target
         self.defense = defense
         self.dtype, self.decimals, self.batch_size = dtype, decimals, batch_size
@@ -87,13 +87,7 @@ class DefendedTarget:
             InvalidTensorError: See :meth:`__call__`.
             DefenseFailedError: See :meth:`__call__`.
         """
-        check_images(images)
-        parts = [self._answer(part) for part in images.split(self.batch_size)]
-        return Trace(
-            torch.cat([part.clean_logits for part in parts]),
-            torch.cat([part.defended_logits for part in parts]),
-            torch.cat([part.released for part in parts]),
-        )
+        return self._trace(images, None)
 
     def repeated(self, images: Tensor, count: int) -> Tensor:
         """Answer each query ``count`` times, as a client does who asks again and again.
@@ -110,34 +104,25 @@ class DefendedTarget:
             DefenseFailedError: See :meth:`__call__`.
             InvalidOptionError: ``count`` is below 1.
         """
-        check_images(images)
         check_count("count", count)
-        if self.defense.deterministic:
-            return self(images).expand(count, -1, -1)
-        if not isinstance(self.defense, RepeatableDefense):
-            return torch.stack([self(images) for _ in range(count)])
-        parts = []
-        for some in images.split(self.batch_size):
-            clean = self._clean_logits(some)
-            asked = some if self.defense.requires_input else None
-            draws = self.defense.draws(clean, asked, count)
-            parts.append(self._released(clean.expand(count, -1, -1), draws))
-        return torch.cat(parts, dim=1)
+        return self._trace(images, count).released
 
     def differentiable_logits(self, images: Tensor) -> Tensor:
         """Answer with defended logits that have a gradient in ``images``, straight through.
 
-        The gradient is the target's own: the defense, which may round, look up a table or follow
-        signs, is passed as if it added a constant. For an attacker who has model and defense.
+        The gradient is the target's: the defense, which may round, look up a table or follow
+        signs, counts as if it added a constant. For an attacker who has model and defense.
 
         Args:
             images: ``(N, C, H, W)`` of which gradients are wanted.
 
         Returns:
-            ``(N, K)`` defended logits; not checked, since nothing of this is released.
+            ``(N, K)`` defended logits, on the autograd graph of ``images``.
 
         Raises:
             InvalidOptionError: The target is no PyTorch module.
+            InvalidTensorError: See :meth:`__call__`.
+            DefenseFailedError: See :meth:`__call__`.
 
         Source:
             Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security", ICML
@@ -149,59 +134,26 @@ class DefendedTarget:
                 "Give the model itself, as a PyTorch module."
             )
         clean = self.target.differentiable_logits(images)
-        asked = images.detach() if self.defense.requires_input else None
-        defended = self.defense(clean.detach(), asked)
+        defended = guarded_release(self.defense, clean, images).defended_logits
         # In this order the value is the defense's to the last digit.
-        return defended.detach() + (clean - clean.detach())
+        return defended + (clean - clean.detach())
 
-    def _answer(self, images: Tensor) -> Trace:
-        clean = self._clean_logits(images)
-        defended = self.defense(clean, images if self.defense.requires_input else None)
-        return Trace(clean, defended, self._released(clean, defended))
+    def _trace(self, images: Tensor, repeats: int | None) -> Trace:
+        check_images(images)
+        clean = torch.cat([self._clean_logits(part) for part in images.split(self.batch_size)])
+        answer = guarded_release(
+            self.defense,
+            clean,
+            images,
+            dtype=self.dtype,
+            decimals=self.decimals,
+            repeats=repeats,
+            batch_size=self.batch_size,
+        )
+        return Trace(clean, answer.defended_logits, answer.confidences)
 
     def _clean_logits(self, images: Tensor) -> Tensor:
+        queries = images.detach().clone()  # a target may work in place
         if isinstance(self.target, ScoredTarget):
-            return self.target.logits(images)
-        return logits_from_confidences(self.target(images))
-
-    def _released(self, clean: Tensor, defended: Tensor) -> Tensor:
-        return checked_release(
-            self.defense, clean, defended, dtype=self.dtype, decimals=self.decimals
-        )
-
-
-def checked_release(
-    defense: Defense,
-    clean: Tensor,
-    defended: Tensor,
-    *,
-    dtype: torch.dtype = torch.float32,
-    decimals: int | None = None,
-) -> Tensor:
-    """Return what may be released of the logits that a defense gave.
-
-    Args:
-        defense: The one that gave them; what it promises is held against it.
-        clean: ``(..., K)`` logits that it was given.
-        defended: What it made of them.
-        dtype: See :func:`oneway.release`.
-        decimals: See :func:`oneway.release`.
-
-    Raises:
-        DefenseFailedError: It changed a label that it promised to keep, or gave something else
-            than finite logits of the same shape.
-    """
-    try:
-        check_same_shape(defended, "the defense's logits", clean)
-    except InvalidTensorError as error:
-        # It is the defense that is wrong, not the client.
-        raise DefenseFailedError(f"nothing is released: {error}") from error
-    released = release(defended, dtype=dtype, decimals=decimals)
-    if defense.keeps_label:
-        changed = released.argmax(-1) != clean.argmax(-1)
-        if changed.any():
-            raise DefenseFailedError(
-                f"{type(defense).__name__} promises to keep labels, but changed "
-                f"{int(changed.sum())} of {changed.numel()}; nothing is released."
-            )
-    return released
+            return self.target.logits(queries)
+        return logits_from_confidences(self.target(queries))

@@ -55,7 +55,11 @@ def noise_vector(
     check_logits(clean_logits, "clean_logits")
     check_same_shape(current_logits, "current_logits", clean_logits)
     check_same_shape(gradients, "gradients", clean_logits)
-    check_options(step_size, budget, norm, margin)
+    check_above("step_size", step_size, 0)
+    if budget is not None:
+        check_above("budget", budget, 0)
+    check_norm("norm", norm)
+    check_above("margin", margin, 0)
     labels = clean_logits.argmax(-1)
     noise = step_noise(
         clean_logits,
@@ -75,18 +79,14 @@ def noise_vector(
     return noise
 
 
-def check_options(step_size: float, budget: float | None, norm: float, margin: float) -> None:
-    """Refuse options outside their range.
+def check_norm(name: str, value: float) -> None:
+    """Refuse any p of a norm but 1, 2 and infinity.
 
     Raises:
-        InvalidOptionError: One of them is, and the message says which.
+        InvalidOptionError: It is another.
     """
-    check_above("step_size", step_size, 0)
-    if budget is not None:
-        check_above("budget", budget, 0)
-    if isinstance(norm, bool) or norm not in NORMS:
-        raise InvalidOptionError(f"norm must be 1, 2 or math.inf, but got {norm!r}.")
-    check_above("margin", margin, 0)
+    if isinstance(value, bool) or value not in NORMS:
+        raise InvalidOptionError(f"{name} must be 1, 2 or math.inf, but got {value!r}.")
 
 
 def step_noise(

@@ -40,7 +40,7 @@ from oneway.contracts import Defense
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import bootstrap_mean
-from oneway.releases import release
+from oneway.releases import guarded_release
 
 ASSUMPTIONS = (
     "The queries that are to come are drawn, each by itself, from the distribution that the "
@@ -227,7 +227,7 @@ def certify_release(
             f"{type(defense).__name__} is random or looks at the query."
         )
     check_logits(logits)
-    released = release(defense(logits), dtype=torch.float64)
+    released = guarded_release(defense, logits, dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     return _certified(cells, released, logits, queries, True, generator, level)
 

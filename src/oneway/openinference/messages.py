@@ -1,33 +1,17 @@
-"""The Open Inference Protocol, version 2: its messages, and tensors in them.
+"""Requests and answers as a server reads and writes them, and as its OpenAPI document says.
 
-Source:
-    https://github.com/open-inference/open-inference-protocol, REST; and Triton's extension for
-    binary tensor data.
+Clients do without this module: it needs pydantic.
 """
 
-import math
 from itertools import chain
-from typing import Annotated, Any, Literal, TypeAlias
+from math import prod
+from typing import Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from torch import Tensor
 
-from oneway.serving.refusals import bad_request
-
-Datatype: TypeAlias = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16",
-    "FP32", "FP64", "BYTES",
-]  # fmt: skip
-
-FLOATS: dict[str, np.dtype[Any]] = {
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-"""What queries may be sent as, and how binary data is laid out."""
+from oneway.openinference.tensors import FLOATS, Datatype, MessageError
 
 BINARY_HEADER = "inference-header-content-length"
 """HTTP header that says how many bytes of a body are JSON; tensors follow in binary."""
@@ -132,19 +116,19 @@ def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, by
     """Read a request.
 
     Args:
-        body: All of it.
-        json_bytes: What the header of binary data says, if it is there.
+        body: The body of the request.
+        json_bytes: The value of :data:`BINARY_HEADER`, or None without that header.
 
     Returns:
         The request, and the binary data behind it.
 
     Raises:
-        RefusedError: It is no request.
+        MessageError: The body is no request.
     """
     binary = b""
     if json_bytes is not None:
         if not json_bytes.isdecimal() or len(json_bytes) > 12 or int(json_bytes) > len(body):
-            raise bad_request(
+            raise MessageError(
                 "the header Inference-Header-Content-Length must say how many bytes of the body "
                 "are JSON"
             )
@@ -153,16 +137,12 @@ def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, by
         return InferRequest.model_validate_json(body), binary
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        # Names of fields and places in lists; a client's own keys are left out.
-        place = ".".join(str(part) for part in first["loc"] if part not in ("", None))
         if first["type"] == "json_invalid":
-            raise bad_request("the request must be JSON, but is not") from None
-        known = place if _is_known(first["loc"]) else "parameters"
-        raise bad_request(f"the request's {known or 'body'}: {first['msg']}") from None
-
-
-def _is_known(place: tuple[int | str, ...]) -> bool:
-    return "parameters" not in place
+            raise MessageError("the request must be JSON, but is not") from None
+        # Names of fields and places in lists; keys that the client chose are left out.
+        place = ".".join(str(part) for part in first["loc"] if part not in ("", None))
+        known = "parameters" if "parameters" in first["loc"] else place
+        raise MessageError(f"the request's {known or 'body'}: {first['msg']}") from None
 
 
 def read_queries(
@@ -172,56 +152,53 @@ def read_queries(
     input_name: str,
     input_shape: tuple[int, ...],
     most_rows: int,
-) -> Tensor:
+) -> NDArray[np.float32]:
     """Return the queries of a request.
 
     Args:
-        request: What was sent.
-        binary: The data behind it.
-        input_name: Of the one input.
-        input_shape: Of one query.
-        most_rows: How many queries a request may hold.
+        request: The request.
+        binary: The binary data behind it.
+        input_name: The name of the model's input, the only one.
+        input_shape: The shape of one query.
+        most_rows: Most queries in one request.
 
     Returns:
-        ``(N, *input_shape)`` float32, finite, N at least 1.
+        ``(N, *input_shape)``, finite, N from 1 to ``most_rows``.
 
     Raises:
-        RefusedError: They are something else.
+        MessageError: The request holds anything else.
     """
     names = [tensor.name for tensor in request.inputs]
     if names != [input_name]:
-        raise bad_request(f"the request must hold one input, {input_name!r}, but holds others")
+        raise MessageError(f"the request must hold one input, {input_name!r}, but holds others")
     sent = request.inputs[0]
     wanted = f"(N, {', '.join(map(str, input_shape))}) with N from 1 to {most_rows}"
     if tuple(sent.shape[1:]) != input_shape or not 1 <= sent.shape[0] <= most_rows:
-        raise bad_request(f"input {input_name!r} must have shape {wanted}, but has {sent.shape}")
+        raise MessageError(f"input {input_name!r} must have shape {wanted}, but has {sent.shape}")
     if sent.datatype not in FLOATS:
-        raise bad_request(
+        raise MessageError(
             f"input {input_name!r} must be FP32 (FP16 and FP64 are converted), but is "
             f"{sent.datatype}; convert it as the model's training did"
         )
-    numbers = _numbers(sent, binary)
-    with np.errstate(over="ignore"):
-        queries = torch.from_numpy(numbers.astype(np.float32).reshape(sent.shape))
-    if not bool(torch.isfinite(queries).all()):
-        raise bad_request(f"input {input_name!r} must be finite in FP32, but some numbers are not")
-    return queries
+    return as_float32(
+        _numbers(sent, binary).reshape(sent.shape),
+        f"input {input_name!r} must be finite in FP32, but some numbers are not",
+    )
 
 
 def _numbers(sent: InputTensor, binary: bytes) -> NDArray[Any]:
-    """Return a tensor's numbers, flat."""
-    count = math.prod(sent.shape)
+    """Return a tensor's numbers, flat, from JSON or from binary data."""
     size = (sent.parameters or {}).get("binary_data_size")
     if size is not None:
         kind = FLOATS[sent.datatype]
-        if sent.data is not None or size != len(binary) or size != count * kind.itemsize:
-            raise bad_request(
-                f"input {sent.name!r} must have {count * kind.itemsize} bytes of binary data and "
-                "no other data"
+        expected = prod(sent.shape) * kind.itemsize
+        if sent.data is not None or size != len(binary) or size != expected:
+            raise MessageError(
+                f"input {sent.name!r} must have {expected} bytes of binary data and no other data"
             )
         return np.frombuffer(binary, kind)
     if binary or sent.data is None:
-        raise bad_request(f"input {sent.name!r} must have data, and nothing may follow the JSON")
+        raise MessageError(f"input {sent.name!r} must have data, and nothing may follow the JSON")
     return flat_numbers(sent)
 
 
@@ -229,42 +206,60 @@ def flat_numbers(sent: InputTensor) -> NDArray[np.float64]:
     """Return the numbers of a tensor in JSON, as many as its shape says, flat.
 
     Raises:
-        RefusedError: They are something else.
+        MessageError: The data are something else.
     """
-    count = math.prod(sent.shape)
     flat: list[Any] = sent.data or []
     sizes = [len(flat)]
     while set(map(type, flat)) == {list}:
         lengths = set(map(len, flat))
         if len(lengths) > 1 or len(sizes) >= len(sent.shape):
-            raise bad_request(f"the data of input {sent.name!r} must be flat, or as its shape says")
+            raise MessageError(
+                f"the data of input {sent.name!r} must be flat, or as its shape says"
+            )
         sizes.append(lengths.pop())
         flat = list(chain.from_iterable(flat))
     if not set(map(type, flat)) <= {int, float}:  # true and false count as numbers elsewhere
-        raise bad_request(f"the data of input {sent.name!r} must be numbers")
-    if len(flat) != count or (len(sizes) > 1 and sizes != sent.shape):
-        raise bad_request(
-            f"the data of input {sent.name!r} must be {count} numbers, flat or nested as its shape "
-            "says"
+        raise MessageError(f"the data of input {sent.name!r} must be numbers")
+    if len(flat) != prod(sent.shape) or (len(sizes) > 1 and sizes != sent.shape):
+        raise MessageError(
+            f"the data of input {sent.name!r} must be {prod(sent.shape)} numbers, flat or nested "
+            "as its shape says"
         )
     try:
         return np.array(flat, np.float64)
     except OverflowError:
-        raise bad_request(f"input {sent.name!r} must be finite in FP32, but is not") from None
+        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
+
+
+def as_float32(numbers: NDArray[Any], refusal: str) -> NDArray[np.float32]:
+    """Return numbers as float32, in a copy.
+
+    Args:
+        numbers: An array of any floating type.
+        refusal: The text of the error.
+
+    Raises:
+        MessageError: A number is not finite in float32.
+    """
+    with np.errstate(over="ignore"):
+        converted = numbers.astype(np.float32)
+    if not np.isfinite(converted).all():
+        raise MessageError(refusal)
+    return converted
 
 
 def wants_binary(request: InferRequest, output_name: str) -> bool:
     """Say whether the client asked for the output in binary.
 
     Raises:
-        RefusedError: It asked for an output that is not there, or for another form of it.
+        MessageError: The client asked for another output, or for another form of this one.
     """
     chosen = (request.parameters or {}).get("binary_data_output", False)
     for output in request.outputs or ():
         if output.name != output_name:
-            raise bad_request(f"the only output is {output_name!r}")
-        given = output.parameters or {}
-        if "classification" in given or "shared_memory_region" in given:
-            raise bad_request(f"output {output_name!r} comes as JSON or as binary data only")
-        chosen = given.get("binary_data", chosen)
+            raise MessageError(f"the only output is {output_name!r}")
+        parameters = output.parameters or {}
+        if "classification" in parameters or "shared_memory_region" in parameters:
+            raise MessageError(f"output {output_name!r} comes as JSON or as binary data only")
+        chosen = parameters.get("binary_data", chosen)
     return chosen is True

@@ -1,4 +1,4 @@
-"""One thread that trains beside the server, one job at a time: the newest wish wins."""
+"""Train in one thread beside the server, one job at a time; the newest request comes first."""
 
 import threading
 from collections.abc import Callable
@@ -8,21 +8,21 @@ from typing import Literal
 
 from oneway.data import ProgressCallback
 from oneway.errors import OnewayError
+from oneway.playground.session import KEPT, Finding, Session
 from oneway.playground.settings import Setting
-from oneway.playground.study import KEPT, Finding, Study
 
 State = Literal["none", "waiting", "working", "done", "superseded", "failed"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far something is.
+    """The progress of an examination, or of preparing the session.
 
     Attributes:
-        state: ``"superseded"``: another setting was asked for before this one was done.
-        stage: What is being done, in words; or what failed.
-        share: From 0 to 1: of the stage, or of all stages while a study is prepared.
-        finding: What is known so far, of a setting; None: nothing.
+        state: ``"superseded"``: another setting was requested before this one was done.
+        stage: The stage under way, in words; or the error.
+        share: From 0 to 1: of the stage, or of all stages while the session is prepared.
+        finding: The newest finding about a setting; None: there is none yet.
     """
 
     state: State
@@ -32,7 +32,7 @@ class Progress:
 
 
 class _SupersededError(Exception):
-    """Ends a job from its report: nobody waits for it."""
+    """Ends a job from its progress report: nobody waits for it."""
 
 
 @dataclass
@@ -44,19 +44,18 @@ class _Job:
     share: float = 0.0
 
 
-class Workshop:
-    """Prepares a study, then examines the settings that are wished for.
+class Worker:
+    """Prepares a session, then examines the settings that are requested.
 
-    What it computes, it computes on a single thread of its own, so that whoever answers requests
-    meanwhile finds the other cores free.
+    All of it runs on one thread, so that the other cores stay free for answers.
     """
 
-    def __init__(self, prepare: Callable[[ProgressCallback], Study], stages: int = 1) -> None:
+    def __init__(self, prepare: Callable[[ProgressCallback], Session], stages: int = 1) -> None:
         """Begin to prepare.
 
         Args:
-            prepare: Makes the study; told whom to report to.
-            stages: How many it will report.
+            prepare: Builds the session, and reports progress to the callback that it gets.
+            stages: Number of stages that it will report.
         """
         self._stages, self._begun = stages, 0
         self._lock = threading.Lock()
@@ -64,33 +63,33 @@ class Workshop:
         self._preparing = Progress("waiting")
         self._findings: dict[Setting, Finding] = {}
         self._job: _Job | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="oneway-workshop")
-        self.prepared: Future[Study] = self._executor.submit(prepare, self._report_preparing)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="oneway-playground")
+        self.prepared: Future[Session] = self._executor.submit(prepare, self._report_preparing)
 
     @property
-    def study(self) -> Study | None:
-        """The study, once it is ready."""
+    def session(self) -> Session | None:
+        """The session, once it is ready."""
         ready = self.prepared.done() and not self.prepared.cancelled()
         return self.prepared.result() if ready and self.prepared.exception() is None else None
 
     @property
     def preparing(self) -> Progress:
-        """How far the study is."""
+        """The progress of preparing the session."""
         if not self.prepared.done():
             return self._preparing
         if self.prepared.cancelled():
             return Progress("superseded")
         error = self.prepared.exception()
-        return Progress("done", share=1.0) if error is None else Progress("failed", _told(error))
+        return Progress("done", share=1.0) if error is None else Progress("failed", _text(error))
 
-    def wish(self, setting: Setting) -> None:
-        """Have a setting examined next, in place of any other that is not done.
+    def enqueue(self, setting: Setting) -> None:
+        """Examine a setting next; cancel the examination of any other setting.
 
-        Nothing happens if it is done, or under way already.
+        Does nothing if the setting is done, or under way already.
         """
         with self._lock:
-            job, found = self._job, self._findings.get(setting)
-            if self._closing or (found is not None and found.retrained is not None):
+            job, finding = self._job, self._findings.get(setting)
+            if self._closing or (finding is not None and finding.retrained is not None):
                 return
             if job is not None and not job.superseded:
                 if job.setting == setting and job.future is not None and not job.future.done():
@@ -100,26 +99,26 @@ class Workshop:
             job.future = self._executor.submit(self._examine, job)
 
     def progress(self, setting: Setting) -> Progress:
-        """Say how far the examination of a setting is."""
+        """Return the progress of a setting's examination."""
         with self._lock:
-            job, found = self._job, self._findings.get(setting)
-            if found is not None and found.retrained is not None:
-                return Progress("done", share=1.0, finding=found)
+            job, finding = self._job, self._findings.get(setting)
+            if finding is not None and finding.retrained is not None:
+                return Progress("done", share=1.0, finding=finding)
             if job is None or job.setting != setting or job.future is None:
-                return Progress("none" if found is None else "superseded", finding=found)
+                return Progress("none" if finding is None else "superseded", finding=finding)
             if not job.future.done():
                 state: State = "working" if job.stage else "waiting"
-                return Progress(state, job.stage, job.share, found)
+                return Progress(state, job.stage, job.share, finding)
             error = None if job.future.cancelled() else job.future.exception()
-            return Progress("failed", "" if error is None else _told(error), finding=found)
+            return Progress("failed", "" if error is None else _text(error), finding=finding)
 
     def finding(self, setting: Setting) -> Finding | None:
-        """Return what is known of a setting; None: nothing."""
+        """Return the newest finding about a setting, or None."""
         with self._lock:
             return self._findings.get(setting)
 
     def close(self) -> None:
-        """End: what is under way is called off at its next report."""
+        """Stop: a job under way ends at its next progress report."""
         with self._lock:
             self._closing = True
             if self._job is not None:
@@ -134,8 +133,8 @@ class Workshop:
         self._preparing = Progress("working", stage, done)
 
     def _examine(self, job: _Job) -> None:
-        study = self.study
-        if study is None:
+        session = self.session
+        if session is None:
             return
 
         def report(stage: str, share: float) -> None:
@@ -145,7 +144,7 @@ class Workshop:
 
         try:
             report("begin", 0.0)
-            for finding in study.examine(job.setting, report):
+            for finding in session.examine(job.setting, report):
                 with self._lock:
                     self._findings.pop(job.setting, None)
                     self._findings[job.setting] = finding
@@ -155,6 +154,6 @@ class Workshop:
             return
 
 
-def _told(error: BaseException) -> str:
-    """Return an error's text if it was raised on purpose: then it holds no value of a query."""
+def _text(error: BaseException) -> str:
+    """Return the text of an error of oneway, which holds no value of a query; else its type."""
     return str(error) if isinstance(error, OnewayError) else type(error).__name__

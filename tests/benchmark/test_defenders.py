@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from attacks.spying import spied
 from benchmark.small import (
     CLASSES,
     NOISE,
@@ -21,7 +22,7 @@ from benchmark.small import (
 )
 from oneway.attacks import ATTACKS
 from oneway.benchmark import count_stages
-from oneway.defenses import load_network
+from oneway.defenses import load_module
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import defenders
 from oneway.evaluation.settings import ReleaseSpec
@@ -63,12 +64,8 @@ def whole(tmp_path_factory):
         patch.setattr(defenders, "build_defense", building)
         patch.setattr(DefendedTarget, "trace", tracing)
         for name in ("adversarial-training", "averaging"):
-
-            def spied(knowledge, train, attack=ATTACKS[name], name=name):
-                given.setdefault(name, []).append(knowledge)
-                return attack(knowledge, train)
-
-            patch.setitem(ATTACKS, name, spied)
+            watch = given.setdefault(name, []).append
+            patch.setitem(ATTACKS, name, spied(ATTACKS[name], watch))
         run = experiment(folder, SPEC, report=stages.__setitem__)
         outcomes = {outcome.record["release"]: outcome for outcome in run.run()}
     return types.SimpleNamespace(
@@ -85,7 +82,7 @@ def whole(tmp_path_factory):
 def stored(folder, kind):
     """Read what the store holds of a kind: networks with what is written beside them."""
     paths = sorted((folder / "networks").glob(f"{kind}-*.safetensors"))
-    return [load_network(path, kind) for path in paths]
+    return [load_module(path, kind) for path in paths]
 
 
 def weights(network):
@@ -145,11 +142,10 @@ def test_who_asks_again_gets_other_draws_than_what_was_released(whole):
 def test_whoever_is_first_to_ask_again_does_not_get_what_was_released(whole, monkeypatch):
     first = []
 
-    def asking(knowledge, train):  # noqa: ARG001
+    def ask(knowledge):
         first.append((knowledge.query(knowledge.images, 1)[0], knowledge.released))
-        return {}
 
-    monkeypatch.setitem(ATTACKS, "averaging", asking)
+    monkeypatch.setitem(ATTACKS, "averaging", spied(ATTACKS["averaging"], ask))
     outcomes_of(whole.folder, dataclasses.replace(SPEC, releases=(NONE, LEAN[0])))
     [(answers, released)] = first
     assert (answers == released).all(-1).float().mean() < 0.1
