@@ -43,7 +43,7 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
         "Only 1 seed was run",
         "read only the label",
     ):
-        assert words in result.stdout
+        assert words in " ".join(result.stdout.split())
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["release"] for record in records] == [r.name for r in small_demo.releases]

@@ -60,6 +60,13 @@ def test_the_adaptive_error_is_that_of_the_attacker_who_copies_or_repeats():
         assert cells(COLUMNS, record_of(errors=errors))["adaptive error"] == text
 
 
+def test_the_adaptive_error_has_a_column_only_where_an_attacker_adapts():
+    headings = [heading for heading in COLUMNS if heading != "adaptive error"]
+    assert list(summary_table(summarise([record_of()])).columns) == headings
+    both = [record_of(), record_of("hardened", errors={"averaging": 0.0555})]
+    assert list(summary_table(summarise(both)).columns) == list(COLUMNS)
+
+
 def test_a_gap_that_one_seed_lacks_is_a_dash():
     shown = cells(COLUMNS, record_of(seed=0), record_of(seed=1, gap=None))
     assert [name for name, text in shown.items() if text == "-"] == [

@@ -85,9 +85,9 @@ def leaderboard(
             console.print(f"• {line}", highlight=False, markup=False)
         page = out / f"{experiment.name}-{experiment.preset}.html"
         page_of_records(records, page, cache, no_images=no_images)
-        written, charts = [page.name], frontier_charts(summaries)
+        picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)
+        picture.unlink(missing_ok=True)  # of other records it would be taken for theirs
         if charts:
-            picture = page.with_suffix(".svg")
             write_charts(picture, table.title, charts, chart_key(summaries))
-            written.append(picture.name)
-        console.print(f"Wrote {out}/{' and '.join(written)}", highlight=False, soft_wrap=True)
+        drawn = f" and {picture.name}" if charts else ""
+        console.print(f"Wrote {page}{drawn}", highlight=False, soft_wrap=True)

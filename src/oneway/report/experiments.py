@@ -95,8 +95,13 @@ CERTIFICATES = {
 def summary_table(
     summaries: Sequence[Summary], title: str = "Means, with 95 % intervals over seeds"
 ) -> Listing:
-    """Return one row per release."""
-    return Listing(title, COLUMNS, summaries)
+    """Return one row per release; without the adaptive error where no attacker adapts."""
+    shown = {
+        heading: column
+        for heading, column in COLUMNS.items()
+        if heading != "adaptive error" or any(map(_adaptive, summaries))
+    }
+    return Listing(title, shown, summaries)
 
 
 def costs_table(summaries: Sequence[Summary]) -> Listing:

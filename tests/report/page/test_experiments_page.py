@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneway.benchmark import published, summarise
-from oneway.report import published_table
-from oneway.report.experiments import COLUMNS, COSTS
+from oneway.report import costs_table, published_table, summary_table
 from oneway.report.frontier import AXES, GAPS, frontier
 from oneway.report.page import records_page, render, results_page
 from report.page.conftest import experiment
@@ -38,15 +37,10 @@ def test_every_cell_of_every_table_is_the_summarys(board):
     records = board()
     page, summaries = page_of(records), summarise(records)
     found = tables(page)
-    for title, columns in (
-        ("Means, with 95 % intervals over seeds", COLUMNS),
-        ("Training and answers", COSTS),
-    ):
-        table = found[title]
-        assert heads_of(table) == list(columns)
-        assert rows_of(table) == [
-            [show(summary) for show in columns.values()] for summary in summaries
-        ]
+    for listing in (summary_table(summaries), costs_table(summaries)):
+        table = found[listing.title]
+        assert heads_of(table) == list(listing.columns)
+        assert rows_of(table) == listing.cells()
 
 
 def test_each_frontier_is_drawn_with_all_points_and_says_who_is_on_it(board):
