@@ -49,7 +49,7 @@ class Summary:
     seeds: tuple[int, ...]
     values: Mapping[str, Estimate]
     label_changes: int
-    flags: Mapping[str, int]
+    flags: Mapping[Flag, int]
     record: ReleaseRecord
     environments: tuple[Environment, ...] = ()
 
@@ -146,10 +146,11 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
     )
 
 
-def _kind_of(flag: Flag) -> str:
-    """Return what a flag says without what differs from seed to seed, such as a count."""
+def _kind_of(flag: Flag) -> Flag:
+    """Return a flag without what differs from seed to seed, such as a count."""
     statement = FLAGS[flag.name].statement
-    return f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
+    detail = f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
+    return Flag(flag.name, detail, flag.attack)
 
 
 def _settings(record: ReleaseRecord) -> dict[str, Any]:

@@ -35,7 +35,7 @@ RequireGap = Annotated[
     float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
 ]
 Out = Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines.")]
-Figure = Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png.")]
+Figure = Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png or .pdf.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the images.")]
 
 
@@ -68,13 +68,15 @@ def attack(
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
-    from oneway.report import attack_table, draw_reconstructions
+    from oneway.report import attackers_table, check_figure_path, draw_reconstructions
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
             "--released-auxiliary and --released-test go together: the attacker trains on what "
             "was released for its images, and is graded on what was released for the queries."
         )
+    if figure is not None:
+        check_figure_path(figure)
     where = choose_device(device)
     recordings = (
         _recording("auxiliary", auxiliary, released_auxiliary, where),
@@ -94,7 +96,7 @@ def attack(
     if figure is not None:
         draw_reconstructions(gallery, figure, "What the released scores give away")
     console, gap = Console(), record.closed_gap
-    console.print(attack_table(record))
+    console.print(attackers_table(record), crop=False)
     summary = (
         "no gap to close: clean scores add nothing to the label for these attackers"
         if gap is None

@@ -168,8 +168,11 @@ def _check_options(minutes: float | None, require_gap: float | None) -> None:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
     if require_gap is not None and not require_gap <= 1:
         raise InvalidOptionError(f"--require-gap must be at most 1, but got {require_gap}.")
-    for module, purpose in (("pyarrow", "keeping every query"), ("matplotlib", "drawing figures")):
-        load_extra(module, extra="audit", purpose=purpose)
+    for module, package, purpose in (
+        ("pyarrow", "pyarrow", "keeping every query"),
+        ("PIL.Image", "pillow", "drawing pictures"),
+    ):
+        load_extra(module, extra="audit", purpose=purpose, package=package)
 
 
 def _release(defense: str, options: dict[str, Any]) -> "ReleaseSpec":
@@ -235,7 +238,6 @@ def _print(outcome: "AuditOutcome", out: Path) -> None:
     from rich.console import Console
 
     from oneway.report import (
-        TABLE_WIDTH,
         attackers_table,
         distortion_line,
         flag_lines,
@@ -247,7 +249,7 @@ def _print(outcome: "AuditOutcome", out: Path) -> None:
     console, record = Console(), outcome.record
     print_lines(console, verdict(record))
     for table in (attackers_table(record), privacy_table(record), utility_table(record)):
-        console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
+        console.print(table, crop=False)
     print_lines(console, [distortion_line(record), *flag_lines(record)])
     print_lines(console, [f"report: {out / 'report.html'}"])
 
@@ -262,7 +264,7 @@ def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> di
         (f"strongest:\n{strongest}", "strongest"),
     )
     count = len(examples["shown"])
-    return {title: pictures[view][:count] / 255 for title, view in rows}
+    return {title: pictures[view][:count] for title, view in rows}
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:
