@@ -160,7 +160,7 @@ def _draw(
     for row in rows:
         gallery = cells.gallery(row.release) or {}
         if row.attack in gallery:
-            error = by_release[row.release]["errors"][row.attack]
+            error = by_release[row.release].errors[row.attack]
             images.setdefault("truth", gallery["truth"])
             images[f"{row.label}\n{error:.4f}"] = gallery[row.attack]
     paths = [path.with_name(path.name + ending) for ending in (".png", ".pdf")]
