@@ -15,7 +15,7 @@ class PublishedRow:
 
     Attributes:
         release: The release of ours that stands beside it.
-        printed: What the paper calls it.
+        printed: The paper's name of the row.
         logit_distortion: Its "confidence score distortion".
         error: Its "reconstruction error".
         accuracy: Of the model, from 0 to 1; negative: not printed.

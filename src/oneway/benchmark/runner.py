@@ -42,8 +42,8 @@ class Experiment:
     """One experiment over one data set, with one seed.
 
     Attributes:
-        spec: What is run.
-        splits: Whose images are whose.
+        spec: The experiment.
+        splits: Private, auxiliary and test images.
         data: The hash of all images and labels, which is in every record.
     """
 
@@ -60,12 +60,12 @@ class Experiment:
         """Split the data; everything else happens in :meth:`run`.
 
         Args:
-            spec: What to run.
+            spec: The experiment.
             dataset: The data set that ``spec.data`` names.
-            store: Where trained networks are kept.
-            auxiliary_dataset: Where auxiliary images come from; None: the same.
-            device: Where networks are trained and queried.
-            report: Told of progress.
+            store: Keeps trained networks.
+            auxiliary_dataset: Source of the auxiliary images; None: the same data set.
+            device: Device for training and queries.
+            report: Progress callback.
 
         Raises:
             InvalidOptionError: The data cannot be split so, or no surrogate fits the images.
@@ -227,8 +227,8 @@ def trained_target(
     Args:
         spec: The experiment.
         splits: Its images, on the device where networks are trained.
-        store: Where trained networks are kept.
-        report: Told of progress.
+        store: Keeps trained networks.
+        report: Progress callback.
     """
     device = splits.private_images.device
     stage = "train the target"

@@ -20,9 +20,9 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-        mean: It.
+        mean: The mean.
         half_width: Of its 95 % interval by Student's t; None with one seed.
-        count: How many seeds.
+        count: Number of seeds.
     """
 
     mean: float
@@ -35,14 +35,14 @@ class Summary:
     """One release over all seeds.
 
     Attributes:
-        release: Its name.
-        seeds: Whose records these are, in order.
+        release: Name of the release.
+        seeds: Seeds of the records, in order.
         values: Estimates by name: ``accuracy``, ``error static`` and so on. A value that some
             seed lacks is left out.
         label_changes: All changed labels of all seeds.
         flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
         record: The first seed's, for what is the same in all.
-        environments: What the records were made with, each once.
+        environments: Environments of the records, each once.
     """
 
     release: str
@@ -101,7 +101,7 @@ def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
     """Put the seeds of each release together, in the order of first appearance.
 
     Args:
-        records: Of one experiment and preset.
+        records: Records of one experiment and preset.
 
     Raises:
         InvalidOptionError: Records differ in more than their seed, or a seed occurs twice.

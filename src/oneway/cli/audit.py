@@ -290,7 +290,7 @@ class Source:
             options of :func:`oneway.targets.open_target`.
         paths: The auxiliary and the test data.
         release: The defense that is audited.
-        device: Where networks are trained and queried.
+        device: Device for training and queries.
         batch_size: Most queries in one call of a model.
         size: Height and width that image files are scaled to.
         channels: Channels of image files.

@@ -97,7 +97,7 @@ def progress(total_stages: int | None = None) -> Iterator[Callable[[str, float],
     """Show the stages of a long command as they pass, on standard error.
 
     Args:
-        total_stages: How many there will be, if known.
+        total_stages: Number of stages, if known.
 
     Yields:
         What to call with a stage's name and the share of it that is done.
@@ -159,9 +159,9 @@ def page_of_records(
     """Write the page of records of experiments.
 
     Args:
-        records: Of all seeds.
+        records: Records of all seeds.
         path: File to write.
-        cache: What they were run with: it holds their images.
+        cache: Folder of trained networks, which holds the images, too.
         no_images: Whether these are left out.
     """
     from oneway.benchmark import published_of
@@ -228,10 +228,10 @@ def run_seeds(
 
     Args:
         runs: Experiments with their seeds, each with the releases that are wanted; None: all.
-        data_root: Folder with the data sets' files.
+        data_root: Folder with the files of the data sets.
         out: Folder for records.
         cache: Folder for trained networks.
-        device: Where networks are trained.
+        device: Device for training.
         executor: ``"local"`` or ``"ray"``.
     """
     if executor == "local":
@@ -284,10 +284,10 @@ def run_seed(
 
     Args:
         spec: The experiment, with its seed.
-        data_root: Folder with the data sets' files.
+        data_root: Folder with the files of the data sets.
         out: Folder for records.
         cache: Folder for trained networks.
-        device: Where networks are trained.
+        device: Device for training.
         only: Releases that are wanted; None: all.
         drawn: Whether their reconstructions must be there, too.
     """
@@ -356,7 +356,7 @@ def images_beside(
     """Return the queries from a file of their own, or from beside their scores; None: neither.
 
     Args:
-        arrays: What is in the file of the scores.
+        arrays: Arrays in the file of scores.
         scores: That file.
         images: The file of the queries, if there is one.
 

@@ -74,7 +74,7 @@ class Store:
         """Return the tensors of a spec, computed now only if they never were.
 
         Args:
-            kind: What they are, as in the file's name.
+            kind: First part of the file's name.
             spec: JSON values that decide them, fingerprints of what they come from among them.
             compute: Computes them, by name.
 
