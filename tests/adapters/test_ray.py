@@ -13,11 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
-
-import ray.data
-from ray import cloudpickle, serve
-
 from faulty_defenses import REFUSED, Faulty
 from laws import looped
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
@@ -40,10 +35,8 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
+from optional import later
 from surrogates import small_inverter
-
-# A worker has oneway, but not these tests.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SECRET = b"0123456789abcdef"
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
@@ -73,7 +66,6 @@ class Shouting:
         return load_guard().defense(logits)
 
 
-@serve.deployment
 class Model:
     """Cannot score a query of ones, and gives NaN for one of threes.
 
@@ -91,7 +83,15 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def served(cluster):  # noqa: ARG001
+def workers(cluster):
+    """Workers have oneway, but not these tests: they get them by value."""
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def served(workers):  # noqa: ARG001
+    serve = later("ray.serve")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -101,8 +101,11 @@ def served(cluster):  # noqa: ARG001
         autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
         batch_wait_seconds=0.2,
         max_batch_size=8,
+        ray_actor_options={"num_cpus": 0},  # it stays up beside the other tests of the cluster
     )
-    handle = serve.run(guard.bind(Model.bind()))
+    handle = serve.run(
+        guard.bind(serve.deployment(Model, ray_actor_options={"num_cpus": 0}).bind())
+    )
     return SimpleNamespace(handle=handle, port=port)  # it ends with the cluster, which is faster
 
 
@@ -277,11 +280,10 @@ class Narrow(Rounding):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
-def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped():
+def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped(workers):  # noqa: ARG001
     logits = np.random.default_rng(3).normal(size=(3000, 5)).astype(np.float32)
-    stored = ray.data.from_items(
+    stored = later("ray.data").from_items(
         [{"id": number, "secret": number, "logits": row} for number, row in enumerate(logits)],
         override_num_blocks=3,
     )
@@ -320,7 +322,7 @@ def test_a_worker_guards_columns_and_keeps_no_clean_one():
 def test_a_key_is_not_sent_to_a_worker():
     guard = load_guard()
     with pytest.raises(InvalidOptionError, match="not pickled"):
-        cloudpickle.dumps(lambda: guard)
+        later("ray.cloudpickle").dumps(lambda: guard)
 
 
 @looped("options", [{"max_batch_size": 0}, {"batch_wait_seconds": -1}])
