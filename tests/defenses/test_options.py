@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from oneway.defenses import DEFENSES, check_options, declared_options, training_options
+from oneway.defenses import DEFENSES, check_options, training_options
 from oneway.defenses.base import BaseDefense, LabelOnRequest, ScoreDefense
+from oneway.defenses.registry import declared_options
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.options import Options, injected, injected_names, option, options_of
 from surrogates import small_inverter
