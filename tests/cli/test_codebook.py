@@ -80,7 +80,7 @@ def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, sco
     scores = (tmp_path / "scores.npy", "--kind", "logits")
     result = oneway("codebook", *scores, "--out", path, *FEW)
     assert result.exit_code == 0, result.output
-    assert "no error is certified" in result.output
+    assert "No error is certified" in result.output
     result = oneway("certify", path, *scores, "--require-error", 0.01)
     assert result.exit_code == 2
     assert "Pass --images" in result.stderr
