@@ -33,7 +33,7 @@ from oneway.defenses import (
 )
 from oneway.evaluation import read_records
 from oneway.options import Option
-from oneway.report.summary import COLUMNS, spread
+from oneway.report.experiments import COLUMNS, spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

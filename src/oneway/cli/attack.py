@@ -33,7 +33,9 @@ def attack(
         float | None, typer.Option(help="Exit 1 if the closed gap G is below this.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw reconstructions, .png or .pdf.")
+    ] = None,
     cache: Cache = CACHE,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the images.")] = 24,
     seed: Seed = 0,
@@ -56,13 +58,15 @@ def attack(
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import Recording, Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
-    from oneway.report import attack_table, draw_reconstructions
+    from oneway.report import attackers_table, check_figure_path, draw_reconstructions
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
             "--released-auxiliary and --released-test go together: the attacker trains on what "
             "was released for its images, and is graded on what was released for the queries."
         )
+    if figure is not None:
+        check_figure_path(figure)
     where = choose_device(device)
     sides = {}
     for name, path, released in (
@@ -98,7 +102,7 @@ def attack(
     if figure is not None:
         draw_reconstructions(gallery, figure, "What the released scores give away")
     console = Console()
-    console.print(attack_table(record))
+    console.print(attackers_table(record), crop=False)
     gap = record["closed_gap"]
     console.print(
         "no gap to close: clean scores tell these attackers no more than the label"

@@ -117,7 +117,6 @@ def audit(
     from oneway.extras import load_extra
     from oneway.files import atomic_file
     from oneway.report import (
-        TABLE_WIDTH,
         attackers_table,
         distortion_line,
         draw_reconstructions,
@@ -134,8 +133,11 @@ def audit(
     if require_gap is not None and not require_gap <= 1:
         raise InvalidOptionError(f"--require-gap must be at most 1, but got {require_gap}.")
     # What writes the report is missed now rather than after the work.
-    for module, purpose in (("pyarrow", "keeping every query"), ("matplotlib", "drawing figures")):
-        load_extra(module, extra="audit", purpose=purpose)
+    for module, package, purpose in (
+        ("pyarrow", "pyarrow", "keeping every query"),
+        ("PIL.Image", "pillow", "drawing pictures"),
+    ):
+        load_extra(module, extra="audit", purpose=purpose, package=package)
     where = choose_device(device)
     options = parse_options(option, "--option")
     release = ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
@@ -195,7 +197,7 @@ def audit(
     for line in verdict(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for table in (attackers_table(record), privacy_table(record), utility_table(record)):
-        console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
+        console.print(table, crop=False)
     console.print(distortion_line(record), highlight=False, markup=False, soft_wrap=True)
     for line in flag_lines(record):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -215,7 +217,7 @@ def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> di
         (f"strongest:\n{strongest}", "strongest"),
     )
     count = len(examples["shown"])
-    return {told: pictures[who][:count] / 255 for told, who in rows}
+    return {label: pictures[source][:count] for label, source in rows}
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

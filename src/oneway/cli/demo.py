@@ -30,7 +30,8 @@ def demo(
         Path | None, typer.Option(help="Folder with mnist.npz or the four IDX files.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the records, table and figure. [runs/demo-DATA]")
+        Path | None,
+        typer.Option(help="Folder for records, page, table and picture. [runs/demo-DATA]"),
     ] = None,
     cache: Cache = CACHE,
     device: Device = "auto",
@@ -38,10 +39,9 @@ def demo(
 ) -> None:
     """Invert a classifier's scores, defend them, and show what still leaks.
 
-    Trains a target on real digits, the defender's surrogate inverter, and attackers; releases
-    scores undefended, with the paper's noise, and as labels only; attacks each; and writes a
-    page to read (report.html), a table and a figure. Networks are cached, so that an interrupted
-    run goes on where it was.
+    Trains a target on real digits, the defender's surrogate inverter, and attackers. Releases
+    scores undefended, with the paper's noise, and as labels only, and attacks each release. Writes
+    a page to read (report.html), a table and a picture. Networks are cached: a rerun resumes.
 
     Exits 1 if a label changed in a defended release.
 
@@ -53,23 +53,18 @@ def demo(
     """
     from rich.console import Console
 
-    from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path
+    from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path, summarise
     from oneway.data import load_dataset
     from oneway.evaluation import Store, write_pictures, write_records
-    from oneway.report import (
-        TABLE_WIDTH,
-        draw_reconstructions,
-        release_table,
-        remarks,
-    )
+    from oneway.report import costs_table, draw_reconstructions, report_lines, summary_table
 
-    where = choose_device(device)
+    device_used = choose_device(device)
     dataset = load_dataset(data, data_root)
     spec = bundled_spec(f"demo-{data}")
     folder = out or Path("runs") / spec.name
     with progress(count_stages(spec)) as report:
         store = Store(cache)
-        experiment = Experiment(spec, dataset, store, device=where, report=report)
+        experiment = Experiment(spec, dataset, store, device=device_used, report=report)
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
@@ -82,18 +77,25 @@ def demo(
             title = f"What scores give away: {data}, mean squared error per pixel of each attack"
             draw_reconstructions(_rows(outcomes, galleries), figure, title)
     page_of_records(records, folder / "report.html", cache, no_images=no_images)
-    lines = remarks(records)
-    table = release_table(records, f"{spec.name}, seed {spec.seed}")
-    text = table.markdown() + "\n" + "".join(f"- {line}\n" for line in lines)
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    summaries = summarise(records)
+    table, lines = (
+        summary_table(summaries, f"{spec.name}, seed {spec.seed}"),
+        report_lines(summaries),
+    )
+    parts = (
+        table.markdown(),
+        "".join(f"- {line}\n" for line in lines),
+        costs_table(summaries).markdown(),
+    )
+    (folder / "table.md").write_text("\n".join(parts), encoding="utf-8")
 
     console = Console()
-    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
+    console.print(table, crop=False)
     for line in lines:
-        console.print(f"• {line}", highlight=False)
+        console.print(f"• {line}", highlight=False, markup=False)
+    pictures = "" if no_images else " and reconstructions.png"
     console.print(
-        f"Wrote {folder}/report.html, records.jsonl, table.md"
-        + ("" if no_images else " and reconstructions.png"),
+        f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}",
         highlight=False,
         soft_wrap=True,
     )
@@ -101,7 +103,7 @@ def demo(
 
 
 def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
-    """Return the figure's rows: the truth, then what attackers make of each release."""
+    """Return the picture's rows: the truth, then what attackers make of each release."""
     rows = {"original": galleries[outcomes[0].record["cell"]]["truth"]}
     for outcome in outcomes:
         name, images = outcome.record["release"], galleries[outcome.record["cell"]]

@@ -14,7 +14,8 @@ from oneway.report.certificate import (
 )
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
-from oneway.report.table import LABEL_LEAKS, Listing
+from oneway.report.sentences import LABEL_LEAKS
+from oneway.report.table import Listing
 
 
 def certificate_page(certificate: Certificate, name: str, command: str = "") -> Page:
