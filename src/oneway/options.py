@@ -237,13 +237,20 @@ def refuse_undeclared_values(instance: Any) -> None:
 
 @cache
 def options_of(kind: Any) -> Mapping[str, Option]:
-    """Return the declared options of a dataclass by name, those of the class itself first."""
+    """Return the declared options of a dataclass by name.
+
+    Required options come first, then those of the class itself, then inherited options.
+    """
     hints = typing.get_type_hints(kind)
     names = [name for owner in kind.__mro__ for name in inspect.get_annotations(owner)]
     declared = [field for field in dataclasses.fields(kind) if "option" in field.metadata]
+
+    def position(field: "dataclasses.Field[Any]") -> tuple[bool, int]:
+        return field.default is not MISSING, names.index(field.name)
+
     return {
         field.name: _declared_option(field, hints[field.name])
-        for field in sorted(declared, key=lambda field: names.index(field.name))
+        for field in sorted(declared, key=position)
     }
 
 

@@ -1,5 +1,6 @@
 """A guarded model is logged, loaded and served by MLflow; the key stays where it serves."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -10,25 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("mlflow", reason="needs `pip install 'oneway[mlflow]'`")
-pytest.importorskip("httpx")
-
-import asyncio
-
-import httpx
-import mlflow
-import pandas as pd
-from mlflow.models import ModelSignature
-from mlflow.pyfunc.scoring_server import init
-from mlflow.types import Schema, TensorSpec
-
 from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
-from oneway.adapters.mlflow import GuardedPyfunc
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.rounding import Rounding
@@ -39,6 +28,15 @@ from oneway.errors import (
     MissingDataError,
     TargetFailedError,
 )
+from optional import later
+
+mlflow = later("mlflow")
+ModelSignature = later("mlflow.models:ModelSignature")
+init = later("mlflow.pyfunc.scoring_server:init")
+Schema = later("mlflow.types:Schema")
+TensorSpec = later("mlflow.types:TensorSpec")
+pd = later("pandas")
+GuardedPyfunc = later("oneway.adapters.mlflow:GuardedPyfunc")
 
 ROOT = Path(__file__).parents[2]
 SECRET = "0123456789abcdef-the-key"

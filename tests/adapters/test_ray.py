@@ -13,11 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
-
-import ray.data
-from ray import cloudpickle, serve
-
 import adapters.test_guard
 from adapters.test_guard import FAULTS, Faulty
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
@@ -40,11 +35,8 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
+from optional import later
 from surrogates import small_inverter
-
-# A worker has oneway, but not these tests.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(adapters.test_guard)
 
 SECRET = b"0123456789abcdef"
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
@@ -74,7 +66,6 @@ class Shouting:
         return load_guard().defense(logits)
 
 
-@serve.deployment
 class Model:
     """Cannot score a query of ones, and gives NaN for one of threes.
 
@@ -92,7 +83,16 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def served(cluster):  # noqa: ARG001
+def workers(cluster):
+    """Workers have oneway, but not these tests: they get them by value."""
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    cluster.cloudpickle.register_pickle_by_value(adapters.test_guard)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def served(workers):  # noqa: ARG001
+    serve = later("ray.serve")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -102,8 +102,11 @@ def served(cluster):  # noqa: ARG001
         autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
         batch_wait_seconds=0.2,
         max_batch_size=8,
+        ray_actor_options={"num_cpus": 0},  # it stays up beside the other tests of the cluster
     )
-    handle = serve.run(guard.bind(Model.bind()))
+    handle = serve.run(
+        guard.bind(serve.deployment(Model, ray_actor_options={"num_cpus": 0}).bind())
+    )
     return SimpleNamespace(handle=handle, port=port)  # it ends with the cluster, which is faster
 
 
@@ -281,11 +284,10 @@ class Narrow(Rounding):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
-def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped():
+def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped(workers):  # noqa: ARG001
     logits = np.random.default_rng(3).normal(size=(3000, 5)).astype(np.float32)
-    stored = ray.data.from_items(
+    stored = later("ray.data").from_items(
         [{"id": number, "secret": number, "logits": row} for number, row in enumerate(logits)],
         override_num_blocks=3,
     )
@@ -324,7 +326,7 @@ def test_a_worker_guards_columns_and_keeps_no_clean_one():
 def test_a_key_is_not_sent_to_a_worker():
     guard = load_guard()
     with pytest.raises(InvalidOptionError, match="not pickled"):
-        cloudpickle.dumps(lambda: guard)
+        later("ray.cloudpickle").dumps(lambda: guard)
 
 
 @pytest.mark.parametrize("options", [{"max_batch_size": 0}, {"batch_wait_seconds": -1}])

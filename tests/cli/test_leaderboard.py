@@ -90,7 +90,7 @@ def test_without_images_the_page_is_the_same_but_for_them(board, oneway):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster", "one_thread")
+@pytest.mark.usefixtures("cluster")
 def test_on_a_cluster_each_seed_is_a_task_and_the_records_are_the_same(oneway, tmp_path):
     images = blobs()
     np.savez(tmp_path / "blobs.npz", images=images.images, labels=images.labels)

@@ -111,7 +111,7 @@ def fitted_state(name: str, classes: int) -> nn.Module:
             return means
         if name in ("codebook", "decoy-codebook"):
             rows = random_rows(6, 60 * min(classes, 30), classes, torch.float32, 3)
-            settings = FitSettings(min_members=5, rate_weight=0.0, listed=20)
+            settings = FitSettings(min_members=5, rate_weight=0.0, explicit_classes=20)
             return fit_codebook(rows, settings)
         if name == "memguard":
             guess = MembershipClassifier(classes)

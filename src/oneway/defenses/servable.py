@@ -11,7 +11,6 @@ from torch import Generator, nn
 import oneway
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
-from oneway.defenses.codebook.certificate import table_hash
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.module_files import load_module
 from oneway.defenses.registry import (
@@ -115,8 +114,8 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
             about another table.
     """
     release = CodebookRelease.load(path)
-    version = table_hash(release.network)[:12]
-    release.network.to(device)
+    version = release.state.digest()[:12]
+    release.state.to(device)
     return ServableDefense("codebook", version, release)
 
 

@@ -8,7 +8,7 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
-from oneway.report.certificate import certificate_lines, certificate_table, family_table
+from oneway.report.certificate import candidates_table, certificate_lines, certificate_table
 from oneway.report.experiments import costs_table, published_table, summary_table
 from oneway.report.figure import check_figure_path, draw_reconstructions
 from oneway.report.findings import report_lines
@@ -18,13 +18,13 @@ from oneway.report.table import Listing
 __all__ = [
     "Listing",
     "attackers_table",
+    "candidates_table",
     "certificate_lines",
     "certificate_table",
     "check_figure_path",
     "costs_table",
     "distortion_line",
     "draw_reconstructions",
-    "family_table",
     "flag_lines",
     "frontier_lines",
     "privacy_table",

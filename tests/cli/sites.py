@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from oneway.installation import find_installed
+from oneway.cli.diagnosis import find_installed
 
 
 class Site:

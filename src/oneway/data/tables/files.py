@@ -1,4 +1,4 @@
-"""Tables in files: one array per column, from .csv, .parquet or .npz."""
+"""Read tables from .csv, .parquet or .npz files: an array per column."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ from oneway.errors import (
 from oneway.extras import load_extra
 
 Table = Mapping[str, NDArray[Any]]
-"""Column names in order, and ``(N)`` values of each."""
+"""Column names in order, and the ``(N)`` values of each column."""
 
 Content = Literal["numbers", "booleans", "texts"]
 
@@ -39,9 +39,9 @@ def read_table(path: Path, *, texts: Collection[str] = ()) -> dict[str, NDArray[
         ``(N)`` values per column, in the file's order.
 
     Raises:
-        InvalidOptionError: The file's name ends otherwise.
-        MissingDataError: It is not there.
-        CorruptDataError: It is no such table.
+        InvalidOptionError: The file's name has another ending.
+        MissingDataError: The file does not exist.
+        CorruptDataError: The file is not such a table.
         MissingExtraError: pyarrow is not installed, which reads .csv and .parquet.
     """
     if path.suffix not in SUFFIXES:
@@ -86,7 +86,7 @@ def _read_csv(path: Path, texts: Collection[str]) -> Any:
             ),
         )
     except pyarrow.ArrowException as error:
-        # Its text may quote cells, so it goes no further.
+        # The text of the error may quote cells, so it is dropped.
         where = (
             f"row {ragged[0].number} has {ragged[0].actual_columns} cells, not the "
             f"{ragged[0].expected_columns} of the first"
@@ -124,7 +124,7 @@ def _is_number(text: str) -> bool:
 
 
 def _to_array(column: Any) -> NDArray[Any]:
-    """Return a column of Arrow's as an array; what is missing becomes NaN or None."""
+    """Return a column of Arrow as an array; missing values become NaN or None."""
     from pyarrow import float64, types
 
     if types.is_dictionary(column.type):
@@ -152,18 +152,18 @@ def _columns_of(arrays: Mapping[str, NDArray[Any]], path: Path) -> dict[str, NDA
 
 
 def check_table(table: Table, where: str) -> dict[str, tuple[Content, NDArray[Any]]]:
-    """Refuse a table unless all columns are whole and hold what can be encoded.
+    """Refuse a table unless every column is complete and can be encoded.
 
     Args:
-        table: What to check.
-        where: What messages call it, such as its path.
+        table: The table to check.
+        where: The name of the table in messages, such as its path.
 
     Returns:
-        What each column holds, and its values: ``(N)`` float64, bool, or str objects.
+        The content of each column, and its values: ``(N)`` float64, bool, or str objects.
 
     Raises:
-        CorruptDataError: There is no row or column, they differ in length, values are missing
-            or infinite, or of a kind that is none of the three.
+        CorruptDataError: There is no row or column, columns differ in length, or values are
+            missing, infinite, or neither numbers, booleans nor texts.
     """
     lengths = {len(values) for values in table.values()}
     if len(lengths) != 1 or lengths == {0}:

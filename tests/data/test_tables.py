@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from oneway.data.records import RecordEncoding, load_records
-from oneway.data.tables import read_table
+from oneway.data.tables import RecordEncoding, load_records
+from oneway.data.tables.files import read_table
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
