@@ -13,6 +13,8 @@ from oneway.evaluation import read_records
 from oneway.report import summary_table
 from oneway.report.audit import HIDDEN
 
+pytestmark = pytest.mark.xdist_group("oneway reproduce")
+
 ROOT = Path(__file__).parents[2]
 TINY = """
 name = "tiny"
