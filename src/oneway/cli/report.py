@@ -141,7 +141,7 @@ def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 
 RECORD_KEYS = frozenset({"experiment", "preset", "release", "baselines", "spec"})
-"""By these a record of an experiment is told from others."""
+"""Keys of every record of an experiment."""
 
 
 def _of_records(source: Sequence[Path], cache: Path, *, no_images: bool) -> "Page":
