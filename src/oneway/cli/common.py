@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from oneway.benchmark import Cells, ExperimentSpec, Gallery
     from oneway.evaluation import ReleaseRecord
+    from oneway.report import Listing
 
 P = ParamSpec("P")
 
@@ -151,6 +152,17 @@ def command_line(context: typer.Context) -> str:
                 words += [flag, str(value)]
     # Who may ask an address is nobody else's business.
     return re.sub(r"(?<=://)[^/@\s]+@", "", shlex.join(words))
+
+
+def print_table(table: "Listing", lines: Sequence[str]) -> None:
+    """Print a table, if it has rows, and below it what it means, line by line."""
+    from rich.console import Console
+
+    console = Console()
+    if table.rows:
+        console.print(table, crop=False)
+    for line in lines:
+        console.print(f"• {line}", highlight=False, markup=False)
 
 
 def page_of_records(

@@ -92,7 +92,7 @@ HIDDEN = LEVELS[-1][0]
 def headline(record: AuditRecord) -> Headline:
     """Return the verdict of an audit."""
     if record.void:
-        failed = [name for name, one in record.controls.items() if one.passed is False]
+        failed = _controls_that(record, passed=False)
         return Headline(
             "void",
             "VOID: believe nothing below",
@@ -218,10 +218,15 @@ def _controls(record: AuditRecord) -> list[str]:
         (True, "Controls passed"),
         (None, "Controls inconclusive, since clean scores add nothing to the label"),
     ):
-        names = [name for name, one in record.controls.items() if one.passed is passed]
+        names = _controls_that(record, passed=passed)
         if names:
             lines.append(f"{words}: {', '.join(names)}.")
     return lines
+
+
+def _controls_that(record: AuditRecord, *, passed: bool | None) -> list[str]:
+    """Return the names of controls that passed, failed (False) or are inconclusive (None)."""
+    return [name for name, row in record.controls.items() if row.passed is passed]
 
 
 def flag_lines(record: AuditRecord) -> list[str]:
@@ -263,7 +268,7 @@ def privacy_table(record: AuditRecord) -> Listing:
     ]
     for name, column in sources[0].get("columns", {}).items():
         kind = "accuracy" if column["kind"] == "categorical" else "error"
-        rows.append((f"{name}, {kind}", *(one["columns"][name]["value"] for one in sources)))
+        rows.append((f"{name}, {kind}", *(source["columns"][name]["value"] for source in sources)))
     columns = {
         "reconstructed from": Column(itemgetter(0)),
         "the release": Column(itemgetter(1), ".4f"),

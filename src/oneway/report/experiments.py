@@ -208,7 +208,7 @@ def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
 
 
 def _machines(summary: Summary) -> list[tuple[str, str]]:
-    return [fact for found in summary.environments for fact in environment_facts(found)]
+    return [fact for machine in summary.environments for fact in environment_facts(machine)]
 
 
 def command_of(experiment: str, preset: str) -> str:

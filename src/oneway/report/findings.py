@@ -29,10 +29,10 @@ def headline(summaries: Sequence[Summary]) -> str:
     if not able:
         return f"{NO_GAP} Or no defense was run."
     best = strongest_release(summaries)
-    enough = [one for one in able if one.values["closed_gap"].mean >= HIDDEN]
+    enough = [release for release in able if release.values["closed_gap"].mean >= HIDDEN]
     sentence = f"Of {_count(able)}, “{best.release}” hides most: {_place(best)}"
     if enough:
-        least = min(enough, key=lambda one: one.values["l1_mean"].mean)
+        least = min(enough, key=lambda release: release.values["l1_mean"].mean)
         if least is not best:
             sentence += (
                 f"; “{least.release}” changes least of those that close {HIDDEN:g} or more: "
@@ -40,9 +40,9 @@ def headline(summaries: Sequence[Summary]) -> str:
             )
     else:
         sentence += f"; none closes {HIDDEN:g} of the gap"
-    worse = [one for one in able if _high(one.values["closed_gap"]) < 0]
+    worse = [release for release in able if _high(release.values["closed_gap"]) < 0]
     if worse:
-        worst = min(worse, key=lambda one: one.values["closed_gap"].mean)
+        worst = min(worse, key=lambda release: release.values["closed_gap"].mean)
         sentence += (
             f". {len(worse)} of them reveal{'s' if len(worse) == 1 else ''} more than clean "
             f"scores, “{worst.release}” most: G = {spread(worst.values['closed_gap'], 2)}"
@@ -69,7 +69,7 @@ def overview(groups: Mapping[str, Sequence[Summary]]) -> str:
 
 def strongest_release(summaries: Sequence[Summary]) -> Summary:
     """Return the defense that closes most of the gap."""
-    return max(_defended(summaries), key=lambda one: one.values["closed_gap"].mean)
+    return max(_defended(summaries), key=lambda release: release.values["closed_gap"].mean)
 
 
 def _defended(summaries: Sequence[Summary]) -> list[Summary]:
@@ -205,7 +205,7 @@ def _by_step(noise: Sequence[Summary]) -> list[str]:
     for group in alike.values():
         if len(group) < 2:
             continue
-        steps = {float(one.record.options["step_size"]): one for one in group}
+        steps = {float(summary.record.options["step_size"]): summary for summary in group}
         errors = [(step, steps[step].values["error retrained"]) for step in sorted(steps)]
         first, last = errors[0][1], errors[-1][1]
         meaning = "These seeds do not tell the two ends apart."

@@ -255,21 +255,21 @@ def _frontier(record: AuditRecord) -> list[Section]:
     if record.defense == "none":
         return []
     moved = record.utility["l1_mean"]
-    gap, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
+    whole, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
     points += [
         Point(
-            *(name, moved, one.value, one.low, one.high),
+            *(name, moved, gap.value, gap.low, gap.high),
             on=True,
-            label=f"{one.value:.2f}",
+            label=f"{gap.value:.2f}",
             shape=shape,
             nudge=nudge,
         )
-        for name, one, shape, nudge in (
-            ("this release", gap, "disc", -9),
+        for name, gap, shape, nudge in (
+            ("this release", whole, "disc", -9),
             ("this release, least confident 5 % of queries", tail, "diamond", 9),
         )
-        if one.value is not None
+        if gap.value is not None
     ]
     chart = gap_chart(
         "frontier-chart",
@@ -321,14 +321,14 @@ def _utility(record: AuditRecord) -> list[Block]:
     }
     title = "Do probabilities mean what they say? On the dashed line they do"
     errors = [record.utility[who]["expected_calibration_error"] for who in ("clean", "released")]
-    rows = [(legend.label, one) for legend, bins in series for one in bins]
+    rows = [(legend.label, bin_) for legend, bins in series for bin_ in bins]
     chart = reliability_chart(
         "reliability-chart",
         title,
         "A square: across, how sure answers say they are; up, how often they are right, in 15 "
         f"bins. Expected calibration error: clean {errors[0]:.4f}, released {errors[1]:.4f}.",
         [
-            (legend, [(one["confidence"], one["accuracy"]) for one in bins])
+            (legend, [(bin_["confidence"], bin_["accuracy"]) for bin_ in bins])
             for legend, bins in series
         ],
         numbers=Listing(title, columns, rows),

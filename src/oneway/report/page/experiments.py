@@ -236,12 +236,13 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
 
 def _pictures(summaries: Sequence[Summary], gallery: FindGallery) -> Pictures | None:
     """Return what attackers of one seed made of the same queries, release by release."""
-    stored = [(one, images) for one in summaries if (images := gallery(one.record)) is not None]
+    galleries = ((summary, gallery(summary.record)) for summary in summaries)
+    stored = [(summary, images) for summary, images in galleries if images is not None]
     if not stored:
         return None
     # Another seed has other queries.
     seed = stored[0][0].record.seed
-    stored = [(one, images) for one, images in stored if one.record.seed == seed]
+    stored = [(summary, images) for summary, images in stored if summary.record.seed == seed]
     first, images = stored[0]
     rows = [_row("As it was sent", "", images["truth"])]
     for summary, seen in stored:
