@@ -6,12 +6,12 @@ import json
 import math
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmark.small import LABEL, NAMES, NOISY, NONE, spec_of
+from laws import looped
 from oneway.benchmark.spec import cell_key
 from oneway.evaluation.records import environment, json_values, packed, unpacked
 from oneway.evaluation.settings import ReleaseSpec
@@ -68,7 +68,7 @@ def changed(path, value):
     return new
 
 
-@pytest.mark.parametrize(
+@looped(
     ("path", "value"),
     [
         ("seed", 1),
@@ -89,7 +89,7 @@ def test_a_cells_key_depends_on_every_setting_of_the_experiment(path, value):
     assert cell_key(changed(path, value), NOISY) != cell_key(SPEC, NOISY)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("field", "value"),
     [
         ("name", "other"),
