@@ -43,9 +43,10 @@ def values_of(kind: Any, **known: st.SearchStrategy[Any]) -> st.SearchStrategy[A
         known |= {"name": st.sampled_from(sorted(FLAGS))}
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
-        drawn = {name: known.get(name) or values_of(hint) for name, hint in fields.items()}
-        return st.builds(kind, **drawn)
+        names = [field.name for field in dataclasses.fields(kind)]
+        return st.builds(
+            kind, **{name: values_of(hints[name]) for name in names if name not in known}, **known
+        )
     if kind in SIMPLE:
         return SIMPLE[kind]
     if origin is Literal:
