@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from audit import audits
 from benchmark.small import NONE, experiment, spec_of
+from laws import looped
 from oneway.attacks import ATTACKS, Attack, InversionAttack, Retrained, Workload, inversion_attacks
 from oneway.audit import AuditSettings
 from oneway.audit.plan import AuditPlan, Costs, estimate_seconds, make_plan
@@ -146,7 +147,7 @@ def test_an_attack_of_another_threat_takes_no_part_in_inversion(monkeypatch):
         spec_of(NONE, names=("label-only", "static", "membership"))
 
 
-@pytest.mark.parametrize("name", list(ATTACKS))
+@looped("name", list(ATTACKS))
 def test_an_attack_declares_all_that_others_ask(name):
     attack = ATTACKS[name]
     assert attack.name == name

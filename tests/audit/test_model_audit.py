@@ -28,6 +28,7 @@ from audit.audits import (
     subject_of,
     unknowing,
 )
+from laws import looped
 from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ControlResult, ModelAudit, tasks
 from oneway.audit.controls import Control
 from oneway.audit.measures import SeedResult
@@ -424,7 +425,7 @@ def test_seeds_do_not_ask_the_model_again_to_build_its_defense(folder):
     assert totals[0] == totals[1]
 
 
-@pytest.mark.parametrize(("most", "reached"), [(3, 3), (5, 3), (6, 6), (11, 6), (12, 12)])
+@looped(("most", "reached"), [(3, 3), (5, 3), (6, 6), (11, 6), (12, 12)])
 def test_decoders_that_go_on_gaining_are_trained_no_longer_than_the_most_epochs(
     folder, monkeypatch, most, reached
 ):
@@ -523,7 +524,7 @@ class Backwards(ScoreDefense):
         return (LabelOnly() if self.strength <= 1 else Identity())(logits)
 
 
-@pytest.mark.parametrize(("strength", "given"), [(1.0, True), (1.0, False), (2.0, True)])
+@looped(("strength", "given"), [(1.0, True), (1.0, False), (2.0, True)])
 def test_a_stronger_defense_that_leaks_more_is_flagged(folder, monkeypatch, strength, given):
     """Whether its strength was given, or is the defense's default of 1."""
     monkeypatch.setitem(DEFENSES, "backwards", Backwards)
@@ -589,7 +590,7 @@ class ReadsTheQuery(Identity):
     requires_input = True
 
 
-@pytest.mark.parametrize(
+@looped(
     ("flag", "case", "detail"),
     [
         (
@@ -635,7 +636,7 @@ def test_each_flag_is_raised_alone_by_what_it_is_about(flag, case, detail):
     assert re.search(detail, found[flag])
 
 
-@pytest.mark.parametrize(
+@looped(
     "case",
     [
         {"seed_results": [planted(0.0302)] * 3},  # within a percent of the label: a tie
@@ -659,7 +660,7 @@ def test_every_flag_has_a_case_here_or_among_the_answers():
     assert from_rounds | rest == set(FLAGS)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("settings", "message"),
     [
         ({"seeds": 0}, "seeds must be a whole number of at least 1"),

@@ -22,6 +22,7 @@ from benchmark.small import (
     lasting,
     spec_of,
 )
+from laws import looped
 from oneway.benchmark import Cells, cells, load_data
 from oneway.benchmark.spec import DataSpec
 from oneway.errors import CorruptDataError, MissingDataError
@@ -89,7 +90,7 @@ def test_a_second_run_loads_and_trains_nothing_and_changes_no_byte(done, trainin
     assert [(path, path.read_bytes(), path.stat().st_mtime_ns) for path in after] == before
 
 
-@pytest.mark.parametrize("place", range(3))
+@looped("place", range(3))
 def test_an_interrupted_run_keeps_every_finished_cell_and_goes_on(whole, tmp_path, place):
     with pytest.raises(PlannedError):
         run(tmp_path, report=interrupting(f"defend: {NAMES[place]}"))
@@ -201,7 +202,7 @@ def test_a_file_of_something_else_holds_no_finished_cell(tmp_path):
     assert cells.finished() == {}
 
 
-@pytest.mark.parametrize("text", ['{"release": "no', "[1]\n"])
+@looped("text", ['{"release": "no', "[1]\n"])
 def test_a_file_that_is_no_list_of_records_is_refused_with_line_and_name(tmp_path, text):
     (tmp_path / "records.jsonl").write_text('{"a": 1}\n' + text, encoding="utf-8")
     with pytest.raises(CorruptDataError, match=r"line 2 of .*records\.jsonl is not .*Delete it"):

@@ -135,9 +135,12 @@ class AuditRecord:
         """
         check_schema(values, where)
         try:
-            return build_from(cls, dict(values), where)
+            return build_from(cls, dict(values), "the record")
         except OnewayError as error:
-            raise CorruptDataError(f"{error} It is no record of an audit.") from error
+            raise CorruptDataError(
+                f"{where} must be a record of an audit: {error} Make it again with this version "
+                "of oneway."
+            ) from error
 
 
 @dataclass(frozen=True)

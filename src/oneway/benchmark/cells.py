@@ -79,8 +79,8 @@ class Cells:
         """Return the records that are there, by release; what the file holds besides is dropped."""
         keys = {row.name: cell_key(self.spec, row) for row in self.spec.releases}
         return {
-            values["release"]: record_from(values, str(self.path))
-            for values in read_json_lines(self.path)
+            values["release"]: record_from(values, f"line {number} of {self.path}")
+            for number, values in enumerate(read_json_lines(self.path), start=1)
             if values.get("schema") == SCHEMA
             and values.get("cell") is not None
             and keys.get(values.get("release", "")) == values["cell"]

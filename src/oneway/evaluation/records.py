@@ -315,9 +315,12 @@ def record_from(values: Mapping[str, Any], where: str) -> ReleaseRecord:
     """
     check_schema(values, where)
     try:
-        return build_from(ReleaseRecord, dict(values), where)
+        return build_from(ReleaseRecord, dict(values), "the record")
     except OnewayError as error:
-        raise CorruptDataError(f"{error} It is no record of an experiment.") from error
+        raise CorruptDataError(
+            f"{where} must be a record of an experiment: {error} Make it again with this version "
+            "of oneway."
+        ) from error
 
 
 def check_schema(values: Mapping[str, Any], where: str) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import astuple, dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from oneway.audit import AuditRecord
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
@@ -334,15 +334,15 @@ PASSED = {True: "yes", False: "NO", None: "inconclusive"}
 def controls_table(record: AuditRecord) -> Listing:
     """Return releases whose leak is known, and what the attackers made of them."""
     columns = {
-        "control": Column(itemgetter("name")),
-        "must be": Column(lambda row: EXPECTED[row["expected"]]),
+        "control": Column(attrgetter("name")),
+        "must be": Column(lambda row: EXPECTED[row.expected]),
         "measured": Column(
-            itemgetter("measured"),
+            attrgetter("measured"),
             ".2f",
             "G; for planted-leak, the share of the label-only error that is gone.",
         ),
-        "passed": Column(lambda row: PASSED[row["passed"]]),
-        "vouches for": Column(lambda row: f"{row['attack']}, {row['input_transform']}"),
+        "passed": Column(lambda row: PASSED[row.passed]),
+        "vouches for": Column(lambda row: f"{row.attack}, {row.input_transform}"),
     }
     rows = list(record.controls.values())
     return Listing("Controls: releases whose leak is known", columns, rows)
