@@ -152,7 +152,7 @@ def as_classes_grow(seconds: float) -> list[dict[str, Any]]:
                 "min_members": settings.min_members,
                 "cells": book.sizes.cells,
                 "boxes": book.sizes.boxes,
-                "listed": book.sizes.listed,
+                "explicit_classes": book.sizes.explicit_classes,
                 "table_mebibytes": size / 2**20,
                 "fit_seconds": fitted,
                 "release_microseconds_per_query": 1000 * release / len(logits),

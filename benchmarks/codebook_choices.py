@@ -26,8 +26,8 @@ from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import trained_target
 from oneway.data import no_progress, split_dataset
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
-from oneway.defenses.codebook.certificate import bits_beyond_label, error_shares
-from oneway.defenses.codebook.choose import RATE_WEIGHTS
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
+from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
 from oneway.evaluation import Store
 from oneway.evaluation.records import environment
 from oneway.evaluation.store import write_json_lines
@@ -122,7 +122,7 @@ def ours(
         book = merge_calibration(calibration, rate_weight, weight)
         cells = book(asked)
         few = book.members[cells] < members
-        row = figures(cells, book.spread(book.values, cells), clean, images, few)
+        row = figures(cells, book.expand(book.values, cells), clean, images, few)
         told = {"method": "codebook", "option": str(rate_weight), "image_weight": weight}
         yield {**told, **row}
 

@@ -2,8 +2,8 @@
 
 A server process, and Chromium beside it: the page's own clock runs from the event of a slider to
 after the next paint. The server's time is that of one request over loopback. All along, an
-attacker trains in the background, as it does when somebody plays. A first page, which is not
-counted, warms server and browser up. Run
+attacker trains in the background, as it does when a visitor moves a slider. A first page, which is
+not counted, warms server and browser up. Run
 `python benchmarks/playground.py`; the first run trains the networks, for about two minutes.
 """
 
@@ -39,7 +39,7 @@ GOAL_MS = 200
 
 @contextmanager
 def serving(cache: Path) -> Iterator[str]:
-    """Run `oneway playground` until the block ends; give its address once it is ready."""
+    """Run `oneway playground` until the block ends; yield its address once it is ready."""
     command = [sys.executable, "-c", "from oneway.cli.main import app; app()", "playground"]
     process = subprocess.Popen(  # noqa: S603  our own command
         [*command, "--no-open", "--port", "0", "--cache", str(cache)],
@@ -49,18 +49,18 @@ def serving(cache: Path) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        found = re.search(r"http://\S+/", process.stdout.readline())
-        assert found, "the playground did not start"
-        while not ask(f"{found[0]}api/state")["ready"]:
+        address = re.search(r"http://\S+/", process.stdout.readline())
+        assert address, "the playground did not start"
+        while not ask(f"{address[0]}api/state")["ready"]:
             time.sleep(0.2)
-        yield found[0]
+        yield address[0]
     finally:
         process.terminate()
         process.wait(30)
 
 
 def ask(url: str, body: Any = None) -> Any:
-    """Ask the server, and return what it says."""
+    """Send a request to the server, and return its JSON answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(request) as answer:  # noqa: S310  our own server
@@ -73,7 +73,7 @@ def training(address: str) -> Iterator[None]:
     settings = iter(all_settings("adversarial-noise")[::-1])
     done, current = threading.Event(), next(settings).as_json()
 
-    def keep() -> None:
+    def train_on() -> None:
         nonlocal current
         ask(f"{address}api/examine", current)
         while not done.wait(0.1):
@@ -83,7 +83,7 @@ def training(address: str) -> Iterator[None]:
             if state not in ("waiting", "working"):
                 ask(f"{address}api/examine", current)
 
-    thread = threading.Thread(target=keep)
+    thread = threading.Thread(target=train_on)
     thread.start()
     try:
         yield
@@ -105,7 +105,7 @@ def server_times(address: str, defense: str, changes: int) -> list[float]:
 
 
 def page_times(page: Page, address: str, defense: str, slider: str, changes: int) -> list[float]:
-    """Move one slider to and fro; return the milliseconds from each event to after the paint."""
+    """Move a slider to and fro; return the milliseconds from each event to after the paint."""
     page.goto("about:blank")
     page.goto(f"{address}#defense={defense}&sample=3")
     page.wait_for_selector("body[data-state=shown]")
@@ -116,14 +116,14 @@ def page_times(page: Page, address: str, defense: str, slider: str, changes: int
         page.locator(f"#{slider}").fill(str(moves[number % len(moves)]))
         page.wait_for_selector("body[data-state=shown]")
     # The first is the page's own beginning.
-    told: list[float] = page.evaluate(
-        "performance.getEntriesByName('change to paint').map(one => one.duration)"
+    durations: list[float] = page.evaluate(
+        "performance.getEntriesByName('change to paint').map(entry => entry.duration)"
     )
-    return told[1:]
+    return durations[1:]
 
 
 def record_of(where: str, defense: str, slider: str, taken: list[float]) -> dict[str, Any]:
-    """Sum times up."""
+    """Return the record of one series of times, in milliseconds."""
     cuts = statistics.quantiles(taken, n=100)
     return {
         "where": where,
@@ -139,7 +139,7 @@ def record_of(where: str, defense: str, slider: str, taken: list[float]) -> dict
 def main() -> None:
     """Measure and print; exit 1 if a 99th percentile misses the goal."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--changes", type=int, default=200, help="of each slider")
+    parser.add_argument("--changes", type=int, default=200, help="changes of each slider")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, help="also write records as JSON Lines")
     options = parser.parse_args()

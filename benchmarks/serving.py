@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import nn
 
 from oneway import CodebookRelease, Inverter, TorchTarget, release
-from oneway.defenses import save_network
+from oneway.defenses import save_module
 from oneway.evaluation.records import environment
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TARGET_PRESETS, TargetNetwork
@@ -127,7 +127,7 @@ def make_load(count: int) -> Load:
 def write_guards(folder: Path) -> None:
     """Write the files that the guards need: of the size of real ones, fitted to nothing real."""
     surrogate = Inverter(10, SHAPE, hidden_layers=1)
-    save_network(folder / "inverter.safetensors", surrogate, "inverter", {})
+    save_module(folder / "inverter.safetensors", surrogate, "inverter", {})
     generator = torch.Generator().manual_seed(2)
     queries = torch.rand(4000, *SHAPE, generator=generator)
     logits = TorchTarget(build()).logits(queries)

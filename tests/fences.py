@@ -44,7 +44,7 @@ NOTE = re.compile(r"<!-- (file|parse only|figures vary)(?:: (.+?))? -->")
 WIDTH = 112
 """Columns of an output."""
 
-SERVING = ("serve", "proxy")
+SERVING = ("serve",)
 ALIKE = 0.8
 """How much of an output whose figures vary must be as it is printed: rows may come and go."""
 

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     build_defense,
-    needs_network,
+    needs_state,
     needs_surrogate,
     trained_defense,
+    training_options,
 )
-from oneway.defenses.codebook import CodebookRelease, FitSettings
+from oneway.defenses.registry import declared_options
 from oneway.evaluation import read_records
-from oneway.report.summary import COLUMNS, spread
+from oneway.options import Option
+from oneway.report.experiments import COLUMNS, spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -79,21 +81,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _sketch(name: str, **options: Any) -> Any:
-    known = inspect.signature(DEFENSES[name]).parameters
-    needed = {option: value for option, value in NEEDED.items() if option in known}
-    if name == "mutual-information":
-        needed["beta"] = NEEDED["beta"]
-    return build_defense(
-        name,
-        {**needed, **options},
-        nn.Identity(),
-        network=nn.Identity(),
-        generator=torch.Generator(),
-    )
+    required = [option.name for option in declared_options(name).values() if option.required]
+    needed = {option: NEEDED[option] for option in required}
+    given = {"state": nn.Identity(), "generator": torch.Generator()}
+    return build_defense(name, {**needed, **options}, nn.Identity(), **given)
 
 
 def _switches(name: str) -> list[dict[str, Any]]:
-    known = inspect.signature(DEFENSES[name]).parameters
+    known = declared_options(name)
     options = [{key: True} for key in ("keep_label", "label_guarded") if key in known]
     return options + ([{"search": "random-start"}] if "search" in known else [])
 
@@ -114,14 +109,9 @@ def _promise(name: str, attribute: str) -> str:
 def _material(name: str) -> str:
     if needs_surrogate(name):
         return "a surrogate inverter"
-    if not needs_network(name):
+    if not needs_state(name):
         return "nothing"
-    source = inspect.getsource(trained_defense(name).train)
-    if "private_images" in source:
-        return "the classifier and the images that it was trained on"
-    if "training_data.calibration" in source and "auxiliary" in source.split('"""')[-1]:
-        return "clean scores of auxiliary images, and calibration queries"
-    return "calibration queries" if "training_data.calibration" in source else "auxiliary images"
+    return trained_defense(name).fitted_to
 
 
 def class_of(name: str) -> str:
@@ -163,48 +153,22 @@ def attack_facts(name: str) -> str:
 # --- Parameters ----------------------------------------------------------------------------------
 
 
-def _arguments(function: Callable[..., Any], section: str = "Args") -> dict[str, str]:
-    """Return what a Google docstring says of each argument."""
-    text = inspect.getdoc(function) or ""
-    found = re.search(rf"^{section}:\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
-    said: dict[str, str] = {}
-    name = ""
-    for line in (found[1] if found else "").splitlines():
-        begun = re.match(r"    (\w+): (.*)", line)
-        if begun:
-            name, said[begun[1]] = begun[1], begun[2]
-        elif name and line.strip():
-            said[name] += f" {line.strip()}"
-    return said
-
-
 def plain(text: str) -> str:
     """Turn a docstring's markup into Markdown for a table's cell."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text)
     return text.replace("``", "`").replace("|", "\\|")
 
 
-ELSEWHERE = _arguments(FitSettings, "Attributes") | {
-    "held_out": _arguments(CodebookRelease.fit)["held_out"],
-    "l1_budget": _arguments(CodebookRelease.train)["l1_budget"],
-}
-"""What is said of options that several docstrings refer to."""
-
-
-def _options_of(function: Callable[..., Any], skipped: Sequence[str]) -> list[tuple[str, ...]]:
-    said = _arguments(function)
-    rows = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if name in skipped:
-            continue
-        default = parameter.default
-        told = "required" if default is inspect.Parameter.empty else f"`{_toml(default)}`"
-        text = said.get(name, "")
-        if re.match(r"(See|As) ", text):  # said where a codebook is fitted
-            rest = text.partition("; ")[2]
-            text = ELSEWHERE[name] + (f" {rest[0].upper()}{rest[1:]}" if rest else "")
-        rows.append((f"`{name}`", told, plain(text)))
-    return rows
+def _rows(options: Iterable[Option]) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"`{option.name}`",
+            "required" if option.required else f"`{_toml(option.default)}`",
+            option.allowed,
+            plain(option.help),
+        )
+        for option in options
+    ]
 
 
 def _toml(value: object) -> str:
@@ -217,27 +181,19 @@ def _toml(value: object) -> str:
 
 def parameters(name: str) -> str:
     """Return the options of a defense, of its constructor and of its training."""
-    header = ("option", "default", "what it is")
-    kind: Any = DEFENSES[name]
-    given = ("self", "inverter", "network", "generator")
-    rows = _options_of(kind.__init__, given) if "__init__" in _own(kind) else []
-    text = table(header, rows) if rows else "None.\n" if not needs_network(name) else ""
-    if needs_network(name):
-        training = _options_of(
-            trained_defense(name).train, ("training_data", "generator", "on_epoch", "options")
+    header = ("option", "default", "allowed", "what it sets")
+    declared = declared_options(name)
+    training = training_options(name, declared)
+    own = [option for option in declared.values() if option.name not in training]
+    text = table(header, _rows(own)) if own else ""
+    if training:
+        text += (
+            "\nOptions of its training, given side by side with those:\n\n"
+            if text
+            else "All are of its training.\n\n"
         )
-        if training:
-            text += (
-                "\nOptions of its training, given side by side with those:\n\n"
-                if text
-                else "All are of its training.\n\n"
-            )
-            text += table(header, training)
+        text += table(header, _rows(training.values()))
     return text or "None.\n"
-
-
-def _own(kind: Any) -> set[str]:
-    return {name for parent in kind.__mro__ if parent is not object for name in vars(parent)}
 
 
 # --- Measured ------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ NEEDED = {
     ("demo",): "demo",
     ("playground", "--no-open"): "playground",
     ("serve", "m.pt", "--outputs", "logits", "--input-shape", "4", "--guard", "g"): "serve",
-    ("proxy", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
+    ("serve", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
     ("audit", "m.pt", "--outputs", "logits", "--auxiliary", "a.npz", "--test", "t.npz"): "audit",
     ("export", "none.safetensors", "--out", "guard.onnx"): "export",
 }

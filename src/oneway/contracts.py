@@ -1,7 +1,7 @@
 """The architecture on one page: who passes what to whom.
 
 A :class:`Target` answers queries. A :class:`Defense` changes a target's logits before release; a
-:class:`TrainedDefense` trains a network for that first. An attack sees what was released,
+:class:`TrainedDefense` fits a state to data first. An attack sees what was released,
 and proposes reconstructions; the audit grades them.
 """
 
@@ -44,7 +44,7 @@ class Defense(Protocol):
     Attributes:
         requires_input: It needs the queried images besides their logits.
         keeps_label: It promises that the arg max stays, strictly; a caller checks.
-        deterministic: The same query is answered the same, always.
+        deterministic: The same query always has the same answer.
     """
 
     @property
@@ -71,7 +71,7 @@ class Defense(Protocol):
 
 @runtime_checkable
 class RepeatableDefense(Defense, Protocol):
-    """A random defense that can tell many of its answers to one query at less than their price."""
+    """A random defense that draws many answers to a query at once, cheaper than by calls."""
 
     def draws(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:
         """Return ``(count, N, K)`` independent answers, each as from ``__call__``."""
@@ -85,14 +85,14 @@ class TrainingData:
     Attributes:
         target: The undefended classifier: ``(N, C, H, W)`` images to ``(N, K)`` logits. None if
             only its answers are at hand.
-        private_images: ``(N, C, H, W)`` what it was trained on, in ``[0, 1]``; None if they are
-            not at hand.
-        private_labels: ``(N)`` int64, or None.
-        auxiliary_images: ``(M, C, H, W)`` public images, disjoint from them.
-        auxiliary_logits: ``(M, K)`` clean scores of those.
-        calibration_images: ``(Q, C, H, W)`` unlabelled queries that the operator has kept: what
-            will be asked, and no more. None if there are none: then auxiliary images must do.
-        calibration_logits: ``(Q, K)`` clean scores of those, or None.
+        private_images: ``(N, C, H, W)`` images that the target was trained on, in ``[0, 1]``; None
+            if they are not at hand.
+        private_labels: ``(N)`` int64, their classes; or None.
+        auxiliary_images: ``(M, C, H, W)`` public images, disjoint from the private images.
+        auxiliary_logits: ``(M, K)`` clean scores of the auxiliary images.
+        calibration_images: ``(Q, C, H, W)`` unlabelled queries that the operator has kept, like
+            those that clients will ask. None: auxiliary images are used instead.
+        calibration_logits: ``(Q, K)`` clean scores of the calibration images, or None.
     """
 
     target: nn.Module | None
@@ -112,21 +112,26 @@ class TrainingData:
 
 
 class TrainedDefense(Protocol):
-    """The class of a defense that needs a network of its own, trained once before release.
+    """The class of a defense with a state that is fitted once before release.
 
-    Its constructor takes that network as ``network``. Options of ``train`` and of the
-    constructor are set side by side; no name is in both.
+    Its constructor takes that state as ``state``. Options of the training and of the constructor
+    are set side by side; no name is in both.
 
     Attributes:
-        network_type: The network's class; its instances say ``architecture``, keyword arguments
+        state_type: Class of the state; its instances have ``architecture``, the keyword arguments
             that build another.
+        training: Class of the training's options, a frozen dataclass.
+        fitted_to: The data that the state is fitted to, in words.
     """
 
-    network_type: type[nn.Module]
+    @property
+    def state_type(self) -> type[nn.Module]: ...  # noqa: D102  described in the class
 
-    def check_training(self, **options: Any) -> None:
-        """Refuse options of ``train`` that are outside their range, before any work."""
-        ...
+    @property
+    def training(self) -> type[Any]: ...  # noqa: D102  described in the class
+
+    @property
+    def fitted_to(self) -> str: ...  # noqa: D102  described in the class
 
     def train(
         self,
@@ -136,14 +141,18 @@ class TrainedDefense(Protocol):
         on_epoch: Callable[[float], None] | None = None,
         **options: Any,
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Train the network; return it in eval mode, and JSON values to keep beside it.
+        """Fit the state; return it in eval mode, and JSON values to keep beside it.
 
         Args:
-            training_data: What there is to train with.
+            training_data: What the defender has to train with.
             generator: On the CPU; gives the order of the rows. Initial weights come from
                 PyTorch's global stream.
-            on_epoch: Called with the share that is done, from 0 to 1.
-            **options: How to train.
+            on_epoch: Called with the share of the work that is done, from 0 to 1.
+            **options: Options that ``training`` declares.
+
+        Raises:
+            InvalidOptionError: An option is outside its range, or data is missing.
+            InvalidTensorError: Data has the wrong type, shape or content.
         """
         ...
 
@@ -222,8 +231,8 @@ class AttackFunction(Protocol):
         """Prepare the attack.
 
         Args:
-            knowledge: What the attacker has.
-            train: How it trains a decoder.
+            knowledge: The attacker's data and access.
+            train: Trains a decoder.
 
         Returns:
             Reconstructors by name; more than one where the best of several counts, none where the

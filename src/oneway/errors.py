@@ -27,8 +27,14 @@ from typing import Any
 class OnewayError(Exception):
     """Base of all errors below: catch it to catch them all.
 
-    They can be pickled, so that a worker's error reaches whoever waits for it.
+    They can be pickled, so that a worker's error reaches its caller.
+
+    Attributes:
+        raised: The type and the place of the exception behind this error, for a log that must not
+            quote its text. None if there is none.
     """
+
+    raised: tuple[str, str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Some compose their message from other arguments than it.
@@ -100,14 +106,7 @@ class MissingExtraError(OnewayError, ImportError):
 
 
 class DefenseFailedError(OnewayError, RuntimeError):
-    """A defense could not keep its promise, so nothing was released.
-
-    Attributes:
-        raised: The type and the place of the exception that the defense raised, for a log. None
-            if it raised none.
-    """
-
-    raised: tuple[str, str] | None = None
+    """A defense could not keep its promise, so nothing was released."""
 
 
 class TargetFailedError(OnewayError, RuntimeError):

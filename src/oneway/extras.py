@@ -1,6 +1,7 @@
 """Packages that oneway can do without: each is imported where it is needed, or missed there."""
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from oneway.errors import MissingExtraError
@@ -24,3 +25,13 @@ def load_extra(module: str, *, extra: str, purpose: str, package: str | None = N
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(package or parent, extra=extra, purpose=purpose) from error
+
+
+def download_folder() -> Path:
+    """Return the folder of downloads, in the user's cache folder.
+
+    Raises:
+        MissingExtraError: pooch, which downloads, is not installed.
+    """
+    pooch = load_extra("pooch", extra="demo", purpose="downloading 'mnist'")
+    return Path(pooch.os_cache("oneway"))

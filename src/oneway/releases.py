@@ -1,8 +1,9 @@
 """From clean scores to released probabilities: every defense runs through `guarded_release`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from oneway.checks import (
     check_confidences,
     check_count,
     check_logits,
-    check_same_shape,
     name_of,
 )
 from oneway.contracts import Defense, RepeatableDefense
@@ -105,11 +105,8 @@ def guarded_release(
         check_count("repeats", repeats)
         if defense.deterministic or not isinstance(defense, RepeatableDefense):
             count = 1 if defense.deterministic else repeats
-            options: dict[str, Any] = {"dtype": dtype, "decimals": decimals}
-            answers = [
-                guarded_release(defense, clean_logits, queries, batch_size=batch_size, **options)
-                for _ in range(count)
-            ]
+            ask = partial(guarded_release, defense, clean_logits, queries, dtype=dtype)
+            answers = [ask(decimals=decimals, batch_size=batch_size) for _ in range(count)]
             return GuardedRelease(
                 torch.stack([answer.defended_logits for answer in answers]).expand(repeats, -1, -1),
                 torch.stack([answer.confidences for answer in answers]).expand(repeats, -1, -1),
@@ -161,16 +158,16 @@ def _guarded_batch(
     name = type(defense).__name__
     expected = clean if draws is None else clean.expand(draws, -1, -1)
     answer = _answer(defense, clean, images, draws) if len(clean) else expected
+    if _kind(answer) != _kind(expected):
+        raise DefenseFailedError(
+            f"nothing is released: {name} must give logits as {_kind(expected)}, but gave "
+            f"{_kind(answer)}."
+        )
     try:
-        check_same_shape(answer, "the defense's logits", expected)
+        check_logits(answer, f"the logits of {name}")
     except InvalidTensorError as error:
         # The defense is wrong, and not the caller.
         raise DefenseFailedError(f"nothing is released: {error}") from None
-    if answer.dtype != clean.dtype or answer.device != clean.device:
-        raise DefenseFailedError(
-            f"{name} must give logits of {name_of(clean.dtype)} on {clean.device}, as it gets, "
-            f"but gave {name_of(answer.dtype)} on {answer.device}; nothing is released."
-        )
     # A copy: a defense may overwrite at its next call what it returned.
     defended = answer.clone()
     confidences = _probabilities(defended, dtype, decimals)
@@ -181,6 +178,14 @@ def _guarded_batch(
             f"{confidences[..., 0].numel()}; nothing is released."
         )
     return GuardedRelease(defended, confidences, label_changes)
+
+
+def _kind(answer: object) -> str:
+    """Describe an answer's type, shape and device, and never its values."""
+    if not isinstance(answer, Tensor):
+        return type(answer).__name__
+    sparse = "" if answer.layout is torch.strided else " sparse"
+    return f"{name_of(answer.dtype)}{sparse} of shape {tuple(answer.shape)} on {answer.device}"
 
 
 def _answer(defense: Defense, clean: Tensor, images: Tensor | None, draws: int | None) -> Tensor:

@@ -22,7 +22,7 @@ from benchmark.small import (
 )
 from oneway.attacks import ATTACKS
 from oneway.benchmark import count_stages
-from oneway.defenses import load_network
+from oneway.defenses import load_module
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import defenders
 from oneway.evaluation.settings import ReleaseSpec
@@ -82,7 +82,7 @@ def whole(tmp_path_factory):
 def stored(folder, kind):
     """Read what the store holds of a kind: networks with what is written beside them."""
     paths = sorted((folder / "networks").glob(f"{kind}-*.safetensors"))
-    return [load_network(path, kind) for path in paths]
+    return [load_module(path, kind) for path in paths]
 
 
 def weights(network):

@@ -32,6 +32,7 @@ from oneway.benchmark.runner import trained_target
 from oneway.benchmark.spec import cell_key
 from oneway.data import check_disjoint, no_progress
 from oneway.defenses import DEFENSES
+from oneway.defenses.base import ScoreDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import ReleaseSpec, attackers, read_records, write_records
@@ -53,14 +54,12 @@ ALWAYS = {"label-only", "static", "retrained"}
 averaging a random release."""
 
 
-class Moved:
+class Moved(ScoreDefense):
     """Hides nothing: classes permuted, scaled and shifted. Anyone who retrains undoes it."""
 
-    requires_input = False
     keeps_label = False
-    deterministic = True
 
-    def __call__(self, logits, images=None):  # noqa: ARG002
+    def transform(self, logits):
         return 0.5 * logits.roll(1, -1) + torch.arange(CLASSES, dtype=logits.dtype)
 
 

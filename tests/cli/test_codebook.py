@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.defenses import load_network
+from oneway.defenses import load_module
 from oneway.defenses.codebook import CodebookRelease
 from oneway.releases import release
 
@@ -37,13 +37,13 @@ def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, scores)
     logits = torch.from_numpy(np.load(scores)["logits"])
     released = release(guard(logits))
     assert torch.equal(released.argmax(-1), logits.argmax(-1))
-    assert len(released.unique(dim=0)) <= guard.network.sizes.cells
-    assert f"wrote {path}: {guard.network.sizes.cells} vectors for 10 labels" in told
+    assert len(released.unique(dim=0)) <= guard.state.sizes.cells
+    assert f"wrote {path}: {guard.state.sizes.cells} vectors for 10 labels" in told
     assert guard.certificate is not None
     assert guard.certificate.independent
     assert guard.certificate.queries == 100  # a fifth
     assert f"{guard.certificate.error.estimate:.4f}" in told
-    assert "A single query may be read better" in " ".join(told.split())
+    assert "A single query may be reconstructed better" in " ".join(told.split())
 
 
 def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
@@ -80,7 +80,7 @@ def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, sco
     scores = (tmp_path / "scores.npy", "--kind", "logits")
     result = oneway("codebook", *scores, "--out", path, *FEW)
     assert result.exit_code == 0, result.output
-    assert "no error is certified" in result.output
+    assert "No error is certified" in result.output
     result = oneway("certify", path, *scores, "--require-error", 0.01)
     assert result.exit_code == 2
     assert "Pass --images" in result.stderr
@@ -93,9 +93,9 @@ def test_decoys_move_vectors_and_not_cells(oneway, fitted, scores, work, tmp_pat
     path = tmp_path / "decoys.safetensors"
     surrogate = ("--inverter", work / "s.safetensors", "--decoy-l1", 0.3)
     assert oneway("codebook", scores, "--out", path, *FEW, *surrogate).exit_code == 0
-    plain, moved = CodebookRelease.load(fitted[0]).network, CodebookRelease.load(path).network
+    plain, moved = CodebookRelease.load(fitted[0]).state, CodebookRelease.load(path).state
     assert torch.equal(plain.edges, moved.edges)
-    assert torch.equal(plain.owner, moved.owner)
+    assert torch.equal(plain.assignment, moved.assignment)
     assert not torch.allclose(plain.values, moved.values)
 
 
@@ -127,7 +127,7 @@ def test_too_few_queries_for_a_certificate_are_refused_with_the_reason(
     np.savez(few, images=arrays["images"][:9], logits=arrays["logits"][:9])
     result = oneway("certify", fitted[0], few)
     assert result.exit_code == 2
-    assert "an error is certified of 30 pairs" in result.stderr
+    assert "an error needs at least 30 pairs" in result.stderr
     out = tmp_path / "guard.safetensors"
     result = oneway("codebook", work / "auxiliary.npz", "--out", out, *FEW)
     assert result.exit_code == 2
@@ -221,4 +221,4 @@ def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
 
 
 def test_a_surrogate_is_still_a_network(work):
-    assert load_network(work / "s.safetensors", "inverter").kind == "inverter"
+    assert load_module(work / "s.safetensors", "inverter").kind == "inverter"

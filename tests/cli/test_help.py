@@ -8,7 +8,7 @@ import pytest
 COMMANDS = [
     *(("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)),
     *(("codebook",), ("certify",), ("choose",), ("export",), ("doctor",)),
-    *(("reproduce",), ("results",), ("serve",), ("proxy",), ("playground",)),
+    *(("reproduce",), ("results",), ("serve",), ("playground",)),
 ]
 
 

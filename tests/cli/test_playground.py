@@ -50,7 +50,7 @@ def test_it_says_where_it_is_and_answers_before_it_has_trained_and_ends_on_ctrl_
         with urllib.request.urlopen(found[1]) as answer:  # noqa: S310
             assert "What an attacker sees" in answer.read().decode()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait() == 0
         assert "Traceback" not in process.stderr.read()
 
 
@@ -63,9 +63,10 @@ def test_a_port_that_is_taken_is_refused_with_the_remedy(tmp_path, oneway):
     assert "Pass --port 0" in result.stderr
 
 
-@pytest.mark.parametrize("package", ["mlxtend", "starlette", "uvicorn"])
-def test_a_missing_package_is_told_with_what_brings_it(oneway, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    result = oneway("playground", "--no-open")
-    assert result.exit_code == 2
-    assert "pip install 'oneway[playground]'" in result.stderr
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(oneway, monkeypatch):
+    for package in ("mlxtend", "starlette", "uvicorn"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            result = oneway("playground", "--no-open")
+        assert result.exit_code == 2, package
+        assert "pip install 'oneway[playground]'" in result.stderr

@@ -49,7 +49,7 @@ def test_a_missed_requirement_says_what_was_wanted_and_got_and_writes_nothing(
         assert "missed" not in kept.stderr
         missed = oneway("certify", guard, source, flag, got + worse, "--write")
         assert missed.exit_code == 1
-        assert f"missed {flag}: wanted {words} {got + worse:g}, but got {got:g}" in missed.stderr
+        assert f"missed {flag}: expected {words} {got + worse:g}, but got {got:g}" in missed.stderr
         assert missed.stderr.count("missed") == 1
         assert f"not written: {guard} keeps" in missed.stderr
         assert guard.read_bytes() == before

@@ -1,4 +1,4 @@
-"""`oneway serve` and `oneway proxy` as a user runs them: processes, signals, exit codes."""
+"""`oneway serve` as a user runs them: processes, signals, exit codes."""
 
 import contextlib
 import json
@@ -84,7 +84,7 @@ def test_a_server_and_a_proxy_before_it_end_well_when_told_to(folder):
     clean = ["--defense", "none", "--allow-clean-scores", "--setting", "model_name=flowers"]
     with started(folder, *SERVE, *clean) as (server, address):
         upstream = f"{address}/v2/models/flowers"
-        guard = ["proxy", upstream, "--outputs", "confidences", *ROUNDING]
+        guard = ["serve", upstream, "--outputs", "confidences", *ROUNDING]
         with started(folder, *guard) as (proxy, guarded):
             told = ask(guarded, "flowers")
             assert told["parameters"]["guard"] == "rounding"
@@ -186,12 +186,12 @@ REFUSED = {
     ),
     "an unknown setting": ([*SERVE, *ROUNDING, "--setting", "prot=1"], "Did you mean 'port'"),
     "nobody behind the proxy": (
-        ["proxy", "http://127.0.0.1:9/v2/models/m", "--outputs", "confidences", *ROUNDING],
+        ["serve", "http://127.0.0.1:9/v2/models/m", "--outputs", "confidences", *ROUNDING],
         "not ready",
     ),
     "a proxy that knows no scores": (
-        ["proxy", "http://127.0.0.1:9/predict", "--outputs", "confidences", *ROUNDING],
-        "--response-key",
+        ["serve", "http://127.0.0.1:9/predict", "--outputs", "confidences", *ROUNDING],
+        "response_key",
     ),
 }
 

@@ -1,20 +1,22 @@
 """What every registered defense must obey, whatever it does."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.contracts import Defense, RepeatableDefense
-from oneway.defenses import DEFENSES, build_defense, needs_network, needs_surrogate
+from oneway.defenses import DEFENSES, build_defense, needs_state, needs_surrogate
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import FitSettings, fit_codebook
-from oneway.defenses.trained import (
-    BottleneckNetwork,
-    MembershipClassifier,
-    PoisonGenerator,
-    Purifier,
-)
+from oneway.defenses.trained.memguard import MembershipClassifier
+from oneway.defenses.trained.mutual_information import BottleneckNetwork
+from oneway.defenses.trained.poisoning import PoisonGenerator
+from oneway.defenses.trained.purification import Purifier
 from oneway.errors import InvalidTensorError
 from oneway.releases import release
 from rows import leads, random_rows, same_bits
@@ -96,8 +98,9 @@ CLASSES, COUNT = 5, 40
 DTYPES = (torch.float32, torch.float64)
 
 
-def network_of(name: str, classes: int) -> nn.Module:
-    """Build an untrained network whose answers vary with the query, and at random if they may."""
+@functools.cache
+def fitted_state(name: str, classes: int) -> nn.Module:
+    """Build a state whose answers vary with the query, and at random if they may."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         if name in ("prototypes", "ssd"):
@@ -106,7 +109,8 @@ def network_of(name: str, classes: int) -> nn.Module:
             return means
         if name in ("codebook", "decoy-codebook"):
             rows = random_rows(6, 60 * min(classes, 30), classes, torch.float32, 3)
-            return fit_codebook(rows, FitSettings(min_members=5, rate_weight=0.0, listed=20))
+            settings = FitSettings(min_members=5, rate_weight=0.0, explicit_classes=20)
+            return fit_codebook(rows, settings)
         if name == "memguard":
             guess = MembershipClassifier(classes)
             guess.key.copy_(torch.arange(4))
@@ -128,12 +132,11 @@ def network_of(name: str, classes: int) -> nn.Module:
 
 def build(case: str, seed: int = 0, classes: int = CLASSES) -> Defense:
     name, options = CASES[case]
-    surrogate = small_inverter(1, classes, dtype=torch.float64)
     return build_defense(
         name,
         {**TRAINING.get(name, {}), **options},
-        surrogate if needs_surrogate(name) else None,
-        network=network_of(name, classes) if needs_network(name) else None,
+        small_inverter(1, classes, dtype=torch.float64) if needs_surrogate(name) else None,
+        state=copy.deepcopy(fitted_state(name, classes)) if needs_state(name) else None,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -146,21 +149,16 @@ def case(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture
-def defense(case: str) -> Defense:
-    return build(case)
-
-
 def answers(defense: Defense, logits: Tensor, images: Tensor, count: int) -> Tensor:
     """Return ``(count, N, K)`` answers to the same queries, by the cheapest way there is."""
     if isinstance(defense, RepeatableDefense):
         return defense.draws(logits, images, count)
-    return torch.stack([defense(logits, images) for _ in range(count)])
+    queries = images.repeat(count, *[1] * (images.ndim - 1))
+    return defense(logits.repeat(count, 1), queries).view(count, *logits.shape)
 
 
-@pytest.fixture(params=DTYPES, ids=str)
-def logits(request: pytest.FixtureRequest) -> Tensor:
-    rows = random_rows(2, COUNT, CLASSES, request.param, 3)
+def logits_of(dtype: torch.dtype) -> Tensor:
+    rows = random_rows(2, COUNT, CLASSES, dtype, 3)
     rows[0] = 0
     rows[1] = rows[1].flip(0) * 100
     return rows
@@ -171,37 +169,42 @@ def images() -> Tensor:
     return random_images(3, COUNT)
 
 
-def test_it_is_a_defense_and_says_what_it_promises(defense):
-    assert isinstance(defense, Defense)
-    flags = (defense.requires_input, defense.keeps_label, defense.deterministic)
-    assert {type(flag) for flag in flags} == {bool}
+def is_identity(defense: Defense) -> bool:
+    """Say whether a defense leaves ties as they are: the release parts them."""
+    return type(defense).__name__ == "Identity"
 
 
-def test_it_returns_finite_logits_of_the_same_shape_and_type(defense, logits, images):
-    defended = defense(logits, images)
-    assert defended.shape == logits.shape
-    assert defended.dtype == logits.dtype
-    assert torch.isfinite(defended).all()
-
-
-def test_what_is_released_is_a_probability_vector_with_one_maximum(defense, logits, images):
-    released = release(defense(logits, images))
+def check_released(released: Tensor) -> None:
+    """Refuse anything but probability vectors with one maximum each."""
     assert (released >= 0).all()
     sums = released.double().sum(-1)
     torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-7)
     assert leads(released, released.argmax(-1))
 
 
-def test_logits_and_images_are_left_as_they_were(defense, logits, images):
+@looped("dtype", DTYPES)
+def test_it_returns_finite_logits_of_the_same_shape_and_type_and_leaves_its_input(
+    case, dtype, images
+):
+    defense, logits = build(case), logits_of(dtype)
+    assert isinstance(defense, Defense)
+    flags = (defense.requires_input, defense.keeps_label, defense.deterministic)
+    assert {type(flag) for flag in flags} == {bool}
     before = logits.clone(), images.clone()
-    defense(logits, images)
+    defended = defense(logits, images)
     assert same_bits(logits, before[0])
     assert same_bits(images, before[1])
+    assert defended.shape == logits.shape
+    assert defended.dtype == logits.dtype
+    assert torch.isfinite(defended).all()
+    check_released(release(defended))
+    assert defense(logits[:0], images[:0]).shape == (0, CLASSES)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in RANDOM])
-def test_no_row_depends_on_another(case, logits, images):
-    defense = build(case)
+@looped("dtype", DTYPES)
+def test_no_row_depends_on_another(case, dtype, images):
+    defense, logits = build(case), logits_of(dtype)
     together = defense(logits, images)
     order = torch.arange(COUNT).flip(0)
     reversed_rows = defense(logits[order], images[order])[order]
@@ -213,8 +216,9 @@ def test_no_row_depends_on_another(case, logits, images):
 
 
 @pytest.mark.parametrize("case", RANDOM)
-def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, logits, images):
-    defense, count, some = build(case), 150, slice(4)
+@looped("dtype", DTYPES)
+def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, dtype, images):
+    defense, count, some, logits = build(case), 150, slice(4), logits_of(dtype)
     together = answers(defense, logits, images, count)[:, some].double()
     alone = answers(defense, logits[some], images[some], count).double()
     spread = ((together.var(0) + alone.var(0)) / count).sqrt()
@@ -225,33 +229,29 @@ def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, logi
     assert (unit[:, 2] * unit[:, 3]).mean(0).abs().max() < 6 / count**0.5
 
 
-@pytest.mark.parametrize("classes", [2, 300])
-@pytest.mark.parametrize("dtype", FLOATING, ids=str)
-def test_few_and_many_classes_saturated_or_tied_are_answered_in_every_type(case, classes, dtype):
-    defense, rows = build(case, classes=classes), random_rows(7, 4, classes, dtype, 5)
-    rows[0] = 0
-    rows[1, :] = -2000
-    rows[1, classes // 2] = 2000
-    rows[2] *= 100
-    images = random_images(8, 4)
-    defended = defense(rows, images)
-    assert defended.dtype == dtype
-    assert torch.isfinite(defended).all()
-    released = release(defended)
-    sums = released.double().sum(-1)
-    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=2e-7)
-    if defense.keeps_label:
-        labels = rows.argmax(-1)
-        assert leads(released, labels)
-        assert leads(defended, labels) or type(defense).__name__ == "Identity"
+@looped("classes", [2, 300])
+def test_few_and_many_classes_saturated_or_tied_are_answered_in_every_type(case, classes):
+    defense, images = build(case, classes=classes), random_images(8, 4)
+    for dtype in FLOATING:
+        rows = random_rows(7, 4, classes, dtype, 5)
+        rows[0] = 0
+        rows[1, :] = -2000
+        rows[1, classes // 2] = 2000
+        rows[2] *= 100
+        defended = defense(rows, images)
+        assert defended.dtype == dtype
+        assert torch.isfinite(defended).all(), dtype
+        released = release(defended)
+        check_released(released)
+        if defense.keeps_label:
+            labels = rows.argmax(-1)
+            assert leads(released, labels), dtype
+            assert leads(defended, labels) or is_identity(defense), dtype
 
 
-def test_no_rows_give_no_rows(defense, logits, images):
-    assert defense(logits[:0], images[:0]).shape == (0, CLASSES)
-
-
-def test_images_are_needed_if_and_only_if_it_says_so(case, logits, images):
-    defense, again = build(case), build(case)
+@looped("dtype", DTYPES)
+def test_images_are_needed_if_and_only_if_it_says_so(case, dtype, images):
+    defense, again, logits = build(case), build(case), logits_of(dtype)
     if defense.requires_input:
         with pytest.raises(InvalidTensorError, match="images"):
             defense(logits)
@@ -261,50 +261,52 @@ def test_images_are_needed_if_and_only_if_it_says_so(case, logits, images):
         assert same_bits(defense(logits), again(logits, images))
 
 
-def test_a_label_it_promises_to_keep_is_the_only_maximum_of_every_answer(defense, logits, images):
+@looped("dtype", DTYPES)
+def test_a_label_it_promises_to_keep_is_the_only_maximum_of_every_answer(case, dtype, images):
+    defense, logits = build(case), logits_of(dtype)
     labels = logits.argmax(-1)
-    if defense.keeps_label:
-        made = answers(defense, logits, images, 1 if defense.deterministic else 20)
-        every = labels.expand(len(made), -1)
-        if type(defense).__name__ != "Identity":
-            assert leads(made, every)
-        assert leads(release(made), every)
-    else:
+    if not defense.keeps_label:
         assert not torch.equal(defense(logits, images).argmax(-1), labels)
+        return
+    made = answers(defense, logits, images, 1 if defense.deterministic else 20)
+    every = labels.expand(len(made), -1)
+    assert leads(made, every) or is_identity(defense)
+    assert leads(release(made), every)
 
 
-def test_it_answers_the_same_query_the_same_if_and_only_if_it_says_so(case, logits, images):
-    defense = build(case)
+@looped("dtype", DTYPES)
+def test_it_answers_the_same_query_the_same_if_and_only_if_it_says_so(case, dtype, images):
+    logits = logits_of(dtype)
+    defense, again, other = (build(case, seed) for seed in (0, 0, 1))
     state = torch.get_rng_state()
-    same = same_bits(defense(logits, images), defense(logits, images))
-    assert same == defense.deterministic
+    first = defense(logits, images)
+    assert same_bits(first, defense(logits, images)) == defense.deterministic
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_its_answers_are_decided_by_its_generator(case, logits, images):
-    one, again, other = (build(case, seed)(logits, images) for seed in (0, 0, 1))
-    assert same_bits(one, again)
-    assert same_bits(one, other) == (build(case).deterministic and case not in KEYED)
-
-
-def test_its_draws_are_of_the_shape_and_type_of_its_answers(defense, logits, images):
-    if isinstance(defense, RepeatableDefense):
-        drawn = defense.draws(logits, images, 3)
-        assert drawn.shape == (3, COUNT, CLASSES)
-        assert drawn.dtype == logits.dtype
-        assert defense.deterministic == same_bits(drawn, drawn[:1].expand(3, -1, -1).contiguous())
-        assert defense.draws(logits[:0], images[:0], 3).shape == (3, 0, CLASSES)
+    # Its generator alone decides its answers.
+    assert same_bits(first, again(logits, images))
+    unmoved = defense.deterministic and case not in KEYED
+    assert same_bits(first, other(logits, images)) == unmoved
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
+    "case", [case for case in CASES if isinstance(build(case), RepeatableDefense)]
+)
+@looped("dtype", DTYPES)
+def test_its_draws_are_of_the_shape_and_type_of_its_answers(case, dtype, images):
+    defense, logits = build(case), logits_of(dtype)
+    drawn = defense.draws(logits, images, 3)
+    assert drawn.shape == (3, COUNT, CLASSES)
+    assert drawn.dtype == logits.dtype
+    assert defense.deterministic == same_bits(drawn, drawn[:1].expand(3, -1, -1).contiguous())
+    assert defense.draws(logits[:0], images[:0], 3).shape == (3, 0, CLASSES)
+
+
+def test_what_is_no_logits_is_refused(case, images):
+    defense = build(case)
+    for wrong in (
         torch.full((COUNT, CLASSES), torch.nan),
         torch.zeros(COUNT, CLASSES).long(),
         torch.zeros(COUNT, 1),
-    ],
-    ids=["not finite", "integers", "one class"],
-)
-def test_what_is_no_logits_is_refused(defense, images, wrong):
-    with pytest.raises(InvalidTensorError):
-        defense(wrong, images)
+    ):
+        with pytest.raises(InvalidTensorError):
+            defense(wrong, images)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from laws import looped
 from oneway.contracts import TrainingData
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.prototypes import Prototypes
@@ -70,7 +71,7 @@ def test_progress_is_reported_and_the_logits_are_left_alone():
     assert not network.training
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@looped("dtype", [torch.float32, torch.float64])
 def test_a_prototype_is_released_whatever_the_query(dtype):
     network, _ = fitted(random_rows(1, 300, CLASSES, torch.float64, 2))
     logits = random_rows(2, 100, CLASSES, dtype, 4)

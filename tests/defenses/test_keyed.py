@@ -1,6 +1,7 @@
 """Laws of keyed randomness: same key and query, same answer; else draws like any others."""
 
 import copy
+import json
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.contracts import Defense, RepeatableDefense
 from oneway.defenses import KeyedRandomness, SecretKey, build_defense
 from oneway.defenses.gaussian_noise import GaussianNoise
@@ -54,8 +56,8 @@ def images():
     return random_images(3, 40)
 
 
-@pytest.mark.parametrize("bind", ["scores", "input"])
-@pytest.mark.parametrize("name", RANDOM)
+@looped("bind", ["scores", "input"])
+@looped("name", RANDOM)
 def test_a_query_has_one_answer_in_any_batch_order_and_worker(name, bind, logits, images):
     one, other = keyed(name, bind=bind), keyed(name, bind=bind)
     assert isinstance(one, Defense)
@@ -71,7 +73,7 @@ def test_a_query_has_one_answer_in_any_batch_order_and_worker(name, bind, logits
         assert same_bits(other(logits[part], images[part]), together[part])
 
 
-@pytest.mark.parametrize("bind", ["scores", "input"])
+@looped("bind", ["scores", "input"])
 def test_another_key_or_another_query_draws_anew(bind, logits, images):
     noise = keyed(bind=bind)(logits, images) - logits
     assert ((keyed(bind=bind, secret=OTHER)(logits, images) - logits) - noise).abs().min() > 1e-6
@@ -177,23 +179,34 @@ def test_threads_that_ask_at_once_get_the_answers_of_one(logits):
 
 
 def test_another_process_gives_the_same_answer():
+    """Whatever the seed of Python's hashes is there."""
     script = (
         "import torch\n"
         "from oneway.defenses import KeyedRandomness, SecretKey, build_defense\n"
         "key = SecretKey.from_environment()\n"
-        "make = lambda generator: build_defense('dirichlet-noise', {}, None, generator=generator)\n"
+        "make = lambda generator: build_defense('dirichlet-noise', {}, generator=generator)\n"
         "rows = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(3, 4)\n"
         "print(KeyedRandomness(make, key)(rows).tolist())\n"
     )
+    environment = os.environ | {"PYTHONHASHSEED": "1", "ONEWAY_KEY": SECRET.decode() + "\n"}
+    done = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", script], env=environment, capture_output=True, check=True
+    )
+    here = KeyedRandomness(
+        lambda generator: build_defense("dirichlet-noise", {}, generator=generator),
+        SecretKey(SECRET),
+    )
+    rows = torch.linspace(-2, 3, 12, dtype=torch.float64).reshape(3, 4)
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)).double(), here(rows))
 
-    def told(seed):
-        environment = os.environ | {"PYTHONHASHSEED": seed, "ONEWAY_KEY": SECRET.decode() + "\n"}
-        done = subprocess.run(  # noqa: S603  our own script
-            [sys.executable, "-c", script], env=environment, capture_output=True, check=True
-        )
-        return done.stdout
 
-    assert told("1") == told("2")
+def test_log_probabilities_below_the_lowest_decide_no_draw():
+    """What a saturated score is exactly differs from batch to batch, and must not draw anew."""
+    rows = torch.tensor([[0.0, -1.0, low] for low in (-65.0, -70.0, -3000.0, -1e30)])
+    noise = keyed()(rows)[:, :2] - rows[:, :2]
+    assert same_bits(noise, noise[:1].expand(4, -1).contiguous())
+    higher = torch.tensor([[0.0, -1.0, -60.0]])
+    assert not torch.equal(keyed()(higher)[:, :2] - higher[:, :2], noise[:1])
 
 
 def test_the_label_stays_on_top_where_the_defense_promises_it(logits):
@@ -236,7 +249,7 @@ def test_the_key_is_shown_nowhere(logits):
     assert "SecretKey(...)" in texts[0]
 
 
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@looped("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_neither_key_nor_defense_is_pickled_and_copies_are_themselves(protocol):
     for one in (SecretKey(SECRET), keyed()):
         with pytest.raises(InvalidOptionError, match="not pickled"):
@@ -266,7 +279,7 @@ def test_a_key_that_is_not_there_or_too_short_is_refused(tmp_path, monkeypatch):
             SecretKey(wrong)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("arguments", "said"),
     [
         ({"key": SECRET}, "SecretKey"),

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.defenses.label_modifier import keep_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -85,7 +86,7 @@ def test_each_row_stands_for_itself(case):
         assert same_bits(keep_label(logits[row], labels[row]), together[row])
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
+@looped("dtype", FLOATING)
 def test_ten_thousand_classes(dtype):
     logits = random_rows(0, 3, 10_000, dtype, 5)
     labels = torch.tensor([0, 9_999, 5_000])
@@ -111,7 +112,7 @@ def test_a_lifted_label_passes_its_gradient_to_the_rival():
     assert torch.equal(logits.grad, torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]))
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
+@looped("dtype", FLOATING)
 def test_a_rival_that_nothing_can_lead_is_refused(dtype):
     logits = torch.tensor([[0.0, torch.finfo(dtype).max]], dtype=dtype)
     with pytest.raises(InvalidTensorError, match="largest number of their type"):
@@ -123,7 +124,7 @@ def test_labels_of_the_wrong_shape_are_refused_with_the_remedy():
         keep_label(torch.zeros(3, 10), torch.zeros(3, 1, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("margin", [0, -1.0, math.nan, math.inf, "1", True])
+@looped("margin", [0, -1.0, math.nan, math.inf, "1", True])
 def test_a_margin_that_is_no_positive_number_is_refused(margin):
     with pytest.raises(InvalidOptionError, match="margin must be"):
         keep_label(torch.zeros(1, 2), torch.tensor([0]), margin=margin)

@@ -18,7 +18,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 def guard(classes: int, listed: int, rows: int = 900) -> CodebookRelease:
     logits = random_rows(1, rows, classes, torch.float32, 3)
     logits[:, :4] += 3
-    settings = FitSettings(min_members=5, rate_weight=0.001, listed=listed)
+    settings = FitSettings(min_members=5, rate_weight=0.001, explicit_classes=listed)
     return CodebookRelease(fit_codebook(logits, settings))
 
 
@@ -58,7 +58,7 @@ def test_the_guard_s_own_table_stays_where_it_is(monkeypatch):
     def moved(*_: object, **__: object) -> None:
         raise AssertionError("the guard's table was moved")
 
-    monkeypatch.setattr(type(book.network), "_apply", moved)
+    monkeypatch.setattr(type(book.state), "_apply", moved)
     codebook_to_onnx(book)
 
 

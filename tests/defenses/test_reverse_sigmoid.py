@@ -2,13 +2,12 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.defenses.reverse_sigmoid import ReverseSigmoid
-from oneway.errors import InvalidOptionError
 from rows import leads, random_rows, score_rows
 
 
@@ -20,7 +19,7 @@ def by_formula(row, beta, gamma):
     return [value / sum(told) for value in told]
 
 
-@pytest.mark.parametrize(("beta", "gamma"), [(0.7, 0.2), (2.0, 1.0), (5.0, 0.5)])
+@looped(("beta", "gamma"), [(0.7, 0.2), (2.0, 1.0), (5.0, 0.5)])
 def test_equals_the_formula(beta, gamma):
     logits = random_rows(1, 40, 6, torch.float64, 2)
     rows = [by_formula(row, beta, gamma) for row in logits.softmax(-1).tolist()]
@@ -41,11 +40,3 @@ def test_small_probabilities_are_lifted_past_larger_ones():
     logits = torch.tensor([[0.0, -4.0, -12.0]], dtype=torch.float64)
     told = ReverseSigmoid(gamma=0.5)(logits)
     assert told[0, 2] > told[0, 1]
-
-
-@pytest.mark.parametrize("option", ["beta", "gamma", "margin"])
-def test_options_that_are_not_positive_are_refused_by_name(option):
-    with pytest.raises(InvalidOptionError, match=f"{option} must be positive"):
-        ReverseSigmoid(**{option: 0})
-    with pytest.raises(InvalidOptionError, match="keep_label must be true or false"):
-        ReverseSigmoid(keep_label="no")

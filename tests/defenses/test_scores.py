@@ -1,9 +1,9 @@
 """From logits to probabilities and back inside a defense: nothing overflows, zeros stay zeros."""
 
-import pytest
 import torch
 from hypothesis import given
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.defenses.label_modifier import keep_label
 from oneway.defenses.scores import log_probabilities, logits_of, narrowed
@@ -25,7 +25,7 @@ def test_scores_further_apart_than_the_largest_number_have_finite_logs():
     assert torch.equal(logs.exp(), torch.tensor([[1.0, 0, 0]], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
+@looped("dtype", FLOATING)
 def test_zeros_are_released_as_zeros_and_nothing_else_is(dtype):
     rows = torch.tensor([[0.5, 0, 0.25, 0.25], [1, 0, 0, 0], [1e-3, 0, 1e-5, 1e-4]])
     logits = logits_of(rows.double(), dtype)
@@ -40,7 +40,7 @@ def test_probabilities_need_not_sum_to_1():
     torch.testing.assert_close(logits_of(rows, torch.float64).softmax(-1), expected)
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
+@looped("dtype", FLOATING)
 def test_what_is_too_large_for_a_type_is_put_at_its_end_where_a_label_can_still_lead(dtype):
     ends = narrowed(torch.tensor([[-1.7e308, 1.7e308, 3.0]], dtype=torch.float64), dtype)
     assert ends.dtype == dtype

@@ -5,14 +5,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     KeyedRandomness,
-    needs_network,
+    needs_state,
     open_guard,
     open_guard_file,
-    save_network,
+    save_module,
 )
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import (
@@ -34,7 +35,7 @@ def test_a_named_defense_is_opened_with_its_options():
     assert guard.version
 
 
-@pytest.mark.parametrize("name", TEST_SIGNALS)
+@looped("name", TEST_SIGNALS)
 def test_controls_are_refused_whatever_their_options(name):
     with pytest.raises(InvalidOptionError, match="leaks on purpose"):
         open_guard(name, {}, device=CPU, allow_clean_scores=True)
@@ -46,7 +47,7 @@ def test_no_defense_is_refused_unless_allowed():
     assert open_guard("none", {}, device=CPU, allow_clean_scores=True).name == "none"
 
 
-@pytest.mark.parametrize("name", ["gaussian-noise", "dirichlet-noise"])
+@looped("name", ["gaussian-noise", "dirichlet-noise"])
 def test_a_random_defense_needs_a_key_and_is_deterministic_with_it(name):
     with pytest.raises(InvalidOptionError, match="key"):
         open_guard(name, {"keep_label": True}, device=CPU)
@@ -61,10 +62,10 @@ def test_a_defense_that_may_flip_labels_is_refused():
         open_guard("gaussian-noise", {}, key=KEY, device=CPU)
 
 
-@pytest.mark.parametrize("name", sorted(DEFENSES))
+@looped("name", sorted(DEFENSES))
 def test_whatever_opens_keeps_labels_and_is_deterministic(name, tmp_path):
     path = tmp_path / "inverter.safetensors"
-    save_network(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
+    save_module(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
     for options in ({}, {"keep_label": True}, {"step_size": 0.1}):
         for inverter in (None, path):
             try:
@@ -82,8 +83,8 @@ def test_files_are_asked_for_where_they_are_needed_and_nowhere_else(tmp_path):
         open_guard("adversarial-noise", {"step_size": 0.1}, device=CPU)
     with pytest.raises(InvalidOptionError, match="takes no --inverter"):
         open_guard("rounding", {}, inverter=tmp_path / "x", device=CPU)
-    trained = next(name for name in DEFENSES if needs_network(name))
-    with pytest.raises(InvalidOptionError, match="needs --network FILE"):
+    trained = next(name for name in DEFENSES if needs_state(name))
+    with pytest.raises(InvalidOptionError, match="needs --state FILE"):
         open_guard(trained, {}, device=CPU)
 
 
@@ -92,7 +93,7 @@ def test_files_that_are_missing_corrupt_or_of_another_kind_are_refused(tmp_path)
     path = tmp_path / "inverter.safetensors"
     with pytest.raises(MissingDataError):
         open_guard("adversarial-noise", options, inverter=path, device=CPU)
-    save_network(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
+    save_module(path, Inverter(3, (1, 32, 32), hidden_layers=1), "inverter", {})
     open_guard("adversarial-noise", options, inverter=path, device=CPU)
     whole = path.read_bytes()
     for broken in (b"", whole[:-1], whole[:40], whole.replace(b"inverter", b"intruder")):

@@ -1,14 +1,13 @@
 """SSD: its closed form against a slow solver, its draws, and what its guard keeps."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.stealthy_shield import StealthyShield, pull_towards
-from oneway.errors import InvalidOptionError
 from rows import leads, random_rows, same_bits
 
 CLASSES = 5
@@ -98,7 +97,7 @@ def guarded(**options):
     return StealthyShield(means(), label_guarded=True, **options)
 
 
-@pytest.mark.parametrize("epsilon", [0.35, 0.8])
+@looped("epsilon", [0.35, 0.8])
 def test_the_guarded_form_keeps_label_and_budget(epsilon):
     logits = random_rows(1, 300, CLASSES, torch.float64, 1)
     clean = logits.softmax(-1)
@@ -121,7 +120,7 @@ def test_a_certain_row_stays():
     assert torch.equal(guarded()(logits).softmax(-1), logits.softmax(-1))
 
 
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@looped("temperature", [0.1, 1.0])
 def test_the_label_is_drawn_from_the_softmax_of_the_confidences(temperature):
     logits, network, count = random_rows(3, 4, CLASSES, torch.float64, 0.3), means(), 4000
     shield = StealthyShield(
@@ -147,17 +146,3 @@ def test_the_guarded_form_draws_nothing_and_needs_no_generator():
     assert same_bits(shield.draws(logits, None, 2)[1], shield(logits))
     free = StealthyShield(means(), generator=torch.Generator())
     assert (free.deterministic, free.keeps_label) == (False, False)
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"epsilon": 0}, "epsilon must be positive"),
-        ({"temperature": -1}, "temperature must be positive"),
-        ({"label_guarded": "yes"}, "label_guarded must be true or false"),
-        ({}, "generator must be"),
-    ],
-)
-def test_options_outside_their_range_are_refused_by_name(options, text):
-    with pytest.raises(InvalidOptionError, match=text):
-        StealthyShield(means(), **options)

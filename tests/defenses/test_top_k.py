@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.defenses.top_k import TopK
-from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.releases import release
 from rows import leads, random_rows, score_rows
 
@@ -21,8 +21,8 @@ def by_loop(row, count, rest):
     return [value / sum(told) for value in told] if kept else told
 
 
-@pytest.mark.parametrize("rest", ["spread", "zero"])
-@pytest.mark.parametrize("count", [1, 3, 6, 9])
+@looped("rest", ["spread", "zero"])
+@looped("count", [1, 3, 6, 9])
 def test_the_kept_stay_and_the_others_are_one(rest, count):
     logits = random_rows(3, 50, 6, torch.float64, 2)
     expected = torch.tensor([by_loop(row, count, rest) for row in logits.softmax(-1).tolist()])
@@ -55,14 +55,3 @@ def test_no_more_than_count_are_above_zero_where_the_rest_is_zero(logits, count)
 def test_the_others_of_a_saturated_row_keep_their_logs():
     told = TopK(count=1)(torch.tensor([[0.0, -2000.0, -2010.0]], dtype=torch.float64))
     assert told[0, 1] == told[0, 2] == pytest.approx(-2000.6931, abs=1e-3)
-
-
-@pytest.mark.parametrize("count", [0, -1, 1.5, True])
-def test_a_count_below_1_is_refused(count):
-    with pytest.raises(InvalidOptionError, match="count must be"):
-        TopK(count=count)
-
-
-def test_an_unknown_rest_is_refused_with_the_known_ones():
-    with pytest.raises(UnknownNameError, match=r"unknown rest 'none'.*spread, zero"):
-        TopK(rest="none")

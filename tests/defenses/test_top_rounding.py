@@ -3,14 +3,13 @@
 import itertools
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.defenses.top_rounding import TopRounding
-from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
 from reference.top_rounding import released_row, top_rounded
 from rows import leads, random_rows, same_bits, score_rows
@@ -121,8 +120,8 @@ def test_rows_with_the_same_top_units_are_told_the_same_bits(seed, count, decima
     assert 0.9 * len(seen) <= len(told.unique(dim=0)) <= len(seen)
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
-@pytest.mark.parametrize("classes", [2, 40])
+@looped("dtype", FLOATING)
+@looped("classes", [2, 40])
 def test_label_leads_in_every_type(dtype, classes):
     logits = random_rows(0, 200, classes, dtype, 0.002)
     for count, decimals in ((1, 1), (3, 2), (50, 9)):
@@ -145,20 +144,3 @@ def test_more_is_told_with_more_entries_and_more_decimals():
     assert decimals[-1] < 1e-4
     # All classes but one are all that there is to tell.
     assert same_bits(TopRounding(count=7)(logits), TopRounding(count=70)(logits))
-
-
-@pytest.mark.parametrize("decimals", [0, -1, 13, 2.0, None, True, "2"])
-def test_decimals_outside_1_to_12_are_refused(decimals):
-    with pytest.raises(InvalidOptionError, match="decimals must be a whole number"):
-        TopRounding(decimals=decimals)
-
-
-@pytest.mark.parametrize("count", [0, -1, 1.5, None, True, "2"])
-def test_counts_below_1_are_refused(count):
-    with pytest.raises(InvalidOptionError, match="count must be a whole number"):
-        TopRounding(count=count)
-
-
-def test_what_is_no_logits_is_refused():
-    with pytest.raises(InvalidTensorError):
-        TopRounding()(torch.tensor([[0.0, torch.inf]]))

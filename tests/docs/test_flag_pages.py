@@ -14,7 +14,7 @@ from oneway.audit.audit_target import ALONE, PROBED, SAME
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.audit.plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_for
 from oneway.audit.suspicions import SEEDS, WORSE_CALIBRATED
-from oneway.defenses import STRENGTHS
+from oneway.defenses import DEFENSES, strength_option
 from oneway.evaluation import FLAGS
 from oneway.report import flag_lines
 
@@ -119,7 +119,11 @@ THRESHOLDS = [
     ("unstable-answers", f"first {ALONE} of them"),
     ("unstable-answers", f"above {SAME:g}"),
     ("unstable-answers", "{} and {} times".format(*REPEATS)),
-    *[("more-budget-smaller-gap", f"| `{name}` | `{own}` |") for name, own in STRENGTHS.items()],
+    *[
+        ("more-budget-smaller-gap", f"| `{name}` | `{strength_option(name)}` |")
+        for name in DEFENSES
+        if strength_option(name)
+    ],
 ]
 
 

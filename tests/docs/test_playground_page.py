@@ -10,8 +10,8 @@ from oneway.benchmark import bundled_spec
 from oneway.cli.main import app
 from oneway.playground.app import HOSTS, MOST_BYTES
 from oneway.playground.drawing import BOX, FIELD
+from oneway.playground.session import CLEAR, UNSURE
 from oneway.playground.settings import SLIDERS
-from oneway.playground.study import CLEAR, UNSURE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "playground.md").read_text(encoding="utf-8")

@@ -71,16 +71,11 @@ def test_the_figures_of_the_page_are_the_stored_ones():
 
 
 def test_settings_and_options_that_the_page_names_exist():
-    options = {
-        name
-        for command in ("serve", "proxy")
-        for option in get_command(app).commands[command].params
-        for name in option.opts
-    }
+    options = {name for option in get_command(app).commands["serve"].params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE))
     assert named - {"--cacert"} <= options
     assert options - named <= {
-        "--help", "--model-option", "--probe", "--device", "model", "upstream",
+        "--help", "--model-option", "--probe", "--device", "model",
     }  # fmt: skip
     for name in re.findall(
         r"--setting (\w+)=|`((?:max|timeout|shutdown|upstream|batch)_\w+)", PAGE

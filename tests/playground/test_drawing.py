@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from oneway.errors import InvalidTensorError
 from oneway.playground.drawing import center_drawing
 
+pytestmark = pytest.mark.xdist_group("playground")
+
 SIDE = 112
 
 
@@ -27,9 +29,9 @@ def test_where_it_was_drawn_does_not_matter(top, left):
 
 @given(st.floats(0.5, 2.7))
 def test_how_large_it_was_drawn_hardly_matters(scale):
-    one, other = center_drawing(seven(scale)), center_drawing(seven())
+    scaled, other = center_drawing(seven(scale)), center_drawing(seven())
     # Strokes of whole pixels are a little thicker or thinner, which may tip it by one pixel.
-    moved = [one.roll((y, x), (2, 3)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    moved = [scaled.roll((y, x), (2, 3)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
     assert min((each - other).square().mean() for each in moved) < 0.01
 
 
@@ -45,16 +47,16 @@ def test_ink_fills_a_box_of_20_and_its_center_of_mass_is_in_the_middle(marks):
     drawing = torch.zeros(SIDE, SIDE)
     for top, left, height, width in marks:
         drawing[top : top + height, left : left + width] = 1
-    made = center_drawing(drawing)
-    assert made.shape == (1, 1, 32, 32)
-    assert made.dtype == torch.float32
-    assert made.max() == 1
-    assert made.min() == 0
-    rows, columns = (made[0, 0] > 0).nonzero(as_tuple=True)
+    image = center_drawing(drawing)
+    assert image.shape == (1, 1, 32, 32)
+    assert image.dtype == torch.float32
+    assert image.max() == 1
+    assert image.min() == 0
+    rows, columns = (image[0, 0] > 0).nonzero(as_tuple=True)
     extent = [int(axis.max() - axis.min()) + 1 for axis in (rows, columns)]
     assert max(extent) <= 20
     at = torch.arange(32) + 0.5
-    mass = made[0, 0]
+    mass = image[0, 0]
     for axis in (0, 1):
         center = (mass.sum(1 - axis) * at).sum() / mass.sum()
         # As MNIST's digits have it, unless ink would then stand over the edge of their 28 pixels.

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from oneway.errors import MissingDataError
-from oneway.playground import Workshop
+from oneway.playground import Server, Worker, listen
 from oneway.playground.settings import SLIDERS, default_setting
 from oneway.releases import release
+from playground.planted import PATIENCE
 from playground.tiny import served
+
+pytestmark = pytest.mark.xdist_group("playground")
 
 NONE = {"defense": "none", "options": {}}
 ROUNDED = {"defense": "rounding", "options": {"decimals": 1}}
@@ -23,7 +26,7 @@ EVERY = [default_setting(defense).as_json() for defense in SLIDERS]
 
 @pytest.fixture(scope="module")
 def client(address):
-    with httpx.Client(base_url=address, trust_env=False, timeout=30) as opened:
+    with httpx.Client(base_url=address, trust_env=False, timeout=PATIENCE) as opened:
         opened.get("/api/state")
         yield opened
 
@@ -40,54 +43,55 @@ def drawing(value=255, side=112):
     return base64.b64encode(pixels.numpy().tobytes()).decode()
 
 
-def test_the_state_says_all_that_can_be_asked(client, study):
-    told = client.get("/api/state").json()
-    assert told["ready"]
-    assert [sample["label"] for sample in told["samples"]] == study.sample_labels.tolist()
-    assert told["sliders"]["adversarial-noise"]["budget"][-1] is None
-    assert told["baselines"] == study.baseline_errors
-    assert told["queries"] == 150
-    image = base64.b64decode(told["samples"][3]["image"])
-    wanted = (study.samples[3].flatten() * 255).round().to(torch.uint8)
+def test_the_state_says_all_that_can_be_asked(client, session):
+    state = client.get("/api/state").json()
+    assert state["ready"]
+    assert [sample["label"] for sample in state["samples"]] == session.sample_labels.tolist()
+    assert state["sliders"]["adversarial-noise"]["budget"][-1] is None
+    assert state["baselines"] == session.baseline_errors
+    assert state["queries"] == 150
+    image = base64.b64decode(state["samples"][3]["image"])
+    wanted = (session.samples[3].flatten() * 255).round().to(torch.uint8)
     assert list(image) == wanted.tolist()
 
 
-def test_every_defense_answers_at_once_and_as_the_study_does(client, study):
-    told = ask(client, settings=EVERY).json()
-    query = study.samples[3:4]
-    clean = release(study.target.logits(query))
-    assert told["clean"] == clean[0].tolist()
-    assert told["label"] == int(clean.argmax())
-    for answer, defense in zip(told["answers"], SLIDERS, strict=True):
-        released = study.trace(default_setting(defense), query).released
+def test_every_defense_answers_at_once_and_as_the_session_does(client, session):
+    page = ask(client, settings=EVERY).json()
+    query = session.samples[3:4]
+    clean = release(session.target.logits(query))
+    assert page["clean"] == clean[0].tolist()
+    assert page["label"] == int(clean.argmax())
+    for answer, defense in zip(page["answers"], SLIDERS, strict=True):
+        released = session.trace(default_setting(defense), query).released
         assert answer["released"] == released[0].tolist()
-        assert answer["label"] == told["label"]
+        assert answer["label"] == page["label"]
         assert answer["l1"] == float((released.double() - clean.double()).abs().sum())
         assert (answer["cells"] is not None) == (defense == "codebook")
         for attacker in ("static", "retrained"):
             assert len(base64.b64decode(answer[attacker]["image"])) == 32 * 32
-    none = told["answers"][0]
+    none = page["answers"][0]
     assert none["l1"] == 0
     assert none["exact"]
-    assert none["static"] == none["retrained"] == told["from_clean"]
-    label = told["answers"][-1]
-    assert label["retrained"] == told["label_alone"]
+    assert none["static"] == none["retrained"] == page["from_clean"]
+    label = page["answers"][-1]
+    assert label["retrained"] == page["label_alone"]
 
 
 def test_a_drawing_is_answered_as_it_is_sent(client):
-    told = ask(client, {"drawing": drawing()}).json()
-    sent = torch.frombuffer(bytearray(base64.b64decode(told["sent"])), dtype=torch.uint8)
+    page = ask(client, {"drawing": drawing()}).json()
+    sent = torch.frombuffer(bytearray(base64.b64decode(page["sent"])), dtype=torch.uint8)
     rows = sent.view(32, 32).sum(1).nonzero().flatten()
     assert int(rows.max() - rows.min()) + 1 == 20
 
 
-def test_an_examination_ends_with_a_retrained_attacker_in_the_answers(client):
-    told = client.post("/api/examine", json=ROUNDED)
-    assert told.status_code == 202
-    while told.json()["state"] in ("waiting", "working"):
-        told = client.post("/api/progress", json=ROUNDED)
-    assert told.json()["state"] == "done"
-    finding = told.json()["finding"]
+def test_an_examination_ends_with_a_retrained_attacker_in_the_answers(client, worker):
+    begun = client.post("/api/examine", json=ROUNDED)
+    assert begun.status_code == 202
+    assert begun.json()["state"] in ("waiting", "working")
+    worker._job.future.exception(PATIENCE)
+    done = client.post("/api/progress", json=ROUNDED).json()
+    assert done["state"] == "done"
+    finding = done["finding"]
     assert finding["final"]
     assert finding["adaptive_error"] == min(finding["errors"].values())
     answer = ask(client, settings=[ROUNDED]).json()["answers"][0]
@@ -96,52 +100,48 @@ def test_an_examination_ends_with_a_retrained_attacker_in_the_answers(client):
     assert client.post("/api/examine", json=ROUNDED).json()["state"] == "done"
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({}, "a request must be"),
-        ({"query": {"sample": 0}}, "a request must be"),
-        ({"query": {"sample": 0}, "settings": [NONE], "more": 1}, "nothing more"),
-        ({"query": {"sample": 0}, "settings": []}, "1 to 5, but are 0"),
-        ({"query": {"sample": 0}, "settings": [NONE] * 6}, "1 to 5, but are 6"),
-        ({"query": {"sample": 16}, "settings": [NONE]}, "from 0 to 15"),
-        ({"query": {"sample": -1}, "settings": [NONE]}, "from 0 to 15"),
-        ({"query": {"sample": True}, "settings": [NONE]}, "query must be"),
-        ({"query": {"sample": 1.0}, "settings": [NONE]}, "query must be"),
-        ({"query": {"sample": 0, "drawing": ""}, "settings": [NONE]}, "query must be"),
-        ({"query": {"drawing": "!"}, "settings": [NONE]}, "must be base64"),
-        ({"query": {"drawing": "é"}, "settings": [NONE]}, "must be base64"),
-        ({"query": {"drawing": drawing(side=100)}, "settings": [NONE]}, "has 10000"),
-        ({"query": {"drawing": drawing(0)}, "settings": [NONE]}, "holds no ink"),
-        ({"query": {"sample": 0}, "settings": [{"defense": "nome", "options": {}}]}, "'none'"),
-        ({"query": {"sample": 0}, "settings": ["none"]}, "a setting must be an object"),
-        ([], "a request must be"),
-    ],
+WRONG = (
+    ({}, "a request must be"),
+    ({"query": {"sample": 0}}, "a request must be"),
+    ({"query": {"sample": 0}, "settings": [NONE], "more": 1}, "nothing more"),
+    ({"query": {"sample": 0}, "settings": []}, "1 to 5, but are 0"),
+    ({"query": {"sample": 0}, "settings": [NONE] * 6}, "1 to 5, but are 6"),
+    ({"query": {"sample": 16}, "settings": [NONE]}, "from 0 to 15"),
+    ({"query": {"sample": -1}, "settings": [NONE]}, "from 0 to 15"),
+    ({"query": {"sample": True}, "settings": [NONE]}, "query must be"),
+    ({"query": {"sample": 1.0}, "settings": [NONE]}, "query must be"),
+    ({"query": {"sample": 0, "drawing": ""}, "settings": [NONE]}, "query must be"),
+    ({"query": {"drawing": "!"}, "settings": [NONE]}, "must be base64"),
+    ({"query": {"drawing": "é"}, "settings": [NONE]}, "must be base64"),
+    ({"query": {"drawing": drawing(side=100)}, "settings": [NONE]}, "has 10000"),
+    ({"query": {"drawing": drawing(0)}, "settings": [NONE]}, "holds no ink"),
+    ({"query": {"sample": 0}, "settings": [{"defense": "nome", "options": {}}]}, "'none'"),
+    ({"query": {"sample": 0}, "settings": ["none"]}, "a setting must be an object"),
+    ([], "a request must be"),
 )
-def test_a_request_that_is_wrong_is_refused_with_the_remedy(client, body, words):
-    answer = client.post("/api/answers", json=body)
-    assert answer.status_code == 400
-    assert words in answer.json()["error"]
 
 
-@pytest.mark.parametrize("path", ["answers", "examine", "progress"])
-@pytest.mark.parametrize(
-    ("content", "kind", "status"),
-    [
+def test_a_request_that_is_wrong_is_refused_with_the_remedy(client):
+    for body, words in WRONG:
+        answer = client.post("/api/answers", json=body)
+        assert answer.status_code == 400, body
+        assert words in answer.json()["error"]
+
+
+def test_a_body_that_is_no_json_or_too_large_is_refused(client):
+    for content, kind, status in (
         (b"{", "application/json", 400),
         (b"\xff", "application/json", 400),
         (b"[" * 50_000, "application/json", 400),
         (json.dumps(NONE).encode(), "text/plain", 415),
         (json.dumps(NONE).encode(), "", 415),
         (b" " * 70_000, "application/json", 413),
-    ],
-    ids=["broken", "no text", "deep", "text", "untyped", "large"],
-)
-def test_a_body_that_is_no_json_or_too_large_is_refused(client, path, content, kind, status):
-    headers = {"Content-Type": kind} if kind else {}
-    answer = client.post(f"/api/{path}", content=content, headers=headers)
-    assert answer.status_code == status
-    assert set(answer.json()) == {"error"}
+    ):
+        headers = {"Content-Type": kind} if kind else {}
+        for path in ("answers", "examine", "progress"):
+            answer = client.post(f"/api/{path}", content=content, headers=headers)
+            assert answer.status_code == status, (path, content[:9], kind)
+            assert set(answer.json()) == {"error"}
 
 
 def test_no_error_quotes_what_was_drawn(client):
@@ -157,12 +157,12 @@ def test_no_error_quotes_what_was_drawn(client):
         assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
-def test_a_page_of_another_name_is_refused(client, host):
-    for path in ("/", "/api/state", "/static/main.js"):
-        assert client.get(path, headers={"Host": host}).status_code == 400
-    answer = client.post("/api/examine", json=ROUNDED, headers={"Host": host})
-    assert answer.status_code == 400
+def test_a_page_of_another_name_is_refused(client):
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
+        for path in ("/", "/api/state", "/static/main.js"):
+            assert client.get(path, headers={"Host": host}).status_code == 400, (host, path)
+        answer = client.post("/api/examine", json=ROUNDED, headers={"Host": host})
+        assert answer.status_code == 400, host
 
 
 def test_it_listens_on_loopback_alone(address):
@@ -193,21 +193,23 @@ def test_browsers_are_told_to_load_nothing_from_elsewhere(client):
     assert client.get("/static/%2e%2e/app.py").status_code == 404
 
 
-def test_before_the_study_is_ready_the_page_says_how_far_it_is():
+def test_before_the_session_is_ready_the_page_says_how_far_it_is():
     reported, go = threading.Event(), threading.Event()
 
     def prepare(report):
         report("train the target", 0.5)
         reported.set()
-        assert go.wait(30)
+        assert go.wait(PATIENCE)
         report("train the target", 1.0)
 
-    workshop = Workshop(prepare)
-    with served(workshop) as url, httpx.Client(base_url=url, trust_env=False) as client:
-        assert reported.wait(30)
+    worker = Worker(prepare)
+    with (
+        served(worker) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
+    ):
+        assert reported.wait(PATIENCE)
         try:
-            told = client.get("/api/state").json()
-            assert told == {
+            assert client.get("/api/state").json() == {
                 "ready": False,
                 "state": "working",
                 "stage": "train the target",
@@ -220,13 +222,11 @@ def test_before_the_study_is_ready_the_page_says_how_far_it_is():
             go.set()
 
 
-def test_a_server_whose_study_fails_ends_by_itself():
-    from oneway.playground import Server, listen
-
+def test_a_server_whose_session_fails_ends_by_itself():
     def prepare(_):
         raise MissingDataError("no digits")
 
     with listen(0) as listener:
-        server = Server(Workshop(prepare), lambda: None)
+        server = Server(Worker(prepare), lambda: None)
         server.run(sockets=[listener])
     assert server.failed

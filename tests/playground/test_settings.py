@@ -38,31 +38,28 @@ def test_defaults_and_mixtures_are_positions():
 
 
 def test_whole_numbers_are_read_as_the_position_they_equal():
-    told = {"decimals": 1.0}
-    assert type(dict(Setting.of("rounding", told).options)["decimals"]) is int
+    setting = Setting.of("rounding", {"decimals": 1.0})
+    assert type(dict(setting.options)["decimals"]) is int
 
 
 @given(JSON)
 def test_whatever_else_is_sent_is_refused_on_purpose(value):
-    for told in (value, {"defense": value, "options": {}}, {"defense": "none", "options": value}):
+    for sent in (value, {"defense": value, "options": {}}, {"defense": "none", "options": value}):
         try:
-            setting = Setting.from_json(told)
+            setting = Setting.from_json(sent)
         except OnewayError:
             continue
         assert setting in all_settings(setting.defense)
 
 
-@pytest.mark.parametrize(
-    ("defense", "options", "error", "words"),
-    [
+def test_a_mistake_is_refused_with_its_remedy():
+    for defense, options, error, words in (
         ("roundin", {}, UnknownNameError, "Did you mean 'rounding'"),
         ("rounding", {"decimal": 1}, UnknownNameError, "Did you mean 'decimals'"),
         ("rounding", {}, InvalidOptionError, "needs the option 'decimals'"),
         ("rounding", {"decimals": True}, InvalidOptionError, "must be one of 1, 2, 3, 4, 5"),
         ("rounding", {"decimals": 6}, InvalidOptionError, "Choose a slider's position"),
         ("rounding", {"decimals": [1]}, InvalidOptionError, "must be one of"),
-    ],
-)
-def test_a_mistake_is_told_with_its_remedy(defense, options, error, words):
-    with pytest.raises(error, match=words):
-        Setting.of(defense, options)
+    ):
+        with pytest.raises(error, match=words):
+            Setting.of(defense, options)

@@ -8,16 +8,17 @@ from oneway.benchmark import bundled_spec
 from oneway.inversion import TrainingSettings
 from oneway.playground import Server, listen
 from oneway.targets import TargetTrainingSettings
+from playground.planted import PATIENCE
 
 
 def tiny_spec():
     spec = bundled_spec("playground")
     training = TrainingSettings(
-        epochs=3, batch_size=32, learning_rate=0.02, averaging=0.9, schedule="one-cycle"
+        epochs=3, batch_size=16, learning_rate=0.02, averaging=0.9, schedule="one-cycle"
     )
     return dataclasses.replace(
         spec,
-        data=dataclasses.replace(spec.data, private=600, auxiliary=1000, test=150),
+        data=dataclasses.replace(spec.data, private=600, auxiliary=500, test=150),
         target=dataclasses.replace(
             spec.target,
             width=8,
@@ -31,15 +32,15 @@ def tiny_spec():
 
 
 @contextlib.contextmanager
-def served(workshop):
-    """Serve a workshop from a thread until the block ends; give its address."""
+def served(worker):
+    """Serve a worker's page from a thread until the block ends; give its address."""
     started = threading.Event()
     with listen(0) as listener:
-        server = Server(workshop, started.set)
+        server = Server(worker, started.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            assert started.wait(30)
+            assert started.wait(PATIENCE)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True

@@ -80,7 +80,7 @@ def test_a_token_is_compared_in_constant_time(monkeypatch):
     """By the function of the standard library that does, on all of it."""
     import hmac
 
-    from oneway.serving import edge
+    from oneway.serving import middleware
 
     compared = []
 
@@ -91,7 +91,7 @@ def test_a_token_is_compared_in_constant_time(monkeypatch):
     class Watched:
         compare_digest = staticmethod(compare)
 
-    monkeypatch.setattr(edge, "hmac", Watched)
+    monkeypatch.setattr(middleware, "hmac", Watched)
     with serving(token=TOKEN) as server:
         assert server.client.get("/v2", headers={"Authorization": "Bearer x"}).status_code == 401
     assert compared == [(b"x", TOKEN.encode())]

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,8 +18,7 @@ from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
 from oneway.inversion import Inverter
 from oneway.releases import release
 from oneway.serving import GuardedModel
-from oneway.serving.guarded_model import check_released
-from oneway.serving.refusals import RefusedError
+from oneway.serving.http_errors import RefusedError
 from oneway.targets import TorchTarget
 from rows import leads
 
@@ -186,22 +186,32 @@ def test_a_guard_that_works_on_saturated_scores_alone_is_a_guard():
 
 
 def test_nothing_is_released_that_is_no_release():
-    """The last look, should all before it have let something through."""
-    model = served_model()
-    good = torch.tensor([[0.5, 0.3, 0.2]])
+    """Whatever a guard gives, clients get float32 probabilities with one maximum a row, or none."""
+    given = torch.tensor([[2.0, 1.0, 0.0]])
+    change = {"now": lambda logits: Rounding(decimals=1)(logits)}
+
+    class Changing:
+        requires_input, keeps_label, deterministic = False, False, True
+
+        def __call__(self, logits, images=None):  # noqa: ARG002
+            return change["now"](logits)
+
+    model = served_model(ServableDefense("changing", "1", Changing()))
     bad = {
-        "a tie": torch.tensor([[0.4, 0.4, 0.2]]),
-        "logits": torch.tensor([[4.0, 0.3, 0.2]]),
-        "NaN": torch.tensor([[torch.nan, 0.3, 0.2]]),
-        "float64": good.double(),
-        "a class fewer": good[:, :2],
-        "a row more": good.expand(2, -1),
+        "NaN": lambda rows: rows * torch.nan,
+        "float64": lambda rows: rows.double(),
+        "a class fewer": lambda rows: rows[:, :2],
+        "a row more": lambda rows: torch.cat([rows, rows[:1]]),
     }
-    for name, rows in bad.items():
-        with pytest.raises(DefenseFailedError):
-            check_released(rows, 1, model.classes)
+    for name, change["now"] in bad.items():
+        with pytest.raises(RefusedError):
+            model.answer([QUERIES])
         assert name
-    check_released(good, 1, model.classes)
+    for change["now"] in (torch.zeros_like, lambda rows: given.expand(len(rows), -1).clone()):
+        (released,) = model.answer([QUERIES])
+        assert released.dtype == np.float32
+        assert ((released >= 0) & (released <= 1)).all()
+        assert leads(torch.from_numpy(released), torch.zeros(len(QUERIES), dtype=torch.int64))
 
 
 def test_a_batch_waits_for_no_more_than_it_may():
@@ -239,7 +249,7 @@ def test_a_batch_waits_for_no_more_than_it_may():
 
 def test_errors_of_a_model_are_refusals_without_a_word():
     model = served_model()
-    model._guarded.target.module.training = True
+    model.target.module.training = True
     with pytest.raises(RefusedError) as caught:
         model.answer([QUERIES])
     assert caught.value.status == 503

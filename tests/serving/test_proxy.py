@@ -38,7 +38,7 @@ from oneway.defenses import ServableDefense, open_guard
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, OnewayError, TargetFailedError, UnknownNameError
 from oneway.releases import logits_from_confidences, release
-from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
+from oneway.serving import GuardedScores, ProxyOptions, check_proxy, open_upstream, proxy_app
 from rows import leads
 
 QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
@@ -71,7 +71,7 @@ def proxied(
     guard = guard or rounding(1)
     with upstream_running(upstream) as endpoint:
         where = endpoint.address + options.pop("path", PATH)
-        model = asyncio.run(open_upstream(where, how, guard, **options))
+        model = asyncio.run(open_upstream(where, how, guard, ProxyOptions(**options)))
         guarded = GuardedScores(guard, outputs, device=torch.device("cpu"))
         asyncio.run(check_proxy(model, guarded, how))
         with running(proxy_app(model, guarded, how), how) as server:
@@ -405,12 +405,12 @@ def test_logits_of_a_server_are_guarded_as_such():
         (OpenInferenceServer(), {"passed": ("hidden",)}, UnknownNameError, "hidden"),
         (OpenInferenceServer(), {"passed": ("probabilities",)}, InvalidOptionError, "guarded"),
         (OpenInferenceServer(), {"input_name": "x"}, UnknownNameError, "input"),
-        (OpenInferenceServer(outputs=[]), {}, InvalidOptionError, "--output-name"),
+        (OpenInferenceServer(outputs=[]), {}, InvalidOptionError, "output_name"),
         (OpenInferenceServer(ready=503), {}, TargetFailedError, "not ready"),
         (OpenInferenceServer(change=renamed), {}, TargetFailedError, "output_missing"),
         (OpenInferenceServer(model=drawn_anew), {}, TargetFailedError, "differently the second"),
         (OpenInferenceServer(model=served_logits), {}, TargetFailedError, "scores"),
-        (OpenInferenceServer(), {"path": "/predict"}, InvalidOptionError, "--request-key"),
+        (OpenInferenceServer(), {"path": "/predict"}, InvalidOptionError, "request_key"),
         (
             OpenInferenceServer(inputs=[{"name": "t", "datatype": "BYTES", "shape": [-1]}]),
             {},

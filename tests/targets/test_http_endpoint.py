@@ -231,12 +231,12 @@ def output(**changes):
     ("change", "message"),
     [
         (output(shape=[3, 7]), r"answer 7 queries with scores of shape \(7, K\).* gave \(3, 7\)"),
-        (output(shape=[7]), "another shape of output 'probabilities' than fits the 21 numbers"),
-        (output(shape=[-7, -3]), "another shape of output"),
-        (output(shape=[7, "0.125"]), "another shape of output"),
+        (output(shape=[7]), "as its shape says, 7 numbers, but sends 21"),
+        (output(shape=[-7, -3]), "a shape of whole numbers"),
+        (output(shape=[7, "0.125"]), "a shape of whole numbers"),
         (output(shape=[7, 3, 1]), r"gave \(7, 3, 1\)"),
         (output(shape=None), "name, datatype and shape"),
-        (output(data=[0.125] * 20), "than fits the 20 numbers"),
+        (output(data=[0.125] * 20), "21 numbers, but sends 20"),
         (output(data=[0.125] * 21), "must be probabilities.* 7 of 7 rows"),
         (output(data=[math.nan] * 21), "must be finite"),
         (output(data=[math.inf, *[0.125] * 20]), "must be finite, but 1 of 7 rows"),
@@ -247,13 +247,13 @@ def output(**changes):
         (output(data=[None] * 21), "rows of numbers of one length"),
         (output(data=[10**400] * 21), "rows of numbers of one length"),
         (output(data=None), "rows of numbers of one length"),
-        (output(data={"0.125": 1}), "rows of numbers of one length"),
+        (output(data={"0.125": 1}), "data in a list"),
         (output(datatype="INT64"), "output 'probabilities' is INT64"),
         (output(name="0.125"), "answer with the output 'probabilities', but answers with 1"),
         (lambda answer: answer["outputs"], "an object whose 'outputs' are a list"),
         (lambda answer: answer | {"outputs": {"a": 0.125}}, "'outputs' are a list"),
         (lambda answer: answer | {"outputs": [0.125]}, "'outputs' are a list"),
-        (lambda _: {"error": "0.125"}, "answers with 0 outputs"),
+        (lambda _: {"error": "0.125"}, "'outputs' are a list"),
     ],
 )
 def test_answers_that_are_not_what_the_protocol_says_are_refused(change, message, v2):
@@ -343,9 +343,9 @@ def test_an_address_of_the_protocol_with_keys_gets_plain_json():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({"prediction": [[0.125]]}, "have 'predictions' of .* there is an object without it"),
-        ([[0.125]], "have 'predictions' .* but there is a list"),
-        ("0.125", "have 'predictions' .* but there is a single value"),
+        ({"prediction": [[0.125]]}, "with 'predictions' of .* there is an object without it"),
+        ([[0.125]], "with 'predictions' .* but there is a list"),
+        ("0.125", "with 'predictions' .* but there is a single value"),
         ({"predictions": "0.125"}, "rows of numbers of one length"),
         ({"predictions": {"0.125": 1}}, "rows of numbers of one length"),
         ({"predictions": [[0.125, 0.875], [1]]}, "rows of numbers of one length"),
@@ -371,7 +371,7 @@ def test_plain_answers_that_cannot_be_used_are_refused(answer, message):
 def test_a_place_that_the_answer_does_not_have_is_named(key):
     with running(lambda _: as_json({"outputs": [{"x": 1}]})) as endpoint:
         target = opened(endpoint.address, request_key="instances", response_key=key)
-        with pytest.raises(TargetFailedError, match=f"of the response_key '{key}', but there is"):
+        with pytest.raises(TargetFailedError, match=f"of the key '{key}', but there is"):
             target(IMAGES)
 
 

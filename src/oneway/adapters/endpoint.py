@@ -1,24 +1,22 @@
-"""Somebody else's endpoint, asked through a guard: for a defender who only sees probabilities."""
+"""A third party's endpoint behind a guard: for a defender who sees only probabilities."""
 
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.adapters.guard import Guard, as_tensor
+from oneway.adapters.guard import Array, Guard, as_tensor
 from oneway.contracts import Defense, ScoredTarget
+from oneway.releases import Outputs
 from oneway.targets import open_target
-
-Array = NDArray[np.generic]
 
 
 class GuardedEndpoint:
     """A client of an endpoint whose answers are guarded before anybody sees them.
 
-    It speaks the Open Inference Protocol, version 2, or plain JSON by a mapping. A bearer token is
-    taken from the environment variable ``ONEWAY_TOKEN``.
+    It speaks the Open Inference Protocol, version 2, or plain JSON by a mapping. The environment
+    variable ``ONEWAY_TOKEN`` holds the bearer token.
     """
 
     def __init__(
@@ -26,7 +24,7 @@ class GuardedEndpoint:
         address: str,
         defense: Defense,
         *,
-        outputs: Literal["logits", "confidences"] = "confidences",
+        outputs: Outputs = "confidences",
         decimals: int | None = None,
         batch_size: int = 512,
         **options: Any,
@@ -35,15 +33,15 @@ class GuardedEndpoint:
 
         Args:
             address: Such as ``https://host/v2/models/NAME``.
-            defense: What changes the scores. It is given log probabilities, as all that there is.
+            defense: Changes the scores; of confidences it gets the logarithms.
             outputs: What the endpoint answers with.
-            decimals: Decimals of what is released; None: all.
+            decimals: Decimals of the released probabilities; None: all.
             batch_size: Most queries in one request.
             **options: ``output_name``, ``input_name``, ``timeout_seconds`` and others: see
                 :func:`oneway.targets.http_endpoint.open_endpoint`.
 
         Raises:
-            OnewayError: The endpoint is not ready or an option is wrong. The message says which.
+            OnewayError: The endpoint is not ready, or an option is wrong.
         """
         self._guard = Guard(defense, outputs, decimals=decimals, batch_size=batch_size)
         self._target = open_target(
@@ -61,7 +59,7 @@ class GuardedEndpoint:
     def __call__(self, queries: Array) -> Array: ...
 
     def __call__(self, queries: Tensor | Array) -> Tensor | Array:
-        """Ask the endpoint, and guard what it says.
+        """Ask the endpoint, and guard its answer.
 
         Args:
             queries: ``(N, ...)`` floating, at least one.
@@ -74,9 +72,10 @@ class GuardedEndpoint:
             InvalidTensorError: Queries or answers cannot be used.
             DefenseFailedError: The defense failed.
         """
-        asked = as_tensor(queries, "queries")
-        if isinstance(self._target, ScoredTarget):
-            released = self._guard(self._target.logits(asked).float(), asked)
-        else:
-            released = self._guard(self._target(asked), asked)
+        tensor = as_tensor(queries, "queries")
+        target = self._target
+        scores = (
+            target.logits(tensor).float() if isinstance(target, ScoredTarget) else target(tensor)
+        )
+        released = self._guard(scores, tensor)
         return released.numpy() if isinstance(queries, np.ndarray) else released

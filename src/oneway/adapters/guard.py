@@ -1,5 +1,6 @@
-"""A defense as a plain function on scores, for whatever server calls it. It fails closed."""
+"""A defense as a plain function on scores, for any server. It fails closed."""
 
+from types import UnionType
 from typing import overload
 
 import numpy as np
@@ -22,14 +23,14 @@ Array = NDArray[np.generic]
 
 
 class Guard:
-    """Scores of a classifier in, probabilities that may be released out.
+    """Turns a classifier's scores into probabilities that may be released.
 
     NumPy arrays give arrays, tensors give tensors, of the same floating type and on the same
-    device. Either all rows come back guarded, or an error of oneway is raised: clean scores never
-    come back, and no message holds a value.
+    device. Either all rows come back guarded, or an error of oneway is raised whose text holds
+    no value.
 
-    Safe to call from several threads if the defense is; all of oneway's are that draw nothing, and
-    :class:`KeyedRandomness`.
+    Safe to call from several threads if the defense is: all of oneway's are that draw nothing,
+    and so is :class:`KeyedRandomness`.
     """
 
     def __init__(
@@ -43,16 +44,16 @@ class Guard:
         """Guard scores by a defense.
 
         Args:
-            defense: What changes them. One that may change labels, or that draws anew
-                for each answer, is refused.
+            defense: Changes the scores. A defense that may change labels, or that draws anew for
+                each answer, is refused.
             outputs: What the scores are: ``"logits"``, in nats, or ``"confidences"``,
                 probabilities; never guessed from their values.
-            decimals: Decimals of what is released: see :func:`oneway.release`. None: all.
-            batch_size: Most rows that the defense sees at once.
+            decimals: Decimals of the released probabilities: see :func:`oneway.release`. None: all.
+            batch_size: Most rows that the defense gets at once.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or ``defense`` is none, may change
-                labels, or answers the same query differently.
+            InvalidOptionError: An option is outside its range, or ``defense`` is no defense, may
+                change labels, or answers the same query differently.
         """
         if not isinstance(defense, Defense):
             raise InvalidOptionError(
@@ -78,7 +79,7 @@ class Guard:
 
     @property
     def requires_input(self) -> bool:
-        """Whether it needs the queries besides their scores."""
+        """Whether the defense needs the queries besides their scores."""
         return self.defense.requires_input
 
     @overload
@@ -93,9 +94,10 @@ class Guard:
         """Guard a batch.
 
         Args:
-            scores: ``(N, K)`` floating, K at least 2, finite: what ``outputs`` says. Not modified.
-            queries: ``(N, ...)`` floating, what gave the scores, in the scale that the defense
-                was made for. Needed if ``requires_input``, else ignored.
+            scores: ``(N, K)`` floating, K at least 2, finite, of the kind ``outputs``. Not
+                modified.
+            queries: ``(N, ...)`` floating, the queries that gave the scores, in the scale that the
+                defense was made for. Needed if ``requires_input``, else ignored. Not modified.
 
         Returns:
             ``(N, K)`` probabilities of the kind, type and device of ``scores``. The
@@ -103,24 +105,23 @@ class Guard:
             in that type and after rounding.
 
         Raises:
-            InvalidTensorError: Scores or queries are not what they should be.
+            InvalidTensorError: Scores or queries are not as above.
             DefenseFailedError: The defense raised, or broke its promise.
         """
         tensor = as_tensor(scores, "scores")
-        asked = None
+        images = None
         if self.requires_input:
             if queries is None:
                 raise InvalidTensorError(
                     f"queries must be given: {type(self.defense).__name__} needs them besides "
                     "their scores. Pass them, or take a defense that does not need them."
                 )
-            asked = as_tensor(queries, "queries").to(tensor.device)
-            check_images(asked, len(tensor))
-        clean = clean_logits_of(tensor, self.outputs)
+            images = as_tensor(queries, "queries").to(tensor.device)
+            check_images(images, len(tensor))
         released = guarded_release(
             self.defense,
-            clean,
-            asked,
+            clean_logits_of(tensor, self.outputs),
+            images,
             dtype=tensor.dtype,
             decimals=self.decimals,
             batch_size=self.batch_size,
@@ -129,14 +130,14 @@ class Guard:
 
 
 def as_tensor(values: object, name: str) -> Tensor:
-    """Return floating values as a tensor without gradient, of NumPy arrays a copy.
+    """Return floating values as a tensor without gradient; a NumPy array is copied.
 
     Args:
         values: A tensor, or a NumPy array of float16, float32 or float64.
-        name: What the message calls them.
+        name: What the message calls the values.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: ``values`` are something else.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.newbyteorder("=") not in (np.float16, np.float32, np.float64):
@@ -157,3 +158,26 @@ def as_tensor(values: object, name: str) -> Tensor:
             "them, as by `np.asarray(values, np.float32)`."
         )
     return values.detach()
+
+
+def check_rows(
+    scores: object, rows: int, model: str, kinds: type | UnionType = np.ndarray | Tensor
+) -> None:
+    """Refuse a model's answer unless it is one array or tensor of scores, one row per query.
+
+    Args:
+        scores: The answer.
+        rows: Number of queries.
+        model: What the message calls the model.
+        kinds: Types that the answer may have.
+
+    Raises:
+        InvalidTensorError: The answer is something else.
+    """
+    shape = tuple(getattr(scores, "shape", ())) if isinstance(scores, kinds) else None
+    if shape is None or len(shape) != 2 or shape[0] != rows:
+        raise InvalidTensorError(
+            f"{model} must answer {rows} queries with scores of shape ({rows}, K), but gave "
+            f"{shape or type(scores).__name__}. Wrap it so that it returns its scores alone: other "
+            "outputs would leave unguarded."
+        )

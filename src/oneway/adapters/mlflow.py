@@ -4,18 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from oneway.adapters.function import GuardedFunction
-from oneway.adapters.guard import Guard
+from oneway.adapters.guard import Array, Guard
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.extras import load_extra
 
 _pyfunc: Any = load_extra(
     "mlflow.pyfunc", extra="mlflow", purpose="guarding an MLflow model", package="mlflow-skinny"
 )
-
-Array = NDArray[np.generic]
 
 LoadModel = Callable[[Mapping[str, str]], Callable[[Array], Any]]
 """Paths of the logged artifacts to a function from ``(N, ...)`` queries to ``(N, K)`` scores."""
@@ -25,7 +22,7 @@ LoadGuard = Callable[[Mapping[str, str]], Guard]
 
 
 class GuardedPyfunc(_pyfunc.PythonModel):  # type: ignore[misc] # MLflow is imported by name
-    """Loads a model and its guard, and answers with what the guard releases.
+    """Loads a model and its guard, and answers with guarded probabilities.
 
     Log it by ``mlflow.pyfunc.log_model(python_model=...)``. Both loaders run where the model
     serves: a secret key is read there, and does not travel with the model. It is a door, not a
@@ -33,14 +30,14 @@ class GuardedPyfunc(_pyfunc.PythonModel):  # type: ignore[misc] # MLflow is impo
     """
 
     def __init__(self, load_model: LoadModel, load_guard: LoadGuard) -> None:
-        """Say how to load both.
+        """Keep the functions that load model and guard.
 
         Args:
-            load_model: Given the artifacts' paths, returns what scores queries.
-            load_guard: Given the artifacts' paths, returns the guard.
+            load_model: Takes the artifacts' paths, and returns the function that scores queries.
+            load_guard: Takes the artifacts' paths, and returns the guard.
 
         Raises:
-            InvalidOptionError: One is no function.
+            InvalidOptionError: An argument is no function.
         """
         for name, load in (("load_model", load_model), ("load_guard", load_guard)):
             if not callable(load):
@@ -54,7 +51,7 @@ class GuardedPyfunc(_pyfunc.PythonModel):  # type: ignore[misc] # MLflow is impo
         """Load model and guard, once per process.
 
         Raises:
-            InvalidOptionError: What was loaded is no guard.
+            InvalidOptionError: ``load_guard`` returned no guard.
         """
         artifacts = dict(context.artifacts or {})
         guard = self._load_guard(artifacts)
@@ -75,7 +72,7 @@ class GuardedPyfunc(_pyfunc.PythonModel):  # type: ignore[misc] # MLflow is impo
         Args:
             context: Not used after loading.
             model_input: ``(N, ...)`` array, or a frame of numbers with one query per row.
-            params: None: there is nothing that a client may choose.
+            params: None or empty: clients may choose nothing.
 
         Returns:
             ``(N, K)`` probabilities, of the type of the model's scores.

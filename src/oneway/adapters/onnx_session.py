@@ -1,13 +1,14 @@
-"""An ONNX Runtime session that lets out guarded probabilities, and what else was listed."""
+"""An ONNX Runtime session that lets out guarded probabilities, and listed outputs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from oneway.adapters.guard import Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
+from oneway.releases import Outputs
 from oneway.targets.failure import failed
 
 FLOATS = ("tensor(float16)", "tensor(float)", "tensor(double)")
@@ -16,8 +17,8 @@ FLOATS = ("tensor(float16)", "tensor(float)", "tensor(double)")
 class GuardedSession:
     """A session with the same ``run``, ``get_inputs`` and ``get_outputs``, and a guard behind.
 
-    Only the guarded output and those that were listed come out: embeddings, other heads and
-    clean logits stay inside. Nothing else of the session is passed on, such as its bindings.
+    Only the guarded output and the listed outputs come out: embeddings, other heads and clean
+    logits stay inside. Nothing else of the session is passed on, such as its bindings.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class GuardedSession:
         defense: Defense,
         *,
         output_name: str,
-        outputs: Literal["logits", "confidences"],
+        outputs: Outputs,
         also_release: Sequence[str] = (),
         input_name: str | None = None,
         decimals: int | None = None,
@@ -34,20 +35,22 @@ class GuardedSession:
         """Guard a session.
 
         Args:
-            session: An ``onnxruntime.InferenceSession``, or what has its ``run``.
-            defense: What changes the scores.
-            output_name: The output that holds them, a tensor of floats ``(N, K)``. Under this
-                name, guarded probabilities come out.
-            outputs: What it holds; never guessed.
-            also_release: Outputs that come out as they are. Whatever they tell is not guarded.
-            input_name: The input with the queries, for a defense that needs them; None: the
-                only one.
-            decimals: Decimals of what is released; None: all.
+            session: An ``onnxruntime.InferenceSession``, or an object with its ``run``,
+                ``get_inputs`` and ``get_outputs``. Gets copies of the arrays.
+            defense: Changes the scores.
+            output_name: The output that holds the scores, a tensor of floats ``(N, K)``. Guarded
+                probabilities come out under this name.
+            outputs: What the output holds; never guessed.
+            also_release: Outputs that come out as they are, unguarded.
+            input_name: The input with the queries, for a defense that needs them. None: the only
+                input.
+            decimals: Decimals of the released probabilities; None: all.
 
         Raises:
             UnknownNameError: The session has no output or input of a name.
-            InvalidOptionError: The output is no tensor of floats, is listed in ``also_release``,
-                or which input holds the queries must be said; or see :class:`Guard`.
+            InvalidOptionError: The output is no tensor of floats or is listed in
+                ``also_release``, or ``input_name`` is missing and the session has several inputs;
+                or see :class:`Guard`.
         """
         self._guard = Guard(defense, outputs, decimals=decimals)
         self._session, self._output_name = session, output_name
@@ -74,24 +77,24 @@ class GuardedSession:
         self._released = [name for name in known if name in (output_name, *also_release)]
         self._input_name = self._choose_input(input_name)
 
-    def _choose_input(self, asked: str | None) -> str | None:
+    def _choose_input(self, requested: str | None) -> str | None:
         names = [value.name for value in self._session.get_inputs()]
-        if asked is not None and asked not in names:
-            raise UnknownNameError("input of the session", asked, names)
-        if asked is None and self._guard.requires_input and len(names) != 1:
+        if requested is not None and requested not in names:
+            raise UnknownNameError("input of the session", requested, names)
+        if requested is None and self._guard.requires_input and len(names) != 1:
             raise InvalidOptionError(
                 f"the defense needs the queries, and the session has {len(names)} inputs "
                 f"({', '.join(names)}). Say which holds them, by input_name."
             )
-        return asked if asked is not None or not names else names[0]
+        return requested if requested is not None or not names else names[0]
 
     def get_inputs(self) -> list[Any]:
-        """Return what the session takes."""
+        """Return the session's inputs."""
         return list(self._session.get_inputs())
 
     def get_outputs(self) -> list[Any]:
-        """Return what comes out, in the session's order."""
-        return [one for one in self._session.get_outputs() if one.name in self._released]
+        """Return the outputs that come out, in the session's order."""
+        return [output for output in self._session.get_outputs() if output.name in self._released]
 
     def run(
         self,
@@ -102,15 +105,16 @@ class GuardedSession:
         """Run the model, and guard its scores.
 
         Args:
-            output_names: Which outputs, in this order; None or none: all that come out.
-            input_feed: Arrays by the names of the inputs.
-            run_options: As for the session.
+            output_names: Names of outputs, in the order of the answer; None or empty: all that
+                come out.
+            input_feed: Arrays by the names of the inputs. Not modified.
+            run_options: See ``onnxruntime.InferenceSession.run``.
 
         Returns:
             One value per name.
 
         Raises:
-            UnknownNameError: An output does not come out.
+            UnknownNameError: A name is not among the outputs that come out.
             TargetFailedError: The session raised.
             InvalidTensorError: The scores, or the queries that the defense needs, cannot be used.
             DefenseFailedError: The defense failed.
@@ -121,20 +125,23 @@ class GuardedSession:
                 raise UnknownNameError("released output", name, self._released)
         needed = list(dict.fromkeys(wanted))
         queries = None if self._input_name is None else input_feed.get(self._input_name)
+        feed = {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in input_feed.items()
+        }
         try:
-            found = self._session.run(needed, dict(input_feed), run_options)
+            answers = self._session.run(needed, feed, run_options)
         except Exception as error:  # noqa: BLE001  raised as ours, without its text
             raise failed(
                 "the session", 0 if queries is None else len(queries), error, caused=False
             ) from None
-        values = dict(zip(needed, found, strict=True))
+        values = dict(zip(needed, answers, strict=True))
         if self._output_name in values:
-            values[self._output_name] = self._guarded(values[self._output_name], queries)
+            scores = values[self._output_name]
+            if not isinstance(scores, np.ndarray):
+                raise InvalidTensorError(
+                    f"output {self._output_name!r} must be an array, but is "
+                    f"{type(scores).__name__}."
+                )
+            values[self._output_name] = self._guard(scores, queries)
         return [values[name] for name in wanted]
-
-    def _guarded(self, scores: Any, queries: Any) -> Any:
-        if not isinstance(scores, np.ndarray):
-            raise InvalidTensorError(
-                f"output {self._output_name!r} must be an array, but is {type(scores).__name__}."
-            )
-        return self._guard(scores, queries)

@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from oneway.adapters.guard import Guard
+from oneway.adapters.guard import Array, Guard, check_rows
 from oneway.checks import check_count, check_weight
 from oneway.errors import (
     InvalidOptionError,
@@ -18,10 +17,8 @@ from oneway.errors import (
 from oneway.extras import load_extra
 from oneway.targets.failure import failed
 
-Array = NDArray[np.generic]
-
 LoadGuard = Callable[[], Guard]
-"""Builds the guard, in the process that uses it: a secret key is read there, and never sent."""
+"""Builds the guard in the process that uses it, so that a secret key is read there, never sent."""
 
 REFUSED, FAILED = 400, 503
 
@@ -34,24 +31,24 @@ def guard_deployment(
     method: str = "__call__",
     **options: Any,
 ) -> Any:
-    """Return a deployment of Ray Serve that stands before a model's.
+    """Return a Ray Serve deployment that guards a model's deployment.
 
     ``serve.run(guard_deployment(load_guard).bind(Model.bind()))`` serves it. Over HTTP it takes
     ``{"instances": [...]}`` and gives ``{"predictions": [...]}``; by a handle,
-    ``handle.answer.remote(queries)`` takes and gives arrays. Requests that come together are asked
-    and guarded together. The model's deployment must have no route of its own.
+    ``handle.answer.remote(queries)`` takes and gives arrays. Requests that come together are
+    answered as one batch. The model's deployment must have no route.
 
-    It fails closed: 400 for queries that are none, 503 where model or guard fails, and nothing of
-    the cause in either.
+    It fails closed: 400 for bad queries, 503 where model or guard fails, without the cause in
+    either.
 
     Args:
         load_guard: Builds the guard in each replica.
         max_batch_size: Most requests that are answered at once.
-        batch_wait_seconds: How long the first of them waits for others, at least 0.
+        batch_wait_seconds: Time that the first request waits for others, at least 0.
         method: Method of the model's deployment that takes ``(N, ...)`` float32 queries and gives
             ``(N, K)`` scores.
-        **options: Of ``ray.serve.deployment``, such as ``autoscaling_config``, ``num_replicas``
-            and ``name``.
+        **options: Options of ``ray.serve.deployment``, such as ``autoscaling_config``,
+            ``num_replicas`` and ``name``.
 
     Raises:
         MissingExtraError: Ray Serve is not installed.
@@ -62,7 +59,7 @@ def guard_deployment(
     serve = load_extra("ray.serve", extra="ray", purpose="guarding a deployment of Ray Serve")
 
     class OnewayGuard:
-        """Asks a model's deployment, and gives what the guard releases."""
+        """Asks a model's deployment, and answers with guarded probabilities."""
 
         def __init__(self, model: Any) -> None:
             self._ask = model if method == "__call__" else getattr(model, method)
@@ -93,8 +90,8 @@ def guard_deployment(
             try:
                 answer = await self.answer(queries)
             except OnewayError:
-                said = "the guard or its model failed; nothing is released"
-                return responses.JSONResponse({"error": said}, FAILED)
+                failure = "the guard or its model failed; nothing is released"
+                return responses.JSONResponse({"error": failure}, FAILED)
             return responses.JSONResponse({"predictions": answer.tolist()})
 
     return serve.deployment(
@@ -107,16 +104,16 @@ async def answer_together(
 ) -> list[Array | OnewayError]:
     """Ask a model about several requests at once, and guard its scores.
 
-    Requests of different shape are asked apart, so that none fails for another's shape; and where
-    several fail together, each is asked again by itself, so that none fails for another's query.
+    Requests of different shape are asked apart, and where a batch fails, each of its requests is
+    asked again alone: no request fails because of another one.
 
     Args:
-        requests: Each ``(n, ...)``.
-        ask: Awaitable; ``(N, ...)`` queries to ``(N, K)`` scores.
-        guard: What releases them.
+        requests: Each ``(n, ...)`` queries.
+        ask: Awaitable; ``(N, ...)`` queries to ``(N, K)`` scores. Gets copies.
+        guard: Turns the scores into probabilities.
 
     Returns:
-        For each request its ``(n, K)`` probabilities, or the error that it gets.
+        For each request its ``(n, K)`` probabilities, or its error.
     """
     answers: list[Array | OnewayError] = [InvalidTensorError("not asked")] * len(requests)
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -144,14 +141,10 @@ async def _answers(
 
 async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) -> Array:
     try:
-        scores = await ask(queries)
+        scores = await ask(queries.copy())
     except Exception as error:  # noqa: BLE001  raised as ours, without its text
         raise failed("the model's deployment", len(queries), error, caused=False) from None
-    if not isinstance(scores, np.ndarray) or scores.shape[:1] != (len(queries),):
-        raise InvalidTensorError(
-            f"the model's deployment must answer {len(queries)} queries with an array of shape "
-            f"({len(queries)}, K), but gave {getattr(scores, 'shape', type(scores).__name__)}."
-        )
+    check_rows(scores, len(queries), "the model's deployment", np.ndarray)
     try:
         # Guarding computes; meanwhile the replica must go on taking requests.
         return await asyncio.to_thread(guard, scores, queries)
@@ -162,10 +155,10 @@ async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) ->
 
 
 def as_queries(queries: object) -> Array:
-    """Return queries as float32.
+    """Return queries as a float32 array.
 
     Raises:
-        InvalidTensorError: They are no finite array of numbers ``(N, ...)``, N at least 1.
+        InvalidTensorError: ``queries`` are no finite numbers of shape ``(N, ...)``, N at least 1.
     """
     try:
         plain = np.asarray(queries)
@@ -184,10 +177,10 @@ def as_queries(queries: object) -> Array:
 
 
 async def instances_of(request: Any) -> Any:
-    """Return what stands under ``instances`` in a request's JSON.
+    """Return the value of ``instances`` in a request's JSON.
 
     Raises:
-        InvalidTensorError: The body is something else.
+        InvalidTensorError: The body is no JSON object with that key.
     """
     try:
         body = await request.json()
@@ -213,21 +206,21 @@ def guard_dataset(
 ) -> Any:
     """Guard stored scores in bulk, by Ray Data.
 
-    It streams: a worker holds one batch at a time, and Ray no more than its own limit. Clean
-    scores, queries and any column that is not listed are dropped.
+    It streams: a worker holds one batch at a time. Clean scores, queries and any column that is
+    not listed are dropped.
 
     Args:
         dataset: A ``ray.data.Dataset``.
         load_guard: Builds the guard in each worker.
         scores: The column with one vector of scores per row.
         queries: The column with the queries, for a guard that needs them.
-        keep: Columns that stay as they are. Whatever they tell is not guarded.
-        released: Name of the column that comes.
+        keep: Columns that stay as they are, unguarded.
+        released: Name of the column with the guarded probabilities.
         batch_size: Rows that a worker guards at once.
-        workers: How many processes guard side by side.
+        workers: Number of processes that guard side by side.
 
     Returns:
-        A dataset of ``keep`` and ``released``, lazily.
+        A lazy dataset of the columns ``keep`` and ``released``.
 
     Raises:
         MissingExtraError: Ray Data is not installed.
@@ -256,7 +249,7 @@ def guard_dataset(
 
 
 class GuardRows:
-    """Guards one batch of columns after the other; one lives in each worker."""
+    """Guards batches of columns, in a worker of Ray Data."""
 
     def __init__(
         self,
@@ -272,12 +265,12 @@ class GuardRows:
         self._keep, self._released = keep, released
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the columns that stay, and the guarded one."""
-        asked = None if self._queries is None else _stacked(batch[self._queries])
-        guarded = self._guard(_stacked(batch[self._scores]), asked)
+        """Return the kept columns and the column of guarded probabilities."""
+        queries = None if self._queries is None else _stacked(batch[self._queries])
+        guarded = self._guard(_stacked(batch[self._scores]), queries)
         return {**{name: batch[name] for name in self._keep}, self._released: guarded}
 
 
 def _stacked(column: Array) -> Array:
-    """Return a column of vectors as one array; lists come as an array of objects."""
+    """Return a column of vectors as one array; Ray gives lists as an array of objects."""
     return np.stack(list(column)) if column.dtype == object else column

@@ -3,9 +3,9 @@
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from oneway.adapters.guard import Guard
+from oneway.adapters.function import copied
+from oneway.adapters.guard import Array, Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.extras import load_extra
@@ -13,8 +13,6 @@ from oneway.extras import load_extra
 NEEDED = {"extra": "sklearn", "purpose": "guarding a scikit-learn classifier"}
 _base: Any = load_extra("sklearn.base", **NEEDED)
 _validation: Any = load_extra("sklearn.utils.validation", **NEEDED)
-
-Array = NDArray[np.generic]
 
 
 class GuardedClassifier(
@@ -30,12 +28,12 @@ class GuardedClassifier(
     """
 
     def __init__(self, estimator: Any, defense: Defense, *, decimals: int | None = None) -> None:
-        """Say what to fit, and what to guard it by. As scikit-learn has it, nothing is checked yet.
+        """Keep the options; as usual in scikit-learn, :meth:`fit` checks them.
 
         Args:
-            estimator: A classifier with ``predict_proba``; it is cloned by :meth:`fit`.
-            defense: What changes the scores. If it needs the queries, it is given ``X``.
-            decimals: Decimals of what is released; None: all.
+            estimator: A classifier with ``predict_proba``; :meth:`fit` fits a clone.
+            defense: Changes the scores. A defense that needs the queries gets ``X``.
+            decimals: Decimals of the released probabilities; None: all.
         """
         self.estimator = estimator
         self.defense = defense
@@ -43,10 +41,10 @@ class GuardedClassifier(
 
     @classmethod
     def of_fitted(cls, estimator: Any, defense: Defense, *, decimals: int | None = None) -> Self:
-        """Guard a classifier that is fitted already, without fitting it again.
+        """Guard a fitted classifier, without fitting it again.
 
         Raises:
-            InvalidOptionError: It is not fitted, or cannot be guarded.
+            InvalidOptionError: The classifier is not fitted, or cannot be guarded.
         """
         guarded = cls(estimator, defense, decimals=decimals)
         if not hasattr(estimator, "classes_"):
@@ -60,12 +58,12 @@ class GuardedClassifier(
         """Fit a clone of the classifier.
 
         Args:
-            X: What it takes.
+            X: Queries as the classifier takes them.
             y: The classes, at least two.
-            **fit_params: Passed on to it.
+            **fit_params: Passed on to the classifier's ``fit``.
 
         Raises:
-            InvalidOptionError: It has no ``predict_proba``, the classes are fewer than two or of
+            InvalidOptionError: The classifier has no ``predict_proba``, fewer than two classes or
                 several outputs, or the guard's options are outside their range.
         """
         fitted = _base.clone(self.estimator)
@@ -89,7 +87,7 @@ class GuardedClassifier(
         if len(classes) < 2:
             raise InvalidOptionError(
                 f"a guarded classifier needs at least 2 classes, but got {len(classes)} class. "
-                "With one, there is nothing to tell."
+                "With one, there is nothing to protect."
             )
         self._guard = Guard(self.defense, "confidences", decimals=self.decimals)
         self.estimator_, self.classes_ = fitted, classes
@@ -101,12 +99,12 @@ class GuardedClassifier(
         """Return ``(N, K)`` guarded probabilities, column k for ``classes_[k]``.
 
         Raises:
-            sklearn.exceptions.NotFittedError: It is not fitted.
-            InvalidTensorError: The classifier gave something else than probabilities.
+            sklearn.exceptions.NotFittedError: :meth:`fit` was not called.
+            InvalidTensorError: The classifier gave anything but probabilities.
             DefenseFailedError: The defense failed.
         """
         _validation.check_is_fitted(self)
-        scores = self.estimator_.predict_proba(X)
+        scores = self.estimator_.predict_proba(copied(X))
         if not isinstance(scores, np.ndarray) or scores.shape[1:] != self.classes_.shape:
             got = scores.shape if isinstance(scores, np.ndarray) else type(scores).__name__
             raise InvalidTensorError(
@@ -117,13 +115,13 @@ class GuardedClassifier(
         return self._guard(scores, queries)
 
     def predict_log_proba(self, X: Any) -> Array:  # noqa: N803  scikit-learn's name
-        """Return the log of :meth:`predict_proba`."""
+        """Return the logarithms of :meth:`predict_proba`, ``(N, K)``."""
         with np.errstate(divide="ignore"):
             logs: Array = np.log(self.predict_proba(X))
         return logs
 
     def predict(self, X: Any) -> Array:  # noqa: N803  scikit-learn's name
-        """Return ``classes_[argmax]`` of :meth:`predict_proba`."""
+        """Return ``classes_[argmax]`` of :meth:`predict_proba`, ``(N)``."""
         chosen = self.predict_proba(X).argmax(1)  # scikit-learn asks whether it is fitted first
         labels: Array = self.classes_[chosen]
         return labels

@@ -1,19 +1,20 @@
 """A PyTorch classifier whose forward pass gives guarded probabilities."""
 
-from typing import Literal, Self
+from typing import Self
 
 from torch import Tensor, nn
 
-from oneway.adapters.guard import Guard
+from oneway.adapters.guard import Guard, check_rows
 from oneway.contracts import Defense
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError
+from oneway.releases import Outputs
 
 
 class GuardedModule(nn.Module):
     """A module with a guard behind it, for a server that calls modules.
 
-    It answers in eval mode only: in training mode an answer would depend on who else is in the
-    batch. It is a door, not a safe: whoever holds this object holds ``model``, too.
+    It answers in eval mode only: in training mode an answer would depend on the other queries of
+    the batch. It is a door, not a safe: whoever holds this object holds ``model``, too.
     """
 
     def __init__(
@@ -21,17 +22,18 @@ class GuardedModule(nn.Module):
         model: nn.Module,
         defense: Defense,
         *,
-        outputs: Literal["logits", "confidences"],
+        outputs: Outputs,
         decimals: int | None = None,
     ) -> None:
         """Guard a module, and put it in eval mode.
 
         Args:
-            model: ``(N, ...)`` queries to ``(N, K)`` scores, as one tensor.
-            defense: What changes them. Its own networks stay where they are: put them on the
-                model's device first.
+            model: ``(N, ...)`` queries to ``(N, K)`` scores, as one tensor. Gets a copy of the
+                queries.
+            defense: Changes the scores. Its networks stay where they are: put them on the model's
+                device first.
             outputs: What the scores are; never guessed.
-            decimals: Decimals of what is released; None: all.
+            decimals: Decimals of the released probabilities; None: all.
 
         Raises:
             InvalidOptionError: An option is outside its range: see :class:`oneway.adapters.Guard`.
@@ -63,8 +65,8 @@ class GuardedModule(nn.Module):
         """Answer with guarded probabilities.
 
         Args:
-            queries: ``(N, ...)`` as the model takes them; if the defense needs queries, in the
-                scale that it was made for, too.
+            queries: ``(N, ...)`` as the model takes them; for a defense that needs queries, also
+                in the scale that the defense was made for. Not modified.
 
         Returns:
             ``(N, K)`` probabilities, of the type and on the device of the model's scores, without
@@ -72,7 +74,7 @@ class GuardedModule(nn.Module):
 
         Raises:
             InvalidOptionError: A part of the model was put back in training mode.
-            InvalidTensorError: The model gives something else than one tensor of scores.
+            InvalidTensorError: The model gives anything but one tensor of scores.
             DefenseFailedError: The defense failed.
         """
         if any(module.training for module in self.model.modules()):
@@ -80,12 +82,6 @@ class GuardedModule(nn.Module):
                 "a part of the model is in training mode, so that its answers depend on the "
                 "batch. Call `eval()`."
             )
-        scores = self.model(queries)
-        if not isinstance(scores, Tensor) or len(scores) != len(queries):
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise InvalidTensorError(
-                f"the model must answer {len(queries)} queries with one tensor of shape "
-                f"({len(queries)}, K), but gave {got}. Wrap it in a module that returns its "
-                "scores alone: other heads would leave unguarded."
-            )
+        scores: Tensor = self.model(queries.clone())
+        check_rows(scores, len(queries), "the model", Tensor)
         return self.guard(scores, queries)

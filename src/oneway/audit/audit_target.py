@@ -115,12 +115,12 @@ class Answers:
     Attributes:
         clean: ``(N, K)`` confidences of the auxiliary rows, undefended.
         released: ``(N, K)`` of the same rows, defended.
-        trace: Of the test queries.
+        trace: Scores of the test queries, from clean logits to the release.
         clean_test: ``(M, K)`` undefended confidences of the test queries.
         label_changes: How many of their labels changed in what was released.
         random: Whether the same query is answered differently each time.
         undeclared: Whether it is the model that answers at random, and not its defense.
-        flags: What is wrong with the answers.
+        flags: Suspicious facts about the answers.
     """
 
     clean: Tensor
@@ -137,7 +137,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
     """Ask everything that the attackers train on and are graded with.
 
     Args:
-        audited: What is audited.
+        audited: Model, data and release.
         defense: What stands before the clients; ignored where a guarded endpoint does.
         clean: ``(N, K)`` undefended confidences of the auxiliary rows, if they are known already.
 
@@ -204,7 +204,7 @@ def access(audited: AuditTarget, defense: Defense, *, undeclared: bool) -> Acces
     """Return what attackers of a audited may do.
 
     Args:
-        audited: What is audited.
+        audited: Model, data and release.
         defense: What stands before the clients; ignored where a guarded endpoint does.
         undeclared: Whether the model itself answers at random, of which its defense knows nothing.
     """
@@ -240,7 +240,7 @@ def _check_classes(trace: Trace, labels: Tensor | None) -> None:
 
 def _in_batches(target: Target) -> Target:
     def answer(images: Tensor) -> Tensor:
-        return torch.cat([target(some) for some in images.split(ROWS)])
+        return torch.cat([target(some.clone()) for some in images.split(ROWS)])
 
     return answer
 

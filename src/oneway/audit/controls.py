@@ -87,7 +87,7 @@ def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:
     """Return the names of the controls that vouch for these attackers.
 
     Args:
-        attacks: Who takes part.
+        attacks: Names of the attacks that take part.
         classes: K.
     """
     return tuple(
@@ -103,7 +103,7 @@ class ControlResult:
 
     Attributes:
         name: A key of ``CONTROLS``.
-        expected: What it must be.
+        expected: Result that a believable audit has.
         measured: G; or, of planted pixels, the share of the label-only error that is gone. None
             where clean scores, or the reference, tell no more than the label: then nothing can be
             broken.

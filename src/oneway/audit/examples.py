@@ -23,8 +23,8 @@ def examples_of(
 
     Args:
         one: The first seed's attacks.
-        audited: What is audited.
-        answers: What was answered.
+        audited: Model, data and release.
+        answers: Answers of the model and of the release.
 
     Returns:
         For the record: ``shown`` and ``worst``, each a list of queries with their number, the

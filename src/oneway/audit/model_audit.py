@@ -66,7 +66,7 @@ class ModelAudit:
         Args:
             audited: Model, data and release.
             store: Keeps trained networks; a rerun trains only what is missing.
-            settings: How the audit is run; None: everything.
+            settings: Settings of the audit; None: everything.
             seed: First of the seeds.
             report: Progress callback.
         """

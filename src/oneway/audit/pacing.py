@@ -35,9 +35,9 @@ def measure_costs(
     Args:
         audited: Model, data and release.
         settings: Which decoders compete, and whether controls are run.
-        answers: What the model and the release answered.
+        answers: Answers of the model and of the release.
         fitted: The defense.
-        seed: Of the decoders that are timed.
+        seed: Seed of the decoders that are timed.
     """
     images, confidences = audited.auxiliary[:64], answers.clean[:64]
     transforms = dict.fromkeys(settings.input_transforms)

@@ -58,20 +58,20 @@ class AuditRecord:
         closed_gap_interval: 95 % interval of G over queries.
         closed_gap_least_confident: G over the least confident 5 % of queries.
         closed_gap_least_confident_interval: Its 95 % interval.
-        least_confident_queries: How many queries these are.
+        least_confident_queries: Number of these queries.
         label_changes: Queries whose released label is not the model's.
         keeps_label: Whether the defense promises to keep labels.
         random: Whether the same query is answered differently each time.
         controls: Result of each control, by name.
         void: Whether a control failed.
-        flags: What is suspicious about the release or about the audit.
+        flags: Suspicious facts about the release or the audit.
         privacy: Similarity and re-identification by ``released``, ``clean`` and ``label``.
         reidentified: Shares of re-identified queries, by attacker on the release.
         utility: Quality, distortion and cost for users and the server.
         defender_training_seconds: Seconds that the defense trained.
-        examples: Which queries are shown, with errors.
+        examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
-        environment: What the audit was computed with.
+        environment: Software and hardware.
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
         schema: Version of this form.
@@ -128,7 +128,7 @@ class AuditRecord:
 
         Args:
             values: A JSON object.
-            where: Where it comes from, for messages.
+            where: File, for messages.
 
         Raises:
             CorruptDataError: It is no record of an audit, or of another version's form.
@@ -151,15 +151,15 @@ class Findings:
         plan: Attackers, decoders and controls, with what was left out.
         seed_results: One for each seed that was run.
         controls: Result of each control, by name.
-        flags: What is suspicious about the release or about the audit.
+        flags: Suspicious facts about the release or the audit.
         measures: Similarity and re-identification, of the first seed.
         utility: Quality, distortion and cost for users and the server.
         fitted: The defense.
-        answers: What the model and the release answered.
+        answers: Answers of the model and of the release.
         epochs: Epochs that each decoder was trained.
         plateau: Whether twice the epochs gained nothing.
         stopped: Why there are no more seeds, if the model failed after the first.
-        examples: Which queries are shown, with errors.
+        examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
     """
 

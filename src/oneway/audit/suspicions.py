@@ -37,11 +37,11 @@ def suspicions(
 
     Args:
         seed_results: One for each seed that was run.
-        seeds: How many were asked for.
-        controls: How the controls went.
+        seeds: Number of seeds that were requested.
+        controls: Result of each control, by name.
         plateau: Whether twice the epochs gained nothing.
-        epochs: How long decoders were trained.
-        defense: What stands before the clients.
+        epochs: Epochs that decoders were trained.
+        defense: The audited defense.
         useful: From :func:`oneway.audit.measures.utility`.
     """
     flags = list[Flag]()

@@ -22,7 +22,7 @@ from oneway.audit.settings import AuditSettings
 from oneway.audit.suspicions import LUCK
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
-from oneway.defenses import STRENGTHS, effective_options
+from oneway.defenses import effective_options, strength_option
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag, judge, standard_error, take_baselines
 from oneway.evaluation.attackers import Attackers, prepare_attackers
@@ -44,10 +44,10 @@ class AuditContext:
     """What is settled before the parts of an audit begin; plain values and tensors.
 
     Attributes:
-        plan: Who attacks, with what, for how long.
+        plan: Attackers, decoders and controls.
         rows: ``(N)`` int64, the auxiliary rows that are used, in random order.
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
-        answers: What was answered, of the rows that are used.
+        answers: Answers of the model and of the release, for the rows that are used.
         epochs: Epochs that each decoder is trained.
         plateau: Whether twice the epochs were seen to gain nothing.
     """
@@ -69,7 +69,7 @@ def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
         seed: The first of the seeds.
     """
     first = (CONTROLS_TASK,) if plan.controls else ()
-    more = (BUDGET_TASK,) if release in STRENGTHS else ()
+    more = (BUDGET_TASK,) if strength_option(release) is not None else ()
     return (*first, *more, *(f"{SEED_TASK}{one}" for one in range(seed, seed + plan.seeds)))
 
 
@@ -87,11 +87,11 @@ class AuditTasks:
         """Prepare; nothing is asked yet.
 
         Args:
-            audited: What is audited.
-            store: Where trained networks are kept.
-            settings: How.
+            audited: Model, data and release.
+            store: Keeps trained networks.
+            settings: Settings of the audit.
             seed: The first of the seeds.
-            report: Told of progress.
+            report: Progress callback.
         """
         self.audited, self.store, self.settings = audited, store, settings
         self.seed, self.report = seed, report
@@ -102,7 +102,7 @@ class AuditTasks:
 
         Args:
             part: One of :func:`tasks_of`.
-            context: What was settled before.
+            context: Results that all tasks share.
         """
         if part == CONTROLS_TASK:
             return run_controls(
@@ -156,7 +156,7 @@ class AuditTasks:
         Args:
             seed: Theirs.
             names: Registered attacks.
-            epochs: How long each decoder is trained.
+            epochs: Epochs that each decoder is trained.
             images: ``(N, ...)`` what they have.
             plan: Says which decoders compete; None: all.
         """
@@ -246,7 +246,7 @@ class AuditTasks:
         """Attack the release at twice its strength, too: it must not tell more."""
         row, plan, answers = self.audited.release, context.plan, context.answers
         images = self.audited.auxiliary[context.rows]
-        option = STRENGTHS[row.defense]
+        option = str(strength_option(row.defense))  # planned for defenses that have it
         strength = effective_options(row.defense, row.options)[option]
         double = 2 * strength
         stronger = dataclasses.replace(row, options={**row.options, option: double})

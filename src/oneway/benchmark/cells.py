@@ -68,7 +68,7 @@ class Cells:
     Attributes:
         spec: The experiment.
         path: The file, JSON Lines; what it holds of another experiment is dropped.
-        store: Where trained networks are kept, and reconstructions to draw.
+        store: Keeps trained networks, and reconstructions to draw.
     """
 
     spec: ExperimentSpec
@@ -103,10 +103,10 @@ class Cells:
 
         Args:
             data: Loads the data sets; called only if there is something to run.
-            device: Where networks are trained and queried.
+            device: Device for training and queries.
             only: Releases that are wanted; None: all.
             drawn: Whether their reconstructions must be there, too.
-            report: Told of progress.
+            report: Progress callback.
         """
         records = self.finished()
         if self._missing(records, only, drawn):

@@ -29,9 +29,9 @@ class CellsJob:
             that all machines share; else each machine trains for itself, and an interrupted task
             begins again. Records come home either way.
         data_root: Folder with the data sets' files, on each machine.
-        device: Where networks are trained and queried.
+        device: Device for training and queries.
         only: Releases that are wanted; None: all.
-        report: Told of progress, in the process that runs the job.
+        report: Progress callback, in the process that runs the job.
     """
 
     cells: Cells

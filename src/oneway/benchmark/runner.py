@@ -12,7 +12,7 @@ from oneway.attacks import Workload, inversion_attacks
 from oneway.benchmark.spec import ExperimentSpec, cell_key
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
-from oneway.defenses import effective_options, needs_network, needs_surrogate, training_options
+from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
 from oneway.evaluation import AttackResult, take_baselines
 from oneway.evaluation.attackers import prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
@@ -42,8 +42,8 @@ class Experiment:
     """One experiment over one data set, with one seed.
 
     Attributes:
-        spec: What is run.
-        splits: Whose images are whose.
+        spec: The experiment.
+        splits: Private, auxiliary and test images.
         data: The hash of all images and labels, which is in every record.
     """
 
@@ -60,12 +60,12 @@ class Experiment:
         """Split the data; everything else happens in :meth:`run`.
 
         Args:
-            spec: What to run.
+            spec: The experiment.
             dataset: The data set that ``spec.data`` names.
-            store: Where trained networks are kept.
-            auxiliary_dataset: Where auxiliary images come from; None: the same.
-            device: Where networks are trained and queried.
-            report: Told of progress.
+            store: Keeps trained networks.
+            auxiliary_dataset: Source of the auxiliary images; None: the same data set.
+            device: Device for training and queries.
+            report: Progress callback.
 
         Raises:
             InvalidOptionError: The data cannot be split so, or no surrogate fits the images.
@@ -227,8 +227,8 @@ def trained_target(
     Args:
         spec: The experiment.
         splits: Its images, on the device where networks are trained.
-        store: Where trained networks are kept.
-        report: Told of progress.
+        store: Keeps trained networks.
+        report: Progress callback.
     """
     device = splits.private_images.device
     stage = "train the target"
@@ -259,7 +259,7 @@ def trained_target(
     stream = Stream(spec.seed, "target")
     stored = store.network("target", key, lambda: stream.call(fresh, device))
     report(stage, 1.0)
-    return TorchTarget(stored.network.to(device))
+    return TorchTarget(stored.module.to(device))
 
 
 def count_stages(spec: ExperimentSpec) -> int:
@@ -283,6 +283,6 @@ def count_stages(spec: ExperimentSpec) -> int:
                 networks.add(role + suffix)
                 if row.surrogate == "augmented":
                     networks.add(role)
-        if needs_network(row.defense):
+        if needs_state(row.defense):
             networks.add(f"{row.defense} {training_options(row.defense, row.options)}")
     return stages + len(networks)

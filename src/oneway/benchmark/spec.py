@@ -31,9 +31,9 @@ class DataSpec:
 
     Attributes:
         name: Of the data set that private and test images come from.
-        private: How many images train the target.
-        auxiliary: How many the attackers and the defender have.
-        test: How many queries attacks are graded on.
+        private: Number of images that train the target.
+        auxiliary: Number of images that attackers and defender have.
+        test: Number of queries that attacks are graded on.
         path: File or folder of the data set, where it needs one.
         side: Images are scaled to this many pixels a side; 0: as stored.
         auxiliary_name: Of the data set that auxiliary images come from; empty: the same.
@@ -158,7 +158,7 @@ def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:
 
     Args:
         path: The file.
-        preset: Which one to apply.
+        preset: Preset to apply.
 
     Raises:
         MissingDataError: The file is not there.
@@ -175,7 +175,7 @@ def bundled_spec(name: str, preset: str | None = None) -> ExperimentSpec:
     """Read an experiment that ships with oneway, such as ``"demo-digits"``.
 
     Args:
-        name: Which one.
+        name: Name of the experiment.
         preset: Which of its presets to apply, such as ``"cpu"`` or ``"paper"``.
 
     Raises:

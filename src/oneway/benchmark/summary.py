@@ -20,9 +20,9 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-        mean: It.
+        mean: The mean.
         half_width: Of its 95 % interval by Student's t; None with one seed.
-        count: How many seeds.
+        count: Number of seeds.
     """
 
     mean: float
@@ -35,21 +35,21 @@ class Summary:
     """One release over all seeds.
 
     Attributes:
-        release: Its name.
-        seeds: Whose records these are, in order.
+        release: Name of the release.
+        seeds: Seeds of the records, in order.
         values: Estimates by name: ``accuracy``, ``error static`` and so on. A value that some
             seed lacks is left out.
         label_changes: All changed labels of all seeds.
         flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
         record: The first seed's, for what is the same in all.
-        environments: What the records were made with, each once.
+        environments: Environments of the records, each once.
     """
 
     release: str
     seeds: tuple[int, ...]
     values: Mapping[str, Estimate]
     label_changes: int
-    flags: Mapping[str, int]
+    flags: Mapping[Flag, int]
     record: ReleaseRecord
     environments: tuple[Environment, ...] = ()
 
@@ -101,7 +101,7 @@ def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
     """Put the seeds of each release together, in the order of first appearance.
 
     Args:
-        records: Of one experiment and preset.
+        records: Records of one experiment and preset.
 
     Raises:
         InvalidOptionError: Records differ in more than their seed, or a seed occurs twice.
@@ -146,10 +146,11 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
     )
 
 
-def _kind_of(flag: Flag) -> str:
-    """Return what a flag says without what differs from seed to seed, such as a count."""
+def _kind_of(flag: Flag) -> Flag:
+    """Return a flag without what differs from seed to seed, such as a count."""
     statement = FLAGS[flag.name].statement
-    return f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
+    detail = f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
+    return Flag(flag.name, detail, flag.attack)
 
 
 def _settings(record: ReleaseRecord) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`oneway playground`: a page that shows what scores give away, before and after a defense."""
+"""`oneway playground`: a page that shows what scores reveal, before and after a defense."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +10,13 @@ from oneway.extras import load_extra
 
 if TYPE_CHECKING:
     from oneway.data import ProgressCallback
-    from oneway.playground import Study
+    from oneway.playground import Session
 
 
 @command
 def playground(
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")
+        int, typer.Option(min=0, max=65535, help="Port on this machine; 0: any free port.")
     ] = 8321,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
@@ -26,8 +26,8 @@ def playground(
     """Draw a digit, move a defense's sliders, and see what an attacker sees of your digit.
 
     Opens a page that this machine alone can reach. The first start trains a classifier, its
-    defenses and their attackers on the bundled digits, in about two minutes; later ones take
-    seconds. Ctrl-C ends it.
+    defenses and their attackers on the bundled digits, in about two minutes; later starts take
+    seconds. Press Ctrl-C to stop.
 
     For example:
 
@@ -43,32 +43,32 @@ def playground(
 
     from oneway.benchmark import bundled_spec
     from oneway.evaluation import Store
-    from oneway.playground import Server, Study, Workshop, count_stages, kept_digits, listen
+    from oneway.playground import Server, Session, Worker, count_stages, kept_digits, listen
 
-    # One for whoever answers, the others for whoever trains and for the browser.
+    # One thread for answers; the other cores stay free for training and the browser.
     torch.set_num_threads(1)
     spec = bundled_spec("playground")
     stages, store, listener = count_stages(spec), Store(cache), listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
-    def prepare(report: "ProgressCallback") -> "Study":
-        with progress(stages) as shown:
+    def prepare(report: "ProgressCallback") -> "Session":
+        with progress(stages) as show:
 
-            def told(stage: str, share: float) -> None:
-                shown(stage, share)
+            def report_both(stage: str, share: float) -> None:
+                show(stage, share)
                 report(stage, share)
 
-            return Study(spec, kept_digits(store), store, told)
+            return Session(spec, kept_digits(store), store, report_both)
 
     def started() -> None:
         typer.echo(f"playground at {address}")
         if open_browser:
             webbrowser.open(address)
 
-    workshop = Workshop(prepare, stages)
-    server = Server(workshop, started)
-    # To be interrupted is how a page that somebody looks at ends.
+    worker = Worker(prepare, stages)
+    server = Server(worker, started)
+    # Ctrl-C is the usual way to stop.
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     if server.failed:
-        workshop.prepared.result()
+        worker.prepared.result()

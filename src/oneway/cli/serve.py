@@ -1,9 +1,11 @@
-"""`oneway serve`: a model behind a guard, over HTTP."""
+"""`oneway serve`: a guard before a model, or before a server that runs already, over HTTP."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from oneway.cli.audit import model_options
 from oneway.cli.common import (
@@ -20,132 +22,204 @@ from oneway.extras import load_extra
 
 if TYPE_CHECKING:
     import torch
+    from starlette.applications import Starlette
 
     from oneway.defenses import ServableDefense
-    from oneway.serving import ServingSettings
+    from oneway.serving import ProxyOptions, ServingSettings
 
-GuardFile = Annotated[
-    Path | None, typer.Option("--guard", help="A codebook, from `oneway codebook`.")
-]
-DefenseName = Annotated[
-    str | None, typer.Option("--defense", help="A registered defense, such as rounding.")
-]
-DefenseOptions = Annotated[
-    list[str] | None,
-    typer.Option("--option", help="Of the defense, such as decimals=2; repeatable."),
-]
-InverterFile = Annotated[
-    Path | None, typer.Option("--inverter", help="The surrogate, if the defense takes one.")
-]
-NetworkFile = Annotated[
-    Path | None, typer.Option("--network", help="The defense's own network, if it has one.")
-]
-AllowCleanScores = Annotated[
-    bool,
-    typer.Option(
-        "--allow-clean-scores",
-        help="With --defense none: release clean scores, guarded by nothing.",
+File = Path | None
+Text = str | None
+Texts = list[str] | None
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="The undefended model: package.module:factory, or a .pt, .pt2, .onnx, .skops or "
+        ".joblib file. Or the address of a server: .../v2/models/NAME, or any with both keys."
     ),
 ]
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", help="TOML with settings: docs/serving.md.")
+InputShape = Annotated[
+    Text, Option(help="Shape of one query: 1x32x32 for images, 13 for records. [as a server says]")
 ]
-Setting = Annotated[
-    list[str] | None, typer.Option("--setting", help="One, such as port=8080; repeatable.")
+InputName = Annotated[Text, Option(help="Address: input that a guard sees. [the only one]")]
+OutputName = Annotated[Text, Option(help="Address: output to guard. [the only one that fits]")]
+RequestKey = Annotated[Text, Option(help="Plain JSON: place of the queries, such as instances.")]
+ResponseKey = Annotated[Text, Option(help="Plain JSON: place of the scores, such as predictions.")]
+Passed = Annotated[
+    Texts, Option("--pass", help="Address: output, or key, that passes as it is; repeatable.")
 ]
+Probe = Annotated[File, Option(help="Address: request for the self test. [random queries]")]
+GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
+DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
+DefenseOption = Annotated[Texts, Option(help="Defense option, such as decimals=2; repeatable.")]
+InverterFile = Annotated[File, Option(help="Surrogate file, if the defense takes one.")]
+StateFile = Annotated[File, Option(help="File of the defense's fitted state, if it has one.")]
+AllowCleanScores = Annotated[
+    bool,
+    Option("--allow-clean-scores", help="With --defense none: release clean scores, unguarded."),
+]
+SettingsFile = Annotated[File, Option(help="TOML file with settings: docs/serving.md.")]
+Setting = Annotated[Texts, Option(help="Setting, such as port=8080; repeatable.")]
 
 
 @command
 def serve(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
-            ".joblib file, or an address."
-        ),
-    ],
-    input_shape: Annotated[
-        str, typer.Option(help="Of one query, such as 1x32x32 for images or 13 for records.")
-    ],
+    model: Model,
     outputs: ModelOutputs = None,
+    input_shape: InputShape = None,
     model_option: ModelOptions = None,
+    input_name: InputName = None,
+    output_name: OutputName = None,
+    request_key: RequestKey = None,
+    response_key: ResponseKey = None,
+    passed: Passed = None,
+    probe: Probe = None,
     guard: GuardFile = None,
     defense: DefenseName = None,
-    option: DefenseOptions = None,
+    option: DefenseOption = None,
     inverter: InverterFile = None,
-    network: NetworkFile = None,
+    state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,
     settings: SettingsFile = None,
     setting: Setting = None,
     device: Device = "auto",
 ) -> None:
-    r"""Serve a model behind a guard, by the Open Inference Protocol v2 over HTTP.
+    r"""Serve a model behind a guard, or guard a server that runs already, over HTTP.
 
-    Starts only if the guard works on the model's own output. Where model or guard fail later,
-    clients get an error and no score. Settings may also stand in the environment, such as
-    ONEWAY_SERVE_PORT=8080.
+    Speaks the Open Inference Protocol v2; before an address, also plain JSON. Starts only if the
+    guard works on the model's own output. If model or guard fail later, clients get an error and
+    no score. Settings may also stand in the environment, such as ONEWAY_SERVE_PORT=8080.
+
+    Of the server at an address, one output is guarded, and whatever --pass does not list is
+    dropped. Keep that server out of clients' reach. A bearer token for it is taken from
+    ONEWAY_TOKEN.
 
     For example:
 
         oneway serve model.pt2 --outputs logits --input-shape 1x28x28 --guard guard.safetensors
 
-        oneway serve model.pt2 --outputs logits --input-shape 1x28x28 \
-            --defense rounding --option decimals=2 --setting model_name=digits
+        oneway serve http://10.0.0.7:8000/v2/models/digits --outputs confidences \
+            --guard guard.safetensors --setting port=8080
+
+        oneway serve http://10.0.0.7:8000/predict --outputs confidences --request-key instances \
+            --response-key predictions --input-shape 13 --defense rounding
     """
     load_serving()
-    from oneway.serving import GuardedModel, serving_app
+    from oneway.serving import ProxyOptions
+
+    parsed, where = read_settings(settings, setting), choose_device(device)
+    files = {"inverter": inverter, "state": state}
+    opened = guard_of(guard, defense, option, files, parsed, where, allow_clean_scores)
+    options = ProxyOptions(
+        input_name,
+        output_name,
+        request_key,
+        response_key,
+        tuple(passed or ()),
+        None if input_shape is None else parse_shape(input_shape),
+        probe,
+    )
+    prepare = prepare_proxy if re.match(r"https?://", model, re.IGNORECASE) else prepare_model
+    app, path, facts = prepare(model, outputs, model_option, options, opened, parsed, where)
+    run_server(app, parsed, opened, path, facts)
+
+
+def prepare_model(
+    model: str,
+    outputs: Any,
+    model_option: Texts,
+    options: "ProxyOptions",
+    guard: "ServableDefense",
+    settings: "ServingSettings",
+    device: "torch.device",
+) -> "tuple[Starlette, str, dict[str, Any]]":
+    """Open a model and test it; return its server, its path, and facts for the log.
+
+    Raises:
+        OnewayError: The model cannot be served behind this guard.
+    """
+    from oneway.serving import GuardedModel, ProxyOptions, serving_app
     from oneway.targets import open_target
 
-    how, where = read_settings(settings, setting), choose_device(device)
-    shape = parse_shape(input_shape)
-    before = guard_of(
-        guard,
-        defense,
-        option,
-        inverter,
-        network,
-        how,
-        where,
-        allow_clean_scores=allow_clean_scores,
-    )
+    shape = options.input_shape
+    if options != ProxyOptions(input_shape=shape):
+        raise InvalidOptionError(
+            "--input-name, --output-name, --request-key, --response-key, --pass and --probe are "
+            "for the address of a server. Give a model's options by --model-option, and the names "
+            "that clients use by --setting."
+        )
+    if shape is None:
+        raise InvalidOptionError(
+            "give the shape of one query: --input-shape 1x32x32 for images, 13 for records."
+        )
     target = open_target(
         model,
         outputs=outputs,
-        device=where,
-        batch_size=how.most_batch_rows,
-        **model_options(parse_options(model_option, "--model-option")),
+        device=device,
+        batch_size=settings.most_batch_rows,
+        **model_options(model_option, "--model-option"),
     )
     served = GuardedModel(
         target,
-        before,
+        guard,
         input_shape=shape,
-        device=where,
-        decimals=how.decimals,
-        batch_multiple=how.batch_multiple,
-        batch_size=how.most_batch_rows,
+        device=device,
+        decimals=settings.decimals,
+        batch_multiple=settings.batch_multiple,
+        batch_size=settings.most_batch_rows,
     )
-    probed = served.check()
-    run_server(
-        serving_app(served, how),
-        how,
-        before,
-        f"/v2/models/{how.model_name}",
-        {"classes": probed.classes, "same_bits_in_any_batch": probed.same_bits},
-    )
+    test = served.check()
+    facts = {"classes": test.classes, "same_bits_in_any_batch": test.same_bits}
+    return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
+
+
+def prepare_proxy(
+    address: str,
+    outputs: Any,
+    model_option: Texts,
+    options: "ProxyOptions",
+    guard: "ServableDefense",
+    settings: "ServingSettings",
+    device: "torch.device",
+) -> "tuple[Starlette, str, dict[str, Any]]":
+    """Look at a server and test it; return its proxy, its path, and facts for the log.
+
+    Raises:
+        OnewayError: The server cannot be guarded like this.
+    """
+    import asyncio
+
+    from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
+
+    if model_option:
+        raise InvalidOptionError(
+            "--model-option is for a model. Of a server give --input-name and --output-name, or "
+            "--request-key and --response-key."
+        )
+    if outputs is None:
+        raise InvalidOptionError(
+            "give what the server's scores are, by --outputs logits or --outputs confidences. It "
+            "is never guessed from the values."
+        )
+    guarded = GuardedScores(guard, outputs, device=device, decimals=settings.decimals)
+    upstream = asyncio.run(open_upstream(address, settings, guard, options))
+    classes = asyncio.run(check_proxy(upstream, guarded, settings))
+    facts = {"classes": classes, "passes_unguarded": upstream.passed, "dropped": upstream.dropped}
+    return proxy_app(upstream, guarded, settings), upstream.paths[0], facts
 
 
 def load_serving() -> None:
-    """Miss what serves now, with its remedy.
+    """Fail early if a serving dependency is missing, and say how to install it.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: A package is not installed.
     """
     packages = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings"}
     for module in ("httpx", "starlette", "uvicorn", *packages):
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 
-def read_settings(file: Path | None, pairs: list[str] | None) -> "ServingSettings":
+def read_settings(file: File, pairs: Texts) -> "ServingSettings":
     """Return the settings of file, environment and command line, and begin to log.
 
     Raises:
@@ -161,20 +235,18 @@ def read_settings(file: Path | None, pairs: list[str] | None) -> "ServingSetting
                 f"the {secret} must not stand on a command line, where others see it. Give "
                 f"--setting {secret}_file=FILE, or ONEWAY_SERVE_{secret.upper()}."
             )
-    how = load_settings(file, given)
-    start_logging(how.log_level)
-    return how
+    settings = load_settings(file, given)
+    start_logging(settings.log_level)
+    return settings
 
 
 def guard_of(
-    file: Path | None,
-    defense: str | None,
-    options: list[str] | None,
-    inverter: Path | None,
-    network: Path | None,
+    file: File,
+    defense: Text,
+    options: Texts,
+    files: dict[str, File],
     settings: "ServingSettings",
     device: "torch.device",
-    *,
     allow_clean_scores: bool,
 ) -> "ServableDefense":
     """Open the guard that the command line names.
@@ -182,24 +254,23 @@ def guard_of(
     Raises:
         OnewayError: There is none, or it must not serve.
     """
-    from oneway.defenses import open_guard, open_guard_file
+    from oneway import defenses
 
     if (file is None) is (defense is None):
         raise InvalidOptionError("say what guards the scores: --guard FILE, or --defense NAME.")
     if file is not None:
-        if options or inverter or network:
-            raise InvalidOptionError("--option, --inverter and --network are for --defense.")
-        return open_guard_file(file, device=device)
+        if options or any(files.values()):
+            raise InvalidOptionError("--option, --inverter and --state are for --defense.")
+        return defenses.open_guard_file(file, device=device)
     if defense == "none" and not allow_clean_scores:
         raise InvalidOptionError(
             "--defense none guards nothing: all clients get clean scores. If that is wanted, to "
             "measure what a guard costs, add --allow-clean-scores."
         )
-    return open_guard(
+    return defenses.open_guard(
         str(defense),
         parse_options(options, "--option"),
-        inverter=inverter,
-        network=network,
+        **files,
         key=settings.guard_key(),
         device=device,
         allow_clean_scores=allow_clean_scores,
@@ -207,13 +278,13 @@ def guard_of(
 
 
 def run_server(
-    app: Any,
+    app: "Starlette",
     settings: "ServingSettings",
     guard: "ServableDefense",
     path: str,
     facts: dict[str, Any],
 ) -> None:
-    """Listen, say where, and serve until told to stop."""
+    """Listen, print where, and serve until the process is told to stop."""
     import logging
 
     from oneway.serving import listen, run
@@ -229,8 +300,8 @@ def run_server(
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
     def started() -> None:
-        told = {"guard": guard.name, "guard_version": guard.version, "port": port, **facts}
-        log.info("started", extra={"facts": told})
+        line = {"guard": guard.name, "guard_version": guard.version, "port": port, **facts}
+        log.info("started", extra={"facts": line})
         typer.echo(f"serving {scheme}://{host}:{port}{path} behind {guard.name}")
 
     run(app, settings, listener, started=started)
@@ -241,7 +312,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """Return ``(1, 32, 32)`` of ``"1x32x32"``.
 
     Raises:
-        InvalidOptionError: It is something else.
+        InvalidOptionError: The text is not sizes joined by x.
     """
     sizes = text.split("x")
     if not all(size.isdecimal() and int(size) for size in sizes):

@@ -50,7 +50,7 @@ def target(
     import torch
 
     from oneway.data import load_dataset, split_dataset
-    from oneway.defenses import save_network
+    from oneway.defenses import save_module
     from oneway.errors import UnknownNameError
     from oneway.targets import (
         TARGET_PRESETS,
@@ -96,9 +96,7 @@ def target(
         )
         if name == "test":
             accuracy = float((logits.argmax(-1) == labels).double().mean())
-    save_network(
-        out / "target.safetensors", network, "target", {"data": data, "accuracy": accuracy}
-    )
+    save_module(out / "target.safetensors", network, "target", {"data": data, "accuracy": accuracy})
     typer.echo(f"accuracy on {test} test images: {accuracy:.4f}")
     typer.echo(f"wrote {out}/target.safetensors, private.npz, auxiliary.npz and test.npz")
 
@@ -131,7 +129,7 @@ def inverter(
 
     from oneway.cli.common import scores_to_confidences
     from oneway.data import image_tensor, read_npz
-    from oneway.defenses import save_network
+    from oneway.defenses import save_module
     from oneway.errors import UnknownNameError
     from oneway.inversion import (
         INPUT_TRANSFORMS,
@@ -168,6 +166,6 @@ def inverter(
             generator=torch.Generator().manual_seed(seed),
             on_epoch=lambda epoch: report("train the inverter", epoch.epoch / epoch.epochs),
         )
-    save_network(out, network, "inverter", {"held_out_errors": errors})
+    save_module(out, network, "inverter", {"held_out_errors": errors})
     typer.echo(f"held-out error per pixel: {min(errors):.4f} after {len(errors)} epochs")
     typer.echo(f"wrote {out}")

@@ -1,22 +1,27 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
-from oneway.defenses.candidate_releases import Member, best_members, choose_member, measure_family
+from oneway.defenses.candidate_releases import (
+    ReleaseCandidate,
+    choose_candidate,
+    measure_candidates,
+    pareto_optimal,
+)
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
-from oneway.defenses.network_files import (
-    StoredNetwork,
-    load_network,
-    save_network,
+from oneway.defenses.module_files import (
+    StoredModule,
+    load_module,
+    save_module,
 )
 from oneway.defenses.onnx_export import codebook_to_onnx, guard_onnx_model
 from oneway.defenses.registry import (
     DEFENSES,
-    STRENGTHS,
     TEST_SIGNALS,
     build_defense,
     check_options,
     effective_options,
-    needs_network,
+    needs_state,
     needs_surrogate,
+    strength_option,
     trained_defense,
     training_options,
 )
@@ -24,27 +29,27 @@ from oneway.defenses.servable import ServableDefense, open_guard, open_guard_fil
 
 __all__ = [
     "DEFENSES",
-    "STRENGTHS",
     "TEST_SIGNALS",
     "KeyedRandomness",
-    "Member",
+    "ReleaseCandidate",
     "SecretKey",
     "ServableDefense",
-    "StoredNetwork",
-    "best_members",
+    "StoredModule",
     "build_defense",
     "check_options",
-    "choose_member",
+    "choose_candidate",
     "codebook_to_onnx",
     "effective_options",
     "guard_onnx_model",
-    "load_network",
-    "measure_family",
-    "needs_network",
+    "load_module",
+    "measure_candidates",
+    "needs_state",
     "needs_surrogate",
     "open_guard",
     "open_guard_file",
-    "save_network",
+    "pareto_optimal",
+    "save_module",
+    "strength_option",
     "trained_defense",
     "training_options",
 ]

@@ -1,4 +1,4 @@
-"""What a classifier says of each label on average: all that some defenses are fitted to."""
+"""Mean confidences of each label: the state of defenses that release one vector per label."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,15 +8,17 @@ from torch import Generator, Tensor, nn
 
 from oneway.checks import check_count, check_logits
 from oneway.contracts import TrainingData
+from oneway.defenses.base import DefenseWithState
 from oneway.defenses.scores import log_probabilities
 from oneway.errors import InvalidTensorError
+from oneway.options import Options
 
 
 class ClassMeans(nn.Module):
     """For each label, the mean confidences of the images that are given that label.
 
     Attributes:
-        means: ``(K, K)`` float64, one probability vector per predicted label, its own entry the
+        means: ``(K, K)`` float64, one probability vector per predicted label, the label's entry the
             largest, no entry 0. Even until it is fitted.
     """
 
@@ -73,48 +75,28 @@ class ClassMeans(nn.Module):
         return self.means[labels]
 
 
-def check_classes(means: nn.Module, logits: Tensor) -> None:
-    """Refuse logits over other classes than the means are of.
+class FittedToClassMeans(DefenseWithState):
+    """A defense whose state is the mean of calibration scores, label by label."""
 
-    Raises:
-        InvalidTensorError: They are, or are no finite floating scores.
-    """
-    check_logits(logits)
-    fitted = getattr(means, "architecture", {}).get("num_classes")
-    if fitted != logits.shape[-1]:
-        raise InvalidTensorError(
-            f"logits must be over the {fitted} classes that the defense was fitted to, but got "
-            f"{tuple(logits.shape)}. Fit it to scores of this target."
-        )
-
-
-class FittedToClassMeans:
-    """What defenses share that are fitted by averaging calibration scores, label by label."""
-
-    network_type = ClassMeans
-
-    def __init__(self, network: nn.Module) -> None:
-        """Keep the means, which :meth:`train` gave."""
-        self.network = network.eval()
+    state_type = ClassMeans
+    fitted_to = "calibration queries"
 
     @classmethod
-    def check_training(cls) -> None:
-        """Do nothing: there are no options."""
-
-    @classmethod
-    def train(
+    def fit_state(
         cls,
         training_data: TrainingData,
+        settings: Options,  # noqa: ARG003  there are none
         *,
         generator: Generator,  # noqa: ARG003  nothing is drawn
-        on_epoch: Callable[[float], None] | None = None,
+        report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
         """Average the confidences of calibration queries, by predicted label.
 
         Args:
             training_data: Its calibration logits.
+            settings: Not used.
             generator: Not used.
-            on_epoch: Called once.
+            report: Called once.
 
         Returns:
             The means, and how many labels had no calibration row.
@@ -125,6 +107,5 @@ class FittedToClassMeans:
         _, logits = training_data.calibration
         means = ClassMeans(logits.shape[-1]).to(logits.device)
         missing = means.fit(logits)
-        if on_epoch is not None:
-            on_epoch(1.0)
-        return means.eval(), {"labels_without_samples": missing}
+        report(1.0)
+        return means, {"labels_without_samples": missing}

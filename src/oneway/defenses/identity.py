@@ -1,18 +1,15 @@
-"""No defense: what every other one is compared with."""
+"""No defense: what every other defense is compared with."""
 
 from torch import Tensor
 
-from oneway.checks import check_logits
+from oneway.defenses.base import ScoreDefense
 
 
-class Identity:
+class Identity(ScoreDefense):
     """Release the clean logits. An audit must find the gap open: a closed gap of 0."""
 
-    requires_input = False
-    keeps_label = True
-    deterministic = True
+    is_finished = True
 
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return ``logits`` as they came; ``images`` are ignored."""
-        check_logits(logits)
+    def transform(self, logits: Tensor) -> Tensor:
+        """Return the logits bit for bit, ties included."""
         return logits

@@ -1,48 +1,33 @@
-"""Release the label and nothing else: the floor that every other defense is measured against."""
+"""Release the label and nothing else: the baseline that every other defense is measured against."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from oneway.checks import check_above, check_logits
-from oneway.defenses.label_modifier import lift_label
+from oneway.defenses.base import ScoreDefense
 from oneway.errors import InvalidOptionError
+from oneway.options import option
 
 
-class LabelOnly:
+class LabelOnly(ScoreDefense):
     """Release one fixed vector per label. An audit must find the gap closed: G of 1."""
 
-    requires_input = False
-    keeps_label = True
-    deterministic = True
+    # A confidence of 1 would give probabilities of 0, whose logarithm breaks an attacker.
+    confidence: float = option(
+        "Probability of the label; the others share the rest evenly. With K classes it must "
+        "exceed 1 / K.",
+        default=0.99,
+        above=0,
+        below=1,
+    )
 
-    def __init__(self, *, confidence: float = 0.99) -> None:
-        """Prepare the defense.
-
-        Args:
-            confidence: What the label gets, between 0 and 1; the rest is shared evenly. With K
-                classes the label leads only if it exceeds ``1 / K``. Not 1, since a zero
-                probability has no logarithm and would break an attacker rather than inform it.
-
-        Raises:
-            InvalidOptionError: ``confidence`` is not between 0 and 1.
-        """
-        check_above("confidence", confidence, 0)
-        if not confidence < 1:
-            raise InvalidOptionError(f"confidence must be below 1, but got {confidence}.")
-        self.confidence = confidence
-
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return ``(..., K)`` logits that tell the label alone; ``images`` are ignored.
-
-        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum.
+    def transform(self, logits: Tensor) -> Tensor:
+        """Return ``(..., K)`` logits: 0, and the same lead at each row's label.
 
         Raises:
-            InvalidTensorError: ``logits`` are no finite floating scores.
             InvalidOptionError: ``confidence`` is at most ``1 / K``.
         """
-        check_logits(logits)
         classes = logits.shape[-1]
         if self.confidence * classes <= 1:
             raise InvalidOptionError(
@@ -50,7 +35,5 @@ class LabelOnly:
                 f"but is {self.confidence}."
             )
         lead = math.log(self.confidence * (classes - 1) / (1 - self.confidence))
-        labels = logits.argmax(-1)
-        told = torch.zeros_like(logits).scatter(-1, labels.unsqueeze(-1), lead)
-        # Next to 1 / K the lead may round to nothing.
-        return lift_label(told, labels, 0)
+        # Next to 1 / K the lead may round to nothing; the label is lifted afterwards.
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), lead)

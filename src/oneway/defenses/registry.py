@@ -1,6 +1,5 @@
 """The only table from names to defenses."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +30,7 @@ from oneway.defenses.trained import (
     Purification,
 )
 from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.options import Option, injected_names, options_of
 
 TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,
@@ -38,7 +38,7 @@ TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "planted-leak": PlantedLeak,
     "noisy-tail": NoisyTail,
 }
-"""Releases that hide nothing, or tell a secret: for audits to find out, and never for clients."""
+"""Releases that hide nothing, or leak a secret: for audits to detect, and never for clients."""
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -64,123 +64,121 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "lpa": Poisoning,
     **TEST_SIGNALS,
 }
-"""All of them, by the name that commands, experiments and files call them."""
-
-STRENGTHS = {
-    "adversarial-noise": "step_size",
-    "input-free-noise": "step_size",
-    "gaussian-noise": "standard_deviation",
-    "ssd": "epsilon",
-}
-"""Options that make a defense change scores more, where twice as much can be tried."""
-
-GIVEN = ("inverter", "network", "generator")
-"""Parameters that a defense is given rather than told: its surrogate, its own trained network,
-and its source of randomness."""
+"""All defenses, by their name in commands, experiments and files."""
 
 
 def needs_surrogate(name: str) -> bool:
     """Say whether a defense takes the defender's surrogate inverter."""
-    return "inverter" in _parameters(name)
+    return "inverter" in _injected(name)
 
 
-def needs_network(name: str) -> bool:
-    """Say whether a defense trains a network of its own before release."""
-    return "network" in _parameters(name)
+def needs_state(name: str) -> bool:
+    """Say whether a defense takes a state that is fitted before release."""
+    return "state" in _injected(name)
 
 
 def trained_defense(name: str) -> TrainedDefense:
-    """Return the class of a defense that trains a network of its own.
+    """Return the class of a defense whose state is fitted before release.
 
     Raises:
         UnknownNameError: There is no such defense.
     """
-    trained = {known: kind for known, kind in DEFENSES.items() if needs_network(known)}
+    trained = {known: kind for known, kind in DEFENSES.items() if needs_state(known)}
     if name not in trained:
         raise UnknownNameError("trained defense", name, trained)
     kind: Any = trained[name]
     return kind  # type: ignore[no-any-return]
 
 
+def declared_options(name: str) -> dict[str, Option]:
+    """Return the options of a defense and of its training, by name.
+
+    Raises:
+        UnknownNameError: There is no such defense.
+    """
+    return {**_own_options(name), **_training_options(name)}
+
+
 def training_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a defense's options that say how its network is trained."""
-    if not needs_network(name):
-        return {}
-    known = _train_parameters(name)
+    """Return those of a defense's options that decide how its state is fitted."""
+    known = _training_options(name)
     return {option: value for option, value in options.items() if option in known}
 
 
 def effective_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all of a defense's options, those that were not given at their defaults."""
     return {
-        option: options.get(option, parameter.default)
-        for option, parameter in _option_parameters(name).items()
+        option: options.get(option, declared.default)
+        for option, declared in declared_options(name).items()
     }
 
 
-def _option_parameters(name: str) -> dict[str, inspect.Parameter]:
-    """Return what a defense can be told, for its constructor and for its training."""
-    own = {
-        option: parameter for option, parameter in _parameters(name).items() if option not in GIVEN
-    }
-    return own | (_train_parameters(name) if needs_network(name) else {})
+def strength_option(name: str) -> str | None:
+    """Return the option whose double makes a defense change scores more; None if there is none."""
+    declared = declared_options(name).values()
+    return next((option.name for option in declared if option.is_strength), None)
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse an unknown defense, and options that it lacks or needs, before any work.
+    """Refuse options that a defense or its training lacks, needs, or allows no such value of.
 
     Raises:
-        UnknownNameError: With the nearest name.
-        InvalidOptionError: An option that has no default is missing.
+        UnknownNameError: There is no such defense or option; with the nearest name.
+        InvalidOptionError: An option that has no default is missing, or a value is outside its
+            range.
     """
-    known = _option_parameters(name)
+    known = declared_options(name)
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {name!r}", option, known)
-    for option, parameter in known.items():
-        if parameter.default is inspect.Parameter.empty and option not in options:
+    for option, declared in known.items():
+        if option in options:
+            declared.refuse(options[option])
+        elif declared.required:
             raise InvalidOptionError(f"defense {name!r} needs the option {option!r}. Add it.")
 
 
 def build_defense(
     name: str,
     options: Mapping[str, Any],
-    surrogate: nn.Module | None,
+    surrogate: nn.Module | None = None,
     *,
-    network: nn.Module | None = None,
+    state: nn.Module | None = None,
     generator: Generator | None = None,
 ) -> Defense:
-    """Build a defense from its name, its options, and what it is given.
+    """Build a defense from its name, its options, and what is injected.
 
     Args:
         name: A key of ``DEFENSES``.
-        options: Those of its constructor and of its training, side by side.
-        surrogate: The defender's inverter, if it takes one.
-        network: What its training gave, if it has one.
-        generator: Its source of randomness, if it takes one.
+        options: Options of the defense and of its training, side by side.
+        surrogate: The defender's inverter, if the defense takes one.
+        state: The fitted state, if the defense takes one.
+        generator: On the CPU; the source of randomness, if the defense takes one.
 
     Raises:
         UnknownNameError: The name or an option is unknown.
         InvalidOptionError: An option is missing, or outside its range.
     """
     check_options(name, options)
-    given = {"inverter": surrogate, "network": network, "generator": generator}
-    parameters = _parameters(name)
-    taken = {key: value for key, value in given.items() if key in parameters}
-    own = {key: value for key, value in options.items() if key in parameters}
-    return DEFENSES[name](**taken, **own)
+    at_hand = {"inverter": surrogate, "state": state, "generator": generator}
+    taken = {given: at_hand[given] for given in _injected(name)}
+    chosen = {key: value for key, value in options.items() if key in _own_options(name)}
+    return DEFENSES[name](**taken, **chosen)
 
 
-def _parameters(name: str) -> dict[str, inspect.Parameter]:
+def _kind(name: str) -> Any:
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
-    return dict(inspect.signature(DEFENSES[name]).parameters)
+    return DEFENSES[name]
 
 
-def _train_parameters(name: str) -> dict[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(trained_defense(name).train).parameters)
-    return {
-        option: parameter
-        for option, parameter in parameters.items()
-        if option not in ("training_data", "generator", "on_epoch")
-    }
+def _injected(name: str) -> tuple[str, ...]:
+    return injected_names(_kind(name))
+
+
+def _own_options(name: str) -> Mapping[str, Option]:
+    return options_of(_kind(name))
+
+
+def _training_options(name: str) -> Mapping[str, Option]:
+    return options_of(_kind(name).training) if needs_state(name) else {}

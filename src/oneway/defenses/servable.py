@@ -1,4 +1,4 @@
-"""Open what guards a server: the one place where its name, options and files become a defense."""
+"""Open the guard of a server: from name, options and files to a defense."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +11,12 @@ from torch import Generator, nn
 import oneway
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
-from oneway.defenses.codebook.certificate import table_hash
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
-from oneway.defenses.network_files import load_network
+from oneway.defenses.module_files import load_module
 from oneway.defenses.registry import (
     TEST_SIGNALS,
     build_defense,
-    needs_network,
+    needs_state,
     needs_surrogate,
 )
 from oneway.errors import CorruptDataError, InvalidOptionError
@@ -25,12 +24,12 @@ from oneway.errors import CorruptDataError, InvalidOptionError
 
 @dataclass(frozen=True)
 class ServableDefense:
-    """A defense that may stand before clients, and what they are told of it.
+    """A defense that may serve clients: it keeps labels and is deterministic.
 
     Attributes:
-        name: Of the defense, or of the kind of file.
-        version: Of what decides its releases.
-        defense: It keeps labels and is deterministic.
+        name: The defense's registered name, or the kind of its file.
+        version: Version of oneway, or hash of the table: of what decides the releases.
+        defense: The defense.
     """
 
     name: str
@@ -43,20 +42,20 @@ def open_guard(
     options: Mapping[str, Any],
     *,
     inverter: Path | None = None,
-    network: Path | None = None,
+    state: Path | None = None,
     key: bytes | None = None,
     device: torch.device,
     allow_clean_scores: bool = False,
 ) -> ServableDefense:
-    """Build a guard from a defense's name and options, and the files that it needs.
+    """Build a guard from a defense's name, options and files.
 
     Args:
         name: A registered defense.
-        options: Its options.
+        options: Options of the defense.
         inverter: File of the defender's surrogate, if the defense takes one.
-        network: File of the defense's own trained network, if it has one.
+        state: File of the defense's fitted state, if it takes one.
         key: Secret that fixes the draws of a random defense.
-        device: Where networks go.
+        device: Where networks and fitted states go.
         allow_clean_scores: Let ``"none"`` pass, which guards nothing.
 
     Raises:
@@ -75,16 +74,16 @@ def open_guard(
         raise InvalidOptionError("the defense 'none' guards nothing. Choose another.")
     if name == "codebook":
         raise InvalidOptionError("a codebook is opened from its own file. Give --guard FILE.")
-    needed = {"inverter": needs_surrogate(name), "network": needs_network(name)}
-    for what, path in (("inverter", inverter), ("network", network)):
+    needed = {"inverter": needs_surrogate(name), "state": needs_state(name)}
+    for what, path in (("inverter", inverter), ("state", state)):
         if needed[what] is not (path is not None):
             said = f"needs --{what} FILE" if needed[what] else f"takes no --{what}"
             raise InvalidOptionError(f"the defense {name!r} {said}.")
     surrogate = None if inverter is None else _surrogate(inverter, device)
-    trained = None if network is None else load_network(network, name).network.to(device)
+    fitted = None if state is None else load_module(state, name).module.to(device)
 
     def build(generator: Generator) -> Defense:
-        return build_defense(name, options, surrogate, network=trained, generator=generator)
+        return build_defense(name, options, surrogate, state=fitted, generator=generator)
 
     defense = build(Generator())
     if not defense.keeps_label:
@@ -95,8 +94,8 @@ def open_guard(
     if not defense.deterministic:
         if key is None:
             raise InvalidOptionError(
-                f"the defense {name!r} is random: without a secret key, whoever asks again "
-                "averages its noise away. Give a key, by the setting key_file."
+                f"the defense {name!r} is random: without a secret key, a client who "
+                "asks again averages its noise away. Give a key, by the setting key_file."
             )
         defense = KeyedRandomness(build, SecretKey(key), bind="input")
     return ServableDefense(name, oneway.__version__, defense)
@@ -106,22 +105,22 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
     """Open a guard that was fitted: a codebook, from `oneway codebook`.
 
     Args:
-        path: Its file.
+        path: File of the codebook.
         device: Where its table goes.
 
     Raises:
         MissingDataError: The file is not there.
-        CorruptDataError: It is no codebook, its table breaks its own rules, or its certificate is
-            about another table.
+        CorruptDataError: The file is no codebook, its table breaks its own rules, or its
+            certificate is about another table.
     """
     release = CodebookRelease.load(path)
-    version = table_hash(release.network)[:12]
-    release.network.to(device)
+    version = release.state.digest()[:12]
+    release.state.to(device)
     return ServableDefense("codebook", version, release)
 
 
 def _surrogate(path: Path, device: torch.device) -> nn.Module:
-    stored = load_network(path)
+    stored = load_module(path)
     if stored.kind not in ("inverter", "record-inverter"):
-        raise CorruptDataError(f"{path} holds a network of kind {stored.kind!r}, not an inverter.")
-    return stored.network.to(device)
+        raise CorruptDataError(f"{path} holds a {stored.kind!r}, not an inverter.")
+    return stored.module.to(device)

@@ -1,87 +1,63 @@
 """SSD: each answer is pulled to a label's mean answer, as far as its own uncertainty allows."""
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from oneway.checks import check_above, check_generator, check_switch
-from oneway.defenses.class_means import FittedToClassMeans, check_classes
-from oneway.defenses.label_modifier import lift_label
+from oneway.defenses.base import RandomDefense
+from oneway.defenses.class_means import FittedToClassMeans
 from oneway.defenses.scores import log_probabilities, logits_of
+from oneway.options import injected, option
 
 
-class StealthyShield(FittedToClassMeans):
+class StealthyShield(FittedToClassMeans, RandomDefense):
     """Minimize KL(p || q) subject to L1(p, f) <= ``epsilon`` * H(f).
 
     f are the clean confidences, H their entropy in nats, and q the mean confidences of a label.
     As published that label is drawn from ``softmax(f / temperature)`` for every answer, which
-    may change the released label; with ``label_guarded`` it is the predicted one, and the label
-    stays. A retrained attacker may average what is drawn.
+    may change the released label; with ``label_guarded`` it is the predicted label, which stays.
+    A retrained attacker may average over draws.
 
     Source:
         "Stealthy Shield Defense: A Conditional Mutual Information-Based Post-Processing against
         Black-Box Model Inversion Attacks", ICLR 2025.
     """
 
-    requires_input = False
+    epsilon: float = option(
+        "L1 distance allowed per nat of entropy. Theirs: 0.35 to 0.8.",
+        default=0.5,
+        above=0,
+        is_strength=True,
+    )
+    temperature: float = option(
+        "Temperature of the label's draw. Theirs: 0.1.", default=0.1, above=0
+    )
+    label_guarded: bool = option("Take the predicted label; nothing is drawn.", default=False)
+    generator: Generator | None = injected(  # type: ignore[assignment]
+        "On the CPU; gives the labels' draws. Not needed with `label_guarded`.", default=None
+    )
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        epsilon: float = 0.5,
-        temperature: float = 0.1,
-        label_guarded: bool = False,
-        generator: Generator | None = None,
-    ) -> None:
-        """Prepare the defense.
-
-        Args:
-            network: From :meth:`train`.
-            epsilon: L1 distance allowed per nat of entropy, above 0. Theirs: 0.35 to 0.8.
-            temperature: Of the label's draw, above 0. Theirs: 0.1.
-            label_guarded: Take the predicted label; nothing is drawn.
-            generator: On the CPU, for the draws; not needed by the guarded form.
+    def __post_init__(self) -> None:
+        """Refuse options outside their range, or a missing generator to draw from.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or there is no generator to draw
-                from.
+            InvalidOptionError: An option or the generator is refused.
         """
-        super().__init__(network)
-        check_above("epsilon", epsilon, 0)
-        check_above("temperature", temperature, 0)
-        check_switch("label_guarded", label_guarded)
-        if not label_guarded:
-            check_generator(generator)
-        self.epsilon, self.temperature, self.generator = epsilon, temperature, generator
-        self.keeps_label = self.deterministic = label_guarded
+        self.keeps_label = self.deterministic = self.label_guarded
+        super().__post_init__()
 
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
-        """Return ``(..., K)`` logits of the pulled confidences; ``images`` are ignored.
-
-        The guarded form keeps the arg max of ``logits`` (the lowest index, if they tie) as the
-        only maximum.
-
-        Raises:
-            InvalidTensorError: ``logits`` are no finite floating scores over the fitted classes.
-        """
-        return self.draws(logits, images, 1)[0]
-
-    @torch.no_grad()
-    def draws(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:  # noqa: ARG002
-        """Return ``(count, ..., K)`` answers, independent unless the label is guarded."""
-        check_classes(self.network, logits)
-        clean, labels = log_probabilities(logits).exp(), logits.argmax(-1)
+    def sample(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:  # noqa: ARG002
+        """Return ``(count, ..., K)`` logits of the pulled confidences."""
+        clean = log_probabilities(logits).exp()
         shape = (count, *logits.shape)
-        drawn = labels.expand(shape[:-1])
-        if not self.keeps_label:
+        drawn = logits.argmax(-1).expand(shape[:-1])
+        if not self.label_guarded:
             uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
             # The largest of scores with Gumbel noise is a draw from their softmax.
             noise = -(-(1 - uniform).log()).log()
             drawn = (clean / self.temperature + noise.to(clean.device)).argmax(-1)
         radius = self.epsilon * torch.special.entr(clean).sum(-1)
-        pulled = pull_towards(clean.expand(shape), self.network(drawn), radius.expand(shape[:-1]))
-        told = logits_of(pulled, logits.dtype)
-        return lift_label(told, labels.expand(shape[:-1]), 0) if self.keeps_label else told
+        pulled = pull_towards(clean.expand(shape), self.state(drawn), radius.expand(shape[:-1]))
+        return logits_of(pulled, logits.dtype)
 
 
 def pull_towards(clean: Tensor, goal: Tensor, radius: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from oneway.contracts import Defense, Target, TrainingData
 from oneway.data import ProgressCallback
 from oneway.defenses import (
     build_defense,
-    needs_network,
+    needs_state,
     needs_surrogate,
     trained_defense,
     training_options,
@@ -28,14 +28,14 @@ from oneway.targets import DefendedTarget, TorchTarget
 
 @dataclasses.dataclass(frozen=True)
 class FittedDefense:
-    """A defense that is ready, and what it took.
+    """A defense that is ready to answer, with facts about its training.
 
     Attributes:
-        defense: It.
-        again: Builds the same once more for whoever asks again, told for what: it draws on a
-            stream of its own for each, so that what was released stays the same.
-        seconds: Of training, beyond the target's: a surrogate's, or a network's of its own.
-        facts: What its training recorded.
+        defense: The defense.
+        again: Rebuilds the defense with an independent random stream for the named purpose, so that
+            what was released stays the same.
+        seconds: Seconds that the surrogate, or the state of the defense, was trained.
+        facts: Numbers that the training recorded.
     """
 
     defense: Defense
@@ -46,7 +46,7 @@ class FittedDefense:
 
 @dataclasses.dataclass(frozen=True)
 class DefenderImages:
-    """What a defender has to train with.
+    """Images that a defender trains with.
 
     Attributes:
         auxiliary: ``(N, C, H, W)`` public images, on the device where networks are trained.
@@ -80,10 +80,10 @@ class Defender:
         Args:
             surrogate: The defender's own inverter.
             step_factors: What an attacker's copies multiply the defender's step size by.
-            images: What there is to train with.
-            store: Where trained networks are kept.
+            images: Images to train with.
+            store: Keeps trained networks.
             trainer: Trains inverters; its seed is the defender's, too.
-            report: Told of progress.
+            report: Progress callback.
         """
         self.surrogate, self.step_factors, self.images = surrogate, step_factors, images
         self.store, self.trainer, self.report = store, trainer, report
@@ -97,20 +97,20 @@ class Defender:
             target: The undefended target.
             clean: ``(N, K)`` its confidences of the auxiliary images.
         """
-        surrogate, network = None, None
+        surrogate, state = None, None
         facts: Mapping[str, Any] = {}
         if needs_surrogate(row.defense):
             surrogate, facts = self.trained_surrogate(row, clean)
             facts = {**facts, "surrogate_held_out_error": min(facts["held_out_errors"])}
-        if needs_network(row.defense):
-            network, facts = self._network(row, target)
+        if needs_state(row.defense):
+            state, facts = self._state(row, target)
 
         def build(purpose: str) -> Defense:
             return build_defense(
                 row.defense,
                 row.options,
                 surrogate,
-                network=network,
+                state=state,
                 generator=Stream(self.seed, f"{row.name}, {purpose}").generator(),
             )
 
@@ -215,7 +215,7 @@ class Defender:
             "factors": "by row",
         }
 
-    def _network(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
+    def _state(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
         images, options = self.images, training_options(row.defense, row.options)
         told = ", ".join(f"{name} {value}" for name, value in options.items())
         stage = f"train {row.defense}" + (f", {told}" if told else "")
@@ -254,7 +254,7 @@ class Defender:
         stream, device = Stream(self.seed, row.defense), images.auxiliary.device
         stored = self.store.network(row.defense, key, lambda: stream.call(fresh, device))
         self.report(stage, 1.0)
-        return stored.network.to(device), stored.facts
+        return stored.module.to(device), stored.facts
 
 
 def surrogate_depth(spec: SurrogateSpec, shape: Sequence[int]) -> int:

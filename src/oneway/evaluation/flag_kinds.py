@@ -18,13 +18,13 @@ class FlagKind:
     """A flag that an evaluation can raise; its texts are Markdown.
 
     Attributes:
-        about: What is in question: the attack, or the release.
+        about: Subject of the flag: the attack, or the release.
         statement: How the details of such a flag end, where they are alike; else empty.
-        says: What it says, as half a sentence.
-        raised_if: When it is raised.
-        why: Why that matters.
-        what_to_do: What to do then.
-        page: All of its page.
+        says: The flag's statement, without its full stop.
+        raised_if: Condition that raises the flag.
+        why: Reason that the flag matters.
+        what_to_do: Remedies.
+        page: The whole page.
     """
 
     about: Literal["the attack", "the release"]

@@ -12,7 +12,7 @@ class Flag:
 
     Attributes:
         name: A key of ``FLAGS``, and the name of its page.
-        detail: What raised it, in words.
+        detail: The finding that raised the flag, in words.
         attack: Name of the attack that it is about, if it is about one.
     """
 

@@ -18,7 +18,7 @@ def build_from(kind: type[T], values: Any, where: str) -> T:
         kind: The dataclass. Its fields may be numbers, text, mappings, tuples, literals,
             optional values and other dataclasses.
         values: A table of TOML, or an object of JSON.
-        where: Where the values come from, for messages.
+        where: Source of the values, for messages.
 
     Returns:
         An instance of ``kind``; a whole number becomes a float where a float is declared.

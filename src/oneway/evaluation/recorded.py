@@ -48,10 +48,10 @@ def attack_recorded(
     Args:
         auxiliary: The attacker's.
         test: The queries to reconstruct.
-        store: Where trained networks are kept.
-        settings: How decoders are trained.
-        seed: Of every random stream.
-        report: Told of progress.
+        store: Keeps trained networks.
+        settings: Training settings of the decoders.
+        seed: Seed of every random stream.
+        report: Progress callback.
 
     Returns:
         The outcome, and rows of images for a figure.

@@ -101,9 +101,9 @@ class BaselineErrors:
     """Mean squared errors per pixel that a verdict is measured between.
 
     Attributes:
-        clean: Of the best attack on clean scores.
+        clean: Error of the best attack on clean scores.
         label: Given the predicted label alone.
-        prior: Of the mean image.
+        prior: Error of the mean image.
     """
 
     clean: float
@@ -136,9 +136,9 @@ class AttackRecord:
         strongest: Name of the attacker with that error.
         closed_gap: G over all queries; None if clean scores add nothing to the label.
         closed_gap_least_confident: G over the least confident 5 % of queries.
-        flags: What is suspicious about this evaluation.
+        flags: Suspicious facts about this evaluation.
         errors_per_query: Each attacker's errors, as :func:`packed` writes them.
-        environment: What the record was computed with.
+        environment: Software and hardware.
         provenance: Code, date, data and model.
         schema: Version of this form.
     """
@@ -222,7 +222,7 @@ class Outcome(Generic[Record]):
     """What attacks on one release gave.
 
     Attributes:
-        record: What is written down.
+        record: The record.
         results: Result of each attacker, by name.
         released: ``(N, K)`` released confidences of the test queries.
     """
@@ -242,7 +242,7 @@ def judged(
 
     Args:
         results: Result of each attacker, by name.
-        baselines: Of the same test queries.
+        baselines: Baselines of the same test queries.
         clean: ``(N, K)`` clean confidences of the test queries.
         label_changes: Queries whose released label is not the model's.
 
@@ -308,7 +308,7 @@ def record_from(values: Mapping[str, Any], where: str) -> ReleaseRecord:
 
     Args:
         values: A JSON object.
-        where: Where it comes from, for messages.
+        where: File and line, for messages.
 
     Raises:
         CorruptDataError: It is no record of an experiment, or of another version's form.

@@ -10,14 +10,7 @@ from torch import nn
 from oneway.attacks import inversion_attacks
 from oneway.checks import check_above, check_count
 from oneway.contracts import Defense
-from oneway.defenses import (
-    build_defense,
-    check_options,
-    needs_network,
-    needs_surrogate,
-    trained_defense,
-    training_options,
-)
+from oneway.defenses import build_defense, needs_surrogate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
 
@@ -28,11 +21,11 @@ class SurrogateSpec:
 
     Attributes:
         width: Channels of its last hidden layer.
-        hidden_layers_removed: How many it lacks of an attacker's.
+        hidden_layers_removed: Hidden layers that an attacker's decoder has in addition.
         input_transform: Its input transform.
         adversarial_steps: How many steps of noise each batch is shown in min-max training;
             together they are as long as the defense's.
-        training: How it is trained.
+        training: Training settings.
     """
 
     width: int = 32
@@ -64,7 +57,7 @@ class AttackerSpec:
         widths: Decoder widths to try.
         held_out: Share of the auxiliary images kept for choosing.
         step_factors: What adversarial training multiplies the defender's step size by.
-        repeats: How often averaging asks the same query.
+        repeats: Numbers of answers to the same query that averaging tries.
         training: Equal for every attack on every release.
     """
 
@@ -104,7 +97,7 @@ class ReleaseSpec:
     """One row of the table: what it is called, and which defense with which options.
 
     Attributes:
-        name: What it is called.
+        name: Name of the row.
         defense: A registered defense.
         options: Its own and its training's.
         surrogate: ``"plain"``, or one of two readings of the paper's "adversarial training
@@ -178,14 +171,10 @@ def sketch_defense(release: ReleaseSpec) -> Defense:
         UnknownNameError: There is no such defense, or option of it.
         InvalidOptionError: An option of it or of its training is missing or outside its range.
     """
-    check_options(release.defense, release.options)
-    if needs_network(release.defense):
-        told = training_options(release.defense, release.options)
-        trained_defense(release.defense).check_training(**told)
     return build_defense(
         release.defense,
         release.options,
         nn.Identity(),
-        network=nn.Identity(),
+        state=nn.Identity(),
         generator=torch.Generator(),
     )

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from oneway.defenses import StoredNetwork, load_network, save_network
+from oneway.defenses import StoredModule, load_module, save_module
 from oneway.errors import CorruptDataError
 from oneway.extras import load_extra
 from oneway.files import atomic_file, read_tensors, write_tensors
@@ -49,11 +49,11 @@ class Store:
         kind: str,
         spec: Mapping[str, Any],
         train: Callable[[], tuple[nn.Module, Mapping[str, Any]]],
-    ) -> StoredNetwork:
+    ) -> StoredModule:
         """Return the network of a spec, trained now only if it never was.
 
         Args:
-            kind: A key of ``oneway.defenses.network_files.KINDS``.
+            kind: A key of ``oneway.defenses.module_files.KINDS``.
             spec: JSON values that decide what is trained, the data's fingerprint among them.
             train: Trains it, and says what to record beside it.
 
@@ -65,8 +65,8 @@ class Store:
             begin = time.perf_counter()
             network, facts = train()
             seconds = time.perf_counter() - begin
-            save_network(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
-        return load_network(path, kind)
+            save_module(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
+        return load_module(path, kind)
 
     def tensors(
         self, kind: str, spec: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
@@ -74,7 +74,7 @@ class Store:
         """Return the tensors of a spec, computed now only if they never were.
 
         Args:
-            kind: What they are, as in the file's name.
+            kind: First part of the file's name.
             spec: JSON values that decide them, fingerprints of what they come from among them.
             compute: Computes them, by name.
 

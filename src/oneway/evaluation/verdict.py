@@ -22,7 +22,7 @@ class Verdict:
 
     Attributes:
         adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
-        strongest: Who achieved it.
+        strongest: Name of the attacker with that error.
         closed_gap: G over all queries; None if clean scores tell no more than the label.
         closed_gap_least_confident: G over the least confident 5 % of queries, of the attacker who
             is strongest over all of them, or who falls back on the label.
@@ -46,9 +46,9 @@ def judge(
 
     Args:
         results: By name; all of them count, and the strongest makes the headline.
-        baselines: Of the same queries.
+        baselines: Baselines of the same queries.
         clean_confidences: ``(N, K)``, to find the least confident queries.
-        label_changes: How many labels changed in what was released.
+        label_changes: Queries whose released label is not the model's.
     """
     strongest = min(results, key=lambda name: results[name].error)
     tail = least_confident(clean_confidences)

@@ -1,18 +1,7 @@
-"""A page on this machine: draw a digit, move a defense's sliders, see what attackers see."""
+"""A page on this machine: draw a digit, move a defense's sliders, see the reconstructions."""
 
-from oneway.playground.app import playground_app
 from oneway.playground.running import Server, listen
-from oneway.playground.settings import Setting
-from oneway.playground.study import Study, count_stages, kept_digits
-from oneway.playground.workshop import Workshop
+from oneway.playground.session import Session, count_stages, kept_digits
+from oneway.playground.worker import Worker
 
-__all__ = [
-    "Server",
-    "Setting",
-    "Study",
-    "Workshop",
-    "count_stages",
-    "kept_digits",
-    "listen",
-    "playground_app",
-]
+__all__ = ["Server", "Session", "Worker", "count_stages", "kept_digits", "listen"]

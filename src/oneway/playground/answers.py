@@ -1,4 +1,4 @@
-"""What the page is told: JSON values of a study, its answers and what is found of a setting."""
+"""JSON values of the page: the session's state, answers to queries, findings."""
 
 import base64
 import binascii
@@ -12,36 +12,37 @@ from oneway.contracts import Reconstructor
 from oneway.errors import InvalidOptionError
 from oneway.metrics import inversion_errors
 from oneway.playground.drawing import center_drawing
+from oneway.playground.session import Finding, Session, reconstruct
 from oneway.playground.settings import DEFAULTS, SLIDERS, Setting
-from oneway.playground.study import Finding, Study, reconstruct
-from oneway.playground.workshop import Progress, Workshop
+from oneway.playground.worker import Progress, Worker
 from oneway.releases import release
 
 SIDE = 112
-"""Of the canvas as it is sent."""
+"""Side in pixels of a drawing in a request."""
 
 MOST_SETTINGS = len(SLIDERS)
+"""Most settings in a request: one of each defense."""
 
 
-def read_query(told: Any, study: Study) -> Tensor:
-    """Return the image that a request asks about, ``(1, 1, 32, 32)``.
+def read_query(value: Any, session: Session) -> Tensor:
+    """Return the image of a request, ``(1, 1, 32, 32)`` in ``[0, 1]``.
 
     Args:
-        told: ``{"sample": NUMBER}``, or ``{"drawing": TEXT}``: 112 x 112 bytes in base64, row by
+        value: ``{"sample": NUMBER}``, or ``{"drawing": TEXT}``: 112 x 112 bytes in base64, row by
             row, ink 255 on 0.
-        study: Whose samples they are.
+        session: Holds the samples.
 
     Raises:
-        InvalidOptionError: It is something else.
+        InvalidOptionError: The value has another form.
         InvalidTensorError: The drawing holds no ink.
     """
-    match told:
+    match value:
         case {"sample": int(number), **rest} if not rest and not isinstance(number, bool):
-            if not 0 <= number < len(study.samples):
+            if not 0 <= number < len(session.samples):
                 raise InvalidOptionError(
-                    f"sample must be from 0 to {len(study.samples) - 1}. See /api/state."
+                    f"sample must be from 0 to {len(session.samples) - 1}. See /api/state."
                 )
-            return study.samples[number : number + 1]
+            return session.samples[number : number + 1]
         case {"drawing": str(text), **rest} if not rest:
             return center_drawing(_read_drawing(text))
     raise InvalidOptionError(
@@ -53,7 +54,7 @@ def _read_drawing(text: str) -> Tensor:
     try:
         content = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        # The parser's own words may quote what was drawn.
+        # The parser's message may quote the drawing.
         raise InvalidOptionError("drawing must be base64, but is not. Encode the bytes.") from None
     if len(content) != SIDE * SIDE:
         raise InvalidOptionError(
@@ -62,11 +63,11 @@ def _read_drawing(text: str) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(SIDE, SIDE).float() / 255
 
 
-def state_json(workshop: Workshop) -> dict[str, Any]:
-    """Return whether the study is ready, and what can be asked of it then."""
-    study = workshop.study
-    if study is None:
-        progress = workshop.preparing
+def state_json(worker: Worker) -> dict[str, Any]:
+    """Return whether the session is ready, and then the samples, sliders and baselines."""
+    session = worker.session
+    if session is None:
+        progress = worker.preparing
         return {
             "ready": False,
             "state": progress.state,
@@ -77,77 +78,77 @@ def state_json(workshop: Workshop) -> dict[str, Any]:
         "ready": True,
         "samples": [
             {"label": int(label), "image": _picture(image)}
-            for label, image in zip(study.sample_labels, study.samples, strict=True)
+            for label, image in zip(session.sample_labels, session.samples, strict=True)
         ],
         "sliders": {
             name: {option: list(values) for option, values in sliders.items()}
             for name, sliders in SLIDERS.items()
         },
         "defaults": {name: dict(options) for name, options in DEFAULTS.items()},
-        "baselines": study.baseline_errors,
-        "queries": study.queries,
+        "baselines": dict(session.baseline_errors),
+        "queries": session.queries,
         "side": SIDE,
     }
 
 
 def answers_json(
-    workshop: Workshop, study: Study, query: Tensor, settings: Sequence[Setting]
+    worker: Worker, session: Session, query: Tensor, settings: Sequence[Setting]
 ) -> dict[str, Any]:
-    """Answer one query at some settings, and say what each attacker makes of the answers.
+    """Answer one query at several settings, and reconstruct it from each answer.
 
     Args:
-        workshop: What it has found so far.
-        study: Who answers.
-        query: ``(1, 1, 32, 32)``.
-        settings: Of the defenses.
+        worker: Holds the findings so far.
+        session: Holds the target, the defenses and the attackers.
+        query: ``(1, 1, 32, 32)`` in ``[0, 1]``.
+        settings: Defenses and their options.
     """
-    logits = study.target.logits(query)
+    logits = session.target.logits(query)
     clean = release(logits)
     return {
         "sent": _picture(query[0]),
         "label": int(clean.argmax()),
         "clean": clean[0].tolist(),
-        "from_clean": _guess(study.static.reconstructor, clean, query),
-        "label_alone": _guess(study.label_alone.reconstructor, clean, query),
-        "answers": [_answer_json(workshop, study, query, clean, setting) for setting in settings],
+        "from_clean": _guess(session.static.reconstructor, clean, query),
+        "label_alone": _guess(session.label_alone.reconstructor, clean, query),
+        "answers": [_answer_json(worker, session, query, clean, setting) for setting in settings],
     }
 
 
 def _answer_json(
-    workshop: Workshop, study: Study, query: Tensor, clean: Tensor, setting: Setting
+    worker: Worker, session: Session, query: Tensor, clean: Tensor, setting: Setting
 ) -> dict[str, Any]:
-    released = study.trace(setting, query).released
-    found = workshop.finding(setting)
-    # Who learned from clean scores, or from labels, has learned from just what these two release.
-    known = {"none": study.static.reconstructor, "label-only": study.label_alone.reconstructor}
-    exact = known.get(setting.defense, None if found is None else found.retrained)
-    retrained = study.mixed[setting.defense] if exact is None else exact
+    released = session.trace(setting, query).released
+    finding = worker.finding(setting)
+    # These two defenses release exactly what these two attackers trained on.
+    known = {"none": session.static.reconstructor, "label-only": session.label_alone.reconstructor}
+    exact = known.get(setting.defense, None if finding is None else finding.retrained)
+    retrained = session.mixed[setting.defense] if exact is None else exact
     return {
         "setting": setting.as_json(),
         "label": int(released.argmax()),
         "released": released[0].tolist(),
         "l1": float((released.double() - clean.double()).abs().sum()),
-        "cells": study.cells(setting),
-        "static": _guess(study.static.reconstructor, released, query),
+        "cells": session.cells(setting),
+        "static": _guess(session.static.reconstructor, released, query),
         "retrained": _guess(retrained, released, query),
         "exact": exact is not None,
-        "finding": None if found is None else finding_json(found),
+        "finding": None if finding is None else finding_json(finding),
     }
 
 
 def progress_json(progress: Progress) -> dict[str, Any]:
-    """Return how far the examination of a setting is, and what is found."""
-    found = progress.finding
+    """Return the progress of a setting's examination, and its newest finding."""
+    finding = progress.finding
     return {
         "state": progress.state,
         "stage": progress.stage,
         "share": progress.share,
-        "finding": None if found is None else finding_json(found),
+        "finding": None if finding is None else finding_json(finding),
     }
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """Return what is known of a setting over all test queries."""
+    """Return the results at a setting over all test queries."""
     verdict = finding.verdict
     return {
         "final": finding.retrained is not None,
@@ -159,8 +160,8 @@ def finding_json(finding: Finding) -> dict[str, Any]:
 
 
 def _guess(reconstructor: Reconstructor, released: Tensor, query: Tensor) -> dict[str, Any]:
-    made = reconstruct(reconstructor, released).clamp(0, 1)
-    return {"image": _picture(made[0]), "error": float(inversion_errors(query, made)[0])}
+    images = reconstruct(reconstructor, released).clamp(0, 1)
+    return {"image": _picture(images[0]), "error": float(inversion_errors(query, images)[0])}
 
 
 def _picture(image: Tensor) -> str:

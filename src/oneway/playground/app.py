@@ -1,4 +1,4 @@
-"""The page and its few questions, over HTTP, for this machine alone."""
+"""Serve the page and its JSON requests over HTTP, for this machine alone."""
 
 import json
 import threading
@@ -28,16 +28,16 @@ from oneway.playground.answers import (
     read_query,
     state_json,
 )
+from oneway.playground.session import Session
 from oneway.playground.settings import Setting
-from oneway.playground.study import Study
-from oneway.playground.workshop import Workshop
+from oneway.playground.worker import Worker
 
 MOST_BYTES = 2**16
-"""Of a request: a drawing takes a quarter of it."""
+"""Most bytes of a request body: a drawing takes a quarter of it."""
 
 HOSTS = ("127.0.0.1", "localhost")
-"""What a browser on this machine calls it. Any other name is somebody else's page, whose name was
-pointed here (DNS rebinding)."""
+"""Host names that are answered. Any other name belongs to another site whose name was pointed here
+(DNS rebinding)."""
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -52,14 +52,14 @@ HEADERS = {
 }
 
 
-def playground_app(workshop: Workshop) -> Starlette:
-    """Return the application; it ends the workshop when it ends.
+def playground_app(worker: Worker) -> Starlette:
+    """Return the application, which closes the worker when it ends.
 
     Args:
-        workshop: Prepares, and examines.
+        worker: Prepares the session, and examines settings.
     """
     page = Path(str(resources.files("oneway.playground") / "static"))
-    # One at a time: two that share the cores are both late.
+    # One answer at a time: two that share the cores are both late.
     turn = threading.Lock()
 
     def answered(compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -70,45 +70,45 @@ def playground_app(workshop: Workshop) -> Starlette:
         return FileResponse(page / "index.html")
 
     async def state(_: Request) -> Response:
-        return JSONResponse(state_json(workshop))
+        return JSONResponse(state_json(worker))
 
     async def answers(request: Request) -> Response:
-        study = _ready(workshop)
+        session = _ready(worker)
         match await _read_json(request):
-            case {"query": told, "settings": list(listed), **rest} if not rest:
+            case {"query": query_json, "settings": list(listed), **rest} if not rest:
                 if not 1 <= len(listed) <= MOST_SETTINGS:
                     raise InvalidOptionError(
                         f"settings must be 1 to {MOST_SETTINGS}, but are {len(listed)}."
                     )
                 settings = [Setting.from_json(each) for each in listed]
-                query = read_query(told, study)
+                query = read_query(query_json, session)
             case _:
                 raise InvalidOptionError(
                     'a request must be {"query": {...}, "settings": [...]} and nothing more.'
                 )
         return JSONResponse(
             await run_in_threadpool(
-                answered, lambda: answers_json(workshop, study, query, settings)
+                answered, lambda: answers_json(worker, session, query, settings)
             )
         )
 
     async def examine(request: Request) -> Response:
-        _ready(workshop)
+        _ready(worker)
         setting = Setting.from_json(await _read_json(request))
-        workshop.wish(setting)
-        return JSONResponse(progress_json(workshop.progress(setting)), 202)
+        worker.enqueue(setting)
+        return JSONResponse(progress_json(worker.progress(setting)), 202)
 
     async def progress(request: Request) -> Response:
-        _ready(workshop)
+        _ready(worker)
         setting = Setting.from_json(await _read_json(request))
-        return JSONResponse(progress_json(workshop.progress(setting)))
+        return JSONResponse(progress_json(worker.progress(setting)))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            await run_in_threadpool(workshop.close)
+            await run_in_threadpool(worker.close)
 
     return Starlette(
         routes=[
@@ -128,21 +128,21 @@ def playground_app(workshop: Workshop) -> Starlette:
     )
 
 
-def _ready(workshop: Workshop) -> Study:
-    study = workshop.study
-    if study is None:
+def _ready(worker: Worker) -> Session:
+    session = worker.session
+    if session is None:
         raise HTTPException(503, "the networks are being trained; ask /api/state how far it is")
-    return study
+    return session
 
 
 async def _read_json(request: Request) -> Any:
-    """Read a body of bounded size.
+    """Read a JSON body of bounded size.
 
     Raises:
-        HTTPException: It is too large, says that it is something else, or is no JSON.
+        HTTPException: The body is too large, has another content type, or is not JSON.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        # A form of another site's page can send any other type without being asked.
+        # A form on another site's page may send other types without a preflight request.
         raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
     body = bytearray()
     async for piece in request.stream():
@@ -152,7 +152,7 @@ async def _read_json(request: Request) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
-        # The parser's own words may quote the body.
+        # The parser's message may quote the body.
         raise HTTPException(400, "the body is not JSON") from None
 
 
@@ -167,15 +167,15 @@ async def _on_http_error(_: Request, error: Exception) -> Response:
 
 
 class _Headers:
-    """Adds what every answer says to the browser: nothing from elsewhere, nothing to elsewhere."""
+    """Add ``HEADERS`` to every answer: the browser loads nothing from other sites."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def told(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        await self.app(scope, receive, told if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)

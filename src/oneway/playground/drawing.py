@@ -1,4 +1,4 @@
-"""A drawing as the classifier takes it: centered and scaled as MNIST's digits were."""
+"""Center and scale a drawing as MNIST's digits are centered and scaled."""
 
 import math
 
@@ -9,16 +9,16 @@ from torch.nn import functional
 from oneway.errors import InvalidTensorError
 
 BOX, FIELD, CANVAS = 20, 28, 32
-"""Sides of the box that a digit is scaled to, of MNIST's images, and of the classifier's."""
+"""Sides in pixels: the box of a scaled digit, an image of MNIST, an input of the classifier."""
 
 INK = 0.1
-"""What counts as drawn."""
+"""Least value of a pixel that counts as drawn, in [0, 1]."""
 
 
 def center_drawing(drawing: Tensor) -> Tensor:
     """Scale a drawing's ink to a box of 20 pixels, and put its center of mass in the middle.
 
-    A classifier that was trained on MNIST has never seen a digit anywhere else.
+    A classifier trained on MNIST has seen digits nowhere else.
 
     Args:
         drawing: ``(H, W)`` floating in ``[0, 1]``, ink 1 on 0.
@@ -27,7 +27,7 @@ def center_drawing(drawing: Tensor) -> Tensor:
         ``(1, 1, 32, 32)`` float32 in ``[0, 1]``.
 
     Raises:
-        InvalidTensorError: There is no ink.
+        InvalidTensorError: The drawing holds no ink.
 
     Source:
         LeCun, Cortes & Burges, "The MNIST database": normalized to fit in a 20x20 box with their
@@ -53,10 +53,10 @@ def center_drawing(drawing: Tensor) -> Tensor:
 
 
 def _start(mass: Tensor, length: int) -> int:
-    """Return where ink begins so that its center of mass is in the middle, all of it inside.
+    """Return the first row or column of the ink, with its center of mass in the field's middle.
 
-    In the middle means: in the pixel right of it, or below. That is where all digits of MNIST
-    have theirs, uniformly from 14 to 15, counted from the field's edge.
+    The center falls in the pixel right of the middle, or below it: in MNIST it is spread evenly
+    from 14 to 15, counted from the field's edge. All ink stays inside the field.
     """
     at = torch.arange(length, dtype=mass.dtype)
     center = float((mass * at).sum() / mass.sum()) + 0.5

@@ -1,4 +1,4 @@
-"""Listen on this machine alone, and serve until told to stop."""
+"""Serve the page on this machine alone."""
 
 import socket
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import uvicorn
 
 from oneway.errors import InvalidOptionError
 from oneway.playground.app import playground_app
-from oneway.playground.workshop import Workshop
+from oneway.playground.worker import Worker
 
 ADDRESS = "127.0.0.1"
 
@@ -16,10 +16,10 @@ def listen(port: int) -> socket.socket:
     """Return a socket that listens on loopback.
 
     Args:
-        port: Of it; 0: any that is free.
+        port: Port number; 0: any free port.
 
     Raises:
-        InvalidOptionError: It is taken.
+        InvalidOptionError: The port is taken.
     """
     try:
         return socket.create_server((ADDRESS, port))
@@ -31,21 +31,21 @@ def listen(port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves a workshop's page; ends by itself if the workshop cannot be prepared.
+    """Serves a worker's page; ends by itself if the session cannot be prepared.
 
     Attributes:
-        failed: Whether that is why it ended.
+        failed: Whether the server ended because preparing failed.
     """
 
-    def __init__(self, workshop: Workshop, started: Callable[[], None]) -> None:
+    def __init__(self, worker: Worker, started: Callable[[], None]) -> None:
         """Prepare to serve.
 
         Args:
-            workshop: Whose page it is.
-            started: Called once requests are taken.
+            worker: Prepares the session that the page shows.
+            started: Called once, when the server takes requests.
         """
         config = uvicorn.Config(
-            playground_app(workshop),
+            playground_app(worker),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -56,16 +56,16 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.failed = False
-        self._told = started
-        self._workshop = workshop
+        self._on_started = started
+        self._worker = worker
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to take requests."""
         await super().startup(sockets)
-        self._workshop.prepared.add_done_callback(self._end_if_failed)
+        self._worker.prepared.add_done_callback(self._end_if_failed)
         if self.started:
-            self._told()
+            self._on_started()
 
     def _end_if_failed(self, _: object) -> None:
-        if self._workshop.study is None and not self.should_exit:
+        if self._worker.session is None and not self.should_exit:
             self.failed = self.should_exit = True

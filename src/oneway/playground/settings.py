@@ -1,4 +1,4 @@
-"""What the page may ask for: a defense, and one of the listed positions of each of its sliders."""
+"""Settings that the page can ask for: a defense, and a listed position of each of its sliders."""
 
 import itertools
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from oneway.errors import InvalidOptionError, UnknownNameError
 
 Value = int | float | None
-"""Of an option; None: no limit."""
+"""The value of an option; None: no limit."""
 
 SLIDERS: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     "none": {},
@@ -24,7 +24,7 @@ SLIDERS: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     },
     "label-only": {},
 }
-"""Options of each defense, and the positions of their sliders: few enough to keep all answers."""
+"""Slider positions by defense and option."""
 
 DEFAULTS: Mapping[str, Mapping[str, Value]] = {
     "none": {},
@@ -33,7 +33,7 @@ DEFAULTS: Mapping[str, Mapping[str, Value]] = {
     "codebook": {"min_members": 20, "rate_weight": 0.01},
     "label-only": {},
 }
-"""Where the sliders stand at first: the paper's step for the noise."""
+"""The first position of each slider; the noise has the step size of its paper."""
 
 MIXED: Mapping[str, tuple[Mapping[str, Value], ...]] = {
     "rounding": tuple({"decimals": decimals} for decimals in (1, 2, 3, 4)),
@@ -50,12 +50,12 @@ MIXED: Mapping[str, tuple[Mapping[str, Value], ...]] = {
         for members, weight in ((5, 0.01), (20, 0.01), (5, 0.0), (20, 0.1))
     ),
 }
-"""The settings that an attacker of each defense trains on, who does not know which one is used."""
+"""Settings by defense, for an attacker who does not know which of them is used."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A defense and where its sliders stand.
+    """A defense and the position of each of its sliders.
 
     Attributes:
         defense: A key of ``SLIDERS``.
@@ -70,37 +70,37 @@ class Setting:
         """Check a defense and all of its options.
 
         Raises:
-            UnknownNameError: There is no such defense, or option of it.
-            InvalidOptionError: An option is missing, or is none of the slider's positions.
+            UnknownNameError: The defense, or an option of it, does not exist.
+            InvalidOptionError: An option is missing, or its value is not a slider position.
         """
         if defense not in SLIDERS:
             raise UnknownNameError("defense of the playground", defense, SLIDERS)
-        known = SLIDERS[defense]
+        sliders = SLIDERS[defense]
         for name in options:
-            if name not in known:
-                raise UnknownNameError(f"option of {defense!r}", name, known)
-        chosen = []
-        for name, positions in known.items():
+            if name not in sliders:
+                raise UnknownNameError(f"option of {defense!r}", name, sliders)
+        checked = []
+        for name, positions in sliders.items():
             if name not in options:
                 raise InvalidOptionError(f"defense {defense!r} needs the option {name!r}. Add it.")
             value = options[name]
             if isinstance(value, bool) or value not in positions:
-                listed = ", ".join("null" if one is None else str(one) for one in positions)
+                listed = ", ".join("null" if each is None else str(each) for each in positions)
                 raise InvalidOptionError(
                     f"{name} of {defense!r} must be one of {listed}. Choose a slider's position."
                 )
-            chosen.append((name, positions[positions.index(value)]))
-        return cls(defense, tuple(chosen))
+            checked.append((name, positions[positions.index(value)]))
+        return cls(defense, tuple(checked))
 
     @classmethod
-    def from_json(cls, told: Any) -> "Setting":
-        """Check what a request says: ``{"defense": "rounding", "options": {"decimals": 1}}``.
+    def from_json(cls, value: Any) -> "Setting":
+        """Check a JSON value such as ``{"defense": "rounding", "options": {"decimals": 1}}``.
 
         Raises:
             UnknownNameError: See :meth:`of`.
-            InvalidOptionError: See there; or it is something else.
+            InvalidOptionError: See :meth:`of`; or the value has another form.
         """
-        match told:
+        match value:
             case {"defense": str(defense), "options": dict(options), **rest} if not rest:
                 return cls.of(defense, options)
         raise InvalidOptionError(
@@ -109,17 +109,17 @@ class Setting:
         )
 
     def __str__(self) -> str:
-        """Return what progress calls it: ``"rounding, decimals 1"``."""
-        told = [f"{name} {'unlimited' if value is None else value}" for name, value in self.options]
-        return ", ".join([self.defense, *told])
+        """Return the name of the setting in progress reports: ``"rounding, decimals 1"``."""
+        options = (f"{k} {'unlimited' if v is None else v}" for k, v in self.options)
+        return ", ".join([self.defense, *options])
 
     def as_json(self) -> dict[str, Any]:
-        """Return what :meth:`from_json` reads."""
+        """Return the value that :meth:`from_json` reads."""
         return {"defense": self.defense, "options": dict(self.options)}
 
 
 def all_settings(defense: str) -> list[Setting]:
-    """Return every position of every slider of a defense."""
+    """Return every combination of a defense's slider positions."""
     sliders = SLIDERS[defense]
     return [
         Setting(defense, tuple(zip(sliders, values, strict=True)))
@@ -128,10 +128,10 @@ def all_settings(defense: str) -> list[Setting]:
 
 
 def default_setting(defense: str) -> Setting:
-    """Return where a defense's sliders stand at first."""
+    """Return the first position of each of a defense's sliders."""
     return Setting.of(defense, DEFAULTS[defense])
 
 
 def mixed_settings(defense: str) -> list[Setting]:
-    """Return the settings that a defense's attacker trains on before any is known; none, too."""
+    """Return the settings of ``MIXED``; empty for a defense without sliders."""
     return [Setting.of(defense, options) for options in MIXED.get(defense, ())]

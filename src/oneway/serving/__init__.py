@@ -1,10 +1,9 @@
 """HTTP in front of a guarded model. It loads nothing that attacks."""
 
 from oneway.serving.app import serving_app
-from oneway.serving.guarded_model import GuardedModel
-from oneway.serving.guarded_scores import GuardedScores
+from oneway.serving.guarded import GuardedModel, GuardedScores
 from oneway.serving.logs import start_logging
-from oneway.serving.proxied_model import ProxiedModel, open_upstream
+from oneway.serving.proxied_model import ProxyOptions, open_upstream
 from oneway.serving.proxy import check_proxy, proxy_app
 from oneway.serving.running import listen, run
 from oneway.serving.settings import ServingSettings, load_settings
@@ -12,7 +11,7 @@ from oneway.serving.settings import ServingSettings, load_settings
 __all__ = [
     "GuardedModel",
     "GuardedScores",
-    "ProxiedModel",
+    "ProxyOptions",
     "ServingSettings",
     "check_proxy",
     "listen",

@@ -8,15 +8,15 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Generic, TypeVar, cast
 
 from oneway.errors import where_raised
-from oneway.serving.refusals import RefusedError
+from oneway.serving.http_errors import RefusedError
 
-Q = TypeVar("Q")
+Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R")
 
 log = logging.getLogger("oneway.serving")
@@ -28,14 +28,13 @@ def closing() -> RefusedError:
 
 
 def stuck() -> RefusedError:
-    """Refuse because a batch does not end: whoever keeps the server must start it anew."""
+    """Refuse because a batch does not end: the server must be started anew."""
     return RefusedError(503, "the model does not answer", "stuck", retry_after=1)
 
 
 @dataclass(eq=False)
 class _Waiting(Generic[Q, R]):
     query: Q
-    size: int
     answer: asyncio.Future[R]
 
 
@@ -55,16 +54,15 @@ def _settle(future: asyncio.Future[R], result: R | None, error: Exception | None
 
 
 class Batcher(Generic[Q, R]):
-    """Gathers queries of many requests into batches, and hands each its own answer.
+    """Gathers queries of many requests into batches, and hands each request its answer.
 
-    A batch that fails is tried again request by request, so that nobody's query takes down
-    somebody else's.
+    A batch that fails is tried again request by request, so that no client's query takes down
+    another client's.
     """
 
     def __init__(
         self,
         answer: Callable[[Sequence[Q]], Sequence[R]],
-        size: Callable[[Q], int],
         *,
         max_batch_size: int,
         max_waiting_rows: int,
@@ -75,22 +73,21 @@ class Batcher(Generic[Q, R]):
         """Prepare; nothing runs before :meth:`start`.
 
         Args:
-            answer: Answers several requests at once, one by one in order. It raises
-                :class:`RefusedError` and nothing else.
-            size: Rows of a request.
+            answer: Answers several requests at once, in order; their lengths are their rows. It
+                raises :class:`RefusedError` and nothing else.
             max_batch_size: Most rows of a batch, unless one request alone has more.
-            max_waiting_rows: Rows that may wait. Beyond, requests are turned away.
-            wait_seconds: How long a batch waits for more.
-            longest_seconds: Whoever computes a batch for longer is stuck: see :attr:`alive`.
-            close_seconds: How long :meth:`close` waits for what is under way.
+            max_waiting_rows: Most rows that may wait. Beyond, requests are turned away.
+            wait_seconds: How long a batch waits for more requests.
+            longest_seconds: A batch that takes longer is stuck: see :attr:`alive`.
+            close_seconds: How long :meth:`close` waits for requests under way.
         """
-        self._answer, self._size = answer, size
+        self._answer = answer
         self.max_batch_size, self.max_waiting_rows = max_batch_size, max_waiting_rows
         self.wait_seconds = wait_seconds
         self.longest_seconds, self.close_seconds = longest_seconds, close_seconds
         self.waiting_rows = 0
         self._waiting: deque[_Waiting[Q, R]] = deque()
-        self._asked: list[_Waiting[Q, R]] = []
+        self._batch: list[_Waiting[Q, R]] = []
         self._arrived = asyncio.Event()
         self._jobs: SimpleQueue[_Job[Q, R] | None] = SimpleQueue()
         self._began: float | None = None
@@ -113,7 +110,7 @@ class Batcher(Generic[Q, R]):
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Answer what waits, take nothing more, and end; whatever takes too long is given up."""
+        """Answer waiting requests, take no more, and end; what takes too long is given up."""
         self._closing = True
         self._arrived.set()
         if self._task is not None:
@@ -129,41 +126,40 @@ class Batcher(Generic[Q, R]):
         Raises:
             RefusedError: There is none: too many wait, it took too long, or model or guard failed.
         """
-        size = self._size(query)
         if not self.alive:
             raise closing() if self._closing else stuck()
-        if self.waiting_rows + size > self.max_waiting_rows:
+        rows = len(query)
+        if self.waiting_rows + rows > self.max_waiting_rows:
             raise RefusedError(
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
             )
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        one = _Waiting(query, size, future)
-        self._waiting.append(one)
-        self.waiting_rows += size
+        waiting = _Waiting[Q, R](query, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self.waiting_rows += rows
         self._arrived.set()
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await future
+                return await waiting.answer
         except TimeoutError:
             raise RefusedError(504, "there was no answer in time", "timeout") from None
         finally:
-            if one in self._waiting:  # given up, by whoever asked or by the clock
-                self._waiting.remove(one)
-                self.waiting_rows -= size
+            if waiting in self._waiting:  # given up, by the client or by the clock
+                self._waiting.remove(waiting)
+                self.waiting_rows -= rows
 
     async def _run(self) -> None:
         try:
             await self._answer_all()
-        # A fault of oneway's own, since model and guard are dealt with: end, and tell those who
+        # A fault of oneway itself, since model and guard are dealt with: end, and refuse those who
         # wait. The server is then neither ready nor live.
         except Exception as error:  # noqa: BLE001
             facts = {"error": type(error).__name__, "raised": where_raised(error)}
             log.critical("answering_ended", extra={"facts": facts})
         finally:
             self._closing = True
-            for one in (*self._asked, *self._waiting):
-                if not one.answer.done():
-                    one.answer.set_exception(closing())
+            for waiting in (*self._batch, *self._waiting):
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(closing())
 
     async def _answer_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -179,29 +175,29 @@ class Batcher(Generic[Q, R]):
             batch = self._take()
             if not batch:
                 continue
-            self._asked, self._began = batch, loop.time()
-            job = _Job([one.query for one in batch], loop.create_future())
+            self._batch, self._began = batch, loop.time()
+            job = _Job([waiting.query for waiting in batch], loop.create_future())
             self._jobs.put(job)
             answers = await job.answers
             self._began = None
-            for one, answer in zip(batch, answers, strict=True):
-                if one.answer.done():  # its client has gone
-                    continue
+            for waiting, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, RefusedError):
-                    one.answer.set_exception(answer)
+                    _settle(waiting.answer, None, answer)
                 else:
-                    one.answer.set_result(answer)
+                    _settle(waiting.answer, answer, None)
 
     def _take(self) -> list[_Waiting[Q, R]]:
-        """Return the requests of the next batch, without those that nobody waits for."""
+        """Return the requests of the next batch, without those whose clients have gone."""
         batch: list[_Waiting[Q, R]] = []
         rows = 0
-        while self._waiting and (not batch or rows + self._waiting[0].size <= self.max_batch_size):
-            one = self._waiting.popleft()
-            self.waiting_rows -= one.size
-            if not one.answer.done():
-                batch.append(one)
-                rows += one.size
+        while self._waiting and (
+            not batch or rows + len(self._waiting[0].query) <= self.max_batch_size
+        ):
+            waiting = self._waiting.popleft()
+            self.waiting_rows -= len(waiting.query)
+            if not waiting.answer.done():
+                batch.append(waiting)
+                rows += len(waiting.query)
         return batch
 
     def _work(self) -> None:

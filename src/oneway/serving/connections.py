@@ -1,4 +1,4 @@
-"""Connections: none is held for nothing, by half a request or by an answer that is not read."""
+"""Connections: half a request, or an answer that nobody reads, does not hold one for ever."""
 
 import asyncio
 import logging
@@ -11,12 +11,12 @@ log = logging.getLogger("oneway.serving")
 
 
 def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
-    """Return what speaks HTTP on the connections of one server.
+    """Return the class that speaks HTTP on the connections of one server.
 
-    It is h11 for everybody, whatever else is installed: h11 takes 64 KiB of headers and no more,
-    and httptools takes any number. A connection is cut where a request's headers are not there
-    after ``timeout_seconds``, or where an answer has not been taken after as long. Beyond
-    ``max_connections``, a new one takes the place of the one that is idle longest.
+    It is always h11, whatever else is installed: h11 takes 64 KiB of headers and no more, and
+    httptools takes any number. A connection is cut if a request's headers are not there after
+    ``timeout_seconds``, or if an answer has not been taken after as long. Beyond
+    ``max_connections``, a new connection replaces the one that is idle longest.
     """
     idle: dict[H11Protocol, None] = {}
 

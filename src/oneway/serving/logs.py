@@ -1,4 +1,4 @@
-"""One JSON object a line, of facts that were chosen: no query, no score, no text of an error."""
+"""The log: one JSON object a line, of chosen facts: no query, no score, no text of an error."""
 
 import json
 import logging
@@ -16,14 +16,15 @@ QUIET = (
     "asyncio",
     "py.warnings",
 )
-"""Loggers of others. Their lines may quote addresses or exceptions: only their place is told."""
+"""Loggers of other packages. Their lines may quote addresses or exceptions."""
 
 
 class JsonLines(logging.Formatter):
     """Formats a record as one line.
 
-    Lines of oneway are an event and its facts. Of anybody else's, only the logger, the level and
-    the kind of exception are kept, since the text may quote what was asked or answered.
+    Lines of oneway are an event and its facts. Of other packages' lines, only the logger, the
+    level, the line number and the type of the exception are kept: the text may quote a query or a
+    score.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -1,4 +1,4 @@
-"""What Prometheus may see: counts and durations, and nothing of any query or score."""
+"""Metrics for Prometheus: counts and durations, and nothing about any query or score."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -10,7 +10,7 @@ class ServerMetrics:
     """The metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
-        """Start all at zero."""
+        """Register all metrics, at zero."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "oneway_requests_total", "Requests.", ("route", "status"), registry=self.registry
@@ -37,5 +37,5 @@ class ServerMetrics:
         self.waiting = Gauge("oneway_waiting_queries", "Queries that wait.", registry=self.registry)
 
     def text(self) -> bytes:
-        """Return all in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self.registry)

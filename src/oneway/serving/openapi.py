@@ -1,11 +1,11 @@
-"""The servers' own description, from the messages that they read and write."""
+"""The OpenAPI document of a server, from the messages that it reads and writes."""
 
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 import oneway
-from oneway.serving.protocol import (
+from oneway.openinference.messages import (
     ErrorMessage,
     InferRequest,
     InferResponse,
@@ -31,8 +31,8 @@ def openapi_document(paths: dict[str, Any], *, token: bool) -> dict[str, Any]:
     """Return an OpenAPI document.
 
     Args:
-        paths: Its paths, whose schemas refer to ``MESSAGES`` by name.
-        token: Whether a bearer token is needed.
+        paths: The paths of the model, whose schemas refer to ``MESSAGES`` by name.
+        token: Whether clients must send a bearer token.
     """
     _, defined = models_json_schema(
         [(message, "validation") for message in MESSAGES],
@@ -55,10 +55,10 @@ def model_paths(path: str) -> dict[str, Any]:
     """Return the paths of one model of the Open Inference Protocol."""
     ready = _flag("Whether it can answer", "ready", {"name": {"type": "string"}}, REFUSALS)
     return {
-        path: {"get": operation("What the model takes and gives", _said("ModelMetadata"))},
+        path: {"get": operation("What the model takes and gives", _schema("ModelMetadata"))},
         f"{path}/ready": {"get": ready},
         f"{path}/infer": {
-            "post": operation("Ask", _said("InferResponse"), body=_said("InferRequest"))
+            "post": operation("Ask", _schema("InferResponse"), body=_schema("InferRequest"))
         },
     }
 
@@ -67,14 +67,14 @@ def operation(
     summary: str, answer: dict[str, Any], *, body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return one operation with the errors that it may answer with."""
-    told: dict[str, Any] = {
+    described: dict[str, Any] = {
         "summary": summary,
         "responses": {
             "200": {"description": "done", "content": {"application/json": {"schema": answer}}},
             **{
                 status: {
                     "description": meaning,
-                    "content": {"application/json": {"schema": _said("ErrorMessage")}},
+                    "content": {"application/json": {"schema": _schema("ErrorMessage")}},
                 }
                 for status, meaning in REFUSALS.items()
             },
@@ -82,18 +82,16 @@ def operation(
     }
     if body is not None:
         content = {"application/json": {"schema": body}}
-        told["requestBody"] = {"required": True, "content": content}
-    return told
+        described["requestBody"] = {"required": True, "content": content}
+    return described
 
 
 def _health() -> dict[str, Any]:
-    told = {
-        name: _flag(f"Whether the server is {name}", name, {}, {}) for name in ("live", "ready")
-    }
-    return {
-        "/v2": {"get": operation("What the server is", _said("ServerMetadata"))},
-        **{f"/v2/health/{name}": {"get": {**one, "security": []}} for name, one in told.items()},
-    }
+    paths = {"/v2": {"get": operation("What the server is", _schema("ServerMetadata"))}}
+    for name in ("live", "ready"):
+        probe = _flag(f"Whether the server is {name}", name, {}, {})
+        paths[f"/v2/health/{name}"] = {"get": {**probe, "security": []}}
+    return paths
 
 
 def _flag(
@@ -102,15 +100,15 @@ def _flag(
     """Return an operation that answers 200 for yes and 503 for no, with the same message."""
     properties = {name: {"type": "boolean"}, **more}
     schema = {"type": "object", "properties": properties, "required": list(properties)}
-    told = operation(summary, schema)
-    yes = told["responses"]["200"]
-    told["responses"] = {
-        "200": yes,
-        **{status: one for status, one in told["responses"].items() if status in refusals},
-        "503": {**yes, "description": "no"},
+    described = operation(summary, schema)
+    responses = described["responses"]
+    described["responses"] = {
+        "200": responses["200"],
+        **{status: responses[status] for status in refusals},
+        "503": {**responses["200"], "description": "no"},
     }
-    return told
+    return described
 
 
-def _said(message: str) -> dict[str, Any]:
+def _schema(message: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{message}"}

@@ -1,13 +1,12 @@
 """Look at a server that is to be guarded: what it takes, what it gives, what will be dropped."""
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -19,17 +18,55 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
-from oneway.serving.dialects import Dialect, OpenInferenceDialect, PlainDialect, parse_json
-from oneway.serving.protocol import FLOATS, ModelMetadata, TensorMetadata
-from oneway.serving.refusals import RefusedError
+from oneway.openinference.addresses import EndpointOptions, ModelAddress, shown_address
+from oneway.openinference.key_paths import KeyPath
+from oneway.openinference.messages import ModelMetadata, TensorMetadata
+from oneway.openinference.tensors import FLOATS, MessageError, choose_output, tensor_message
+from oneway.serving.guarded import guard_parameters
+from oneway.serving.http_errors import RefusedError
+from oneway.serving.protocol_adapters import (
+    OpenInferenceAdapter,
+    PlainJsonAdapter,
+    ProtocolAdapter,
+    parse_json,
+)
 from oneway.serving.settings import ServingSettings
 from oneway.serving.upstream import Upstream
-from oneway.targets.http_endpoint import OPEN_INFERENCE, key_parts, shown_address
 
 PROBE_ROWS = 2
 
 WAIT_SECONDS = 0.5
 """Between two looks at a server that is not up yet."""
+
+SERVER = "the server to guard"
+
+
+@dataclass(frozen=True)
+class ProxyOptions(EndpointOptions):
+    """What a user says about a server that is to be guarded.
+
+    Attributes:
+        passed: Outputs, or keys of plain JSON, that pass as they are.
+        input_shape: The shape of one query, where the server does not declare it.
+        probe: File with a request for the self test, where none can be made up.
+    """
+
+    passed: Sequence[str] = ()
+    input_shape: tuple[int, ...] | None = None
+    probe: Path | None = None
+
+    def read_probe(self) -> bytes | None:
+        """Return the request in the file ``probe``, or None without a file.
+
+        Raises:
+            MissingDataError: The file cannot be read.
+        """
+        try:
+            return None if self.probe is None else self.probe.read_bytes()
+        except OSError as error:
+            raise MissingDataError(
+                f"the request {self.probe} cannot be read ({type(error).__name__}). Check the path."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -37,19 +74,17 @@ class ProxiedModel:
     """A server that is guarded: how it is asked, and what clients see of it.
 
     Attributes:
-        name: Of the model, or the address's path.
-        dialect: How requests and answers are read and written.
-        infer_url: Where it is asked.
-        ready_url: Where it says whether it is ready, if it does.
-        metadata: What clients are told of it: only what passes. None for plain JSON.
-        paths: Where the proxy answers, as the server did.
+        adapter: How requests and answers are read and written.
+        infer_url: Where the server is asked.
+        ready_url: Where the server says whether it is ready; None if nowhere.
+        metadata: What clients are told about the model: only what passes. None for plain JSON.
+        paths: Where the proxy answers, as the server does.
         probe: A request for the self test.
         dropped: Names of outputs that clients will not see.
         passed: Names of what passes without a guard.
     """
 
-    name: str
-    dialect: Dialect
+    adapter: ProtocolAdapter
     infer_url: str
     ready_url: str | None
     metadata: ModelMetadata | None
@@ -60,142 +95,92 @@ class ProxiedModel:
 
 
 async def open_upstream(
-    where: str,
-    settings: ServingSettings,
-    guard: ServableDefense,
-    *,
-    input_name: str | None = None,
-    output_name: str | None = None,
-    passed: Sequence[str] = (),
-    request_key: str | None = None,
-    response_key: str | None = None,
-    input_shape: tuple[int, ...] | None = None,
-    probe: Path | None = None,
+    where: str, settings: ServingSettings, guard: ServableDefense, options: ProxyOptions
 ) -> ProxiedModel:
     """Look at a server, and settle how it is guarded.
 
     Args:
         where: ``.../v2/models/NAME``, or any address together with both keys.
-        settings: How long it may take.
-        guard: What will stand before it, as clients are told.
-        input_name: Open Inference Protocol: the input that a guard sees, if there are several.
-        output_name: Open Inference Protocol: the output that is guarded, if several could be.
-        passed: Outputs, or keys of plain JSON, that pass as they are.
-        request_key: Plain JSON: the place of the queries.
-        response_key: Plain JSON: the place of the scores.
-        input_shape: Of one query, where the server does not say it.
-        probe: File with a request for the self test, where none can be made up.
+        settings: How long the server may take.
+        guard: The guard before the server, as clients are told.
+        options: What the user says about the server.
 
     Raises:
         OnewayError: The server does not answer, or cannot be guarded like this.
     """
-    shown_address(where)  # refuses what cannot be shown
-    base, mark, query = where.partition("?")
-    base = base.removesuffix("/").removesuffix("/infer")
-    given = None if probe is None else _read(probe)
-    if request_key is not None and response_key is not None:
-        if output_name is not None or input_name is not None:
-            raise InvalidOptionError(
-                "input_name and output_name are for the Open Inference Protocol, keys for plain "
-                "JSON. Give those of one."
-            )
-        return _plain(where, request_key, response_key, passed, input_shape, given)
-    if request_key is not None or response_key is not None or not OPEN_INFERENCE.search(base):
-        raise InvalidOptionError(
-            "the address must end in /v2/models/NAME or /v2/models/NAME/versions/V; for plain JSON "
-            "say where queries and scores are, by both of --request-key and --response-key."
-        )
-    suffix = mark + query
-    metadata = await _ask_metadata(base, suffix, settings)
+    shown = shown_address(where)  # refuses an address that cannot be shown
+    address = options.model_address(where, f"{SERVER}, {shown},")
+    if address is None:
+        return _plain(where, options)
+    metadata = await _ask_metadata(address, shown, settings)
     inputs = {tensor.name: tensor for tensor in metadata.inputs}
     outputs = {tensor.name: tensor for tensor in metadata.outputs}
-    output = _choose_output(outputs, output_name)
-    for name in passed:
+    guarded = choose_output(outputs, options.output_name, SERVER)
+    for name in options.passed:
         if name not in outputs:
-            raise UnknownNameError("output of the server to guard", name, outputs)
-        if name == output:
+            raise UnknownNameError(f"output of {SERVER}", name, outputs)
+        if name == guarded:
             raise InvalidOptionError(f"the output {name!r} is guarded: it cannot pass, too.")
+    input_name = options.input_name
     if input_name is not None and input_name not in inputs:
-        raise UnknownNameError("input of the server to guard", input_name, inputs)
-    told = {"guard": guard.name, "guard_version": guard.version}
-    name = unquote(re.sub(r"/versions/[^/]+$", "", base).rpartition("/")[2])
-    version = re.search(r"/versions/([^/]+)$", base)
-    dialect = OpenInferenceDialect(
-        name,
-        output,
-        input_name if input_name is not None or len(inputs) != 1 else next(iter(inputs)),
-        frozenset(inputs),
-        frozenset(passed),
-        told,
-    )
-    released = outputs[output].model_copy(update={"datatype": "FP32"})
-    shown = ModelMetadata(
-        name=name,
-        versions=[version[1]] if version else None,
-        platform="oneway",
-        inputs=metadata.inputs,
-        outputs=[released, *(outputs[one] for one in passed)],
-        parameters=dict(told),
-    )
-    path = urlsplit(base).path
-    path = path[path.index("/v2/models/") :]
-    plain = re.sub(r"/versions/[^/]+$", "", path)
+        raise UnknownNameError(f"input of {SERVER}", input_name, inputs)
+    if input_name is None and len(inputs) == 1:
+        (input_name,) = inputs
+    probe = options.read_probe()
+    parameters = guard_parameters(guard)
+    released = outputs[guarded].model_copy(update={"datatype": "FP32"})
     return ProxiedModel(
-        name,
-        dialect,
-        f"{base}/infer{suffix}",
-        f"{base}/ready{suffix}",
-        shown,
-        (plain, path) if version else (plain,),
-        given if given is not None else _made_up(inputs, input_shape),
-        tuple(one for one in outputs if one != output and one not in passed),
-        tuple(passed),
+        OpenInferenceAdapter(
+            address.name,
+            guarded,
+            input_name,
+            frozenset(inputs),
+            frozenset(options.passed),
+            parameters,
+        ),
+        address.infer_url,
+        address.ready_url,
+        ModelMetadata(
+            name=address.name,
+            versions=None if address.version is None else [address.version],
+            platform="oneway",
+            inputs=metadata.inputs,
+            outputs=[released, *(outputs[name] for name in options.passed)],
+            parameters=dict(parameters),
+        ),
+        address.paths,
+        _made_up(inputs, options.input_shape) if probe is None else probe,
+        tuple(name for name in outputs if name != guarded and name not in options.passed),
+        tuple(options.passed),
     )
 
 
-async def _ask_metadata(base: str, suffix: str, settings: ServingSettings) -> ModelMetadata:
+async def _ask_metadata(
+    address: ModelAddress, shown: str, settings: ServingSettings
+) -> ModelMetadata:
     """Ask a server what it serves, once it is ready."""
     loop = asyncio.get_running_loop()
     until = loop.time() + settings.upstream_wait_seconds
     async with Upstream(settings) as upstream:
-        while not await upstream.is_ready(f"{base}/ready{suffix}"):
+        while not await upstream.is_ready(address.ready_url):
             if loop.time() >= until:
                 raise TargetFailedError(
-                    f"the server to guard, {shown_address(base)}, is not ready. Start it first, or "
-                    "raise the setting upstream_wait_seconds."
+                    f"{SERVER}, {shown}, is not ready. Start it first, or raise the setting "
+                    "upstream_wait_seconds."
                 )
             await asyncio.sleep(WAIT_SECONDS)
         try:
-            answer = await upstream.get_json(f"{base}{suffix}")
-            return ModelMetadata.model_validate({"platform": "", **answer})
+            answer = await upstream.get_json(address.metadata_url)
+            return ModelMetadata.model_validate({"platform": "", **answer}, strict=True)
         except (RefusedError, ValidationError, TypeError):
             raise TargetFailedError(
-                f"the server to guard, {shown_address(base)}, does not say what it takes and gives "
-                "as the Open Inference Protocol does. Check the address."
+                f"{SERVER}, {shown}, does not say what it takes and gives as the Open Inference "
+                "Protocol does. Check the address."
             ) from None
 
 
-def _choose_output(outputs: Mapping[str, TensorMetadata], asked: str | None) -> str:
-    if asked is not None:
-        if asked not in outputs:
-            raise UnknownNameError("output of the server to guard", asked, outputs)
-        return asked
-    fitting = [
-        name
-        for name, tensor in outputs.items()
-        if tensor.datatype in FLOATS and len(tensor.shape) == 2
-    ]
-    if len(fitting) != 1:
-        raise InvalidOptionError(
-            f"say which output is guarded, by --output-name: {len(fitting)} of the server's "
-            f"{len(outputs)} outputs are floats of shape (N, K). It has "
-            f"{', '.join(outputs) or 'none'}."
-        )
-    return fitting[0]
-
-
 def _made_up(inputs: Mapping[str, TensorMetadata], input_shape: tuple[int, ...] | None) -> bytes:
-    """Return a request with random queries of the shape that the server says."""
+    """Return a request with random queries of the shape that the server declares."""
     tensors = []
     for name, tensor in inputs.items():
         shape: Sequence[int] = tensor.shape[1:]
@@ -207,82 +192,46 @@ def _made_up(inputs: Mapping[str, TensorMetadata], input_shape: tuple[int, ...] 
                 f"{tensor.shape}, to test the guard with. Give --input-shape, or a request in a "
                 "file by --probe."
             )
-        rows = tensor.shape[0] if tensor.shape[0] > 0 else PROBE_ROWS
-        drawn = _drawn((rows, *shape))
+        drawn = _drawn((tensor.shape[0] if tensor.shape[0] > 0 else PROBE_ROWS, *shape))
         if tensor.datatype not in FLOATS:
-            drawn = drawn.round().long() if tensor.datatype != "BOOL" else drawn > 0.5
-        tensors.append(
-            {
-                "name": name,
-                "shape": [rows, *shape],
-                "datatype": tensor.datatype,
-                "data": drawn.flatten().tolist(),
-            }
-        )
+            drawn = drawn > 0.5 if tensor.datatype == "BOOL" else drawn.round().astype(np.int64)
+        tensors.append(tensor_message(name, tensor.datatype, drawn))
     return to_json({"inputs": tensors})
 
 
-def _plain(
-    where: str,
-    request_key: str,
-    response_key: str,
-    passed: Sequence[str],
-    input_shape: tuple[int, ...] | None,
-    probe: bytes | None,
-) -> ProxiedModel:
-    request_path, response_path = key_parts(request_key), key_parts(response_key)
-    passing = [tuple(key_parts(key)) for key in passed]
-    for allowed in passing:
-        if all(_may_meet(*parts) for parts in zip(allowed, response_path, strict=False)):
+def _plain(where: str, options: ProxyOptions) -> ProxiedModel:
+    request_key, response_key = options.keys or (KeyPath(()), KeyPath(()))
+    passed = tuple(map(KeyPath.parse, options.passed))
+    for key in passed:
+        if key.overlaps(response_key):
             raise InvalidOptionError(
-                f"what passes, {'.'.join(allowed)!r}, and what is guarded, {response_key!r}, must "
+                f"what passes, {str(key)!r}, and what is guarded, {str(response_key)!r}, must "
                 "stand apart."
             )
+    probe = options.read_probe()
     if probe is None:
-        if input_shape is None:
+        if options.input_shape is None:
             raise InvalidOptionError(
                 "give the shape of one query, by --input-shape, or a request in a file by --probe: "
                 "the guard is tested before it serves."
             )
-        value: Any = _drawn((PROBE_ROWS, *input_shape)).tolist()
-        for part in reversed(request_path):
-            if part == "*":
-                raise InvalidOptionError("give a request in a file by --probe: none is made up.")
-            value = [value] if part.isdecimal() else {part: value}
-        probe = to_json(value)
-    path = urlsplit(where).path or "/"
+        try:
+            queries = _drawn((PROBE_ROWS, *options.input_shape)).tolist()
+            probe = to_json(request_key.wrap(queries))
+        except InvalidOptionError as error:
+            raise InvalidOptionError(
+                f"no request can be made up: {error} Give one in a file by --probe."
+            ) from None
     try:
         template = parse_json(probe)
-    except RefusedError:
+    except MessageError:
         raise InvalidOptionError(
             "the request that --probe names is no JSON. Look into it."
         ) from None
-    return ProxiedModel(
-        path,
-        PlainDialect(tuple(request_path), tuple(response_path), template, tuple(passing)),
-        where,
-        None,
-        None,
-        (path,),
-        probe,
-        (),
-        tuple(passed),
-    )
+    path = urlsplit(where).path or "/"
+    adapter = PlainJsonAdapter(request_key, response_key, template, passed)
+    return ProxiedModel(adapter, where, None, None, (path,), probe, (), tuple(options.passed))
 
 
-def _may_meet(one: str, other: str) -> bool:
-    """Say whether two parts of keys can name the same member."""
-    return one == other or ("*" in (one, other) and (one + other).replace("*", "").isdecimal())
-
-
-def _drawn(shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise MissingDataError(
-            f"the request {path} cannot be read ({type(error).__name__}). Check the path."
-        ) from error
+def _drawn(shape: tuple[int, ...]) -> np.ndarray:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).numpy()

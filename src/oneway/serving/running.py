@@ -42,9 +42,9 @@ def run(
     """Serve until SIGTERM or SIGINT; requests that are being answered may then end.
 
     Args:
-        app: What is served.
-        settings: How.
-        listener: Where.
+        app: The application.
+        settings: How it is served.
+        listener: A socket that listens.
         started: Called once requests are taken.
 
     Raises:
@@ -56,7 +56,7 @@ def run(
 def server_of(
     app: Starlette, settings: ServingSettings, started: Callable[[], None] | None = None
 ) -> uvicorn.Server:
-    """Return the server, not yet running.
+    """Return the server of :func:`run`, not yet running.
 
     Raises:
         InvalidOptionError: The certificate or its key cannot be used.
@@ -85,16 +85,16 @@ def server_of(
 
 
 class _Server(uvicorn.Server):
-    """Says when it has started, and ends well when it is told to stop."""
+    """Reports its start, and ends with exit code 0 when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, told: Callable[[], None] | None) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None] | None) -> None:
         super().__init__(config)
-        self._told = told
+        self._on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started and self._told is not None:
-            self._told()
+        if self.started and self._on_start is not None:
+            self._on_start()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

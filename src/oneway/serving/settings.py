@@ -15,12 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from oneway.errors import (
-    CorruptDataError,
-    InvalidOptionError,
-    MissingDataError,
-    UnknownNameError,
-)
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.releases import MOST_DECIMALS
 
 PREFIX = "ONEWAY_SERVE_"
@@ -31,11 +26,29 @@ LEAST_TOKEN = 16
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
+File = Path | None
+Secret = SecretStr | None
+Port = Annotated[int, Field(ge=0, le=65535)]
+Decimals = Annotated[int, Field(ge=0, le=MOST_DECIMALS)] | None
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Multiple = Annotated[int, Field(ge=1, le=64)]
+Wait = Annotated[float, Field(ge=0, le=1000)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1024)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+WaitSeconds = Annotated[float, Field(ge=0, le=3600)]
+WholeSeconds = Annotated[int, Field(ge=1, le=3600)]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+def _setting(default: Any, description: str) -> Any:
+    return Field(default=default, description=description)
+
 
 class ServingSettings(BaseSettings):
-    """Settings of `oneway serve` and `oneway proxy`.
+    """Settings of `oneway serve`, before a model and before an address.
 
-    What is given on the command line goes before the environment, that before the file, and that
+    The command line goes before the environment, the environment before the file, and the file
     before the defaults. Secrets are never shown.
     """
 
@@ -43,78 +56,45 @@ class ServingSettings(BaseSettings):
         env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    tls_certificate: Path | None = Field(
-        default=None, description="PEM file of the certificate chain; together with tls_key."
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: Port = _setting(8000, "Port to listen on; 0 takes a free port.")
+    tls_certificate: File = _setting(None, "PEM file of the certificate chain; with tls_key.")
+    tls_key: File = _setting(None, "PEM file of the certificate's private key.")
+    token: Secret = _setting(None, "Bearer token that clients must send; or use token_file.")
+    token_file: File = _setting(None, "File with the bearer token.")
+    key: Secret = _setting(None, "Secret that fixes a random defense's draws; or use key_file.")
+    key_file: File = _setting(None, "File with that secret.")
+    model_name: Name = _setting("model", "Name of a served model, for clients.")
+    model_version: Name = _setting("1", "Version of a served model.")
+    input_name: Name = _setting("input", "Name of a served model's input.")
+    output_name: Name = _setting("probabilities", "Name of a served model's output.")
+    decimals: Decimals = _setting(None, "Decimals of what is released. [no rounding]")
+    max_batch_size: BatchSize = _setting(64, "Most queries that the model is asked at once.")
+    batch_multiple: Multiple = _setting(
+        4,
+        "Batches of a served model are filled up to a multiple of this, so that a query's scores "
+        "have the same bits in any batch.",
     )
-    tls_key: Path | None = Field(default=None, description="PEM file of its private key.")
-    token: SecretStr | None = Field(
-        default=None, description="Bearer token that clients must send; or use token_file."
+    batch_wait_milliseconds: Wait = _setting(0.0, "Wait of a batch for more queries.")
+    max_request_rows: Count = _setting(64, "Most queries in one request.")
+    max_request_bytes: Bytes = _setting(16 * 2**20, "Bytes of the largest request.")
+    max_waiting_rows: Count = _setting(512, "Most waiting queries; beyond, 429 and Retry-After.")
+    max_waiting_bytes: Bytes = _setting(
+        256 * 2**20, "Most bytes of all requests under way; beyond, 429 and Retry-After."
     )
-    token_file: Path | None = Field(default=None, description="File with that token.")
-    key: SecretStr | None = Field(
-        default=None, description="Secret that fixes the draws of a random defense; or key_file."
+    max_connections: Count = _setting(
+        512,
+        "Most requests under way; beyond, 503. Of more connections than that, those that are idle "
+        "longest are closed.",
     )
-    key_file: Path | None = Field(default=None, description="File with that secret.")
-    model_name: Name = Field(default="model", description="What clients call the model.")
-    model_version: Name = Field(default="1", description="Its version.")
-    input_name: Name = Field(default="input", description="What clients call its input.")
-    output_name: Name = Field(default="probabilities", description="And its output.")
-    decimals: int | None = Field(
-        default=None, ge=0, le=MOST_DECIMALS, description="Round what is released. [no rounding]"
-    )
-    max_batch_size: int = Field(
-        default=64, ge=1, le=4096, description="Most queries that the model is asked at once."
-    )
-    batch_multiple: int = Field(
-        default=4,
-        ge=1,
-        le=64,
-        description="Batches are filled up to a multiple of this, so that a query's scores have "
-        "the same bits in any batch.",
-    )
-    batch_wait_milliseconds: float = Field(
-        default=0.0, ge=0, le=1000, description="How long a batch waits for more queries."
-    )
-    max_request_rows: int = Field(default=64, ge=1, description="Most queries in one request.")
-    max_request_bytes: int = Field(default=16 * 2**20, ge=1024, description="Largest request.")
-    max_waiting_rows: int = Field(
-        default=512, ge=1, description="Queries that may wait; beyond, 429 and Retry-After."
-    )
-    max_waiting_bytes: int = Field(
-        default=256 * 2**20,
-        ge=1024,
-        description="What all requests under way may hold; beyond, 429 and Retry-After.",
-    )
-    max_connections: int = Field(
-        default=512,
-        ge=1,
-        description="Requests under way at once; beyond, 503. Of more connections than that, those "
-        "that are idle longest are closed.",
-    )
-    timeout_seconds: float = Field(
-        default=30.0, gt=0, le=3600, description="For reading a request, and for its answer."
-    )
-    shutdown_seconds: int = Field(
-        default=10, ge=1, le=3600, description="How long requests may end after SIGTERM."
-    )
-    upstream_timeout_seconds: float = Field(
-        default=20.0, gt=0, le=3600, description="`oneway proxy`: for the upstream's answer."
-    )
-    upstream_wait_seconds: float = Field(
-        default=0.0, ge=0, le=3600, description="`oneway proxy`: how long to wait until it is up."
-    )
-    max_upstream_bytes: int = Field(
-        default=64 * 2**20, ge=1024, description="`oneway proxy`: its largest answer."
-    )
-    max_upstream_requests: int = Field(
-        default=64, ge=1, description="`oneway proxy`: requests to it at once; beyond, 429."
-    )
-    metrics: bool = Field(default=True, description="Serve Prometheus metrics at /metrics.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe line of the log."
-    )
+    timeout_seconds: Seconds = _setting(30.0, "Time to read a request, and to answer it.")
+    shutdown_seconds: WholeSeconds = _setting(10, "Time for requests to end after SIGTERM.")
+    upstream_timeout_seconds: Seconds = _setting(20.0, "Address: time for the server's answer.")
+    upstream_wait_seconds: WaitSeconds = _setting(0.0, "Address: wait until the server is ready.")
+    max_upstream_bytes: Bytes = _setting(64 * 2**20, "Address: bytes of its largest answer.")
+    max_upstream_requests: Count = _setting(64, "Address: most requests at once; beyond, 429.")
+    metrics: bool = _setting(True, "Serve Prometheus metrics at /metrics.")
+    log_level: Level = _setting("info", "Least severe line of the log.")
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "ServingSettings":
@@ -123,23 +103,23 @@ class ServingSettings(BaseSettings):
         for name in ("token", "key"):
             if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
                 raise ValueError(f"give one of {name} and {name}_file")
-        if self.max_waiting_rows < self.max_request_rows:
-            raise ValueError("max_waiting_rows must be at least max_request_rows")
-        if self.max_waiting_bytes < self.max_request_bytes:
-            raise ValueError("max_waiting_bytes must be at least max_request_bytes")
+        for kind in ("rows", "bytes"):
+            waiting, request = f"max_waiting_{kind}", f"max_request_{kind}"
+            if getattr(self, waiting) < getattr(self, request):
+                raise ValueError(f"{waiting} must be at least {request}")
         return self
 
     @property
     def most_batch_rows(self) -> int:
-        """Most queries that the model sees at once, with what batches are filled up by."""
+        """Most queries that a served model sees at once, with those that fill a batch up."""
         return -(-self.max_batch_size // self.batch_multiple) * self.batch_multiple
 
     def bearer_token(self) -> bytes | None:
         """Return the token that clients must send, or None if they need none.
 
         Raises:
-            MissingDataError: Its file is not there.
-            InvalidOptionError: It is too short, or cannot be sent.
+            MissingDataError: The file of the token is not there.
+            InvalidOptionError: The token is too short, or cannot be sent.
         """
         token = _secret("token", self.token, self.token_file)
         if token is not None and not re.fullmatch(rb"[\x21-\x7e]{%d,}" % LEAST_TOKEN, token):
@@ -153,7 +133,7 @@ class ServingSettings(BaseSettings):
         """Return the secret of random defenses, or None if none is given.
 
         Raises:
-            MissingDataError: Its file is not there.
+            MissingDataError: The file of the secret is not there.
         """
         return _secret("key", self.key, self.key_file)
 
@@ -163,12 +143,12 @@ def load_settings(file: Path | None, given: Mapping[str, Any]) -> ServingSetting
 
     Args:
         file: TOML whose keys are names of settings, or None.
-        given: What the command line says.
+        given: Settings of the command line, by name.
 
     Raises:
         MissingDataError: The file is not there.
-        CorruptDataError: It is no TOML.
-        UnknownNameError: There is no such setting.
+        CorruptDataError: The file is no TOML.
+        UnknownNameError: There is no setting of a name.
         InvalidOptionError: A setting is outside its range.
     """
     values = {} if file is None else _read(file)
@@ -196,9 +176,9 @@ def load_settings(file: Path | None, given: Mapping[str, Any]) -> ServingSetting
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        text = first["msg"].removeprefix("Value error, ")
         raise InvalidOptionError(
-            f"the setting {name} is refused: {said}." if name else f"settings are refused: {said}."
+            f"the setting {name} is refused: {text}." if name else f"settings are refused: {text}."
         ) from None
 
 
@@ -208,15 +188,15 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MissingDataError(f"there is no settings file {file}. Check the path.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        # What the parser says may quote a secret.
+        # The parser's text may quote a secret.
         raise CorruptDataError(
             f"the settings file {file} cannot be read as TOML ({type(error).__name__})."
         ) from None
 
 
-def _secret(name: str, given: SecretStr | None, file: Path | None) -> bytes | None:
-    if given is not None:
-        return given.get_secret_value().encode()
+def _secret(name: str, secret: SecretStr | None, file: Path | None) -> bytes | None:
+    if secret is not None:
+        return secret.get_secret_value().encode()
     if file is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The server behind a proxy, asked without blocking: its answer whole and in time, or a refusal."""
+"""The server behind a proxy, asked without blocking: a whole answer in time, or a refusal."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic_core import from_json, to_json
 
-from oneway.serving.refusals import RefusedError, upstream_failed
+from oneway.serving.http_errors import RefusedError, upstream_failed
 from oneway.serving.settings import ServingSettings
 from oneway.targets.http_client import json_headers
 
@@ -19,7 +19,7 @@ READY_SECONDS = 3.0
 
 
 class Upstream:
-    """Asks one server. Nothing of its errors, headers or texts is passed on."""
+    """Asks one server. Its errors, headers and texts are not passed on."""
 
     def __init__(self, settings: ServingSettings) -> None:
         """Prepare; connections are opened inside ``async with``.
@@ -31,7 +31,7 @@ class Upstream:
         self.most_bytes = settings.max_upstream_bytes
         self.most_requests = settings.max_upstream_requests
         self.requests = 0
-        # What is not packed cannot unpack to more than may be read.
+        # A packed answer could unpack to more than may be read.
         self._headers = {**json_headers(), "Accept-Encoding": "identity"}
         self._client: httpx.AsyncClient | None = None
         self._looks: dict[str, asyncio.Task[bool]] = {}
@@ -69,7 +69,7 @@ class Upstream:
         """Return the JSON value of a successful answer.
 
         Raises:
-            RefusedError: There was none.
+            RefusedError: There was no successful answer.
         """
         return await self._in_time(self._ask("GET", url, None), self.timeout_seconds)
 
@@ -77,7 +77,7 @@ class Upstream:
         """Send a JSON value; return that of a successful answer.
 
         Raises:
-            RefusedError: There was none, or too many requests are under way.
+            RefusedError: There was no successful answer, or too many requests are under way.
         """
         if self.requests >= self.most_requests:
             raise RefusedError(
@@ -87,7 +87,7 @@ class Upstream:
         return await self._in_time(self._counted(url, to_json(value)), self.timeout_seconds)
 
     async def is_ready(self, url: str) -> bool:
-        """Say whether a server answers there with success. Who asks meanwhile gets that answer."""
+        """Say whether a server answers there with success. Calls meanwhile share that answer."""
         if url not in self._looks:
             self._looks[url] = self._started(self._look(url))
             self._looks[url].add_done_callback(lambda _: self._looks.pop(url, None))
@@ -106,13 +106,13 @@ class Upstream:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked may have given up, and nobody else looks
+            task.exception()  # the caller may have given up, and nobody else looks
 
     async def _in_time(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
-        """Wait for work as long as may be, and let it end by itself if that was not enough.
+        """Wait so long for work, and let it end by itself if that was not enough.
 
-        It must not be cancelled: a request that is takes its place in the pool of httpcore with it,
-        for ever, so that in the end there is none (https://github.com/encode/httpcore/issues/1093).
+        It must not be cancelled: a cancelled request keeps its place in the pool of httpcore for
+        ever, so that in the end no place is left (https://github.com/encode/httpcore/issues/1093).
         """
         try:
             async with asyncio.timeout(seconds):
@@ -144,7 +144,7 @@ class Upstream:
                         raise _too_slow()
         except httpx.TimeoutException:
             raise _too_slow() from None
-        # What these say may quote the answer.
+        # The texts of these errors may quote the answer.
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
             raise upstream_failed("upstream_connection") from None
         try:
@@ -155,7 +155,7 @@ class Upstream:
     async def _look(self, url: str) -> bool:
         try:
             async with self._opened().stream("GET", url, timeout=READY_SECONDS) as answer:
-                return answer.is_success  # whatever it says besides is not read
+                return answer.is_success  # the body is not read
         except httpx.HTTPError:
             return False
 

@@ -1,4 +1,4 @@
-"""What answers queries."""
+"""Targets: models that answer queries, wherever they are."""
 
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace

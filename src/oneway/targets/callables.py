@@ -1,4 +1,4 @@
-"""A callable from NumPy arrays to NumPy arrays as a target: what most other kinds come down to."""
+"""A function from NumPy arrays to NumPy arrays as a target: most kinds of models become one."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from oneway.checks import check_count, check_images
 from oneway.contracts import Target
 from oneway.errors import InvalidTensorError, OnewayError
-from oneway.releases import release
-from oneway.targets.answers import AnswerRules, Array, Outputs, to_array, to_float32
+from oneway.releases import Outputs, release
+from oneway.targets.answers import AnswerRules, Array, to_array, to_float32
 from oneway.targets.failure import failed
 
 Answer = Callable[[Array], Array]
@@ -20,8 +20,11 @@ Answer = Callable[[Array], Array]
 class CallableTarget:
     """Answers queries with the confidences that a callable gives, as they are.
 
-    Nothing is cached: a callable that answers the same query differently is seen to do so.
+    Nothing is cached, so a callable that answers at random stays random. The callable gets
+    copies of the queries, so it may work in place.
     """
+
+    outputs: Outputs = "confidences"
 
     def __init__(
         self,
@@ -35,22 +38,25 @@ class CallableTarget:
 
         Args:
             answer: ``(N, C, H, W)`` images or ``(N, F)`` records, float32 (float64 if the
-                queries are), to ``(N, K)`` probabilities.
-            batch_size: Most queries that it sees at once.
-            fill_batches: Each batch has exactly that size: the last query is repeated to fill
-                the last batch, and its surplus answers are dropped.
+                queries are), to ``(N, K)`` scores: probabilities here, logits for a
+                :class:`ScoredCallableTarget`.
+            batch_size: Most queries that the callable gets at once.
+            fill_batches: Make each batch exactly that size: the last query is repeated to fill
+                the last batch, and the surplus answers are dropped.
             name: What messages call the target.
 
         Raises:
             InvalidOptionError: ``batch_size`` is below 1.
         """
-        self._asked = _Asked(answer, AnswerRules(name, "confidences"), batch_size, fill_batches)
+        check_count("batch_size", batch_size)
+        self.answer, self.rules = answer, AnswerRules(name, self.outputs)
+        self.batch_size, self.fill_batches = batch_size, fill_batches
 
     def __call__(self, images: Tensor) -> Tensor:
         """Answer with confidences.
 
         Args:
-            images: ``(N, C, H, W)`` or ``(N, F)`` floating, at least one.
+            images: ``(N, C, H, W)`` or ``(N, F)`` floating, at least one query. Not modified.
 
         Returns:
             ``(N, K)`` float32 probabilities on the images' device.
@@ -59,97 +65,71 @@ class CallableTarget:
             InvalidTensorError: The images, or the answers, cannot be used.
             TargetFailedError: The callable raised.
         """
-        return to_float32(self._asked(images))
+        return to_float32(self._scores(images))
 
-
-class ScoredCallableTarget:
-    """Answers queries with the release of the logits that a callable gives."""
-
-    def __init__(
-        self,
-        answer: Answer,
-        *,
-        batch_size: int = 512,
-        fill_batches: bool = False,
-        name: str = "the callable",
-    ) -> None:
-        """Wrap a callable that answers with logits: see :class:`CallableTarget`.
-
-        Raises:
-            InvalidOptionError: ``batch_size`` is below 1.
-        """
-        self._asked = _Asked(answer, AnswerRules(name, "logits"), batch_size, fill_batches)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Return clean logits, ``(N, K)`` float32 or float64: for the defender only.
-
-        Raises:
-            InvalidTensorError: The images, or the answers, cannot be used.
-            TargetFailedError: The callable raised.
-        """
-        scores = self._asked(images)
-        return scores if scores.dtype == torch.float64 else scores.float()
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` float32 confidences: what an undefended API would release."""
-        return release(self.logits(images))
-
-
-def callable_target(
-    answer: Answer, outputs: Outputs, *, batch_size: int, fill_batches: bool = False, name: str
-) -> Target:
-    """Wrap a callable as the target that fits what it answers with."""
-    kind = CallableTarget if outputs == "confidences" else ScoredCallableTarget
-    return kind(answer, batch_size=batch_size, fill_batches=fill_batches, name=name)
-
-
-class _Asked:
-    """Asks a callable batch by batch, and checks each answer."""
-
-    def __init__(
-        self, answer: Answer, rules: AnswerRules, batch_size: int, fill_batches: bool
-    ) -> None:
-        check_count("batch_size", batch_size)
-        self.answer, self.rules = answer, rules
-        self.batch_size, self.fill_batches = batch_size, fill_batches
-
-    def __call__(self, images: Tensor) -> Tensor:
+    def _scores(self, images: Tensor) -> Tensor:
+        """Return the ``(N, K)`` scores of all queries, checked batch by batch."""
         check_images(images)
         if not len(images):
             raise InvalidTensorError(
                 f"images must hold at least one query for {self.rules.name}, but got shape "
                 f"{tuple(images.shape)}."
             )
-        parts = [self._ask(to_array(part)) for part in images.split(self.batch_size)]
+        parts = [self._batch(to_array(part)) for part in images.split(self.batch_size)]
         return torch.cat(parts).to(images.device)
 
-    def _ask(self, queries: Array) -> Tensor:
+    def _batch(self, queries: Array) -> Tensor:
         count = len(queries)
         if self.fill_batches and count < self.batch_size:
             surplus = np.repeat(queries[-1:], self.batch_size - count, axis=0)
             queries = np.concatenate([queries, surplus])
-        asked = len(queries)
+        rows = len(queries)
         try:
             answer = self.answer(queries)
         except OnewayError:
             raise
         except Exception as error:
             raise failed(self.rules.name, count, error) from error
-        if not isinstance(answer, np.ndarray) or answer.dtype not in (
-            np.float16,
-            np.float32,
-            np.float64,
-        ):
-            got = (
-                f"an array of {answer.dtype}"
-                if isinstance(answer, np.ndarray)
-                else type(answer).__name__
-            )
+        is_array = isinstance(answer, np.ndarray)
+        if not is_array or answer.dtype not in (np.float16, np.float32, np.float64):
+            got = f"an array of {answer.dtype}" if is_array else type(answer).__name__
             raise InvalidTensorError(
                 f"{self.rules.name} must answer with a NumPy array of float16, float32 or "
                 f"float64, but gave {got}. Convert it, as by `np.asarray(scores, np.float32)`."
             )
         # A copy: a callable may answer the next batch in the same memory.
         scores = torch.tensor(answer)
-        self.rules.check(scores, asked)
+        self.rules.check(scores, rows)
         return scores[:count]
+
+
+class ScoredCallableTarget(CallableTarget):
+    """Answers queries with the release of the logits that a callable gives."""
+
+    outputs: Outputs = "logits"
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return clean ``(N, K)`` logits, float32 or float64, in nats: for the defender only.
+
+        Raises:
+            InvalidTensorError: The images, or the answers, cannot be used.
+            TargetFailedError: The callable raised.
+        """
+        scores = self._scores(images)
+        return scores if scores.dtype == torch.float64 else scores.float()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``(N, K)`` float32 confidences: the answers of an undefended API."""
+        return release(self.logits(images))
+
+
+def callable_target(
+    answer: Answer, outputs: Outputs, *, batch_size: int, fill_batches: bool = False, name: str
+) -> Target:
+    """Wrap a callable as the kind of target that fits its outputs: see :class:`CallableTarget`.
+
+    Raises:
+        InvalidOptionError: ``batch_size`` is below 1.
+    """
+    kind = CallableTarget if outputs == "confidences" else ScoredCallableTarget
+    return kind(answer, batch_size=batch_size, fill_batches=fill_batches, name=name)

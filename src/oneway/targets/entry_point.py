@@ -1,4 +1,4 @@
-"""``package.module:factory``: a model that Python code of the user builds."""
+"""``package.module:factory``: a model that a function of the user builds."""
 
 import importlib
 import sys
@@ -16,12 +16,12 @@ from oneway.errors import (
     UnknownNameError,
     where_raised,
 )
-from oneway.targets.answers import AnswerRules, Outputs, refuse_logits, require_outputs
+from oneway.releases import Outputs
+from oneway.targets.answers import refuse_logits, require_outputs
 from oneway.targets.callables import CallableTarget, callable_target
 from oneway.targets.defended import DefendedTarget
 from oneway.targets.estimator import estimator_target
 from oneway.targets.recorded import RecordedTarget
-from oneway.targets.torch_files import NamedModule
 from oneway.targets.torch_module import TorchTarget
 
 OWN_TARGETS = (CallableTarget, DefendedTarget, RecordedTarget, ScoredTarget)
@@ -33,29 +33,30 @@ def open_entry_point(
     """Call a factory without arguments, and open the model that it returns.
 
     The current directory is put on the path, and stays there, as with uvicorn and gunicorn:
-    a model may import what it needs at its first query.
+    a model may import modules at its first query.
 
-    A target is known as one if it is oneway's own, has ``logits``, or derives from
+    A result counts as a target if its class is oneway's, has ``logits``, or derives from
     :class:`oneway.contracts.Target`; any other callable takes and gives NumPy arrays.
 
     Args:
         where: ``package.module:factory``. The factory returns a ``torch.nn.Module``, a
             scikit-learn classifier, a target, or a callable from NumPy arrays to NumPy arrays.
-        outputs: What a module or callable answers with; the other two fix it themselves.
+        outputs: What a module or callable answers with; the other two kinds fix it.
         device: Where a module goes.
-        batch_size: Most queries that the model sees at once.
+        batch_size: Most queries that the model gets at once.
 
     Raises:
         MissingDataError: There is no such module.
         UnknownNameError: The module has no such attribute.
         DataError: Importing the module, or calling the factory, raised.
-        InvalidOptionError: The result is of none of these kinds, or ``outputs`` do not fit it.
+        InvalidOptionError: The result is of none of these kinds, or ``outputs`` do not fit the
+            result.
     """
     name = f"target {where!r}"
     result = _build(where)
     if isinstance(result, nn.Module):
-        named = NamedModule(result.to(device), AnswerRules(name, require_outputs(outputs, name)))
-        return TorchTarget(named, outputs=named.rules.outputs, batch_size=batch_size)
+        outputs = require_outputs(outputs, name)
+        return TorchTarget(result.to(device), outputs=outputs, batch_size=batch_size, name=name)
     if isinstance(result, OWN_TARGETS) or Target in type(result).__mro__:
         refuse_logits(outputs, name, "it is a target already")
         target: Target = result
@@ -64,8 +65,8 @@ def open_entry_point(
         refuse_logits(outputs, name, "it has predict_proba")
         return estimator_target(result, batch_size=batch_size, name=name)
     if callable(result) and not isinstance(result, type):
-        said = require_outputs(outputs, name)
-        return callable_target(result, said, batch_size=batch_size, name=name)
+        outputs = require_outputs(outputs, name)
+        return callable_target(result, outputs, batch_size=batch_size, name=name)
     got = f"the class {result.__name__}" if isinstance(result, type) else type(result).__name__
     raise InvalidOptionError(
         f"the factory {where!r} must return a torch.nn.Module, a scikit-learn classifier with "
@@ -89,13 +90,13 @@ def _build(where: str) -> Any:
                 f"there is no module {error.name!r} for {where!r}, neither in {here} nor among "
                 "the installed packages. Run oneway where the module lies, or install it."
             ) from error
-        raise DataError(f"importing {module_name!r} raised {_told(error, None)}") from error
+        raise DataError(f"importing {module_name!r} raised {_described(error, None)}") from error
     factory: Any = module
     for part in attribute.split("."):
         if not hasattr(factory, part):
             known = [
-                known
-                for known, value in vars(factory).items()
+                name
+                for name, value in vars(factory).items()
                 if callable(value) and getattr(value, "__module__", None) == module.__name__
             ]
             raise UnknownNameError(f"factory in module {module_name!r}", attribute, known)
@@ -110,11 +111,11 @@ def _build(where: str) -> Any:
     except (Exception, SystemExit) as error:
         raise DataError(
             f"the factory {where!r}, called without arguments, raised "
-            f"{_told(error, module.__file__)}"
+            f"{_described(error, module.__file__)}"
         ) from error
 
 
-def _told(error: BaseException, file: str | None) -> str:
+def _described(error: BaseException, file: str | None) -> str:
     """Describe an exception raised before there was any query."""
     text = f"{type(error).__name__}: {error} ({where_raised(error, file)})."
     cause = error.__cause__

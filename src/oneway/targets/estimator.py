@@ -13,7 +13,8 @@ from oneway.checks import check_switch
 from oneway.contracts import Target
 from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
 from oneway.extras import load_extra
-from oneway.targets.answers import Array, Outputs, refuse_logits
+from oneway.releases import Outputs
+from oneway.targets.answers import Array, refuse_logits
 from oneway.targets.callables import callable_target
 
 
@@ -23,8 +24,14 @@ def estimator_target(estimator: Any, *, batch_size: int, name: str) -> Target:
     Column ``k`` of its answers is the class ``estimator.classes_[k]``. Images are flattened in
     row-major order, ``(N, C, H, W)`` to ``(N, C * H * W)``.
 
+    Args:
+        estimator: The classifier.
+        batch_size: Most queries that the classifier gets at once.
+        name: What messages call the target.
+
     Raises:
-        InvalidOptionError: It has no ``predict_proba``, is not fitted, or has several outputs.
+        InvalidOptionError: The classifier has no ``predict_proba``, is not fitted, or has several
+            outputs.
     """
     for attribute, remedy in (
         ("predict_proba", "Wrap it in sklearn.calibration.CalibratedClassifierCV"),
@@ -46,7 +53,7 @@ def estimator_target(estimator: Any, *, batch_size: int, name: str) -> Target:
 
 
 class _Probabilities:
-    """Answers with ``predict_proba``, and holds its arg max to what ``predict`` says."""
+    """Answers with ``predict_proba``, and checks that ``predict`` gives its arg max."""
 
     def __init__(self, estimator: Any, name: str) -> None:
         self.estimator, self.name = estimator, name
@@ -61,7 +68,8 @@ class _Probabilities:
                 f"{self.name} was fitted on {features} features, but queries of shape "
                 f"{queries.shape} have {rows.shape[1]} each. Prepare them as the fit did."
             )
-        answer = self.estimator.predict_proba(rows)
+        # A copy: the classifier may write to its input, which `predict` needs again.
+        answer = self.estimator.predict_proba(rows.copy())
         if not isinstance(answer, np.ndarray) or answer.shape != (len(rows), len(self.columns)):
             raise InvalidTensorError(
                 f"{self.name} must answer {len(rows)} queries with an array of shape "
@@ -71,9 +79,10 @@ class _Probabilities:
         return self._led_by_prediction(answer, self.estimator.predict(rows))
 
     def _led_by_prediction(self, answer: Array, predicted: Array) -> Array:
-        label = np.array([self.columns[some] for some in predicted])[:, None]
-        own, top = np.take_along_axis(answer, label, 1), answer.max(1, keepdims=True)
-        behind = int((own < top).sum())
+        label = np.array([self.columns[value] for value in predicted])[:, None]
+        probability = np.take_along_axis(answer, label, 1)
+        top = answer.max(1, keepdims=True)
+        behind = int((probability < top).sum())
         if behind:
             raise InvalidTensorError(
                 f"predict of {self.name} must say classes_[argmax] of predict_proba, but says "
@@ -84,7 +93,8 @@ class _Probabilities:
         # Probabilities can tie where the scores behind them do not.
         other = answer.argmax(1)[:, None] != label
         answer = answer.copy()
-        np.put_along_axis(answer, label, np.where(other, np.nextafter(top, np.inf), own), 1)
+        lifted = np.where(other, np.nextafter(top, np.inf), probability)
+        np.put_along_axis(answer, label, lifted, 1)
         return answer
 
 
@@ -102,13 +112,13 @@ def open_skops(
         where: The file.
         outputs: None or ``"confidences"``.
         device: Not used: scikit-learn computes on the CPU.
-        batch_size: Most queries that the model sees at once.
-        trusted: Names of types that may be built besides those that skops knows.
+        batch_size: Most queries that the classifier gets at once.
+        trusted: Names of types that may be built, beyond those that skops trusts.
 
     Raises:
         MissingExtraError: skops is not installed.
         CorruptDataError: The file is no skops file.
-        InvalidOptionError: It holds types that are not trusted, or ``outputs`` are logits.
+        InvalidOptionError: The file holds types that are not trusted, or ``outputs`` are logits.
     """
     name = f"target {where!r}"
     refuse_logits(outputs, name, "it has predict_proba")
@@ -151,8 +161,8 @@ def open_pickle(
         where: The file.
         outputs: None or ``"confidences"``.
         device: Not used: scikit-learn computes on the CPU.
-        batch_size: Most queries that the model sees at once.
-        trust_pickle: Whoever wrote the file may run code here.
+        batch_size: Most queries that the classifier gets at once.
+        trust_pickle: Allow the file's author to run code here.
 
     Raises:
         InvalidOptionError: ``trust_pickle`` is not True, or ``outputs`` are logits.

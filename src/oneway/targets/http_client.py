@@ -53,12 +53,12 @@ class HttpClient:
         """Prepare a client, without asking anything.
 
         Args:
-            name: What messages call the server.
-            timeout_seconds: Longest for a connection, and for the whole of an answer.
+            name: The server, as messages name it.
+            timeout_seconds: Longest wait for a connection, and for a whole answer.
             attempts: How often a request is tried, at least 1.
             backoff_seconds: The wait before the second attempt; it doubles with each further
-                one. A longer ``Retry-After`` of the server is honoured, up to a minute.
-            most_bytes: Largest answer that is read, unpacked.
+                attempt. A longer ``Retry-After`` of the server is honoured, up to a minute.
+            most_bytes: Largest answer that is read, in bytes, unpacked.
 
         Raises:
             MissingExtraError: httpx is not installed.
@@ -83,7 +83,7 @@ class HttpClient:
         """Return the body of a successful answer.
 
         Raises:
-            TargetFailedError: There was none.
+            TargetFailedError: There was no successful answer.
         """
         return self._request("GET", url, None)
 
@@ -91,7 +91,7 @@ class HttpClient:
         """Return the JSON value of a successful answer.
 
         Raises:
-            TargetFailedError: There was none.
+            TargetFailedError: There was no successful answer.
         """
         return self._parse(self.get(url))
 
@@ -99,7 +99,7 @@ class HttpClient:
         """Send a JSON value, and return that of a successful answer.
 
         Raises:
-            TargetFailedError: There was none.
+            TargetFailedError: There was no successful answer.
         """
         body = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
         return self._parse(self._request("POST", url, body))
@@ -173,7 +173,7 @@ class HttpClient:
 
 
 def json_headers() -> dict[str, str]:
-    """Return what a request for JSON carries, with the bearer token of the environment.
+    """Return the headers of a request for JSON, with the bearer token of the environment.
 
     Raises:
         InvalidOptionError: The token cannot be sent.
@@ -181,7 +181,7 @@ def json_headers() -> dict[str, str]:
     headers = {"Accept": "application/json", "Content-Type": "application/json"}
     token = os.environ.get(TOKEN_VARIABLE, "")
     if token:
-        # Whatever cannot be sent would be quoted by the error that refuses it.
+        # httpx would quote a token that cannot be sent.
         if not re.fullmatch(r"[\x21-\x7e]+", token):
             raise InvalidOptionError(
                 f"the environment variable {TOKEN_VARIABLE} must hold a bearer token of printable "
@@ -196,9 +196,9 @@ def _described(error: Exception, timeout_seconds: float) -> str:
     kind = type(error).__name__
     if kind.endswith("Timeout"):
         return f"there was no whole answer within {timeout_seconds:g} s ({kind})"
-    # What the other errors say may quote the answer.
-    said = f": {error}" if kind == "ConnectError" else ""
-    return f"the connection failed ({kind}{said})"
+    # The texts of the other errors may quote the answer.
+    text = f": {error}" if kind == "ConnectError" else ""
+    return f"the connection failed ({kind}{text})"
 
 
 def _remedy(status: int) -> str:
@@ -208,12 +208,12 @@ def _remedy(status: int) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that the server asks to wait; 0 if it says nothing legible."""
-    said = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", said):
-        return float(said)
+    """Return the seconds that the server asks to wait; 0 if the header cannot be read."""
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
     try:
-        until = parsedate_to_datetime(said)
+        until = parsedate_to_datetime(value)
     except ValueError:
         return 0.0
     until = until if until.tzinfo else until.replace(tzinfo=UTC)

@@ -12,7 +12,12 @@ from oneway.errors import InvalidOptionError
 
 @dataclass(frozen=True)
 class TargetPreset:
-    """Width of the first block, and how many blocks."""
+    """The size of a :class:`TargetNetwork`.
+
+    Attributes:
+        width: Channels of the first block.
+        blocks: Number of blocks.
+    """
 
     width: int
     blocks: int
@@ -47,8 +52,8 @@ class TargetNetwork(nn.Module):
             num_classes: K, at least 2.
             image_shape: ``(C, H, W)``; H and W at least ``2 ** blocks``.
             width: Channels of the first block.
-            blocks: How many blocks.
-            dropout: Share of hidden units dropped in training.
+            blocks: Number of blocks.
+            dropout: Share of hidden units dropped in training, in [0, 1).
 
         Raises:
             InvalidOptionError: An option is outside its range.

@@ -9,14 +9,8 @@ import torch
 from oneway.contracts import Target
 from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
 from oneway.extras import load_extra
-from oneway.targets.answers import (
-    Array,
-    Outputs,
-    fit_shape,
-    fixed_size,
-    require_batch,
-    require_outputs,
-)
+from oneway.releases import Outputs
+from oneway.targets.answers import Array, fit_shape, fixed_size, require_batch, require_outputs
 from oneway.targets.callables import callable_target
 
 FLOATS = {
@@ -41,39 +35,36 @@ def open_onnx(
 ) -> Target:
     """Open an ONNX file.
 
-    A model that takes records ``(N, F)`` is given images in row-major order.
+    A model that takes records ``(N, F)`` gets images flattened in row-major order.
 
     Args:
         where: The file.
         outputs: What the model answers with.
-        device: On a GPU, ONNX Runtime's CUDA provider is asked for.
-        batch_size: Most queries that it sees at once; the very size, if it takes only one.
-        output_name: Which output holds the scores; needed if several could.
+        device: Where the model computes; on a GPU by ONNX Runtime's CUDA provider.
+        batch_size: Most queries that the model gets at once; exactly that many, if it takes one
+            size only.
+        output_name: The output that holds the scores; needed if several could.
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
         CorruptDataError: ONNX Runtime cannot load the file, or its input is no tensor of floats.
-        UnknownNameError: There is no output of that name.
-        InvalidOptionError: ``outputs`` are not said, ``output_name`` must be, the output is no
-            tensor of floats, or the model cannot take ``batch_size`` queries.
+        UnknownNameError: The model has no output of that name.
+        InvalidOptionError: ``outputs`` is None, several outputs could hold the scores, the output
+            is no tensor of floats, or the model cannot take ``batch_size`` queries.
     """
     name = f"target {where!r}"
-    said = require_outputs(outputs, name)
+    outputs = require_outputs(outputs, name)
     runtime = load_extra("onnxruntime", extra="onnx", purpose="opening an .onnx file")
     session = _load(runtime, where, _providers(runtime, device))
     model = _OnnxModel(session, output_name, name)
     require_batch(model.fixed_batch, batch_size, name, DYNAMIC)
     return callable_target(
-        model,
-        said,
-        batch_size=batch_size,
-        fill_batches=model.fixed_batch is not None,
-        name=name,
+        model, outputs, batch_size=batch_size, fill_batches=model.fixed_batch is not None, name=name
     )
 
 
 class _OnnxModel:
-    """One input, one output, and what they may hold."""
+    """A session with one input, and the output that holds the scores."""
 
     def __init__(self, session: Any, output_name: str | None, name: str) -> None:
         self.session, self.name = session, name
@@ -94,27 +85,27 @@ class _OnnxModel:
         return answer
 
 
-def _choose_output(found: Sequence[Any], asked: str | None, name: str) -> str:
-    by_name = {output.name: output for output in found}
-    maps = [output.name for output in found if output.type.startswith("seq(map")]
+def _choose_output(available: Sequence[Any], requested: str | None, name: str) -> str:
+    by_name = {output.name: output for output in available}
+    maps = [output.name for output in available if output.type.startswith("seq(map")]
     zipmap = (
         f"{name} gives its probabilities as a list of dictionaries ({', '.join(maps)}). Convert "
         "the classifier again without ZipMap, as by "
         "`skl2onnx.to_onnx(model, X, options={'zipmap': False})`."
     )
-    if asked is not None:
-        if asked not in by_name:
-            raise UnknownNameError(f"output of {name}", asked, by_name)
-        if asked in maps:
+    if requested is not None:
+        if requested not in by_name:
+            raise UnknownNameError(f"output of {name}", requested, by_name)
+        if requested in maps:
             raise InvalidOptionError(zipmap)
-        if by_name[asked].type not in FLOATS:
+        if by_name[requested].type not in FLOATS:
             raise InvalidOptionError(
-                f"output {asked!r} of {name} must be a tensor of floats, but is "
-                f"{by_name[asked].type}. It has {_listed(found)}."
+                f"output {requested!r} of {name} must be a tensor of floats, but is "
+                f"{by_name[requested].type}. The model has {_listed(available)}."
             )
-        return asked
+        return requested
     fitting = [
-        output.name for output in found if output.type in FLOATS and len(output.shape) in (0, 2)
+        output.name for output in available if output.type in FLOATS and len(output.shape) in (0, 2)
     ]
     if len(fitting) == 1 and not maps:
         return str(fitting[0])
@@ -122,7 +113,8 @@ def _choose_output(found: Sequence[Any], asked: str | None, name: str) -> str:
         raise InvalidOptionError(zipmap)
     raise InvalidOptionError(
         f"say which output of {name} holds the scores, by output_name: {len(fitting)} of its "
-        f"{len(found)} outputs are tensors of floats of shape (N, K). It has {_listed(found)}."
+        f"{len(available)} outputs are tensors of floats of shape (N, K). The model has "
+        f"{_listed(available)}."
     )
 
 

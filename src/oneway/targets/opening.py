@@ -1,4 +1,4 @@
-"""Open a model that the user already has, wherever it is, as a target."""
+"""Open a model as a target, from a file, a Python function or an address."""
 
 import inspect
 import re
@@ -12,7 +12,7 @@ import torch
 from oneway.checks import check_count
 from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.targets.answers import Outputs
+from oneway.releases import Outputs
 from oneway.targets.entry_point import open_entry_point
 from oneway.targets.estimator import open_pickle, open_skops
 from oneway.targets.http_endpoint import open_endpoint
@@ -58,7 +58,7 @@ def open_target(
     """Open a model as a target.
 
     ============================================  ============================================
-    ``where``                                     what it is; options
+    ``where``                                     kind; options
     ============================================  ============================================
     ``package.module:factory``                    a function of yours that returns the model
     ``*.pt``, ``*.ts``, ``*.torchscript``         TorchScript
@@ -74,17 +74,16 @@ def open_target(
                                                   ``backoff_seconds``, ``most_bytes``
     ============================================  ============================================
 
-    What gives logits becomes a :class:`oneway.contracts.ScoredTarget`; PyTorch networks stay
-    differentiable as ``.module``. An endpoint whose defense is on already is a target like any
-    other.
+    A model that gives logits becomes a :class:`oneway.contracts.ScoredTarget`; PyTorch networks
+    stay differentiable as ``.module``. An endpoint may already be defended.
 
     Args:
-        where: What to open.
+        where: The file, function or address.
         outputs: What the model answers with, ``"logits"`` or ``"confidences"``; never guessed
             from the values. None where the kind fixes it: scikit-learn, and a factory that
             returns a target.
         device: Where a network of PyTorch or ONNX computes.
-        batch_size: Most queries that the model sees at once.
+        batch_size: Most queries that the model gets at once.
         **options: See the table, and the ``open_`` function of each kind.
 
     Returns:
@@ -118,8 +117,8 @@ def _kind_of(where: str) -> _Kind:
     kind = FILES.get(path.suffix.lower())
     if kind is not None:
         if not path.is_file():
-            found = "is a folder" if path.is_dir() else "is not there"
-            raise MissingDataError(f"{where} must be {kind.name}, but {found}. Check the path.")
+            state = "is a folder" if path.is_dir() else "is not there"
+            raise MissingDataError(f"{where} must be {kind.name}, but {state}. Check the path.")
         return kind
     if ENTRY_POINT.fullmatch(where):
         return FACTORY

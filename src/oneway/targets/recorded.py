@@ -1,4 +1,4 @@
-"""A target that answers from a table: the test double, and a stand-in for recorded traffic."""
+"""A target that answers from recorded confidences: for tests and for recorded traffic."""
 
 import torch
 from torch import Tensor
@@ -8,17 +8,17 @@ from oneway.errors import InvalidTensorError
 
 
 class RecordedTarget:
-    """Answers the images it has seen, with the confidences recorded for them."""
+    """Answers recorded images with the confidences recorded for each."""
 
     def __init__(self, images: Tensor, confidences: Tensor) -> None:
         """Record answers.
 
         Args:
-            images: ``(N, ...)`` queries, floating.
-            confidences: ``(N, K)`` the answer to each.
+            images: ``(N, ...)`` queries, floating, finite. Not modified.
+            confidences: ``(N, K)`` probabilities, one row per image. Copied.
 
         Raises:
-            InvalidTensorError: They are not one to one, not what is said above, or contradict.
+            InvalidTensorError: The tensors are not as above, or one image has two answers.
         """
         check_confidences(confidences)
         check_images(images, rows=len(confidences))
@@ -33,10 +33,10 @@ class RecordedTarget:
                 )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` recorded confidences.
+        """Return the recorded ``(N, K)`` confidences of ``(N, ...)`` images, as a copy.
 
         Raises:
-            InvalidTensorError: An image has no record.
+            InvalidTensorError: An image has no recorded answer.
         """
         check_images(images)
         answers = [self._answers.get(_key(image)) for image in images]

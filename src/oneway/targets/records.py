@@ -1,4 +1,4 @@
-"""A model of tabular records as a target that is asked about encoded ones."""
+"""A model of tabular records as a target for encoded records."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,10 +15,10 @@ Decode = Callable[[Tensor], Tensor | NDArray[Any]]
 
 
 class RecordsTarget:
-    """Answers encoded records by a target that takes them as they stand in the table.
+    """Answers encoded records with a target that takes the table's own values.
 
-    Attacks see records as numbers in [0, 1], while the model was trained on the table's own
-    values. Each query is decoded, so that the model is asked about the very record.
+    Attacks work on records as numbers in [0, 1]; the model was trained on the table's values.
+    Each query is decoded first, so the model is asked about the exact record.
     """
 
     def __init__(self, target: Target, decode: Decode) -> None:
@@ -29,41 +29,41 @@ class RecordsTarget:
         """Answer with the target's confidences.
 
         Args:
-            images: ``(N, D)`` encoded records, floating.
+            images: ``(N, D)`` encoded records, floating. Not modified.
 
         Returns:
             ``(N, K)`` probabilities.
 
         Raises:
-            InvalidTensorError: The records, or what they are decoded to, cannot be used.
+            InvalidTensorError: The records, or their decoded values, cannot be used.
         """
-        return self.target(_decoded(images, self.decode))
+        return self.target(self._decoded(images))
+
+    def _decoded(self, records: Tensor) -> Tensor:
+        check_images(records)
+        decoded = torch.as_tensor(self.decode(records.clone())).to(records.device)
+        check_images(decoded, rows=len(records))
+        return decoded
 
 
-class ScoredRecordsTarget:
-    """The same where the target's logits are at hand, too."""
+class ScoredRecordsTarget(RecordsTarget):
+    """A :class:`RecordsTarget` whose target also gives its logits."""
 
-    def __init__(self, target: ScoredTarget, decode: Decode) -> None:
-        """Put ``decode`` before ``target``; see :func:`records_target`."""
-        self.target, self.decode = target, decode
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Answer with the target's confidences: see :class:`RecordsTarget`."""
-        return self.target(_decoded(images, self.decode))
+    target: ScoredTarget
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return the target's ``(N, K)`` logits: for the defender only.
+        """Return the target's ``(N, K)`` logits, in nats: for the defender only.
 
         Raises:
-            InvalidTensorError: The records, or what they are decoded to, cannot be used.
+            InvalidTensorError: See :meth:`RecordsTarget.__call__`.
         """
-        return self.target.logits(_decoded(images, self.decode))
+        return self.target.logits(self._decoded(images))
 
 
-def records_target(target: Target, decode: Decode) -> RecordsTarget | ScoredRecordsTarget:
+def records_target(target: Target, decode: Decode) -> RecordsTarget:
     """Let a target of a table's own values answer encoded records.
 
-    A model that was trained on DataFrames needs no such target, but a function that makes one:
+    For a model that was trained on DataFrames, a function is enough:
     ``CallableTarget(lambda rows: model.predict_proba(encoding.decode_frame(rows)))``.
 
     Args:
@@ -74,13 +74,5 @@ def records_target(target: Target, decode: Decode) -> RecordsTarget | ScoredReco
     Returns:
         A target that has ``logits`` if ``target`` has.
     """
-    if isinstance(target, ScoredTarget):
-        return ScoredRecordsTarget(target, decode)
-    return RecordsTarget(target, decode)
-
-
-def _decoded(records: Tensor, decode: Decode) -> Tensor:
-    check_images(records)
-    decoded = torch.as_tensor(decode(records)).to(records.device)
-    check_images(decoded, rows=len(records))
-    return decoded
+    kind = ScoredRecordsTarget if isinstance(target, ScoredTarget) else RecordsTarget
+    return kind(target, decode)

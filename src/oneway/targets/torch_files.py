@@ -1,4 +1,4 @@
-"""TorchScript and exported programs as targets: files that carry the network's code with them."""
+"""TorchScript and exported programs as targets: files that hold the network's code, too."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -8,15 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from oneway.contracts import Target
-from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError, OnewayError
-from oneway.targets.answers import (
-    AnswerRules,
-    Outputs,
-    fit_shape,
-    require_batch,
-    require_outputs,
-)
-from oneway.targets.failure import failed
+from oneway.errors import CorruptDataError, InvalidOptionError
+from oneway.releases import Outputs
+from oneway.targets.answers import fit_shape, require_batch, require_outputs
 from oneway.targets.torch_module import TorchTarget
 
 DYNAMIC = (
@@ -25,38 +19,7 @@ DYNAMIC = (
 )
 
 TRAINING_FLAGS = {"aten::dropout": 2, "aten::feature_dropout": 2, "aten::batch_norm": 5}
-"""Where the operators of TorchScript that have two modes are told which."""
-
-
-class NamedModule(nn.Module):
-    """Passes queries on to a module, and checks its answers in the target's name."""
-
-    def __init__(self, inner: nn.Module, rules: AnswerRules) -> None:
-        """Wrap ``inner``, whose answers are to follow ``rules``."""
-        super().__init__()
-        self.inner = inner
-        self.rules = rules
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` scores of ``(N, C, H, W)`` images, differentiable.
-
-        Raises:
-            InvalidTensorError: The module answered with something else.
-            TargetFailedError: The module raised.
-        """
-        try:
-            scores = self.inner(images)
-        except OnewayError:
-            raise
-        except Exception as error:
-            raise failed(self.rules.name, len(images), error) from error
-        if not isinstance(scores, Tensor):
-            raise InvalidTensorError(
-                f"{self.rules.name} must answer with one tensor of scores, but gave "
-                f"{type(scores).__name__}. Wrap the module in one that returns the scores alone."
-            )
-        self.rules.check(scores, len(images))
-        return scores
+"""TorchScript operators with a training mode, and the position of the argument that sets it."""
 
 
 def open_torchscript(
@@ -67,15 +30,15 @@ def open_torchscript(
     Args:
         where: The file, saved with ``torch.jit.save``.
         outputs: What the network answers with.
-        device: Where it goes.
-        batch_size: Most queries that it sees at once.
+        device: Where the network goes.
+        batch_size: Most queries that the network gets at once.
 
     Raises:
         CorruptDataError: The file holds no TorchScript, or cannot be loaded.
-        InvalidOptionError: ``outputs`` are not said, or training mode is baked in.
+        InvalidOptionError: ``outputs`` is None, or the network was saved in training mode.
     """
     name = f"target {where!r}"
-    rules = AnswerRules(name, require_outputs(outputs, name))
+    outputs = require_outputs(outputs, name)
     if not _has_member(where, "constants.pkl"):
         raise CorruptDataError(
             f"{where} holds no TorchScript. A pickled module or a state dict needs your code to "
@@ -90,7 +53,7 @@ def open_torchscript(
             "with a version of torch that is not newer than the one here."
         ) from error
     _refuse_baked_training(module, name)
-    return TorchTarget(NamedModule(module, rules), outputs=rules.outputs, batch_size=batch_size)
+    return TorchTarget(module, outputs=outputs, batch_size=batch_size, name=name)
 
 
 def open_exported(
@@ -101,17 +64,18 @@ def open_exported(
     Args:
         where: The file, saved with ``torch.export.save``.
         outputs: What the network answers with.
-        device: Where it goes.
-        batch_size: Most queries that it sees at once; the very size, if the program takes only
-            one.
+        device: Where the network goes.
+        batch_size: Most queries that the program gets at once; exactly that many, if the program
+            takes one size only.
 
     Raises:
-        CorruptDataError: The file holds no exported program, or it takes more than one tensor.
-        InvalidOptionError: ``outputs`` are not said, the program cannot take ``batch_size``
-            queries, or it was exported in training mode.
+        CorruptDataError: The file holds no exported program, or the program takes more than one
+            tensor.
+        InvalidOptionError: ``outputs`` is None, the program cannot take ``batch_size`` queries,
+            or it was exported in training mode.
     """
     name = f"target {where!r}"
-    rules = AnswerRules(name, require_outputs(outputs, name))
+    outputs = require_outputs(outputs, name)
     if not _has_member(where, "archive_format", "serialized_exported_program.json"):
         raise CorruptDataError(
             f"{where} holds no exported program. Save it with `torch.export.save`."
@@ -129,18 +93,18 @@ def open_exported(
 
         program = move_to_device_pass(program, device)
     module = ExportedModule(program, batch_size, name)
-    return TorchTarget(NamedModule(module, rules), outputs=rules.outputs, batch_size=batch_size)
+    return TorchTarget(module, outputs=outputs, batch_size=batch_size, name=name)
 
 
 class ExportedModule(nn.Module):
-    """Gives an exported program the batches that it takes. It has no training mode."""
+    """Feeds an exported program batches of a size and shape that the program takes."""
 
     def __init__(self, program: torch.export.ExportedProgram, batch_size: int, name: str) -> None:
-        """Read what the program takes.
+        """Read the shape and type that the program takes.
 
         Raises:
-            CorruptDataError: It takes more than one tensor.
-            InvalidOptionError: It cannot take ``batch_size`` queries at once.
+            CorruptDataError: The program takes more than one tensor.
+            InvalidOptionError: The program cannot take ``batch_size`` queries at once.
         """
         super().__init__()
         inputs = program.graph_signature.user_inputs
@@ -172,7 +136,7 @@ class ExportedModule(nn.Module):
         self.inner = program.module()
 
     def train(self, mode: bool = True) -> Self:
-        """Change nothing but the flag: what was exported has one mode only."""
+        """Change the flag alone: an exported program has one mode."""
         self.training = mode
         return self
 
@@ -188,7 +152,7 @@ class ExportedModule(nn.Module):
 
 
 def _has_member(where: str, *names: str) -> bool:
-    """Say whether a PyTorch archive has one of these files."""
+    """Return whether a PyTorch archive holds a file of one of these names."""
     if not is_zipfile(where):
         return False
     with ZipFile(where) as archive:

@@ -1,47 +1,47 @@
 """A PyTorch classifier as a target."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from oneway.checks import check_count, check_images, check_logits, name_of
-from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.releases import logits_from_confidences, release
+from oneway.checks import check_count, check_images
+from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
+from oneway.releases import Outputs, check_outputs, clean_logits_of, release
+from oneway.targets.answers import AnswerRules
+from oneway.targets.failure import failed
 
 
 class TorchTarget:
-    """Answers queries with a PyTorch module's scores. No gradient leaves it.
+    """Answers queries with a PyTorch module's scores.
 
     The module is put in eval mode, so that dropout is off and BatchNorm uses its running
-    statistics: in training mode an answer would depend on who else is in the batch.
+    statistics: in training mode an answer would depend on the other queries of the batch. The
+    module gets copies of the queries, so it may work in place.
     """
 
     def __init__(
         self,
         module: nn.Module,
         *,
-        outputs: Literal["logits", "confidences"] = "logits",
+        outputs: Outputs = "logits",
         batch_size: int = 512,
+        name: str = "the module",
     ) -> None:
         """Wrap a module.
 
         Args:
             module: ``(N, C, H, W)`` images to ``(N, K)`` scores. Queries go to its device.
             outputs: What the scores are; never guessed from their values.
-            batch_size: Most queries that the module sees at once.
+            batch_size: Most queries that the module gets at once.
+            name: What messages call the target.
 
         Raises:
             InvalidOptionError: ``outputs`` is neither of the two, or ``batch_size`` below 1.
         """
-        if outputs not in ("logits", "confidences"):
-            raise InvalidOptionError(
-                f"outputs must be 'logits' or 'confidences', but got {outputs!r}."
-            )
+        check_outputs(outputs)
         check_count("batch_size", batch_size)
         self.module = module.eval()
-        self.outputs = outputs
-        self.batch_size = batch_size
+        self.outputs, self.batch_size = outputs, batch_size
+        self._rules = AnswerRules(name, outputs)
 
     @property
     def device(self) -> torch.device:
@@ -54,30 +54,29 @@ class TorchTarget:
         """Return clean logits: for the defender, never for a client.
 
         Args:
-            images: ``(N, C, H, W)`` floating, in the scale that the module takes.
+            images: ``(N, C, H, W)`` floating, in the scale that the module takes. Not modified.
 
         Returns:
-            ``(N, K)`` float32 or float64 on the images' device.
+            ``(N, K)`` float32 or float64 on the images' device, without gradient.
 
         Raises:
-            InvalidTensorError: The images, or the scores that came of them, cannot be used.
+            InvalidTensorError: The images, or the module's scores, cannot be used.
             InvalidOptionError: The module was put back in training mode.
+            TargetFailedError: The module raised.
         """
         self._check_ready(images)
-        parts = [self.module(part.to(self.device)) for part in images.split(self.batch_size)]
-        return self._checked(torch.cat(parts).to(images.device), images)
+        return torch.cat([self._logits(part) for part in images.split(self.batch_size)])
 
     def differentiable_logits(self, images: Tensor) -> Tensor:
-        """Return the same with their gradient in ``images``: for whoever has the model itself.
+        """Return :meth:`logits` on the autograd graph of ``images``, for an owner of the model.
 
-        All at once; split what does not fit in memory.
+        All images are one batch; split what does not fit in memory.
 
         Raises:
-            InvalidTensorError: See :meth:`logits`.
-            InvalidOptionError: See :meth:`logits`.
+            OnewayError: See :meth:`logits`.
         """
         self._check_ready(images)
-        return self._checked(self.module(images.to(self.device)).to(images.device), images)
+        return self._logits(images)
 
     def _check_ready(self, images: Tensor) -> None:
         check_images(images)
@@ -87,18 +86,23 @@ class TorchTarget:
                 "Call `module.eval()`."
             )
 
-    def _checked(self, scores: Tensor, images: Tensor) -> Tensor:
-        """Return the module's answers as logits."""
-        if scores.ndim != 2 or len(scores) != len(images):
+    def _logits(self, images: Tensor) -> Tensor:
+        try:
+            # A copy: a module may write to its input.
+            scores = self.module(images.to(self.device, copy=True))
+        except OnewayError:
+            raise
+        except Exception as error:
+            raise failed(self._rules.name, len(images), error) from error
+        if not isinstance(scores, Tensor):
             raise InvalidTensorError(
-                f"the module must answer {len(images)} images with scores of shape "
-                f"({len(images)}, K), but gave {tuple(scores.shape)}."
+                f"{self._rules.name} must answer with one tensor of scores, but gave "
+                f"{type(scores).__name__}. Wrap the module in one that returns the scores alone."
             )
-        if self.outputs == "confidences":
-            return logits_from_confidences(scores)
-        check_logits(scores, f"the module's logits ({name_of(scores.dtype)})")
-        return scores if scores.dtype == torch.float64 else scores.float()
+        self._rules.check(scores, len(images))
+        # A copy again: a module may answer the next batch in the same memory.
+        return clean_logits_of(scores.to(images.device, copy=True), self.outputs)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return ``(N, K)`` float32 confidences: what an undefended API would release."""
+        """Return ``(N, K)`` float32 confidences: the answers of an undefended API."""
         return release(self.logits(images))

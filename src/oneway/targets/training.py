@@ -13,14 +13,14 @@ from oneway.errors import InvalidOptionError
 
 @dataclass(frozen=True)
 class TargetTrainingSettings:
-    """Adam with a one-cycle learning rate, on cross entropy.
+    """Options of training: Adam with a one-cycle learning rate, on cross entropy.
 
     Attributes:
         epochs: Passes over the private images.
         learning_rate: The cycle's peak.
         batch_size: Rows per step.
-        label_smoothing: Share of a label that is spread over all classes, in [0, 1). It makes
-            scores less saturated.
+        label_smoothing: Share of a label that is spread over all classes, in [0, 1). Scores
+            become less saturated.
     """
 
     epochs: int = 8
@@ -32,7 +32,7 @@ class TargetTrainingSettings:
         """Refuse values outside their range.
 
         Raises:
-            InvalidOptionError: One is.
+            InvalidOptionError: A value is outside its range.
         """
         check_count("epochs", self.epochs)
         check_above("learning_rate", self.learning_rate, 0)
@@ -58,15 +58,15 @@ def train_target(
     Args:
         network: ``(N, C, H, W)`` images to ``(N, K)`` logits; on the tensors' device.
         images: ``(N, C, H, W)`` private images in ``[0, 1]``.
-        labels: ``(N)`` int64.
-        settings: How long and how fast.
+        labels: ``(N)`` int64, in ``[0, K)``.
+        settings: Epochs, learning rate, batch size and label smoothing.
         generator: On the CPU; gives the order of the rows.
-        penalty: Added to the loss of each batch: called with the network right after it saw the
-            batch.
+        penalty: Added to the loss of each batch: called with the network right after the batch's
+            forward pass.
         on_epoch: Called after each epoch with its number from 1 and the mean training loss.
 
     Raises:
-        InvalidTensorError: The tensors are not what is said above.
+        InvalidTensorError: The tensors are not as above.
     """
     check_images(images)
     with torch.no_grad():

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.defenses.adversarial_noise import noise_vector
 from oneway.defenses.adversarial_noise.noise_vector import part_from_ties
@@ -46,7 +47,7 @@ def test_label_is_the_only_maximum_of_clean_plus_noise_in_its_own_type(
     assert all(map(same_bits, rows, before))
 
 
-@pytest.mark.parametrize("rival_sign", [1, -1])
+@looped("rival_sign", [1, -1])
 def test_label_leads_for_every_pair_of_bfloat16_mantissas(rival_sign):
     mantissas = 1 + torch.arange(128) / 128
     exponents = 2.0 ** torch.arange(-10, 11)
@@ -67,8 +68,8 @@ def test_no_row_of_noise_measures_more_than_the_budget(rows, step_size, budget, 
     assert (excess(rows[0], noise, budget, norm) <= 1).all()
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
-@pytest.mark.parametrize("norm", NORMS)
+@looped("dtype", FLOATING)
+@looped("norm", NORMS)
 def test_ten_thousand_classes(dtype, norm):
     clean, current, gradients = (random_rows(seed, 3, 10_000, dtype, 5) for seed in range(3))
     noise = noise_vector(clean, current, gradients, step_size=0.1, budget=1.0, norm=norm)
@@ -89,7 +90,7 @@ def test_each_row_stands_for_itself_to_the_bit(rows, step_size, budget, norm):
         assert same_bits(noise_vector(*(tensor[row] for tensor in rows), **options), together[row])
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@looped("norm", NORMS)
 def test_each_of_ten_thousand_classes_wide_rows_stands_for_itself_to_the_bit(norm):
     rows = [random_rows(seed, 4, 10_000, torch.float32, 5) for seed in range(3)]
     together = noise_vector(*rows, step_size=0.1, budget=1.0, norm=norm)
@@ -99,8 +100,8 @@ def test_each_of_ten_thousand_classes_wide_rows_stands_for_itself_to_the_bit(nor
         assert same_bits(noise[0], expected)
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("spread", [3.0, 1e150])
+@looped("norm", NORMS)
+@looped("spread", [3.0, 1e150])
 def test_rows_of_very_different_scale_stand_for_themselves_to_the_bit(norm, spread):
     scales = torch.tensor([[1 / spread], [1.0], [spread]], dtype=torch.float64)
     rows = [scales * random_rows(seed, 3, 6, torch.float64, 1) for seed in range(3)]
@@ -113,7 +114,7 @@ def test_rows_of_very_different_scale_stand_for_themselves_to_the_bit(norm, spre
         assert same_bits(alone[0], expected)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@looped("norm", NORMS)
 def test_a_row_of_large_noise_leaves_the_others_alone(norm):
     clean = torch.zeros(3, 4)
     clean[:, 0] = 1
@@ -134,9 +135,9 @@ def test_without_a_budget_equals_the_reference(rows, step_size):
     )
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("budget", [0.05, 1.0, 30.0])
-@pytest.mark.parametrize("step_size", [0.1, 2.0])
+@looped("norm", NORMS)
+@looped("budget", [0.05, 1.0, 30.0])
+@looped("step_size", [0.1, 2.0])
 def test_with_a_budget_equals_the_reference(norm, budget, step_size):
     clean, moved, gradients = (random_rows(seed, 20, 7, torch.float64, 2) for seed in range(3))
     gradients[gradients.abs() < 0.3] = 0
@@ -183,10 +184,8 @@ def test_logits_with_no_room_above_them_are_refused():
         noise_vector(clean, clean, torch.zeros_like(clean), step_size=0.1)
 
 
-@pytest.mark.parametrize(
-    ("position", "name"), [(0, "clean_logits"), (1, "current_logits"), (2, "gradients")]
-)
-@pytest.mark.parametrize(
+@looped(("position", "name"), [(0, "clean_logits"), (1, "current_logits"), (2, "gradients")])
+@looped(
     ("wrong", "message"),
     [
         (torch.tensor([[0.0, math.nan, 1.0]]), "finite"),
@@ -202,7 +201,7 @@ def test_a_wrong_tensor_is_refused_by_name(position, name, wrong, message):
         noise_vector(*rows, step_size=0.1)
 
 
-@pytest.mark.parametrize("position", [1, 2])
+@looped("position", [1, 2])
 def test_a_tensor_of_another_shape_than_the_clean_logits_is_refused(position):
     rows = [torch.zeros(2, 3) for _ in range(3)]
     rows[position] = torch.zeros(3)
@@ -210,7 +209,7 @@ def test_a_tensor_of_another_shape_than_the_clean_logits_is_refused(position):
         noise_vector(*rows, step_size=0.1)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("options", "message"),
     [
         ({"step_size": 0}, "step_size must be positive"),

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from oneway.contracts import TrainingData
-from oneway.defenses.codebook import CodebookRelease
-from oneway.defenses.codebook.release import fault_of
+from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.defenses.trained import DecoyCodebook, decoy_codebook
 from oneway.errors import InvalidOptionError
 from oneway.inversion import build_inverter, train_inverter
@@ -47,7 +46,7 @@ def trained():
 
 
 def told_by(book):
-    return book.spread(book.values, torch.arange(book.sizes.cells))
+    return book.expand(book.values, torch.arange(book.sizes.cells))
 
 
 def test_codewords_alone_differ_from_a_codebook_fitted_to_the_same(trained, monkeypatch):
@@ -74,7 +73,7 @@ def test_codewords_alone_differ_from_a_codebook_fitted_to_the_same(trained, monk
     moved = (told_by(book) - told_by(plain)).abs().sum(-1)
     assert (moved <= 0.2 + 1e-9).all()
     assert (moved > 0.01).all()
-    assert fault_of(book) is None
+    assert book.fault() is None
     # Cells are the same, and so are error and bits.
     assert figures == plain_figures
     assert figures["certified_queries"] == 80
@@ -140,9 +139,9 @@ def test_seeds_decide_it_and_progress_is_reported(trained):
 
 
 def test_options_reach_the_fit():
-    book, figures = train(l1_budget=2.0, held_out=0.5, listed=2)
+    book, figures = train(l1_budget=2.0, held_out=0.5, explicit_classes=2)
     assert book.sizes.cells == CLASSES
-    assert book.sizes.listed == 2
+    assert book.sizes.explicit_classes == 2
     assert figures["certified_queries"] == 200
 
 
@@ -159,5 +158,4 @@ def test_options_reach_the_fit():
 )
 def test_training_options_outside_their_range_are_refused_before_any_work(option, value):
     with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        DecoyCodebook.check_training(**{option: value})
-    DecoyCodebook.check_training()
+        DecoyOptions(**{option: value})

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from oneway.contracts import TrainingData
-from oneway.defenses.trained import MembershipClassifier, MemGuard
+from oneway.defenses.trained import MemGuard
+from oneway.defenses.trained.memguard import MembershipClassifier
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from rows import leads, random_rows, same_bits
 from surrogates import random_images
@@ -163,29 +164,11 @@ def test_progress_is_reported():
     assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("epochs", 0), ("hidden", 0), ("learning_rate", 0), ("batch_size", 1)],
-)
-def test_training_options_outside_their_range_are_refused_by_name(option, value):
-    with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        train(**{option: value})
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("budget", 0), ("steps", 0), ("step_size", -1), ("label_weight", -1)],
-)
-def test_options_outside_their_range_are_refused_by_name(network, option, value):
-    with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        MemGuard(network, **{option: value})
-
-
 def test_what_is_not_at_hand_is_said(network):
     given = training_data()
     for target, images in ((None, given.private_images), (given.target, None)):
         apart = TrainingData(target, images, None, given.auxiliary_images, given.auxiliary_logits)
         with pytest.raises(InvalidOptionError, match="they are not at hand"):
             train(given=apart)
-    with pytest.raises(InvalidTensorError, match=r"shape \(N, 5\).*\(2, 4\)"):
+    with pytest.raises(InvalidTensorError, match=r"over the 5 classes.*\(2, 4\)"):
         MemGuard(network)(torch.zeros(2, 4))

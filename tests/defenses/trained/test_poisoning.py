@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.contracts import TrainingData
-from oneway.defenses.trained import PoisonGenerator, Poisoning
-from oneway.defenses.trained.poisoning import label_means
-from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
+from oneway.defenses.trained import Poisoning
+from oneway.defenses.trained.poisoning import PoisonGenerator, label_means
+from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.inversion import Inverter, TrainingSettings, train_inverter
 from rows import leads, random_rows, score_rows
 
@@ -103,7 +104,7 @@ def fresh_error(defense):
     return min(errors) / float((images - images.mean(0)).square().mean())
 
 
-@pytest.mark.parametrize("wrong_image", ["mean", "permuted"])
+@looped("wrong_image", ["mean", "permuted"])
 def test_training_aligns_gradients_and_hurts_an_inverter_that_never_met_it(wrong_image):
     options = {"wrong_image": wrong_image, "hidden": 64, "epochs": 12, "learning_rate": 5e-3}
     idle, unmoved = train(budget=1e-6, **options)
@@ -147,28 +148,10 @@ def test_training_passes_over_a_last_single_row_and_reports_its_progress():
     assert set(facts) == {"cosine", "l1_mean"}
     assert {type(value) for value in facts.values()} == {float}
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
-    assert isinstance(network, Poisoning.network_type)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("budget", 0),
-        ("hidden", 0),
-        ("helper_width", 0),
-        ("epochs", 0),
-        ("learning_rate", -1),
-        ("batch_size", 1),
-    ],
-)
-def test_training_options_outside_their_range_are_refused_by_name(option, value):
-    with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        train(20, **{option: value})
+    assert isinstance(network, Poisoning.state_type)
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(UnknownNameError, match=r"unknown wrong_image 'none'.*mean, permuted"):
-        train(20, wrong_image="none")
     with pytest.raises(InvalidOptionError, match="2 auxiliary images or more, but there are 1"):
         train(1)
     with pytest.raises(InvalidTensorError, match=r"over the 5 classes.*\(2, 4\)"):

@@ -55,7 +55,11 @@ def noise_vector(
     check_logits(clean_logits, "clean_logits")
     check_same_shape(current_logits, "current_logits", clean_logits)
     check_same_shape(gradients, "gradients", clean_logits)
-    check_options(step_size, budget, norm, margin)
+    check_above("step_size", step_size, 0)
+    if budget is not None:
+        check_above("budget", budget, 0)
+    check_norm("norm", norm)
+    check_above("margin", margin, 0)
     labels = clean_logits.argmax(-1)
     noise = step_noise(
         clean_logits,
@@ -75,18 +79,14 @@ def noise_vector(
     return noise
 
 
-def check_options(step_size: float, budget: float | None, norm: float, margin: float) -> None:
-    """Refuse options outside their range.
+def check_norm(name: str, value: float) -> None:
+    """Refuse any p of a norm but 1, 2 and infinity.
 
     Raises:
-        InvalidOptionError: One of them is, and the message says which.
+        InvalidOptionError: It is another.
     """
-    check_above("step_size", step_size, 0)
-    if budget is not None:
-        check_above("budget", budget, 0)
-    if isinstance(norm, bool) or norm not in NORMS:
-        raise InvalidOptionError(f"norm must be 1, 2 or math.inf, but got {norm!r}.")
-    check_above("margin", margin, 0)
+    if isinstance(value, bool) or value not in NORMS:
+        raise InvalidOptionError(f"{name} must be 1, 2 or math.inf, but got {value!r}.")
 
 
 def step_noise(
@@ -125,12 +125,12 @@ def part_from_ties(clean: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
     index = labels.unsqueeze(-1)
     total = clean + noise
     rival = total.scatter(-1, index, -torch.inf).amax(-1, keepdim=True)
-    own = clean.gather(-1, index)
+    label = clean.gather(-1, index)
     # The roundings below lose up to 2 spacings of the larger of the two; with 3, no pair of
     # numbers ties, which is tested on all pairs of bfloat16 mantissas.
-    size = torch.maximum(rival.abs(), own.abs())
+    size = torch.maximum(rival.abs(), label.abs())
     spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
-    needed = rival + 3 * spacing - own
+    needed = rival + 3 * spacing - label
     present = noise.gather(-1, index)
     leads = total.gather(-1, index) > rival
     return noise.scatter(-1, index, torch.where(leads, present, needed))

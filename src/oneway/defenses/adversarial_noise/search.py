@@ -1,67 +1,36 @@
 """Where the search for noise starts, and which way each step goes.
 
-The family of adversarial examples, as the paper's background tells it, differs in these two
-answers only; label, budget and update are the same for all, and the defense sees to them. The
-fast gradient sign method of Goodfellow et al. is plain sign steps with ``steps=1``.
+The adversarial examples of the paper's background differ in these two answers only; label, budget
+and update are the same for all, and the defense sees to them. The fast gradient sign method of
+Goodfellow et al. is plain sign steps with ``steps=1``.
 """
 
 import hashlib
-import math
-from typing import Protocol
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.checks import check_above
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.checks import check_generator
+from oneway.errors import InvalidOptionError
 
-SEARCHES = ("sign", "random-start", "keyed-start", "momentum")
+Search = Literal["sign", "random-start", "keyed-start", "momentum"]
 
-OWNERS = {"start_radius": ("random-start", "keyed-start"), "decay": ("momentum",)}
+SEARCHES: tuple[str, ...] = get_args(Search)
+
+DRAWN = ("random-start", "keyed-start")
+"""Searches that draw from a generator."""
+
+OWNERS = {"start_radius": DRAWN, "decay": ("momentum",)}
 """Which searches each option belongs to."""
 
 DECIMALS = 2
-"""What log probabilities are rounded to before they decide a keyed start: scores differ in their
-last digits from batch to batch."""
+"""Decimals of the log probabilities that decide a keyed start: scores differ in their last digits
+from batch to batch."""
 
 LOWEST_LOG = -100.0
 """Log probabilities below this, in nats, decide nothing."""
-
-
-class NoiseSearch(Protocol):
-    """Two functions of tensors; what a search remembers is passed in and out.
-
-    Attributes:
-        deterministic: The same rows give the same noise, always.
-    """
-
-    @property
-    def deterministic(self) -> bool: ...  # noqa: D102  described in the class
-
-    def start(self, clean: Tensor) -> Tensor | None:
-        """Propose noise to start from; the caller keeps label and budget.
-
-        Args:
-            clean: ``(N, K)`` clean scores, float32 or float64, in nats. Not modified.
-
-        Returns:
-            ``(N, K)`` noise in nats, of the same type and device; None: start from ``clean``.
-        """
-        ...
-
-    def direction(self, gradients: Tensor, gathered: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Say which way to step. No row depends on any other row.
-
-        Args:
-            gradients: ``(N, K)`` floating, of each row's error in its scores so far.
-            gathered: What the step before returned, None at the first one.
-
-        Returns:
-            ``(N, K)`` direction, each entry in ``[-1, 1]``, which the caller multiplies by the
-            step size; and what the next step shall be given.
-        """
-        ...
 
 
 class SignSteps:
@@ -70,20 +39,41 @@ class SignSteps:
     With one step it is the fast gradient sign method of Goodfellow, Shlens & Szegedy,
     "Explaining and Harnessing Adversarial Examples", ICLR 2015. With several it is Algorithm 2
     of Wen, Yiu & Hui, IEEE CSR 2021.
+
+    A search keeps no state between calls: what a step gathers is passed in and out.
+
+    Attributes:
+        deterministic: The same rows always have the same noise.
     """
 
     deterministic = True
 
-    def start(self, clean: Tensor) -> Tensor | None:  # noqa: ARG002  part of the contract
-        """Start from the clean scores."""
+    def start(self, clean: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Propose noise to start from; the caller keeps label and budget.
+
+        Args:
+            clean: ``(N, K)`` clean scores, float32 or float64, in nats. Not modified.
+
+        Returns:
+            ``(N, K)`` noise in nats, of the same type and device; None: start from ``clean``.
+        """
         return None
 
     def direction(
         self,
         gradients: Tensor,
-        gathered: Tensor | None,  # noqa: ARG002  part of the contract
+        gathered: Tensor | None,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor | None]:
-        """Step along the sign of the latest gradient; where it is 0, not at all."""
+        """Return which way to step. No row depends on any other row.
+
+        Args:
+            gradients: ``(N, K)`` floating, of each row's error in its scores so far.
+            gathered: Second return value of the step before; None at the first step.
+
+        Returns:
+            ``(N, K)`` direction, each entry in ``[-1, 1]``, which the caller multiplies by the
+            step size; and what the next call gets as ``gathered``.
+        """
         return gradients.sign(), None
 
 
@@ -92,7 +82,7 @@ class RandomStart(SignSteps):
 
     Projected gradient descent of Madry, Makelov, Schmidt, Tsipras & Vladu, "Towards Deep
     Learning Models Resistant to Adversarial Attacks", ICLR 2018. Draws are made row after row,
-    so that a batch cut into several is given the same ones.
+    so that a batch that is cut into several has the same draws.
     """
 
     deterministic = False
@@ -103,11 +93,7 @@ class RandomStart(SignSteps):
         Args:
             radius: Most that an entry may move at the start, in nats, above 0.
             generator: On the CPU; gives the starts, and moves on with each.
-
-        Raises:
-            InvalidOptionError: ``radius`` is not positive.
         """
-        check_above("start_radius", radius, 0)
         self.radius, self.generator = radius, generator
 
     def start(self, clean: Tensor) -> Tensor:
@@ -119,12 +105,10 @@ class RandomStart(SignSteps):
 class KeyedStart(SignSteps):
     """Sign steps from a point around the clean scores that they decide, with a secret key.
 
-    The same query starts from the same point, always, so that nothing is gained by asking again;
-    and nobody without the key knows where. Rows whose log probabilities round to the same
+    The same query always starts from the same point, so that a client gains nothing by asking
+    again; and nobody without the key knows where. Rows whose log probabilities round to the same
     multiples of 0.01 share their start.
     """
-
-    deterministic = True
 
     def __init__(self, radius: float, generator: torch.Generator) -> None:
         """Start within ``radius``.
@@ -132,16 +116,12 @@ class KeyedStart(SignSteps):
         Args:
             radius: Most that an entry may move at the start, in nats, above 0.
             generator: On the CPU; gives the key, here and not later.
-
-        Raises:
-            InvalidOptionError: ``radius`` is not positive.
         """
-        check_above("start_radius", radius, 0)
         words = torch.randint(2**62, (4,), generator=generator)
         self.radius, self._key = radius, words.numpy().tobytes()
 
     def start(self, clean: Tensor) -> Tensor:
-        """Return noise that is uniform in ``[-radius, radius]`` to whoever lacks the key."""
+        """Return noise that is uniform in ``[-radius, radius]`` to anyone who lacks the key."""
         logs = clean.detach().double().log_softmax(-1).clamp_min(LOWEST_LOG)
         # Adding 0 turns -0 into 0, which has other bytes.
         rounded = (logs.round(decimals=DECIMALS) + 0.0).cpu().numpy()
@@ -154,15 +134,12 @@ class KeyedStart(SignSteps):
         return ((2 * uniform - 1) * self.radius).to(clean)
 
 
-class Momentum:
+class Momentum(SignSteps):
     """Steps along the sign of a decaying sum of gradients, each scaled to an L1 norm of 1.
 
     The momentum iterative method (MI-FGSM) of Dong, Liao, Pang, Su, Zhu, Hu & Li, "Boosting
-    Adversarial Attacks with Momentum", CVPR 2018, Equations 6 and 7. What is gathered is
-    float64.
+    Adversarial Attacks with Momentum", CVPR 2018, Equations 6 and 7. The sum is float64.
     """
-
-    deterministic = True
 
     def __init__(self, decay: float = 1.0) -> None:
         """Set how much of the sum is kept.
@@ -170,18 +147,8 @@ class Momentum:
         Args:
             decay: Factor of the sum so far (mu), at least 0. 0 gives plain sign steps. Dong et
                 al.: 1.0.
-
-        Raises:
-            InvalidOptionError: ``decay`` is negative or not finite.
         """
-        check_above("decay", decay, -math.inf)
-        if decay < 0:
-            raise InvalidOptionError(f"decay must be at least 0, but got {decay}.")
         self.decay = decay
-
-    def start(self, clean: Tensor) -> Tensor | None:  # noqa: ARG002  part of the contract
-        """Start from the clean scores."""
-        return None
 
     def direction(self, gradients: Tensor, gathered: Tensor | None) -> tuple[Tensor, Tensor]:
         """Add each row's gradient to its sum; a gradient of 0 adds nothing."""
@@ -201,25 +168,21 @@ def noise_search(
     start_radius: float | None = None,
     decay: float | None = None,
     generator: torch.Generator | None = None,
-) -> NoiseSearch:
-    """Build a search from its name and options.
+) -> SignSteps:
+    """Build a search from its name and options, whose ranges were checked.
 
     Args:
-        name: One of ``"sign"``, ``"random-start"``, ``"keyed-start"`` and ``"momentum"``.
+        name: One of ``SEARCHES``.
         step_size: Nats per step, above 0: the default of ``start_radius``.
         start_radius: See :class:`RandomStart` and :class:`KeyedStart`. None: ``step_size``, or
             another search.
         decay: See :class:`Momentum`. None: 1.0, or no momentum.
-        generator: On the CPU. Needed by ``"random-start"`` and ``"keyed-start"``; the others
-            ignore it.
+        generator: On the CPU. Needed by searches that draw; the others ignore it.
 
     Raises:
-        UnknownNameError: There is no search of that name.
-        InvalidOptionError: An option is outside its range or belongs to another search, or the
-            generator is missing, or not a generator on the CPU.
+        InvalidOptionError: An option belongs to another search, or the generator is missing, or
+            not a generator on the CPU.
     """
-    if name not in SEARCHES:
-        raise UnknownNameError("search", str(name), SEARCHES)
     for option, value in {"start_radius": start_radius, "decay": decay}.items():
         if value is not None and name not in OWNERS[option]:
             owners = " or ".join(map(repr, OWNERS[option]))
@@ -227,20 +190,11 @@ def noise_search(
                 f"{option} is an option of search={owners}, but the search is "
                 f"{name!r}. Leave {option} out, or choose that search."
             )
-    if generator is not None and (
-        not isinstance(generator, torch.Generator) or generator.device.type != "cpu"
-    ):
-        raise InvalidOptionError(
-            "generator must be a torch.Generator on the CPU; noise is drawn there and then moved."
-        )
     if name == "momentum":
         return Momentum() if decay is None else Momentum(decay)
     if name == "sign":
         return SignSteps()
-    if generator is None:
-        raise InvalidOptionError(
-            f"search={name!r} draws its start, or the key of it, but generator is None. Pass a "
-            "torch.Generator, seeded so that no client can guess its draws."
-        )
+    check_generator(generator, f"search={name!r} has a start that is")
+    assert generator is not None  # noqa: S101  narrows the type; refused above
     kind = RandomStart if name == "random-start" else KeyedStart
     return kind(step_size if start_radius is None else start_radius, generator)

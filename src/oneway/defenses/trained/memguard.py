@@ -9,21 +9,22 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from oneway.checks import check_above, check_count, check_images, check_logits, check_weight
+from oneway.checks import check_count, check_images, check_logits
 from oneway.contracts import TrainingData
-from oneway.defenses.label_modifier import lift_label
-from oneway.defenses.scores import log_probabilities, narrowed
-from oneway.defenses.trained.training_options import COMMON, check_options
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.defenses.base import DefenseWithState, ScoreDefense
+from oneway.defenses.scores import log_probabilities
+from oneway.defenses.trained.training_options import TrainingOptions
+from oneway.errors import InvalidOptionError
+from oneway.options import option
 
 LOWEST_LOG = -1e4
 """Noise is searched from log probabilities no lower than this, in nats."""
 
 DECIMALS = 3
-"""What log probabilities are rounded to before the search: see :class:`MemGuard`."""
+"""Decimals of the log probabilities that are searched and hashed: see :class:`MemGuard`."""
 
 DISTORTION_WEIGHTS = tuple(10.0**power for power in range(-1, 6))
-"""Weights of the distortion, tried in turn for as long as noise is found. Theirs."""
+"""Weights of the distortion, tried in turn until a weight gives no row noise. Theirs."""
 
 
 class MembershipClassifier(nn.Module):
@@ -64,7 +65,14 @@ class MembershipClassifier(nn.Module):
         return odds.squeeze(-1)
 
 
-class MemGuard:
+class MembershipTraining(TrainingOptions):
+    """Options of a membership classifier's training."""
+
+    hidden: int = option("Size of the classifier's hidden layers.", default=64)
+    epochs: int = option("Passes over all rows.", default=30)
+
+
+class MemGuard(DefenseWithState, ScoreDefense):
     """Noise on the logits after which a membership classifier's odds are even, label kept.
 
     Each row's noise is found by at most ``steps`` steps of normalized gradient descent on
@@ -92,177 +100,134 @@ class MemGuard:
         the auxiliary images.
     """
 
-    network_type = MembershipClassifier
-    requires_input = False
-    keeps_label = True
-    deterministic = True
+    state_type = MembershipClassifier
+    training = MembershipTraining
+    fitted_to = "the classifier and the images that it was trained on"
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        budget: float = 0.5,
-        steps: int = 300,
-        step_size: float = 0.1,
-        label_weight: float = 10.0,
-    ) -> None:
-        """Prepare the defense.
+    budget: float = option(
+        "Most L1 distance of the released probabilities, on average over the choice. Theirs: 0.1 "
+        "to 1.",
+        default=0.5,
+        above=0,
+    )
+    steps: int = option("Most steps for each weight of the distortion. Theirs: 300.", default=300)
+    step_size: float = option("Length of a step, in nats. Theirs: 0.1.", default=0.1, above=0)
+    label_weight: float = option(
+        "Weight of what would change the label. Theirs: 10.", default=10.0, least=0
+    )
 
-        Args:
-            network: From :meth:`train`. It is copied.
-            budget: Most L1 distance of the released probabilities, on average over the choice,
-                above 0. Theirs: 0.1 to 1.
-            steps: Most steps for each weight of the distortion. Theirs: 300.
-            step_size: Length of a step, in nats, above 0. Theirs: 0.1.
-            label_weight: Weight of what would change the label, at least 0. Theirs: 10.
+    def __post_init__(self) -> None:
+        """Copy the classifier.
 
         Raises:
             InvalidOptionError: An option is outside its range.
         """
-        check_above("budget", budget, 0)
-        check_count("steps", steps)
-        check_above("step_size", step_size, 0)
-        check_weight("label_weight", label_weight)
+        super().__post_init__()
         # In float64, where a batch's shape moves nothing that many steps could blow up.
-        self.network = copy.deepcopy(network).double().eval().requires_grad_(False)
-        self.budget, self.steps = budget, steps
-        self.step_size, self.label_weight = step_size, label_weight
+        self.state = copy.deepcopy(self.state).double().eval().requires_grad_(False)
 
     @classmethod
-    def check_training(cls, **options: Any) -> None:
-        """Refuse options of :meth:`train` that are outside their range.
-
-        Raises:
-            InvalidOptionError: One is.
-        """
-        check_options(COMMON, options)
-
-    @classmethod
-    def train(
+    def fit_state(
         cls,
         training_data: TrainingData,
+        settings: MembershipTraining,
         *,
         generator: Generator,
-        hidden: int = 64,
-        epochs: int = 30,
-        learning_rate: float = 1e-3,
-        batch_size: int = 64,
-        on_epoch: Callable[[float], None] | None = None,
+        report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Train a membership classifier on private images against auxiliary ones.
+        """Train a membership classifier on private images against auxiliary images.
 
         Both kinds count the same, however many there are of each.
 
         Args:
             training_data: Its target, private images and auxiliary logits.
+            settings: Options of the training.
             generator: On the CPU; gives the key and the order of the rows.
-            hidden: Size of the classifier's hidden layers.
-            epochs: Passes over all rows.
-            learning_rate: Of Adam.
-            batch_size: Rows per step.
-            on_epoch: Called with the share that is done.
+            report: Called with the share that is done.
 
         Returns:
-            The classifier, and its balanced accuracy on what it was trained on.
+            The classifier, and its balanced accuracy on its training rows.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or the target or its private
-                images are not at hand.
+            InvalidOptionError: The target or its private images are not at hand.
             InvalidTensorError: The images or logits are not finite.
         """
-        cls.check_training(
-            hidden=hidden, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
-        )
         if training_data.target is None or training_data.private_images is None:
             raise InvalidOptionError(
-                "MemGuard learns to tell members from others: it needs the target and the images "
+                "MemGuard learns to part members from others: it needs the target and the images "
                 "that it was trained on, and they are not at hand. Use another defense."
             )
         check_images(training_data.private_images)
         check_logits(training_data.auxiliary_logits)
         target = training_data.target.eval()
         with torch.no_grad():
-            own = torch.cat([target(some) for some in training_data.private_images.split(512)])
-        others = training_data.auxiliary_logits.to(own.dtype)
-        confidences = torch.cat([own, others]).softmax(-1)
-        member = torch.zeros(len(confidences), dtype=own.dtype, device=own.device)
-        member[: len(own)] = 1
-        weight = torch.where(member > 0, 0.5 / len(own), 0.5 / len(others)) * len(member)
-        network = MembershipClassifier(confidences.shape[-1], hidden=hidden).to(own.device)
+            members = torch.cat(
+                [target(part.clone()) for part in training_data.private_images.split(512)]
+            )
+        others = training_data.auxiliary_logits.to(members.dtype)
+        confidences = torch.cat([members, others]).softmax(-1)
+        member = torch.zeros(len(confidences), dtype=members.dtype, device=members.device)
+        member[: len(members)] = 1
+        weight = torch.where(member > 0, 0.5 / len(members), 0.5 / len(others)) * len(member)
+        network = MembershipClassifier(confidences.shape[-1], hidden=settings.hidden)
+        network = network.to(members.device).train()
         network.key.copy_(torch.randint(2**62, (4,), generator=generator))
-        optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-        network.train()
-        for epoch in range(1, epochs + 1):
-            order = torch.randperm(len(member), generator=generator).to(own.device)
-            for rows in order.split(batch_size):
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        for epoch in range(1, settings.epochs + 1):
+            order = torch.randperm(len(member), generator=generator).to(members.device)
+            for rows in order.split(settings.batch_size):
                 optimizer.zero_grad(set_to_none=True)
                 odds = network(confidences[rows])
                 functional.binary_cross_entropy_with_logits(
                     odds, member[rows], weight[rows]
                 ).backward()
                 optimizer.step()
-            if on_epoch is not None:
-                on_epoch(epoch / epochs)
+            report(epoch / settings.epochs)
         network.eval()
         with torch.no_grad():
-            right = ((network(confidences) > 0) == (member > 0)).to(own.dtype)
+            right = ((network(confidences) > 0) == (member > 0)).to(members.dtype)
         return network, {"balanced_accuracy": float((right * weight).mean())}
 
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return ``(N, K)`` log probabilities, some with noise; ``images`` are ignored.
-
-        The arg max of ``logits`` (the lowest index, if they tie) is the only maximum.
-
-        Raises:
-            InvalidTensorError: ``logits`` are no finite floating scores over the trained classes.
-        """
-        check_logits(logits)
-        classes = self.network.architecture["num_classes"]  # type: ignore[index]
-        if logits.ndim != 2 or logits.shape[-1] != classes:
-            raise InvalidTensorError(
-                f"logits must have shape (N, {classes}), as the membership classifier was "
-                f"trained on, but got {tuple(logits.shape)}."
-            )
-        # A caller may be in inference mode, whose tensors take no part in a gradient.
-        with torch.inference_mode(False), torch.enable_grad():
-            clean, labels = log_probabilities(logits.clone()), logits.clone().argmax(-1)
+    def transform(self, logits: Tensor) -> Tensor:
+        """Return ``(N, K)`` log probabilities, some rows with noise."""
+        with torch.enable_grad():
+            clean, labels = log_probabilities(logits), logits.argmax(-1)
             # Adding 0 turns -0 into 0, which has other bytes.
             rounded = clean.clamp_min(LOWEST_LOG).round(decimals=DECIMALS) + 0.0
             noisy = clean + (self._noisy(rounded, labels) - rounded)
             moved = (noisy.softmax(-1) - clean.exp()).abs().sum(-1)
             put_on = self._uniform(rounded) * moved < self.budget
-            told = narrowed(torch.where(put_on.unsqueeze(-1), noisy, clean), logits.dtype)
-            return lift_label(told, labels, 0)
+            return torch.where(put_on.unsqueeze(-1), noisy, clean)
 
     def _noisy(self, clean: Tensor, labels: Tensor) -> Tensor:
-        """Return each row with the least noise that was found, clean where there was none."""
-        found, searched = clean.clone(), torch.arange(len(clean), device=clean.device)
+        """Return each row with its least noise, clean where no noise makes the odds even."""
+        result, searched = clean.clone(), torch.arange(len(clean), device=clean.device)
         for weight in DISTORTION_WEIGHTS:
             reached, noisy = self._search(clean[searched], labels[searched], weight)
             searched = searched[reached]
-            found[searched] = noisy[reached]
+            result[searched] = noisy[reached]
             if not len(searched):
                 break
-        return found
+        return result
 
     def _search(self, clean: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Return which rows reached even odds under their label, and the rows as they then were."""
         probabilities, index = clean.softmax(-1), labels.unsqueeze(-1)
         noisy = clean.clone()
-        side = cast("Tensor", self.network(probabilities)).sign()
+        side = cast("Tensor", self.state(probabilities)).sign()
         reached = side == 0
         going = (~reached).nonzero().squeeze(-1)
         for step in range(self.steps + 1):
             variable = noisy[going].requires_grad_()
-            told = variable.softmax(-1)
-            odds = self.network(told)
+            confidences = variable.softmax(-1)
+            odds = self.state(confidences)
             entry = variable.gather(-1, index[going]).squeeze(-1)
             rival = variable.scatter(-1, index[going], -torch.inf).amax(-1)
             done = (odds.sign() != side[going]) & (variable.argmax(-1) == labels[going])
             reached[going] = done
             if step == self.steps or done.all():
                 break
-            distance = (told - probabilities[going]).abs().sum(-1)
+            distance = (confidences - probabilities[going]).abs().sum(-1)
             loss = odds.abs() + self.label_weight * (rival - entry).relu() + weight * distance
             (gradient,) = torch.autograd.grad(loss.sum(), variable)
             length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-300)
@@ -273,7 +238,7 @@ class MemGuard:
 
     def _uniform(self, rounded: Tensor) -> Tensor:
         """Return a number in [0, 1) for each row, decided by the row and the key alone."""
-        key = cast("Tensor", self.network.key).cpu().numpy().tobytes()
+        key = cast("Tensor", self.state.key).cpu().numpy().tobytes()
         digests = [
             hashlib.blake2b(row.tobytes(), key=key, digest_size=8).digest()
             for row in rounded.cpu().numpy()

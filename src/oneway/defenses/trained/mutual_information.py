@@ -7,17 +7,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from oneway.checks import (
-    check_above,
-    check_generator,
-    check_images,
-    check_logits,
-    check_switch,
-    check_weight,
-)
 from oneway.contracts import TrainingData
-from oneway.defenses.label_modifier import lift_label
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.defenses.base import DefenseWithState, LabelOnRequest, RandomDefense
+from oneway.defenses.trained.training_options import TrainingOptions
+from oneway.errors import InvalidOptionError
+from oneway.options import option
 from oneway.targets import TargetNetwork, TargetTrainingSettings, train_target
 
 
@@ -68,7 +62,7 @@ class BottleneckNetwork(nn.Module):
         return logits
 
     def divergence(self) -> Tensor:
-        """Return how much the last training batch's codes tell: a bound, in nats per image.
+        """Return a bound on what the last training batch's codes reveal, in nats per image.
 
         The Kullback-Leibler divergence of the code from a standard Gaussian, summed over the
         code and averaged over the batch.
@@ -92,11 +86,24 @@ def divergence(mean: Tensor, spread: Tensor) -> Tensor:
     return each.sum(-1).mean()
 
 
-class MutualInformation:
-    """MID: answers come from a target that was retrained to tell little of its input.
+class BottleneckTraining(TrainingOptions):
+    """Options of the target's retraining."""
+
+    beta: float = option("Weight of the divergence. Theirs: 0.001 to 0.02; try several.", least=0)
+    epochs: int = option("Passes over the private images.", default=TargetTrainingSettings.epochs)
+    learning_rate: float = option(
+        "Peak of the one-cycle learning rate.",
+        default=TargetTrainingSettings.learning_rate,
+        above=0,
+    )
+    batch_size: int = option("Rows per step.", default=TargetTrainingSettings.batch_size, least=2)
+
+
+class MutualInformation(LabelOnRequest, DefenseWithState, RandomDefense):
+    """MID: answers come from a target that was retrained to reveal little of its input.
 
     The code is sampled anew for every answer, so that the same query is answered differently
-    each time; whoever asks often enough averages the noise away. Its labels are those of the
+    each time; a client who asks often enough averages the noise away. Its labels are those of the
     retrained target: the undefended one's only with ``keep_label``.
 
     Source:
@@ -105,80 +112,35 @@ class MutualInformation:
         trained like the undefended target here (Adam, one cycle; theirs is plain SGD).
     """
 
-    network_type = BottleneckNetwork
+    state_type = BottleneckNetwork
+    training = BottleneckTraining
+    fitted_to = "the classifier and the images that it was trained on"
     requires_input = True
-    deterministic = False
-
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        generator: Generator,
-        keep_label: bool = False,
-        margin: float = 1e-3,
-    ) -> None:
-        """Prepare the defense.
-
-        Args:
-            network: From :meth:`train`.
-            generator: On the CPU; gives the codes. Who knows its seed undoes the noise.
-            keep_label: Lift the undefended target's label over all others (the paper's label
-                modifier, which it says that MID could use).
-            margin: Least lead of a lifted label, in nats, above 0.
-
-        Raises:
-            InvalidOptionError: An option is outside its range, or ``generator`` is none on the CPU.
-        """
-        check_above("margin", margin, 0)
-        check_switch("keep_label", keep_label)
-        check_generator(generator, "codes are")
-        self.network, self.generator = network.eval(), generator
-        self.keeps_label, self.margin = keep_label, margin
 
     @classmethod
-    def check_training(cls, *, beta: float, **settings: Any) -> None:
-        """Refuse options of :meth:`train` that are outside their range.
-
-        Raises:
-            InvalidOptionError: One is.
-        """
-        check_weight("beta", beta)
-        TargetTrainingSettings(**settings)
-
-    @classmethod
-    def train(
+    def fit_state(
         cls,
         training_data: TrainingData,
+        settings: BottleneckTraining,
         *,
         generator: Generator,
-        beta: float,
-        epochs: int = TargetTrainingSettings.epochs,
-        learning_rate: float = TargetTrainingSettings.learning_rate,
-        batch_size: int = TargetTrainingSettings.batch_size,
-        on_epoch: Callable[[float], None] | None = None,
+        report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
         """Retrain the target on cross entropy plus ``beta`` times the divergence.
 
         Args:
             training_data: Its private images, and the target, whose architecture is retrained.
+            settings: Options of the training.
             generator: On the CPU; gives the order of the rows.
-            beta: Weight of the divergence, at least 0. Theirs: 0.001 to 0.02; try several.
-            epochs: Passes over the private images.
-            learning_rate: The cycle's peak.
-            batch_size: Rows per step.
-            on_epoch: Called with the share that is done.
+            report: Called with the share that is done.
 
         Returns:
             The network, and the divergence over the auxiliary images, in nats per image.
 
         Raises:
-            InvalidOptionError: An option is outside its range, or the target is not a
-                :class:`oneway.targets.TargetNetwork`.
+            InvalidOptionError: The target is not a :class:`oneway.targets.TargetNetwork`, or its
+                private images are not at hand.
         """
-        cls.check_training(
-            beta=beta, epochs=epochs, learning_rate=learning_rate, batch_size=batch_size
-        )
-        settings = TargetTrainingSettings(epochs, learning_rate, batch_size)
         if not isinstance(training_data.target, TargetNetwork):
             raise InvalidOptionError(
                 "MID retrains a oneway.targets.TargetNetwork, but the target is a "
@@ -190,55 +152,29 @@ class MutualInformation:
                 "MID retrains the target, but the images that it was trained on are not at hand. "
                 "Use a defense that needs no retraining."
             )
-        device = private.device
-        network = BottleneckNetwork(**training_data.target.architecture).to(device)
+        network = BottleneckNetwork(**training_data.target.architecture).to(private.device)
         train_target(
             network,
             private,
             labels,
-            settings=settings,
+            settings=TargetTrainingSettings(
+                settings.epochs, settings.learning_rate, settings.batch_size
+            ),
             generator=generator,
-            penalty=lambda _: beta * network.divergence(),
-            on_epoch=None if on_epoch is None else lambda epoch, _: on_epoch(epoch / epochs),
+            penalty=lambda _: settings.beta * network.divergence(),
+            on_epoch=lambda epoch, _: report(epoch / settings.epochs),
         )
         network._encoded = None  # the last batch need not stay in memory
         with torch.no_grad():
-            parts = [network.encoded(some) for some in training_data.auxiliary_images.split(512)]
-            told = divergence(*(torch.cat(side) for side in zip(*parts, strict=True)))
-        return network, {"divergence_nats": float(told)}
+            parts = [network.encoded(part) for part in training_data.auxiliary_images.split(512)]
+            nats = divergence(*(torch.cat(side) for side in zip(*parts, strict=True)))
+        return network, {"divergence_nats": float(nats)}
 
-    @torch.no_grad()
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:
-        """Answer from the retrained target.
-
-        Args:
-            logits: ``(N, K)`` scores of the undefended target; only their labels are used, and
-                only to keep them.
-            images: ``(N, C, H, W)`` the queries.
-
-        Returns:
-            ``(N, K)`` random logits in the type of ``logits``.
-
-        Raises:
-            InvalidTensorError: A tensor breaks the lines above.
-        """
-        return self.draws(logits, images, 1)[0]
-
-    @torch.no_grad()
-    def draws(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:
-        """Return ``(count, N, K)`` independent answers; the features are computed once."""
-        check_logits(logits)
-        if images is None:
-            raise InvalidTensorError(
-                "images must be given: this defense asks a retrained target about the queries."
-            )
-        check_images(images, rows=len(logits))
-        network = cast("BottleneckNetwork", self.network)
+    def sample(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:  # noqa: ARG002
+        """Return ``(count, N, K)`` answers of the retrained target; features are computed once."""
+        assert images is not None  # noqa: S101  narrows the type; the base class refuses None
+        network = cast("BottleneckNetwork", self.state)
         mean, spread = network.encoded(images.to(next(network.parameters()).dtype))
-        shape = (count, *mean.shape)
-        noise = torch.randn(shape, generator=self.generator).to(mean)
-        answers: Tensor = network.classify(mean + spread * noise).to(logits.dtype)
-        if self.keeps_label:
-            labels = logits.argmax(-1).expand(count, -1)
-            answers = lift_label(answers, labels, self.margin)
+        noise = torch.randn((count, *mean.shape), generator=self.generator).to(mean)
+        answers: Tensor = network.classify(mean + spread * noise)
         return answers

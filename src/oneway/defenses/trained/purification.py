@@ -7,18 +7,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from oneway.checks import (
-    check_above,
-    check_count,
-    check_images,
-    check_logits,
-    check_switch,
-    check_weight,
-)
+from oneway.checks import check_count, check_images
 from oneway.contracts import TrainingData
-from oneway.defenses.label_modifier import lift_label
-from oneway.defenses.trained.training_options import COMMON, Checks, check_options
+from oneway.defenses.base import DefenseWithState, LabelOnRequest, ScoreDefense
+from oneway.defenses.trained.training_options import TrainingOptions
 from oneway.inversion import build_inverter, shuffled_batches
+from oneway.options import option
 
 
 class Purifier(nn.Module):
@@ -63,16 +57,22 @@ class Purifier(nn.Module):
         return purified
 
 
-TRAINING_CHECKS: Checks = {
-    **COMMON,
-    "label_weight": check_weight,
-    "inversion_weight": check_weight,
-    "helper_width": check_count,
-}
-"""What is refused of each option of :meth:`Purification.train`."""
+class PurifierTraining(TrainingOptions):
+    """Options of a purifier's training."""
+
+    label_weight: float = option(
+        "Weight of the cross entropy with the clean label. Theirs: 0.2.", default=0.2, least=0
+    )
+    inversion_weight: float = option(
+        "Weight of the helper's error. Theirs is not published. 0 purifies without a helper.",
+        default=1.0,
+        least=0,
+    )
+    hidden: int = option("Size of the purifier's hidden layer.", default=200)
+    helper_width: int = option("Width of the helper inverter.", default=16)
 
 
-class Purification:
+class Purification(LabelOnRequest, DefenseWithState, ScoreDefense):
     """PPF: released scores are what an autoencoder makes of the clean ones.
 
     Source:
@@ -82,57 +82,23 @@ class Purification:
         so does this.
     """
 
-    network_type = Purifier
-    requires_input = False
-    deterministic = True
-
-    def __init__(
-        self, network: nn.Module, *, keep_label: bool = False, margin: float = 1e-3
-    ) -> None:
-        """Prepare the defense.
-
-        Args:
-            network: From :meth:`train`.
-            keep_label: Lift the clean label over all others (the paper's label modifier, which
-                it says that PPF could use).
-            margin: Least lead of a lifted label, in nats, above 0.
-
-        Raises:
-            InvalidOptionError: An option is outside its range.
-        """
-        check_above("margin", margin, 0)
-        check_switch("keep_label", keep_label)
-        self.network = network.eval()
-        self.keeps_label, self.margin = keep_label, margin
+    state_type = Purifier
+    training = PurifierTraining
+    fitted_to = "auxiliary images"
 
     @classmethod
-    def check_training(cls, **options: Any) -> None:
-        """Refuse options of :meth:`train` that are outside their range.
-
-        Raises:
-            InvalidOptionError: One is.
-        """
-        check_options(TRAINING_CHECKS, options)
-
-    @classmethod
-    def train(
+    def fit_state(
         cls,
         training_data: TrainingData,
+        settings: PurifierTraining,
         *,
         generator: Generator,
-        label_weight: float = 0.2,
-        inversion_weight: float = 1.0,
-        hidden: int = 200,
-        helper_width: int = 16,
-        epochs: int = 8,
-        learning_rate: float = 1e-3,
-        batch_size: int = 64,
-        on_epoch: Callable[[float], None] | None = None,
+        report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
         """Train a purifier on the auxiliary images, alternately with a helper inverter.
 
         In every batch the helper takes a step to reconstruct the images from purified scores;
-        then the purifier takes one to lower
+        then the purifier takes a step to lower
 
             distance + label_weight * cross_entropy - inversion_weight * inversion_error
 
@@ -142,52 +108,39 @@ class Purification:
 
         Args:
             training_data: Its auxiliary images and clean logits: a set disjoint from the private
-                one.
+                images.
+            settings: Options of the training.
             generator: On the CPU; gives the order of the rows.
-            label_weight: Theirs: 0.2.
-            inversion_weight: Theirs is not published. 0 purifies without a helper.
-            hidden: Size of the purifier's hidden layer.
-            helper_width: Width of the helper inverter.
-            epochs: Passes over the auxiliary images.
-            learning_rate: Of Adam, for both.
-            batch_size: Rows per step.
-            on_epoch: Called with the share that is done.
+            report: Called with the share that is done.
 
         Returns:
             The purifier, and the terms of the last epoch.
 
         Raises:
-            InvalidOptionError: An option is outside its range.
+            InvalidTensorError: The images are not finite, or not one per row of logits.
         """
         images, logits = training_data.auxiliary_images, training_data.auxiliary_logits
         check_images(images, rows=len(logits))
-        cls.check_training(
-            label_weight=label_weight,
-            inversion_weight=inversion_weight,
-            hidden=hidden,
-            helper_width=helper_width,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-        )
         classes, labels = logits.shape[-1], logits.argmax(-1)
-        purifier = Purifier(classes, hidden=hidden).to(images.device)
+        purifier = Purifier(classes, hidden=settings.hidden).to(images.device).train()
         purifier.fit_scale(logits)
         helper = build_inverter(
-            classes, images.shape[1:], width=helper_width, input_transform="standardized"
+            classes, images.shape[1:], width=settings.helper_width, input_transform="standardized"
         ).to(images.device)
         helper.fit_input_transform(logits.softmax(-1))
-        prior = (images - images.mean(0)).square().mean()
-        purifier_steps = torch.optim.Adam(purifier.parameters(), lr=learning_rate)
-        helper_steps = torch.optim.Adam(helper.parameters(), lr=learning_rate, betas=(0.5, 0.999))
-        purifier.train()
         helper.train()
+        prior = (images - images.mean(0)).square().mean()
+        rate, weight = settings.learning_rate, settings.inversion_weight
+        purifier_steps = torch.optim.Adam(purifier.parameters(), lr=rate)
+        helper_steps = torch.optim.Adam(helper.parameters(), lr=rate, betas=(0.5, 0.999))
         sums = torch.zeros(3, device=images.device)
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, settings.epochs + 1):
             sums.zero_()
-            for rows in shuffled_batches(len(images), batch_size, generator, images.device):
+            for rows in shuffled_batches(
+                len(images), settings.batch_size, generator, images.device
+            ):
                 purified = purifier(logits[rows])
-                if inversion_weight > 0:
+                if weight > 0:
                     helper_steps.zero_grad(set_to_none=True)
                     guess = helper(purified.detach().softmax(-1))
                     functional.mse_loss(guess, images[rows]).backward()
@@ -195,38 +148,20 @@ class Purification:
                 distance = (purified - logits[rows]).square().mean() / purifier.scale.square()
                 entropy = functional.cross_entropy(purified, labels[rows])
                 inversion = torch.zeros_like(distance)
-                if inversion_weight > 0:
+                if weight > 0:
                     guess = helper(purified.softmax(-1))
                     inversion = functional.mse_loss(guess, images[rows]) / prior
                 purifier_steps.zero_grad(set_to_none=True)
-                loss = distance + label_weight * entropy - inversion_weight * inversion
+                loss = distance + settings.label_weight * entropy - weight * inversion
                 loss.backward(inputs=list(purifier.parameters()))
                 purifier_steps.step()
                 terms = torch.stack([distance, entropy, inversion]).detach()
                 sums += terms * len(rows) / len(images)
-            if on_epoch is not None:
-                on_epoch(epoch / epochs)
+            report(epoch / settings.epochs)
         names = ("distance", "cross_entropy", "inversion_error")
-        return purifier.eval(), dict(zip(names, sums.tolist(), strict=True))
+        return purifier, dict(zip(names, sums.tolist(), strict=True))
 
-    @torch.no_grad()
-    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Purify scores.
-
-        Args:
-            logits: ``(N, K)`` clean scores.
-            images: Ignored.
-
-        Returns:
-            ``(N, K)`` purified logits of the same type. With ``keep_label`` the clean arg max is
-            the only maximum of each row.
-
-        Raises:
-            InvalidTensorError: ``logits`` are no finite floating scores.
-        """
-        check_logits(logits)
-        narrow = next(self.network.parameters()).dtype
-        purified: Tensor = self.network(logits.to(narrow)).to(logits.dtype)
-        if self.keeps_label:
-            purified = lift_label(purified, logits.argmax(-1), self.margin)
+    def transform(self, logits: Tensor) -> Tensor:
+        """Return ``(N, K)`` purified logits."""
+        purified: Tensor = self.state(logits.to(next(self.state.parameters()).dtype))
         return purified

@@ -1,28 +1,11 @@
-"""What trained defenses refuse of the options of their training."""
+"""Options of training that several trained defenses share."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
-
-from oneway.checks import check_above, check_count
-
-Checks = Mapping[str, Callable[[str, Any], None]]
-"""By option: raises unless its value is in range."""
-
-COMMON: Checks = {
-    "hidden": check_count,
-    "epochs": check_count,
-    "learning_rate": partial(check_above, bound=0),
-    "batch_size": partial(check_count, least=2),
-}
-"""What all of them are told."""
+from oneway.options import Options, option
 
 
-def check_options(checks: Checks, options: Mapping[str, Any]) -> None:
-    """Refuse options that are outside their range.
+class TrainingOptions(Options):
+    """Options of every training of a network."""
 
-    Raises:
-        InvalidOptionError: One is.
-    """
-    for name, value in options.items():
-        checks[name](name, value)
+    epochs: int = option("Passes over the training rows.", default=8)
+    learning_rate: float = option("Learning rate of Adam.", default=1e-3, above=0)
+    batch_size: int = option("Rows per step.", default=64, least=2)

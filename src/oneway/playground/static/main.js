@@ -1,4 +1,4 @@
-// The page: what is chosen goes to the server, what it answers is shown. The newest wish wins.
+// The page sends each choice to the server and shows the answer. The newest choice wins.
 
 import * as address from "./address.js";
 import { examine, fetchAnswers, fetchProgress, fetchState } from "./api.js";
@@ -32,8 +32,8 @@ let known;
 let pad;
 const shown = { view: "one", defense: "adversarial-noise", options: {}, query: { sample: 3 } };
 const findings = new Map();
-let wish = 0;
-let asked = 0;
+let newest = 0;
+let answered = 0;
 let asking = false;
 let began;
 let resting;
@@ -52,11 +52,11 @@ function trouble(error) {
 // Something was changed, by an event of that time.
 function changed(time) {
   began = time ?? performance.now();
-  wish += 1;
+  newest += 1;
   writeAddress();
   showControls();
   clearTimeout(resting);
-  resting = setTimeout(() => examineAll(wish), REST);
+  resting = setTimeout(() => examineAll(newest), REST);
   document.body.dataset.state = "busy";
   refresh();
 }
@@ -71,15 +71,15 @@ function writeAddress() {
   }, ADDRESS);
 }
 
-// Ask until what is shown is what is wished for; one request at a time.
+// Ask until the newest choice is shown; one request at a time.
 async function refresh() {
   if (asking) {
     return;
   }
   asking = true;
   try {
-    while (asked !== wish) {
-      const now = wish;
+    while (answered !== newest) {
+      const now = newest;
       const since = began;
       began = undefined;
       if (isEmpty()) {
@@ -93,7 +93,7 @@ async function refresh() {
         }
         show(answers);
       }
-      asked = now;
+      answered = now;
       await painted();
       if (since !== undefined) {
         performance.measure("change to paint", { start: since, end: performance.now() });
@@ -102,7 +102,7 @@ async function refresh() {
     }
     document.body.dataset.state = "shown";
   } catch (error) {
-    asked = wish;
+    answered = newest;
     trouble(error);
     document.body.dataset.state = "failed";
   } finally {
@@ -124,12 +124,12 @@ async function examineAll(mine) {
   for (const setting of settings()) {
     try {
       let progress = await examine(setting);
-      while (mine === wish && ["waiting", "working"].includes(progress.state)) {
+      while (mine === newest && ["waiting", "working"].includes(progress.state)) {
         learn(setting, progress);
         await pause(POLL);
         progress = await fetchProgress(setting);
       }
-      if (mine !== wish) {
+      if (mine !== newest) {
         return;
       }
       learn(setting, progress);
@@ -148,7 +148,7 @@ function learn(setting, progress) {
   }
   if (progress.state === "done" && !before?.final) {
     // From now on another attacker rebuilds.
-    asked = -1;
+    answered = -1;
     refresh();
   }
   if (shown.view === "one") {
@@ -293,7 +293,7 @@ function noteOf(progress) {
     return `retrained on mixed settings; training for this one failed: ${progress.stage}`;
   }
   if (progress.state === "superseded") {
-    return "retrained on mixed settings; another page has asked for another setting";
+    return "retrained on mixed settings; another page has answered for another setting";
   }
   return "retrained on mixed settings; training for this one…";
 }

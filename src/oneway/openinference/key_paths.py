@@ -1,0 +1,148 @@
+"""Places in plain JSON: where queries go, where scores stand, and what of an answer may pass."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from oneway.errors import InvalidOptionError
+from oneway.openinference.tensors import MessageError
+
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KeyPath:
+    """A place in a JSON value, such as ``"predictions.*.scores"``.
+
+    A name is a member of an object, a whole number a member of a list, and ``*`` every member of
+    a list. The path without parts is the whole value.
+    """
+
+    parts: Parts
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        """Return the path of names joined by dots; ``""`` is the whole value.
+
+        Raises:
+            InvalidOptionError: A name is empty.
+        """
+        parts = tuple(key.split(".")) if key else ()
+        if not all(parts):
+            raise InvalidOptionError(f"a key must be names separated by dots, but got {key!r}.")
+        return cls(parts)
+
+    def __str__(self) -> str:
+        return ".".join(self.parts)
+
+    def find(self, value: Any) -> Any:
+        """Return the part of ``value`` at this place; for ``*`` a list.
+
+        Raises:
+            MessageError: There is no such place.
+        """
+        return self._find(value, self.parts)
+
+    def _find(self, value: Any, parts: Parts) -> Any:
+        if not parts:
+            return value
+        part, rest = parts[0], parts[1:]
+        if part == "*" and isinstance(value, list):
+            return [self._find(member, rest) for member in value]
+        if isinstance(value, dict) and part in value:
+            return self._find(value[part], rest)
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            return self._find(value[int(part)], rest)
+        kind = "a list" if isinstance(value, list) else "a single value"
+        raise MessageError(
+            f"must answer with {part!r} of the key {str(self)!r}, but there is "
+            f"{'an object without it' if isinstance(value, dict) else kind}. Look at one answer of "
+            "the server, and name the place of its scores.",
+            "output_missing",
+        )
+
+    def wrap(self, value: Any) -> Any:
+        """Return a new JSON value that holds ``value`` at this place, and nothing else.
+
+        Raises:
+            InvalidOptionError: The place is not the first member of each list.
+        """
+        for part in reversed(self.parts):
+            if part == "*" or (part.isdecimal() and part != "0"):
+                raise InvalidOptionError(
+                    "the key of a request may hold names and 0, separated by dots, but got "
+                    f"{part!r} in {str(self)!r}."
+                )
+            value = [value] if part == "0" else {part: value}
+        return value
+
+    def replace(self, template: Any, value: Any) -> Any:
+        """Return a copy of ``template`` with ``value``, as :meth:`find` gives it, at this place.
+
+        Each member that ``*`` stands for is made like the first.
+
+        Raises:
+            MessageError: The template has no such place.
+        """
+        return _replace(template, self.parts, value)
+
+    def overlaps(self, other: "KeyPath") -> bool:
+        """Say whether one of two places may hold the other."""
+        return all(
+            one == two or ("*" in (one, two) and (one + two).replace("*", "").isdecimal())
+            for one, two in zip(self.parts, other.parts, strict=False)
+        )
+
+
+def _replace(template: Any, parts: Parts, value: Any) -> Any:
+    if not parts:
+        return value
+    part, rest = parts[0], parts[1:]
+    if part == "*" and isinstance(template, list) and template and isinstance(value, list):
+        return [_replace(template[0], rest, member) for member in value]
+    if isinstance(template, dict) and part in template:
+        return {**template, part: _replace(template[part], rest, value)}
+    if isinstance(template, list) and part.isdecimal() and int(part) < len(template):
+        at = int(part)
+        return [*template[:at], _replace(template[at], rest, value), *template[at + 1 :]]
+    raise MessageError(f"the request must have {'.'.join(parts)!r} as a list of members")
+
+
+def mask(value: Any, guarded: KeyPath, released: Any, passed: Sequence[KeyPath]) -> Any:
+    """Return a copy of ``value`` that holds the release, the passed places, and nothing else.
+
+    Of a list, members that may not pass become None, so that places stay.
+
+    Args:
+        value: A server's answer, as a JSON value.
+        guarded: The place of the scores.
+        released: ``(N, K)`` nested lists: what stands there instead. ``*`` takes one row each.
+        passed: Places that pass as they are.
+    """
+    rows = iter(released) if "*" in guarded.parts else None
+    return _mask(value, guarded.parts, rows, released, [path.parts for path in passed])
+
+
+def _mask(
+    value: Any, guarded: Parts | None, rows: Iterator[Any] | None, whole: Any, passed: list[Parts]
+) -> Any:
+    if guarded == ():
+        return whole if rows is None else next(rows)
+    if guarded is None and () in passed:
+        return value
+
+    def kept(part: str, member: Any) -> tuple[bool, Any]:
+        """Return whether anything of a member is kept, and what."""
+        names = (part, "*" if part.isdecimal() else part)
+        deeper = guarded[1:] if guarded is not None and guarded[0] in names else None
+        allowed = [path[1:] for path in passed if path and path[0] in names]
+        if deeper is None and not allowed:
+            return False, None
+        return True, _mask(member, deeper, rows, whole, allowed)
+
+    if isinstance(value, dict):
+        members = ((key, *kept(key, member)) for key, member in value.items())
+        return {key: member for key, is_kept, member in members if is_kept}
+    if isinstance(value, list):
+        return [kept(str(at), member)[1] for at, member in enumerate(value)]
+    return None

@@ -1,0 +1,265 @@
+"""Requests and answers as a server reads and writes them, and as its OpenAPI document says.
+
+Clients do without this module: it needs pydantic.
+"""
+
+from itertools import chain
+from math import prod
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from oneway.openinference.tensors import FLOATS, Datatype, MessageError
+
+BINARY_HEADER = "inference-header-content-length"
+"""HTTP header that says how many bytes of a body are JSON; tensors follow in binary."""
+
+Text = Annotated[str, StringConstraints(max_length=1024)]
+
+Size = Annotated[int, Field(ge=0, le=2**31)]
+
+Parameters = dict[Text, str | int | float | bool]
+
+MOST_DIMENSIONS = 16
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class InputTensor(_Message):
+    """One tensor of a request."""
+
+    name: Text
+    shape: list[Size] = Field(max_length=MOST_DIMENSIONS)
+    datatype: Datatype
+    parameters: Parameters | None = None
+    data: list[Any] | None = Field(
+        default=None, description="Numbers, flat in row-major order or nested as the shape says."
+    )
+
+
+class WantedOutput(_Message):
+    """One output that a client asks for."""
+
+    name: Text
+    parameters: Parameters | None = None
+
+
+class InferRequest(_Message):
+    """What a client asks."""
+
+    id: Text | None = None
+    parameters: Parameters | None = None
+    inputs: list[InputTensor] = Field(min_length=1, max_length=64)
+    outputs: list[WantedOutput] | None = Field(default=None, max_length=64)
+
+
+class OutputTensor(_Message):
+    """One tensor of an answer."""
+
+    name: str
+    shape: list[int]
+    datatype: Datatype
+    parameters: Parameters | None = None
+    data: list[Any] | None = None
+
+
+class InferResponse(_Message):
+    """What it gets."""
+
+    model_name: str
+    model_version: str | None = None
+    id: str | None = None
+    parameters: Parameters | None = Field(
+        default=None, description="`guard` and `guard_version`: what stands before the model."
+    )
+    outputs: list[OutputTensor]
+
+
+class TensorMetadata(_Message):
+    """A tensor as a model declares it; -1 is a size that may vary."""
+
+    name: str
+    datatype: Datatype
+    shape: list[int]
+
+
+class ModelMetadata(_Message):
+    """What a model takes and gives."""
+
+    name: str
+    versions: list[str] | None = None
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: Parameters | None = None
+
+
+class ServerMetadata(_Message):
+    """What a server is."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ErrorMessage(_Message):
+    """Why there is no answer."""
+
+    error: str
+
+
+def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, bytes]:
+    """Read a request.
+
+    Args:
+        body: The body of the request.
+        json_bytes: The value of :data:`BINARY_HEADER`, or None without that header.
+
+    Returns:
+        The request, and the binary data behind it.
+
+    Raises:
+        MessageError: The body is no request.
+    """
+    binary = b""
+    if json_bytes is not None:
+        if not json_bytes.isdecimal() or len(json_bytes) > 12 or int(json_bytes) > len(body):
+            raise MessageError(
+                "the header Inference-Header-Content-Length must say how many bytes of the body "
+                "are JSON"
+            )
+        body, binary = body[: int(json_bytes)], body[int(json_bytes) :]
+    try:
+        return InferRequest.model_validate_json(body), binary
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise MessageError("the request must be JSON, but is not") from None
+        # Names of fields and places in lists; keys that the client chose are left out.
+        place = ".".join(str(part) for part in first["loc"] if part not in ("", None))
+        known = "parameters" if "parameters" in first["loc"] else place
+        raise MessageError(f"the request's {known or 'body'}: {first['msg']}") from None
+
+
+def read_queries(
+    request: InferRequest,
+    binary: bytes,
+    *,
+    input_name: str,
+    input_shape: tuple[int, ...],
+    most_rows: int,
+) -> NDArray[np.float32]:
+    """Return the queries of a request.
+
+    Args:
+        request: The request.
+        binary: The binary data behind it.
+        input_name: The name of the model's input, the only one.
+        input_shape: The shape of one query.
+        most_rows: Most queries in one request.
+
+    Returns:
+        ``(N, *input_shape)``, finite, N from 1 to ``most_rows``.
+
+    Raises:
+        MessageError: The request holds anything else.
+    """
+    names = [tensor.name for tensor in request.inputs]
+    if names != [input_name]:
+        raise MessageError(f"the request must hold one input, {input_name!r}, but holds others")
+    sent = request.inputs[0]
+    wanted = f"(N, {', '.join(map(str, input_shape))}) with N from 1 to {most_rows}"
+    if tuple(sent.shape[1:]) != input_shape or not 1 <= sent.shape[0] <= most_rows:
+        raise MessageError(f"input {input_name!r} must have shape {wanted}, but has {sent.shape}")
+    if sent.datatype not in FLOATS:
+        raise MessageError(
+            f"input {input_name!r} must be FP32 (FP16 and FP64 are converted), but is "
+            f"{sent.datatype}; convert it as the model's training did"
+        )
+    return as_float32(
+        _numbers(sent, binary).reshape(sent.shape),
+        f"input {input_name!r} must be finite in FP32, but some numbers are not",
+    )
+
+
+def _numbers(sent: InputTensor, binary: bytes) -> NDArray[Any]:
+    """Return a tensor's numbers, flat, from JSON or from binary data."""
+    size = (sent.parameters or {}).get("binary_data_size")
+    if size is not None:
+        kind = FLOATS[sent.datatype]
+        expected = prod(sent.shape) * kind.itemsize
+        if sent.data is not None or size != len(binary) or size != expected:
+            raise MessageError(
+                f"input {sent.name!r} must have {expected} bytes of binary data and no other data"
+            )
+        return np.frombuffer(binary, kind)
+    if binary or sent.data is None:
+        raise MessageError(f"input {sent.name!r} must have data, and nothing may follow the JSON")
+    return flat_numbers(sent)
+
+
+def flat_numbers(sent: InputTensor) -> NDArray[np.float64]:
+    """Return the numbers of a tensor in JSON, as many as its shape says, flat.
+
+    Raises:
+        MessageError: The data are something else.
+    """
+    flat: list[Any] = sent.data or []
+    sizes = [len(flat)]
+    while set(map(type, flat)) == {list}:
+        lengths = set(map(len, flat))
+        if len(lengths) > 1 or len(sizes) >= len(sent.shape):
+            raise MessageError(
+                f"the data of input {sent.name!r} must be flat, or as its shape says"
+            )
+        sizes.append(lengths.pop())
+        flat = list(chain.from_iterable(flat))
+    if not set(map(type, flat)) <= {int, float}:  # true and false count as numbers elsewhere
+        raise MessageError(f"the data of input {sent.name!r} must be numbers")
+    if len(flat) != prod(sent.shape) or (len(sizes) > 1 and sizes != sent.shape):
+        raise MessageError(
+            f"the data of input {sent.name!r} must be {prod(sent.shape)} numbers, flat or nested "
+            "as its shape says"
+        )
+    try:
+        return np.array(flat, np.float64)
+    except OverflowError:
+        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
+
+
+def as_float32(numbers: NDArray[Any], refusal: str) -> NDArray[np.float32]:
+    """Return numbers as float32, in a copy.
+
+    Args:
+        numbers: An array of any floating type.
+        refusal: The text of the error.
+
+    Raises:
+        MessageError: A number is not finite in float32.
+    """
+    with np.errstate(over="ignore"):
+        converted = numbers.astype(np.float32)
+    if not np.isfinite(converted).all():
+        raise MessageError(refusal)
+    return converted
+
+
+def wants_binary(request: InferRequest, output_name: str) -> bool:
+    """Say whether the client asked for the output in binary.
+
+    Raises:
+        MessageError: The client asked for another output, or for another form of this one.
+    """
+    chosen = (request.parameters or {}).get("binary_data_output", False)
+    for output in request.outputs or ():
+        if output.name != output_name:
+            raise MessageError(f"the only output is {output_name!r}")
+        parameters = output.parameters or {}
+        if "classification" in parameters or "shared_memory_region" in parameters:
+            raise MessageError(f"output {output_name!r} comes as JSON or as binary data only")
+        chosen = parameters.get("binary_data", chosen)
+    return chosen is True

@@ -1,0 +1,182 @@
+"""Tensors in messages: their datatypes, their form, and numbers in JSON."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from itertools import chain
+from math import prod
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oneway.errors import InvalidOptionError, UnknownNameError
+
+Datatype: TypeAlias = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16",
+    "FP32", "FP64", "BYTES",
+]  # fmt: skip
+
+FLOATS: dict[str, np.dtype[Any]] = {
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""Datatypes of queries and scores, and the layout of their binary data."""
+
+
+class MessageError(Exception):
+    """A message breaks the protocol. The text holds names, shapes and counts, never a value.
+
+    Attributes:
+        reason: The fault in one word: ``"form"``, ``"datatype"`` or ``"output_missing"``.
+    """
+
+    def __init__(self, text: str, reason: str = "form") -> None:
+        """Compose the error."""
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class MessageTensor:
+    """One tensor of a server's message; all but its name and datatype are unchecked JSON."""
+
+    name: str
+    datatype: str
+    shape: list[Any]
+    data: Any = None
+    parameters: Any = None
+
+    def check(self) -> None:
+        """Refuse the tensor of an answer unless it has the form that the protocol says.
+
+        Raises:
+            MessageError: Datatype, sizes, data or parameters have another form.
+        """
+        parameters = {} if self.parameters is None else self.parameters
+        if not (
+            self.datatype in get_args(Datatype)
+            and all(type(size) is int and size >= 0 for size in self.shape)
+            and isinstance(self.data, list | None)
+            and isinstance(parameters, dict)
+            and all(isinstance(value, str | int | float) for value in parameters.values())
+        ):
+            raise MessageError(
+                f"must send output {self.name!r} with a datatype of the protocol, a shape of "
+                "whole numbers, data in a list and plain parameters, but does not. Look into the "
+                "server's log."
+            )
+
+
+def read_tensors(message: Any, key: str) -> dict[str, MessageTensor]:
+    """Return the tensors that a message lists, by name.
+
+    Args:
+        message: A JSON value.
+        key: The name of the list, such as ``"outputs"``.
+
+    Raises:
+        MessageError: There is no such list of tensors, or two of them have the same name.
+    """
+    entries = message.get(key) if isinstance(message, dict) else None
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("datatype"), str)
+        and isinstance(entry.get("shape"), list)
+        for entry in entries
+    ):
+        raise MessageError(
+            f"must answer with an object whose {key!r} are a list of objects with name, datatype "
+            "and shape, as the Open Inference Protocol says, but does not. Check that the address "
+            "is that of a model of version 2 of the protocol."
+        )
+    names = [field.name for field in fields(MessageTensor)]
+    tensors = {
+        entry["name"]: MessageTensor(**{name: entry.get(name) for name in names})
+        for entry in entries
+    }
+    if len(tensors) < len(entries):
+        raise MessageError(f"must name each of its {key} once, but does not.", "output_missing")
+    return tensors
+
+
+def read_scores(tensor: MessageTensor) -> NDArray[np.float64]:
+    """Return the numbers of an output, in its shape.
+
+    Raises:
+        MessageError: The output is not floating, or its numbers do not fit its shape.
+    """
+    tensor.check()
+    if tensor.datatype not in FLOATS:
+        raise MessageError(
+            f"must send scores as one of {', '.join(FLOATS)}, but output {tensor.name!r} is "
+            f"{tensor.datatype}. Say which output holds the scores, by output_name.",
+            "datatype",
+        )
+    values, count = read_numbers(tensor.data), prod(tensor.shape)
+    if values.size != count or (values.ndim > 1 and list(values.shape) != tensor.shape):
+        raise MessageError(
+            f"must send output {tensor.name!r} flat or nested as its shape says, {count} numbers, "
+            f"but sends {values.size} of shape {tuple(values.shape)}. Look into the server's log."
+        )
+    return values.reshape(tensor.shape)
+
+
+def read_numbers(data: Any, *, booleans: bool = False) -> NDArray[np.float64]:
+    """Return nested lists of numbers as an array.
+
+    Args:
+        data: A JSON value.
+        booleans: Take true and false among numbers as 1 and 0, as records may hold them.
+
+    Raises:
+        MessageError: ``data`` are something else, or lists of one level differ in length.
+    """
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError):  # NumPy's text may quote what it could not read
+        values = np.empty(0, object)
+    members: Iterable[Any] = data if isinstance(data, list) else [data]
+    for _ in range(values.ndim - 1):
+        members = chain.from_iterable(members)
+    if values.dtype.kind not in "fiu" or (not booleans and bool in set(map(type, members))):
+        raise MessageError(
+            "must answer with rows of numbers of one length, but the scores are something else. "
+            "Look at one answer of the server."
+        )
+    return values.astype(np.float64)
+
+
+def tensor_message(name: str, datatype: str, numbers: NDArray[Any]) -> dict[str, Any]:
+    """Return a tensor as JSON, its numbers flat in row-major order."""
+    shape, data = list(numbers.shape), numbers.ravel().tolist()
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+def choose_output(outputs: Mapping[str, Any], output_name: str | None, server: str) -> str:
+    """Return the name of the output that holds the scores.
+
+    Args:
+        outputs: The outputs that the server declares, with ``datatype`` and ``shape``.
+        output_name: The user's choice. None: the only output of floats of shape (N, K).
+        server: The server, as messages name it.
+
+    Raises:
+        UnknownNameError: The server has no output of that name.
+        InvalidOptionError: There is no choice, and not exactly one output fits.
+    """
+    if output_name is not None:
+        if output_name not in outputs:
+            raise UnknownNameError(f"output of {server}", output_name, outputs)
+        return output_name
+    floats = (name for name, tensor in outputs.items() if tensor.datatype in FLOATS)
+    fitting = [name for name in floats if len(outputs[name].shape) == 2]
+    if len(fitting) != 1:
+        declared = [f"{name} {tensor.datatype} {tensor.shape}" for name, tensor in outputs.items()]
+        raise InvalidOptionError(
+            f"say which output of {server} holds the scores, by output_name: {len(fitting)} of "
+            f"its {len(outputs)} outputs are floats of shape (N, K). It has "
+            f"{', '.join(declared) or 'none'}."
+        )
+    return fitting[0]

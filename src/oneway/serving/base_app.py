@@ -1,0 +1,238 @@
+"""The application of a guarded server: routes, batches, health, metrics and access."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence, Sized
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Generic, Protocol, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from torch import Tensor
+
+import oneway
+from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMetadata
+from oneway.openinference.tensors import MessageError
+from oneway.serving.batching import Batcher
+from oneway.serving.guarded import Guarded, Released
+from oneway.serving.http_errors import RefusedError, json_response, on_error
+from oneway.serving.metrics import ServerMetrics
+from oneway.serving.middleware import AccessMiddleware
+from oneway.serving.openapi import model_paths, openapi_document
+from oneway.serving.requests import read_body, while_connected
+from oneway.serving.settings import ServingSettings
+
+
+class ReadRequest(Protocol):
+    """A request that has been read."""
+
+    @property
+    def queries(self) -> Tensor | None:
+        """``(N, ...)`` float32, finite; None if they cannot be read as numbers."""
+        ...
+
+
+Q = TypeVar("Q", bound=Sized)
+R = TypeVar("R", bound=ReadRequest)
+
+
+class GuardedServer(ABC, Generic[Q, R]):
+    """Answers queries about one model with releases of a guard.
+
+    A subclass says how a request is read, how its release comes about, and how the answer is
+    written.
+    """
+
+    extensions: Sequence[str] = ()
+    """Extensions of the Open Inference Protocol that the server speaks."""
+
+    route_paths: Sequence[str] = ()
+    """Patterns of the paths that are served, if they are not the model's own paths."""
+
+    def __init__(
+        self,
+        guarded: Guarded[Q],
+        settings: ServingSettings,
+        metadata: ModelMetadata | None,
+        paths: Sequence[str],
+    ) -> None:
+        """Prepare a server.
+
+        Args:
+            guarded: The guarded model, which must have passed its self test.
+            settings: How the server behaves.
+            metadata: What clients are told about the model; None for plain JSON.
+            paths: The paths of the model.
+        """
+        if guarded.classes is None:
+            raise RuntimeError("the model must pass its self test before it is served")
+        self.guarded, self.settings = guarded, settings
+        self.metadata, self.paths = metadata, paths
+        self.metrics = ServerMetrics()
+        self.batcher = Batcher[Q, Released](
+            self._answer_batch,
+            max_batch_size=settings.max_batch_size,
+            max_waiting_rows=settings.max_waiting_rows,
+            longest_seconds=2 * settings.timeout_seconds,
+            close_seconds=settings.shutdown_seconds,
+            wait_seconds=settings.batch_wait_milliseconds / 1000,
+        )
+
+    @abstractmethod
+    def read_request(self, body: bytes, json_bytes: str | None) -> R:
+        """Read a request.
+
+        Args:
+            body: Its body.
+            json_bytes: The value of ``BINARY_HEADER``, or None.
+
+        Raises:
+            MessageError: The request cannot be used.
+        """
+
+    @abstractmethod
+    async def answer(self, request: R) -> tuple[Any, Released]:
+        """Return an answer of the model's server, not to be shown, or None; and the release of it.
+
+        Raises:
+            RefusedError: There is no release.
+        """
+
+    @abstractmethod
+    def write(self, answer: Any, released: Released, request: R) -> Response:
+        """Return the client's answer.
+
+        Raises:
+            RefusedError: The server's answer is not as it must be.
+        """
+
+    def check_path(self, request: Request) -> None:
+        """Refuse a request for another model.
+
+        Raises:
+            RefusedError: The request is refused.
+        """
+
+    async def is_ready(self) -> bool:
+        """Say whether the model can answer now."""
+        return self.batcher.alive
+
+    def around(self) -> AbstractAsyncContextManager[Any]:
+        """Return a context that is entered before the server starts, and left when it has ended."""
+        return nullcontext()
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the model."""
+        routes = []
+        for path in self.route_paths or self.paths:
+            routes += [
+                Route(path, self.model_metadata),
+                Route(f"{path}/ready", self.model_ready),
+                Route(f"{path}/infer", self.infer, methods=["POST"]),
+            ]
+        return routes
+
+    def openapi_paths(self) -> dict[str, Any]:
+        """Return the paths of the model, as OpenAPI describes them."""
+        return {name: value for path in self.paths for name, value in model_paths(path).items()}
+
+    async def model_metadata(self, request: Request) -> Response:
+        """Answer what the model takes and gives."""
+        self.check_path(request)
+        return json_response(self.metadata)
+
+    async def model_ready(self, request: Request) -> Response:
+        """Answer whether the model is ready."""
+        self.check_path(request)
+        ready = await self.is_ready()
+        name = None if self.metadata is None else self.metadata.name
+        return json_response({"name": name, "ready": ready}, 200 if ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        """Answer queries."""
+        self.check_path(request)
+        settings = self.settings
+        # Nothing keeps the body: it may be many times as large as the queries in it.
+        parsed = self.read_request(
+            await read_body(request, settings.max_request_bytes, settings.timeout_seconds),
+            request.headers.get(BINARY_HEADER),
+        )
+        if parsed.queries is not None:
+            request.scope["state"]["facts"]["queries"] = len(parsed.queries)
+        answer, released = await while_connected(request, self.answer(parsed))
+        self.metrics.released.inc(len(released))
+        return self.write(answer, released, parsed)
+
+    def _answer_batch(self, requests: Sequence[Q]) -> Sequence[Released]:
+        self.metrics.batches.observe(sum(map(len, requests)))
+        return self.guarded.answer(requests)
+
+    async def server_metadata(self, _: Request) -> Response:
+        """Answer what the server is."""
+        return json_response(
+            ServerMetadata(
+                name="oneway", version=oneway.__version__, extensions=list(self.extensions)
+            )
+        )
+
+    async def live(self, _: Request) -> Response:
+        """Answer whether queries are being answered."""
+        alive = self.batcher.alive
+        return json_response({"live": alive}, 200 if alive else 503)
+
+    async def health_ready(self, _: Request) -> Response:
+        """Answer whether queries can be answered now."""
+        ready = await self.is_ready()
+        return json_response({"ready": ready}, 200 if ready else 503)
+
+    async def metrics_text(self, _: Request) -> Response:
+        """Answer with the metrics, in Prometheus' text format."""
+        self.metrics.waiting.set(self.batcher.waiting_rows)
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def app(self) -> Starlette:
+        """Return the application.
+
+        Raises:
+            InvalidOptionError: The token in the settings cannot be used.
+        """
+        settings, token = self.settings, self.settings.bearer_token()
+        openapi = openapi_document(self.openapi_paths(), token=token is not None)
+
+        async def openapi_json(_: Request) -> Response:
+            return json_response(openapi)
+
+        @asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            async with self.around():
+                await self.batcher.start()
+                yield
+                await self.batcher.close()
+
+        routes = [
+            Route("/v2", self.server_metadata),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.health_ready),
+            Route("/openapi.json", openapi_json),
+        ]
+        if settings.metrics:
+            routes.append(Route("/metrics", self.metrics_text))
+        access = Middleware(
+            AccessMiddleware,
+            token=token,
+            metrics=self.metrics,
+            most_bytes=settings.max_waiting_bytes,
+            most_requests=settings.max_connections,
+        )
+        app = Starlette(
+            routes=[*routes, *self.routes()],
+            middleware=[access],
+            exception_handlers=dict.fromkeys((RefusedError, MessageError, HTTPException), on_error),
+            lifespan=lifespan,
+        )
+        # An address that a client's Host header decides is no place to send others to.
+        app.router.redirect_slashes = False
+        return app

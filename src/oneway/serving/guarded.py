@@ -1,0 +1,360 @@
+"""Guarded models as servers ask them: queries or scores in, releases or a refusal out."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oneway.checks import check_count
+from oneway.contracts import ScoredTarget, Target
+from oneway.defenses import ServableDefense
+from oneway.errors import (
+    DefenseFailedError,
+    InvalidOptionError,
+    InvalidTensorError,
+    OnewayError,
+    TargetFailedError,
+    where_raised,
+)
+from oneway.releases import (
+    Outputs,
+    check_outputs,
+    check_release_options,
+    clean_logits_of,
+    guarded_release,
+    logits_from_confidences,
+    release,
+)
+from oneway.serving.http_errors import RefusedError, no_release, upstream_failed
+from oneway.targets.failure import failed
+
+Released = NDArray[np.float32]
+"""``(N, K)`` confidences, all that may leave."""
+
+PROBES = 5
+"""Queries of the self test."""
+
+BATCH_TOLERANCE = 1e-3
+"""Most that a clean score may differ, in nats, with the other queries of the batch."""
+
+REPEAT_TOLERANCE = 1e-3
+"""Most that a probability may differ when the same is asked again, as sums on a GPU do."""
+
+LEAST_CHANGE = 1e-6
+"""Least change of a probability that counts as a change: below, it is rounding in float32."""
+
+log = logging.getLogger("oneway.serving")
+
+
+def guard_parameters(guard: ServableDefense) -> dict[str, str]:
+    """Return what clients are told about a guard."""
+    return {"guard": guard.name, "guard_version": guard.version}
+
+
+Q = TypeVar("Q", bound=Sized)
+
+
+class Guarded(ABC, Generic[Q]):
+    """Answers batches of requests with releases. Where anything fails, nothing is released."""
+
+    def __init__(
+        self, guard: ServableDefense, *, device: torch.device, decimals: int | None
+    ) -> None:
+        """Put a guard before clean scores. Run the subclass's ``check`` before it serves.
+
+        Args:
+            guard: The defense.
+            device: Where the defense computes.
+            decimals: Decimals of the release: see :func:`oneway.release`.
+
+        Raises:
+            InvalidOptionError: ``decimals`` is outside its range.
+        """
+        check_release_options(torch.float32, decimals)
+        self.guard, self.device, self.decimals = guard, device, decimals
+        self.classes: int | None = None
+
+    @abstractmethod
+    def _answer(self, requests: Sequence[Q]) -> list[Released]:
+        """Return one release for each request, or raise anything."""
+
+    def answer(self, requests: Sequence[Q]) -> list[Released]:
+        """Answer several requests.
+
+        Returns:
+            One ``(n, K)`` array for each request, the label strictly on top.
+
+        Raises:
+            RefusedError: Model, scores or guard failed. The error does not say why. The log says
+                what kind of error was raised where, and not its text, which may quote a query.
+        """
+        try:
+            return self._answer(requests)
+        except RefusedError:
+            raise
+        # Whatever model or guard raise, MemoryError, sys.exit and a panic of Rust among it: nothing
+        # is released, and the thread that answers lives on. No signal is raised there.
+        except BaseException as error:  # noqa: BLE001
+            reason = "guard" if isinstance(error, DefenseFailedError) else "failure"
+            raised = error.raised if isinstance(error, OnewayError) else None
+            kind, place = raised or (type(error).__name__, where_raised(error))
+        log.error("no_release", extra={"facts": {"error": kind, "raised": place}})
+        raise no_release(reason)
+
+    def _release(
+        self, clean: Tensor, queries: Tensor | None, batch_size: int | None = None
+    ) -> Released:
+        """Return the release of ``(N, K)`` clean logits."""
+        answer = guarded_release(
+            self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
+        )
+        return answer.confidences.cpu().numpy()
+
+    def _check_guard(self, clean: Tensor, queries: Tensor | None) -> None:
+        """Refuse a guard that changes nothing, of a model's own scores or of others of its size.
+
+        Args:
+            clean: ``(N, K)`` clean scores of the model.
+            queries: ``(N, ...)`` the queries that gave them, if the guard needs them.
+
+        Raises:
+            DefenseFailedError: The guard fails, changes nothing, or is not the same twice. The
+                guard ``"none"`` passes: its user has said that nothing is guarded.
+        """
+        name = self.guard.name
+        if name == "none":
+            return
+        generator = torch.Generator().manual_seed(1)
+        drawn = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+        changed = False
+        for scale in (0.0, 1.0, 5.0, 20.0):
+            logits = clean if scale == 0 else (scale * drawn).to(clean)
+            first, second = (
+                guarded_release(self.guard.defense, logits, queries).confidences for _ in range(2)
+            )
+            if not torch.equal(first, second):
+                raise DefenseFailedError(
+                    f"the guard {name} answers the same scores differently, though it says that it "
+                    "is deterministic. It must not serve."
+                )
+            changed = changed or bool(((first - release(logits)).abs() > LEAST_CHANGE).any())
+        if not changed:
+            raise DefenseFailedError(
+                f"the guard {name} changes nothing, neither of the model's scores nor of others. "
+                "Check its options."
+            )
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The result of a model's self test.
+
+    Attributes:
+        classes: K, the number of classes.
+        same_bits: Whether queries had the same scores to the bit in different batches.
+    """
+
+    classes: int
+    same_bits: bool
+
+
+class GuardedModel(Guarded[Tensor]):
+    """A model behind a guard. A request is ``(n, *input_shape)`` float32 queries, finite."""
+
+    def __init__(
+        self,
+        target: Target,
+        guard: ServableDefense,
+        *,
+        input_shape: tuple[int, ...],
+        device: torch.device,
+        decimals: int | None = None,
+        batch_multiple: int = 1,
+        batch_size: int = 512,
+    ) -> None:
+        """Put a guard before a model. Call :meth:`check` before it serves.
+
+        Args:
+            target: The undefended model.
+            guard: The defense.
+            input_shape: The shape of one query.
+            device: Where queries go.
+            decimals: Decimals of the release: see :func:`oneway.release`.
+            batch_multiple: Batches are filled up to a multiple of this.
+            batch_size: Most queries that model and guard get at once; a multiple of that.
+
+        Raises:
+            InvalidOptionError: An option is outside its range.
+        """
+        super().__init__(guard, device=device, decimals=decimals)
+        check_count("batch_multiple", batch_multiple)
+        check_count("batch_size", batch_size)
+        self.target, self.input_shape = target, input_shape
+        self.batch_multiple, self.batch_size = batch_multiple, batch_size
+
+    def _answer(self, requests: Sequence[Tensor]) -> list[Released]:
+        counts = [len(queries) for queries in requests]
+        images = self._filled(torch.cat(list(requests)))
+        released = self._release(self._clean_logits(images), images, self.batch_size)
+        if self.classes not in (None, released.shape[1]):
+            raise DefenseFailedError(
+                f"a release must have {self.classes} classes, as in the self test, but has "
+                f"{released.shape[1]}; nothing is released."
+            )
+        return np.split(released[: sum(counts)], np.cumsum(counts)[:-1])
+
+    def _filled(self, images: Tensor) -> Tensor:
+        """Return a batch filled up to a multiple by its last query, on the device."""
+        surplus = -len(images) % self.batch_multiple
+        if surplus:
+            images = torch.cat([images, images[-1:].expand(surplus, *images.shape[1:])])
+        return images.to(self.device)
+
+    def _clean_logits(self, images: Tensor) -> Tensor:
+        parts = [part.clone() for part in images.split(self.batch_size)]  # one may work in place
+        if isinstance(self.target, ScoredTarget):
+            return torch.cat([self.target.logits(part) for part in parts])
+        return torch.cat([logits_from_confidences(self.target(part)) for part in parts])
+
+    def check(self) -> SelfTest:
+        """Ask the model, guard its own output, and refuse to serve if anything is amiss.
+
+        Raises:
+            OnewayError: The model cannot be asked, its scores depend on the other queries of a
+                batch, or the guard fails or changes nothing.
+        """
+        try:
+            return self._check()
+        except OnewayError:
+            raise
+        except Exception as error:
+            raise failed("the model, or its guard,", PROBES, error) from error
+
+    def _check(self) -> SelfTest:
+        generator = torch.Generator().manual_seed(0)
+        probes = torch.rand(PROBES, *self.input_shape, generator=generator)
+        others = torch.rand(2 * PROBES, *self.input_shape, generator=generator)
+
+        def clean_of(images: Tensor) -> Tensor:
+            return self._clean_logits(self._filled(images))[: len(images)]
+
+        clean = clean_of(probes)
+        self.classes = clean.shape[-1]
+        alone = torch.cat([clean_of(probe[None]) for probe in probes])
+        among = clean_of(torch.cat([others, probes.flip(0)]))[len(others) :].flip(0)
+        moved = max(
+            float((scores.double() - clean.double()).abs().amax()) for scores in (alone, among)
+        )
+        if moved > BATCH_TOLERANCE:
+            raise InvalidOptionError(
+                "the model answers a query differently with other queries beside it, so that "
+                "a client who repeats a query averages the guard away. Put it in eval mode, or "
+                "serve with max_batch_size=1 and batch_multiple=1."
+            )
+        self._check_guard(clean, self._filled(probes)[:PROBES])
+        for rows in (1, PROBES, 2 * PROBES):
+            self._answer([others[:rows]])
+        return SelfTest(self.classes, moved == 0)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A server's answer to one request.
+
+    Attributes:
+        scores: ``(N, K)`` clean scores, N from 1, K from 2.
+        queries: ``(N, ...)`` float32 the queries that gave them; None if they are not at hand.
+    """
+
+    scores: NDArray[np.float64]
+    queries: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class GuardedScores(Guarded[Scored]):
+    """Clean scores of another server behind a guard."""
+
+    def __init__(
+        self,
+        guard: ServableDefense,
+        outputs: Outputs,
+        *,
+        device: torch.device,
+        decimals: int | None = None,
+    ) -> None:
+        """Prepare. Call :meth:`check` with real scores before it serves.
+
+        Args:
+            guard: The defense.
+            outputs: What the scores are.
+            device: Where the guard computes.
+            decimals: Decimals of the release: see :func:`oneway.release`.
+
+        Raises:
+            InvalidOptionError: An option is outside its range.
+        """
+        super().__init__(guard, device=device, decimals=decimals)
+        check_outputs(outputs)
+        self.outputs = outputs
+
+    def _answer(self, requests: Sequence[Scored]) -> list[Released]:
+        return [
+            self._release(self._clean_logits(scored), self._queries(scored)) for scored in requests
+        ]
+
+    def check(self, probe: Scored, again: NDArray[np.float64]) -> int:
+        """Guard a model's own output, and refuse to serve if anything is amiss.
+
+        Args:
+            probe: The server's answer to a probe.
+            again: ``(N, K)`` its scores for the same probe, asked a second time.
+
+        Returns:
+            K, the number of classes, which every answer must have from now on.
+
+        Raises:
+            OnewayError: The scores are not what they are said to be or differ the second time, or
+                the guard fails or changes nothing.
+        """
+        self.classes = probe.scores.shape[1]
+        clean = self._clean_logits(probe)
+        other = self._clean_logits(Scored(again, probe.queries))
+        if self.guard.name != "none" and (
+            other.shape != clean.shape
+            or bool(((release(other) - release(clean)).abs() > REPEAT_TOLERANCE).any())
+        ):
+            raise TargetFailedError(
+                "the server to guard answers the same queries differently the second time, so that "
+                "a client who repeats a query averages the guard away. Take the randomness out of "
+                "it."
+            )
+        queries = self._queries(probe)
+        if self.guard.defense.requires_input and (queries is None or len(queries) != len(clean)):
+            raise DefenseFailedError(
+                f"the guard {self.guard.name} needs the queries besides their scores, and they "
+                "cannot be read from a request. Name the input, or use a guard that needs none."
+            )
+        self._answer([probe])
+        self._check_guard(clean, queries)
+        return self.classes
+
+    def _clean_logits(self, scored: Scored) -> Tensor:
+        if scored.scores.shape[1] != self.classes:
+            raise upstream_failed("upstream_classes")
+        if scored.queries is not None and len(scored.queries) != len(scored.scores):
+            raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
+        try:
+            return clean_logits_of(torch.from_numpy(scored.scores), self.outputs).to(self.device)
+        except InvalidTensorError:
+            raise upstream_failed("upstream_scores") from None
+
+    def _queries(self, scored: Scored) -> Tensor | None:
+        return None if scored.queries is None else scored.queries.to(self.device)

@@ -1,0 +1,85 @@
+"""Errors of HTTP: a status and a text for a client that gets no scores, without any value."""
+
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from oneway.openinference.tensors import MessageError
+
+
+class RefusedError(Exception):
+    """A request gets no scores.
+
+    Attributes:
+        status: The status of HTTP.
+        text: What the client reads. It holds shapes, types and names, never a value.
+        reason: One word for logs and metrics.
+        retry_after: Seconds after which asking again makes sense, or None.
+        closing: Whether the connection is closed, too.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        reason: str,
+        *,
+        retry_after: int | None = None,
+        closing: bool = False,
+    ) -> None:
+        """Compose a refusal."""
+        super().__init__(text)
+        self.status, self.text, self.reason = status, text, reason
+        self.retry_after, self.closing = retry_after, closing
+
+
+def bad_request(text: str) -> RefusedError:
+    """Refuse a fault of the client."""
+    return RefusedError(400, text, "bad_request")
+
+
+def no_release(reason: str) -> RefusedError:
+    """Refuse because model or guard failed, without saying how."""
+    return RefusedError(503, "no scores can be released for this request", reason)
+
+
+def upstream_failed(reason: str) -> RefusedError:
+    """Refuse because the guarded server did not answer as it must."""
+    return RefusedError(502, "the guarded server did not answer as expected", reason)
+
+
+def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return an answer in JSON. Numbers are written so that reading them gives the same bits."""
+    return Response(
+        to_json(value, exclude_none=True), status, headers, media_type="application/json"
+    )
+
+
+def error_response(error: RefusedError) -> Response:
+    """Return the answer to a refused request, as the Open Inference Protocol says."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.closing:
+        headers["Connection"] = "close"
+    return json_response({"error": error.text}, error.status, headers)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer a refusal, a malformed request, or a path that is not there; note the reason."""
+    facts = request.scope["state"]["facts"]
+    if isinstance(error, MessageError):
+        error = bad_request(str(error))
+    if isinstance(error, RefusedError):
+        facts["refused"] = error.reason
+        return error_response(error)
+    if not isinstance(error, HTTPException):
+        raise error
+    facts["refused"] = "bad_request"
+    texts = {404: "there is no such path", 405: "this path takes another method"}
+    text = texts.get(error.status_code, "the request is refused")
+    headers = dict(error.headers) if error.headers else None
+    return json_response({"error": text}, error.status_code, headers)

@@ -1,0 +1,236 @@
+"""How a guarded server is asked: where queries and scores stand, and what may pass beside them.
+
+Anything in an answer that is neither guarded nor listed is dropped.
+"""
+
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic_core import from_json
+from torch import Tensor
+
+from oneway.openinference.key_paths import KeyPath, mask
+from oneway.openinference.messages import (
+    InferRequest,
+    InputTensor,
+    as_float32,
+    flat_numbers,
+    parse_request,
+)
+from oneway.openinference.tensors import (
+    FLOATS,
+    MessageError,
+    MessageTensor,
+    read_numbers,
+    read_scores,
+    read_tensors,
+    tensor_message,
+)
+from oneway.serving.guarded import Released
+from oneway.serving.http_errors import upstream_failed
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProxyRequest:
+    """A client's request to a guarded server.
+
+    Attributes:
+        upstream: The request to the server, as a JSON value.
+        queries: ``(N, ...)`` float32, finite; None if they cannot be read as numbers.
+        outputs: Names of the outputs that the client asked for; None for all.
+        id: The client's name for the request, to be echoed.
+    """
+
+    upstream: Any
+    queries: Tensor | None
+    outputs: frozenset[str] | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class OpenInferenceAdapter:
+    """The Open Inference Protocol: one output is guarded, outputs in ``passed`` pass as they are.
+
+    Parameters of requests and answers do not pass, nor inputs that are not in ``inputs``: those
+    that the server declares. If it declares none, all pass.
+
+    Attributes:
+        model_name: The model's name.
+        output_name: The guarded output.
+        input_name: The input that a guard sees; None for the only one of a request.
+        inputs: Names of the server's inputs.
+        passed: Names of outputs that pass.
+        parameters: The parameters of each answer.
+    """
+
+    model_name: str
+    output_name: str
+    input_name: str | None
+    inputs: frozenset[str]
+    passed: frozenset[str]
+    parameters: dict[str, str]
+
+    def read_request(self, body: bytes) -> ProxyRequest:
+        """Read a client's request.
+
+        Raises:
+            MessageError: The request cannot be used.
+        """
+        request, _ = parse_request(body, None)
+        known = {self.output_name, *self.passed}
+        wanted = None
+        if request.outputs:
+            wanted = frozenset(output.name for output in request.outputs)
+            if not wanted <= known:
+                raise MessageError(f"the outputs are {', '.join(sorted(known))}, and no other")
+        names = [tensor.name for tensor in request.inputs]
+        if len(set(names)) < len(names) or not set(names) <= (self.inputs or set(names)):
+            raise MessageError(
+                f"the inputs are {', '.join(sorted(self.inputs)) or 'free'}, each of them once"
+            )
+        if any(tensor.data is None for tensor in request.inputs):
+            raise MessageError("every input must have data in JSON; binary data does not pass")
+        upstream = {
+            "inputs": [_passed(tensor) for tensor in request.inputs],
+            # The guarded output is always asked for: what passes beside it must not go unguarded.
+            "outputs": [{"name": name} for name in sorted((wanted or known) | {self.output_name})],
+        }
+        return ProxyRequest(upstream, self._queries(request), wanted, request.id)
+
+    def _queries(self, request: InferRequest) -> Tensor | None:
+        tensors = [sent for sent in request.inputs if self.input_name in (None, sent.name)]
+        if len(tensors) != 1 or tensors[0].datatype not in FLOATS or len(tensors[0].shape) < 2:
+            return None
+        with np.errstate(over="ignore"):
+            # As the server reads them: draws must not follow digits that it does not see.
+            numbers = flat_numbers(tensors[0]).astype(FLOATS[tensors[0].datatype])
+        return _as_queries(numbers.reshape(tensors[0].shape))
+
+    def read_scores(self, answer: Any) -> Scores:
+        """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
+
+        Raises:
+            RefusedError: The scores are not there.
+        """
+        with upstream_errors():
+            (output,) = _outputs(answer, {self.output_name})
+            return _as_scores(read_scores(output))
+
+    def write(self, answer: Any, released: Released, request: ProxyRequest) -> dict[str, Any]:
+        """Return the client's answer as a JSON value: the release, and what is listed.
+
+        Raises:
+            RefusedError: What is listed is not as it must be.
+        """
+        wanted = {self.output_name, *self.passed} if request.outputs is None else request.outputs
+        outputs: list[dict[str, Any]] = []
+        if self.output_name in wanted:
+            outputs.append(tensor_message(self.output_name, "FP32", released))
+        with upstream_errors():
+            for output in _outputs(answer, wanted & self.passed):
+                output.check()
+                outputs.append(_passed(output))
+        message = {
+            "model_name": self.model_name,
+            "parameters": self.parameters,
+            "outputs": outputs,
+        }
+        return message if request.id is None else {**message, "id": request.id}
+
+
+def _passed(tensor: InputTensor | MessageTensor) -> dict[str, Any]:
+    """Return a tensor as JSON, as it came, without its parameters."""
+    return {field: getattr(tensor, field) for field in ("name", "shape", "datatype", "data")}
+
+
+def _outputs(answer: Any, names: Set[str]) -> list[MessageTensor]:
+    """Return the outputs of these names, each of which must be there."""
+    outputs = read_tensors(answer, "outputs")
+    if not names <= outputs.keys():
+        raise MessageError("must answer with the outputs that it declares", "output_missing")
+    return [outputs[name] for name in sorted(names)]
+
+
+@dataclass(frozen=True)
+class PlainJsonAdapter:
+    """Plain JSON: queries and scores stand at keys such as ``"instances"`` or ``"a.*.scores"``.
+
+    Of a request, the queries pass, and nothing else.
+
+    Attributes:
+        request_key: The place of the queries.
+        response_key: The place of the scores.
+        template: The operator's own request: what stands beside the queries.
+        passed: Places in answers that pass as they are.
+    """
+
+    request_key: KeyPath
+    response_key: KeyPath
+    template: Any
+    passed: tuple[KeyPath, ...] = ()
+
+    def read_request(self, body: bytes) -> ProxyRequest:
+        """See :class:`OpenInferenceAdapter`."""
+        request = parse_json(body)
+        try:
+            data = self.request_key.find(request)
+        except MessageError:
+            raise MessageError(f"the request must have {str(self.request_key)!r}") from None
+        upstream = self.request_key.replace(self.template, data)
+        try:
+            numbers = read_numbers(data, booleans=True)
+        except MessageError:
+            return ProxyRequest(upstream, None)
+        return ProxyRequest(upstream, _as_queries(numbers) if numbers.ndim > 1 else None)
+
+    def read_scores(self, answer: Any) -> Scores:
+        """See :class:`OpenInferenceAdapter`."""
+        with upstream_errors():
+            return _as_scores(read_numbers(self.response_key.find(answer)))
+
+    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Any:  # noqa: ARG002
+        """See :class:`OpenInferenceAdapter`."""
+        return mask(answer, self.response_key, released.tolist(), self.passed)
+
+
+ProtocolAdapter: TypeAlias = OpenInferenceAdapter | PlainJsonAdapter
+"""One way to ask a server."""
+
+
+@contextmanager
+def upstream_errors() -> Iterator[None]:
+    """Refuse a malformed answer of the guarded server, without a word of it."""
+    try:
+        yield
+    except MessageError as error:
+        raise upstream_failed(f"upstream_{error.reason}") from None
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the JSON value of a request.
+
+    Raises:
+        MessageError: The body is no JSON.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise MessageError("the request must be JSON, but is not") from None
+
+
+def _as_queries(numbers: NDArray[Any]) -> Tensor:
+    refusal = "an input's numbers must be finite in FP32, but some are not"
+    return torch.from_numpy(as_float32(numbers, refusal))
+
+
+def _as_scores(values: Scores) -> Scores:
+    if values.ndim != 2 or not len(values) or values.shape[1] < 2:
+        raise MessageError("must answer with rows of scores of at least two classes")
+    return values

@@ -1,0 +1,63 @@
+"""Read a request whole and in time, and answer it as long as its client waits."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from oneway.serving.http_errors import RefusedError
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -> bytes:
+    """Read the body of a request.
+
+    Args:
+        request: The request.
+        most_bytes: Largest body.
+        timeout_seconds: Longest wait for the whole body.
+
+    Raises:
+        RefusedError: The body is larger, or slower.
+    """
+    too_large = RefusedError(
+        413, f"a request may have {most_bytes} bytes; send fewer queries at once", "too_large"
+    )
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > most_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise RefusedError(408, "the request did not arrive in time", "timeout") from None
+    return bytes(body)
+
+
+async def while_connected(request: Request, answer: Awaitable[T]) -> T:
+    """Wait for an answer as long as its client does. The request's body must have been read.
+
+    Raises:
+        ClientDisconnect: The client has gone; the answer is cancelled.
+    """
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientDisconnect
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
