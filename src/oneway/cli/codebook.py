@@ -120,7 +120,7 @@ def codebook(
     move = _decoys(inverter or [], decoy_l1, where)
     logits, queries = read_scores(scores, images, kind)
     if move is not None and queries is None:
-        raise InvalidOptionError("decoys need the queries besides their scores. Pass --images.")
+        raise InvalidOptionError("decoys need the queries, too. Pass --images.")
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
@@ -209,7 +209,7 @@ def choose(
 
     logits, queries = read_scores(scores, images, kind)
     if queries is None:
-        raise InvalidOptionError("choosing needs the queries besides their scores. Pass --images.")
+        raise InvalidOptionError("choosing needs the queries, too. Pass --images.")
     with progress(1) as report:
         candidates = measure_candidates(
             logits,

@@ -1,4 +1,4 @@
-"""A codebook whose codewords are decoys, against an ensemble of surrogates of its own."""
+"""A codebook whose codewords are decoys, against surrogates that are trained for it."""
 
 from collections.abc import Callable
 from typing import Any
