@@ -281,8 +281,8 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
     from rich.console import Console
 
     from oneway.defenses.codebook import ASSUMPTIONS
-    from oneway.report import certificate_lines, certificate_table
     from oneway.report.page import certificate_page, write_page
+    from oneway.report.page.certificate import certificate_lines, certificate_table
 
     console = Console()
     for line in certificate_lines(certificate):
