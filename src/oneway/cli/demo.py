@@ -19,7 +19,7 @@ from oneway.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from oneway.evaluation import Outcome
+    from oneway.evaluation import Outcome, ReleaseRecord
 
 
 @command
@@ -67,7 +67,7 @@ def demo(
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
-        galleries = {outcome.record["cell"]: experiment.gallery(outcome) for outcome in outcomes}
+        galleries = {outcome.record.cell: experiment.gallery(outcome) for outcome in outcomes}
         for cell, images in galleries.items():
             write_pictures(gallery_path(store, cell), images)
         (figure := folder / "reconstructions.png").unlink(missing_ok=True)
@@ -84,14 +84,14 @@ def demo(
     print_table(table, lines)
     pictures = "" if no_images else " and reconstructions.png"
     typer.echo(f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}")
-    raise typer.Exit(1 if any(record["label_changes"] for record in records) else 0)
+    raise typer.Exit(1 if any(record.label_changes for record in records) else 0)
 
 
-def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
+def _rows(outcomes: "list[Outcome[ReleaseRecord]]", galleries: Mapping[str, dict[str, Any]]) -> Any:
     """Return the picture's rows: the truth, then what attackers make of each release."""
-    rows = {"original": galleries[outcomes[0].record["cell"]]["truth"]}
+    rows = {"original": galleries[outcomes[0].record.cell]["truth"]}
     for outcome in outcomes:
-        name, images = outcome.record["release"], galleries[outcome.record["cell"]]
+        name, images = outcome.record.release, galleries[outcome.record.cell]
         first = outcome is outcomes[0]
         for attack in ("static",) if first else ("static", "retrained"):
             title = "no defense\n" if first else f"{name}\n{attack}"

@@ -29,6 +29,7 @@ from oneway.errors import InvalidOptionError, UnknownNameError
 
 if TYPE_CHECKING:
     from oneway.benchmark import Cells, ExperimentSpec, FigureSpec
+    from oneway.evaluation import ReleaseRecord
 
 TABLES = ("table1", "table2", "background")
 FIGURES = ("figure1", "figure2")
@@ -84,7 +85,7 @@ def reproduce(
     single = figure or what.endswith(".toml")
     seeds = sorted(set(seed or ([spec.seed] if single else [0, 1, 2])))
     specs = [dataclasses.replace(spec, seed=number) for number in seeds]
-    records: list[dict[str, Any]] = []
+    records: list[ReleaseRecord] = []
     if figure is None:
         runs = [(seeded, wanted) for seeded in specs]
         for done in run_seeds(runs, data_root, out, cache, device_used, executor=executor):
@@ -103,7 +104,7 @@ def reproduce(
     name = _join(*((what, data) if figure else (spec.name,)), spec.preset)
     page_of_records(records, out / f"{name}.html", cache, no_images=no_images)
     typer.echo(f"Wrote {out / name}.html")
-    broken = any(record["label_changes"] and record["keeps_label"] for record in records)
+    broken = any(record.label_changes and record.keeps_label for record in records)
     raise typer.Exit(1 if broken else 0)
 
 
@@ -140,17 +141,17 @@ def _join(*parts: str) -> str:
 
 
 def _draw(
-    rows: Sequence[Any], cells: "Cells", records: list[dict[str, Any]], path: Path, title: str
+    rows: Sequence[Any], cells: "Cells", records: "list[ReleaseRecord]", path: Path, title: str
 ) -> list[Path]:
     """Draw the rows of a figure, as PNG and PDF; return the files."""
     from oneway.report import draw_reconstructions
 
-    by_release = {record["release"]: record for record in records}
+    by_release = {record.release: record for record in records}
     images: dict[str, Any] = {}
     for row in rows:
         gallery = cells.gallery(row.release) or {}
         if row.attack in gallery:
-            error = by_release[row.release]["errors"][row.attack]
+            error = by_release[row.release].errors[row.attack]
             images.setdefault("truth", gallery["truth"])
             images[f"{row.label}\n{error:.4f}"] = gallery[row.attack]
     paths = [path.with_name(path.name + ending) for ending in (".png", ".pdf")]
@@ -159,7 +160,7 @@ def _draw(
     return paths
 
 
-def _print_tables(spec: "ExperimentSpec", records: list[dict[str, Any]]) -> None:
+def _print_tables(spec: "ExperimentSpec", records: "list[ReleaseRecord]") -> None:
     from oneway.benchmark import published_of, summarise
     from oneway.report import published_table, report_lines, summary_table
 
