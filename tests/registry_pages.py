@@ -25,12 +25,12 @@ from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     build_defense,
-    declared_options,
     needs_state,
     needs_surrogate,
     trained_defense,
     training_options,
 )
+from oneway.defenses.registry import declared_options
 from oneway.evaluation import read_records
 from oneway.options import Option
 from oneway.report.experiments import COLUMNS, spread

@@ -163,7 +163,7 @@ def option(
     check: Check | None = None,
     is_strength: bool = False,
 ) -> Any:
-    """Declare an option as a dataclass field. The field's type tells how it is checked.
+    """Declare an option as a dataclass field. The field's type decides the check.
 
     ``bool``: true or false. ``int``: a whole number, of at least 1 unless ``least`` says
     otherwise. ``float``: a finite number. ``Literal[...]``: one of these names.

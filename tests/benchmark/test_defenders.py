@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
             watch = given.setdefault(name, []).append
             patch.setitem(ATTACKS, name, spied(ATTACKS[name], watch))
         run = experiment(folder, SPEC, report=stages.__setitem__)
-        outcomes = {outcome.record["release"]: outcome for outcome in run.run()}
+        outcomes = {outcome.record.release: outcome for outcome in run.run()}
     return types.SimpleNamespace(
         folder=folder,
         run=run,
@@ -110,7 +110,7 @@ def test_a_rerun_trains_nothing_and_releases_the_same_scores_though_they_are_ran
     again = outcomes_of(whole.folder, SPEC)
     assert trainings == Counter()
     for outcome in again:
-        first = whole.outcomes[outcome.record["release"]]
+        first = whole.outcomes[outcome.record.release]
         assert torch.equal(outcome.released, first.released)
         assert lasting(outcome.record) == lasting(first.record)
 
@@ -120,9 +120,9 @@ def test_a_random_release_is_the_same_whatever_stands_beside_it(whole):
     rows = (LEAN[1], LEAN[0])
     again = outcomes_of(whole.folder, dataclasses.replace(SPEC, releases=(NONE, *rows)))
     for outcome in again[1:]:
-        first = whole.outcomes[outcome.record["release"]]
+        first = whole.outcomes[outcome.record.release]
         assert torch.equal(outcome.released, first.released)
-        assert outcome.record["errors"] == first.record["errors"]
+        assert outcome.record.errors == first.record.errors
     scores = [outcome.released for outcome in again[1:]]
     assert not torch.equal(*scores)  # of one network, but with draws of their own
 
@@ -153,7 +153,7 @@ def test_whoever_is_first_to_ask_again_does_not_get_what_was_released(whole, mon
 
 def test_an_attacker_who_repeats_applies_to_random_releases_alone(whole):
     for name in TRAINED:
-        record = whole.outcomes[name].record
+        record = whole.outcomes[name].record.to_json()
         assert record["random"] == name.startswith("MID")
         assert ("averaging" in record["errors"]) == record["random"]
 
@@ -163,17 +163,17 @@ def test_the_distortion_is_that_of_the_draw_that_was_released(whole):
     for name, outcome in whole.outcomes.items():
         [trace] = [trace for trace in whole.traces if trace.released is outcome.released]
         moved = distortion(trace.clean_logits, trace.defended_logits, clean, outcome.released)
-        assert outcome.record["logit_distortion"] == moved.logits
+        assert outcome.record.logit_distortion == moved.logits
         torch.testing.assert_close(trace.defended_logits.softmax(-1), outcome.released)
         by_hand = (outcome.released.double() - clean.double()).abs().sum(-1)
-        assert outcome.record["l1_mean"] == pytest.approx(float(by_hand.mean()), rel=1e-4, abs=1e-7)
+        assert outcome.record.l1_mean == pytest.approx(float(by_hand.mean()), rel=1e-4, abs=1e-7)
         assert (moved.logits > 0) == (name != "none")
 
 
 def test_only_releases_that_promise_it_keep_every_label(whole):
     clean = whole.outcomes["none"].released.argmax(-1)
     for name, outcome in whole.outcomes.items():
-        record = outcome.record
+        record = outcome.record.to_json()
         assert record["label_changes"] == int((outcome.released.argmax(-1) != clean).sum())
         assert record["keeps_label"] == (name in ("none", "noise", "hardened") or "kept" in name)
         if record["keeps_label"]:

@@ -104,7 +104,7 @@ def controls(tmp_path_factory):
         folder = tmp_path_factory.mktemp("controls")
         done = experiment(folder, spec, report=stages.__setitem__)
         outcomes = list(done.run())
-    records = {outcome.record["release"]: outcome.record for outcome in outcomes}
+    records = {outcome.record.release: outcome.record for outcome in outcomes}
     return types.SimpleNamespace(
         spec=spec, done=done, outcomes=outcomes, stages=stages, records=records
     )
@@ -228,7 +228,7 @@ def test_the_gallery_shows_one_query_of_each_class_and_what_attackers_made_of_it
 
 def test_errors_per_query_average_to_the_error_that_is_printed(controls):
     for outcome in controls.outcomes:
-        record = outcome.record
+        record = outcome.record.to_json()
         for name, text in record["errors_per_query"].items():
             errors = unpacked(text)
             assert errors.shape == (100,)
@@ -251,8 +251,8 @@ def test_the_distortion_is_that_of_the_scores_that_were_released(controls):
     clean = target(splits.test_images)
     for outcome in controls.outcomes:
         moved = (outcome.released - clean).abs().sum(-1)
-        assert outcome.record["l1_mean"] == pytest.approx(float(moved.mean()), rel=1e-5, abs=1e-7)
-        assert outcome.record["l1_max"] == pytest.approx(float(moved.max()), rel=1e-5, abs=1e-7)
+        assert outcome.record.l1_mean == pytest.approx(float(moved.mean()), rel=1e-5, abs=1e-7)
+        assert outcome.record.l1_max == pytest.approx(float(moved.max()), rel=1e-5, abs=1e-7)
 
 
 def test_a_rerun_trains_nothing_and_gives_the_same_numbers(tmp_path, trainings):
@@ -296,14 +296,14 @@ def test_finished_releases_are_left_out_and_move_no_other(tmp_path):
     whole = {record["release"]: lasting(record) for record in records_of(tmp_path / "one", spec)}
     for finished in ({"none", "label"}, {"noise"}):
         run = experiment(tmp_path / "other", spec).run(finished)
-        rest = {outcome.record["release"]: lasting(outcome.record) for outcome in run}
+        rest = {outcome.record.release: lasting(outcome.record) for outcome in run}
         assert rest == {name: record for name, record in whole.items() if name not in finished}
 
 
 def test_outcomes_come_one_by_one_before_the_next_is_begun(tmp_path):
     stages = []
     run = experiment(tmp_path, spec_of(*SMALL), report=lambda now, _: stages.append(now)).run()
-    assert next(run).record["release"] == "none"
+    assert next(run).record.release == "none"
     assert not [stage for stage in stages if "noise" in stage or stage.startswith("label:")]
 
 
@@ -388,7 +388,7 @@ def test_a_release_is_fitted_to_the_queries_that_were_kept_and_no_attacker_has_t
     for spec in (plain, kept):
         run = experiment(tmp_path, spec)
         # What was fitted to other queries is another network.
-        fitted.append([outcome.record["training"] for outcome in run.run()][-1])
+        fitted.append([outcome.record.training for outcome in run.run()][-1])
     auxiliary, own = given
     assert auxiliary.calibration_images is None
     assert torch.equal(own.calibration_images, run.splits.calibration_images)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.benchmark import estimate, summarise
 from oneway.errors import InvalidOptionError, MissingExtraError
 
@@ -63,7 +64,7 @@ def test_an_interval_is_the_one_that_scipy_gives(values):
         assert ours.half_width == pytest.approx(0, abs=1e-9 * scale)
 
 
-@pytest.mark.parametrize("count", T)
+@looped("count", T)
 def test_an_interval_is_the_one_of_the_textbook(count):
     values = [0.0] * (count - 1) + [1.0]
     variance = ((count - 1) * (1 / count) ** 2 + (1 - 1 / count) ** 2) / (count - 1)
@@ -90,7 +91,7 @@ def test_seeds_of_a_release_become_one_row_whatever_the_order_they_come_in():
     noise, none = summarise(records)
     assert (noise.release, none.release) == ("noise", "none")
     assert noise.seeds == none.seeds == (0, 1, 2)
-    assert noise.record["seed"] == 0
+    assert noise.record.seed == 0
     assert noise.values["error static"] == estimate([0.25, 0.375, 0.5])
     assert noise.values["baseline clean"].mean == 0.125
     assert noise.values["label_changes"].mean == 1
@@ -159,7 +160,7 @@ def changed_spec(seed=1, **changed):
     return record
 
 
-@pytest.mark.parametrize(
+@looped(
     "changed",
     [
         {"data": {"test": 10}},

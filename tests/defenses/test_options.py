@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from oneway.defenses import DEFENSES, check_options, declared_options, training_options
+from oneway.defenses import DEFENSES, check_options, training_options
 from oneway.defenses.base import BaseDefense, LabelOnRequest, ScoreDefense
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.defenses.registry import declared_options
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.options import Options, injected, injected_names, option, options_of
 from surrogates import small_inverter
 
@@ -243,3 +244,24 @@ def test_a_defense_of_scores_writes_its_mathematics_and_nothing_else():
     assert repr(Doubled()) == "Doubled(keep_label=False, margin=0.001, bonus=100.0)"
     with pytest.raises(TypeError, match="abstract"):
         ScoreDefense()
+
+
+class Erasing(BaseDefense):
+    """Releases each image's first pixel as the last class's score, and erases the image."""
+
+    requires_input = True
+    keeps_label = False
+
+    def respond(self, logits, images):
+        answers = logits.clone()
+        answers[:, -1] = images.flatten(1)[:, 0]
+        images.zero_()
+        return answers
+
+
+def test_a_defense_that_writes_into_its_images_leaves_the_caller_s_alone():
+    logits, images = torch.zeros(2, 3), torch.tensor([[0.25, 1.0], [0.5, 1.0]])
+    assert torch.equal(Erasing()(logits, images)[:, -1], torch.tensor([0.25, 0.5]))
+    assert torch.equal(images, torch.tensor([[0.25, 1.0], [0.5, 1.0]]))
+    with pytest.raises(InvalidTensorError, match="images must be given"):
+        Erasing()(logits)

@@ -233,7 +233,7 @@ def choose(
             min_members=tuple(min_members or MIN_MEMBERS),
             on_share=lambda share: report("fit and judge the candidates", share),
         )
-    Console().print(candidates_table(pareto_optimal(candidates)))
+    Console().print(candidates_table(pareto_optimal(candidates)), crop=False)
     chosen = choose_candidate(candidates, max_l1)
     words, judged = _way_to(chosen, scores, images, seed)
     if kind is not None:
@@ -305,7 +305,7 @@ def show_certificate(certificate: "Certificate") -> None:
     for line in certificate_lines(certificate):
         console.print(line, highlight=False, markup=False)
     if certificate.error is not None:
-        console.print(certificate_table(certificate))
+        console.print(certificate_table(certificate), crop=False)
     console.print("Assumptions:", highlight=False)
     for line in ASSUMPTIONS:
         console.print(f"• {line}", highlight=False, markup=False)

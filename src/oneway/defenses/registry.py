@@ -38,7 +38,7 @@ TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "planted-leak": PlantedLeak,
     "noisy-tail": NoisyTail,
 }
-"""Releases that hide nothing, or tell a secret: for audits to find out, and never for clients."""
+"""Releases that hide nothing, or leak a secret: for audits to detect, and never for clients."""
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -64,7 +64,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "lpa": Poisoning,
     **TEST_SIGNALS,
 }
-"""All of them, by the name that commands, experiments and files call them."""
+"""All defenses, by their name in commands, experiments and files."""
 
 
 def needs_surrogate(name: str) -> bool:
@@ -162,8 +162,8 @@ def build_defense(
     check_options(name, options)
     at_hand = {"inverter": surrogate, "state": state, "generator": generator}
     taken = {given: at_hand[given] for given in _injected(name)}
-    own = {key: value for key, value in options.items() if key in _own_options(name)}
-    return DEFENSES[name](**taken, **own)
+    chosen = {key: value for key, value in options.items() if key in _own_options(name)}
+    return DEFENSES[name](**taken, **chosen)
 
 
 def _kind(name: str) -> Any:

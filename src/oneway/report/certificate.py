@@ -1,16 +1,17 @@
 """A certificate in words, figures and tables: the only wording, for terminals, pages and docs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from oneway.defenses import ReleaseCandidate
 from oneway.defenses.codebook import Certificate, CertifiedError
-from oneway.report.table import Listing
+from oneway.report.table import Column, Listing
 
 MEANINGS = {
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
-    "low, high": "ends of the error's interval, by a bootstrap over queries",
+    "low": "lower end of the error's interval, by a bootstrap over queries",
+    "high": "upper end of that interval",
     "lower bound": "distribution-free lower bound on the error (empirical Bernstein and Chernoff); "
     "far below the estimate unless there are thousands of queries",
     "bits, at most": "log2 of the label's cells: what one answer can reveal beyond its label, to "
@@ -133,13 +134,13 @@ def certificate_table(certificate: Certificate) -> Listing:
     return Listing(
         "The least mean squared error per pixel of any attacker",
         {
-            "label": lambda row: row[0],
-            "queries": lambda row: str(row[1].queries),
-            "error": lambda row: f"{row[1].estimate:.4f}",
-            "low": lambda row: f"{row[1].low:.4f}",
-            "high": lambda row: f"{row[1].high:.4f}",
-            "lower_bound": lambda row: f"{row[1].lower_bound:.4f}",
-            "alone, %": lambda row: f"{100 * row[1].alone:.1f}",
+            "label": Column(lambda row: row[0]),
+            "queries": Column(lambda row: row[1].queries),
+            "error": Column(lambda row: row[1].estimate, ".4f", MEANINGS["certified error"]),
+            "low": Column(lambda row: row[1].low, ".4f", MEANINGS["low"]),
+            "high": Column(lambda row: row[1].high, ".4f", MEANINGS["high"]),
+            "lower bound": Column(lambda row: row[1].lower_bound, ".4f", MEANINGS["lower bound"]),
+            "alone, %": Column(lambda row: 100 * row[1].alone, ".1f", MEANINGS["alone"]),
         },
         certified_errors(certificate),
     )
@@ -147,12 +148,13 @@ def certificate_table(certificate: Certificate) -> Listing:
 
 def distortion_table(certificate: Certificate) -> Listing:
     """Return how far a release moves scores, over queries."""
-    columns: dict[str, Callable[[tuple[str, dict[str, float]]], str]] = {
-        "distance": lambda row: DISTANCES[row[0]]
-    }
+
+    def figure(key: str) -> Column:
+        return Column(lambda row: row[1][key], ".4f")
+
     names = {"mean": "mean", "p50": "median", "p95": "95 %", "p99": "99 %", "max": "most"}
-    for key, name in names.items():
-        columns[name] = lambda row, key=key: f"{row[1][key]:.4f}"  # type: ignore[misc]
+    columns = {"distance": Column(lambda row: DISTANCES[row[0]])}
+    columns |= {name: figure(key) for key, name in names.items()}
     rows = list(certificate.distortion.items())
     return Listing("Distortion of released scores, over queries", columns, rows)
 
@@ -162,15 +164,17 @@ def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
     return Listing(
         "Pareto-optimal releases: distortion and certified error",
         {
-            "release": lambda row: row.defense,
-            "options": lambda row: ", ".join(
-                f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-                for name, value in row.options.items()
+            "release": Column(lambda row: row.defense),
+            "options": Column(
+                lambda row: ", ".join(
+                    f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in row.options.items()
+                )
             ),
-            "L1": lambda row: f"{row.l1_mean:.4f}",
-            "certified error": lambda row: f"{row.certified:.4f}",
-            "alone, %": lambda row: f"{100 * row.alone:.1f}",
-            "bits": lambda row: f"{row.bits:.2f}",
+            "L1": Column(lambda row: row.l1_mean, ".4f"),
+            "certified error": Column(lambda row: row.certified, ".4f"),
+            "alone, %": Column(lambda row: 100 * row.alone, ".1f"),
+            "bits": Column(lambda row: row.bits, ".2f"),
         },
         candidates,
     )

@@ -15,7 +15,7 @@ from oneway.report.certificate import (
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
 from oneway.report.sentences import LABEL_LEAKS
-from oneway.report.table import Listing
+from oneway.report.table import Column, Listing
 
 
 def certificate_page(certificate: Certificate, name: str, command: str = "") -> Page:
@@ -41,8 +41,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         Section("words", "In words", [Bullets(certificate_lines(certificate))]),
     ]
     if certificate.error is not None:
-        note = " ".join(f"{each.capitalize()}: {MEANINGS[each]}." for each in TABLE)
-        blocks: list[Block] = [_chart(certificate), Grid(certificate_table(certificate), note)]
+        blocks: list[Block] = [_chart(certificate), Grid(certificate_table(certificate))]
         sections.append(Section("errors", "The least error of any attacker", blocks))
     sections += [
         Section("moved", "What users lose", [Grid(distortion_table(certificate))]),
@@ -61,10 +60,6 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         notices=notices,
         sections=sections,
     )
-
-
-TABLE = ("certified error", "low, high", "lower bound", "alone")
-"""Figures that the table of errors explains below it."""
 
 
 def _chart(certificate: Certificate) -> Chart:
@@ -89,10 +84,10 @@ def _chart(certificate: Certificate) -> Chart:
         numbers=Listing(
             title,
             {
-                "queries": lambda row: row[0],
-                "error": lambda row: f"{row[1].estimate:.4f}",
-                "low": lambda row: f"{row[1].low:.4f}",
-                "high": lambda row: f"{row[1].high:.4f}",
+                "queries": Column(lambda row: row[0]),
+                "error": Column(lambda row: row[1].estimate, ".4f"),
+                "low": Column(lambda row: row[1].low, ".4f"),
+                "high": Column(lambda row: row[1].high, ".4f"),
             },
             rows,
         ),
