@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import oneway as package
-from installation.sites import Site
-from oneway.installation import Import, diagnosis
+from cli.sites import Site
+from oneway.cli import diagnosis
 
 TORCH = {"version": "2.13.0", "built_for_cuda": None, "gpus": [], "mps": False, "threads": 1}
 
@@ -30,18 +30,12 @@ class Machine:
         monkeypatch.chdir(folder)
 
     def try_imports(self, modules):
-        self.tried.append(list(modules))
-        return [
-            Import(
-                one,
-                self.errors.get(one),
-                self.torch if one == "torch" and one not in self.errors else {},
-            )
-            for one in modules
-        ]
+        self.tried += modules
+        facts = {"torch": {} if self.errors.get("torch") else self.torch}
+        return {name: (self.errors.get(name), facts.get(name, {})) for name in modules}
 
     def install(self, *names, extras=("serve",), requires=(), python=None):
-        """Install oneway, and other packages given as ``name version``."""
+        """Install oneway, and other packages: ``name version`` each."""
         wanted = [*self.requires, *requires]
         self.site.install("oneway", self.version, requires=wanted, extras=extras, python=python)
         for name in names:
@@ -57,8 +51,8 @@ CORE = ("torch 2.13.0", "numpy 2.4.6")
 SERVE = ("starlette>=0.41; extra == 'serve'", "uvicorn>=0.31; extra == 'serve'")
 
 
-def told(result):
-    """Return a result's text as one line, whatever the terminal's width."""
+def text_of(result):
+    """Return a result's text as a single line."""
     return " ".join(result.stdout.split())
 
 
@@ -67,26 +61,26 @@ def test_a_healthy_installation_exits_0(oneway, machine):
     result = oneway("doctor")
     assert result.exit_code == 0, result.output
     assert "Everything that is installed works." in result.stdout
-    assert "serve ready oneway serve: guarded" in told(result)
-    assert "torch 2.13.0 computes on the CPU, 1 thread" in told(result)
+    assert "serve ready oneway serve: guarded" in text_of(result)
+    assert "torch 2.13.0 computes on the CPU, 1 thread" in text_of(result)
     assert "pip install" not in result.stdout
-    assert machine.tried == [["torch", "numpy", "oneway"], ["starlette", "uvicorn"]]
+    assert machine.tried == ["torch", "numpy", "starlette", "uvicorn", "oneway"]
 
 
 def test_an_extra_that_is_missing_is_no_fault_and_says_how_to_get_it(oneway, machine):
     machine.install(*CORE, requires=SERVE)
     result = oneway("doctor")
     assert result.exit_code == 0, result.output
-    assert "serve missing" in told(result)
-    assert "missing: starlette, uvicorn pip install 'oneway[serve]'" in told(result)
+    assert "serve missing" in text_of(result)
+    assert "missing: starlette, uvicorn pip install 'oneway[serve]'" in text_of(result)
 
 
 def test_an_extra_that_is_there_in_part_says_what_is_missing(oneway, machine):
     machine.install(*CORE, "uvicorn 0.50", requires=SERVE)
     result = oneway("doctor")
     assert result.exit_code == 0, result.output
-    assert "serve incomplete" in told(result)
-    assert "uvicorn 0.50 missing: starlette pip install 'oneway[serve]'" in told(result)
+    assert "serve incomplete" in text_of(result)
+    assert "uvicorn 0.50 missing: starlette pip install 'oneway[serve]'" in text_of(result)
 
 
 def test_an_extras_package_that_does_not_load_exits_1(oneway, machine):
@@ -94,9 +88,9 @@ def test_an_extras_package_that_does_not_load_exits_1(oneway, machine):
     machine.errors["uvicorn"] = "ImportError: undefined symbol [bold]"
     result = oneway("doctor")
     assert result.exit_code == 1
-    assert "serve broken" in told(result)
-    assert "broken: uvicorn: ImportError: undefined symbol [bold]" in told(result)
-    assert "pip install --force-reinstall --no-deps uvicorn==0.50" in told(result)
+    assert "serve broken" in text_of(result)
+    assert "broken: uvicorn: ImportError: undefined symbol [bold]" in text_of(result)
+    assert "pip install --force-reinstall --no-deps uvicorn==0.50" in text_of(result)
     assert "does not work" in result.stdout
 
 
@@ -104,19 +98,17 @@ def test_a_version_out_of_range_exits_1_and_names_the_range(oneway, machine):
     machine.install("torch 2.5.1", "numpy 2.4.6", "starlette 0.40", "uvicorn 1", requires=SERVE)
     result = oneway("doctor")
     assert result.exit_code == 1
-    assert "torch: 2.5.1 is not >=2.6. Run `pip install 'torch>=2.6'`." in told(result)
-    assert "pip install 'starlette>=0.41'" in told(result)
-    states = {
-        one["name"]: one["state"] for one in json.loads(oneway("doctor", "--json").stdout)["extras"]
-    }
-    assert states == {"serve": "broken"}
+    assert "torch: 2.5.1 is not >=2.6. Run `pip install 'torch>=2.6'`." in text_of(result)
+    assert "pip install 'starlette>=0.41'" in text_of(result)
+    extras = json.loads(oneway("doctor", "--json").stdout)["extras"]
+    assert {extra["name"]: extra["state"] for extra in extras} == {"serve": "broken"}
 
 
 def test_a_core_without_one_of_its_packages_exits_1(oneway, machine):
     machine.install("torch 2.13.0")
     result = oneway("doctor")
     assert result.exit_code == 1
-    assert "numpy is not installed, and nothing works without it." in told(result)
+    assert "numpy is not installed, and nothing works without it." in text_of(result)
 
 
 def test_a_torch_that_does_not_load_is_told_once(oneway, machine):
@@ -124,8 +116,8 @@ def test_a_torch_that_does_not_load_is_told_once(oneway, machine):
     machine.errors |= {"torch": "the interpreter ended by signal 4", "oneway": "gone"}
     result = oneway("doctor")
     assert result.exit_code == 1
-    assert "torch does not work: see below" in told(result)
-    assert told(result).count("broken:") == 1
+    assert "torch does not work: see below" in text_of(result)
+    assert text_of(result).count("broken:") == 1
 
 
 def test_a_release_that_fails_by_itself_is_told(oneway, machine):
@@ -133,7 +125,7 @@ def test_a_release_that_fails_by_itself_is_told(oneway, machine):
     machine.errors["oneway"] = "RuntimeError: no probabilities"
     result = oneway("doctor")
     assert result.exit_code == 1
-    assert "broken: oneway: RuntimeError: no probabilities" in told(result)
+    assert "broken: oneway: RuntimeError: no probabilities" in text_of(result)
 
 
 def test_a_torchvision_of_another_build_is_found_by_loading_it(oneway, machine):
@@ -142,21 +134,21 @@ def test_a_torchvision_of_another_build_is_found_by_loading_it(oneway, machine):
     machine.site.install("torchvision", "0.28", requires=["torch==2.13.0"])
     machine.errors["torchvision"] = "RuntimeError: operator torchvision::nms does not exist"
     result = oneway("doctor")
-    assert machine.tried[0] == ["torch", "numpy", "torchvision", "oneway"]
+    assert machine.tried == ["torch", "numpy", "torchvision", "oneway"]
     assert result.exit_code == 1
-    assert "torchvision: RuntimeError: operator torchvision::nms does not exist" in told(result)
-    assert "built for torch 2.13.0, or remove it" in told(result)
+    assert "torchvision: RuntimeError: operator torchvision::nms does not exist" in text_of(result)
+    assert "built for torch 2.13.0, or remove it" in text_of(result)
 
 
-@pytest.mark.parametrize("error", [None, "ImportError: no numpy.core"])
-def test_a_package_that_wants_another_numpy_is_broken_if_it_does_not_load(oneway, machine, error):
+def test_a_package_that_wants_another_numpy_is_broken_if_it_does_not_load(oneway, machine):
     machine.install(*CORE)
     machine.site.install("oldtimer", "1.0", requires=["numpy<2"])
-    machine.errors["oldtimer"] = error
-    result = oneway("doctor")
-    assert "oldtimer 1.0 wants numpy<2, but 2.4.6 is installed." in told(result)
-    assert result.exit_code == (0 if error is None else 1)
-    assert ("note:" in result.stdout) == (error is None)
+    for error in (None, "ImportError: no numpy.core"):
+        machine.errors["oldtimer"] = error
+        result = oneway("doctor")
+        assert "oldtimer 1.0 wants numpy<2, but 2.4.6 is installed." in text_of(result)
+        assert result.exit_code == (0 if error is None else 1)
+        assert ("note:" in result.stdout) == (error is None)
 
 
 def test_another_python_and_another_copy_are_told(oneway, machine):
@@ -164,42 +156,39 @@ def test_another_python_and_another_copy_are_told(oneway, machine):
     machine.install(*CORE, python=">=4")
     result = oneway("doctor")
     assert result.exit_code == 1
-    assert "is not >=4." in told(result)
-    assert f"oneway {package.__version__} is imported, but 99.0 is installed" in told(result)
+    assert "is not >=4." in text_of(result)
+    assert f"oneway {package.__version__} is imported, but 99.0 is installed" in text_of(result)
 
 
-@pytest.mark.parametrize(
-    ("torch", "driver", "note"),
-    [
+def test_devices_that_are_left_unused_are_noted(oneway, machine):
+    machine.install(*CORE)
+    for torch, driver, note in (
         ({"built_for_cuda": "12.8"}, False, "sees none: it uses the CPU"),
-        ({}, True, "There is an NVIDIA driver"),
         ({"mps": True}, False, "an Apple GPU, which --device auto leaves aside"),
         ({"threads": 64}, False, "64 threads on 2 cores. Set OMP_NUM_THREADS=2."),
+        ({}, True, "There is an NVIDIA driver"),
         ({"built_for_cuda": "12.8", "gpus": ["H100"]}, True, None),
-    ],
-)
-def test_devices_that_are_left_unused_are_noted(oneway, machine, torch, driver, note):
-    machine.install(*CORE)
-    machine.torch |= torch
-    if driver:
-        machine.driver.touch()
-    result = oneway("doctor")
-    assert result.exit_code == 0, result.output
-    assert told(result).count("note:") == (note is not None)
-    assert (note or "computes on H100") in told(result)
+    ):
+        machine.torch = TORCH | torch
+        if driver:
+            machine.driver.touch()
+        result = oneway("doctor")
+        assert result.exit_code == 0, result.output
+        assert text_of(result).count("note:") == (note is not None), note
+        assert (note or "computes on H100") in text_of(result)
 
 
 def test_folders_are_measured_and_an_unwritable_one_is_noted(oneway, machine, tmp_path):
     machine.install(*CORE)
     (tmp_path / "cache" / "deep").mkdir(parents=True)
-    (tmp_path / "cache" / "deep" / "one").write_bytes(b"0" * 1_500_000)
+    (tmp_path / "cache" / "deep" / "file").write_bytes(b"0" * 1_500_000)
     (tmp_path / "cache" / "two").write_bytes(b"0" * 1_000_000)
     (tmp_path / "cache" / "two").chmod(0o755)  # as if it could be entered
     result = oneway("doctor", "--cache", tmp_path / "cache")
-    assert "cache (2.5 MB in 2 files)" in told(result)
+    assert "cache (2.5 MB in 2 files)" in text_of(result)
     result = oneway("doctor", "--cache", tmp_path / "cache" / "two" / "below")
-    assert "below (not there yet, not writable)" in told(result)
-    assert "cannot be written to" in told(result)
+    assert "below (not there yet, not writable)" in text_of(result)
+    assert "cannot be written to" in text_of(result)
     assert not (tmp_path / "runs").exists()
     assert oneway("doctor").exit_code == 0
 
@@ -234,33 +223,33 @@ def test_this_installation_works(tmp_path):
     found = json.loads(done.stdout)
     assert found["works"] is True
     assert found["oneway"] == package.__version__
-    assert {"demo", "serve"} <= {one["name"] for one in found["extras"]}
-    assert not any(one["faults"] for one in found["core"])
-    assert found["torch"]["version"] == next(
-        one["version"] for one in found["core"] if one["name"] == "torch"
-    )
+    assert {"demo", "serve"} <= {extra["name"] for extra in found["extras"]}
+    core = {each["name"]: each for each in found["core"]}
+    assert {"numpy", "torch", "typer"} <= core.keys()
+    assert not any(each["faults"] or each["version"] is None for each in core.values())
+    assert found["torch"]["version"] == core["torch"]["version"]
     assert "hush" not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_table_says_what_the_json_does(oneway, machine):
+def test_the_text_says_what_the_json_does(oneway, machine):
     machine.install(*CORE, "uvicorn 0.50", requires=SERVE, extras=("serve", "ray", "onnx"))
     text, found = oneway("doctor").stdout, json.loads(oneway("doctor", "--json").stdout)
     rows = [line.split() for line in text.splitlines()]
     for extra in found["extras"]:
         assert [extra["name"], extra["state"]] in [row[:2] for row in rows]
-    for one in found["core"]:
-        assert [one["name"], one["version"], one["wanted"], "ready"] in rows
+    for each in found["core"]:
+        assert [each["name"], each["version"], each["wanted"], "ready"] in rows
     assert found["torch"] == TORCH
-    assert all(one["path"] in text for one in found["folders"])
+    assert all(folder["path"] in text for folder in found["folders"])
 
 
 def test_it_imports_nothing_heavy_itself():
-    """What is broken must not take the doctor along."""
+    """A broken package must not break the doctor."""
     script = (
         "import sys\nfrom oneway.cli.main import app\n"
-        "from oneway.installation import diagnosis, Import\n"
-        "diagnosis.try_imports = lambda modules: [Import(one, 'torn') for one in modules]\n"
+        "from oneway.cli import diagnosis\n"
+        "diagnosis.try_imports = lambda modules: {name: ('torn', {}) for name in modules}\n"
         "try:\n    app(['doctor'])\nexcept SystemExit as stop:\n"
         "    assert stop.code == 1\n    print(*{'torch', 'numpy', 'ray'} & sys.modules.keys())\n"
     )

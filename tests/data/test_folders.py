@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oneway.data import load_dataset, scale_images
+from oneway.data import load_dataset, load_queries, scale_images
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -37,25 +37,26 @@ def tree(tmp_path):
     return tmp_path, np.stack([written[name] for name in order])
 
 
-@pytest.mark.parametrize("backwards", [False, True])
-def test_classes_and_images_stand_in_the_order_of_their_names(tree, monkeypatch, backwards):
+def test_classes_and_images_stand_in_the_order_of_their_names(tree, monkeypatch):
     folder, expected = tree
     listed = Path.iterdir  # in an order that is the file system's own
-    monkeypatch.setattr(Path, "iterdir", lambda at: iter(sorted(listed(at), reverse=backwards)))
-    dataset = load_dataset("folder", folder)
-    np.testing.assert_array_equal(dataset.images, expected)
-    assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
-    assert (dataset.images.dtype, dataset.labels.dtype) == (np.uint8, np.int64)
-    assert (dataset.name, dataset.is_test, dataset.num_classes) == ("folder", None, 2)
-    assert dataset.names == ("ash", "birch")
+    for backwards in (False, True):
+        monkeypatch.setattr(
+            Path, "iterdir", lambda at, back=backwards: iter(sorted(listed(at), reverse=back))
+        )
+        dataset = load_dataset("folder", folder)
+        np.testing.assert_array_equal(dataset.images, expected)
+        assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
+        assert (dataset.images.dtype, dataset.labels.dtype) == (np.uint8, np.int64)
+        assert (dataset.name, dataset.is_test, dataset.num_classes) == ("folder", None, 2)
+        assert dataset.names == ("ash", "birch")
 
 
-@pytest.mark.parametrize("absolute", [False, True])
-def test_the_folder_may_be_named_by_a_path(tree, absolute):
+def test_the_folder_may_be_named_by_a_path(tree):
     folder, expected = tree
-    path = str(folder) if absolute else folder.name
-    dataset = load_dataset("folder", folder.parent, path=path)
-    np.testing.assert_array_equal(dataset.images, expected)
+    for path in (str(folder), folder.name):
+        dataset = load_dataset("folder", folder.parent, path=path)
+        np.testing.assert_array_equal(dataset.images, expected)
 
 
 def test_files_that_are_no_images_and_hidden_ones_are_not_looked_at(tree):
@@ -74,38 +75,39 @@ def test_colors_become_gray_by_the_weights_of_itu_r_601(tmp_path):
     assert np.abs(colors.mean(-1) - exact).max() > 10  # so a plain mean would be seen
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
-def test_every_mode_of_eight_bits_gives_the_gray_that_it_shows(tmp_path, mode):
+def test_every_mode_of_eight_bits_gives_the_gray_that_it_shows(tmp_path):
     # Black and white mean the same in every mode.
     gray = np.where(GENERATOR.random((4, 6)) < 0.5, 0, 255).astype(np.uint8)
     (tmp_path / "ash").mkdir()
-    Image.fromarray(gray).convert("RGB").convert(mode).save(tmp_path / "ash" / "a.tif")
-    np.testing.assert_array_equal(load_dataset("folder", tmp_path).images[0], gray)
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK"):
+        Image.fromarray(gray).convert("RGB").convert(mode).save(tmp_path / "ash" / "a.tif")
+        np.testing.assert_array_equal(load_dataset("folder", tmp_path).images[0], gray, mode)
 
 
-@pytest.mark.parametrize("pixels", [np.uint16, np.int32, np.float32])
-def test_more_than_eight_bits_are_refused_rather_than_cut_off(tree, pixels):
+def test_more_than_eight_bits_are_refused_rather_than_cut_off(tree):
     folder, _ = tree
-    save(folder / "ash" / "deep.tif", pixels_of().astype(pixels) * 200)
-    with pytest.raises(CorruptDataError, match=r"deep\.tif must have 8 bits per value"):
-        load_dataset("folder", folder)
+    for pixels in (np.uint16, np.int32, np.float32):
+        save(folder / "ash" / "deep.tif", pixels_of().astype(pixels) * 200)
+        for load in (lambda: load_dataset("folder", folder), lambda: load_queries(folder)):
+            with pytest.raises(CorruptDataError, match=r"deep\.tif must have 8 bits.*Convert"):
+                load()
 
 
-@pytest.mark.parametrize("side", [2, 5])
-def test_a_side_brings_images_of_any_size_to_one(tmp_path, side):
+def test_a_side_brings_images_of_any_size_to_one(tmp_path):
     shapes = [(4, 6), (8, 8), (3, 11)]
     images = [
         save(tmp_path / "ash" / f"{row}.png", pixels_of(*shape)) for row, shape in enumerate(shapes)
     ]
-    expected = np.concatenate([scale_images(image[None], side) for image in images])
-    dataset = load_dataset("folder", tmp_path, side=side)
-    np.testing.assert_array_equal(dataset.images, expected)
+    for side in (2, 5):
+        expected = np.concatenate([scale_images(image[None], side) for image in images])
+        dataset = load_dataset("folder", tmp_path, side=side)
+        np.testing.assert_array_equal(dataset.images, expected)
 
 
 def test_images_of_several_sizes_are_refused_with_the_remedy(tree):
     folder, _ = tree
     save(folder / "birch" / "b.png", pixels_of(4, 7))
-    text = r"ash/a\.png is \(4, 6\) and .*birch/b\.png is \(4, 7\)\. Pass a side"
+    text = r"ash/a\.png is \(4, 6\) and .*birch/b\.png is \(4, 7\)\. Pass a size"
     with pytest.raises(InvalidOptionError, match=text):
         load_dataset("folder", folder)
 
@@ -124,20 +126,15 @@ def test_a_folder_without_folders_is_refused(tmp_path):
         load_dataset("folder", tmp_path)
 
 
-def shortened(path):
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [lambda path: path.write_text("a page"), lambda path: path.write_bytes(b""), shortened],
-    ids=["a page", "empty", "shortened"],
-)
-def test_a_file_that_cannot_be_decoded_is_refused_by_name(tree, damage):
+def test_a_file_that_cannot_be_decoded_is_refused_by_name(tree):
     folder, _ = tree
-    damage(folder / "birch" / "0.png")
-    with pytest.raises(CorruptDataError, match=r"birch/0\.png is not an image that can be decoded"):
-        load_dataset("folder", folder)
+    path = folder / "birch" / "0.png"
+    for damaged in (b"a page", b"", path.read_bytes()[:-40]):
+        path.write_bytes(damaged)
+        text = r"birch/0\.png is not an image that can be decoded.*Fetch it again"
+        for load in (lambda: load_dataset("folder", folder), lambda: load_queries(folder)):
+            with pytest.raises(CorruptDataError, match=text):
+                load()
 
 
 def test_an_image_of_more_pixels_than_memory_should_take_is_refused(tree, monkeypatch):
@@ -146,10 +143,10 @@ def test_an_image_of_more_pixels_than_memory_should_take_is_refused(tree, monkey
         load_dataset("folder", tree[0])
 
 
-def test_progress_is_told_until_all_is_done(tree):
-    told = []
-    load_dataset("folder", tree[0], report=lambda stage, share: told.append((stage, share)))
-    stages, shares = zip(*told, strict=True)
+def test_progress_is_reported_until_all_is_done(tree):
+    reports = []
+    load_dataset("folder", tree[0], report=lambda *report: reports.append(report))
+    stages, shares = zip(*reports, strict=True)
     assert set(stages) == {"decoding folder"}
     assert list(shares) == sorted(shares)
     assert shares[-1] == 1

@@ -1,5 +1,7 @@
 """Laws of scaling by area."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -55,7 +57,22 @@ def test_each_image_is_scaled_alone_however_many_there_are(monkeypatch):
     np.testing.assert_array_equal(scale_images(images, 3), alone)
 
 
-@pytest.mark.parametrize("side", [0, -4])
-def test_a_side_below_one_is_refused(side):
-    with pytest.raises(InvalidOptionError, match=f"at least 1, but got {side}"):
-        scale_images(images_of(0, 1, 4, 4), side)
+def test_a_rectangle_is_scaled_in_each_direction_by_itself():
+    images = images_of(1, 2, 6, 4)
+    square = scale_images(images, (6, 6))
+    np.testing.assert_array_equal(scale_images(images, (3, 4)), images_halved(images))
+    assert square.shape == (2, 6, 6)
+
+
+def images_halved(images):
+    """Average pairs of rows, rounded half up."""
+    sums = images[:, 0::2].astype(int) + images[:, 1::2]
+    return (sums + 1) // 2
+
+
+def test_a_side_below_one_is_refused():
+    for size in (0, -4, (0, 4), (4, 0), (-1, 4)):
+        with pytest.raises(
+            InvalidOptionError, match=f"at least 1 pixel, but got {re.escape(str(size))}"
+        ):
+            scale_images(images_of(0, 1, 4, 4), size)

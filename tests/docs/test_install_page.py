@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from oneway.installation import PURPOSES
+from oneway.cli.diagnosis import PURPOSES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "install.md"

@@ -98,15 +98,21 @@ def test_our_own_client_audits_it(server):
     assert torch.equal(target(QUERIES), torch.from_numpy(expected()))
 
 
-DOCUMENT = openapi_document(model_paths(PATH) | model_paths(f"{PATH}/versions/1"), token=False)
-schema = schemathesis.openapi.from_dict(DOCUMENT)
+@pytest.fixture(scope="module")
+def document():
+    return openapi_document(model_paths(PATH) | model_paths(f"{PATH}/versions/1"), token=False)
 
 
-def test_the_server_shows_this_document(server):
-    assert server.client.get("/openapi.json").json() == DOCUMENT
+@pytest.fixture(scope="module")
+def api(document):
+    return schemathesis.openapi.from_dict(document)
 
 
-@schema.parametrize()
+def test_the_server_shows_this_document(server, document):
+    assert server.client.get("/openapi.json").json() == document
+
+
+@schemathesis.pytest.from_fixture("api").parametrize()
 @search(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_whatever_openapi_allows_is_answered_as_it_says(case, server):
     checks = (

@@ -1,10 +1,9 @@
-"""Data sets, splits and checksums; the only room that downloads."""
+"""Data sets, queries, tables and splits; the only package that downloads."""
 
 from oneway.data.arrays import read_npz
 from oneway.data.datasets import DATASETS, load_dataset
 from oneway.data.images import Dataset, scale_images
 from oneway.data.queries import Queries, image_tensor, load_queries
-from oneway.data.records import Column, RecordEncoding, Records, load_records
 from oneway.data.source import ProgressCallback, no_progress
 from oneway.data.splits import (
     Splits,
@@ -12,6 +11,7 @@ from oneway.data.splits import (
     image_hashes,
     split_dataset,
 )
+from oneway.data.tables import Column, RecordEncoding, Records, load_records
 
 __all__ = [
     "DATASETS",

@@ -7,7 +7,7 @@ from pathlib import Path
 from oneway.data.arrays import load_npz
 from oneway.data.faces import load_celeba, load_facescrub
 from oneway.data.folders import load_folder
-from oneway.data.images import Dataset, check_side, scale_images
+from oneway.data.images import Dataset, check_size, scale_images
 from oneway.data.mnist import load_digits, load_mnist, load_qmnist
 from oneway.data.source import ProgressCallback, Source, no_progress
 from oneway.errors import UnknownNameError
@@ -21,7 +21,7 @@ DATASETS: dict[str, Callable[[Source], Dataset]] = {
     "npz": load_npz,
     "qmnist": load_qmnist,
 }
-"""The only table from names to loaders."""
+"""The loaders by name."""
 
 
 def load_dataset(
@@ -40,25 +40,26 @@ def load_dataset(
         data_root: A folder that holds its files. None: bundled, or downloaded to the user's
             cache folder with a hash check, or below ``path`` alone.
         path: The file or folder to read, relative to ``data_root`` or absolute. None: where the
-            data set usually is in ``data_root``; digits and mnist are only there.
+            data set usually is in ``data_root``; digits and mnist take no path.
         side: Scale every image to ``side`` x ``side`` by area averaging. None: as stored.
         labelled: Whether labels are wanted. An .npz file that only serves as an auxiliary set
-            may hold labels that are no class indices: pass False.
-        report: Told of a stage's name and the share of it that is done.
+            may hold labels that are not class indices: pass False.
+        report: Receives the progress.
 
     Raises:
         UnknownNameError: There is no data set of that name.
-        InvalidOptionError: It takes no path or needs one, or the side is less than 1 or is
-            needed since images differ in size.
-        MissingDataError: A file is not there, and could not be downloaded.
-        CorruptDataError: A file is not what it should be, or the pixels are not those of the
-            published data set.
+        InvalidOptionError: The data set takes no path or needs one, or the side is less than 1, or
+            images differ in size and there is no side.
+        MissingDataError: A file does not exist, and could not be downloaded.
+        CorruptDataError: A file has another form, or the pixels are not those of the published
+            data set.
         MissingExtraError: A package that carries, downloads or decodes the data is not
             installed.
     """
     if name not in DATASETS:
         raise UnknownNameError("data set", name, DATASETS)
-    check_side(side)
+    if side is not None:
+        check_size(side)
     dataset = DATASETS[name](Source(name, data_root, path, side, labelled, report))
     if side is None:
         return dataset

@@ -6,14 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from oneway.data.folders import (
-    Box,
-    decode_gray,
-    images_in,
-    read_class_folders,
-    stack_images,
-)
-from oneway.data.images import Dataset, Pixels
+from oneway.data.folders import read_class_folders, stack_gray
+from oneway.data.images import Dataset, Pixels, decode_image, images_in
 from oneway.data.source import Source
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
@@ -31,7 +25,7 @@ CELEBA_LIST = "identity_CelebA.txt"
 CELEBA_IMAGES = "img_align_celeba"
 CELEBA_LINES = 202_599
 CELEBA_LIST_MD5 = "32bd1bd63d3c78cd57e08160ec5ed1e2"
-"""Of the official list of all its lines, as torchvision publishes it."""
+"""MD5 of the complete official list, as torchvision publishes it."""
 CELEBA_SIZE = (178, 218)
 CELEBA_BOX = (35, 70, 35 + 108, 70 + 108)
 CELEBA_ORIGIN = (
@@ -41,9 +35,13 @@ CELEBA_ORIGIN = (
 )
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels; the last two are just outside."""
+
+
 @dataclass(frozen=True)
 class _Face:
-    """One line of a list of FaceScrub, and the file that it is about."""
+    """A line of a list of FaceScrub, and the file of its image."""
 
     name: str
     box: Box
@@ -52,12 +50,12 @@ class _Face:
 
 
 def load_facescrub(source: Source) -> Dataset:
-    """Faces of actors and actresses, the people sorted by name.
+    """Load faces of actors and actresses, the people sorted by name.
 
-    Beside the official lists it takes the originals that they name, each checked by the list's
-    SHA-256, and cuts out the official box. Originals that are not there are left out, since
-    many can't be downloaded any more, and so are people who have none. Without a list it reads
-    a folder of ready crops per person.
+    Beside the official lists it reads the originals that they name, checks each by the list's
+    SHA-256, and cuts out the official box. Missing originals are left out, since many can't be
+    downloaded any more, and so are people without an original. Without a list it reads a folder of
+    ready crops per person.
     """
     folder = source.locate(FACESCRUB_ORIGIN, subfolder="facescrub")
     lists = [folder / name for name in FACESCRUB_LISTS if (folder / name).is_file()]
@@ -79,15 +77,13 @@ def load_facescrub(source: Source) -> Dataset:
     names = sorted({face.name for face in faces})
     label_of = {name: label for label, name in enumerate(names)}
     faces.sort(key=lambda face: label_of[face.name])  # stable: within a person as listed
-    images = stack_images(
-        source, [face.path for face in faces], lambda row: _decode_face(faces[row])
-    )
+    images = stack_gray(source, [face.path for face in faces], lambda row: _decode_face(faces[row]))
     labels = np.array([label_of[face.name] for face in faces], np.int64)
     return Dataset(source.name, images, labels, None, len(names), tuple(names))
 
 
 def _read_facescrub_list(path: Path, folder: Path) -> list[_Face]:
-    """Return the faces of a list whose image is there."""
+    """Return the faces of a list whose image exists."""
     lines = _read_lines(path, FACESCRUB_ORIGIN)
     header = lines[0].split("\t") if lines else []
     if not set(FACESCRUB_COLUMNS) <= set(header):
@@ -113,13 +109,13 @@ def _read_facescrub_list(path: Path, folder: Path) -> list[_Face]:
         person = row["name"].replace(" ", "_")
         if person not in files:
             files[person] = _files_of(folder, person)
-        # What the two downloaders that are in use name a file by.
+        # The file names of the two downloaders that are in use.
         url_hash = hashlib.sha1(row["url"].encode(), usedforsecurity=False).hexdigest()
         stems = (f"{person}_{row['image_id']}", row["image_id"], url_hash)
-        found = next((files[person][stem] for stem in stems if stem in files[person]), None)
-        if found is not None:
+        image = next((files[person][stem] for stem in stems if stem in files[person]), None)
+        if image is not None:
             box = (left, top, right, bottom)
-            faces.append(_Face(row["name"], box, row["sha256"].strip().lower(), found))
+            faces.append(_Face(row["name"], box, row["sha256"].strip().lower(), image))
     return faces
 
 
@@ -137,11 +133,18 @@ def _decode_face(face: _Face) -> Pixels:
             f"{face.path} is not the image that FaceScrub lists: it has SHA-256 {got[:12]}…, not "
             f"{face.sha256[:12]}…. Fetch it again, or remove it to go on without it."
         )
-    return decode_gray(face.path, face.box, content)
+    gray = decode_image(face.path, 1, content)
+    height, width = gray.shape[1:]
+    left, top, right, bottom = face.box
+    if left >= width or top >= height:
+        raise CorruptDataError(
+            f"{face.path} is {width} x {height}, so nothing of it is in the box {face.box}."
+        )
+    return gray[:, top:bottom, left:right]
 
 
 def load_celeba(source: Source) -> Dataset:
-    """The aligned faces of CelebA, the middle 108 x 108 pixels of each.
+    """Load the aligned faces of CelebA, the middle 108 x 108 pixels of each.
 
     Labels are the identities in the order of their official numbers, which are the names.
     """
@@ -159,13 +162,13 @@ def load_celeba(source: Source) -> Dataset:
         )
     numbers, labels = np.unique(identities, return_inverse=True)
     paths = [folder / CELEBA_IMAGES / name for name in files]
-    images = stack_images(source, paths, lambda row: _decode_celeba(paths[row]))
+    images = stack_gray(source, paths, lambda row: _decode_celeba(paths[row]))
     names = tuple(str(number) for number in numbers.tolist())
     return Dataset(source.name, images, labels.astype(np.int64), None, len(names), names)
 
 
 def _read_celeba_list(path: Path) -> tuple[list[str], list[int]]:
-    """Return file names and identities of a list, checked by hash if it is the full one."""
+    """Return file names and identities of a list, checked by hash if the list is complete."""
     lines = _read_lines(path, CELEBA_ORIGIN)
     if len(lines) == CELEBA_LINES:
         got = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
@@ -187,14 +190,15 @@ def _read_celeba_list(path: Path) -> tuple[list[str], list[int]]:
 
 
 def _decode_celeba(path: Path) -> Pixels:
-    gray = decode_gray(path)
-    if gray.shape[::-1] != CELEBA_SIZE:
+    gray = decode_image(path, 1)
+    height, width = gray.shape[1:]
+    if (width, height) != CELEBA_SIZE:
         raise CorruptDataError(
             f"{path} must be an aligned image of {CELEBA_SIZE[0]} x {CELEBA_SIZE[1]} pixels, but "
-            f"is {gray.shape[1]} x {gray.shape[0]}. {CELEBA_ORIGIN}"
+            f"is {width} x {height}. {CELEBA_ORIGIN}"
         )
     left, top, right, bottom = CELEBA_BOX
-    return gray[top:bottom, left:right]
+    return gray[:, top:bottom, left:right]
 
 
 def _read_lines(path: Path, origin: str) -> list[str]:

@@ -1,34 +1,28 @@
-"""Image files: how one is decoded, and a data set of a folder per class."""
+"""A data set in a folder that holds a folder of images per class."""
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from oneway.data.images import Dataset, Pixels, scale_images
-from oneway.data.source import Source
-from oneway.errors import (
-    CorruptDataError,
-    InvalidOptionError,
-    MissingDataError,
+from oneway.data.images import (
+    EXTENSIONS,
+    Dataset,
+    Pixels,
+    decode_image,
+    images_in,
+    stack_images,
+    subfolders,
 )
-from oneway.extras import load_extra
-
-EXTENSIONS = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-"""Other files in a class's folder are not looked at."""
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom; the last two are just outside."""
+from oneway.data.source import Source
+from oneway.errors import MissingDataError
 
 
 def load_folder(source: Source) -> Dataset:
-    """A folder that has one folder per class with the images of that class.
+    """Load a folder that holds a folder of images per class.
 
-    Classes are numbered by their sorted names, and images of a class are in the order of
-    theirs. Files with an extension that no image has, and hidden ones, are not looked at.
+    Classes are numbered by their sorted names, and images of a class are in the order of theirs.
+    Hidden files, and files without the extension of an image, are ignored.
     """
     origin = "Name one that holds a folder of images per class."
     return read_class_folders(source, source.locate(origin))
@@ -38,138 +32,48 @@ def read_class_folders(source: Source, folder: Path) -> Dataset:
     """Read a folder per class.
 
     Raises:
-        MissingDataError: There is no class, or one without an image.
+        MissingDataError: There is no class, or a class without an image.
         CorruptDataError: A file cannot be decoded.
         InvalidOptionError: Images differ in size, and no side is given.
         MissingExtraError: Pillow is not installed.
     """
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    classes = subfolders(folder)
     if not classes:
         raise MissingDataError(
             f"{folder} must hold a folder of images per class, but has no folders."
         )
-    paths, labels = [], []
-    for label, class_folder in enumerate(classes):
-        found = images_in(class_folder)
-        if not found:
+    members = [images_in(class_folder) for class_folder in classes]
+    for class_folder, paths in zip(classes, members, strict=True):
+        if not paths:
             raise MissingDataError(
                 f"each folder in {folder} is a class, but {class_folder.name!r} has no images "
                 f"({', '.join(EXTENSIONS)}). Remove it, or put some there."
             )
-        paths += found
-        labels += [label] * len(found)
-    images = stack_images(source, paths, lambda row: decode_gray(paths[row]))
+    paths = [path for of_class in members for path in of_class]
+    labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in members])
+    images = stack_gray(source, paths, lambda row: decode_image(paths[row], 1))
     names = tuple(path.name for path in classes)
-    return Dataset(source.name, images, np.array(labels, np.int64), None, len(names), names)
+    return Dataset(source.name, images, labels.astype(np.int64), None, len(names), names)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted by name."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+def stack_gray(source: Source, paths: Sequence[Path], decode: Callable[[int], Pixels]) -> Pixels:
+    """Return the ``(N, H, W)`` images of a data set, scaled to the side of its source.
+
+    Args:
+        source: Gives the side, the name, and the callback for progress.
+        paths: The files.
+        decode: Returns the image of a row, ``(1, H, W)``.
+
+    Raises:
+        InvalidOptionError: Images differ in size, and no side is given.
+        MissingDataError: ``paths`` is empty.
+    """
+    stacked = stack_images(
+        paths,
+        decode,
+        name=f"data set {source.name!r}",
+        stage=f"decoding {source.name}",
+        size=source.side,
+        report=source.report,
     )
-
-
-def stack_images(source: Source, paths: Sequence[Path], decode: Callable[[int], Pixels]) -> Pixels:
-    """Decode and scale images one by one.
-
-    Args:
-        source: Says the side, and is told of progress.
-        paths: Of the files, for messages.
-        decode: Returns the image of one row, ``(H, W)``.
-
-    Returns:
-        ``(N, H, W)`` images.
-
-    Raises:
-        InvalidOptionError: They differ in size, and no side is given.
-        MissingExtraError: Pillow is not installed.
-    """
-    open_pillow()
-    stage, every = f"decoding {source.name}", max(1, len(paths) // 100)
-    stacked: Pixels | None = None
-    for row, path in enumerate(paths):
-        image = decode(row)
-        if source.side is not None:
-            image = scale_images(image[None], source.side)[0]
-        if stacked is None:
-            stacked = np.empty((len(paths), *image.shape), np.uint8)
-        if image.shape != stacked.shape[1:]:
-            raise InvalidOptionError(
-                f"images of data set {source.name!r} differ in size: {paths[0]} is "
-                f"{stacked.shape[1:]} and {path} is {image.shape}. Pass a side to scale all to."
-            )
-        stacked[row] = image
-        if (row + 1) % every == 0 or row + 1 == len(paths):
-            source.report(stage, (row + 1) / len(paths))
-    if stacked is None:
-        raise MissingDataError(f"data set {source.name!r} has no images.")
-    return stacked
-
-
-def decode_gray(path: Path, box: Box | None = None, content: bytes | None = None) -> Pixels:
-    """Decode an image to gray, by the weights of ITU-R 601 if it has colors.
-
-    Args:
-        path: Of the file.
-        box: What to cut out; what of it lies outside the image is left off.
-        content: The file's bytes, if they were read already.
-
-    Returns:
-        ``(H, W)`` uint8.
-
-    Raises:
-        CorruptDataError: It is no image of 8 bits per value, or nothing of it is in the box.
-    """
-    gray: Pixels = np.asarray(decode_image(path, lambda _: "L", content)).copy()
-    if box is None:
-        return gray
-    height, width = gray.shape
-    left, top, right, bottom = box
-    if not (0 <= left < min(right, width) and 0 <= top < min(bottom, height)):
-        raise CorruptDataError(
-            f"{path} is {width} x {height}, so nothing of it is in the box {box}."
-        )
-    return gray[top:bottom, left:right]
-
-
-def decode_image(path: Path, choose: Callable[[str], str], content: bytes | None = None) -> Any:
-    """Decode an image with Pillow.
-
-    Args:
-        path: Of the file.
-        choose: Says which mode is wanted, given the one that the image has.
-        content: The file's bytes, if they were read already.
-
-    Returns:
-        Pillow's image in that mode.
-
-    Raises:
-        CorruptDataError: It is no image of 8 bits per value.
-        MissingExtraError: Pillow is not installed.
-    """
-    pillow = open_pillow()
-    try:
-        with pillow.open(io.BytesIO(content) if content is not None else path) as image:
-            if image.mode[0] in "IF":
-                raise CorruptDataError(
-                    f"{path} must have 8 bits per value, but has more (Pillow's mode "
-                    f"{image.mode}). Convert it."
-                )
-            return image.convert(choose(image.mode))
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise CorruptDataError(
-            f"{path} is not an image that can be decoded ({type(error).__name__}). Fetch it "
-            "again or remove it."
-        ) from error
-
-
-def open_pillow() -> Any:
-    """Return Pillow's ``Image``.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    return load_extra("PIL.Image", extra="images", purpose="decoding images", package="pillow")
+    return stacked[:, 0]

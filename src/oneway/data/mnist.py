@@ -12,8 +12,7 @@ from oneway.data.idx import find_idx, read_idx
 from oneway.data.images import Dataset, Pixels
 from oneway.data.source import Source
 from oneway.errors import CorruptDataError, MissingDataError
-from oneway.extras import load_extra
-from oneway.installation import download_folder
+from oneway.extras import download_folder, load_extra
 
 DIGITS_SHA256 = "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
 MNIST_SHA256 = "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96"

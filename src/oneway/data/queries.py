@@ -1,4 +1,4 @@
-"""Somebody's own images, of any size, gray or in color: what their model is asked."""
+"""Images of any size, gray or in color, as queries to a model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.data.arrays import read_npz
-from oneway.data.folders import EXTENSIONS, decode_image, images_in, open_pillow
+from oneway.data.images import (
+    Size,
+    check_size,
+    decode_image,
+    images_in,
+    stack_images,
+    subfolders,
+)
 from oneway.data.source import ProgressCallback, no_progress
-from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
+from oneway.errors import CorruptDataError, InvalidOptionError
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,9 @@ class Queries:
     """Images and, where they are known, their classes.
 
     Attributes:
-        images: ``(N, C, H, W)`` float32 in ``[0, 1]``, C 1 or 3 or whatever an array has.
+        images: ``(N, C, H, W)`` float32 in ``[0, 1]``; C is 1 or 3 for image files.
         labels: ``(N)`` int64, or None.
-        names: What the classes are called: of a folder per class, its folders, sorted.
+        names: The names of the classes: of a folder per class, its folders, sorted.
     """
 
     images: Tensor
@@ -48,22 +52,24 @@ def load_queries(
 
     Args:
         path: The file or folder.
-        channels: 1 or 3: image files are decoded so. None: in color if the first one is.
-        size: Image files are scaled to it. None: as they are; they must then agree.
-        report: Told of progress.
+        channels: 1 or 3, for image files: decode them in gray or in color. None: in color if the
+            first image is.
+        size: For image files: scale them to it by area averaging, see :func:`scale_images`. None:
+            keep their size, in which they must agree.
+        report: Receives the progress.
 
     Raises:
-        MissingDataError: There is nothing there.
-        CorruptDataError: It is something else, or an image cannot be decoded or has more than 8
-            bits per value.
+        MissingDataError: The file does not exist, or the folder holds no image.
+        CorruptDataError: The file is not such an array, or an image cannot be decoded or has more
+            than 8 bits per value.
         InvalidOptionError: Images differ in size, or ``channels`` is neither 1 nor 3, or ``size``
             has no pixel.
         MissingExtraError: Pillow is not installed, and image files are to be decoded.
     """
     if channels not in (None, 1, 3):
         raise InvalidOptionError(f"channels must be 1 or 3, but got {channels}.")
-    if size is not None and min(size) < 1:
-        raise InvalidOptionError(f"size must be at least 1 pixel each way, but got {size}.")
+    if size is not None:
+        check_size(size)
     if path.is_dir():
         return _load_folder(path, channels, size, report)
     return _load_arrays(path)
@@ -94,10 +100,10 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
     Args:
         array: uint8 pixels, which are divided by 255, or floats in ``[0, 1]``; of shape
             ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with C 1 or 3.
-        path: Where they are from.
+        path: The file of the array, for messages.
 
     Raises:
-        CorruptDataError: The array is something else.
+        CorruptDataError: The array has another type, shape or range.
     """
     stored = array.shape
     if array.ndim == 3:
@@ -124,48 +130,26 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
 def _load_folder(
     folder: Path, channels: int | None, size: Size | None, report: ProgressCallback
 ) -> Queries:
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(path, 0) for path in images_in(folder)]
-    if found and classes:
+    classes = subfolders(folder)
+    labelled = [(path, 0) for path in images_in(folder)]
+    if labelled and classes:
         raise InvalidOptionError(
             f"{folder} holds images and folders. Give one that holds images, or a folder of "
             "images per class."
         )
-    for label, of_class in enumerate(classes):
-        found += [(path, label) for path in images_in(of_class)]
-    if not found:
-        raise MissingDataError(f"{folder} holds no images ({', '.join(EXTENSIONS)}).")
-    pillow = open_pillow()
-    stage, every = f"decoding {folder.name}", max(1, len(found) // 100)
-    rows: NDArray[np.uint8] | None = None
-    wanted = None if channels is None else "L" if channels == 1 else "RGB"
-
-    def choose(mode: str) -> str:
-        return wanted or ("L" if mode in ("1", "L", "LA") else "RGB")
-
-    for row, (path, _) in enumerate(found):
-        decoded = decode_image(path, choose)
-        if wanted is None:
-            wanted = decoded.mode
-        if size is not None and decoded.size != size[::-1]:
-            # The mean of the area that each new pixel covers.
-            decoded = decoded.resize(size[::-1], pillow.Resampling.BOX)
-        pixels = np.asarray(decoded)
-        if rows is None:
-            rows = np.empty((len(found), *pixels.shape), np.uint8)
-        if pixels.shape != rows.shape[1:]:
-            raise InvalidOptionError(
-                f"images in {folder} differ in size: {found[0][0]} is {rows.shape[1:3]} and "
-                f"{path} is {pixels.shape[:2]}. Pass a size to scale all to."
-            )
-        rows[row] = pixels
-        if (row + 1) % every == 0 or row + 1 == len(found):
-            report(stage, (row + 1) / len(found))
-    stacked = rows if rows is not None else np.empty((0, 1, 1), np.uint8)
-    stacked = np.moveaxis(stacked, -1, 1) if stacked.ndim == 4 else stacked[:, None]
-    labels = torch.tensor([label for _, label in found]) if classes else None
-    return Queries(
-        torch.from_numpy(np.ascontiguousarray(stacked)).float() / 255,
-        labels,
-        tuple(path.name for path in classes) or None,
+    for label, class_folder in enumerate(classes):
+        labelled += [(path, label) for path in images_in(class_folder)]
+    paths = [path for path, _ in labelled]
+    if paths and channels is None:
+        channels = len(decode_image(paths[0]))
+    pixels = stack_images(
+        paths,
+        lambda row: decode_image(paths[row], channels),
+        name=str(folder),
+        stage=f"decoding {folder.name}",
+        size=size,
+        report=report,
     )
+    labels = torch.tensor([label for _, label in labelled]) if classes else None
+    names = tuple(path.name for path in classes) or None
+    return Queries(torch.from_numpy(pixels).float() / 255, labels, names)

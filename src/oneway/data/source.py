@@ -1,4 +1,4 @@
-"""Where a data set is to be read from, and at which size: what every loader is given."""
+"""The arguments of a data set's loader, and callbacks for its progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from pathlib import Path
 from oneway.errors import InvalidOptionError, MissingDataError
 
 ProgressCallback = Callable[[str, float], None]
-"""Told what is being done, and how much of it is done, from 0 to 1."""
+"""Receives the name of a stage, and the share of it that is done, from 0 to 1."""
 
 
 def no_progress(stage: str, share: float) -> None:
-    """Report to nobody."""
+    """Ignore the progress."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the caller of ``load_dataset`` asked for.
+    """The arguments of ``load_dataset``.
 
     Attributes:
         name: The data set's name.
         data_root: A folder that holds the files of data sets, or None.
         path: A file or folder, relative to ``data_root`` or absolute, or None.
-        side: What every image is to be scaled to, or None.
-        labelled: Whether labels are wanted; an auxiliary set does without.
-        report: Told of a stage's name and the share of it that is done.
+        side: The side in pixels that every image is scaled to, or None.
+        labelled: Whether labels are wanted; an auxiliary set needs none.
+        report: Receives the progress.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Source:
         """Refuse a path, for a loader that takes none.
 
         Raises:
-            InvalidOptionError: There is one.
+            InvalidOptionError: There is a path.
         """
         if self.path is not None:
             raise InvalidOptionError(
@@ -49,15 +49,15 @@ class Source:
     def locate(self, origin: str, *, subfolder: str | None = None) -> Path:
         """Return the folder to read.
 
-        It is ``path`` if there is one, else ``subfolder`` of the data root if it is there,
-        else the data root.
+        It is ``path`` if that is given, else ``subfolder`` of the data root if that exists, else
+        the data root.
 
         Args:
             origin: A sentence that says where the files come from.
-            subfolder: What the data set's own folder is usually called.
+            subfolder: The usual name of the data set's folder.
 
         Raises:
-            MissingDataError: There is no such folder, or neither a data root nor a path.
+            MissingDataError: The folder does not exist, or neither a data root nor a path is given.
         """
         if self.path is not None:
             folder = (self.data_root or Path()) / self.path

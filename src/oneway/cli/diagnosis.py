@@ -1,0 +1,332 @@
+"""Diagnose an installation: packages, imports, devices, folders, and what to do about them."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from importlib.metadata import Distribution, DistributionFinder, MetadataPathFinder
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from oneway.errors import MissingDataError
+from oneway.extras import download_folder
+
+PURPOSES = {
+    "demo": "`oneway demo`: bundled digits, the download of MNIST, figures",
+    "images": "photographs: celeba, facescrub, any folder of images",
+    "audit": "`oneway audit`: its figure, and every query in a Parquet file",
+    "http": "models behind somebody else's endpoint",
+    "onnx": "models that are .onnx files",
+    "export": "a codebook, or a model with one behind it, as ONNX",
+    "records": "tables: audits of models of records, .csv and .parquet",
+    "serve": "`oneway serve`: guarded HTTP servers",
+    "sklearn": "scikit-learn models, and a guard around `predict_proba`",
+    "mlflow": "a guard around an MLflow model",
+    "playground": "`oneway playground`: a page to try defenses on, with bundled digits",
+    "ray": "guards on Ray Serve and Ray Data, experiments on a cluster",
+}
+"""The use of each extra, in a line. The metadata of the installation lists the extras."""
+
+COMPANIONS = ("torchvision", "torchaudio")
+"""Packages that load only beside the torch they were built for; some guarded models need them."""
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "microsoft-edge", "firefox")
+
+Installed = Mapping[str, Distribution]  # by canonical name
+Wanted = tuple[Requirement, str | None]  # and the package that brings it, if oneway does not
+Import = tuple[str | None, dict[str, Any]]  # error in a line, if any; facts about torch
+Json = dict[str, Any]
+
+
+def diagnose(version: str, cache: Path) -> Json:
+    """Return the state of the installation that runs this, as `oneway doctor --json` prints it.
+
+    Args:
+        version: The version of the oneway that is imported.
+        cache: The folder for trained networks.
+
+    Raises:
+        MissingDataError: oneway is imported from a folder, and is not installed.
+    """
+    installed = find_installed()
+    if "oneway" not in installed:
+        raise MissingDataError(
+            "oneway is imported from a folder, but is not installed, so that nothing says what it "
+            "needs. Run `pip install -e .` where its pyproject.toml is."
+        )
+    extras = installed["oneway"].metadata.get_all("Provides-Extra") or []
+    wanted = {extra: find_wanted(extra, installed) for extra in ("", *extras)}
+    conflicts = find_conflicts({canonicalize_name(each.name) for each, _ in wanted[""]}, installed)
+    groups: dict[str, list[Wanted]] = {
+        **wanted,
+        "companions": [(Requirement(each), None) for each in COMPANIONS if each in installed],
+        "owners": [(Requirement(owner), None) for owner, _ in conflicts],
+    }
+    modules = chain(*(find_modules(each, installed) for each in chain(*groups.values())))
+    imports = try_imports([*modules, "oneway"])
+    packages = {
+        name: [check_package(each, installed, imports) for each in group]
+        for name, group in groups.items()
+    }
+    core, owners, torch = (
+        packages.pop(""),
+        packages.pop("owners"),
+        imports.get("torch", ("", {}))[1],
+    )
+    findings = [*find_version_faults(version, installed["oneway"])]
+    for package in chain(core, *packages.values()):
+        findings += find_faults(package, core, torch)
+    if imports["oneway"][0] and not findings:  # else the reason is there already
+        findings.append(fault(f"oneway: {imports['oneway'][0]}.", "Install oneway again."))
+    for owner, (_, conflict) in zip(owners, conflicts, strict=True):
+        what = f"{owner['name']} {owner['version']} wants {conflict} is installed."
+        remedy = f"Upgrade {owner['name']}, or give it an environment of its own."
+        findings.append((fault if owner["faults"] else note)(what, remedy))
+    folders = [measure_folder("trained networks", cache)]
+    if imports.get("pooch", ("missing",))[0] is None:
+        folders.append(measure_folder("downloaded data", download_folder()))
+    findings += [*find_notes(torch, folders)]
+    return {
+        "works": not any(each["broken"] for each in findings),
+        "oneway": version,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "torch": torch,
+        "core": core,
+        "extras": [describe_extra(extra, packages[extra]) for extra in extras],
+        "folders": folders,
+        "browser": find_browser(),
+        "findings": [each for n, each in enumerate(findings) if each not in findings[:n]],
+    }
+
+
+def find_installed(path: Sequence[str] | None = None) -> Installed:
+    """Return the packages in some folders (None: ``sys.path``), the first of each name."""
+    # Not `distributions()`: the package importlib_metadata replaces it once it is loaded.
+    context = DistributionFinder.Context(path=list(sys.path if path is None else path))
+    found = [*MetadataPathFinder.find_distributions(context)][::-1]
+    # A folder that an interrupted installation left has no name.
+    return {canonicalize_name(name): each for each in found if (name := each.metadata["Name"])}
+
+
+def find_wanted(extra: str, installed: Installed) -> list[Wanted]:
+    """Return what an extra of oneway wants, or its core (""); packages that others bring last."""
+    wanted = sorted(_wanted("oneway", extra, installed), key=lambda each: each[1] is not None)
+    return list({canonicalize_name(each[0].name): each for each in reversed(wanted)}.values())[::-1]
+
+
+def _wanted(
+    owner: str, extra: str, installed: Installed, within: Set[tuple[str, str]] = frozenset()
+) -> Iterator[Wanted]:
+    for each in _requirements(installed[owner], extra):
+        name = canonicalize_name(each.name)
+        if name != owner:
+            yield each, None if owner == "oneway" else owner
+        for inner in sorted(each.extras) if name in installed else ():
+            if (name, inner) not in within:
+                yield from _wanted(name, inner, installed, within | {(owner, extra), (name, inner)})
+
+
+def _requirements(distribution: Distribution, extra: str = "") -> Iterator[Requirement]:
+    """Yield what a distribution requires on this machine for an extra, or always ("")."""
+    for each in map(Requirement, distribution.requires or ()):
+        always = each.marker is None or each.marker.evaluate({"extra": ""})
+        if always != bool(extra) and (
+            each.marker is None or each.marker.evaluate({"extra": extra})
+        ):
+            yield each
+
+
+def find_conflicts(names: Set[str], installed: Installed) -> list[tuple[str, str]]:
+    """Return the packages that want another version of ``names`` than is there, and which."""
+    return [
+        (owner, f"{name}{each.specifier}, but {version}")
+        for owner in sorted(installed.keys() - {"oneway"})
+        for each in _requirements(installed[owner])
+        if (name := canonicalize_name(each.name)) in names & installed.keys()
+        and not each.specifier.contains(version := installed[name].version, prereleases=True)
+    ]
+
+
+def find_modules(wanted: Wanted, installed: Installed) -> list[str]:
+    """Return the modules to import: that of the package's name, or all that it installs."""
+    requirement, through = wanted
+    name = canonicalize_name(requirement.name)
+    record = "" if through or name not in installed else installed[name].read_text("RECORD") or ""
+    modules = set(re.findall(r"^([A-Za-z]\w*)(?:/__init__)?\.py,", record, re.MULTILINE))
+    return [own] if (own := name.replace("-", "_")) in modules else sorted(modules)
+
+
+def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Import]) -> Json:
+    """Describe a package: its version, the range that is wanted, and why it does not work."""
+    requirement, through = wanted
+    package = installed.get(canonicalize_name(requirement.name))
+    specifier, version = requirement.specifier, None if package is None else package.version
+    errors = [imports[module][0] for module in find_modules(wanted, installed)]
+    # A person who installed a pre-release wants it.
+    if version is not None and not specifier.contains(version, prereleases=True):
+        errors.insert(0, f"{version} is not {specifier}")
+    return {
+        "name": requirement.name,
+        "wanted": str(specifier),
+        "version": version,
+        "through": through,
+        "faults": [error for error in errors if error],
+    }
+
+
+def describe_extra(name: str, packages: list[Json]) -> Json:
+    """Describe an extra: its state is "ready", "missing", "incomplete" or "broken"."""
+    there = [each for each in packages if each["version"] is not None]
+    state = "ready" if len(there) == len(packages) else "incomplete"
+    if not any(each["through"] is None for each in there) and there != packages:
+        state = "missing"
+    if any(each["faults"] for each in packages):
+        state = "broken"
+    install = f"pip install 'oneway[{name}]'"
+    purpose = PURPOSES.get(name, "")
+    return {
+        "name": name,
+        "purpose": purpose,
+        "state": state,
+        "install": install,
+        "packages": packages,
+    }
+
+
+def fault(what: str, remedy: str) -> Json:
+    """Return a finding about something that is installed and does not work."""
+    return {"broken": True, "what": what, "remedy": remedy}
+
+
+def note(what: str, remedy: str) -> Json:
+    """Return a finding that is worth knowing; everything works."""
+    return {"broken": False, "what": what, "remedy": remedy}
+
+
+def find_version_faults(version: str, own: Distribution) -> Iterator[Json]:
+    """Hold this interpreter and this code against the metadata of the installation."""
+    python, wanted = platform.python_version(), own.metadata["Requires-Python"]
+    if wanted and not SpecifierSet(wanted).contains(python, prereleases=True):
+        yield fault(f"Python {python} is not {wanted}.", "Use another Python.")
+    if own.version != version:
+        what = (
+            f"oneway {version} is imported, but {own.version} is installed, which is judged here."
+        )
+        yield fault(what, "Install it again, or run where no other copy comes first.")
+
+
+def find_faults(package: Json, core: list[Json], torch: Json) -> Iterator[Json]:
+    """Yield what is wrong with a package, with the command that mends it."""
+    name, version = package["name"], package["version"]
+    if version is None and package in core:
+        what = f"{name} is not installed, and nothing works without it."
+        yield fault(what, "Run `pip install oneway`.")
+    for error in package["faults"]:
+        remedy = f"Run `pip install --force-reinstall --no-deps {name}=={version}`."
+        if name in COMPANIONS:
+            built = f"Install the {name} that was built for torch {torch.get('version', '')}"
+            remedy = f"{built}, or remove it: oneway does without."
+        elif error == f"{version} is not {package['wanted']}":
+            remedy = f"Run `pip install '{name}{package['wanted']}'`."
+        yield fault(f"{name}: {error.rstrip('.')}.", remedy)
+
+
+def find_notes(torch: Json, folders: list[Json]) -> Iterator[Json]:
+    """Yield notes on devices that torch leaves unused, and folders that cannot be written to."""
+    if torch:
+        built, gpus, threads = torch["built_for_cuda"], torch["gpus"], torch["threads"]
+        cores = usable_cores()
+        if built and not gpus:
+            what = (
+                f"torch was built for GPUs (CUDA or ROCm {built}), but sees none: it uses the CPU."
+            )
+            yield note(
+                what, "Nothing to mend if there is none; its CPU build is gigabytes smaller."
+            )
+        if NVIDIA_DRIVER.exists() and not built:
+            what = "There is an NVIDIA driver, but torch was built for the CPU alone."
+            yield note(what, "Install torch's CUDA build to use the GPU.")
+        if torch["mps"] and not gpus:
+            what = "There is an Apple GPU, which --device auto leaves aside."
+            yield note(what, "Ask for it by --device mps; it is not tested.")
+        if threads > cores:
+            what = f"torch computes with {threads} threads on {cores} cores."
+            yield note(what, f"Set OMP_NUM_THREADS={cores}.")
+    for each in folders:
+        if not each["writable"]:
+            what = f"{each['path']} ({each['purpose']}) cannot be written to."
+            remedy = "Run elsewhere, or pass the command another folder, such as --cache FOLDER."
+            yield note(what, remedy)
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    available = getattr(os, "sched_getaffinity", None)
+    return len(available(0)) if available else os.cpu_count() or 1
+
+
+def measure_folder(purpose: str, path: Path) -> Json:
+    """Measure a folder, without making it; its size is in bytes, None if it does not exist."""
+    path = path.absolute()
+    nearest = next(each for each in (path, *path.parents) if each.exists())
+    sizes = [each.lstat().st_size for each in path.rglob("*") if each.is_file()]
+    return {
+        "purpose": purpose,
+        "path": str(path),
+        "size": sum(sizes) if path.is_dir() else None,
+        "files": len(sizes),
+        "writable": nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK),
+    }
+
+
+def find_browser() -> str | None:
+    """Return the browser that shows pages here, or None."""
+    for path in filter(None, map(shutil.which, BROWSERS)):  # a server's are not registered
+        return path
+    with suppress(webbrowser.Error):
+        return str(getattr(webbrowser.get(), "name", "the system's own"))
+    return None
+
+
+def try_imports(modules: Sequence[str]) -> dict[str, Import]:
+    """Import modules, each in a process of its own: a broken one may end its interpreter."""
+    names = list(dict.fromkeys(modules))
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(try_import, names), strict=True))
+
+
+def try_import(module: str, timeout_seconds: float = 120.0) -> Import:
+    """Import a module in another process."""
+    # -P: a file of the working folder must not stand for a package.
+    command = [sys.executable, "-P", "-m", "oneway.cli.probe", module]
+    try:
+        ended = subprocess.run(  # noqa: S603  our own interpreter and module
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"did not finish in {timeout_seconds:g} seconds", {}
+    if ended.stdout:
+        error, facts = json.loads(ended.stdout)
+        return error, facts
+    code = ended.returncode
+    ending = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    return f"the interpreter ended {ending} while importing it", {}

@@ -1,0 +1,7 @@
+"""Tables of records: read from files, and encoded as numbers in [0, 1]."""
+
+from oneway.data.tables.encoding import Column, RecordEncoding
+from oneway.data.tables.files import read_table
+from oneway.data.tables.loading import Records, load_records
+
+__all__ = ["Column", "RecordEncoding", "Records", "load_records", "read_table"]

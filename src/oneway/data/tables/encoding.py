@@ -1,0 +1,328 @@
+"""Encode rows of a table as numbers in [0, 1], and decode them as a model takes them."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oneway.checks import check_images
+from oneway.data.tables.files import Content, Table, check_table
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    InvalidTensorError,
+    UnknownNameError,
+)
+from oneway.extras import load_extra
+
+Category = str | bool | int | float
+
+
+@dataclass(frozen=True)
+class Column:
+    """The positions of a table's column in an encoded record, and its scale or categories.
+
+    Attributes:
+        name: The name of the column.
+        kind: ``"numeric"``: a number; ``"categorical"``: a number per category, 1 for the record's
+            category and 0 for others.
+        start: The first position.
+        stop: The position after the last.
+        low: The least number in the auxiliary table, which is encoded as 0.
+        high: The greatest number there, which is encoded as 1. If it equals ``low``, it is encoded
+            as 0.5.
+        categories: The categories in the auxiliary table, sorted. Empty for a numeric column.
+    """
+
+    name: str
+    kind: Literal["numeric", "categorical"]
+    start: int
+    stop: int
+    low: float = 0.0
+    high: float = 1.0
+    categories: tuple[Category, ...] = ()
+
+    @property
+    def span(self) -> float:
+        """The difference of two numbers whose codes differ by 1."""
+        return self.high - self.low or 1.0
+
+    @property
+    def content(self) -> Content:
+        """The content that a table must have in this column."""
+        if self.kind == "numeric":
+            return "numbers"
+        return _content_of(self.categories[0])
+
+
+def _content_of(category: Category) -> Content:
+    if isinstance(category, str):
+        return "texts"
+    return "booleans" if isinstance(category, bool) else "numbers"
+
+
+@dataclass(frozen=True)
+class RecordEncoding:
+    """A map from the rows of a table to numbers, and back; fitted on the auxiliary table alone.
+
+    Attributes:
+        columns: The columns in the table's order.
+        class_names: The values of the label in that table, sorted; empty without a label.
+    """
+
+    columns: tuple[Column, ...]
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        table: Table,
+        *,
+        categorical: Collection[str] = (),
+        class_names: Sequence[str] = (),
+        where: str = "the table",
+    ) -> "RecordEncoding":
+        """Take ranges and categories from a table.
+
+        Texts and booleans are categorical; numbers are numeric unless ``categorical`` names them.
+
+        Args:
+            table: The attacker's auxiliary table: columns of inputs, without the label.
+            categorical: Names of columns of numbers that stand for categories.
+            class_names: The names of the classes, kept for loading other tables.
+            where: The name of the table in messages.
+
+        Raises:
+            UnknownNameError: ``categorical`` names no column.
+            CorruptDataError: The table has missing values, a column of another kind, one of
+                categories that all differ, or one of numbers farther apart than float64 holds.
+        """
+        check_names(categorical, table)
+        columns: list[Column] = []
+        for name, (content, values) in check_table(table, where).items():
+            start = columns[-1].stop if columns else 0
+            if content == "numbers" and name not in categorical:
+                columns.append(_numeric(name, values, start, where))
+            else:
+                columns.append(_categorical(name, values, start, where))
+        return cls(tuple(columns), tuple(class_names))
+
+    @property
+    def length(self) -> int:
+        """D, the count of numbers that encode a record."""
+        return self.columns[-1].stop
+
+    def encode(self, table: Table, where: str = "the table") -> Tensor:
+        """Encode records.
+
+        Args:
+            table: The columns of the table that this was fitted on, in its order.
+            where: The name of the table in messages.
+
+        Returns:
+            ``(N, D)`` float32. A number beyond the auxiliary table's range is beyond [0, 1]:
+            see :meth:`clip`.
+
+        Raises:
+            CorruptDataError: A column is missing, is too many, stands in another order or has
+                another content; values are missing; or the auxiliary table lacks a category.
+        """
+        self._check_columns(list(table), where)
+        contents = check_table(table, where)
+        encoded = np.zeros((len(next(iter(table.values()))), self.length), np.float32)
+        for column in self.columns:
+            content, values = contents[column.name]
+            if content != column.content:
+                raise CorruptDataError(
+                    f"column {column.name!r} of {where} must hold {column.content}, as in the "
+                    f"auxiliary table, but holds {content}."
+                )
+            block = encoded[:, column.start : column.stop]
+            if column.kind == "numeric":
+                block[:, 0] = _scaled(column, values, where)
+            else:
+                block[np.arange(len(values)), _codes(column, values, where)] = 1
+        return torch.from_numpy(encoded)
+
+    def clip(self, encoded: Tensor) -> Tensor:
+        """Return ``(N, D)`` records with each number in the auxiliary table's range.
+
+        An inverter gives no other numbers, so its reconstructions are compared with these.
+        """
+        least, most = torch.zeros(self.length), torch.ones(self.length)
+        for column in self.columns:
+            if column.kind == "numeric" and column.low == column.high:
+                least[column.start] = most[column.start] = 0.5
+        return encoded.clamp(least.to(encoded), most.to(encoded))
+
+    def decode(
+        self,
+        encoded: Tensor | NDArray[Any],
+        dtype: type[np.float32] | type[np.float64] = np.float64,
+    ) -> NDArray[Any]:
+        """Return the input of a model that was trained on a matrix.
+
+        Args:
+            encoded: ``(N, D)`` floating: encoded records, or reconstructions of them (the largest
+                number of a categorical column gives its category).
+            dtype: Type of the result.
+
+        Returns:
+            ``(N, columns)``, in the table's order. Numbers are those of the table, to the
+            precision of float32 (whole ones come back whole); so are categories that are
+            numbers, and booleans as 0 and 1. A category that is a text is its index in
+            ``categories``, from 0, as in scikit-learn's ``OrdinalEncoder``.
+
+        Raises:
+            InvalidTensorError: ``encoded`` has another shape.
+        """
+        matrix = np.empty((len(encoded), len(self.columns)), dtype)
+        for place, (column, values) in enumerate(self._decoded(encoded)):
+            if column.kind == "categorical" and column.content != "texts":
+                values = np.array(column.categories, np.float64)[values]
+            matrix[:, place] = values
+        return matrix
+
+    def decode_frame(self, encoded: Tensor | NDArray[Any]) -> Any:
+        """Return the input of a model that was trained on a pandas DataFrame.
+
+        Args:
+            encoded: See :meth:`decode`.
+
+        Returns:
+            A DataFrame with the table's names, order and categories.
+
+        Raises:
+            InvalidTensorError: ``encoded`` has another shape.
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = load_extra("pandas", extra="records", purpose="decoding to a frame")
+        return pandas.DataFrame(
+            {
+                column.name: values
+                if column.kind == "numeric"
+                else pandas.Series(column.categories)[values].array
+                for column, values in self._decoded(encoded)
+            }
+        )
+
+    def _decoded(self, encoded: Tensor | NDArray[Any]) -> list[tuple[Column, NDArray[Any]]]:
+        """Return each column's numbers, or indices of categories."""
+        encoded = torch.as_tensor(encoded)
+        check_images(encoded)
+        if encoded.shape[1:] != (self.length,):
+            raise InvalidTensorError(
+                f"encoded records must have shape (N, {self.length}), but got "
+                f"{tuple(encoded.shape)}. Pass what `encode` of the same encoding gave."
+            )
+        plain = encoded.detach().cpu().double().numpy()
+        return [(column, _restored(column, plain)) for column in self.columns]
+
+    def _check_columns(self, names: Sequence[str], where: str) -> None:
+        expected = [column.name for column in self.columns]
+        missing = [name for name in expected if name not in names]
+        extra = [name for name in names if name not in expected]
+        if missing or extra:
+            raise CorruptDataError(
+                f"{where} must have the columns of the auxiliary table, but lacks "
+                f"{', '.join(map(repr, missing)) or 'none'} and has besides "
+                f"{', '.join(map(repr, extra)) or 'none'}. Name the label, and drop what is no "
+                "input of the model, in both tables alike."
+            )
+        if list(names) != expected:
+            place = next(i for i, name in enumerate(names) if name != expected[i])
+            raise CorruptDataError(
+                f"{where} must have its columns in the order of the auxiliary table, but column "
+                f"{place} is {names[place]!r}, not {expected[place]!r}. Write them in one order: "
+                "the model tells them apart by it."
+            )
+
+
+def check_names(names: Collection[str], table: Table) -> None:
+    """Refuse names of columns that a table does not have.
+
+    Raises:
+        InvalidOptionError: ``names`` is a single text.
+        UnknownNameError: A name is not a column.
+    """
+    if isinstance(names, str):
+        raise InvalidOptionError(f"columns must be named in a tuple, such as ({names!r},).")
+    for name in names:
+        if name not in table:
+            raise UnknownNameError("column", name, table)
+
+
+def _numeric(name: str, values: NDArray[Any], start: int, where: str) -> Column:
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise CorruptDataError(
+            f"column {name!r} of {where} holds numbers farther apart than float64 holds. "
+            "Scale it, or take its logarithm."
+        )
+    return Column(name, "numeric", start, start + 1, low, high)
+
+
+def _categorical(name: str, values: NDArray[Any], start: int, where: str) -> Column:
+    categories = tuple(python_value(value) for value in np.unique(values))
+    # Two booleans may differ in a table of two rows.
+    if len(categories) == len(values) > 2:
+        raise CorruptDataError(
+            f"column {name!r} of {where} has another category in each of its {len(values)} rows, "
+            f"so that it only identifies records. Drop it: drop=({name!r},)."
+        )
+    return Column(name, "categorical", start, start + len(categories), categories=categories)
+
+
+def python_value(value: Any) -> Category:
+    """Return a value of a column as a Python object, whole numbers as int."""
+    if isinstance(value, str | np.str_):
+        return str(value)
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    return int(value) if value == int(value) else float(value)
+
+
+def _scaled(column: Column, values: NDArray[Any], where: str) -> NDArray[np.float32]:
+    middle = 0.5 if column.low == column.high else 0.0
+    with np.errstate(over="ignore"):
+        scaled = (middle + (values - column.low) / column.span).astype(np.float32)
+    beyond = int((~np.isfinite(scaled)).sum())
+    if beyond:
+        raise CorruptDataError(
+            f"column {column.name!r} of {where} has {beyond} numbers so far beyond the range of "
+            "the auxiliary table that float32 cannot hold them in its units. Check that both "
+            "tables have the same units."
+        )
+    return scaled
+
+
+def _codes(column: Column, values: NDArray[Any], where: str) -> NDArray[np.int64]:
+    places = {category: place for place, category in enumerate(column.categories)}
+    codes = np.array([places.get(value, -1) for value in values.tolist()], np.int64)
+    unseen = int((codes < 0).sum())
+    if unseen:
+        raise CorruptDataError(
+            f"column {column.name!r} of {where} has {unseen} of {len(codes)} rows whose category "
+            f"is none of the {len(places)} of the auxiliary table. Merge rare categories in both "
+            "tables, or leave these rows out."
+        )
+    return codes
+
+
+def _restored(column: Column, encoded: NDArray[np.float64]) -> NDArray[Any]:
+    """Return a column's numbers, or indices of categories, from encoded records."""
+    if column.kind == "categorical":
+        places: NDArray[Any] = encoded[:, column.start : column.stop].argmax(1)
+        return places
+    codes = encoded[:, column.start]
+    steps = codes - 0.5 if column.low == column.high else codes
+    numbers: NDArray[np.float64] = column.low + steps * column.span
+    # Where float32 cannot tell a number from a whole number, take the whole number: thresholds of
+    # trees, and codes such as a month, are whole more often than close to it.
+    doubt = np.abs(codes) * column.span * 2.0**-23 + np.abs(numbers) * 2.0**-50
+    whole = np.rint(numbers)
+    return np.where(np.abs(numbers - whole) <= doubt, whole, numbers)
