@@ -12,6 +12,7 @@ the labels with too few calibration queries for a cell.
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from oneway.data import no_progress, split_dataset
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
-from oneway.evaluation import Store, write_records
+from oneway.evaluation import Store
 from oneway.evaluation.records import environment
+from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
 
 WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)
@@ -188,9 +190,9 @@ def main() -> None:
         place = {
             "data": options.data,
             "members": members,
-            "environment": environment(torch.device("cpu")),
+            "environment": asdict(environment(torch.device("cpu"))),
         }
-        write_records(options.out, [{**record, **place} for record in records])
+        write_json_lines(options.out, [{**record, **place} for record in records])
 
 
 if __name__ == "__main__":

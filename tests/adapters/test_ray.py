@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-import adapters.test_guard
-from adapters.test_guard import FAULTS, Faulty
+from faulty_defenses import REFUSED, Faulty
+from laws import looped
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.adapters.ray import (
     GuardRows,
@@ -86,7 +86,6 @@ class Model:
 def workers(cluster):
     """Workers have oneway, but not these tests: they get them by value."""
     cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    cluster.cloudpickle.register_pickle_by_value(adapters.test_guard)
     return cluster
 
 
@@ -203,7 +202,7 @@ def test_a_request_of_another_shape_fails_alone():
     )
 
 
-@pytest.mark.parametrize("fails", ["the model", "the guard"])
+@looped("fails", ["the model", "the guard"])
 def test_a_query_that_breaks_something_fails_alone(fails):
     broken = QUERIES[5, 0, 0, 0]
 
@@ -229,9 +228,8 @@ def test_a_guard_out_of_memory_is_an_error_without_its_text(monkeypatch):
     def short(*_):
         raise MemoryError(f"no room for {WEIGHTS}")
 
-    guard = load_guard()
-    monkeypatch.setattr(guard, "_guarded", short)
-    for answer in together([QUERIES[:2], QUERIES[2:]], guard):
+    monkeypatch.setattr("oneway.adapters.guard.clean_logits_of", short)
+    for answer in together([QUERIES[:2], QUERIES[2:]], load_guard()):
         assert isinstance(answer, TargetFailedError)
         assert "room" not in str(answer)
 
@@ -245,16 +243,14 @@ def test_a_body_of_lists_in_lists_is_no_request():
         asyncio.run(instances_of(Deep()))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@looped("fault", ["raises ValueError", "NaN", "another label"])
 def test_each_fault_of_a_defense_is_an_error_for_each_request(fault):
-    guard = Guard(Faulty(FAULTS[fault]), "logits")
+    guard = Guard(Faulty(REFUSED[fault]), "logits")
     for answer in together([QUERIES[:2], QUERIES[2:]], guard):
         assert isinstance(answer, DefenseFailedError)
 
 
-@pytest.mark.parametrize(
-    "model", [lambda _: "scores", lambda queries: scores_of(queries)[1:], lambda _: None]
-)
+@looped("model", [lambda _: "scores", lambda queries: scores_of(queries)[1:], lambda _: None])
 def test_a_model_that_answers_otherwise_is_an_error(model):
     for answer in together([QUERIES], load_guard(), model):
         assert isinstance(answer, OnewayError)
@@ -329,7 +325,7 @@ def test_a_key_is_not_sent_to_a_worker():
         later("ray.cloudpickle").dumps(lambda: guard)
 
 
-@pytest.mark.parametrize("options", [{"max_batch_size": 0}, {"batch_wait_seconds": -1}])
+@looped("options", [{"max_batch_size": 0}, {"batch_wait_seconds": -1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InvalidOptionError):
         guard_deployment(load_guard, **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.test_guard import FAULTS, Faulty
+from faulty_defenses import REFUSED, Faulty
 from oneway.adapters.guard import Guard
 from oneway.defenses import KeyedRandomness, SecretKey, build_defense
 from oneway.defenses.gaussian_noise import GaussianNoise
@@ -136,9 +136,8 @@ def test_a_defense_that_needs_the_queries_is_given_them(rows):
     np.testing.assert_array_equal(released.argmax(1), clean.argmax(1))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_defense_that_fails_lets_nothing_out(fault, rows):
-    guarded = GuardedClassifier(LogisticRegression(), Faulty(FAULTS[fault])).fit(*rows)
+def test_a_defense_that_fails_lets_nothing_out_of_any_method(rows):
+    guarded = GuardedClassifier(LogisticRegression(), Faulty(REFUSED["another label"])).fit(*rows)
     for ask in (guarded.predict_proba, guarded.predict_log_proba, guarded.predict):
         with pytest.raises(DefenseFailedError, match="nothing is released"):
             ask(rows[0][:3])

@@ -13,6 +13,8 @@ from oneway.evaluation import read_records
 from oneway.report import summary_table
 from oneway.report.audit import HIDDEN
 
+pytestmark = pytest.mark.xdist_group("oneway reproduce")
+
 ROOT = Path(__file__).parents[2]
 TINY = """
 name = "tiny"
@@ -306,7 +308,7 @@ def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch):
 @pytest.fixture
 def no_tables(monkeypatch):
     """Leave the table and the page of a run out."""
-    monkeypatch.setattr("oneway.cli.reproduce._print_table", lambda *_: None)
+    monkeypatch.setattr("oneway.cli.reproduce._print_tables", lambda *_: None)
     monkeypatch.setattr("oneway.cli.reproduce.page_of_records", lambda *_, **__: None)
 
 

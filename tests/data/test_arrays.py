@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from laws import looped
 from oneway.data import load_dataset, read_npz
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
@@ -23,10 +24,10 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("save", [np.save, np.savez], ids=["npy", "npz"])
+@looped("save", [np.save, np.savez], ids=["npy", "npz"])
 def test_pickled_objects_are_refused_and_never_unpickled(tmp_path, save):
     path = tmp_path / "objects"
-    sprung = tmp_path / "sprung"
+    sprung = tmp_path / f"sprung by {save.__name__}"
     with path.open("wb") as file:
         save(file, np.array([Trap(sprung)], dtype=object))
     with pytest.raises(CorruptDataError, match=r"not an \.npy or \.npz file of plain arrays"):
@@ -75,7 +76,7 @@ def zip_of_text(path):
         archive.writestr("images", "no array")
 
 
-@pytest.mark.parametrize(
+@looped(
     "write",
     [truncated, damaged, zip_of_text, Path.touch, lambda path: path.write_text("a page")],
     ids=["truncated", "damaged", "zip of text", "empty", "a page"],
@@ -92,7 +93,7 @@ def load(folder, **arrays):
     return load_dataset("npz", folder, path="some.npz")
 
 
-@pytest.mark.parametrize("channel", [False, True], ids=["no channel axis", "one channel"])
+@looped("channel", [False, True], ids=["no channel axis", "one channel"])
 def test_every_array_comes_back(tmp_path, channel):
     dataset = load(
         tmp_path,
@@ -134,7 +135,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_dataset("npz", tmp_path, path="some.npz")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("changed", "text"),
     [
         ({"images": IMAGES / 255}, r"uint8 of shape .* but are float64 of shape \(10, 28, 28\)"),
@@ -163,7 +164,7 @@ def test_arrays_that_make_no_data_set_are_refused_with_the_reason(tmp_path, chan
         load(tmp_path, **({"images": IMAGES, "labels": LABELS} | changed))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("arrays", "held"), [({"pixels": IMAGES, "labels": LABELS}, "labels, pixels"), ({}, "nothing")]
 )
 def test_a_file_without_images_is_refused_with_what_it_holds(tmp_path, arrays, held):
@@ -171,7 +172,7 @@ def test_a_file_without_images_is_refused_with_what_it_holds(tmp_path, arrays, h
         load(tmp_path, **arrays)
 
 
-@pytest.mark.parametrize("changed", [{}, {"labels": LABELS * 2}, {"labels": LABELS.astype(float)}])
+@looped("changed", [{}, {"labels": LABELS * 2}, {"labels": LABELS.astype(float)}])
 def test_labels_that_are_not_wanted_are_not_looked_at(tmp_path, changed):
     arrays = {"images": IMAGES, "labels": LABELS, "names": ["ash", "birch"]} | changed
     np.savez(tmp_path / "some.npz", **arrays)
@@ -198,7 +199,7 @@ def test_a_private_set_is_read_whole_whatever_is_marked(tmp_path):
     assert len(load_dataset("npz", tmp_path, path="faces.npz").images) == 2
 
 
-@pytest.mark.parametrize("marks", [np.zeros(2, np.bool_), np.ones(3, np.bool_), np.array([0.5, 1])])
+@looped("marks", [np.zeros(2, np.bool_), np.ones(3, np.bool_), np.array([0.5, 1])])
 def test_marks_that_say_nothing_are_refused(tmp_path, marks):
     np.savez(tmp_path / "faces.npz", images=np.zeros((2, 2, 2), np.uint8), disjoint=marks)
     with pytest.raises(CorruptDataError, match=r"disjoint of .* must be bool of shape \(2,\)"):

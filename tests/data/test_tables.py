@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from laws import looped
 from oneway.data.tables import RecordEncoding, load_records
 from oneway.data.tables.files import read_table
 from oneway.errors import (
@@ -223,7 +224,7 @@ def test_encoding_depends_on_the_auxiliary_table_alone():
     assert torch.equal(alone, encoding.encode(TEST)[:1])
 
 
-@pytest.mark.parametrize("suffix", WRITERS)
+@looped("suffix", WRITERS)
 def test_a_table_is_loaded_then_another_with_its_encoding(tmp_path, suffix):
     labels = np.array(["no", "yes", "no", "maybe"])
     extra = np.array(["a", "b", "c", "d"])
@@ -318,7 +319,7 @@ def told(error: pytest.ExceptionInfo) -> str:
     return " ".join(texts)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("changed", "message"),
     [
         (
@@ -351,7 +352,7 @@ def test_another_order_of_columns_is_refused():
         fitted().encode(dict(reversed(TEST.items())))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("changed", "message"),
     [
         ({"job": np.array(["a", "b", "c", UNSEEN])}, r"'job'.*each of its 4 rows.*drop=\('job',"),
@@ -400,7 +401,7 @@ def test_a_class_that_is_not_known_and_labels_that_are_no_classes_are_refused(tm
     assert "4711" not in told(error)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("content", "message"),
     [
         (b"a,b\n1,2\n3,4,4711secret\n", r"\(row 3 has 3 cells, not the 2 of the first\)"),
@@ -444,7 +445,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
         fitted().decode_frame(fitted().encode(TEST))
 
 
-@pytest.mark.parametrize("shape", [(3, 10), (11,), (3, 1, 11)])
+@looped("shape", [(3, 10), (11,), (3, 1, 11)])
 def test_encoded_records_of_another_shape_are_refused(shape):
     with pytest.raises(InvalidTensorError, match=r"shape \(N, "):
         fitted().decode(torch.zeros(shape))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from laws import looped
 from oneway.errors import InvalidOptionError
 from oneway.inversion.input_transforms import (
     FARTHEST,
@@ -105,7 +106,7 @@ def test_kept_entries_alone_decide_how_far_a_truncated_row_is_lifted():
     )
 
 
-@pytest.mark.parametrize("truncation", [4, 9])
+@looped("truncation", [4, 9])
 def test_a_truncation_that_cuts_nothing_is_none(truncation):
     confidences = random_rows(1, 6, 4, torch.float32, 3).softmax(-1)
     cut = FaithfulTransform(4, truncation)(confidences)
@@ -146,12 +147,12 @@ def test_rounded_answers_stay_within_a_few_deviations():
     assert fitted(rounded)(rounded).abs().amax() < 20
 
 
-@pytest.mark.parametrize(
+@looped(
     "transform",
     [FaithfulTransform(4), FaithfulTransform(4, truncation=2), StandardizedLog(4), WithinLabel(4)],
     ids=["faithful", "truncated", "standardized", "within-label"],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@looped("dtype", [torch.float32, torch.float64])
 def test_values_and_gradients_are_finite_for_every_confidence_from_0_to_1(transform, dtype):
     limits = torch.finfo(dtype)
     smallest = limits.tiny * limits.eps
@@ -165,7 +166,7 @@ def test_values_and_gradients_are_finite_for_every_confidence_from_0_to_1(transf
     assert torch.isfinite(confidences.grad).all()
 
 
-@pytest.mark.parametrize("name", INPUT_TRANSFORMS)
+@looped("name", INPUT_TRANSFORMS)
 def test_each_row_stands_for_itself(name):
     confidences = random_rows(6, 9, 5, torch.float32, 3).softmax(-1)
     transform = build_input_transform(name, 5, None)
@@ -175,13 +176,13 @@ def test_each_row_stands_for_itself(name):
         assert torch.equal(transform(confidences[row : row + 1])[0], together[row])
 
 
-@pytest.mark.parametrize("truncation", [None, 3])
-@pytest.mark.parametrize("scale", [1, 40])
+@looped("truncation", [None, 3])
+@looped("scale", [1, 40])
 def test_faithful_gradients_in_logs_are_the_automatic_ones(truncation, scale):
     assert_pulled_back(FaithfulTransform(5, truncation), scale)
 
 
-@pytest.mark.parametrize("scale", [1, 40])
+@looped("scale", [1, 40])
 def test_standardized_gradients_in_logs_are_the_automatic_ones(scale):
     transform = fitted(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
     assert_pulled_back(transform, scale)
@@ -219,7 +220,7 @@ def test_an_unknown_input_transform_is_refused_with_the_known_ones():
         build_input_transform("wavelet", 5, None)
 
 
-@pytest.mark.parametrize("name", ["standardized", "within-label", "leading"])
+@looped("name", ["standardized", "within-label", "leading"])
 def test_truncation_is_refused_with_any_other_input_transform(name):
     with pytest.raises(
         InvalidOptionError, match="truncation goes with input_transform='faithful' only"
@@ -227,8 +228,8 @@ def test_truncation_is_refused_with_any_other_input_transform(name):
         build_input_transform(name, 5, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", INPUT_TRANSFORMS)
+@looped("dtype", [torch.float32, torch.float64])
+@looped("name", INPUT_TRANSFORMS)
 def test_a_input_transform_says_how_many_features_it_gives_and_keeps_the_type(name, dtype):
     transform = build_input_transform(name, 5, None)
     confidences = random_rows(11, 40, 5, dtype, 2).softmax(-1)
@@ -270,7 +271,7 @@ def test_the_label_s_own_features_tell_it_alone_and_are_scaled_like_the_others()
     torch.testing.assert_close(spread, expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("count", [1, FEWEST - 1, FEWEST])
+@looped("count", [1, FEWEST - 1, FEWEST])
 def test_rows_of_a_rare_label_are_compared_with_all_rows(count):
     often = torch.tensor([2.0, 0, 0]) + random_rows(15, 60, 3, torch.float64, 0.2)
     rare = torch.tensor([0, 0, 2.0]) + random_rows(16, count, 3, torch.float64, 0.2)
@@ -318,8 +319,8 @@ def test_within_label_zeros_are_read_as_0_3_of_the_smallest_positive_training_co
     assert not torch.allclose(other, read_as)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1, 3])
+@looped("dtype", [torch.float32, torch.float64])
+@looped("scale", [1, 3])
 def test_within_label_gradients_in_logs_are_the_automatic_ones(scale, dtype):
     # Rows of a narrower training set, so that some are cut off; and some logs are floored.
     transform = within(random_rows(19, 200, 5, dtype, scale / 20).softmax(-1))
@@ -331,7 +332,7 @@ def test_within_label_gradients_in_logs_are_the_automatic_ones(scale, dtype):
     assert_pulled_back(transform, scale, dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@looped("dtype", [torch.float32, torch.float64])
 def test_a_message_in_the_low_digits_of_a_label_only_release_fills_the_range(dtype):
     labels, message = torch.arange(90) % 3, random_rows(20, 90, 1, torch.float64, 1)[:, 0]
     rows = torch.full((90, 3), 0.05, dtype=torch.float64)
@@ -361,7 +362,7 @@ def test_a_label_only_release_without_a_message_has_nothing_but_the_label():
     assert len(of_all.unique(dim=0)) == 3
 
 
-@pytest.mark.parametrize("name", INPUT_TRANSFORMS)
+@looped("name", INPUT_TRANSFORMS)
 def test_fitted_statistics_come_back_with_the_state_and_to_the_last_digit(name):
     confidences = random_rows(21, 60, 4, torch.float64, 2).softmax(-1)
     transform, other = build_input_transform(name, 4, None), build_input_transform(name, 4, None)
@@ -370,8 +371,8 @@ def test_fitted_statistics_come_back_with_the_state_and_to_the_last_digit(name):
     assert torch.equal(other(confidences), transform(confidences))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1, 3])
+@looped("dtype", [torch.float32, torch.float64])
+@looped("scale", [1, 3])
 def test_leading_gradients_in_logs_are_the_automatic_ones(scale, dtype):
     transform = leading(random_rows(22, 200, 5, dtype, scale / 20).softmax(-1))
     transform.floor.fill_(math.exp(-1.5 * scale))
@@ -407,7 +408,7 @@ def test_leading_features_are_standardized_over_the_rows_that_show_them_and_say_
         assert float(of_class[rows].std(correction=0)) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("count", [0, FEWEST - 1, FEWEST])
+@looped("count", [0, FEWEST - 1, FEWEST])
 def test_a_class_that_is_seldom_among_the_leading_is_compared_with_all_of_them(count):
     logs = torch.full((60, 6), -20.0, dtype=torch.float64)
     logs[:, :LEADING] = random_rows(26, 60, LEADING, torch.float64, 0.3) - 3

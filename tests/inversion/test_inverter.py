@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from laws import looped
 from oneway.defenses.adversarial_noise.frozen import frozen_copy
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.inversion import INPUT_TRANSFORMS, INVERTER_WIDTHS, Inverter, full_depth
@@ -37,7 +38,7 @@ def channels(inverter: Inverter) -> list[int]:
     return [layer.num_features for layer in inverter.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("side", "classes", "widths"), [(32, 10, [512, 256, 128]), (64, 530, [1024, 512, 256, 128])]
 )
 def test_the_paper_s_widths(side, classes, widths):
@@ -48,7 +49,7 @@ def test_the_paper_s_widths(side, classes, widths):
     assert maps.shape == (2, widths[0], 4, 4)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("side", "hidden_layers", "widths"),
     [
         (32, 1, [128]),
@@ -65,7 +66,7 @@ def test_removed_hidden_layers_are_the_early_ones(side, hidden_layers, widths):
     assert maps.shape == (2, widths[0], side // 2**hidden_layers, side // 2**hidden_layers)
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=list(VARIANTS))
+@looped("options", VARIANTS.values(), ids=list(VARIANTS))
 def test_reconstructions_have_the_images_shape_and_lie_between_0_and_1(options):
     inverter = small_inverter(1, **options)
     confidences = random_rows(2, 6, 5, torch.float32, 3).softmax(-1)
@@ -101,9 +102,9 @@ def automatic_gradients(inverter: nn.Module, logits: Tensor, images: Tensor) -> 
     return torch.autograd.grad(errors.sum(), variable)[0]
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=list(VARIANTS))
-@pytest.mark.parametrize("folded", [False, True], ids=["as trained", "folded"])
-@pytest.mark.parametrize("scale", [1, 30], ids=["everyday", "lifted"])
+@looped("options", VARIANTS.values(), ids=list(VARIANTS))
+@looped("folded", [False, True], ids=["as trained", "folded"])
+@looped("scale", [1, 30], ids=["everyday", "lifted"])
 def test_closed_form_gradients_equal_automatic_ones(options, folded, scale):
     inverter = small_inverter(5, dtype=torch.float64, **options)
     logits = random_rows(6, 8, 5, torch.float64, scale)
@@ -159,7 +160,7 @@ def test_images_of_any_size_are_the_middle_of_what_doubling_gives(shape, data):
     torch.testing.assert_close(inverter(confidences), middle)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (1, 32, 64)])
+@looped("shape", [(1, 8, 8), (3, 28, 28), (1, 32, 64)])
 def test_sizes_that_divide_are_not_cropped_so_that_stored_weights_keep_their_names(shape):
     inverter = small_inverter(2, image_shape=shape)
     depth = inverter.architecture["hidden_layers"]
@@ -177,14 +178,14 @@ def test_full_depth_halves_the_shorter_side_to_4_and_at_least_once():
     assert all(full_depth(*pair) == full_depth(*reversed(pair)) for pair in sides + odd)
 
 
-@pytest.mark.parametrize("input_transform", INPUT_TRANSFORMS)
+@looped("input_transform", INPUT_TRANSFORMS)
 def test_the_first_layer_takes_what_the_input_transform_gives(input_transform):
     inverter = small_inverter(2, image_shape=(1, 5, 5), input_transform=input_transform)
     assert inverter.layers[0].in_features == inverter.input_transform.features
     assert inverter(torch.full((2, 5), 0.2)).shape == (2, 1, 5, 5)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("options", "message"),
     [
         ({"num_classes": 1}, "num_classes must be a whole number of at least 2"),
@@ -202,7 +203,7 @@ def test_an_option_outside_its_range_is_refused(options, message):
         Inverter(**{"num_classes": 10, "image_shape": (1, 8, 8), **options})
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 4), (2, 1, 5)])
+@looped("shape", [(5,), (2, 4), (2, 1, 5)])
 def test_confidences_of_another_shape_are_refused(shape):
     with pytest.raises(InvalidTensorError, match=r"shape \(N, 5\)"):
         small_inverter(5)(torch.full(shape, 0.2))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from laws import looped
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.adversarial_noise.frozen import frozen_copy
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
@@ -49,7 +50,7 @@ def record_inverter(
     return inverter.eval()
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=list(VARIANTS))
+@looped("options", VARIANTS.values(), ids=list(VARIANTS))
 def test_reconstructions_are_records_between_0_and_1_that_follow_the_scores(options):
     inverter = record_inverter(1, **options)
     records = inverter(random_rows(2, 6, 5, torch.float32, 3).softmax(-1))
@@ -58,7 +59,7 @@ def test_reconstructions_are_records_between_0_and_1_that_follow_the_scores(opti
     assert (records.std(0) > 1e-3).all()
 
 
-@pytest.mark.parametrize("hidden_layers", [1, 2, 4])
+@looped("hidden_layers", [1, 2, 4])
 def test_width_and_depth_are_those_asked_for_and_an_architecture_builds_another(hidden_layers):
     inverter = RecordInverter(5, 7, width=3, hidden_layers=hidden_layers, truncation=2)
     linears = [layer for layer in inverter.modules() if isinstance(layer, nn.Linear)]
@@ -78,9 +79,9 @@ def automatic_gradients(inverter: nn.Module, logits: Tensor, records: Tensor) ->
     return torch.autograd.grad(errors.sum(), variable)[0]
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=list(VARIANTS))
-@pytest.mark.parametrize("copied", [False, True], ids=["as trained", "frozen"])
-@pytest.mark.parametrize("scale", [1, 30], ids=["everyday", "lifted"])
+@looped("options", VARIANTS.values(), ids=list(VARIANTS))
+@looped("copied", [False, True], ids=["as trained", "frozen"])
+@looped("scale", [1, 30], ids=["everyday", "lifted"])
 def test_closed_form_gradients_equal_automatic_ones(options, copied, scale):
     inverter = record_inverter(5, dtype=torch.float64, **options)
     inverter.fit_input_transform(random_rows(7, 50, 5, torch.float64, scale).softmax(-1))
@@ -130,7 +131,7 @@ def test_categorical_columns_come_out_as_posterior_probabilities():
     torch.testing.assert_close(told, odds, atol=0.07, rtol=0)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("options", "message"),
     [
         ({"num_classes": 1}, "num_classes must be a whole number of at least 2"),
@@ -145,7 +146,7 @@ def test_an_option_outside_its_range_is_refused(options, message):
         RecordInverter(**{"num_classes": 5, "record_length": 7, **options})
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 4), (2, 1, 5)])
+@looped("shape", [(5,), (2, 4), (2, 1, 5)])
 def test_confidences_of_another_shape_are_refused(shape):
     for ask in (record_inverter(), lambda c: record_inverter().error_gradients(c, c)):
         with pytest.raises(InvalidTensorError, match=r"scores of shape \(N, 5\)"):
@@ -175,7 +176,7 @@ def test_the_shape_of_an_input_decides_which_inverter_is_built():
     assert all(made.architecture["width"] == 2 for made in (images, records))
 
 
-@pytest.mark.parametrize("shape", [(), (7, 9), (2, 3, 7, 9)])
+@looped("shape", [(), (7, 9), (2, 3, 7, 9)])
 def test_other_shapes_are_neither_images_nor_records(shape):
     with pytest.raises(InvalidOptionError, match=r"\(C, H, W\) for images or \(D,\) for records"):
         build_inverter(5, shape)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.inversion import (
     DecoderSpec,
@@ -70,7 +71,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("averaging", [0, 0.9])
+@looped("averaging", [0, 0.9])
 def test_the_weights_kept_are_those_of_the_best_epoch(averaging):
     confidences, images, held_out = observed(noise=1.0)  # nothing to learn, so that it overfits
     network = decoder()
@@ -103,7 +104,7 @@ def long_run():
     return train(decoder(), observed(noise=0.8), epochs=40, learning_rate=0.02)
 
 
-@pytest.mark.parametrize("patience", [1, 2, 3, 5])
+@looped("patience", [1, 2, 3, 5])
 def test_training_stops_after_so_many_epochs_without_a_gain_of_a_thousandth(long_run, patience):
     best, waited, expected = math.inf, 0, []
     for error in long_run:
@@ -232,8 +233,8 @@ def hand_written(network, tensors, epochs, learning_rate, batch_size, averaging,
     return by_epoch
 
 
-@pytest.mark.parametrize("averaging", [0, 0.5, 0.98])
-@pytest.mark.parametrize("batch_size", [8, 15])  # of 30 training rows; 15 leaves none over
+@looped("averaging", [0, 0.5, 0.98])
+@looped("batch_size", [8, 15])  # of 30 training rows; 15 leaves none over
 def test_training_equals_a_hand_written_loop(averaging, batch_size):
     tensors = confidences, images, held_out = observed()
     network = decoder()
@@ -264,7 +265,7 @@ def fitted(input_transform):
     return network
 
 
-@pytest.mark.parametrize("input_transform", INPUT_TRANSFORMS)
+@looped("input_transform", INPUT_TRANSFORMS)
 def test_a_input_transforms_statistics_are_kept_as_they_were_fitted(input_transform):
     """Of the rows that are trained on, and of no others."""
     confidences, images, held_out = observed()
@@ -275,9 +276,7 @@ def test_a_input_transforms_statistics_are_kept_as_they_were_fitted(input_transf
     assert same(snapshot(network.input_transform), snapshot(expected))
 
 
-@pytest.mark.parametrize(
-    "input_transform", [name for name in INPUT_TRANSFORMS if name != "faithful"]
-)
+@looped("input_transform", [name for name in INPUT_TRANSFORMS if name != "faithful"])
 def test_an_average_follows_weights_and_batch_statistics_and_no_statistics_of_a_input_transform(
     input_transform,
 ):
@@ -349,7 +348,7 @@ def test_mean_error_weighs_every_pixel_alike_however_many_rows_there_are(rows, s
     assert error == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("held", [0, ROWS - 1, ROWS])
+@looped("held", [0, ROWS - 1, ROWS])
 def test_no_row_to_choose_by_or_fewer_than_two_to_train_on_is_refused(held):
     confidences, images, _ = observed()
     with pytest.raises(InvalidOptionError, match=f"{held} of {ROWS} are held out"):
@@ -361,7 +360,7 @@ def test_two_training_rows_are_enough():
     assert train(decoder(), (confidences, images, torch.arange(ROWS) >= 2), epochs=1)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("held_out", "got"),
     [
         ((torch.arange(ROWS) % 4 == 0).long(), rf"int64 of shape \({ROWS},\)"),
@@ -387,7 +386,7 @@ def test_logits_and_missing_images_are_refused_before_anything_is_trained():
     assert same(before, copy.deepcopy(network.state_dict()))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("option", "value"),
     [
         ("epochs", 0),
@@ -425,7 +424,7 @@ def test_held_out_rows_may_be_any_rows():
     assert chosen.mean(0).max() < 0.6
 
 
-@pytest.mark.parametrize("count", [0, 1, 2])
+@looped("count", [0, 1, 2])
 def test_too_few_rows_to_hold_one_out_are_refused(count):
     with pytest.raises(InvalidOptionError, match=f"3 images or more.*there are {count}"):
         held_out_rows(count, 0.5, seeded(0))
@@ -477,13 +476,13 @@ def test_one_cycle_rises_for_a_fifth_and_falls_to_nothing(rates):
     assert rates[-1] < 1e-3 * 0.02
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 4, 5, 6])
+@looped("epochs", [1, 2, 4, 5, 6])
 def test_one_cycle_of_a_few_steps_runs(epochs):
     settings = {"epochs": epochs, "batch_size": ROWS, "schedule": "one-cycle"}
     assert len(train(decoder(), observed(), **settings)) == epochs
 
 
-@pytest.mark.parametrize("patience", [1, 3])
+@looped("patience", [1, 3])
 def test_one_cycle_runs_to_its_end_whatever_the_patience(patience):
     settings = {"epochs": 25, "learning_rate": 0.02, "patience": patience}
     assert len(train(decoder(), observed(noise=1.0), **settings)) < 25
@@ -511,7 +510,7 @@ def test_an_unknown_schedule_is_refused_with_the_known_ones():
         TrainingSettings(grace=0)
 
 
-@pytest.mark.parametrize("grace", [1, 3, 7])
+@looped("grace", [1, 3, 7])
 def test_a_decoder_may_trail_the_leader_for_as_long_as_grace_lasts(long_run, grace):
     incumbent = [error / 1.06 for error in long_run]
     errors = train(

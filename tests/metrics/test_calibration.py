@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidTensorError
 from oneway.metrics import (
     brier_score,
@@ -110,16 +111,16 @@ def test_an_upper_edge_belongs_to_its_bin():
     assert expected_calibration_error(released, torch.tensor([1, 0])) == pytest.approx(0.075)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@looped("measure", MEASURES)
+@looped("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_is_summed_in_float64(measure, dtype):
     released = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.75, 0.125]], dtype=dtype).repeat(999, 1)
     labels = torch.tensor([0, 2]).repeat(999)
     assert measure(released, labels) == measure(released.double(), labels)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize(
+@looped("measure", MEASURES)
+@looped(
     ("released", "labels", "message"),
     [
         (torch.eye(3) * 5, torch.arange(3), "released must be probabilities"),

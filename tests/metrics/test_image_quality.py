@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidTensorError
 from oneway.metrics import image_quality, peak_signal_to_noise_ratio, structural_similarity
 from optional import later
@@ -130,7 +131,7 @@ def test_the_memory_bound_changes_nothing(monkeypatch):
     assert seen == [3, 3, 1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@looped("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_every_floating_type_is_measured_in_float64(dtype):
     images, guesses = (
         torch.from_numpy(each).to(dtype) for each in pictures(1, (2, 1, 12, 12), noise=0.1)
@@ -139,8 +140,8 @@ def test_every_floating_type_is_measured_in_float64(dtype):
         assert torch.equal(measure(images, guesses), measure(images.double(), guesses.double()))
 
 
-@pytest.mark.parametrize("measure", [structural_similarity, peak_signal_to_noise_ratio])
-@pytest.mark.parametrize(
+@looped("measure", [structural_similarity, peak_signal_to_noise_ratio])
+@looped(
     ("images", "guesses", "message"),
     [
         (torch.zeros(2, 1, 4, 4), torch.zeros(1, 1, 4, 4), r"shape \(2, 1, 4, 4\), but got \(1"),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import (
     Interval,
@@ -169,7 +170,7 @@ def test_a_higher_level_is_a_wider_interval(seed):
     assert ends[0].high <= ends[1].high <= ends[2].high
 
 
-@pytest.mark.parametrize(
+@looped(
     ("options", "message"),
     [
         ({"level": 0.0}, "level must be between 0 and 1"),
@@ -186,7 +187,7 @@ def test_options_outside_their_range_are_refused(options, message):
         bootstrap_mean(torch.rand(5), generator=generator(), **options)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("bad", "message"),
     [
         (torch.rand(4), "label_errors must be of the same 5 queries as the rest, but got 4"),

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import failure_auroc, rank_correlation, top_accuracy, top_agreement
 from optional import later
@@ -136,8 +137,8 @@ GOOD = torch.full((4, 3), 1 / 3)
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-@pytest.mark.parametrize("measure", [top_accuracy, failure_auroc])
-@pytest.mark.parametrize(
+@looped("measure", [top_accuracy, failure_auroc])
+@looped(
     ("released", "labels", "message"),
     [
         (GOOD, LABELS[:3], r"int64 of shape \(4,\).*got int64 of shape \(3,\)"),
@@ -154,8 +155,8 @@ def test_what_cannot_be_ranked_is_refused(measure, released, labels, message):
         measure(released, labels)
 
 
-@pytest.mark.parametrize("measure", [top_agreement, rank_correlation])
-@pytest.mark.parametrize(
+@looped("measure", [top_agreement, rank_correlation])
+@looped(
     ("clean", "released", "message"),
     [
         (GOOD, GOOD[:1], r"^released must have the shape"),
@@ -168,7 +169,7 @@ def test_what_cannot_be_matched_is_refused(measure, clean, released, message):
         measure(clean, released, *([2] if measure is top_agreement else []))
 
 
-@pytest.mark.parametrize(("within", "message"), [(0, "at least 1"), (4, "at most the 3 classes")])
+@looped(("within", "message"), [(0, "at least 1"), (4, "at most the 3 classes")])
 def test_within_is_checked(within, message):
     with pytest.raises(InvalidOptionError, match=message):
         top_accuracy(GOOD, LABELS, within)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import closed_gap, inversion_errors, lowest_rows, lowest_share
 
@@ -41,7 +42,7 @@ def test_error_of_each_image_is_its_mean_square_in_float64(seed, shape, dtype):
     np.testing.assert_allclose(errors.numpy(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("other", [(1, 1, 4, 4), (3, 4, 4), (3, 1, 4, 1), (3, 1, 1, 4), (3, 16)])
+@looped("other", [(1, 1, 4, 4), (3, 4, 4), (3, 1, 4, 1), (3, 1, 1, 4), (3, 16)])
 def test_shapes_that_would_broadcast_are_refused(other):
     with pytest.raises(InvalidTensorError, match=r"shape \(3, 1, 4, 4\), but got \("):
         inversion_errors(torch.zeros(3, 1, 4, 4), torch.zeros(other))
@@ -69,8 +70,8 @@ def test_gap_grows_with_the_adaptive_error_and_is_not_clipped(errors, more):
     assert (gap > 1) == (adaptive > label)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1e-9])
-@pytest.mark.parametrize("position", range(3))
+@looped("bad", [math.nan, math.inf, -math.inf, -1e-9])
+@looped("position", range(3))
 def test_an_error_that_none_can_be_is_refused_by_name(bad, position):
     errors = [0.2, 0.1, 0.3]
     errors[position] = bad
@@ -79,7 +80,7 @@ def test_an_error_that_none_can_be_is_refused_by_name(bad, position):
         closed_gap(*errors)
 
 
-@pytest.mark.parametrize("label", [0.25, 0.2, 0.0])
+@looped("label", [0.25, 0.2, 0.0])
 def test_there_is_no_gap_where_clean_scores_tell_no_more_than_the_label(label):
     with pytest.raises(InvalidOptionError, match=r"\(0\.25\).*no more than the label.*Train"):
         closed_gap(0.3, 0.25, label)
@@ -105,13 +106,13 @@ def test_one_query_stands_for_the_tail_of_few():
     assert lowest_share(torch.tensor([torch.inf, 0.5]), 0.05) == 0.5
 
 
-@pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan, True, "1 %"])
+@looped("share", [0, -0.1, 1.01, math.nan, True, "1 %"])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(InvalidOptionError, match="share must be above 0 and at most 1"):
         lowest_share(torch.rand(5), share)
 
 
-@pytest.mark.parametrize(
+@looped(
     "errors", [torch.rand(0), torch.rand(2, 2), torch.arange(3), torch.tensor([0.1, torch.nan])]
 )
 def test_errors_without_an_order_are_refused(errors):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import categorical_accuracy, numeric_error
 
@@ -53,8 +54,8 @@ def test_the_truth_is_exact(case):
 RECORDS = torch.tensor([[0.5, 1, 0], [0.25, 0, 1]])
 
 
-@pytest.mark.parametrize("block", [(0, 4), (2, 2), (2, 1), (-1, 2)])
-@pytest.mark.parametrize("measure", [categorical_accuracy, numeric_error])
+@looped("block", [(0, 4), (2, 2), (2, 1), (-1, 2)])
+@looped("measure", [categorical_accuracy, numeric_error])
 def test_a_block_outside_the_record_is_refused(measure, block):
     with pytest.raises(InvalidOptionError, match="start < stop <= 3"):
         measure(RECORDS, RECORDS, block)
@@ -67,13 +68,13 @@ def test_columns_of_the_other_kind_are_refused_with_the_remedy():
         numeric_error(RECORDS, RECORDS, (1, 3))
 
 
-@pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.5, 0.5]])
+@looped("row", [[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.5, 0.5]])
 def test_a_block_that_is_not_one_hot_is_refused(row):
     with pytest.raises(InvalidTensorError, match=r"one-hot in block \(1, 3\), but 1 of 1"):
         categorical_accuracy(torch.tensor([row]), torch.tensor([row]), (1, 3))
 
 
-@pytest.mark.parametrize("value", [-0.5, 1.5])
+@looped("value", [-0.5, 1.5])
 def test_a_number_outside_its_range_is_refused_without_being_shown(value):
     records = RECORDS.clone()
     records[1, 0] = value

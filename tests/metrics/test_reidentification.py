@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import (
     Calibration,
@@ -100,8 +101,8 @@ def judges():
     return embedder, held_out
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, "mean"])
-@pytest.mark.parametrize("calibrated", [False, True])
+@looped("value", [0.0, 0.5, "mean"])
+@looped("calibrated", [False, True])
 def test_a_constant_reconstruction_scores_exactly_at_chance(value, calibrated):
     embedder, held_out = judges()
     images = blobs(3, 60)
@@ -122,7 +123,7 @@ def test_a_constant_reconstruction_scores_exactly_at_chance(value, calibrated):
     assert rank_share(ranks) == pytest.approx(1 / 20)
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
+@looped("calibrated", [False, True])
 def test_unrelated_reconstructions_score_near_chance(calibrated):
     embedder, held_out = judges()
     images, unrelated = blobs(4, 600), blobs(5, 600)
@@ -224,7 +225,7 @@ def test_components_take_images_and_records_alike_and_are_deterministic():
     assert torch.equal(first(images), flat(images.flatten(1)))
 
 
-@pytest.mark.parametrize(("rows", "values"), [(10, 0), (2, 10 * 144)])
+@looped(("rows", "values"), [(10, 0), (2, 10 * 144)])
 def test_of_many_images_some_at_even_distances_are_taken(monkeypatch, rows, values):
     monkeypatch.setattr(reidentification, "FIT_ROWS", rows)
     monkeypatch.setattr(reidentification, "FIT_VALUES", values)
@@ -260,7 +261,7 @@ def test_rank_share_counts_to_within():
     assert [rank_share(ranks, within) for within in (1, 5, 6, 1000)] == [0.25, 0.5, 0.75, 1]
 
 
-@pytest.mark.parametrize(
+@looped(
     "ranks", [torch.tensor([0, 1]), torch.tensor([1.0]), torch.zeros(0).long(), torch.tensor(1)]
 )
 def test_what_is_no_rank_is_refused(ranks):
@@ -268,9 +269,7 @@ def test_what_is_no_rank_is_refused(ranks):
         rank_share(ranks)
 
 
-@pytest.mark.parametrize(
-    ("gallery", "message"), [(1, "at least 2"), (31, "at most the 30 queries")]
-)
+@looped(("gallery", "message"), [(1, "at least 2"), (31, "at most the 30 queries")])
 def test_a_gallery_that_cannot_be_filled_is_refused(gallery, message):
     images = blobs(16, 30)
     with pytest.raises(InvalidOptionError, match=message):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.errors import InvalidTensorError
 from oneway.metrics import distortion, label_changes
 
@@ -54,7 +55,7 @@ def test_probabilities_that_share_nothing_are_2_apart():
     assert measured.logits == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(("position", "name"), [(1, "noisy_logits"), (3, "released")])
+@looped(("position", "name"), [(1, "noisy_logits"), (3, "released")])
 def test_distortion_refuses_shapes_that_would_broadcast(position, name):
     arrays = [torch.full((4, 3), 1 / 3)] * 4
     arrays[position] = torch.full((1, 3), 1 / 3)

@@ -14,11 +14,12 @@ from oneway.cli.common import (
     choose_device,
     command,
     page_of_records,
+    print_table,
     progress,
 )
 
 if TYPE_CHECKING:
-    from oneway.evaluation import Outcome
+    from oneway.evaluation import Outcome, ReleaseRecord
 
 
 @command
@@ -51,8 +52,6 @@ def demo(
 
         oneway demo --data mnist --data-root ~/datasets
     """
-    from rich.console import Console
-
     from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path, summarise
     from oneway.data import load_dataset
     from oneway.evaluation import Store, write_pictures, write_records
@@ -68,45 +67,31 @@ def demo(
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
-        galleries = {one.record["cell"]: experiment.gallery(one) for one in outcomes}
+        galleries = {outcome.record.cell: experiment.gallery(outcome) for outcome in outcomes}
         for cell, images in galleries.items():
             write_pictures(gallery_path(store, cell), images)
-        figure = folder / "reconstructions.png"
-        figure.unlink(missing_ok=True)
+        (figure := folder / "reconstructions.png").unlink(missing_ok=True)
         if not no_images:
             title = f"What scores give away: {data}, mean squared error per pixel of each attack"
             draw_reconstructions(_rows(outcomes, galleries), figure, title)
     page_of_records(records, folder / "report.html", cache, no_images=no_images)
     summaries = summarise(records)
-    table, lines = (
-        summary_table(summaries, f"{spec.name}, seed {spec.seed}"),
-        report_lines(summaries),
-    )
-    parts = (
-        table.markdown(),
-        "".join(f"- {line}\n" for line in lines),
-        costs_table(summaries).markdown(),
-    )
-    (folder / "table.md").write_text("\n".join(parts), encoding="utf-8")
-
-    console = Console()
-    console.print(table, crop=False)
-    for line in lines:
-        console.print(f"• {line}", highlight=False, markup=False)
+    table = summary_table(summaries, f"{spec.name}, seed {spec.seed}")
+    lines = report_lines(summaries)
+    bullets = "".join(f"- {line}\n" for line in lines)
+    text = "\n".join((table.markdown(), bullets, costs_table(summaries).markdown()))
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    print_table(table, lines)
     pictures = "" if no_images else " and reconstructions.png"
-    console.print(
-        f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    raise typer.Exit(1 if any(record["label_changes"] for record in records) else 0)
+    typer.echo(f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}")
+    raise typer.Exit(1 if any(record.label_changes for record in records) else 0)
 
 
-def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
+def _rows(outcomes: "list[Outcome[ReleaseRecord]]", galleries: Mapping[str, dict[str, Any]]) -> Any:
     """Return the picture's rows: the truth, then what attackers make of each release."""
-    rows = {"original": galleries[outcomes[0].record["cell"]]["truth"]}
+    rows = {"original": galleries[outcomes[0].record.cell]["truth"]}
     for outcome in outcomes:
-        name, images = outcome.record["release"], galleries[outcome.record["cell"]]
+        name, images = outcome.record.release, galleries[outcome.record.cell]
         first = outcome is outcomes[0]
         for attack in ("static",) if first else ("static", "retrained"):
             title = "no defense\n" if first else f"{name}\n{attack}"

@@ -20,6 +20,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_table,
     run_seeds,
 )
 
@@ -57,14 +58,12 @@ def leaderboard(
 
         RAY_ADDRESS=auto oneway leaderboard --data digits --executor ray
     """
-    from rich.console import Console
-
     from oneway.benchmark import bundled_spec, load_spec, summarise
     from oneway.report import frontier_lines, report_lines, summary_table
     from oneway.report.page import chart_key, frontier_charts, write_charts
 
     check_executor(executor)
-    device_used, console = choose_device(device), Console()
+    device_used = choose_device(device)
     specs = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
         for name in data or ["digits"]
@@ -80,9 +79,7 @@ def leaderboard(
         records = [record for _ in seeds for record in next(done)]
         summaries = summarise(records)
         table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
-        console.print(table, crop=False)
-        for line in (*report_lines(summaries), *frontier_lines(summaries)):
-            console.print(f"• {line}", highlight=False, markup=False)
+        print_table(table, [*report_lines(summaries), *frontier_lines(summaries)])
         page = out / f"{experiment.name}-{experiment.preset}.html"
         page_of_records(records, page, cache, no_images=no_images)
         picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)
@@ -90,4 +87,4 @@ def leaderboard(
         if charts:
             write_charts(picture, table.title, charts, chart_key(summaries))
         drawn = f" and {picture.name}" if charts else ""
-        console.print(f"Wrote {page}{drawn}", highlight=False, soft_wrap=True)
+        typer.echo(f"Wrote {page}{drawn}")

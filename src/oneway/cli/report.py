@@ -92,6 +92,7 @@ def _of_guard(path: Path) -> "Page":
 
 def _of_json(path: Path, *, no_images: bool) -> "Page":
     """Return the page of an audit or of a certificate, whichever the file holds."""
+    from oneway.audit import AuditRecord
     from oneway.report.page import audit_page
 
     try:
@@ -102,15 +103,11 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
         raise CorruptDataError(f"{path} must hold a JSON object, but holds something else.")
     if "bits_measured" in record:
         return _of_certificate(record, path)
-    if not {"closed_gap", "baselines", "privacy", "utility", "plan"} <= record.keys():
-        raise CorruptDataError(
-            f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
-            "`oneway audit`, or the file of `oneway certify --json`."
-        )
+    audited = AuditRecord.from_json(record, str(path))
     pictures = path.with_name("pictures.npz")
     if no_images or path.name != "audit.json" or not pictures.is_file():
-        return audit_page(record)
-    return audit_page(record, _pictures(pictures, record["examples"]))
+        return audit_page(audited)
+    return audit_page(audited, _pictures(pictures, audited.examples))
 
 
 def _of_certificate(record: Mapping[str, Any], path: Path) -> "Page":
@@ -140,10 +137,6 @@ def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
     return pictures
 
 
-RECORD_KEYS = frozenset({"experiment", "preset", "release", "baselines", "spec"})
-"""By these a record of an experiment is told from others."""
-
-
 def _of_records(source: Sequence[Path], cache: Path, *, no_images: bool) -> "Page":
     from oneway.benchmark import published_of
     from oneway.evaluation import read_records
@@ -154,11 +147,6 @@ def _of_records(source: Sequence[Path], cache: Path, *, no_images: bool) -> "Pag
     ]
     if not records:
         raise MissingDataError(f"{source[0]} holds no records. Pass a file with records.")
-    if any(not record.keys() >= RECORD_KEYS for record in records):
-        raise CorruptDataError(
-            f"{', '.join(map(str, source))} must hold records of experiments, but holds others. "
-            "Pass .jsonl files of this version's `oneway reproduce`, `leaderboard` or `demo`."
-        )
     gallery = galleries_in(cache, no_images=no_images)
     return records_page(records, published_of(records), gallery)
 

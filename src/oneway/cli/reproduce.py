@@ -21,6 +21,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_table,
     run_seed,
     run_seeds,
 )
@@ -28,6 +29,7 @@ from oneway.errors import InvalidOptionError, UnknownNameError
 
 if TYPE_CHECKING:
     from oneway.benchmark import Cells, ExperimentSpec, FigureSpec
+    from oneway.evaluation import ReleaseRecord
 
 TABLES = ("table1", "table2", "background")
 FIGURES = ("figure1", "figure2")
@@ -74,23 +76,21 @@ def reproduce(
 
         oneway reproduce my-experiment.toml --out results
     """
-    from rich.console import Console
-
     check_executor(executor)
     spec, figure = _chosen(what, data, preset)
     if figure:
         _check_figure(what, release, executor, no_images=no_images)
     wanted = chosen_releases(spec, release)
-    device_used, console = choose_device(device), Console()
+    device_used = choose_device(device)
     single = figure or what.endswith(".toml")
     seeds = sorted(set(seed or ([spec.seed] if single else [0, 1, 2])))
     specs = [dataclasses.replace(spec, seed=number) for number in seeds]
-    records: list[dict[str, Any]] = []
+    records: list[ReleaseRecord] = []
     if figure is None:
         runs = [(seeded, wanted) for seeded in specs]
         for done in run_seeds(runs, data_root, out, cache, device_used, executor=executor):
             records += done
-        _print_table(console, spec, records)
+        _print_tables(spec, records)
     else:
         shown = {row.release for row in figure.rows}
         for seeded in specs:
@@ -100,20 +100,16 @@ def reproduce(
             last = f"seed{seeded.seed}" if len(seeds) > 1 else ""
             path = out / _join(what, data, spec.preset, last)
             for written in _draw(figure.rows, cells, done, path, title):
-                console.print(f"Wrote {written}", highlight=False, soft_wrap=True)
+                typer.echo(f"Wrote {written}")
     name = _join(*((what, data) if figure else (spec.name,)), spec.preset)
     page_of_records(records, out / f"{name}.html", cache, no_images=no_images)
-    console.print(f"Wrote {out / name}.html", highlight=False, soft_wrap=True)
-    broken = any(record["label_changes"] and record["keeps_label"] for record in records)
+    typer.echo(f"Wrote {out / name}.html")
+    broken = any(record.label_changes and record.keeps_label for record in records)
     raise typer.Exit(1 if broken else 0)
 
 
 def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, FigureSpec | None]":
-    """Return the experiment of a table, a figure or a file; and the figure.
-
-    Raises:
-        UnknownNameError: There is no such table, figure or data set.
-    """
+    """Return the experiment of a table, a figure or a file; and the figure, or None."""
     from oneway.benchmark import bundled_spec, figure_spec, load_spec
 
     if data not in ("mnist", "faces"):
@@ -127,11 +123,7 @@ def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, 
 
 
 def _check_figure(what: str, release: list[str] | None, executor: str, *, no_images: bool) -> None:
-    """Refuse options that a figure cannot take.
-
-    Raises:
-        InvalidOptionError: Such an option was passed.
-    """
+    """Refuse options that a figure cannot take."""
     if release:
         raise InvalidOptionError(
             f"{what} has a fixed list of releases. Leave --release out, or run a table."
@@ -149,17 +141,17 @@ def _join(*parts: str) -> str:
 
 
 def _draw(
-    rows: Sequence[Any], cells: "Cells", records: list[dict[str, Any]], path: Path, title: str
+    rows: Sequence[Any], cells: "Cells", records: "list[ReleaseRecord]", path: Path, title: str
 ) -> list[Path]:
     """Draw the rows of a figure, as PNG and PDF; return the files."""
     from oneway.report import draw_reconstructions
 
-    by_release = {record["release"]: record for record in records}
+    by_release = {record.release: record for record in records}
     images: dict[str, Any] = {}
     for row in rows:
         gallery = cells.gallery(row.release) or {}
         if row.attack in gallery:
-            error = by_release[row.release]["errors"][row.attack]
+            error = by_release[row.release].errors[row.attack]
             images.setdefault("truth", gallery["truth"])
             images[f"{row.label}\n{error:.4f}"] = gallery[row.attack]
     paths = [path.with_name(path.name + ending) for ending in (".png", ".pdf")]
@@ -168,19 +160,13 @@ def _draw(
     return paths
 
 
-def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, Any]]) -> None:
+def _print_tables(spec: "ExperimentSpec", records: "list[ReleaseRecord]") -> None:
     from oneway.benchmark import published_of, summarise
     from oneway.report import published_table, report_lines, summary_table
 
     summaries = summarise(records)
-    theirs = published_of(records).get(spec.name)
     table = summary_table(summaries, " ".join(part for part in (spec.name, spec.preset) if part))
-    tables = [(table, report_lines(summaries))]
+    print_table(table, report_lines(summaries))
+    theirs = published_of(records).get(spec.name)
     if theirs is not None:
-        printed = [remark.text for remark in theirs.remarks]
-        tables.append((published_table(theirs, summaries), printed))
-    for listing, lines in tables:
-        if listing.rows:
-            console.print(listing, crop=False)
-        for line in lines:
-            console.print(f"• {line}", highlight=False, markup=False)
+        print_table(published_table(theirs, summaries), [remark.text for remark in theirs.remarks])

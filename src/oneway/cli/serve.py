@@ -157,7 +157,7 @@ def prepare_model(
         outputs=outputs,
         device=device,
         batch_size=settings.most_batch_rows,
-        **model_options(parse_options(model_option, "--model-option")),
+        **model_options(model_option, "--model-option"),
     )
     served = GuardedModel(
         target,

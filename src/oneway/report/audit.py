@@ -1,12 +1,13 @@
 """An audit in sentences and tables, for a terminal and for its page."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from operator import itemgetter
-from typing import Any
+from dataclasses import astuple, dataclass
+from operator import attrgetter, itemgetter
 
+from oneway.audit import AuditRecord
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.evaluation import AttackRecord
+from oneway.metrics import Interval
 from oneway.report.sentences import (
     LABEL_LEAKS,
     NO_CONTROLS,
@@ -16,8 +17,6 @@ from oneway.report.sentences import (
     knows,
 )
 from oneway.report.table import Column, Listing
-
-Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,11 @@ class Gap:
     low: float | None = None
     high: float | None = None
 
+    @classmethod
+    def of(cls, value: float | None, interval: Interval | None) -> "Gap":
+        """Return a gap with its interval, if it has one."""
+        return cls(value) if interval is None else cls(value, interval.low, interval.high)
+
     @property
     def bounded(self) -> bool:
         """Whether there is an interval, and both its ends are finite."""
@@ -45,17 +49,14 @@ class Gap:
         return "" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
 
 
-def closed_gap(record: Record, name: str = "closed_gap") -> Gap:
-    """Return G over all queries, or of the record's entry ``name``."""
-    interval = record[f"{name}_interval"]
-    # Records spell infinite ends as text.
-    ends = () if interval is None else (float(interval["low"]), float(interval["high"]))
-    return Gap(record[name], *ends)
+def closed_gap(record: AuditRecord) -> Gap:
+    """Return G over all queries."""
+    return Gap.of(record.closed_gap, record.closed_gap_interval)
 
 
-def closed_gap_least_confident(record: Record) -> Gap:
+def closed_gap_least_confident(record: AuditRecord) -> Gap:
     """Return G over the least confident 5 % of queries."""
-    return closed_gap(record, "closed_gap_least_confident")
+    return Gap.of(record.closed_gap_least_confident, record.closed_gap_least_confident_interval)
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,17 @@ HIDDEN = LEVELS[-1][0]
 """From this G on, a release hides nearly all that there is to hide."""
 
 
-def headline(record: Record) -> Headline:
+def headline(record: AuditRecord) -> Headline:
     """Return the verdict of an audit."""
-    if record["void"]:
-        failed = [name for name, one in record["controls"].items() if one["passed"] is False]
+    if record.void:
+        failed = _controls_that(record, passed=False)
         return Headline(
             "void",
             "VOID: believe nothing below",
             f"VOID: these attackers misjudged {', '.join(failed)}, whose leak is known. Nothing "
             "below says anything about the release.",
         )
-    if record["defense"] == "none":
+    if record.defense == "none":
         return _undefended(record)
     gap, tail = closed_gap(record), closed_gap_least_confident(record)
     if gap.value is None:
@@ -134,8 +135,8 @@ def headline(record: Record) -> Headline:
     )
 
 
-def _undefended(record: Record) -> Headline:
-    gained = 1 - record["adaptive_error"] / record["baselines"]["label"]
+def _undefended(record: AuditRecord) -> Headline:
+    gained = 1 - record.adaptive_error / record.baselines.label
     if gained > 0:
         return Headline(
             "bad",
@@ -150,61 +151,58 @@ def _undefended(record: Record) -> Headline:
     )
 
 
-def _tail(record: Record) -> str:
+def _tail(record: AuditRecord) -> str:
     """Return G of the least confident queries, and how many they are, for the headline."""
     tail = closed_gap_least_confident(record)
     if tail.value is None:
         return ""
-    queries = f"the least confident 5 % of queries ({record['least_confident_queries']})"
+    queries = f"the least confident 5 % of queries ({record.least_confident_queries})"
     if not tail.bounded:
         return f"; {queries} are too few for an estimate"
     return f", and {tail.value:.2f} ({tail.interval()}) for {queries}"
 
 
-def verdict(record: Record) -> list[str]:
+def verdict(record: AuditRecord) -> list[str]:
     """Return what an audit says, in sentences; the first is the headline."""
-    baselines, seeds = record["baselines"], record["seeds"]
+    baselines, seeds = record.baselines, record.seeds
     lines = [
         headline(record).sentence,
-        baselines_sentence(*(f"{baselines[name]:.4f}" for name in ("clean", "label", "prior")))
-        + f" Strongest attack on the release: {record['adaptive_error']:.4f} "
-        f"({', '.join(sorted(set(record['strongest'])))}).",
+        baselines_sentence(*(f"{error:.4f}" for error in astuple(baselines)))
+        + f" Strongest attack on the release: {record.adaptive_error:.4f} "
+        f"({', '.join(sorted(set(record.strongest)))}).",
         _reidentified(record),
     ]
-    if not record["controls"]:
+    if not record.controls:
         lines.append(NO_CONTROLS)
-    elif not record["void"]:
+    elif not record.void:
         lines += _controls(record)
-    if record["plan"]["left_out"]:
-        lines.append(f"Left out for lack of time: {'; '.join(record['plan']['left_out'])}.")
-    trained = "gained nothing" if record["plateau_shown"] else "might still gain"
+    if record.plan.left_out:
+        lines.append(f"Left out for lack of time: {'; '.join(record.plan.left_out)}.")
+    trained = "gained nothing" if record.plateau_shown else "might still gain"
     lines.append(
-        f"Decoders were trained on up to {record['auxiliary']} queried examples, for "
-        f"{record['epochs']} epochs (twice as many {trained}), with {len(seeds)} "
-        f"seed{'s' if len(seeds) > 1 else ''}; {record['queries']} test queries. They reconstruct "
+        f"Decoders were trained on up to {record.auxiliary} queried examples, for "
+        f"{record.epochs} epochs (twice as many {trained}), with {len(seeds)} "
+        f"seed{'s' if len(seeds) > 1 else ''}; {record.queries} test queries. They reconstruct "
         "no better than this; a stronger attacker may exist."
     )
-    if record["stopped"]:
-        planned = record["plan"]["seeds"]
-        lines.append(
-            f"Not measured: {planned - len(seeds)} of {planned} seeds ({record['stopped']})."
-        )
-    failed = record["utility"]["cost"]["failed"]
+    if record.stopped:
+        planned = record.plan.seeds
+        lines.append(f"Not measured: {planned - len(seeds)} of {planned} seeds ({record.stopped}).")
+    failed = record.utility["cost"]["failed"]
     if failed:
         lines.append(f"Not measured: the server's time for an answer ({failed}).")
     return [*lines, LABEL_LEAKS]
 
 
-def reidentified(record: Record) -> dict[str, float]:
+def reidentified(record: AuditRecord) -> dict[str, float]:
     """Return the percentage of queries re-identified at rank 1: released, clean, label."""
     return {
-        source: 100 * measures["reidentified_rank_1"]
-        for source, measures in record["privacy"].items()
+        source: 100 * measures["reidentified_rank_1"] for source, measures in record.privacy.items()
     }
 
 
-def _reidentified(record: Record) -> str:
-    released, percent = record["privacy"]["released"], reidentified(record)
+def _reidentified(record: AuditRecord) -> str:
+    released, percent = record.privacy["released"], reidentified(record)
     return (
         f"Re-identified at rank 1 among {released['gallery']} true inputs: "
         f"{percent['released']:.1f} % of queries ({released['reidentified_by']} attacker, the "
@@ -213,35 +211,40 @@ def _reidentified(record: Record) -> str:
     )
 
 
-def _controls(record: Record) -> list[str]:
+def _controls(record: AuditRecord) -> list[str]:
     """Return which controls vouch for the attackers of an audit that is not void."""
     lines = []
     for passed, words in (
         (True, "Controls passed"),
         (None, "Controls inconclusive, since clean scores add nothing to the label"),
     ):
-        names = [name for name, one in record["controls"].items() if one["passed"] is passed]
+        names = _controls_that(record, passed=passed)
         if names:
             lines.append(f"{words}: {', '.join(names)}.")
     return lines
 
 
-def flag_lines(record: Record) -> list[str]:
+def _controls_that(record: AuditRecord, *, passed: bool | None) -> list[str]:
+    """Return the names of controls that passed, failed (False) or are inconclusive (None)."""
+    return [name for name, row in record.controls.items() if row.passed is passed]
+
+
+def flag_lines(record: AuditRecord) -> list[str]:
     """Return a line for each raised flag, with the page that explains it."""
-    return [flag_line(flag["name"], flag["detail"]) for flag in record["flags"]]
+    return [flag_line(flag.name, flag.detail) for flag in record.flags]
 
 
-def attackers_table(record: Record) -> Listing:
+def attackers_table(record: AuditRecord | AttackRecord) -> Listing:
     """Return each attacker's error on the release, on average over seeds, and what it knows.
 
     Where the record has it, also the share of queries that it re-identifies at rank 1.
     """
-    ranks = record.get("reidentified")
+    ranks = record.reidentified if isinstance(record, AuditRecord) else None
     columns = {"attacker": Column(itemgetter(0)), "error": Column(itemgetter(1), ".4f")}
     if ranks is not None:
         columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
     columns["what it knows"] = Column(lambda row: knows(row[0]))
-    return Listing("Attackers on the release", columns, list(record["errors"].items()))
+    return Listing("Attackers on the release", columns, list(record.errors.items()))
 
 
 PRIVACY = {
@@ -255,9 +258,9 @@ PRIVACY = {
 }
 
 
-def privacy_table(record: Record) -> Listing:
+def privacy_table(record: AuditRecord) -> Listing:
     """Return how close reconstructions are to the true inputs."""
-    sources = [record["privacy"][source] for source in ("released", "clean", "label")]
+    sources = [record.privacy[source] for source in ("released", "clean", "label")]
     rows = [
         (title, *(source.get(name) for source in sources))
         for name, title in PRIVACY.items()
@@ -265,7 +268,7 @@ def privacy_table(record: Record) -> Listing:
     ]
     for name, column in sources[0].get("columns", {}).items():
         kind = "accuracy" if column["kind"] == "categorical" else "error"
-        rows.append((f"{name}, {kind}", *(one["columns"][name]["value"] for one in sources)))
+        rows.append((f"{name}, {kind}", *(source["columns"][name]["value"] for source in sources)))
     columns = {
         "reconstructed from": Column(itemgetter(0)),
         "the release": Column(itemgetter(1), ".4f"),
@@ -290,9 +293,9 @@ COST = {
 }
 
 
-def utility_table(record: Record) -> Listing:
+def utility_table(record: AuditRecord) -> Listing:
     """Return what users and the server pay."""
-    utility = record["utility"]
+    utility = record.utility
     rows = [
         (title, *(Column(itemgetter(name), style)(measures) for measures in (before, after)))
         for names, before, after in (
@@ -306,15 +309,15 @@ def utility_table(record: Record) -> Listing:
     return Listing("What users and the server pay", columns, rows)
 
 
-def distortion_line(record: Record) -> str:
+def distortion_line(record: AuditRecord) -> str:
     """Return how far released scores are from clean scores, in a sentence."""
-    utility = record["utility"]
+    utility = record.utility
     logits = utility["logit_distortion"]
     return (
         f"Distortion: L1 of probabilities {utility['l1_mean']:.4f} "
         f"(99th percentile {utility['l1_p99']:.4f}, maximum {utility['l1_max']:.4f}), logits "
         f"{'infinite (zeros)' if logits is None else f'{logits:.3f}'}; "
-        f"{record['label_changes']} labels changed; "
+        f"{record.label_changes} labels changed; "
         f"top-5 agreement {utility['top_5_agreement']:.3f}, "
         f"rank correlation {utility['rank_correlation']:.3f}."
     )
@@ -328,18 +331,18 @@ EXPECTED = {
 PASSED = {True: "yes", False: "NO", None: "inconclusive"}
 
 
-def controls_table(record: Record) -> Listing:
+def controls_table(record: AuditRecord) -> Listing:
     """Return releases whose leak is known, and what the attackers made of them."""
     columns = {
-        "control": Column(itemgetter("name")),
-        "must be": Column(lambda row: EXPECTED[row["expected"]]),
+        "control": Column(attrgetter("name")),
+        "must be": Column(lambda row: EXPECTED[row.expected]),
         "measured": Column(
-            itemgetter("measured"),
+            attrgetter("measured"),
             ".2f",
             "G; for planted-leak, the share of the label-only error that is gone.",
         ),
-        "passed": Column(lambda row: PASSED[row["passed"]]),
-        "vouches for": Column(lambda row: f"{row['attack']}, {row['input_transform']}"),
+        "passed": Column(lambda row: PASSED[row.passed]),
+        "vouches for": Column(lambda row: f"{row.attack}, {row.input_transform}"),
     }
-    rows = list(record["controls"].values())
+    rows = list(record.controls.values())
     return Listing("Controls: releases whose leak is known", columns, rows)

@@ -1,17 +1,15 @@
 """Experiments as tables: one row per release, on average over seeds; and what they are made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 from oneway.benchmark import Estimate, Published, Summary, bundled_spec
 from oneway.errors import UnknownNameError
-from oneway.evaluation import flag_named
+from oneway.evaluation import Flag, ReleaseRecord
 from oneway.report.sentences import attackers_fact, environment_facts
 from oneway.report.table import Column, Listing
-
-Record = Mapping[str, Any]
 
 LEADERBOARD = "leaderboard"
 
@@ -141,11 +139,11 @@ def published_table(theirs: Published, summaries: Sequence[Summary]) -> Listing:
     return Listing(f"{theirs.table}: theirs, as printed", columns, theirs.rows)
 
 
-def by_experiment(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+def by_experiment(records: Sequence[ReleaseRecord]) -> dict[tuple[str, str], list[ReleaseRecord]]:
     """Return records by their experiment and preset, in the order of first appearance."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, str], list[ReleaseRecord]] = {}
     for record in records:
-        groups.setdefault((record["experiment"], record["preset"]), []).append(record)
+        groups.setdefault((record.experiment, record.preset), []).append(record)
     return groups
 
 
@@ -176,22 +174,21 @@ class RaisedFlag:
 
 def raised_flags(summaries: Sequence[Summary]) -> list[RaisedFlag]:
     """Return every flag that a seed of a release raised, each detail once."""
-    raised: dict[str, list[str]] = {}
+    raised: dict[Flag, list[str]] = {}
     for summary in summaries:
-        for detail, count in summary.flags.items():
+        for flag, count in summary.flags.items():
             release = f"{summary.release} ({count} of {len(summary.seeds)} seeds)"
-            raised.setdefault(detail, []).append(release)
-    named = ((flag_named(detail), detail, releases) for detail, releases in raised.items())
-    return [RaisedFlag(name, detail, releases) for name, detail, releases in named if name]
+            raised.setdefault(flag, []).append(release)
+    return [RaisedFlag(flag.name, flag.detail, releases) for flag, releases in raised.items()]
 
 
 def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
     """Return how an experiment was measured: command, data, attackers, seeds, machines."""
     first = summaries[0].record
-    data, attackers = first["spec"]["data"], first["spec"]["attackers"]
-    names = list({name: None for summary in summaries for name in summary.record["errors"]})
+    data, attackers = first.spec["data"], first.spec["attackers"]
+    names = list({name: None for summary in summaries for name in summary.record.errors})
     facts = [
-        ("Command", command_of(first["experiment"], first["preset"])),
+        ("Command", command_of(first.experiment, first.preset)),
         (
             "Data",
             f"{data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
@@ -211,7 +208,7 @@ def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
 
 
 def _machines(summary: Summary) -> list[tuple[str, str]]:
-    return [fact for found in summary.environments for fact in environment_facts(found)]
+    return [fact for machine in summary.environments for fact in environment_facts(machine)]
 
 
 def command_of(experiment: str, preset: str) -> str:

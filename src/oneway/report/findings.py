@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from oneway.audit import SEEDS
 from oneway.benchmark import Estimate, Summary
+from oneway.evaluation import ReleaseRecord
 from oneway.report.audit import HIDDEN
 from oneway.report.experiments import raised_flags, spread, summary_table
 from oneway.report.sentences import (
@@ -29,10 +29,10 @@ def headline(summaries: Sequence[Summary]) -> str:
     if not able:
         return f"{NO_GAP} Or no defense was run."
     best = strongest_release(summaries)
-    enough = [one for one in able if one.values["closed_gap"].mean >= HIDDEN]
+    enough = [release for release in able if release.values["closed_gap"].mean >= HIDDEN]
     sentence = f"Of {_count(able)}, “{best.release}” hides most: {_place(best)}"
     if enough:
-        least = min(enough, key=lambda one: one.values["l1_mean"].mean)
+        least = min(enough, key=lambda release: release.values["l1_mean"].mean)
         if least is not best:
             sentence += (
                 f"; “{least.release}” changes least of those that close {HIDDEN:g} or more: "
@@ -40,9 +40,9 @@ def headline(summaries: Sequence[Summary]) -> str:
             )
     else:
         sentence += f"; none closes {HIDDEN:g} of the gap"
-    worse = [one for one in able if _high(one.values["closed_gap"]) < 0]
+    worse = [release for release in able if _high(release.values["closed_gap"]) < 0]
     if worse:
-        worst = min(worse, key=lambda one: one.values["closed_gap"].mean)
+        worst = min(worse, key=lambda release: release.values["closed_gap"].mean)
         sentence += (
             f". {len(worse)} of them reveal{'s' if len(worse) == 1 else ''} more than clean "
             f"scores, “{worst.release}” most: G = {spread(worst.values['closed_gap'], 2)}"
@@ -69,7 +69,7 @@ def overview(groups: Mapping[str, Sequence[Summary]]) -> str:
 
 def strongest_release(summaries: Sequence[Summary]) -> Summary:
     """Return the defense that closes most of the gap."""
-    return max(_defended(summaries), key=lambda one: one.values["closed_gap"].mean)
+    return max(_defended(summaries), key=lambda release: release.values["closed_gap"].mean)
 
 
 def _defended(summaries: Sequence[Summary]) -> list[Summary]:
@@ -80,7 +80,7 @@ def _defended(summaries: Sequence[Summary]) -> list[Summary]:
     able = [
         summary
         for summary in summaries
-        if summary.record["defense"] not in ("none", "label-only")
+        if summary.record.defense not in ("none", "label-only")
         and {"closed_gap", "l1_mean"} <= summary.values.keys()
     ]
     return [summary for summary in able if len(summary.seeds) >= SEEDS] or able
@@ -108,10 +108,10 @@ def seeds_notices(summaries: Sequence[Summary]) -> list[str]:
 
 def findings(summaries: Sequence[Summary]) -> list[str]:
     """Return what an experiment says about the paper's claims, its baselines and its flags."""
-    noise = [summary for summary in summaries if summary.record["defense"] == NOISE]
+    noise = [summary for summary in summaries if summary.record.defense == NOISE]
     lines = [line for summary in noise for line in _claims(summary)] + _by_step(noise)
     ranked = sorted(
-        (s for s in summaries if s.record["defense"] != "none" and "closed_gap" in s.values),
+        (s for s in summaries if s.record.defense != "none" and "closed_gap" in s.values),
         key=lambda s: -s.values["closed_gap"].mean,
     )
     if ranked:
@@ -136,10 +136,10 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
     return [*lines, _limit(first.record, min(len(summary.seeds) for summary in summaries))]
 
 
-def _limit(record: Mapping[str, Any], seeds: int) -> str:
+def _limit(record: ReleaseRecord, seeds: int) -> str:
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''} of splits, target, defense and attackers. "
-        f"Decoders were trained on up to {record['auxiliary']} queried images; a stronger attacker "
+        f"Decoders were trained on up to {record.auxiliary} queried images; a stronger attacker "
         f"may exist. {LABEL_LEAKS}"
     )
 
@@ -195,7 +195,7 @@ def _by_step(noise: Sequence[Summary]) -> list[str]:
     """Compare releases that differ in their step size and in nothing else."""
     alike: dict[str, list[Summary]] = {}
     for summary in noise:
-        rows = summary.record["spec"]["releases"]
+        rows = summary.record.spec["releases"]
         row = next(row for row in rows if row["name"] == summary.release)
         options = {name: value for name, value in row["options"].items() if name != "step_size"}
         if "error retrained" in summary.values:
@@ -205,7 +205,7 @@ def _by_step(noise: Sequence[Summary]) -> list[str]:
     for group in alike.values():
         if len(group) < 2:
             continue
-        steps = {float(one.record["options"]["step_size"]): one for one in group}
+        steps = {float(summary.record.options["step_size"]): summary for summary in group}
         errors = [(step, steps[step].values["error retrained"]) for step in sorted(steps)]
         first, last = errors[0][1], errors[-1][1]
         meaning = "These seeds do not tell the two ends apart."

@@ -1,10 +1,10 @@
 """Sentences that terminals, pages and Markdown share: each is worded here and nowhere else."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from oneway.attacks import ATTACKS
-from oneway.audit import SEEDS
+from oneway.audit import SEEDS, AuditRecord
+from oneway.evaluation import Environment, Provenance
 
 LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
 """The limit that stands in every report."""
@@ -59,20 +59,20 @@ def seeds_notice(count: int, releases: Sequence[str] = ()) -> str:
     return f"Only {ran} run{of}: do not quote. Use at least {SEEDS} seeds for shared results."
 
 
-def audit_limits(record: Mapping[str, Any]) -> list[str]:
+def audit_limits(record: AuditRecord) -> list[str]:
     """Return what an audit allows to claim, and what it does not."""
     lines = [
-        f"Decoders trained on up to {record['auxiliary']:,} queried examples for "
-        f"{record['epochs']} epochs reconstruct no better than this. A stronger attacker may "
+        f"Decoders trained on up to {record.auxiliary:,} queried examples for "
+        f"{record.epochs} epochs reconstruct no better than this. A stronger attacker may "
         "exist: never say that the release prevents reconstruction.",
         f"Do not claim that the label is safe. {LABEL_LEAKS} Such attacks look for what is typical "
         "of a class.",
         "Do not claim that others are safe: other queries, another model, or an attacker with more "
         "examples need another audit.",
     ]
-    if record["void"]:
+    if record.void:
         return ["Claim nothing: this audit is void.", *lines]
-    if len(record["seeds"]) < SEEDS:
+    if len(record.seeds) < SEEDS:
         return [f"Publish nothing: that takes at least {SEEDS} seeds.", *lines]
     return lines
 
@@ -92,18 +92,28 @@ def attackers_fact(names: Sequence[str]) -> tuple[str, str]:
     return "Attackers", "; ".join(f"{name}: {knows(name)}" for name in names)
 
 
-def environment_facts(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+def provenance_facts(provenance: Provenance) -> list[tuple[str, str]]:
+    """Return when and by which code a record was made, and hashes of its data and model."""
+    code = provenance.commit or "an installed package"
+    return [
+        ("Made", f"{provenance.date} by {code}"),
+        ("Data, SHA-256", provenance.data),
+        ("Model, SHA-256", provenance.model or "not at hand"),
+    ]
+
+
+def environment_facts(environment: Environment) -> list[tuple[str, str]]:
     """Return the hardware and software of a record."""
     machine = environment
     return [
         (
             "Hardware",
-            f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} of them used; "
-            f"device {machine['device']}",
+            f"{machine.processor}, {machine.cores} cores, {machine.threads} of them used; "
+            f"device {machine.device}",
         ),
         (
             "Software",
-            f"oneway {machine['oneway']}, torch {machine['torch']}, Python {machine['python']}, "
-            f"{machine['system']}",
+            f"oneway {machine.oneway}, torch {machine.torch}, Python {machine.python}, "
+            f"{machine.system}",
         ),
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.audit import SEEDS
+from oneway.audit import SEEDS, AuditRecord
 from oneway.report import audit, sentences
 from oneway.report.page.blocks import (
     Block,
@@ -26,10 +26,8 @@ from oneway.report.page.flags import flag_texts
 from oneway.report.page.pictures import Gallery, Pictures, picture_row, shown_size
 from oneway.report.table import Column, Listing
 
-Record = Mapping[str, Any]
 
-
-def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
+def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
     """Return the page of an audit.
 
     Args:
@@ -37,12 +35,12 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
         pictures: From ``pictures.npz``, beside it; None: no images on the page.
     """
     judged, raised = audit.headline(record), dict[str, list[str]]()
-    for flag in record["flags"]:
-        raised.setdefault(flag["name"], []).append(flag["detail"])
+    for flag in record.flags:
+        raised.setdefault(flag.name, []).append(flag.detail)
     notices = [sentences.LABEL_LEAKS]
-    if len(record["seeds"]) < SEEDS:
-        notices.append(sentences.seeds_notice(len(record["seeds"])))
-    if not record["controls"]:
+    if len(record.seeds) < SEEDS:
+        notices.append(sentences.seeds_notice(len(record.seeds)))
+    if not record.controls:
         notices.append(sentences.NO_CONTROLS)
     if pictures:
         notices.append(sentences.CONFIDENTIAL)
@@ -69,8 +67,8 @@ def audit_page(record: Record, pictures: Gallery | None = None) -> Page:
     return Page(
         kind="audit",
         title=_title(record),
-        subtitle=f"{record['queries']:,} test queries ({_shape(record)}), {record['classes']} "
-        f"classes; the attackers had {record['auxiliary']:,} examples of their own.",
+        subtitle=f"{record.queries:,} test queries ({_shape(record)}), {record.classes} "
+        f"classes; the attackers had {record.auxiliary:,} examples of their own.",
         tone=judged.tone,
         stamp=judged.stamp,
         verdict=judged.sentence,
@@ -87,26 +85,26 @@ PRIVACY_NOTE = (
 )
 
 
-def _title(record: Record) -> str:
-    if record["defense"] == "none":
+def _title(record: AuditRecord) -> str:
+    if record.defense == "none":
         return "Audit of a model without a defense"
-    if record["defense"] == "guarded endpoint":
+    if record.defense == "guarded endpoint":
         return "Audit of a guarded endpoint"
-    options = ", ".join(f"{name} {value}" for name, value in record["options"].items())
-    return f"Audit of {record['release']}" + (f" ({options})" if options else "")
+    options = ", ".join(f"{name} {value}" for name, value in record.options.items())
+    return f"Audit of {record.release}" + (f" ({options})" if options else "")
 
 
-def _shape(record: Record) -> str:
-    shape = record["shape"]
+def _shape(record: AuditRecord) -> str:
+    shape = record.shape
     if len(shape) != 3:
         return f"records of {shape[0]} numbers"
     color = {1: "gray ", 3: "color "}.get(shape[0], "")
     return f"{color}images of {shape[1]} x {shape[2]} pixels"
 
 
-def _figures(record: Record) -> Figures:
-    utility, percent = record["utility"], audit.reidentified(record)
-    gallery, baselines = record["privacy"]["released"]["gallery"], record["baselines"]
+def _figures(record: AuditRecord) -> Figures:
+    utility, percent = record.utility, audit.reidentified(record)
+    gallery, baselines = record.privacy["released"]["gallery"], record.baselines
     items = [
         _gap_figure(
             "Closed gap G",
@@ -116,7 +114,7 @@ def _figures(record: Record) -> Figures:
         _gap_figure(
             "G, least confident 5 %",
             audit.closed_gap_least_confident(record),
-            f"The {record['least_confident_queries']} queries that the model was least sure of",
+            f"The {record.least_confident_queries} queries that the model was least sure of",
         ),
         Figure(
             f"{percent['released']:.1f} %",
@@ -125,17 +123,17 @@ def _figures(record: Record) -> Figures:
             f"{percent['label']:.1f} % from the label alone",
         ),
         Figure(
-            f"{record['adaptive_error']:.4f}",
+            f"{record.adaptive_error:.4f}",
             "Strongest attacker's error",
-            f"{', '.join(sorted(set(record['strongest'])))}; clean {baselines['clean']:.4f}, label "
-            f"alone {baselines['label']:.4f}",
+            f"{', '.join(sorted(set(record.strongest)))}; clean {baselines.clean:.4f}, label "
+            f"alone {baselines.label:.4f}",
         ),
         Figure(
             f"{utility['l1_mean']:.4f}",
             "Probabilities moved",
             f"L1 distance, from 0 to 2; at most {utility['l1_max']:.4f}",
         ),
-        Figure(str(record["label_changes"]), "Labels changed", f"of {record['queries']:,}"),
+        Figure(str(record.label_changes), "Labels changed", f"of {record.queries:,}"),
     ]
     before, after = utility["clean"]["top_1"], utility["released"]["top_1"]
     if after is not None:
@@ -152,8 +150,8 @@ def _gap_figure(label: str, gap: audit.Gap, note: str) -> Figure:
     return Figure(value, label, f"95 %: {gap.interval()}. {note}" if gap.interval() else note)
 
 
-def _baselines(record: Record) -> Chart:
-    strongest = set(record["strongest"])
+def _baselines(record: AuditRecord) -> Chart:
+    strongest = set(record.strongest)
     places = [
         Place(
             f"{name}, the strongest" if name in strongest else name,
@@ -161,12 +159,12 @@ def _baselines(record: Record) -> Chart:
             f"{error:.4f}",
             name in strongest,
         )
-        for name, error in sorted(record["errors"].items(), key=itemgetter(1))
+        for name, error in sorted(record.errors.items(), key=itemgetter(1))
     ]
     return baselines_chart(
         "baselines-chart",
         "Error of each attacker on the release (further left: more was read)",
-        [record["baselines"][name] for name in BASELINES],
+        [getattr(record.baselines, name) for name in BASELINES],
         places,
         "attacker",
     )
@@ -182,31 +180,29 @@ ROWS = {
 """Rows of pictures, with a note about each attacker."""
 
 
-def _examples(record: Record, pictures: Gallery | None) -> list[Section]:
+def _examples(record: AuditRecord, pictures: Gallery | None) -> list[Section]:
     """Return queries beside their reconstructions, and the queries that were read best."""
-    examples = record.get("examples")
-    if not examples:
-        return []
+    examples = record.examples
     shown, worst = examples["shown"], examples["worst"]
     sections = []
     if pictures:
         first = {source: images[: len(shown)] for source, images in pictures.items()}
         title = "Some queries, and what attackers make of them"
-        strips = _strips(title, first, shown, examples["attackers"], record["queries"])
+        strips = _strips(title, first, shown, examples["attackers"], record.queries)
         sections.append(Section("seen", "What attackers see", [strips]))
     title = "Queries that the strongest attacker reconstructs best"
     blocks: list[Block] = [
         Prose(
             (
                 "An average hides the few queries that are recognized. These are the "
-                f"{len(worst)} of {record['queries']:,} queries that the strongest attacker of the "
+                f"{len(worst)} of {record.queries:,} queries that the strongest attacker of the "
                 "first seed reconstructs best, and how sure the model was of each.",
             )
         )
     ]
     if pictures:
         last = {source: images[len(shown) :] for source, images in pictures.items()}
-        blocks.append(_strips(title, last, worst, examples["attackers"], record["queries"]))
+        blocks.append(_strips(title, last, worst, examples["attackers"], record.queries))
     else:
         blocks.append(Grid(Listing(title, WORST, worst)))
     return [*sections, Section("worst", "The worst cases", blocks)]
@@ -254,26 +250,26 @@ def _strips(
     )
 
 
-def _frontier(record: Record) -> list[Section]:
+def _frontier(record: AuditRecord) -> list[Section]:
     """Return the release on a plane; nothing without a defense, which changes nothing."""
-    if record["defense"] == "none":
+    if record.defense == "none":
         return []
-    moved = record["utility"]["l1_mean"]
-    gap, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
+    moved = record.utility["l1_mean"]
+    whole, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
     points = [Point("undefended", 0.0, 0.0, label="undefended")]
     points += [
         Point(
-            *(name, moved, one.value, one.low, one.high),
+            *(name, moved, gap.value, gap.low, gap.high),
             on=True,
-            label=f"{one.value:.2f}",
+            label=f"{gap.value:.2f}",
             shape=shape,
             nudge=nudge,
         )
-        for name, one, shape, nudge in (
-            ("this release", gap, "disc", -9),
+        for name, gap, shape, nudge in (
+            ("this release", whole, "disc", -9),
             ("this release, least confident 5 % of queries", tail, "diamond", 9),
         )
-        if one.value is not None
+        if gap.value is not None
     ]
     chart = gap_chart(
         "frontier-chart",
@@ -291,8 +287,8 @@ def _frontier(record: Record) -> list[Section]:
     return [Section("frontier", "What it hides, and what it changes", [chart])]
 
 
-def _controls(record: Record) -> list[Block]:
-    if not record["controls"]:
+def _controls(record: AuditRecord) -> list[Block]:
+    if not record.controls:
         return [Prose((sentences.NO_CONTROLS,))]
     return [
         Prose(
@@ -305,8 +301,8 @@ def _controls(record: Record) -> list[Block]:
     ]
 
 
-def _utility(record: Record) -> list[Block]:
-    reliability = record["utility"].get("reliability") or {}
+def _utility(record: AuditRecord) -> list[Block]:
+    reliability = record.utility.get("reliability") or {}
     blocks: list[Block] = [
         Grid(audit.utility_table(record)),
         Prose((audit.distortion_line(record),)),
@@ -324,15 +320,15 @@ def _utility(record: Record) -> list[Block]:
         "how often right": Column(lambda row: row[1]["accuracy"], ".3f"),
     }
     title = "Do probabilities mean what they say? On the dashed line they do"
-    errors = [record["utility"][who]["expected_calibration_error"] for who in ("clean", "released")]
-    rows = [(legend.label, one) for legend, bins in series for one in bins]
+    errors = [record.utility[who]["expected_calibration_error"] for who in ("clean", "released")]
+    rows = [(legend.label, bin_) for legend, bins in series for bin_ in bins]
     chart = reliability_chart(
         "reliability-chart",
         title,
         "A square: across, how sure answers say they are; up, how often they are right, in 15 "
         f"bins. Expected calibration error: clean {errors[0]:.4f}, released {errors[1]:.4f}.",
         [
-            (legend, [(one["confidence"], one["accuracy"]) for one in bins])
+            (legend, [(bin_["confidence"], bin_["accuracy"]) for bin_ in bins])
             for legend, bins in series
         ],
         numbers=Listing(title, columns, rows),
@@ -340,19 +336,20 @@ def _utility(record: Record) -> list[Block]:
     return [*blocks, chart]
 
 
-def _how(record: Record) -> list[tuple[str, str]]:
-    plan = record["plan"]
-    twice = "gained nothing" if record["plateau_shown"] else "were not seen to gain nothing"
+def _how(record: AuditRecord) -> list[tuple[str, str]]:
+    plan = record.plan
+    twice = "gained nothing" if record.plateau_shown else "were not seen to gain nothing"
     return [
-        *([("Command", record["command"])] if record.get("command") else []),
-        ("Data", f"{record['auxiliary']:,} auxiliary rows, {record['queries']:,} test queries"),
-        sentences.attackers_fact(list(record["errors"])),
-        ("Input transforms", ", ".join(plan["input_transforms"])),
-        ("Decoder widths", ", ".join(map(str, plan["widths"]))),
-        ("Epochs", f"{record['epochs']}; twice as many {twice}"),
-        ("Seeds", ", ".join(map(str, record["seeds"]))),
-        ("Left out for lack of time", "; ".join(plan["left_out"]) or "nothing"),
-        ("Answers", "random" if record["random"] else "the same every time"),
-        ("Run time", f"{record['seconds'] / 60:.1f} minutes"),
-        *sentences.environment_facts(record["environment"]),
+        *([("Command", record.command)] if record.command else []),
+        ("Data", f"{record.auxiliary:,} auxiliary rows, {record.queries:,} test queries"),
+        sentences.attackers_fact(list(record.errors)),
+        ("Input transforms", ", ".join(plan.input_transforms)),
+        ("Decoder widths", ", ".join(map(str, plan.widths))),
+        ("Epochs", f"{record.epochs}; twice as many {twice}"),
+        ("Seeds", ", ".join(map(str, record.seeds))),
+        ("Left out for lack of time", "; ".join(plan.left_out) or "nothing"),
+        ("Answers", "random" if record.random else "the same every time"),
+        ("Run time", f"{record.seconds / 60:.1f} minutes"),
+        *sentences.provenance_facts(record.provenance),
+        *sentences.environment_facts(record.environment),
     ]

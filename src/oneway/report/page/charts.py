@@ -168,20 +168,11 @@ def line_chart(
     numbers: Listing,
     banded: bool = True,
 ) -> Chart:
-    """Return a line of numbers from the first level to the second, with places on it.
+    """Return a :class:`Chart` of numbers on a line: levels, and places between them and beyond.
 
     It has no width of its own: places are shares of the page's width, so that text keeps its size
-    on a phone. Where it is banded, places further beyond the second level than twice their
-    distance are drawn at the edge, with an arrow and their number.
-
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        description: What there is to see in it.
-        levels: The clean baseline, the label-only baseline, and others.
-        places: Attackers or releases.
-        numbers: All of them, as a table.
-        banded: Whether the range between the first two levels is shaded.
+    on a phone. Where it is ``banded``, the range between the first two levels is shaded, and places
+    further beyond them than twice their distance are drawn at the edge, as an arrow.
     """
     first, second = levels[0].value, levels[1].value
     reach = max(first, second) + 2 * abs(second - first) if banded else math.inf
@@ -221,7 +212,7 @@ def _line_scale(
     for place in places:
         known += [end for end in (place.value, place.low, place.high) if end is not None]
     low = min(known)
-    high = max([one for one in known if one <= reach] or [max(known)])
+    high = max([value for value in known if value <= reach] or [max(known)])
     high = max(high, *(level.value for level in levels))
     margin = 0.06 * (high - low) or 1.0
     low, high = low - margin, high + margin
@@ -259,14 +250,9 @@ def _span(pixels: float, *, up: bool = False) -> Callable[[float], float]:
 def change_axis(
     label: str, points: Sequence[Point], width: int, *, linear_below: float = 0.0, spare: float
 ) -> Axis:
-    """Return the axis across of what releases change, from 0 on.
+    """Return the axis across of what releases change, from 0 to the last point and a share more.
 
-    Args:
-        label: Its name.
-        points: All that must lie on it.
-        width: Of the chart.
-        linear_below: The axis is linear up to here and logarithmic beyond; 0: linear.
-        spare: Share of the axis that is kept free beyond the last point.
+    It is linear up to ``linear_below`` and logarithmic beyond; 0: linear.
     """
     most = max([point.across for point in points], default=0.0)
     most, span = (most if most >= LEAST else 1.0), _span(width)
@@ -304,20 +290,10 @@ def plane_chart(
     numbers: Listing,
     legend: Sequence[Legend] = (),
 ) -> Chart:
-    """Return points on a plane: how much releases hide, against how much they change.
+    """Return a :class:`Chart` of points on a plane: what releases hide, against what they change.
 
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        description: What there is to see in it.
-        points: Releases.
-        axes: The axis across and the axis upwards.
-        lowest: Points below this are drawn here, as an arrow, with their number.
-        size: Width and height.
-        levels: Gaps that others are compared with.
-        steps: Points on the frontier, from the least change to the most.
-        numbers: All of them, as a table.
-        legend: What its marks mean.
+    Points below ``lowest`` are drawn there, as an arrow with their number. ``levels`` are gaps to
+    compare with, ``steps`` the points on the frontier, from the least change to the most.
     """
     across, up = axes
     parts, right = _grid(axes, size), size[0] - RIGHT
@@ -328,13 +304,13 @@ def plane_chart(
         parts.append(element("text", level.label, kind="level-name", **place))
     if len(steps) > 1:
         way = f"M{across.at(steps[0].across):.1f} {up.at(steps[0].up):.1f}" + "".join(
-            f"H{across.at(one.across):.1f}V{up.at(one.up):.1f}" for one in steps[1:]
+            f"H{across.at(point.across):.1f}V{up.at(point.up):.1f}" for point in steps[1:]
         )
         parts.append(element("path", kind="steps", d=way))
     # Centers of what is drawn, with half their widths.
-    taken = [(across.at(one.across) + one.nudge, up.at(one.up), 7.0) for one in points]
+    taken = [(across.at(point.across) + point.nudge, up.at(point.up), 7.0) for point in points]
     # Points that stand out are drawn last, above the others.
-    for point in sorted(points, key=lambda one: one.on):
+    for point in sorted(points, key=lambda point: point.on):
         x, y = across.at(point.across) + point.nudge, up.at(point.up)
         below, weight = point.up < lowest, "strong" if point.on else "plain"
         if point.low is not None and point.high is not None and not below:
@@ -416,14 +392,9 @@ def reliability_chart(
     *,
     numbers: Listing,
 ) -> Chart:
-    """Return how often answers are right, against how sure they say they are.
+    """Return a :class:`Chart` of how often answers are right, against how sure they say they are.
 
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        description: What there is to see in it.
-        series: For each: its legend, and its points ``(confidence, accuracy)`` in ``[0, 1]``.
-        numbers: All of them, as a table.
+    Each series has a legend and points ``(confidence, accuracy)`` in ``[0, 1]``.
     """
     size, ticks = (400, 380), (0.0, 0.25, 0.5, 0.75, 1.0)
     across = Axis("how sure the answer says it is", ticks, _span(size[0]))

@@ -32,27 +32,22 @@ BASELINES = {
 def baselines_chart(
     name: str, title: str, baselines: Sequence[float], places: Sequence[Place], kind: str
 ) -> Chart:
-    """Return errors on a line between the baselines.
+    """Return errors of attackers or releases (the kind) on a line between the baselines.
 
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        baselines: Errors in the order of ``BASELINES``.
-        places: Attackers or releases with their errors.
-        kind: What they are: ``attacker`` or ``release``.
+    The errors of the baselines are in the order of ``BASELINES``.
     """
     levels = [
         Level(label, value) for label, value in zip(BASELINES.values(), baselines, strict=True)
     ]
-    rows = [(f"baseline: {one.label}", f"{one.value:.4f}") for one in levels]
-    rows += [(f"{kind}: {one.label}", one.text) for one in places]
+    rows = [(f"baseline: {level.label}", f"{level.value:.4f}") for level in levels]
+    rows += [(f"{kind}: {place.label}", place.text) for place in places]
     columns = {f"baseline or {kind}": itemgetter(0), "error": itemgetter(1)}
     return line_chart(
         name,
         title,
         "A line of mean squared errors. The shaded band reaches from the best attack on clean "
         f"scores, {baselines[0]:.4f}, to the best given the label alone, {baselines[1]:.4f}. On "
-        f"it: {'; '.join(f'{one.label} {one.text}' for one in places)}.",
+        f"it: {'; '.join(f'{place.label} {place.text}' for place in places)}.",
         levels,
         places,
         numbers=Listing(title, columns, rows),
@@ -89,7 +84,7 @@ def gap_chart(
     lowest = LOWEST if any(point.up < NEAR for point in points) else NEAR
     if any(point.up < lowest for point in points):
         legend = [*legend, Legend("below", "plain", f"below {lowest:g}, with its number")]
-    strong = [f"{one.name}, {one.up:.2f} at {one.across:.3g}" for one in points if one.on]
+    strong = [f"{point.name}, {point.up:.2f} at {point.across:.3g}" for point in points if point.on]
     table: dict[str, Callable[[Any], str]] = {
         "release": Column(attrgetter("name")),
         labels[0]: Column(attrgetter("across"), ".4f"),

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oneway.benchmark import Estimate, Published, Summary, summarise
+from oneway.evaluation import ReleaseRecord
 from oneway.report import experiments, findings, sentences
 from oneway.report.experiments import LEADERBOARD, by_experiment, experiment_name, spread
 from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines
@@ -18,20 +18,21 @@ from oneway.report.page.flags import flag_texts
 from oneway.report.page.markdown import render_markdown
 from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_row, shown_size
 
-Record = Mapping[str, Any]
-FindGallery = Callable[[Record], Gallery | None]
+FindGallery = Callable[[ReleaseRecord], Gallery | None]
 
 FEW = 8
 """Most releases that charts name, and of which the static attacker's pictures are shown, too."""
 
 
-def no_gallery(record: Record) -> Gallery | None:  # noqa: ARG001  a FindGallery
+def no_gallery(record: ReleaseRecord) -> Gallery | None:  # noqa: ARG001  a FindGallery
     """Return no images, for any record."""
     return None
 
 
 def records_page(
-    records: Sequence[Record], theirs: Mapping[str, Published], gallery: FindGallery = no_gallery
+    records: Sequence[ReleaseRecord],
+    theirs: Mapping[str, Published],
+    gallery: FindGallery = no_gallery,
 ) -> Page:
     """Return the page of the records of experiments.
 
@@ -79,7 +80,7 @@ def records_page(
 
 
 def results_page(
-    records: Sequence[Record],
+    records: Sequence[ReleaseRecord],
     theirs: Mapping[str, Published],
     command: str,
     images: Mapping[tuple[str, str], str] | None = None,
@@ -235,16 +236,17 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
 
 def _pictures(summaries: Sequence[Summary], gallery: FindGallery) -> Pictures | None:
     """Return what attackers of one seed made of the same queries, release by release."""
-    stored = [(one, images) for one in summaries if (images := gallery(one.record)) is not None]
+    galleries = ((summary, gallery(summary.record)) for summary in summaries)
+    stored = [(summary, images) for summary, images in galleries if images is not None]
     if not stored:
         return None
     # Another seed has other queries.
-    seed = stored[0][0].record["seed"]
-    stored = [(one, images) for one, images in stored if one.record["seed"] == seed]
+    seed = stored[0][0].record.seed
+    stored = [(summary, images) for summary, images in stored if summary.record.seed == seed]
     first, images = stored[0]
     rows = [_row("As it was sent", "", images["truth"])]
     for summary, seen in stored:
-        errors, strongest = summary.record["errors"], summary.record["strongest"]
+        errors, strongest = summary.record.errors, summary.record.strongest
         attacks = ("static", strongest) if len(stored) <= FEW else (strongest,)
         rows += [
             _row(summary.release, f"{attack}, error {errors[attack]:.4f}", seen[attack])
@@ -252,7 +254,7 @@ def _pictures(summaries: Sequence[Summary], gallery: FindGallery) -> Pictures | 
             if attack in seen
         ]
     if "label-only" in images:
-        note = f"error {first.record['baselines']['label']:.4f}"
+        note = f"error {first.record.baselines.label:.4f}"
         rows.append(_row("From the label alone", note, images["label-only"]))
     return Pictures(
         f"The same queries under each release, as attackers reconstruct them (seed {seed})",
