@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway import AdversarialNoise, DefendedTarget, Inverter, TorchTarget
-from oneway.evaluation import write_records
 from oneway.evaluation.records import environment
+from oneway.evaluation.store import write_json_lines
 from oneway.inversion import full_depth
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 
@@ -165,8 +166,8 @@ def main() -> None:
         table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in record.values()))
     Console().print(table)
     if options.out is not None:
-        facts = environment(device)
-        write_records(options.out, [{**record, "environment": facts} for record in records])
+        facts = asdict(environment(device))
+        write_json_lines(options.out, [{**record, "environment": facts} for record in records])
 
 
 if __name__ == "__main__":

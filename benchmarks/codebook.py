@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway.defenses.codebook import CodebookRelease, FitSettings, fit_codebook
-from oneway.evaluation import write_records
 from oneway.evaluation.records import environment
+from oneway.evaluation.store import write_json_lines
 from oneway.targets import TargetNetwork
 
 BATCHES = (1, 64, 512)
@@ -151,7 +152,7 @@ def as_classes_grow(seconds: float) -> list[dict[str, Any]]:
                 "min_members": settings.min_members,
                 "cells": book.sizes.cells,
                 "boxes": book.sizes.boxes,
-                "listed": book.sizes.listed,
+                "explicit_classes": book.sizes.explicit_classes,
                 "table_mebibytes": size / 2**20,
                 "fit_seconds": fitted,
                 "release_microseconds_per_query": 1000 * release / len(logits),
@@ -191,8 +192,11 @@ def main() -> None:
     for record in missed:
         console.print(f"over {GOAL:.0%}: {record['model']}, batch {record['batch']}")
     if options.out is not None:
-        place = {"threads": options.threads, "environment": environment(torch.device("cpu"))}
-        write_records(options.out, [{**record, **place} for record in (*beside, *growing)])
+        place = {
+            "threads": options.threads,
+            "environment": asdict(environment(torch.device("cpu"))),
+        }
+        write_json_lines(options.out, [{**record, **place} for record in (*beside, *growing)])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ the labels with too few calibration queries for a cell.
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import trained_target
 from oneway.data import no_progress, split_dataset
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
-from oneway.defenses.codebook.certificate import bits_beyond_label, error_shares
-from oneway.defenses.codebook.choose import RATE_WEIGHTS
-from oneway.evaluation import Store, write_records
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
+from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
+from oneway.evaluation import Store
 from oneway.evaluation.records import environment
+from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
 
 WEIGHTS = (0.0, 3.0, 10.0, 30.0, 100.0)
@@ -120,7 +122,7 @@ def ours(
         book = merge_calibration(calibration, rate_weight, weight)
         cells = book(asked)
         few = book.members[cells] < members
-        row = figures(cells, book.spread(book.values, cells), clean, images, few)
+        row = figures(cells, book.expand(book.values, cells), clean, images, few)
         told = {"method": "codebook", "option": str(rate_weight), "image_weight": weight}
         yield {**told, **row}
 
@@ -188,9 +190,9 @@ def main() -> None:
         place = {
             "data": options.data,
             "members": members,
-            "environment": environment(torch.device("cpu")),
+            "environment": asdict(environment(torch.device("cpu"))),
         }
-        write_records(options.out, [{**record, **place} for record in records])
+        write_json_lines(options.out, [{**record, **place} for record in records])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from oneway.evaluation import write_records
 from oneway.evaluation.records import environment
+from oneway.evaluation.store import write_json_lines
 from oneway.playground.settings import DEFAULTS, SLIDERS, all_settings
 
 GOAL_MS = 200
@@ -167,9 +168,9 @@ def main() -> None:
     Console(width=120).print(table)
     if options.out is not None:
         torch.set_num_threads(1)
-        facts = environment(torch.device("cpu"))
+        facts = asdict(environment(torch.device("cpu")))
         load = os.getloadavg()[0]
-        write_records(
+        write_json_lines(
             options.out,
             [{**record, "load_average": load, "environment": facts} for record in records],
         )

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -29,8 +29,8 @@ from torch import nn
 
 from oneway import CodebookRelease, Inverter, TorchTarget, release
 from oneway.defenses import save_module
-from oneway.evaluation import write_records
 from oneway.evaluation.records import environment
+from oneway.evaluation.store import write_json_lines
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 
 SHAPE = (1, 32, 32)
@@ -248,8 +248,8 @@ def main() -> None:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in record.values()))
     Console(width=150).print(table)
     if options.out is not None:
-        facts = environment(torch.device("cpu"))
-        write_records(options.out, [{**record, "environment": facts} for record in records])
+        facts = asdict(environment(torch.device("cpu")))
+        write_json_lines(options.out, [{**record, "environment": facts} for record in records])
     sys.exit(
         any(
             server.label_changes or server.leaks or server.refused or grows(server)

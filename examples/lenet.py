@@ -33,7 +33,7 @@ def lenet() -> nn.Sequential:
     )
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, epochs: int = 20) -> None:
     """Train, export, and write the attacker's images and the test queries."""
     torch.manual_seed(0)
     pixels, labels = mnist_data()
@@ -42,7 +42,7 @@ def main(folder: Path) -> None:
     private, auxiliary, test = torch.randperm(len(images)).split([2000, 2400, 600])
     model = lenet()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(20):
+    for _ in range(epochs):
         for rows in private[torch.randperm(len(private))].split(50):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(images[rows]), classes[rows]).backward()

@@ -1,16 +1,67 @@
-"""How hypothesis searches: without a clock, and in CI with the same examples every time."""
+"""What all tests share: one thread each, how hypothesis searches, a cluster, a browser.
+
+Under pytest-xdist with ``--dist loadgroup`` the tests of a file stay in one worker, with whatever
+its fixtures made, and so do all tests that share the cluster, or the built distributions.
+"""
 
 import os
+import re
+import sys
 
 import pytest
-import torch
 from hypothesis import settings
 
 from browsing import ARGUMENTS, chromium_path
 
+# Before torch is imported, here and in every process that a test starts. Two workers with two
+# threads each wait for each other: on a busy machine that takes 15 times as long.
+for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_threads] = "1"
+# pytest rewrites every test module; keep that for the next run, or collection takes twice as long.
+sys.dont_write_bytecode = False
+
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+GROUPS = {
+    "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test\w*_on_(a_cluster|ray)(?![a-z])"),
+    "distribution": re.compile(r"/test_(clean_install|wheel)\.py::"),
+}
+"""Which tests stay in one worker although they are in several files, by their ids."""
+
+
+def unit_of(nodeid):
+    """Return what stays in one worker: the group of a test, or its file."""
+    for name, pattern in GROUPS.items():
+        if pattern.search(nodeid):
+            return name
+    return nodeid.partition("::")[0]
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes long, so that no worker is left with it at the end."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()) and unit_of(item.nodeid) != "cluster":
+            raise pytest.UsageError(f"say _on_a_cluster or _on_ray in the name of {item.nodeid}")
+    slow = {unit_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    ranks = dict.fromkeys(slow, len(GROUPS)) | {name: at for at, name in enumerate(GROUPS)}
+    items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(GROUPS) + 1))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Schedule by file or group: marks for groups are lost between pytest 9.2 and xdist 3.8."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFileOrGroup(LoadGroupScheduling):
+        def _split_scope(self, nodeid):
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False  # the order is that of the collection
+    return ByFileOrGroup(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +73,7 @@ def cluster():
         patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
-            num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
+            num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
         )
         yield ray
         ray.shutdown()
@@ -37,12 +88,3 @@ def browser():
         opened = started.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield opened
         opened.close()
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Compute as a task of Ray does, with one thread: sums round otherwise with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

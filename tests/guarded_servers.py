@@ -3,6 +3,7 @@
 import io
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,18 @@ from oneway.targets import TorchTarget
 
 SHAPE = (1, 4, 4)
 PATH = "/v2/models/digits"
+CPU = torch.device("cpu")
+
+PATIENCE = 120
+"""Seconds after which a test gives up waiting, on a machine however busy."""
+
+
+def eventually(condition: Callable[[], Any]) -> None:
+    """Return once a condition holds."""
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until, "the condition never held"
+        time.sleep(0.005)
 
 
 def linear_model() -> nn.Module:
@@ -30,6 +43,23 @@ def linear_model() -> nn.Module:
     layer = nn.Linear(16, 3, bias=False)
     layer.weight.data = torch.tensor(WEIGHTS.T, dtype=torch.float32)
     return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+class Held(nn.Module):
+    """The linear model; once ``held``, it answers when ``go`` is set, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.held = linear_model(), False
+        self.seen: list[Tensor] = []
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.held:
+            self.seen.append(images.clone())
+            self.entered.set()
+            assert self.go.wait(PATIENCE)
+        return self.inner(images)
 
 
 def rounding(decimals: int = 2) -> ServableDefense:
@@ -47,7 +77,7 @@ def served_model(
         target or TorchTarget(linear_model()),
         guard or rounding(),
         input_shape=SHAPE,
-        device=torch.device("cpu"),
+        device=CPU,
         batch_multiple=4,
         **given,
     )
@@ -67,6 +97,14 @@ class Running:
 
     def infer(self, queries: Tensor, **more: Any) -> httpx.Response:
         return self.client.post(f"{PATH}/infer", json=request_of(queries, **more))
+
+    def metric(self, line: str) -> bool:
+        """Say whether the metrics hold a line, such as ``"oneway_waiting_queries 3.0"``."""
+        return line in self.client.get("/metrics").text.splitlines()
+
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
 
     def everything(self, answer: httpx.Response) -> str:
         """Return all that an answer has let out: itself, the metrics and the log."""
@@ -137,8 +175,8 @@ def running(app: Starlette, how: ServingSettings, **client: Any) -> Iterator[Run
 
         thread.start()
         try:
-            assert started.wait(30)
-            with httpx.Client(base_url=url, trust_env=False, timeout=30, **client) as asker:
+            assert started.wait(PATIENCE)
+            with httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE, **client) as asker:
                 yield Running(url, asker, log, stop)
         finally:
             stop()

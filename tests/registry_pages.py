@@ -25,15 +25,15 @@ from oneway.defenses import (
     DEFENSES,
     TEST_SIGNALS,
     build_defense,
-    declared_options,
     needs_state,
     needs_surrogate,
     trained_defense,
     training_options,
 )
+from oneway.defenses.registry import declared_options
 from oneway.evaluation import read_records
 from oneway.options import Option
-from oneway.report.summary import COLUMNS, spread
+from oneway.report.experiments import COLUMNS, spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from laws import looped
 from oneway.checks import (
     FLOATING,
     check_above,
@@ -68,16 +69,16 @@ def refusal(call, *arguments, error=InvalidTensorError, **options) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("take", TAKE_LOGITS.values(), ids=list(TAKE_LOGITS))
-@pytest.mark.parametrize(("logits", "message"), BAD_LOGITS.values(), ids=list(BAD_LOGITS))
+@looped("take", TAKE_LOGITS.values(), ids=list(TAKE_LOGITS))
+@looped(("logits", "message"), BAD_LOGITS.values(), ids=list(BAD_LOGITS))
 def test_whoever_takes_scores_refuses_bad_ones_without_showing_them(take, logits, message):
     text = refusal(take, logits)
     assert re.search(message, text)
     assert "7777" not in text
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
-@pytest.mark.parametrize("shape", [(2,), (3, 2), (0, 2), (2, 3, 4)])
+@looped("dtype", FLOATING)
+@looped("shape", [(2,), (3, 2), (0, 2), (2, 3, 4)])
 def test_finite_floating_scores_of_two_classes_or_more_pass(dtype, shape):
     check_logits(torch.zeros(shape, dtype=dtype))
 
@@ -90,7 +91,7 @@ def test_a_scalar_is_refused():
     assert "but got ()" in refusal(check_logits, torch.tensor(1.0))
 
 
-@pytest.mark.parametrize(
+@looped(
     "labels",
     [
         torch.zeros(2, 1, dtype=torch.int64),
@@ -108,7 +109,7 @@ def test_labels_of_another_type_or_shape_are_refused_with_the_remedy(labels):
     assert "Pass `logits.argmax(-1)`" in text
 
 
-@pytest.mark.parametrize("outside", [-1, 5, 7777])
+@looped("outside", [-1, 5, 7777])
 def test_labels_out_of_range_are_counted_and_not_shown(outside):
     text = refusal(check_labels, torch.tensor([0, outside, 4]), torch.zeros(3, 5))
     assert "labels must lie in [0, 5)" in text
@@ -126,24 +127,24 @@ def test_a_tensor_of_another_shape_than_the_logits_is_refused():
     assert text.startswith("gradients must have the shape of the clean logits, (2, 5), but got (2")
 
 
-@pytest.mark.parametrize("row", [[0.5, 0.46], [0.5, 0.54], [1.0, 0.0], [0.25, 0.75]])
+@looped("row", [[0.5, 0.46], [0.5, 0.54], [1.0, 0.0], [0.25, 0.75]])
 def test_confidences_that_sum_to_1_within_0_05_pass(row):
     check_confidences(torch.tensor([row]))
 
 
-@pytest.mark.parametrize("row", [[0.5, 0.44], [0.5, 0.56], [1.02, -0.02], [SECRET, 1 - SECRET]])
+@looped("row", [[0.5, 0.44], [0.5, 0.56], [1.02, -0.02], [SECRET, 1 - SECRET]])
 def test_other_confidences_are_refused_and_not_shown(row):
     text = refusal(check_confidences, torch.tensor([[0.5, 0.5], row]))
     assert "1 of 2 rows are not, row 1 first" in text
     assert "7777" not in text
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 4, 4)])
+@looped("shape", [(2, 3), (2, 1, 4, 4)])
 def test_images_and_records_pass(shape):
     check_images(torch.zeros(shape), rows=2)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("images", "expected"),
     [
         (torch.full((2, 1, 4, 4), 77).byte(), "Pass `images / 255`"),
@@ -160,13 +161,13 @@ def test_bad_images_are_refused_with_the_remedy_and_not_shown(images, expected):
     assert "77" not in text
 
 
-@pytest.mark.parametrize("value", [0, -1, 0.0])
+@looped("value", [0, -1, 0.0])
 def test_a_number_that_is_not_positive_is_refused(value):
     text = refusal(check_above, "budget", value, 0, error=InvalidOptionError)
     assert text == f"budget must be positive, but got {value}"
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "1", None, True, 1j])
+@looped("value", [math.nan, math.inf, "1", None, True, 1j])
 def test_what_is_no_finite_number_is_refused(value):
     text = refusal(check_above, "budget", value, 0, error=InvalidOptionError)
     assert text == f"budget must be a finite number, but got {value!r}."
@@ -177,7 +178,7 @@ def test_another_bound_is_named():
     assert text == "gain must be above 1, but got 0.5"
 
 
-@pytest.mark.parametrize("value", [0, -3, 1.0, "3", True, None])
+@looped("value", [0, -3, 1.0, "3", True, None])
 def test_what_is_no_count_is_refused(value):
     text = refusal(check_count, "steps", value, error=InvalidOptionError)
     assert text == f"steps must be a whole number of at least 1, but got {value!r}."
@@ -189,7 +190,7 @@ def test_numbers_above_and_counts_of_at_least_the_bound_pass():
     check_count("classes", 2, least=2)
 
 
-@pytest.mark.parametrize("value", [-0.1, math.inf, math.nan, True, "1", None])
+@looped("value", [-0.1, math.inf, math.nan, True, "1", None])
 def test_a_weight_is_finite_and_not_negative(value):
     with pytest.raises(InvalidOptionError, match="beta must be finite and at least 0"):
         check_weight("beta", value)
@@ -197,7 +198,7 @@ def test_a_weight_is_finite_and_not_negative(value):
     check_weight("beta", 2.5)
 
 
-@pytest.mark.parametrize("value", ["no", 0, 1, None])
+@looped("value", ["no", 0, 1, None])
 def test_a_switch_is_true_or_false_and_no_text_that_counts_as_true(value):
     with pytest.raises(InvalidOptionError, match="keep_label must be true or false"):
         check_switch("keep_label", value)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import MOST_DECIMALS, logits_from_confidences, release
@@ -55,8 +56,8 @@ def test_rows_are_probabilities(logits, dtype, decimals):
     assert largest_error_of_sums(released) <= allowed
 
 
-@pytest.mark.parametrize(("dtype", "decimals"), WIDE_CASES)
-@pytest.mark.parametrize("scale", [0, 0.01, 10])
+@looped(("dtype", "decimals"), WIDE_CASES)
+@looped("scale", [0, 0.01, 10])
 def test_ten_thousand_classes(dtype, decimals, scale):
     logits = random_rows(2, 3, 10_000, torch.float32, scale)
     released = release(logits, dtype=dtype, decimals=decimals)
@@ -107,7 +108,7 @@ def test_a_narrower_type_changes_rounded_entries_by_its_cast_alone_but_for_the_l
     assert ((narrow == cast) | (narrow == lifted)).all()
 
 
-@pytest.mark.parametrize(
+@looped(
     ("probabilities", "decimals", "expected"),
     [
         ([0.75, 0.25], 0, [1, 0]),
@@ -135,7 +136,7 @@ def test_each_row_stands_for_itself_to_the_bit(logits, dtype, decimals):
         assert same_bits(release(row, dtype=dtype, decimals=decimals), expected)
 
 
-@pytest.mark.parametrize(("dtype", "decimals"), WIDE_CASES)
+@looped(("dtype", "decimals"), WIDE_CASES)
 def test_each_of_ten_thousand_classes_wide_rows_stands_for_itself_to_the_bit(dtype, decimals):
     logits = random_rows(3, 4, 10_000, torch.float32, 3)
     together = release(logits, dtype=dtype, decimals=decimals)
@@ -159,13 +160,13 @@ def test_no_gradient_leaves():
     assert not release(torch.zeros(2, 3, requires_grad=True), decimals=2).requires_grad
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.float8_e5m2, "float32"])
+@looped("dtype", [torch.int64, torch.complex64, torch.float8_e5m2, "float32"])
 def test_a_type_that_is_not_one_of_the_four_is_refused(dtype):
     with pytest.raises(InvalidOptionError, match="dtype must be one of float16, bfloat16"):
         release(torch.zeros(1, 2), dtype=dtype)
 
 
-@pytest.mark.parametrize("decimals", [-1, MOST_DECIMALS + 1, 2.0, True, "2"])
+@looped("decimals", [-1, MOST_DECIMALS + 1, 2.0, True, "2"])
 def test_decimals_outside_their_range_are_refused(decimals):
     with pytest.raises(InvalidOptionError, match="decimals must be a whole number from 0 to 12"):
         release(torch.zeros(1, 2), decimals=decimals)
@@ -215,7 +216,7 @@ def test_a_rounded_answer_is_renormalized():
     assert logits.exp().sum().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
+@looped(
     "wrong",
     [
         torch.tensor([[2.5, -1.5]]),

@@ -231,8 +231,8 @@ class AttackFunction(Protocol):
         """Prepare the attack.
 
         Args:
-            knowledge: What the attacker has.
-            train: How it trains a decoder.
+            knowledge: The attacker's data and access.
+            train: Trains a decoder.
 
         Returns:
             Reconstructors by name; more than one where the best of several counts, none where the

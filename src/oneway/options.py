@@ -163,7 +163,7 @@ def option(
     check: Check | None = None,
     is_strength: bool = False,
 ) -> Any:
-    """Declare an option as a dataclass field. The field's type tells how it is checked.
+    """Declare an option as a dataclass field. The field's type decides the check.
 
     ``bool``: true or false. ``int``: a whole number, of at least 1 unless ``least`` says
     otherwise. ``float``: a finite number. ``Literal[...]``: one of these names.
@@ -237,13 +237,20 @@ def refuse_undeclared_values(instance: Any) -> None:
 
 @cache
 def options_of(kind: Any) -> Mapping[str, Option]:
-    """Return the declared options of a dataclass by name, those of the class itself first."""
+    """Return the declared options of a dataclass by name.
+
+    Required options come first, then those of the class itself, then inherited options.
+    """
     hints = typing.get_type_hints(kind)
     names = [name for owner in kind.__mro__ for name in inspect.get_annotations(owner)]
     declared = [field for field in dataclasses.fields(kind) if "option" in field.metadata]
+
+    def position(field: "dataclasses.Field[Any]") -> tuple[bool, int]:
+        return field.default is not MISSING, names.index(field.name)
+
     return {
         field.name: _declared_option(field, hints[field.name])
-        for field in sorted(declared, key=lambda field: names.index(field.name))
+        for field in sorted(declared, key=position)
     }
 
 

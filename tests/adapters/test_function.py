@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.test_guard import FAULTS, Faulty
+from laws import looped
 from oneway.adapters import Guard, GuardedFunction
 from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.rounding import Rounding
 from oneway.errors import (
-    DefenseFailedError,
     InvalidTensorError,
     MissingDataError,
     TargetFailedError,
@@ -41,12 +40,6 @@ def noise():
     return build_defense("adversarial-noise", {"step_size": 1.0}, small_inverter())
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_defense_that_fails_lets_nothing_out(fault):
-    with pytest.raises(DefenseFailedError, match="nothing is released"):
-        GuardedFunction(score, Guard(Faulty(FAULTS[fault]), "logits"))(IMAGES)
-
-
 def test_a_function_that_raises_is_an_error_without_its_text():
     def shout(queries):
         raise ValueError(f"cannot score {queries}")
@@ -63,7 +56,7 @@ def test_a_function_that_raises_is_an_error_without_its_text():
         GuardedFunction(ours, Guard(Identity(), "logits"))(IMAGES)
 
 
-@pytest.mark.parametrize(
+@looped(
     "wrong",
     [
         lambda _: None,

@@ -10,13 +10,12 @@ pytest.importorskip("onnxruntime")
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from adapters.test_guard import FAULTS, Faulty
+from laws import looped
 from oneway.adapters import Guard, GuardedSession
 from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.rounding import Rounding
 from oneway.errors import (
-    DefenseFailedError,
     InvalidOptionError,
     InvalidTensorError,
     TargetFailedError,
@@ -116,13 +115,6 @@ def test_nothing_else_of_the_session_is_passed_on(session):
     assert public == {"get_inputs", "get_outputs", "run"}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_defense_that_fails_lets_nothing_out(session, fault):
-    guarded = guard(session, Faulty(FAULTS[fault]), also_release=["label"])
-    with pytest.raises(DefenseFailedError, match="nothing is released"):
-        guarded.run(None, {"image": IMAGES})
-
-
 def test_a_session_that_fails_is_an_error_without_its_text(session):
     with pytest.raises(TargetFailedError, match="9 queries") as raised:
         guard(session).run(None, {"image": IMAGES[:, :, :5]})
@@ -144,7 +136,7 @@ class TwoInputs:
         return self.inputs
 
 
-@pytest.mark.parametrize(
+@looped(
     ("options", "kind", "said"),
     [
         ({"output_name": "score"}, UnknownNameError, "Known: embedding"),

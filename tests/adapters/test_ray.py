@@ -13,13 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("ray", reason="needs `pip install 'oneway[ray]'`")
-
-import ray.data
-from ray import cloudpickle, serve
-
-import adapters.test_guard
-from adapters.test_guard import FAULTS, Faulty
+from faulty_defenses import REFUSED, Faulty
+from laws import looped
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.adapters.ray import (
     GuardRows,
@@ -40,11 +35,8 @@ from oneway.errors import (
     TargetFailedError,
     UnknownNameError,
 )
+from optional import later
 from surrogates import small_inverter
-
-# A worker has oneway, but not these tests.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
-cloudpickle.register_pickle_by_value(adapters.test_guard)
 
 SECRET = b"0123456789abcdef"
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
@@ -74,7 +66,6 @@ class Shouting:
         return load_guard().defense(logits)
 
 
-@serve.deployment
 class Model:
     """Cannot score a query of ones, and gives NaN for one of threes.
 
@@ -92,7 +83,15 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def served(cluster):  # noqa: ARG001
+def workers(cluster):
+    """Workers have oneway, but not these tests: they get them by value."""
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def served(workers):  # noqa: ARG001
+    serve = later("ray.serve")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -102,8 +101,11 @@ def served(cluster):  # noqa: ARG001
         autoscaling_config={"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8},
         batch_wait_seconds=0.2,
         max_batch_size=8,
+        ray_actor_options={"num_cpus": 0},  # it stays up beside the other tests of the cluster
     )
-    handle = serve.run(guard.bind(Model.bind()))
+    handle = serve.run(
+        guard.bind(serve.deployment(Model, ray_actor_options={"num_cpus": 0}).bind())
+    )
     return SimpleNamespace(handle=handle, port=port)  # it ends with the cluster, which is faster
 
 
@@ -200,7 +202,7 @@ def test_a_request_of_another_shape_fails_alone():
     )
 
 
-@pytest.mark.parametrize("fails", ["the model", "the guard"])
+@looped("fails", ["the model", "the guard"])
 def test_a_query_that_breaks_something_fails_alone(fails):
     broken = QUERIES[5, 0, 0, 0]
 
@@ -226,9 +228,8 @@ def test_a_guard_out_of_memory_is_an_error_without_its_text(monkeypatch):
     def short(*_):
         raise MemoryError(f"no room for {WEIGHTS}")
 
-    guard = load_guard()
-    monkeypatch.setattr(guard, "_guarded", short)
-    for answer in together([QUERIES[:2], QUERIES[2:]], guard):
+    monkeypatch.setattr("oneway.adapters.guard.clean_logits_of", short)
+    for answer in together([QUERIES[:2], QUERIES[2:]], load_guard()):
         assert isinstance(answer, TargetFailedError)
         assert "room" not in str(answer)
 
@@ -242,16 +243,14 @@ def test_a_body_of_lists_in_lists_is_no_request():
         asyncio.run(instances_of(Deep()))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@looped("fault", ["raises ValueError", "NaN", "another label"])
 def test_each_fault_of_a_defense_is_an_error_for_each_request(fault):
-    guard = Guard(Faulty(FAULTS[fault]), "logits")
+    guard = Guard(Faulty(REFUSED[fault]), "logits")
     for answer in together([QUERIES[:2], QUERIES[2:]], guard):
         assert isinstance(answer, DefenseFailedError)
 
 
-@pytest.mark.parametrize(
-    "model", [lambda _: "scores", lambda queries: scores_of(queries)[1:], lambda _: None]
-)
+@looped("model", [lambda _: "scores", lambda queries: scores_of(queries)[1:], lambda _: None])
 def test_a_model_that_answers_otherwise_is_an_error(model):
     for answer in together([QUERIES], load_guard(), model):
         assert isinstance(answer, OnewayError)
@@ -281,11 +280,10 @@ class Narrow(Rounding):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
-def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped():
+def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped(workers):  # noqa: ARG001
     logits = np.random.default_rng(3).normal(size=(3000, 5)).astype(np.float32)
-    stored = ray.data.from_items(
+    stored = later("ray.data").from_items(
         [{"id": number, "secret": number, "logits": row} for number, row in enumerate(logits)],
         override_num_blocks=3,
     )
@@ -324,10 +322,10 @@ def test_a_worker_guards_columns_and_keeps_no_clean_one():
 def test_a_key_is_not_sent_to_a_worker():
     guard = load_guard()
     with pytest.raises(InvalidOptionError, match="not pickled"):
-        cloudpickle.dumps(lambda: guard)
+        later("ray.cloudpickle").dumps(lambda: guard)
 
 
-@pytest.mark.parametrize("options", [{"max_batch_size": 0}, {"batch_wait_seconds": -1}])
+@looped("options", [{"max_batch_size": 0}, {"batch_wait_seconds": -1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InvalidOptionError):
         guard_deployment(load_guard, **options)

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from adapters.test_guard import FAULTS, Faulty
+from laws import looped
 from oneway.adapters import Guard, GuardedModule
 from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
-from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError
 from rows import leads, same_bits
 from surrogates import random_images, small_inverter
 
@@ -50,7 +50,7 @@ def test_said_to_give_confidences_it_is_taken_at_its_word():
     torch.testing.assert_close(released, made.eval()(IMAGES), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@looped("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_no_answer_depends_on_the_batch_or_on_the_mode_of_the_server(mode):
     guarded = GuardedModule(model(), Rounding(decimals=3), outputs="logits")
     together = guarded(IMAGES)
@@ -79,13 +79,6 @@ def test_it_moves_types_and_copies_as_a_module():
     assert set(guarded.state_dict()) == {f"model.{name}" for name in model().state_dict()}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_defense_that_fails_lets_nothing_out(fault):
-    guarded = GuardedModule(model(), Faulty(FAULTS[fault]), outputs="logits")
-    with pytest.raises(DefenseFailedError, match="nothing is released"):
-        guarded(IMAGES)
-
-
 class Heads(nn.Module):
     def __init__(self, heads):
         super().__init__()
@@ -95,7 +88,7 @@ class Heads(nn.Module):
         return self.heads(torch.zeros(len(queries), 3))
 
 
-@pytest.mark.parametrize(
+@looped(
     "heads",
     [
         lambda scores: (scores, scores),

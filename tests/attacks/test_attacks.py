@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.attacks import AdversarialTraining, Averaging, LabelOnly, Retrained, Static
 from oneway.attacks.averaging import ROWS as ROWS_AT_ONCE
 from oneway.attacks.averaging import mean_answer
@@ -135,7 +136,7 @@ def test_static_needs_clean_scores():
         static(blind, Notes())
 
 
-@pytest.mark.parametrize("saw_clean", [True, False])
+@looped("saw_clean", [True, False])
 def test_retrained_trains_on_released_scores_whether_or_not_it_saw_clean_ones(saw_clean):
     seen, notes, asked = knowledge(), Notes(), queries()
     clean = seen.clean if saw_clean else None
@@ -207,7 +208,7 @@ def test_averaging_answers_with_the_decoder_of_its_count_shown_the_mean():
         assert torch.equal(answer(reconstructors[f"R = {count}"], answers), expected)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("answers", "mean"),
     [
         ([[0.9, 0.1], [0.1, 0.9]], [0.5, 0.5]),
@@ -294,7 +295,7 @@ def test_adversarial_training_needs_clean_scores_for_its_copies():
         adversarial_training(blind, Notes())
 
 
-@pytest.mark.parametrize("attack", [label_only, static, retrained, adversarial_training, averaging])
+@looped("attack", [label_only, static, retrained, adversarial_training, averaging])
 def test_every_attack_trains_on_its_own_images_with_its_own_held_out_rows(attack):
     notes = Notes()
     seen = dataclasses.replace(with_copies(0), query=Api(), random=True, repeats=(2,))
@@ -308,7 +309,7 @@ def test_every_attack_trains_on_its_own_images_with_its_own_held_out_rows(attack
     assert all(map(torch.equal, before, tensors))
 
 
-@pytest.mark.parametrize("attack", [label_only, static, retrained, adversarial_training])
+@looped("attack", [label_only, static, retrained, adversarial_training])
 def test_an_attack_that_needs_one_answer_asks_for_one_and_never_again(attack):
     seen = dataclasses.replace(with_copies(0), query=Api(), random=True)
     assert {reconstructor.repeats for reconstructor in attack(seen, Notes()).values()} == {1}

@@ -1,8 +1,8 @@
 """The search by optimisation: towards the class, with the paper's stop rule, at a bounded price."""
 
-import pytest
 import torch
 
+from laws import looped
 from oneway.attacks.class_representative import (
     ENOUGH,
     ITERATIONS,
@@ -65,8 +65,8 @@ def distances(images):
     return (images - templates()).square().flatten(1).mean(-1)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("level", [0.0, 1.0, 0.5])
+@looped("seed", range(3))
+@looped("level", [0.0, 1.0, 0.5])
 def test_it_approaches_what_the_class_scores_highest(level, seed):
     start = torch.full(SHAPE, level)
     before = distances(start.expand(CLASSES, *SHAPE))
@@ -195,7 +195,7 @@ def history(*costs):
 FALLING = torch.linspace(0.9, 0.5, PATIENCE)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("latest", "over"),
     [
         (0.4, False),  # lower than all
@@ -221,10 +221,8 @@ def test_there_is_no_telling_before_the_window_is_full():
     assert is_over(history(*rising, 0.9)).tolist() == [True]
 
 
-@pytest.mark.parametrize(
-    ("latest", "over"), [(ENOUGH / 2, True), (ENOUGH, True), (2 * ENOUGH, False)]
-)
-@pytest.mark.parametrize("earlier", [1, PATIENCE, 2 * PATIENCE])
+@looped(("latest", "over"), [(ENOUGH / 2, True), (ENOUGH, True), (2 * ENOUGH, False)])
+@looped("earlier", [1, PATIENCE, 2 * PATIENCE])
 def test_a_low_cost_ends_a_search_at_any_time(latest, over, earlier):
     assert is_over(history(*[0.9] * earlier, latest)).tolist() == [over]
 

@@ -3,10 +3,10 @@
 import math
 from functools import partial
 
-import pytest
 import torch
 from torch import Tensor, nn
 
+from laws import looped
 from oneway.attacks import Optimising
 from oneway.attacks.optimising import DRAWS, PULLS, ROWS, STEPS
 from oneway.contracts import AttackerKnowledge
@@ -97,7 +97,7 @@ def test_candidates_are_all_lengths_with_all_pulls_on_one_decoder_of_released_sc
     assert torch.equal(held_out, seen.held_out)
 
 
-@pytest.mark.parametrize("name", NAMES.values())
+@looped("name", NAMES.values())
 def test_the_search_lowers_the_misfit_of_released_scores_and_stays_an_image(name):
     target, asked = linear_target(), random_images(2, 9, SHAPE)
     released = target(asked)
@@ -110,7 +110,7 @@ def test_the_search_lowers_the_misfit_of_released_scores_and_stays_an_image(name
     assert (misfit(target, found, released) < before).all()
 
 
-@pytest.mark.parametrize("level", [0.02, 0.98])
+@looped("level", [0.02, 0.98])
 def test_a_search_that_starts_at_the_edge_of_the_range_does_not_leave_it(level):
     target = linear_target()
     # Scores of what is no image draw it outwards.
@@ -152,7 +152,7 @@ def test_with_nothing_to_gain_it_is_the_decoder_s_answer():
         torch.testing.assert_close(found, torch.full_like(found, 0.5))
 
 
-@pytest.mark.parametrize("name", NAMES.values())
+@looped("name", NAMES.values())
 def test_an_invertible_target_is_inverted_better_than_a_weak_decoder_does(name):
     target, asked = linear_target(), random_images(2, 30, SHAPE)
     found = prepared(target)[name].reconstruct(target(asked)[None])
@@ -183,7 +183,7 @@ def test_many_queries_are_searched_for_in_parts_and_in_order():
     torch.testing.assert_close(found[ROWS:], last, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("random", "draws"), [(False, 1), (True, DRAWS)])
+@looped(("random", "draws"), [(False, 1), (True, DRAWS)])
 def test_gradients_past_a_random_defense_are_of_the_mean_over_draws(random, draws):
     target = linear_target()
     calls = []
@@ -218,7 +218,7 @@ def test_averaging_draws_lets_noise_hide_less():
     assert errors[1] < 0.9 * errors[0]
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+@looped("mode", [torch.no_grad, torch.enable_grad])
 def test_neither_gradient_mode_matters_and_model_and_decoder_are_left_as_they_are(mode):
     target, decoder = linear_target(), Gray()
     reconstructor = prepared(target, decoder)[NAMES[min(STEPS), min(PULLS)]]
@@ -271,7 +271,7 @@ def enlarged(images: Tensor, factor: int) -> Tensor:
     return images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
-@pytest.mark.parametrize("factor", [2, 32])  # to 64x128
+@looped("factor", [2, 32])  # to 64x128
 def test_a_large_image_moves_as_far_as_the_same_one_when_it_is_small(factor):
     small = linear_target()
     large = TorchTarget(Coarse(small.module, factor))

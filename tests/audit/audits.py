@@ -12,7 +12,7 @@ from oneway.audit import (
     ModelAudit,
     control_runs,
     measures,
-    model_audit,
+    pacing,
     tasks,
 )
 from oneway.data import Column
@@ -130,7 +130,7 @@ def quickly(patch):
 
     for module in (tasks, control_runs):
         patch.setattr(module, "settings_for", settings_for)
-    patch.setattr(model_audit, "TIMED_SECONDS", 0.01)
+    patch.setattr(pacing, "TIMED_SECONDS", 0.01)
     patch.setattr(measures, "SINGLE_QUERIES", 5)
 
 
@@ -142,12 +142,13 @@ def audit(audited, folder, seed=0, report=None, **settings):
 
 def raised(outcome):
     """The names of an audit's flags."""
-    return {flag["name"] for flag in outcome.record["flags"]}
+    return {flag.name for flag in outcome.record.flags}
 
 
 def lasting(record):
     """What must be the same in every run of an audit: no times."""
-    timed = {"seconds", "defender_training_seconds", "environment"}
+    record = record if isinstance(record, dict) else record.to_json()
+    timed = {"seconds", "defender_training_seconds", "environment", "provenance"}
     kept = {key: value for key, value in record.items() if key not in timed}
     kept["plan"] = {key: value for key, value in record["plan"].items() if key != "seconds"}
     kept["utility"] = {key: value for key, value in record["utility"].items() if key != "cost"}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from audit.audits import CLASSES, Scores, answers, black_box, blobs, subject_of
+from laws import looped
 from oneway.audit.audit_target import (
     LEAST_AUXILIARY,
     LEAST_TEST,
@@ -42,7 +43,7 @@ def audited(**options):
 LABEL_ONLY = ReleaseSpec("label", "label-only")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("options", "error", "message"),
     [
         ({"auxiliary": OWN.long()}, InvalidTensorError, "must be floating"),
@@ -166,7 +167,7 @@ def turned_when_alone(images):
     return own[:, ::-1].copy() if len(own) == 1 else own
 
 
-@pytest.mark.parametrize("answer", [shifted_by_mean, shifted_by_place, turned_when_alone])
+@looped("answer", [shifted_by_mean, shifted_by_place, turned_when_alone])
 def test_answers_that_depend_on_the_batch_are_flagged_but_are_not_random(answer):
     found = asked(black_box(answer))
     assert found.random is False
@@ -198,7 +199,7 @@ def test_an_exact_zero_of_a_part_of_the_rows_is_counted():
     )
 
 
-@pytest.mark.parametrize("value", [CLASSES, -1])
+@looped("value", [CLASSES, -1])
 def test_labels_of_another_model_are_refused_by_its_first_answers(value):
     labels = LABELS.clone()
     labels[4:6] = value

@@ -27,6 +27,7 @@ MEASURED = {
     "milliseconds_per_query_batched",
     "training_seconds",
     "environment",
+    "provenance",
 }
 
 
@@ -84,6 +85,7 @@ def records_of(folder, spec, **options):
 
 def lasting(record):
     """What must be the same in every run."""
+    record = record if isinstance(record, dict) else record.to_json()
     return {key: value for key, value in record.items() if key not in MEASURED}
 
 

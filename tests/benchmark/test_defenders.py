@@ -67,7 +67,7 @@ def whole(tmp_path_factory):
             watch = given.setdefault(name, []).append
             patch.setitem(ATTACKS, name, spied(ATTACKS[name], watch))
         run = experiment(folder, SPEC, report=stages.__setitem__)
-        outcomes = {outcome.record["release"]: outcome for outcome in run.run()}
+        outcomes = {outcome.record.release: outcome for outcome in run.run()}
     return types.SimpleNamespace(
         folder=folder,
         run=run,
@@ -110,7 +110,7 @@ def test_a_rerun_trains_nothing_and_releases_the_same_scores_though_they_are_ran
     again = outcomes_of(whole.folder, SPEC)
     assert trainings == Counter()
     for outcome in again:
-        first = whole.outcomes[outcome.record["release"]]
+        first = whole.outcomes[outcome.record.release]
         assert torch.equal(outcome.released, first.released)
         assert lasting(outcome.record) == lasting(first.record)
 
@@ -120,9 +120,9 @@ def test_a_random_release_is_the_same_whatever_stands_beside_it(whole):
     rows = (LEAN[1], LEAN[0])
     again = outcomes_of(whole.folder, dataclasses.replace(SPEC, releases=(NONE, *rows)))
     for outcome in again[1:]:
-        first = whole.outcomes[outcome.record["release"]]
+        first = whole.outcomes[outcome.record.release]
         assert torch.equal(outcome.released, first.released)
-        assert outcome.record["errors"] == first.record["errors"]
+        assert outcome.record.errors == first.record.errors
     scores = [outcome.released for outcome in again[1:]]
     assert not torch.equal(*scores)  # of one network, but with draws of their own
 
@@ -154,8 +154,8 @@ def test_whoever_is_first_to_ask_again_does_not_get_what_was_released(whole, mon
 def test_an_attacker_who_repeats_applies_to_random_releases_alone(whole):
     for name in TRAINED:
         record = whole.outcomes[name].record
-        assert record["random"] == name.startswith("MID")
-        assert ("averaging" in record["errors"]) == record["random"]
+        assert record.random == name.startswith("MID")
+        assert ("averaging" in record.errors) == record.random
 
 
 def test_the_distortion_is_that_of_the_draw_that_was_released(whole):
@@ -163,10 +163,10 @@ def test_the_distortion_is_that_of_the_draw_that_was_released(whole):
     for name, outcome in whole.outcomes.items():
         [trace] = [trace for trace in whole.traces if trace.released is outcome.released]
         moved = distortion(trace.clean_logits, trace.defended_logits, clean, outcome.released)
-        assert outcome.record["logit_distortion"] == moved.logits
+        assert outcome.record.logit_distortion == moved.logits
         torch.testing.assert_close(trace.defended_logits.softmax(-1), outcome.released)
         by_hand = (outcome.released.double() - clean.double()).abs().sum(-1)
-        assert outcome.record["l1_mean"] == pytest.approx(float(by_hand.mean()), rel=1e-4, abs=1e-7)
+        assert outcome.record.l1_mean == pytest.approx(float(by_hand.mean()), rel=1e-4, abs=1e-7)
         assert (moved.logits > 0) == (name != "none")
 
 
@@ -174,19 +174,19 @@ def test_only_releases_that_promise_it_keep_every_label(whole):
     clean = whole.outcomes["none"].released.argmax(-1)
     for name, outcome in whole.outcomes.items():
         record = outcome.record
-        assert record["label_changes"] == int((outcome.released.argmax(-1) != clean).sum())
-        assert record["keeps_label"] == (name in ("none", "noise", "hardened") or "kept" in name)
-        if record["keeps_label"]:
-            assert record["label_changes"] == 0
+        assert record.label_changes == int((outcome.released.argmax(-1) != clean).sum())
+        assert record.keeps_label == (name in ("none", "noise", "hardened") or "kept" in name)
+        if record.keeps_label:
+            assert record.label_changes == 0
 
 
 def test_training_times_and_facts_are_of_what_the_defense_needed(whole):
     records = {name: outcome.record for name, outcome in whole.outcomes.items()}
-    assert records["none"]["training_seconds"] == 0
-    assert all(record["training_seconds"] > 0 for name, record in records.items() if name != "none")
-    assert records["MID"]["training_seconds"] == records["MID kept"]["training_seconds"]
-    assert set(records["MID"]["training"]) == {"divergence_nats"}
-    assert set(records["PPF"]["training"]) == {"distance", "cross_entropy", "inversion_error"}
+    assert records["none"].training_seconds == 0
+    assert all(record.training_seconds > 0 for name, record in records.items() if name != "none")
+    assert records["MID"].training_seconds == records["MID kept"].training_seconds
+    assert set(records["MID"].training) == {"divergence_nats"}
+    assert set(records["PPF"].training) == {"distance", "cross_entropy", "inversion_error"}
 
 
 def by_role(folder):

@@ -4,6 +4,7 @@ from importlib import resources
 
 import pytest
 
+from laws import looped
 from oneway.benchmark import FigureSpec, bundled_spec, figure_spec, published
 from oneway.errors import InvalidOptionError, UnknownNameError
 
@@ -37,7 +38,7 @@ def printed(text):
     return [line.split("\t") for line in text.strip().splitlines()]
 
 
-@pytest.mark.parametrize("kind", DATA)
+@looped("kind", DATA)
 def test_table_1_is_the_papers_to_the_last_digit(kind):
     found = published(f"table1-{kind}")
     rows = [cells[1:] for cells in printed(TABLE_1) if cells[0] == DATA[kind]]
@@ -58,8 +59,8 @@ def test_table_2_is_the_papers_to_the_last_digit_and_prints_no_accuracy():
     assert published("table2-mnist").rows == ()
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@looped("preset", PRESETS)
+@looped("name", EXPERIMENTS)
 def test_every_printed_row_has_a_release_of_ours_beside_it(name, preset):
     releases = {row.name: row for row in bundled_spec(name, preset).releases}
     for row in published(name).rows:
@@ -68,8 +69,8 @@ def test_every_printed_row_has_a_release_of_ours_beside_it(name, preset):
         assert release.defense == defense.get(row.printed, "adversarial-noise")
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("kind", "step"), [("mnist", 0.1), ("faces", 0.4)])
+@looped("preset", PRESETS)
+@looped(("kind", "step"), [("mnist", 0.1), ("faces", 0.4)])
 def test_our_releases_are_the_papers_defenses(kind, step, preset):
     """Section V-A: 10 steps of 0.1 for MNIST and of 0.4 for faces; V-D: steps of 1."""
     table1 = {row.name: row for row in bundled_spec(f"table1-{kind}", preset).releases}
@@ -87,8 +88,8 @@ def test_our_releases_are_the_papers_defenses(kind, step, preset):
     assert kept == {"purification", "mutual-information"}
 
 
-@pytest.mark.parametrize("kind", DATA)
-@pytest.mark.parametrize("name", FIGURES)
+@looped("kind", DATA)
+@looped("name", FIGURES)
 def test_every_strip_of_a_figure_is_of_an_attack_that_its_experiment_runs(name, kind):
     figure = figure_spec(name)
     spec = bundled_spec(f"{figure.experiment}-{kind}", "cpu")
@@ -107,7 +108,7 @@ def test_every_figure_and_every_expectation_is_covered_above():
     assert figures == {f"{name}.toml" for name in FIGURES}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@looped("name", EXPERIMENTS)
 def test_a_reader_is_told_what_to_know_before_comparing(name):
     found = published(name)
     assert all(remark.text.strip() for remark in found.remarks)

@@ -6,6 +6,7 @@ from importlib import resources
 
 import pytest
 
+from laws import looped
 from oneway.attacks import ATTACKS
 from oneway.benchmark import bundled_spec, count_stages, load_spec
 from oneway.benchmark.spec import DataSpec, ExperimentSpec
@@ -96,7 +97,7 @@ def changed(old, new, text=FULL):
     return text.replace(old, new)
 
 
-@pytest.mark.parametrize("name", DEMOS)
+@looped("name", DEMOS)
 def test_bundled_demos_load_and_compare_the_paper_with_both_controls(name):
     spec = bundled_spec(name)
     assert spec.name == name
@@ -110,8 +111,8 @@ def test_bundled_demos_load_and_compare_the_paper_with_both_controls(name):
     assert spec.attackers.training.epochs >= spec.surrogate.training.epochs
 
 
-@pytest.mark.parametrize("preset", [None, *PRESETS])
-@pytest.mark.parametrize("name", TABLES)
+@looped("preset", [None, *PRESETS])
+@looped("name", TABLES)
 def test_bundled_tables_load_with_every_preset(name, preset):
     spec = bundled_spec(name, preset)
     assert (spec.name, spec.preset) == (name, preset or "")
@@ -130,7 +131,7 @@ def test_bundled_tables_load_with_every_preset(name, preset):
     assert spec.attackers.training.epochs >= spec.surrogate.training.epochs
 
 
-@pytest.mark.parametrize("name", TABLES)
+@looped("name", TABLES)
 def test_the_cpu_preset_shrinks_networks_epochs_and_images_and_nothing_else(name):
     base, cpu = bundled_spec(name), bundled_spec(name, "cpu")
     assert cpu.attackers.names == base.attackers.names
@@ -150,7 +151,7 @@ def test_the_cpu_preset_shrinks_networks_epochs_and_images_and_nothing_else(name
         assert dataclasses.replace(small, options=row.options) == row
 
 
-@pytest.mark.parametrize("name", TABLES)
+@looped("name", TABLES)
 def test_the_paper_preset_is_larger_than_that_for_cpus_in_every_way(name):
     cpu, paper = bundled_spec(name, "cpu"), bundled_spec(name, "paper")
     for split in ("private", "auxiliary"):
@@ -170,8 +171,8 @@ def test_the_paper_preset_is_larger_than_that_for_cpus_in_every_way(name):
         assert dataclasses.replace(part.training, grace=5) == YANG_SETTINGS
 
 
-@pytest.mark.parametrize("kind", ["mnist", "faces"])
-@pytest.mark.parametrize("preset", PRESETS)
+@looped("kind", ["mnist", "faces"])
+@looped("preset", PRESETS)
 def test_both_tables_have_one_target_and_the_same_means(kind, preset):
     """So that what is trained for one table is not trained again for the other."""
     one, *others = (bundled_spec(f"{table}-{kind}", preset) for table in ("table1", "table2"))
@@ -232,7 +233,7 @@ def test_what_a_file_leaves_out_is_the_default(tmp_path):
     assert spec.releases[0].options == {}
 
 
-@pytest.mark.parametrize(
+@looped(
     ("old", "new", "key", "nearest"),
     [
         ("seed = 7", "sed = 7", "sed", "seed"),
@@ -258,7 +259,7 @@ def test_a_message_says_where_in_the_file_a_key_is(tmp_path):
         load(tmp_path, changed('defense = "label-only"', 'defence = "label-only"'))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("old", "new", "text"),
     [
         ("seed = 7", 'seed = "7"', "seed must be int, but is str"),
@@ -283,7 +284,7 @@ def test_a_value_of_another_type_is_refused_with_both_types(tmp_path, old, new, 
         load(tmp_path, changed(old, new))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("line", "key"),
     [
         ('name = "full"\n', "name"),
@@ -307,7 +308,7 @@ def test_an_experiment_needs_data_and_releases(tmp_path):
         load(tmp_path, MINIMAL[: MINIMAL.index("[[releases]]")])
 
 
-@pytest.mark.parametrize(
+@looped(
     ("old", "new", "text"),
     [
         ('"adversarial-noise"', '"adverserial-noise"', "unknown defense .*'adversarial-noise'"),
@@ -328,7 +329,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(tmp_path, old, new, text):
         load(tmp_path, changed(old, new))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("old", "new", "text"),
     [
         ("step_size = 0.5, ", "", "'adversarial-noise' needs the option 'step_size'"),
@@ -368,7 +369,7 @@ def test_files_that_are_missing_or_not_toml_are_refused_by_name(tmp_path):
         load_spec(tmp_path / "latin.toml")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("old", "new", "text"),
     [
         ("step_size = 0.1", "step_size = -1.0", "step_size must be positive"),
@@ -423,7 +424,7 @@ def test_every_release_is_attacked_with_the_label_alone(tmp_path):
         load(tmp_path, text)
 
 
-@pytest.mark.parametrize("kind", ["augmented", "min-max"])
+@looped("kind", ["augmented", "min-max"])
 def test_only_a_defense_with_a_surrogate_may_ask_for_another_one(tmp_path, kind):
     text = changed('name = "label"\n', f'name = "label"\nsurrogate = "{kind}"\n')
     with pytest.raises(InvalidOptionError, match=rf"'label' asks for .*'{kind}'.*'label-only'"):
@@ -437,7 +438,7 @@ def test_the_first_releases_attackers_must_give_both_baselines(tmp_path):
             load(tmp_path, text)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("line", "text"),
     [
         ('surrogate = "augmentd"', "unknown surrogate 'augmentd'. Did you mean 'augmented'"),
@@ -449,7 +450,7 @@ def test_an_unknown_surrogate_is_refused(tmp_path, line, text):
         load(tmp_path, changed('name = "noise"\n', f'name = "noise"\n{line}\n'))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("line", "text"),
     [
         ("repeats = [1]", "repeats must be .* at least 2"),
@@ -502,7 +503,7 @@ def test_a_preset_changes_what_it_names_and_leaves_the_rest(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
+@looped(
     ("old", "new", "error", "text"),
     [
         ("", "", UnknownNameError, r"unknown preset of .*'tinny'.*Did you mean 'tiny'"),
@@ -530,7 +531,7 @@ def test_a_preset_of_a_file_without_any_is_refused():
         bundled_spec("demo-digits", "cpu")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("defense", "options", "text"),
     [
         ("mutual-information", {"beta": -1}, "beta must be finite and at least"),
@@ -546,7 +547,7 @@ def test_an_option_of_a_defenses_training_is_refused_before_any_work(defense, op
         ReleaseSpec("r", defense, options)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("changes", "text"),
     [
         ({"seed": -1}, "seed must be a whole number of at least 0"),

@@ -13,12 +13,10 @@ from oneway.contracts import Defense, RepeatableDefense
 from oneway.defenses import DEFENSES, build_defense, needs_state, needs_surrogate
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import FitSettings, fit_codebook
-from oneway.defenses.trained import (
-    BottleneckNetwork,
-    MembershipClassifier,
-    PoisonGenerator,
-    Purifier,
-)
+from oneway.defenses.trained.memguard import MembershipClassifier
+from oneway.defenses.trained.mutual_information import BottleneckNetwork
+from oneway.defenses.trained.poisoning import PoisonGenerator
+from oneway.defenses.trained.purification import Purifier
 from oneway.errors import InvalidTensorError
 from oneway.releases import release
 from rows import leads, random_rows, same_bits
@@ -111,7 +109,7 @@ def fitted_state(name: str, classes: int) -> nn.Module:
             return means
         if name in ("codebook", "decoy-codebook"):
             rows = random_rows(6, 60 * min(classes, 30), classes, torch.float32, 3)
-            settings = FitSettings(min_members=5, rate_weight=0.0, listed=20)
+            settings = FitSettings(min_members=5, rate_weight=0.0, explicit_classes=20)
             return fit_codebook(rows, settings)
         if name == "memguard":
             guess = MembershipClassifier(classes)

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from endpoints import OpenInferenceServer
 from endpoints import running as upstream_running
@@ -24,9 +23,7 @@ from guarded_servers import (
     SHAPE,
     digits_in,
     linear_model,
-    running,
     serving,
-    settings,
 )
 from oneway import defenses
 from oneway.adapters import Guard, GuardedEndpoint, GuardedFunction, GuardedModule, GuardedSession
@@ -34,11 +31,16 @@ from oneway.adapters.ray import GuardRows, answer_together
 from oneway.attacks.adversarial_training import put_through
 from oneway.audit import AuditTarget
 from oneway.audit.audit_target import ask
+from oneway.data import no_progress
 from oneway.defenses import ServableDefense
-from oneway.errors import OnewayError
+from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.errors import InvalidTensorError, OnewayError
+from oneway.playground.session import Session
+from oneway.playground.settings import Setting
 from oneway.releases import guarded_release, release
-from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
 from oneway.targets import DefendedTarget, TorchTarget
+from serving.test_proxy import proxied
+from surrogates import small_inverter
 
 GENERATOR = torch.Generator().manual_seed(8)
 QUERIES = torch.rand(6, *SHAPE, generator=GENERATOR)
@@ -77,9 +79,10 @@ def sessions(defense):
 
 
 def classifiers(defense):
+    base = pytest.importorskip("sklearn.base")
     from oneway.adapters.scikit_learn import GuardedClassifier
 
-    class Fitted(ClassifierMixin, BaseEstimator):
+    class Fitted(base.ClassifierMixin, base.BaseEstimator):
         classes_ = np.arange(3)
 
         def predict_proba(self, queries):
@@ -133,26 +136,25 @@ def audited(defense):
     return answered
 
 
-def playgrounds(defense):
-    from oneway.playground.study import Study
-
-    stub = SimpleNamespace(target=TARGET, defense=lambda _: defense)
-    return lambda: Study.trace(stub, None, QUERIES).released
+class Store:
+    def tensors(self, _, __, compute):
+        return compute()
 
 
-def playground_releases(defense):
-    from oneway.playground.study import Study
+def playground(ask):
+    """A session that has trained nothing, with one defense at every setting."""
 
-    stub = SimpleNamespace(
-        _queries={"test": (QUERIES, LOGITS)},
-        defense=lambda _: defense,
-        _surrogate_mark="",
-        _books=(),
-        _store=SimpleNamespace(tensors=lambda _, __, compute: compute()),
-    )
-    setting = SimpleNamespace(as_json=str)
-    return lambda: Study._releases(stub, setting, "test", lambda *_: None)
+    def way(defense):
+        session = object.__new__(Session)
+        session.target, session.defense = TARGET, lambda _: defense
+        session._queries = {"test": (QUERIES, LOGITS)}
+        session._surrogate_hash, session._codebooks, session._store = "", {}, Store()
+        return lambda: ask(session)
 
+    return way
+
+
+SETTING = Setting.of("rounding", {"decimals": 1})
 
 IN_PROCESS = {
     "guarded_release": lambda defense: (
@@ -185,8 +187,10 @@ IN_PROCESS = {
         lambda: put_through([defense], LOGITS.softmax(-1), QUERIES, every=1)
     ),
     "an audit": audited,
-    "the playground's page": playgrounds,
-    "the playground's attackers": playground_releases,
+    "the playground's page": playground(lambda page: page.trace(SETTING, QUERIES).released),
+    "the playground's attackers": playground(
+        lambda page: page._releases(SETTING, "test", no_progress)
+    ),
 }
 
 
@@ -247,14 +251,10 @@ def served(defense):
 
 
 @contextlib.contextmanager
-def proxied(defense):
-    how, guard = settings(), ServableDefense("faulty", "1", defense)
-    with upstream_running(OpenInferenceServer()) as upstream:
-        model = asyncio.run(open_upstream(upstream.address + PATH, how, guard))
-        guarded = GuardedScores(guard, "confidences", device=torch.device("cpu"))
-        asyncio.run(check_proxy(model, guarded, how))
-        with running(proxy_app(model, guarded, how), how) as server:
-            yield over_http(server)
+def through_proxy(defense):
+    guard = ServableDefense("faulty", "1", defense)
+    with proxied(OpenInferenceServer(), guard=guard) as (server, _):
+        yield over_http(server)
 
 
 @contextlib.contextmanager
@@ -288,7 +288,7 @@ WAYS = [*IN_PROCESS, "GuardedEndpoint", "a server", "a proxy", "oneway defend"]
 
 @contextlib.contextmanager
 def opened(way, defense, tmp_path):
-    others = {"GuardedEndpoint": endpoint, "a server": served, "a proxy": proxied}
+    others = {"GuardedEndpoint": endpoint, "a server": served, "a proxy": through_proxy}
     if way in IN_PROCESS:
         context = in_process(IN_PROCESS[way], defense)
     elif way in others:
@@ -359,6 +359,37 @@ def test_a_random_defense_is_held_to_its_promise_at_each_of_its_answers(draws):
     if not draws:
         defense.fault = lambda logits: next(turns) * logits
         assert asked()[0] is None
+
+
+class QuotingInverter(torch.nn.Module):
+    """A surrogate of the user's whose error quotes the scores, raised as one of oneway's."""
+
+    def error_gradients(self, logits, images):  # noqa: ARG002
+        raise InvalidTensorError(f"scores were {logits.tolist()}")
+
+    def forward(self, confidences):
+        return confidences
+
+
+def test_an_error_of_oneway_that_has_another_behind_it_is_not_quoted():
+    noise = AdversarialNoise(QuotingInverter(), step_size=0.1)
+    asked = DefendedTarget(TARGET, noise)
+    with in_process(lambda _: lambda: asked(QUERIES), noise) as ask_once:
+        released, said = ask_once()
+    assert released is None
+    assert digits_in(said, QUERIES) == []
+
+
+def test_an_error_of_oneway_s_own_checks_says_what_the_caller_can_mend():
+    noise = AdversarialNoise(small_inverter(classes=3, image_shape=(1, 8, 8)), step_size=0.1)
+    with pytest.raises(OnewayError, match=r"\[1, 8, 8\].*\(6, 1, 4, 4\)"):
+        guarded_release(noise, LOGITS, QUERIES)
+    with pytest.raises(InvalidTensorError, match="images must be given"):
+        guarded_release(noise, LOGITS)
+    with pytest.raises(InvalidTensorError, match="one per row of scores, 6, but got 5"):
+        guarded_release(noise, LOGITS, QUERIES[:5])
+    with pytest.raises(InvalidTensorError, match="finite"):
+        guarded_release(noise, LOGITS * torch.nan, QUERIES)
 
 
 def test_the_search_for_scores_finds_them_where_an_error_quotes_them():

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
 from guarded_servers import SHAPE, linear_model
@@ -78,7 +77,7 @@ def arrays():
     return logits_of
 
 
-class Classifier(ClassifierMixin, BaseEstimator):
+class Classifier:
     classes_ = np.arange(3)
 
     def predict_proba(self, rows):
@@ -161,9 +160,13 @@ def through_ray(queries):
 
 
 def classifiers(_):
+    base = pytest.importorskip("sklearn.base")
     from oneway.adapters.scikit_learn import GuardedClassifier
 
-    guarded = GuardedClassifier.of_fitted(Classifier(), Identity())
+    class Fitted(Classifier, base.ClassifierMixin, base.BaseEstimator):
+        pass
+
+    guarded = GuardedClassifier.of_fitted(Fitted(), Identity())
     return lambda queries: torch.from_numpy(guarded.predict_proba(queries.flatten(1).numpy()))
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from oneway.defenses import DEFENSES, check_options, declared_options, needs_state, training_options
+from oneway.defenses import DEFENSES, check_options, training_options
 from oneway.defenses.base import BaseDefense, LabelOnRequest, ScoreDefense
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.defenses.registry import declared_options
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.options import Options, injected, injected_names, option, options_of
 from surrogates import small_inverter
 
@@ -30,7 +31,26 @@ NOISE = {
 LABEL = {"keep_label": NO_SWITCH, "margin": NOT_ABOVE_0}
 TRAINING = {"epochs": NO_COUNT, "learning_rate": NOT_ABOVE_0, "batch_size": (1, *NO_COUNT)}
 
+CODEBOOK = {
+    "min_members": NO_COUNT,
+    "rate_weight": (-1, math.nan, -math.inf, "1", True, None),
+    "image_weight": NOT_AT_LEAST_0,
+    "explicit_classes": NO_COUNT,
+    "max_boxes": NO_COUNT,
+    "center": NO_NAME,
+    "l1_budget": (-0.1, 2.1, math.nan, "1", True),
+    "held_out": (*NOT_AT_LEAST_0, 1, 1.0),
+}
+
 REFUSED = {
+    "codebook": CODEBOOK,
+    "decoy-codebook": {
+        **CODEBOOK,
+        "decoy_l1": NOT_ABOVE_0,
+        "decoy_steps": NO_COUNT,
+        "surrogate_width": NO_COUNT,
+        "surrogate_epochs": NO_COUNT,
+    },
     "label-only": {"confidence": (*NOT_ABOVE_0, 1, 1.5)},
     "rounding": {"decimals": (-1, 13, 2.0, None, True, "2")},
     "top-rounding": {"count": NO_COUNT, "decimals": (0, -1, 13, 2.0, None, True, "2")},
@@ -136,15 +156,13 @@ def test_every_default_is_within_its_range():
 
 
 def test_every_option_says_what_it_sets_and_ranges_stand_in_the_declaration():
-    for name in set(DEFENSES) - {"codebook", "decoy-codebook"}:
+    for name in DEFENSES:
         for declared in declared_options(name).values():
             assert len(declared.help.split()) > 2, (name, declared.name)
             assert declared.help.endswith((".", ".)")), (name, declared.name)
     assert not REFUSED.keys() - DEFENSES.keys()
     for name, refused in REFUSED.items():
         assert refused.keys() == declared_options(name).keys(), name
-    listed = {*REFUSED, "none", "prototypes", "codebook", "decoy-codebook"}
-    assert all(needs_state(name) or name == "none" for name in listed - REFUSED.keys())
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
@@ -226,3 +244,24 @@ def test_a_defense_of_scores_writes_its_mathematics_and_nothing_else():
     assert repr(Doubled()) == "Doubled(keep_label=False, margin=0.001, bonus=100.0)"
     with pytest.raises(TypeError, match="abstract"):
         ScoreDefense()
+
+
+class Erasing(BaseDefense):
+    """Releases each image's first pixel as the last class's score, and erases the image."""
+
+    requires_input = True
+    keeps_label = False
+
+    def respond(self, logits, images):
+        answers = logits.clone()
+        answers[:, -1] = images.flatten(1)[:, 0]
+        images.zero_()
+        return answers
+
+
+def test_a_defense_that_writes_into_its_images_leaves_the_caller_s_alone():
+    logits, images = torch.zeros(2, 3), torch.tensor([[0.25, 1.0], [0.5, 1.0]])
+    assert torch.equal(Erasing()(logits, images)[:, -1], torch.tensor([0.25, 0.5]))
+    assert torch.equal(images, torch.tensor([[0.25, 1.0], [0.5, 1.0]]))
+    with pytest.raises(InvalidTensorError, match="images must be given"):
+        Erasing()(logits)

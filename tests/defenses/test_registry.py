@@ -12,7 +12,6 @@ from oneway.defenses import (
     build_defense,
     check_options,
     controls,
-    declared_options,
     effective_options,
     needs_state,
     needs_surrogate,
@@ -20,6 +19,7 @@ from oneway.defenses import (
     trained_defense,
     training_options,
 )
+from oneway.defenses.registry import declared_options
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.options import options_of
 

@@ -71,7 +71,7 @@ def test_a_logged_model(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
-def test_a_deployment_and_stored_rows():
+def test_a_deployment_and_stored_rows_on_ray():
     names = run("Ray")
     np.testing.assert_array_equal(names["released"], GUARD(clean_of(names)))
     assert set(names["rows"][0]) == {"id", "confidences"}

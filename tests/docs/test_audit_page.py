@@ -10,6 +10,7 @@ import torch
 from typer.main import get_command
 
 from fences import blocks_of, commands_of
+from laws import looped
 from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, model_audit
 from oneway.audit.audit_target import LEAST_AUXILIARY, LEAST_TEST
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
@@ -65,7 +66,7 @@ def test_there_is_a_command_for_each_kind_of_model_and_of_data():
         assert any(part in command for command in flat), part
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command[2:3]))
+@looped("command", COMMANDS, ids=lambda command: " ".join(command[2:3]))
 def test_commands_parse_and_their_options_are_known(command):
     assert command[:2] == ["oneway", "audit"]
     told = AUDIT.make_context("audit", command[2:]).params

@@ -7,7 +7,7 @@ from typer.main import get_command
 
 from oneway.audit.examples import WORST
 from oneway.cli.main import app
-from oneway.report.page.records import HIDDEN
+from oneway.report.audit import HIDDEN
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")

@@ -1,20 +1,47 @@
 """What is kept of a release: numbers that can be read back, and a key of all that decides them."""
 
 import base64
+import copy
 import dataclasses
 import json
 import math
+import os
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmark.small import LABEL, NAMES, NOISY, NONE, spec_of
+from laws import looped
 from oneway.benchmark.spec import cell_key
-from oneway.evaluation.records import environment, json_values, packed, unpacked
-from oneway.evaluation.settings import ReleaseSpec
+from oneway.errors import CorruptDataError
+from oneway.evaluation import (
+    Flag,
+    Provenance,
+    ReleaseRecord,
+    ReleaseSpec,
+    read_records,
+    records,
+    write_records,
+)
+from oneway.evaluation.records import (
+    SCHEMA,
+    environment,
+    json_values,
+    packed,
+    source_commit,
+    unpacked,
+    weights_hash,
+)
+from oneway.evaluation.store import read_json_lines, write_json_lines
+from planted_records import release_record
+from typed_values import values_of
 
 
 @given(st.lists(st.floats(0, 4), max_size=50))
@@ -46,11 +73,135 @@ def test_options_become_json_values_and_infinity_becomes_text():
 
 
 def test_the_environment_says_what_a_record_was_made_with():
-    found = environment(torch.device("cpu"))
-    assert (found["torch"], found["device"]) == (torch.__version__, "cpu")
-    assert found["threads"] == torch.get_num_threads()
-    assert found["processor"]
-    json.dumps(found)
+    made_with = environment(torch.device("cpu"))
+    assert (made_with.torch, made_with.device) == (torch.__version__, "cpu")
+    assert made_with.threads == torch.get_num_threads()
+    assert made_with.processor
+    # Summaries list each machine once.
+    again, other = environment(torch.device("cpu")), dataclasses.replace(made_with, cores=None)
+    assert list(dict.fromkeys((made_with, again, other))) == [made_with, other]
+
+
+@settings(max_examples=20)
+@given(st.lists(values_of(ReleaseRecord, schema=st.just(SCHEMA)), max_size=2))
+def test_a_record_that_is_read_back_is_the_record_that_was_written(tmp_path_factory, records):
+    path = tmp_path_factory.getbasetemp() / "round-trip.jsonl"
+    write_records(path, records)
+    assert read_records(path) == records
+    lines = read_json_lines(path)
+    assert [next(iter(values)) for values in lines] == ["schema"] * len(records)
+    assert lines == [record.to_json() for record in records]
+
+
+def test_a_file_that_is_not_there_holds_no_records(tmp_path):
+    assert read_records(tmp_path / "absent.jsonl") == []
+
+
+FLAGGED = release_record(flags=(Flag("attack-failed", "static failed", "static"),)).to_json()
+
+
+def without(values, key):
+    return {name: value for name, value in values.items() if name != key}
+
+
+@looped(
+    ("values", "reason"),
+    [
+        ({"schema": 1}, "schema 2, but has 1"),
+        ({"schema": "2"}, "schema 2, but has '2'"),
+        (without(FLAGGED, "schema"), "schema 2, but has 'none'"),
+        ({"flips": 3}, "unknown key in the record 'flips'"),
+        ({"acuracy": 1.0}, "unknown key in the record 'acuracy'. Did you mean 'accuracy'"),
+        (without(FLAGGED, "seed"), "the record lacks the key 'seed'"),
+        (without(FLAGGED, "provenance"), "the record lacks the key 'provenance'"),
+        ({"seed": "0"}, "the record.seed must be int, but is str"),
+        ({"accuracy": None}, "the record.accuracy must be float, but is NoneType"),
+        ({"errors": {"static": "0.1"}}, "the record.errors.static must be float, but is str"),
+        ({"baselines": {"clean": 1, "label": 2}}, "the record.baselines lacks the key 'prior'"),
+        ({"flags": ["labels changed"]}, r"the record.flags\[0\] must be a table, but is str"),
+        ({"flags": [{"name": "labels-changd", "detail": ""}]}, "mean 'labels-changed'"),
+        ({"environment": {}}, "the record.environment lacks the key 'oneway'"),
+    ],
+)
+def test_what_is_no_record_of_this_form_is_refused_with_file_line_and_remedy(
+    tmp_path, values, reason
+):
+    if not values.keys() >= {"release", "cell"}:
+        values = FLAGGED | values
+    path = tmp_path / "some.jsonl"
+    write_json_lines(path, [FLAGGED, values])
+    with pytest.raises(CorruptDataError) as refused:
+        read_records(path)
+    message = str(refused.value)
+    assert message.startswith(f"line 2 of {path} must be ")
+    assert re.search(reason, message)
+    assert message.endswith(" Make it again with this version of oneway.")
+
+
+def test_provenance_is_of_this_moment_in_utc():
+    before = datetime.now(UTC).replace(microsecond=0)
+    made = Provenance.now("data", None)
+    date = datetime.fromisoformat(made.date)
+    assert before <= date <= datetime.now(UTC)
+    assert date.utcoffset() == timedelta(0)
+    assert (made.commit, made.data, made.model) == (source_commit(), "data", None)
+
+
+GIT = shutil.which("git")
+SIGNED = {
+    f"GIT_{role}_{what}": "x" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+}
+
+
+def git(folder, *words):
+    command = [GIT, "-C", str(folder), *words]
+    done = subprocess.run(  # noqa: S603  our own arguments
+        command, env=os.environ | SIGNED, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(GIT is None, reason="needs git")
+def test_the_commit_is_that_of_the_checkout_that_the_source_is_in(tmp_path, monkeypatch):
+    folder = tmp_path / "checkout" / "src" / "oneway" / "evaluation"
+    folder.mkdir(parents=True)
+    source = folder / "records.py"
+    source.write_text("one\n", encoding="utf-8")
+    monkeypatch.setattr(records, "__file__", str(source))
+    fresh = source_commit.__wrapped__
+    assert fresh() is None  # an archive of the source
+    root = tmp_path / "checkout"
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "First")
+    git(root, "tag", "v1")
+    head = git(root, "rev-parse", "HEAD")
+    assert fresh() == head
+    (root / "results.jsonl").write_text("", encoding="utf-8")
+    assert fresh() == head  # what is not part of the source makes no difference
+    source.write_text("two\n", encoding="utf-8")
+    assert fresh() == f"{head}-dirty"
+    # Installed into an environment within somebody's checkout: not a revision of oneway.
+    installed = root / "venv" / "site-packages" / "oneway" / "evaluation"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(records, "__file__", str(installed / "records.py"))
+    assert fresh() is None
+    monkeypatch.setattr(records, "__file__", str(source))
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert fresh() is None
+
+
+def test_the_hash_of_a_network_is_of_its_weights_and_buffers():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    first = weights_hash(network)
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert weights_hash(copy.deepcopy(network).eval()) == first
+    hashes = {first}
+    for name in network.state_dict():
+        changed_network = copy.deepcopy(network)
+        changed_network.state_dict()[name].view(-1)[-1:] += 1
+        hashes.add(weights_hash(changed_network))
+    assert len(hashes) == 1 + len(network.state_dict())
 
 
 SPEC = spec_of(NONE, NOISY, LABEL)
@@ -68,7 +219,7 @@ def changed(path, value):
     return new
 
 
-@pytest.mark.parametrize(
+@looped(
     ("path", "value"),
     [
         ("seed", 1),
@@ -89,7 +240,7 @@ def test_a_cells_key_depends_on_every_setting_of_the_experiment(path, value):
     assert cell_key(changed(path, value), NOISY) != cell_key(SPEC, NOISY)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("field", "value"),
     [
         ("name", "other"),

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import ArrowInvalid, parquet
 
+from laws import looped
 from networks import inverter, same_bits, target
 from oneway.errors import MissingExtraError
-from oneway.evaluation import Store, write_queries, write_records
-from oneway.evaluation.store import fingerprint, spec_key
+from oneway.evaluation import Store, write_queries
+from oneway.evaluation.store import fingerprint, spec_key, write_json_lines
 from oneway.targets import TargetNetwork
 
 SPEC = {"role": "some", "seed": 0, "training": {"epochs": 2, "rate": 0.1}}
@@ -62,7 +63,7 @@ def test_tensors_of_a_spec_are_computed_once_and_come_back_bit_for_bit(tmp_path)
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize(
+@looped(
     "other",
     [
         SPEC | {"seed": 1},
@@ -73,7 +74,7 @@ def test_tensors_of_a_spec_are_computed_once_and_come_back_bit_for_bit(tmp_path)
     ids=["seed", "role", "nested option", "data"],
 )
 def test_another_spec_is_trained_anew_and_keeps_the_first(tmp_path, other):
-    store, train = Store(tmp_path), Trainer()
+    store, train = Store(tmp_path / spec_key(other)), Trainer()
     assert store.network("inverter", SPEC, train).facts["calls"] == 1
     assert store.network("inverter", other, train).facts["calls"] == 2
     assert store.network("inverter", SPEC, train).facts["calls"] == 1
@@ -152,6 +153,7 @@ def test_training_that_fails_leaves_no_file_and_is_done_anew(tmp_path):
     assert store.network("inverter", SPEC, Trainer()).facts["calls"] == 1
 
 
+MOMENTS = ("train", "write", "rename")
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -162,57 +164,67 @@ from oneway.inversion import Inverter
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def train():
-    if sys.argv[2] == "train":
-        die()
-    return Inverter(3, (1, 8, 8), width=4), {}
-
 def half(state, path, metadata):
     save_file(state, path, metadata)
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: len(content) // 2])
     die()
 
-save_file, replace = files.save_file, Path.replace
-if sys.argv[2] == "write":
-    files.save_file = half
-if sys.argv[2] == "rename":
-    Path.replace = die
-store.Store(Path(sys.argv[1])).network("inverter", {"seed": 0}, train)
+def use(moment):
+    def train():
+        if moment == "train":
+            die()
+        return Inverter(3, (1, 8, 8), width=4), {}
+
+    if moment == "write":
+        files.save_file = half
+    if moment == "rename":
+        Path.replace = die
+    store.Store(Path(sys.argv[1]) / moment).network("inverter", {"seed": 0}, train)
+
+save_file = files.save_file
+for moment in sys.argv[2:]:
+    child = os.fork()
+    if child == 0:
+        use(moment)
+        os._exit(0)
+    print(moment, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
-@pytest.mark.parametrize("moment", ["train", "write", "rename"])
-def test_a_process_that_is_killed_leaves_no_file_under_the_name(tmp_path, moment):
-    killed = subprocess.run(  # noqa: S603  our own script
-        [sys.executable, "-c", KILLED, str(tmp_path), moment],
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes and signals")
+def test_a_process_that_is_killed_leaves_no_file_under_the_name(tmp_path):
+    """One process imports all that it takes; a copy of it dies at each moment."""
+    done = subprocess.run(  # noqa: S603  our own script
+        [sys.executable, "-c", KILLED, str(tmp_path), *MOMENTS],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = [f"{moment} {-signal.SIGKILL}" for moment in MOMENTS]
+    assert done.stdout.splitlines() == killed, done.stderr
     assert list(tmp_path.rglob("*.safetensors")) == []
-    train = Trainer()
-    stored = Store(tmp_path).network("inverter", {"seed": 0}, train)
-    assert train.calls == 1
-    assert same_bits(stored.network, inverter(seed=1))
+    for moment in MOMENTS:
+        train = Trainer()
+        stored = Store(tmp_path / moment).network("inverter", {"seed": 0}, train)
+        assert train.calls == 1
+        assert same_bits(stored.network, inverter(seed=1))
 
 
 def test_records_are_one_json_object_per_line(tmp_path):
     records = [{"a": 1, "b": [0.1, None]}, {"a": "é"}]
-    write_records(tmp_path / "new" / "records.jsonl", records)
+    write_json_lines(tmp_path / "new" / "records.jsonl", records)
     lines = (tmp_path / "new" / "records.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == records
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+@looped("value", [float("nan"), float("inf"), object()])
 def test_records_that_are_not_json_are_not_written_even_in_part(tmp_path, value):
-    write_records(tmp_path / "records.jsonl", [{"a": 1}])
+    write_json_lines(tmp_path / "records.jsonl", [{"a": 1}])
     with pytest.raises((ValueError, TypeError), match="JSON"):
-        write_records(tmp_path / "records.jsonl", [{"a": 2}, {"a": value}])
+        write_json_lines(tmp_path / "records.jsonl", [{"a": 2}, {"a": value}])
     assert (tmp_path / "records.jsonl").read_text() == '{"a": 1}\n'
     assert files_in(tmp_path) == ["records.jsonl"]
 
@@ -255,7 +267,7 @@ def test_numbers_and_gaps_come_back_to_the_last_digit(tmp_path_factory, rows):
     assert parquet.read_table(path).to_pydict() == columns
 
 
-@pytest.mark.parametrize(
+@looped(
     "columns",
     [{"a": [1, 2], "b": [1]}, {"a": [1, "one"]}, {"a": [1, object()]}],
     ids=["of two lengths", "of two kinds", "of no kind"],

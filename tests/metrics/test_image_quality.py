@@ -5,12 +5,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import correlate1d
-from skimage import metrics as skimage_metrics
 
 from laws import looped
 from oneway.errors import InvalidTensorError
 from oneway.metrics import image_quality, peak_signal_to_noise_ratio, structural_similarity
+from optional import later
+
+correlate1d = later("scipy.ndimage:correlate1d")
+skimage_metrics = later("skimage.metrics")
 
 SEEDS = st.integers(0, 10**6)
 CHANNELS = st.integers(1, 3)

@@ -5,8 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
-from sklearn.decomposition import PCA
 
 from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -17,6 +15,10 @@ from oneway.metrics import (
     reidentification,
     reidentification_ranks,
 )
+from optional import later
+
+gaussian_filter = later("scipy.ndimage:gaussian_filter")
+PCA = later("sklearn.decomposition:PCA")
 
 SEEDS = st.integers(0, 10**6)
 

@@ -111,15 +111,15 @@ def walk(node: "Leaf | Branch", row: Vector) -> int:
     return node.number
 
 
-def seen(probabilities: Vector, listed: list[int]) -> Vector:
-    """Return a row as a label's table sees it: its listed classes, and the sum of all others."""
-    told = [probabilities[k] for k in listed]
-    if len(listed) == len(probabilities):
-        return np.array(told)
-    return np.array([*told, max(0.0, 1 - sum(told))])
+def seen(probabilities: Vector, explicit: list[int]) -> Vector:
+    """Return a row as a label's table sees it: its explicit classes, and the sum of all others."""
+    entries = [probabilities[k] for k in explicit]
+    if len(explicit) == len(probabilities):
+        return np.array(entries)
+    return np.array([*entries, max(0.0, 1 - sum(entries))])
 
 
-def listed_classes(probabilities: Matrix, label: int, count: int) -> list[int]:
+def explicit_classes_of(probabilities: Matrix, label: int, count: int) -> list[int]:
     """Return the label, and the classes that its rows give most to."""
     mean = probabilities.mean(0)
     others = sorted((k for k in range(len(mean)) if k != label), key=lambda k: -mean[k])
@@ -188,7 +188,7 @@ def entropy_beyond_label(cells: list[int], labels: list[int]) -> float:
     """H(cell | label) in bits, by counting pairs."""
     total, bits = len(cells), 0.0
     for label in set(labels):
-        own = [cell for cell, told in zip(cells, labels, strict=True) if told == label]
+        own = [cell for cell, other in zip(cells, labels, strict=True) if other == label]
         for cell in set(own):
             share = own.count(cell) / len(own)
             bits -= len(own) / total * share * math.log2(share)
@@ -222,7 +222,7 @@ def chernoff_lower(mean: float, count: int, risk: float) -> float:
     )
 
 
-def floor_of(halves: list[float], count: int, level: float) -> float:
+def lower_bound_of(halves: list[float], count: int, level: float) -> float:
     """Return the distribution-free lower bound from the halves of the pairs' mean squared
     differences.
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from endpoints import served_confidences, served_logits
+from laws import looped
 from oneway.contracts import ScoredTarget, Target
 from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
 from oneway.releases import release
@@ -36,7 +37,7 @@ def test_logits_are_the_callable_s_and_confidences_their_release():
     assert same_bits(target(IMAGES), release(wanted))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("given", "promised"),
     [(np.float16, torch.float32), (np.float32, torch.float32), (np.float64, torch.float64)],
 )
@@ -64,7 +65,7 @@ def test_a_label_that_float32_would_lose_is_lifted_by_one_number():
     assert torch.equal(to_float32(close), torch.tensor([[0.5, above]]))
 
 
-@pytest.mark.parametrize(("fill", "seen"), [(False, [3, 3, 1]), (True, [3, 3, 3])])
+@looped(("fill", "seen"), [(False, [3, 3, 1]), (True, [3, 3, 3])])
 def test_batches_are_of_the_size_asked_for_and_change_no_answer(fill, seen):
     sizes = []
 
@@ -92,7 +93,7 @@ def test_a_callable_that_works_in_place_or_reuses_memory_changes_nothing():
     torch.testing.assert_close(answered, CallableTarget(served_confidences)(IMAGES))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("given", "seen"),
     [
         (torch.float16, np.float32),
@@ -124,7 +125,7 @@ def test_nothing_is_cached_so_that_a_random_answer_is_seen_to_be_random():
     assert not torch.equal(target(IMAGES), target(IMAGES))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("answer", "message"),
     [
         (lambda n: [[0.5, 0.5]] * n, "NumPy array .* but gave list.*np.asarray"),
@@ -158,7 +159,7 @@ def test_the_number_of_classes_may_not_change_within_or_between_queries():
         target(IMAGES[:2])
 
 
-@pytest.mark.parametrize("kind", [CallableTarget, ScoredCallableTarget])
+@looped("kind", [CallableTarget, ScoredCallableTarget])
 def test_a_callable_that_raises_is_named_without_its_message_and_stays_the_cause(kind):
     def answer(queries):
         raise ValueError(f"cannot use {queries.ravel()[0]}")
@@ -170,7 +171,7 @@ def test_a_callable_that_raises_is_named_without_its_message_and_stays_the_cause
     assert isinstance(caught.value.__cause__, ValueError)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("images", "message"),
     [
         (IMAGES[:0], r"at least one query for the callable, but got shape \(0, 1, 4, 4\)"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from laws import looped
 from oneway.checks import FLOATING
 from oneway.contracts import RepeatableDefense, Target
 from oneway.defenses.adversarial_noise import AdversarialNoise
@@ -95,9 +96,9 @@ def test_without_a_defense_it_answers_as_the_target_does():
     assert same_bits(DefendedTarget(target(), Identity())(images), target()(images))
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
-@pytest.mark.parametrize("decimals", [None, 0, 1, 2, 6, 12])
-@pytest.mark.parametrize("seed", range(3))
+@looped("dtype", FLOATING)
+@looped("decimals", [None, 0, 1, 2, 6, 12])
+@looped("seed", range(3))
 def test_clean_label_is_the_only_maximum_in_every_type_and_rounding(dtype, decimals, seed):
     images = random_images(seed, 40)
     noise = AdversarialNoise(small_inverter(seed), step_size=1.0, steps=4)
@@ -107,8 +108,8 @@ def test_clean_label_is_the_only_maximum_in_every_type_and_rounding(dtype, decim
     assert released.dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", FLOATING)
-@pytest.mark.parametrize("decimals", [None, 2])
+@looped("dtype", FLOATING)
+@looped("decimals", [None, 2])
 def test_a_third_party_defends_recorded_confidences(dtype, decimals):
     images = random_images(1, 20)
     logits = random_rows(3, 20, 5, torch.float64, 3)
@@ -137,7 +138,7 @@ def test_what_is_followed_without_a_defense_is_the_target_with_its_own_gradient(
     torch.testing.assert_close(gradient_of(followed, images), expected)
 
 
-@pytest.mark.parametrize(
+@looped(
     "change",
     [lambda logits: (1e6 * logits).round(), lambda logits: logits / 1000, torch.sign, torch.neg],
     ids=["rounds", "shrinks", "sign", "label_changes"],
@@ -153,7 +154,7 @@ def test_a_defense_is_followed_to_its_own_values_with_the_target_s_gradient(chan
     torch.testing.assert_close(gradient_of(followed, images), expected)
 
 
-@pytest.mark.parametrize("requires_input", [False, True])
+@looped("requires_input", [False, True])
 def test_a_defense_that_is_followed_gets_the_images_it_needs_and_nothing_to_differentiate(
     requires_input,
 ):
@@ -201,7 +202,7 @@ def test_queries_are_answered_in_batches_and_in_order():
     torch.testing.assert_close(released, target()(images))
 
 
-@pytest.mark.parametrize("requires_input", [False, True])
+@looped("requires_input", [False, True])
 def test_images_go_to_a_defense_that_needs_them_alone(requires_input):
     scripted = Scripted(lambda logits: logits, requires_input=requires_input)
     DefendedTarget(target(), scripted)(random_images(1, 3))
@@ -242,7 +243,7 @@ def test_logits_of_another_shape_release_nothing():
         DefendedTarget(target(), scripted)(random_images(1, 3))
 
 
-@pytest.mark.parametrize(
+@looped(
     "change",
     [lambda logits: logits * math.nan, lambda logits: logits.long(), lambda _: None],
     ids=["not finite", "integers", "nothing"],
@@ -272,13 +273,13 @@ def test_no_gradient_leaves():
     assert not DefendedTarget(target(), noise)(images).requires_grad
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"decimals": 99}, {"dtype": torch.int64}])
+@looped("options", [{"batch_size": 0}, {"decimals": 99}, {"dtype": torch.int64}])
 def test_options_that_no_release_can_have_are_refused_before_any_query(options):
     with pytest.raises(InvalidOptionError, match=next(iter(options))):
         DefendedTarget(target(), LabelOnly(), **options)
 
 
-@pytest.mark.parametrize("batch_size", [4, 512])
+@looped("batch_size", [4, 512])
 def test_a_trace_tells_the_scores_on_the_way_to_what_is_released(batch_size):
     images = random_images(1, 9)
     noise = AdversarialNoise(small_inverter(2), step_size=0.4)
@@ -321,7 +322,7 @@ def test_a_deterministic_defense_answers_the_same_however_often_it_is_asked():
         assert same_bits(answer.contiguous(), defended(images))
 
 
-@pytest.mark.parametrize("noisy", [Noisy, Drawing])
+@looped("noisy", [Noisy, Drawing])
 def test_answers_of_a_random_defense_are_independent_draws_of_one_kind(noisy):
     images, count = random_images(1, 3), 1500
     defended = DefendedTarget(target(), noisy(), dtype=torch.float64)
@@ -344,7 +345,7 @@ def test_a_random_defense_without_draws_is_asked_once_per_answer():
     assert noisy.calls == 5
 
 
-@pytest.mark.parametrize("requires_input", [False, True])
+@looped("requires_input", [False, True])
 def test_a_random_defense_s_own_draws_are_used_in_batches_and_in_order(requires_input):
     drawing, images = (
         Drawing(lambda drawn: drawn, requires_input=requires_input),
@@ -389,7 +390,7 @@ def negate_one_draw(drawn: Tensor) -> Tensor:
     return changed
 
 
-@pytest.mark.parametrize(
+@looped(
     ("change", "message"),
     [
         (lambda drawn: drawn[0], r"\(3, 9, 5\) on cpu, but gave float32 of shape \(9, 5\)"),
@@ -427,14 +428,14 @@ def test_a_label_changed_at_one_of_many_askings_releases_nothing():
         DefendedTarget(target(), scripted).repeated(random_images(1, 9), 3)
 
 
-@pytest.mark.parametrize("count", [0, -1, 2.5, True])
-@pytest.mark.parametrize("defense", [LabelOnly(), Noisy(), Drawing()], ids=["same", "any", "draws"])
+@looped("count", [0, -1, 2.5, True])
+@looped("defense", [LabelOnly(), Noisy(), Drawing()], ids=["same", "any", "draws"])
 def test_answers_are_counted_in_whole_numbers_from_one(defense, count):
     with pytest.raises(InvalidOptionError, match=r"^count must be"):
         DefendedTarget(target(), defense).repeated(random_images(1, 2), count)
 
 
-@pytest.mark.parametrize("defense", [LabelOnly(), Noisy(), Drawing()], ids=["same", "any", "draws"])
+@looped("defense", [LabelOnly(), Noisy(), Drawing()], ids=["same", "any", "draws"])
 def test_what_is_no_images_is_not_answered_repeatedly(defense):
     with pytest.raises(InvalidTensorError, match="images must be floating"):
         DefendedTarget(target(), defense).repeated(torch.zeros(2, 1, 8, 8).byte(), 3)

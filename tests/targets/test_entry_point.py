@@ -6,6 +6,7 @@ import textwrap
 import pytest
 import torch
 
+from laws import looped
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     DataError,
@@ -119,7 +120,7 @@ def user():
     return sys.modules["pack_of_user.models"]
 
 
-@pytest.mark.parametrize("attribute", ["network", "Nested.build"])
+@looped("attribute", ["network", "Nested.build"])
 def test_a_network_is_asked_in_eval_mode_and_stays_differentiable(attribute):
     target = opened(attribute, batch_size=3)
     assert isinstance(target, TorchTarget)
@@ -151,10 +152,8 @@ def test_a_callable_takes_and_gives_arrays():
     assert torch.equal(opened("arrays", "confidences")(rows), rows[:, :3])
 
 
-@pytest.mark.parametrize(
-    ("attribute", "kind"), [("target", TorchTarget), ("recorded", RecordedTarget)]
-)
-@pytest.mark.parametrize("outputs", [None, "confidences"])
+@looped(("attribute", "kind"), [("target", TorchTarget), ("recorded", RecordedTarget)])
+@looped("outputs", [None, "confidences"])
 def test_a_target_of_oneway_is_one_already(attribute, kind, outputs):
     assert type(opened(attribute, outputs)) is kind
 
@@ -165,13 +164,13 @@ def test_a_class_that_derives_from_target_is_asked_with_tensors():
     assert target(IMAGES).shape == (7, 2)
 
 
-@pytest.mark.parametrize("attribute", ["target", "recorded", "Own", "classifier"])
+@looped("attribute", ["target", "recorded", "Own", "classifier"])
 def test_logits_are_not_what_a_target_or_classifier_answers_with(attribute):
     with pytest.raises(InvalidOptionError, match="answers with confidences, since it"):
         opened(attribute, "logits")
 
 
-@pytest.mark.parametrize("attribute", ["network", "arrays"])
+@looped("attribute", ["network", "arrays"])
 def test_what_a_network_or_callable_answers_with_must_be_said(attribute):
     with pytest.raises(InvalidOptionError, match=r"say what target .pack_of_user\.models:"):
         opened(attribute, None)
@@ -181,7 +180,7 @@ def test_what_the_model_imports_at_its_first_query_is_found():
     assert opened("late")(IMAGES).shape == (7, 2)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("where", "missing"),
     [
         ("no_such_module:build", "no_such_module"),
@@ -195,7 +194,7 @@ def test_a_module_that_is_not_there_is_said_to_be_missing(where, missing, projec
     assert str(project) in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("text", "message"),
     [
         ("import no_such_dependency", r"raised ModuleNotFoundError: .*no_such_dependency"),
@@ -211,7 +210,7 @@ def test_a_module_that_is_broken_is_not_said_to_be_missing(text, message, projec
     assert not isinstance(caught.value, MissingDataError)
 
 
-@pytest.mark.parametrize("attribute", ["netwrok", "Nested.biuld"])
+@looped("attribute", ["netwrok", "Nested.biuld"])
 def test_a_misspelt_factory_is_answered_with_the_nearest(attribute):
     nearest = {"netwrok": "network", "Nested.biuld": "build"}[attribute]
     with pytest.raises(UnknownNameError, match=f"unknown factory .*Known: .*{nearest}") as caught:
@@ -219,7 +218,7 @@ def test_a_misspelt_factory_is_answered_with_the_nearest(attribute):
     assert "LogisticRegression" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("attribute", "message"),
     [
         ("fails", r"raised OSError: no weights here .*models\.py, line \d+\). Its cause: KeyError"),
@@ -238,7 +237,7 @@ def test_the_line_that_is_named_is_the_user_s_and_not_that_of_a_library(project)
         open_target("broken_module:build", outputs="logits", device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("attribute", "message"),
     [
         ("number", "predict_proba, a target, or a callable .* but returned int"),

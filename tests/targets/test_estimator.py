@@ -4,18 +4,9 @@ import pickle
 import sys
 import warnings
 
-import joblib
 import numpy as np
 import pytest
-import skops.io
 import torch
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import SVC
 
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
@@ -26,14 +17,27 @@ from oneway.errors import (
 )
 from oneway.targets import open_target
 from oneway.targets.estimator import estimator_target
+from optional import later
+
+io = later("skops.io")
+CalibratedClassifierCV = later("sklearn.calibration:CalibratedClassifierCV")
+LogisticRegression = later("sklearn.linear_model:LogisticRegression")
+KNeighborsClassifier = later("sklearn.neighbors:KNeighborsClassifier")
+make_pipeline = later("sklearn.pipeline:make_pipeline")
+FunctionTransformer = later("sklearn.preprocessing:FunctionTransformer")
+StandardScaler = later("sklearn.preprocessing:StandardScaler")
+SVC = later("sklearn.svm:SVC")
 
 CPU = torch.device("cpu")
 
-DIGITS = load_digits()
+LABELS = np.arange(300) % 10
 
-IMAGES = torch.tensor(DIGITS.images[:300, None] / 16)
+# Ten pictures of 17 shades, each of them with noise.
+GENERATOR = np.random.default_rng(0)
+ROWS = GENERATOR.random((10, 64))[LABELS] + GENERATOR.normal(0, 0.2, (300, 64))
+ROWS = (16 * ROWS.clip(0, 1)).round() / 16
 
-ROWS, LABELS = IMAGES.flatten(1).numpy(), DIGITS.target[:300]
+IMAGES = torch.from_numpy(ROWS).unflatten(1, (1, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +58,8 @@ def wrapped(estimator, batch_size=512):
 
 
 SAVERS = [
-    (skops.io.dump, "m.skops", {}),
-    (joblib.dump, "m.joblib", {"trust_pickle": True}),
+    (later("skops.io:dump"), "m.skops", {}),
+    (later("joblib:dump"), "m.joblib", {"trust_pickle": True}),
     (lambda model, path: path.write_bytes(pickle.dumps(model)), "m.pkl", {"trust_pickle": True}),
 ]
 
@@ -139,21 +143,21 @@ def test_pictures_of_another_size_are_refused(regression):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (LogisticRegression(), "LogisticRegression has no classes_. Fit it"),
-        (SVC(), "SVC has no predict_proba. Wrap it in .*CalibratedClassifierCV"),
+        (lambda: LogisticRegression(), "LogisticRegression has no classes_. Fit it"),
+        (lambda: SVC(), "SVC has no predict_proba. Wrap it in .*CalibratedClassifierCV"),
     ],
 )
 def test_what_has_no_probabilities_is_refused(model, message):
     with pytest.raises(InvalidOptionError, match=message):
-        wrapped(model)
+        wrapped(model())
 
 
 def test_types_that_skops_does_not_know_are_listed_and_taken_when_trusted(tmp_path):
     model = make_pipeline(FunctionTransformer(half), StandardScaler(), LogisticRegression())
     model.fit(ROWS, LABELS)
     path = tmp_path / "m.skops"
-    skops.io.dump(model, path)
-    (unknown,) = skops.io.get_untrusted_types(file=path)
+    io.dump(model, path)
+    (unknown,) = io.get_untrusted_types(file=path)
     assert "half" in unknown
     with pytest.raises(InvalidOptionError, match=r"does not know to be safe") as caught:
         opened(path)
@@ -162,12 +166,14 @@ def test_types_that_skops_does_not_know_are_listed_and_taken_when_trusted(tmp_pa
         opened(path, trusted=unknown)
 
 
-@pytest.mark.parametrize("model", [KNeighborsClassifier(3), CalibratedClassifierCV(SVC(), cv=2)])
-def test_other_classifiers_can_be_opened_once_their_types_are_trusted(model, tmp_path):
-    model.fit(ROWS, LABELS)
+@pytest.mark.parametrize(
+    "build", [lambda: KNeighborsClassifier(3), lambda: CalibratedClassifierCV(SVC(), cv=2)]
+)
+def test_other_classifiers_can_be_opened_once_their_types_are_trusted(build, tmp_path):
+    model = build().fit(ROWS, LABELS)
     path = tmp_path / "m.skops"
-    skops.io.dump(model, path)
-    trusted = tuple(skops.io.get_untrusted_types(file=path))
+    io.dump(model, path)
+    trusted = tuple(io.get_untrusted_types(file=path))
     target = opened(path, trusted=trusted)
     torch.testing.assert_close(target(IMAGES), torch.tensor(model.predict_proba(ROWS)).float())
 
@@ -210,7 +216,7 @@ def test_damaged_files_are_refused(file, options, message, content, tmp_path):
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
-    skops.io.dump([1, 2], tmp_path / "m.skops")
+    io.dump([1, 2], tmp_path / "m.skops")
     with pytest.raises(InvalidOptionError, match=r"m\.skops' must be .* list has no predict_proba"):
         opened(tmp_path / "m.skops")
 

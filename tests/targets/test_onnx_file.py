@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from laws import looped
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     CorruptDataError,
@@ -84,7 +85,7 @@ def opened(path, outputs="logits", **options):
 
 
 # ONNX Runtime has no convolution in float64 on the CPU; records are tested in it below.
-@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@looped("kind", [np.float16, np.float32])
 def test_answers_are_the_network_s_in_batches_of_any_size(kind, tmp_path):
     save_network(tmp_path / "m.onnx", kind=kind)
     wanted = network()(IMAGES).detach()
@@ -110,7 +111,7 @@ def test_the_only_matrix_of_floats_is_the_scores(tmp_path):
     torch.testing.assert_close(target(IMAGES), network()(IMAGES).softmax(-1).detach())
 
 
-@pytest.mark.parametrize("other", ["probabilities", "vague"])
+@looped("other", ["probabilities", "vague"])
 def test_one_of_several_outputs_must_be_named(other, tmp_path):
     save_network(tmp_path / "m.onnx", outputs=(other, "logits", "label"))
     with pytest.raises(
@@ -141,7 +142,7 @@ def save_zipmap(path):
     save(path, [node], [output], shape=("N", 3))
 
 
-@pytest.mark.parametrize("options", [{}, {"output_name": "chances"}])
+@looped("options", [{}, {"output_name": "chances"}])
 def test_a_list_of_dictionaries_is_refused_with_the_remedy(options, tmp_path):
     save_zipmap(tmp_path / "m.onnx")
     with pytest.raises(InvalidOptionError, match=r"dictionaries \(chances\).*'zipmap': False"):
@@ -162,8 +163,8 @@ def test_images_of_another_shape_are_refused(tmp_path):
         opened(tmp_path / "m.onnx")(random_images(1, 2, (8, 8, 1)))
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-@pytest.mark.parametrize("features", [64, "F"])
+@looped("kind", [np.float32, np.float64])
+@looped("features", [64, "F"])
 def test_a_model_of_records_gets_images_in_row_major_order(features, kind, tmp_path):
     weight = np.random.default_rng(1).normal(size=(64, 3)).astype(kind)
     node = helper.make_node("MatMul", ["image", "weight"], ["logits"])
@@ -213,7 +214,7 @@ def test_what_the_answers_are_must_be_said(tmp_path):
         opened(tmp_path / "m.onnx", outputs=None)
 
 
-@pytest.mark.parametrize("device", ["cuda", "meta"])
+@looped("device", ["cuda", "meta"])
 def test_a_device_without_a_provider_is_refused(device, tmp_path, monkeypatch):
     import onnxruntime
 

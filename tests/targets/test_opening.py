@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from laws import looped
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.targets import open_target
 from oneway.targets.opening import FILES
@@ -14,7 +15,7 @@ def opened(where, **options):
     return open_target(str(where), outputs="confidences", device=CPU, **options)
 
 
-@pytest.mark.parametrize("suffix", [*FILES, ".ONNX"])
+@looped("suffix", [*FILES, ".ONNX"])
 def test_a_file_that_is_not_there_or_a_folder_is_said_to_be_so(suffix, tmp_path):
     path = tmp_path / f"model{suffix}"
     with pytest.raises(MissingDataError, match=r"must be an? .*, but is not there"):
@@ -24,7 +25,7 @@ def test_a_file_that_is_not_there_or_a_folder_is_said_to_be_so(suffix, tmp_path)
         opened(path)
 
 
-@pytest.mark.parametrize(
+@looped(
     "where",
     [
         "",
@@ -45,7 +46,7 @@ def test_what_could_be_anything_is_refused_with_what_can_be_opened(where):
         opened(where)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("where", "option", "message"),
     [
         ("m.skops", "trust", "unknown option of a skops file 'trust'. Did you mean 'trusted'"),
@@ -62,7 +63,7 @@ def test_an_option_of_another_name_is_answered_with_the_nearest(
         opened(where, **{option: 1})
 
 
-@pytest.mark.parametrize("where", ["m.pt", "m.pt2", "package.module:factory"])
+@looped("where", ["m.pt", "m.pt2", "package.module:factory"])
 def test_a_kind_without_options_takes_none(where, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / where.replace(":", "")).touch()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from laws import looped
 from oneway.contracts import ScoredTarget, Target
 from oneway.errors import InvalidTensorError
 from oneway.targets import RecordedTarget
@@ -26,7 +27,7 @@ def test_it_is_a_target_without_logits():
     assert not isinstance(target, ScoredTarget)
 
 
-@pytest.mark.parametrize(
+@looped(
     "dtype",
     [
         torch.float64,
@@ -65,7 +66,7 @@ def test_an_image_of_another_shape_has_no_record():
         target(torch.zeros(1, 4))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("images", "confidences", "message"),
     [
         (torch.zeros(3, 4), torch.full((2, 2), 0.5), "one per row of scores, 2, but got 3"),

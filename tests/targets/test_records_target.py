@@ -3,14 +3,8 @@
 from functools import partial
 
 import numpy as np
-import pandas
 import pytest
 import torch
-from sklearn.compose import make_column_transformer
-from sklearn.datasets import load_breast_cancer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
 from oneway.contracts import ScoredTarget, Target
@@ -20,6 +14,15 @@ from oneway.errors import InvalidTensorError
 from oneway.inversion import RecordInverter, TrainingSettings, train_inverter
 from oneway.targets import CallableTarget, DefendedTarget, TorchTarget
 from oneway.targets.records import records_target
+from optional import later
+
+pandas = later("pandas")
+make_column_transformer = later("sklearn.compose:make_column_transformer")
+load_breast_cancer = later("sklearn.datasets:load_breast_cancer")
+LogisticRegression = later("sklearn.linear_model:LogisticRegression")
+make_pipeline = later("sklearn.pipeline:make_pipeline")
+OneHotEncoder = later("sklearn.preprocessing:OneHotEncoder")
+StandardScaler = later("sklearn.preprocessing:StandardScaler")
 
 GENERATOR = np.random.default_rng(0)
 TABLE = {

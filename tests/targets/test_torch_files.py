@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from laws import looped
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     CorruptDataError,
@@ -80,7 +81,7 @@ def opened(path, outputs="logits", **options):
 WRITERS = [(script, "m.pt"), (script, "m.torchscript"), (trace, "m.ts"), (export, "m.pt2")]
 
 
-@pytest.mark.parametrize(("write", "file"), WRITERS)
+@looped(("write", "file"), WRITERS)
 def test_answers_are_the_network_s_in_batches_of_any_size(write, file, tmp_path):
     module = network().eval()
     write(module, tmp_path / file)
@@ -93,7 +94,7 @@ def test_answers_are_the_network_s_in_batches_of_any_size(write, file, tmp_path)
         assert same_bits(target(IMAGES), release(target.logits(IMAGES)))
 
 
-@pytest.mark.parametrize(("write", "file"), WRITERS)
+@looped(("write", "file"), WRITERS)
 def test_the_network_stays_differentiable(write, file, tmp_path):
     module = network().eval()
     write(module, tmp_path / file)
@@ -105,7 +106,7 @@ def test_the_network_stays_differentiable(write, file, tmp_path):
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize(("write", "file"), WRITERS)
+@looped(("write", "file"), WRITERS)
 def test_confidences_are_taken_as_such_when_said_to_be(write, file, tmp_path):
     module = network(nn.Softmax(-1)).eval()
     write(module, tmp_path / file)
@@ -113,16 +114,16 @@ def test_confidences_are_taken_as_such_when_said_to_be(write, file, tmp_path):
     torch.testing.assert_close(target(IMAGES), module(IMAGES).detach())
 
 
-@pytest.mark.parametrize(("write", "file"), WRITERS)
-@pytest.mark.parametrize("outputs", [None, "scores"])
+@looped(("write", "file"), WRITERS)
+@looped("outputs", [None, "scores"])
 def test_what_the_answers_are_must_be_said(write, file, outputs, tmp_path):
     write(network().eval(), tmp_path / file)
     with pytest.raises(InvalidOptionError, match=r"say what target .*m\..* answers with"):
         opened(tmp_path / file, outputs=outputs)
 
 
-@pytest.mark.parametrize(("write", "file"), WRITERS)
-@pytest.mark.parametrize(
+@looped(("write", "file"), WRITERS)
+@looped(
     ("last", "outputs", "message"),
     [
         (nn.Unflatten(1, (1, 5)), "logits", r"target .*m\..*gave \(7, 1, 5\)"),
@@ -145,7 +146,7 @@ class Pair(nn.Module):
         return self.inner(images), images
 
 
-@pytest.mark.parametrize(("write", "file"), [*WRITERS, (export_fixed, "f.pt2")])
+@looped(("write", "file"), [*WRITERS, (export_fixed, "f.pt2")])
 def test_several_answers_are_refused(write, file, tmp_path):
     write(Pair().eval(), tmp_path / file)
     with pytest.raises(InvalidTensorError, match=r"must answer with one tensor.*gave tuple"):
@@ -159,10 +160,8 @@ def test_a_scripted_network_is_put_in_eval_mode(tmp_path):
     torch.testing.assert_close(opened(tmp_path / "m.pt").logits(IMAGES), wanted)
 
 
-@pytest.mark.parametrize(
-    ("write", "file"), [(trace, "m.pt"), (export, "m.pt2"), (export_fixed, "f.pt2")]
-)
-@pytest.mark.parametrize("part", [0, 1])
+@looped(("write", "file"), [(trace, "m.pt"), (export, "m.pt2"), (export_fixed, "f.pt2")])
+@looped("part", [0, 1])
 def test_training_mode_that_was_saved_for_good_is_refused(write, file, part, tmp_path):
     module = network().eval()
     module[(1, 4)[part]].train()
@@ -229,7 +228,7 @@ def test_a_network_that_raises_is_named_without_its_message(tmp_path):
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-@pytest.mark.parametrize("file", ["m.pt", "m.ts", "m.pt2"])
+@looped("file", ["m.pt", "m.ts", "m.pt2"])
 def test_pickles_and_other_files_are_refused_with_the_remedy(file, tmp_path):
     path = tmp_path / file
     remedy = "Save it with `torch.export.save`" if file == "m.pt2" else "package.module:factory"
@@ -242,9 +241,7 @@ def test_pickles_and_other_files_are_refused_with_the_remedy(file, tmp_path):
         opened(path)
 
 
-@pytest.mark.parametrize(
-    ("member", "file"), [("constants.pkl", "m.pt"), ("archive_format", "m.pt2")]
-)
+@looped(("member", "file"), [("constants.pkl", "m.pt"), ("archive_format", "m.pt2")])
 def test_a_damaged_archive_is_refused(member, file, tmp_path):
     with zipfile.ZipFile(tmp_path / file, "w") as archive:
         archive.writestr(f"m/{member}", "damaged")

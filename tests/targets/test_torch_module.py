@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from laws import looped
 from oneway.contracts import ScoredTarget
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
@@ -66,7 +67,7 @@ def test_confidences_become_their_logs_when_said_to_be_confidences():
     torch.testing.assert_close(logits, plain.double().log_softmax(-1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("given", "promised"),
     [
         (torch.float16, torch.float32),
@@ -114,7 +115,7 @@ def test_confidences_are_differentiated_as_their_logs():
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("asked", ["__call__", "logits", "differentiable_logits"])
+@looped("asked", ["__call__", "logits", "differentiable_logits"])
 def test_a_module_put_back_in_training_mode_is_refused(asked):
     module = network()
     target = TorchTarget(module)
@@ -125,7 +126,7 @@ def test_a_module_put_back_in_training_mode_is_refused(asked):
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
-@pytest.mark.parametrize(
+@looped(
     ("answer", "message"),
     [
         (lambda count: torch.zeros(count), r"shape \(2, K\).*but gave \(2,\)"),
@@ -153,7 +154,7 @@ def test_logits_said_to_be_confidences_are_refused():
         target(random_images(1, 2))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("images", "message"),
     [
         (np.zeros((2, 1, 8, 8)), r"torch\.Tensor, but got ndarray"),
@@ -170,7 +171,7 @@ def test_images_that_cannot_be_used_are_refused(images, message):
             asked(images)
 
 
-@pytest.mark.parametrize("outputs", ["probabilities", None])
+@looped("outputs", ["probabilities", None])
 def test_outputs_of_another_name_are_refused(outputs):
     with pytest.raises(InvalidOptionError, match="outputs must be 'logits' or 'confidences'"):
         TorchTarget(network(), outputs=outputs)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.targets import TargetNetwork, TargetTrainingSettings, train_target
 from pictures import CLASSES, bars
@@ -106,7 +107,7 @@ def first_loss(network, images, labels, smoothing=0.0, penalty=None):
     return seen[0]
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@looped("smoothing", [0.0, 0.1, 0.9])
 def test_label_smoothing_spreads_its_share_of_the_label_over_all_classes(smoothing):
     images, labels = bars(6, seed=0)[0], torch.tensor([0, 0, 0, 0, 2, 1])
     network, scores = Constant(), torch.tensor([2.0, 0.5, -1.0])
@@ -179,7 +180,7 @@ def test_a_penalty_of_nothing_changes_nothing():
     assert all(map(torch.equal, plain.parameters(), same.parameters()))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("labels", "text"),
     [
         (torch.arange(12) % 4, r"in \[0, 3\).*3 of 12 do not"),
@@ -201,7 +202,7 @@ def test_pixels_are_refused_as_images():
         train((images * 255).to(torch.uint8), labels)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("option", "value"),
     [
         ("epochs", 0),

@@ -32,8 +32,8 @@ class Attack(ABC):
 
     Attributes:
         name: The name that commands, experiments and records use.
-        threat: What the attacker is after.
-        knows: What the attacker knows, as tables print it.
+        threat: Goal of the attacker.
+        knows: The attacker's knowledge in words, for tables.
         requires: Fields of :class:`AttackerKnowledge` without which the attack does not apply.
     """
 
@@ -104,7 +104,7 @@ class InversionAttack(Attack):
         """Prepare the attack if it applies.
 
         Args:
-            knowledge: What the attacker has.
+            knowledge: The attacker's data and access.
             train: Trains a decoder on confidences, images and held-out rows.
 
         Returns:

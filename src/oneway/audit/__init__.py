@@ -14,6 +14,7 @@ from oneway.audit.controls import (
 )
 from oneway.audit.model_audit import AuditOutcome, ModelAudit
 from oneway.audit.plan import AuditPlan
+from oneway.audit.record import AuditRecord
 from oneway.audit.settings import AuditSettings
 from oneway.audit.suspicions import SEEDS
 
@@ -23,6 +24,7 @@ __all__ = [
     "AuditJob",
     "AuditOutcome",
     "AuditPlan",
+    "AuditRecord",
     "AuditSettings",
     "AuditTarget",
     "ControlResult",

@@ -12,6 +12,7 @@ from oneway.data import Column, check_disjoint
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.evaluation import Flag
+from oneway.evaluation.records import weights_hash
 from oneway.evaluation.settings import ReleaseSpec
 from oneway.metrics import label_changes
 from oneway.releases import logits_from_confidences, release
@@ -45,6 +46,7 @@ class AuditTarget:
         release: The defense that is audited, by its registered name.
         columns: What the entries of a record are; empty for images.
         guarded: Where defended answers come from instead, such as an endpoint with its guard on.
+        model_hash: SHA-256 of the model's file, where it comes from one.
     """
 
     target: Target
@@ -54,6 +56,7 @@ class AuditTarget:
     release: ReleaseSpec = field(default_factory=lambda: ReleaseSpec("as it is", "none"))
     columns: tuple[Column, ...] = ()
     guarded: Target | None = None
+    model_hash: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be audited, before any query.
@@ -98,6 +101,12 @@ class AuditTarget:
             )
         check_disjoint({"auxiliary": self.auxiliary, "test": self.test})
 
+    def model_fingerprint(self) -> str | None:
+        """Return the SHA-256 of the model's file or weights; None where neither is at hand."""
+        if self.model_hash is None and isinstance(self.target, TorchTarget):
+            return weights_hash(self.target.module)
+        return self.model_hash
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -106,12 +115,12 @@ class Answers:
     Attributes:
         clean: ``(N, K)`` confidences of the auxiliary rows, undefended.
         released: ``(N, K)`` of the same rows, defended.
-        trace: Of the test queries.
+        trace: Scores of the test queries, from clean logits to the release.
         clean_test: ``(M, K)`` undefended confidences of the test queries.
         label_changes: How many of their labels changed in what was released.
         random: Whether the same query is answered differently each time.
         undeclared: Whether it is the model that answers at random, and not its defense.
-        flags: What is wrong with the answers.
+        flags: Suspicious facts about the answers.
     """
 
     clean: Tensor
@@ -128,7 +137,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
     """Ask everything that the attackers train on and are graded with.
 
     Args:
-        audited: What is audited.
+        audited: Model, data and release.
         defense: What stands before the clients; ignored where a guarded endpoint does.
         clean: ``(N, K)`` undefended confidences of the auxiliary rows, if they are known already.
 
@@ -195,7 +204,7 @@ def access(audited: AuditTarget, defense: Defense, *, undeclared: bool) -> Acces
     """Return what attackers of a audited may do.
 
     Args:
-        audited: What is audited.
+        audited: Model, data and release.
         defense: What stands before the clients; ignored where a guarded endpoint does.
         undeclared: Whether the model itself answers at random, of which its defense knows nothing.
     """

@@ -26,10 +26,10 @@ class AuditJob:
         audited: Opens the model and loads the data, on whichever machine runs a part. It is sent
             there by value: a function of an installed module, or a partial of one.
         store: Where trained networks are kept; as in :class:`CellsJob`.
-        settings: How the audit is run.
+        settings: Settings of the audit.
         seed: The first of the seeds.
-        device: Where networks are trained and queried.
-        report: Told of progress, in the process that runs a part.
+        device: Device for training and queries.
+        report: Progress callback, in the process that runs a task.
     """
 
     audited: Callable[[], AuditTarget]

@@ -43,13 +43,13 @@ def run_controls(
 
     Args:
         plan: Says which controls, how wide the decoder is, and how often averaging asks.
-        audited: What is audited.
-        answers: What it was asked, and answered.
+        audited: Model, data and release.
+        answers: Answers of the model and of the release.
         images: ``(N, ...)`` the attacker's own, in random order: the first ones are used.
-        epochs: How long each decoder is trained.
-        store: Where trained networks are kept.
-        seed: Of the attackers.
-        report: Told of progress.
+        epochs: Epochs that each decoder is trained.
+        store: Keeps trained networks.
+        seed: Seed of the attackers.
+        report: Progress callback.
 
     Returns:
         How each control went; none if the plan has none.

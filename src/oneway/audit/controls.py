@@ -87,7 +87,7 @@ def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:
     """Return the names of the controls that vouch for these attackers.
 
     Args:
-        attacks: Who takes part.
+        attacks: Names of the attacks that take part.
         classes: K.
     """
     return tuple(
@@ -103,17 +103,21 @@ class ControlResult:
 
     Attributes:
         name: A key of ``CONTROLS``.
-        expected: What it must be.
+        expected: Result that a believable audit has.
         measured: G; or, of planted pixels, the share of the label-only error that is gone. None
             where clean scores, or the reference, tell no more than the label: then nothing can be
             broken.
-        passed: Whether it is as expected; None where that cannot be told.
+        passed: Whether it is as expected; None where that cannot be decided.
+        attack: The attack that the control vouches for.
+        input_transform: The input transform that the control vouches for.
     """
 
     name: str
     expected: Expected
     measured: float | None
     passed: bool | None
+    attack: str
+    input_transform: str
 
 
 def planted_positions(images: Tensor, classes: int) -> Tensor:
@@ -139,19 +143,24 @@ def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> Co
         clean: ``(N)`` of the same decoder on clean scores, or on the control's reference.
         label: ``(N)`` given the label alone; of a planted leak, over the planted entries.
     """
-    expected = CONTROLS[name].expected
-    if expected == "read":
+    control = CONTROLS[name]
+
+    def result(measured: float | None, passed: bool | None) -> ControlResult:
+        return ControlResult(
+            name, control.expected, measured, passed, control.attack, control.input_transform
+        )
+
+    if control.expected == "read":
         share = 1 - float(errors.mean()) / max(float(label.mean()), 1e-12)
-        return ControlResult(name, expected, share, share >= READ_ABOVE)
+        return result(share, share >= READ_ABOVE)
     gain = label - clean
     # A gap that is lost in the noise of the queries cannot be closed or left open.
     if float(gain.mean()) <= CLEAR * standard_error(gain):
-        return ControlResult(name, expected, None, None)
+        return result(None, None)
     gap = gap_or_none(float(errors.mean()), float(clean.mean()), float(label.mean()))
     if gap is None:
-        return ControlResult(name, expected, None, None)
-    passed = gap <= BROKEN_BELOW if expected == "broken" else gap >= HOLDS_ABOVE
-    return ControlResult(name, expected, gap, passed)
+        return result(None, None)
+    return result(gap, gap <= BROKEN_BELOW if control.expected == "broken" else gap >= HOLDS_ABOVE)
 
 
 def failed_controls(results: Mapping[str, ControlResult]) -> list[str]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.measures import SeedResult
 from oneway.evaluation import AttackResult
-from oneway.evaluation.records import SHOWN, pixels, shown_rows
+from oneway.evaluation.pictures import SHOWN, pixels, shown_rows
 from oneway.metrics import lowest_rows
 
 WORST = 8
@@ -23,8 +23,8 @@ def examples_of(
 
     Args:
         one: The first seed's attacks.
-        audited: What is audited.
-        answers: What was answered.
+        audited: Model, data and release.
+        answers: Answers of the model and of the release.
 
     Returns:
         For the record: ``shown`` and ``worst``, each a list of queries with their number, the

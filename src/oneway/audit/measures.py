@@ -54,7 +54,7 @@ class SeedResult:
     """One seed's attacks and what they come to.
 
     Attributes:
-        seed: Of the attackers.
+        seed: Seed of the attackers.
         clean_results: Attacks on clean scores, by name.
         results: Attacks on the release, by name.
         baselines: From the clean_results.
@@ -80,7 +80,7 @@ class Measures:
     """How like the truth the reconstructions of one seed are.
 
     Attributes:
-        seed: Of the attackers.
+        seed: Seed of the attackers.
         summary: By whose reconstructions: ``released``, ``clean`` and ``label``.
         reidentified: Shares of re-identified queries, by attacker on the release.
         columns: By attacker on the release, columns of one value per test query.
@@ -119,9 +119,9 @@ def measure(one: SeedResult, audited: AuditTarget, images: Tensor, seed: int) ->
 
     Args:
         one: A seed's attacks.
-        audited: What is audited.
+        audited: Model, data and release.
         images: ``(N, ...)`` the attacker's own; the embedder learns from them alone.
-        seed: Of the galleries that are drawn.
+        seed: Seed of the galleries.
     """
     embedder = PrincipalComponents.fit(images)
 
@@ -206,9 +206,9 @@ def utility(audited: AuditTarget, answers: Answers, defense: Defense) -> dict[st
     """Return what the release costs its users, and its server.
 
     Args:
-        audited: What is audited.
-        answers: What was answered.
-        defense: What stands before the clients.
+        audited: Model, data and release.
+        answers: Answers of the model and of the release.
+        defense: The audited defense.
     """
     trace = answers.trace
     clean, released = answers.clean_test, trace.released

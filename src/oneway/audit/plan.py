@@ -67,14 +67,14 @@ class AuditPlan:
         attacks: Registered attacks, each with the same decoders.
         input_transforms: Input transforms that compete.
         widths: Decoder widths that compete.
-        repeats: How often averaging asks.
-        most_epochs: Where the search for the plateau ends.
-        first_epochs: Where it begins.
+        repeats: Numbers of answers to the same query that averaging tries.
+        most_epochs: Epochs at which the search for the plateau ends.
+        first_epochs: Epochs at which the search for the plateau begins.
         controls: Names of controls that are run.
-        seeds: How many times all is repeated.
-        auxiliary: How many auxiliary rows are used.
-        left_out: What a full audit has besides, in words.
-        seconds: What it is expected to take.
+        seeds: Number of seeds; each repeats all attacks.
+        auxiliary: Auxiliary rows that are used.
+        left_out: Parts of a full audit that are left out, in words.
+        seconds: Expected run time, in seconds.
     """
 
     attacks: tuple[str, ...]
@@ -225,7 +225,7 @@ def make_plan(
 
     Args:
         full: Everything that applies to the release.
-        costs: What was measured.
+        costs: Measured costs.
         minutes: Target run time; None: no limit.
         least_rows: Auxiliary rows that are always used, where there are so many.
 

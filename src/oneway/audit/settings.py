@@ -21,14 +21,14 @@ class AuditSettings:
     """How an audit is run.
 
     Attributes:
-        seeds: How often all is repeated, with attackers of other seeds.
-        minutes: What there is; None: no limit.
+        seeds: Number of seeds; each repeats all attacks.
+        minutes: Target run time, in minutes; None: no limit.
         controls: Whether controls are run. Without them nothing vouches for the verdict.
         input_transforms: Input transforms that compete.
         widths: Decoder widths that compete.
-        first_epochs: Where the search for the plateau begins.
-        most_epochs: Where it ends.
-        repeats: How often averaging asks a random API.
+        first_epochs: Epochs at which the search for the plateau begins.
+        most_epochs: Epochs at which the search for the plateau ends.
+        repeats: Numbers of answers to the same query that averaging tries.
     """
 
     seeds: int = SEEDS
@@ -45,7 +45,7 @@ class AuditSettings:
         """Return settings whose decoders are trained long enough on so few auxiliary rows.
 
         Args:
-            rows: How many there are.
+            rows: Number of auxiliary rows.
             **others: Attributes that are set.
         """
         first = first_epochs_for(rows)

@@ -1,5 +1,7 @@
 """What an audit finds suspicious about its own evaluation, and about the release."""
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,21 +37,18 @@ def suspicions(
 
     Args:
         seed_results: One for each seed that was run.
-        seeds: How many were asked for.
-        controls: How the controls went.
+        seeds: Number of seeds that were requested.
+        controls: Result of each control, by name.
         plateau: Whether twice the epochs gained nothing.
-        epochs: How long decoders were trained.
-        defense: What stands before the clients.
+        epochs: Epochs that decoders were trained.
+        defense: The audited defense.
         useful: From :func:`oneway.audit.measures.utility`.
     """
     flags = list[Flag]()
-    raised: dict[tuple[str, str], int] = {}
-    for one in seed_results:
-        for flag in one.verdict.flags:
-            key = (flag.name, flag.detail)
-            raised[key] = raised.get(key, 0) + 1
-    for (name, detail), count in raised.items():
-        flags.append(Flag(name, f"{detail} ({count} of {len(seed_results)} seeds)"))
+    raised = Counter(flag for one in seed_results for flag in one.verdict.flags)
+    for flag, count in raised.items():
+        detail = f"{flag.detail} ({count} of {len(seed_results)} seeds)"
+        flags.append(dataclasses.replace(flag, detail=detail))
     gain = torch.stack([one.baselines.clean - one.strongest.errors for one in seed_results]).mean(0)
     slack = LUCK * float(torch.stack([one.baselines.clean for one in seed_results]).mean())
     tells = float(gain.mean()) > max(2 * standard_error(gain), slack)

@@ -44,11 +44,12 @@ class AuditContext:
     """What is settled before the parts of an audit begin; plain values and tensors.
 
     Attributes:
-        plan: Who attacks, with what, for how long.
+        plan: Attackers, decoders and controls.
         rows: ``(N)`` int64, the auxiliary rows that are used, in random order.
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
-        answers: What was answered, of the rows that are used.
-        epochs: How long each decoder is trained.
+        answers: Answers of the model and of the release, for the rows that are used.
+        epochs: Epochs that each decoder is trained.
+        plateau: Whether twice the epochs were seen to gain nothing.
     """
 
     plan: AuditPlan
@@ -56,6 +57,7 @@ class AuditContext:
     clean: Tensor
     answers: Answers
     epochs: int
+    plateau: bool
 
 
 def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
@@ -85,11 +87,11 @@ class AuditTasks:
         """Prepare; nothing is asked yet.
 
         Args:
-            audited: What is audited.
-            store: Where trained networks are kept.
-            settings: How.
+            audited: Model, data and release.
+            store: Keeps trained networks.
+            settings: Settings of the audit.
             seed: The first of the seeds.
-            report: Told of progress.
+            report: Progress callback.
         """
         self.audited, self.store, self.settings = audited, store, settings
         self.seed, self.report = seed, report
@@ -100,7 +102,7 @@ class AuditTasks:
 
         Args:
             part: One of :func:`tasks_of`.
-            context: What was settled before.
+            context: Results that all tasks share.
         """
         if part == CONTROLS_TASK:
             return run_controls(
@@ -154,7 +156,7 @@ class AuditTasks:
         Args:
             seed: Theirs.
             names: Registered attacks.
-            epochs: How long each decoder is trained.
+            epochs: Epochs that each decoder is trained.
             images: ``(N, ...)`` what they have.
             plan: Says which decoders compete; None: all.
         """

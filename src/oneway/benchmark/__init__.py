@@ -1,5 +1,6 @@
 """Experiments: specs in, records out."""
 
+from oneway.benchmark.cells import Cells, Gallery, gallery_path, load_data, stored_gallery
 from oneway.benchmark.cluster import CellsJob, run_on_ray
 from oneway.benchmark.published import (
     FigureRow,
@@ -10,7 +11,6 @@ from oneway.benchmark.published import (
     published,
     published_of,
 )
-from oneway.benchmark.reproduce import Cells, Gallery, gallery_path, load_data, stored_gallery
 from oneway.benchmark.runner import Experiment, count_stages
 from oneway.benchmark.spec import ExperimentSpec, bundled_spec, load_spec
 from oneway.benchmark.summary import Estimate, Summary, estimate, summarise

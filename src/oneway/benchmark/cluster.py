@@ -8,16 +8,16 @@ import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from oneway.benchmark.reproduce import Cells, load_data
+from oneway.benchmark.cells import Cells, load_data
 from oneway.checks import check_count
 from oneway.data import ProgressCallback, no_progress
 from oneway.errors import InvalidOptionError, OnewayError
 from oneway.evaluation.cluster import RETRIES, run_tasks
-from oneway.evaluation.store import Store, write_records
+from oneway.evaluation.records import ReleaseRecord, write_records
+from oneway.evaluation.store import Store
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class CellsJob:
             that all machines share; else each machine trains for itself, and an interrupted task
             begins again. Records come home either way.
         data_root: Folder with the data sets' files, on each machine.
-        device: Where networks are trained and queried.
+        device: Device for training and queries.
         only: Releases that are wanted; None: all.
-        report: Told of progress, in the process that runs the job.
+        report: Progress callback, in the process that runs the job.
     """
 
     cells: Cells
@@ -40,7 +40,7 @@ class CellsJob:
     only: Collection[str] | None = None
     report: ProgressCallback = no_progress
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self) -> list[ReleaseRecord]:
         """Run what is missing; return all records."""
         spec = self.cells.spec
         return self.cells.run(
@@ -53,7 +53,7 @@ class CellsJob:
 
 def run_on_ray(
     jobs: Sequence[CellsJob], *, retries: int = RETRIES
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+) -> Iterator[tuple[int, list[ReleaseRecord]]]:
     """Run jobs as tasks of a Ray cluster, and give the records of each when it is done.
 
     The cluster is the one that Ray is connected to, or that ``RAY_ADDRESS`` names, or that runs

@@ -1,11 +1,12 @@
 """What papers printed, and which rows a figure shows: data that ships with oneway."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from oneway.benchmark.spec import build_from, bundled_toml
+from oneway.benchmark.spec import bundled_toml
 from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.evaluation import ReleaseRecord
+from oneway.evaluation.parsing import build_from
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class PublishedRow:
 
     Attributes:
         release: The release of ours that stands beside it.
-        printed: What the paper calls it.
+        printed: The paper's name of the row.
         logit_distortion: Its "confidence score distortion".
         error: Its "reconstruction error".
         accuracy: Of the model, from 0 to 1; negative: not printed.
@@ -80,10 +81,10 @@ def published(experiment: str) -> Published:
     return build_from(Published, bundled_toml(name), name)
 
 
-def published_of(records: Sequence[Mapping[str, Any]]) -> dict[str, Published]:
+def published_of(records: Sequence[ReleaseRecord]) -> dict[str, Published]:
     """Return what the paper printed for the experiments of some records, by experiment."""
     found = {}
-    for experiment in {record["experiment"]: None for record in records}:
+    for experiment in {record.experiment: None for record in records}:
         try:
             found[experiment] = published(experiment)
         except UnknownNameError:

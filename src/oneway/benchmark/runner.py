@@ -16,14 +16,16 @@ from oneway.defenses import effective_options, needs_state, needs_surrogate, tra
 from oneway.evaluation import AttackResult, take_baselines
 from oneway.evaluation.attackers import prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
+from oneway.evaluation.pictures import pixels, shown_rows
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     Outcome,
+    Provenance,
+    ReleaseRecord,
     distortion_of,
     json_values,
-    make_outcome,
-    pixels,
-    shown_rows,
+    judged,
+    weights_hash,
 )
 from oneway.evaluation.settings import ReleaseSpec, is_simulated, sketch_defense
 from oneway.evaluation.store import Store, fingerprint
@@ -40,8 +42,8 @@ class Experiment:
     """One experiment over one data set, with one seed.
 
     Attributes:
-        spec: What is run.
-        splits: Whose images are whose.
+        spec: The experiment.
+        splits: Private, auxiliary and test images.
         data: The hash of all images and labels, which is in every record.
     """
 
@@ -58,12 +60,12 @@ class Experiment:
         """Split the data; everything else happens in :meth:`run`.
 
         Args:
-            spec: What to run.
+            spec: The experiment.
             dataset: The data set that ``spec.data`` names.
-            store: Where trained networks are kept.
-            auxiliary_dataset: Where auxiliary images come from; None: the same.
-            device: Where networks are trained and queried.
-            report: Told of progress.
+            store: Keeps trained networks.
+            auxiliary_dataset: Source of the auxiliary images; None: the same data set.
+            device: Device for training and queries.
+            report: Progress callback.
 
         Raises:
             InvalidOptionError: The data cannot be split so, or no surrogate fits the images.
@@ -111,7 +113,7 @@ class Experiment:
         )
         self.store = store
 
-    def run(self, finished: Collection[str] = ()) -> Iterator[Outcome]:
+    def run(self, finished: Collection[str] = ()) -> Iterator[Outcome[ReleaseRecord]]:
         """Give one outcome per release, in the order of the spec, each when it is done.
 
         Args:
@@ -131,10 +133,14 @@ class Experiment:
                 if row.name in finished:
                     continue
             clean = release(trace.clean_logits)
-            facts = self._facts(row, target, fitted, trace, clean)
-            yield make_outcome(facts, results, baselines, clean, trace.released)
+            changes = label_changes(trace.clean_logits, trace.released)
+            record = ReleaseRecord(
+                **self._facts(row, target, fitted, trace, clean),
+                **judged(results, baselines, clean, changes),
+            )
+            yield Outcome(record, results, trace.released)
 
-    def gallery(self, outcome: Outcome) -> dict[str, Any]:
+    def gallery(self, outcome: Outcome[ReleaseRecord]) -> dict[str, Any]:
         """Return the shown test images, as ``truth``, and what each attacker made of them."""
         chosen = shown_rows(self.splits.test_labels)
         return {
@@ -193,7 +199,7 @@ class Experiment:
             "experiment": self.spec.name,
             "preset": self.spec.preset,
             "cell": cell_key(self.spec, row),
-            "data": self.data,
+            "provenance": Provenance.now(self.data, weights_hash(target.module)),
             "release": row.name,
             "defense": row.defense,
             "options": json_values(row.options),
@@ -202,7 +208,6 @@ class Experiment:
             "auxiliary": len(self.splits.auxiliary_images),
             "queries": len(images),
             "accuracy": float((trace.released.argmax(-1) == labels).double().mean()),
-            "label_changes": label_changes(trace.clean_logits, trace.released),
             "keeps_label": fitted.defense.keeps_label,
             "random": not fitted.defense.deterministic,
             **distortion_of(trace, clean),
@@ -222,8 +227,8 @@ def trained_target(
     Args:
         spec: The experiment.
         splits: Its images, on the device where networks are trained.
-        store: Where trained networks are kept.
-        report: Told of progress.
+        store: Keeps trained networks.
+        report: Progress callback.
     """
     device = splits.private_images.device
     stage = "train the target"

@@ -3,16 +3,16 @@
 import dataclasses
 import re
 import tomllib
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from oneway.attacks import LabelOnly, Static
 from oneway.checks import check_count
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
+from oneway.evaluation.parsing import build_from
 from oneway.evaluation.records import json_values
 from oneway.evaluation.settings import (
     AttackerSpec,
@@ -21,8 +21,6 @@ from oneway.evaluation.settings import (
 )
 from oneway.evaluation.store import spec_key
 from oneway.targets import TargetTrainingSettings
-
-T = TypeVar("T")
 
 NAME = re.compile(r"\w[\w.-]*")
 
@@ -33,9 +31,9 @@ class DataSpec:
 
     Attributes:
         name: Of the data set that private and test images come from.
-        private: How many images train the target.
-        auxiliary: How many the attackers and the defender have.
-        test: How many queries attacks are graded on.
+        private: Number of images that train the target.
+        auxiliary: Number of images that attackers and defender have.
+        test: Number of queries that attacks are graded on.
         path: File or folder of the data set, where it needs one.
         side: Images are scaled to this many pixels a side; 0: as stored.
         auxiliary_name: Of the data set that auxiliary images come from; empty: the same.
@@ -160,7 +158,7 @@ def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:
 
     Args:
         path: The file.
-        preset: Which one to apply.
+        preset: Preset to apply.
 
     Raises:
         MissingDataError: The file is not there.
@@ -177,7 +175,7 @@ def bundled_spec(name: str, preset: str | None = None) -> ExperimentSpec:
     """Read an experiment that ships with oneway, such as ``"demo-digits"``.
 
     Args:
-        name: Which one.
+        name: Name of the experiment.
         preset: Which of its presets to apply, such as ``"cpu"`` or ``"paper"``.
 
     Raises:
@@ -226,23 +224,6 @@ def _spec_from(values: dict[str, Any], origin: str, preset: str | None) -> Exper
     return build_from(ExperimentSpec, values, origin)
 
 
-def build_from(kind: type[T], values: Any, where: str) -> T:
-    """Build a frozen dataclass from plain TOML values.
-
-    Args:
-        kind: The dataclass.
-        values: A table.
-        where: What the values are called in messages.
-
-    Raises:
-        UnknownNameError: A key is unknown.
-        InvalidOptionError: A value is missing, of another type, or outside its range.
-    """
-    built = _from_mapping(kind, values, where)
-    assert isinstance(built, kind)  # noqa: S101  narrows the type
-    return built
-
-
 def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` with those of ``over`` in their place, table by table.
 
@@ -266,42 +247,3 @@ def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
 
 def _are_named(rows: Any) -> bool:
     return isinstance(rows, list) and all(isinstance(row, dict) and "name" in row for row in rows)
-
-
-def _from_mapping(kind: Any, values: Any, where: str) -> Any:
-    """Build ``kind`` from plain TOML values, refusing unknown keys and wrong types."""
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _dataclass_from(kind, values, where)
-    if origin is tuple and isinstance(values, list):
-        (item, _) = typing.get_args(kind)
-        return tuple(
-            _from_mapping(item, value, f"{where}[{place}]") for place, value in enumerate(values)
-        )
-    if origin is not None and issubclass(origin, Mapping) and isinstance(values, dict):
-        return values
-    if kind is float and isinstance(values, int) and not isinstance(values, bool):
-        return float(values)
-    if origin is None and isinstance(values, kind) and isinstance(values, bool) == (kind is bool):
-        return values
-    wanted = getattr(kind, "__name__", str(kind))
-    raise InvalidOptionError(f"{where} must be {wanted}, but is {type(values).__name__}.")
-
-
-def _dataclass_from(kind: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise InvalidOptionError(f"{where} must be a table, but is {type(values).__name__}.")
-    hints = typing.get_type_hints(kind)
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    for key in values:
-        if key not in fields:
-            raise UnknownNameError(f"key in {where}", key, fields)
-    for key, entry in fields.items():
-        required = (
-            entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-        )
-        if required and key not in values:
-            raise InvalidOptionError(f"{where} lacks the key {key!r}.")
-    return kind(
-        **{key: _from_mapping(hints[key], value, f"{where}.{key}") for key, value in values.items()}
-    )

@@ -1,14 +1,16 @@
 """Several seeds become one row: means with 95 % intervals, and nothing pooled that differs."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.flag_kinds import FLAGS
+from oneway.evaluation.flags import Flag
+from oneway.evaluation.records import Environment, ReleaseRecord
 from oneway.extras import load_extra
-
-Record = Mapping[str, Any]
 
 CONFIDENCE = 0.95
 
@@ -18,9 +20,9 @@ class Estimate:
     """A mean over seeds.
 
     Attributes:
-        mean: It.
+        mean: The mean.
         half_width: Of its 95 % interval by Student's t; None with one seed.
-        count: How many seeds.
+        count: Number of seeds.
     """
 
     mean: float
@@ -33,44 +35,44 @@ class Summary:
     """One release over all seeds.
 
     Attributes:
-        release: Its name.
-        seeds: Whose records these are, in order.
+        release: Name of the release.
+        seeds: Seeds of the records, in order.
         values: Estimates by name: ``accuracy``, ``error static`` and so on. A value that some
             seed lacks is left out.
         label_changes: All changed labels of all seeds.
         flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
         record: The first seed's, for what is the same in all.
-        environments: What the records were made with, each once.
+        environments: Environments of the records, each once.
     """
 
     release: str
     seeds: tuple[int, ...]
     values: Mapping[str, Estimate]
     label_changes: int
-    flags: Mapping[str, int]
-    record: Record
-    environments: tuple[Mapping[str, Any], ...] = ()
+    flags: Mapping[Flag, int]
+    record: ReleaseRecord
+    environments: tuple[Environment, ...] = ()
 
 
-VALUES: dict[str, Callable[[Record], Any]] = {
-    "accuracy": lambda record: record["accuracy"],
-    "label_changes": lambda record: record["label_changes"],
-    "logit_distortion": lambda record: record["logit_distortion"],
-    "l1_mean": lambda record: record["l1_mean"],
-    "l1_p99": lambda record: record["l1_p99"],
-    "l1_max": lambda record: record["l1_max"],
-    "adaptive_error": lambda record: record["adaptive_error"],
-    "closed_gap": lambda record: record["closed_gap"],
-    "closed_gap_least_confident": lambda record: record["closed_gap_least_confident"],
-    "baseline clean": lambda record: record["baselines"]["clean"],
-    "baseline label": lambda record: record["baselines"]["label"],
-    "baseline prior": lambda record: record["baselines"]["prior"],
-    "milliseconds_single_query": lambda record: record["milliseconds_single_query"],
-    "milliseconds_per_query_batched": lambda record: record["milliseconds_per_query_batched"],
-    "training_seconds": lambda record: record["training_seconds"],
-    "surrogate_held_out_error": lambda record: record["training"].get("surrogate_held_out_error"),
+VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
+    "accuracy": lambda record: record.accuracy,
+    "label_changes": lambda record: record.label_changes,
+    "logit_distortion": lambda record: record.logit_distortion,
+    "l1_mean": lambda record: record.l1_mean,
+    "l1_p99": lambda record: record.l1_p99,
+    "l1_max": lambda record: record.l1_max,
+    "adaptive_error": lambda record: record.adaptive_error,
+    "closed_gap": lambda record: record.closed_gap,
+    "closed_gap_least_confident": lambda record: record.closed_gap_least_confident,
+    "baseline clean": lambda record: record.baselines.clean,
+    "baseline label": lambda record: record.baselines.label,
+    "baseline prior": lambda record: record.baselines.prior,
+    "milliseconds_single_query": lambda record: record.milliseconds_single_query,
+    "milliseconds_per_query_batched": lambda record: record.milliseconds_per_query_batched,
+    "training_seconds": lambda record: record.training_seconds,
+    "surrogate_held_out_error": lambda record: record.training.get("surrogate_held_out_error"),
     **{
-        name: lambda record, name=name: record["training"].get(name)  # type: ignore[misc]
+        name: lambda record, name=name: record.training.get(name)  # type: ignore[misc]
         for name in ("bits_most", "bits_measured", "certified_error", "members_least")
     },
 }
@@ -95,24 +97,24 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, quantile * spread / math.sqrt(count), count)
 
 
-def summarise(records: Sequence[Record]) -> list[Summary]:
+def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
     """Put the seeds of each release together, in the order of first appearance.
 
     Args:
-        records: Of one experiment and preset.
+        records: Records of one experiment and preset.
 
     Raises:
         InvalidOptionError: Records differ in more than their seed, or a seed occurs twice.
     """
-    by_release: dict[str, list[Record]] = {}
+    by_release: dict[str, list[ReleaseRecord]] = {}
     for record in records:
-        by_release.setdefault(record["release"], []).append(record)
+        by_release.setdefault(record.release, []).append(record)
     return [_summary(release, group) for release, group in by_release.items()]
 
 
-def _summary(release: str, group: Sequence[Record]) -> Summary:
-    group = sorted(group, key=lambda record: record["seed"])
-    seeds = tuple(record["seed"] for record in group)
+def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
+    group = sorted(group, key=lambda record: record.seed)
+    seeds = tuple(record.seed for record in group)
     if len(set(seeds)) < len(seeds):
         raise InvalidOptionError(
             f"release {release!r} has records of seeds {list(seeds)}: one of each seed, please."
@@ -126,14 +128,9 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
     columns: dict[str, list[Any]] = {
         name: [take(record) for record in group] for name, take in VALUES.items()
     }
-    for attack in group[0]["errors"]:
-        columns[f"error {attack}"] = [record["errors"].get(attack) for record in group]
-    flags: dict[str, int] = {}
-    for record in group:
-        for flag in record["flags"]:
-            # A count of changed labels differs from seed to seed; it stands in its own column.
-            kind = flag.lstrip("0123456789 ")
-            flags[kind] = flags.get(kind, 0) + 1
+    for attack in group[0].errors:
+        columns[f"error {attack}"] = [record.errors.get(attack) for record in group]
+    flags = Counter(_kind_of(flag) for record in group for flag in record.flags)
     return Summary(
         release,
         seeds,
@@ -145,19 +142,22 @@ def _summary(release: str, group: Sequence[Record]) -> Summary:
         sum(columns["label_changes"]),
         flags,
         group[0],
-        _distinct([record["environment"] for record in group]),
+        tuple(dict.fromkeys(record.environment for record in group)),
     )
 
 
-def _distinct(values: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-    return tuple(value for place, value in enumerate(values) if value not in values[:place])
+def _kind_of(flag: Flag) -> Flag:
+    """Return a flag without what differs from seed to seed, such as a count."""
+    statement = FLAGS[flag.name].statement
+    detail = f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
+    return Flag(flag.name, detail, flag.attack)
 
 
-def _settings(record: Record) -> dict[str, Any]:
+def _settings(record: ReleaseRecord) -> dict[str, Any]:
     """Return all that decides a record but its seed: of the releases the first, and its own."""
-    spec = record["spec"]
+    spec = record.spec
     attackers = dict(spec["attackers"])
     names = attackers.pop("names")
-    own = [row for row in spec["releases"] if row["name"] == record["release"]]
+    own = [row for row in spec["releases"] if row["name"] == record.release]
     rows = [{**row, "attackers": row["attackers"] or names} for row in (spec["releases"][0], *own)]
     return {**spec, "seed": None, "attackers": attackers, "releases": rows}

@@ -1,7 +1,7 @@
 """`oneway attack`: train attackers on released scores, and say what they reconstruct."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,30 +12,44 @@ from oneway.cli.common import (
     Seed,
     choose_device,
     command,
+    print_lines,
     progress,
     take_array,
 )
 
+if TYPE_CHECKING:
+    import torch
+
+    from oneway.evaluation import Recording
+
+
+Auxiliary = Annotated[
+    Path, typer.Argument(help="Attacker's images and clean scores, .npz (see train target).")
+]
+Test = Annotated[Path, typer.Argument(help="Queries to reconstruct, same format.")]
+ReleasedAuxiliary = Annotated[
+    Path | None, typer.Option(help="Released scores of the attacker's images. [clean]")
+]
+ReleasedTest = Annotated[Path | None, typer.Option(help="Released scores of the queries. [clean]")]
+RequireGap = Annotated[
+    float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
+]
+Out = Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines.")]
+Figure = Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png or .pdf.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the images.")]
+
 
 @command
 def attack(
-    auxiliary: Annotated[
-        Path, typer.Argument(help="Attacker's images and clean scores, .npz (see train target).")
-    ],
-    test: Annotated[Path, typer.Argument(help="Queries to reconstruct, likewise.")],
-    released_auxiliary: Annotated[
-        Path | None, typer.Option(help="What was released for the attacker's images. [clean]")
-    ] = None,
-    released_test: Annotated[
-        Path | None, typer.Option(help="What was released for the queries. [clean]")
-    ] = None,
-    require_gap: Annotated[
-        float | None, typer.Option(help="Exit 1 if the closed gap G is below this.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png.")] = None,
+    auxiliary: Auxiliary,
+    test: Test,
+    released_auxiliary: ReleasedAuxiliary = None,
+    released_test: ReleasedTest = None,
+    require_gap: RequireGap = None,
+    out: Out = None,
+    figure: Figure = None,
     cache: Cache = CACHE,
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the images.")] = 24,
+    epochs: Epochs = 24,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -51,42 +65,26 @@ def attack(
     """
     from rich.console import Console
 
-    from oneway.cli.common import scores_to_confidences, scores_to_logits
-    from oneway.data import image_tensor, read_npz
     from oneway.errors import InvalidOptionError
-    from oneway.evaluation import Recording, Store, attack_recorded, write_records
+    from oneway.evaluation import Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
-    from oneway.report import attack_table, draw_reconstructions
+    from oneway.report import attackers_table, check_figure_path, draw_reconstructions
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
             "--released-auxiliary and --released-test go together: the attacker trains on what "
             "was released for its images, and is graded on what was released for the queries."
         )
+    if figure is not None:
+        check_figure_path(figure)
     where = choose_device(device)
-    sides = {}
-    for name, path, released in (
-        ("auxiliary", auxiliary, released_auxiliary),
-        ("test", test, released_test),
-    ):
-        arrays = read_npz(path)
-        images = image_tensor(take_array(arrays, path, "images"), path).to(where)
-        logits = scores_to_logits(arrays, path).to(where)
-        clean = scores_to_confidences(arrays, path).to(where)
-        shown = clean
-        if released is not None:
-            shown = scores_to_confidences(read_npz(released), released, "confidences").to(where)
-        if not len(images) == len(clean) == len(shown) or shown.shape != clean.shape:
-            raise InvalidOptionError(
-                f"for {name} there are {len(images)} images, clean scores of shape "
-                f"{tuple(clean.shape)} and released ones of shape {tuple(shown.shape)}. "
-                "They must be one to one."
-            )
-        sides[name] = Recording(images, logits, clean, shown)
+    recordings = (
+        _recording("auxiliary", auxiliary, released_auxiliary, where),
+        _recording("test", test, released_test, where),
+    )
     with progress() as report:
         outcome, gallery = attack_recorded(
-            sides["auxiliary"],
-            sides["test"],
+            *recordings,
             store=Store(cache),
             settings=TrainingSettings(epochs=epochs),
             seed=seed,
@@ -97,16 +95,36 @@ def attack(
         write_records(out, [record])
     if figure is not None:
         draw_reconstructions(gallery, figure, "What the released scores give away")
-    console = Console()
-    console.print(attack_table(record))
-    gap = record["closed_gap"]
-    console.print(
-        "no gap to close: clean scores tell these attackers no more than the label"
+    console, gap = Console(), record.closed_gap
+    console.print(attackers_table(record), crop=False)
+    summary = (
+        "no gap to close: clean scores add nothing to the label for these attackers"
         if gap is None
-        else f"closed gap G = {gap:.3f} (strongest attacker: {record['strongest']})",
-        highlight=False,
+        else f"closed gap G = {gap:.3f} (strongest attacker: {record.strongest})"
     )
-    for flag in record["flags"]:
-        console.print(f"flag: {flag}", highlight=False)
+    print_lines(console, [summary, *(f"flag: {flag.detail}" for flag in record.flags)])
     missed = require_gap is not None and (gap is None or gap < require_gap)
-    raise typer.Exit(1 if missed or record["label_changes"] else 0)
+    raise typer.Exit(1 if missed or record.label_changes else 0)
+
+
+def _recording(name: str, path: Path, released: Path | None, device: "torch.device") -> "Recording":
+    """Read images with their clean and released scores, which must be one to one."""
+    from oneway.cli.common import scores_to_confidences, scores_to_logits
+    from oneway.data import image_tensor, read_npz
+    from oneway.errors import InvalidOptionError
+    from oneway.evaluation import Recording
+
+    arrays = read_npz(path)
+    images = image_tensor(take_array(arrays, path, "images"), path)
+    clean = scores_to_confidences(arrays, path)
+    shown = clean
+    if released is not None:
+        shown = scores_to_confidences(read_npz(released), released, "confidences")
+    if not len(images) == len(clean) == len(shown) or shown.shape != clean.shape:
+        raise InvalidOptionError(
+            f"for {name} there are {len(images)} images, clean scores of shape "
+            f"{tuple(clean.shape)} and released scores of shape {tuple(shown.shape)}. They must "
+            "be one to one."
+        )
+    logits = scores_to_logits(arrays, path)
+    return Recording(*(part.to(device) for part in (images, logits, clean, shown)))

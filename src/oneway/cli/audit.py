@@ -1,6 +1,7 @@
 """`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,6 +22,7 @@ from oneway.cli.common import (
     command,
     command_line,
     parse_options,
+    print_lines,
     progress,
 )
 from oneway.errors import InvalidOptionError
@@ -28,7 +30,7 @@ from oneway.errors import InvalidOptionError
 if TYPE_CHECKING:
     import torch
 
-    from oneway.audit import AuditTarget
+    from oneway.audit import AuditOutcome, AuditTarget
     from oneway.contracts import Target
     from oneway.data import ProgressCallback, RecordEncoding
     from oneway.evaluation import ReleaseSpec
@@ -36,69 +38,89 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".parquet")
 """Endings of files that hold records rather than images."""
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
+        ".joblib file, or an address (Open Inference Protocol v2, or plain JSON)."
+    ),
+]
+Auxiliary = Annotated[
+    Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
+]
+Test = Annotated[Path, typer.Option(help="Queries that attacks are graded on, same formats.")]
+AuditedDefense = Annotated[str, typer.Option(help="Registered defense to audit.")]
+Guarded = Annotated[
+    str | None, typer.Option(help="Model that gives defended answers instead, like MODEL.")
+]
+GuardedOutputs = Annotated[
+    Literal["logits", "confidences"], typer.Option(help="Output of the guarded model.")
+]
+GuardedOptions = Annotated[
+    list[str] | None, typer.Option(help="Option of the guarded model, NAME=VALUE; repeatable.")
+]
+Size = Annotated[str | None, typer.Option(help="Scale image files to HxW pixels.")]
+Channels = Annotated[int | None, typer.Option(help="Channels of image files: 1 or 3.")]
+Label = Annotated[str | None, typer.Option(help="Column of a table that holds the classes.")]
+ClassNames = Annotated[
+    list[str] | None,
+    typer.Option(help="Class of a table, in the model's order; repeatable. [sorted]"),
+]
+Categorical = Annotated[
+    list[str] | None, typer.Option(help="Column of a table that holds codes; repeatable.")
+]
+Drop = Annotated[
+    list[str] | None, typer.Option(help="Column of a table that is no input; repeatable.")
+]
+Minutes = Annotated[float | None, typer.Option(help="Target run time, in minutes. [no limit]")]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
+]
+Controls = Annotated[bool, typer.Option(help="Run the controls, which vouch for the attackers.")]
+RequireGap = Annotated[
+    float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the report.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
+
 
 @command
 def audit(
     context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
-            ".joblib file, or an address (Open Inference Protocol v2, or plain JSON)."
-        ),
-    ],
-    auxiliary: Annotated[
-        Path, typer.Option(help="The attacker's own data: .npz or folder of images, or a table.")
-    ],
-    test: Annotated[Path, typer.Option(help="Queries that attacks are graded on, likewise.")],
+    model: Model,
+    auxiliary: Auxiliary,
+    test: Test,
     outputs: ModelOutputs = None,
-    defense: Annotated[str, typer.Option(help="A registered defense to audit.")] = "none",
+    defense: AuditedDefense = "none",
     option: Options = None,
-    guarded: Annotated[
-        str | None, typer.Option(help="Where defended answers come from instead, like MODEL.")
-    ] = None,
-    guarded_outputs: Annotated[
-        Literal["logits", "confidences"], typer.Option(help="What the guarded model answers with.")
-    ] = "confidences",
-    guarded_option: Annotated[
-        list[str] | None, typer.Option(help="Of the guarded model's kind; repeatable.")
-    ] = None,
+    guarded: Guarded = None,
+    guarded_outputs: GuardedOutputs = "confidences",
+    guarded_option: GuardedOptions = None,
     model_option: ModelOptions = None,
-    size: Annotated[str | None, typer.Option(help="Scale image files to HxW.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Of image files: 1 or 3.")] = None,
-    label: Annotated[str | None, typer.Option(help="A table's column of classes.")] = None,
-    class_name: Annotated[
-        list[str] | None,
-        typer.Option(help="A table's classes in the model's order; repeatable. [sorted]"),
-    ] = None,
-    categorical: Annotated[
-        list[str] | None, typer.Option(help="A table's column of codes; repeatable.")
-    ] = None,
-    drop: Annotated[
-        list[str] | None, typer.Option(help="A table's column that is no input; repeatable.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Plan the attackers for so long. [no limit]")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How often all is repeated.")] = 3,
-    controls: Annotated[bool, typer.Option(help="Run the controls, too.")] = True,
-    require_gap: Annotated[
-        float | None, typer.Option(help="Exit 1 if the closed gap G is below this.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("runs/audit"),
+    size: Size = None,
+    channels: Channels = None,
+    label: Label = None,
+    class_name: ClassNames = None,
+    categorical: Categorical = None,
+    drop: Drop = None,
+    minutes: Minutes = None,
+    seeds: Seeds = 3,
+    controls: Controls = True,
+    require_gap: RequireGap = None,
+    out: Out = Path("runs/audit"),
     cache: Cache = CACHE,
-    seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Most queries asked at once.")] = 512,
+    seed: FirstSeed = 0,
+    batch_size: BatchSize = 512,
     device: Device = "auto",
     executor: Executor = "local",
     no_images: NoImages = False,
 ) -> None:
     r"""Attack a model's scores, with or without a defense, and say what leaks.
 
-    The verdict comes with the attackers behind it, controls that vouch for them, and flags; the
-    folder OUT gets report.html, the page to read, and audit.json, queries.parquet, and of images
-    pictures.npz and figure.png. Exits 1 if a flag is raised, or
-    if G is below --require-gap.
+    The verdict comes with the attackers behind it, controls that vouch for them, and flags. The
+    folder OUT gets report.html, the page to read, and audit.json and queries.parquet; for images
+    also pictures.npz and figure.png. Exits 1 if a flag is raised, or if G is below --require-gap.
 
     For example:
 
@@ -108,105 +130,132 @@ def audit(
         RAY_ADDRESS=auto oneway audit package.models:classifier --auxiliary own.npz \
             --test queries.npz --executor ray
     """
-    import json
-
-    from rich.console import Console
-
-    from oneway.audit import AuditJob, AuditSettings, ModelAudit, audit_on_ray
-    from oneway.evaluation import ReleaseSpec, Store, sketch_defense, write_pictures, write_queries
-    from oneway.extras import load_extra
-    from oneway.files import atomic_file
-    from oneway.report import (
-        TABLE_WIDTH,
-        attackers_table,
-        distortion_line,
-        draw_reconstructions,
-        flag_lines,
-        privacy_table,
-        utility_table,
-        verdict,
-    )
-    from oneway.report.page import audit_page, write_page
-
     check_executor(executor)
+    _check_options(minutes, require_gap)
+    where = choose_device(device)
+    models = [(model, {"outputs": outputs, **model_options(model_option, "--model-option")})]
+    if guarded is not None:
+        options = model_options(guarded_option, "--guarded-option")
+        models.append((guarded, {"outputs": guarded_outputs, **options}))
+    source = Source(
+        tuple(models),
+        (auxiliary, test),
+        _release(defense, parse_options(option, "--option")),
+        where,
+        batch_size,
+        parse_size(size),
+        channels,
+        label,
+        None if class_name is None else tuple(class_name),
+        tuple(categorical or ()),
+        tuple(drop or ()),
+    )
+    settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
+    outcome = _run(source, settings, out, cache, seed, executor)
+    outcome = replace(outcome, record=replace(outcome.record, command=command_line(context)))
+    _write(out, outcome, {} if no_images else outcome.pictures)
+    _print(outcome, out)
+    gap = outcome.record.closed_gap
+    missed = require_gap is not None and (gap is None or gap < require_gap)
+    raise typer.Exit(1 if missed or outcome.record.flags else 0)
+
+
+def _check_options(minutes: float | None, require_gap: float | None) -> None:
+    """Refuse what would fail only after the work."""
+    from oneway.extras import load_extra
+
     if minutes is not None and not minutes > 0:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
     if require_gap is not None and not require_gap <= 1:
         raise InvalidOptionError(f"--require-gap must be at most 1, but got {require_gap}.")
-    # What writes the report is missed now rather than after the work.
-    for module, purpose in (("pyarrow", "keeping every query"), ("matplotlib", "drawing figures")):
-        load_extra(module, extra="audit", purpose=purpose)
-    where = choose_device(device)
-    options = parse_options(option, "--option")
-    release = ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
-    sketch_defense(release)
-    models = [
-        (place, {"outputs": told, **model_options(given)})
-        for place, told, given in (
-            (model, outputs, parse_options(model_option, "--model-option")),
-            (guarded, guarded_outputs, parse_options(guarded_option, "--guarded-option")),
-        )
-        if place is not None
-    ]
-    opened = partial(
-        _open_subject,
-        models,
-        (auxiliary, test),
-        release,
-        size=parse_size(size),
-        channels=channels,
-        label=label,
-        class_names=class_name,
-        categorical=tuple(categorical or ()),
-        drop=tuple(drop or ()),
-        batch_size=batch_size,
-        device=where,
-    )
+    for module, package, purpose in (
+        ("pyarrow", "pyarrow", "keeping every query"),
+        ("PIL.Image", "pillow", "drawing pictures"),
+    ):
+        load_extra(module, extra="audit", purpose=purpose, package=package)
+
+
+def _release(defense: str, options: dict[str, Any]) -> "ReleaseSpec":
+    from oneway.evaluation import ReleaseSpec
+
+    return ReleaseSpec("as it is" if defense == "none" else defense, defense, options)
+
+
+def _run(
+    source: "Source",
+    settings: Mapping[str, Any],
+    out: Path,
+    cache: Path,
+    seed: int,
+    executor: str,
+) -> "AuditOutcome":
+    """Open the model and the data, and audit them."""
+    from oneway.audit import AuditJob, AuditSettings, ModelAudit, audit_on_ray
+    from oneway.evaluation import Store
+
     with progress() as report:
-        audited = opened(report=report)
+        audited = source.open(report)
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidOptionError(
                 f"--out must be a folder, but {out} cannot be made ({type(error).__name__})."
             ) from error
-        settings = AuditSettings.for_rows(
-            len(audited.auxiliary), seeds=seeds, minutes=minutes, controls=controls
-        )
-        spread = None
+        chosen = AuditSettings.for_rows(len(audited.auxiliary), **settings)
+        run_tasks = None
         if executor == "ray":
-            job = AuditJob(opened, Store(cache), settings, seed, where)
-            spread = audit_on_ray(job, finished=lambda part: report(part, 1.0))
-        outcome = ModelAudit(audited, Store(cache), settings, seed=seed, report=report).run(spread)
-    record = outcome.record | {"command": command_line(context)}
-    pictures = {} if no_images else outcome.pictures
+            job = AuditJob(source.open, Store(cache), chosen, seed, source.device)
+            run_tasks = audit_on_ray(job, finished=lambda task: report(task, 1.0))
+        return ModelAudit(audited, Store(cache), chosen, seed=seed, report=report).run(run_tasks)
+
+
+def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> None:
+    """Write the record, every query, and for images the pictures; and the page last."""
+    import json
+
+    from oneway.evaluation import write_pictures, write_queries
+    from oneway.files import atomic_file
+    from oneway.report import draw_reconstructions
+    from oneway.report.page import audit_page, write_page
+
+    record = outcome.record
     with atomic_file(out / "audit.json") as path:
-        path.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(record.to_json(), indent=2, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
     write_queries(out / "queries.parquet", outcome.queries)
-    # Of another audit, they would be taken for this one's.
+    # Pictures of another audit would be taken for this audit's.
     for name in ("pictures.npz", "figure.png"):
         (out / name).unlink(missing_ok=True)
     if pictures:
         write_pictures(out / "pictures.npz", pictures)
-        rows = _figure_rows(record["examples"], pictures)
+        rows = _figure_rows(record.examples, pictures)
         draw_reconstructions(rows, out / "figure.png", "What the scores give away")
     write_page(out / "report.html", audit_page(record, pictures))
-    console = Console()
-    for line in verdict(record):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(outcome: "AuditOutcome", out: Path) -> None:
+    """Print the verdict, its tables and flags."""
+    from rich.console import Console
+
+    from oneway.report import (
+        attackers_table,
+        distortion_line,
+        flag_lines,
+        privacy_table,
+        utility_table,
+        verdict,
+    )
+
+    console, record = Console(), outcome.record
+    print_lines(console, verdict(record))
     for table in (attackers_table(record), privacy_table(record), utility_table(record)):
-        console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
-    console.print(distortion_line(record), highlight=False, markup=False, soft_wrap=True)
-    for line in flag_lines(record):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {out / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
-    gap = record["closed_gap"]
-    missed = require_gap is not None and (gap is None or gap < require_gap)
-    raise typer.Exit(1 if missed or record["flags"] else 0)
+        console.print(table, crop=False)
+    print_lines(console, [distortion_line(record), *flag_lines(record)])
+    print_lines(console, [f"report: {out / 'report.html'}"])
 
 
 def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rows of the figure: the queries that are shown, and what became of them."""
+    """Return the rows of the figure: the queries that are shown, and their reconstructions."""
     strongest = examples["attackers"]["strongest"]
     rows = (
         ("original", "truth"),
@@ -215,14 +264,14 @@ def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> di
         (f"strongest:\n{strongest}", "strongest"),
     )
     count = len(examples["shown"])
-    return {told: pictures[who][:count] / 255 for told, who in rows}
+    return {title: pictures[view][:count] for title, view in rows}
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:
     """Return ``(32, 48)`` of ``"32x48"``.
 
     Raises:
-        InvalidOptionError: It is something else.
+        InvalidOptionError: The text has another form.
     """
     if size is None:
         return None
@@ -232,67 +281,102 @@ def parse_size(size: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-def _open_subject(
-    models: Sequence[tuple[str, dict[str, Any]]],
-    paths: tuple[Path, Path],
-    release: "ReleaseSpec",
-    *,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    label: str | None,
-    class_names: Sequence[str] | None,
-    categorical: tuple[str, ...],
-    drop: tuple[str, ...],
-    batch_size: int,
-    device: "torch.device",
-    report: "ProgressCallback | None" = None,
-) -> "AuditTarget":
-    """Open a model, and what guards it if there are two; load their data, and check everything."""
-    from oneway.audit import AuditTarget
-    from oneway.data import load_queries, load_records, no_progress
-    from oneway.targets import open_target
+@dataclass(frozen=True)
+class Source:
+    """Where an audit's model and data come from. It can be sent to another machine.
 
-    report = report or no_progress
-    opened = [
-        open_target(place, device=device, batch_size=batch_size, **options)
-        for place, options in models
-    ]
+    Attributes:
+        models: The undefended model and, if there is one, the guarded model: each a place and
+            options of :func:`oneway.targets.open_target`.
+        paths: The auxiliary and the test data.
+        release: The defense that is audited.
+        device: Device for training and queries.
+        batch_size: Most queries in one call of a model.
+        size: Height and width that image files are scaled to.
+        channels: Channels of image files.
+        label: Column of a table that holds the classes.
+        class_names: Classes of a table, in the model's order.
+        categorical: Columns of a table that hold codes.
+        drop: Columns of a table that are no inputs.
+    """
 
-    are_tables = [path.suffix.lower() in TABLES for path in paths]
-    if any(are_tables) != all(are_tables):
-        raise InvalidOptionError("--auxiliary and --test must both be tables, or both images.")
-    if all(are_tables):
-        own = load_records(
-            paths[0], label=label, class_names=class_names, categorical=categorical, drop=drop
+    models: tuple[tuple[str, dict[str, Any]], ...]
+    paths: tuple[Path, Path]
+    release: "ReleaseSpec"
+    device: "torch.device"
+    batch_size: int
+    size: tuple[int, int] | None
+    channels: int | None
+    label: str | None
+    class_names: Sequence[str] | None
+    categorical: tuple[str, ...]
+    drop: tuple[str, ...]
+
+    def open(self, report: "ProgressCallback | None" = None) -> "AuditTarget":
+        """Open the models, load their data, and check everything.
+
+        Raises:
+            OnewayError: A model cannot be opened, or the data cannot be used.
+        """
+        from oneway.audit import AuditTarget
+        from oneway.data import load_queries, no_progress
+        from oneway.targets import open_target
+
+        report = report or no_progress
+        targets = [
+            open_target(place, device=self.device, batch_size=self.batch_size, **options)
+            for place, options in self.models
+        ]
+        are_tables = [path.suffix.lower() in TABLES for path in self.paths]
+        if any(are_tables) != all(are_tables):
+            raise InvalidOptionError("--auxiliary and --test must both be tables, or both images.")
+        if all(are_tables):
+            encoding, rows, labels = self._load_tables(report)
+            targets = [_of_records(target, encoding) for target in targets]
+            columns = encoding.columns
+        else:
+            auxiliary, test = (
+                load_queries(path, channels=self.channels, size=self.size, report=report)
+                for path in self.paths
+            )
+            rows, labels, columns = (auxiliary.images, test.images), test.labels, ()
+        return AuditTarget(
+            targets[0],
+            rows[0].to(self.device),
+            rows[1].to(self.device),
+            None if labels is None else labels.to(self.device),
+            self.release,
+            columns,
+            targets[1] if len(targets) > 1 else None,
+            _file_hash(self.models[0][0]),
         )
-        asked = load_records(
-            paths[1], label=label, categorical=categorical, drop=drop, encoding=own.encoding
-        )
-        for name, count in asked.clipped.items():
+
+    def _load_tables(
+        self, report: "ProgressCallback"
+    ) -> "tuple[RecordEncoding, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]":
+        from oneway.data import load_records
+
+        load = partial(load_records, label=self.label, categorical=self.categorical, drop=self.drop)
+        auxiliary = load(self.paths[0], class_names=self.class_names)
+        test = load(self.paths[1], encoding=auxiliary.encoding)
+        for name, count in test.clipped.items():
             report(f"{count} test values of {name} lie outside the auxiliary range: clipped", 1.0)
-        opened = [_of_records(target, own.encoding) for target in opened]
-        rows, labels = (own.encoded, asked.encoded), asked.labels
-        columns = own.encoding.columns
-    else:
-        first, second = (
-            load_queries(path, channels=channels, size=size, report=report) for path in paths
-        )
-        rows, labels, columns = (first.images, second.images), second.labels, ()
-    return AuditTarget(
-        opened[0],
-        rows[0].to(device),
-        rows[1].to(device),
-        None if labels is None else labels.to(device),
-        release,
-        columns,
-        opened[1] if len(opened) > 1 else None,
-    )
+        return auxiliary.encoding, (auxiliary.encoded, test.encoded), test.labels
+
+
+def _file_hash(place: str) -> str | None:
+    """Return the SHA-256 of a model's file; None if the model is no file."""
+    import hashlib
+
+    path = Path(place)
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
-    """Let a model of a table's own values answer encoded records, in the type that it takes."""
-    from functools import partial
-
+    """Let a model of a table's values answer encoded records, in the type that it takes."""
     import numpy as np
 
     from oneway.targets import TorchTarget, records_target
@@ -303,6 +387,9 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
     )
 
 
-def model_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's options with its keys as text: ``0`` is a place in a list."""
-    return {name: str(value) if name.endswith("_key") else value for name, value in options.items()}
+def model_options(given: list[str] | None, flag: str) -> dict[str, Any]:
+    """Return a model's options, ``NAME=VALUE``, its keys as text: ``0`` is a place in a list."""
+    return {
+        name: str(value) if name.endswith("_key") else value
+        for name, value in parse_options(given, flag).items()
+    }

@@ -4,7 +4,7 @@ import functools
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
@@ -16,8 +16,11 @@ from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError, Unk
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from oneway.benchmark import Cells, ExperimentSpec, Gallery
+    from oneway.evaluation import ReleaseRecord
+    from oneway.report import Listing
 
 P = ParamSpec("P")
 
@@ -30,17 +33,19 @@ NoImages = Annotated[
     typer.Option("--no-images", help="Leave images of queries out of the page and its folder."),
 ]
 ModelOptions = Annotated[
-    list[str] | None, typer.Option(help="Of the model's kind, such as output_name=scores.")
+    list[str] | None, typer.Option(help="Model option, NAME=VALUE, such as output_name=scores.")
 ]
 ModelOutputs = Annotated[
     Literal["logits", "confidences"] | None,
-    typer.Option(help="What the model answers with; not needed where its kind fixes it."),
+    typer.Option(help="Output of the model; needed where its kind does not fix it."),
 ]
 Options = Annotated[
-    list[str] | None, typer.Option(help="Of the defense, such as step_size=0.1; repeatable.")
+    list[str] | None,
+    typer.Option(help="Defense option, NAME=VALUE, like step_size=0.1; repeatable."),
 ]
 Executor = Annotated[
-    str, typer.Option(help="local: one seed after the other. ray: each a task of a Ray cluster.")
+    str,
+    typer.Option(help="local: one seed after the other. ray: seeds as tasks of a Ray cluster."),
 ]
 Records = Annotated[Path, typer.Option(help="Folder for records and figures.")]
 Releases = Annotated[
@@ -69,6 +74,12 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+def print_lines(console: "Console", lines: Sequence[str]) -> None:
+    """Print sentences as they are: without markup, colours or line breaks of ours."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 class NamesAttackers(TyperCommand):
     """A command whose help ends with every attacker of its audits, and what each knows."""
 
@@ -87,7 +98,7 @@ def progress(total_stages: int | None = None) -> Iterator[Callable[[str, float],
     """Show the stages of a long command as they pass, on standard error.
 
     Args:
-        total_stages: How many there will be, if known.
+        total_stages: Number of stages, if known.
 
     Yields:
         What to call with a stage's name and the share of it that is done.
@@ -143,15 +154,26 @@ def command_line(context: typer.Context) -> str:
     return re.sub(r"(?<=://)[^/@\s]+@", "", shlex.join(words))
 
 
+def print_table(table: "Listing", lines: Sequence[str]) -> None:
+    """Print a table, if it has rows, and below it what it means, line by line."""
+    from rich.console import Console
+
+    console = Console()
+    if table.rows:
+        console.print(table, crop=False)
+    for line in lines:
+        console.print(f"• {line}", highlight=False, markup=False)
+
+
 def page_of_records(
-    records: "Sequence[dict[str, Any]]", path: Path, cache: Path, *, no_images: bool
+    records: "Sequence[ReleaseRecord]", path: Path, cache: Path, *, no_images: bool
 ) -> None:
     """Write the page of records of experiments.
 
     Args:
-        records: Of all seeds.
+        records: Records of all seeds.
         path: File to write.
-        cache: What they were run with: it holds their images.
+        cache: Folder of trained networks, which holds the images, too.
         no_images: Whether these are left out.
     """
     from oneway.benchmark import published_of
@@ -161,16 +183,14 @@ def page_of_records(
     write_page(path, records_page(records, published_of(records), gallery))
 
 
-def galleries_in(
-    cache: Path, *, no_images: bool
-) -> "Callable[[Mapping[str, Any]], Gallery | None]":
+def galleries_in(cache: Path, *, no_images: bool) -> "Callable[[ReleaseRecord], Gallery | None]":
     """Return what finds the images of a record that was run with a cache; it may find none."""
     from oneway.benchmark import stored_gallery
     from oneway.evaluation import Store
     from oneway.report.page import no_gallery
 
     store = Store(cache)
-    return no_gallery if no_images else lambda record: stored_gallery(store, record["cell"])
+    return no_gallery if no_images else lambda record: stored_gallery(store, record.cell)
 
 
 def choose_device(name: str) -> "torch.device":
@@ -215,15 +235,15 @@ def run_seeds(
     device: "torch.device",
     *,
     executor: str = "local",
-) -> Iterator[list[dict[str, Any]]]:
+) -> "Iterator[list[ReleaseRecord]]":
     """Run what is missing of several seeds; give all records of each, in order, when it is done.
 
     Args:
         runs: Experiments with their seeds, each with the releases that are wanted; None: all.
-        data_root: Folder with the data sets' files.
+        data_root: Folder with the files of the data sets.
         out: Folder for records.
         cache: Folder for trained networks.
-        device: Where networks are trained.
+        device: Device for training.
         executor: ``"local"`` or ``"ray"``.
     """
     if executor == "local":
@@ -233,7 +253,7 @@ def run_seeds(
     from oneway.benchmark import CellsJob, run_on_ray
 
     jobs = [CellsJob(cells_of(spec, out, cache), data_root, device, only) for spec, only in runs]
-    found: dict[int, list[dict[str, Any]]] = {}
+    found: dict[int, list[ReleaseRecord]] = {}
     given = 0
     for number, records in run_on_ray(jobs):
         found[number] = records
@@ -271,15 +291,15 @@ def run_seed(
     only: set[str] | None,
     *,
     drawn: bool = False,
-) -> "tuple[Cells, list[dict[str, Any]]]":
+) -> "tuple[Cells, list[ReleaseRecord]]":
     """Run what is missing of one seed of an experiment, with progress; return all its records.
 
     Args:
         spec: The experiment, with its seed.
-        data_root: Folder with the data sets' files.
+        data_root: Folder with the files of the data sets.
         out: Folder for records.
         cache: Folder for trained networks.
-        device: Where networks are trained.
+        device: Device for training.
         only: Releases that are wanted; None: all.
         drawn: Whether their reconstructions must be there, too.
     """
@@ -348,7 +368,7 @@ def images_beside(
     """Return the queries from a file of their own, or from beside their scores; None: neither.
 
     Args:
-        arrays: What is in the file of the scores.
+        arrays: Arrays in the file of scores.
         scores: That file.
         images: The file of the queries, if there is one.
 

@@ -1,7 +1,8 @@
 """`oneway defend`: scores and images in, probabilities to release out."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,37 +17,52 @@ from oneway.cli.common import (
     progress,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from oneway.contracts import Defense
+
+BATCH = 512
+"""Rows that a defense gets at once."""
+
+Scores = Annotated[
+    Path, typer.Argument(help=".npy scores, or .npz with `logits` or `confidences`.")
+]
+Out = Annotated[Path, typer.Option(help="File to write: .npy, or .npz with `confidences`.")]
+Surrogate = Annotated[
+    Path | None, typer.Option(help="Surrogate inverter, from `oneway train inverter`.")
+]
+Images = Annotated[
+    Path | None, typer.Option(help="Queries that gave the scores, .npy or .npz. [SCORES]")
+]
+DefenseName = Annotated[
+    str, typer.Option(help="Registered defense that trains no network of its own.")
+]
+Dtype = Annotated[str, typer.Option(help="Type to release: float64, float32 or float16.")]
+Decimals = Annotated[int | None, typer.Option(help="Decimals to round to. [no rounding]")]
+
 
 @command
 def defend(
-    scores: Annotated[
-        Path, typer.Argument(help=".npy scores, or .npz with `logits` or `confidences`.")
-    ],
-    out: Annotated[Path, typer.Option(help="File to write: .npy, or .npz with `confidences`.")],
-    inverter: Annotated[
-        Path | None, typer.Option(help="The surrogate, from `oneway train inverter`.")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="The queries, .npy or .npz. [the scores' file]")
-    ] = None,
+    scores: Scores,
+    out: Out,
+    inverter: Surrogate = None,
+    images: Images = None,
     kind: Kind = None,
-    defense: Annotated[
-        str, typer.Option(help="A registered defense that trains no network of its own.")
-    ] = "adversarial-noise",
+    defense: DefenseName = "adversarial-noise",
     option: Options = None,
-    dtype: Annotated[
-        str, typer.Option(help="Type to release: float64, float32 or float16.")
-    ] = "float32",
-    decimals: Annotated[
-        int | None, typer.Option(help="Decimals to round to. [no rounding]")
-    ] = None,
+    dtype: Dtype = "float32",
+    decimals: Decimals = None,
     device: Device = "auto",
 ) -> None:
     r"""Turn clean scores into probabilities that may be released.
 
     In every row one label is the only maximum, after the type and the rounding: the predicted
-    one, or, with a defense that may change it, another. If anything is wrong with a
-    row, nothing is written.
+    label or, with a defense that may change it, another. If anything is wrong with a row, nothing
+    is written.
 
     For example:
 
@@ -56,86 +72,107 @@ def defend(
         oneway defend scores.npy --kind confidences --defense top-k --option count=2 \
             --decimals 4 --out released.npz
     """
-    import numpy as np
     import torch
 
     from oneway.cli.common import scores_to_logits
     from oneway.data import read_npz
-    from oneway.defenses import (
-        DEFENSES,
-        TEST_SIGNALS,
-        build_defense,
-        check_options,
-        load_module,
-        needs_state,
-        needs_surrogate,
-    )
     from oneway.errors import InvalidOptionError, UnknownNameError
-    from oneway.files import atomic_file
     from oneway.releases import guarded_release
 
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
+    if dtype not in dtypes:
+        raise UnknownNameError("dtype", dtype, dtypes)
+    if out.suffix not in (".npy", ".npz"):
+        raise InvalidOptionError(f"--out must end in .npy or .npz, but is {out}.")
+    options = parse_options(option, "--option")
+    _check_defense(defense, options)
+    where = choose_device(device)
+    arrays = read_npz(scores)
+    logits = scores_to_logits(arrays, scores, kind).to(where)
+    guard = _build(defense, options, inverter, where)
+    queries = _queries(guard, images_beside(arrays, scores, images), len(logits), scores)
+    parts = []
+    with progress() as report:
+        for begin in range(0, len(logits), BATCH):
+            rows = slice(begin, begin + BATCH)
+            batch = None if queries is None else queries[rows].to(where)
+            parts.append(
+                guarded_release(guard, logits[rows], batch, dtype=dtypes[dtype], decimals=decimals)
+            )
+            report(f"defend {len(logits)} queries", min(1.0, (begin + BATCH) / len(logits)))
+    confidences = torch.cat([part.confidences for part in parts]).cpu().numpy()
+    _write(out, confidences)
+    changes = sum(part.label_changes for part in parts)
+    typer.echo(f"released {len(confidences)} rows, {changes} labels changed; wrote {out}")
+
+
+def _check_defense(defense: str, options: "Mapping[str, Any]") -> None:
+    """Refuse a defense that is not for clients, and options that it lacks or needs."""
+    from oneway.defenses import DEFENSES, TEST_SIGNALS, check_options, needs_state
+    from oneway.errors import InvalidOptionError, UnknownNameError
+
     if defense in TEST_SIGNALS:
         raise InvalidOptionError(
             f"{defense} is a test signal that gives queries away on purpose: it is for "
             "`oneway audit`, and not for clients. Take a defense."
         )
-    offered = [name for name in DEFENSES if name not in TEST_SIGNALS]
-    for what, name, known in (
-        ("defense", defense, [name for name in offered if not needs_state(name)]),
-        ("dtype", dtype, list(dtypes)),
-    ):
-        if name not in known:
-            raise UnknownNameError(what, name, known)
-    if out.suffix not in (".npy", ".npz"):
-        raise InvalidOptionError(f"--out must end in .npy or .npz, but is {out}.")
-    options = parse_options(option, "--option")
+    known = [name for name in DEFENSES if name not in TEST_SIGNALS and not needs_state(name)]
+    if defense not in known:
+        raise UnknownNameError("defense", defense, known)
     check_options(defense, options)
-    where = choose_device(device)
-    arrays = read_npz(scores)
-    logits = scores_to_logits(arrays, scores, kind).to(where)
-    surrogate, queries = None, None
-    if needs_surrogate(defense):
+
+
+def _build(
+    name: str, options: "Mapping[str, Any]", inverter: Path | None, device: "torch.device"
+) -> "Defense":
+    """Build the defense, around its surrogate if it takes one."""
+    import torch
+
+    from oneway.defenses import build_defense, load_module, needs_surrogate
+    from oneway.errors import InvalidOptionError
+
+    surrogate = None
+    if needs_surrogate(name):
         if inverter is None:
             raise InvalidOptionError(
-                f"{defense} needs --inverter FILE: train one with `oneway train inverter`."
+                f"{name} needs --inverter FILE: train one with `oneway train inverter`."
             )
-        surrogate = load_module(inverter, "inverter").module.to(where)
-    # From the operating system: who knows the seed of a random release undoes it.
+        surrogate = load_module(inverter, "inverter").module.to(device)
+    # From the operating system: an attacker who knows the seed of a random release undoes it.
     generator = torch.Generator()
     generator.seed()
-    guard = build_defense(defense, options, surrogate, generator=generator)
-    if guard.requires_input:
-        queries = images_beside(arrays, scores, images)
-        if queries is None:
-            raise InvalidOptionError(
-                f"{defense} needs the queries besides their scores, and {scores} holds no array "
-                "named images. Pass --images FILE."
-            )
-        queries = queries.to(where)
-    if queries is not None and len(queries) != len(logits):
+    return build_defense(name, options, surrogate, generator=generator)
+
+
+def _queries(
+    defense: "Defense", images: "Tensor | None", rows: int, scores: Path
+) -> "Tensor | None":
+    """Return the queries that a defense needs, one per row of scores; None if it needs none."""
+    from oneway.errors import InvalidOptionError
+
+    if not defense.requires_input:
+        return None
+    if images is None:
         raise InvalidOptionError(
-            f"there are {len(logits)} rows of scores, but {len(queries)} images. "
-            "Pass one image per row, in the same order."
+            f"{type(defense).__name__} needs the queries besides their scores, and {scores} holds "
+            "no array named images. Pass --images FILE."
         )
-    parts = []
-    with progress() as report:
-        for begin in range(0, len(logits), 512):
-            rows = slice(begin, begin + 512)
-            answer = guarded_release(
-                guard,
-                logits[rows],
-                None if queries is None else queries[rows],
-                dtype=dtypes[dtype],
-                decimals=decimals,
-            )
-            parts.append(answer)
-            report(f"defend {len(logits)} queries", min(1.0, (begin + 512) / len(logits)))
-    confidences = torch.cat([part.confidences for part in parts]).cpu().numpy()
-    changed = sum(part.label_changes for part in parts)
+    if len(images) != rows:
+        raise InvalidOptionError(
+            f"there are {rows} rows of scores, but {len(images)} images. Pass one image per row, "
+            "in the same order."
+        )
+    return images
+
+
+def _write(out: Path, confidences: "NDArray[np.generic]") -> None:
+    """Write the release, whole or not at all."""
+    import numpy as np
+
+    from oneway.files import atomic_file
+
     with atomic_file(out) as temporary, temporary.open("wb") as file:
         if out.suffix == ".npy":
             np.save(file, confidences)
         else:
             np.savez_compressed(file, confidences=confidences)
-    typer.echo(f"released {len(confidences)} rows, {changed} labels changed; wrote {out}")

@@ -14,11 +14,12 @@ from oneway.cli.common import (
     choose_device,
     command,
     page_of_records,
+    print_table,
     progress,
 )
 
 if TYPE_CHECKING:
-    from oneway.evaluation import Outcome
+    from oneway.evaluation import Outcome, ReleaseRecord
 
 
 @command
@@ -30,7 +31,8 @@ def demo(
         Path | None, typer.Option(help="Folder with mnist.npz or the four IDX files.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the records, table and figure. [runs/demo-DATA]")
+        Path | None,
+        typer.Option(help="Folder for records, page, table and picture. [runs/demo-DATA]"),
     ] = None,
     cache: Cache = CACHE,
     device: Device = "auto",
@@ -38,10 +40,9 @@ def demo(
 ) -> None:
     """Invert a classifier's scores, defend them, and show what still leaks.
 
-    Trains a target on real digits, the defender's surrogate inverter, and attackers; releases
-    scores undefended, with the paper's noise, and as labels only; attacks each; and writes a
-    page to read (report.html), a table and a figure. Networks are cached, so that an interrupted
-    run goes on where it was.
+    Trains a target on real digits, the defender's surrogate inverter, and attackers. Releases
+    scores undefended, with the paper's noise, and as labels only, and attacks each release. Writes
+    a page to read (report.html), a table and a picture. Networks are cached: a rerun resumes.
 
     Exits 1 if a label changed in a defended release.
 
@@ -51,60 +52,46 @@ def demo(
 
         oneway demo --data mnist --data-root ~/datasets
     """
-    from rich.console import Console
-
-    from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path
+    from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path, summarise
     from oneway.data import load_dataset
     from oneway.evaluation import Store, write_pictures, write_records
-    from oneway.report import (
-        TABLE_WIDTH,
-        draw_reconstructions,
-        release_table,
-        remarks,
-    )
+    from oneway.report import costs_table, draw_reconstructions, report_lines, summary_table
 
-    where = choose_device(device)
+    device_used = choose_device(device)
     dataset = load_dataset(data, data_root)
     spec = bundled_spec(f"demo-{data}")
     folder = out or Path("runs") / spec.name
     with progress(count_stages(spec)) as report:
         store = Store(cache)
-        experiment = Experiment(spec, dataset, store, device=where, report=report)
+        experiment = Experiment(spec, dataset, store, device=device_used, report=report)
         outcomes = list(experiment.run())
         records = [outcome.record for outcome in outcomes]
         write_records(folder / "records.jsonl", records)
-        galleries = {one.record["cell"]: experiment.gallery(one) for one in outcomes}
+        galleries = {outcome.record.cell: experiment.gallery(outcome) for outcome in outcomes}
         for cell, images in galleries.items():
             write_pictures(gallery_path(store, cell), images)
-        figure = folder / "reconstructions.png"
-        figure.unlink(missing_ok=True)
+        (figure := folder / "reconstructions.png").unlink(missing_ok=True)
         if not no_images:
             title = f"What scores give away: {data}, mean squared error per pixel of each attack"
             draw_reconstructions(_rows(outcomes, galleries), figure, title)
     page_of_records(records, folder / "report.html", cache, no_images=no_images)
-    lines = remarks(records)
-    table = release_table(records, f"{spec.name}, seed {spec.seed}")
-    text = table.markdown() + "\n" + "".join(f"- {line}\n" for line in lines)
+    summaries = summarise(records)
+    table = summary_table(summaries, f"{spec.name}, seed {spec.seed}")
+    lines = report_lines(summaries)
+    bullets = "".join(f"- {line}\n" for line in lines)
+    text = "\n".join((table.markdown(), bullets, costs_table(summaries).markdown()))
     (folder / "table.md").write_text(text, encoding="utf-8")
-
-    console = Console()
-    console.print(table, width=max(console.width, TABLE_WIDTH), crop=False)
-    for line in lines:
-        console.print(f"• {line}", highlight=False)
-    console.print(
-        f"Wrote {folder}/report.html, records.jsonl, table.md"
-        + ("" if no_images else " and reconstructions.png"),
-        highlight=False,
-        soft_wrap=True,
-    )
-    raise typer.Exit(1 if any(record["label_changes"] for record in records) else 0)
+    print_table(table, lines)
+    pictures = "" if no_images else " and reconstructions.png"
+    typer.echo(f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}")
+    raise typer.Exit(1 if any(record.label_changes for record in records) else 0)
 
 
-def _rows(outcomes: "list[Outcome]", galleries: Mapping[str, dict[str, Any]]) -> Any:
-    """Return the figure's rows: the truth, then what attackers make of each release."""
-    rows = {"original": galleries[outcomes[0].record["cell"]]["truth"]}
+def _rows(outcomes: "list[Outcome[ReleaseRecord]]", galleries: Mapping[str, dict[str, Any]]) -> Any:
+    """Return the picture's rows: the truth, then what attackers make of each release."""
+    rows = {"original": galleries[outcomes[0].record.cell]["truth"]}
     for outcome in outcomes:
-        name, images = outcome.record["release"], galleries[outcome.record["cell"]]
+        name, images = outcome.record.release, galleries[outcome.record.cell]
         first = outcome is outcomes[0]
         for attack in ("static",) if first else ("static", "retrained"):
             title = "no defense\n" if first else f"{name}\n{attack}"

@@ -20,6 +20,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_table,
     run_seeds,
 )
 
@@ -27,15 +28,14 @@ from oneway.cli.common import (
 @command
 def leaderboard(
     spec: Annotated[
-        Path | None, typer.Argument(help="Your own, a .toml file whose presets are data sets.")
+        Path | None,
+        typer.Argument(help="An experiment file of yours, .toml; its presets are data sets."),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A preset: faces, mnist, digits; give it several times. [digits]"),
+        typer.Option(help="Preset: faces, mnist, digits or smoothed; repeatable. [digits]"),
     ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(min=0, help="A seed; give it several times. [0 1 2]")
-    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
     release: Releases = None,
     data_root: DataRoot = None,
     out: Records = Path("runs"),
@@ -46,10 +46,9 @@ def leaderboard(
 ) -> None:
     """Run many defenses under the same attackers, and draw the frontier between them.
 
-    The frontier are the releases that no other beats in both: how much of the gap they close, and
-    how little they change. Records go to OUT/leaderboard-DATA-seedN.jsonl, one per release; a
-    rerun goes on where it was. The page to read is OUT/leaderboard-DATA.html, the figure
-    OUT/leaderboard-DATA.png.
+    A release is on the frontier if no other closes more of the gap without changing more.
+    Writes records to OUT/leaderboard-DATA-seedN.jsonl, one line per release; a rerun resumes.
+    Writes a page to read, OUT/leaderboard-DATA.html, and the frontier, OUT/leaderboard-DATA.svg.
 
     For example:
 
@@ -59,41 +58,33 @@ def leaderboard(
 
         RAY_ADDRESS=auto oneway leaderboard --data digits --executor ray
     """
-    from rich.console import Console
-
     from oneway.benchmark import bundled_spec, load_spec, summarise
-    from oneway.report import (
-        SUMMARY_WIDTH,
-        draw_frontier,
-        frontier_lines,
-        summary_remarks,
-        summary_table,
-    )
+    from oneway.report import frontier_lines, report_lines, summary_table
+    from oneway.report.page import chart_key, frontier_charts, write_charts
 
     check_executor(executor)
-    chosen, where, console = data or ["digits"], choose_device(device), Console()
+    device_used = choose_device(device)
     specs = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
-        for name in chosen
+        for name in data or ["digits"]
     ]
-    only = [chosen_releases(one, release) for one in specs]
     seeds = sorted(set(seed or [0, 1, 2]))
     runs = [
-        (dataclasses.replace(one, seed=number), wanted)
-        for one, wanted in zip(specs, only, strict=True)
+        (dataclasses.replace(experiment, seed=number), chosen_releases(experiment, release))
+        for experiment in specs
         for number in seeds
     ]
-    done = run_seeds(runs, data_root, out, cache, where, executor=executor)
-    for one in specs:
+    done = run_seeds(runs, data_root, out, cache, device_used, executor=executor)
+    for experiment in specs:
         records = [record for _ in seeds for record in next(done)]
         summaries = summarise(records)
-        title = f"{one.name} {one.preset}"
-        table = summary_table(summaries, title)
-        console.print(table, width=max(console.width, SUMMARY_WIDTH), crop=False)
-        for line in (*frontier_lines(summaries), *summary_remarks(summaries)):
-            console.print(f"• {line}", highlight=False, markup=False)
-        path = out / f"{one.name}-{one.preset}.png"
-        draw_frontier(summaries, path, title)
-        page = path.with_suffix(".html")
+        table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
+        print_table(table, [*report_lines(summaries), *frontier_lines(summaries)])
+        page = out / f"{experiment.name}-{experiment.preset}.html"
         page_of_records(records, page, cache, no_images=no_images)
-        console.print(f"Wrote {page} and {path.name}", highlight=False, soft_wrap=True)
+        picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)
+        picture.unlink(missing_ok=True)  # of other records it would be taken for theirs
+        if charts:
+            write_charts(picture, table.title, charts, chart_key(summaries))
+        drawn = f" and {picture.name}" if charts else ""
+        typer.echo(f"Wrote {page}{drawn}")

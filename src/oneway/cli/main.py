@@ -8,10 +8,12 @@ from oneway import __version__
 from oneway.cli import (
     attack,
     audit,
+    certify,
     codebook,
     defend,
     demo,
     doctor,
+    export,
     leaderboard,
     playground,
     report,
@@ -59,9 +61,9 @@ app.command()(playground.playground)
 app.add_typer(train.app, name="train")
 app.command()(defend.defend)
 app.command()(codebook.codebook)
-app.command()(codebook.certify)
+app.command()(certify.certify)
 app.command()(codebook.choose)
-app.command()(codebook.export)
+app.command()(export.export)
 app.command(cls=NamesAttackers)(audit.audit)
 app.command()(attack.attack)
 app.command()(reproduce.reproduce)

@@ -11,7 +11,7 @@ from oneway.cli.common import CACHE, Cache, NoImages, command, galleries_in
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
 if TYPE_CHECKING:
-    from oneway.report.page import Page
+    from oneway.report.page.blocks import Page
 
 
 @command
@@ -29,12 +29,12 @@ def report(
     no_images: NoImages = False,
     cache: Cache = CACHE,
 ) -> None:
-    """Write a page for people who decide, from files that are there; nothing is run.
+    """Write a page for people who decide, from stored files; nothing is run.
 
-    One file of HTML, which needs no network and no script: the verdict first, then pictures,
-    figures, tables, flags with what they mean, and how it was measured. Commands that audit, run
-    experiments or certify write it by themselves. Of experiments, images are shown that CACHE
-    still holds.
+    The page is one file of HTML, which needs no network and no script: the verdict first, then
+    pictures, charts, tables, flags with their meaning, and how it was measured. Commands that
+    audit, run experiments or certify also write it. Pages of experiments show the images that
+    CACHE still holds.
 
     For example:
 
@@ -63,16 +63,16 @@ def report(
     if first.suffix == ".safetensors":
         page = _of_guard(first)
     elif alone:
-        page = _of_json(first, no_images)
+        page = _of_json(first, no_images=no_images)
     else:
-        page = _of_records(source, no_images, cache)
-    place = out or _beside(first)
-    write_page(place, page)
-    typer.echo(f"wrote {place}")
+        page = _of_records(source, cache, no_images=no_images)
+    written = out or _beside(first)
+    write_page(written, page)
+    typer.echo(f"wrote {written}")
 
 
 def _beside(path: Path) -> Path:
-    """Return where the page of a file or folder goes unless told otherwise."""
+    """Return where the page of a file or folder goes by default."""
     if path.is_dir():
         return path / "report.html"
     return path.with_name("report.html") if path.name == "audit.json" else path.with_suffix(".html")
@@ -90,35 +90,27 @@ def _of_guard(path: Path) -> "Page":
     return certificate_page(certificate, path.name)
 
 
-def _of_json(path: Path, no_images: bool) -> "Page":
+def _of_json(path: Path, *, no_images: bool) -> "Page":
     """Return the page of an audit or of a certificate, whichever the file holds."""
+    from oneway.audit import AuditRecord
     from oneway.report.page import audit_page
 
-    record = _json(path)
-    if "bits_measured" in record:
-        return _certificate(record, path)
-    if not {"closed_gap", "baselines", "privacy", "utility", "plan"} <= record.keys():
-        raise CorruptDataError(
-            f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
-            "`oneway audit`, or what `oneway certify --json` wrote."
-        )
-    pictures = path.with_name("pictures.npz")
-    if no_images or path.name != "audit.json" or not pictures.is_file():
-        return audit_page(record)
-    return audit_page(record, _pictures(pictures, record["examples"]))
-
-
-def _json(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CorruptDataError(f"{path} is not JSON. Make it again.") from error
     if not isinstance(record, dict):
         raise CorruptDataError(f"{path} must hold a JSON object, but holds something else.")
-    return record
+    if "bits_measured" in record:
+        return _of_certificate(record, path)
+    audited = AuditRecord.from_json(record, str(path))
+    pictures = path.with_name("pictures.npz")
+    if no_images or path.name != "audit.json" or not pictures.is_file():
+        return audit_page(audited)
+    return audit_page(audited, _pictures(pictures, audited.examples))
 
 
-def _certificate(record: Mapping[str, Any], path: Path) -> "Page":
+def _of_certificate(record: Mapping[str, Any], path: Path) -> "Page":
     from oneway.defenses.codebook import Certificate
     from oneway.report.page import certificate_page
 
@@ -131,13 +123,13 @@ def _certificate(record: Mapping[str, Any], path: Path) -> "Page":
 
 
 def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the pictures of an audit; refuse those of another."""
+    """Return the pictures of an audit; refuse those of another audit."""
     from oneway.data import read_npz
 
     pictures = read_npz(path)
     count = len(examples["shown"]) + len(examples["worst"])
     names = {"truth", *examples["attackers"]}
-    if pictures.keys() != names or any(len(one) != count for one in pictures.values()):
+    if pictures.keys() != names or any(len(images) != count for images in pictures.values()):
         raise CorruptDataError(
             f"{path} must hold {count} images by {', '.join(sorted(names))}, as the record beside "
             "it says, but does not. Run the audit again, or pass --no-images."
@@ -145,24 +137,18 @@ def _pictures(path: Path, examples: Mapping[str, Any]) -> dict[str, Any]:
     return pictures
 
 
-def _of_records(source: Sequence[Path], no_images: bool, cache: Path) -> "Page":
+def _of_records(source: Sequence[Path], cache: Path, *, no_images: bool) -> "Page":
     from oneway.benchmark import published_of
     from oneway.evaluation import read_records
     from oneway.report.page import records_page
 
-    files = [file for path in source for file in _records_in(path)]
-    records = [record for file in files for record in read_records(file)]
+    records = [
+        record for path in source for file in _records_in(path) for record in read_records(file)
+    ]
     if not records:
-        raise MissingDataError(f"{source[0]} holds no records. Pass a file that has some.")
-    for record in records:
-        if not {"experiment", "preset", "release", "baselines", "spec"} <= record.keys():
-            raise CorruptDataError(
-                f"{', '.join(str(path) for path in source)} must hold records of experiments, but "
-                "holds others. Pass the .jsonl files that this version's `oneway reproduce`, "
-                "`leaderboard` or `demo` wrote."
-            )
-    found = galleries_in(cache, no_images=no_images)
-    return records_page(records, published_of(records), found)
+        raise MissingDataError(f"{source[0]} holds no records. Pass a file with records.")
+    gallery = galleries_in(cache, no_images=no_images)
+    return records_page(records, published_of(records), gallery)
 
 
 def _records_in(path: Path) -> list[Path]:

@@ -21,12 +21,15 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_table,
     run_seed,
     run_seeds,
 )
+from oneway.errors import InvalidOptionError, UnknownNameError
 
 if TYPE_CHECKING:
-    from oneway.benchmark import Cells, ExperimentSpec
+    from oneway.benchmark import Cells, ExperimentSpec, FigureSpec
+    from oneway.evaluation import ReleaseRecord
 
 TABLES = ("table1", "table2", "background")
 FIGURES = ("figure1", "figure2")
@@ -43,7 +46,7 @@ def reproduce(
     ] = None,
     seed: Annotated[
         list[int] | None,
-        typer.Option(min=0, help="A seed; give it several times. [0 1 2; figures 0; a file's own]"),
+        typer.Option(min=0, help="Seed; repeatable. [0 1 2; figures 0; a file: its seed]"),
     ] = None,
     release: Releases = None,
     data_root: DataRoot = None,
@@ -55,13 +58,13 @@ def reproduce(
 ) -> None:
     """Run a table or a figure of the paper, and show theirs beside ours.
 
-    Each release of each seed is a cell; its record is written when it is done, so that an
-    interrupted run loses at most one, and a rerun goes on where it was. Records go to
-    OUT/EXPERIMENT-PRESET-seedN.jsonl; a page to read, .html, and figures, as .png and .pdf,
-    beside them.
+    Each release of each seed is a cell, whose record is written when the cell is done: an
+    interrupted run loses one cell at most, and a rerun resumes. Writes records to
+    OUT/EXPERIMENT-PRESET-seedN.jsonl; beside them a page to read, .html, and figures, .png and
+    .pdf.
 
     Faces are read from --data-root: glint_celebs24_grey64.npz as the private set and
-    celeba10k_grey64.npz as the auxiliary one; your own sets go in an experiment file.
+    celeba10k_grey64.npz as the auxiliary set. Name your own data sets in an experiment file.
 
     Exits 1 if a label changed in a release that promises to keep labels.
 
@@ -73,95 +76,97 @@ def reproduce(
 
         oneway reproduce my-experiment.toml --out results
     """
-    from rich.console import Console
-
-    from oneway.benchmark import bundled_spec, figure_spec, load_spec
-    from oneway.errors import InvalidOptionError, UnknownNameError
-
     check_executor(executor)
-    if data not in ("mnist", "faces"):
-        raise UnknownNameError("data", data, ("mnist", "faces"))
-    own = what.endswith(".toml")
-    if not own and what not in (*TABLES, *FIGURES):
-        raise UnknownNameError("table or figure", what, (*TABLES, *FIGURES))
-    figure = figure_spec(what) if what in FIGURES else None
-    if own:
-        spec = load_spec(Path(what), preset)
-    else:
-        spec = bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu")
-    seeds = seed or ([spec.seed] if own or figure else [0, 1, 2])
-    if figure and release:
-        raise InvalidOptionError(
-            f"{what} says itself which releases it shows. Leave --release out, or run a table."
-        )
-    if figure and no_images:
-        raise InvalidOptionError(f"{what} is nothing but images. Leave --no-images out.")
-    if figure and executor != "local":
-        raise InvalidOptionError(
-            f"{what} is drawn where it is run. Leave --executor out, or run a table."
-        )
+    spec, figure = _chosen(what, data, preset)
+    if figure:
+        _check_figure(what, release, executor, no_images=no_images)
     wanted = chosen_releases(spec, release)
-    where, console = choose_device(device), Console()
-    records: list[dict[str, Any]] = []
-    seeded = [dataclasses.replace(spec, seed=number) for number in sorted(set(seeds))]
+    device_used = choose_device(device)
+    single = figure or what.endswith(".toml")
+    seeds = sorted(set(seed or ([spec.seed] if single else [0, 1, 2])))
+    specs = [dataclasses.replace(spec, seed=number) for number in seeds]
+    records: list[ReleaseRecord] = []
     if figure is None:
-        runs = [(one, wanted) for one in seeded]
-        for found in run_seeds(runs, data_root, out, cache, where, executor=executor):
-            records += found
+        runs = [(seeded, wanted) for seeded in specs]
+        for done in run_seeds(runs, data_root, out, cache, device_used, executor=executor):
+            records += done
+        _print_tables(spec, records)
     else:
         shown = {row.release for row in figure.rows}
-        for one in seeded:
-            cells, found = run_seed(one, data_root, out, cache, where, shown, drawn=True)
-            records += found
-            title = f"{figure.title}, {data}, seed {one.seed}"
-            last = f"seed{one.seed}" if len(seeds) > 1 else ""
-            name = "-".join(part for part in (what, data, spec.preset, last) if part)
-            for path in _draw(figure.rows, cells, found, out / name, title):
-                console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
-    if figure is None:
-        _print_table(console, spec, records)
-    parts = (*((what, data) if figure else (spec.name,)), spec.preset)
-    path = out / f"{'-'.join(part for part in parts if part)}.html"
-    page_of_records(records, path, cache, no_images=no_images)
-    console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
-    broken = any(record["label_changes"] and record["keeps_label"] for record in records)
+        for seeded in specs:
+            cells, done = run_seed(seeded, data_root, out, cache, device_used, shown, drawn=True)
+            records += done
+            title = f"{figure.title}, {data}, seed {seeded.seed}"
+            last = f"seed{seeded.seed}" if len(seeds) > 1 else ""
+            path = out / _join(what, data, spec.preset, last)
+            for written in _draw(figure.rows, cells, done, path, title):
+                typer.echo(f"Wrote {written}")
+    name = _join(*((what, data) if figure else (spec.name,)), spec.preset)
+    page_of_records(records, out / f"{name}.html", cache, no_images=no_images)
+    typer.echo(f"Wrote {out / name}.html")
+    broken = any(record.label_changes and record.keeps_label for record in records)
     raise typer.Exit(1 if broken else 0)
 
 
+def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, FigureSpec | None]":
+    """Return the experiment of a table, a figure or a file; and the figure, or None."""
+    from oneway.benchmark import bundled_spec, figure_spec, load_spec
+
+    if data not in ("mnist", "faces"):
+        raise UnknownNameError("data", data, ("mnist", "faces"))
+    if what.endswith(".toml"):
+        return load_spec(Path(what), preset), None
+    if what not in (*TABLES, *FIGURES):
+        raise UnknownNameError("table or figure", what, (*TABLES, *FIGURES))
+    figure = figure_spec(what) if what in FIGURES else None
+    return bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu"), figure
+
+
+def _check_figure(what: str, release: list[str] | None, executor: str, *, no_images: bool) -> None:
+    """Refuse options that a figure cannot take."""
+    if release:
+        raise InvalidOptionError(
+            f"{what} has a fixed list of releases. Leave --release out, or run a table."
+        )
+    if no_images:
+        raise InvalidOptionError(f"{what} consists of images. Leave --no-images out.")
+    if executor != "local":
+        raise InvalidOptionError(
+            f"{what} is drawn where it is run. Leave --executor out, or run a table."
+        )
+
+
+def _join(*parts: str) -> str:
+    return "-".join(part for part in parts if part)
+
+
 def _draw(
-    rows: Sequence[Any], cells: "Cells", records: list[dict[str, Any]], path: Path, title: str
+    rows: Sequence[Any], cells: "Cells", records: "list[ReleaseRecord]", path: Path, title: str
 ) -> list[Path]:
+    """Draw the rows of a figure, as PNG and PDF; return the files."""
     from oneway.report import draw_reconstructions
 
-    by_release = {record["release"]: record for record in records}
+    by_release = {record.release: record for record in records}
     images: dict[str, Any] = {}
     for row in rows:
         gallery = cells.gallery(row.release) or {}
         if row.attack in gallery:
-            error = by_release[row.release]["errors"][row.attack]
+            error = by_release[row.release].errors[row.attack]
             images.setdefault("truth", gallery["truth"])
             images[f"{row.label}\n{error:.4f}"] = gallery[row.attack]
-    written = []
-    for ending in (".png", ".pdf"):
-        draw_reconstructions(images, path.with_name(path.name + ending), title)
-        written.append(path.with_name(path.name + ending))
-    return written
+    paths = [path.with_name(path.name + ending) for ending in (".png", ".pdf")]
+    for written in paths:
+        draw_reconstructions(images, written, title)
+    return paths
 
 
-def _print_table(console: Any, spec: "ExperimentSpec", records: list[dict[str, Any]]) -> None:
+def _print_tables(spec: "ExperimentSpec", records: "list[ReleaseRecord]") -> None:
     from oneway.benchmark import published_of, summarise
-    from oneway.report import SUMMARY_WIDTH, published_table, summary_remarks, summary_table
+    from oneway.report import published_table, report_lines, summary_table
 
     summaries = summarise(records)
-    title = " ".join(part for part in (spec.name, spec.preset) if part)
-    table = summary_table(summaries, f"{title}: ours")
-    console.print(table, width=max(console.width, SUMMARY_WIDTH), crop=False)
-    for line in summary_remarks(summaries):
-        console.print(f"• {line}", highlight=False)
+    table = summary_table(summaries, " ".join(part for part in (spec.name, spec.preset) if part))
+    print_table(table, report_lines(summaries))
     theirs = published_of(records).get(spec.name)
-    if theirs is None:
-        return
-    if theirs.rows:
-        console.print(published_table(theirs, summaries), width=max(console.width, 100), crop=False)
-    for remark in theirs.remarks:
-        console.print(f"• {remark.text}", highlight=False)
+    if theirs is not None:
+        print_table(published_table(theirs, summaries), [remark.text for remark in theirs.remarks])

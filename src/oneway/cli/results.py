@@ -11,23 +11,25 @@ from oneway.cli.common import command
 @command
 def results(
     records: Annotated[
-        Path, typer.Argument(help="Folder with the records that `oneway reproduce` wrote.")
+        Path, typer.Argument(help="Folder with the records of `oneway reproduce`.")
     ] = Path("runs"),
     out: Annotated[Path, typer.Option(help="File to write, Markdown.")] = Path("runs/results.md"),
 ) -> None:
     """Write Markdown of all stored records: means over seeds, intervals, and what they say.
 
-    `oneway report` makes a page of HTML from the same records, with figures.
+    Frontiers of leaderboards are drawn into the folder images beside OUT, as .svg.
+    `oneway report` makes a page of HTML from the same records, with all charts.
 
     For example:
 
         oneway results results --out docs/results.md
     """
-    from oneway.benchmark import published_of
+    from oneway.benchmark import published_of, summarise
     from oneway.errors import MissingDataError
     from oneway.evaluation import read_records
     from oneway.files import atomic_file
-    from oneway.report import results_page
+    from oneway.report.experiments import LEADERBOARD, by_experiment
+    from oneway.report.page import chart_key, frontier_charts, results_page, write_charts
 
     files = sorted(records.glob("*-seed*.jsonl"))
     if not files:
@@ -35,9 +37,18 @@ def results(
             f"{records} holds no records named EXPERIMENT-PRESET-seedN.jsonl. Make some with "
             f"`oneway reproduce table1 --out {records}`."
         )
-    found = [record for file in files for record in read_records(file)]
-    theirs = published_of(found)
-    page = results_page(found, theirs, f"oneway results {records} --out {out}")
+    stored = [record for file in files for record in read_records(file)]
+    images = {}
+    for (experiment, preset), group in by_experiment(stored).items():
+        summaries = summarise(group)
+        charts = frontier_charts(summaries)
+        if experiment == LEADERBOARD and charts:
+            name = f"images/{experiment}-{preset}.svg"
+            title = f"{experiment} {preset}"
+            write_charts(out.parent / name, title, charts, chart_key(summaries))
+            images[experiment, preset] = name
+    theirs = published_of(stored)
+    page = results_page(stored, theirs, f"oneway results {records} --out {out}", images)
     with atomic_file(out) as path:
         path.write_text(page, encoding="utf-8")
-    typer.echo(f"wrote {out}: {len(found)} records of {len(theirs) or 'no'} published experiments")
+    typer.echo(f"wrote {out}: {len(stored)} records of {len(theirs) or 'no'} published experiments")

@@ -109,7 +109,7 @@ def serve(
 
     parsed, where = read_settings(settings, setting), choose_device(device)
     files = {"inverter": inverter, "state": state}
-    opened = open_guard(guard, defense, option, files, parsed, where, allow_clean_scores)
+    opened = guard_of(guard, defense, option, files, parsed, where, allow_clean_scores)
     options = ProxyOptions(
         input_name,
         output_name,
@@ -157,7 +157,7 @@ def prepare_model(
         outputs=outputs,
         device=device,
         batch_size=settings.most_batch_rows,
-        **model_options(parse_options(model_option, "--model-option")),
+        **model_options(model_option, "--model-option"),
     )
     served = GuardedModel(
         target,
@@ -240,7 +240,7 @@ def read_settings(file: File, pairs: Texts) -> "ServingSettings":
     return settings
 
 
-def open_guard(
+def guard_of(
     file: File,
     defense: Text,
     options: Texts,

@@ -1,6 +1,11 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
-from oneway.defenses.candidate_releases import Member, best_members, choose_member, measure_family
+from oneway.defenses.candidate_releases import (
+    ReleaseCandidate,
+    choose_candidate,
+    measure_candidates,
+    pareto_optimal,
+)
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.module_files import (
     StoredModule,
@@ -13,7 +18,6 @@ from oneway.defenses.registry import (
     TEST_SIGNALS,
     build_defense,
     check_options,
-    declared_options,
     effective_options,
     needs_state,
     needs_surrogate,
@@ -27,24 +31,23 @@ __all__ = [
     "DEFENSES",
     "TEST_SIGNALS",
     "KeyedRandomness",
-    "Member",
+    "ReleaseCandidate",
     "SecretKey",
     "ServableDefense",
     "StoredModule",
-    "best_members",
     "build_defense",
     "check_options",
-    "choose_member",
+    "choose_candidate",
     "codebook_to_onnx",
-    "declared_options",
     "effective_options",
     "guard_onnx_model",
     "load_module",
-    "measure_family",
+    "measure_candidates",
     "needs_state",
     "needs_surrogate",
     "open_guard",
     "open_guard_file",
+    "pareto_optimal",
     "save_module",
     "strength_option",
     "trained_defense",

@@ -1,4 +1,4 @@
-"""What every defense does the same way: check, copy, answer, lift the label, narrow the type.
+"""The base of all defenses: check, copy, answer, lift the label, narrow the type.
 
 A defense inherits :class:`ScoreDefense`, declares its options as fields, and writes one method.
 """
@@ -188,13 +188,13 @@ class RandomDefense(BaseDefense):
 
 
 class LabelOnRequest(BaseDefense):
-    """A defense that may change labels, unless it is asked to keep them."""
+    """A defense that may change labels, unless its option ``keep_label`` is set."""
 
     keep_label: bool = option("Lift the clean label over all others.", default=False)
     margin: float = option("Least lead of a lifted label, in nats.", default=1e-3, above=0)
 
     def __post_init__(self) -> None:
-        """Refuse options outside their range, and keep labels if asked to.
+        """Refuse options outside their range, and take ``keep_label`` as the promise.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -214,7 +214,7 @@ class DefenseWithState(BaseDefense):
     Attributes:
         state_type: Class of the state.
         training: Class of the options of its training; no name is also an option of the defense.
-        fitted_to: What is fitted to, as a page says it.
+        fitted_to: The data that the state is fitted to, in words, for pages.
     """
 
     state_type: ClassVar[type[nn.Module]]
@@ -259,7 +259,7 @@ class DefenseWithState(BaseDefense):
         """Fit the state.
 
         Args:
-            training_data: What the defender has to fit to.
+            training_data: Data that the defender has.
             generator: On the CPU; gives the order of rows and all other draws. Initial weights
                 come from PyTorch's global stream.
             on_epoch: Called with the share of the work that is done, from 0 to 1.

@@ -1,15 +1,15 @@
-"""One family of releases from coarse to fine, and the choice of one by what it certifies.
+"""Candidate releases from coarse to fine, and the choice of the one that certifies most.
 
-Label only, codebooks, the largest entries rounded, everything rounded: all map many scores to
-one. All are judged by the same figures on the same queries: what users lose, and the least error
-of any attacker. Queries that are alone in their cell count as read, so that a fine grid is
-credited with what its cells hold together, and no more.
+Codebooks, the largest entries rounded, everything rounded: all map many scores to few. All are
+judged by the same figures on the same queries: what users lose, and the least error of any
+attacker. Queries that are alone in their cell count as fully reconstructed, so that a fine grid is
+credited only with what its cells hold together.
 """
 
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -22,13 +22,14 @@ from oneway.defenses.codebook import (
     cut_calibration,
     merge_calibration,
 )
-from oneway.defenses.codebook.certificate import bits_beyond_label, error_shares
-from oneway.defenses.codebook.choose import RATE_WEIGHTS
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
+from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
+from oneway.defenses.codebook.options import CENTERS
 from oneway.defenses.registry import build_defense
 from oneway.errors import InvalidOptionError
 from oneway.releases import guarded_release
 
-LATTICES: tuple[tuple[str, Mapping[str, Any]], ...] = (
+RELEASE_GRID: tuple[tuple[str, Mapping[str, Any]], ...] = (
     *(
         ("top-rounding", {"count": count, "decimals": decimals})
         for decimals in (1, 2, 3)
@@ -36,27 +37,24 @@ LATTICES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ),
     *(("rounding", {"decimals": decimals}) for decimals in (1, 2, 3, 4)),
 )
-"""Releases without a table, by defense and options."""
+"""Candidates without a table, by defense and options."""
 
-MEMBERS = (5, 20)
-"""Least members of the codebooks in the family, unless asked otherwise."""
-
-
-CENTERS: tuple[Literal["median", "mean"], ...] = ("median", "mean")
+MIN_MEMBERS = (5, 20)
+"""Default ``min_members`` of the candidate codebooks."""
 
 
 @dataclass(frozen=True)
-class Member:
-    """One release of the family, and what was found of it on queries that it was not fitted to.
+class ReleaseCandidate:
+    """A release, and its figures on queries that it was not fitted to.
 
     Attributes:
-        defense: Its registered name.
-        options: Those of its constructor, or of its fit.
-        release: It.
-        l1_mean: Mean L1 distance of the probabilities.
-        certified: The least mean squared error per pixel of any attacker, estimated; queries that
+        defense: Registered name of the defense.
+        options: Options of its constructor, or of its fit.
+        release: The defense itself.
+        l1_mean: Mean L1 distance of the probabilities, in [0, 2].
+        certified: Estimate of the least mean squared error per pixel of any attacker; queries that
             are alone in their cell count as 0.
-        alone: Share of those.
+        alone: Share of queries that are alone in their cell.
         bits: Measured bits beyond the label.
     """
 
@@ -69,27 +67,27 @@ class Member:
     bits: float
 
 
-def measure_family(
+def measure_candidates(
     logits: Tensor,
     queries: Tensor,
     *,
     generator: Generator,
-    members: tuple[int, ...] = MEMBERS,
+    min_members: tuple[int, ...] = MIN_MEMBERS,
     held_out: float = 0.5,
     on_share: Callable[[float], None] | None = None,
-) -> list[Member]:
-    """Fit and certify all releases of the family.
+) -> list[ReleaseCandidate]:
+    """Fit and certify all candidate releases.
 
     Args:
-        logits: ``(N, K)`` clean scores of queries like those that will be asked.
-        queries: ``(N, ...)`` in [0, 1], what was asked.
-        generator: On the CPU; draws who certifies.
-        members: Least members of codebooks.
-        held_out: Share of the queries that certify.
+        logits: ``(N, K)`` clean scores of queries like those to come.
+        queries: ``(N, ...)`` in [0, 1], the queries that gave the scores.
+        generator: On the CPU; draws which queries certify.
+        min_members: Least numbers of members of the candidate codebooks.
+        held_out: Share of the queries that certify, in (0, 1).
         on_share: Called with the share that is done.
 
     Raises:
-        InvalidTensorError: There are too few queries, or they are not what is said above.
+        InvalidTensorError: There are too few queries, or a tensor breaks the lines above.
         InvalidOptionError: ``held_out`` leaves nothing to fit or to certify with.
     """
     check_logits(logits)
@@ -101,75 +99,76 @@ def measure_family(
             f"{len(logits)} leaves {len(logits) - apart} and {apart}."
         )
     order = torch.randperm(len(logits), generator=generator).to(logits.device)
-    own, fitting = order[:apart], order[apart:]
-    shown = queries[own].flatten(1)
-    total = len(members) * len(CENTERS) * len(RATE_WEIGHTS) + len(LATTICES)
-    found = dict[tuple[float, ...], Member]()
-    places = itertools.count(1)
+    certifying, fitting = order[:apart], order[apart:]
+    shown = queries[certifying].flatten(1)
+    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(RELEASE_GRID)
+    candidates = dict[tuple[float, ...], ReleaseCandidate]()
+    numbers = itertools.count(1)
 
-    def tell(name: str, options: Mapping[str, Any], defense: Defense) -> None:
-        one = _measured(name, options, defense, logits[own], shown)
+    def add(name: str, options: Mapping[str, Any], defense: Defense) -> None:
+        candidate = _measured(name, options, defense, logits[certifying], shown)
         # Two weights may give the same table: the first stands for both.
-        found.setdefault((one.l1_mean, one.certified, one.bits), one)
+        figures = (candidate.l1_mean, candidate.certified, candidate.bits)
+        candidates.setdefault(figures, candidate)
         if on_share is not None:
-            on_share(next(places) / total)
+            on_share(next(numbers) / total)
 
-    for least in members:
-        for center in CENTERS:
+    for least in min_members:
+        for center in reversed(CENTERS):
             settings = FitSettings(min_members=least, center=center)
             calibration = cut_calibration(logits[fitting], settings)
             for rate_weight in RATE_WEIGHTS:
                 book = merge_calibration(calibration, rate_weight).to(logits.device)
                 fitted = {"min_members": least, "rate_weight": rate_weight, "center": center}
-                tell("codebook", fitted, CodebookRelease(book))
-    for name, options in LATTICES:
-        tell(name, options, build_defense(name, options, None))
-    return list(found.values())
+                add("codebook", fitted, CodebookRelease(book))
+    for name, options in RELEASE_GRID:
+        add(name, options, build_defense(name, options, None))
+    return list(candidates.values())
 
 
 def _measured(
     name: str, options: Mapping[str, Any], defense: Defense, logits: Tensor, queries: Tensor
-) -> Member:
+) -> ReleaseCandidate:
     released = guarded_release(defense, logits, dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     values, alone = error_shares(cells, queries)
-    moved = (released - logits.double().softmax(-1)).abs().sum(-1)
-    return Member(
+    l1 = (released - logits.double().softmax(-1)).abs().sum(-1)
+    return ReleaseCandidate(
         defense=name,
         options=options,
         release=defense,
-        l1_mean=float(moved.mean()),
+        l1_mean=float(l1.mean()),
         certified=float(values.mean()),
         alone=float(alone.double().mean()),
         bits=bits_beyond_label(cells, logits.argmax(-1)),
     )
 
 
-def choose_member(family: list[Member], l1_budget: float) -> Member:
-    """Return the release with the best certified error within a budget.
+def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> ReleaseCandidate:
+    """Return the candidate with the largest certified error within a budget.
 
     Args:
-        family: From :func:`measure_family`.
-        l1_budget: Mean L1 distance of probabilities that users may lose.
+        candidates: From :func:`measure_candidates`.
+        l1_budget: Mean L1 distance of probabilities that users may lose, in [0, 2].
 
     Raises:
-        InvalidOptionError: None keeps within it.
+        InvalidOptionError: No candidate keeps within the budget.
     """
-    within = [member for member in family if member.l1_mean <= l1_budget]
+    within = [candidate for candidate in candidates if candidate.l1_mean <= l1_budget]
     if not within:
-        nearest = min(member.l1_mean for member in family)
+        nearest = min(candidate.l1_mean for candidate in candidates)
         raise InvalidOptionError(
-            f"no release of the family moves probabilities by {l1_budget} or less; the nearest "
-            f"moves them by {nearest:.2g}. Allow more."
+            f"no candidate release moves probabilities by {l1_budget} or less; the nearest moves "
+            f"them by {nearest:.2g}. Allow more."
         )
-    return max(within, key=lambda member: member.certified)
+    return max(within, key=lambda candidate: candidate.certified)
 
 
-def best_members(family: list[Member]) -> list[Member]:
-    """Return those that no other beats in both: what they move, and what they certify."""
-    best, kept = -1.0, list[Member]()
-    for member in sorted(family, key=lambda one: (one.l1_mean, -one.certified)):
-        if member.certified > best:
-            best = member.certified
-            kept.append(member)
+def pareto_optimal(candidates: list[ReleaseCandidate]) -> list[ReleaseCandidate]:
+    """Return the candidates that no other beats in both distortion and certified error."""
+    best, kept = -1.0, list[ReleaseCandidate]()
+    for candidate in sorted(candidates, key=lambda each: (each.l1_mean, -each.certified)):
+        if candidate.certified > best:
+            best = candidate.certified
+            kept.append(candidate)
     return kept

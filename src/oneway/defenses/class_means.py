@@ -18,7 +18,7 @@ class ClassMeans(nn.Module):
     """For each label, the mean confidences of the images that are given that label.
 
     Attributes:
-        means: ``(K, K)`` float64, one probability vector per predicted label, its own entry the
+        means: ``(K, K)`` float64, one probability vector per predicted label, the label's entry the
             largest, no entry 0. Even until it is fitted.
     """
 

@@ -67,7 +67,7 @@ def check_positions(name: str, value: object) -> None:
 
 
 class PlantedLeak(BaseDefense):
-    """Release the label alone, and some of the query's pixels in the low digits beside it.
+    """Release the label alone, and a few of the query's pixels in the low digits beside it.
 
     Users hardly notice: an attacker who looks at the digits reads pixels of the query. Its
     L1 distance from a label-only release is at most ``scale``.

@@ -1,7 +1,7 @@
 """Random defenses whose draws are decided by a secret key and the query, not by when it comes.
 
-Whoever asks a random defense again averages its noise away. Drawn by a key instead, the same
-query has one answer: in every worker, after a restart, and in whatever batch it comes.
+A client who asks a random defense again averages its noise away. Drawn by a key instead, the same
+query has one answer: in every worker, after a restart, and in any batch.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ LEAST_BYTES = 16
 """Shortest key, in bytes: 128 bits, if they are random."""
 
 PURPOSE = b"oneway keyed randomness 1\0"
-"""Keeps what is drawn here apart from anything else that uses the same key."""
+"""Keeps these draws apart from anything else that uses the same key."""
 
 LOWEST = -64.0
-"""Log probabilities below this are told apart by no draw, in nats."""
+"""Log probabilities below this decide no draw, in nats."""
 
 STATE_BYTES = 5056
-"""Of a generator on the CPU."""
+"""Size of the state of a generator on the CPU."""
 
 WORDS = slice(24, 24 + 8 * 624)
 """Where a generator's state holds its 624 words, eight bytes each: ``at::mt19937``."""
@@ -51,13 +51,13 @@ class SecretKey:
         Raises:
             InvalidOptionError: It is too short, or not bytes.
         """
-        told = secret.rstrip() if isinstance(secret, bytes) else b""
-        if len(told) < LEAST_BYTES:
+        stripped = secret.rstrip() if isinstance(secret, bytes) else b""
+        if len(stripped) < LEAST_BYTES:
             raise InvalidOptionError(
                 f"a key must be at least {LEAST_BYTES} bytes, but this one is shorter, or not "
                 "bytes. Make one with `openssl rand -hex 32`, once, and keep it secret."
             )
-        self._bytes = told
+        self._bytes = stripped
 
     @classmethod
     def from_file(cls, path: Path | str) -> Self:
@@ -115,7 +115,7 @@ class SecretKey:
 class KeyedRandomness:
     """A random defense made a function of the query: same query, same answer, everywhere.
 
-    Each row is answered by itself, with draws from a generator of its own. The generator's whole
+    Each row is answered alone, with draws from a generator for this row. The generator's whole
     state comes from the key and the query: ``manual_seed`` would keep 32 bits of it, which an
     attacker who guesses the noise tries in minutes.
 
@@ -180,11 +180,15 @@ class KeyedRandomness:
         """Answer each row by itself, with the draws that the key gives it.
 
         Args:
-            logits: ``(N, K)`` clean scores, finite.
+            logits: ``(N, K)`` clean scores of any floating type, in nats, finite.
             images: ``(N, ...)`` the queries, where ``requires_input``.
 
+        Returns:
+            ``(N, K)`` logits of the same type.
+
         Raises:
-            InvalidTensorError: Logits or images are none, or images are missing.
+            InvalidTensorError: Logits or images have the wrong type, shape or content, or images
+                are missing.
         """
         if self.defense.deterministic:
             return self.defense(logits, images)
@@ -203,30 +207,18 @@ class KeyedRandomness:
             check_images(images, len(logits))
         if not len(logits):
             return logits.clone()
-        messages = self._input_bytes(images) if self._reads_input else self._score_bytes(logits)
-        asked = images if self.defense.requires_input else None
+        if self._reads_input and images is not None:  # refused above if they are missing
+            messages = _input_bytes(images)
+        else:
+            messages = _score_bytes(logits, self.grid)
+        queries = images if self.defense.requires_input else None
         rows = []
         with self._lock:
             for row, message in enumerate(messages):
-                some = slice(row, row + 1)
+                part = slice(row, row + 1)
                 self._generator.set_state(_state_of(self.key.digest(PURPOSE + message)))
-                rows.append(self.defense(logits[some], None if asked is None else asked[some]))
+                rows.append(self.defense(logits[part], None if queries is None else queries[part]))
         return torch.cat(rows)
-
-    def _score_bytes(self, logits: Tensor) -> list[bytes]:
-        rows = logits.detach().cpu().double().log_softmax(-1).clamp_min(LOWEST)
-        cells = (rows / self.grid).round().to(torch.int64).numpy().astype("<i8")
-        return [b"scores\0" + row.tobytes() for row in cells]
-
-    def _input_bytes(self, images: Tensor | None) -> list[bytes]:
-        if images is None:  # refused before
-            return []
-        # Zero has two signs in memory, and is one number.
-        plain = images.detach().to("cpu", torch.float32) + 0.0
-        rows = plain.reshape(len(plain), -1).numpy().astype("<f4")
-        # Without their shape: a server may take one query in many shapes, and each must not be a
-        # draw more to average.
-        return [b"input\0" + row.tobytes() for row in rows]
 
     def __repr__(self) -> str:
         return f"KeyedRandomness({type(self.defense).__name__}, bind={self.bind!r})"
@@ -242,6 +234,23 @@ class KeyedRandomness:
             f"{self!r} is not pickled, since its key would lie in the file or travel with the "
             "task. Build it where it answers, as in the constructor of a worker."
         )
+
+
+def _score_bytes(logits: Tensor, grid: float) -> list[bytes]:
+    """Return each row's log probabilities as bytes, rounded to multiples of ``grid`` nats."""
+    rows = logits.detach().cpu().double().log_softmax(-1).clamp_min(LOWEST)
+    cells = (rows / grid).round().to(torch.int64).numpy().astype("<i8")
+    return [b"scores\0" + row.tobytes() for row in cells]
+
+
+def _input_bytes(images: Tensor) -> list[bytes]:
+    """Return each query's float32 values as bytes, in their order."""
+    # Zero has two signs in memory, and is one number.
+    plain = images.detach().to("cpu", torch.float32) + 0.0
+    rows = plain.reshape(len(plain), -1).numpy().astype("<f4")
+    # Without their shape: a server may take a query in many shapes, and each must not be another
+    # draw to average.
+    return [b"input\0" + row.tobytes() for row in rows]
 
 
 def _state_of(digest: bytes) -> Tensor:

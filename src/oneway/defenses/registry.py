@@ -1,15 +1,12 @@
 """The only table from names to defenses."""
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING
 from typing import Any
 
 from torch import Generator, nn
 
 from oneway.contracts import Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise, InputFreeNoise
-from oneway.defenses.base import BaseDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
 from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
@@ -33,7 +30,7 @@ from oneway.defenses.trained import (
     Purification,
 )
 from oneway.errors import InvalidOptionError, UnknownNameError
-from oneway.options import Option, Range, injected_names, options_of
+from oneway.options import Option, injected_names, options_of
 
 TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,
@@ -41,7 +38,7 @@ TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "planted-leak": PlantedLeak,
     "noisy-tail": NoisyTail,
 }
-"""Releases that hide nothing, or tell a secret: for audits to find out, and never for clients."""
+"""Releases that hide nothing, or leak a secret: for audits to detect, and never for clients."""
 
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "none": Identity,
@@ -67,7 +64,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "lpa": Poisoning,
     **TEST_SIGNALS,
 }
-"""All of them, by the name that commands, experiments and files call them."""
+"""All defenses, by their name in commands, experiments and files."""
 
 
 def needs_surrogate(name: str) -> bool:
@@ -165,10 +162,8 @@ def build_defense(
     check_options(name, options)
     at_hand = {"inverter": surrogate, "state": state, "generator": generator}
     taken = {given: at_hand[given] for given in _injected(name)}
-    own = {key: value for key, value in options.items() if key in _own_options(name)}
-    if _is_undeclared(name) and "state" in taken:
-        taken["network"] = taken.pop("state")
-    return DEFENSES[name](**taken, **own)
+    chosen = {key: value for key, value in options.items() if key in _own_options(name)}
+    return DEFENSES[name](**taken, **chosen)
 
 
 def _kind(name: str) -> Any:
@@ -178,40 +173,12 @@ def _kind(name: str) -> Any:
 
 
 def _injected(name: str) -> tuple[str, ...]:
-    if _is_undeclared(name):
-        parameters = inspect.signature(_kind(name)).parameters
-        return ("state",) if "network" in parameters else ()
     return injected_names(_kind(name))
 
 
 def _own_options(name: str) -> Mapping[str, Option]:
-    return {} if _is_undeclared(name) else options_of(_kind(name))
+    return options_of(_kind(name))
 
 
 def _training_options(name: str) -> Mapping[str, Option]:
-    if not needs_state(name):
-        return {}
-    if _is_undeclared(name):
-        parameters = inspect.signature(_kind(name).train).parameters
-        skipped = ("training_data", "generator", "on_epoch")
-        return {
-            key: Option(
-                key,
-                "",
-                MISSING if parameter.default is inspect.Parameter.empty else parameter.default,
-                object,
-                True,
-                Range(),
-                None,
-                False,
-            )
-            for key, parameter in parameters.items()
-            if key not in skipped
-        }
-    return options_of(_kind(name).training)
-
-
-def _is_undeclared(name: str) -> bool:
-    """Say whether a defense's options stand in signatures still: the codebooks' do."""
-    kind = _kind(name)
-    return not (isinstance(kind, type) and issubclass(kind, BaseDefense))
+    return options_of(_kind(name).training) if needs_state(name) else {}

@@ -13,8 +13,8 @@ class Rounding(ScoreDefense):
     """Release probabilities in multiples of ``10**-decimals`` that sum to 1.
 
     By largest remainders, label strictly on top, as :func:`oneway.release` rounds; a probability
-    that is rounded to 0 is released as exactly 0. As a defense of its own its distortion is
-    measured by an audit. In half precision logits are too coarse to express all multiples exactly.
+    that is rounded to 0 is released as exactly 0. An audit measures
+    its distortion. In half precision logits are too coarse to express all multiples exactly.
     """
 
     decimals: int = option(

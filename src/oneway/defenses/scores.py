@@ -1,10 +1,10 @@
-"""What defenses share: from logits to probabilities and back, where nothing overflows."""
+"""From logits to probabilities and back inside a defense, where nothing overflows."""
 
 import torch
 from torch import Tensor
 
 ZERO_NATS = 800.0
-"""How far below a row's maximum the logit of a probability of exactly 0 is put.
+"""Distance of the logit of a probability of exactly 0 from its row's maximum, in nats.
 
 ``exp(-800)`` is 0 in float64, so that the last step of a release gives 0 in every type.
 """

@@ -1,4 +1,4 @@
-"""Open what guards a server: the one place where its name, options and files become a defense."""
+"""Open the guard of a server: from name, options and files to a defense."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from torch import Generator, nn
 import oneway
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
-from oneway.defenses.codebook.certificate import table_hash
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.module_files import load_module
 from oneway.defenses.registry import (
@@ -25,12 +24,12 @@ from oneway.errors import CorruptDataError, InvalidOptionError
 
 @dataclass(frozen=True)
 class ServableDefense:
-    """A defense that may stand before clients, and what they are told of it.
+    """A defense that may serve clients: it keeps labels and is deterministic.
 
     Attributes:
-        name: Of the defense, or of the kind of file.
-        version: Of what decides its releases.
-        defense: It keeps labels and is deterministic.
+        name: The defense's registered name, or the kind of its file.
+        version: Version of oneway, or hash of the table: of what decides the releases.
+        defense: The defense.
     """
 
     name: str
@@ -48,11 +47,11 @@ def open_guard(
     device: torch.device,
     allow_clean_scores: bool = False,
 ) -> ServableDefense:
-    """Build a guard from a defense's name and options, and the files that it needs.
+    """Build a guard from a defense's name, options and files.
 
     Args:
         name: A registered defense.
-        options: Its options.
+        options: Options of the defense.
         inverter: File of the defender's surrogate, if the defense takes one.
         state: File of the defense's fitted state, if it takes one.
         key: Secret that fixes the draws of a random defense.
@@ -95,8 +94,8 @@ def open_guard(
     if not defense.deterministic:
         if key is None:
             raise InvalidOptionError(
-                f"the defense {name!r} is random: without a secret key, whoever asks again "
-                "averages its noise away. Give a key, by the setting key_file."
+                f"the defense {name!r} is random: without a secret key, a client who "
+                "asks again averages its noise away. Give a key, by the setting key_file."
             )
         defense = KeyedRandomness(build, SecretKey(key), bind="input")
     return ServableDefense(name, oneway.__version__, defense)
@@ -106,17 +105,17 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
     """Open a guard that was fitted: a codebook, from `oneway codebook`.
 
     Args:
-        path: Its file.
+        path: File of the codebook.
         device: Where its table goes.
 
     Raises:
         MissingDataError: The file is not there.
-        CorruptDataError: It is no codebook, its table breaks its own rules, or its certificate is
-            about another table.
+        CorruptDataError: The file is no codebook, its table breaks its own rules, or its
+            certificate is about another table.
     """
     release = CodebookRelease.load(path)
-    version = table_hash(release.network)[:12]
-    release.network.to(device)
+    version = release.state.digest()[:12]
+    release.state.to(device)
     return ServableDefense("codebook", version, release)
 
 

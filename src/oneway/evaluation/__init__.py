@@ -4,20 +4,21 @@ from oneway.evaluation.flag_kinds import FLAGS, FlagKind
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
 from oneway.evaluation.recorded import Recording, attack_recorded
-from oneway.evaluation.records import Outcome
-from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec, sketch_defense
-from oneway.evaluation.store import (
-    Store,
+from oneway.evaluation.records import (
+    AttackRecord,
+    Environment,
+    Outcome,
+    Provenance,
+    ReleaseRecord,
     read_records,
-    write_pictures,
-    write_queries,
     write_records,
 )
+from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec, sketch_defense
+from oneway.evaluation.store import Store, write_pictures, write_queries
 from oneway.evaluation.verdict import (
     LEAST_CONFIDENT_SHARE,
     Verdict,
     errors_on,
-    flag_named,
     gap_or_none,
     judge,
     least_confident,
@@ -27,20 +28,23 @@ from oneway.evaluation.verdict import (
 __all__ = [
     "FLAGS",
     "LEAST_CONFIDENT_SHARE",
+    "AttackRecord",
     "AttackResult",
     "AttackerSpec",
     "Baselines",
+    "Environment",
     "Flag",
     "FlagKind",
     "Outcome",
+    "Provenance",
     "Recording",
+    "ReleaseRecord",
     "ReleaseSpec",
     "Store",
     "SurrogateSpec",
     "Verdict",
     "attack_recorded",
     "errors_on",
-    "flag_named",
     "gap_or_none",
     "judge",
     "least_confident",

@@ -32,9 +32,9 @@ class InverterTrainer:
     """Trains inverters, each only once.
 
     Attributes:
-        store: Where trained networks are kept.
-        seed: Of the experiment.
-        report: Told of progress.
+        store: Keeps trained networks.
+        seed: Seed of the experiment.
+        report: Progress callback.
     """
 
     store: Store
@@ -60,11 +60,11 @@ class InverterTrainer:
         Args:
             role: Such as ``"surrogate"`` or ``"attacker"``: each has random streams of its own.
             options: Keyword arguments of :func:`oneway.inversion.build_inverter`'s networks.
-            settings: How it is trained.
+            settings: Training settings.
             confidences: ``(N, K)`` what it sees of each image.
             images: ``(N, C, H, W)`` what it is to reconstruct.
             held_out: ``(N)`` bool, the rows for choosing.
-            stage: What progress is reported as.
+            stage: Name of the stage, for progress.
             incumbent: See :func:`oneway.train_inverter`.
             perturb: See there.
             perturbed: JSON values that say what ``perturb`` does.
@@ -110,7 +110,7 @@ class Attackers:
     """All attackers of an experiment, with equal means.
 
     Attributes:
-        spec: Who they are.
+        spec: The attackers and their decoders.
         trainer: Trains their decoders.
         images: ``(N, C, H, W)`` the auxiliary images.
         held_out: ``(N)`` bool, the rows for choosing.
@@ -132,11 +132,11 @@ class Attackers:
         """Let each attack one release; return what each achieved, by name.
 
         Args:
-            title: What progress is reported as.
-            knowledge: What the attackers have.
+            title: Name of the release, for progress.
+            knowledge: The attackers' data and access.
             released: ``(M, K)`` what was released for the test queries.
             images: ``(M, C, H, W)`` the test queries, to grade with.
-            names: Who attacks; None: all. Who does not apply to the release has no result.
+            names: Attacks to run; None: all. An attack that does not apply has no result.
         """
         attacks, results = inversion_attacks(), {}
         for name in self.spec.names if names is None else names:
@@ -164,7 +164,7 @@ class Attackers:
         """Hold a contest of decoders and return the winner.
 
         Args:
-            title: What progress is reported as.
+            title: Name of the release, for progress.
             confidences: ``(N, K)`` what the attacker got for its images.
             images: ``(N, C, H, W)`` those images.
             held_out: ``(N)`` bool, the rows for choosing.
@@ -192,11 +192,11 @@ def prepare_attackers(
     """Give attackers their auxiliary images, with the rows that they hold out.
 
     Args:
-        spec: Who they are.
+        spec: The attackers and their decoders.
         images: ``(N, C, H, W)`` the auxiliary images.
-        store: Where trained networks are kept.
-        seed: Of the experiment.
-        report: Told of progress.
+        store: Keeps trained networks.
+        seed: Seed of the experiment.
+        report: Progress callback.
     """
     choice = torch.Generator().manual_seed(seed)
     held_out = held_out_rows(len(images), spec.held_out, choice).to(images.device)

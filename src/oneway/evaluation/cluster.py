@@ -14,7 +14,7 @@ from oneway.extras import load_extra
 T = TypeVar("T")
 
 RETRIES = 3
-"""How often a task is tried again when its process or machine is lost."""
+"""Attempts after the first, when a task's process or machine is lost."""
 
 
 def run_tasks(
@@ -24,10 +24,10 @@ def run_tasks(
 
     Args:
         tasks: Sent by value.
-        devices: What each computes on.
-        retries: How often each is tried again.
+        devices: Device of each task.
+        retries: Most attempts after the first, for each task.
     """
-    # Whoever wants to tell Ray's makers what they run may say so.
+    # Everyone who wants to tell Ray's makers what they run may say so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = load_extra("ray", extra="ray", purpose="running on a cluster")
     if not ray.is_initialized():
@@ -51,7 +51,7 @@ def _run_elsewhere(task: Callable[[], T], folder: Path) -> T | OnewayError:
     """Run a task in a worker; an error raised on purpose is an answer, and is not tried again.
 
     Args:
-        task: What to run.
+        task: Function to run.
         folder: Where its relative paths begin, if this machine has it.
     """
     with contextlib.chdir(folder) if folder.is_dir() else contextlib.nullcontext():

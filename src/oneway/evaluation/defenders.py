@@ -28,14 +28,14 @@ from oneway.targets import DefendedTarget, TorchTarget
 
 @dataclasses.dataclass(frozen=True)
 class FittedDefense:
-    """A defense that is ready, and what it took.
+    """A defense that is ready to answer, with facts about its training.
 
     Attributes:
-        defense: It.
-        again: Builds the same once more for whoever asks again, told for what: it draws on a
-            stream of its own for each, so that what was released stays the same.
-        seconds: Of training, beyond the target's: a surrogate's, or a network's of its own.
-        facts: What its training recorded.
+        defense: The defense.
+        again: Rebuilds the defense with an independent random stream for the named purpose, so that
+            what was released stays the same.
+        seconds: Seconds that the surrogate, or the state of the defense, was trained.
+        facts: Numbers that the training recorded.
     """
 
     defense: Defense
@@ -46,7 +46,7 @@ class FittedDefense:
 
 @dataclasses.dataclass(frozen=True)
 class DefenderImages:
-    """What a defender has to train with.
+    """Images that a defender trains with.
 
     Attributes:
         auxiliary: ``(N, C, H, W)`` public images, on the device where networks are trained.
@@ -80,10 +80,10 @@ class Defender:
         Args:
             surrogate: The defender's own inverter.
             step_factors: What an attacker's copies multiply the defender's step size by.
-            images: What there is to train with.
-            store: Where trained networks are kept.
+            images: Images to train with.
+            store: Keeps trained networks.
             trainer: Trains inverters; its seed is the defender's, too.
-            report: Told of progress.
+            report: Progress callback.
         """
         self.surrogate, self.step_factors, self.images = surrogate, step_factors, images
         self.store, self.trainer, self.report = store, trainer, report

@@ -12,14 +12,16 @@ class Flag:
 
     Attributes:
         name: A key of ``FLAGS``, and the name of its page.
-        detail: What raised it, in words.
+        detail: The finding that raised the flag, in words.
+        attack: Name of the attack that it is about, if it is about one.
     """
 
     name: str
     detail: str
+    attack: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a flag that nobody could look up.
+        """Refuse a flag that has no page.
 
         Raises:
             UnknownNameError: The name is none of ``FLAGS``.

@@ -56,8 +56,8 @@ def run_attack(
     Args:
         name: The attack's registered name.
         attack: The attack.
-        knowledge: What the attacker has.
-        train: How it trains a decoder.
+        knowledge: The attacker's data and access.
+        train: Trains a decoder.
         released: ``(N, K)`` what the defended target answered to the test queries.
         images: ``(N, C, H, W)`` those queries. Used to grade, and to ask again for a reconstructor
             that needs several answers; never to choose.

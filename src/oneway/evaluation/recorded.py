@@ -9,9 +9,10 @@ from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, check_disjoint, no_progress
 from oneway.evaluation.attackers import prepare_attackers
 from oneway.evaluation.grading import take_baselines
-from oneway.evaluation.records import SHOWN, Outcome, make_outcome, pixels
+from oneway.evaluation.pictures import SHOWN, pixels
+from oneway.evaluation.records import AttackRecord, Outcome, Provenance, judged
 from oneway.evaluation.settings import AttackerSpec
-from oneway.evaluation.store import Store
+from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import TrainingSettings
 from oneway.metrics import label_changes
 
@@ -41,16 +42,16 @@ def attack_recorded(
     settings: TrainingSettings,
     seed: int,
     report: ProgressCallback = no_progress,
-) -> tuple[Outcome, dict[str, Any]]:
+) -> tuple[Outcome[AttackRecord], dict[str, Any]]:
     """Train the standard attackers on one recording and grade them on the other.
 
     Args:
         auxiliary: The attacker's.
         test: The queries to reconstruct.
-        store: Where trained networks are kept.
-        settings: How decoders are trained.
-        seed: Of every random stream.
-        report: Told of progress.
+        store: Keeps trained networks.
+        settings: Training settings of the decoders.
+        seed: Seed of every random stream.
+        report: Progress callback.
 
     Returns:
         The outcome, and rows of images for a figure.
@@ -76,18 +77,20 @@ def attack_recorded(
     )
     best = min(clean_results.values(), key=lambda result: result.error)
     baselines = take_baselines(clean_results, auxiliary.images, test.images)
-    facts = {
-        "experiment": "attack",
-        "seed": seed,
-        "auxiliary": len(auxiliary.images),
-        "queries": len(test.images),
-        "label_changes": label_changes(test.logits, test.released),
-    }
-    outcome = make_outcome(facts, results, baselines, test.clean, test.released)
+    data = fingerprint(auxiliary.images, auxiliary.clean, test.images, test.clean)
+    record = AttackRecord(
+        experiment="attack",
+        seed=seed,
+        auxiliary=len(auxiliary.images),
+        queries=len(test.images),
+        provenance=Provenance.now(data, None),
+        **judged(results, baselines, test.clean, label_changes(test.logits, test.released)),
+    )
     shown = slice(0, SHOWN)
     rows = {
         "original": test.images[shown],
         "clean scores": best.reconstructions[shown],
         **{f"released\n{name}": result.reconstructions[shown] for name, result in results.items()},
     }
+    outcome = Outcome(record, results, test.released)
     return outcome, {label: pixels(images) for label, images in rows.items()}

@@ -1,79 +1,275 @@
-"""What is written down of one release: enough to print its row, and to run it again."""
+"""Records: what is written down of the attacks on one release, typed, and read again."""
 
 import base64
 import dataclasses
 import math
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import oneway
+from oneway.errors import CorruptDataError, OnewayError
+from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
+from oneway.evaluation.parsing import build_from
+from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.evaluation.verdict import judge
 from oneway.metrics import distortion
 from oneway.targets import Trace
 
+SCHEMA = 2
+"""Version of the records' form. Raise it when a field changes its name or meaning."""
+
 
 @dataclass(frozen=True)
-class Outcome:
+class Environment:
+    """What a record was computed with.
+
+    Attributes:
+        oneway: Version of oneway.
+        torch: Version of PyTorch.
+        python: Version of Python.
+        system: Operating system and architecture.
+        processor: Name of the processor.
+        device: ``"cpu"``, or the name of the GPU.
+        cores: Processor cores of the machine.
+        threads: Threads that PyTorch used.
+    """
+
+    oneway: str
+    torch: str
+    python: str
+    system: str
+    processor: str
+    device: str
+    cores: int | None
+    threads: int
+
+
+def environment(device: torch.device) -> Environment:
+    """Return this process's environment, with networks on ``device``."""
+    return Environment(
+        oneway=oneway.__version__,
+        torch=torch.__version__,
+        python=platform.python_version(),
+        system=f"{platform.system()} {platform.machine()}",
+        processor=_processor(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+    )
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a record comes from.
+
+    Attributes:
+        commit: Git revision of the source that made it, ``-dirty`` if it had other changes; None
+            for an installed package.
+        date: When it was made, in UTC (ISO 8601).
+        data: SHA-256 of all images and labels that were used.
+        model: SHA-256 of the model's file or weights; None where neither is at hand.
+    """
+
+    commit: str | None
+    date: str
+    data: str
+    model: str | None
+
+    @classmethod
+    def now(cls, data: str, model: str | None) -> Self:
+        """Return the provenance of a record that is made now, by this code."""
+        moment = datetime.now(UTC).replace(microsecond=0)
+        return cls(source_commit(), moment.isoformat(), data, model)
+
+
+@dataclass(frozen=True)
+class BaselineErrors:
+    """Mean squared errors per pixel that a verdict is measured between.
+
+    Attributes:
+        clean: Error of the best attack on clean scores.
+        label: Given the predicted label alone.
+        prior: Error of the mean image.
+    """
+
+    clean: float
+    label: float
+    prior: float
+
+    @classmethod
+    def of(cls, baselines: Baselines) -> Self:
+        """Return the means over all queries."""
+        return cls(
+            *(float(getattr(baselines, name).mean()) for name in ("clean", "label", "prior"))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRecord:
+    """The attacks on one release, judged.
+
+    Attributes:
+        experiment: Name of the experiment, or ``"attack"``.
+        seed: Seed of every random stream.
+        auxiliary: Auxiliary rows that attackers had.
+        queries: Test queries that attacks were graded on.
+        label_changes: Queries whose released label is not the model's.
+        errors: Mean squared error per pixel of each attacker.
+        reconstructors: Name of the reconstructor that each attacker chose.
+        reconstructor_errors: Mean error of each attacker's reconstructors.
+        baselines: Errors that the verdict is measured between.
+        adaptive_error: Lowest error of all attackers.
+        strongest: Name of the attacker with that error.
+        closed_gap: G over all queries; None if clean scores add nothing to the label.
+        closed_gap_least_confident: G over the least confident 5 % of queries.
+        flags: Suspicious facts about this evaluation.
+        errors_per_query: Each attacker's errors, as :func:`packed` writes them.
+        environment: Software and hardware.
+        provenance: Code, date, data and model.
+        schema: Version of this form.
+    """
+
+    experiment: str
+    seed: int
+    auxiliary: int
+    queries: int
+    label_changes: int
+    errors: Mapping[str, float]
+    reconstructors: Mapping[str, str]
+    reconstructor_errors: Mapping[str, Mapping[str, float]]
+    baselines: BaselineErrors
+    adaptive_error: float
+    strongest: str
+    closed_gap: float | None
+    closed_gap_least_confident: float | None
+    flags: tuple[Flag, ...]
+    errors_per_query: Mapping[str, str]
+    environment: Environment
+    provenance: Provenance
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, ``schema`` first."""
+        values: dict[str, Any] = json_values(dataclasses.asdict(self))
+        return {"schema": values.pop("schema"), **values}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseRecord(AttackRecord):
+    """One release of an experiment: what it is, costs and hides.
+
+    Attributes:
+        preset: Preset of the experiment; empty: none.
+        cell: Hash of all that decides the record but the data.
+        release: Name of the release.
+        defense: Registered name of the defense.
+        options: Options that the experiment sets.
+        effective_options: All options, at their defaults where they are not set.
+        accuracy: Share of test queries whose released label is the true class.
+        keeps_label: Whether the defense promises to keep labels.
+        random: Whether the same query is answered differently each time.
+        logit_distortion: Mean absolute difference of logits per class, in nats; None where a
+            probability of 0 was released.
+        l1_mean: Mean L1 distance of probabilities, from 0 to 2.
+        l1_p99: Its 99th percentile.
+        l1_max: Its maximum.
+        training_seconds: Seconds that the defense trained.
+        training: Facts that its training recorded.
+        milliseconds_single_query: Median time of a query by itself.
+        milliseconds_per_query_batched: Time of a query in a large batch.
+        spec: The experiment.
+    """
+
+    preset: str
+    cell: str
+    release: str
+    defense: str
+    options: Mapping[str, Any]
+    effective_options: Mapping[str, Any]
+    accuracy: float
+    keeps_label: bool
+    random: bool
+    logit_distortion: float | None
+    l1_mean: float
+    l1_p99: float
+    l1_max: float
+    training_seconds: float
+    training: Mapping[str, Any]
+    milliseconds_single_query: float
+    milliseconds_per_query_batched: float
+    spec: Mapping[str, Any]
+
+
+Record = TypeVar("Record", bound=AttackRecord, covariant=True)
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Record]):
     """What attacks on one release gave.
 
     Attributes:
-        record: JSON values.
-        results: Each attacker's, by name.
-        released: ``(N, K)`` what the test queries were answered.
+        record: The record.
+        results: Result of each attacker, by name.
+        released: ``(N, K)`` released confidences of the test queries.
     """
 
-    record: dict[str, Any]
+    record: Record
     results: Mapping[str, AttackResult]
     released: Tensor
 
 
-def make_outcome(
-    facts: Mapping[str, Any],
+def judged(
     results: Mapping[str, AttackResult],
     baselines: Baselines,
     clean: Tensor,
-    released: Tensor,
-) -> Outcome:
-    """Judge the attacks on one release and write everything down.
+    label_changes: int,
+) -> dict[str, Any]:
+    """Judge the attacks on one release.
 
     Args:
-        facts: What is known of the release besides the attacks; ``label_changes`` among it.
-        results: Each attacker's, by name.
-        baselines: Of the same test queries.
+        results: Result of each attacker, by name.
+        baselines: Baselines of the same test queries.
         clean: ``(N, K)`` clean confidences of the test queries.
-        released: ``(N, K)`` what they were answered.
+        label_changes: Queries whose released label is not the model's.
+
+    Returns:
+        The fields of :class:`AttackRecord` that follow from these.
     """
-    verdict = judge(results, baselines, clean, label_changes=facts["label_changes"])
-    record = {
-        **facts,
+    verdict = judge(results, baselines, clean, label_changes)
+    return {
+        "label_changes": label_changes,
         "errors": {name: result.error for name, result in results.items()},
         "reconstructors": {name: result.reconstructor for name, result in results.items()},
         "reconstructor_errors": {
             name: dict(result.reconstructor_errors) for name, result in results.items()
         },
-        "baselines": {
-            name: float(getattr(baselines, name).mean()) for name in ("clean", "label", "prior")
-        },
-        **dataclasses.asdict(verdict),
-        "flags": [flag.detail for flag in verdict.flags],
-        "environment": environment(released.device),
+        "baselines": BaselineErrors.of(baselines),
+        "adaptive_error": verdict.adaptive_error,
+        "strongest": verdict.strongest,
+        "closed_gap": verdict.closed_gap,
+        "closed_gap_least_confident": verdict.closed_gap_least_confident,
+        "flags": verdict.flags,
+        "environment": environment(clean.device),
         "errors_per_query": {name: packed(result.errors) for name, result in results.items()},
     }
-    return Outcome(record, results, released)
 
 
 def distortion_of(trace: Trace, clean: Tensor) -> dict[str, float | None]:
-    """Return how far a release is from the clean scores, for a record.
+    """Return how far a release is from the clean scores, by field of a record.
 
     A released zero is infinitely far from its clean logit: then there is no distortion of logits.
 
@@ -90,6 +286,56 @@ def distortion_of(trace: Trace, clean: Tensor) -> dict[str, float | None]:
     }
 
 
+def write_records(path: Path, records: Sequence[AttackRecord]) -> None:
+    """Write records as JSON Lines, whole or not at all."""
+    write_json_lines(path, [record.to_json() for record in records])
+
+
+def read_records(path: Path) -> list[ReleaseRecord]:
+    """Read records of experiments; none if there is no such file.
+
+    Raises:
+        CorruptDataError: A line is not a record of this version's form.
+    """
+    return [
+        record_from(values, f"line {number} of {path}")
+        for number, values in enumerate(read_json_lines(path), start=1)
+    ]
+
+
+def record_from(values: Mapping[str, Any], where: str) -> ReleaseRecord:
+    """Return the record that :meth:`AttackRecord.to_json` gave as JSON values.
+
+    Args:
+        values: A JSON object.
+        where: File and line, for messages.
+
+    Raises:
+        CorruptDataError: It is no record of an experiment, or of another version's form.
+    """
+    check_schema(values, where)
+    try:
+        return build_from(ReleaseRecord, dict(values), "the record")
+    except OnewayError as error:
+        raise CorruptDataError(
+            f"{where} must be a record of an experiment: {error} Make it again with this version "
+            "of oneway."
+        ) from error
+
+
+def check_schema(values: Mapping[str, Any], where: str) -> None:
+    """Refuse a record of another version's form.
+
+    Raises:
+        CorruptDataError: It is one, or no record.
+    """
+    if values.get("schema") != SCHEMA:
+        raise CorruptDataError(
+            f"{where} must be a record with schema {SCHEMA}, but has "
+            f"{values.get('schema', 'none')!r}. Make it again with this version of oneway."
+        )
+
+
 def packed(errors: Tensor) -> str:
     """Return ``(N)`` numbers as text: base64 of little-endian float16, 2.7 characters each."""
     halves = errors.cpu().numpy().astype("<f2")
@@ -97,7 +343,7 @@ def packed(errors: Tensor) -> str:
 
 
 def unpacked(text: str) -> NDArray[np.float16]:
-    """Return the numbers that :func:`packed` wrote, each to 3 decimal places of its own size."""
+    """Return the numbers that :func:`packed` wrote, each to 3 decimal places of its size."""
     return np.frombuffer(base64.b64decode(text), "<f2")
 
 
@@ -110,36 +356,35 @@ def json_values(value: Any) -> Any:
     return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
-SHOWN = 10
-"""Most images of a row of a figure."""
+def weights_hash(module: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and buffers, in the order of their names."""
+    return fingerprint(*(tensor for _, tensor in sorted(module.state_dict().items())))
 
 
-def shown_rows(labels: Tensor) -> Tensor:
-    """Return which images a figure shows: the first of each class, up to ``SHOWN``."""
-    return torch.stack([(labels == k).nonzero()[0, 0] for k in labels.unique()[:SHOWN]])
-
-
-def pixels(images: Tensor) -> Any:
-    """Return ``(n, H, W)`` or ``(n, H, W, C)`` arrays to draw, of ``(n, C, H, W)`` images."""
-    return (images[:, 0] if images.shape[1] == 1 else images.movedim(1, -1)).cpu().numpy()
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Say what a record was made with: versions, processor, threads."""
-    return {
-        "oneway": oneway.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+@cache
+def source_commit() -> str | None:
+    """Return the Git revision of this source, ``-dirty`` if it has other changes; None if none."""
+    git = shutil.which("git")
+    folder = Path(__file__).parent
+    # A checkout of oneway, and not one that oneway is installed somewhere in.
+    if git is None or not (folder.parents[2] / ".git").exists():
+        return None
+    words = [
+        git,
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603
+    return answer.stdout.strip() or None
 
 
 def _processor() -> str:
-    """Return the processor's name, as far as the system tells."""
+    """Return the processor's name, as far as the system gives it."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():

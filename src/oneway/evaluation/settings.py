@@ -21,11 +21,11 @@ class SurrogateSpec:
 
     Attributes:
         width: Channels of its last hidden layer.
-        hidden_layers_removed: How many it lacks of an attacker's.
+        hidden_layers_removed: Hidden layers that an attacker's decoder has in addition.
         input_transform: Its input transform.
         adversarial_steps: How many steps of noise each batch is shown in min-max training;
             together they are as long as the defense's.
-        training: How it is trained.
+        training: Training settings.
     """
 
     width: int = 32
@@ -57,7 +57,7 @@ class AttackerSpec:
         widths: Decoder widths to try.
         held_out: Share of the auxiliary images kept for choosing.
         step_factors: What adversarial training multiplies the defender's step size by.
-        repeats: How often averaging asks the same query.
+        repeats: Numbers of answers to the same query that averaging tries.
         training: Equal for every attack on every release.
     """
 
@@ -97,7 +97,7 @@ class ReleaseSpec:
     """One row of the table: what it is called, and which defense with which options.
 
     Attributes:
-        name: What it is called.
+        name: Name of the row.
         defense: A registered defense.
         options: Its own and its training's.
         surrogate: ``"plain"``, or one of two readings of the paper's "adversarial training

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Store:
         """Return the tensors of a spec, computed now only if they never were.
 
         Args:
-            kind: What they are, as in the file's name.
+            kind: First part of the file's name.
             spec: JSON values that decide them, fingerprints of what they come from among them.
             compute: Computes them, by name.
 
@@ -87,15 +87,15 @@ class Store:
         return read_tensors(path, kind, "It was there a moment ago; run the command again.")[0]
 
 
-def write_records(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write records as JSON Lines, whole or not at all."""
+def write_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write JSON objects as JSON Lines, whole or not at all."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for record in records:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read records that :func:`write_records` wrote; none if there is no such file.
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read what :func:`write_json_lines` wrote; none if there is no such file.
 
     Raises:
         CorruptDataError: A line is not a JSON object.

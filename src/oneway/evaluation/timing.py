@@ -12,9 +12,9 @@ def query_times(guard: DefendedTarget, queries: Tensor, repeats: int) -> list[fl
     """Return the milliseconds from queries to released confidences, from least to most.
 
     Args:
-        guard: Who answers.
+        guard: Target that answers.
         queries: ``(N, ...)``, asked all at once.
-        repeats: How often.
+        repeats: Number of calls.
     """
     taken = []
     for _ in range(repeats):

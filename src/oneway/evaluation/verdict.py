@@ -7,6 +7,7 @@ from torch import Tensor
 
 from oneway.attacks import LabelOnly, inversion_attacks
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.metrics import closed_gap
@@ -15,21 +16,13 @@ LEAST_CONFIDENT_SHARE = 0.05
 """The least confident share of queries that is also judged by itself: the mean hides it."""
 
 
-SAID = {
-    "attack-failed": "error above the label-only baseline: that attack failed",
-    "retraining-failed": "retrained is weaker than static: the retraining failed",
-    "labels-changed": "labels changed or tied in what was released",
-}
-"""How the details end of the flags that :func:`judge` raises, by name."""
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What the attacks on one release come to.
 
     Attributes:
         adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
-        strongest: Who achieved it.
+        strongest: Name of the attacker with that error.
         closed_gap: G over all queries; None if clean scores tell no more than the label.
         closed_gap_least_confident: G over the least confident 5 % of queries, of the attacker who
             is strongest over all of them, or who falls back on the label.
@@ -53,9 +46,9 @@ def judge(
 
     Args:
         results: By name; all of them count, and the strongest makes the headline.
-        baselines: Of the same queries.
+        baselines: Baselines of the same queries.
         clean_confidences: ``(N, K)``, to find the least confident queries.
-        label_changes: How many labels changed in what was released.
+        label_changes: Queries whose released label is not the model's.
     """
     strongest = min(results, key=lambda name: results[name].error)
     tail = least_confident(clean_confidences)
@@ -63,7 +56,7 @@ def judge(
     label_error = float(baselines.label.mean())
     flags = failed_attacks(results, baselines.label)
     if label_changes:
-        flags.append(Flag("labels-changed", f"{label_changes} {SAID['labels-changed']}"))
+        flags.append(Flag("labels-changed", f"{label_changes} {FLAGS['labels-changed'].statement}"))
     return Verdict(
         adaptive_error=adaptive,
         strongest=strongest,
@@ -97,22 +90,15 @@ def failed_attacks(results: Mapping[str, AttackResult], label_errors: Tensor) ->
         # Two standard errors or one percent, so that a tie is not called a failure.
         slack = max(2 * standard_error(result.errors - label_errors), 0.01 * label_error)
         if not (exempt or misled) and result.error > label_error + slack:
-            flags.append(Flag("attack-failed", f"{name} {SAID['attack-failed']}"))
+            statement = FLAGS["attack-failed"].statement
+            flags.append(Flag("attack-failed", f"{name} {statement}", name))
     for name, attack in declared.items():
         if attack.improves_on is not None and attack.improves_on in results:
             gain = results[name].errors - results[attack.improves_on].errors
             if float(gain.mean()) > 2 * standard_error(gain):
-                flags.append(Flag("retraining-failed", SAID["retraining-failed"]))
+                statement = FLAGS["retraining-failed"].statement
+                flags.append(Flag("retraining-failed", statement, name))
     return flags
-
-
-def flag_named(detail: str) -> str | None:
-    """Return the name of a flag that :func:`judge` raised, of which a record keeps the detail.
-
-    Args:
-        detail: What raised it, with or without a count before it.
-    """
-    return next((name for name, said in SAID.items() if detail.endswith(said)), None)
 
 
 def least_confident(clean_confidences: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from oneway.contracts import (
 from oneway.data import Dataset, ProgressCallback, load_dataset
 from oneway.defenses import build_defense
 from oneway.defenses.codebook import Codebook, CodebookRelease
-from oneway.defenses.codebook.certificate import table_hash
 from oneway.evaluation import (
     AttackResult,
     Baselines,
@@ -277,7 +276,7 @@ class Session:
         spec = {
             "setting": setting.as_json(),
             "surrogate": self._surrogate_hash,
-            "book": None if codebook is None else table_hash(codebook),
+            "book": None if codebook is None else codebook.digest(),
             "data": fingerprint(images, logits),
         }
         released = self._store.tensors("releases", spec, compute)["released"]

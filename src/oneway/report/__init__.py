@@ -1,4 +1,4 @@
-"""Records to tables, figures and pages; nothing here computes a metric."""
+"""Records to sentences, tables, pictures and pages; nothing here computes a metric."""
 
 from oneway.report.audit import (
     attackers_table,
@@ -8,43 +8,26 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
-from oneway.report.certificate import (
-    certificate_lines,
-    certificate_table,
-    family_table,
-)
-from oneway.report.figure import draw_reconstructions
-from oneway.report.frontier import draw_frontier, frontier, frontier_lines
-from oneway.report.results import results_page
-from oneway.report.summary import (
-    SUMMARY_WIDTH,
-    published_table,
-    summary_remarks,
-    summary_table,
-)
-from oneway.report.table import TABLE_WIDTH, Listing, attack_table, release_table, remarks
+from oneway.report.candidates import candidates_table
+from oneway.report.experiments import costs_table, published_table, summary_table
+from oneway.report.figure import check_figure_path, draw_reconstructions
+from oneway.report.findings import report_lines
+from oneway.report.frontier import frontier_lines
+from oneway.report.table import Listing
 
 __all__ = [
-    "SUMMARY_WIDTH",
-    "TABLE_WIDTH",
     "Listing",
-    "attack_table",
     "attackers_table",
-    "certificate_lines",
-    "certificate_table",
+    "candidates_table",
+    "check_figure_path",
+    "costs_table",
     "distortion_line",
-    "draw_frontier",
     "draw_reconstructions",
-    "family_table",
     "flag_lines",
-    "frontier",
     "frontier_lines",
     "privacy_table",
     "published_table",
-    "release_table",
-    "remarks",
-    "results_page",
-    "summary_remarks",
+    "report_lines",
     "summary_table",
     "utility_table",
     "verdict",

@@ -1,67 +1,72 @@
-"""An audit in words and tables: the verdict first, then what it rests on."""
+"""An audit in sentences and tables, for a terminal and for its page."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import astuple, dataclass
+from operator import attrgetter, itemgetter
 
+from oneway.audit import AuditRecord
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.report.table import LABEL_LEAKS, Listing, knows
-
-Record = Mapping[str, Any]
-
-PAGES = "docs/flags"
-"""Where every flag has a page."""
-
-
-NO_CONTROLS = "No controls were run: nothing vouches for these attackers."
-
-
-def verdict(record: Record) -> list[str]:
-    """Say what an audit found, in sentences; the first is the verdict."""
-    lines = [judgement(record).sentence]
-    baselines = record["baselines"]
-    lines.append(
-        f"Baselines (mean squared error): best attack on clean scores {baselines['clean']:.4f}, "
-        f"given the label alone {baselines['label']:.4f}, mean of all {baselines['prior']:.4f}. "
-        f"Strongest attack on the release: {record['adaptive_error']:.4f} "
-        f"({', '.join(sorted(set(record['strongest'])))})."
-    )
-    lines.append(_people(record))
-    if not record["controls"]:
-        lines.append(NO_CONTROLS)
-    elif not record["void"]:
-        lines.append(_controls(record))
-    left_out = record["plan"]["left_out"]
-    if left_out:
-        lines.append(f"Left out for lack of time: {'; '.join(left_out)}.")
-    seeds = len(record["seeds"])
-    trained = (
-        "until twice the epochs gained nothing" if record["plateau_shown"] else "not to the end"
-    )
-    lines.append(
-        f"Decoders were trained on up to {record['auxiliary']} queried examples, for "
-        f"{record['epochs']} epochs ({trained}), {seeds} seed{'s' if seeds > 1 else ''}; "
-        f"{record['queries']} test queries. They reconstruct no better than this; a stronger "
-        "attacker may exist."
-    )
-    if record["stopped"]:
-        missing = record["plan"]["seeds"] - len(record["seeds"])
-        lines.append(f"Not measured: {missing} more of the seeds ({record['stopped']}).")
-    failed = record["utility"]["cost"]["failed"]
-    if failed:
-        lines.append(f"Not measured: what answers cost the server ({failed}).")
-    lines.append(LABEL_LEAKS)
-    return lines
+from oneway.evaluation import AttackRecord
+from oneway.metrics import Interval
+from oneway.report.sentences import (
+    LABEL_LEAKS,
+    NO_CONTROLS,
+    NO_GAP,
+    baselines_sentence,
+    flag_line,
+    knows,
+)
+from oneway.report.table import Column, Listing
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What an audit comes to.
+class Gap:
+    """A closed gap of a record, with its 95 % interval over resampled queries.
+
+    Attributes:
+        value: G; None where clean scores reveal no more than the label.
+        low: The lower end, possibly infinite; None without an interval.
+        high: The upper end, likewise.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(cls, value: float | None, interval: Interval | None) -> "Gap":
+        """Return a gap with its interval, if it has one."""
+        return cls(value) if interval is None else cls(value, interval.low, interval.high)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval, and both its ends are finite."""
+        ends = (self.low, self.high)
+        return all(end is not None and math.isfinite(end) for end in ends)
+
+    def interval(self) -> str:
+        """Return the interval in words; empty without an interval."""
+        return "" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
+
+
+def closed_gap(record: AuditRecord) -> Gap:
+    """Return G over all queries."""
+    return Gap.of(record.closed_gap, record.closed_gap_interval)
+
+
+def closed_gap_least_confident(record: AuditRecord) -> Gap:
+    """Return G over the least confident 5 % of queries."""
+    return Gap.of(record.closed_gap_least_confident, record.closed_gap_least_confident_interval)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict of an audit.
 
     Attributes:
         tone: ``void``, ``bad``, ``mixed`` or ``good``.
-        stamp: In a few words.
-        sentence: In a sentence, with the number.
+        stamp: The verdict in a few words.
+        sentence: The verdict in a sentence, with its numbers.
     """
 
     tone: str
@@ -69,147 +74,177 @@ class Judgement:
     sentence: str
 
 
-def judgement(record: Record) -> Judgement:
+LEVELS = (
+    (
+        0.0,
+        *("bad", "It leaks more than no defense"),
+        "an attacker who retrains learns more than from clean scores.",
+    ),
+    (0.5, "bad", "Most of it still leaks", "most of what clean scores reveal still leaks."),
+    (0.9, "mixed", "Part of it still leaks", "part of what clean scores reveal still leaks."),
+)
+"""By the G that stays below it: tone, stamp and meaning."""
+
+HIDDEN = LEVELS[-1][0]
+"""From this G on, a release hides nearly all that there is to hide."""
+
+
+def headline(record: AuditRecord) -> Headline:
     """Return the verdict of an audit."""
-    if record["void"]:
-        failed = [name for name, one in record["controls"].items() if one["passed"] is False]
-        return Judgement(
+    if record.void:
+        failed = _controls_that(record, passed=False)
+        return Headline(
             "void",
             "VOID: believe nothing below",
             f"VOID: these attackers misjudged {', '.join(failed)}, whose leak is known. Nothing "
             "below says anything about the release.",
         )
-    gap, interval = record["closed_gap"], record["closed_gap_interval"]
-    if record["defense"] == "none":
+    if record.defense == "none":
         return _undefended(record)
-    if gap is None:
-        return Judgement(
+    gap, tail = closed_gap(record), closed_gap_least_confident(record)
+    if gap.value is None:
+        return Headline(
             "mixed",
             "No gap to close",
-            "There is no gap to close: clean scores tell these attackers no more than the label. "
-            "Either nothing leaks, or the attackers are too weak to see it.",
+            f"{NO_GAP} Either nothing leaks, or the attackers are too weak to see it.",
         )
-    if interval is not None and not _ends(interval):
-        return Judgement(
+    if gap.low is not None and not gap.bounded:
+        return Headline(
             "mixed",
-            "These queries do not tell",
-            "These queries do not tell: clean scores give these attackers hardly more than the "
-            "label does, so that G may be anything. Ask more queries, or give more time.",
+            "Inconclusive: too few queries",
+            "Inconclusive: clean scores give these attackers hardly more than the label does, so "
+            "that G may be anything. Pass more queries, or more time.",
         )
-    sure = "" if interval is None else f" (95 % of resampled queries: {between(interval)})"
-    told = f"The release closes G = {gap:.2f} of the gap{sure}{_tail(record)}"
-    tail = record["closed_gap_least_confident"]
-    if gap < 0:
-        told += ": whoever retrains learns more than from clean scores."
-        return Judgement("bad", "It leaks more than no defense", told)
-    if gap < 0.5:
-        told += ": most of what clean scores tell still leaks."
-        return Judgement("bad", "Most of it still leaks", told)
-    if gap < 0.9:
-        told += ": part of what clean scores tell still leaks."
-        return Judgement("mixed", "Part of it still leaks", told)
-    if tail is not None and tail < 0.9:
-        ends = _ends(record["closed_gap_least_confident_interval"])
-        certain = ends and record["closed_gap_least_confident_interval"]["high"] < 0.9
-        more = "does" if certain else "may"
-        told += f": on average little leaks, but of the least confident queries more {more}."
-        return Judgement("mixed", "Little leaks, but not of every query", told)
-    told += ": next to nothing leaks beyond the label, to these attackers."
-    return Judgement("good", "Next to nothing leaks, to these attackers", told)
+    sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
+    facts = f"The release closes G = {gap.value:.2f} of the gap{sure}{_tail(record)}"
+    for below, tone, stamp, meaning in LEVELS:
+        if gap.value < below:
+            return Headline(tone, stamp, f"{facts}: {meaning}")
+    if tail.value is not None and tail.value < HIDDEN:
+        certain = tail.bounded and tail.high is not None and tail.high < HIDDEN
+        return Headline(
+            "mixed",
+            "Little leaks, but not of every query",
+            f"{facts}: little leaks on average, but the least confident queries "
+            f"{'leak' if certain else 'may leak'} more.",
+        )
+    return Headline(
+        "good",
+        "Next to nothing leaks, to these attackers",
+        f"{facts}: next to nothing leaks beyond the label, to these attackers.",
+    )
 
 
-def _undefended(record: Record) -> Judgement:
-    gained = 1 - record["adaptive_error"] / record["baselines"]["label"]
+def _undefended(record: AuditRecord) -> Headline:
+    gained = 1 - record.adaptive_error / record.baselines.label
     if gained > 0:
-        return Judgement(
+        return Headline(
             "bad",
             "No defense: the scores leak",
             f"Undefended, the scores take {100 * gained:.0f} % off the error that the label alone "
-            "leaves: that much of a query leaks besides its label.",
+            "leaves: that much of a query leaks beyond its label.",
         )
-    return Judgement(
+    return Headline(
         "mixed",
         "No defense, and no leak seen",
-        "Undefended, the scores tell these attackers no more than the label does.",
+        "Undefended, the scores reveal no more to these attackers than the label does.",
     )
 
 
-def _tail(record: Record) -> str:
-    """Say how it is for the least confident queries, and on how many that rests."""
-    tail, interval = (
-        record["closed_gap_least_confident"],
-        record["closed_gap_least_confident_interval"],
-    )
-    if tail is None:
+def _tail(record: AuditRecord) -> str:
+    """Return G of the least confident queries, and how many they are, for the headline."""
+    tail = closed_gap_least_confident(record)
+    if tail.value is None:
         return ""
-    queries = f"the least confident 5 % of queries ({record['least_confident_queries']})"
-    if not _ends(interval):
-        return f"; {queries} do not tell it for themselves"
-    return f", and {tail:.2f} ({between(interval)}) for {queries}"
+    queries = f"the least confident 5 % of queries ({record.least_confident_queries})"
+    if not tail.bounded:
+        return f"; {queries} are too few for an estimate"
+    return f", and {tail.value:.2f} ({tail.interval()}) for {queries}"
 
 
-def _ends(interval: Mapping[str, Any]) -> bool:
-    """Say whether an interval ends: an infinite end is a text."""
-    return not any(isinstance(end, str) for end in interval.values())
+def verdict(record: AuditRecord) -> list[str]:
+    """Return what an audit says, in sentences; the first is the headline."""
+    baselines, seeds = record.baselines, record.seeds
+    lines = [
+        headline(record).sentence,
+        baselines_sentence(*(f"{error:.4f}" for error in astuple(baselines)))
+        + f" Strongest attack on the release: {record.adaptive_error:.4f} "
+        f"({', '.join(sorted(set(record.strongest)))}).",
+        _reidentified(record),
+    ]
+    if not record.controls:
+        lines.append(NO_CONTROLS)
+    elif not record.void:
+        lines += _controls(record)
+    if record.plan.left_out:
+        lines.append(f"Left out for lack of time: {'; '.join(record.plan.left_out)}.")
+    trained = "gained nothing" if record.plateau_shown else "might still gain"
+    lines.append(
+        f"Decoders were trained on up to {record.auxiliary} queried examples, for "
+        f"{record.epochs} epochs (twice as many {trained}), with {len(seeds)} "
+        f"seed{'s' if len(seeds) > 1 else ''}; {record.queries} test queries. They reconstruct "
+        "no better than this; a stronger attacker may exist."
+    )
+    if record.stopped:
+        planned = record.plan.seeds
+        lines.append(f"Not measured: {planned - len(seeds)} of {planned} seeds ({record.stopped}).")
+    failed = record.utility["cost"]["failed"]
+    if failed:
+        lines.append(f"Not measured: the server's time for an answer ({failed}).")
+    return [*lines, LABEL_LEAKS]
 
 
-def between(interval: Mapping[str, Any]) -> str:
-    """Return an interval in words."""
-    ends = (interval["low"], interval["high"])
-    low, high = (end if isinstance(end, str) else f"{end:.2f}" for end in ends)
-    return f"{low} to {high}"
+def reidentified(record: AuditRecord) -> dict[str, float]:
+    """Return the percentage of queries re-identified at rank 1: released, clean, label."""
+    return {
+        source: 100 * measures["reidentified_rank_1"] for source, measures in record.privacy.items()
+    }
 
 
-def _people(record: Record) -> str:
-    """Say how often a reconstruction finds its own true input."""
-    privacy = record["privacy"]
-    gallery = privacy["released"]["gallery"]
-    shares = {who: 100 * one["reidentified_rank_1"] for who, one in privacy.items()}
+def _reidentified(record: AuditRecord) -> str:
+    released, percent = record.privacy["released"], reidentified(record)
     return (
-        f"Among {gallery} true inputs, a reconstruction's nearest is its own for "
-        f"{shares['released']:.1f} % of queries, as {privacy['released']['reidentified_by']} "
-        f"makes them, who does best at this ({shares['clean']:.1f} % from clean scores, "
-        f"{shares['label']:.1f} % from the label alone, {100 / gallery:.1f} % by chance)."
+        f"Re-identified at rank 1 among {released['gallery']} true inputs: "
+        f"{percent['released']:.1f} % of queries ({released['reidentified_by']} attacker, the "
+        f"best); {percent['clean']:.1f} % from clean scores, {percent['label']:.1f} % from the "
+        f"label alone, {100 / released['gallery']:.1f} % by chance."
     )
 
 
-def _controls(record: Record) -> str:
-    passed = [name for name, one in record["controls"].items() if one["passed"]]
-    unclear = [name for name, one in record["controls"].items() if one["passed"] is None]
-    told = f"Controls as they must be: {', '.join(passed)}." if passed else ""
-    if unclear:
-        names = ", ".join(unclear)
-        told += f" Not to be told, since what they tell is no more than the label: {names}."
-    return told.strip()
+def _controls(record: AuditRecord) -> list[str]:
+    """Return which controls vouch for the attackers of an audit that is not void."""
+    lines = []
+    for passed, words in (
+        (True, "Controls passed"),
+        (None, "Controls inconclusive, since clean scores add nothing to the label"),
+    ):
+        names = _controls_that(record, passed=passed)
+        if names:
+            lines.append(f"{words}: {', '.join(names)}.")
+    return lines
 
 
-def flag_lines(record: Record) -> list[str]:
-    """Return one line per raised flag, with where to read on."""
-    return [
-        f"flag {flag['name']}: {flag['detail']} [{PAGES}/{flag['name']}.md]"
-        for flag in record["flags"]
-    ]
+def _controls_that(record: AuditRecord, *, passed: bool | None) -> list[str]:
+    """Return the names of controls that passed, failed (False) or are inconclusive (None)."""
+    return [name for name, row in record.controls.items() if row.passed is passed]
 
 
-ATTACK_COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "attacker": lambda row: str(row["name"]),
-    "error": lambda row: f"{row['error']:.4f}",
-    "re-identified": lambda row: f"{row['rank_1']:.4f}",
-    "what it knows": lambda row: knows(str(row["name"])),
-}
+def flag_lines(record: AuditRecord) -> list[str]:
+    """Return a line for each raised flag, with the page that explains it."""
+    return [flag_line(flag.name, flag.detail) for flag in record.flags]
 
 
-def attackers_table(record: Record) -> Listing:
-    """Return each attacker's error on the release, mean over seeds; and rank 1 of the first."""
-    rows = [
-        {"name": name, "error": error, **record["reidentified"][name]}
-        for name, error in record["errors"].items()
-    ]
-    return Listing("Attackers on the release", ATTACK_COLUMNS, rows)
+def attackers_table(record: AuditRecord | AttackRecord) -> Listing:
+    """Return each attacker's error on the release, on average over seeds, and what it knows.
 
-
-def _cell(value: Any, digits: int = 4) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    Where the record has it, also the share of queries that it re-identifies at rank 1.
+    """
+    ranks = record.reidentified if isinstance(record, AuditRecord) else None
+    columns = {"attacker": Column(itemgetter(0)), "error": Column(itemgetter(1), ".4f")}
+    if ranks is not None:
+        columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
+    columns["what it knows"] = Column(lambda row: knows(row[0]))
+    return Listing("Attackers on the release", columns, list(record.errors.items()))
 
 
 PRIVACY = {
@@ -222,95 +257,92 @@ PRIVACY = {
     "reidentified_rank_5": "re-identified, rank 5 (best attacker)",
 }
 
-Row = Mapping[str, Any]
 
-
-def privacy_table(record: Record) -> Listing:
-    """Return how like the truth the reconstructions are."""
-    privacy = record["privacy"]
-    rows: list[Row] = [
-        {"measure": told, **{who: one.get(name) for who, one in privacy.items()}}
-        for name, told in PRIVACY.items()
-        if name in privacy["released"]
+def privacy_table(record: AuditRecord) -> Listing:
+    """Return how close reconstructions are to the true inputs."""
+    sources = [record.privacy[source] for source in ("released", "clean", "label")]
+    rows = [
+        (title, *(source.get(name) for source in sources))
+        for name, title in PRIVACY.items()
+        if name in sources[0]
     ]
-    for name, one in privacy["released"].get("columns", {}).items():
-        kind = "accuracy" if one["kind"] == "categorical" else "error"
-        own = {who: all_of["columns"][name]["value"] for who, all_of in privacy.items()}
-        rows.append({"measure": f"{name}, {kind}", **own})
-    columns: dict[str, Callable[[Row], str]] = {
-        "reconstructed from": lambda row: str(row["measure"]),
-        "the release": lambda row: _cell(row["released"]),
-        "clean scores": lambda row: _cell(row["clean"]),
-        "the label": lambda row: _cell(row["label"]),
+    for name, column in sources[0].get("columns", {}).items():
+        kind = "accuracy" if column["kind"] == "categorical" else "error"
+        rows.append((f"{name}, {kind}", *(source["columns"][name]["value"] for source in sources)))
+    columns = {
+        "reconstructed from": Column(itemgetter(0)),
+        "the release": Column(itemgetter(1), ".4f"),
+        "clean scores": Column(itemgetter(2), ".4f"),
+        "the label": Column(itemgetter(3), ".4f"),
     }
     return Listing("What is reconstructed (by the strongest attacker)", columns, rows)
 
 
 UTILITY = {
-    "top_1": ("accuracy", 4),
-    "top_5": ("top-5 accuracy", 4),
-    "negative_log_likelihood": ("negative log-likelihood", 4),
-    "expected_calibration_error": ("expected calibration error", 4),
-    "brier_score": ("Brier score", 4),
-    "failure_auroc": ("AUROC of the top score for mistakes", 4),
+    "top_1": ("accuracy", ".4f"),
+    "top_5": ("top-5 accuracy", ".4f"),
+    "negative_log_likelihood": ("negative log-likelihood", ".4f"),
+    "expected_calibration_error": ("expected calibration error", ".4f"),
+    "brier_score": ("Brier score", ".4f"),
+    "failure_auroc": ("AUROC of the top score for mistakes", ".4f"),
 }
 COST = {
-    "p50_milliseconds": ("one query, ms (median)", 2),
-    "p99_milliseconds": ("one query, ms (99th percentile)", 2),
-    "queries_per_second": ("queries per second, in batches", 0),
+    "p50_milliseconds": ("one query, ms (median)", ".2f"),
+    "p99_milliseconds": ("one query, ms (99th percentile)", ".2f"),
+    "queries_per_second": ("queries per second, in batches", ".0f"),
 }
 
 
-def utility_table(record: Record) -> Listing:
+def utility_table(record: AuditRecord) -> Listing:
     """Return what users and the server pay."""
-    useful = record["utility"]
-    rows: list[Row] = []
-    for names, before, after in (
-        (UTILITY, useful["clean"], useful["released"]),
-        (COST, useful["cost"]["bare"], useful["cost"]["guarded"]),
-    ):
-        for name, (told, digits) in names.items():
-            one = {"clean": before[name], "released": after[name]}
-            rows.append({"measure": told, "digits": digits, **one})
-    columns: dict[str, Callable[[Row], str]] = {
-        "utility and cost": lambda row: str(row["measure"]),
-        "clean scores": lambda row: _cell(row["clean"], row["digits"]),
-        "the release": lambda row: _cell(row["released"], row["digits"]),
-    }
+    utility = record.utility
+    rows = [
+        (title, *(Column(itemgetter(name), style)(measures) for measures in (before, after)))
+        for names, before, after in (
+            (UTILITY, utility["clean"], utility["released"]),
+            (COST, utility["cost"]["bare"], utility["cost"]["guarded"]),
+        )
+        for name, (title, style) in names.items()
+    ]
+    headings = ("utility and cost", "clean scores", "the release")
+    columns = {heading: itemgetter(place) for place, heading in enumerate(headings)}
     return Listing("What users and the server pay", columns, rows)
 
 
-def distortion_line(record: Record) -> str:
-    """Say how far released scores are from clean ones."""
-    useful = record["utility"]
-    logits = useful["logit_distortion"]
+def distortion_line(record: AuditRecord) -> str:
+    """Return how far released scores are from clean scores, in a sentence."""
+    utility = record.utility
+    logits = utility["logit_distortion"]
     return (
-        f"Distortion: L1 of probabilities {useful['l1_mean']:.4f} (p99 {useful['l1_p99']:.4f}, "
-        f"most {useful['l1_max']:.4f}), logits "
+        f"Distortion: L1 of probabilities {utility['l1_mean']:.4f} "
+        f"(99th percentile {utility['l1_p99']:.4f}, maximum {utility['l1_max']:.4f}), logits "
         f"{'infinite (zeros)' if logits is None else f'{logits:.3f}'}; "
-        f"{record['label_changes']} labels changed; "
-        f"top-5 agreement {useful['top_5_agreement']:.3f}, "
-        f"rank correlation {useful['rank_correlation']:.3f}."
+        f"{record.label_changes} labels changed; "
+        f"top-5 agreement {utility['top_5_agreement']:.3f}, "
+        f"rank correlation {utility['rank_correlation']:.3f}."
     )
 
 
-MUST = {"broken": "broken: G at most", "read": "read: at least", "holds": "unbroken: G at least"}
-"""What a control must be, and what its number is held against."""
-
-LIMITS = {"broken": BROKEN_BELOW, "read": READ_ABOVE, "holds": HOLDS_ABOVE}
-
-PASSED = {True: "yes", False: "NO", None: "cannot be told"}
-
-CONTROLS: dict[str, Callable[[Row], str]] = {
-    "control": lambda row: str(row["name"]),
-    "must be": lambda row: f"{MUST[row['expected']]} {LIMITS[row['expected']]:g}",
-    "measured": lambda row: _cell(row["measured"], 2),
-    "as it must be": lambda row: PASSED[row["passed"]],
-    "vouches for": lambda row: f"{row['attack']}, {row['input_transform']}",
+EXPECTED = {
+    "broken": f"broken: G at most {BROKEN_BELOW:g}",
+    "read": f"read: at least {READ_ABOVE:g}",
+    "holds": f"unbroken: G at least {HOLDS_ABOVE:g}",
 }
+PASSED = {True: "yes", False: "NO", None: "inconclusive"}
 
 
-def controls_table(record: Record) -> Listing:
-    """Return releases whose leak is known, and what was found of them."""
-    rows = list(record["controls"].values())
-    return Listing("Controls: releases whose leak is known", CONTROLS, rows)
+def controls_table(record: AuditRecord) -> Listing:
+    """Return releases whose leak is known, and what the attackers made of them."""
+    columns = {
+        "control": Column(attrgetter("name")),
+        "must be": Column(lambda row: EXPECTED[row.expected]),
+        "measured": Column(
+            attrgetter("measured"),
+            ".2f",
+            "G; for planted-leak, the share of the label-only error that is gone.",
+        ),
+        "passed": Column(lambda row: PASSED[row.passed]),
+        "vouches for": Column(lambda row: f"{row.attack}, {row.input_transform}"),
+    }
+    rows = list(record.controls.values())
+    return Listing("Controls: releases whose leak is known", columns, rows)

@@ -1,49 +1,88 @@
-"""Reconstructions beside the truth, as a picture."""
+"""Reconstructions beside the truth, as a picture in a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
+from oneway.files import atomic_file
+from oneway.report.page.pictures import pillow_image
+
+FORMATS = {".png": "PNG", ".pdf": "PDF"}
+"""Formats of a picture, by the ending of its file."""
+
+SIDE, GAP, MARGIN, DOTS_PER_INCH = 112, 8, 16, 150
+"""Pixels of an image's longer side, between images, and around the picture; and their density."""
+
+TEXT, TITLE = 20, 24
+"""Pixels of the texts."""
 
 
-def draw_reconstructions(rows: Mapping[str, NDArray[np.float32]], path: Path, title: str) -> None:
+def check_figure_path(path: Path) -> None:
+    """Refuse a file that :func:`draw_reconstructions` could not write.
+
+    Raises:
+        InvalidOptionError: Its ending is no known format.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InvalidOptionError(
+            f"a picture's file must end in {' or '.join(FORMATS)}, but is {path.name}."
+        )
+
+
+def draw_reconstructions(rows: Mapping[str, NDArray[np.generic]], path: Path, title: str) -> None:
     """Draw one labelled strip of images per row.
 
     Args:
-        rows: By label: ``(n, H, W)`` gray or ``(n, H, W, 3)`` images in ``[0, 1]``; the same n.
-        path: File to write; its ending gives the format, such as ``.png`` or ``.pdf``.
-        title: Written above.
+        rows: By label, which may have several lines: ``(n, H, W)`` gray or ``(n, H, W, 3)``
+            images, uint8 or in ``[0, 1]``; n, H and W are the same for all rows.
+        path: File to write, .png or .pdf; its folder is made if it is missing.
+        title: Stands above the strips.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
-        InvalidOptionError: No such format can be written.
+        MissingExtraError: Pillow is not installed.
+        InvalidOptionError: The file's ending is no known format.
     """
-    new_figure = load_extra("matplotlib.figure", extra="demo", purpose="drawing figures").Figure
-    count = len(next(iter(rows.values())))
-    figure = new_figure(figsize=(1.7 + 0.76 * count, 0.5 + 0.76 * len(rows)), layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise InvalidOptionError(
-            f"a figure's file must end in one of {', '.join(sorted(known))}, but is {path.name}."
-        )
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", parse_math=False)
-    grid = figure.subplots(len(rows), 1, squeeze=False)
-    for (label, images), axis in zip(rows.items(), grid[:, 0], strict=True):
-        axis.imshow(_strip(images), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10, parse_math=False)
-        axis.set(xticks=[], yticks=[])
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    check_figure_path(path)
+    pillow, text, fonts = (
+        load_extra(f"PIL.{name}", extra="audit", purpose="drawing pictures", package="pillow")
+        for name in ("Image", "ImageDraw", "ImageFont")
+    )
+    font, large = fonts.load_default(TEXT), fonts.load_default(TITLE)
+    tiles = {label: [_tile(image) for image in images] for label, images in rows.items()}
+    first = next(iter(tiles.values()))
+    across, high = first[0].size[0] + GAP, max(first[0].size[1], 2 * TEXT) + GAP
+    ruler = text.Draw(pillow.new("RGB", (1, 1)))
+    beside = max(_length(ruler, label, font) for label in rows) + 2 * GAP
+    width = MARGIN + max(beside + across * len(first), _length(ruler, title, large)) + MARGIN
+    top = MARGIN + 2 * TITLE
+    canvas = pillow.new("RGB", (width, top + high * len(rows) + MARGIN), "white")
+    draw = text.Draw(canvas)
+    draw.text((MARGIN, MARGIN), title, "black", large)
+    for place, (label, images) in enumerate(tiles.items()):
+        y = top + place * high
+        middle = (MARGIN + beside - 2 * GAP, y + (high - GAP) // 2)
+        draw.multiline_text(middle, label, "black", font, anchor="rm", align="right")
+        for number, image in enumerate(images):
+            canvas.paste(image, (MARGIN + beside + number * across, y))
+    density = {"dpi": (DOTS_PER_INCH,) * 2, "resolution": DOTS_PER_INCH, "quality": 95}
+    with atomic_file(path) as temporary:
+        canvas.save(temporary, FORMATS[path.suffix.lower()], **density)
 
 
-def _strip(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Lay images side by side with a thin white gap."""
-    gap = np.ones((images.shape[1], 2, *images.shape[3:]), images.dtype)
-    parts = [part for image in images for part in (image, gap)]
-    return np.concatenate(parts[:-1], axis=1)
+def _tile(image: NDArray[np.generic]) -> Any:
+    """Return an image whose longer side has ``SIDE`` pixels, each of its pixels a rectangle."""
+    drawn = pillow_image(image)
+    scale = SIDE / max(drawn.size)
+    size = tuple(max(1, round(scale * side)) for side in drawn.size)
+    return drawn.resize(size, resample=0).convert("RGB")
+
+
+def _length(ruler: Any, words: str, font: Any) -> int:
+    """Return the width of a text of one or more lines, in pixels."""
+    left, _, right, _ = ruler.multiline_textbbox((0, 0), words, font)
+    return int(right - left) + 1

@@ -101,14 +101,10 @@ class Guarded(ABC, Generic[Q]):
         # Whatever model or guard raise, MemoryError, sys.exit and a panic of Rust among it: nothing
         # is released, and the thread that answers lives on. No signal is raised there.
         except BaseException as error:  # noqa: BLE001
-            reason, raised = "failure", (type(error).__name__, where_raised(error))
-            if isinstance(error, OnewayError):
-                raised = error.raised or raised
-            if isinstance(error, DefenseFailedError):
-                reason = "guard"
-        log.error(
-            "no_release", extra={"facts": dict(zip(("error", "raised"), raised, strict=True))}
-        )
+            reason = "guard" if isinstance(error, DefenseFailedError) else "failure"
+            raised = error.raised if isinstance(error, OnewayError) else None
+            kind, place = raised or (type(error).__name__, where_raised(error))
+        log.error("no_release", extra={"facts": {"error": kind, "raised": place}})
         raise no_release(reason)
 
     def _release(

@@ -26,15 +26,23 @@ LEAST_TOKEN = 16
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
-Seconds = Annotated[float, Field(gt=0, le=3600)]
-
-Bytes = Annotated[int, Field(ge=1024)]
-
+File = Path | None
+Secret = SecretStr | None
+Port = Annotated[int, Field(ge=0, le=65535)]
+Decimals = Annotated[int, Field(ge=0, le=MOST_DECIMALS)] | None
+BatchSize = Annotated[int, Field(ge=1, le=4096)]
+Multiple = Annotated[int, Field(ge=1, le=64)]
+Wait = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1024)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+WaitSeconds = Annotated[float, Field(ge=0, le=3600)]
+WholeSeconds = Annotated[int, Field(ge=1, le=3600)]
+Level = Literal["debug", "info", "warning", "error"]
 
 
-def _setting(default: Any, description: str, **limits: Any) -> Any:
-    return Field(default=default, description=description, **limits)
+def _setting(default: Any, description: str) -> Any:
+    return Field(default=default, description=description)
 
 
 class ServingSettings(BaseSettings):
@@ -49,44 +57,28 @@ class ServingSettings(BaseSettings):
     )
 
     host: str = _setting("127.0.0.1", "Address to listen on.")
-    port: int = _setting(8000, "Port to listen on; 0 takes a free port.", ge=0, le=65535)
-    tls_certificate: Path | None = _setting(
-        None, "PEM file of the certificate chain; together with tls_key."
-    )
-    tls_key: Path | None = _setting(None, "PEM file of the certificate's private key.")
-    token: SecretStr | None = _setting(
-        None, "Bearer token that clients must send; or use token_file."
-    )
-    token_file: Path | None = _setting(None, "File with the bearer token.")
-    key: SecretStr | None = _setting(
-        None, "Secret that fixes the draws of a random defense; or use key_file."
-    )
-    key_file: Path | None = _setting(None, "File with the secret of a random defense.")
+    port: Port = _setting(8000, "Port to listen on; 0 takes a free port.")
+    tls_certificate: File = _setting(None, "PEM file of the certificate chain; with tls_key.")
+    tls_key: File = _setting(None, "PEM file of the certificate's private key.")
+    token: Secret = _setting(None, "Bearer token that clients must send; or use token_file.")
+    token_file: File = _setting(None, "File with the bearer token.")
+    key: Secret = _setting(None, "Secret that fixes a random defense's draws; or use key_file.")
+    key_file: File = _setting(None, "File with that secret.")
     model_name: Name = _setting("model", "Name of a served model, for clients.")
     model_version: Name = _setting("1", "Version of a served model.")
     input_name: Name = _setting("input", "Name of a served model's input.")
     output_name: Name = _setting("probabilities", "Name of a served model's output.")
-    decimals: int | None = _setting(
-        None, "Decimals of what is released. [no rounding]", ge=0, le=MOST_DECIMALS
-    )
-    max_batch_size: int = _setting(
-        64, "Most queries that the model is asked at once.", ge=1, le=4096
-    )
-    batch_multiple: int = _setting(
+    decimals: Decimals = _setting(None, "Decimals of what is released. [no rounding]")
+    max_batch_size: BatchSize = _setting(64, "Most queries that the model is asked at once.")
+    batch_multiple: Multiple = _setting(
         4,
         "Batches of a served model are filled up to a multiple of this, so that a query's scores "
         "have the same bits in any batch.",
-        ge=1,
-        le=64,
     )
-    batch_wait_milliseconds: float = _setting(
-        0.0, "Milliseconds that a batch waits for more queries.", ge=0, le=1000
-    )
+    batch_wait_milliseconds: Wait = _setting(0.0, "Wait of a batch for more queries.")
     max_request_rows: Count = _setting(64, "Most queries in one request.")
     max_request_bytes: Bytes = _setting(16 * 2**20, "Bytes of the largest request.")
-    max_waiting_rows: Count = _setting(
-        512, "Most queries that may wait; beyond, 429 and Retry-After."
-    )
+    max_waiting_rows: Count = _setting(512, "Most waiting queries; beyond, 429 and Retry-After.")
     max_waiting_bytes: Bytes = _setting(
         256 * 2**20, "Most bytes of all requests under way; beyond, 429 and Retry-After."
     )
@@ -95,26 +87,14 @@ class ServingSettings(BaseSettings):
         "Most requests under way; beyond, 503. Of more connections than that, those that are idle "
         "longest are closed.",
     )
-    timeout_seconds: Seconds = _setting(30.0, "Seconds for reading a request, and for its answer.")
-    shutdown_seconds: int = _setting(
-        10, "Seconds in which requests may end after SIGTERM.", ge=1, le=3600
-    )
-    upstream_timeout_seconds: Seconds = _setting(
-        20.0, "Before an address: seconds for the server's answer."
-    )
-    upstream_wait_seconds: float = _setting(
-        0.0, "Before an address: seconds to wait until the server is ready.", ge=0, le=3600
-    )
-    max_upstream_bytes: Bytes = _setting(
-        64 * 2**20, "Before an address: bytes of the server's largest answer."
-    )
-    max_upstream_requests: Count = _setting(
-        64, "Before an address: most requests to the server at once; beyond, 429."
-    )
+    timeout_seconds: Seconds = _setting(30.0, "Time to read a request, and to answer it.")
+    shutdown_seconds: WholeSeconds = _setting(10, "Time for requests to end after SIGTERM.")
+    upstream_timeout_seconds: Seconds = _setting(20.0, "Address: time for the server's answer.")
+    upstream_wait_seconds: WaitSeconds = _setting(0.0, "Address: wait until the server is ready.")
+    max_upstream_bytes: Bytes = _setting(64 * 2**20, "Address: bytes of its largest answer.")
+    max_upstream_requests: Count = _setting(64, "Address: most requests at once; beyond, 429.")
     metrics: bool = _setting(True, "Serve Prometheus metrics at /metrics.")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "Least severe line of the log."
-    )
+    log_level: Level = _setting("info", "Least severe line of the log.")
 
     @model_validator(mode="after")
     def _check_pairs(self) -> "ServingSettings":

@@ -18,7 +18,7 @@ from oneway.defenses.codebook import (
     merge_calibration,
     table,
 )
-from oneway.defenses.codebook.choose import RATE_WEIGHTS
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.errors import InvalidOptionError
 from reference import codebook as slow
 from rows import random_rows
@@ -26,7 +26,7 @@ from rows import random_rows
 NAMES = ("l1_mean", "l1_quantile", "logits", "top5_kept", "bits")
 
 
-def asked(seed, count=900):
+def asked(seed, count=500):
     """Scores over eight classes, so that five likeliest can be lost, that vary in two ways."""
     ways = random_rows(seed, count, 2, torch.float64, 1.5)
     return ways @ random_rows(50, 2, 8, torch.float64, 1.5)
@@ -53,15 +53,15 @@ def measured(book, logits):
     """Measure a table row by row."""
     cells = book(logits)
     moved, apart, kept = [], [], []
-    for scores, cell in zip(logits.double().numpy(), cells, strict=True):
+    released = book.expand(book.values, cells).numpy()
+    for scores, row in zip(logits.double().numpy(), released, strict=True):
         clean = slow.softmax(scores)
-        told = book.spread(book.values, cell.view(1))[0].numpy()
-        moved.append(np.abs(told - clean).sum())
-        logs = np.log(told)
+        moved.append(np.abs(row - clean).sum())
+        logs = np.log(row)
         apart.append(np.abs((logs - logs.mean()) - (scores - scores.mean())).mean())
         count = min(5, len(scores))
         likeliest = set(np.argsort(-clean)[:count].tolist())
-        kept.append(len(likeliest & set(np.argsort(-told)[:count].tolist())) / count)
+        kept.append(len(likeliest & set(np.argsort(-row)[:count].tolist())) / count)
     labels = logits.argmax(-1).tolist()
     return {
         "l1_mean": float(np.mean(moved)),
@@ -79,93 +79,90 @@ def within(found, budget):
     )
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.02, math.inf])
-@pytest.mark.parametrize("classes", [3, 8])
-def test_a_table_is_measured_as_the_reference_measures_it(weight, classes):
-    logits = random_rows(2, 250, classes, torch.float64, 1.5)
-    book = fit_codebook(logits, FitSettings(8, weight))
-    found = vars(measure_codebook(book, logits))
-    assert found == pytest.approx(measured(book, logits), rel=1e-9, abs=1e-9)
+def test_a_table_is_measured_as_the_reference_measures_it():
+    for classes in (3, 8):
+        logits = random_rows(2, 250, classes, torch.float64, 1.5)
+        calibration = cut_calibration(logits, FitSettings(min_members=8))
+        for weight in (0.0, 0.02, math.inf):
+            book = merge_calibration(calibration, weight)
+            figures = vars(measure_codebook(book, logits))
+            wanted = pytest.approx(measured(book, logits), rel=1e-9, abs=1e-9)
+            assert figures == wanted, f"{classes} classes, weight {weight}"
 
 
-@pytest.mark.parametrize("listed", [8, 3])
-def test_many_rows_are_measured_in_parts_and_found_the_same_to_the_bit(listed, monkeypatch):
+def test_many_rows_are_measured_in_parts_and_found_the_same_to_the_bit(monkeypatch):
     logits = random_rows(2, 250, 8, torch.float64, 1.5)
-    book = fit_codebook(logits, FitSettings(8, 0.02, listed=listed))
-    whole = measure_codebook(book, logits)
-    monkeypatch.setattr(table, "AT_ONCE", 9 * max(book.edges[0].numel(), 8))
-    assert book.rows_at_once == 9
-    assert measure_codebook(book, logits) == whole
+    for explicit in (8, 3):
+        settings = FitSettings(min_members=8, rate_weight=0.02, explicit_classes=explicit)
+        book = fit_codebook(logits, settings)
+        whole = measure_codebook(book, logits)
+        with monkeypatch.context() as patch:
+            patch.setattr(table, "NUMBERS_AT_ONCE", 9 * max(book.edges[0].numel(), 8))
+            assert book.rows_at_once == 9
+            assert measure_codebook(book, logits) == whole
 
 
 BUDGETS = [
-    {"l1_mean": 0.1},
+    {"l1_mean": 0.13},
     {"l1_mean": 0.25},
-    {"l1_quantile": 0.3},
+    {"l1_quantile": 0.34},
     {"logits": 1.0},
-    {"top5_kept": 0.96},
+    {"top5_kept": 0.94},
     {"bits": 1.5},
     {"bits": 0.0},
-    {"l1_mean": 0.25, "top5_kept": 0.95, "logits": 1.6},
+    {"l1_mean": 0.25, "top5_kept": 0.93, "logits": 1.6},
     {"l1_quantile": 0.5, "bits": 2.5},
 ]
 
 
-@pytest.mark.parametrize("budget", BUDGETS, ids=str)
 def test_all_of_a_budget_is_kept_at_the_fewest_bits_or_with_bits_alone_least_moved(
-    calibration, logits, every, budget
+    calibration, logits, every
 ):
-    chosen = choose_codebook(calibration, logits, Budget(**budget))
-    found = measured(chosen, logits)
-    assert within(found, budget)
-    kept = [one for _, one in every if within(one, budget)]
-    assert kept
-    if set(budget) == {"bits"}:
-        assert found["l1_mean"] == pytest.approx(min(one["l1_mean"] for one in kept))
-    else:
-        assert found["bits"] == pytest.approx(min(one["bits"] for one in kept))
-    # The budget decides: some table breaks it.
-    assert len(kept) < len(every)
+    for budget in BUDGETS:
+        chosen = choose_codebook(calibration, logits, Budget(**budget))
+        figures = measured(chosen, logits)
+        assert within(figures, budget), budget
+        kept = [other for _, other in every if within(other, budget)]
+        fewest = "l1_mean" if set(budget) == {"bits"} else "bits"
+        assert figures[fewest] == pytest.approx(min(other[fewest] for other in kept)), budget
+        # The budget decides: some table breaks it.
+        assert len(kept) < len(every), budget
 
 
 def test_a_looser_budget_takes_no_more_bits(calibration, logits):
     bits = [
         measure_codebook(choose_codebook(calibration, logits, Budget(l1_mean=limit)), logits).bits
-        for limit in (0.085, 0.1, 0.2, 0.38, 2.0)
+        for limit in (0.12, 0.2, 0.38, 2.0)
     ]
     assert bits == sorted(bits, reverse=True)
     assert bits[0] > 1
     assert bits[-1] == 0
 
 
-@pytest.mark.parametrize("name", NAMES)
 def test_a_budget_that_cannot_be_kept_is_told_how_near_the_nearest_comes(
-    name, calibration, logits, every
+    calibration, logits, every
 ):
-    values = [one[name] for _, one in every]
-    nearest = max(values) if name == "top5_kept" else min(values)
-    if name == "bits":
-        # One cell per label has none, so that nothing is too little.
-        choose_codebook(calibration, logits, Budget(bits=0.0))
-        budget = {"bits": 0.0, "l1_mean": 0.1}
-    else:
+    for name in NAMES:
+        values = [figures[name] for _, figures in every]
+        nearest = max(values) if name == "top5_kept" else min(values)
+        # One cell per label has no bits, so that bits alone can always be kept.
         budget = {name: 1.0 if name == "top5_kept" else 0.9 * nearest}
-    with pytest.raises(InvalidOptionError) as caught:
-        choose_codebook(calibration, logits, Budget(**budget))
-    text = str(caught.value)
-    assert "8 members" in text
-    assert re.search(rf"{name} {nearest:.4g}\b".replace("+", r"\+"), text)
-    # And nothing of what was not asked.
-    assert [other for other in NAMES if f"{other} " in text] == [
-        other for other in NAMES if other in budget
-    ]
+        budget |= {"l1_mean": 0.01} if name == "bits" else {}
+        with pytest.raises(InvalidOptionError) as caught:
+            choose_codebook(calibration, logits, Budget(**budget))
+        text = str(caught.value)
+        assert "8 members" in text
+        assert re.search(rf"{name} {nearest:.4g}\b".replace("+", r"\+"), text), text
+        # And no figure that the budget does not limit.
+        said = [other for other in NAMES if f"{other} " in text]
+        assert said == [other for other in NAMES if other in budget]
 
 
 def test_images_count_in_a_choice_as_they_did_in_the_cut():
-    logits, images = scored(3, 500)
+    logits, images = scored(3, 300)
     plain, mixed = (
         choose_codebook(
-            cut_calibration(logits, FitSettings(10, image_weight=weight), images),
+            cut_calibration(logits, FitSettings(min_members=10, image_weight=weight), images),
             logits,
             Budget(l1_mean=0.3),
         )
@@ -181,15 +178,14 @@ def test_no_budget_is_no_budget():
         Budget()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, True, "1"])
-def test_limits_that_are_no_numbers_are_refused_by_name(name, value):
-    with pytest.raises(InvalidOptionError, match=f"^{name} must be finite and at least 0"):
-        Budget(**{name: value})
-
-
-@pytest.mark.parametrize(("name", "most"), [("l1_mean", 2), ("l1_quantile", 2), ("top5_kept", 1)])
-def test_limits_beyond_what_there_is_are_refused_by_name(name, most):
-    Budget(**{name: float(most)})
-    with pytest.raises(InvalidOptionError, match=f"^{name} must be from 0 to {most}, but got"):
-        Budget(**{name: most + 0.001})
+def test_limits_outside_their_range_are_refused_by_name():
+    for name in NAMES:
+        for value in (-0.1, math.nan, math.inf, True, "1"):
+            with pytest.raises(InvalidOptionError, match=f"^{name} must be"):
+                Budget(**{name: value})
+    for name, most in (("l1_mean", 2), ("l1_quantile", 2), ("top5_kept", 1)):
+        Budget(**{name: float(most)})
+        with pytest.raises(
+            InvalidOptionError, match=f"^{name} must be at least 0 and at most {most}, but got"
+        ):
+            Budget(**{name: most + 0.001})

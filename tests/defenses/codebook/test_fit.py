@@ -21,7 +21,7 @@ from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameErr
 from reference import codebook as slow
 from rows import random_rows, same_bits
 
-FEW = FitSettings(min_members=5, rate_weight=0.0, most_boxes=6)
+FEW = FitSettings(min_members=5, rate_weight=0.0, max_boxes=6)
 
 
 def by_label(logits):
@@ -50,51 +50,66 @@ def partition(cells, numbers):
 
 @pytest.fixture(scope="module")
 def logits():
-    return scored(1, 400)[0]
+    return scored(1, 240)[0]
 
 
-@pytest.mark.parametrize("listed", [4, 2, 1])
-def test_boxes_are_those_of_a_tree_of_best_cuts_and_rows_walk_to_theirs(logits, listed):
-    book = fit_codebook(logits, FitSettings(5, 0.0, most_boxes=6, listed=listed))
-    cells, fresh = book(logits), scored(2, 300)[0]
-    fresh_cells = book(fresh)
-    for label in range(4):
-        rows, numbers = seen_rows(book, logits, label)
-        tree = slow.grow(rows, 5, 6)
-        leaves = [
-            [numbers[row] for row in leaf.rows]
-            for leaf in sorted(slow.leaves_of(tree), key=lambda leaf: leaf.number)
-        ]
-        assert len(leaves) > 3
-        assert partition(cells, numbers) == set(map(frozenset, leaves))
-        # Rows that it was not fitted to go where the cuts lead, too.
-        cell_of_leaf = [int(cells[leaf[0]]) for leaf in leaves]
-        others, their_numbers = seen_rows(book, fresh, label)
-        walked = [cell_of_leaf[slow.walk(tree, row)] for row in others]
-        assert walked == fresh_cells[their_numbers].tolist()
+def settings_of(min_members, rate_weight=0.0, explicit_classes=32, **more):
+    return FitSettings(
+        min_members=min_members,
+        rate_weight=rate_weight,
+        explicit_classes=explicit_classes,
+        **more,
+    )
 
 
-@pytest.mark.parametrize("listed", [4, 2])
-@pytest.mark.parametrize("rate_weight", [0.0, 0.003, 0.05])
-def test_boxes_are_merged_as_the_objective_says(logits, rate_weight, listed):
-    settings = FitSettings(5, rate_weight, most_boxes=6, listed=listed)
-    book = fit_codebook(logits, settings)
-    cells = book(logits)
-    for label in range(4):
-        rows, numbers = seen_rows(book, logits, label)
-        leaves = [leaf.rows for leaf in slow.leaves_of(slow.grow(rows, 5, 6))]
-        merged = slow.merge(leaves, rows, rate_weight)
-        wanted = {frozenset(numbers[row] for row in cell) for cell in merged}
-        assert partition(cells, numbers) == wanted
+def test_boxes_are_those_of_a_tree_of_best_cuts_and_rows_walk_to_theirs(logits):
+    fresh = scored(2, 150)[0]
+    for explicit in (4, 2, 1):
+        book = fit_codebook(logits, settings_of(5, 0.0, explicit, max_boxes=6))
+        cells, fresh_cells = book(logits), book(fresh)
+        for label in range(4):
+            case = f"{explicit} explicit classes, label {label}"
+            rows, numbers = seen_rows(book, logits, label)
+            tree = slow.grow(rows, 5, 6)
+            leaves = [
+                [numbers[row] for row in leaf.rows]
+                for leaf in sorted(slow.leaves_of(tree), key=lambda leaf: leaf.number)
+            ]
+            assert len(leaves) > 3, case
+            assert partition(cells, numbers) == set(map(frozenset, leaves)), case
+            # Rows that the table was not fitted to go where the cuts lead, too.
+            cell_of_leaf = [int(cells[leaf[0]]) for leaf in leaves]
+            others, their_numbers = seen_rows(book, fresh, label)
+            walked = [cell_of_leaf[slow.walk(tree, row)] for row in others]
+            assert walked == fresh_cells[their_numbers].tolist(), case
+
+
+def test_boxes_are_merged_as_the_objective_says(logits):
+    for explicit in (4, 2):
+        calibration = cut_calibration(logits, settings_of(5, 0.0, explicit, max_boxes=6))
+        trees = {}
+        for rate_weight in (0.0, 0.003, 0.05):
+            book = merge_calibration(calibration, rate_weight)
+            cells = book(logits)
+            for label in range(4):
+                rows, numbers = seen_rows(book, logits, label)
+                if label not in trees:
+                    trees[label] = [leaf.rows for leaf in slow.leaves_of(slow.grow(rows, 5, 6))]
+                merged = slow.merge(trees[label], rows, rate_weight)
+                wanted = {frozenset(numbers[row] for row in cell) for cell in merged}
+                case = f"{explicit} explicit classes, weight {rate_weight}, label {label}"
+                assert partition(cells, numbers) == wanted, case
 
 
 def test_images_that_differ_are_joined_where_they_count(logits):
-    images = scored(1, 400)[1]
+    images = scored(1, 240)[1]
     flat = images.flatten(1).numpy()
     rate_weight, image_weight = 1e-4, 100.0
-    settings = FitSettings(5, rate_weight, image_weight, most_boxes=6)
+    settings = FitSettings(
+        min_members=5, rate_weight=rate_weight, image_weight=image_weight, max_boxes=6
+    )
     book = fit_codebook(logits, settings, images)
-    plain = fit_codebook(logits, FitSettings(5, rate_weight, most_boxes=6))
+    plain = fit_codebook(logits, FitSettings(min_members=5, rate_weight=rate_weight, max_boxes=6))
     cells, differ = book(logits), 0
     for label in range(4):
         rows, numbers = seen_rows(book, logits, label)
@@ -115,7 +130,9 @@ def test_cells_are_joined_by_their_images_alone_where_scores_do_not_tell():
     top = torch.tensor([0.6, 0.7, 0.8, 0.9], dtype=torch.float64).repeat_interleave(10)
     logits = torch.stack([top, 1 - top], -1).log()
     images = torch.tensor([0.0, 0.5, 0.5, 1.0]).repeat_interleave(10).view(-1, 1, 1, 1)
-    calibration = cut_calibration(logits, FitSettings(10, 0.0, 1.0), images)
+    calibration = cut_calibration(
+        logits, FitSettings(min_members=10, rate_weight=0.0, image_weight=1.0), images
+    )
     for weight, sets in ((0.0, 4), (3.0, 3)):
         cells = merge_calibration(calibration, 0.0, weight)(logits).view(4, 10)
         assert (cells == cells[:, :1]).all()
@@ -135,11 +152,13 @@ def test_cells_are_joined_by_their_images_alone_where_scores_do_not_tell():
 def test_every_cell_has_its_members_and_releases_their_mean(
     seed, least, rate_weight, listed, coarse
 ):
-    logits = random_rows(seed, 150, 5, torch.float32, 2)
+    logits = random_rows(seed, 120, 5, torch.float32, 2)
     logits[:, 4] -= 6
     if coarse:
         logits = logits.round()  # with ties, within rows and between them
-    book = fit_codebook(logits, FitSettings(least, rate_weight, listed=listed))
+    book = fit_codebook(
+        logits, FitSettings(min_members=least, rate_weight=rate_weight, explicit_classes=listed)
+    )
     cells = book(logits)
     for label, numbers in by_label(logits).items():
         own = (book.labels == label).nonzero()[:, 0].tolist()
@@ -157,15 +176,17 @@ def test_every_cell_has_its_members_and_releases_their_mean(
             wanted = mean.copy()
             rest = [k for k in range(5) if k not in order]
             wanted[rest] = mean[rest].sum() / max(1, len(rest))
-            told = book.spread(book.values, torch.tensor([cell]))[0].numpy()
-            np.testing.assert_allclose(told, wanted, rtol=0, atol=1e-12)
+            released = book.expand(book.values, torch.tensor([cell]))[0].numpy()
+            np.testing.assert_allclose(released, wanted, rtol=0, atol=1e-12)
             offset = np.logaddexp.reduce(logits[members].double().numpy(), axis=1).mean()
             np.testing.assert_allclose(float(book.offsets[cell]), offset, rtol=1e-12, atol=1e-12)
-    told = book.spread(book.values, torch.arange(book.sizes.cells))
-    assert (told > 0).all()
-    assert (told.sum(-1) - 1).abs().max() < 1e-12
+    released = book.expand(book.values, torch.arange(book.sizes.cells))
+    assert (released > 0).all()
+    assert (released.sum(-1) - 1).abs().max() < 1e-12
     index = book.labels.unsqueeze(-1)
-    assert (told.gather(-1, index) > told.scatter(-1, index, -1).amax(-1, keepdim=True)).all()
+    assert (
+        released.gather(-1, index) > released.scatter(-1, index, -1).amax(-1, keepdim=True)
+    ).all()
 
 
 def test_a_label_of_which_too_little_is_known_tells_itself_and_no_more():
@@ -177,27 +198,27 @@ def test_a_label_of_which_too_little_is_known_tells_itself_and_no_more():
     tops = slow.softmaxes(logits.numpy()).max(1).mean()
     for label in (2, 5):
         (cell,) = (book.labels == label).nonzero()[:, 0].tolist()
-        told = book.spread(book.values, torch.tensor([cell]))[0]
+        released = book.expand(book.values, torch.tensor([cell]))[0]
         wanted = np.full(6, (1 - tops) / 5)
         wanted[label] = tops
-        np.testing.assert_allclose(told.numpy(), wanted, rtol=1e-12)
+        np.testing.assert_allclose(released.numpy(), wanted, rtol=1e-12)
         # Whatever is asked.
         asked = random_rows(4, 40, 6, torch.float64, 2)
         asked[:, label] = 30
         assert (book(asked) == cell).all()
     # Where nobody is sure, the label still leads.
     even = fit_codebook(torch.zeros(10, 6), FitSettings(min_members=5))
-    told = even.spread(even.values, torch.arange(1, 6))
-    np.testing.assert_allclose(told.amax(-1).numpy(), 1.5 / 6, rtol=1e-12)
+    released = even.expand(even.values, torch.arange(1, 6))
+    np.testing.assert_allclose(released.amax(-1).numpy(), 1.5 / 6, rtol=1e-12)
 
 
-@pytest.mark.parametrize("classes", [3, 40, 300])
-def test_scores_that_all_tie_have_one_cell_whose_label_leads(classes):
-    book = fit_codebook(torch.zeros(60, classes), FitSettings(min_members=5, listed=20))
-    assert book.sizes.cells == classes
-    told = book.spread(book.values, torch.tensor([0]))[0]
-    assert told[0] > told[1:].max()
-    np.testing.assert_allclose(told.numpy(), 1 / classes, rtol=1e-12)
+def test_scores_that_all_tie_have_one_cell_whose_label_leads():
+    for classes in (3, 40, 300):
+        book = fit_codebook(torch.zeros(60, classes), settings_of(5, 0.01, 20))
+        assert book.sizes.cells == classes
+        released = book.expand(book.values, torch.tensor([0]))[0]
+        assert released[0] > released[1:].max(), f"{classes} classes"
+        np.testing.assert_allclose(released.numpy(), 1 / classes, rtol=1e-12)
 
 
 def test_a_cut_never_parts_equals_and_stands_between_its_neighbours():
@@ -225,7 +246,7 @@ def test_a_cut_never_parts_equals_and_stands_between_its_neighbours():
 
 
 def test_the_weight_of_a_bit_goes_from_all_boxes_apart_to_one_cell_per_label():
-    logits = scored(5, 1500)[0]
+    logits = scored(5, 800)[0]
     calibration = cut_calibration(logits, FitSettings(min_members=10))
     boxes = [len(one.boxes) for one in calibration.labels]
     weights = [0.0, 1e-4, 1e-3, 0.01, 0.1, 1.0, math.inf]
@@ -246,36 +267,29 @@ def test_the_weight_of_a_bit_goes_from_all_boxes_apart_to_one_cell_per_label():
             assert torch.equal(tensor, book.state_dict()[name])
 
 
-@pytest.mark.parametrize(("rate_weight", "image_weight"), [(0.0, 0), (0.002, 0), (0.02, 3), (0, 5)])
-def test_merging_never_raises_the_objective_and_stops_where_no_pair_lowers_it(
-    rate_weight, image_weight
-):
-    logits, images = scored(6, 600)
+def test_merging_never_raises_the_objective_and_stops_where_no_pair_lowers_it():
+    logits, images = scored(6, 400)
     flat = images.flatten(1).numpy()
-    calibration = cut_calibration(logits, FitSettings(15, 0.0, 1.0), images)
-    apart, book = (
-        merge_calibration(calibration, *weights)
-        for weights in ((0.0, 0.0), (rate_weight, image_weight))
-    )
-    joined = 0
-    for label in range(4):
-        rows, numbers = seen_rows(book, logits, label)
-        place = {row: at for at, row in enumerate(numbers)}
-        costs = []
-        for one in (apart, book):
-            sets = partition(one(logits), numbers)
-            cells = [[place[row] for row in some] for some in sets]
-            costs.append(slow.objective(cells, rows, rate_weight, image_weight, flat[numbers]))
-            joined += len(cells) if one is apart else -len(cells)
-        assert costs[1] <= costs[0] + 1e-9
-        for at, some in enumerate(cells):
-            for other in cells[:at]:
-                rest = [cell for cell in cells if cell not in (some, other)]
-                cost = slow.objective(
-                    [*rest, some + other], rows, rate_weight, image_weight, flat[numbers]
-                )
-                assert cost >= costs[1] - 1e-9
-    assert (joined > 0) == (rate_weight + image_weight > 0)
+    calibration = cut_calibration(logits, settings_of(15, image_weight=1.0), images)
+    apart = merge_calibration(calibration, 0.0, 0.0)
+    for weights in ((0.0, 0), (0.002, 0), (0.02, 3), (0, 5)):
+        book, joined = merge_calibration(calibration, *weights), 0
+        for label in range(4):
+            rows, numbers = seen_rows(book, logits, label)
+            place = {row: at for at, row in enumerate(numbers)}
+            costs = []
+            for table in (apart, book):
+                sets = partition(table(logits), numbers)
+                cells = [[place[row] for row in members] for members in sets]
+                costs.append(slow.objective(cells, rows, *weights, flat[numbers]))
+                joined += len(cells) if table is apart else -len(cells)
+            assert costs[1] <= costs[0] + 1e-9, weights
+            for at, first in enumerate(cells):
+                for second in cells[:at]:
+                    rest = [cell for cell in cells if cell not in (first, second)]
+                    cost = slow.objective([*rest, first + second], rows, *weights, flat[numbers])
+                    assert cost >= costs[1] - 1e-9, weights
+        assert (joined > 0) == (sum(weights) > 0), weights
 
 
 def test_a_sparse_table_is_the_dense_one_where_the_tail_is_even():
@@ -283,35 +297,37 @@ def test_a_sparse_table_is_the_dense_one_where_the_tail_is_even():
     few = scored(7, 800, classes=3, pull=0.0)[0]
     logits = torch.cat([few, few.new_full((800, 27), -3.0)], -1)
     dense, sparse = (
-        fit_codebook(logits, FitSettings(10, 0.002, listed=listed)) for listed in (30, 3)
+        fit_codebook(
+            logits, FitSettings(min_members=10, rate_weight=0.002, explicit_classes=listed)
+        )
+        for listed in (30, 3)
     )
     assert dense.is_dense
     assert sparse.values.shape[1] == 4
-    released = [book.spread(book.values, book(logits)) for book in (dense, sparse)]
+    released = [book.expand(book.values, book(logits)) for book in (dense, sparse)]
     assert (released[0] - released[1]).abs().sum(-1).mean() < 0.01
     # L1 over 27 like classes is L1 of their sum, so that the same cuts are best.
     assert dense.sizes.cells == pytest.approx(sparse.sizes.cells, abs=6)
-    told = sparse.spread(sparse.values, torch.arange(sparse.sizes.cells))
-    assert (told.sum(-1) - 1).abs().max() < 1e-12
-    # Beyond those listed all are told the same, whatever they had.
+    released = sparse.expand(sparse.values, torch.arange(sparse.sizes.cells))
+    assert (released.sum(-1) - 1).abs().max() < 1e-12
+    # All classes that are not explicit are released the same, whatever they had.
     labels = sparse.labels.unsqueeze(-1)
-    for row, label in zip(told, labels[:, 0].tolist(), strict=True):
+    for row, label in zip(released, labels[:, 0].tolist(), strict=True):
         others = [k for k in range(30) if k not in sparse.classes[label].tolist()]
         assert len(row[others].unique()) == 1
 
 
-def test_listed_classes_are_the_likeliest_of_their_label(logits):
-    book = fit_codebook(logits, FitSettings(5, listed=2))
+def test_explicit_classes_are_the_likeliest_of_their_label(logits):
+    book = fit_codebook(logits, FitSettings(min_members=5, explicit_classes=2))
     for label, numbers in by_label(logits).items():
         probabilities = slow.softmaxes(logits[numbers].numpy())
-        assert book.classes[label].tolist() == slow.listed_classes(probabilities, label, 2)
+        assert book.classes[label].tolist() == slow.explicit_classes_of(probabilities, label, 2)
 
 
-@pytest.mark.parametrize("most", [1, 2, 7])
-def test_no_label_has_more_boxes_than_allowed(logits, most):
-    book = fit_codebook(logits, FitSettings(2, 0.0, most_boxes=most))
-    assert (book.labels.bincount() <= most).all()
-    assert int(book.labels.bincount().max()) == most
+def test_no_label_has_more_boxes_than_allowed(logits):
+    for most in (1, 2, 7):
+        book = fit_codebook(logits, settings_of(2, max_boxes=most))
+        assert int(book.labels.bincount().max()) == most
 
 
 def test_calibration_scores_are_left_as_they_are_and_decide_alone(logits):
@@ -343,39 +359,36 @@ def test_distortion_is_the_l1_distance_from_the_center():
     assert distortion(rows, "median") == pytest.approx(wanted, rel=1e-12)
 
 
-@pytest.mark.parametrize("listed", [4, 2])
-def test_a_median_is_released_where_it_is_asked_for(logits, listed):
-    book = fit_codebook(logits, FitSettings(6, 0.02, listed=listed, center="median"))
-    cells = book(logits)
-    assert (cells.bincount(minlength=book.sizes.cells) == book.members).all()
-    for cell, label in enumerate(book.labels.tolist()):
-        rows, numbers = seen_rows(book, logits, label)
-        own = rows[[place for place, row in enumerate(numbers) if cells[row] == cell]]
-        middle = np.median(own, 0)
-        wanted = middle / middle.sum()
-        wanted[listed:] /= max(1, 4 - listed)
-        np.testing.assert_allclose(book.values[cell].numpy(), wanted, rtol=0, atol=1e-12)
+def test_a_median_is_released_where_it_is_asked_for(logits):
+    for explicit in (4, 2):
+        book = fit_codebook(logits, settings_of(6, 0.02, explicit, center="median"))
+        cells = book(logits)
+        assert (cells.bincount(minlength=book.sizes.cells) == book.members).all()
+        for cell, label in enumerate(book.labels.tolist()):
+            rows, numbers = seen_rows(book, logits, label)
+            members = rows[[place for place, row in enumerate(numbers) if cells[row] == cell]]
+            middle = np.median(members, 0)
+            wanted = middle / middle.sum()
+            wanted[explicit:] /= max(1, 4 - explicit)
+            np.testing.assert_allclose(book.values[cell].numpy(), wanted, rtol=0, atol=1e-12)
+
+
+def test_settings_outside_their_range_are_refused_by_name():
     with pytest.raises(UnknownNameError, match=r"unknown center 'mode'.*mean, median"):
         FitSettings(center="mode")
-
-
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"min_members": 0}, "min_members must be"),
-        ({"min_members": 2.0}, "min_members must be"),
-        ({"rate_weight": -0.1}, "rate_weight must be finite"),
-        ({"rate_weight": math.nan}, "rate_weight must be finite"),
-        ({"rate_weight": True}, "rate_weight must be finite"),
-        ({"image_weight": -1}, "image_weight must be"),
-        ({"image_weight": math.inf}, "image_weight must be"),
-        ({"most_boxes": 0}, "most_boxes must be"),
-        ({"listed": 0}, "listed must be"),
-    ],
-)
-def test_settings_outside_their_range_are_refused_by_name(options, text):
-    with pytest.raises(InvalidOptionError, match=text):
-        FitSettings(**options)
+    for name, value in (
+        ("min_members", 0),
+        ("min_members", 2.0),
+        ("rate_weight", -0.1),
+        ("rate_weight", math.nan),
+        ("rate_weight", True),
+        ("image_weight", -1),
+        ("image_weight", math.inf),
+        ("max_boxes", 0),
+        ("explicit_classes", 0),
+    ):
+        with pytest.raises(InvalidOptionError, match=f"^{name} must be"):
+            FitSettings(**{name: value})
 
 
 def test_scores_that_cannot_be_fitted_to_are_refused_with_the_remedy(logits):
@@ -387,7 +400,7 @@ def test_scores_that_cannot_be_fitted_to_are_refused_with_the_remedy(logits):
         fit_codebook(torch.full((30, 4), torch.nan))
     with pytest.raises(InvalidTensorError, match="images must be given with image_weight"):
         fit_codebook(logits, FitSettings(image_weight=1.0))
-    with pytest.raises(InvalidTensorError, match="as many as calibration logits, 400, but got 3"):
+    with pytest.raises(InvalidTensorError, match="as many as calibration logits, 240, but got 3"):
         fit_codebook(logits, FitSettings(image_weight=1.0), torch.zeros(3, 1, 4, 4))
 
 

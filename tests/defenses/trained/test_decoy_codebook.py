@@ -1,11 +1,12 @@
 """The codebook with decoys: surrogates of its own, and everything else as without."""
 
+import inspect
+
 import pytest
 import torch
 
 from oneway.contracts import TrainingData
-from oneway.defenses.codebook import CodebookRelease
-from oneway.defenses.codebook.release import fault_of
+from oneway.defenses.codebook import CodebookRelease, DecoyOptions, plant_decoys
 from oneway.defenses.trained import DecoyCodebook, decoy_codebook
 from oneway.errors import InvalidOptionError
 from oneway.inversion import build_inverter, train_inverter
@@ -47,7 +48,7 @@ def trained():
 
 
 def told_by(book):
-    return book.spread(book.values, torch.arange(book.sizes.cells))
+    return book.expand(book.values, torch.arange(book.sizes.cells))
 
 
 def test_codewords_alone_differ_from_a_codebook_fitted_to_the_same(trained, monkeypatch):
@@ -74,7 +75,7 @@ def test_codewords_alone_differ_from_a_codebook_fitted_to_the_same(trained, monk
     moved = (told_by(book) - told_by(plain)).abs().sum(-1)
     assert (moved <= 0.2 + 1e-9).all()
     assert (moved > 0.01).all()
-    assert fault_of(book) is None
+    assert book.fault() is None
     # Cells are the same, and so are error and bits.
     assert figures == plain_figures
     assert figures["certified_queries"] == 80
@@ -140,24 +141,29 @@ def test_seeds_decide_it_and_progress_is_reported(trained):
 
 
 def test_options_reach_the_fit():
-    book, figures = train(l1_budget=2.0, held_out=0.5, listed=2)
+    book, figures = train(l1_budget=2.0, held_out=0.5, explicit_classes=2)
     assert book.sizes.cells == CLASSES
-    assert book.sizes.listed == 2
+    assert book.sizes.explicit_classes == 2
     assert figures["certified_queries"] == 200
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
+def test_training_options_outside_their_range_are_refused_before_any_work():
+    for name, value in (
         ("decoy_l1", 0.0),
         ("decoy_steps", 0),
         ("surrogate_width", 0),
         ("surrogate_epochs", 1.5),
         ("min_members", 0),
         ("held_out", 1.0),
-    ],
-)
-def test_training_options_outside_their_range_are_refused_before_any_work(option, value):
-    with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        DecoyCodebook.check_training(**{option: value})
-    DecoyCodebook.check_training()
+    ):
+        with pytest.raises(InvalidOptionError, match=f"^{name} must be"):
+            DecoyOptions(**{name: value})
+
+
+def test_decoys_are_planted_as_declared_where_nothing_else_is_said():
+    """One declaration decides: for the defense, the command and the function alike."""
+    defaults = inspect.signature(plant_decoys).parameters
+    options = DecoyOptions()
+    assert (options.decoy_l1, options.decoy_steps) == (0.02, 100)
+    assert defaults["l1_budget"].default == options.decoy_l1
+    assert defaults["steps"].default == options.decoy_steps

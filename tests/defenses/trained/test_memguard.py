@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from oneway.contracts import TrainingData
-from oneway.defenses.trained import MembershipClassifier, MemGuard
+from oneway.defenses.trained import MemGuard
+from oneway.defenses.trained.memguard import MembershipClassifier
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from rows import leads, random_rows, same_bits
 from surrogates import random_images

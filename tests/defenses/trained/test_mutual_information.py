@@ -14,8 +14,8 @@ from torch.distributions import Normal, kl_divergence
 
 from laws import looped
 from oneway.contracts import RepeatableDefense, TrainingData
-from oneway.defenses.trained import BottleneckNetwork, MutualInformation
-from oneway.defenses.trained.mutual_information import divergence
+from oneway.defenses.trained import MutualInformation
+from oneway.defenses.trained.mutual_information import BottleneckNetwork, divergence
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.targets import TargetNetwork
 from pictures import CLASSES, bars

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from laws import looped
 from oneway.contracts import TrainingData
-from oneway.defenses.trained import PoisonGenerator, Poisoning
-from oneway.defenses.trained.poisoning import label_means
+from oneway.defenses.trained import Poisoning
+from oneway.defenses.trained.poisoning import PoisonGenerator, label_means
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.inversion import Inverter, TrainingSettings, train_inverter
 from rows import leads, random_rows, score_rows

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from laws import looped
 from oneway.contracts import TrainingData
-from oneway.defenses.trained import Purification, Purifier, purification
+from oneway.defenses.trained import Purification, purification
+from oneway.defenses.trained.purification import Purifier
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.inversion import Inverter, TrainingSettings, train_inverter
 from rows import lead_of, leads, random_rows

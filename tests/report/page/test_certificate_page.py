@@ -1,11 +1,18 @@
 """The page of a certificate says what is certified, how sure it is, and what it rests on."""
 
 import dataclasses
-
-import pytest
+import os
+from pathlib import Path
 
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
 from oneway.report.page import certificate_page, render
+from oneway.report.page.certificate import (
+    FITTED,
+    MEANINGS,
+    certificate_figures,
+    certificate_lines,
+    certificate_verdict,
+)
 from report.page.reading import assert_stands_alone, rows_of, tables
 
 MOVED = {"mean": 0.0123, "p50": 0.01, "p95": 0.0456, "p99": 0.07, "max": 0.0891}
@@ -36,44 +43,69 @@ def verdict(page):
     return section.text().replace("\xa0", " ")
 
 
-def test_the_verdict_has_the_error_its_interval_what_is_proven_and_the_bits():
-    told = verdict(page_of())
-    assert "Certified for any attacker" in told
-    for part in ("estimated 0.0345", "0.0321 to 0.0367", "proven", "0.0111", "2.58 bits"):
-        assert part in told
-    assert "No label-preserving release can help" in told
-    assert "5.0 % of queries are alone in their cell" in told
+def test_the_verdict_has_the_error_its_interval_its_lower_bound_and_the_bits():
+    words = verdict(page_of())
+    assert "Certified for any attacker" in words
+    for part in ("at least 0.0345", "95 % interval: 0.0321 to 0.0367", "2.58 bits"):
+        assert part in words
+    assert "Distribution-free lower bound (95 %): 0.0111" in words
+    assert "No label-preserving release can help" in words
+    assert "5.0 % of queries are alone in their cell" in words
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"independent": False}, "These queries fitted the codebook too: all figures flatter it."),
-        ({"bits_most": None}, "tells 1.75 bits beyond its label in the mean, with no bound"),
-        ({"error": None, "error_by_label": {}}, "no error of an attacker is certified"),
-    ],
-)
-def test_what_is_weaker_is_said_above(changes, told):
-    page = page_of(**changes)
-    assert told in verdict(page)
-    assert ("certified-chart-t" in str([one.attributes for one in page.every("title")])) == (
-        changes.get("error", WHOLE.error) is not None
-    )
+def test_what_is_weaker_is_said_above():
+    for changes, words in (
+        ({"independent": False}, FITTED),
+        ({"bits_most": None}, "reveals 1.75 bits on average over these queries; nothing bounds"),
+        ({"error": None, "error_by_label": {}}, "No error is certified"),
+    ):
+        page = page_of(**changes)
+        assert words in verdict(page)
+        charts = str([title.attributes for title in page.every("title")])
+        assert ("certified-chart-t" in charts) == (changes.get("error", WHOLE.error) is not None)
+
+
+def test_page_and_terminal_say_the_same_sentences():
+    for changes in ({}, {"independent": False}, {"bits_most": None}, {"labels_alone": 0}):
+        certificate = dataclasses.replace(WHOLE, **changes)
+        text = page_of(**changes).every("main")[0].text().replace("\xa0", " ")
+        for line in (*certificate_lines(certificate), *certificate_verdict(certificate)[1:]):
+            assert line in text
 
 
 def test_every_number_of_the_tables_is_the_certificates():
-    found = tables(page_of())
-    rows = rows_of(found["The least mean squared error per pixel of any attacker"])
+    shown = tables(page_of())
+    rows = rows_of(shown["The least mean squared error per pixel of any attacker"])
     assert rows == [
         ["all", "480", "0.0345", "0.0321", "0.0367", "0.0111", "5.0"],
         ["2", "80", "0.0400", "0.0300", "0.0500", "0.0000", "10.0"],
         ["10", "90", "0.0300", "0.0200", "0.0400", "0.0000", "0.0"],
     ]
-    moved = rows_of(found["How far releases move, over queries"])
-    assert moved == [
+    distortion = rows_of(shown["Distortion of released scores, over queries"])
+    assert distortion == [
         ["L1 of probabilities", "0.0123", "0.0100", "0.0456", "0.0700", "0.0891"],
         ["centered logits, nats per class", "0.5000", "0.0100", "0.0456", "0.0700", "0.0891"],
     ]
+
+
+def test_every_figure_of_the_page_has_its_meaning():
+    text = page_of().every("main")[0].text().replace("\xa0", " ")
+    for value, name in certificate_figures(WHOLE):
+        assert value in text
+        assert MEANINGS[name] in text
+
+
+def test_the_page_of_codebooks_says_what_the_code_says():
+    """With ONEWAY_WRITE_DOCS=1 the table of figures in docs/codebook.md is written."""
+    path = Path(__file__).parents[3] / "docs" / "codebook.md"
+    rows = "".join(f"| {name} | {meaning} |\n" for name, meaning in MEANINGS.items())
+    table = f"| figure | what it says |\n| --- | --- |\n{rows}"
+    before, begin, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
+    written, end, after = rest.partition("<!-- end of figures -->\n")
+    if os.environ.get("ONEWAY_WRITE_DOCS"):
+        path.write_text(before + begin + table + end + after, encoding="utf-8")
+    else:
+        assert written == table
 
 
 def test_what_it_rests_on_is_all_there():

@@ -1,28 +1,36 @@
 """Charts put numbers where they belong, whatever the numbers and the names."""
 
 import itertools
+import math
 import re
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from oneway.report import Listing
+from oneway.report.page import write_charts
 from oneway.report.page.charts import (
-    ROOM,
+    SHARE,
+    Legend,
     Level,
     Place,
     Point,
     line_chart,
-    plane_chart,
     reliability_chart,
 )
+from oneway.report.page.comparisons import gap_chart
 from report.page.reading import read
 
 ERRORS = st.floats(0.001, 0.5)
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"))
 NAMES = st.text(LETTERS).map("a<{}>&".format)
 NONE = Listing("numbers", {}, ())
+
+
+def plane_of(points, across="a", up="u", **options):
+    return gap_chart("x", "t", points, (across, up), legend=(), **options)
 
 
 def drawn(chart):
@@ -49,7 +57,7 @@ def test_who_errs_less_lies_further_left_and_nobody_off_the_line(errors, clean, 
     page = line_of([("clean", clean), ("label", label), ("prior", prior)], places)
     at = [percent(one.attributes["x"]) for one in marks_of(page)]
     assert len(at) == len(errors)
-    assert all(0 <= x <= ROOM for x in at)
+    assert all(0 <= x <= SHARE for x in at)
     baselines = [percent(one.attributes["x1"]) for one in page.every() if one.has("level")]
     assert len(baselines) == 3
     everybody = sorted(zip([*errors, clean, label, prior], [*at, *baselines], strict=True))
@@ -68,7 +76,7 @@ def test_an_interval_reaches_as_far_to_both_sides_and_is_never_cut_short(pairs, 
     assert len(whiskers) == len(pairs)
     for whisker, one in zip(whiskers, marks_of(page), strict=True):
         left, right = (percent(whisker.attributes[end]) for end in ("x1", "x2"))
-        assert 0 <= left <= right <= ROOM
+        assert 0 <= left <= right <= SHARE
         assert left + right == pytest.approx(2 * percent(one.attributes["x"]), abs=0.03)
 
 
@@ -87,7 +95,7 @@ def test_who_is_far_beyond_the_label_is_drawn_at_the_edge_as_an_arrow_with_its_n
     page = line_of([("clean", 0.02), ("label", 0.04)], [near, far])
     shapes = [one.children[0].name for one in marks_of(page)]
     assert shapes == ["circle", "path"]
-    assert percent(marks_of(page)[1].attributes["x"]) == ROOM
+    assert percent(marks_of(page)[1].attributes["x"]) == SHARE
     assert "3.0000" in [one.text() for one in page.every("text")]
     page = line_of([("zero", 0.0), ("floor", 0.04)], [near, far], banded=False)
     assert [one.children[0].name for one in marks_of(page)] == ["circle", "circle"]
@@ -99,7 +107,7 @@ def test_names_are_text_whatever_is_in_them(name):
     texts = ["".join(one.children) for one in page.every("text")]
     assert texts == [f"{name} 0.1000", "label 0.3000", name, name]
     point = Point(name, 0.1, 0.5, label=name)
-    chart = plane_chart("x", name, name, [point], across=name, up=name, numbers=NONE)
+    chart = plane_of([point], across=name, up=name)
     assert ["".join(one.children) for one in drawn(chart).every("text")].count(name) == 3
 
 
@@ -117,9 +125,7 @@ def places_on(chart):
 )
 def test_more_change_lies_further_right_and_more_hidden_further_up(pairs, linear_below):
     points = [Point(str(place), *pair) for place, pair in enumerate(pairs)]
-    chart = plane_chart(
-        "x", "t", "d", points, across="a", up="u", linear_below=linear_below, numbers=NONE
-    )
+    chart = plane_of(points, linear_below=linear_below)
     found = places_on(chart)
     width, height = chart.size
     for (across, up), (x, y) in zip(pairs, found, strict=True):
@@ -132,7 +138,7 @@ def test_more_change_lies_further_right_and_more_hidden_further_up(pairs, linear
 
 def test_a_gap_that_is_far_below_is_an_arrow_with_its_number():
     points = [Point("a", 0.1, 0.5, label="1"), Point("b", 0.2, -6.07, label="2")]
-    chart = plane_chart("x", "t", "d", points, across="a", up="u", numbers=NONE)
+    chart = plane_of(points)
     assert "2: -6.1" in [one.text() for one in drawn(chart).every("text")]
     (_, high), (_, low) = places_on(chart)
     assert high < low < chart.size[1]
@@ -140,7 +146,7 @@ def test_a_gap_that_is_far_below_is_an_arrow_with_its_number():
 
 def test_the_frontier_is_a_stair_through_its_points():
     points = [Point("a", 0.1, 0.2, on=True), Point("b", 0.3, 0.9, on=True), Point("c", 0.2, 0.1)]
-    chart = plane_chart("x", "t", "d", points, across="a", up="u", steps=points[:2], numbers=NONE)
+    chart = plane_of(points, steps=points[:2])
     page = drawn(chart)
     (stair,) = [one for one in page.every("path") if one.has("steps")]
     plain, first, second = places_on(chart)  # those that stand out come last
@@ -151,13 +157,55 @@ def test_the_frontier_is_a_stair_through_its_points():
     assert weights == ["mark plain", "mark strong", "mark strong"]
 
 
+def test_an_interval_without_an_end_reaches_to_the_edge():
+    chart = plane_of([Point("a", 0.1, 0.5, -math.inf, math.inf, on=True)])
+    (whisker,) = [one for one in drawn(chart).every("path") if one.has("whisker")]
+    _, low, high = map(float, re.findall(r"[\d.]+", whisker.attributes["d"]))
+    assert 0 < high < low < chart.size[1]
+    assert chart.numbers.cells() == [["a", "0.1000", "0.50", "-inf", "inf"]]
+
+
 def test_reliability_is_on_the_line_where_answers_are_as_sure_as_right():
     points = [(0.2, 0.2), (0.5, 0.9), (1.0, 1.0)]
-    chart = reliability_chart("x", "t", "d", [("clean", "ring", points)], numbers=NONE)
-    side = chart.size[0]
-    (low_x, low_y), (x, y), (high_x, high_y) = places_on(chart)
-    assert low_x + low_y == pytest.approx(side)
-    assert high_x + high_y == pytest.approx(side)
-    assert x + y < side
-    assert low_x < x < high_x
-    assert [told for _, _, told in chart.legend] == ["clean"]
+    legend = Legend("ring", "plain", "clean")
+    chart = reliability_chart("x", "t", "d", [(legend, points)], numbers=NONE)
+    (line,) = [one for one in drawn(chart).every("path") if one.has("level")]
+    (x0, y0), (x1, y1) = (map(float, end.split()) for end in line.attributes["d"][1:].split("L"))
+
+    def above(place):
+        return y0 + (y1 - y0) * (place[0] - x0) / (x1 - x0) - place[1]
+
+    first, second, last = places_on(chart)
+    assert above(first) == pytest.approx(0, abs=0.2)
+    assert above(last) == pytest.approx(0, abs=0.2)
+    assert above(second) > 20
+    assert first[0] < second[0] < last[0]
+    assert list(chart.legend) == [legend]
+
+
+def test_charts_in_a_file_are_one_picture_that_loads_nothing(tmp_path):
+    name = "a<b>&"
+    points = [Point(name, 0.1, 0.5, on=True, label="1"), Point("b", 0.2, -6.07, label="2")]
+    legend = [Legend("disc", "strong", name)]
+    charts = [gap_chart("x", f"{axis} {name}", points, (axis, "u"), legend=legend)
+              for axis in ("first", "second")]  # fmt: skip
+    path = tmp_path / "new" / "charts.svg"
+    write_charts(path, f"all {name}", charts, [name, "b"])
+    root = ElementTree.parse(path).getroot()  # noqa: S314  our own file
+    space = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{space}svg"
+    assert [root.find(f"{space}{tag}").text for tag in ("title", "desc")] == [
+        f"all {name}",
+        " ".join(chart.description for chart in charts),
+    ]
+    texts = ["".join(one.itertext()) for one in root.iter(f"{space}text")]
+    for text in (f"all {name}", *(chart.title for chart in charts), name, f"1  {name}", "2  b"):
+        assert text in texts
+    assert texts.count("2: -6.1") == 2
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    for one in root.iter(f"{space}text"):
+        assert float(one.attrib["x"]) <= width
+        assert float(one.attrib["y"]) <= height
+    written = path.read_text(encoding="utf-8")
+    assert not re.search(r"href|url\(|@import|<script|<image", written)
+    assert list(path.parent.iterdir()) == [path]

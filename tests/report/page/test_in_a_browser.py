@@ -1,14 +1,18 @@
 """Pages as they are read: by a browser, on a phone, in the dark, on paper, by a screen reader."""
 
+import dataclasses
 import re
 
 import pytest
 
 from browsing import axe_violations, overflow
 from oneway.benchmark import published
+from oneway.evaluation import Flag
 from oneway.report.page import audit_page, certificate_page, records_page, write_page
 from report.page.conftest import experiment
 from report.page.test_certificate_page import WHOLE
+
+pytestmark = pytest.mark.xdist_group("audited pages")
 
 KINDS = ("audit", "records", "experiments", "certificate")
 
@@ -17,12 +21,13 @@ KINDS = ("audit", "records", "experiments", "certificate")
 def pages(audits, tmp_path_factory):
     """One page of each kind, as files."""
     folder = tmp_path_factory.mktemp("pages")
-    flags = [{"name": "control-failed", "detail": "so"}, {"name": "labels-changed", "detail": "so"}]
-    record = audits.images.record | {"flags": flags, "command": "oneway audit " + "long-" * 60}
+    flags = (Flag("control-failed", "so"), Flag("labels-changed", "so"))
+    command = "oneway audit " + "long-" * 60
+    record = dataclasses.replace(audits.images.record, flags=flags, command=command)
     long = {"a name without any space that goes on and on, " + "x" * 80: 1}
     several = experiment() + experiment(experiment="table2-faces")
     made = {
-        "audit": audit_page(record | {"options": long}, audits.images.pictures),
+        "audit": audit_page(dataclasses.replace(record, options=long), audits.images.pictures),
         "records": audit_page(audits.tables.record),
         "experiments": records_page(several, {"table1-mnist": published("table1-mnist")}),
         "certificate": certificate_page(WHOLE, "guard.safetensors"),
@@ -61,26 +66,35 @@ def opened(browser, pages):
         context.close()
 
 
-@pytest.mark.parametrize("colors", ["light", "dark"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_axe_finds_nothing(opened, kind, colors):
-    page = opened(kind, color_scheme=colors)
+def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(opened, kind):
+    page = opened(kind)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert axe_violations(page) == []
-
-
-@pytest.mark.parametrize("width", [320, 390, 1280])
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_wider_than_the_window(opened, kind, width):
-    page = opened(kind, width=width)
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    for colors in ("light", "dark"):
+        page.emulate_media(color_scheme=colors)
+        assert axe_violations(page) == [], colors
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert overflow(page) == 0, width
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = false)")
+    page.set_viewport_size({"width": 688, "height": 900})  # A4 without its margins, in CSS pixels
+    page.emulate_media(media="print", color_scheme="light")
     assert overflow(page) == 0
+    wide = page.locator("svg.chart, table.pictures").evaluate_all(
+        "all => all.map(one => one.getBoundingClientRect().right - innerWidth)"
+    )
+    assert all(beyond <= 0 for beyond in wide)
+    tables = page.locator("details table")
+    assert tables.count() >= 1
+    assert all(tables.evaluate_all("all => all.map(one => one.checkVisibility())"))
+    printed = page.pdf(prefer_css_page_size=True)
+    assert printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_page_reads_without_a_script(opened, kind):
-    page = opened(kind, java_script_enabled=False)
-    assert page.locator("h1").inner_text()
+def test_pages_read_without_a_script(opened):
+    for kind in KINDS:
+        assert opened(kind, java_script_enabled=False).locator("h1").inner_text()
 
 
 def lightness(page, selector, what):
@@ -97,32 +111,11 @@ def test_dark_is_dark_and_paper_is_white_even_then(opened):
     assert lightness(page, "body", "color") < 20
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_on_paper_no_figure_is_cut_and_the_numbers_of_figures_are_there(opened, kind):
-    page = opened(kind, width=688)  # A4 without its margins, in CSS pixels
-    page.emulate_media(media="print")
-    assert overflow(page) == 0
-    wide = page.locator("svg.chart, table.pictures").evaluate_all(
-        "all => all.map(one => one.getBoundingClientRect().right - innerWidth)"
-    )
-    assert all(beyond <= 0 for beyond in wide)
-    tables = page.locator("details table")
-    assert tables.count() >= 1
-    assert all(tables.evaluate_all("all => all.map(one => one.checkVisibility())"))
-    printed = page.pdf(prefer_css_page_size=True)
-    assert printed.startswith(b"%PDF")
-    assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
-
-
-def test_links_to_flags_lead_there(opened):
+def test_links_to_flags_lead_there_and_pictures_are_sharp_and_of_one_size(opened):
     page = opened("audit")
     page.get_by_role("link", name="control-failed").first.click()
     assert page.url.endswith("#flag-control-failed")
     assert page.locator("#flag-control-failed").is_visible()
-
-
-def test_pictures_are_sharp_and_of_one_size(opened):
-    page = opened("audit")
     images = page.locator(".pictures img")
     assert images.count() > 20
     assert set(images.evaluate_all("all => all.map(e => getComputedStyle(e).imageRendering)")) == {

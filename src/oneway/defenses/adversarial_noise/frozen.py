@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 SIDES: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2}
-"""How many axes follow the channels' in what a BatchNorm takes from an unflattened row."""
+"""Number of axes after the channels in what a BatchNorm reads from an unflattened row."""
 
 
 def frozen_copy(network: nn.Module) -> nn.Module:

@@ -27,7 +27,7 @@ GPU_ROWS = 2048
 
 
 class NoiseDefense(BaseDefense):
-    """A defense that adds noise to raise an inverter's error about some images.
+    """A defense that adds noise to raise an inverter's error about given images.
 
     The inverter is copied: its parameters are frozen, dropout is off, BatchNorm uses its running
     statistics and is folded into its neighbours. Later changes of the original have no effect.
@@ -202,7 +202,7 @@ class NoiseDefense(BaseDefense):
     def gradients(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return each row's gradient of its own reconstruction error, ``(N, K)``.
 
-        An inverter that has ``error_gradients(logits, images)`` is asked for them; any other is
+        An inverter that has ``error_gradients(logits, images)`` computes them; any other is
         differentiated automatically.
 
         Args:

@@ -125,12 +125,12 @@ def part_from_ties(clean: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
     index = labels.unsqueeze(-1)
     total = clean + noise
     rival = total.scatter(-1, index, -torch.inf).amax(-1, keepdim=True)
-    own = clean.gather(-1, index)
+    label = clean.gather(-1, index)
     # The roundings below lose up to 2 spacings of the larger of the two; with 3, no pair of
     # numbers ties, which is tested on all pairs of bfloat16 mantissas.
-    size = torch.maximum(rival.abs(), own.abs())
+    size = torch.maximum(rival.abs(), label.abs())
     spacing = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
-    needed = rival + 3 * spacing - own
+    needed = rival + 3 * spacing - label
     present = noise.gather(-1, index)
     leads = total.gather(-1, index) > rival
     return noise.scatter(-1, index, torch.where(leads, present, needed))

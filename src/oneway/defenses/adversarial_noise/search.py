@@ -68,7 +68,7 @@ class SignSteps:
 
         Args:
             gradients: ``(N, K)`` floating, of each row's error in its scores so far.
-            gathered: What the step before returned, None at the first step.
+            gathered: Second return value of the step before; None at the first step.
 
         Returns:
             ``(N, K)`` direction, each entry in ``[-1, 1]``, which the caller multiplies by the

@@ -3,19 +3,18 @@
 from oneway.defenses.codebook.certificate import (
     ASSUMPTIONS,
     Certificate,
-    CertifiedError,
-    certified_error,
     certify,
     certify_release,
 )
-from oneway.defenses.codebook.choose import Budget, choose_codebook, measure_codebook
 from oneway.defenses.codebook.decoys import plant_decoys
 from oneway.defenses.codebook.fit import (
-    FitSettings,
+    choose_codebook,
     cut_calibration,
     fit_codebook,
     merge_calibration,
 )
+from oneway.defenses.codebook.measures import CertifiedError, certified_error, measure_codebook
+from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
 
@@ -25,7 +24,9 @@ __all__ = [
     "Certificate",
     "CertifiedError",
     "Codebook",
+    "CodebookOptions",
     "CodebookRelease",
+    "DecoyOptions",
     "FitSettings",
     "certified_error",
     "certify",

@@ -2,8 +2,8 @@
 
 Each codeword is moved, offline and within a budget, to where inverters trained on clean scores
 err most about what is in its cell: the paper's objective, with many steps and an ensemble of
-surrogates, since it costs nothing when a query comes. A codeword stays one vector for its whole
-cell, so that whoever retrains learns no more than before.
+surrogates, since no query waits for it. A codeword stays one vector for its whole cell, so that
+an attacker who retrains learns no more than before.
 """
 
 import copy
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from oneway.checks import check_above, check_count, check_images
-from oneway.defenses.codebook.fit import positive_and_led
+from oneway.defenses.codebook.fit import with_leading_label
+from oneway.defenses.codebook.options import DecoyOptions
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import DefenseFailedError, InvalidOptionError
@@ -22,7 +23,7 @@ MARGIN = 1e-3
 """Least lead of a label, in nats."""
 
 HALVINGS = 30
-"""Of the interval in which the largest move within the budget is looked for."""
+"""Halvings of the interval that holds the largest move within the budget."""
 
 
 def plant_decoys(
@@ -31,9 +32,9 @@ def plant_decoys(
     queries: Tensor,
     surrogates: Sequence[nn.Module],
     *,
-    l1_budget: float = 0.02,
+    l1_budget: float = DecoyOptions.decoy_l1,
     nats: float | None = None,
-    steps: int = 100,
+    steps: int = DecoyOptions.decoy_steps,
     step_size: float = 0.1,
 ) -> Codebook:
     """Return a copy of a table whose codewords mislead inverters of clean scores.
@@ -41,19 +42,23 @@ def plant_decoys(
     Args:
         codebook: A fitted table. Not modified.
         logits: ``(N, K)`` calibration scores, which say what is in each cell.
-        queries: ``(N, ...)`` in [0, 1], what was asked.
+        queries: ``(N, ...)`` in [0, 1], the queries that gave the scores.
         surrogates: Inverters, ``(C, K)`` confidences to ``(C, ...)`` images, trained on clean
-            scores. Several with other input transforms stand better for an attacker's.
-        l1_budget: Most that a codeword may move in L1 distance of probabilities, above 0.
-        nats: Most that its logits may move, mean absolute difference per class, above 0. None:
-            unbounded.
+            scores. Several with different input transforms represent an attacker's better.
+        l1_budget: Largest move of a codeword in L1 distance of probabilities, above 0.
+        nats: Largest move of its logits, mean absolute centered difference per class in nats,
+            above 0. None: unbounded.
         steps: Sign steps, at least 1.
         step_size: Nats per step, above 0.
 
     Raises:
         InvalidOptionError: An option is outside its range, or there is no surrogate.
-        InvalidTensorError: A tensor is not what is said above.
+        InvalidTensorError: A tensor breaks the lines above.
         DefenseFailedError: A surrogate's gradient is not finite.
+
+    Source:
+        Wen, Yiu & Hui, "Defending Against Model Inversion Attack by Adversarial Examples", IEEE
+        CSR 2021, for the objective; its search per cell, with several surrogates, is ours.
     """
     check_above("l1_budget", l1_budget, 0)
     check_count("steps", steps)
@@ -68,32 +73,29 @@ def plant_decoys(
     start = codebook.values.log()
     moved = best = start
     clean = _rows(codebook, start).softmax(-1)
-    most, direction = _ascent(codebook, start, images, surrogates)
+    largest, direction = _ascent(codebook, start, images, surrogates)
     for _ in range(steps):
         stepped = moved + step_size * direction
         moved = _within(codebook, start, clean, stepped, l1_budget, nats)
         errors, direction = _ascent(codebook, moved, images, surrogates)
-        # A step may be too long: where it was best, there each codeword stays.
-        best = torch.where((errors > most).unsqueeze(-1), moved, best)
-        most = torch.maximum(most, errors)
+        # A step may be too long: each codeword stays where its error was largest.
+        best = torch.where((errors > largest).unsqueeze(-1), moved, best)
+        largest = torch.maximum(largest, errors)
     decoys = copy.deepcopy(codebook)
-    told = (best - _rows(codebook, best).logsumexp(-1, keepdim=True)).exp()
-    decoys.values.copy_(positive_and_led(told))
+    values = (best - _rows(codebook, best).logsumexp(-1, keepdim=True)).exp()
+    decoys.values.copy_(with_leading_label(values))
     return decoys
 
 
 def _rows(codebook: Codebook, values: Tensor) -> Tensor:
-    """Return the ``(C, K)`` rows of ``(C, W)`` listed values."""
-    return codebook.spread(values, torch.arange(len(values), device=values.device))
+    """Return the ``(C, K)`` rows of ``(C, W)`` values of all cells."""
+    return codebook.expand(values, torch.arange(len(values), device=values.device))
 
 
 def _ascent(
     codebook: Codebook, values: Tensor, images: Tensor, surrogates: Sequence[nn.Module]
 ) -> tuple[Tensor, Tensor]:
-    """Return the surrogates' mean errors ``(C)``, and the signs of their gradients in ``values``.
-
-    These are ``(C, W)``, as the listed values are.
-    """
+    """Return the surrogates' mean errors ``(C)``, and the signs of their gradients ``(C, W)``."""
     # A caller may be in inference mode, whose tensors take no part in a gradient.
     with torch.inference_mode(False), torch.enable_grad():
         variable = values.detach().clone().requires_grad_()
@@ -114,10 +116,12 @@ def _ascent(
 
 
 def _reconstructed(surrogate: nn.Module, confidences: Tensor) -> Tensor:
-    """Return float64 images of float64 confidences, whatever a surrogate computes in."""
+    """Return float64 images of float64 confidences, computed in the surrogate's own type."""
     parameter = next(surrogate.parameters(), None)
-    told: Tensor = surrogate(confidences if parameter is None else confidences.to(parameter.dtype))
-    return told.double()
+    images: Tensor = surrogate(
+        confidences if parameter is None else confidences.to(parameter.dtype)
+    )
+    return images.double()
 
 
 def _within(
@@ -130,28 +134,27 @@ def _within(
 ) -> Tensor:
     """Return the farthest point on the way from ``start`` to ``stepped`` within the budget."""
     first = torch.zeros(len(start), dtype=torch.int64, device=start.device)
-    lifted = lift_label(stepped, first, MARGIN)
-    step = lifted - start
+    step = lift_label(stepped, first, MARGIN) - start
     if nats is not None:
         rows = _rows(codebook, step)
         size = (rows - rows.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True)
         step = step * (nats / size.clamp_min(1e-12)).clamp_max(1)
-    fits = _distance(codebook, start + step, clean) <= l1_budget
-    low, high = fits.to(start.dtype), torch.ones_like(start[:, :1])
+
+    def fits(share: Tensor) -> Tensor:
+        moved = _rows(codebook, start + share * step).softmax(-1)
+        return (moved - clean).abs().sum(-1, keepdim=True) <= l1_budget
+
+    high = torch.ones_like(start[:, :1])
+    low = fits(high).to(start.dtype)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        fits = _distance(codebook, start + middle * step, clean) <= l1_budget
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        kept = fits(middle)
+        low, high = torch.where(kept, middle, low), torch.where(kept, high, middle)
     return start + low * step
 
 
-def _distance(codebook: Codebook, values: Tensor, clean: Tensor) -> Tensor:
-    """Return ``(C, 1)`` L1 distances of codewords from where they were."""
-    return (_rows(codebook, values).softmax(-1) - clean).abs().sum(-1, keepdim=True)
-
-
 def _mean_images(codebook: Codebook, logits: Tensor, queries: Tensor) -> Tensor:
-    """Return the mean query of each cell: of its label where nobody is in it, else of all."""
+    """Return each cell's mean query; of an empty cell its label's, or else the mean of all."""
     cells = codebook(logits)
     flat = queries.detach().flatten(1)
 
@@ -163,5 +166,5 @@ def _mean_images(codebook: Codebook, logits: Tensor, queries: Tensor) -> Tensor:
     of_cells, in_cells = means(cells, codebook.sizes.cells)
     of_labels, in_labels = means(codebook.labels[cells], codebook.sizes.num_classes)
     of_labels = torch.where(in_labels > 0, of_labels, flat.mean(0))
-    found = torch.where(in_cells > 0, of_cells, of_labels[codebook.labels])
-    return found.view(-1, *queries.shape[1:])
+    images = torch.where(in_cells > 0, of_cells, of_labels[codebook.labels])
+    return images.view(-1, *queries.shape[1:])

@@ -1,6 +1,9 @@
 """The table of a codebook: from a row of scores to the number of its cell."""
 
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,11 +12,11 @@ from torch import Tensor, nn
 from oneway.checks import check_count, check_logits
 from oneway.errors import InvalidTensorError
 
-MOST_OFFSET = 1e6
-"""Largest offset, in nats: a softmax ignores it, and float32 could say no more beside it."""
+MAX_OFFSET = 1e6
+"""Largest offset, in nats: a softmax ignores it, and float32 has no digits left beside it."""
 
-AT_ONCE = 2**24
-"""Numbers that a search among boxes compares at once, at most, but for a single row's."""
+NUMBERS_AT_ONCE = 2**24
+"""Numbers that a search among boxes compares at once, at most, except for a single row's."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,14 @@ class Sizes:
 
     Attributes:
         num_classes: K.
-        listed: T, classes that each label's table tells apart; the others share what is left.
-        boxes: m, the most boxes of a label.
+        explicit_classes: T, classes whose probabilities each label's table stores; the others
+            share the rest.
+        boxes: m, the largest number of boxes of a label.
         cells: C, cells of all labels together.
     """
 
     num_classes: int
-    listed: int
+    explicit_classes: int
     boxes: int
     cells: int
 
@@ -36,41 +40,40 @@ class Sizes:
 class Codebook(nn.Module):
     """For each label a few boxes; each box belongs to a cell; each cell has one released vector.
 
-    A row of scores is looked at through its label's *listed* classes, and the sum of all others:
-    ``T + 1`` numbers, or K where all are listed. Its box is the first of its label whose upper
-    edges they all keep within. With ``T`` far below K, a table for thousands of classes stays
-    small, and so does the search.
+    A row of scores is projected to the probabilities of its label's *explicit* classes, and the
+    sum of all others: W numbers, ``T + 1``, or K where all classes are explicit. Its box is the
+    first of its label whose upper edges no number exceeds. With T far below K, a table for
+    thousands of classes stays small, and so does the search.
 
     Attributes:
-        classes: ``(K, T)`` int64, each label's listed classes, the label itself first.
-        edges: ``(K, m, W)`` float64, upper edges of boxes; W is ``T + 1``, or K where all are
-            listed. A label's last box has none, so that every row finds one. Places that no box
-            fills are minus infinity.
-        owner: ``(K, m)`` int64, the cell of each box.
-        values: ``(C, W)`` float64, each cell's released probabilities: of its label's listed
+        classes: ``(K, T)`` int64, each label's explicit classes, the label itself first.
+        edges: ``(K, m, W)`` float64, upper edges of boxes. The last box of a label has infinite
+            edges, so that every row has a box. Unused boxes have edges of minus infinity.
+        assignment: ``(K, m)`` int64, the cell of each box.
+        values: ``(C, W)`` float64, each cell's released probabilities: of its label's explicit
             classes, and of *each* other class.
         offsets: ``(C)`` float64, in nats: what the logits of a cell's members have in common beyond
             their probabilities. A softmax ignores it; it keeps released logits near clean ones, in
             float32 and wider.
         labels: ``(C)`` int64, the label of each cell.
-        members: ``(C)`` int64, calibration queries that were in each cell; 0 for a label that
-            has too few, whose vector is the same whatever was asked.
+        members: ``(C)`` int64, calibration queries in each cell; 0 for a label with too few, whose
+            vector is the same for every query.
     """
 
     classes: Tensor
     edges: Tensor
-    owner: Tensor
+    assignment: Tensor
     values: Tensor
     offsets: Tensor
     labels: Tensor
     members: Tensor
 
-    def __init__(self, num_classes: int, listed: int, boxes: int, cells: int) -> None:
+    def __init__(self, num_classes: int, explicit_classes: int, boxes: int, cells: int) -> None:
         """Build an empty table; :func:`oneway.defenses.codebook.fit.fit_codebook` fills it.
 
         Args:
             num_classes: K, at least 2.
-            listed: T, from 1 to K.
+            explicit_classes: T, at least 1; K if it is larger.
             boxes: m, at least 1.
             cells: C, at least K.
 
@@ -79,19 +82,19 @@ class Codebook(nn.Module):
         """
         super().__init__()
         check_count("num_classes", num_classes, least=2)
-        check_count("listed", listed)
+        check_count("explicit_classes", explicit_classes)
         check_count("boxes", boxes)
         check_count("cells", cells, least=num_classes)
-        self.sizes = Sizes(num_classes, min(listed, num_classes), boxes, cells)
-        self.architecture: dict[str, Any] = dict(vars(self.sizes))
-        width = width_of(num_classes, self.sizes.listed)
+        self.sizes = Sizes(num_classes, min(explicit_classes, num_classes), boxes, cells)
+        self.architecture: dict[str, Any] = asdict(self.sizes)
+        width = width_of(num_classes, self.sizes.explicit_classes)
         labels = torch.arange(num_classes)
-        listing = (labels[:, None] + torch.arange(self.sizes.listed)) % num_classes
-        self.register_buffer("classes", listing)
+        order = torch.arange(self.sizes.explicit_classes)
+        self.register_buffer("classes", (labels[:, None] + order) % num_classes)
         edges = torch.full((num_classes, boxes, width), -torch.inf, dtype=torch.float64)
         edges[:, 0] = torch.inf
         self.register_buffer("edges", edges)
-        self.register_buffer("owner", labels[:, None].expand(-1, boxes).clone())
+        self.register_buffer("assignment", labels[:, None].expand(-1, boxes).clone())
         values = torch.full((cells, width), 1 / num_classes, dtype=torch.float64)
         self.register_buffer("values", values)
         self.register_buffer("offsets", torch.zeros(cells, dtype=torch.float64))
@@ -100,21 +103,20 @@ class Codebook(nn.Module):
 
     @property
     def is_dense(self) -> bool:
-        """Whether all classes are listed, so that nothing is left for the others."""
-        return self.sizes.listed == self.sizes.num_classes
+        """Whether all classes are explicit, so that no others share a rest."""
+        return self.sizes.explicit_classes == self.sizes.num_classes
 
     @property
     def rows_at_once(self) -> int:
         """How many rows are compared with their label's boxes at once."""
-        sizes = self.sizes
-        numbers = max(sizes.boxes * width_of(sizes.num_classes, sizes.listed), sizes.num_classes)
-        return max(1, AT_ONCE // numbers)
+        numbers = max(self.sizes.boxes * self.values.shape[-1], self.sizes.num_classes)
+        return max(1, NUMBERS_AT_ONCE // numbers)
 
     def check(self, logits: Tensor) -> None:
         """Refuse logits that are not finite floating scores over this table's classes.
 
         Raises:
-            InvalidTensorError: They are not.
+            InvalidTensorError: ``logits`` are something else.
         """
         check_logits(logits)
         if logits.shape[-1] != self.sizes.num_classes:
@@ -125,52 +127,108 @@ class Codebook(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the ``(N)`` int64 cells of ``(N, K)`` logits, which are not checked."""
+        assignment, edges = self.assignment.flatten(), self.search_edges()
+        return self.in_parts(lambda rows: assignment[self.boxes_of(rows, edges)], logits)
+
+    def in_parts(self, function: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+        """Return ``function`` of ``(N, K)`` logits, computed ``rows_at_once`` at a time."""
         at_once = self.rows_at_once
         if len(logits) <= at_once:
-            return self._cells(logits)
-        return torch.cat([self._cells(rows) for rows in logits.split(at_once)])
+            return function(logits)
+        return torch.cat([function(rows) for rows in logits.split(at_once)])
 
-    def _cells(self, logits: Tensor) -> Tensor:
-        labels = logits.argmax(-1)
-        rows = seen_through(
-            logits.softmax(-1, dtype=torch.float64), self.classes[labels], self.is_dense
-        )
-        cells: Tensor = self.owner[labels, first_box(rows, self.edges[labels])]
-        return cells
+    def search_edges(self) -> Tensor:
+        """Return ``(K, m, W)`` edges for :meth:`boxes_of`: in the classes' own order if dense.
 
-    def edges_by_class(self) -> Tensor:
-        """Return ``(K, m, K)`` edges in the classes' own order, of a table that lists them all.
-
-        Scores are then compared as they come.
+        Then no row of scores needs to be brought into its label's order.
         """
+        if not self.is_dense:
+            return self.edges
         index = self.classes.unsqueeze(1).expand_as(self.edges)
         return torch.empty_like(self.edges).scatter(-1, index, self.edges)
 
-    def spread(self, values: Tensor, cells: Tensor) -> Tensor:
-        """Return ``(N, K)`` entries from a table of listed ones.
+    def boxes_of(self, logits: Tensor, edges: Tensor) -> Tensor:
+        """Return the ``(N)`` int64 boxes of ``(N, K)`` logits, numbered ``label * m + box``.
 
         Args:
-            values: ``(C, W)`` of each cell's listed classes, and of each other.
-            cells: ``(N)`` which cells.
+            logits: Not checked.
+            edges: From :meth:`search_edges`.
         """
-        return self.laid_out(values[cells], self.classes[self.labels[cells]])
+        labels = logits.argmax(-1)
+        rows = logits.softmax(-1, dtype=torch.float64)
+        if not self.is_dense:
+            rows = project(rows, self.classes.index_select(0, labels), dense=False)
+        return labels * self.sizes.boxes + first_box(rows, edges.index_select(0, labels))
 
-    def laid_out(self, chosen: Tensor, classes: Tensor) -> Tensor:
-        """Return ``(N, K)`` entries from listed ones.
+    def expand(self, values: Tensor, cells: Tensor) -> Tensor:
+        """Return ``(N, K)`` entries, one per class, of cells.
 
         Args:
-            chosen: ``(N, W)``.
-            classes: ``(N, T)`` int64, which classes they are of.
+            values: ``(C, W)``, each cell's entries of its explicit classes, and of each other.
+            cells: ``(N)`` int64.
+        """
+        return self.scatter(values[cells], self.classes[self.labels[cells]])
+
+    def scatter(self, entries: Tensor, classes: Tensor) -> Tensor:
+        """Return ``(N, K)`` entries, one per class, from those of explicit classes.
+
+        Args:
+            entries: ``(N, W)``.
+            classes: ``(N, T)`` int64, the explicit classes that ``entries`` belong to.
         """
         if self.is_dense:
-            return torch.empty_like(chosen).scatter(-1, classes, chosen)
-        listed = self.sizes.listed
-        others = chosen[..., listed:].expand(*chosen.shape[:-1], self.sizes.num_classes)
-        return others.scatter(-1, classes, chosen[..., :listed])
+            return torch.empty_like(entries).scatter(-1, classes, entries)
+        explicit = self.sizes.explicit_classes
+        others = entries[..., explicit:].expand(*entries.shape[:-1], self.sizes.num_classes)
+        return others.scatter(-1, classes, entries[..., :explicit])
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the table's sizes and of all its tensors, in hexadecimal."""
+        digest = hashlib.sha256(repr(sorted(self.architecture.items())).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def fault(self) -> str | None:
+        """Return the first rule that the table breaks, in words; None if it is sound."""
+        sizes, values = self.sizes, self.values
+        labels, cells = torch.arange(sizes.num_classes), torch.arange(sizes.cells)
+        explicit = sizes.explicit_classes
+        rest = (sizes.num_classes - explicit) * values[:, explicit:].sum(-1)
+        total = values[:, :explicit].sum(-1) + rest
+        rules = (
+            (
+                _outside(self.assignment, sizes.cells),
+                "a box refers to a cell that does not exist",
+            ),
+            (_outside(self.labels, sizes.num_classes), "a label is unknown"),
+            (_outside(self.classes, sizes.num_classes), "a class is unknown"),
+            ((self.classes[:, 0] != labels).any(), "a label is not the first of its classes"),
+            ((self.classes.sort(-1).values.diff() == 0).any(), "a class is explicit twice"),
+            (self.edges.isnan().any(), "an edge is not a number"),
+            (not self.offsets.isfinite().all(), "an offset is not finite"),
+            (
+                (self.offsets.abs() > MAX_OFFSET).any(),
+                f"an offset is beyond {MAX_OFFSET:g} nats",
+            ),
+            (not (values.isfinite().all() and (values > 0).all()), "a probability is not positive"),
+            ((total - 1).abs().max() > 1e-6, "probabilities do not sum to 1"),
+            ((values[:, :1] <= values[:, 1:]).any(), "a label is not the largest"),
+            ((self.members < 0).any(), "a cell has a negative member count"),
+        )
+        fault = next((words for broken, words in rules if bool(broken)), None)
+        if fault is None and (
+            (self.labels[self.assignment] != labels.unsqueeze(-1)).any()
+            or not torch.isin(cells, self.assignment).all()
+            or (self.edges == math.inf).all(-1).any(-1).logical_not().any()
+        ):
+            return "its boxes and cells do not fit together"
+        return fault
 
 
 def first_box(rows: Tensor, edges: Tensor) -> Tensor:
-    """Return the ``(N)`` number of the first box whose upper edges each row keeps within.
+    """Return the ``(N)`` int64 number of the first box whose upper edges no number exceeds.
 
     Args:
         rows: ``(N, W)``.
@@ -181,23 +239,28 @@ def first_box(rows: Tensor, edges: Tensor) -> Tensor:
     return within.view(torch.uint8).argmax(-1)
 
 
-def width_of(num_classes: int, listed: int) -> int:
-    """Return how many numbers a row is looked at through: all, or the listed and the rest."""
-    return num_classes if listed == num_classes else listed + 1
+def width_of(num_classes: int, explicit_classes: int) -> int:
+    """Return W, how many numbers of a row are compared: all, or the explicit and the rest."""
+    return num_classes if explicit_classes == num_classes else explicit_classes + 1
 
 
-def seen_through(probabilities: Tensor, classes: Tensor, dense: bool) -> Tensor:
-    """Return rows as a label's table sees them.
+def project(probabilities: Tensor, classes: Tensor, *, dense: bool) -> Tensor:
+    """Return ``(N, W)`` rows as a label's table compares them.
 
     Args:
         probabilities: ``(N, K)``.
-        classes: ``(N, T)`` int64, the listed classes of each row's label.
-        dense: Whether they are all classes.
+        classes: ``(N, T)`` int64, the explicit classes of each row's label.
+        dense: Whether these are all classes.
 
     Returns:
-        ``(N, W)``: the listed entries, and unless ``dense`` what is left of 1.
+        The explicit entries and, unless ``dense``, what is left of 1.
     """
-    listed = probabilities.gather(-1, classes)
+    explicit = probabilities.gather(-1, classes)
     if dense:
-        return listed
-    return torch.cat([listed, (1 - listed.sum(-1, keepdim=True)).clamp_min(0)], -1)
+        return explicit
+    return torch.cat([explicit, (1 - explicit.sum(-1, keepdim=True)).clamp_min(0)], -1)
+
+
+def _outside(numbers: Tensor, count: int) -> Tensor:
+    """Return whether any number is not in ``[0, count)``."""
+    return ((numbers < 0) | (numbers >= count)).any()

@@ -21,10 +21,10 @@ LOWEST_LOG = -1e4
 """Noise is searched from log probabilities no lower than this, in nats."""
 
 DECIMALS = 3
-"""What log probabilities are rounded to before the search: see :class:`MemGuard`."""
+"""Decimals of the log probabilities that are searched and hashed: see :class:`MemGuard`."""
 
 DISTORTION_WEIGHTS = tuple(10.0**power for power in range(-1, 6))
-"""Weights of the distortion, tried in turn for as long as noise is found. Theirs."""
+"""Weights of the distortion, tried in turn until a weight gives no row noise. Theirs."""
 
 
 class MembershipClassifier(nn.Module):
@@ -66,7 +66,7 @@ class MembershipClassifier(nn.Module):
 
 
 class MembershipTraining(TrainingOptions):
-    """How a membership classifier is trained."""
+    """Options of a membership classifier's training."""
 
     hidden: int = option("Size of the classifier's hidden layers.", default=64)
     epochs: int = option("Passes over all rows.", default=30)
@@ -141,7 +141,7 @@ class MemGuard(DefenseWithState, ScoreDefense):
 
         Args:
             training_data: Its target, private images and auxiliary logits.
-            settings: How to train.
+            settings: Options of the training.
             generator: On the CPU; gives the key and the order of the rows.
             report: Called with the share that is done.
 
@@ -154,27 +154,27 @@ class MemGuard(DefenseWithState, ScoreDefense):
         """
         if training_data.target is None or training_data.private_images is None:
             raise InvalidOptionError(
-                "MemGuard learns to tell members from others: it needs the target and the images "
+                "MemGuard learns to part members from others: it needs the target and the images "
                 "that it was trained on, and they are not at hand. Use another defense."
             )
         check_images(training_data.private_images)
         check_logits(training_data.auxiliary_logits)
         target = training_data.target.eval()
         with torch.no_grad():
-            own = torch.cat(
+            members = torch.cat(
                 [target(part.clone()) for part in training_data.private_images.split(512)]
             )
-        others = training_data.auxiliary_logits.to(own.dtype)
-        confidences = torch.cat([own, others]).softmax(-1)
-        member = torch.zeros(len(confidences), dtype=own.dtype, device=own.device)
-        member[: len(own)] = 1
-        weight = torch.where(member > 0, 0.5 / len(own), 0.5 / len(others)) * len(member)
+        others = training_data.auxiliary_logits.to(members.dtype)
+        confidences = torch.cat([members, others]).softmax(-1)
+        member = torch.zeros(len(confidences), dtype=members.dtype, device=members.device)
+        member[: len(members)] = 1
+        weight = torch.where(member > 0, 0.5 / len(members), 0.5 / len(others)) * len(member)
         network = MembershipClassifier(confidences.shape[-1], hidden=settings.hidden)
-        network = network.to(own.device).train()
+        network = network.to(members.device).train()
         network.key.copy_(torch.randint(2**62, (4,), generator=generator))
         optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
         for epoch in range(1, settings.epochs + 1):
-            order = torch.randperm(len(member), generator=generator).to(own.device)
+            order = torch.randperm(len(member), generator=generator).to(members.device)
             for rows in order.split(settings.batch_size):
                 optimizer.zero_grad(set_to_none=True)
                 odds = network(confidences[rows])
@@ -185,7 +185,7 @@ class MemGuard(DefenseWithState, ScoreDefense):
             report(epoch / settings.epochs)
         network.eval()
         with torch.no_grad():
-            right = ((network(confidences) > 0) == (member > 0)).to(own.dtype)
+            right = ((network(confidences) > 0) == (member > 0)).to(members.dtype)
         return network, {"balanced_accuracy": float((right * weight).mean())}
 
     def transform(self, logits: Tensor) -> Tensor:
@@ -200,15 +200,15 @@ class MemGuard(DefenseWithState, ScoreDefense):
             return torch.where(put_on.unsqueeze(-1), noisy, clean)
 
     def _noisy(self, clean: Tensor, labels: Tensor) -> Tensor:
-        """Return each row with the least noise that was found, clean where there was none."""
-        found, searched = clean.clone(), torch.arange(len(clean), device=clean.device)
+        """Return each row with its least noise, clean where no noise makes the odds even."""
+        result, searched = clean.clone(), torch.arange(len(clean), device=clean.device)
         for weight in DISTORTION_WEIGHTS:
             reached, noisy = self._search(clean[searched], labels[searched], weight)
             searched = searched[reached]
-            found[searched] = noisy[reached]
+            result[searched] = noisy[reached]
             if not len(searched):
                 break
-        return found
+        return result
 
     def _search(self, clean: Tensor, labels: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """Return which rows reached even odds under their label, and the rows as they then were."""
@@ -219,15 +219,15 @@ class MemGuard(DefenseWithState, ScoreDefense):
         going = (~reached).nonzero().squeeze(-1)
         for step in range(self.steps + 1):
             variable = noisy[going].requires_grad_()
-            told = variable.softmax(-1)
-            odds = self.state(told)
+            confidences = variable.softmax(-1)
+            odds = self.state(confidences)
             entry = variable.gather(-1, index[going]).squeeze(-1)
             rival = variable.scatter(-1, index[going], -torch.inf).amax(-1)
             done = (odds.sign() != side[going]) & (variable.argmax(-1) == labels[going])
             reached[going] = done
             if step == self.steps or done.all():
                 break
-            distance = (told - probabilities[going]).abs().sum(-1)
+            distance = (confidences - probabilities[going]).abs().sum(-1)
             loss = odds.abs() + self.label_weight * (rival - entry).relu() + weight * distance
             (gradient,) = torch.autograd.grad(loss.sum(), variable)
             length = gradient.norm(dim=-1, keepdim=True).clamp_min(1e-300)

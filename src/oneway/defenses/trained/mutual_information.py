@@ -62,7 +62,7 @@ class BottleneckNetwork(nn.Module):
         return logits
 
     def divergence(self) -> Tensor:
-        """Return how much the last training batch's codes tell: a bound, in nats per image.
+        """Return a bound on what the last training batch's codes reveal, in nats per image.
 
         The Kullback-Leibler divergence of the code from a standard Gaussian, summed over the
         code and averaged over the batch.
@@ -87,7 +87,7 @@ def divergence(mean: Tensor, spread: Tensor) -> Tensor:
 
 
 class BottleneckTraining(TrainingOptions):
-    """How the target is retrained."""
+    """Options of the target's retraining."""
 
     beta: float = option("Weight of the divergence. Theirs: 0.001 to 0.02; try several.", least=0)
     epochs: int = option("Passes over the private images.", default=TargetTrainingSettings.epochs)
@@ -100,10 +100,10 @@ class BottleneckTraining(TrainingOptions):
 
 
 class MutualInformation(LabelOnRequest, DefenseWithState, RandomDefense):
-    """MID: answers come from a target that was retrained to tell little of its input.
+    """MID: answers come from a target that was retrained to reveal little of its input.
 
     The code is sampled anew for every answer, so that the same query is answered differently
-    each time; whoever asks often enough averages the noise away. Its labels are those of the
+    each time; a client who asks often enough averages the noise away. Its labels are those of the
     retrained target: the undefended one's only with ``keep_label``.
 
     Source:
@@ -130,7 +130,7 @@ class MutualInformation(LabelOnRequest, DefenseWithState, RandomDefense):
 
         Args:
             training_data: Its private images, and the target, whose architecture is retrained.
-            settings: How to train.
+            settings: Options of the training.
             generator: On the CPU; gives the order of the rows.
             report: Called with the share that is done.
 

@@ -1,4 +1,4 @@
-"""LPA: released scores poison the training set of whoever trains an inverter on them."""
+"""LPA: released scores poison the training set of an attacker who trains an inverter on them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -76,7 +76,7 @@ class PoisonGenerator(nn.Module):
 
 
 class PoisonTraining(TrainingOptions):
-    """How a poison generator is trained."""
+    """Options of a poison generator's training."""
 
     budget: float = option(
         "Most L1 distance of released probabilities from the clean ones.", default=0.5, above=0
@@ -103,7 +103,7 @@ class Poisoning(DefenseWithState, ScoreDefense):
     probabilities, and holds exactly; alignment is the cosine of two gradients over a batch in
     all parameters of a helper inverter, which is trained alternately with the generator; the
     gradient aligned to is that of fitting a wrong image to clean scores. Their second method,
-    which flips some labels (LFP), is not here.
+    which flips labels (LFP), is not here.
 
     Source:
         Zhou, Ye, Zhu & Zhou, "Defending Against Neural Network Model Inversion Attacks via Data
@@ -134,7 +134,7 @@ class Poisoning(DefenseWithState, ScoreDefense):
 
         Args:
             training_data: Its auxiliary images and clean logits.
-            settings: How to train.
+            settings: Options of the training.
             generator: On the CPU; gives the order of the rows.
             report: Called with the share that is done.
 

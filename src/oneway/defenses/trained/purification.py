@@ -58,7 +58,7 @@ class Purifier(nn.Module):
 
 
 class PurifierTraining(TrainingOptions):
-    """How a purifier is trained."""
+    """Options of a purifier's training."""
 
     label_weight: float = option(
         "Weight of the cross entropy with the clean label. Theirs: 0.2.", default=0.2, least=0
@@ -109,7 +109,7 @@ class Purification(LabelOnRequest, DefenseWithState, ScoreDefense):
         Args:
             training_data: Its auxiliary images and clean logits: a set disjoint from the private
                 images.
-            settings: How to train.
+            settings: Options of the training.
             generator: On the CPU; gives the order of the rows.
             report: Called with the share that is done.
 

@@ -4,7 +4,7 @@ from oneway.options import Options, option
 
 
 class TrainingOptions(Options):
-    """How a network of a defense is trained."""
+    """Options of every training of a network."""
 
     epochs: int = option("Passes over the training rows.", default=8)
     learning_rate: float = option("Learning rate of Adam.", default=1e-3, above=0)

@@ -1,17 +1,25 @@
 """Pages for people who decide: one file of HTML each, that needs no network and no script."""
 
 from oneway.report.page.audit import audit_page
-from oneway.report.page.blocks import Page
 from oneway.report.page.certificate import certificate_page
-from oneway.report.page.records import no_gallery, records_page
-from oneway.report.page.render import render, write_page
+from oneway.report.page.experiments import (
+    chart_key,
+    frontier_charts,
+    no_gallery,
+    records_page,
+    results_page,
+)
+from oneway.report.page.render import render, write_charts, write_page
 
 __all__ = [
-    "Page",
     "audit_page",
     "certificate_page",
+    "chart_key",
+    "frontier_charts",
     "no_gallery",
     "records_page",
     "render",
+    "results_page",
+    "write_charts",
     "write_page",
 ]

@@ -1,7 +1,7 @@
 """What a page is made of, apart from how it looks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -12,11 +12,7 @@ from oneway.report.table import Listing
 
 @dataclass(frozen=True)
 class Prose:
-    """Paragraphs.
-
-    Attributes:
-        lines: One each.
-    """
+    """Paragraphs, one for each line."""
 
     lines: Sequence[str]
     kind: str = "prose"
@@ -24,11 +20,7 @@ class Prose:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list.
-
-    Attributes:
-        lines: Its items.
-    """
+    """A list with an item for each line."""
 
     lines: Sequence[str]
     kind: str = "bullets"
@@ -36,11 +28,7 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Key:
-    """What the numbers in figures stand for.
-
-    Attributes:
-        names: From number 1 on.
-    """
+    """Names of the numbers in charts, from number 1 on."""
 
     names: Sequence[str]
     kind: str = "key"
@@ -48,11 +36,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Facts:
-    """What something is, and how it was done.
-
-    Attributes:
-        pairs: Name and text.
-    """
+    """Facts as pairs of name and text, such as how a record was made."""
 
     pairs: Sequence[tuple[str, str]]
     kind: str = "facts"
@@ -60,26 +44,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number that sums up much.
-
-    Attributes:
-        value: It, as it is printed.
-        told: What it is.
-        note: How to read it.
-    """
+    """A number that sums up much, as text, with its name and how to read it."""
 
     value: str
-    told: str
+    label: str
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Numbers to see first.
-
-    Attributes:
-        items: From the most telling on.
-    """
+    """Numbers to see first, the most important at the start."""
 
     items: Sequence[Figure]
     kind: str = "figures"
@@ -87,16 +61,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table.
-
-    Attributes:
-        listing: Its cells.
-        note: Below it.
-    """
+    """A table, with a note below it before the meanings of its columns."""
 
     listing: Listing
     note: str = ""
     kind: str = "grid"
+
+    def notes(self) -> list[str]:
+        """Return the sentences below it."""
+        return [*([self.note] if self.note else []), *self.listing.notes()]
 
 
 @dataclass(frozen=True)
@@ -104,10 +77,10 @@ class FlagText:
     """A raised flag and what it means.
 
     Attributes:
-        name: Its name, and that of its anchor.
-        says: What it says.
+        name: The flag's name, and that of its anchor.
+        says: What it says, in a sentence.
         details: What raised it.
-        parts: Headings with text of their own.
+        parts: Headings, each with its text.
     """
 
     name: str
@@ -127,9 +100,9 @@ class Section:
     Attributes:
         anchor: Unique on its page.
         title: Its heading.
-        blocks: What it holds.
-        chapter: Whether it begins a part of its own, to which those after it belong.
-        level: Of its heading: 2, or 3 below a chapter.
+        blocks: Its content.
+        chapter: Whether the sections after it belong to it.
+        level: Level of its heading: 2, or 3 below a chapter.
     """
 
     anchor: str
@@ -141,18 +114,18 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """One page.
+    """A page.
 
     Attributes:
         kind: What it reports on, in a word or two.
         title: Its heading.
         subtitle: What was looked at.
-        tone: ``bad``, ``mixed``, ``good`` or ``void``: the color of the verdict.
+        tone: ``bad``, ``mixed``, ``good``, ``void`` or ``plain``: the color of the verdict.
         stamp: The verdict in a few words.
         verdict: The verdict in a sentence.
-        notices: What must be known before the verdict is used.
-        flags: Names of the flags that are raised.
+        notices: What a reader must know before using the verdict.
         sections: What follows.
+        flags: Names of the raised flags.
     """
 
     kind: str
@@ -163,4 +136,4 @@ class Page:
     verdict: str
     notices: Sequence[str]
     sections: Sequence[Section]
-    flags: Sequence[str] = field(default_factory=tuple)
+    flags: Sequence[str] = ()

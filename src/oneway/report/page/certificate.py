@@ -1,198 +1,251 @@
-"""The page of a certificate: what a codebook lets out, at most, and what that rests on."""
+"""A certificate in words, figures and tables, and as a page: the only wording of it.
 
-from collections.abc import Callable
+A terminal prints the sentences, the table of errors and the assumptions; the page shows all.
+"""
 
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
-from oneway.report.certificate import FITTED, certificate_lines, certificate_table
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
-from oneway.report.table import LABEL_LEAKS, Listing
+from oneway.report.sentences import LABEL_LEAKS
+from oneway.report.table import Column, Listing
 
-MOVED = {
+MEANINGS = {
+    "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
+    "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
+    "fully reconstructed",
+    "low": "lower end of the error's interval, by a bootstrap over queries",
+    "high": "upper end of that interval",
+    "lower bound": "distribution-free lower bound on the error (empirical Bernstein and Chernoff); "
+    "far below the estimate unless there are thousands of queries",
+    "bits, at most": "log2 of the label's cells: what one answer can reveal beyond its label, to "
+    "any attacker",
+    "bits, measured": "entropy of the cells given the label, over certified queries",
+    "members, at least": "calibration queries behind any vector that reveals more than its label; "
+    "copies of a query count once",
+    "labels alone": "labels with too few calibration queries: their vector reveals the label alone",
+    "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
+    "nats per class: mean, quantiles and maximum",
+    "alone": "share of queries that are alone in their cell",
+}
+"""What each figure of a certificate says, by its name."""
+
+FITTED = "The codebook was fitted to these queries too: all figures are too favorable."
+
+DISTANCES = {
     "l1_probabilities": "L1 of probabilities",
     "logits": "centered logits, nats per class",
 }
+
+
+def bits_sentence(certificate: Certificate) -> str:
+    """Return what a release reveals beyond its label."""
+    measured = f"{certificate.bits_measured:.2f} bits on average over these queries"
+    if certificate.bits_most is None:
+        return f"Beyond its label a release reveals {measured}; nothing bounds a single release."
+    most = f"at most {certificate.bits_most:.2f} bits to any attacker"
+    return f"Beyond its label a release reveals {most}; {measured}."
+
+
+def error_sentence(certificate: Certificate) -> str:
+    """Return the least error of any attacker, and how sure it is."""
+    error = certificate.error
+    if error is None:
+        return "No error is certified, since the queries themselves were not given."
+    level = f"{100 * certificate.level:g} %"
+    return (
+        f"Any attacker's mean squared error per pixel is at least {error.estimate:.4f} (estimated "
+        f"from {error.queries:,} queries; {level} interval: {error.low:.4f} to {error.high:.4f}). "
+        f"Distribution-free lower bound ({level}): {error.lower_bound:.4f}."
+    )
+
+
+def alone_sentence(certificate: Certificate) -> str | None:
+    """Return how many queries are alone in their cell; None if none are."""
+    error = certificate.error
+    if error is None or not error.alone:
+        return None
+    share = f"{100 * error.alone:.1f} %"
+    return f"{share} of queries are alone in their cell and count as fully reconstructed."
+
+
+def certificate_lines(certificate: Certificate) -> list[str]:
+    """Return what a certificate says, sentence by sentence."""
+    lines = [bits_sentence(certificate), error_sentence(certificate)]
+    if certificate.independent:
+        lines.append("Assumes that these queries were not used for fitting.")
+    else:
+        lines.append(FITTED)
+    alone = alone_sentence(certificate)
+    if alone is not None:
+        lines.append(alone)
+    if certificate.table and certificate.bits_most and certificate.members_least:
+        lines.append(
+            "Every vector that reveals more than its label stands for at least "
+            f"{certificate.members_least} calibration queries."
+        )
+    if certificate.labels_alone:
+        lines.append(
+            f"{certificate.labels_alone} labels had too few calibration queries: their vectors "
+            "reveal the label alone."
+        )
+    l1 = certificate.distortion["l1_probabilities"]
+    lines.append(
+        f"Probabilities move by {l1['mean']:.4f} on average (L1 distance), {l1['p95']:.4f} at the "
+        f"95 % quantile, {l1['max']:.4f} at most."
+    )
+    return lines
+
+
+def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
+    """Return the tone of the verdict, the verdict in a few words, and in full."""
+    if certificate.error is None:
+        tone, stamp = "mixed", "Bits are certified, no error is"
+    elif certificate.independent:
+        tone, stamp = "good", "Certified for any attacker"
+    else:
+        tone, stamp = "mixed", "Certified on the queries that fitted it"
+    return tone, stamp, f"{error_sentence(certificate)} {bits_sentence(certificate)}"
+
+
+def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
+    """Return the figures to see first: value, and name in ``MEANINGS``."""
+    error, most = certificate.error, certificate.bits_most
+    figures = []
+    if error is not None:
+        figures = [
+            (f"{error.estimate:.4f}", "certified error"),
+            (f"{error.lower_bound:.4f}", "lower bound"),
+        ]
+    return [
+        *figures,
+        ("no bound" if most is None else f"{most:.2f}", "bits, at most"),
+        (f"{certificate.bits_measured:.2f}", "bits, measured"),
+        (f"{certificate.members_least}", "members, at least"),
+        (f"{certificate.distortion['l1_probabilities']['mean']:.4f}", "distortion"),
+        (f"{certificate.labels_alone}", "labels alone"),
+    ]
+
+
+def certified_errors(certificate: Certificate) -> list[tuple[str, CertifiedError]]:
+    """Return the certified errors: of all queries, and of each predicted label."""
+    by_label = sorted(certificate.error_by_label.items(), key=lambda pair: int(pair[0]))
+    return ([] if certificate.error is None else [("all", certificate.error)]) + by_label
+
+
+def certificate_table(certificate: Certificate) -> Listing:
+    """Return the certified errors, over all queries and by predicted label."""
+    return Listing(
+        "The least mean squared error per pixel of any attacker",
+        {
+            "label": Column(lambda row: row[0]),
+            "queries": Column(lambda row: row[1].queries),
+            "error": Column(lambda row: row[1].estimate, ".4f", MEANINGS["certified error"]),
+            "low": Column(lambda row: row[1].low, ".4f", MEANINGS["low"]),
+            "high": Column(lambda row: row[1].high, ".4f", MEANINGS["high"]),
+            "lower bound": Column(lambda row: row[1].lower_bound, ".4f", MEANINGS["lower bound"]),
+            "alone, %": Column(lambda row: 100 * row[1].alone, ".1f", MEANINGS["alone"]),
+        },
+        certified_errors(certificate),
+    )
+
+
+def distortion_table(certificate: Certificate) -> Listing:
+    """Return how far a release moves scores, over queries."""
+
+    def figure(key: str) -> Column:
+        return Column(lambda row: row[1][key], ".4f")
+
+    names = {"mean": "mean", "p50": "median", "p95": "95 %", "p99": "99 %", "max": "most"}
+    columns = {"distance": Column(lambda row: DISTANCES[row[0]])}
+    columns |= {name: figure(key) for key, name in names.items()}
+    rows = list(certificate.distortion.items())
+    return Listing("Distortion of released scores, over queries", columns, rows)
 
 
 def certificate_page(certificate: Certificate, name: str, command: str = "") -> Page:
     """Return the page of a certificate.
 
     Args:
-        certificate: What was found.
-        name: Of the codebook, such as its file's.
-        command: What found it, if that is known.
+        certificate: What to report.
+        name: Name of the codebook, such as its file's.
+        command: The command that certified it, if it is known.
     """
-    told = certificate
     notices = [LABEL_LEAKS]
-    if not told.independent:
+    if not certificate.independent:
         notices.append(FITTED)
-    if told.error is not None and told.error.alone:
-        notices.append(
-            f"{100 * told.error.alone:.1f} % of queries are alone in their cell: nothing is "
-            "certified of them."
-        )
-    sections = [
-        Section("numbers", "In numbers", [_figures(told)]),
-        Section("words", "In words", [Bullets(certificate_lines(told))]),
+    alone = alone_sentence(certificate)
+    if alone is not None:
+        notices.append(alone)
+    figures = [
+        Figure(value, each[0].upper() + each[1:], MEANINGS[each])
+        for value, each in certificate_figures(certificate)
     ]
-    if told.error is not None:
-        blocks: list[Block] = [_chart(told, told.error), Grid(certificate_table(told), TABLE_NOTE)]
+    sections = [
+        Section("numbers", "In numbers", [Figures(figures)]),
+        Section("words", "In words", [Bullets(certificate_lines(certificate))]),
+    ]
+    if certificate.error is not None:
+        blocks: list[Block] = [_chart(certificate), Grid(certificate_table(certificate))]
         sections.append(Section("errors", "The least error of any attacker", blocks))
     sections += [
-        Section("moved", "What users pay", [Grid(_moved(told))]),
-        Section("rests", "What it rests on", [Bullets(ASSUMPTIONS)]),
-        Section("how", "How it was found", [Facts(_how(told, command))]),
+        Section("moved", "What users lose", [Grid(distortion_table(certificate))]),
+        Section("rests", "Assumptions", [Bullets(ASSUMPTIONS)]),
+        Section("how", "How it was certified", [Facts(_facts(certificate, command))]),
     ]
-    tone, stamp, sentence = _verdict(told)
+    tone, stamp, verdict = certificate_verdict(certificate)
+    queries = "not used for fitting" if certificate.independent else "used for fitting, too"
     return Page(
         kind="certificate",
         title=f"What {name} lets out, at most",
-        subtitle=f"Certified on {told.queries:,} queries"
-        + (" that it was not fitted to." if told.independent else " that fitted it, too."),
+        subtitle=f"Certified on {certificate.queries:,} queries, {queries}.",
         tone=tone,
         stamp=stamp,
-        verdict=sentence,
+        verdict=verdict,
         notices=notices,
         sections=sections,
     )
 
 
-TABLE_NOTE = (
-    "Error is estimated from the variance within cells, with its bootstrap interval from low to "
-    "high; lower bound is what it is at least whatever the distribution of queries. Alone: share "
-    "of queries that are the only ones in their cell, and count as read to the last pixel."
-)
-
-
-def _verdict(told: Certificate) -> tuple[str, str, str]:
-    level = f"{100 * told.level:g} %"
-    most = (
-        f"tells at most {told.bits_most:.2f} bits beyond its label"
-        if told.bits_most is not None
-        else f"tells {told.bits_measured:.2f} bits beyond its label in the mean, with no bound"
-    )
-    if told.error is None:
-        return (
-            "mixed",
-            "Bits are certified, no error is",
-            f"A release {most}; no error of an attacker is certified, since the queries themselves "
-            "were not given.",
-        )
-    error = told.error
-    sentence = (
-        "In the mean over queries no attacker, whatever they know, train or compute, errs by less "
-        f"than an estimated {error.estimate:.4f} per pixel ({level} of resampled queries: "
-        f"{error.low:.4f} to {error.high:.4f}; proven, whatever the distribution of queries: "
-        f"{error.lower_bound:.4f}); and a release {most}."
-    )
-    if not told.independent:
-        return "mixed", "Certified on the queries that fitted it", sentence
-    return "good", "Certified for any attacker", sentence
-
-
-def _figures(told: Certificate) -> Figures:
-    items = []
-    if told.error is not None:
-        items += [
-            Figure(
-                f"{told.error.estimate:.4f}",
-                "Least error of any attacker, estimated",
-                f"in the mean over queries; {100 * told.level:g} %: {told.error.low:.4f} to "
-                f"{told.error.high:.4f}",
-            ),
-            Figure(
-                f"{told.error.lower_bound:.4f}",
-                "Least error, proven",
-                "for any distribution of queries",
-            ),
-        ]
-    items += [
-        Figure(
-            "no bound" if told.bits_most is None else f"{told.bits_most:.2f}",
-            "Bits beyond the label, at most",
-            f"measured {told.bits_measured:.2f} in the mean",
-        ),
-        Figure(
-            f"{told.members_least}",
-            "Calibration queries behind a vector",
-            "at least, of every one that tells more than its label",
-        ),
-        Figure(
-            f"{told.distortion['l1_probabilities']['mean']:.4f}",
-            "Probabilities moved",
-            "mean L1 distance, from 0 to 2",
-        ),
-        Figure(str(told.labels_alone), "Labels told alone", "too few calibration queries"),
-    ]
-    return Figures(items)
-
-
-def _chart(told: Certificate, error: CertifiedError) -> Chart:
+def _chart(certificate: Certificate) -> Chart:
     """Return the certified error, and that of each label, on a line from a perfect attacker on."""
-    rows = [("all queries", error), *((f"label {k}", one) for k, one in _by_label(told))]
-    places = [
-        Place(
-            who,
-            one.estimate,
-            f"{one.estimate:.4f}",
-            strongest=who == "all queries",
-            low=one.low,
-            high=one.high,
-        )
-        for who, one in rows
+    rows = [
+        ("all queries" if label == "all" else f"label {label}", error)
+        for label, error in certified_errors(certificate)
     ]
-    title = "No attacker's error lies further left than this (0: read to the last pixel)"
-    columns: dict[str, Callable[[tuple[str, CertifiedError]], str]] = {
-        "queries": lambda row: row[0],
-        "error": lambda row: f"{row[1].estimate:.4f}",
-        "low": lambda row: f"{row[1].low:.4f}",
-        "high": lambda row: f"{row[1].high:.4f}",
-    }
+    places = [
+        Place(name, error.estimate, f"{error.estimate:.4f}", place == 0, error.low, error.high)
+        for place, (name, error) in enumerate(rows)
+    ]
+    title = "Least error of any attacker (0: fully reconstructed)"
+    total = rows[0][1]
     return line_chart(
         "certified-chart",
         title,
-        f"A line of mean squared errors from 0 on. All queries: {error.estimate:.4f}, from "
-        f"{error.low:.4f} to {error.high:.4f}; and {len(rows) - 1} labels by themselves.",
-        (
-            Level("read to the last pixel", 0.0),
-            Level("lower bound, any distribution", error.lower_bound),
-        ),
+        f"A line of mean squared errors from 0 on. All queries: {total.estimate:.4f}, from "
+        f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves.",
+        (Level("fully reconstructed", 0.0), Level("lower bound", total.lower_bound)),
         places,
-        numbers=Listing(title, columns, rows),
+        numbers=Listing(
+            title,
+            {
+                "queries": Column(lambda row: row[0]),
+                "error": Column(lambda row: row[1].estimate, ".4f"),
+                "low": Column(lambda row: row[1].low, ".4f"),
+                "high": Column(lambda row: row[1].high, ".4f"),
+            },
+            rows,
+        ),
         banded=False,
     )
 
 
-def _by_label(told: Certificate) -> list[tuple[str, CertifiedError]]:
-    return sorted(told.error_by_label.items(), key=lambda pair: int(pair[0]))
-
-
-def _moved(told: Certificate) -> Listing:
-    rows = [(MOVED[name], values) for name, values in told.distortion.items()]
-    columns: dict[str, Callable[[tuple[str, dict[str, float]]], str]] = {
-        "distance": lambda row: row[0]
-    }
-    for column, key in (
-        ("mean", "mean"),
-        ("median", "p50"),
-        ("95 %", "p95"),
-        ("99 %", "p99"),
-        ("most", "max"),
-    ):
-        columns[column] = lambda row, key=key: f"{row[1][key]:.4f}"  # type: ignore[misc]
-    return Listing("How far releases move, over queries", columns, rows)
-
-
-def _how(told: Certificate, command: str) -> list[tuple[str, str]]:
+def _facts(certificate: Certificate, command: str) -> list[tuple[str, str]]:
     facts = [("Command", command)] if command else []
+    level = f"{100 * certificate.level:g} %"
+    table = certificate.table[:16] + "..." if certificate.table else "none"
     return [
         *facts,
-        (
-            "Queries",
-            f"{told.queries:,}, "
-            + ("others than" if told.independent else "the same as")
-            + " those that it was fitted to",
-        ),
-        ("Intervals", f"{100 * told.level:g} %, of resampled queries"),
-        ("Table", told.table[:16] + "..." if told.table else "none"),
+        ("Queries", f"{certificate.queries:,}"),
+        ("Level of intervals and bounds", level),
+        ("Table", table),
     ]

@@ -1,6 +1,6 @@
-"""Charts as SVG for a page: text is text, colors are the page's, and marks differ by shape.
+"""Charts as SVG, for a page or a file: text is text, and marks differ by shape.
 
-Nothing is measured here: a chart is given numbers, and says where on paper they lie.
+Nothing is measured here: charts place given numbers. Colors come from ``chart.css``.
 """
 
 import math
@@ -12,42 +12,61 @@ from markupsafe import Markup
 from oneway.report.table import Listing
 
 WIDTH, HEIGHT = 920, 430
-"""Of a plot with two axes, in its own units; a page scales it."""
+"""Size of a plot with two axes, in its own units; a page scales it."""
 
-ROOM = 78
-"""Percent of a line's width that places lie on; beside them stand their numbers."""
+SHARE = 78
+"""Percent of a line's width that places lie on; their numbers stand beside them."""
 
 LEAST = 1e-9
-"""Changes below this are none: the axis has a length even so."""
+"""Changes below this count as none: the axis has a length even so."""
 
-NEAR = -0.25
-"""Where an axis of gaps begins, unless one lies below."""
+NEAR, LOWEST, PEAK = -0.25, -1.0, 1.15
+"""Where an axis of gaps begins and ends: it begins at ``LOWEST`` if a gap lies below ``NEAR``.
+
+Gaps below ``LOWEST`` are drawn there, with their number: else all others would be one line.
+"""
+
+LINEAR = 0.4
+"""Length of the linear part of a mixed axis, in decades of its logarithmic part."""
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 52
+"""Margins of a plane."""
 
 SHAPES = {
-    "disc": '<circle r="5.5"/>',
-    "ring": '<circle r="5"/>',
-    "diamond": '<path d="M0-6.5 6.5 0 0 6.5-6.5 0Z"/>',
-    "square": '<rect x="-5" y="-5" width="10" height="10"/>',
-    "below": '<path d="M-6-4H6L0 6Z"/>',
-    "beyond": '<path d="M-4-6V6L6 0Z"/>',
+    "disc": Markup('<circle r="5.5"/>'),
+    "ring": Markup('<circle r="5"/>'),
+    "diamond": Markup('<path d="M0-6.5 6.5 0 0 6.5-6.5 0Z"/>'),
+    "below": Markup('<path d="M-6-4H6L0 6Z"/>'),
+    "beyond": Markup('<path d="M-4-6V6L6 0Z"/>'),
 }
-"""Marks around the origin: who cannot see a color sees the shape."""
+"""Marks around the origin: a reader who cannot see a color sees the shape."""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """A mark, a key of ``SHAPES`` with weight ``strong`` or ``plain``, and what it means."""
+
+    shape: str
+    weight: str
+    label: str
+
+    def mark(self) -> Markup:
+        """Return the mark around the origin."""
+        return SHAPES[self.shape]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of numbers, with the same in words and as a table.
+    """A picture of numbers, with a description and a table for readers who cannot see it.
 
     Attributes:
         name: Unique on its page; part of the ids in it.
         title: What it shows, in a few words.
-        description: What there is to see in it, for who cannot.
-        svg: What is inside of the ``<svg>``.
-        size: Width and height of its own units; a width of 0: as wide as there is room.
+        description: What there is to see in it.
+        svg: The content of the ``<svg>``.
+        size: Width and height in its own units; a width of 0: as wide as there is room.
         numbers: All of its numbers.
-        legend: What its marks mean: name of a shape, class of its color, text.
+        legend: What its marks mean.
     """
 
     name: str
@@ -56,37 +75,32 @@ class Chart:
     svg: Markup
     size: tuple[int, int]
     numbers: Listing
-    legend: tuple[tuple[Markup, str, str], ...] = ()
+    legend: Sequence[Legend] = ()
     kind: str = "chart"
 
 
 @dataclass(frozen=True)
 class Level:
-    """A number that others are compared with, such as a baseline.
+    """A named number that others are compared with, such as a baseline."""
 
-    Attributes:
-        told: What it is.
-        value: It.
-    """
-
-    told: str
+    label: str
     value: float
 
 
 @dataclass(frozen=True)
 class Place:
-    """Somebody on a line of numbers.
+    """An attacker or a release on a line of numbers.
 
     Attributes:
-        told: Who.
-        value: Where.
+        label: Its name.
+        value: Its number.
         text: The number as it is printed.
-        strongest: Whether it is the one that counts.
-        low: Where its interval begins, if there is one.
-        high: Where it ends.
+        strongest: Whether it stands out.
+        low: Lower end of its interval, if there is one.
+        high: Upper end of its interval.
     """
 
-    told: str
+    label: str
     value: float
     text: str
     strongest: bool = False
@@ -99,31 +113,49 @@ class Point:
     """A release on a plane.
 
     Attributes:
-        told: Its name.
+        name: Its name.
         across: How much it changes.
         up: How much it hides.
-        low: Where its interval begins, if there is one.
-        high: Where it ends.
-        on: Whether it is to stand out.
-        label: What is written beside it.
-        mark: A key of ``SHAPES``.
-        nudge: By how many units it is drawn aside, so that two at one place are both seen.
+        low: Lower end of the interval of ``up``, if there is one.
+        high: Upper end.
+        on: Whether it stands out.
+        label: The text beside it.
+        shape: A key of ``SHAPES``.
+        nudge: By how many units it is drawn aside, so that two points at one place are both seen.
     """
 
-    told: str
+    name: str
     across: float
     up: float
     low: float | None = None
     high: float | None = None
     on: bool = False
     label: str = ""
-    mark: str = "ring"
+    shape: str = "ring"
     nudge: float = 0.0
 
 
-def mark(shape: str) -> Markup:
-    """Return a mark around the origin."""
-    return Markup(SHAPES[shape])  # noqa: S704  our own constants
+def element(tag: str, text: str | None = None, /, **attributes: object) -> Markup:
+    """Return an element of SVG with escaped attributes and text.
+
+    Args:
+        tag: Its name.
+        text: Its content; None: it is empty and closes itself.
+        attributes: By name, ``kind`` for ``class`` and ``_`` for ``-``; floats are rounded to a
+            tenth, and None is left out.
+    """
+    parts = [Markup("<") + tag]
+    for name, value in attributes.items():
+        if value is not None:
+            written = f"{value:.1f}" if isinstance(value, float) else value
+            spelled = "class" if name == "kind" else name.replace("_", "-")
+            parts.append(Markup(' {}="{}"').format(spelled, written))
+    parts.append(Markup("/>") if text is None else Markup(">{}</{}>").format(text, tag))
+    return Markup("").join(parts)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f}%"
 
 
 def line_chart(
@@ -136,91 +168,112 @@ def line_chart(
     numbers: Listing,
     banded: bool = True,
 ) -> Chart:
-    """Return a line of numbers from the first level to the second, and who lies where on it.
+    """Return a :class:`Chart` of numbers on a line: levels, and places between them and beyond.
 
-    It has no width of its own: places are shares of the page's, so that text keeps its size on a
-    phone. Where it is banded, what lies further beyond the second level than twice their distance
-    is drawn at the edge, with an arrow and its number.
-
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        description: The same for who cannot see it.
-        levels: The clean baseline, the label-only one, and others.
-        places: Attackers or releases.
-        numbers: All of them, as a table.
-        banded: Whether what lies between the first two levels is shaded.
+    It has no width of its own: places are shares of the page's width, so that text keeps its size
+    on a phone. Where it is ``banded``, the range between the first two levels is shaded, and places
+    further beyond them than twice their distance are drawn at the edge, as an arrow.
     """
-    clean, label = levels[0].value, levels[1].value
-    known = [one.value for one in levels]
-    for one in places:
-        known += [end for end in (one.value, one.low, one.high) if end is not None]
-    reach = max(clean, label) + 2 * abs(label - clean) if banded else math.inf
-    low = min(known)
-    high = max([one for one in known if one <= reach] or [max(known)])
-    high = max(high, *(one.value for one in levels))
-    room = 0.06 * (high - low) or 1.0
-    low, high = low - room, high + room
-
-    def at(value: float) -> float:
-        return ROOM * (min(max(value, low), high) - low) / (high - low)
-
-    row, lift, size = (26, 6, " small") if len(places) > 9 else (46, 14, "")
+    first, second = levels[0].value, levels[1].value
+    reach = max(first, second) + 2 * abs(second - first) if banded else math.inf
+    at, limit = _line_scale(levels, places, reach)
+    step, lift, size = (26, 6, " small") if len(places) > 9 else (46, 14, "")
     head = 22
     top = head * len(levels) + 10
-    height = top + row * len(places) + 8
-    parts = list[Markup]()
+    height = top + step * len(places) + 8
+    parts = []
     if banded:
-        left, right = sorted((at(clean), at(label)))
-        parts.append(
-            Markup('<rect class="between" x="{:.2f}%" y="{}" width="{:.2f}%" height="{}"/>').format(
-                left, top - 4, right - left, height - top
-            )
-        )
+        left, right = sorted((at(first), at(second)))
+        band = {"x": _percent(left), "width": _percent(right - left)}
+        parts.append(element("rect", kind="between", y=top - 4, height=height - top, **band))
     for order, level in enumerate(levels):
         x, y = at(level.value), head * (order + 1) - 6
-        parts.append(
-            Markup('<line class="level" x1="{x:.2f}%" x2="{x:.2f}%" y1="{}" y2="{}"/>').format(
-                y + 5, height - 4, x=x
-            )
-        )
+        across = {"x1": _percent(x), "x2": _percent(x)}
+        parts.append(element("line", kind="level", y1=y + 5, y2=height - 4, **across))
         # The first stands to the left of its line, others to the right, where there is room.
-        left_of = x > (25 if order == 0 else 60)
-        parts.append(_words(f"{level.told} {level.value:.4f}", x, y, left_of=left_of))
+        beside = {"dx": -5, "text_anchor": "end"} if x > (60 if order else 25) else {"dx": 5}
+        text = f"{level.label} {level.value:.4f}"
+        parts.append(element("text", text, kind="level-name", x=_percent(x), y=y, **beside))
     for order, place in enumerate(places):
-        y = top + row * (order + 1) - lift
-        out = place.value > high
-        shape = "beyond" if out else "disc" if place.strongest else "ring"
+        y = top + step * (order + 1) - lift
+        parts += _on_line(place, at, y, beyond=place.value > limit)
         weight = "strong" if place.strongest else "plain"
-        parts.append(
-            Markup('<line class="track" x1="0" x2="{}%" y1="{y}" y2="{y}"/>').format(ROOM, y=y)
-        )
-        if place.low is not None and place.high is not None and not out:
-            parts.append(
-                Markup(
-                    '<line class="whisker" x1="{:.2f}%" x2="{:.2f}%" y1="{y}" y2="{y}"/>'
-                ).format(at(place.low), at(place.high), y=y)
-            )
-        parts.append(
-            Markup('<svg class="mark {}" x="{:.2f}%" y="{}" overflow="visible">{}</svg>').format(
-                weight, at(place.value), y, mark(shape)
-            )
-        )
-        for text, x, anchor in ((place.told, 0, "start"), (place.text, 100, "end")):
-            parts.append(
-                Markup('<text class="{}{}" x="{}%" y="{}" text-anchor="{}">{}</text>').format(
-                    weight, size, x, y - lift, anchor, text
-                )
-            )
+        for text, x, anchor in ((place.label, 0, None), (place.text, 100, "end")):
+            spot = {"x": f"{x}%", "y": y - lift, "text_anchor": anchor}
+            parts.append(element("text", text, kind=weight + size, **spot))
     return Chart(name, title, description, Markup("\n").join(parts), (0, height), numbers)
 
 
-def _words(text: str, x: float, y: float, *, left_of: bool) -> Markup:
-    """Return the name of a level beside its line."""
-    anchor, shift = ("end", -5) if left_of else ("start", 5)
-    return Markup(
-        '<text class="level-name" x="{:.2f}%" dx="{}" y="{}" text-anchor="{}">{}</text>'
-    ).format(x, shift, y, anchor, text)
+def _line_scale(
+    levels: Sequence[Level], places: Sequence[Place], reach: float
+) -> tuple[Callable[[float], float], float]:
+    """Return the percent at which a number lies, and the largest number on the line."""
+    known = [level.value for level in levels]
+    for place in places:
+        known += [end for end in (place.value, place.low, place.high) if end is not None]
+    low = min(known)
+    high = max([value for value in known if value <= reach] or [max(known)])
+    high = max(high, *(level.value for level in levels))
+    margin = 0.06 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+    return lambda value: SHARE * (min(max(value, low), high) - low) / (high - low), high
+
+
+def _on_line(place: Place, at: Callable[[float], float], y: float, *, beyond: bool) -> list[Markup]:
+    """Return the track of a place, its interval and its mark."""
+    parts = [element("line", kind="track", x1=0, x2=f"{SHARE}%", y1=y, y2=y)]
+    if place.low is not None and place.high is not None and not beyond:
+        ends = {"x1": _percent(at(place.low)), "x2": _percent(at(place.high))}
+        parts.append(element("line", kind="whisker", y1=y, y2=y, **ends))
+    shape = "beyond" if beyond else "disc" if place.strongest else "ring"
+    weight = "mark strong" if place.strongest else "mark plain"
+    spot = {"x": _percent(at(place.value)), "y": y, "overflow": "visible"}
+    return [*parts, element("svg", SHAPES[shape], kind=weight, **spot)]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a plane; ``at`` returns where a number lies, in the chart's units."""
+
+    label: str
+    ticks: Sequence[float]
+    at: Callable[[float], float]
+
+
+def _span(pixels: float, *, up: bool = False) -> Callable[[float], float]:
+    """Return where a share of an axis lies, on a plane of so many units across, or upwards."""
+    if up:
+        return lambda share: TOP + (pixels - TOP - BOTTOM) * (1 - share)
+    return lambda share: LEFT + 10 + (pixels - LEFT - RIGHT - 10) * share
+
+
+def change_axis(
+    label: str, points: Sequence[Point], width: int, *, linear_below: float = 0.0, spare: float
+) -> Axis:
+    """Return the axis across of what releases change, from 0 to the last point and a share more.
+
+    It is linear up to ``linear_below`` and logarithmic beyond; 0: linear.
+    """
+    most = max([point.across for point in points], default=0.0)
+    most, span = (most if most >= LEAST else 1.0), _span(width)
+    if linear_below <= 0:
+        return Axis(label, _ticks(most), lambda value: span(value / most / (1 + spare)))
+
+    def length(value: float) -> float:
+        if value <= linear_below:
+            return LINEAR * value / linear_below
+        return LINEAR + math.log10(value / linear_below)
+
+    powers = range(round(math.log10(linear_below)), math.floor(math.log10(most)) + 1)
+    ticks = [0.0, *(10.0**power for power in powers)] if most > linear_below else _ticks(most)
+    return Axis(label, ticks, lambda value: span(length(value) / length(most) / (1 + spare)))
+
+
+def gap_axis(label: str, lowest: float, height: int) -> Axis:
+    """Return the axis upwards of closed gaps; those below the lowest are drawn there."""
+    span, bottom = _span(height, up=True), lowest - 0.12
+    ticks = [half / 2 for half in range(math.ceil(2 * lowest), 3)]
+    return Axis(label, ticks, lambda value: span((max(value, lowest) - bottom) / (PEAK - bottom)))
 
 
 def plane_chart(
@@ -228,112 +281,60 @@ def plane_chart(
     title: str,
     description: str,
     points: Sequence[Point],
+    axes: tuple[Axis, Axis],
     *,
-    across: str,
-    up: str,
+    lowest: float,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
     levels: Sequence[Level] = (),
-    lowest: float = -1.0,
-    linear_below: float = 0.0,
     steps: Sequence[Point] = (),
     numbers: Listing,
-    legend: Sequence[tuple[str, str, str]] = (),
-    size: tuple[int, int] = (WIDTH, HEIGHT),
-    spare: float = 0.05,
+    legend: Sequence[Legend] = (),
 ) -> Chart:
-    """Return points on a plane: how much releases hide, against how much they change.
+    """Return a :class:`Chart` of points on a plane: what releases hide, against what they change.
 
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        description: The same for who cannot see it.
-        points: Releases.
-        across: Name of the axis of what changes.
-        up: Name of the axis of what is hidden.
-        levels: Heights that others are compared with.
-        lowest: Points below this are drawn here, as an arrow, with their number.
-        linear_below: The axis across is linear up to here and logarithmic beyond; 0: linear.
-        steps: Points on the frontier, from the least change to the most.
-        numbers: All of them, as a table.
-        legend: Shape, class and meaning of each kind of mark.
-        size: Its width and height.
-        spare: Share of the axis across that is kept free beyond the last point.
+    Points below ``lowest`` are drawn there, as an arrow with their number. ``levels`` are gaps to
+    compare with, ``steps`` the points on the frontier, from the least change to the most.
     """
-    width, height = size
-    most = max([one.across for one in points], default=0.0)
-    if most < LEAST:
-        most = 1.0
-
-    def share(value: float) -> float:
-        if linear_below <= 0:
-            return value / most / (1 + spare)
-        return _symlog(value, linear_below) / _symlog(most, linear_below) / (1 + spare)
-
-    bottom, peak = lowest - 0.12, 1.15
-
-    def x_of(value: float) -> float:
-        return LEFT + 10 + (width - LEFT - RIGHT - 10) * share(value)
-
-    def y_of(value: float) -> float:
-        return TOP + (height - TOP - BOTTOM) * (peak - max(value, lowest)) / (peak - bottom)
-
-    parts = _grid(size, across, up, x_of, y_of, lowest, most, linear_below)
+    across, up = axes
+    parts, right = _grid(axes, size), size[0] - RIGHT
     for level in levels:
-        y = y_of(level.value)
-        parts.append(
-            Markup('<line class="level" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-                LEFT, width - RIGHT, y=y
-            )
-        )
-        above = level.value > 0
-        parts.append(
-            Markup('<text class="level-name" x="{}" y="{:.1f}">{}</text>').format(
-                LEFT + 18, y - 6 if above else y + 15, level.told
-            )
-        )
+        y = up.at(level.value)
+        parts.append(element("line", kind="level", x1=LEFT, x2=right, y1=y, y2=y))
+        place = {"x": LEFT + 18, "y": y - 6 if level.value > 0 else y + 15}
+        parts.append(element("text", level.label, kind="level-name", **place))
     if len(steps) > 1:
-        way = [f"M{x_of(steps[0].across):.1f} {y_of(steps[0].up):.1f}"]
-        for one in steps[1:]:
-            way.append(f"H{x_of(one.across):.1f}V{y_of(one.up):.1f}")
-        parts.append(Markup('<path class="steps" d="{}"/>').format("".join(way)))
-    # Centers of what is drawn, with half their widths.
-    taken = [(x_of(one.across) + one.nudge, y_of(one.up), 7.0) for one in points]
-    # Those that stand out are drawn last, above the others.
-    for one in sorted(points, key=lambda point: point.on):
-        x, y = x_of(one.across) + one.nudge, y_of(one.up)
-        below = one.up < lowest
-        if one.low is not None and one.high is not None and not below:
-            parts.append(
-                Markup('<path class="whisker" d="M{x:.1f} {:.1f}V{:.1f}"/>').format(
-                    y_of(min(one.high, peak)), y_of(one.low), x=x
-                )
-            )
-        parts.append(
-            Markup('<g class="mark {}" transform="translate({:.1f} {:.1f})">{}</g>').format(
-                "strong" if one.on else "plain", x, y, mark("below" if below else one.mark)
-            )
+        way = f"M{across.at(steps[0].across):.1f} {up.at(steps[0].up):.1f}" + "".join(
+            f"H{across.at(point.across):.1f}V{up.at(point.up):.1f}" for point in steps[1:]
         )
-        text = f"{one.label}: {one.up:.1f}" if below and one.label else one.label
-        if text:
-            parts.append(_beside(text, x, y, one.on, taken, width))
-    shapes = tuple((mark(shape), kind, told) for shape, kind, told in legend)
-    return Chart(name, title, description, Markup("\n").join(parts), size, numbers, shapes)
+        parts.append(element("path", kind="steps", d=way))
+    # Centers of what is drawn, with half their widths.
+    taken = [(across.at(point.across) + point.nudge, up.at(point.up), 7.0) for point in points]
+    # Points that stand out are drawn last, above the others.
+    for point in sorted(points, key=lambda point: point.on):
+        x, y = across.at(point.across) + point.nudge, up.at(point.up)
+        below, weight = point.up < lowest, "strong" if point.on else "plain"
+        if point.low is not None and point.high is not None and not below:
+            ends = f"M{x:.1f} {up.at(point.low):.1f}V{up.at(min(point.high, PEAK)):.1f}"
+            parts.append(element("path", kind="whisker", d=ends))
+        parts.append(_mark("below" if below else point.shape, weight, x, y))
+        if point.label:
+            text = f"{point.label}: {point.up:.1f}" if below else point.label
+            x, y = _beside(text, x, y, taken, size[0])
+            parts.append(
+                element("text", text, kind=f"{weight} small", x=x, y=y, text_anchor="middle")
+            )
+    return Chart(name, title, description, Markup("\n").join(parts), size, numbers, legend)
 
 
-LINEAR = 0.4
-"""Of a mixed axis, the length of its linear part, in decades of the other."""
-
-
-def _symlog(value: float, linear_below: float) -> float:
-    """Return a place that is linear in small values and logarithmic in others."""
-    if value <= linear_below:
-        return LINEAR * value / linear_below
-    return LINEAR + math.log10(value / linear_below)
+def _mark(shape: str, weight: str, x: float, y: float) -> Markup:
+    place = f"translate({x:.1f} {y:.1f})"
+    return element("g", SHAPES[shape], kind=f"mark {weight}", transform=place)
 
 
 def _beside(
-    text: str, x: float, y: float, on: bool, taken: list[tuple[float, float, float]], width: int
-) -> Markup:
-    """Return text beside a point, where it covers least of what is there already."""
+    text: str, x: float, y: float, taken: list[tuple[float, float, float]], width: int
+) -> tuple[float, float]:
+    """Return where text beside a point covers least of what is there; add it to that."""
     half = 3.6 * len(text)
     options = [
         (x + side * (9 + half), y + lift)
@@ -351,65 +352,30 @@ def _beside(
 
     best = min(options, key=crowd)
     taken.append((best[0], best[1] - 4, half))
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
-        "strong small" if on else "plain small", best[0], best[1], text
-    )
+    return best
 
 
-def _grid(
-    size: tuple[int, int],
-    across: str,
-    up: str,
-    x_of: Callable[[float], float],
-    y_of: Callable[[float], float],
-    lowest: float,
-    most: float,
-    linear_below: float,
-) -> list[Markup]:
-    """Return axes with their numbers."""
-    width, height = size
-    parts = []
-    heights = [step / 2 for step in range(math.ceil(2 * lowest), 3)]
-    for value in heights:
-        y = y_of(value)
-        parts.append(
-            Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-                LEFT, width - RIGHT, y=y
-            )
-        )
-        parts.append(
-            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{:g}</text>').format(
-                LEFT - 8, y + 4, value
-            )
-        )
-    floor = height - BOTTOM
-    for value in _ticks(most, linear_below):
-        x = x_of(value)
-        parts.append(
-            Markup('<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{}" y2="{}"/>').format(
-                TOP, floor, x=x
-            )
-        )
-        parts.append(
-            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{:g}</text>').format(
-                x, floor + 18, value
-            )
-        )
-    parts.append(
-        Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            width - RIGHT, height - 10, across
-        )
-    )
-    parts.append(Markup('<text class="axis" x="{}" y="{}">{}</text>').format(0, 12, up))
-    return parts
+def _grid(axes: tuple[Axis, Axis], size: tuple[int, int]) -> list[Markup]:
+    """Return the axes of a plane with their numbers."""
+    (across, up), (width, height) = axes, size
+    parts, floor, right = [], height - BOTTOM, width - RIGHT
+    for value in up.ticks:
+        y = up.at(value)
+        parts.append(element("line", kind="grid", x1=LEFT, x2=right, y1=y, y2=y))
+        spot = {"x": LEFT - 8, "y": y + 4, "text_anchor": "end"}
+        parts.append(element("text", f"{value:g}", kind="tick", **spot))
+    for value in across.ticks:
+        x = across.at(value)
+        parts.append(element("line", kind="grid", x1=x, x2=x, y1=TOP, y2=floor))
+        spot = {"x": x, "y": floor + 18, "text_anchor": "middle"}
+        parts.append(element("text", f"{value:g}", kind="tick", **spot))
+    corner = {"x": right, "y": height - 10, "text_anchor": "end"}
+    parts.append(element("text", across.label, kind="axis", **corner))
+    return [*parts, element("text", up.label, kind="axis", x=0, y=12)]
 
 
-def _ticks(most: float, linear_below: float) -> list[float]:
-    """Return numbers to write below an axis from 0 on."""
-    if linear_below > 0 and most > linear_below:
-        last = math.floor(math.log10(most))
-        first = round(math.log10(linear_below))
-        return [0.0, *(10.0**power for power in range(first, last + 1))]
+def _ticks(most: float) -> list[float]:
+    """Return numbers to write below a linear axis from 0 on."""
     step = 10 ** math.floor(math.log10(most))
     for finer in (1.0, 0.5, 0.2, 0.1):
         if most / (finer * step) >= 4:
@@ -422,70 +388,27 @@ def reliability_chart(
     name: str,
     title: str,
     description: str,
-    series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]],
+    series: Sequence[tuple[Legend, Sequence[tuple[float, float]]]],
     *,
     numbers: Listing,
 ) -> Chart:
-    """Return how often answers are right, against how sure they say they are.
+    """Return a :class:`Chart` of how often answers are right, against how sure they say they are.
 
-    Args:
-        name: Unique on the page.
-        title: What it shows.
-        description: The same for who cannot see it.
-        series: Name, shape, and points ``(confidence, accuracy)`` of each.
-        numbers: All of them, as a table.
+    Each series has a legend and points ``(confidence, accuracy)`` in ``[0, 1]``.
     """
-    side, edge = 360, 44
+    size, ticks = (400, 380), (0.0, 0.25, 0.5, 0.75, 1.0)
+    across = Axis("how sure the answer says it is", ticks, _span(size[0]))
+    up = Axis("how often it is right", ticks, _span(size[1], up=True))
+    parts = _grid((across, up), size)
 
-    def at(value: float) -> float:
-        return edge + (side - edge - 14) * value
+    def way(places: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
-    parts = []
-    for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = at(value), side - at(value)
-        for kind, before, after in (("v", x, x), ("h", at(0), at(1))):
-            top, bottom = (side - at(1), side - at(0)) if kind == "v" else (y, y)
-            parts.append(
-                Markup(
-                    '<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
-                ).format(before, after, top, bottom)
-            )
-        parts.append(
-            Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{:g}</text>').format(
-                x, side - edge + 17, value
-            )
-        )
-        parts.append(
-            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{:g}</text>').format(
-                edge - 7, y + 4, value
-            )
-        )
-    parts.append(
-        Markup('<path class="level" d="M{a:.1f} {b:.1f}L{b2:.1f} {a2:.1f}"/>').format(
-            a=at(0), b=side - at(0), b2=at(1), a2=side - at(1)
-        )
-    )
-    parts.append(
-        Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            side - 14, side - 8, "how sure the answer says it is"
-        )
-    )
-    parts.append(
-        Markup('<text class="axis" x="{}" y="{}">{}</text>').format(0, 10, "how often it is right")
-    )
-    legend = []
-    for order, (told, shape, points) in enumerate(series):
-        weight = "strong" if order else "plain"
-        places = [(at(across), side - at(up)) for across, up in points]
+    parts.append(element("path", kind="level", d=way([(across.at(v), up.at(v)) for v in (0, 1)])))
+    for legend, points in series:
+        places = [(across.at(sure), up.at(right)) for sure, right in points]
         if len(places) > 1:
-            way = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-            parts.append(Markup('<path class="curve {}" d="{}"/>').format(weight, way))
-        parts += [
-            Markup('<g class="mark {}" transform="translate({:.1f} {:.1f})">{}</g>').format(
-                weight, x, y, mark(shape)
-            )
-            for x, y in places
-        ]
-        legend.append((mark(shape), weight, told))
-    svg = Markup("\n").join(parts)
-    return Chart(name, title, description, svg, (side, side), numbers, tuple(legend))
+            parts.append(element("path", kind=f"curve {legend.weight}", d=way(places)))
+        parts += [_mark(legend.shape, legend.weight, x, y) for x, y in places]
+    svg, keys = Markup("\n").join(parts), [legend for legend, _ in series]
+    return Chart(name, title, description, svg, size, numbers, keys)

@@ -1,4 +1,4 @@
-"""What raised flags mean, on the page itself: it has no network to look it up."""
+"""The meaning of raised flags, on the page itself: it has no network to look it up."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,28 +14,28 @@ def flag_texts(raised: Mapping[str, Sequence[str]]) -> list[FlagText]:
     """Return the text of each raised flag.
 
     Args:
-        raised: By name, what raised it.
+        raised: By the name of a flag, what raised it.
     """
-    return [
-        FlagText(
-            name,
-            f"{FLAGS[name].says[0].upper()}{FLAGS[name].says[1:]}.",
-            details,
-            [
-                (title, _html(text, raised))
-                for title, text in (
-                    ("Raised if", FLAGS[name].raised_if),
-                    ("Why it matters", FLAGS[name].why),
-                    ("What to do", FLAGS[name].what_to_do),
-                )
-            ],
-        )
-        for name, details in raised.items()
-    ]
+    return [_flag_text(name, raised) for name in raised]
+
+
+def _flag_text(name: str, raised: Mapping[str, Sequence[str]]) -> FlagText:
+    kind = FLAGS[name]
+    parts = (
+        ("Raised if", kind.raised_if),
+        ("Why it matters", kind.why),
+        ("What to do", kind.what_to_do),
+    )
+    return FlagText(
+        name,
+        f"{kind.says[0].upper()}{kind.says[1:]}.",
+        raised[name],
+        [(title, _html(text, raised)) for title, text in parts],
+    )
 
 
 def _html(text: str, raised: Mapping[str, Sequence[str]]) -> Markup:
-    """Return Markdown of ours as HTML; what it links to is on this page, or is no link."""
+    """Return Markdown of ours as HTML; links lead to flags on this page, or are plain text."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(text)
     for token in tokens:

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,44 +17,47 @@ MOST_SIDE = 160
 SHOWN_SIDE = 72
 """Pixels of a page that the longer side of every image is given."""
 
+Gallery = Mapping[str, NDArray[np.generic]]
+"""By attacker, and ``truth``: images of the same queries."""
+
 
 @dataclass(frozen=True)
 class Picture:
-    """One image.
+    """An image.
 
     Attributes:
         source: A data address of a PNG.
-        told: What it shows, for who cannot see it.
+        alt: What it shows, for people who cannot see it.
     """
 
     source: str
-    told: str
+    alt: str
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """What one observer sees of several queries.
+    """Several queries as one attacker reconstructs them.
 
     Attributes:
-        told: Who.
-        note: What it knows, or the error it makes.
+        label: The attacker, or the source of the images.
+        note: What the attacker knows, or its error.
         pictures: One per query.
     """
 
-    told: str
+    label: str
     note: str
     pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Queries side by side: as they were sent, and what observers make of them.
+    """Queries side by side: as they were sent, and as attackers reconstruct them.
 
     Attributes:
-        title: What is shown.
-        heads: What stands above each query.
+        title: The caption.
+        heads: The heading above each query.
         rows: From above.
-        numbers: More rows, of text, by what they tell.
+        numbers: More rows, of text: label, and a text for each query.
         size: Width and height that each image is given.
     """
 
@@ -66,45 +70,47 @@ class Pictures:
 
 
 def picture_row(
-    told: str, note: str, images: NDArray[np.generic], alts: Sequence[str]
+    label: str, note: str, images: NDArray[np.generic], alts: Sequence[str]
 ) -> PictureRow:
     """Return a row of images.
 
     Args:
-        told: Who sees them so.
-        note: What it knows.
+        label: The attacker, or the source of the images.
+        note: What the attacker knows, or its error.
         images: ``(n, H, W)`` gray or ``(n, H, W, 3)``, uint8 or in ``[0, 1]``.
         alts: What each image shows, in words.
 
     Raises:
         MissingExtraError: Pillow is not installed.
     """
-    return PictureRow(
-        told,
-        note,
-        tuple(Picture(_png(image), alt) for image, alt in zip(images, alts, strict=True)),
-    )
+    pictures = (Picture(_png(image), alt) for image, alt in zip(images, alts, strict=True))
+    return PictureRow(label, note, tuple(pictures))
 
 
 def shown_size(images: NDArray[np.generic]) -> tuple[int, int]:
-    """Return the width and height of a page that each image is given: all the same."""
+    """Return the width and height that each image gets on a page: all the same."""
     height, width = images.shape[1:3]
     scale = SHOWN_SIDE / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _png(image: NDArray[np.generic]) -> str:
-    pillow = load_extra("PIL.Image", extra="audit", purpose="pictures on a page", package="pillow")
-    levels = image
+def pillow_image(image: NDArray[np.generic]) -> Any:
+    """Return ``(H, W)`` or ``(H, W, 3)`` levels, uint8 or in ``[0, 1]``, as an image of Pillow.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    pillow = load_extra("PIL.Image", extra="audit", purpose="drawing pictures", package="pillow")
     if image.dtype != np.uint8:
-        levels = (np.asarray(image, np.float64).clip(0, 1) * 255).round().astype(np.uint8)
-    drawn = pillow.fromarray(levels)
+        image = (np.asarray(image, np.float64).clip(0, 1) * 255).round().astype(np.uint8)
+    return pillow.fromarray(image)
+
+
+def _png(image: NDArray[np.generic]) -> str:
+    drawn = pillow_image(image)
     factor = -(-max(drawn.size) // MOST_SIDE)
     if factor > 1:
         drawn = drawn.reduce(factor)
     file = io.BytesIO()
     drawn.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
-Gallery = Mapping[str, NDArray[np.generic]]

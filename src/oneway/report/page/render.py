@@ -1,6 +1,7 @@
-"""A page as one file of HTML that needs nothing else."""
+"""A page as one file of HTML, and charts as one file of SVG: neither needs any other file."""
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -10,9 +11,8 @@ from markupsafe import Markup
 
 from oneway.files import atomic_file
 from oneway.report.page.blocks import Page
+from oneway.report.page.charts import WIDTH, Chart, element
 from oneway.report.table import Listing
-
-FOLDER = "oneway.report.page"
 
 NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
 """How a cell begins that is set flush right."""
@@ -25,36 +25,80 @@ def render(page: Page) -> str:
     """Return a page as HTML: no script, and no address that a browser would fetch.
 
     Every text of a record is escaped.
-
-    Args:
-        page: What is on it.
     """
-    template, style = _template()
-    return template.render(page=page, style=style, policy=POLICY)
+    style = Markup(_read("chart.css") + _read("page.css"))  # noqa: S704  our own files
+    return _template().render(page=page, style=style, policy=POLICY)
 
 
 def write_page(path: Path, page: Page) -> None:
-    """Write a page as a file that stands alone.
+    """Write a page as a file that stands alone, in a folder that is made if it is missing."""
+    _write(path, render(page))
+
+
+def write_charts(path: Path, title: str, charts: Sequence[Chart], key: Sequence[str] = ()) -> None:
+    """Write charts below each other as one picture, an SVG that loads nothing.
 
     Args:
-        path: The file, .html.
-        page: What is on it.
+        path: The file, .svg; its folder is made if it is missing.
+        title: Stands above them, and names the picture for people who cannot see it.
+        charts: Charts with a width of their own.
+        key: Names of the numbers in them, from 1 on.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    parts, y = [element("text", title, kind="title", x=0, y=20)], 34
+    for chart in charts:
+        parts.append(element("text", chart.title, kind="strong", x=0, y=y + 18))
+        y += 30
+        size = {"width": chart.size[0], "height": chart.size[1]}
+        parts.append(element("svg", chart.svg, y=y, overflow="visible", **size))
+        y += chart.size[1] + 10
+    x = 0
+    for legend in charts[0].legend:
+        parts.append(
+            element(
+                "g",
+                legend.mark(),
+                kind=f"mark {legend.weight}",
+                transform=f"translate({x + 8} {y + 8})",
+            )
+        )
+        parts.append(element("text", legend.label, kind="small", x=x + 22, y=y + 12))
+        x += 50 + 7 * len(legend.label)
+    y += 30
+    rows = -(-len(key) // 3)
+    for place, name in enumerate(key):
+        spot = {"x": place // rows * WIDTH // 3, "y": y + 16 * (place % rows) + 10}
+        parts.append(element("text", f"{place + 1}  {name}", kind="small", **spot))
+    height = y + 16 * rows + 6
+    described = " ".join(chart.description for chart in charts)
+    inside = [
+        element("title", title),
+        element("desc", described),
+        element("style", Markup(_read("chart.css"))),  # noqa: S704  our own file
+        element("rect", kind="paper", x=-16, y=-8, width=WIDTH + 32, height=height + 16),
+        *parts,
+    ]
+    box = {"viewBox": f"-16 -8 {WIDTH + 32} {height + 16}", "role": "img", "kind": "alone"}
+    svg = element("svg", Markup("\n").join(inside), xmlns="http://www.w3.org/2000/svg", **box)
+    _write(path, f"{svg}\n")
+
+
+def _write(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 @cache
-def _template() -> tuple[Template, Markup]:
+def _read(name: str) -> str:
+    return (files("oneway.report.page") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _template() -> Template:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"texts": _texts, "tight": _tight}
-    folder = files(FOLDER)
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    text = (folder / "page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text), Markup(style)  # noqa: S704  our own file
+    return environment.from_string(_read("page.html.j2"))
 
 
 def _tight(text: str) -> str:

@@ -1,14 +1,18 @@
-"""The page of experiments: its numbers are the records', and no release is told as more."""
+"""The page of experiments, as HTML and Markdown: its numbers are the records', and no more."""
+
+import dataclasses
+import itertools
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneway.benchmark import published, summarise
-from oneway.report import frontier
-from oneway.report.frontier import AXES, GAPS
-from oneway.report.page import records_page, render
-from oneway.report.summary import COLUMNS, COSTS, published_rows
+from oneway.evaluation import Flag
+from oneway.report import costs_table, published_table, summary_table
+from oneway.report.frontier import AXES, GAPS, frontier
+from oneway.report.page import records_page, render, results_page
 from report.page.conftest import experiment
 from report.page.reading import assert_stands_alone, heads_of, rows_of, tables
 from report.planted import record_of
@@ -35,27 +39,22 @@ def test_every_cell_of_every_table_is_the_summarys(board):
     records = board()
     page, summaries = page_of(records), summarise(records)
     found = tables(page)
-    for title, columns in (
-        ("Means, with 95 % intervals over seeds", COLUMNS),
-        ("Training and answers", COSTS),
-    ):
-        table = found[title]
-        assert heads_of(table) == list(columns)
-        assert rows_of(table) == [
-            [show(summary) for show in columns.values()] for summary in summaries
-        ]
+    for listing in (summary_table(summaries), costs_table(summaries)):
+        table = found[listing.title]
+        assert heads_of(table) == list(listing.columns)
+        assert rows_of(table) == listing.cells()
 
 
-@pytest.mark.parametrize("distortion", AXES)
-@pytest.mark.parametrize("gap", GAPS)
-def test_each_frontier_is_drawn_with_all_points_and_says_who_is_on_it(board, distortion, gap):
-    summaries = summarise(board())
-    page = page_of(board())
-    table = tables(page)[f"{GAPS[gap]} against {AXES[distortion]}"]
-    on = {row[0] for row in rows_of(table) if row[-1] == "yes"}
-    assert on == {one.release for one in frontier(summaries, distortion, gap)}
-    assert [row[0] for row in rows_of(table)] == [one.release for one in summaries]
-    assert names_on(page, distortion, gap) >= {one.release for one in summaries}
+def test_each_frontier_is_drawn_with_all_points_and_says_who_is_on_it(board):
+    summaries, page = summarise(board()), page_of(board())
+    for distortion, gap in itertools.product(AXES, GAPS):
+        table = tables(page)[f"{GAPS[gap]} against {AXES[distortion]}"]
+        on = {row[0] for row in rows_of(table) if row[-1] == "yes"}
+        assert on == {one.release for one in frontier(summaries, distortion, gap)}
+        assert [row[0] for row in rows_of(table)] == [one.release for one in summaries]
+        for row, one in zip(rows_of(table), summaries, strict=True):
+            assert row[1:3] == [f"{one.values[distortion].mean:.4f}", f"{one.values[gap].mean:.2f}"]
+        assert names_on(page, distortion, gap) >= {one.release for one in summaries}
 
 
 def names_on(page, distortion, gap):
@@ -75,7 +74,7 @@ def test_many_releases_have_numbers_in_figures_and_a_key_to_them():
     (key,) = [one for one in page.every("ol") if one.has("key")]
     assert [one.text() for one in key.every("li")] == list(names)
     table = tables(page)["G against L1 of probabilities"]
-    assert [row[:2] for row in rows_of(table)] == [
+    assert [[row[0], row[-2]] for row in rows_of(table)] == [
         [name, str(number)] for number, name in enumerate(names, start=1)
     ]
     assert names_on(page, "l1_mean", "closed_gap") >= {str(number) for number in range(1, 13)}
@@ -85,40 +84,42 @@ def test_the_verdict_names_who_hides_most_and_who_changes_least_of_those_that_hi
     told = sentence(page_of(board()))
     assert told.startswith("Of 3 defenses with 3 seeds or more, “hardened” hides most: G = 0.96 ± ")
     assert "at an L1 distance of 0.3000" in told
-    assert "More than clean scores did tells 1 of them, “paper, step 0.4” most: G = -0.49" in told
-    records = [one for one in board() if one["release"] != "hardened"]
+    assert "1 of them reveals more than clean scores, “paper, step 0.4” most: G = -0.49" in told
+    records = [one for one in board() if one.release != "hardened"]
     assert "none closes 0.9 of the gap" in sentence(page_of(records))
 
 
-def test_a_gap_about_zero_is_not_told_as_more_than_clean_scores():
+def test_a_gap_about_zero_is_not_said_to_be_more_than_clean_scores():
     records = [
         record_of(name, seed, gap=gap, names=("none", "hardened"))
         for name, gaps in (("none", (0, 0, 0)), ("hardened", (-0.1, 0.02, -0.03)))
         for seed, gap in enumerate(gaps)
     ]
-    assert "More than clean scores" not in sentence(page_of(records))
+    assert "more than clean scores" not in sentence(page_of(records))
 
 
 def test_a_release_of_one_seed_is_never_the_verdict_beside_others_of_three(board):
-    records = [one for one in board() if one["release"] != "hardened" or one["seed"] == 0]
+    records = [one for one in board() if one.release != "hardened" or one.seed == 0]
     page = page_of(records)
     assert "hardened" not in sentence(page)
     (told,) = [one for one in notices(page) if "seed" in one]
     assert told == (
-        "One seed was run: not to be quoted. A number that others will read takes 3. This is "
-        "about: hardened."
+        "Only 1 seed was run of hardened: do not quote. Use at least 3 seeds for shared results."
     )
 
 
 def test_one_seed_of_all_says_so_of_all(board):
-    page = page_of([one for one in board() if one["seed"] == 1])
+    page = page_of([one for one in board() if one.seed == 1])
     (told,) = [one for one in notices(page) if "seed" in one]
-    assert told == "One seed was run: not to be quoted. A number that others will read takes 3."
+    assert told == "Only 1 seed was run: do not quote. Use at least 3 seeds for shared results."
     assert sentence(page).startswith("Of 3 defenses, “hardened” hides most: G = 0.96 of the gap")
 
 
 def test_without_any_gap_nothing_is_drawn_that_is_not_there(board):
-    records = [one | {"closed_gap": None, "closed_gap_least_confident": None} for one in board()]
+    records = [
+        dataclasses.replace(one, closed_gap=None, closed_gap_least_confident=None)
+        for one in board()
+    ]
     page = page_of(records)
     assert sentence(page).startswith("There is no gap to close")
     assert not any("against" in title for title in tables(page))
@@ -144,24 +145,17 @@ def test_what_the_paper_printed_stands_beside_ours():
     ]
     page = page_of(records, {"table1-mnist": theirs})
     rows = rows_of(tables(page)["Table I, MNIST: theirs, as printed"])
-    assert rows == published_rows(theirs, summarise(records))
+    assert rows == published_table(theirs, summarise(records)).cells()
     assert all(" ".join(remark.text.split()) in words(page) for remark in theirs.remarks)
 
 
-FLAGGED = {
-    "attack-failed": "retrained error above the label-only baseline: that attack failed",
-    "retraining-failed": "retrained is weaker than static: the retraining failed",
-    "labels-changed": "3 labels changed or tied in what was released",
-}
-
-
-def test_flags_of_records_are_found_by_what_they_say():
-    records = [record_of(seed=seed, flags=list(FLAGGED.values())) for seed in range(3)]
-    page = page_of(records)
-    for name, detail in FLAGGED.items():
-        (section,) = page.every("section", id=f"flag-{name}")
-        assert detail.lstrip("3 ") in section.text()
-        assert "3 of 3 seeds" in section.text()
+def test_flags_of_records_are_explained_with_their_releases():
+    detail = "labels changed or tied in what was released"
+    records = [
+        record_of(seed=seed, flags=(Flag("labels-changed", f"3 {detail}"),)) for seed in range(3)
+    ]
+    (section,) = page_of(records).every("section", id="flag-labels-changed")
+    assert f"{detail}: none (3 of 3 seeds)" in section.text()
 
 
 def test_pictures_are_shown_of_every_release_that_has_some(board, gallery):
@@ -188,13 +182,72 @@ def test_pictures_are_shown_of_every_release_that_has_some(board, gallery):
 def test_names_of_releases_and_experiments_are_escaped(text):
     name = f"<img src=x onerror=alert(1)>*{text}*![x](http://far.example/x.png)"
     records = [
-        one | {"experiment": name, "preset": name, "release": one["release"].replace("hard", name)}
+        dataclasses.replace(
+            one,
+            experiment=name,
+            preset=name,
+            release=one.release.replace("hard", name),
+            environment=dataclasses.replace(one.environment, processor=name),
+        )
         for one in experiment()
     ]
     for one in records:
-        for row in one["spec"]["releases"]:
+        for row in one.spec["releases"]:
             row["name"] = row["name"].replace("hard", name)
-        one["environment"] = one["environment"] | {"processor": name}
     page = page_of(records)
     assert page.every("img") == []
     assert "<img src=x" in words(page)
+
+
+def markdown_of(records, theirs=None, images=None):
+    return results_page(records, theirs or {}, "oneway results there --out page.md", images)
+
+
+def markdown_rows(page):
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
+
+
+def test_markdown_has_the_tables_and_sentences_of_the_page(board):
+    records, theirs = board(), {"table1-mnist": published("table1-mnist")}
+    page, text = page_of(records, theirs), markdown_of(records, theirs)
+    cells = markdown_rows(text)
+    for title, table in tables(page).items():
+        if " against " not in title and not title.startswith("Error of"):
+            assert heads_of(table) in cells
+            assert all(row in cells for row in rows_of(table)), title
+    said = " ".join(text.split())
+    assert sentence(page) in said
+    for line in page.every("section", id="e0-words")[0].every("li"):
+        assert line.text().replace("\xa0", " ") in said
+    assert "`oneway results there --out page.md`" in text
+    shown = markdown_of(records, images={("table1-mnist", "cpu"): "images/a.svg"})
+    assert "![G against distortion](images/a.svg)" in shown
+    assert "![" not in text
+
+
+def test_each_experiment_and_preset_has_a_section_of_its_own():
+    kinds = [("table1-mnist", "cpu"), ("table1-mnist", "paper"), ("table2-faces", "cpu")]
+    page = markdown_of(
+        record_of(experiment=experiment, preset=preset, side=32 if "faces" in experiment else 0)
+        for experiment, preset in kinds
+    )
+    heads = [line for line in page.splitlines() if line.startswith("## ")]
+    assert heads == [f"## {experiment}, preset {preset}" for experiment, preset in kinds]
+    assert page.count("scaled to 32 x 32") == 1
+    assert "## my-own\n" in markdown_of([record_of(experiment="my-own", preset="")])
+
+
+def test_a_name_with_a_bar_does_not_break_the_table():
+    assert r"| a \| b | 98.12 |" in markdown_of([record_of("a | b", names=("a | b",))])
+
+
+def test_records_of_different_settings_make_no_page():
+    other = record_of(seed=1)
+    other.spec["data"]["private"] = 9
+    for layout in (page_of, markdown_of):
+        with pytest.raises(ValueError, match="different experiments"):
+            layout([record_of(seed=0), other])

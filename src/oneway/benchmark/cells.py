@@ -10,7 +10,8 @@ import torch
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
 from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
-from oneway.evaluation.store import Store, read_records, write_pictures, write_records
+from oneway.evaluation.records import SCHEMA, ReleaseRecord, record_from, write_records
+from oneway.evaluation.store import Store, read_json_lines, write_pictures
 
 Gallery = Mapping[str, Any]
 
@@ -67,20 +68,22 @@ class Cells:
     Attributes:
         spec: The experiment.
         path: The file, JSON Lines; what it holds of another experiment is dropped.
-        store: Where trained networks are kept, and reconstructions to draw.
+        store: Keeps trained networks, and reconstructions to draw.
     """
 
     spec: ExperimentSpec
     path: Path
     store: Store
 
-    def finished(self) -> dict[str, dict[str, Any]]:
-        """Return the records that are there, by release."""
+    def finished(self) -> dict[str, ReleaseRecord]:
+        """Return the records that are there, by release; what the file holds besides is dropped."""
         keys = {row.name: cell_key(self.spec, row) for row in self.spec.releases}
         return {
-            record["release"]: record
-            for record in read_records(self.path)
-            if "cell" in record and keys.get(record["release"]) == record["cell"]
+            values["release"]: record_from(values, f"line {number} of {self.path}")
+            for number, values in enumerate(read_json_lines(self.path), start=1)
+            if values.get("schema") == SCHEMA
+            and values.get("cell") is not None
+            and keys.get(values.get("release", "")) == values["cell"]
         }
 
     def gallery(self, release: str) -> Gallery | None:
@@ -95,15 +98,15 @@ class Cells:
         only: Collection[str] | None = None,
         drawn: bool = False,
         report: ProgressCallback = no_progress,
-    ) -> list[dict[str, Any]]:
+    ) -> list[ReleaseRecord]:
         """Run what is missing, writing each record when it is done; return all, in order.
 
         Args:
             data: Loads the data sets; called only if there is something to run.
-            device: Where networks are trained and queried.
+            device: Device for training and queries.
             only: Releases that are wanted; None: all.
             drawn: Whether their reconstructions must be there, too.
-            report: Told of progress.
+            report: Progress callback.
         """
         records = self.finished()
         if self._missing(records, only, drawn):
@@ -120,12 +123,12 @@ class Cells:
             records = {
                 name: record
                 for name, record in records.items()
-                if record.get("data") == experiment.data
+                if record.provenance.data == experiment.data
             }
             missing = self._missing(records, only, drawn)
             idle = {row.name for row in self.spec.releases} - missing
             for outcome in experiment.run(idle):
-                name = outcome.record["release"]
+                name = outcome.record.release
                 write_pictures(self._gallery_path(name), experiment.gallery(outcome))
                 # A record that is there stays: its times and environment were measured then.
                 records.setdefault(name, outcome.record)
@@ -143,7 +146,7 @@ class Cells:
             and (row.name not in records or (drawn and not self._gallery_path(row.name).is_file()))
         }
 
-    def _ordered(self, records: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    def _ordered(self, records: Mapping[str, ReleaseRecord]) -> list[ReleaseRecord]:
         return [records[row.name] for row in self.spec.releases if row.name in records]
 
     def _gallery_path(self, release: str) -> Path:

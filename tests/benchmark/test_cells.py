@@ -1,7 +1,6 @@
 """Cells: each record is written when it is done, kept while its settings stay, and never redone."""
 
 import dataclasses
-import json
 import shutil
 import types
 from collections import Counter
@@ -22,11 +21,13 @@ from benchmark.small import (
     lasting,
     spec_of,
 )
-from oneway.benchmark import Cells, load_data, reproduce
+from laws import looped
+from oneway.benchmark import Cells, cells, load_data
 from oneway.benchmark.spec import DataSpec
 from oneway.errors import CorruptDataError, MissingDataError
 from oneway.evaluation import Store, read_records, write_records
 from oneway.evaluation.settings import ReleaseSpec
+from oneway.evaluation.store import write_json_lines
 
 NOISY = ReleaseSpec("noise", "adversarial-noise", NOISE, attackers=("label-only", "static"))
 SPEC = spec_of(NONE, NOISY, LABEL, names=("label-only", "static"))
@@ -52,7 +53,7 @@ def kept(folder):
 
 def as_read(records):
     """What must be the same in every run, as it comes back from a file."""
-    return [json.loads(json.dumps(lasting(record))) for record in records]
+    return [lasting(record) for record in records]
 
 
 def galleries(folder):
@@ -74,8 +75,8 @@ def done(whole, tmp_path):
 
 
 def test_records_are_written_in_the_order_of_the_spec_and_returned(whole):
-    assert [record["release"] for record in whole.records] == NAMES
-    assert kept(whole.folder) == json.loads(json.dumps(whole.records))
+    assert [record.release for record in whole.records] == NAMES
+    assert kept(whole.folder) == whole.records
     assert len(galleries(whole.folder)) == len(NAMES)
     assert not list(whole.folder.rglob(".partial-*"))
 
@@ -89,14 +90,17 @@ def test_a_second_run_loads_and_trains_nothing_and_changes_no_byte(done, trainin
     assert [(path, path.read_bytes(), path.stat().st_mtime_ns) for path in after] == before
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_an_interrupted_run_keeps_every_finished_cell_and_goes_on(whole, tmp_path, place):
-    with pytest.raises(PlannedError):
-        run(tmp_path, report=interrupting(f"defend: {NAMES[place]}"))
-    assert [record["release"] for record in kept(tmp_path)] == NAMES[:place]
-    begun = [json.dumps(record) for record in kept(tmp_path)]
+def test_an_interrupted_run_keeps_every_finished_cell_and_goes_on(whole, tmp_path):
+    finished = []
+    for place, name in enumerate(NAMES):
+        with pytest.raises(PlannedError):
+            run(tmp_path, report=interrupting(f"defend: {name}"))
+        before, finished = finished, kept(tmp_path)
+        assert [record.release for record in finished] == NAMES[:place]
+        assert finished[: len(before)] == before  # to the clock
     records = run(tmp_path)
-    assert [json.dumps(record) for record in kept(tmp_path)][:place] == begun  # to the clock
+    assert records[: len(finished)] == finished
+    assert kept(tmp_path) == records
     assert as_read(records) == as_read(whole.records)
 
 
@@ -111,10 +115,10 @@ def test_a_run_that_fails_while_a_cell_is_written_loses_that_one_alone(
             raise PlannedError
         write_records(path, records)
 
-    monkeypatch.setattr(reproduce, "write_records", fail)
+    monkeypatch.setattr(cells, "write_records", fail)
     with pytest.raises(PlannedError):
         run(tmp_path)
-    assert [record["release"] for record in kept(tmp_path)] == NAMES[:1]
+    assert [record.release for record in kept(tmp_path)] == NAMES[:1]
     records = run(tmp_path)
     assert as_read(records) == as_read(whole.records)
 
@@ -126,20 +130,20 @@ def test_an_added_release_leaves_the_others_as_they_are(done, trainings):
     )
     spec = dataclasses.replace(SPEC, releases=(NONE, more, NOISY, LABEL))
     records = run(done, spec)
-    assert [record["release"] for record in records] == ["none", "more", "noise", "label"]
-    assert [record for record in kept(done) if record["release"] != "more"] == before
+    assert [record.release for record in records] == ["none", "more", "noise", "label"]
+    assert [record for record in kept(done) if record.release != "more"] == before
     assert trainings == Counter()  # its static decoder is there already
 
 
 def test_a_changed_release_is_run_anew_and_the_others_stay(done):
-    before = {record["release"]: record for record in kept(done)}
+    before = {record.release: record for record in kept(done)}
     moved = dataclasses.replace(NOISY, options=NOISE | {"step_size": 0.25})
     records = run(done, dataclasses.replace(SPEC, releases=(NONE, moved, LABEL)))
-    after = {record["release"]: record for record in records}
-    assert after["noise"]["options"]["step_size"] == 0.25
-    assert after["noise"]["cell"] != before["noise"]["cell"]
+    after = {record.release: record for record in records}
+    assert after["noise"].options["step_size"] == 0.25
+    assert after["noise"].cell != before["noise"].cell
     assert {**after, "noise": None} == {**before, "noise": None}
-    assert kept(done) == json.loads(json.dumps(records))
+    assert kept(done) == records
 
 
 def test_a_setting_of_the_whole_experiment_makes_every_record_stale(done):
@@ -151,16 +155,16 @@ def test_a_setting_of_the_whole_experiment_makes_every_record_stale(done):
 
 def test_a_release_that_is_gone_is_dropped_when_something_else_is_written(done):
     fewer = dataclasses.replace(SPEC, releases=(NONE, LABEL))
-    assert [record["release"] for record in run(done, fewer, data=refuse)] == ["none", "label"]
-    assert [record["release"] for record in kept(done)] == NAMES  # nothing was written
+    assert [record.release for record in run(done, fewer, data=refuse)] == ["none", "label"]
+    assert [record.release for record in kept(done)] == NAMES  # nothing was written
 
 
 def test_only_what_is_wanted_is_run_and_other_records_stay(tmp_path):
     [first] = run(tmp_path, only={"none"})
-    assert [record["release"] for record in kept(tmp_path)] == ["none"]
+    assert [record.release for record in kept(tmp_path)] == ["none"]
     records = run(tmp_path, only={"label"})
-    assert [record["release"] for record in records] == ["none", "label"]
-    assert kept(tmp_path)[0] == json.loads(json.dumps(first))
+    assert [record.release for record in records] == ["none", "label"]
+    assert kept(tmp_path)[0] == first
     assert len(galleries(tmp_path)) == 2
 
 
@@ -170,7 +174,7 @@ def test_a_figures_run_draws_again_what_is_missing_and_keeps_the_tables_records(
         path.unlink()
     records = run(done, only={"none", "noise"}, drawn=True)
     assert (done / "records.jsonl").read_bytes() == before
-    assert [record["release"] for record in records] == NAMES
+    assert [record.release for record in records] == NAMES
     assert len(galleries(done)) == 2
     assert trainings == Counter()
     run(done, only={"none", "noise"}, drawn=True, data=refuse)
@@ -180,7 +184,7 @@ def test_galleries_hold_what_attackers_made_of_the_shown_queries(whole):
     cells = Cells(SPEC, whole.folder / "records.jsonl", Store(whole.folder / "cache"))
     run_again = experiment(whole.folder / "cache", SPEC)
     for outcome in run_again.run():
-        gallery = cells.gallery(outcome.record["release"])
+        gallery = cells.gallery(outcome.record.release)
         drawn = run_again.gallery(outcome)
         assert gallery.keys() == drawn.keys() == {"truth", *outcome.results}
         for name, images in drawn.items():
@@ -193,13 +197,25 @@ def test_records_of_two_seeds_are_kept_apart_by_their_cells(whole):
     assert cells.finished() == {}
 
 
-def test_a_file_of_something_else_holds_no_finished_cell(tmp_path):
-    write_records(tmp_path / "records.jsonl", [{}, {"release": "none"}, {"release": "else"}])
+def test_a_file_of_something_else_holds_no_finished_cell(whole, tmp_path):
+    none = whole.records[0].to_json()
+    others = [{}, {"release": "none"}, {"release": "else"}, none | {"schema": 1}]
+    write_json_lines(tmp_path / "records.jsonl", [*others, none | {"cell": "another"}])
     cells = Cells(SPEC, tmp_path / "records.jsonl", Store(tmp_path))
     assert cells.finished() == {}
 
 
-@pytest.mark.parametrize("text", ['{"release": "no', "[1]\n"])
+def test_a_finished_cell_that_is_no_record_is_refused_with_line_and_remedy(whole, tmp_path):
+    values = [record.to_json() for record in whole.records[:2]]
+    del values[1]["errors"]
+    write_json_lines(tmp_path / "records.jsonl", values)
+    cells = Cells(SPEC, tmp_path / "records.jsonl", Store(tmp_path))
+    refusal = r"^line 2 of .*records\.jsonl must be .*'errors'.*Make it again"
+    with pytest.raises(CorruptDataError, match=refusal):
+        cells.finished()
+
+
+@looped("text", ['{"release": "no', "[1]\n"])
 def test_a_file_that_is_no_list_of_records_is_refused_with_line_and_name(tmp_path, text):
     (tmp_path / "records.jsonl").write_text('{"a": 1}\n' + text, encoding="utf-8")
     with pytest.raises(CorruptDataError, match=r"line 2 of .*records\.jsonl is not .*Delete it"):
@@ -227,34 +243,34 @@ def test_data_are_loaded_as_the_spec_says(tmp_path):
 def test_two_data_sets_run_as_one_experiment(tmp_path, trainings):
     other = blobs(rows=90, seed=5)
     [record] = run(tmp_path, data=lambda: (blobs(), other), only={"none"})
-    assert record["auxiliary"] == 60
+    assert record.auxiliary == 60
     assert trainings["target"] == 1
-    assert torch.isfinite(torch.tensor(record["errors"]["static"]))
+    assert torch.isfinite(torch.tensor(record.errors["static"]))
 
 
 def test_records_of_other_data_are_run_anew_when_there_is_something_to_run(done):
-    before = {record["release"]: record for record in kept(done)}
+    before = {record.release: record for record in kept(done)}
     write_records(done / "records.jsonl", [before["none"], before["noise"]])
     records = run(done, data=lambda: (blobs(seed=1), None))
-    after = {record["release"]: record for record in records}
-    assert len({record["data"] for record in records}) == 1
-    assert after["none"]["data"] != before["none"]["data"]
-    assert after["noise"]["errors"] != before["noise"]["errors"]
+    after = {record.release: record for record in records}
+    assert len({record.provenance.data for record in records}) == 1
+    assert after["none"].provenance.data != before["none"].provenance.data
+    assert after["noise"].errors != before["noise"].errors
 
 
 def test_who_attacks_the_undefended_release_is_in_every_key(done):
     """All baselines come from it."""
-    before = {record["release"]: record["cell"] for record in kept(done)}
+    before = {record.release: record.cell for record in kept(done)}
     first = dataclasses.replace(NONE, attackers=("label-only", "static"))
     records = run(done, dataclasses.replace(SPEC, releases=(first, NOISY, LABEL)))
-    assert all(record["cell"] != before[record["release"]] for record in records)
+    assert all(record.cell != before[record.release] for record in records)
 
 
 def test_a_record_says_the_options_that_were_left_at_their_defaults(whole):
-    noise = next(record for record in whole.records if record["release"] == "noise")
-    assert noise["options"] == {**NOISE, "norm": "inf"}
-    assert noise["effective_options"] == {
-        **noise["options"],
+    noise = next(record for record in whole.records if record.release == "noise")
+    assert noise.options == {**NOISE, "norm": "inf"}
+    assert noise.effective_options == {
+        **noise.options,
         "update": "project",
         "margin": 1e-3,
         "search": "sign",

@@ -1,0 +1,279 @@
+"""The record of an audit: everything that it found but the rows, typed, and read again."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oneway.audit.audit_target import Answers, AuditTarget
+from oneway.audit.controls import ControlResult, failed_controls
+from oneway.audit.measures import Measures, SeedResult
+from oneway.audit.plan import AuditPlan
+from oneway.errors import CorruptDataError, OnewayError
+from oneway.evaluation.defenders import FittedDefense
+from oneway.evaluation.flags import Flag
+from oneway.evaluation.parsing import build_from
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import (
+    SCHEMA,
+    BaselineErrors,
+    Environment,
+    Provenance,
+    check_schema,
+    environment,
+    json_values,
+)
+from oneway.evaluation.store import fingerprint
+from oneway.evaluation.verdict import errors_on, least_confident
+from oneway.metrics import Interval, bootstrap_gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord:
+    """What an audit found.
+
+    Attributes:
+        release: Name of the release.
+        defense: Registered name of the defense, or ``"guarded endpoint"``.
+        options: Options of the defense.
+        auxiliary: Auxiliary rows that were used.
+        queries: Test queries.
+        classes: Number of classes, K.
+        shape: Shape of one query.
+        plan: Attackers, decoders and controls, with what was left out.
+        seeds: Seeds that were run.
+        stopped: Why there are no more seeds, if the model failed after the first; else None.
+        epochs: Epochs that each decoder was trained.
+        plateau_shown: Whether twice the epochs gained nothing.
+        errors: Mean squared error per pixel of each attacker, mean over seeds.
+        reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
+        strongest: Strongest attacker of each seed.
+        baselines: Errors that the verdict is measured between, means over seeds.
+        adaptive_error: Error of the strongest attacker, mean over seeds.
+        closed_gap: G, of errors that are averaged over seeds; None where there is no gap.
+        closed_gap_by_seed: G of each seed.
+        closed_gap_interval: 95 % interval of G over queries.
+        closed_gap_least_confident: G over the least confident 5 % of queries.
+        closed_gap_least_confident_interval: Its 95 % interval.
+        least_confident_queries: Number of these queries.
+        label_changes: Queries whose released label is not the model's.
+        keeps_label: Whether the defense promises to keep labels.
+        random: Whether the same query is answered differently each time.
+        controls: Result of each control, by name.
+        void: Whether a control failed.
+        flags: Suspicious facts about the release or the audit.
+        privacy: Similarity and re-identification by ``released``, ``clean`` and ``label``.
+        reidentified: Shares of re-identified queries, by attacker on the release.
+        utility: Quality, distortion and cost for users and the server.
+        defender_training_seconds: Seconds that the defense trained.
+        examples: Queries that are shown, with errors.
+        seconds: Seconds that the audit took.
+        environment: Software and hardware.
+        provenance: Code, date, data and model.
+        command: The command as it was typed, without credentials; None from Python.
+        schema: Version of this form.
+    """
+
+    release: str
+    defense: str
+    options: Mapping[str, Any]
+    auxiliary: int
+    queries: int
+    classes: int
+    shape: tuple[int, ...]
+    plan: AuditPlan
+    seeds: tuple[int, ...]
+    stopped: str | None
+    epochs: int
+    plateau_shown: bool
+    errors: Mapping[str, float]
+    reconstructors: Mapping[str, str]
+    strongest: tuple[str, ...]
+    baselines: BaselineErrors
+    adaptive_error: float
+    closed_gap: float | None
+    closed_gap_by_seed: tuple[float | None, ...]
+    closed_gap_interval: Interval | None
+    closed_gap_least_confident: float | None
+    closed_gap_least_confident_interval: Interval | None
+    least_confident_queries: int
+    label_changes: int
+    keeps_label: bool
+    random: bool
+    controls: Mapping[str, ControlResult]
+    void: bool
+    flags: tuple[Flag, ...]
+    privacy: Mapping[str, Any]
+    reidentified: Mapping[str, Any]
+    utility: Mapping[str, Any]
+    defender_training_seconds: float
+    examples: Mapping[str, Any]
+    seconds: float
+    environment: Environment
+    provenance: Provenance
+    command: str | None = None
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, ``schema`` first."""
+        values: dict[str, Any] = json_values(dataclasses.asdict(self))
+        return {"schema": values.pop("schema"), **values}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> "AuditRecord":
+        """Return the record that :meth:`to_json` gave.
+
+        Args:
+            values: A JSON object.
+            where: File, for messages.
+
+        Raises:
+            CorruptDataError: It is no record of an audit, or of another version's form.
+        """
+        check_schema(values, where)
+        try:
+            return build_from(cls, dict(values), "the record")
+        except OnewayError as error:
+            raise CorruptDataError(
+                f"{where} must be a record of an audit: {error} Make it again with this version "
+                "of oneway."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an audit has found when all of its tasks are done.
+
+    Attributes:
+        plan: Attackers, decoders and controls, with what was left out.
+        seed_results: One for each seed that was run.
+        controls: Result of each control, by name.
+        flags: Suspicious facts about the release or the audit.
+        measures: Similarity and re-identification, of the first seed.
+        utility: Quality, distortion and cost for users and the server.
+        fitted: The defense.
+        answers: Answers of the model and of the release.
+        epochs: Epochs that each decoder was trained.
+        plateau: Whether twice the epochs gained nothing.
+        stopped: Why there are no more seeds, if the model failed after the first.
+        examples: Queries that are shown, with errors.
+        seconds: Seconds that the audit took.
+    """
+
+    plan: AuditPlan
+    seed_results: Sequence[SeedResult]
+    controls: Mapping[str, ControlResult]
+    flags: Sequence[Flag]
+    measures: Measures
+    utility: Mapping[str, Any]
+    fitted: FittedDefense
+    answers: Answers
+    epochs: int
+    plateau: bool
+    stopped: str | None
+    examples: Mapping[str, Any]
+    seconds: float
+
+
+def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> AuditRecord:
+    """Write down what an audit has found.
+
+    Args:
+        audited: Model, data and release.
+        findings: Results of its tasks.
+        seed: First of the seeds; draws the bootstrap's queries.
+    """
+    results, answers = findings.seed_results, findings.answers
+    names = list(results[0].results)
+    tail = least_confident(answers.clean_test)
+    interval = _gap_interval(results, seed, lambda result: result.strongest.errors)
+    tail_interval = _gap_interval(
+        results,
+        seed,
+        lambda result: errors_on(tail, result.results, result.verdict.strongest),
+        tail,
+    )
+    return AuditRecord(
+        release=audited.release.name,
+        defense="guarded endpoint" if audited.guarded else audited.release.defense,
+        options=json_values(audited.release.options),
+        auxiliary=findings.plan.auxiliary,
+        queries=len(audited.test),
+        classes=answers.clean.shape[-1],
+        shape=tuple(audited.test.shape[1:]),
+        plan=findings.plan,
+        seeds=tuple(result.seed for result in results),
+        stopped=findings.stopped,
+        epochs=findings.epochs,
+        plateau_shown=findings.plateau,
+        errors={name: _mean([result.results[name].error for result in results]) for name in names},
+        reconstructors={name: results[0].results[name].reconstructor for name in names},
+        strongest=tuple(result.verdict.strongest for result in results),
+        baselines=_mean_baselines(results),
+        adaptive_error=_mean([result.verdict.adaptive_error for result in results]),
+        # Of errors that are averaged over seeds: a mean of ratios follows the seed whose clean and
+        # label-only errors differ least.
+        closed_gap=interval.estimate if interval else None,
+        closed_gap_by_seed=tuple(result.verdict.closed_gap for result in results),
+        closed_gap_interval=interval,
+        closed_gap_least_confident=tail_interval.estimate if tail_interval else None,
+        closed_gap_least_confident_interval=tail_interval,
+        least_confident_queries=len(tail),
+        label_changes=answers.label_changes,
+        keeps_label=audited.guarded is None and findings.fitted.defense.keeps_label,
+        random=answers.random,
+        controls=findings.controls,
+        void=bool(failed_controls(findings.controls)),
+        flags=tuple(findings.flags),
+        privacy=findings.measures.summary,
+        reidentified=findings.measures.reidentified,
+        utility=findings.utility,
+        defender_training_seconds=findings.fitted.seconds,
+        examples=findings.examples,
+        seconds=findings.seconds,
+        environment=environment(audited.test.device),
+        provenance=Provenance.now(
+            fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
+        ),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_baselines(results: Sequence[SeedResult]) -> BaselineErrors:
+    baselines = [BaselineErrors.of(result.baselines) for result in results]
+    return BaselineErrors(
+        *(
+            _mean([getattr(each, name) for each in baselines])
+            for name in ("clean", "label", "prior")
+        )
+    )
+
+
+def _gap_interval(
+    results: Sequence[SeedResult],
+    seed: int,
+    errors: Callable[[SeedResult], Tensor],
+    rows: Tensor | None = None,
+) -> Interval | None:
+    """Return the bootstrap interval of G over queries, of errors averaged over seeds.
+
+    Args:
+        results: One for each seed.
+        seed: Draws the bootstrap's queries.
+        errors: ``(n)`` errors of a seed's attacker.
+        rows: ``(n)`` which queries these are; None: all.
+    """
+    index = slice(None) if rows is None else rows
+    adaptive = torch.stack([errors(result) for result in results]).mean(0)
+    clean = torch.stack([result.baselines.clean[index] for result in results]).mean(0)
+    label = torch.stack([result.baselines.label[index] for result in results]).mean(0)
+    if float(clean.mean()) >= float(label.mean()):
+        return None
+    generator = Stream(seed, "bootstrap").generator()
+    return bootstrap_gap(adaptive, clean, label, generator=generator)

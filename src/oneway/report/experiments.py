@@ -1,0 +1,237 @@
+"""Experiments as tables: one row per release, on average over seeds; and what they are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from oneway.benchmark import Estimate, Published, Summary, bundled_spec
+from oneway.errors import UnknownNameError
+from oneway.evaluation import Flag, ReleaseRecord
+from oneway.report.sentences import attackers_fact, environment_facts
+from oneway.report.table import Column, Listing
+
+LEADERBOARD = "leaderboard"
+
+
+def spread(estimate: Estimate | None, digits: int, scale: float = 1) -> str:
+    """Return a mean with its 95 % interval, or a dash where there is none."""
+    if estimate is None:
+        return "-"
+    text = f"{scale * estimate.mean:.{digits}f}"
+    if estimate.half_width is None:
+        return text
+    return f"{text} ± {scale * estimate.half_width:.{digits}f}"
+
+
+def _column(name: str, digits: int, scale: float = 1, meaning: str = "") -> Column:
+    """Return the column of one of a summary's values."""
+    return Column(
+        lambda summary: summary.values.get(name),
+        lambda estimate: spread(estimate, digits, scale),
+        meaning,
+    )
+
+
+def _adaptive(summary: Summary) -> Estimate | None:
+    """Return the error of the attacker who knows the algorithm, or repeats its queries."""
+    values = summary.values
+    return values.get("error adversarial-training") or values.get("error averaging")
+
+
+RELEASE = Column(attrgetter("release"))
+
+COLUMNS = {
+    "release": RELEASE,
+    "accuracy, %": _column("accuracy", 2, 100),
+    "label changes": _column("label_changes", 0),
+    "logit distortion": _column("logit_distortion", 2),
+    "L1 of probabilities": _column("l1_mean", 4),
+    "static error": _column("error static", 4, 1, "the attacker trained on clean scores."),
+    "retrained error": _column("error retrained", 4, 1, "the attacker trained on the release."),
+    "adaptive error": Column(
+        _adaptive,
+        lambda estimate: spread(estimate, 4),
+        "the attacker knows the algorithm and its parameters (adversarial-training), or averages "
+        "many answers to each query, for random releases.",
+    ),
+    "closed gap G": _column(
+        *("closed_gap", 2, 1),
+        "0 = the release hides nothing, 1 = it reveals no more than the label, below 0 = it "
+        "reveals more than clean scores did; of the strongest attacker of each seed.",
+    ),
+    "G, least confident 5 %": _column("closed_gap_least_confident", 2),
+}
+"""Columns of a summary. Errors are mean squared errors per pixel."""
+
+COSTS = {
+    "release": RELEASE,
+    "training, s": _column("training_seconds", 0, 1, "what the defense needs beside the target."),
+    "surrogate's error": _column("surrogate_held_out_error", 4),
+    "one query, ms": _column("milliseconds_single_query", 1),
+    "each of 256, ms": _column(
+        *("milliseconds_per_query_batched", 2, 1),
+        "milliseconds depend on what else the machine was doing: compare them with those of no "
+        "defense.",
+    ),
+}
+
+CERTIFICATES = {
+    "release": RELEASE,
+    "bits beyond the label, at most": _column("bits_most", 2),
+    "bits, measured": _column("bits_measured", 2),
+    "certified error": _column(
+        *("certified_error", 4, 1),
+        "the least error of any attacker, estimated on calibration queries that fitted nothing. "
+        "Attackers were graded on other queries, so that either error may be a little lower.",
+    ),
+    "strongest attacker's error": _column("adaptive_error", 4),
+    "members, at least": _column("members_least", 0),
+}
+
+
+def summary_table(
+    summaries: Sequence[Summary], title: str = "Means, with 95 % intervals over seeds"
+) -> Listing:
+    """Return one row per release; without the adaptive error where no attacker adapts."""
+    shown = {
+        heading: column
+        for heading, column in COLUMNS.items()
+        if heading != "adaptive error" or any(map(_adaptive, summaries))
+    }
+    return Listing(title, shown, summaries)
+
+
+def costs_table(summaries: Sequence[Summary]) -> Listing:
+    """Return what each release takes to train and to answer."""
+    return Listing("Training and answers", COSTS, summaries)
+
+
+def certificates_table(summaries: Sequence[Summary]) -> Listing:
+    """Return what releases with a certificate certify; no rows where none has a certificate."""
+    certified = [summary for summary in summaries if "certified_error" in summary.values]
+    return Listing("Certified errors, beside what attackers reached", CERTIFICATES, certified)
+
+
+def published_table(theirs: Published, summaries: Sequence[Summary]) -> Listing:
+    """Return what the paper printed; errors also as multiples of no defense, beside ours."""
+    ours = {summary.release: summary for summary in summaries}
+    base = next((row.error for row in theirs.rows if row.release == "none"), None)
+
+    def multiple(name: str) -> Column:
+        """Return our error as a multiple of the best attack's error on clean scores."""
+
+        def value(row: Any) -> float | None:
+            values = ours[row.release].values if row.release in ours else {}
+            return values[name].mean / values["baseline clean"].mean if name in values else None
+
+        return Column(value, ".1f")
+
+    columns = {
+        "printed as": Column(attrgetter("printed")),
+        "accuracy, %": Column(lambda row: 100 * row.accuracy if row.accuracy >= 0 else None, ".2f"),
+        "distortion": Column(attrgetter("logit_distortion"), ".4g"),
+        "error": Column(attrgetter("error"), ".4f"),
+        "times no defense": Column(lambda row: row.error / base if base else None, ".1f"),
+        "measured: static, times clean": multiple("error static"),
+        "measured: strongest, times clean": multiple("adaptive_error"),
+    }
+    return Listing(f"{theirs.table}: theirs, as printed", columns, theirs.rows)
+
+
+def by_experiment(records: Sequence[ReleaseRecord]) -> dict[tuple[str, str], list[ReleaseRecord]]:
+    """Return records by their experiment and preset, in the order of first appearance."""
+    groups: dict[tuple[str, str], list[ReleaseRecord]] = {}
+    for record in records:
+        groups.setdefault((record.experiment, record.preset), []).append(record)
+    return groups
+
+
+def experiment_name(experiment: str, preset: str) -> str:
+    """Return the title of an experiment with a preset, which may be empty."""
+    name = f"{experiment}, {preset}" if preset else experiment
+    return f"{name[0].upper()}{name[1:]}"
+
+
+@dataclass(frozen=True)
+class RaisedFlag:
+    """A flag of an experiment.
+
+    Attributes:
+        name: The flag's name.
+        detail: What raised it.
+        releases: The releases of which it was raised, with the number of seeds.
+    """
+
+    name: str
+    detail: str
+    releases: Sequence[str]
+
+    def text(self) -> str:
+        """Return what raised it, and for which releases."""
+        return f"{self.detail}: {'; '.join(self.releases)}"
+
+
+def raised_flags(summaries: Sequence[Summary]) -> list[RaisedFlag]:
+    """Return every flag that a seed of a release raised, each detail once."""
+    raised: dict[Flag, list[str]] = {}
+    for summary in summaries:
+        for flag, count in summary.flags.items():
+            release = f"{summary.release} ({count} of {len(summary.seeds)} seeds)"
+            raised.setdefault(flag, []).append(release)
+    return [RaisedFlag(flag.name, flag.detail, releases) for flag, releases in raised.items()]
+
+
+def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
+    """Return how an experiment was measured: command, data, attackers, seeds, machines."""
+    first = summaries[0].record
+    data, attackers = first.spec["data"], first.spec["attackers"]
+    names = list({name: None for summary in summaries for name in summary.record.errors})
+    facts = [
+        ("Command", command_of(first.experiment, first.preset)),
+        (
+            "Data",
+            f"{data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
+            f"{data['test']:,} queries"
+            + (f", scaled to {data['side']} x {data['side']}" if data.get("side") else ""),
+        ),
+        attackers_fact(names),
+    ]
+    for title, key in (("Input transforms", "input_transforms"), ("Decoder widths", "widths")):
+        if attackers.get(key):
+            facts.append((title, ", ".join(map(str, attackers[key]))))
+    if attackers.get("training"):
+        facts.append(("Epochs", f"at most {attackers['training']['epochs']}"))
+    facts.append(("Seeds", seeds_of(summaries)))
+    machines = (fact for summary in summaries for fact in _machines(summary))
+    return [*facts, *dict.fromkeys(machines)]
+
+
+def _machines(summary: Summary) -> list[tuple[str, str]]:
+    return [fact for machine in summary.environments for fact in environment_facts(machine)]
+
+
+def command_of(experiment: str, preset: str) -> str:
+    """Return the command that makes these records; of an unknown experiment, with its file."""
+    if experiment == LEADERBOARD:
+        return f"oneway leaderboard --data {preset}"
+    table, _, kind = experiment.partition("-")
+    if table == "demo":
+        return f"oneway demo --data {kind}"
+    try:
+        bundled_spec(experiment)
+        what = f"{table} --data {kind}"
+    except UnknownNameError:
+        what = f"{experiment}.toml"
+    return f"oneway reproduce {what}" + (f" --preset {preset}" if preset else "")
+
+
+def seeds_of(summaries: Sequence[Summary]) -> str:
+    """Return the seeds; by release, where releases differ in them."""
+    releases: dict[tuple[int, ...], list[str]] = {}
+    for summary in summaries:
+        releases.setdefault(summary.seeds, []).append(summary.release)
+    lists = {seeds: ", ".join(map(str, seeds)) for seeds in releases}
+    if len(releases) == 1:
+        return next(iter(lists.values()))
+    return "; ".join(f"{lists[seeds]} ({', '.join(names)})" for seeds, names in releases.items())

@@ -1,0 +1,271 @@
+"""Experiments for readers: one page, as HTML or Markdown, and the chart of a frontier."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from oneway.benchmark import Estimate, Published, Summary, summarise
+from oneway.evaluation import ReleaseRecord
+from oneway.report import experiments, findings, sentences
+from oneway.report.experiments import LEADERBOARD, by_experiment, experiment_name, spread
+from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines
+from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
+from oneway.report.page.charts import Chart, Legend, Place, Point
+from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
+from oneway.report.page.flags import flag_texts
+from oneway.report.page.markdown import render_markdown
+from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_row, shown_size
+
+FindGallery = Callable[[ReleaseRecord], Gallery | None]
+
+FEW = 8
+"""Most releases that charts name, and of which the static attacker's pictures are shown, too."""
+
+
+def no_gallery(record: ReleaseRecord) -> Gallery | None:  # noqa: ARG001  a FindGallery
+    """Return no images, for any record."""
+    return None
+
+
+def records_page(
+    records: Sequence[ReleaseRecord],
+    theirs: Mapping[str, Published],
+    gallery: FindGallery = no_gallery,
+) -> Page:
+    """Return the page of the records of experiments.
+
+    Args:
+        records: Of all experiments, presets and seeds.
+        theirs: What the paper printed, by experiment.
+        gallery: Returns the images of a record's shown queries, as its attackers see them.
+    """
+    groups = {name: summarise(group) for name, group in by_experiment(records).items()}
+    raised: dict[str, list[str]] = {}
+    sections = [Section("gap", "How to read this", [Prose(sentences.READING)])]
+    pictured, several = False, len(groups) > 1
+    for number, ((experiment, preset), summaries) in enumerate(groups.items()):
+        name = experiment_name(experiment, preset)
+        for flag in experiments.raised_flags(summaries):
+            text = f"{name}: {flag.text()}" if several else flag.text()
+            raised.setdefault(flag.name, []).append(text)
+        pictures = _pictures(summaries, gallery)
+        pictured = pictured or pictures is not None
+        parts = _sections(f"e{number}", summaries, theirs.get(experiment), pictures)
+        if several:
+            head = [Prose((findings.headline(summaries), *findings.seeds_notices(summaries)))]
+            sections.append(Section(f"e{number}", name, head, chapter=True))
+            parts = [dataclasses.replace(section, level=3) for section in parts]
+        sections += parts
+    if raised:
+        sections.append(Section("flags", "Flags and their meaning", flag_texts(raised)))
+    sections.append(
+        Section("limits", "What may be claimed", [Bullets(sentences.EXPERIMENT_LIMITS)])
+    )
+    first = next(iter(groups.values()))
+    names = {experiment_name(*key): summaries for key, summaries in groups.items()}
+    notices = [sentences.LABEL_LEAKS, *([] if several else findings.seeds_notices(first))]
+    return Page(
+        kind="leaderboard" if {name for name, _ in groups} == {LEADERBOARD} else "experiments",
+        title="Experiments" if several else next(iter(names)),
+        subtitle="Releases of the same scores beside each other, under the same attackers.",
+        tone="plain",
+        stamp=f"{len(groups)} experiments" if several else f"{len(first)} releases compared",
+        verdict=findings.overview(names) if several else findings.headline(first),
+        notices=[*notices, *([sentences.CONFIDENTIAL] if pictured else [])],
+        sections=sections,
+        flags=list(raised),
+    )
+
+
+def results_page(
+    records: Sequence[ReleaseRecord],
+    theirs: Mapping[str, Published],
+    command: str,
+    images: Mapping[tuple[str, str], str] | None = None,
+) -> str:
+    """Return the records of experiments as Markdown.
+
+    Args:
+        records: Of all experiments, presets and seeds.
+        theirs: What the paper printed, by experiment.
+        command: The command that makes this page.
+        images: By experiment and preset: the address of the picture of its frontier.
+    """
+    parts = [
+        "# Results\n",
+        f"Made by `{command}` from stored records; not edited by hand. Errors are mean squared "
+        "errors per pixel. Means have 95 % intervals over seeds.\n",
+        *(f"{paragraph}\n" for paragraph in sentences.READING),
+    ]
+    for (experiment, preset), group in by_experiment(records).items():
+        summaries = summarise(group)
+        parts.append(f"## {experiment}" + (f", preset {preset}" if preset else "") + "\n")
+        parts += [
+            f"{line}\n"
+            for line in (findings.headline(summaries), *findings.seeds_notices(summaries))
+        ]
+        sections = _sections("e", summaries, theirs.get(experiment), None)
+        address = (images or {}).get((experiment, preset))
+        shown = {"e-frontier": f"![G against distortion]({address})"} if address else {}
+        parts.append(render_markdown(sections, level=3, images=shown))
+    return "\n".join(parts)
+
+
+def frontier_charts(summaries: Sequence[Summary], prefix: str = "e") -> list[Chart]:
+    """Return G against distortion, for each kind of distortion that releases have."""
+    planes = [_plane(prefix, summaries, name, "closed_gap") for name in AXES]
+    return [plane for plane in planes if plane is not None]
+
+
+def chart_key(summaries: Sequence[Summary]) -> list[str]:
+    """Return the names of the numbers in charts; none where charts name the releases."""
+    return [summary.release for summary in summaries] if len(summaries) > FEW else []
+
+
+def _sections(
+    prefix: str,
+    summaries: Sequence[Summary],
+    theirs: Published | None,
+    pictures: Pictures | None,
+) -> list[Section]:
+    """Return what is reported of one experiment."""
+    seen = [Section(f"{prefix}-seen", "What attackers see", [pictures])] if pictures else []
+    planes = [
+        plane
+        for distortion in AXES
+        for gap in GAPS
+        if (plane := _plane(prefix, summaries, distortion, gap)) is not None
+    ]
+    key, sections = chart_key(summaries), list[Section]()
+    if planes:
+        blocks: list[Block] = [
+            Prose(
+                (
+                    "A release is on the frontier if no other closes more of the gap without "
+                    "changing more. Up and to the left is better.",
+                )
+            ),
+            *([Key(key)] if key else []),
+            *planes,
+            Bullets(frontier_lines(summaries)),
+        ]
+        sections.append(
+            Section(f"{prefix}-frontier", "What they hide, and what they change", blocks)
+        )
+    sections = [*sections, *seen] if key else [*seen, *sections]
+    sections += [
+        Section(f"{prefix}-line", "Strongest attacker of each release", [_line(prefix, summaries)]),
+        Section(f"{prefix}-table", "All releases", [Grid(experiments.summary_table(summaries))]),
+        Section(f"{prefix}-words", "In words", [Bullets(findings.findings(summaries))]),
+    ]
+    certificates = experiments.certificates_table(summaries)
+    if certificates.rows:
+        sections.append(Section(f"{prefix}-certified", "What is certified", [Grid(certificates)]))
+    if theirs is not None:
+        beside: list[Block] = [Bullets([remark.text for remark in theirs.remarks])]
+        if theirs.rows:
+            beside.insert(0, Grid(experiments.published_table(theirs, summaries)))
+        sections.append(Section(f"{prefix}-paper", "What the paper printed", beside))
+    sections += [
+        Section(f"{prefix}-costs", "What it costs", [Grid(experiments.costs_table(summaries))]),
+        Section(f"{prefix}-how", "How it was measured", [Facts(experiments.how_facts(summaries))]),
+    ]
+    return sections
+
+
+def _line(prefix: str, summaries: Sequence[Summary]) -> Chart:
+    lowest = min(summary.values["adaptive_error"].mean for summary in summaries)
+    places = []
+    for summary in summaries:
+        error = summary.values["adaptive_error"]
+        strongest = error.mean == lowest
+        places.append(
+            Place(summary.release, error.mean, spread(error, 4), strongest, *_ends(error))
+        )
+    return baselines_chart(
+        f"{prefix}-baselines",
+        "Error of the strongest attacker on each release (further left: more was read)",
+        [summaries[0].values[f"baseline {name}"].mean for name in BASELINES],
+        places,
+        "release",
+    )
+
+
+def _ends(estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
+    """Return the interval of a mean over seeds; none with one seed."""
+    half = estimate.half_width
+    return (None, None) if half is None else (estimate.mean - half, estimate.mean + half)
+
+
+def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str) -> Chart | None:
+    """Return gap against distortion; nothing where fewer than two releases have both."""
+    best, few = frontier(summaries, distortion, gap), len(summaries) <= FEW
+    points, numbers = dict[str, Point](), dict[str, str]()
+    for number, summary in enumerate(summaries, start=1):
+        if {gap, distortion} <= summary.values.keys():
+            name, up, on = summary.release, summary.values[gap], summary in best
+            numbers[name] = str(number)
+            low, high = _ends(up)
+            points[name] = Point(
+                name,
+                *(summary.values[distortion].mean, up.mean, low, high, on),
+                name if few else numbers[name],
+                "disc" if on else "ring",
+            )
+    if len(points) < 2:
+        return None
+    return gap_chart(
+        f"{prefix}-{distortion}-{gap}".replace("_", "-"),
+        f"{GAPS[gap]} against {AXES[distortion]}",
+        list(points.values()),
+        (AXES[distortion], f"closed gap {GAPS[gap]}"),
+        legend=(
+            Legend("disc", "strong", "on the frontier"),
+            Legend("ring", "plain", "another is better"),
+        ),
+        columns={
+            "number": lambda point: numbers[point.name],
+            "on the frontier": lambda point: "yes" if point.on else "no",
+        },
+        steps=[points[summary.release] for summary in best],
+        linear_below=1e-3 if distortion == "l1_mean" else 1.0,
+    )
+
+
+def _pictures(summaries: Sequence[Summary], gallery: FindGallery) -> Pictures | None:
+    """Return what attackers of one seed made of the same queries, release by release."""
+    galleries = ((summary, gallery(summary.record)) for summary in summaries)
+    stored = [(summary, images) for summary, images in galleries if images is not None]
+    if not stored:
+        return None
+    # Another seed has other queries.
+    seed = stored[0][0].record.seed
+    stored = [(summary, images) for summary, images in stored if summary.record.seed == seed]
+    first, images = stored[0]
+    rows = [_row("As it was sent", "", images["truth"])]
+    for summary, seen in stored:
+        errors, strongest = summary.record.errors, summary.record.strongest
+        attacks = ("static", strongest) if len(stored) <= FEW else (strongest,)
+        rows += [
+            _row(summary.release, f"{attack}, error {errors[attack]:.4f}", seen[attack])
+            for attack in dict.fromkeys(attacks)
+            if attack in seen
+        ]
+    if "label-only" in images:
+        note = f"error {first.record.baselines.label:.4f}"
+        rows.append(_row("From the label alone", note, images["label-only"]))
+    return Pictures(
+        f"The same queries under each release, as attackers reconstruct them (seed {seed})",
+        tuple(str(number) for number in range(1, len(images["truth"]) + 1)),
+        tuple(rows),
+        (),
+        shown_size(images["truth"]),
+    )
+
+
+def _row(label: str, note: str, images: NDArray[np.generic]) -> PictureRow:
+    text = f"{label}, {note}" if note else label
+    alts = [f"Query {place}: {text}" for place in range(1, len(images) + 1)]
+    return picture_row(label, note, images, alts)
