@@ -10,9 +10,8 @@ from oneway.defenses.trained import MutualInformation, Purification
 from oneway.evaluation import attackers
 
 
-@pytest.fixture
-def trainings(monkeypatch):
-    """Count what is trained to the end."""
+def count_trainings(patch):
+    """Count what is trained to the end, by what it is, until the patch is undone."""
     counts = Counter()
 
     def count(owner, name, label, wrap=lambda function: function):
@@ -24,10 +23,16 @@ def trainings(monkeypatch):
             counts[label] += 1
             return result
 
-        monkeypatch.setattr(owner, name, wrap(counted))
+        patch.setattr(owner, name, wrap(counted))
 
     count(attackers, "train_inverter", "inverter")
     count(runner, "train_target", "target")
     count(MutualInformation, "train", "MID", staticmethod)
     count(Purification, "train", "PPF", staticmethod)
     return counts
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """Count what is trained to the end."""
+    return count_trainings(monkeypatch)

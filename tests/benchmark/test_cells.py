@@ -1,7 +1,6 @@
 """Cells: each record is written when it is done, kept while its settings stay, and never redone."""
 
 import dataclasses
-import json
 import shutil
 import types
 from collections import Counter
@@ -28,6 +27,7 @@ from oneway.benchmark.spec import DataSpec
 from oneway.errors import CorruptDataError, MissingDataError
 from oneway.evaluation import Store, read_records, write_records
 from oneway.evaluation.settings import ReleaseSpec
+from oneway.evaluation.store import write_json_lines
 
 NOISY = ReleaseSpec("noise", "adversarial-noise", NOISE, attackers=("label-only", "static"))
 SPEC = spec_of(NONE, NOISY, LABEL, names=("label-only", "static"))
@@ -53,7 +53,7 @@ def kept(folder):
 
 def as_read(records):
     """What must be the same in every run, as it comes back from a file."""
-    return [json.loads(json.dumps(lasting(record))) for record in records]
+    return [lasting(record) for record in records]
 
 
 def galleries(folder):
@@ -90,16 +90,17 @@ def test_a_second_run_loads_and_trains_nothing_and_changes_no_byte(done, trainin
     assert [(path, path.read_bytes(), path.stat().st_mtime_ns) for path in after] == before
 
 
-@looped("place", range(3))
-def test_an_interrupted_run_keeps_every_finished_cell_and_goes_on(whole, tmp_path, place):
-    with pytest.raises(PlannedError):
-        run(tmp_path, report=interrupting(f"defend: {NAMES[place]}"))
-    assert [record.release for record in kept(tmp_path)] == NAMES[:place]
-    begun = [json.dumps(record.to_json()) for record in kept(tmp_path)]
+def test_an_interrupted_run_keeps_every_finished_cell_and_goes_on(whole, tmp_path):
+    finished = []
+    for place, name in enumerate(NAMES):
+        with pytest.raises(PlannedError):
+            run(tmp_path, report=interrupting(f"defend: {name}"))
+        before, finished = finished, kept(tmp_path)
+        assert [record.release for record in finished] == NAMES[:place]
+        assert finished[: len(before)] == before  # to the clock
     records = run(tmp_path)
-    assert [json.dumps(record.to_json()) for record in kept(tmp_path)][
-        :place
-    ] == begun  # to the clock
+    assert records[: len(finished)] == finished
+    assert kept(tmp_path) == records
     assert as_read(records) == as_read(whole.records)
 
 
@@ -142,7 +143,7 @@ def test_a_changed_release_is_run_anew_and_the_others_stay(done):
     assert after["noise"].options["step_size"] == 0.25
     assert after["noise"].cell != before["noise"].cell
     assert {**after, "noise": None} == {**before, "noise": None}
-    assert kept(done) == json.loads(json.dumps(records))
+    assert kept(done) == records
 
 
 def test_a_setting_of_the_whole_experiment_makes_every_record_stale(done):
@@ -163,7 +164,7 @@ def test_only_what_is_wanted_is_run_and_other_records_stay(tmp_path):
     assert [record.release for record in kept(tmp_path)] == ["none"]
     records = run(tmp_path, only={"label"})
     assert [record.release for record in records] == ["none", "label"]
-    assert kept(tmp_path)[0] == json.loads(json.dumps(first))
+    assert kept(tmp_path)[0] == first
     assert len(galleries(tmp_path)) == 2
 
 
@@ -196,10 +197,22 @@ def test_records_of_two_seeds_are_kept_apart_by_their_cells(whole):
     assert cells.finished() == {}
 
 
-def test_a_file_of_something_else_holds_no_finished_cell(tmp_path):
-    write_records(tmp_path / "records.jsonl", [{}, {"release": "none"}, {"release": "else"}])
+def test_a_file_of_something_else_holds_no_finished_cell(whole, tmp_path):
+    none = whole.records[0].to_json()
+    others = [{}, {"release": "none"}, {"release": "else"}, none | {"schema": 1}]
+    write_json_lines(tmp_path / "records.jsonl", [*others, none | {"cell": "another"}])
     cells = Cells(SPEC, tmp_path / "records.jsonl", Store(tmp_path))
     assert cells.finished() == {}
+
+
+def test_a_finished_cell_that_is_no_record_is_refused_with_line_and_remedy(whole, tmp_path):
+    values = [record.to_json() for record in whole.records[:2]]
+    del values[1]["errors"]
+    write_json_lines(tmp_path / "records.jsonl", values)
+    cells = Cells(SPEC, tmp_path / "records.jsonl", Store(tmp_path))
+    refusal = r"^line 2 of .*records\.jsonl must be .*'errors'.*Make it again"
+    with pytest.raises(CorruptDataError, match=refusal):
+        cells.finished()
 
 
 @looped("text", ['{"release": "no', "[1]\n"])
@@ -240,8 +253,8 @@ def test_records_of_other_data_are_run_anew_when_there_is_something_to_run(done)
     write_records(done / "records.jsonl", [before["none"], before["noise"]])
     records = run(done, data=lambda: (blobs(seed=1), None))
     after = {record.release: record for record in records}
-    assert len({record.data for record in records}) == 1
-    assert after["none"].data != before["none"].data
+    assert len({record.provenance.data for record in records}) == 1
+    assert after["none"].provenance.data != before["none"].provenance.data
     assert after["noise"].errors != before["noise"].errors
 
 
@@ -255,9 +268,9 @@ def test_who_attacks_the_undefended_release_is_in_every_key(done):
 
 def test_a_record_says_the_options_that_were_left_at_their_defaults(whole):
     noise = next(record for record in whole.records if record.release == "noise")
-    assert noise["options"] == {**NOISE, "norm": "inf"}
-    assert noise["effective_options"] == {
-        **noise["options"],
+    assert noise.options == {**NOISE, "norm": "inf"}
+    assert noise.effective_options == {
+        **noise.options,
         "update": "project",
         "margin": 1e-3,
         "search": "sign",

@@ -153,9 +153,9 @@ def test_whoever_is_first_to_ask_again_does_not_get_what_was_released(whole, mon
 
 def test_an_attacker_who_repeats_applies_to_random_releases_alone(whole):
     for name in TRAINED:
-        record = whole.outcomes[name].record.to_json()
-        assert record["random"] == name.startswith("MID")
-        assert ("averaging" in record["errors"]) == record["random"]
+        record = whole.outcomes[name].record
+        assert record.random == name.startswith("MID")
+        assert ("averaging" in record.errors) == record.random
 
 
 def test_the_distortion_is_that_of_the_draw_that_was_released(whole):
@@ -173,20 +173,20 @@ def test_the_distortion_is_that_of_the_draw_that_was_released(whole):
 def test_only_releases_that_promise_it_keep_every_label(whole):
     clean = whole.outcomes["none"].released.argmax(-1)
     for name, outcome in whole.outcomes.items():
-        record = outcome.record.to_json()
-        assert record["label_changes"] == int((outcome.released.argmax(-1) != clean).sum())
-        assert record["keeps_label"] == (name in ("none", "noise", "hardened") or "kept" in name)
-        if record["keeps_label"]:
-            assert record["label_changes"] == 0
+        record = outcome.record
+        assert record.label_changes == int((outcome.released.argmax(-1) != clean).sum())
+        assert record.keeps_label == (name in ("none", "noise", "hardened") or "kept" in name)
+        if record.keeps_label:
+            assert record.label_changes == 0
 
 
 def test_training_times_and_facts_are_of_what_the_defense_needed(whole):
     records = {name: outcome.record for name, outcome in whole.outcomes.items()}
-    assert records["none"]["training_seconds"] == 0
-    assert all(record["training_seconds"] > 0 for name, record in records.items() if name != "none")
-    assert records["MID"]["training_seconds"] == records["MID kept"]["training_seconds"]
-    assert set(records["MID"]["training"]) == {"divergence_nats"}
-    assert set(records["PPF"]["training"]) == {"distance", "cross_entropy", "inversion_error"}
+    assert records["none"].training_seconds == 0
+    assert all(record.training_seconds > 0 for name, record in records.items() if name != "none")
+    assert records["MID"].training_seconds == records["MID kept"].training_seconds
+    assert set(records["MID"].training) == {"divergence_nats"}
+    assert set(records["PPF"].training) == {"distance", "cross_entropy", "inversion_error"}
 
 
 def by_role(folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import types
 from collections import Counter
 
@@ -15,7 +14,6 @@ from benchmark.small import (
     AGAIN,
     CLASSES,
     LABEL,
-    MEASURED,
     NOISE,
     NOISY,
     NONE,
@@ -37,42 +35,19 @@ from oneway.defenses import DEFENSES
 from oneway.defenses.base import ScoreDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
-from oneway.evaluation import attackers, write_records
-from oneway.evaluation.records import unpacked
-from oneway.evaluation.settings import ReleaseSpec
+from oneway.evaluation import ReleaseSpec, attackers, read_records, write_records
+from oneway.evaluation.records import unpacked, weights_hash
+from oneway.evaluation.store import read_json_lines
+from trainings import count_trainings
 
-KEYS = MEASURED | {
-    "data",
-    "effective_options",
-    "experiment",
-    "preset",
-    "cell",
-    "release",
-    "defense",
-    "options",
-    "seed",
-    "auxiliary",
-    "queries",
-    "accuracy",
-    "label_changes",
-    "keeps_label",
-    "random",
-    "logit_distortion",
-    "l1_mean",
-    "l1_p99",
-    "l1_max",
-    "training",
-    "spec",
-    "errors",
-    "reconstructors",
-    "reconstructor_errors",
-    "errors_per_query",
-    "baselines",
-    "adaptive_error",
-    "strongest",
-    "closed_gap",
-    "closed_gap_least_confident",
-    "flags",
+AUXILIARY, EPOCHS = 160, 10
+KEYS = {
+    *("schema", "experiment", "preset", "cell", "release", "defense", "options", "seed"),
+    *("effective_options", "auxiliary", "queries", "accuracy", "label_changes", "keeps_label"),
+    *("random", "logit_distortion", "l1_mean", "l1_p99", "l1_max", "training", "spec", "errors"),
+    *("reconstructors", "reconstructor_errors", "errors_per_query", "baselines", "strongest"),
+    *("adaptive_error", "closed_gap", "closed_gap_least_confident", "flags", "training_seconds"),
+    *("milliseconds_single_query", "milliseconds_per_query_batched", "environment", "provenance"),
 }
 ALWAYS = {"label-only", "static", "retrained"}
 """Attacks that apply to every release; adversarial training needs a surrogate to copy, and
@@ -96,9 +71,9 @@ def controls(tmp_path_factory):
         patch.setitem(DEFENSES, "moved", Moved)
         spec = spec_of(
             *(NONE, AGAIN, ReleaseSpec("moved", "moved"), NOISY, LABEL),
-            epochs=20,
+            epochs=EPOCHS,
             width=8,
-            images=(120, 200, 100),
+            images=(120, AUXILIARY, 100),
             target_epochs=6,
         )
         folder = tmp_path_factory.mktemp("controls")
@@ -112,19 +87,19 @@ def controls(tmp_path_factory):
 
 def test_clean_scores_tell_much_that_the_label_does_not(controls):
     """Else the controls below would hold for any defense."""
-    baselines = controls.records["none"]["baselines"]
-    assert baselines["clean"] < 0.5 * baselines["label"] < 0.5 * baselines["prior"]
+    baselines = controls.records["none"].baselines
+    assert baselines.clean < 0.5 * baselines.label < 0.5 * baselines.prior
 
 
 def test_control_no_defense_leaves_the_gap_open(controls):
     for name in ("none", "again"):
-        assert controls.records[name]["closed_gap"] == 0
-        assert controls.records[name]["closed_gap_least_confident"] == 0
+        assert controls.records[name].closed_gap == 0
+        assert controls.records[name].closed_gap_least_confident == 0
 
 
 def test_control_label_only_closes_the_gap_and_that_of_the_tail(controls):
-    assert 0.9 <= controls.records["label"]["closed_gap"] <= 1.1
-    assert 0.9 <= controls.records["label"]["closed_gap_least_confident"] <= 1.1
+    assert 0.9 <= controls.records["label"].closed_gap <= 1.1
+    assert 0.9 <= controls.records["label"].closed_gap_least_confident <= 1.1
 
 
 def test_a_surrogate_without_hidden_layers_is_refused_before_any_training(tmp_path):
@@ -138,42 +113,42 @@ def test_a_surrogate_without_hidden_layers_is_refused_before_any_training(tmp_pa
 
 def test_control_scores_that_were_only_moved_are_broken_by_retraining(controls):
     record = controls.records["moved"]
-    assert record["closed_gap"] < 0.3  # of a release that hid everything it would be 1
-    assert record["strongest"] == "retrained"
+    assert record.closed_gap < 0.3  # of a release that hid everything it would be 1
+    assert record.strongest == "retrained"
     # Who never saw the new scores is misled: so it is the retraining that breaks them.
-    assert record["errors"]["static"] > record["baselines"]["label"]
+    assert record.errors["static"] > record.baselines.label
 
 
 def test_only_the_defense_that_does_not_promise_to_keep_labels_changes_them(controls):
-    label_changes = {name: record["label_changes"] for name, record in controls.records.items()}
+    label_changes = {name: record.label_changes for name, record in controls.records.items()}
     assert label_changes.pop("moved") > 0
     assert set(label_changes.values()) == {0}
 
 
 def test_defenses_that_keep_labels_keep_the_accuracy(controls):
-    accuracies = {name: record["accuracy"] for name, record in controls.records.items()}
+    accuracies = {name: record.accuracy for name, record in controls.records.items()}
     assert accuracies.pop("moved") < 0.9 < accuracies["none"]
     assert len(set(accuracies.values())) == 1
 
 
 def test_only_what_changes_scores_distorts_them(controls):
     for name, record in controls.records.items():
-        moved = [record[key] for key in ("logit_distortion", "l1_mean", "l1_p99", "l1_max")]
+        moved = (record.logit_distortion, record.l1_mean, record.l1_p99, record.l1_max)
         assert all(value == 0 for value in moved) == (name in ("none", "again"))
     # A budget of 4 nats at the most distorted class of three.
-    assert 0 < controls.records["noise"]["logit_distortion"] <= 4
+    assert 0 < controls.records["noise"].logit_distortion <= 4
 
 
-def test_floors_are_those_of_the_undefended_release_for_every_release(controls):
+def test_baselines_are_those_of_the_undefended_release_for_every_release(controls):
     undefended = controls.records["none"]
     for record in controls.records.values():
-        assert record["baselines"] == undefended["baselines"]
-    assert undefended["baselines"]["clean"] == min(undefended["errors"].values())
-    assert undefended["baselines"]["label"] == undefended["errors"]["label-only"]
+        assert record.baselines == undefended.baselines
+    assert undefended.baselines.clean == min(undefended.errors.values())
+    assert undefended.baselines.label == undefended.errors["label-only"]
     splits = controls.done.splits
     mean = splits.auxiliary_images.double().mean(0)
     prior = (splits.test_images.double() - mean).square().mean()
-    assert undefended["baselines"]["prior"] == pytest.approx(float(prior), rel=1e-5)
+    assert undefended.baselines.prior == pytest.approx(float(prior), rel=1e-5)
 
 
 def test_every_stage_that_was_announced_is_reported_to_its_end(controls):
@@ -188,23 +163,31 @@ def test_an_attacker_who_trains_nothing_is_no_stage():
     assert count_stages(spec_of(more)) == count_stages(spec_of(NONE))
 
 
-def test_records_are_json_with_the_documented_keys(controls, tmp_path):
+def test_records_say_what_was_run_and_are_read_back_as_they_were(controls, tmp_path):
     records = list(controls.records.values())
     write_records(tmp_path / "records.jsonl", records)
-    lines = (tmp_path / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    for record, line, release in zip(records, lines, controls.spec.releases, strict=True):
-        assert set(record) == KEYS
-        read = json.loads(line)
-        assert read["release"] == release.name
+    assert read_records(tmp_path / "records.jsonl") == records
+    for values in read_json_lines(tmp_path / "records.jsonl"):
+        assert values.keys() == KEYS
+    for record, release in zip(records, controls.spec.releases, strict=True):
         applied = ALWAYS | ({"adversarial-training"} if release is NOISY else set())
         for key in ("errors", "reconstructors", "reconstructor_errors", "errors_per_query"):
-            assert set(read[key]) == applied
-        assert read["cell"] == cell_key(controls.spec, release)
-        assert (read["auxiliary"], read["queries"]) == (200, 100)
-        assert read["spec"]["data"] == vars(controls.spec.data)
-        assert (read["seed"], read["preset"]) == (0, "")
-        assert (read["random"], read["keeps_label"]) == (False, release.name != "moved")
-    assert json.loads(lines[3])["options"] == NOISE | {"norm": "inf"}  # JSON has no infinity
+            assert getattr(record, key).keys() == applied
+        assert (record.release, record.defense) == (release.name, release.defense)
+        assert record.cell == cell_key(controls.spec, release)
+        assert (record.auxiliary, record.queries) == (AUXILIARY, 100)
+        assert record.spec["data"] == vars(controls.spec.data)
+        assert (record.seed, record.preset) == (0, "")
+        assert (record.random, record.keeps_label) == (False, release.name != "moved")
+    assert controls.records["noise"].options == NOISE | {"norm": "inf"}  # JSON has no infinity
+
+
+def test_a_record_names_the_data_and_the_model_that_it_is_of(controls):
+    """Both are the same for all releases: what a record is of does not follow its defense."""
+    network = target_of(controls.done).module
+    for record in controls.records.values():
+        assert record.provenance.data == controls.done.data
+        assert record.provenance.model == weights_hash(network)
 
 
 def test_the_gallery_shows_one_query_of_each_class_and_what_attackers_made_of_it(controls):
@@ -228,18 +211,18 @@ def test_the_gallery_shows_one_query_of_each_class_and_what_attackers_made_of_it
 
 def test_errors_per_query_average_to_the_error_that_is_printed(controls):
     for outcome in controls.outcomes:
-        record = outcome.record.to_json()
-        for name, text in record["errors_per_query"].items():
+        record = outcome.record
+        for name, text in record.errors_per_query.items():
             errors = unpacked(text)
             assert errors.shape == (100,)
             np.testing.assert_allclose(errors, outcome.results[name].errors, rtol=2**-10, atol=1e-7)
-            assert errors.astype(float).mean() == pytest.approx(record["errors"][name], rel=1e-3)
+            assert errors.astype(float).mean() == pytest.approx(record.errors[name], rel=1e-3)
 
 
 def test_the_candidate_that_was_chosen_made_the_error(controls):
     for record in controls.records.values():
-        for name, errors in record["reconstructor_errors"].items():
-            assert errors[record["reconstructors"][name]] == record["errors"][name]
+        for name, errors in record.reconstructor_errors.items():
+            assert errors[record.reconstructors[name]] == record.errors[name]
 
 
 def target_of(experiment):
@@ -255,30 +238,34 @@ def test_the_distortion_is_that_of_the_scores_that_were_released(controls):
         assert outcome.record.l1_max == pytest.approx(float(moved.max()), rel=1e-5, abs=1e-7)
 
 
-def test_a_rerun_trains_nothing_and_gives_the_same_numbers(tmp_path, trainings):
-    first = records_of(tmp_path, spec_of(*SMALL))
-    assert trainings["target"] == 1
-    assert trainings["inverter"] > 3
-    trainings.clear()
-    again = records_of(tmp_path, spec_of(*SMALL))
-    assert trainings == Counter()
-    assert list(map(lasting, again)) == list(map(lasting, first))
-
-
-def test_a_fresh_run_with_the_same_seed_gives_the_same_numbers(tmp_path):
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """One short experiment that others below repeat, change, or cut off."""
+    folder = tmp_path_factory.mktemp("first")
+    spec = spec_of(*SMALL, epochs=2, target_epochs=2)
     torch.manual_seed(0)
-    first = records_of(tmp_path / "one", spec_of(*SMALL))
-    torch.manual_seed(1)  # what the caller did before must not matter
-    again = records_of(tmp_path / "other", spec_of(*SMALL))
-    assert list(map(lasting, again)) == list(map(lasting, first))
+    with pytest.MonkeyPatch.context() as patch:
+        trained = count_trainings(patch)
+        records = records_of(folder, spec)
+    return types.SimpleNamespace(folder=folder, spec=spec, records=records, trained=trained)
 
 
-def test_another_seed_gives_other_splits_and_other_networks(tmp_path, trainings):
-    first = records_of(tmp_path, spec_of(NONE))
-    once = trainings.copy()
-    other = records_of(tmp_path, spec_of(NONE, seed=1))
-    assert {name: 2 * count for name, count in once.items()} == trainings
-    assert first[0]["errors"] != other[0]["errors"]
+def test_a_rerun_trains_nothing_and_gives_the_same_numbers(first, trainings):
+    assert first.trained["target"] == 1
+    assert first.trained["inverter"] > 3
+    again = records_of(first.folder, first.spec)
+    assert trainings == Counter()
+    assert list(map(lasting, again)) == list(map(lasting, first.records))
+
+
+def test_another_seed_gives_other_splits_and_other_networks(first, trainings):
+    spec = dataclasses.replace(first.spec, seed=1, releases=(NONE,))
+    [other] = records_of(first.folder, spec)
+    # All that it takes: the static decoder, which is the retrained one here, and the label's.
+    assert trainings == Counter(target=1, inverter=2)
+    assert other.errors != first.records[0].errors
+    assert other.provenance.data != first.records[0].provenance.data
+    assert other.provenance.model != first.records[0].provenance.model
 
 
 def test_a_release_that_is_added_moves_no_other_and_trains_only_what_is_new(tmp_path, trainings):
@@ -291,43 +278,37 @@ def test_a_release_that_is_added_moves_no_other_and_trains_only_what_is_new(tmp_
         assert {**lasting(before), "spec": None} == {**lasting(after), "spec": None}
 
 
-def test_finished_releases_are_left_out_and_move_no_other(tmp_path):
-    spec = spec_of(*SMALL)
-    whole = {record["release"]: lasting(record) for record in records_of(tmp_path / "one", spec)}
+def test_finished_releases_are_left_out_and_move_no_other(first, tmp_path):
+    whole = {record.release: lasting(record) for record in first.records}
     for finished in ({"none", "label"}, {"noise"}):
-        run = experiment(tmp_path / "other", spec).run(finished)
+        run = experiment(tmp_path, first.spec).run(finished)
         rest = {outcome.record.release: lasting(outcome.record) for outcome in run}
         assert rest == {name: record for name, record in whole.items() if name not in finished}
 
 
-def test_outcomes_come_one_by_one_before_the_next_is_begun(tmp_path):
+def test_outcomes_come_one_by_one_before_the_next_is_begun(first):
     stages = []
-    run = experiment(tmp_path, spec_of(*SMALL), report=lambda now, _: stages.append(now)).run()
+    run = experiment(first.folder, first.spec, report=lambda now, _: stages.append(now)).run()
     assert next(run).record.release == "none"
     assert not [stage for stage in stages if "noise" in stage or stage.startswith("label:")]
 
 
-@pytest.mark.parametrize(
-    ("stage", "share"),
-    [
+def test_a_run_that_is_interrupted_again_and_again_goes_on_where_it_was(first, tmp_path, trainings):
+    """To the same numbers in the end, whatever the caller's own random stream does meanwhile."""
+    torch.manual_seed(1)
+    done = []
+    for stage, share in (
         ("train the target", 0.5),
         ("defend: noise", 0.0),
         ("noise: retrained, standardized 4", 0.5),
-    ],
-    ids=["while the target is trained", "between", "while an attacker is trained"],
-)
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path, trainings, stage, share):
-    spec = spec_of(*SMALL, epochs=2, target_epochs=2)
-    expected = records_of(tmp_path / "in one go", spec)
-    needed = trainings.copy()
-    trainings.clear()
-    with pytest.raises(PlannedError):
-        records_of(tmp_path / "interrupted", spec, report=interrupting(stage, share))
-    before = trainings.total()
-    records = records_of(tmp_path / "interrupted", spec)
-    assert trainings == needed
-    assert (before > 0) == (stage != "train the target")
-    assert list(map(lasting, records)) == list(map(lasting, expected))
+    ):
+        with pytest.raises(PlannedError):
+            records_of(tmp_path, first.spec, report=interrupting(stage, share))
+        done.append(trainings.total())
+    assert done[0] == 0 < done[1] <= done[2] < first.trained.total()
+    records = records_of(tmp_path, first.spec)
+    assert trainings == first.trained  # nothing was done twice
+    assert list(map(lasting, records)) == list(map(lasting, first.records))
 
 
 @pytest.fixture
@@ -452,5 +433,5 @@ def test_times_are_per_query(tmp_path, monkeypatch):
     clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
     monkeypatch.setattr("oneway.evaluation.timing.time", clock)
     [record] = records_of(tmp_path, spec_of(NONE))
-    assert record["milliseconds_single_query"] == 1000
-    assert record["milliseconds_per_query_batched"] == pytest.approx(1000 / 45)
+    assert record.milliseconds_single_query == 1000
+    assert record.milliseconds_per_query_batched == pytest.approx(1000 / 45)

@@ -1,6 +1,7 @@
 """Seeds become one row: intervals by the book, and nothing pooled that differs."""
 
 import copy
+import dataclasses
 import sys
 
 import pytest
@@ -10,45 +11,15 @@ from hypothesis import strategies as st
 from laws import looped
 from oneway.benchmark import estimate, summarise
 from oneway.errors import InvalidOptionError, MissingExtraError
+from oneway.evaluation import FLAGS, Flag
+from planted_records import ENVIRONMENT, release_record, row_of
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 T = {2: 12.706204736, 3: 4.302652730, 4: 3.182446305, 5: 2.776445105, 10: 2.262157163}
 """The 97.5 % quantiles of Student's t, by the number of values, from a printed table."""
 
 
-def record_of(release="none", seed=0, step=0.5, **changed):
-    rows = [
-        {"name": "none", "options": {}, "attackers": []},
-        {"name": "noise", "options": {"step": step}, "attackers": ["static"]},
-    ]
-    spec = {"name": "small", "preset": "", "seed": seed, "releases": rows, "data": {"test": 9}}
-    spec |= {"attackers": {"names": ["label-only", "static"], "widths": [4]}}
-    record = {
-        "release": release,
-        "seed": seed,
-        "accuracy": 0.75,
-        "label_changes": 0,
-        "logit_distortion": 1.5,
-        "l1_mean": 0.25,
-        "l1_p99": 0.5,
-        "l1_max": 0.75,
-        "errors": {"label-only": 0.5, "static": 0.25 + seed / 8},
-        "adaptive_error": 0.25,
-        "closed_gap": 0.5,
-        "closed_gap_least_confident": None,
-        "baselines": {"clean": 0.125, "label": 0.5, "prior": 0.625},
-        "milliseconds_single_query": 4.0,
-        "milliseconds_per_query_batched": 1.0,
-        "training_seconds": 10.0,
-        "training": {"surrogate_held_out_error": 0.375},
-        "flags": [],
-        "environment": {"torch": "2.13"},
-        "spec": spec,
-    }
-    return copy.deepcopy(record | changed)
-
-
-@given(st.lists(NUMBERS, min_size=2, max_size=12))
+@given(st.lists(NUMBERS, min_size=2, max_size=6))
 def test_an_interval_is_the_one_that_scipy_gives(values):
     stats = pytest.importorskip("scipy.stats")
     mean = stats.tmean(values)
@@ -84,7 +55,7 @@ def test_one_value_has_no_interval_and_none_no_mean(monkeypatch):
 
 def test_seeds_of_a_release_become_one_row_whatever_the_order_they_come_in():
     records = [
-        record_of(release, seed, label_changes=seed)
+        release_record(release, seed, label_changes=seed, errors={"static": 0.25 + seed / 8})
         for seed in (2, 0, 1)
         for release in ("noise", "none")
     ]
@@ -93,13 +64,14 @@ def test_seeds_of_a_release_become_one_row_whatever_the_order_they_come_in():
     assert noise.seeds == none.seeds == (0, 1, 2)
     assert noise.record.seed == 0
     assert noise.values["error static"] == estimate([0.25, 0.375, 0.5])
-    assert noise.values["baseline clean"].mean == 0.125
+    assert noise.values["baseline clean"].mean == 0.015625
     assert noise.values["label_changes"].mean == 1
     assert noise.label_changes == 3
 
 
 def test_every_number_of_a_record_is_averaged():
-    [summary] = summarise([record_of()])
+    facts = {"surrogate_held_out_error": 0.375, "bits_most": 3.0, "text": "is none"}
+    [summary] = summarise([release_record(training=facts, closed_gap_least_confident=None)])
     assert {name: value.mean for name, value in summary.values.items()} == {
         "accuracy": 0.75,
         "label_changes": 0,
@@ -107,101 +79,115 @@ def test_every_number_of_a_record_is_averaged():
         "l1_mean": 0.25,
         "l1_p99": 0.5,
         "l1_max": 0.75,
-        "adaptive_error": 0.25,
+        "adaptive_error": 0.0234375,
         "closed_gap": 0.5,
-        "baseline clean": 0.125,
-        "baseline label": 0.5,
-        "baseline prior": 0.625,
+        "baseline clean": 0.015625,
+        "baseline label": 0.0625,
+        "baseline prior": 0.078125,
         "milliseconds_single_query": 4.0,
         "milliseconds_per_query_batched": 1.0,
         "training_seconds": 10.0,
         "surrogate_held_out_error": 0.375,
-        "error label-only": 0.5,
-        "error static": 0.25,
+        "bits_most": 3.0,
+        "error label-only": 0.0625,
+        "error static": 0.03125,
+        "error retrained": 0.0234375,
     }
     assert {value.half_width for value in summary.values.values()} == {None}
 
 
 def test_a_value_that_one_seed_lacks_is_left_out_rather_than_averaged_over_fewer():
-    records = [record_of(seed=0), record_of(seed=1, closed_gap=None, errors={"label-only": 0.5})]
-    [summary] = summarise(records)
-    assert {
-        "closed_gap",
-        "closed_gap_least_confident",
-        "error static",
-    } & summary.values.keys() == set()
+    lacking = release_record(seed=1, closed_gap=None, errors={"label-only": 0.5})
+    [summary] = summarise([release_record(seed=0), lacking])
+    missing = {"closed_gap", "error static", "error retrained"}
+    assert missing & summary.values.keys() == set()
+    assert {"closed_gap_least_confident", "error label-only"} <= summary.values.keys()
     assert summary.values["error label-only"].count == 2
 
 
-def test_flags_are_counted_by_kind_though_their_numbers_differ():
+def test_flags_are_counted_by_kind_and_attack_though_their_numbers_differ():
+    def changed(count):
+        return Flag("labels-changed", f"{count} {FLAGS['labels-changed'].statement}")
+
+    def failed(attack):
+        return Flag("attack-failed", f"{attack} {FLAGS['attack-failed'].statement}", attack)
+
     records = [
-        record_of(seed=0, flags=["17 labels changed", "odd"]),
-        record_of(seed=1, flags=["3 labels changed"]),
-        record_of(seed=2),
+        release_record(seed=0, flags=(changed(17), failed("static"))),
+        release_record(seed=1, flags=(changed(3), failed("static"), failed("retrained"))),
+        release_record(seed=2),
     ]
     [summary] = summarise(records)
-    assert summary.flags == {"labels changed": 2, "odd": 1}
+    failure = "error above the label-only baseline: that attack failed"
+    assert summary.flags == {
+        "labels changed or tied in what was released": 2,
+        f"static {failure}": 2,
+        f"retrained {failure}": 1,
+    }
 
 
 def test_every_machine_is_kept_once():
-    machines = [{"cores": 2}, {"cores": 16}, {"cores": 2}]
-    records = [record_of(seed=seed, environment=machine) for seed, machine in enumerate(machines)]
-    assert summarise(records)[0].environments == ({"cores": 2}, {"cores": 16})
+    machines = [dataclasses.replace(ENVIRONMENT, cores=cores) for cores in (2, 16, 2)]
+    records = [
+        release_record(seed=seed, environment=machine) for seed, machine in enumerate(machines)
+    ]
+    assert summarise(records)[0].environments == tuple(machines[:2])
 
 
 def test_a_seed_that_occurs_twice_is_refused():
     with pytest.raises(InvalidOptionError, match=r"'none' has records of seeds \[0, 1, 1\]"):
-        summarise([record_of(seed=seed) for seed in (1, 0, 1)])
+        summarise([release_record(seed=seed) for seed in (1, 0, 1)])
 
 
-def changed_spec(seed=1, **changed):
-    record = record_of(seed=seed)
-    record["spec"] |= changed
-    return record
+def changed_spec(release="none", seed=1, **changes):
+    record = release_record(release, seed)
+    return dataclasses.replace(record, spec=record.spec | changes)
 
 
-@looped(
-    "changed",
-    [
+def test_seeds_of_different_experiments_are_refused():
+    attackers = release_record().spec["attackers"]
+    for changes in (
         {"data": {"test": 10}},
         {"preset": "cpu"},
         {"name": "large"},
-        {"attackers": {"names": ["label-only", "static", "retrained"], "widths": [4]}},
-        {"attackers": {"names": ["label-only", "static"], "widths": [8]}},
-    ],
-    ids=lambda changed: next(iter(changed)),
-)
-def test_seeds_of_different_experiments_are_refused(changed):
-    with pytest.raises(InvalidOptionError, match="'none' come from different experiments"):
-        summarise([record_of(seed=0), changed_spec(**changed)])
+        {"attackers": attackers | {"names": ["label-only", "static"]}},
+        {"attackers": attackers | {"widths": [8]}},
+    ):
+        records = [release_record(seed=0), changed_spec(**changes)]
+        with pytest.raises(InvalidOptionError, match="'none' come from different experiments"):
+            summarise(records)
 
 
 def test_seeds_of_one_release_with_different_options_are_refused():
+    other = release_record("noise", 1, options={"step_size": 0.25})
     with pytest.raises(InvalidOptionError, match="'noise' come from different experiments"):
-        summarise([record_of("noise", 0), record_of("noise", 1, step=0.25)])
+        summarise([release_record("noise", 0), other])
 
 
-def test_seeds_with_different_floors_are_refused():
-    other = record_of("noise", 1)
-    other["spec"]["releases"][0]["attackers"] = ["label-only"]
+def test_seeds_with_different_baselines_are_refused():
+    noise = release_record("noise", 1).spec["releases"][1]
+    other = changed_spec("noise", releases=[row_of("none") | {"attackers": ["label-only"]}, noise])
     with pytest.raises(InvalidOptionError, match="'noise' come from different experiments"):
-        summarise([record_of("noise", 0), other])
+        summarise([release_record("noise", 0), other])
 
 
 def test_a_release_that_was_added_between_two_seeds_hinders_nothing():
     """Cells that were done before it keep the shorter list of releases in their spec."""
-    old, new = record_of("noise", 0), record_of("noise", 1)
-    new["spec"]["releases"].insert(1, {"name": "added", "options": {}, "attackers": []})
+    old = release_record("noise", 0)
+    none, noise = old.spec["releases"]
     # Nor does who attacks where a release does not say it, if these do.
-    for row in new["spec"]["releases"]:
-        row["attackers"] = row["attackers"] or ["label-only", "static"]
-    new["spec"]["attackers"]["names"] = ["label-only", "static", "retrained"]
+    named = {"attackers": old.spec["attackers"]["names"]}
+    new = changed_spec(
+        "noise",
+        releases=[row | named for row in (none, row_of("added"), noise)],
+        attackers=old.spec["attackers"] | {"names": ["label-only", "static"]},
+    )
     [summary] = summarise([old, new])
     assert summary.seeds == (0, 1)
 
 
 def test_the_records_are_left_as_they_were():
-    records = [record_of(seed=seed) for seed in (1, 0)]
+    records = [release_record(seed=seed) for seed in (1, 0)]
     before = copy.deepcopy(records)
     summarise(records)
     assert records == before
