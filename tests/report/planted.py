@@ -1,17 +1,10 @@
 """Records with planted numbers, as `oneway reproduce` writes them."""
 
-import copy
+import dataclasses
 
-ENVIRONMENT = {
-    "oneway": "0.1",
-    "torch": "2.13.0",
-    "python": "3.11",
-    "system": "Linux x86_64",
-    "processor": "Some Processor 9000",
-    "device": "cpu",
-    "cores": 2,
-    "threads": 1,
-}
+from oneway.evaluation.records import BaselineErrors
+from planted_records import ENVIRONMENT, release_record
+
 STEPS = {"paper, step 0.1": 0.1, "paper, step 0.4": 0.4, "hardened": 0.1}
 
 
@@ -46,10 +39,8 @@ def record_of(
     record = {
         "experiment": experiment,
         "preset": preset,
-        "release": name,
         "defense": row["defense"],
         "options": row["options"],
-        "seed": seed,
         "auxiliary": 3000,
         "queries": 1000,
         "accuracy": 0.9812,
@@ -63,12 +54,12 @@ def record_of(
         "strongest": min(found, key=found.get),
         "closed_gap": gap,
         "closed_gap_least_confident": -0.126,
-        "baselines": {"clean": 0.02, "label": 0.06, "prior": 0.08},
+        "baselines": BaselineErrors(clean=0.02, label=0.06, prior=0.08),
         "milliseconds_single_query": 4.56,
         "milliseconds_per_query_batched": 0.789,
         "training_seconds": 123.0,
         "training": {"surrogate_held_out_error": 0.0345} if name in STEPS else {},
-        "flags": [],
+        "flags": (),
         "environment": ENVIRONMENT,
         "spec": {
             "name": experiment,
@@ -79,4 +70,4 @@ def record_of(
             "releases": [row_of(each) for each in names],
         },
     }
-    return copy.deepcopy(record | changed)
+    return dataclasses.replace(release_record(name, seed), **(record | changed))

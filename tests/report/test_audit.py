@@ -2,9 +2,12 @@
 
 import copy
 import io
+import json
+from pathlib import Path
 
 from rich.console import Console
 
+from oneway.audit import AuditRecord
 from oneway.evaluation import FLAGS
 from oneway.report import (
     attackers_table,
@@ -14,6 +17,13 @@ from oneway.report import (
     utility_table,
     verdict,
 )
+
+COMMITTED = json.loads(
+    (Path(__file__).parents[2] / "results" / "audit-lenet-adversarial-noise.json").read_text(
+        "utf-8"
+    )
+)
+PLAN = COMMITTED["plan"] | {"left_out": []}
 
 QUALITY = {
     "top_1": 0.9,
@@ -38,7 +48,14 @@ SEEN = {
 
 
 def one_control(expected, passed):
-    return {"name": "any", "expected": expected, "measured": 0.1, "passed": passed}
+    return {
+        "name": "any",
+        "expected": expected,
+        "measured": 0.1,
+        "passed": passed,
+        "attack": "retrained",
+        "input_transform": "within-label",
+    }
 
 
 def record_of(**changes):
@@ -60,7 +77,7 @@ def record_of(**changes):
             "identity": one_control("broken", True),
             "label-only": one_control("holds", True),
         },
-        "plan": {"left_out": []},
+        "plan": PLAN,
         "seeds": [0, 1, 2],
         "stopped": None,
         "epochs": 12,
@@ -95,7 +112,7 @@ def record_of(**changes):
             },
         },
     }
-    return copy.deepcopy(record) | changes
+    return AuditRecord.from_json({**COMMITTED, **copy.deepcopy(record), **changes}, "a test")
 
 
 def headline(**changes):
@@ -159,11 +176,11 @@ def test_too_few_least_confident_queries_give_no_number():
 
 def test_what_was_not_measured_is_said_with_the_reason():
     assert not any("Not measured" in line for line in verdict(record_of()))
-    plan = {"left_out": [], "seeds": 3}
+    plan = PLAN | {"seeds": 3}
     stopped = record_of(seeds=[0], stopped="TargetFailedError: status 503", plan=plan)
     sentence = "Not measured: 2 of 3 seeds (TargetFailedError: status 503)."
     assert sentence in verdict(stopped)
-    utility = record_of()["utility"]
+    utility = dict(record_of().utility)
     reason = "TargetFailedError while bare answers were timed: status 503"
     utility["cost"]["failed"] = reason
     utility["cost"]["bare"] = dict.fromkeys(COST)
@@ -257,7 +274,7 @@ def test_controls_vouch_for_the_attackers():
 
 def test_what_was_left_out_for_lack_of_time_is_said_only_if_something_was():
     assert not any("Left out" in line for line in verdict(record_of()))
-    plan = {"left_out": ["the optimising attacker", "2 of 3 seeds"]}
+    plan = PLAN | {"left_out": ["the optimising attacker", "2 of 3 seeds"]}
     sentence = "Left out for lack of time: the optimising attacker; 2 of 3 seeds."
     assert sentence in verdict(record_of(plan=plan))
 
@@ -285,7 +302,7 @@ def test_privacy_has_a_column_for_whose_reconstructions():
 
 
 def test_records_are_shown_by_column_and_without_what_only_images_have():
-    privacy = record_of()["privacy"]
+    privacy = dict(record_of().privacy)
     for one, value in zip(privacy.values(), (0.75, 0.875, 0.5), strict=True):
         del one["psnr_decibels"], one["ssim"]
         one["columns"] = {
@@ -300,7 +317,7 @@ def test_records_are_shown_by_column_and_without_what_only_images_have():
 
 
 def test_utility_without_true_labels_shows_gaps_and_not_zeros():
-    utility = record_of()["utility"]
+    utility = dict(record_of().utility)
     utility["clean"] = utility["released"] = dict.fromkeys(QUALITY)
     lines = shown(utility_table(record_of(utility=utility))).splitlines()
     row = next(line for line in lines if "Brier" in line)
@@ -313,7 +330,7 @@ def test_utility_without_true_labels_shows_gaps_and_not_zeros():
 
 def test_distortion_of_a_release_with_zeros_is_infinite():
     assert "logits 1.500; 0 labels changed" in distortion_line(record_of())
-    utility = record_of()["utility"] | {"logit_distortion": None}
+    utility = dict(record_of().utility) | {"logit_distortion": None}
     line = distortion_line(record_of(utility=utility, label_changes=3))
     assert "logits infinite (zeros); 3 labels changed" in line
     assert "(99th percentile 0.7000, maximum 1.9000)" in line

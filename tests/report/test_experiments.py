@@ -5,6 +5,7 @@ import io
 from rich.console import Console
 
 from oneway.benchmark import Estimate, bundled_spec, estimate, published, summarise
+from oneway.evaluation import Flag
 from oneway.report import published_table, summary_table
 from oneway.report.experiments import COLUMNS, COSTS, raised_flags, spread
 from report.planted import record_of
@@ -122,7 +123,11 @@ FLAGGED = {
 
 
 def test_flags_are_counted_over_seeds_and_named_with_their_releases():
-    raised = {0: [FLAGGED["attack-failed"]], 1: ["3 labels changed or tied in what was released"]}
+    changed = "3 labels changed or tied in what was released"
+    raised = {
+        0: (Flag("attack-failed", FLAGGED["attack-failed"], "retrained"),),
+        1: (Flag("labels-changed", changed),),
+    }
     records = [record_of(name, seed, flags=raised[seed])
                for name in ("none", "hardened") for seed in (0, 1)]  # fmt: skip
     flags = raised_flags(summarise(records))

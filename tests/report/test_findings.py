@@ -1,6 +1,9 @@
 """What an experiment's numbers say in words: the words follow the numbers, and claim no more."""
 
+import dataclasses
+
 from oneway.benchmark import summarise
+from oneway.evaluation import Flag
 from oneway.report import report_lines
 from oneway.report.experiments import command_of, how_facts, seeds_of
 from oneway.report.findings import findings
@@ -68,9 +71,9 @@ def test_seeds_that_overlap_do_not_tell_two_steps_apart():
 
 def test_steps_of_searches_that_differ_otherwise_are_not_compared():
     first, second = record_of(PAPER), record_of("paper, step 0.4")
-    second["options"]["search"] = "momentum"
+    second.options["search"] = "momentum"
     for record in (first, second):
-        for row in record["spec"]["releases"]:
+        for row in record.spec["releases"]:
             if row["name"] == "paper, step 0.4":
                 row["options"]["search"] = "momentum"
     assert "larger step" not in words(first, second)
@@ -108,9 +111,9 @@ def test_an_attacker_who_retrained_to_less_than_the_label_is_not_believed():
 
 
 def test_an_attacker_who_did_not_run_is_not_spoken_of():
-    record = record_of(PAPER, gap=1.0)
-    record["errors"] = {"label-only": 0.06}
-    record["adaptive_error"] = 0.06
+    record = dataclasses.replace(
+        record_of(PAPER, gap=1.0), errors={"label-only": 0.06}, adaptive_error=0.06
+    )
     text = words(record, record_of("paper, step 0.4", gap=0.5))
     assert f"“{PAPER}”: the paper's attacker" not in text
     assert "larger step" not in text
@@ -120,7 +123,10 @@ def test_an_attacker_who_did_not_run_is_not_spoken_of():
 def test_baselines_seeds_limits_and_flags_are_always_said():
     records = [
         record_of(seed=0),
-        record_of(seed=1, flags=["3 labels changed or tied in what was released"]),
+        record_of(
+            seed=1,
+            flags=(Flag("labels-changed", "3 labels changed or tied in what was released"),),
+        ),
     ]
     text = "\n".join(findings(summarise(records)))
     assert all(f"{baseline} ± 0.0000" in text for baseline in ("0.0200", "0.0600", "0.0800"))
@@ -143,7 +149,7 @@ def test_few_seeds_are_said_to_be_few():
 
 
 def test_every_seed_and_every_machine_is_named():
-    other = ENVIRONMENT | {"processor": "Another", "device": "Some GPU", "cores": 16}
+    other = dataclasses.replace(ENVIRONMENT, processor="Another", device="Some GPU", cores=16)
     records = [record_of(seed=0), record_of(seed=1, environment=other), record_of(PAPER, seed=0)]
     facts = how_facts(summarise(records))
     assert dict(facts)["Seeds"] == f"0, 1 (none); 0 ({PAPER})"

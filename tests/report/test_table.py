@@ -1,14 +1,21 @@
 """Tables are laid out alike everywhere: every cell, in order, and nothing taken for markup."""
 
+import dataclasses
 import io
+import json
 from operator import itemgetter
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from oneway.attacks import ATTACKS
+from oneway.audit import AuditRecord
 from oneway.report import Listing, attackers_table
 from oneway.report.table import Column
+from planted_records import release_record
+
+LENET = Path(__file__).parents[2] / "results" / "audit-lenet-adversarial-noise.json"
 
 COLUMNS = {
     "release name": Column(itemgetter(0)),
@@ -53,12 +60,13 @@ def test_the_meaning_of_a_column_is_a_note():
 
 def test_attackers_are_rows_with_what_they_know():
     errors = {"label-only": 0.0911, "static": 0.0822, "mine": 0.5}
-    rows = attackers_table({"errors": errors}).cells()
+    rows = attackers_table(release_record(errors=errors)).cells()
     assert [row[:2] for row in rows] == [[name, f"{error:.4f}"] for name, error in errors.items()]
     assert rows[-1][-1] == ""
     assert "the baseline" in rows[0][-1]
     ranks = {name: {"rank_1": error / 2} for name, error in errors.items()}
-    ranked = attackers_table({"errors": errors, "reidentified": ranks})
+    audited = AuditRecord.from_json(json.loads(LENET.read_text("utf-8")), LENET.name)
+    ranked = attackers_table(dataclasses.replace(audited, errors=errors, reidentified=ranks))
     assert [row[2] for row in ranked.cells()] == [f"{error / 2:.4f}" for error in errors.values()]
-    every = attackers_table({"errors": dict.fromkeys(ATTACKS, 0.1)}).cells()
+    every = attackers_table(release_record(errors=dict.fromkeys(ATTACKS, 0.1))).cells()
     assert all(row[-1] for row in every), "every registered attacker says what it knows"

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from oneway.audit import AuditRecord
 from oneway.evaluation import FLAGS
 from oneway.report import verdict
 from oneway.report.page import audit_page, render
@@ -31,8 +32,14 @@ def changed(**changes):
     return copy.deepcopy(LENET) | changes
 
 
+def html_of(record, pictures=None):
+    """The page of a record, or of its JSON values."""
+    typed = AuditRecord.from_json(record, "a test") if isinstance(record, dict) else record
+    return render(audit_page(typed, pictures))
+
+
 def page_of(record, pictures=None):
-    return assert_stands_alone(render(audit_page(record, pictures)))
+    return assert_stands_alone(html_of(record, pictures))
 
 
 def words(page):
@@ -135,7 +142,7 @@ def close(cell, value, digits):
 
 def test_every_number_of_every_table_is_the_records(shown):
     page, outcome = shown
-    record, found = outcome.record, tables(page)
+    record, found = outcome.record.to_json(), tables(page)
     attackers = rows_of(found["Attackers on the release"])
     assert [row[0] for row in attackers] == list(record["errors"])
     for name, error, rank, _ in attackers:
@@ -163,7 +170,7 @@ def test_every_number_of_every_table_is_the_records(shown):
 
 def test_every_number_of_every_figure_is_the_records(shown):
     page, outcome = shown
-    record, found = outcome.record, tables(page)
+    record, found = outcome.record.to_json(), tables(page)
     baselines = {name: number(cell) for name, cell in rows_of(found[BASELINES])}
     told = {"clean": "clean scores", "label": "the label alone", "prior": "the mean of all"}
     for name, said in told.items():
@@ -198,7 +205,7 @@ def decoded(image):
 
 def test_the_pictures_are_those_of_the_audit_each_with_words_and_all_of_one_size(shown):
     page, outcome = shown
-    examples, pictures = outcome.record["examples"], outcome.pictures
+    examples, pictures = outcome.record.examples, outcome.pictures
     images = page.every("img")
     count = len(examples["shown"]) + len(examples["worst"])
     assert len(images) == 5 * count
@@ -223,7 +230,7 @@ def test_the_pictures_are_those_of_the_audit_each_with_words_and_all_of_one_size
 
 
 def test_without_images_no_picture_is_left_and_the_worst_cases_are_numbers(audits):
-    record = audits.images.record
+    record = audits.images.record.to_json()
     page = page_of(record)
     assert page.every("img") == []
     assert "confidential" not in words(page)
@@ -239,7 +246,7 @@ def test_without_images_no_picture_is_left_and_the_worst_cases_are_numbers(audit
 
 
 def test_records_are_shown_by_column(audits):
-    record = audits.tables.record
+    record = audits.tables.record.to_json()
     page = page_of(record, audits.tables.pictures)
     assert FRONTIER not in tables(page)  # it is of no defense, which changes nothing
     assert page.every("img") == []
@@ -313,7 +320,7 @@ def test_texts_of_a_record_are_escaped_wherever_they_stand(text):
     )
     record["plan"]["left_out"] = [name]
     record["environment"]["processor"] = name
-    html = render(audit_page(record))
+    html = html_of(record)
     assert "<script" not in html
     page = assert_stands_alone(html)
     squeezed = " ".join(name.split())
@@ -322,7 +329,7 @@ def test_texts_of_a_record_are_escaped_wherever_they_stand(text):
 
 def test_how_it_was_measured_is_all_there(shown):
     page, outcome = shown
-    record = outcome.record
+    record = outcome.record.to_json()
     (how,) = page.every("section", id="how")
     said = how.text()
     for part in (
@@ -366,10 +373,8 @@ def test_headings_go_down_one_step_at_a_time(shown):
 
 def test_the_same_record_makes_the_same_page(audits):
     outcome = audits.images
-    again = json.loads(json.dumps(outcome.record))
-    assert render(audit_page(again, outcome.pictures)) == render(
-        audit_page(outcome.record, outcome.pictures)
-    )
+    again = json.loads(json.dumps(outcome.record.to_json()))
+    assert html_of(again, outcome.pictures) == render(audit_page(outcome.record, outcome.pictures))
 
 
 def test_a_reader_finds_what_is_not_well_formed():

@@ -1,5 +1,6 @@
 """The page of experiments, as HTML and Markdown: its numbers are the records', and no more."""
 
+import dataclasses
 import itertools
 import re
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneway.benchmark import published, summarise
+from oneway.evaluation import Flag
 from oneway.report import costs_table, published_table, summary_table
 from oneway.report.frontier import AXES, GAPS, frontier
 from oneway.report.page import records_page, render, results_page
@@ -83,7 +85,7 @@ def test_the_verdict_names_who_hides_most_and_who_changes_least_of_those_that_hi
     assert told.startswith("Of 3 defenses with 3 seeds or more, “hardened” hides most: G = 0.96 ± ")
     assert "at an L1 distance of 0.3000" in told
     assert "1 of them reveals more than clean scores, “paper, step 0.4” most: G = -0.49" in told
-    records = [one for one in board() if one["release"] != "hardened"]
+    records = [one for one in board() if one.release != "hardened"]
     assert "none closes 0.9 of the gap" in sentence(page_of(records))
 
 
@@ -97,7 +99,7 @@ def test_a_gap_about_zero_is_not_said_to_be_more_than_clean_scores():
 
 
 def test_a_release_of_one_seed_is_never_the_verdict_beside_others_of_three(board):
-    records = [one for one in board() if one["release"] != "hardened" or one["seed"] == 0]
+    records = [one for one in board() if one.release != "hardened" or one.seed == 0]
     page = page_of(records)
     assert "hardened" not in sentence(page)
     (told,) = [one for one in notices(page) if "seed" in one]
@@ -107,14 +109,17 @@ def test_a_release_of_one_seed_is_never_the_verdict_beside_others_of_three(board
 
 
 def test_one_seed_of_all_says_so_of_all(board):
-    page = page_of([one for one in board() if one["seed"] == 1])
+    page = page_of([one for one in board() if one.seed == 1])
     (told,) = [one for one in notices(page) if "seed" in one]
     assert told == "Only 1 seed was run: do not quote. Use at least 3 seeds for shared results."
     assert sentence(page).startswith("Of 3 defenses, “hardened” hides most: G = 0.96 of the gap")
 
 
 def test_without_any_gap_nothing_is_drawn_that_is_not_there(board):
-    records = [one | {"closed_gap": None, "closed_gap_least_confident": None} for one in board()]
+    records = [
+        dataclasses.replace(one, closed_gap=None, closed_gap_least_confident=None)
+        for one in board()
+    ]
     page = page_of(records)
     assert sentence(page).startswith("There is no gap to close")
     assert not any("against" in title for title in tables(page))
@@ -146,7 +151,9 @@ def test_what_the_paper_printed_stands_beside_ours():
 
 def test_flags_of_records_are_explained_with_their_releases():
     detail = "labels changed or tied in what was released"
-    records = [record_of(seed=seed, flags=[f"3 {detail}"]) for seed in range(3)]
+    records = [
+        record_of(seed=seed, flags=(Flag("labels-changed", f"3 {detail}"),)) for seed in range(3)
+    ]
     (section,) = page_of(records).every("section", id="flag-labels-changed")
     assert f"{detail}: none (3 of 3 seeds)" in section.text()
 
@@ -175,13 +182,18 @@ def test_pictures_are_shown_of_every_release_that_has_some(board, gallery):
 def test_names_of_releases_and_experiments_are_escaped(text):
     name = f"<img src=x onerror=alert(1)>*{text}*![x](http://far.example/x.png)"
     records = [
-        one | {"experiment": name, "preset": name, "release": one["release"].replace("hard", name)}
+        dataclasses.replace(
+            one,
+            experiment=name,
+            preset=name,
+            release=one.release.replace("hard", name),
+            environment=dataclasses.replace(one.environment, processor=name),
+        )
         for one in experiment()
     ]
     for one in records:
-        for row in one["spec"]["releases"]:
+        for row in one.spec["releases"]:
             row["name"] = row["name"].replace("hard", name)
-        one["environment"] = one["environment"] | {"processor": name}
     page = page_of(records)
     assert page.every("img") == []
     assert "<img src=x" in words(page)
@@ -235,7 +247,7 @@ def test_a_name_with_a_bar_does_not_break_the_table():
 
 def test_records_of_different_settings_make_no_page():
     other = record_of(seed=1)
-    other["spec"]["data"]["private"] = 9
+    other.spec["data"]["private"] = 9
     for layout in (page_of, markdown_of):
         with pytest.raises(ValueError, match="different experiments"):
             layout([record_of(seed=0), other])

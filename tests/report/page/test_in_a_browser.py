@@ -1,11 +1,13 @@
 """Pages as they are read: by a browser, on a phone, in the dark, on paper, by a screen reader."""
 
+import dataclasses
 import re
 
 import pytest
 
 from browsing import axe_violations, overflow
 from oneway.benchmark import published
+from oneway.evaluation import Flag
 from oneway.report.page import audit_page, certificate_page, records_page, write_page
 from report.page.conftest import experiment
 from report.page.test_certificate_page import WHOLE
@@ -19,12 +21,13 @@ KINDS = ("audit", "records", "experiments", "certificate")
 def pages(audits, tmp_path_factory):
     """One page of each kind, as files."""
     folder = tmp_path_factory.mktemp("pages")
-    flags = [{"name": "control-failed", "detail": "so"}, {"name": "labels-changed", "detail": "so"}]
-    record = audits.images.record | {"flags": flags, "command": "oneway audit " + "long-" * 60}
+    flags = (Flag("control-failed", "so"), Flag("labels-changed", "so"))
+    command = "oneway audit " + "long-" * 60
+    record = dataclasses.replace(audits.images.record, flags=flags, command=command)
     long = {"a name without any space that goes on and on, " + "x" * 80: 1}
     several = experiment() + experiment(experiment="table2-faces")
     made = {
-        "audit": audit_page(record | {"options": long}, audits.images.pictures),
+        "audit": audit_page(dataclasses.replace(record, options=long), audits.images.pictures),
         "records": audit_page(audits.tables.record),
         "experiments": records_page(several, {"table1-mnist": published("table1-mnist")}),
         "certificate": certificate_page(WHOLE, "guard.safetensors"),
