@@ -1,7 +1,7 @@
-"""Argument checks with messages that a person can act on, shared by all rooms.
+"""Argument checks, shared by all packages.
 
-Each check costs at most one synchronisation with the device, and none looks at a value without
-need: what a message shows is a shape, a type, a count or a row number.
+A message shows a shape, a type, a count or a row number, and never a value of a tensor. Each check
+costs at most one synchronisation with the device.
 """
 
 import math
@@ -50,11 +50,11 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
     """Refuse anything but finite floating scores of shape ``(..., K)`` with ``K >= 2``.
 
     Args:
-        logits: What to check.
-        name: What the message calls it.
+        logits: The scores.
+        name: What the message calls the scores.
 
     Raises:
-        InvalidTensorError: It is something else.
+        InvalidTensorError: The scores are anything else.
     """
     _require_floating(logits, name)
     if logits.ndim < 1 or logits.shape[-1] < 2:
@@ -67,7 +67,16 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
 
 
 def check_same_shape(tensor: Tensor, name: str, logits: Tensor) -> None:
-    """Refuse ``tensor`` unless it is finite, floating and shaped like ``logits``."""
+    """Refuse ``tensor`` unless it is finite, floating and of the shape of ``logits``.
+
+    Args:
+        tensor: The tensor.
+        name: What the message calls the tensor.
+        logits: ``(..., K)`` clean logits.
+
+    Raises:
+        InvalidTensorError: The tensor is anything else.
+    """
     _require_floating(tensor, name)
     if tensor.shape != logits.shape:
         raise InvalidTensorError(
@@ -78,10 +87,10 @@ def check_same_shape(tensor: Tensor, name: str, logits: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, logits: Tensor) -> None:
-    """Refuse labels unless they are int64, one per row of ``logits``, in ``[0, K)``.
+    """Refuse labels unless they are int64, one per row of ``(..., K)`` logits, in ``[0, K)``.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: The labels are anything else.
     """
     rows, classes = tuple(logits.shape[:-1]), logits.shape[-1]
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != rows:
@@ -107,10 +116,10 @@ def check_labels(labels: Tensor, logits: Tensor) -> None:
 def check_confidences(confidences: Tensor, name: str = "confidences") -> None:
     """Refuse anything but rows of probabilities, ``(..., K)`` with ``K >= 2``.
 
-    Rows may sum to 1 within 0.05, since servers round what they release.
+    Rows may sum to 1 within 0.05, since servers round their releases.
 
     Raises:
-        InvalidTensorError: Logits, percentages, truncated vectors or something else came.
+        InvalidTensorError: The rows are logits, percentages, truncated vectors or anything else.
     """
     check_logits(confidences, name)
     sums = confidences.double().sum(-1)
@@ -129,16 +138,16 @@ def check_images(images: Tensor, rows: int | None = None) -> None:
 
     Args:
         images: ``(N, ...)``: images ``(N, C, H, W)`` or records ``(N, features)``.
-        rows: The number of score rows they belong to, if known.
+        rows: The number of score rows that the images belong to, if known.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: The images are anything else.
     """
     _require_floating(images, "images", "Pass `images / 255` if they hold bytes.")
     if images.ndim < 2:
         raise InvalidTensorError(
             f"images must have shape (N, C, H, W), or (N, features) for records, "
-            f"but got {tuple(images.shape)}. Pass `images.unsqueeze(0)` for a single one."
+            f"but got {tuple(images.shape)}. Pass `images.unsqueeze(0)` for a single image."
         )
     if rows is not None and len(images) != rows:
         raise InvalidTensorError(
@@ -151,7 +160,7 @@ def check_above(name: str, value: float, bound: float) -> None:
     """Refuse an option unless it is a finite number above ``bound``.
 
     Raises:
-        InvalidOptionError: It is not.
+        InvalidOptionError: The option is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidOptionError(f"{name} must be a finite number, but got {value!r}.")
@@ -164,7 +173,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     """Refuse an option unless it is a whole number of at least ``least``.
 
     Raises:
-        InvalidOptionError: It is not.
+        InvalidOptionError: The option is anything else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidOptionError(
@@ -176,7 +185,7 @@ def check_weight(name: str, value: float) -> None:
     """Refuse an option unless it is a finite number of at least 0.
 
     Raises:
-        InvalidOptionError: It is not.
+        InvalidOptionError: The option is anything else.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 <= value < math.inf:
@@ -187,7 +196,7 @@ def check_level(level: float) -> None:
     """Refuse the level of an interval or bound unless it is between 0 and 1.
 
     Raises:
-        InvalidOptionError: It is not.
+        InvalidOptionError: The option is anything else.
     """
     if isinstance(level, bool) or not isinstance(level, float) or not 0 < level < 1:
         raise InvalidOptionError(f"level must be between 0 and 1, but got {level!r}.")
@@ -197,7 +206,7 @@ def check_switch(name: str, value: bool) -> None:
     """Refuse an option unless it is True or False: a text such as "no" would count as True.
 
     Raises:
-        InvalidOptionError: It is not.
+        InvalidOptionError: The option is anything else.
     """
     if not isinstance(value, bool):
         raise InvalidOptionError(f"{name} must be true or false, but got {value!r}.")
@@ -207,11 +216,11 @@ def check_generator(generator: torch.Generator | None, drawn: str = "noise is") 
     """Refuse anything but a generator on the CPU.
 
     Args:
-        generator: What to check.
-        drawn: What is drawn from it, as the message says.
+        generator: The generator.
+        drawn: The subject and verb of the message: "noise is".
 
     Raises:
-        InvalidOptionError: It is something else.
+        InvalidOptionError: ``generator`` is anything else.
     """
     if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
         raise InvalidOptionError(

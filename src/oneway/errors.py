@@ -63,8 +63,8 @@ class UnknownNameError(OnewayError, ValueError):
 
         Args:
             kind: What the name stands for, such as ``"defense"``.
-            name: What was given.
-            known: The names that would have been accepted.
+            name: The unknown name.
+            known: The known names.
         """
         names = sorted(known)
         nearest = difflib.get_close_matches(name, names, n=1)
@@ -89,15 +89,15 @@ class OverlappingSplitsError(DataError):
 
 
 class MissingExtraError(OnewayError, ImportError):
-    """An optional package is not installed. The message gives the command that installs it."""
+    """An optional package is not installed. The message has the command to install it."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         """Compose the message.
 
         Args:
             package: The package that could not be imported.
-            extra: The extra of oneway that brings it.
-            purpose: What it is needed for.
+            extra: The extra of oneway that installs the package.
+            purpose: What the package is needed for.
         """
         super().__init__(
             f"{purpose} needs the package {package!r}, which is not installed. "

@@ -1,4 +1,4 @@
-"""Packages that oneway can do without: each is imported where it is needed, or missed there."""
+"""Optional packages: imported where they are needed, or a message says how to install them."""
 
 import importlib
 from pathlib import Path
@@ -11,13 +11,13 @@ def load_extra(module: str, *, extra: str, purpose: str, package: str | None = N
     """Import a module of an optional package.
 
     Args:
-        module: Its dotted name.
-        extra: The extra of oneway that brings the package.
-        purpose: What it is needed for, as the message begins.
-        package: What it is installed as. None: as the module's first name.
+        module: Dotted name of the module.
+        extra: The extra of oneway that installs the package.
+        purpose: What the module is needed for: the message begins with this text.
+        package: Name of the package. None: the module's first name.
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: The package is not installed.
     """
     parent = module.partition(".")[0]
     try:

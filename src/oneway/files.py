@@ -15,10 +15,14 @@ from oneway.errors import CorruptDataError, MissingDataError
 
 
 class atomic_file:  # noqa: N801  used like a function
-    """Give a temporary path beside ``path``; on success it takes its place, else it is gone."""
+    """Write a file whole or not at all.
+
+    The block gets a temporary path in the same folder. The temporary file replaces ``path`` at the
+    end of the block, and is removed if the block raises.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Prepare to write ``path``; missing folders are made."""
+        """Prepare to write ``path``; missing folders are created."""
         self.path = path
 
     def __enter__(self) -> Path:
@@ -37,12 +41,12 @@ class atomic_file:  # noqa: N801  used like a function
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors, and JSON values beside them; the file appears only when it is whole.
+    """Write named tensors and JSON values to one safetensors file, whole or not at all.
 
     Args:
-        path: Where to; missing folders are made.
-        tensors: By name.
-        header: JSON values.
+        path: The file; missing folders are created.
+        tensors: Tensors of any type and shape, by name.
+        header: JSON values, by name.
     """
     state = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_file(path) as temporary:
@@ -54,12 +58,15 @@ def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor],
 
     Args:
         path: The file.
-        what: What it should be, in the message: "network".
-        remedy: What to do if it is not there.
+        what: What the message calls the content: "network".
+        remedy: What the message advises if the file is missing.
+
+    Returns:
+        The tensors, on the CPU, and the JSON values.
 
     Raises:
-        MissingDataError: The file is not there.
-        CorruptDataError: It is something else.
+        MissingDataError: The file is missing.
+        CorruptDataError: :func:`write_tensors` did not write the file.
     """
     if not path.is_file():
         raise MissingDataError(f"there is no {what} file {path}. {remedy}")
@@ -75,7 +82,7 @@ def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor],
 
 
 def corrupt(path: Path, what: str, error: Exception) -> CorruptDataError:
-    """Return the error that says a file is not what it should be, and not what it holds."""
+    """Return the error for a file with wrong content; its text quotes none of the content."""
     return CorruptDataError(
         f"{path} is not a {what} that oneway wrote ({type(error).__name__}). "
         "Delete it and make it again."

@@ -287,28 +287,28 @@ def check_release_options(dtype: torch.dtype, decimals: int | None) -> None:
 def release(
     logits: Tensor, *, dtype: torch.dtype = torch.float32, decimals: int | None = None
 ) -> Tensor:
-    """Turn logits into the probabilities that clients see, with the label strictly on top.
+    """Turn logits into probabilities for clients; the predicted class stays the unique maximum.
 
-    The softmax is taken in float64, rounded if asked, then cast. In the result the arg max of
-    ``logits`` (the lowest index, if they tie) is the only maximum of its row, always: where a
-    cast or a rounding would tie it, it is lifted by one step.
+    The softmax is computed in float64, rounded if asked, then cast. The arg max of ``logits`` (the
+    lowest index, if they tie) is always the only maximum of its row: where a cast or a rounding
+    would tie it, its entry is lifted by one step.
 
     Args:
         logits: ``(..., K)`` scores of any floating type, in nats, finite. Not modified.
         dtype: Type of the result: float64, float32, float16 or bfloat16.
         decimals: If given, from 0 to 12, round to multiples of ``10**-decimals`` by largest
-            remainders, so that each row still sums to 1 (rounding each entry by itself does
-            not). Every entry stays within one multiple of its exact value; the label, and one
-            rival that it had to be parted from, within two.
+            remainders, so that each row still sums to 1 (rounding entry by entry does not keep
+            the sum). Every entry stays within one multiple of its exact value; the predicted
+            class, and a rival that tied with it, within two.
 
     Returns:
         ``(..., K)`` probabilities on the same device, without gradient. Rows sum to 1 within
-        ``torch.finfo(dtype).eps`` (float64: ``K`` times that, as much as the softmax's own sum
-        may err) plus ``K`` times its smallest subnormal number.
+        ``torch.finfo(dtype).eps`` (float64: ``K`` times that, the error of the softmax's sum)
+        plus ``K`` times the smallest subnormal number of ``dtype``.
 
     Raises:
-        InvalidTensorError: ``logits`` break the line above.
-        InvalidOptionError: ``dtype`` or ``decimals`` is none of the above.
+        InvalidTensorError: ``logits`` are not as above.
+        InvalidOptionError: ``dtype`` or ``decimals`` is not as above.
     """
     check_logits(logits)
     check_release_options(dtype, decimals)
@@ -335,10 +335,11 @@ def _round_rows(probabilities: Tensor, index: Tensor, units: int) -> Tensor:
     scaled = probabilities * units
     counts = scaled.floor()
     missing = units - counts.sum(-1, keepdim=True)
-    # Whoever was cut most gets a unit back; among equals the label first, then by index.
+    # The entries with the largest remainders get a unit back; ties: the label, then by index.
     remainder = scaled - counts
-    own = remainder.gather(-1, index)
-    remainder = remainder.scatter(-1, index, torch.nextafter(own, torch.full_like(own, 2)))
+    of_label = remainder.gather(-1, index)
+    of_label = torch.nextafter(of_label, torch.full_like(of_label, 2))
+    remainder = remainder.scatter(-1, index, of_label)
     order = remainder.argsort(stable=True, dim=-1, descending=True)
     rank = torch.empty_like(order).scatter(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
@@ -354,8 +355,8 @@ def _round_rows(probabilities: Tensor, index: Tensor, units: int) -> Tensor:
 def logits_from_confidences(confidences: Tensor) -> Tensor:
     """Return log probabilities: the logits, up to a constant per row that softmax ignores.
 
-    For a defender who sees only what an API returns. Rows are renormalised in float64. A zero
-    is read as the smallest number of the given type, since its own log is not finite.
+    For a defender who sees only the answers of an API. Rows are renormalised in float64. A zero
+    counts as the smallest number of the given type, since the logarithm of 0 is not finite.
 
     Args:
         confidences: ``(..., K)`` probabilities of any floating type, ``K >= 2``; rows sum to 1
@@ -366,7 +367,7 @@ def logits_from_confidences(confidences: Tensor) -> Tensor:
         index, if they tie) is the only maximum.
 
     Raises:
-        InvalidTensorError: They are not probabilities.
+        InvalidTensorError: ``confidences`` are not probabilities.
     """
     check_confidences(confidences)
     limits = torch.finfo(confidences.dtype)

@@ -1,13 +1,15 @@
 """Fit, certify, choose and export codebooks as a user does."""
 
+import inspect
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from oneway.defenses import load_module
-from oneway.defenses.codebook import CodebookRelease
+from oneway.cli import codebook
+from oneway.defenses.codebook import CodebookRelease, DecoyOptions
+from oneway.options import options_of
 from oneway.releases import release
 
 FEW = ("--min-members", 4)
@@ -50,7 +52,7 @@ def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
     oneway, scores, tmp_path
 ):
     path = tmp_path / "guard.safetensors"
-    options = ("--out", path, "--min-members", 2, "--held-out", 0)
+    options = ("--out", path, "--min-members", 8, "--held-out", 0)
     source = scores
     assert oneway("codebook", source, *options, "--max-bits", 0.2).exit_code == 0
     guard = CodebookRelease.load(path)
@@ -58,7 +60,7 @@ def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
     assert not guard.certificate.independent
     result = oneway("codebook", source, *options, "--max-l1", 1e-9)
     assert result.exit_code == 2
-    assert "no codebook of 2 members keeps within the budget" in result.stderr
+    assert "no codebook of 8 members keeps within the budget" in result.stderr
 
 
 def test_a_budget_that_other_queries_break_is_warned_of(oneway, scores, tmp_path):
@@ -89,34 +91,28 @@ def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, sco
     assert "Pass --images" in result.stderr
 
 
-def test_decoys_move_vectors_and_not_cells(oneway, fitted, scores, work, tmp_path):
-    path = tmp_path / "decoys.safetensors"
+def test_decoys_move_vectors_and_not_cells(oneway, scores, work, tmp_path):
+    tables = {}
     surrogate = ("--inverter", work / "s.safetensors", "--decoy-l1", 0.3)
-    assert oneway("codebook", scores, "--out", path, *FEW, *surrogate).exit_code == 0
-    plain, moved = CodebookRelease.load(fitted[0]).state, CodebookRelease.load(path).state
+    for name, options in (("plain", ()), ("decoys", surrogate)):
+        path = tmp_path / f"{name}.safetensors"
+        assert (
+            oneway("codebook", scores, "--out", path, "--min-members", 30, *options).exit_code == 0
+        )
+        tables[name] = CodebookRelease.load(path).state
+    plain, moved = tables["plain"], tables["decoys"]
     assert torch.equal(plain.edges, moved.edges)
     assert torch.equal(plain.assignment, moved.assignment)
     assert not torch.allclose(plain.values, moved.values)
 
 
-def test_certify_measures_other_queries_and_says_by_its_exit_what_was_missed(
-    oneway, fitted, scores, tmp_path
-):
+def test_certify_measures_other_queries(oneway, fitted, scores, tmp_path):
     path, out = fitted[0], tmp_path / "certificate.json"
-    source = scores
-    result = oneway("certify", path, source, "--json", out)
+    result = oneway("certify", path, scores, "--json", out)
     assert result.exit_code == 0, result.output
-    told = json.loads(out.read_text())
-    assert told["queries"] == 500
-    assert told["table"] == CodebookRelease.load(path).certificate.table
-    low, bits, members = told["error"]["low"], told["bits_most"], told["members_least"]
-    for option, kept, missed in (
-        ("--require-error", low - 1e-6, low + 1e-6),
-        ("--require-bits", bits, bits - 0.5),
-        ("--require-members", members, members + 1),
-    ):
-        assert oneway("certify", path, source, option, kept).exit_code == 0
-        assert oneway("certify", path, source, option, missed).exit_code == 1
+    certificate = json.loads(out.read_text())
+    assert certificate["queries"] == 500
+    assert certificate["table"] == CodebookRelease.load(path).certificate.table
 
 
 def test_too_few_queries_for_a_certificate_are_refused_with_the_reason(
@@ -179,38 +175,41 @@ def test_export_writes_a_graph_that_answers_the_same(oneway, fitted, work, tmp_p
     assert np.array_equal(told, guard.probabilities(torch.from_numpy(logits)).numpy())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("codebook", "{scores}", "--out", "guard.npz"), "--out must end in .safetensors"),
-        (("codebook", "{scores}", "--out", "g.safetensors", "--center", "mode"), "center 'mode'"),
-        (("certify", "{surrogate}", "{scores}"), "not a codebook"),
-        (("certify", "absent.safetensors", "{scores}"), "no codebook file absent.safetensors"),
-        (("export", "{guard}", "--out", "guard.bin"), "--out must end in .onnx"),
-        (("export", "{guard}", "--out", "g.onnx", "--output", "logits"), "go together"),
-        (
-            ("export", "{guard}", "--out", "g.onnx", "--model", "absent.onnx", "--output", "y"),
-            "no model file absent.onnx",
-        ),
-        (
-            ("export", "{guard}", "--out", "g.onnx", "--model", "{scores}", "--output", "y"),
-            "is not an ONNX model",
-        ),
-    ],
-)
 def test_wrong_usage_is_told_in_one_line_and_nothing_is_written(
-    oneway, fitted, work, tmp_path, monkeypatch, arguments, told
+    oneway, fitted, work, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    names = {
-        "scores": work / "auxiliary.npz",
-        "surrogate": work / "s.safetensors",
-        "guard": fitted[0],
+    scores, guard = work / "auxiliary.npz", fitted[0]
+    model = ("--out", "g.onnx", "--output", "y", "--model")
+    for arguments, message in (
+        (("codebook", scores, "--out", "guard.npz"), "--out must end in .safetensors"),
+        (("codebook", scores, "--out", "g.safetensors", "--center", "mode"), "center 'mode'"),
+        (("certify", work / "s.safetensors", scores), "not a codebook"),
+        (("certify", "absent.safetensors", scores), "no codebook file absent.safetensors"),
+        (("export", guard, "--out", "guard.bin"), "--out must end in .onnx"),
+        (("export", guard, "--out", "g.onnx", "--output", "logits"), "go together"),
+        (("export", guard, *model, "absent.onnx"), "no model file absent.onnx"),
+        (("export", guard, *model, scores), "is not an ONNX model"),
+    ):
+        result = oneway(*arguments)
+        assert result.exit_code == 2, arguments
+        assert message in result.stderr, arguments
+        assert list(tmp_path.iterdir()) == [], arguments
+
+
+def test_defaults_are_those_that_codebooks_declare():
+    """Help must not import torch, so that the command repeats them: nobody may change one alone."""
+    given = {
+        name: parameter.default
+        for name, parameter in inspect.signature(codebook.codebook).parameters.items()
     }
-    result = oneway(*(argument.format(**names) for argument in arguments))
-    assert result.exit_code == 2
-    assert told in result.stderr
-    assert list(tmp_path.iterdir()) == []
+    declared = {name: option.default for name, option in options_of(DecoyOptions).items()}
+    shared = given.keys() & declared.keys()
+    assert shared == declared.keys() - {
+        "l1_budget",  # --max-l1, beside other limits
+        *("max_boxes", "decoy_steps", "surrogate_width", "surrogate_epochs"),  # of experiments
+    }
+    assert {name: given[name] for name in shared} == {name: declared[name] for name in shared}
 
 
 def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
@@ -218,7 +217,3 @@ def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
     result = oneway("certify", fitted[0], tmp_path / "scores.npy", "--kind", "logits")
     assert result.exit_code == 2
     assert "over the 10 classes" in result.stderr
-
-
-def test_a_surrogate_is_still_a_network(work):
-    assert load_module(work / "s.safetensors", "inverter").kind == "inverter"

@@ -68,39 +68,37 @@ def test_all_that_is_missed_is_told_and_what_is_kept_is_written(oneway, scores, 
     assert CodebookRelease.load(path).certificate.queries == 400
 
 
-def test_a_floor_needs_the_queries(oneway, scores, guard):
+def test_a_lower_bound_needs_the_queries(oneway, scores, guard):
     source = (scores / "logits.npy", "--kind", "logits")
     result = oneway("certify", guard, *source, "--require-lower-bound", 0.01)
     assert result.exit_code == 2
     assert "--require-lower-bound needs the queries themselves. Pass --images" in result.stderr
 
 
-@pytest.mark.parametrize("max_l1", [2, 0.005])
-def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, tmp_path, max_l1):
+def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, tmp_path):
     files = ("--kind", "logits", "--images", scores / "images.npy", "--seed", 3)
     source = scores / "logits.npy"
-    result = oneway("choose", source, *files, "--max-l1", max_l1, "--min-members", 20)
-    assert result.exit_code == 0, result.output
-    told, way = result.stdout.splitlines()[-1].split(" Use ")
-    words = shlex.split(way)
-    assert words[0] == "oneway"
-    assert words[2] == str(source)
-    assert words[words.index("--kind") + 1] == "logits"
-    assert "the best of " in told
-    if max_l1 == 2:
-        assert words[1] == "codebook"
-        assert words[words.index("--images") + 1] == str(scores / "images.npy")
-        assert words[words.index("--seed") + 1] == "3"
-        assert "judged on the half that it was not fitted to" in told
-        assert "the refitted codebook's own certificate counts" in told
-    else:
-        assert words[1] == "defend"
-        assert "judged on half of the queries" in told
-    out = words.index("--out") + 1
-    words[out] = str(tmp_path / words[out])
-    again = oneway(*words[1:])
-    assert again.exit_code == 0, again.output
-    assert (tmp_path / words[out]).is_file()
+    for max_l1, command, judged in (
+        (2, "codebook", "judged on the half that it was not fitted to (the refitted codebook's"),
+        (0.005, "defend", "judged on half of the queries"),
+    ):
+        result = oneway("choose", source, *files, "--max-l1", max_l1, "--min-members", 20)
+        assert result.exit_code == 0, result.output
+        said, way = result.stdout.splitlines()[-1].split(" Use ")
+        words = shlex.split(way)
+        assert words[:2] == ["oneway", command]
+        assert words[2] == str(source)
+        assert words[words.index("--kind") + 1] == "logits"
+        assert "the best of " in said
+        assert judged in said
+        if command == "codebook":
+            assert words[words.index("--images") + 1] == str(scores / "images.npy")
+            assert words[words.index("--seed") + 1] == "3"
+        out = words.index("--out") + 1
+        words[out] = str(tmp_path / words[out])
+        again = oneway(*words[1:])
+        assert again.exit_code == 0, again.output
+        assert (tmp_path / words[out]).is_file()
 
 
 def test_logits_that_look_like_confidences_are_warned_of(oneway, scores, tmp_path):

@@ -33,12 +33,14 @@ from oneway.audit import AuditTarget
 from oneway.audit.audit_target import ask
 from oneway.data import no_progress
 from oneway.defenses import ServableDefense
-from oneway.errors import OnewayError
+from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.errors import InvalidTensorError, OnewayError
 from oneway.playground.session import Session
 from oneway.playground.settings import Setting
 from oneway.releases import guarded_release, release
 from oneway.targets import DefendedTarget, TorchTarget
 from serving.test_proxy import proxied
+from surrogates import small_inverter
 
 GENERATOR = torch.Generator().manual_seed(8)
 QUERIES = torch.rand(6, *SHAPE, generator=GENERATOR)
@@ -357,6 +359,37 @@ def test_a_random_defense_is_held_to_its_promise_at_each_of_its_answers(draws):
     if not draws:
         defense.fault = lambda logits: next(turns) * logits
         assert asked()[0] is None
+
+
+class QuotingInverter(torch.nn.Module):
+    """A surrogate of the user's whose error quotes the scores, raised as one of oneway's."""
+
+    def error_gradients(self, logits, images):  # noqa: ARG002
+        raise InvalidTensorError(f"scores were {logits.tolist()}")
+
+    def forward(self, confidences):
+        return confidences
+
+
+def test_an_error_of_oneway_that_has_another_behind_it_is_not_quoted():
+    noise = AdversarialNoise(QuotingInverter(), step_size=0.1)
+    asked = DefendedTarget(TARGET, noise)
+    with in_process(lambda _: lambda: asked(QUERIES), noise) as ask_once:
+        released, said = ask_once()
+    assert released is None
+    assert digits_in(said, QUERIES) == []
+
+
+def test_an_error_of_oneway_s_own_checks_says_what_the_caller_can_mend():
+    noise = AdversarialNoise(small_inverter(classes=3, image_shape=(1, 8, 8)), step_size=0.1)
+    with pytest.raises(OnewayError, match=r"\[1, 8, 8\].*\(6, 1, 4, 4\)"):
+        guarded_release(noise, LOGITS, QUERIES)
+    with pytest.raises(InvalidTensorError, match="images must be given"):
+        guarded_release(noise, LOGITS)
+    with pytest.raises(InvalidTensorError, match="one per row of scores, 6, but got 5"):
+        guarded_release(noise, LOGITS, QUERIES[:5])
+    with pytest.raises(InvalidTensorError, match="finite"):
+        guarded_release(noise, LOGITS * torch.nan, QUERIES)
 
 
 def test_the_search_for_scores_finds_them_where_an_error_quotes_them():

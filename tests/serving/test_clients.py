@@ -50,28 +50,37 @@ def test_tritons_client_finds_what_is_served(client):
     assert told["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, *SHAPE]}]
 
 
-@pytest.mark.parametrize("binary_out", [False, True, None])
-@pytest.mark.parametrize(
-    ("kind", "binary_in"),  # this client sends FP16 in binary only
-    [(np.float16, True), (np.float32, True), (np.float32, False), (np.float64, False)],
-)
-def test_tritons_client_gets_the_release_in_json_and_in_binary(client, binary_in, binary_out, kind):
-    name = {np.float16: "FP16", np.float32: "FP32", np.float64: "FP64"}[kind]
-    asked = triton.InferInput("image", list(QUERIES.shape), name)
-    asked.set_data_from_numpy(QUERIES.numpy().astype(kind), binary_data=binary_in)
-    outputs = None
-    if binary_out is not None:
-        outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary_out)]
-    answer = client.infer("digits", [asked], outputs=outputs, request_id="42")
-    got = answer.as_numpy("probabilities")
-    assert got.dtype == np.float32
-    if kind is np.float16:
-        assert (got.argmax(1) == expected().argmax(1)).all()
-    else:
-        assert np.array_equal(got, expected())
-    told = answer.get_response()
-    assert told["id"] == "42"
-    assert told["parameters"]["guard"] == "rounding"
+# This client sends FP16 in binary only.
+SENT = [
+    (name, kind, binary_in, binary_out)
+    for name, kind, binary_in in (
+        ("FP16", np.float16, True),
+        ("FP32", np.float32, True),
+        ("FP32", np.float32, False),
+        ("FP64", np.float64, False),
+    )
+    for binary_out in (False, True, None)
+]
+
+
+def test_tritons_client_gets_the_release_in_json_and_in_binary(client):
+    for case in SENT:
+        name, kind, binary_in, binary_out = case
+        sent = triton.InferInput("image", list(QUERIES.shape), name)
+        sent.set_data_from_numpy(QUERIES.numpy().astype(kind), binary_data=binary_in)
+        outputs = None
+        if binary_out is not None:
+            outputs = [triton.InferRequestedOutput("probabilities", binary_data=binary_out)]
+        answer = client.infer("digits", [sent], outputs=outputs, request_id="42")
+        got = answer.as_numpy("probabilities")
+        assert got.dtype == np.float32, case
+        if name == "FP16":
+            assert (got.argmax(1) == expected().argmax(1)).all(), case
+        else:
+            assert np.array_equal(got, expected()), case
+        response = answer.get_response()
+        assert response["id"] == "42", case
+        assert response["parameters"]["guard"] == "rounding", case
 
 
 def test_tritons_client_is_told_errors(client):

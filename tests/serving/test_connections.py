@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -13,9 +12,11 @@ import torch
 
 from guarded_servers import (
     PATH,
+    PATIENCE,
     SHAPE,
+    Held,
     Running,
-    linear_model,
+    eventually,
     request_of,
     served_model,
     serving,
@@ -31,8 +32,7 @@ BODY = json.dumps(request_of(QUERIES)).encode()
 
 @contextmanager
 def connected(server: Running) -> Iterator[socket.socket]:
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection(server.address(), timeout=PATIENCE) as connection:
         yield connection
 
 
@@ -51,26 +51,41 @@ def told(connection: socket.socket) -> bytes:
     return said
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"",
-        b"GET /v2 HTT",
-        head(method="GET", path="/v2")[:-2] + b"X-More: 1\r\n",
-    ],
-    ids=["nothing", "half a line", "half the headers"],
-)
-@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
-def test_a_request_that_does_not_come_is_not_waited_for(sent, used):
-    with serving(timeout_seconds=0.3) as server, connected(server) as connection:
-        if used:
-            connection.sendall(head(method="GET", path="/v2"))
-            assert connection.recv(65536).endswith(b"}")
-        for piece in (sent[at : at + 1] for at in range(len(sent))):
-            connection.sendall(piece)
-        if sent or not used:  # what is idle after an answer, uvicorn closes in its own time
-            assert told(connection) == b""
-            assert "connection_cut" in server.log.getvalue()
+GET = head(method="GET", path="/v2")
+
+
+def used(connection: socket.socket) -> bool:
+    """Ask something over a connection; say whether it was answered."""
+    try:
+        connection.sendall(GET)
+        return connection.recv(65536).endswith(b"}")
+    except ConnectionError:  # it was cut before: this process was too slow
+        return False
+
+
+def test_a_request_that_does_not_come_is_not_waited_for():
+    halves = {"half a line": b"GET /v2 HTT", "half the headers": GET[:-2] + b"X-More: 1\r\n"}
+    with serving(timeout_seconds=0.3) as server, ExitStack() as stack:
+
+        def connection_of(is_used):
+            while True:
+                connection = stack.enter_context(connected(server))
+                if not is_used or used(connection):
+                    return connection
+
+        waiting = {"nothing, new": connection_of(False)}
+        for name, sent in halves.items():
+            for is_used in (False, True):
+                connection = connection_of(is_used)
+                try:
+                    for at in range(len(sent)):
+                        connection.sendall(sent[at : at + 1])
+                except ConnectionError:  # it has been cut in the middle
+                    pass
+                waiting[f"{name}, {'used' if is_used else 'new'}"] = connection
+        for name, connection in waiting.items():
+            assert told(connection) == b"", name
+        assert server.log.getvalue().count("connection_cut") >= len(waiting)
 
 
 def test_dripping_after_the_answer_does_not_keep_a_connection():
@@ -83,23 +98,22 @@ def test_dripping_after_the_answer_does_not_keep_a_connection():
                 connection.sendall(b" ")
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        head("X: " + "a" * 2**20, method="GET", path="/v2/health/live"),
-        head(*(f"X-{at}: a" for at in range(50_000)), method="GET", path="/v2/health/live"),
-        head(method="GET", path="/" + "a" * 2**20),
-    ],
-    ids=["a long header", "many headers", "a long path"],
-)
-def test_headers_without_end_are_refused(sent):
+def test_headers_without_end_are_refused():
     """They are read before any token is, and count nowhere."""
-    with serving() as server, connected(server) as connection:
-        try:
-            connection.sendall(sent)
-        except ConnectionError:  # it has had enough
-            return
-        assert told(connection)[:12] in (b"", b"HTTP/1.1 400")
+    many = (f"X-{at}: a" for at in range(50_000))
+    endless = {
+        "a long header": head("X: " + "a" * 2**20, method="GET", path="/v2/health/live"),
+        "many headers": head(*many, method="GET", path="/v2/health/live"),
+        "a long path": head(method="GET", path="/" + "a" * 2**20),
+    }
+    with serving() as server:
+        for name, sent in endless.items():
+            with connected(server) as connection:
+                try:
+                    connection.sendall(sent)
+                except ConnectionError:  # it has had enough
+                    continue
+                assert told(connection)[:12] in (b"", b"HTTP/1.1 400"), name
 
 
 def test_idle_connections_keep_nobody_out():
@@ -111,22 +125,6 @@ def test_idle_connections_keep_nobody_out():
             assert told(connection) == b""
 
 
-class Held(torch.nn.Module):
-    """A model that answers when it may, once it is held."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.held, self.seen = linear_model(), False, []
-        self.entered, self.go = threading.Event(), threading.Event()
-
-    def forward(self, images):
-        if self.held:
-            self.seen.append(images[0].flatten()[0].item())
-            self.entered.set()
-            assert self.go.wait(20)
-        return self.inner(images)
-
-
 def test_beyond_so_many_requests_a_server_is_busy_and_still_well():
     model = Held()
     with (
@@ -135,7 +133,7 @@ def test_beyond_so_many_requests_a_server_is_busy_and_still_well():
     ):
         model.held = True
         first = pool.submit(server.infer, QUERIES)
-        assert model.entered.wait(20)
+        assert model.entered.wait(PATIENCE)
         busy = server.infer(QUERIES)
         assert (busy.status_code, busy.headers["retry-after"]) == (503, "1")
         assert set(busy.json()) == {"error"}
@@ -143,48 +141,58 @@ def test_beyond_so_many_requests_a_server_is_busy_and_still_well():
             assert server.client.get(f"/v2/health/{path}").status_code == 200
         model.go.set()
         assert first.result().status_code == 200
-        assert server.infer(QUERIES).status_code == 200
+        eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
 def test_a_request_of_two_lengths_is_refused_and_its_connection_closed():
     """A gateway before the server may see the request's end elsewhere, and the rest as another."""
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
-    for lengths in (
-        (f"Content-Length: {len(chunked)}", "Transfer-Encoding: chunked"),
-        ("Transfer-Encoding: chunked", "Content-Length: 5"),
-        ("Content-Length: 5", f"Content-Length: {len(BODY)}"),
-        ("Transfer-Encoding: identity, chunked",),
+    with serving() as server:
+        for lengths in (
+            (f"Content-Length: {len(chunked)}", "Transfer-Encoding: chunked"),
+            ("Transfer-Encoding: chunked", "Content-Length: 5"),
+            ("Content-Length: 5", f"Content-Length: {len(BODY)}"),
+            ("Transfer-Encoding: identity, chunked",),
+        ):
+            with connected(server) as connection:
+                connection.sendall(head(*lengths) + chunked + GET)
+                said = told(connection)
+                assert said[:10] == b"HTTP/1.1 4" or said[:12] == b"HTTP/1.1 501", lengths
+                assert said.count(b"HTTP/1.1") == 1, lengths
+
+
+class Many(torch.nn.Module):
+    def forward(self, images):
+        return images.flatten(1).repeat(1, 2000)
+
+
+def not_taken(seconds: float) -> bytes:
+    """Ask for a large answer and do not read it; return what comes once it has been given up."""
+    # No guard, and no text of numbers: both would take longer than the answer may.
+    guard = ServableDefense("none", "1", Identity())
+    queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
+    body = json.dumps(request_of(queries, parameters={"binary_data_output": True})).encode()
+    with (
+        serving(guard, target=TorchTarget(Many()), timeout_seconds=seconds) as server,
+        socket.socket() as connection,
     ):
-        with serving() as server, connected(server) as connection:
-            connection.sendall(head(*lengths) + chunked + head(method="GET", path="/v2"))
-            said = told(connection)
-            assert said[:10] == b"HTTP/1.1 4" or said[:12] == b"HTTP/1.1 501"
-            assert said.count(b"HTTP/1.1") == 1
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect(server.address())
+        connection.sendall(head(f"Content-Length: {len(body)}") + body)
+        # It is cut, or has been refused since this machine is too slow for so short a time.
+        eventually(lambda: re.search('connection_cut|"refused"', server.log.getvalue()))
+        if '"refused"' in server.log.getvalue():
+            return b""
+        assert server.client.get("/v2/health/live").status_code == 200
+        return told(connection)
 
 
 def test_an_answer_that_is_not_taken_is_given_up():
-    class Many(torch.nn.Module):
-        def forward(self, images):
-            return images.flatten(1).repeat(1, 2000)
-
-    # No guard, and no text of numbers: both would take longer than the answer may.
-    guard = ServableDefense("none", "1", Identity())
-    with serving(guard, target=TorchTarget(Many()), timeout_seconds=2) as server:
-        host, port = server.url.removeprefix("http://").split(":")
-        queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
-        asked = request_of(queries, parameters={"binary_data_output": True})
-        body = json.dumps(asked).encode()
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.settimeout(20)
-            connection.connect((host, int(port)))
-            connection.sendall(head(f"Content-Length: {len(body)}") + body)
-            while "connection_cut" not in server.log.getvalue():
-                assert server.client.get("/v2/health/live").status_code == 200
-            said = told(connection)
-        whole, _, begun = said.partition(b"\r\n\r\n")
-        assert b"200 OK" in whole
-        assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
+    said = next(filter(None, map(not_taken, (1, 4, 16, 64))))
+    whole, _, begun = said.partition(b"\r\n\r\n")
+    assert b"200 OK" in whole
+    assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
 
 
 def test_clients_that_are_gone_are_not_answered():
@@ -194,21 +202,20 @@ def test_clients_that_are_gone_are_not_answered():
     with serving(target=TorchTarget(model), **limits) as server, ThreadPoolExecutor(1) as pool:
         model.held = True
         first = pool.submit(server.infer, QUERIES)
-        assert model.entered.wait(20)
+        assert model.entered.wait(PATIENCE)
         for _ in range(3):  # as many rows as may wait, each time
             with connected(server) as connection:
                 connection.sendall(head(f"Content-Length: {len(BODY)}") + BODY)
-                while "oneway_waiting_queries 3.0" not in server.client.get("/metrics").text:
-                    pass
-            while "oneway_waiting_queries 0.0" not in server.client.get("/metrics").text:
-                pass
+                eventually(lambda: server.metric("oneway_waiting_queries 3.0"))
+            eventually(lambda: server.metric("oneway_waiting_queries 0.0"))
         other = pool.submit(server.infer, QUERIES[1:])
         model.go.set()
         assert first.result().status_code == 200
         assert other.result().status_code == 200
-        assert model.seen == [QUERIES[at].flatten()[0].item() for at in (0, 1)]
-        refused = 'oneway_refused_total{reason="disconnected"} 3.0'
-        assert refused in server.client.get("/metrics").text
+        assert len(model.seen) == 2
+        for seen, query in zip(model.seen, QUERIES, strict=False):
+            assert torch.equal(seen[0], query)
+        assert server.metric('oneway_refused_total{reason="disconnected"} 3.0')
 
 
 def test_whoever_leaves_a_batch_mixes_nobody_up():
@@ -223,15 +230,13 @@ def test_whoever_leaves_a_batch_mixes_nobody_up():
             connection = stack.enter_context(connected(server))
             connection.sendall(head(f"Content-Length: {len(body)}", "Connection: close") + body)
             waiting.append(connection)
-        assert model.entered.wait(20)
-        while "oneway_waiting_queries 11.0" not in server.client.get("/metrics").text:
-            pass
-        first = next(at for at in range(12) if queries[at].flatten()[0].item() == model.seen[0])
+        assert model.entered.wait(PATIENCE)
+        eventually(lambda: server.metric("oneway_waiting_queries 11.0"))
+        first = next(at for at in range(12) if torch.equal(queries[at], model.seen[0][0]))
         gone = [at for at in range(12) if at != first][::2]
         for at in gone:
             waiting[at].close()
-        while "oneway_waiting_queries 5.0" not in server.client.get("/metrics").text:
-            pass
+        eventually(lambda: server.metric("oneway_waiting_queries 5.0"))
         model.go.set()
         for at in sorted(set(range(12)) - set(gone)):
             _, _, body = told(waiting[at]).partition(b"\r\n\r\n")

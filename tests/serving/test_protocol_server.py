@@ -66,19 +66,24 @@ def test_a_version_can_be_named(server, images):
     assert answer.json()["outputs"][0]["shape"] == [5, 3]
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
-@pytest.mark.parametrize("nested", [False, True])
-def test_queries_may_be_flat_or_nested_in_any_float(server, images, datatype, nested):
-    kind = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[datatype]
-    sent = images.numpy().astype(kind)
-    asked = request_of(images)
-    asked["inputs"][0] |= {
-        "datatype": datatype,
-        "data": sent.tolist() if nested else sent.ravel().tolist(),
-    }
-    answer = server.client.post(f"{PATH}/infer", json=asked)
-    got = torch.tensor(answer.json()["outputs"][0]["data"]).reshape(5, 3)
-    assert torch.equal(got, server.release(torch.from_numpy(sent.astype(np.float32))))
+def test_queries_may_be_flat_or_nested_in_any_float(server, images):
+    for datatype, kind in (("FP16", np.float16), ("FP32", np.float32), ("FP64", np.float64)):
+        sent = images.numpy().astype(kind)
+        expected = server.release(torch.from_numpy(sent.astype(np.float32)))
+        for data in (sent.tolist(), sent.ravel().tolist()):
+            request = request_of(images)
+            request["inputs"][0] |= {"datatype": datatype, "data": data}
+            answer = server.client.post(f"{PATH}/infer", json=request)
+            got = torch.tensor(answer.json()["outputs"][0]["data"]).reshape(5, 3)
+            assert torch.equal(got, expected), datatype
+
+
+def test_a_request_may_hold_so_many_queries_and_no_more():
+    with serving(max_request_rows=4) as server:
+        for rows, status in ((1, 200), (4, 200), (5, 400)):
+            answer = server.infer(torch.full((rows, *SHAPE), 0.625))
+            assert answer.status_code == status, rows
+        assert "N from 1 to 4" in answer.json()["error"]
 
 
 def _changed(key, value):
@@ -119,19 +124,19 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("fault", BAD)
-def test_bad_requests_are_refused_without_their_numbers(server, fault):
-    answer = server.client.post(f"{PATH}/infer", json=BAD[fault])
-    assert answer.status_code == 400
-    assert set(answer.json()) == {"error"}
-    assert "625" not in answer.text
+def test_bad_requests_are_refused_without_their_numbers(server):
+    for fault, request in BAD.items():
+        answer = server.client.post(f"{PATH}/infer", json=request)
+        assert answer.status_code == 400, fault
+        assert set(answer.json()) == {"error"}, fault
+        assert "625" not in answer.text, fault
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"inputs": [NaN]}'])
-def test_what_is_no_json_is_refused(server, body):
-    answer = server.client.post(f"{PATH}/infer", content=body)
-    assert answer.status_code == 400
-    assert set(answer.json()) == {"error"}
+def test_what_is_no_json_is_refused(server):
+    for body in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"inputs": [NaN]}'):
+        answer = server.client.post(f"{PATH}/infer", content=body)
+        assert answer.status_code == 400, body[:20]
+        assert set(answer.json()) == {"error"}, body[:20]
 
 
 def test_numbers_that_are_not_finite_are_refused(server):
@@ -143,9 +148,8 @@ def test_numbers_that_are_not_finite_are_refused(server):
         assert server.client.post(f"{PATH}/infer", content=body).status_code == 400
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
+def test_other_paths_and_methods_are_errors_of_the_protocol(server):
+    for method, path, status in (
         ("GET", "/v2/models/other", 404),
         ("GET", f"{PATH}/versions/2", 404),
         ("GET", "/", 404),
@@ -156,12 +160,10 @@ def test_numbers_that_are_not_finite_are_refused(server):
         ("OPTIONS", f"{PATH}/infer", 405),
         ("GET", f"{PATH}/infer", 405),
         ("POST", "/v2", 405),
-    ],
-)
-def test_other_paths_and_methods_are_errors_of_the_protocol(server, method, path, status):
-    answer = server.client.request(method, path)
-    assert answer.status_code == status
-    assert set(answer.json()) == {"error"}
+    ):
+        answer = server.client.request(method, path)
+        assert answer.status_code == status, (method, path)
+        assert set(answer.json()) == {"error"}, (method, path)
 
 
 def test_the_label_is_on_top_after_json_even_where_float32_ties():

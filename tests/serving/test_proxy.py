@@ -25,10 +25,13 @@ from endpoints import (
 )
 from endpoints import running as upstream_running
 from guarded_servers import (
+    CPU,
     PATH,
+    PATIENCE,
     SHAPE,
     Running,
     digits_in,
+    eventually,
     request_of,
     rounding,
     running,
@@ -39,6 +42,7 @@ from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, OnewayError, TargetFailedError, UnknownNameError
 from oneway.releases import logits_from_confidences, release
 from oneway.serving import GuardedScores, ProxyOptions, check_proxy, open_upstream, proxy_app
+from oneway.serving import upstream as upstream_module
 from rows import leads
 
 QUERIES = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(8))
@@ -67,13 +71,14 @@ def proxied(
     **options: Any,
 ) -> Iterator[tuple[Running, Endpoint]]:
     """Run a proxy before a server that answers like ``upstream``."""
-    how = settings(**options.pop("how", {}))
+    # The self test has time enough, however short the times of a test are.
+    how, patient = settings(**options.pop("how", {})), settings(upstream_timeout_seconds=PATIENCE)
     guard = guard or rounding(1)
     with upstream_running(upstream) as endpoint:
         where = endpoint.address + options.pop("path", PATH)
-        model = asyncio.run(open_upstream(where, how, guard, ProxyOptions(**options)))
-        guarded = GuardedScores(guard, outputs, device=torch.device("cpu"))
-        asyncio.run(check_proxy(model, guarded, how))
+        model = asyncio.run(open_upstream(where, patient, guard, ProxyOptions(**options)))
+        guarded = GuardedScores(guard, outputs, device=CPU)
+        asyncio.run(check_proxy(model, guarded, patient))
         with running(proxy_app(model, guarded, how), how) as server:
             yield server, endpoint
 
@@ -157,9 +162,9 @@ def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
     assert len(endpoint.posts) == before
 
 
-@pytest.mark.parametrize("headers", [{"Inference-Header-Content-Length": "5"}])
-def test_binary_data_is_refused_with_the_remedy(pair, headers):
+def test_binary_data_is_refused_with_the_remedy(pair):
     server, _ = pair
+    headers = {"Inference-Header-Content-Length": "5"}
     answer = server.client.post(f"{PATH}/infer", json=request_of(QUERIES), headers=headers)
     assert answer.status_code == 400
     assert "JSON" in answer.json()["error"]
@@ -225,40 +230,39 @@ DYING = {
 STATUSES = {"says it is the client": 400, "is busy": 503}
 
 
-def test_a_good_answer_gets_through():
-    with proxied(OpenInferenceServer()) as (server, endpoint):
-        endpoint.faults.append(Reply(200, TEXT))
-        assert torch.equal(server.release(QUERIES), expected())
-
-
-@pytest.mark.parametrize("fault", [*BROKEN, *DYING])
-def test_a_server_that_breaks_gets_nothing_through(fault):
+def test_a_server_that_breaks_gets_nothing_through():
     upstream = OpenInferenceServer()
     with proxied(upstream) as (server, endpoint):
-        if fault in BROKEN:
-            upstream.change = BROKEN[fault]
-        else:
-            endpoint.faults.append(DYING[fault])
-        answer = server.infer(QUERIES)
-        assert answer.status_code == STATUSES.get(fault, 502)
-        assert set(answer.json()) == {"error"}
-        said = server.everything(answer)
-        assert digits_in(said, QUERIES) == []
-        assert "Retry-After" not in answer.headers or answer.headers["Retry-After"] == "1"
-        upstream.change = lambda whole: whole
+        endpoint.faults.append(Reply(200, TEXT))  # a good answer gets through
         assert torch.equal(server.release(QUERIES), expected())
+        for fault in (*BROKEN, *DYING):
+            if fault in BROKEN:
+                upstream.change = BROKEN[fault]
+            else:
+                endpoint.faults.append(DYING[fault])
+            answer = server.infer(QUERIES)
+            assert answer.status_code == STATUSES.get(fault, 502), fault
+            assert set(answer.json()) == {"error"}, fault
+            assert digits_in(server.everything(answer), QUERIES) == [], fault
+            assert answer.headers.get("Retry-After", "1") == "1", fault
+            upstream.change = lambda whole: whole
+            assert torch.equal(server.release(QUERIES), expected()), fault
 
 
-def test_a_server_that_is_too_slow_or_too_large_is_given_up():
-    waited = threading.Event()
-    how = {"upstream_timeout_seconds": 0.4, "max_upstream_bytes": 1024}
-    with proxied(OpenInferenceServer(), how=how) as (server, endpoint):
-        endpoint.faults.append(Reply(200, TEXT, drip=lambda: waited.wait(0.05)))
-        assert server.infer(QUERIES).status_code == 504
+def test_a_server_that_is_too_large_is_given_up():
+    with proxied(OpenInferenceServer(), how={"max_upstream_bytes": 1024}) as (server, endpoint):
         endpoint.faults.append(Reply(200, b" " * 2048 + TEXT))
         assert server.infer(QUERIES).status_code == 502
-        waited.set()
         assert server.infer(QUERIES).status_code == 200
+
+
+def test_a_server_that_is_too_slow_is_given_up():
+    ended, how = threading.Event(), {"upstream_timeout_seconds": 0.4}
+    with proxied(OpenInferenceServer(), how=how) as (server, endpoint):
+        endpoint.faults.append(Reply(200, TEXT, drip=lambda: ended.wait(0.05)))
+        assert server.infer(QUERIES).status_code == 504
+        ended.set()
+        eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
 def test_a_guard_that_fails_lets_nothing_through():
@@ -273,18 +277,17 @@ def test_a_guard_that_fails_lets_nothing_through():
             return Rounding(decimals=1)(logits)
 
     faulty = Faulty()
-    with proxied(OpenInferenceServer(), guard=ServableDefense("faulty", "1", faulty)) as (
-        server,
-        _,
-    ):
+    guard = ServableDefense("faulty", "1", faulty)
+    with proxied(OpenInferenceServer(), guard=guard) as (server, _):
         faulty.fault = True
         answer = server.infer(QUERIES)
         assert answer.status_code == 503
         assert digits_in(server.everything(answer), QUERIES) == []
 
 
-def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place():
+def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place(monkeypatch):
     """Probes need no token: many at once ask the server once, and never wait for it in queries."""
+    monkeypatch.setattr(upstream_module, "READY_SECONDS", PATIENCE)
     entered, go = threading.Event(), threading.Event()
 
     class Slow(OpenInferenceServer):
@@ -293,17 +296,18 @@ def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place():
         def __call__(self, asked):
             if self.slow and asked.path.endswith("/ready"):
                 entered.set()
-                assert go.wait(20)
+                assert go.wait(PATIENCE)
             return super().__call__(asked)
 
     upstream = Slow()
-    how = {"max_upstream_requests": 2, "upstream_timeout_seconds": 1}
+    how = {"max_upstream_requests": 2}
     with proxied(upstream, how=how) as (server, endpoint), ThreadPoolExecutor(8) as pool:
         before = len(endpoint.asked)
         upstream.slow = True
         path = f"{server.url}/v2/health/ready"
-        probes = [pool.submit(httpx.get, path, trust_env=False) for _ in range(8)]
-        assert entered.wait(20)
+        patient = {"trust_env": False, "timeout": PATIENCE}
+        probes = [pool.submit(httpx.get, path, **patient) for _ in range(8)]
+        assert entered.wait(PATIENCE)
         assert torch.equal(server.release(QUERIES), expected())
         go.set()
         assert [one.result().status_code for one in probes] == 8 * [200]
@@ -318,7 +322,7 @@ def test_a_server_that_never_ends_to_say_that_it_is_ready_is_not_read():
             return super().__call__(asked)
 
     with proxied(Endless()) as (server, _):
-        assert server.client.get("/v2/health/ready", timeout=2).status_code == 200
+        assert server.client.get("/v2/health/ready").status_code == 200
 
 
 def test_no_proxy_of_the_environment_gets_to_see_clean_scores(monkeypatch):
@@ -330,12 +334,10 @@ def test_no_proxy_of_the_environment_gets_to_see_clean_scores(monkeypatch):
         assert eavesdropper.asked == []
 
 
-@pytest.mark.parametrize("datatype", ["FP16", "FP32"])
-def test_the_same_query_in_another_writing_has_the_same_draws(datatype):
+def test_the_same_query_in_another_writing_has_the_same_draws():
     """Else a server that takes many writings of one query gives many draws, to be averaged."""
-    guard = open_guard(
-        "gaussian-noise", {"keep_label": True}, key=b"0123456789abcdef", device=torch.device("cpu")
-    )
+    options, key = {"keep_label": True}, b"0123456789abcdef"
+    guard = open_guard("gaussian-noise", options, key=key, device=CPU)
 
     class Lenient(OpenInferenceServer):
         def __call__(self, asked):
@@ -348,17 +350,18 @@ def test_the_same_query_in_another_writing_has_the_same_draws(datatype):
 
     query = QUERIES[:1].half().float()
     with proxied(Lenient(), guard=guard) as (server, _):
-        asked = request_of(query)
-        asked["inputs"][0]["datatype"] = datatype
-        answers = []
-        for shape in ([1, *SHAPE], [1, 16], [1, 4, 1, 4], [1, 1, 1, 1, 16]):
-            asked["inputs"][0]["shape"] = shape
-            answers.append(server.client.post(f"{PATH}/infer", json=asked).json())
-        if datatype == "FP16":  # what is beyond it, the server does not see
-            asked["inputs"][0]["data"] = (query * (1 + 1e-5)).flatten().tolist()
-            answers.append(server.client.post(f"{PATH}/infer", json=asked).json())
-        told = [answer["outputs"][0]["data"] for answer in answers]
-        assert all(data == told[0] for data in told)
+        for datatype in ("FP16", "FP32"):
+            request = request_of(query)
+            (sent,) = request["inputs"]
+            sent["datatype"] = datatype
+            answers = []
+            for sent["shape"] in ([1, *SHAPE], [1, 16], [1, 4, 1, 4], [1, 1, 1, 1, 16]):
+                answers.append(server.client.post(f"{PATH}/infer", json=request).json())
+            if datatype == "FP16":  # what is beyond it, the server does not see
+                sent["data"] = (query * (1 + 1e-5)).flatten().tolist()
+                answers.append(server.client.post(f"{PATH}/infer", json=request).json())
+            released = [answer["outputs"][0]["data"] for answer in answers]
+            assert all(data == released[0] for data in released), datatype
 
 
 def test_a_server_that_is_gone_makes_the_proxy_unready():
@@ -379,10 +382,8 @@ def test_a_guard_that_needs_the_queries_gets_those_of_the_request():
             seen.append(images)
             return rounding(1).defense(logits)
 
-    with proxied(OpenInferenceServer(), guard=ServableDefense("asking", "1", Asking())) as (
-        server,
-        _,
-    ):
+    guard = ServableDefense("asking", "1", Asking())
+    with proxied(OpenInferenceServer(), guard=guard) as (server, _):
         server.release(QUERIES)
         assert torch.equal(seen[-1], QUERIES)
         asked = request_of(QUERIES)
@@ -398,9 +399,8 @@ def test_logits_of_a_server_are_guarded_as_such():
         assert torch.equal(server.release(QUERIES), release(rounding(1).defense(clean)))
 
 
-@pytest.mark.parametrize(
-    ("upstream", "options", "error", "said"),
-    [
+def test_it_does_not_start_where_the_guarded_output_is_not_there():
+    for upstream, options, error, said in (
         (OpenInferenceServer(), {"output_name": "logits"}, UnknownNameError, "logits"),
         (OpenInferenceServer(), {"passed": ("hidden",)}, UnknownNameError, "hidden"),
         (OpenInferenceServer(), {"passed": ("probabilities",)}, InvalidOptionError, "guarded"),
@@ -417,11 +417,9 @@ def test_logits_of_a_server_are_guarded_as_such():
             InvalidOptionError,
             "--probe",
         ),
-    ],
-)
-def test_it_does_not_start_where_the_guarded_output_is_not_there(upstream, options, error, said):
-    with pytest.raises(error, match=said), proxied(upstream, **options):
-        pass
+    ):
+        with pytest.raises(error, match=said), proxied(upstream, **options):
+            pytest.fail(said)
 
 
 def test_it_does_not_start_with_a_guard_that_does_not_work():
@@ -437,10 +435,8 @@ def test_it_does_not_start_with_a_guard_that_does_not_work():
         proxied(OpenInferenceServer(), guard=broken),
     ):
         pass
-    with proxied(OpenInferenceServer(), guard=ServableDefense("none", "1", Identity())) as (
-        server,
-        _,
-    ):
+    none = ServableDefense("none", "1", Identity())
+    with proxied(OpenInferenceServer(), guard=none) as (server, _):
         assert server.infer(QUERIES).status_code == 200
 
 
@@ -526,9 +522,8 @@ def test_plain_rows_in_one_list_are_guarded():
         assert got == {"out": [{"data": expected().tolist()}, None]}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_plain_json_that_cannot_be_guarded_does_not_start():
+    for options in (
         {"request_key": None},
         {"input_shape": None},
         {"passed": ("predictions",)},
@@ -538,11 +533,9 @@ def test_plain_rows_in_one_list_are_guarded():
         {"output_name": "x"},
         {"response_key": "predictions.*.other"},
         {"response_key": "predictions.*.label"},
-    ],
-)
-def test_plain_json_that_cannot_be_guarded_does_not_start(options):
-    with pytest.raises(OnewayError), proxied(plain, **(PLAIN | options)):
-        pass
+    ):
+        with pytest.raises(OnewayError), proxied(plain, **(PLAIN | options)):
+            pytest.fail(str(options))
 
 
 def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
@@ -552,18 +545,24 @@ def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
         assert server.client.post("/predict", content=probe.read_bytes()).status_code == 200
 
 
-def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well():
+def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch):
     """Whoever gives up takes no connection with him: in the end there would be none."""
-    waited = threading.Event()
+    ended, opened = threading.Event(), []
 
     class Slow(OpenInferenceServer):
         slow = False
 
         def __call__(self, asked):
             if self.slow and asked.method == "POST":
-                waited.wait(0.3)
+                ended.wait(0.3)
             return super().__call__(asked)
 
+    class Known(upstream_module.Upstream):
+        def __init__(self, *given):
+            super().__init__(*given)
+            opened.append(self)
+
+    monkeypatch.setattr("oneway.serving.proxy.Upstream", Known)
     upstream = Slow()
     limits = {"upstream_timeout_seconds": 0.2, "max_upstream_requests": 8}
     with proxied(upstream, how=limits) as (server, _):
@@ -571,18 +570,19 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well():
 
         def give_up(at):
             with httpx.Client(base_url=server.url, trust_env=False) as client:
-                for _ in range(20):
+                for _ in range(14):
                     try:
                         client.post(f"{PATH}/infer", json=request_of(QUERIES), timeout=0.01 * at)
                     except httpx.TimeoutException:
-                        client.get("/v2/health/live")
+                        client.get("/v2/health/live", timeout=PATIENCE)
 
         with ThreadPoolExecutor(24) as pool:
             list(pool.map(give_up, range(1, 25)))
-        waited.set()
+        ended.set()
         upstream.slow = False
-        while server.infer(QUERIES).status_code == 429:  # until the last has been answered
-            pass
+        # From here on, a machine may be as slow as it likes.
+        opened[-1].timeout_seconds = opened[-1]._client.timeout = PATIENCE
+        eventually(lambda: server.infer(QUERIES).status_code != 429)  # the last has been answered
         for _ in range(20):
             assert torch.equal(server.release(QUERIES), expected())
         assert server.client.get("/v2/health/ready").status_code == 200
@@ -597,7 +597,7 @@ def test_more_requests_than_the_server_may_get_are_turned_away():
         def __call__(self, asked):
             if self.slow and asked.method == "POST":
                 entered.set()
-                assert go.wait(20)
+                assert go.wait(PATIENCE)
             return super().__call__(asked)
 
     upstream = Slow()
@@ -606,7 +606,7 @@ def test_more_requests_than_the_server_may_get_are_turned_away():
         answers = []
         first = threading.Thread(target=lambda: answers.append(server.infer(QUERIES)))
         first.start()
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE)
         busy = server.infer(QUERIES)
         go.set()
         first.join()

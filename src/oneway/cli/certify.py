@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneway.cli.codebook import (
-    Images,
-    Scores,
-    read_scores,
-    show_certificate,
-    write_certificate_page,
-)
+from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
 from oneway.cli.common import Kind, Seed, command, command_line
 
 if TYPE_CHECKING:
@@ -78,15 +72,11 @@ def certify(
 
     release = CodebookRelease.load(guard)
     logits, queries = read_scores(scores, images, kind)
-    required = {
-        "--require-error": require_error,
-        "--require-lower-bound": require_lower_bound,
-        "--require-members": require_members,
-        "--require-bits": require_bits,
-    }
-    for flag in ("--require-error", "--require-lower-bound"):
-        if required[flag] is not None and queries is None:
+    required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}
+    for flag, wanted in required.items():
+        if wanted is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
+    required |= {"--require-members": require_members, "--require-bits": require_bits}
     certificate = certify_table(
         release.state,
         logits,
@@ -98,9 +88,8 @@ def certify(
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")
-    show_certificate(certificate)
     place = page or guard.with_name(f"{guard.stem}-{scores.stem}.html")
-    write_certificate_page(place, certificate, guard, command_line(context))
+    show_certificate(certificate, guard, place, command_line(context))
     missed = list(_missed(certificate, required))
     for line in missed:
         typer.echo(line, err=True)

@@ -111,47 +111,32 @@ def codebook(
 
     if out.suffix != ".safetensors":
         raise InvalidOptionError(f"--out must end in .safetensors, but is {out}.")
-    limits = {
-        "l1_mean": max_l1,
-        "l1_quantile": max_l1_p95,
-        "logits": max_logits,
-        "top5_kept": keep_top5,
-        "bits": max_bits,
-    }
-    has_budget = any(limit is not None for limit in limits.values())
-    budget = Budget(**limits) if has_budget else None
-    named: dict[str, Any] = {"center": center}  # refused there if it is unknown
-    settings = FitSettings(
-        min_members=min_members,
-        rate_weight=rate_weight,
-        image_weight=image_weight,
-        explicit_classes=explicit_classes,
-        **named,
-    )
+    limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
+    limits |= {"top5_kept": keep_top5, "bits": max_bits}
+    budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
+    fitted: dict[str, Any] = {"min_members": min_members, "rate_weight": rate_weight}
+    fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
     where = choose_device(device)
     move = _decoys(inverter or [], decoy_l1, where)
     logits, queries = read_scores(scores, images, kind)
     if move is not None and queries is None:
-        raise InvalidOptionError("decoys need the queries besides their scores. Pass --images.")
+        raise InvalidOptionError("decoys need the queries, too. Pass --images.")
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
             None if queries is None else queries.to(where),
             generator=torch.Generator().manual_seed(seed),
-            settings=settings,
+            settings=FitSettings(**fitted),
             budget=budget,
             held_out=held_out,
             move=move,
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)
-    cells = release.state.sizes
-    typer.echo(f"wrote {out}: {cells.cells} vectors for {cells.num_classes} labels")
+    sizes = release.state.sizes
+    typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels")
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
-    show_certificate(release.certificate)
-    write_certificate_page(
-        out.with_suffix(".html"), release.certificate, out, command_line(context)
-    )
+    show_certificate(release.certificate, out, out.with_suffix(".html"), command_line(context))
     for line in _over_budget(release.certificate, budget):
         typer.echo(f"warning: {line}", err=True)
 
@@ -224,7 +209,7 @@ def choose(
 
     logits, queries = read_scores(scores, images, kind)
     if queries is None:
-        raise InvalidOptionError("choosing needs the queries besides their scores. Pass --images.")
+        raise InvalidOptionError("choosing needs the queries, too. Pass --images.")
     with progress(1) as report:
         candidates = measure_candidates(
             logits,
@@ -284,28 +269,27 @@ def read_scores(
     return scores_to_logits(arrays, scores, kind), images_beside(arrays, scores, images)
 
 
-def write_certificate_page(
-    path: Path, certificate: "Certificate", guard: Path, made_by: str
-) -> None:
-    """Write a certificate as a page to read, and print where."""
-    from oneway.report.page import certificate_page, write_page
+def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_by: str) -> None:
+    """Print a certificate, and write its page.
 
-    write_page(path, certificate_page(certificate, guard.name, made_by))
-    typer.echo(f"wrote {path}")
-
-
-def show_certificate(certificate: "Certificate") -> None:
-    """Print a certificate: its sentences, its errors by label, and its assumptions."""
+    Args:
+        certificate: Printed: its sentences, its errors by label, and its assumptions.
+        guard: File of the codebook.
+        page: File to write.
+        made_by: The command that is running.
+    """
     from rich.console import Console
 
     from oneway.defenses.codebook import ASSUMPTIONS
-    from oneway.report import certificate_lines, certificate_table
+    from oneway.report.page import certificate_page, write_page
+    from oneway.report.page.certificate import certificate_lines, certificate_table
 
     console = Console()
     for line in certificate_lines(certificate):
         console.print(line, highlight=False, markup=False)
     if certificate.error is not None:
         console.print(certificate_table(certificate), crop=False)
-    console.print("Assumptions:", highlight=False)
-    for line in ASSUMPTIONS:
-        console.print(f"• {line}", highlight=False, markup=False)
+    for line in ("Assumptions:", *(f"• {line}" for line in ASSUMPTIONS)):
+        console.print(line, highlight=False, markup=False)
+    write_page(page, certificate_page(certificate, guard.name, made_by))
+    typer.echo(f"wrote {page}")

@@ -8,7 +8,7 @@ from oneway.report.audit import (
     utility_table,
     verdict,
 )
-from oneway.report.certificate import candidates_table, certificate_lines, certificate_table
+from oneway.report.candidates import candidates_table
 from oneway.report.experiments import costs_table, published_table, summary_table
 from oneway.report.figure import check_figure_path, draw_reconstructions
 from oneway.report.findings import report_lines
@@ -19,8 +19,6 @@ __all__ = [
     "Listing",
     "attackers_table",
     "candidates_table",
-    "certificate_lines",
-    "certificate_table",
     "check_figure_path",
     "costs_table",
     "distortion_line",

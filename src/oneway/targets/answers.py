@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from oneway.checks import check_confidences, check_logits
 from oneway.errors import InvalidOptionError, InvalidTensorError
-
-Outputs = Literal["logits", "confidences"]
+from oneway.releases import Outputs
 
 Array = NDArray[np.generic]
 

@@ -28,9 +28,9 @@ from oneway.openinference.tensors import (
     read_tensors,
     tensor_message,
 )
+from oneway.releases import Outputs
 from oneway.targets.answers import (
     Array,
-    Outputs,
     fit_shape,
     fixed_size,
     require_batch,

@@ -659,7 +659,7 @@ FAULTS = {
     "the label second": (
         "classes",
         lambda rows: rows.copy_(rows.flip(-1)),
-        "not its own first class",
+        "not the first of its classes",
     ),
     "a class twice": ("classes", put((1, 1), 1), "a class is explicit twice"),
     "no edge": ("edges", put((0, 0, 0), math.nan), "an edge is not a number"),

@@ -1,10 +1,12 @@
 """The codebook with decoys: surrogates of its own, and everything else as without."""
 
+import inspect
+
 import pytest
 import torch
 
 from oneway.contracts import TrainingData
-from oneway.defenses.codebook import CodebookRelease, DecoyOptions
+from oneway.defenses.codebook import CodebookRelease, DecoyOptions, plant_decoys
 from oneway.defenses.trained import DecoyCodebook, decoy_codebook
 from oneway.errors import InvalidOptionError
 from oneway.inversion import build_inverter, train_inverter
@@ -145,17 +147,23 @@ def test_options_reach_the_fit():
     assert figures["certified_queries"] == 200
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
+def test_training_options_outside_their_range_are_refused_before_any_work():
+    for name, value in (
         ("decoy_l1", 0.0),
         ("decoy_steps", 0),
         ("surrogate_width", 0),
         ("surrogate_epochs", 1.5),
         ("min_members", 0),
         ("held_out", 1.0),
-    ],
-)
-def test_training_options_outside_their_range_are_refused_before_any_work(option, value):
-    with pytest.raises(InvalidOptionError, match=f"^{option} must be"):
-        DecoyOptions(**{option: value})
+    ):
+        with pytest.raises(InvalidOptionError, match=f"^{name} must be"):
+            DecoyOptions(**{name: value})
+
+
+def test_decoys_are_planted_as_declared_where_nothing_else_is_said():
+    """One declaration decides: for the defense, the command and the function alike."""
+    defaults = inspect.signature(plant_decoys).parameters
+    options = DecoyOptions()
+    assert (options.decoy_l1, options.decoy_steps) == (0.02, 100)
+    assert defaults["l1_budget"].default == options.decoy_l1
+    assert defaults["steps"].default == options.decoy_steps

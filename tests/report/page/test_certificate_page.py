@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
-from oneway.report.certificate import (
+from oneway.report.page import certificate_page, render
+from oneway.report.page.certificate import (
     FITTED,
     MEANINGS,
     certificate_figures,
     certificate_lines,
     certificate_verdict,
 )
-from oneway.report.page import certificate_page, render
 from report.page.reading import assert_stands_alone, rows_of, tables
 
 MOVED = {"mean": 0.0123, "p50": 0.01, "p95": 0.0456, "p99": 0.07, "max": 0.0891}

@@ -166,7 +166,7 @@ def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | N
         )
     if settings.image_weight and images is None:
         raise InvalidTensorError(
-            "images must be given with image_weight: cells are told apart by them."
+            "images must be given with image_weight, but are missing. Pass the queries."
         )
     if images is not None and len(images) != len(logits):
         raise InvalidTensorError(
@@ -205,36 +205,36 @@ def merge_calibration(
     start = 0
     for label, (each, cells) in enumerate(zip(labels, merged, strict=True)):
         book.classes[label] = each.classes
-        own = slice(start, start + max(1, len(cells)))
-        book.labels[own] = label
+        span = slice(start, start + max(1, len(cells)))
+        book.labels[span] = label
         if cells:
-            _fill(book, label, own, each, cells)
+            _fill(book, label, span, each, cells)
         else:
             book.assignment[label] = start
             book.values[start] = _canonical(calibration.canonical_top, book)
-        start = own.stop
+        start = span.stop
     return book
 
 
 def _fill(
-    book: Codebook, label: int, own: slice, rows: LabelRows, cells: list[frozenset[int]]
+    book: Codebook, label: int, span: slice, rows: LabelRows, cells: list[frozenset[int]]
 ) -> None:
-    """Write a label's boxes and cells into a table, the cells at ``own``."""
+    """Write a label's boxes and cells into a table, the cells at ``span``."""
     boxes = len(rows.boxes)
     book.edges[label] = -torch.inf
     book.edges[label, :boxes] = torch.stack([edges for edges, _ in rows.boxes])
-    book.assignment[label] = own.start
+    book.assignment[label] = span.start
     for number, numbers in enumerate(cells):
-        book.assignment[label, sorted(numbers)] = own.start + number
+        book.assignment[label, sorted(numbers)] = span.start + number
     members = [rows.union(numbers) for numbers in cells]
-    book.members[own] = torch.tensor([len(each) for each in members])
+    book.members[span] = torch.tensor([len(each) for each in members])
     offsets = torch.stack([rows.offsets[each].mean() for each in members])
-    book.offsets[own] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
+    book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
     values = torch.stack([center_of(rows.rows[each], rows.center) for each in members])
     if not book.is_dense:
         explicit = book.sizes.explicit_classes
         values[:, explicit:] /= book.sizes.num_classes - explicit
-    book.values[own] = with_leading_label(values)
+    book.values[span] = with_leading_label(values)
 
 
 def _canonical(top: float, book: Codebook) -> Tensor:

@@ -24,6 +24,9 @@ from oneway.releases import release
 
 KIND = "codebook"
 
+MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What a header that oneway did not write raises."""
+
 Move = Callable[[Codebook, Tensor, Tensor | None], Codebook]
 """Changes a table before it is certified, given the scores and queries that it was fitted to."""
 
@@ -181,52 +184,45 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             InvalidTensorError: There are too few calibration queries.
             InvalidOptionError: No table keeps within the budget.
         """
-        return cls._fit_table(training_data, settings, generator, report)
-
-    @classmethod
-    def _fit_table(
-        cls,
-        training_data: TrainingData,
-        settings: CodebookOptions,
-        generator: Generator,
-        report: Callable[[float], None] | None = None,
-        move: Move | None = None,
-    ) -> tuple[nn.Module, Mapping[str, Any]]:
-        budget = None if settings.l1_budget is None else Budget(l1_mean=settings.l1_budget)
+        move = cls.table_change(training_data, settings, generator, report)
         queries, logits = training_data.calibration
         fitted = cls.fit(
             logits,
             queries,
             generator=generator,
             settings=settings,
-            budget=budget,
+            budget=None if settings.l1_budget is None else Budget(l1_mean=settings.l1_budget),
             held_out=settings.held_out,
             move=move,
-            on_share=report,
+            on_share=report if move is None else None,
         )
+        report(1.0)
         return fitted.state, fitted.figures
+
+    @classmethod
+    def table_change(
+        cls,
+        training_data: TrainingData,  # noqa: ARG003  for those that change tables
+        settings: Any,  # noqa: ARG003
+        generator: Generator,  # noqa: ARG003
+        report: Callable[[float], None],  # noqa: ARG003
+    ) -> Move | None:
+        """Prepare a change of the table before it is certified; here there is none."""
+        return None
 
     @property
     def figures(self) -> dict[str, Any]:
         """Figures of table and certificate, as flat JSON values."""
         facts: dict[str, Any] = {"cells": self.state.sizes.cells}
         certificate = self.certificate
-        if certificate is None:
-            return facts
-        facts |= {
-            "bits_most": certificate.bits_most,
-            "bits_measured": certificate.bits_measured,
-            "members_least": certificate.members_least,
-            "certified_queries": certificate.queries,
-        }
-        error = certificate.error
-        if error is not None:
-            facts |= {
-                "certified_error": error.estimate,
-                "certified_error_low": error.low,
-                "certified_error_high": error.high,
-                "certified_error_lower_bound": error.lower_bound,
-            }
+        if certificate is not None:
+            for name in ("bits_most", "bits_measured", "members_least"):
+                facts[name] = getattr(certificate, name)
+            facts["certified_queries"] = certificate.queries
+        if certificate is not None and certificate.error is not None:
+            facts["certified_error"] = certificate.error.estimate
+            for name in ("low", "high", "lower_bound"):
+                facts[f"certified_error_{name}"] = getattr(certificate.error, name)
         return facts
 
     @torch.no_grad()
@@ -285,14 +281,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             loaded.state.load_state_dict(state)
             stored = header["certificate"]
             loaded.certificate = None if stored is None else Certificate.from_json(stored)
-        except (
-            AttributeError,
-            KeyError,
-            OverflowError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except (*MALFORMED, RuntimeError) as error:
             raise corrupt(path, KIND, error) from error
         fault = loaded._fault()
         if fault is not None:

@@ -204,7 +204,7 @@ class Codebook(nn.Module):
             ),
             (_outside(self.labels, sizes.num_classes), "a label is unknown"),
             (_outside(self.classes, sizes.num_classes), "a class is unknown"),
-            ((self.classes[:, 0] != labels).any(), "a label is not its own first class"),
+            ((self.classes[:, 0] != labels).any(), "a label is not the first of its classes"),
             ((self.classes.sort(-1).values.diff() == 0).any(), "a class is explicit twice"),
             (self.edges.isnan().any(), "an edge is not a number"),
             (not self.offsets.isfinite().all(), "an offset is not finite"),

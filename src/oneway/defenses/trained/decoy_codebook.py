@@ -1,12 +1,13 @@
-"""A codebook whose codewords are decoys, against an ensemble of surrogates of its own."""
+"""A codebook whose codewords are decoys, against surrogates that are trained for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from oneway.contracts import TrainingData
 from oneway.defenses.codebook import Codebook, CodebookRelease, DecoyOptions, plant_decoys
+from oneway.defenses.codebook.release import Move
 from oneway.inversion import TrainingSettings, build_inverter, train_inverter
 
 INPUT_TRANSFORMS = ("standardized", "within-label", "faithful")
@@ -24,30 +25,20 @@ class DecoyCodebook(CodebookRelease):
     fitted_to = "auxiliary images and calibration queries"
 
     @classmethod
-    def fit_state(
+    def table_change(
         cls,
         training_data: TrainingData,
         settings: Any,
-        *,
         generator: Generator,
         report: Callable[[float], None],
-    ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Fit a table, train surrogates, and move the codewords.
+    ) -> Move:
+        """Train surrogates, and return what plants decoys against them.
 
         Args:
-            training_data: Calibration images and logits for the table, auxiliary images and logits
-                for the surrogates.
+            training_data: Auxiliary images and logits for the surrogates.
             settings: A :class:`DecoyOptions`.
-            generator: On the CPU; gives the order of the surrogates' rows, then draws as
-                :meth:`CodebookRelease.fit` does.
+            generator: On the CPU; gives the order of the surrogates' rows.
             report: Called with the share that is done.
-
-        Returns:
-            The table, and the figures of its certificate.
-
-        Raises:
-            InvalidTensorError: There are too few calibration queries.
-            InvalidOptionError: No table keeps within the budget.
         """
         images, logits = training_data.auxiliary_images, training_data.auxiliary_logits
         confidences = logits.softmax(-1)
@@ -71,6 +62,4 @@ class DecoyCodebook(CodebookRelease):
             budget, steps = settings.decoy_l1, settings.decoy_steps
             return plant_decoys(book, scores, queries, surrogates, l1_budget=budget, steps=steps)
 
-        fitted = cls._fit_table(training_data, settings, generator, move=move)
-        report(1.0)
-        return fitted
+        return move
