@@ -75,16 +75,12 @@ def full_plans(draw):
     )
     price = st.floats(1e-7, 1e-2)
     # Of those that controls name, too, whoever takes part.
-<<<<<<< HEAD
-    by_transform = {name: draw(price) for name in INPUT_TRANSFORMS}
+    by_transform = {name: draw(price) for name in FULL_AUDIT_TRANSFORMS}
     by_width = {width: draw(st.floats(0.5, 4)) for width in widths}
     training = {
         (name, width): by_transform[name] * by_width[width]
-        for name, width in itertools.product(INPUT_TRANSFORMS, widths)
+        for name, width in itertools.product(FULL_AUDIT_TRANSFORMS, widths)
     }
-=======
-    training = {pair: draw(price) for pair in itertools.product(FULL_AUDIT_TRANSFORMS, widths)}
->>>>>>> P2
     return plan, Costs(training, draw(price), draw(price), rows, draw(st.integers(50, 5000)))
 
 
