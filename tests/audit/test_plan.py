@@ -13,7 +13,7 @@ from laws import looped
 from oneway.audit import CONTROLS, AuditSettings, controls_for
 from oneway.audit.plan import (
     FIRST_EPOCHS,
-    INPUT_TRANSFORMS,
+    FULL_AUDIT_TRANSFORMS,
     LEAST_STEPS,
     REPEATS,
     SHARE_TRAINED,
@@ -32,7 +32,7 @@ MORE = ("averaging", "adversarial-training", "optimising")
 LEAST_ROWS = 1000
 FULL = AuditPlan(
     attacks=ALWAYS + MORE,
-    input_transforms=INPUT_TRANSFORMS,
+    input_transforms=FULL_AUDIT_TRANSFORMS,
     widths=WIDTHS,
     repeats=REPEATS,
     most_epochs=48,
@@ -43,7 +43,7 @@ FULL = AuditPlan(
 COSTS = Costs(
     {
         (input_transform, width): 1e-5 * width
-        for input_transform in INPUT_TRANSFORMS
+        for input_transform in FULL_AUDIT_TRANSFORMS
         for width in (16, 32)
     },
     asking=1e-4,
@@ -60,7 +60,7 @@ def full_plans(draw):
     widths = tuple(draw(st.lists(st.sampled_from((4, 8, 16, 32)), min_size=1, unique=True)))
     repeats = tuple(draw(st.lists(st.sampled_from((2, 10, 100)), min_size=1, unique=True)))
     fronts = draw(
-        st.sampled_from([INPUT_TRANSFORMS, ("standardized",), ("standardized", "faithful")])
+        st.sampled_from([FULL_AUDIT_TRANSFORMS, ("standardized",), ("standardized", "faithful")])
     )
     rows = draw(st.integers(200, 20_000))
     plan = dataclasses.replace(
@@ -75,11 +75,11 @@ def full_plans(draw):
     )
     price = st.floats(1e-7, 1e-2)
     # Of those that controls name, too, whoever takes part.
-    by_transform = {name: draw(price) for name in INPUT_TRANSFORMS}
+    by_transform = {name: draw(price) for name in FULL_AUDIT_TRANSFORMS}
     by_width = {width: draw(st.floats(0.5, 4)) for width in widths}
     training = {
         (name, width): by_transform[name] * by_width[width]
-        for name, width in itertools.product(INPUT_TRANSFORMS, widths)
+        for name, width in itertools.product(FULL_AUDIT_TRANSFORMS, widths)
     }
     return plan, Costs(training, draw(price), draw(price), rows, draw(st.integers(50, 5000)))
 

@@ -14,7 +14,7 @@ from laws import looped
 from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, pacing
 from oneway.audit.audit_target import LEAST_AUXILIARY, LEAST_TEST
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.audit.plan import INPUT_TRANSFORMS, AuditPlan, Costs, make_plan
+from oneway.audit.plan import FULL_AUDIT_TRANSFORMS, AuditPlan, Costs, make_plan
 from oneway.cli.common import parse_options
 from oneway.cli.main import app
 from oneway.defenses import check_options
@@ -80,9 +80,12 @@ def test_commands_parse_and_their_options_are_known(command):
 
 def test_all_input_transforms_are_said_and_how_many_they_are():
     said = section("Attackers").split("**Input transforms.**")[1].split("**The plateau.**")[0]
-    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(INPUT_TRANSFORMS)
+    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(
+        FULL_AUDIT_TRANSFORMS
+    )
     assert (
-        f"{['one', 'two', 'three', 'four', 'five'][len(INPUT_TRANSFORMS) - 1]} transforms" in said
+        f"{['one', 'two', 'three', 'four', 'five'][len(FULL_AUDIT_TRANSFORMS) - 1]} transforms"
+        in said
     )
 
 
@@ -110,7 +113,7 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
         auxiliary=8000,
     )
     # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
-    prices = dict.fromkeys(itertools.product(INPUT_TRANSFORMS, settings.widths), 1.0)
+    prices = dict.fromkeys(itertools.product(FULL_AUDIT_TRANSFORMS, settings.widths), 1.0)
     plan = make_plan(full, Costs(prices, 1.0, 1.0, 8000, 8000), 1.0)
     steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
     marks = (

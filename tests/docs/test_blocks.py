@@ -159,6 +159,7 @@ def unknown_options(words, options):
     while getattr(group, "commands", None) and rest and rest[0] in group.commands:
         group, rest = group.commands[rest[0]], rest[1:]
     known = {name for option in group.params for name in (*option.opts, *option.secondary_opts)}
+    known.add("--help")
     return [option for option in options if option.partition("=")[0] not in known]
 
 
