@@ -11,10 +11,10 @@ from typer.main import get_command
 
 from fences import blocks_of, commands_of
 from laws import looped
-from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, model_audit
+from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, pacing
 from oneway.audit.audit_target import LEAST_AUXILIARY, LEAST_TEST
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.audit.plan import INPUT_TRANSFORMS, AuditPlan, Costs, make_plan
+from oneway.audit.plan import FULL_AUDIT_TRANSFORMS, AuditPlan, Costs, make_plan
 from oneway.cli.common import parse_options
 from oneway.cli.main import app
 from oneway.defenses import check_options
@@ -80,9 +80,12 @@ def test_commands_parse_and_their_options_are_known(command):
 
 def test_all_input_transforms_are_said_and_how_many_they_are():
     said = section("Attackers").split("**Input transforms.**")[1].split("**The plateau.**")[0]
-    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(INPUT_TRANSFORMS)
+    assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(
+        FULL_AUDIT_TRANSFORMS
+    )
     assert (
-        f"{['one', 'two', 'three', 'four', 'five'][len(INPUT_TRANSFORMS) - 1]} transforms" in said
+        f"{['one', 'two', 'three', 'four', 'five'][len(FULL_AUDIT_TRANSFORMS) - 1]} transforms"
+        in said
     )
 
 
@@ -110,7 +113,7 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
         auxiliary=8000,
     )
     # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
-    prices = dict.fromkeys(itertools.product(INPUT_TRANSFORMS, settings.widths), 1.0)
+    prices = dict.fromkeys(itertools.product(FULL_AUDIT_TRANSFORMS, settings.widths), 1.0)
     plan = make_plan(full, Costs(prices, 1.0, 1.0, 8000, 8000), 1.0)
     steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
     marks = (
@@ -141,16 +144,18 @@ def outcome(tmp_path_factory):
     )  # fmt: skip
     store = Store(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_audit, "TIMED_SECONDS", 0)
+        patch.setattr(pacing, "TIMED_SECONDS", 0)
         return ModelAudit(AuditTarget(TorchTarget(model), auxiliary, test), store, settings).run()
 
 
 def test_keys_of_the_record_are_those_of_the_page(outcome):
     rows = re.findall(r"^\| (`[^|]+) \| (.+) \|$", section("What is written"), flags=re.MULTILINE)
     keys = {key: said for names, said in rows for key in re.findall(r"`(\w+)`", names)}
-    # What only a command knows, it adds.
-    assert set(keys) - {"command"} == set(outcome.record)
-    assert set(re.findall(r"`(\w+)`", keys["plan"])) == set(outcome.record["plan"])
+    record = outcome.record.to_json()
+    assert keys.keys() == record.keys()
+    parts = ("plan", "baselines", "environment", "provenance", "examples")
+    for part in parts:
+        assert set(re.findall(r"`(\w+)`", keys[part])) == record[part].keys(), part
 
 
 def test_columns_of_the_queries_are_those_of_the_page(outcome):

@@ -15,6 +15,7 @@ from oneway.inversion.input_transforms import (
     FEWEST,
     INPUT_TRANSFORMS,
     LEADING,
+    SMALLEST_LOG,
     FaithfulTransform,
     InputTransform,
     LeadingScores,
@@ -222,9 +223,7 @@ def test_an_unknown_input_transform_is_refused_with_the_known_ones():
 
 @looped("name", ["standardized", "within-label", "leading"])
 def test_truncation_is_refused_with_any_other_input_transform(name):
-    with pytest.raises(
-        InvalidOptionError, match="truncation goes with input_transform='faithful' only"
-    ):
+    with pytest.raises(InvalidOptionError, match="truncation needs input_transform='faithful'"):
         build_input_transform(name, 5, 2)
 
 
@@ -360,6 +359,28 @@ def test_a_label_only_release_without_a_message_has_nothing_but_the_label():
     of_all, of_label, _ = parts_of(within(confidences)(confidences))
     assert of_label.abs().max() < 1e-3
     assert len(of_all.unique(dim=0)) == 3
+
+
+@looped("truncation", [None, 2])
+def test_faithful_gradients_are_automatic_ones_where_logs_are_clamped_or_lifted(truncation):
+    transform = build_input_transform("faithful", 4, truncation)
+    logs = torch.tensor(
+        [
+            [0, -3, -20, -49.0],  # as it is
+            [0, -3, -20, -60.0],  # lifted by the least entry
+            [0, -3, -1500, -60.0],  # lifted by a clamped entry, which has no gradient
+            [0, -2000, -1500, -3.0],
+            [-1200, -2000, -1500, -1100.0],  # all clamped
+        ],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
+    weights = random_rows(29, 5, 4, torch.float64, 1)
+    (wanted,) = torch.autograd.grad((transform.from_logs(logs) * weights).sum(), logs)
+    pulled = transform.pull_back(logs.detach(), weights)
+    assert (wanted[:3] != 0).any(-1).all()
+    assert (wanted[logs < SMALLEST_LOG] == 0).all()
+    torch.testing.assert_close(pulled, wanted)
 
 
 @looped("name", INPUT_TRANSFORMS)

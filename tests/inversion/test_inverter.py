@@ -195,7 +195,7 @@ def test_the_first_layer_takes_what_the_input_transform_gives(input_transform):
         ({"image_shape": (8, 8)}, "image_shape must be (C, H, W)"),
         ({"image_shape": (1, 0, 8)}, "image_shape must be (C, H, W)"),
         ({"input_transform": "wavelet"}, "input_transform must be one of faithful, standardized"),
-        ({"input_transform": "standardized", "truncation": 2}, "truncation goes with"),
+        ({"input_transform": "standardized", "truncation": 2}, "truncation needs"),
     ],
 )
 def test_an_option_outside_its_range_is_refused(options, message):

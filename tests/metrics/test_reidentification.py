@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from laws import looped
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import (
-    Calibration,
+    FeatureRegression,
     PrincipalComponents,
     rank_share,
     reidentification,
@@ -81,7 +81,7 @@ def test_calibrated_ranks_are_those_of_the_gaussian_likelihood_ratio(seed, count
         *map(torch.from_numpy, (true, made)),
         generator=generator(),
         gallery=count,
-        calibration=Calibration.fit(flatten, *pairs),
+        regression=FeatureRegression.fit(flatten, *pairs),
     )
     scores = np.zeros((count, count))
     for feature in range(3):
@@ -107,8 +107,10 @@ def test_a_constant_reconstruction_scores_exactly_at_chance(value, calibrated):
     embedder, held_out = judges()
     images = blobs(3, 60)
     constant = blobs(1, 150).mean(0) if value == "mean" else torch.full((1, 12, 12), value)
-    calibration = (
-        Calibration.fit(embedder, held_out, constant.expand_as(held_out)) if calibrated else None
+    regression = (
+        FeatureRegression.fit(embedder, held_out, constant.expand_as(held_out))
+        if calibrated
+        else None
     )
     ranks = reidentification_ranks(
         embedder,
@@ -116,7 +118,7 @@ def test_a_constant_reconstruction_scores_exactly_at_chance(value, calibrated):
         constant.expand_as(images),
         generator=generator(),
         gallery=20,
-        calibration=calibration,
+        regression=regression,
     )
     # In each gallery, every rank occurs once.
     assert sorted(ranks.tolist()) == sorted(list(range(1, 21)) * 3)
@@ -127,9 +129,9 @@ def test_a_constant_reconstruction_scores_exactly_at_chance(value, calibrated):
 def test_unrelated_reconstructions_score_near_chance(calibrated):
     embedder, held_out = judges()
     images, unrelated = blobs(4, 600), blobs(5, 600)
-    calibration = Calibration.fit(embedder, held_out, blobs(6, 100)) if calibrated else None
+    regression = FeatureRegression.fit(embedder, held_out, blobs(6, 100)) if calibrated else None
     ranks = reidentification_ranks(
-        embedder, images, unrelated, generator=generator(), gallery=50, calibration=calibration
+        embedder, images, unrelated, generator=generator(), gallery=50, regression=regression
     )
     # Five standard errors of 600 trials.
     assert rank_share(ranks, 10) == pytest.approx(0.2, abs=5 * (0.2 * 0.8 / 600) ** 0.5)
@@ -138,14 +140,14 @@ def test_unrelated_reconstructions_score_near_chance(calibrated):
 def test_exact_reconstructions_rank_first():
     embedder, held_out = judges()
     images = blobs(7, 100)
-    for calibration in (None, Calibration.fit(embedder, held_out, held_out)):
+    for regression in (None, FeatureRegression.fit(embedder, held_out, held_out)):
         ranks = reidentification_ranks(
             embedder,
             images,
             images,
             generator=generator(),
             gallery=100,
-            calibration=calibration,
+            regression=regression,
         )
         assert (ranks == 1).all()
 
@@ -153,7 +155,7 @@ def test_exact_reconstructions_rank_first():
 def test_blurry_and_dark_reconstructions_are_recognized_more_so_by_a_calibrated_judge():
     embedder, held_out = judges()
     images = blobs(8, 400)
-    calibration = Calibration.fit(embedder, held_out, blurry(held_out, 9, 0.2))
+    regression = FeatureRegression.fit(embedder, held_out, blurry(held_out, 9, 0.2))
     shares = [
         rank_share(
             reidentification_ranks(
@@ -162,10 +164,10 @@ def test_blurry_and_dark_reconstructions_are_recognized_more_so_by_a_calibrated_
                 blurry(images, 10, 0.2),
                 generator=generator(),
                 gallery=400,
-                calibration=each,
+                regression=each,
             )
         )
-        for each in (None, calibration)
+        for each in (None, regression)
     ]
     assert shares[0] > 20 / 400
     assert shares[1] > 1.5 * shares[0]
@@ -245,7 +247,7 @@ def test_a_feature_that_never_varies_decides_nothing():
             guess,
             generator=generator(),
             gallery=30,
-            calibration=Calibration.fit(flatten, true, guess),
+            regression=FeatureRegression.fit(flatten, true, guess),
         )
         for true, guess in (
             (images, made),
@@ -283,14 +285,14 @@ def test_what_cannot_be_embedded_is_refused_with_the_remedy():
     with pytest.raises(InvalidTensorError, match=r"144 values each.*but got 16"):
         embedder(torch.zeros(2, 1, 4, 4))
     with pytest.raises(InvalidTensorError, match="at least 2 pairs"):
-        Calibration.fit(embedder, blobs(18, 1), blobs(19, 1))
+        FeatureRegression.fit(embedder, blobs(18, 1), blobs(19, 1))
     with pytest.raises(InvalidOptionError, match="components"):
         PrincipalComponents.fit(blobs(17, 9), 0)
     with pytest.raises(InvalidTensorError, match=r"shape \(4, 1, 12, 12\), but got \(3"):
         reidentification_ranks(flatten, blobs(0, 4), blobs(0, 3), generator=generator(), gallery=2)
 
 
-def test_the_calibration_of_another_embedder_is_refused():
+def test_the_regression_of_another_embedder_is_refused():
     images = blobs(20, 9)
     few, more = PrincipalComponents.fit(images, 3), PrincipalComponents.fit(images, 4)
     with pytest.raises(InvalidTensorError, match=r"4 features, but has 3.*same embedder"):
@@ -300,5 +302,5 @@ def test_the_calibration_of_another_embedder_is_refused():
             images,
             generator=generator(),
             gallery=9,
-            calibration=Calibration.fit(few, images, images),
+            regression=FeatureRegression.fit(few, images, images),
         )

@@ -7,7 +7,7 @@ import torch
 
 from oneway.contracts import Reconstructor
 from oneway.playground.session import Finding
-from oneway.playground.settings import SLIDERS
+from oneway.playground.settings import DEFAULTS, SLIDERS, Setting
 from oneway.releases import release
 
 PATIENCE = 600
@@ -20,6 +20,10 @@ CLOSED_GAPS = {
     "codebook": 0.99,
     "label-only": 1.0,
 }
+
+
+def default_setting(defense):
+    return Setting.of(defense, DEFAULTS[defense])
 
 
 def templates():

@@ -11,9 +11,9 @@ import pytest
 
 from browsing import axe_violations, overflow
 from oneway.playground import Worker
-from oneway.playground.settings import SLIDERS, default_setting
+from oneway.playground.settings import SLIDERS
 from oneway.releases import release
-from playground.planted import CLOSED_GAPS, PATIENCE, PlantedSession
+from playground.planted import CLOSED_GAPS, PATIENCE, PlantedSession, default_setting
 from playground.tiny import served
 
 pytestmark = pytest.mark.xdist_group("playground-page")

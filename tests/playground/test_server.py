@@ -12,9 +12,9 @@ import torch
 
 from oneway.errors import MissingDataError
 from oneway.playground import Server, Worker, listen
-from oneway.playground.settings import SLIDERS, default_setting
+from oneway.playground.settings import SLIDERS
 from oneway.releases import release
-from playground.planted import PATIENCE
+from playground.planted import PATIENCE, default_setting
 from playground.tiny import served
 
 pytestmark = pytest.mark.xdist_group("playground")

@@ -19,9 +19,10 @@ from oneway.playground.session import (
     count_stages,
     reconstruct,
 )
-from oneway.playground.settings import SLIDERS, Setting, all_settings, default_setting
+from oneway.playground.settings import SLIDERS, Setting, all_settings
 from oneway.releases import release
 from oneway.targets import DefendedTarget
+from playground.planted import default_setting
 from playground.tiny import tiny_spec
 
 pytestmark = pytest.mark.xdist_group("playground")

@@ -11,9 +11,9 @@ from oneway.playground.settings import (
     SLIDERS,
     Setting,
     all_settings,
-    default_setting,
     mixed_settings,
 )
+from playground.planted import default_setting
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

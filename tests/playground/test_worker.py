@@ -7,8 +7,8 @@ import pytest
 
 from oneway.errors import InvalidOptionError
 from oneway.playground import Worker
-from oneway.playground.settings import all_settings, default_setting
-from playground.planted import PATIENCE
+from oneway.playground.settings import all_settings
+from playground.planted import PATIENCE, default_setting
 
 ROUNDED = all_settings("rounding")
 

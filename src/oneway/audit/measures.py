@@ -21,7 +21,7 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import distortion_of
 from oneway.evaluation.timing import query_times
 from oneway.metrics import (
-    Calibration,
+    FeatureRegression,
     PrincipalComponents,
     brier_score,
     categorical_accuracy,
@@ -167,7 +167,7 @@ def _ranks(
         gallery=_gallery(test),
         generator=Stream(seed, "gallery").generator(),
         # How far a reconstruction is to be trusted, its maker has seen on images of its own.
-        calibration=None if made is None else Calibration.fit(embedder, own, made),
+        regression=None if made is None else FeatureRegression.fit(embedder, own, made),
     )
 
 

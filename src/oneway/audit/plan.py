@@ -10,8 +10,8 @@ from oneway.attacks import Workload, inversion_attacks
 from oneway.audit.controls import CONTROLS
 from oneway.inversion import TrainingSettings
 
-INPUT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
-"""Every input transform competes in a full audit."""
+FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
+"""Input transforms of a full audit: the whole registry."""
 
 WIDTHS = (16, 32)
 """Channels of the last hidden layer of a decoder."""

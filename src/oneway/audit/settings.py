@@ -5,7 +5,7 @@ from typing import Any
 
 from oneway.audit.plan import (
     FIRST_EPOCHS,
-    INPUT_TRANSFORMS,
+    FULL_AUDIT_TRANSFORMS,
     MOST_EPOCHS,
     REPEATS,
     WIDTHS,
@@ -34,7 +34,7 @@ class AuditSettings:
     seeds: int = SEEDS
     minutes: float | None = None
     controls: bool = True
-    input_transforms: tuple[str, ...] = INPUT_TRANSFORMS
+    input_transforms: tuple[str, ...] = FULL_AUDIT_TRANSFORMS
     widths: tuple[int, ...] = WIDTHS
     first_epochs: int = FIRST_EPOCHS
     most_epochs: int = MOST_EPOCHS

@@ -1,4 +1,4 @@
-"""Arrays in an .npz file, as a data set of one's own and as they are."""
+"""Read .npz files, as arrays and as a data set."""
 
 import os
 import zipfile
@@ -15,13 +15,13 @@ from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
 
 def load_npz(source: Source) -> Dataset:
-    """The arrays of any .npz file.
+    """Load a data set from an .npz file.
 
-    It holds ``images``, uint8 of shape ``(N, H, W)`` or ``(N, 1, H, W)``, and may hold
-    ``labels``, ``(N)`` integers from 0 to K - 1; ``names``, K of them; and ``is_test``,
-    ``(N)`` bool. Without labels all images are of one class, which does for an auxiliary set.
-    An auxiliary set may mark the images of people who are not in the private one, as
-    ``disjoint``, ``(N)`` bool: the others are left out.
+    The file holds ``images``, uint8 of shape ``(N, H, W)`` or ``(N, 1, H, W)``, and may hold
+    ``labels``, ``(N)`` integers from 0 to K - 1; ``names``, K texts; and ``is_test``, ``(N)``
+    bool. Without labels all images are of one class, which is enough for an auxiliary set. An
+    auxiliary set may mark the images of people who are not in the private set, as ``disjoint``,
+    ``(N)`` bool: the others are left out.
     """
     if source.path is None:
         raise InvalidOptionError(
@@ -69,7 +69,7 @@ def load_npz(source: Source) -> Dataset:
 
 
 def _disjoint(images: Pixels, marks: NDArray[Any] | None, path: Path) -> Pixels:
-    """Return the images that are marked, or all where nothing is."""
+    """Return the marked images, or all images if there are no marks."""
     if marks is None:
         return images
     if marks.shape != images.shape[:1] or not _is_boolean(marks) or not marks.any():
@@ -81,7 +81,7 @@ def _disjoint(images: Pixels, marks: NDArray[Any] | None, path: Path) -> Pixels:
 
 
 def _labels(labels: NDArray[Any] | None, count: int, path: Path) -> tuple[NDArray[np.int64], int]:
-    """Return the labels, all 0 if there are none, and the number of classes."""
+    """Return the labels (all 0 if the file has none) and the number of classes."""
     if labels is None:
         return np.zeros(count, np.int64), 1
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
@@ -105,11 +105,12 @@ def _is_boolean(marks: NDArray[Any]) -> bool:
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Read every array of an .npz file, or the one of an .npy file (under the name ``array``).
+    """Read every array of an .npz file, or that of an .npy file (under the name ``array``).
 
     Raises:
-        MissingDataError: The file is not there.
-        CorruptDataError: It is something else, or holds pickled objects, which are not loaded.
+        MissingDataError: The file does not exist.
+        CorruptDataError: The file has another format, or holds pickled objects, which are never
+            loaded.
     """
     if not path.is_file():
         nearby = sorted(p.name for p in path.parent.glob("*.np[yz]"))[:5]

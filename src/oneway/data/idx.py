@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and of what was made after it."""
+"""Read IDX files, the format of MNIST and its successors."""
 
 import gzip
 import hashlib
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from oneway.errors import CorruptDataError
 
 IDX_TYPES: dict[int, "np.dtype[Any]"] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
-"""What the third byte of a file says its numbers are."""
+"""Type of a file's numbers, by its third byte."""
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """Return the file of that name, or the packed one, or None."""
+    """Return the file of that name, or the packed file, or None."""
     return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
 
 
@@ -25,11 +25,11 @@ def read_idx(path: Path, md5_of_packed: str | None = None) -> NDArray[Any]:
     """Read an IDX file of bytes or int32, packed if its name ends in .gz.
 
     Args:
-        path: Of the file.
+        path: The file.
         md5_of_packed: The hash that a packed file must have. None: any.
 
     Raises:
-        CorruptDataError: It is something else, or does not have that hash.
+        CorruptDataError: The file has another format, or another hash.
     """
     try:
         content = path.read_bytes()

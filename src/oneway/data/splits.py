@@ -1,4 +1,4 @@
-"""Private, auxiliary and test splits that share no image."""
+"""Draw private, auxiliary and test splits that share no image."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ CANVAS_MULTIPLE = 16
 
 @dataclass(frozen=True)
 class Splits:
-    """Whose images are whose. All are ``(N, 1, H, W)`` float32 in ``[0, 1]``.
+    """The splits of a data set. All images are ``(N, 1, H, W)`` float32 in ``[0, 1]``.
 
     Attributes:
-        private_images: What the target was trained on. No attacker has them.
+        private_images: The target's training images. No attacker has them.
         private_labels: ``(N)`` int64.
-        auxiliary_images: What attackers and the defender have.
-        auxiliary_labels: ``(N)`` int64; no attack uses them. Of an auxiliary data set they are
-            that one's own, and have nothing to do with the other two splits' classes.
+        auxiliary_images: The images of attackers and defender.
+        auxiliary_labels: ``(N)`` int64; no attack uses them. Labels of another auxiliary data set
+            have nothing to do with the classes of the other splits.
         test_images: The queries that attacks are graded on.
         test_labels: ``(N)`` int64.
         num_classes: K of the private and test labels.
-        calibration_images: Unlabelled queries that the operator has kept, to fit a release to:
-            like the test images, and none of them. Empty if there are none.
+        calibration_images: Unlabelled queries of the operator, to fit a release to: similar to the
+            test images, and none of them. Empty if there are none.
     """
 
     private_images: Tensor
@@ -63,22 +63,22 @@ def split_dataset(
     """Draw disjoint splits, each with every class in its share.
 
     An image that occurs more than once in a data set is used once. Test images come from the
-    official test set where there is one. Auxiliary images come from ``auxiliary_dataset`` alone
-    if it is given, at random whatever their classes; what is then private and test does not
-    depend on it, nor on how many are kept for calibration.
+    official test set if there is one. If ``auxiliary_dataset`` is given, all auxiliary images come
+    from it, at random whatever their classes. Private and test images depend neither on it, nor
+    on the number of calibration images.
 
     Args:
-        dataset: What to split.
-        private: How many images train the target.
-        auxiliary: How many the attackers have.
-        test: How many the attacks are graded on.
-        seed: Of the draw.
-        auxiliary_dataset: Where attackers have theirs from. None: from ``dataset``.
-        calibration: How many queries the operator has kept, from ``dataset``; 0: none.
+        dataset: The data set to split.
+        private: Number of images that train the target.
+        auxiliary: Number of images of the attackers.
+        test: Number of queries that attacks are graded on.
+        seed: Seed of the draw.
+        auxiliary_dataset: The source of auxiliary images. None: ``dataset``.
+        calibration: Number of the operator's queries, from ``dataset``; 0: none.
 
     Raises:
-        InvalidOptionError: There are not so many images, a split would lack a class, or the
-            auxiliary images have another size.
+        InvalidOptionError: There are too few images, a split would lack a class, or the auxiliary
+            images have another size.
         OverlappingSplitsError: An auxiliary image is also a private or a test image.
     """
     if min(private, auxiliary, test) < 1 or calibration < 0:
@@ -86,14 +86,7 @@ def split_dataset(
             "each split must have at least 1 image, and calibration 0 or more, but private, "
             f"auxiliary, test and calibration are {private}, {auxiliary}, {test} and {calibration}."
         )
-    unique = _first_copies(dataset)
-    generator = np.random.default_rng(seed)
-    if dataset.is_test is None:
-        pool = _stratified(dataset.labels, np.flatnonzero(unique), generator)
-        tests, rest = pool[:test], pool[test:]
-    else:
-        tests = _stratified(dataset.labels, np.flatnonzero(unique & dataset.is_test), generator)
-        rest = _stratified(dataset.labels, np.flatnonzero(unique & ~dataset.is_test), generator)
+    tests, rest = _ordered_rows(dataset, test, np.random.default_rng(seed))
     own = auxiliary if auxiliary_dataset is None else 0
     counts = [private, own, calibration]
     if len(tests) < test or len(rest) < sum(counts):
@@ -119,13 +112,7 @@ def split_dataset(
         )
     check_disjoint(tensors)
     for name in ("test", "private", "auxiliary")[: 3 if own else 2]:
-        chosen = rows[name][1]
-        missing = dataset.num_classes - len(np.unique(dataset.labels[chosen]))
-        if missing:
-            raise InvalidOptionError(
-                f"the {name} split of {len(chosen)} images would have none of {missing} of the "
-                f"{dataset.num_classes} classes. Ask for more images."
-            )
+        _check_classes(name, dataset, rows[name][1])
     labels = {name: torch.from_numpy(of.labels[chosen]) for name, (of, chosen) in rows.items()}
     return Splits(
         private_images=tensors["private"],
@@ -139,15 +126,38 @@ def split_dataset(
     )
 
 
+def _ordered_rows(
+    dataset: Dataset, test: int, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows to take test images from, and those for other splits, in drawn order."""
+    unique = _first_copies(dataset)
+    if dataset.is_test is None:
+        pool = _stratified(dataset.labels, np.flatnonzero(unique), generator)
+        return pool[:test], pool[test:]
+    tests = _stratified(dataset.labels, np.flatnonzero(unique & dataset.is_test), generator)
+    rest = _stratified(dataset.labels, np.flatnonzero(unique & ~dataset.is_test), generator)
+    return tests, rest
+
+
+def _check_classes(name: str, dataset: Dataset, rows: NDArray[np.int64]) -> None:
+    """Refuse a split without an image of some class."""
+    missing = dataset.num_classes - len(np.unique(dataset.labels[rows]))
+    if missing:
+        raise InvalidOptionError(
+            f"the {name} split of {len(rows)} images would have none of {missing} of the "
+            f"{dataset.num_classes} classes. Ask for more images."
+        )
+
+
 def _first_copies(dataset: Dataset) -> NDArray[np.bool_]:
-    """Mark one of the copies of each image, the first."""
+    """Mark the first copy of each image."""
     unique = np.zeros(len(dataset.images), np.bool_)
     unique[np.unique(image_hashes(dataset.images), return_index=True)[1]] = True
     return unique
 
 
 def _draw(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
-    """Draw distinct images at random, by a stream that no other draw of the seed shares."""
+    """Draw distinct images at random, from a random stream that no other draw uses."""
     distinct = np.flatnonzero(_first_copies(dataset))
     if len(distinct) < count:
         raise InvalidOptionError(
@@ -161,7 +171,7 @@ def _draw(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
 def _stratified(
     labels: NDArray[np.int64], rows: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Order ``rows`` at random so that every run of them has each class in its share."""
+    """Order ``rows`` at random so that any run of them has each class in its share."""
     rows = generator.permutation(rows)
     place = np.empty(len(rows))
     for label in np.unique(labels[rows]):

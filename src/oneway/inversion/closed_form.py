@@ -1,4 +1,4 @@
-"""The gradient of an inverter's error in its logits, layer by layer: no graph, no parameters'."""
+"""The gradient of an inverter's error in its logits, layer by layer, without a graph."""
 
 import math
 from typing import Any, Protocol, cast, runtime_checkable
@@ -12,7 +12,7 @@ from oneway.inversion.input_transforms import InputTransform
 
 @runtime_checkable
 class PulledBack(Protocol):
-    """A layer that says its own gradient."""
+    """A layer that computes its own gradient."""
 
     def pull_back(self, inputs: Tensor, gradients: Tensor) -> Tensor:
         """Return gradients in ``inputs`` from ``gradients`` in the outputs."""
@@ -20,13 +20,13 @@ class PulledBack(Protocol):
 
 
 class LayeredInverter(nn.Module):
-    """An inverter that is an input transform and a chain of layers: what both kinds have in common.
+    """An inverter that is an input transform and a chain of layers.
 
     Attributes:
-        architecture: Keyword arguments that build another, ``num_classes`` among them.
-        shape: Of one reconstruction: ``(C, H, W)`` or ``(D,)``.
+        architecture: Keyword arguments that build the same network, ``num_classes`` among them.
+        shape: The shape of a reconstruction: ``(C, H, W)`` or ``(D,)``.
         input_transform: The input transform.
-        layers: What follows, each of a kind whose gradient is known here.
+        layers: The layers after it, each of a kind whose gradient is known here.
     """
 
     architecture: dict[str, Any]
@@ -56,12 +56,12 @@ class LayeredInverter(nn.Module):
 
     @torch.no_grad()
     def error_gradients(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Return each row's gradient of its own reconstruction error in its logits.
+        """Return the gradient of each row's reconstruction error in its logits.
 
-        What automatic differentiation of ``mean((self(softmax(logits)) - images) ** 2)`` per row
-        gives, several times faster: no graph, no parameter gradients. It starts from log
-        confidences in the logits' own type; so it also tells where confidences are too small
-        for their type and :meth:`forward` sees zeros.
+        It equals automatic differentiation of ``mean((self(softmax(logits)) - images) ** 2)`` per
+        row, and is several times faster: no graph, no gradients of parameters. It starts from log
+        confidences, so that it is exact even where confidences are too small for their type and
+        :meth:`forward` reads zeros.
 
         Args:
             logits: ``(N, K)`` scores in nats, of any floating type.
@@ -117,7 +117,7 @@ def _pull_back(layer: nn.Module, inputs: Tensor, outputs: Tensor, gradients: Ten
         case nn.Unflatten():
             return gradients.flatten(1)
         case nn.Tanh():
-            # One pass over the maps; written out it would be three.
+            # One pass over the maps instead of three.
             return cast("Tensor", torch.ops.aten.tanh_backward(gradients, outputs))
         case nn.Sigmoid():
             return cast("Tensor", torch.ops.aten.sigmoid_backward(gradients, outputs))

@@ -1,8 +1,8 @@
-"""What an inverter does to confidences before its first layer.
+"""Input transforms: how an inverter reads confidences before its first layer.
 
 An attack is only as fair as its input scale: with the stock transform a zero probability becomes
 a huge negative number, and a defense that rounds seems to win by breaking the attacker's scaling.
-So every attacker is tried with more than one of these.
+So every attacker is tried with several input transforms.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from oneway.errors import InvalidOptionError
 
 SMALLEST_LOG = -1000.0
-"""Where the stock transform clamps logarithms."""
+"""Least logarithm that the stock transform reads; lower values are clamped to it."""
 
 
 class FaithfulTransform(nn.Module):
@@ -27,7 +27,7 @@ class FaithfulTransform(nn.Module):
 
         Args:
             num_classes: K.
-            truncation: Keep this many of the largest trials and zero the rest. None: all.
+            truncation: Keep this many of the largest entries and zero the rest. None: keep all.
         """
         super().__init__()
         self.features = num_classes
@@ -41,7 +41,7 @@ class FaithfulTransform(nn.Module):
         return self.from_logs(safe_log(confidences, SMALLEST_LOG))
 
     def from_logs(self, logs: Tensor) -> Tensor:
-        """Do the same from ``(N, K)`` log confidences."""
+        """Map ``(N, K)`` log confidences to the same features."""
         classes = logs.shape[-1]
         if self.truncation is None or self.truncation >= classes:
             return _lifted(logs)
@@ -63,18 +63,18 @@ def _lifted(logs: Tensor) -> Tensor:
 
 
 def _pulled_back(logs: Tensor, gradients: Tensor) -> Tensor:
-    """Undo :func:`_lifted`: where a row was lifted, its least entry took part in all others."""
+    """Return gradients of :func:`_lifted`: a lifted row's least entry moves all its outputs."""
     least, at = logs.min(-1, keepdim=True)
     lifted = gradients.sum(-1, keepdim=True) * (least < -50)
     return gradients.scatter_add(-1, at, -lifted) * (logs >= SMALLEST_LOG)
 
 
 class StandardizedLog(nn.Module):
-    """A transform that no scaling or rounding breaks: floored, centered, standardized logs.
+    """Floored, centered and standardized logs: a transform that no scaling or rounding breaks.
 
-    Zeros are read as 0.3 of the smallest positive confidence seen in training: about the middle
-    of what a rounding step turns into zero. Each row is centered, which removes what a softmax
-    ignores; each class is then standardized over the training rows.
+    Zeros are read as 0.3 of the smallest positive confidence in training: about the middle of the
+    range that a rounding step turns into zero. Each row is centered, since a softmax ignores a
+    constant; each class is then standardized over the training rows.
     """
 
     floor: Tensor
@@ -102,7 +102,7 @@ class StandardizedLog(nn.Module):
         return self.from_logs(confidences.clamp_min(self.floor).log())
 
     def from_logs(self, logs: Tensor) -> Tensor:
-        """Do the same from ``(N, K)`` log confidences."""
+        """Map ``(N, K)`` log confidences to the same features."""
         return (_centered(logs.clamp_min(self.floor.log())) - self.mean) / self.deviation
 
     def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
@@ -111,18 +111,18 @@ class StandardizedLog(nn.Module):
 
 
 FEWEST = 8
-"""Rows of a label from which its own statistics are taken; with fewer, those of all rows are."""
+"""Least rows of a label for statistics of that label; with fewer, those of all rows are used."""
 
 FARTHEST = 10.0
-"""Standard deviations beyond which a feature is cut off: a row unlike all training rows."""
+"""Standard deviations at which a feature is cut off: the row is unlike all training rows."""
 
 
 class WithinLabel(nn.Module):
-    """The scores, the label, and how the scores differ from those of others with that label.
+    """The scores, their difference from other scores with the same label, and the label.
 
     Floored, centered logs come twice: standardized over all training rows, and over those of the
-    same label; one more feature per class tells the label itself. What is small beside the
-    label's own lead, such as a message in the low digits, then fills a decoder's whole range.
+    same label; a further feature per class marks the label. A signal that is small beside the
+    label's lead, such as a message in the low digits, then fills a decoder's whole range.
     """
 
     floor: Tensor
@@ -133,9 +133,9 @@ class WithinLabel(nn.Module):
         """Prepare the transform; :meth:`fit` sets its statistics."""
         super().__init__()
         self.features = 3 * num_classes
-        # In float32 the difference of two logs of released digits may be nothing but rounding.
+        # In float32 the difference of two logs of released digits may be only rounding error.
         self.register_buffer("floor", torch.tensor(1e-12, dtype=torch.float64))
-        # One row of statistics per label, and last those of all rows.
+        # A row of statistics per label; the last row is of all training rows.
         rows = torch.zeros(num_classes + 1, num_classes, dtype=torch.float64)
         self.register_buffer("means", rows)
         self.register_buffer("deviations", torch.ones_like(rows))
@@ -149,9 +149,9 @@ class WithinLabel(nn.Module):
         self.means.copy_(logs.mean(0))
         self.deviations.copy_(logs.std(0, correction=0).clamp_min(1e-9))
         for label in (labels.bincount() >= FEWEST).nonzero().flatten().tolist():
-            own = logs[labels == label]
-            self.means[label] = own.mean(0)
-            self.deviations[label] = own.std(0, correction=0).clamp_min(1e-9)
+            members = logs[labels == label]
+            self.means[label] = members.mean(0)
+            self.deviations[label] = members.std(0, correction=0).clamp_min(1e-9)
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Map ``(N, K)`` confidences to ``(N, 3 K)`` features of mean 0 and deviation about 1."""
@@ -159,7 +159,7 @@ class WithinLabel(nn.Module):
         return self._features(logs, confidences.argmax(-1)).to(confidences.dtype)
 
     def from_logs(self, logs: Tensor) -> Tensor:
-        """Do the same from ``(N, K)`` log confidences."""
+        """Map ``(N, K)`` log confidences to the same features."""
         floored = logs.double().clamp_min(self.floor.log())
         return self._features(floored, logs.argmax(-1)).to(logs.dtype)
 
@@ -177,22 +177,22 @@ class WithinLabel(nn.Module):
         of_all = (_centered(logs) - self.means[-1]) / self.deviations[-1]
         of_label = self._standardized(logs, labels).clamp(-FARTHEST, FARTHEST)
         # One-hot columns of deviation about 1, like the others.
-        told = (nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5
-        return torch.cat([of_all, of_label, told.to(of_all)], -1)
+        marks = (nn.functional.one_hot(labels, classes) - 1 / classes) * classes**0.5
+        return torch.cat([of_all, of_label, marks.to(of_all)], -1)
 
     def _standardized(self, logs: Tensor, labels: Tensor) -> Tensor:
         return (_centered(logs) - self.means[labels]) / self.deviations[labels]
 
 
 LEADING = 4
-"""How many of a row's largest trials :class:`LeadingScores` looks at."""
+"""Number of a row's largest entries that :class:`LeadingScores` reads."""
 
 
 class LeadingScores(nn.Module):
-    """The largest trials alone: their logs, and which they are.
+    """The logs of the largest entries, and which entries they are.
 
-    Every other transform takes the logs of all trials, so that a release can drown what it still
-    tells in small trials that tell nothing: a decoder then learns from their noise.
+    Every other transform reads all entries, so that a release can drown its signal in noise on
+    small entries, from which a decoder then learns.
     """
 
     floor: Tensor
@@ -212,7 +212,7 @@ class LeadingScores(nn.Module):
     def fit(self, confidences: Tensor) -> None:
         """Take floor, mean and deviation from ``(N, K)`` training confidences.
 
-        A class that is seldom among a row's largest gets the mean and deviation of all that are.
+        A class that is rarely among a row's largest gets the statistics of all largest entries.
         """
         self.floor.copy_(_floor_of(confidences))
         logs = confidences.clamp_min(self.floor).log()
@@ -231,25 +231,25 @@ class LeadingScores(nn.Module):
         return self._features(confidences.clamp_min(self.floor).log(), self._among(confidences))
 
     def from_logs(self, logs: Tensor) -> Tensor:
-        """Do the same from ``(N, K)`` log confidences."""
+        """Map ``(N, K)`` log confidences to the same features."""
         return self._features(logs.clamp_min(self.floor.log()), self._among(logs))
 
     def pull_back(self, logs: Tensor, gradients: Tensor) -> Tensor:
         """Return gradients in ``logs`` from ``(N, 2 K)`` gradients in ``from_logs(logs)``."""
         floored = logs.clamp_min(self.floor.log())
         inside = ((floored - self.mean) / self.deviation).abs() <= FARTHEST
-        told = self._among(logs) & inside & (logs >= self.floor.log())
+        read = self._among(logs) & inside & (logs >= self.floor.log())
         of_logs: Tensor = gradients[..., : logs.shape[-1]]
-        return of_logs / self.deviation * told
+        return of_logs / self.deviation * read
 
     def _among(self, scores: Tensor) -> Tensor:
-        """Return ``(N, K)`` bool: which trials are among their row's largest."""
+        """Return ``(N, K)`` bool: the largest entries of each row."""
         at = scores.topk(self.shown, dim=-1).indices
         return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, at, True)
 
     def _features(self, logs: Tensor, among: Tensor) -> Tensor:
         features = ((logs - self.mean) / self.deviation).clamp(-FARTHEST, FARTHEST)
-        # Columns that say which trials these are, of about the size of the others.
+        # Columns that mark these entries, of about the size of the other columns.
         return torch.cat([features * among, 2.0 * among.to(features) - 1], -1)
 
 
@@ -258,7 +258,7 @@ def _centered(rows: Tensor) -> Tensor:
 
 
 def _floor_of(confidences: Tensor) -> Tensor:
-    """Return what zeros are read as: 0.3 of the smallest positive confidence."""
+    """Return the value that zeros are read as: 0.3 of the smallest positive confidence."""
     positive = confidences[confidences > 0]
     smallest = positive.min() if len(positive) else confidences.new_tensor(1e-12)
     # Without zeros the floor is only for unseen queries: no lower than float32 can divide by.
@@ -284,15 +284,15 @@ INPUT_TRANSFORMS: dict[str, Callable[[int], InputTransform]] = {
     "within-label": WithinLabel,
     "leading": LeadingScores,
 }
-"""Input transforms by name; each takes the number of classes, and says its ``features``."""
+"""The registry of input transforms, by name; each is built with the number of classes."""
 
 
 def build_input_transform(name: str, num_classes: int, truncation: int | None) -> InputTransform:
     """Build an input transform by name.
 
     Raises:
-        InvalidOptionError: The name is unknown, or ``truncation`` goes with another input
-            transform.
+        InvalidOptionError: The name is unknown, or ``truncation`` is given for another transform
+            than the faithful one.
     """
     if name not in INPUT_TRANSFORMS:
         raise InvalidOptionError(
@@ -301,5 +301,7 @@ def build_input_transform(name: str, num_classes: int, truncation: int | None) -
     if truncation is None:
         return INPUT_TRANSFORMS[name](num_classes)
     if name != "faithful":
-        raise InvalidOptionError("truncation goes with input_transform='faithful' only.")
+        raise InvalidOptionError(
+            "truncation needs input_transform='faithful'. Leave it out, or take that transform."
+        )
     return FaithfulTransform(num_classes, truncation)

@@ -21,8 +21,8 @@ class Inverter(LayeredInverter):
 
     The first layer turns a vector of K confidences into a small map; each further layer doubles
     its sides and halves its channels. BatchNorm and Tanh follow every layer but the last, which
-    ends in a Sigmoid. Where doubling does not give the image's very size, the first map is rounded
-    up, and the last one cropped to its middle.
+    ends in a Sigmoid. Where doubling does not give the size of the image, the first map is rounded
+    up, and the last map is cropped to its middle.
 
     With ``hidden_layers`` left out this is Yang et al.'s network: on sides of 32 or 64 the first
     map is 4x4, with ``width * 2 ** (hidden_layers - 1)`` channels. With fewer, the first map is
@@ -46,12 +46,12 @@ class Inverter(LayeredInverter):
             num_classes: K, the length of a confidence vector, at least 2.
             image_shape: ``(C, H, W)``, each at least 1.
             width: Channels of the last hidden layer. Presets: ``INVERTER_WIDTHS``.
-            hidden_layers: How many layers come before the last one, at least 1, and no more than
-                it takes to double one pixel to the longer side. None: see :func:`full_depth`
-                (3 for 32x32, 4 for 64x64).
+            hidden_layers: Number of layers before the last, at least 1, and at most as many as
+                double one pixel to the longer side. None: see :func:`full_depth` (3 for 32x32, 4
+                for 64x64).
             input_transform: The input transform, one of ``INPUT_TRANSFORMS``: ``"faithful"`` is
                 Yang et al.'s.
-            truncation: Of the faithful transform: keep this many of the largest trials.
+            truncation: For the faithful transform: keep this many of the largest entries.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -127,7 +127,7 @@ class Doubling(nn.ConvTranspose2d):
         return (self.weight.flatten(1) @ patches).reshape(inputs.shape)
 
     def _is_narrow(self, maps: Tensor) -> bool:
-        """Say whether a matrix product and a fold are faster than a convolution kernel.
+        """Return whether a matrix product and a fold are faster than a convolution kernel.
 
         They compute the same sums; with few output channels, on a CPU, in a third of the time.
         """
@@ -158,5 +158,5 @@ class Crop(nn.Module):
 
 
 def full_depth(height: int, across: int) -> int:
-    """Return how often the shorter side can be halved before it falls below 4; at least 1."""
+    """Return the number of times that the shorter side can be halved down to 4, at least 1."""
     return max(1, (min(height, across) // 4).bit_length() - 1)

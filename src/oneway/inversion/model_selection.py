@@ -1,4 +1,4 @@
-"""Several decoders compete; the one with the lowest error on held-out rows is the attacker's."""
+"""Model selection: train several decoders, and take the lowest error on held-out rows."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from oneway.errors import InvalidOptionError
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """One decoder of a contest: its input transform and its width."""
+    """The input transform and the width of a decoder."""
 
     input_transform: str
     width: int
@@ -19,25 +19,25 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Trial:
-    """What became of one decoder: its spec and its held-out error after each epoch."""
+    """A decoder that was trained: its spec, and its held-out error after each epoch."""
 
     spec: DecoderSpec
     held_out_errors: Sequence[float]
 
     @property
     def best_error(self) -> float:
-        """The lowest held-out error, that of the weights kept."""
+        """The lowest held-out error, which is that of the kept weights."""
         return min(self.held_out_errors)
 
 
 FitDecoder = Callable[[DecoderSpec, Sequence[float]], tuple[nn.Module, Sequence[float]]]
-"""Trains one decoder, given the incumbent's held-out errors; returns it and its own."""
+"""Trains a decoder, given the incumbent's held-out errors; returns it and its held-out errors."""
 
 
 def decoder_grid(input_transforms: Iterable[str], widths: Iterable[int]) -> list[DecoderSpec]:
-    """Return every input transform with every width, the likely winner (robust, wide) first.
+    """Return every input transform with every width; the likely winner (robust, wide) comes first.
 
-    The first to train sets the pace that later ones are given up for trailing.
+    It sets the pace: later decoders that trail it are given up.
     """
     grid = [
         DecoderSpec(input_transform, width)
@@ -47,17 +47,17 @@ def decoder_grid(input_transforms: Iterable[str], widths: Iterable[int]) -> list
 
 
 def select_model(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Module, list[Trial]]:
-    """Train each decoder in turn and return the best, with what became of each.
+    """Train each decoder in turn, and return the best.
 
     Args:
-        specs: Who takes part; at least one.
-        fit: How one is trained. It may give up a decoder that trails the incumbent.
+        specs: The decoders, at least one.
+        fit: Trains a decoder. It may give up a decoder that trails the incumbent.
 
     Returns:
         The decoder with the lowest held-out error (the first, if they tie), and all trials.
 
     Raises:
-        InvalidOptionError: Nobody takes part.
+        InvalidOptionError: ``specs`` is empty.
     """
     winner, trials = None, list[Trial]()
     for spec in specs:
@@ -66,9 +66,11 @@ def select_model(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Modu
         )
         decoder, errors = fit(spec, incumbent)
         trial = Trial(spec, errors)
-        if winner is None or trial.best_error < min(e.best_error for e in trials):
+        if winner is None or trial.best_error < min(other.best_error for other in trials):
             winner = decoder
         trials.append(trial)
     if winner is None:
-        raise InvalidOptionError("a contest needs at least one decoder, but none takes part.")
+        raise InvalidOptionError(
+            "model selection needs at least one decoder, but got none. Pass a spec."
+        )
     return winner, trials

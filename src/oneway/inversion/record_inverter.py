@@ -1,4 +1,4 @@
-"""An inverter for tabular records, and the choice between it and the one for images."""
+"""An inverter for tabular records, and the choice between inverters for records and images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,15 +15,15 @@ RECORD_DEPTH = 2
 """Hidden layers of a decoder of records."""
 
 UNITS_PER_WIDTH = 16
-"""Hidden units per ``width``, so that one width says how strong a decoder is, on either kind."""
+"""Hidden units per ``width``: equal widths are about equally strong for images and records."""
 
 
 class RecordInverter(LayeredInverter):
     """Reconstructs records from confidences by a multilayer perceptron.
 
     Each hidden layer is Linear, BatchNorm, ReLU; the last is Linear, Sigmoid. Trained on the mean
-    squared error, what it says of a categorical column (one-hot in the record) are the posterior
-    probabilities of its categories, and of a numeric column the posterior mean.
+    squared error, it gives the posterior probabilities of a categorical column's categories
+    (one-hot in the record), and the posterior mean of a numeric column.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class RecordInverter(LayeredInverter):
 
         Args:
             num_classes: K, the length of a confidence vector, at least 2.
-            record_length: D, how many numbers in [0, 1] encode a record, at least 1.
+            record_length: D, the count of numbers in [0, 1] that encode a record, at least 1.
             width: A sixteenth of the units of each hidden layer. Presets: ``INVERTER_WIDTHS``.
-            hidden_layers: How many layers come before the last one, at least 1.
+            hidden_layers: Number of layers before the last, at least 1.
             input_transform: The input transform, one of ``INPUT_TRANSFORMS``.
-            truncation: Of the faithful transform: keep this many of the largest trials.
+            truncation: For the faithful transform: keep this many of the largest entries.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -75,11 +75,11 @@ class RecordInverter(LayeredInverter):
 def build_inverter(
     num_classes: int, shape: Sequence[int], **options: Any
 ) -> Inverter | RecordInverter:
-    """Build the untrained inverter that fits what is to be reconstructed.
+    """Build an untrained inverter for inputs of a shape.
 
     Args:
         num_classes: K, at least 2.
-        shape: Of one input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
+        shape: The shape of an input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
         **options: Keyword arguments of :class:`Inverter` or :class:`RecordInverter`.
 
     Raises:
@@ -96,9 +96,9 @@ def build_inverter(
 
 
 def default_depth(shape: Sequence[int]) -> int:
-    """Return how many hidden layers :func:`build_inverter` gives an inverter of its own accord.
+    """Return the default number of hidden layers in :func:`build_inverter`.
 
     Args:
-        shape: As there.
+        shape: The shape of an input, as there.
     """
     return full_depth(*shape[1:]) if len(shape) == 3 else RECORD_DEPTH

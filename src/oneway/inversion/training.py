@@ -1,4 +1,4 @@
-"""Train an inverter, chosen on held-out data of whoever trains it."""
+"""Train an inverter, and keep its best epoch on held-out data of the trainer."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from oneway.checks import check_above, check_confidences, check_count, check_ima
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 
 HELD_OUT = 0.125
-"""Share of a trainer's images kept for choosing, unless another is asked for."""
+"""Default share of a trainer's images that are held out for choosing."""
 
 LEAST_GAIN = 1e-3
 """Relative fall of the held-out error that counts as progress for the patience."""
@@ -30,7 +30,7 @@ TRAILING = 1.05
 SCHEDULES = ("constant", "one-cycle")
 
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""Makes of ``(inverter, confidences, images)`` what the inverter, in eval mode, is to be shown."""
+"""Maps ``(inverter, confidences, images)``, the inverter in eval mode, to changed confidences."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ class TrainingSettings:
     Attributes:
         epochs: Most passes over the training rows.
         patience: Stop after this many epochs in which the held-out error fell by less than 0.1 %.
-        learning_rate: Of Adam, with betas (.5, .999) and AMSGrad.
+        learning_rate: Step size of Adam, with betas (.5, .999) and AMSGrad.
         batch_size: Rows per step.
         averaging: Decay per step of the moving average, in [0, 1); 0 keeps the last weights.
         schedule: ``"constant"``, or ``"one-cycle"``: the step rises to ``learning_rate`` and falls
-            to nothing over exactly ``epochs`` (without AMSGrad, and whatever the patience), which
-            reaches in few epochs what a constant step reaches in twice as many.
-        grace: How many epochs a decoder may trail the incumbent of a contest before it is given up.
+            to nothing over exactly ``epochs`` (without AMSGrad, and whatever the patience). It
+            reaches in few epochs the error that a constant step reaches in twice as many.
+        grace: Epochs that a decoder may trail the incumbent of a model selection before it is given
+            up.
     """
 
     epochs: int = 24
@@ -65,7 +66,7 @@ class TrainingSettings:
         """Refuse values outside their range.
 
         Raises:
-            InvalidOptionError: One is.
+            InvalidOptionError: A value is outside its range.
         """
         check_count("epochs", self.epochs)
         check_count("patience", self.patience)
@@ -84,12 +85,12 @@ DEFAULT_SETTINGS = TrainingSettings()
 YANG_SETTINGS = TrainingSettings(
     epochs=100, patience=100, learning_rate=2e-4, batch_size=128, averaging=0
 )
-"""What Yang et al. (CCS 2019) train with. They choose on private data; we never do."""
+"""The training of Yang et al. (CCS 2019). They choose on private data; oneway never does."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What one epoch gave: its number from 1, the most there can be, and held-out errors."""
+    """An epoch: its number from 1, the most epochs, its held-out error, and the best so far."""
 
     epoch: int
     epochs: int
@@ -113,65 +114,34 @@ def train_inverter(
 
     Args:
         inverter: ``(N, K)`` confidences to ``(N, C, H, W)`` images; on the tensors' device.
-        confidences: ``(N, K)`` what the trainer got for its images.
-        images: ``(N, C, H, W)`` in ``[0, 1]``, the trainer's own.
+        confidences: ``(N, K)`` answers to the trainer's images.
+        images: ``(N, C, H, W)`` in ``[0, 1]``, the trainer's images.
         held_out: ``(N)`` bool: rows that choose the epoch and are not trained on. None: an
             eighth, drawn from ``generator``.
         settings: How long and how fast.
         generator: On the CPU; gives the order of the rows.
-        incumbent: Held-out errors by epoch of another decoder in a contest where only the best
-            counts: after ``settings.grace`` epochs, training stops once it trails the incumbent
-            by 5 %.
-        perturb: Changes the confidences of each batch, given the inverter as it is: adversarial
-            training. Held-out rows are changed likewise.
+        incumbent: Held-out errors by epoch of the best decoder so far in a model selection: after
+            ``settings.grace`` epochs, training stops once it trails the incumbent by 5 %.
+        perturb: Changes the confidences of each batch, given the current inverter: adversarial
+            training. Held-out rows are changed in the same way.
         on_epoch: Called after each epoch.
 
     Returns:
         The held-out mean squared error per pixel after each epoch; the lowest is that of the
-        weights kept.
+        kept weights.
 
     Raises:
-        InvalidTensorError: A tensor is not what is said above.
-        InvalidOptionError: No row, or every row but one, is held out.
+        InvalidTensorError: A tensor has another type, shape or range.
+        InvalidOptionError: No row is held out, or fewer than two are left to train on.
     """
-    check_confidences(confidences)
-    check_images(images, rows=len(confidences))
-    if held_out is None:
-        held_out = held_out_rows(len(images), HELD_OUT, generator).to(images.device)
-    if held_out.dtype != torch.bool or held_out.shape != images.shape[:1]:
-        raise InvalidTensorError(
-            f"held_out must be bool of shape ({len(images)},), one per image, but got "
-            f"{name_of(held_out.dtype)} of shape {tuple(held_out.shape)}."
-        )
-    count = int(held_out.sum())
-    if not 0 < count < len(images) - 1:
-        raise InvalidOptionError(
-            "at least one row must be held out and two trained on, "
-            f"but {count} of {len(images)} are held out."
-        )
+    held_out = _checked_rows(confidences, images, held_out, generator)
     inputs, truths = confidences[~held_out], images[~held_out]
     held_inputs, held_truths = confidences[held_out], images[held_out]
     fit_input_transform = getattr(inverter, "fit_input_transform", None)
     if callable(fit_input_transform):
         fit_input_transform(inputs)
     convert_conv2d_weight_memory_format(inverter, torch.channels_last)
-    cycle = settings.schedule == "one-cycle"
-    optimizer = torch.optim.Adam(
-        inverter.parameters(), lr=settings.learning_rate, betas=(0.5, 0.999), amsgrad=not cycle
-    )
-    steps = -(-len(inputs) // settings.batch_size) * settings.epochs
-    rate = (
-        OneCycleLR(
-            optimizer,
-            settings.learning_rate,
-            # PyTorch divides by zero where the rise is of exactly one step.
-            total_steps=max(steps, math.floor(1 / RISING) + 1),
-            pct_start=RISING,
-            cycle_momentum=False,
-        )
-        if cycle
-        else None
-    )
+    step = _make_step(inverter, settings, len(inputs))
     averaged = MovingAverage(inverter, settings.averaging)
     errors: list[float] = []
     progress, progress_epoch = math.inf, 0
@@ -183,14 +153,7 @@ def train_inverter(
             if perturb is not None:
                 shown = perturb(inverter.eval(), shown, truths[rows])
                 inverter.train()
-            optimizer.zero_grad(set_to_none=True)
-            # Half the memory traffic on a GPU; on a CPU nothing changes.
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-                guess = inverter(shown)
-            nn.functional.mse_loss(guess.to(truths.dtype), truths[rows]).backward()
-            optimizer.step()
-            if rate is not None:
-                rate.step()
+            step(shown, truths[rows])
             averaged.update()
         judged = held_inputs
         if perturb is not None:
@@ -207,27 +170,84 @@ def train_inverter(
         if on_epoch is not None:
             on_epoch(TrainingReport(epoch, settings.epochs, error, best))
         trails = epoch > settings.grace and incumbent and best > TRAILING * min(incumbent[:epoch])
-        stuck = not cycle and epoch - progress_epoch >= settings.patience
-        if trails or stuck:
+        waited = epoch - progress_epoch
+        if trails or (settings.schedule != "one-cycle" and waited >= settings.patience):
             break
     inverter.load_state_dict(best_state)
     inverter.eval()
     return errors
 
 
+def _checked_rows(
+    confidences: Tensor, images: Tensor, held_out: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Check the arguments of :func:`train_inverter`, and return the held-out rows."""
+    check_confidences(confidences)
+    check_images(images, rows=len(confidences))
+    if held_out is None:
+        held_out = held_out_rows(len(images), HELD_OUT, generator).to(images.device)
+    if held_out.dtype != torch.bool or held_out.shape != images.shape[:1]:
+        raise InvalidTensorError(
+            f"held_out must be bool of shape ({len(images)},), one per image, but got "
+            f"{name_of(held_out.dtype)} of shape {tuple(held_out.shape)}."
+        )
+    count = int(held_out.sum())
+    if not 0 < count < len(images) - 1:
+        raise InvalidOptionError(
+            "at least one row must be held out and two trained on, "
+            f"but {count} of {len(images)} are held out."
+        )
+    return held_out
+
+
+def _make_step(
+    inverter: nn.Module, settings: TrainingSettings, rows: int
+) -> Callable[[Tensor, Tensor], None]:
+    """Return a function that takes a step of Adam on a batch of confidences and images."""
+    cycle = settings.schedule == "one-cycle"
+    optimizer = torch.optim.Adam(
+        inverter.parameters(), lr=settings.learning_rate, betas=(0.5, 0.999), amsgrad=not cycle
+    )
+    steps = -(-rows // settings.batch_size) * settings.epochs
+    rate = (
+        OneCycleLR(
+            optimizer,
+            settings.learning_rate,
+            # PyTorch divides by zero where the rise is of exactly one step.
+            total_steps=max(steps, math.floor(1 / RISING) + 1),
+            pct_start=RISING,
+            cycle_momentum=False,
+        )
+        if cycle
+        else None
+    )
+
+    def step(confidences: Tensor, images: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        # Half the memory traffic on a GPU; on a CPU nothing changes.
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+            guess = inverter(confidences)
+        nn.functional.mse_loss(guess.to(images.dtype), images).backward()
+        optimizer.step()
+        if rate is not None:
+            rate.step()
+
+    return step
+
+
 class MovingAverage:
     """A copy of a network whose weights and BatchNorm statistics follow it slowly.
 
     An input transform's statistics are constants once they are fitted: they are copied and never
-    averaged. There may be more of them than weights (a row per class, of as many trials).
+    averaged. There may be more of them than weights (K x K of them).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         """Copy ``network``, whose input transform is fitted; its tensors change in place only.
 
         Args:
-            network: What is trained.
-            decay: Per step, in [0, 1).
+            network: The network in training.
+            decay: Decay per step, in [0, 1).
         """
         self.network = copy.deepcopy(network)
         self._blend = get_ema_multi_avg_fn(decay)
@@ -236,18 +256,18 @@ class MovingAverage:
         # PyTorch blends numbers of one type at once: counts of batches are no floats.
         self._groups = [
             [pair for pair in pairs if pair[0].dtype == dtype]
-            for dtype in dict.fromkeys(own.dtype for own, _ in pairs)
+            for dtype in dict.fromkeys(average.dtype for average, _ in pairs)
         ]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take a step towards the network; the first is all the way."""
+        """Take a step towards the network; the first step is a copy."""
         for group in self._groups:
-            own, others = ([pair[side].detach() for pair in group] for side in (0, 1))
+            averages, values = ([pair[side].detach() for pair in group] for side in (0, 1))
             if self._begun:
-                self._blend(own, others, None)
+                self._blend(averages, values, None)
             else:
-                torch._foreach_copy_(own, others)
+                torch._foreach_copy_(averages, values)
         self._begun = True
 
 
@@ -257,21 +277,21 @@ def _moving(network: nn.Module) -> list[Tensor]:
     constants = (
         set(input_transform.buffers()) if isinstance(input_transform, nn.Module) else set[Tensor]()
     )
-    return [*network.parameters(), *(one for one in network.buffers() if one not in constants)]
+    return [*network.parameters(), *(each for each in network.buffers() if each not in constants)]
 
 
 def shuffled_batches(
     count: int, batch_size: int, generator: torch.Generator, device: torch.device
 ) -> Iterator[Tensor]:
-    """Give each row once, in random order, in batches of more than one.
+    """Yield each row once, in random order, in batches of at least two.
 
     A single row that is left over is left out: BatchNorm has no variance over it.
 
     Args:
-        count: How many rows there are.
+        count: Number of rows.
         batch_size: Rows per batch.
         generator: On the CPU; gives the order.
-        device: Where the row numbers go.
+        device: Device of the row numbers.
     """
     order = torch.randperm(count, generator=generator).to(device)
     return (rows for rows in order.split(batch_size) if len(rows) > 1)
@@ -281,15 +301,15 @@ def held_out_rows(count: int, share: float, generator: torch.Generator) -> Tenso
     """Choose rows that a trainer keeps from training, to select epochs and decoders on.
 
     Args:
-        count: How many rows there are, at least 3.
-        share: Of them to hold out, between 0 and 1; at least one is, and two are not.
+        count: Number of rows, at least 3.
+        share: Share to hold out, between 0 and 1; at least one row is held out, and two are not.
         generator: On the CPU; gives the choice.
 
     Returns:
         ``(count)`` bool.
 
     Raises:
-        InvalidOptionError: There are too few rows.
+        InvalidOptionError: There are fewer than 3 rows.
     """
     if count < 3:
         raise InvalidOptionError(
@@ -307,6 +327,6 @@ def mean_error(inverter: nn.Module, confidences: Tensor, images: Tensor) -> floa
     """Return the mean squared error per pixel of ``inverter``, which it puts in eval mode."""
     inverter.eval()
     total = 0.0
-    for some, truth in zip(confidences.split(512), images.split(512), strict=True):
-        total += float(nn.functional.mse_loss(inverter(some), truth, reduction="sum"))
+    for batch, truth in zip(confidences.split(512), images.split(512), strict=True):
+        total += float(nn.functional.mse_loss(inverter(batch), truth, reduction="sum"))
     return total / images.numel()

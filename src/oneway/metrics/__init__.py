@@ -1,4 +1,4 @@
-"""How well inputs are reconstructed, and what a defense costs its users."""
+"""Measures of reconstructions, and of the cost of a defense to its users."""
 
 from oneway.metrics.calibration import (
     ReliabilityBin,
@@ -7,8 +7,9 @@ from oneway.metrics.calibration import (
     negative_log_likelihood,
     reliability_bins,
 )
+from oneway.metrics.columns import categorical_accuracy, numeric_error
 from oneway.metrics.image_quality import peak_signal_to_noise_ratio, structural_similarity
-from oneway.metrics.intervals import Interval, bootstrap_difference, bootstrap_gap, bootstrap_mean
+from oneway.metrics.intervals import Interval, bootstrap_gap, bootstrap_mean
 from oneway.metrics.ranking import (
     failure_auroc,
     rank_correlation,
@@ -21,10 +22,9 @@ from oneway.metrics.reconstruction import (
     lowest_rows,
     lowest_share,
 )
-from oneway.metrics.records import categorical_accuracy, numeric_error
 from oneway.metrics.reidentification import (
-    Calibration,
     Embedder,
+    FeatureRegression,
     PrincipalComponents,
     rank_share,
     reidentification_ranks,
@@ -32,13 +32,12 @@ from oneway.metrics.reidentification import (
 from oneway.metrics.utility import Distortion, distortion, label_changes
 
 __all__ = [
-    "Calibration",
     "Distortion",
     "Embedder",
+    "FeatureRegression",
     "Interval",
     "PrincipalComponents",
     "ReliabilityBin",
-    "bootstrap_difference",
     "bootstrap_gap",
     "bootstrap_mean",
     "brier_score",

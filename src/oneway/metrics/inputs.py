@@ -1,4 +1,4 @@
-"""What several measures ask of their inputs, besides :mod:`oneway.checks`."""
+"""Checks of inputs that several measures share, besides :mod:`oneway.checks`."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,14 @@ from oneway.errors import InvalidTensorError
 
 
 def check_pairs(images: Tensor, reconstructions: Tensor) -> None:
-    """Refuse all but inputs and as many reconstructions of their shape, finite and floating.
+    """Refuse inputs and reconstructions unless they agree in shape, and are finite and floating.
 
     Args:
         images: ``(N, C, H, W)`` images or ``(N, features)`` records, ``N >= 1``.
         reconstructions: Same shape.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: A tensor breaks the lines above.
     """
     check_images(images)
     if not len(images):
@@ -46,7 +46,7 @@ def check_unit_range(images: Tensor) -> None:
     """Refuse inputs outside ``[0, 1]``.
 
     Raises:
-        InvalidTensorError: Some row leaves it.
+        InvalidTensorError: A row leaves it.
     """
     outside = ((images < 0) | (images > 1)).flatten(1).any(-1)
     if outside.any():
@@ -57,10 +57,10 @@ def check_unit_range(images: Tensor) -> None:
 
 
 def check_rows(scores: Tensor, name: str = "released") -> None:
-    """Refuse all but ``(N, K)`` finite scores with ``N >= 1``.
+    """Refuse scores unless they are ``(N, K)`` and finite, with ``N >= 1``.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: The scores break the line above.
     """
     check_logits(scores, name)
     if scores.ndim != 2 or not len(scores):
@@ -75,7 +75,7 @@ def check_true_labels(labels: Tensor, scores: Tensor) -> None:
     Unlike :func:`oneway.checks.check_labels`, the remedy is not the arg max.
 
     Raises:
-        InvalidTensorError: They are something else.
+        InvalidTensorError: The labels break the line above.
     """
     rows, classes = scores.shape
     if labels.dtype != torch.int64 or labels.shape != (rows,):

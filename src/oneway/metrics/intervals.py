@@ -1,11 +1,10 @@
-"""How sure a number is, given which queries happened to be asked: paired bootstrap intervals.
+"""Paired bootstrap intervals: the uncertainty of a number that comes from the choice of queries.
 
-Queries are drawn anew with replacement, as many as there are, and the statistic is taken of
-each draw. What is compared is compared on the same draws: queries that are hard for one attack
-are hard for the other, and that common part cancels.
+As many queries as there are are drawn with replacement, and the statistic is computed on each
+draw. Attacks are compared on the same draws: queries that are hard for one attack are hard for
+another, and this common part cancels.
 
-These intervals hold for the networks at hand. What training again would change is told by
-several seeds, not by this.
+The intervals hold for the networks at hand. The effect of training again shows in several seeds.
 
 SciPy's ``bootstrap`` gives the same interval, but gathers every value of every draw (a closed gap
 of 100,000 queries takes it several times as long), and has no place for a draw without a gap.
@@ -30,7 +29,7 @@ DRAWS_AT_ONCE = 2**21
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate from all queries, and between which ends it moves with the queries asked.
+    """An estimate from all queries, and the ends of its interval.
 
     Attributes:
         low: Lower end.
@@ -52,42 +51,15 @@ def bootstrap_mean(
         values: ``(N)`` floating, finite, ``N >= 2``.
         generator: Source of the draws, on any device; the work is done there.
         level: Share of the draws between the ends, in ``(0, 1)``.
-        resamples: How many draws; at least ``2 / (1 - level)``, so that one lies beyond each end.
+        resamples: Number of draws, at least ``2 / (1 - level)``, so that one lies beyond each end.
 
     Raises:
-        InvalidTensorError: ``values`` are something else.
+        InvalidTensorError: A tensor breaks the lines above.
         InvalidOptionError: An option is outside its range.
     """
     _check({"values": values}, level, resamples)
     means = _resampled_means(values.unsqueeze(0), generator, resamples)[0]
     return _interval(means, means, float(values.double().mean()), level)
-
-
-def bootstrap_difference(
-    first: Tensor,
-    second: Tensor,
-    *,
-    generator: Generator,
-    level: float = 0.95,
-    resamples: int = 2000,
-) -> Interval:
-    """Return the mean of ``first - second``, two values of the same queries, with its interval.
-
-    Args:
-        first: ``(N)`` floating, finite, ``N >= 2``.
-        second: ``(N)`` of the same queries in the same order.
-        generator: As for :func:`bootstrap_mean`.
-        level: As there.
-        resamples: As there.
-
-    Raises:
-        InvalidTensorError: The values are something else.
-        InvalidOptionError: An option is outside its range.
-    """
-    _check({"first": first, "second": second}, level, resamples)
-    return bootstrap_mean(
-        first.double() - second.double(), generator=generator, level=level, resamples=resamples
-    )
 
 
 def bootstrap_gap(
@@ -101,9 +73,9 @@ def bootstrap_gap(
 ) -> Interval:
     """Return the closed gap of the mean errors, with its interval.
 
-    All three means of a draw are over the same queries. Where the label's mean does not exceed
-    the clean one, the draw has no gap, and counts below the low and above the high end: where
-    that happens often, the ends are infinite, which says that these queries do not tell.
+    All three means of a draw are over the same queries. A draw where the label's mean does not
+    exceed the clean mean has no gap, and counts below the low and above the high end. If many draws
+    have none, the ends are infinite: these queries are inconclusive.
 
     Args:
         adaptive_errors: ``(N)`` each query's error of the strongest attack on the release;
@@ -111,11 +83,11 @@ def bootstrap_gap(
         clean_errors: ``(N)`` of the best attack on clean scores, same queries.
         label_errors: ``(N)`` of the best attack given the label alone, same queries.
         generator: As for :func:`bootstrap_mean`.
-        level: As there.
-        resamples: As there.
+        level: As for :func:`bootstrap_mean`.
+        resamples: As for :func:`bootstrap_mean`.
 
     Raises:
-        InvalidTensorError: The errors are something else.
+        InvalidTensorError: A tensor breaks the lines above.
         InvalidOptionError: An option is outside its range, or over all queries there is no gap
             (see :func:`oneway.metrics.closed_gap`).
     """
@@ -129,9 +101,9 @@ def bootstrap_gap(
     adaptive, clean, label = stacked.mean(-1).tolist()
     estimate = closed_gap(adaptive, clean, label)
     adaptive_means, clean_means, label_means = _resampled_means(stacked, generator, resamples)
-    room = label_means - clean_means
-    gaps = (adaptive_means - clean_means) / room
-    none = room <= 0
+    whole = label_means - clean_means
+    gaps = (adaptive_means - clean_means) / whole
+    none = whole <= 0
     return _interval(
         gaps.masked_fill(none, -torch.inf), gaps.masked_fill(none, torch.inf), estimate, level
     )
@@ -146,7 +118,7 @@ def _resampled_means(rows: Tensor, generator: Generator, resamples: int) -> Tens
     for start in range(0, resamples, at_once):
         shape = (min(at_once, resamples - start), count)
         drawn = torch.randint(count, shape, generator=generator, device=device)
-        # How often each query was drawn serves all rows at once, and is read in order.
+        # The count of each query in a draw serves all rows at once, and is read in order.
         places = drawn + count * torch.arange(len(drawn), device=device).unsqueeze(-1)
         counts = torch.bincount(places.flatten(), minlength=drawn.numel()).view_as(drawn)
         parts.append(values @ counts.to(values.dtype).mT / count)

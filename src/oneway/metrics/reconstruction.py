@@ -43,7 +43,7 @@ def lowest_share(errors: Tensor, share: float) -> float:
         share: In ``(0, 1]``, such as 0.01 or 0.05; rounded to whole queries, at least one.
 
     Raises:
-        InvalidTensorError: ``errors`` are something else.
+        InvalidTensorError: ``errors`` break the lines above.
         InvalidOptionError: ``share`` is outside its range.
     """
     if errors.ndim != 1 or not len(errors) or not errors.is_floating_point():

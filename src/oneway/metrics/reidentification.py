@@ -1,11 +1,11 @@
-"""Whether a reconstruction tells which input it came from: re-identification in a gallery.
+"""Re-identification in a gallery: whether a reconstruction reveals which input it came from.
 
-An error per pixel says how far a reconstruction is from the truth, not whether it is nearer to it
-than to others. Here the judge sees a reconstruction and a gallery of true inputs, one of which
-it came from, and ranks them. Chance is ``within / gallery``; what the label alone gives away
-lies above that, so compare with an attacker who has no more.
+An error per pixel measures the distance to the truth, not whether other inputs are closer. Here
+the judge sees a reconstruction and a gallery of true inputs, with the right one among them, and
+ranks the gallery. Chance is ``within / gallery``. The label alone reveals more than chance, so
+compare with an attacker who has only the label.
 
-The judge shares nothing with the target: it knows auxiliary inputs alone.
+The judge shares nothing with the target: it knows auxiliary inputs only.
 """
 
 from collections.abc import Iterator
@@ -20,22 +20,22 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics.inputs import check_pairs
 
 FIT_ROWS = 1000
-"""Auxiliary rows that directions are taken from at least: seconds for any size of input."""
+"""Auxiliary rows that directions are fitted to, if there are so many: it takes seconds."""
 
 FIT_VALUES = 2**22
-"""Values in all rows that they are taken from, where that allows more rows: of small inputs."""
+"""Values in all rows that directions are fitted to; small inputs allow more rows."""
 
 LEAST_SHARE = 1e-10
 """Directions with less of the leading variance than this are rounding errors."""
 
 LEAST_RESIDUAL = 0.01
-"""Share of a feature's variance that a calibrated judge leaves unexplained at least."""
+"""Least share of a feature's variance that a regression leaves unexplained."""
 
 ROWS_AT_ONCE = 512
 
 
 class Embedder(Protocol):
-    """Describes inputs by rows of features, in which like inputs are near."""
+    """Describes inputs by rows of features; similar inputs have similar features."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Describe inputs.
@@ -54,7 +54,7 @@ class PrincipalComponents:
     """The leading principal components of auxiliary inputs: for faces, eigenfaces.
 
     They are not whitened: that would give the most weight to detail, which reconstructions lack.
-    A :class:`Calibration` weighs each by what it tells.
+    A :class:`FeatureRegression` weighs each by how well reconstructions render it.
 
     Attributes:
         mean: ``(P)`` mean of the auxiliary inputs, flattened; float64.
@@ -74,11 +74,11 @@ class PrincipalComponents:
 
         Args:
             images: ``(M, C, H, W)`` or ``(M, features)``, auxiliary: none of the target's
-                inputs, none of the queries. Of more than 1,000, some at even distances count.
-            components: How many to keep; fewer if the inputs do not differ in so many ways.
+                inputs, none of the queries. Of more than 1,000 rows, evenly spaced ones are used.
+            components: Number of components; fewer if the inputs span fewer directions.
 
         Raises:
-            InvalidTensorError: ``images`` are something else, or all alike.
+            InvalidTensorError: ``images`` break the line above, or are all alike.
             InvalidOptionError: ``components`` is below 1.
         """
         check_images(images)
@@ -88,7 +88,7 @@ class PrincipalComponents:
         rows = images[chosen * len(images) // max(1, len(chosen))].flatten(1).double()
         mean = rows.mean(0)
         rows = rows - mean
-        # Of both Gram matrices, the smaller one has all the directions.
+        # The smaller of the two Gram matrices has all the directions.
         wide = rows.shape[1] > rows.shape[0]
         variances, vectors = torch.linalg.eigh(rows @ rows.mT if wide else rows.mT @ rows)
         kept = variances > LEAST_SHARE * variances[-1:].clamp_min(torch.finfo(rows.dtype).tiny)
@@ -106,7 +106,7 @@ class PrincipalComponents:
         """Return ``(N, D)`` coordinates along the directions.
 
         Raises:
-            InvalidTensorError: The inputs have another size than those it was fitted to.
+            InvalidTensorError: The inputs have another size than the fitted ones.
         """
         size = images[:1].flatten(1).shape[-1]
         if size != len(self.mean):
@@ -116,24 +116,24 @@ class PrincipalComponents:
             )
         mean, directions = self.mean.to(images.device), self.directions.to(images.device)
         return torch.cat(
-            [(some.flatten(1).double() - mean) @ directions for some in images.split(ROWS_AT_ONCE)]
+            [(rows.flatten(1).double() - mean) @ directions for rows in images.split(ROWS_AT_ONCE)]
         )
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What a reconstruction's features tell of the true ones, feature by feature.
+class FeatureRegression:
+    """A regression of true features on reconstructed features, feature by feature.
 
-    The true feature, given the reconstructed one, is taken to be Gaussian about ``slope`` times
-    it. A feature that the reconstructions lack has slope 0 and decides nothing, and one that they
+    Given the reconstructed feature, the true feature is modelled as Gaussian about ``slope`` times
+    it. A feature that reconstructions lack has slope 0 and decides nothing; a feature that they
     render well decides much.
 
     Attributes:
         shift: ``(D)`` mean of the reconstructions' features.
         center: ``(D)`` mean of the true features.
-        slope: ``(D)`` regression of the true on the reconstructed.
-        variance: ``(D)`` of the true features.
-        residual: ``(D)`` of the true features, given the reconstructed.
+        slope: ``(D)`` slope of the true on the reconstructed features.
+        variance: ``(D)`` variance of the true features.
+        residual: ``(D)`` variance of the true features, given the reconstructed ones.
     """
 
     shift: Tensor
@@ -144,29 +144,31 @@ class Calibration:
 
     @classmethod
     def fit(cls, embedder: Embedder, images: Tensor, reconstructions: Tensor) -> Self:
-        """Learn from pairs that the attacker has: its held-out auxiliary inputs.
+        """Fit the regression to the attacker's held-out auxiliary inputs.
 
         Args:
-            embedder: Describes both.
-            images: ``(M, ...)`` inputs that its decoder was not trained on, and no queries;
-                a hundred are enough.
-            reconstructions: What it made of the answers to them, in the same order.
+            embedder: Describes inputs and reconstructions.
+            images: ``(M, ...)`` inputs that the decoder was not trained on, and not queries; a
+                hundred are enough.
+            reconstructions: Their reconstructions, same shape and order.
 
         Raises:
-            InvalidTensorError: They are no pairs, or fewer than two.
+            InvalidTensorError: The shapes differ, or there are fewer than two pairs.
         """
         check_pairs(images, reconstructions)
         if len(images) < 2:
-            raise InvalidTensorError("a calibration needs at least 2 pairs, but got 1.")
-        true, made = embedder(images), embedder(reconstructions)
-        center, shift = true.mean(0), made.mean(0)
-        true, made = true - center, made - shift
+            raise InvalidTensorError(
+                "a regression needs at least 2 pairs, but got 1. Pass more held-out inputs."
+            )
+        true, guess = embedder(images), embedder(reconstructions)
+        center, shift = true.mean(0), guess.mean(0)
+        true, guess = true - center, guess - shift
         variance = true.square().mean(0)
-        power = made.square().mean(0)
+        power = guess.square().mean(0)
         # Rounding errors are no signal: where reconstructions hardly differ, the slope is 0.
         seen = power > LEAST_SHARE * variance.max()
-        slope = torch.where(seen, (true * made).mean(0) / power.where(seen, 1), 0)
-        residual = (true - slope * made).square().mean(0)
+        slope = torch.where(seen, (true * guess).mean(0) / power.where(seen, 1), 0)
+        residual = (true - slope * guess).square().mean(0)
         return cls(shift, center, slope, variance, residual.clamp_min(LEAST_RESIDUAL * variance))
 
 
@@ -177,13 +179,13 @@ def reidentification_ranks(
     *,
     generator: Generator,
     gallery: int = 1000,
-    calibration: Calibration | None = None,
+    regression: FeatureRegression | None = None,
 ) -> Tensor:
-    """Return how high each true input ranks among others, given its reconstruction.
+    """Return the rank of each true input in its gallery, given its reconstruction.
 
-    The queries are dealt into galleries of one size at random; each reconstruction is compared
-    with every true input of its gallery. Those that tie stand in random order, so that
-    reconstructions which are all alike score at chance.
+    The queries are dealt at random into galleries of one size; each reconstruction is compared with
+    every true input of its gallery. Ties are ranked at random, so that reconstructions which are
+    all alike score at chance.
 
     Args:
         embedder: Describes inputs; fitted on auxiliary ones.
@@ -191,16 +193,15 @@ def reidentification_ranks(
         reconstructions: Same shape and order.
         generator: Deals the galleries; on any device.
         gallery: True inputs in each, the right one included; from 2 to ``N``.
-        calibration: How far the embedder's features are to be trusted: candidates are ranked by
-            the likelihood of their features, given the reconstruction, over that without one.
-            The stronger judge by far: publish its ranks. None: they are ranked by the cosine of
-            features, less the mean of each side.
+        regression: Rank candidates by the likelihood ratio of their features, with and without the
+            reconstruction. This judge is much stronger: publish its ranks. None: rank by the
+            cosine of features, less the mean of each side.
 
     Returns:
         ``(N)`` int64 from 1, the best, to ``gallery``.
 
     Raises:
-        InvalidTensorError: The shapes differ, or the calibration is of another embedder.
+        InvalidTensorError: The shapes differ, or the regression is of another embedder.
         InvalidOptionError: ``gallery`` is outside its range.
     """
     check_pairs(images, reconstructions)
@@ -212,26 +213,26 @@ def reidentification_ranks(
             "among galleries of one size alone: ask more queries, or use one size everywhere."
         )
     queries, candidates = embedder(reconstructions), embedder(images)
-    if calibration is None:
+    if regression is None:
         queries, candidates, bonus = _cosine_terms(queries, candidates)
     else:
-        if calibration.center.shape != queries.shape[1:]:
+        if regression.center.shape != queries.shape[1:]:
             raise InvalidTensorError(
-                f"calibration must be of the embedder's {queries.shape[-1]} features, but has "
-                f"{len(calibration.center)}. Fit it with the same embedder."
+                f"regression must be of the embedder's {queries.shape[-1]} features, but has "
+                f"{len(regression.center)}. Fit it with the same embedder."
             )
-        queries, candidates, bonus = _likelihood_terms(queries, candidates, calibration)
+        queries, candidates, bonus = _likelihood_terms(queries, candidates, regression)
     place = torch.arange(gallery, device=images.device)
     ranks = torch.empty(count, dtype=torch.int64, device=images.device)
     for members, first in _deal(count, gallery, generator):
         members = members.to(images.device)
         shown, extra = candidates[members], bonus[members]
-        for some in place[first:].split(ROWS_AT_ONCE):
-            scores = queries[members[some]] @ shown.mT + extra
-            own = scores.gather(-1, some.unsqueeze(-1))
-            # A gallery stands in random order, so of equals the first may come first.
-            before = (scores > own) | ((scores == own) & (place < some.unsqueeze(-1)))
-            ranks[members[some]] = 1 + before.sum(-1)
+        for rows in place[first:].split(ROWS_AT_ONCE):
+            scores = queries[members[rows]] @ shown.mT + extra
+            right = scores.gather(-1, rows.unsqueeze(-1))
+            # A gallery is in random order, so ties may be ranked in that order.
+            before = (scores > right) | ((scores == right) & (place < rows.unsqueeze(-1)))
+            ranks[members[rows]] = 1 + before.sum(-1)
     return ranks
 
 
@@ -243,7 +244,7 @@ def rank_share(ranks: Tensor, within: int = 1) -> float:
         within: 1 for rank-1, 5 for rank-5.
 
     Raises:
-        InvalidTensorError: ``ranks`` are something else.
+        InvalidTensorError: ``ranks`` break the line above.
         InvalidOptionError: ``within`` is below 1.
     """
     check_count("within", within)
@@ -257,9 +258,9 @@ def rank_share(ranks: Tensor, within: int = 1) -> float:
 
 
 def _deal(count: int, gallery: int, generator: Generator) -> Iterator[tuple[Tensor, int]]:
-    """Yield galleries in random order, and from which place on their members are ranked.
+    """Yield galleries in random order, and the first place whose members are to be ranked.
 
-    The last one is filled up with members who were ranked before.
+    The last gallery is filled up with members that were ranked before.
     """
     order = torch.randperm(count, generator=generator, device=generator.device)
     for start in range(0, count, gallery):
@@ -268,24 +269,24 @@ def _deal(count: int, gallery: int, generator: Generator) -> Iterator[tuple[Tens
 
 
 Terms = tuple[Tensor, Tensor, Tensor]
-"""Rows of queries and of candidates, and a bonus per candidate, whose sum of product and bonus
-is the score."""
+"""Rows of queries, rows of candidates, and a bonus per candidate: product plus bonus is the
+score."""
 
 
 def _cosine_terms(queries: Tensor, candidates: Tensor) -> Terms:
-    # Reconstructions may all be off in one way, such as too dark: that part tells nothing.
+    # Reconstructions may all be off in one way, such as too dark: that part carries nothing.
     rows = [
         torch.nn.functional.normalize(each - each.mean(0), dim=-1) for each in (queries, candidates)
     ]
     return rows[0], rows[1], rows[1].new_zeros(len(candidates))
 
 
-def _likelihood_terms(queries: Tensor, candidates: Tensor, calibration: Calibration) -> Terms:
-    """Expand the log likelihood ratio, without what is the same for all candidates."""
-    varies = calibration.variance > 0
-    residual = calibration.residual.where(varies, 1)
-    prior = calibration.variance.where(varies, 1)
-    expected = calibration.slope * (queries - calibration.shift)
-    features = candidates - calibration.center
+def _likelihood_terms(queries: Tensor, candidates: Tensor, regression: FeatureRegression) -> Terms:
+    """Expand the log likelihood ratio, without terms that are equal for all candidates."""
+    varies = regression.variance > 0
+    residual = regression.residual.where(varies, 1)
+    prior = regression.variance.where(varies, 1)
+    expected = regression.slope * (queries - regression.shift)
+    features = candidates - regression.center
     bonus = (features.square() * (1 / prior - 1 / residual)).sum(-1)
     return 2 * expected / residual, features, bonus

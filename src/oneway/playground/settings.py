@@ -127,11 +127,6 @@ def all_settings(defense: str) -> list[Setting]:
     ]
 
 
-def default_setting(defense: str) -> Setting:
-    """Return the first position of each of a defense's sliders."""
-    return Setting.of(defense, DEFAULTS[defense])
-
-
 def mixed_settings(defense: str) -> list[Setting]:
     """Return the settings of ``MIXED``; empty for a defense without sliders."""
     return [Setting.of(defense, options) for options in MIXED.get(defense, ())]

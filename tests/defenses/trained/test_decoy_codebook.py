@@ -98,7 +98,7 @@ def test_surrogates_learn_on_auxiliary_scores_one_per_input_transform(monkeypatc
     monkeypatch.setattr(decoy_codebook, "train_inverter", learn)
     train(surrogate_epochs=2)
     assert [options["input_transform"] for *_, options in built] == list(
-        decoy_codebook.INPUT_TRANSFORMS
+        decoy_codebook.SURROGATE_TRANSFORMS
     )
     assert {options["width"] for *_, options in built} == {4}
     assert {(classes, shape) for classes, shape, _ in built} == {(CLASSES, SHAPE)}

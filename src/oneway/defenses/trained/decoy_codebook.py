@@ -10,7 +10,7 @@ from oneway.defenses.codebook import Codebook, CodebookRelease, DecoyOptions, pl
 from oneway.defenses.codebook.release import Move
 from oneway.inversion import TrainingSettings, build_inverter, train_inverter
 
-INPUT_TRANSFORMS = ("standardized", "within-label", "faithful")
+SURROGATE_TRANSFORMS = ("standardized", "within-label", "faithful")
 """Input transforms of the surrogates: an attacker's is not known."""
 
 
@@ -46,7 +46,7 @@ class DecoyCodebook(CodebookRelease):
             epochs=settings.surrogate_epochs, learning_rate=0.01, schedule="one-cycle"
         )
         surrogates = []
-        for place, input_transform in enumerate(INPUT_TRANSFORMS):
+        for place, input_transform in enumerate(SURROGATE_TRANSFORMS):
             surrogate = build_inverter(
                 logits.shape[-1],
                 images.shape[1:],
@@ -55,7 +55,7 @@ class DecoyCodebook(CodebookRelease):
             ).to(images.device)
             train_inverter(surrogate, confidences, images, settings=training, generator=generator)
             surrogates.append(surrogate.eval().requires_grad_(False))
-            report((place + 1) / (len(INPUT_TRANSFORMS) + 1))
+            report((place + 1) / (len(SURROGATE_TRANSFORMS) + 1))
 
         def move(book: Codebook, scores: Tensor, queries: Tensor | None) -> Codebook:
             assert queries is not None  # noqa: S101  narrows the type; calibration has them

@@ -1,7 +1,7 @@
-"""What a reconstruction gives away of a record's columns, one column at a time.
+"""Errors of a reconstructed record, column by column.
 
-A record is a row of encoded columns: a numeric one is one position in ``[0, 1]``, a categorical
-one a one-hot block of positions. A block is ``(start, stop)``, as in a slice.
+A record is a row of encoded columns: a numeric column is a position in ``[0, 1]``, a categorical
+column a one-hot block of positions. A block is ``(start, stop)``, as in a slice.
 """
 
 from torch import Tensor
@@ -13,12 +13,12 @@ Block = tuple[int, int]
 
 
 def categorical_accuracy(records: Tensor, reconstructions: Tensor, block: Block) -> Tensor:
-    """Return for each record the chance that the reconstruction names the right category.
+    """Return, for each record, the chance that the reconstruction names the right category.
 
     Args:
         records: ``(N, features)`` true records, one-hot in ``block``.
-        reconstructions: Same shape; the largest entry of the block is what it names.
-        block: Where the column stands.
+        reconstructions: Same shape; the largest entry of the block names the category.
+        block: Positions of the column.
 
     Returns:
         ``(N)`` float64: 1 if the true category is the only largest entry, 0 if it is not
@@ -44,12 +44,12 @@ def categorical_accuracy(records: Tensor, reconstructions: Tensor, block: Block)
 
 
 def numeric_error(records: Tensor, reconstructions: Tensor, block: Block) -> Tensor:
-    """Return for each record the absolute error of a numeric column.
+    """Return, for each record, the absolute error of a numeric column.
 
     Args:
         records: ``(N, features)`` true records, in ``[0, 1]`` at ``block``.
         reconstructions: Same shape.
-        block: Where the column stands; one position.
+        block: Position of the column.
 
     Returns:
         ``(N)`` float64, in units of the column's range.
