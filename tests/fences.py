@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 from markdown_it import MarkdownIt
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -180,8 +181,13 @@ class PageRun:
             block = self.blocks[self.done]
             self.done += 1
             if not self.left_out(block):
-                with self._inside():
-                    self._run(block)
+                torch.manual_seed(0)
+                try:
+                    with self._inside():
+                        self._run(block)
+                except BaseException as error:
+                    error.add_note(f"in {block.label}")
+                    raise
 
     @contextlib.contextmanager
     def _inside(self) -> Any:

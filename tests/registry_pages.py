@@ -31,7 +31,7 @@ from oneway.defenses import (
     training_options,
 )
 from oneway.defenses.registry import declared_options
-from oneway.evaluation import read_records
+from oneway.evaluation import ReleaseRecord, read_records
 from oneway.options import Option
 from oneway.report.experiments import COLUMNS, spread
 
@@ -202,10 +202,10 @@ def parameters(name: str) -> str:
 @cache
 def summaries() -> Mapping[tuple[str, str], Sequence[Summary]]:
     """Return all stored experiments, each release over its seeds."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[ReleaseRecord]] = {}
     for path in sorted((ROOT / "results").glob("*-seed*.jsonl")):
         for record in read_records(path):
-            groups.setdefault((record["experiment"], record["preset"]), []).append(record)
+            groups.setdefault((record.experiment, record.preset), []).append(record)
     assert set(groups) == set(DATA), "name new experiments in DATA"
     return {key: summarise(groups[key]) for key in DATA}
 
@@ -225,7 +225,7 @@ def defense_measured(name: str) -> str:
     rows, sources = [], dict[str, None]()
     for key, found in summaries().items():
         for one in found:
-            if one.record["defense"] == name:
+            if one.record.defense == name:
                 cells = [COLUMNS[column](one) for column in COLUMNS_SHOWN.values()]
                 rows.append([one.release, DATA[key], *cells, str(len(one.seeds))])
                 sources[_source(key, one)] = None
@@ -246,7 +246,7 @@ def defense_measured(name: str) -> str:
 
 def _source(key: tuple[str, str], one: Summary) -> str:
     experiment, preset = key
-    data = one.record["spec"]["data"]
+    data = one.record.spec["data"]
     if experiment == "leaderboard":
         made = f"oneway leaderboard --data {preset}"
     else:
@@ -255,8 +255,8 @@ def _source(key: tuple[str, str], one: Summary) -> str:
     machine = one.environments[0]
     return (
         f"{DATA[key]}: {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
-        f"{data['test']:,} queries; `{made}`; {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['threads']} used, torch {machine['torch']}"
+        f"{data['test']:,} queries; `{made}`; {machine.processor}, {machine.cores} cores, "
+        f"{machine.threads} used, torch {machine.torch}"
     )
 
 
@@ -339,7 +339,7 @@ def _gaps(name: str) -> Iterator[str]:
         found = [
             one.values["closed_gap"].mean
             for one in summaries()["leaderboard", preset]
-            if one.record["defense"] == name
+            if one.record.defense == name
         ]
         low, high = (
             (f"{round(edge(found), 2) + 0.0:.2f}" for edge in (min, max)) if found else ("-", "-")

@@ -2,8 +2,7 @@
 
 import pickle
 
-import pytest
-
+from laws import looped
 from oneway import errors
 from oneway.errors import MissingExtraError, OnewayError, UnknownNameError
 
@@ -18,7 +17,7 @@ COMPOSED = [
 ]
 
 
-@pytest.mark.parametrize("error", COMPOSED, ids=lambda error: type(error).__name__)
+@looped("error", COMPOSED)
 def test_a_composed_message_is_not_composed_again(error):
     again = pickle.loads(pickle.dumps(error))  # noqa: S301  our own bytes
     assert type(again) is type(error)
@@ -26,7 +25,7 @@ def test_a_composed_message_is_not_composed_again(error):
     assert again.args == error.args
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in map(type, COMPOSED)])
+@looped("kind", [kind for kind in KINDS if kind not in map(type, COMPOSED)])
 def test_any_other_error_is_restored_as_it_was(kind):
     again = pickle.loads(pickle.dumps(kind("expected this, but got that")))  # noqa: S301
     assert type(again) is kind

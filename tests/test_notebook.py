@@ -12,8 +12,6 @@ import pytest
 
 from built import ROOT
 
-pytestmark = pytest.mark.timeout(600)
-
 PATH = ROOT / "examples" / "first-look.ipynb"
 NOTEBOOK = nbformat.read(PATH, as_version=4)
 WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-import pytest
 import torch
+
+from laws import looped
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,7 +22,7 @@ def test_the_ten_lines_run_and_release_the_same_labels():
     assert (released - clean).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@looped("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_relative_links_lead_to_files(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", text)

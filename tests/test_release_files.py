@@ -14,6 +14,7 @@ import yaml
 
 import oneway
 from built import ROOT
+from laws import looped
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
@@ -51,7 +52,7 @@ def test_the_changelog_has_its_form_and_an_unreleased_part():
     assert releases(CHANGELOG)
 
 
-@pytest.mark.parametrize(
+@looped(
     "broken",
     [
         "# Changelog\n\n## 0.1.0 - 2026-01-01\n\n### Added\n\n- one\n",
@@ -107,7 +108,7 @@ def test_no_address_is_given_that_is_not_there():
     assert not {"url", "repository", "repository-code"} & CITATION.keys()
 
 
-@pytest.mark.parametrize("page", PAGES)
+@looped("page", PAGES)
 def test_links_and_their_anchors_lead_somewhere(page):
     path = ROOT / page
     for link in re.findall(r"\]\(((?!https?:)[^)]+)\)", path.read_text(encoding="utf-8")):

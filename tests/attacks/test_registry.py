@@ -101,13 +101,13 @@ def test_it_is_planned_timed_and_left_out_as_it_declares():
 
 def test_an_audit_runs_grades_and_reports_it(outcome):
     found, stages = outcome
-    record = found.record.to_json()
-    assert "doubled" in record["plan"]["attacks"]
-    assert record["reconstructors"]["doubled"] == "mean of two"
-    assert 0 < record["errors"]["doubled"] < record["baselines"]["prior"]
+    record = found.record
+    assert "doubled" in record.plan.attacks
+    assert record.reconstructors["doubled"] == "mean of two"
+    assert 0 < record.errors["doubled"] < record.baselines.prior
     # It takes part in the attack on clean scores, too.
     assert {stage for stage, _ in stages if "clean: doubled" in stage}
-    assert record["baselines"]["clean"] <= record["errors"]["doubled"] * 2
+    assert record.baselines.clean <= record.errors["doubled"] * 2
     assert "doubled" in set(found.queries["attack"])
 
 
@@ -116,7 +116,7 @@ def test_tables_pages_and_help_name_it_and_say_what_it_knows(outcome):
     record, pictures = outcome[0].record, outcome[0].pictures
     [row] = [row for row in attackers_table(record).cells() if row[0].startswith("doubled")]
     assert Doubled.knows in row
-    page = re.sub(r"\s+", " ", render(audit_page(record | {"command": "oneway audit"}, pictures)))
+    page = re.sub(r"\s+", " ", render(audit_page(record, pictures)))
     assert f"doubled: {Doubled.knows}" in page
     told = CliRunner().invoke(app, ["audit", "--help"], env={"COLUMNS": "200"}).output
     assert f"doubled: {Doubled.knows}" in re.sub(r"[\s│]+", " ", told)

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from oneway.audit import CONTROLS, AuditPlan, AuditTarget
 from oneway.audit import control_runs as controls_module
@@ -13,31 +15,35 @@ from oneway.audit.plan import MOST_EPOCHS
 from oneway.data import load_dataset, no_progress, split_dataset
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Store
-from oneway.targets import TargetNetwork, TargetTrainingSettings, TorchTarget, train_target
+from oneway.targets import TorchTarget
 
-AUXILIARY, TEST, EPOCHS = 1500, 500, 12
+AUXILIARY, TEST, EPOCHS = 800, 800, 20
 """Half as many epochs as an audit begins with on so few rows: the margins are wide."""
+
+SPREAD = 3.0
+"""Standard deviation of the scores, in nats: much of an image is in them beside its label."""
+
+
+def linear_model(images):
+    """Random projections of an image: a model that took no time to train."""
+    network = nn.Linear(images[0].numel(), 10)
+    with torch.no_grad():
+        network.weight.normal_(generator=torch.Generator().manual_seed(0))
+        network.bias.copy_(-network.weight @ images.flatten(1).mean(0))
+        scale = SPREAD / network(images.flatten(1)).std()
+        network.weight.mul_(scale)
+        network.bias.mul_(scale)
+    return TorchTarget(nn.Sequential(nn.Flatten(), network))
 
 
 @pytest.fixture(scope="module")
 def digits():
-    """A classifier of digits, and what it is audited with."""
+    """Digits of 8x8 pixels, and a model of them."""
     splits = split_dataset(
-        load_dataset("digits", None), private=1500, auxiliary=AUXILIARY, test=TEST, seed=0
+        load_dataset("digits", None), private=10, auxiliary=AUXILIARY, test=TEST, seed=0
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = TargetNetwork(10, splits.private_images.shape[1:], width=8, blocks=3)
-        train_target(
-            network,
-            splits.private_images,
-            splits.private_labels,
-            settings=TargetTrainingSettings(4, 0.01, batch_size=64),
-            generator=torch.Generator().manual_seed(0),
-        )
-    return AuditTarget(
-        TorchTarget(network), splits.auxiliary_images, splits.test_images, splits.test_labels
-    )
+    auxiliary, test = avg_pool2d(splits.auxiliary_images, 4), avg_pool2d(splits.test_images, 4)
+    return AuditTarget(linear_model(auxiliary), auxiliary, test)
 
 
 def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
@@ -51,14 +57,13 @@ def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
         seeds=1,
         auxiliary=AUXILIARY,
     )
-    found = ask(audited, Identity())
+    answers = ask(audited, Identity())
     return run_controls(
-        plan, audited, found, audited.auxiliary, EPOCHS, Store(folder), 0, no_progress
+        plan, audited, answers, audited.auxiliary, EPOCHS, Store(folder), 0, no_progress
     )
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # 44 seconds alone, several times that beside other work
 def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkeypatch):
     found = judged(digits, tmp_path)
     assert list(found) == list(CONTROLS)
@@ -67,7 +72,10 @@ def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkey
     assert found["noisy-tail"].measured < 0.1, found
     assert found["planted-leak"].measured > 0.6, found
     assert found["label-only"].measured > 0.85, found
-    assert all(one.passed for one in found.values())
+    for name, result in found.items():
+        assert (result.name, result.passed) == (name, True), found
+        assert result.attack == CONTROLS[name].attack
+        assert result.input_transform == CONTROLS[name].input_transform
 
     # The planted faults. Decoders whose input transform loses what is told within a label.
     prepare = controls_module.prepare_attackers

@@ -6,15 +6,17 @@ import itertools
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
+from laws import looped
 from oneway.audit import CONTROLS, AuditSettings, controls_for
 from oneway.audit.plan import (
     FIRST_EPOCHS,
     FULL_AUDIT_TRANSFORMS,
     LEAST_STEPS,
     REPEATS,
+    SHARE_TRAINED,
     SINGLE_QUERIES,
     WIDTHS,
     AuditPlan,
@@ -73,7 +75,12 @@ def full_plans(draw):
     )
     price = st.floats(1e-7, 1e-2)
     # Of those that controls name, too, whoever takes part.
-    training = {pair: draw(price) for pair in itertools.product(FULL_AUDIT_TRANSFORMS, widths)}
+    by_transform = {name: draw(price) for name in FULL_AUDIT_TRANSFORMS}
+    by_width = {width: draw(st.floats(0.5, 4)) for width in widths}
+    training = {
+        (name, width): by_transform[name] * by_width[width]
+        for name, width in itertools.product(FULL_AUDIT_TRANSFORMS, widths)
+    }
     return plan, Costs(training, draw(price), draw(price), rows, draw(st.integers(50, 5000)))
 
 
@@ -99,27 +106,49 @@ def no_more(less, more, full):
     )
 
 
+def told_of(plan, full):
+    """Say what a plan leaves out, found by comparing it with the full one."""
+    told = []
+    gone = sorted(set(full.widths) - set(plan.widths))
+    if gone and max(full.widths) in plan.widths:
+        told.append("decoders of width " + ", ".join(map(str, gone)))
+    elif gone:
+        told.append(f"decoders of another width than {min(full.widths)}")
+    told += [f"the {name} attacker" for name in MORE if name not in plan.attacks]
+    if plan.repeats != full.repeats:
+        told.append(f"averaging of more than {min(full.repeats)} answers")
+    if plan.seeds != full.seeds:
+        told.append(f"{full.seeds - 1} of {full.seeds} seeds")
+    if plan.input_transforms != full.input_transforms:
+        told.append("the faithful input transform")
+    if plan.auxiliary != full.auxiliary:
+        told.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
+    return told
+
+
 @given(full_plans(), MINUTES)
-def test_a_plan_is_never_more_than_the_full_one(case, minutes):
+def test_a_plan_is_never_more_than_the_full_one_nor_without_baselines(case, minutes):
     full, costs = case
     plan = make_plan(full, costs, minutes)
     for name in ("attacks", "input_transforms", "widths", "repeats"):
         kept, whole = getattr(plan, name), getattr(full, name)
         assert kept
         assert set(kept) <= set(whole)
-        assert [one for one in whole if one in kept] == list(kept)  # in their order
+        assert [value for value in whole if value in kept] == list(kept)  # in their order
     assert 1 <= plan.seeds <= full.seeds
-    assert plan.auxiliary <= full.auxiliary
     assert (plan.controls, plan.most_epochs) == (full.controls, full.most_epochs)
-
-
-@given(full_plans(), MINUTES)
-def test_baselines_and_the_realistic_attacker_are_never_left_out(case, minutes):
-    plan = make_plan(*case, minutes)
     assert set(ALWAYS) <= set(plan.attacks)
     # Who does not know of it would call noise protection: averaging stays where it applies.
-    assert ("averaging" in plan.attacks) is ("averaging" in case[0].attacks)
+    assert ("averaging" in plan.attacks) is ("averaging" in full.attacks)
+    assert "averaging" in full.attacks or plan.repeats == full.repeats
     assert "standardized" in plan.input_transforms
+    # Rows are always enough where there are so many.
+    assert min(full.auxiliary, LEAST_ROWS) <= plan.auxiliary <= full.auxiliary
+    kept = make_plan(full, costs, minutes, least_rows=full.auxiliary)
+    assert kept.auxiliary == full.auxiliary
+    missing = [f"the {name} attacker" for name in MORE if name not in full.attacks]
+    expected = [told for told in told_of(plan, full) if told not in missing]
+    assert sorted(plan.left_out) == sorted(expected)
 
 
 @given(full_plans())
@@ -147,58 +176,12 @@ def test_a_plan_fits_or_it_is_the_least_one(case, minutes):
         assert plan.repeats == (min(full.repeats),)
 
 
-@given(full_plans(), MINUTES)
-def test_rows_are_always_enough_where_there_are_so_many(case, minutes):
-    full, costs = case
-    assert make_plan(full, costs, minutes).auxiliary >= min(full.auxiliary, LEAST_ROWS)
-    kept = make_plan(full, costs, minutes, least_rows=full.auxiliary)
-    assert kept.auxiliary == full.auxiliary
-
-
 @given(full_plans(), MINUTES, MINUTES)
 def test_more_minutes_never_give_less(case, one, other):
     full, costs = case
     less, more = (make_plan(full, costs, minutes) for minutes in sorted((one, other)))
     assert no_more(less, more, full)
     assert len(more.left_out) <= len(less.left_out)
-
-
-def told_of(plan, full):
-    """Say what a plan leaves out, found by comparing it with the full one."""
-    told = []
-    gone = sorted(set(full.widths) - set(plan.widths))
-    if gone and max(full.widths) in plan.widths:
-        told.append("decoders of width " + ", ".join(map(str, gone)))
-    elif gone:
-        told.append(f"decoders of another width than {min(full.widths)}")
-    told += [f"the {name} attacker" for name in MORE if name not in plan.attacks]
-    if plan.repeats != full.repeats:
-        told.append(f"averaging of more than {min(full.repeats)} answers")
-    if plan.seeds != full.seeds:
-        told.append(f"{full.seeds - 1} of {full.seeds} seeds")
-    if plan.input_transforms != full.input_transforms:
-        told.append("the faithful input transform")
-    if plan.auxiliary != full.auxiliary:
-        told.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
-    return told
-
-
-@given(full_plans(), MINUTES)
-def test_left_out_names_exactly_what_differs(case, minutes):
-    full, costs = case
-    plan = make_plan(full, costs, minutes)
-    missing = [f"the {name} attacker" for name in MORE if name not in full.attacks]
-    expected = [told for told in told_of(plan, full) if told not in missing]
-    assert sorted(plan.left_out) == sorted(expected)
-
-
-@given(full_plans(), MINUTES)
-def test_averaging_is_left_out_only_where_there_is_any(case, minutes):
-    full, costs = case
-    assume("averaging" not in full.attacks)
-    plan = make_plan(full, costs, minutes)
-    assert plan.repeats == full.repeats
-    assert "averaging" not in " ".join(plan.left_out)
 
 
 def test_the_least_missed_goes_first_and_the_rows_last():
@@ -235,6 +218,55 @@ def test_every_part_that_can_be_left_out_has_a_price(case):
     # Single queries are timed whatever is left out.
     slower = dataclasses.replace(costs, single=1 + costs.single)
     assert estimate_seconds(full, slower) == pytest.approx(whole + 2 * SINGLE_QUERIES)
+    longer = dataclasses.replace(full, first_epochs=2 * full.first_epochs)
+    assert estimate_seconds(longer, costs) > whole
+    for name in full.controls:
+        rest = tuple(other for other in full.controls if other != name)
+        assert estimate_seconds(dataclasses.replace(full, controls=rest), costs) < whole
+
+
+PRICES = {pair: price for price, pair in enumerate(COSTS.training, start=1)}
+"""Whole seconds per row and epoch, so that sums are exact."""
+
+
+def test_what_is_not_left_out_is_priced_to_the_second():
+    costs = dataclasses.replace(COSTS, training=PRICES, asking=2.0, single=3.0)
+    bare = dataclasses.replace(FULL, attacks=(), controls=(), auxiliary=800, first_epochs=7)
+    # Decoders of clean and of released scores, each with once and twice the epochs.
+    plateau = 2 * (1 + 2) * 7 * 800 * PRICES["standardized", 32]
+    asking = 3 * (800 + 1000) * 2.0
+    timing = 2 * SINGLE_QUERIES * 3.0
+    assert estimate_seconds(bare, costs) == plateau + asking + timing
+    # An attacker trains every decoder, but for what is given up on the way.
+    attacked = dataclasses.replace(bare, attacks=("retrained",))
+    selection = SHARE_TRAINED * 7 * 800 * sum(PRICES.values())
+    more = estimate_seconds(attacked, costs) - estimate_seconds(bare, costs)
+    assert more == pytest.approx(3 * selection)
+    # The control, its decoder on clean scores, and none of the seeds has it again.
+    controlled = dataclasses.replace(bare, controls=("identity",))
+    more = estimate_seconds(controlled, costs) - estimate_seconds(bare, costs)
+    assert more == 2 * 7 * 800 * PRICES["within-label", 16]
+
+
+@looped(
+    ("attack", "selections", "queries"),
+    [
+        ("static", 1, 0),
+        # Each answer to each row again, for each number of answers.
+        ("averaging", 2, 110 * (800 + 1000)),
+        # A surrogate of its own besides.
+        ("adversarial-training", 2, 0),
+        # Two pulls of 5 and of 20 steps, each there and back, on queries and held-out rows.
+        ("optimising", 1, 3 * 2 * (5 + 20) * (1000 + 100)),
+    ],
+)
+def test_an_attack_is_priced_by_its_decoders_and_queries(attack, selections, queries):
+    bare = dataclasses.replace(FULL, attacks=("retrained",), auxiliary=800, seeds=1)
+    costs = dataclasses.replace(COSTS, training=PRICES, asking=0.5)
+    with_it = dataclasses.replace(bare, attacks=("retrained", attack))
+    more = estimate_seconds(with_it, costs) - estimate_seconds(bare, costs)
+    selection = SHARE_TRAINED * bare.first_epochs * 800 * sum(PRICES.values())
+    assert more == pytest.approx(selections * selection + 0.5 * queries)
 
 
 @given(full_plans(), st.data())
@@ -250,15 +282,6 @@ def test_each_decoder_has_a_price_of_its_own(case, data):
         input_transform in controls and width == min(full.widths)
     )
     assert (more > 1e-12 * whole) is takes_part
-
-
-@given(full_plans())
-def test_every_control_has_a_price(case):
-    full, costs = case
-    for name in full.controls:
-        rest = tuple(other for other in full.controls if other != name)
-        less = dataclasses.replace(full, controls=rest)
-        assert estimate_seconds(less, costs) < estimate_seconds(full, costs)
 
 
 def test_decoders_are_trained_in_one_cycle_of_so_many_epochs():
@@ -291,10 +314,3 @@ def test_whatever_rows_are_left_out_the_search_may_go_on_to_enough_steps(rows, m
     plan = make_plan(full, COSTS, minutes)
     assert (plan.first_epochs, plan.most_epochs) == (full.first_epochs, full.most_epochs)
     assert plan.most_epochs * plan.auxiliary / settings_for(1).batch_size >= LEAST_STEPS
-
-
-@given(full_plans(), st.integers(1, 5))
-def test_training_longer_from_the_first_costs_more(case, factor):
-    full, costs = case
-    longer = dataclasses.replace(full, first_epochs=(1 + factor) * full.first_epochs)
-    assert estimate_seconds(longer, costs) > estimate_seconds(full, costs)

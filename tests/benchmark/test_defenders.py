@@ -205,11 +205,11 @@ def test_there_are_four_surrogates_and_no_two_are_alike(whole):
         for role in ("surrogate", "attacker's surrogate")
         for hardened in (False, True)
     ]
-    shape = surrogates[0].network.architecture
-    assert all(surrogate.network.architecture == shape for surrogate in surrogates)
+    shape = surrogates[0].module.architecture
+    assert all(surrogate.module.architecture == shape for surrogate in surrogates)
     for place, one in enumerate(surrogates):
         for other in surrogates[place + 1 :]:
-            assert not torch.allclose(weights(one.network), weights(other.network), atol=1e-3)
+            assert not torch.allclose(weights(one.module), weights(other.module), atol=1e-3)
 
 
 def same_weights(one, other):
@@ -220,8 +220,8 @@ def test_the_defender_uses_its_own_surrogate_and_each_attackers_copy_another(who
     roles = by_role(whole.folder)
     noise = [call for call in whole.fitted if call[1].get("steps") == NOISE["steps"]]
     for row, hardened in ((NOISY, False), (HARD, True)):
-        own = roles["surrogate", hardened].network
-        theirs = roles["attacker's surrogate", hardened].network
+        own = roles["surrogate", hardened].module
+        theirs = roles["attacker's surrogate", hardened].module
         released = [options for _, options, inverter in noise if same_weights(inverter, own)]
         copied = [options for _, options, inverter in noise if same_weights(inverter, theirs)]
         assert released == [row.options] * 2  # and once more for who asks again

@@ -1,6 +1,7 @@
 """`oneway audit` as somebody uses it on a model of their own."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 import types
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from audit.audits import ROWS, TESTS, TINY, Scores, blobs, quickly
 from endpoints import OpenInferenceServer, as_json, running
 from laws import looped
-from oneway.audit import AuditSettings, ModelAudit
+from oneway.audit import AuditRecord, AuditSettings, ModelAudit
 from oneway.cli.audit import parse_size
 from oneway.cli.common import parse_options
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.records import weights_hash
+from oneway.evaluation.store import fingerprint
 
 FACTORY = """
 import numpy as np
@@ -88,6 +91,12 @@ def arguments(place, model="audited_models:network", outputs="logits", **options
     return told
 
 
+def read_record(folder):
+    """The record that a command wrote."""
+    text = (folder / "audit.json").read_text(encoding="utf-8")
+    return AuditRecord.from_json(json.loads(text), "audit.json")
+
+
 def ran(result, *codes):
     """Assert that a command came to its end: an uncaught error would exit 1, too."""
     assert isinstance(result.exception, SystemExit | None), (result.output, result.exc_info)
@@ -109,7 +118,7 @@ def audited(oneway, place):
     """One audit with controls, of a model by its factory."""
     result = oneway(*arguments(place))
     ran(result, 0, 1)
-    record = json.loads((place / "report" / "audit.json").read_text(encoding="utf-8"))
+    record = read_record(place / "report")
     return types.SimpleNamespace(result=result, out=place / "report", record=record)
 
 
@@ -125,8 +134,8 @@ def test_report_is_written_whole(audited):
     ]
     assert (audited.out / "figure.png").read_bytes().startswith(b"\x89PNG")
     table = parquet.read_table(audited.out / "queries.parquet").to_pydict()
-    assert set(table["attack"]) == set(audited.record["errors"])
-    for name, error in audited.record["errors"].items():
+    assert set(table["attack"]) == set(audited.record.errors)
+    for name, error in audited.record.errors.items():
         own = [e for e, who in zip(table["error"], table["attack"], strict=True) if who == name]
         assert len(own) == TESTS
         assert np.mean(own) == pytest.approx(error)
@@ -135,17 +144,24 @@ def test_report_is_written_whole(audited):
 def test_terminal_shows_the_verdict_the_attackers_and_every_flag(audited):
     shown = audited.result.stdout
     assert shown.startswith("Undefended, the scores take")
-    for name in audited.record["errors"]:
+    for name in audited.record.errors:
         assert name in shown
     assert "Controls passed:" in shown
-    for flag in audited.record["flags"]:
-        assert f"flag {flag['name']}: {flag['detail']} [" in shown
+    for flag in audited.record.flags:
+        assert f"flag {flag.name}: {flag.detail} [" in shown
     assert f"report: {audited.out}" in shown
     assert "Undefended" not in audited.result.stderr  # progress goes elsewhere
 
 
+def test_the_record_says_how_it_was_made(audited):
+    assert audited.record.command.startswith("oneway audit audited_models:network --")
+    assert audited.record.provenance.model == weights_hash(Scores())
+    auxiliary, test = blobs(ROWS, 0)[0], blobs(TESTS, 1)[0]
+    assert audited.record.provenance.data == fingerprint(auxiliary, test)
+
+
 def test_a_raised_flag_exits_1(audited):
-    assert "too-few-seeds" in {flag["name"] for flag in audited.record["flags"]}
+    assert "too-few-seeds" in {flag.name for flag in audited.record.flags}
     assert audited.result.exit_code == 1
 
 
@@ -157,8 +173,8 @@ def test_an_audit_runs_on_a_cluster_with_a_model_that_each_worker_opens(oneway, 
     told = arguments(place, "sent.pt", out=tmp_path / "report", cache="sent", seeds=2)
     result = oneway(*told, "--executor", "ray", "--no-controls")
     ran(result, 0, 1)
-    record = json.loads((tmp_path / "report" / "audit.json").read_text(encoding="utf-8"))
-    assert record["seeds"] == [0, 1]
+    record = read_record(tmp_path / "report")
+    assert record.seeds == (0, 1)
     # Each worker kept what it trained where the command was given, and names it relative to that.
     assert len(list((place / "sent" / "networks").glob("inverter-*"))) >= 4
 
@@ -174,7 +190,7 @@ def nothing_is_suspicious(monkeypatch):
 
 
 @pytest.mark.usefixtures("nothing_is_suspicious", "audited")
-@looped(("gap", "code"), [(None, 0), (-5, 0), (0.9, 1), (1, 1)])
+@looped(("gap", "code"), [(None, 0), (-5, 0), (1, 1)])
 def test_a_required_gap_that_is_missed_exits_1(oneway, place, gap, code, tmp_path):
     result = oneway(*arguments(place, require_gap=gap, out=tmp_path), "--no-controls")
     ran(result, code)
@@ -185,13 +201,13 @@ def test_a_release_that_tells_the_label_alone_reaches_the_required_gap(oneway, p
     options = {"defense": "label-only", "require_gap": 0.9, "out": tmp_path}
     options["option"] = "confidence=0.8"
     result = oneway(*arguments(place, **options), "--no-controls")
-    record = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
-    assert record["options"] == {"confidence": 0.8}
-    assert record["closed_gap"] > 0.9
+    record = read_record(tmp_path)
+    assert record.options == {"confidence": 0.8}
+    assert record.closed_gap > 0.9
     assert "The release closes G = 1.00" in result.stdout
     assert "No controls were run" in result.stdout
     # It is full of ties, which is told whatever else is not.
-    assert [flag["name"] for flag in record["flags"]] == ["ties-or-zeros"]
+    assert [flag.name for flag in record.flags] == ["ties-or-zeros"]
     ran(result, 1)
 
 
@@ -205,9 +221,10 @@ def test_a_torchscript_file_and_a_guarded_endpoint(oneway, place, tmp_path):
         *("--guarded-outputs", "logits"),
     )
     ran(result, 1)
-    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
-    assert record["defense"] == "guarded endpoint"
-    assert record["closed_gap"] == pytest.approx(0, abs=0.2)
+    record = read_record(tmp_path / "out")
+    assert record.defense == "guarded endpoint"
+    assert record.closed_gap == pytest.approx(0, abs=0.2)
+    assert record.provenance.model == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 COLOR = (3, 6, 10)
@@ -270,16 +287,17 @@ def test_an_endpoint_is_audited_over_http_in_color_and_not_square(
         )
         asked = [np.prod(post.json["inputs"][0]["shape"]) // 180 for post in endpoint.posts]
     ran(result, 1)
-    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
-    assert (record["shape"], record["classes"]) == (list(COLOR), 3)
-    assert record["baselines"]["clean"] < 0.8 * record["baselines"]["label"]
+    record = read_record(tmp_path / "out")
+    assert record.provenance.model is None  # only its answers are at hand
+    assert (record.shape, record.classes) == (COLOR, 3)
+    assert record.baselines.clean < 0.8 * record.baselines.label
     # A temperature hides nothing from whoever retrains; the model is not at hand to follow.
-    assert set(record["errors"]) == {"label-only", "static", "retrained"}
-    assert record["closed_gap"] < 0.3
-    assert record["utility"]["clean"]["top_1"] == 1
-    assert record["utility"]["cost"]["failed"] is None
-    assert record["utility"]["cost"]["bare"]["p50_milliseconds"] > 0
-    assert {one["passed"] for one in record["controls"].values()} <= {True, None}
+    assert set(record.errors) == {"label-only", "static", "retrained"}
+    assert record.closed_gap < 0.3
+    assert record.utility["clean"]["top_1"] == 1
+    assert record.utility["cost"]["failed"] is None
+    assert record.utility["cost"]["bare"]["p50_milliseconds"] > 0
+    assert {control.passed for control in record.controls.values()} <= {True, None}
     assert (tmp_path / "out" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert max(asked) <= 64
     # Each auxiliary row twice, undefended and defended; and little besides.
@@ -335,14 +353,14 @@ def test_a_table_is_audited_column_by_column(oneway, place, tmp_path):
         "--no-controls",
     )
     ran(result, 1)
-    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
-    columns = record["privacy"]["released"]["columns"]
+    record = read_record(tmp_path / "out")
+    columns = record.privacy["released"]["columns"]
     assert {name: one["kind"] for name, one in columns.items()} == {
         "age": "numeric",
         "income": "numeric",
         "home": "categorical",
     }
-    assert record["utility"]["clean"]["top_1"] is not None
+    assert record.utility["clean"]["top_1"] is not None
     assert not (tmp_path / "out" / "figure.png").exists()
     assert "home, accuracy" in result.stdout
 
@@ -411,8 +429,9 @@ def test_what_writes_the_report_is_missed_before_the_work(
     oneway, place, monkeypatch, module, package
 ):
     monkeypatch.setattr(ModelAudit, "run", never_audited)
-    monkeypatch.setitem(sys.modules, module, None)
-    refused(oneway(*arguments(place, out=place / "never")), package, "oneway[audit]")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, None)
+        refused(oneway(*arguments(place, out=place / "never")), package, "oneway[audit]")
 
 
 @looped("flags", [("--seeds", 0), ("--batch-size", 0), ("--outputs", "scores")])

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from laws import looped
 from oneway.cli.common import command_line
 
 
@@ -40,7 +41,7 @@ def run():
     return invoke
 
 
-@pytest.mark.parametrize(
+@looped(
     "words",
     [
         ["model.pt"],

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from laws import looped
 from oneway.defenses import TEST_SIGNALS
 
 
@@ -37,7 +38,7 @@ def test_a_missing_inverter_says_how_to_get_one(oneway, work, out):
     refused(result, "none", "oneway train inverter")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("arguments", "hint"),
     [
         (("--defense", "adverserial-noise"), "Did you mean 'adversarial-noise'?"),
@@ -87,7 +88,7 @@ def test_scores_must_say_what_they_are(oneway, work, out, tmp_path):
     refused(result, "confidences must be probabilities")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("scores", "hint"),
     [
         (np.zeros((4, 10), np.int64), "must be floating"),

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-import pytest
+from laws import looped
 
 COMMANDS = [
     *(("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)),
@@ -12,28 +12,31 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@looped("command", COMMANDS)
 def test_help_of_a_command_shows_an_example(oneway, command):
     result = oneway(*command, "--help")
     assert result.exit_code == 0
     assert f"oneway {' '.join(command)}" in result.stdout.split("For example:")[1]
 
 
-@pytest.mark.parametrize("command", [(), *COMMANDS], ids=lambda parts: " ".join(parts) or "oneway")
-def test_help_imports_neither_torch_nor_numpy(command):
+def test_help_imports_neither_torch_nor_numpy():
+    """Of any command: one process asks for all of them, one after the other."""
     script = (
         "import sys\n"
         "from oneway.cli.main import app\n"
-        "try:\n"
-        f"    app({[*command, '--help']!r})\n"
-        "except SystemExit as stop:\n"
-        "    heavy = {'torch', 'numpy', 'matplotlib'} & sys.modules.keys()\n"
-        "    sys.exit(stop.code or (f'imports {heavy}' if heavy else 0))\n"
+        f"for command in {[(), *COMMANDS]!r}:\n"
+        "    try:\n"
+        "        app([*command, '--help'])\n"
+        "    except SystemExit as stop:\n"
+        "        heavy = {'torch', 'numpy', 'matplotlib'} & sys.modules.keys()\n"
+        "        if stop.code or heavy:\n"
+        "            sys.exit(f'{command}: exit code {stop.code}, imports {heavy}')\n"
     )
     done = subprocess.run(  # noqa: S603  our own interpreter and script
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: ") == 1 + len(COMMANDS)
 
 
 def test_version_is_the_packages(oneway):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from laws import looped
 from oneway.defenses import build_defense
 from oneway.releases import release
 
@@ -28,7 +29,7 @@ def test_train_writes_splits_that_share_no_image(work):
     assert len(set(seen)) == 180
 
 
-@pytest.mark.parametrize("name", ["auxiliary", "test"])
+@looped("name", ["auxiliary", "test"])
 def test_released_rows_are_probabilities_with_the_clean_label_strictly_on_top(work, name):
     clean, released = (
         np.load(work / f"{name}.npz")["logits"],
@@ -68,7 +69,7 @@ def test_confidences_alone_are_enough_for_a_third_party(oneway, work, tmp_path):
     np.testing.assert_allclose(released, np.load(work / "released-test.npy"), atol=1e-4)
 
 
-@pytest.mark.parametrize(("dtype", "decimals"), [("float16", 2), ("float64", 1), ("float32", 0)])
+@looped(("dtype", "decimals"), [("float16", 2), ("float64", 1), ("float32", 0)])
 def test_rounded_releases_keep_the_label_strictly_and_sum_to_one(
     oneway, work, tmp_path, dtype, decimals
 ):
@@ -113,7 +114,7 @@ def test_label_only_needs_no_inverter_and_tells_the_label_alone(oneway, work, tm
     assert len(np.unique(released, axis=0)) == len(np.unique(labels))
 
 
-@pytest.mark.parametrize(
+@looped(
     ("defense", "options"),
     [
         ("top-k", {"count": 2}),

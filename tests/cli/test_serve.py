@@ -13,7 +13,7 @@ import httpx
 import pytest
 import torch
 
-from guarded_servers import logged
+from guarded_servers import PATIENCE, logged, running
 from oneway.defenses.codebook import CodebookRelease
 
 ONEWAY = [sys.executable, "-c", "from oneway.cli.main import app; app()"]
@@ -34,6 +34,7 @@ def broken():
 QUERY = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.25, 0.875, 0.125, 0.5]}
 
 SERVE = ["serve", "served_flowers:build", "--outputs", "logits", "--input-shape", "4"]
+ADDRESS = ["serve", "http://127.0.0.1:9/v2/models/m", "--outputs", "confidences"]
 ROUNDING = ["--defense", "rounding", "--option", "decimals=1"]
 
 
@@ -71,65 +72,84 @@ def started(folder, *arguments, **environment):
         process.stderr.close()
 
 
-def ask(address, model="model"):
+def ask(address, model="model", token=None):
     answer = httpx.post(
-        f"{address}/v2/models/{model}/infer", json={"inputs": [QUERY]}, trust_env=False
+        f"{address}/v2/models/{model}/infer",
+        json={"inputs": [QUERY]},
+        headers={} if token is None else {"Authorization": f"Bearer {token}"},
+        trust_env=False,
+        timeout=PATIENCE,
     )
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def test_a_server_and_a_proxy_before_it_end_well_when_told_to(folder):
-    """The server behind the proxy releases clean scores, as one would that knows no guard."""
-    clean = ["--defense", "none", "--allow-clean-scores", "--setting", "model_name=flowers"]
-    with started(folder, *SERVE, *clean) as (server, address):
-        upstream = f"{address}/v2/models/flowers"
-        guard = ["serve", upstream, "--outputs", "confidences", *ROUNDING]
-        with started(folder, *guard) as (proxy, guarded):
-            told = ask(guarded, "flowers")
-            assert told["parameters"]["guard"] == "rounding"
-            assert told["outputs"][0]["data"] == pytest.approx([0.2, 0.5, 0.3])
-            bare = ask(address, "flowers")
+def ended(process):
+    """Tell a server to stop; return the lines of its log."""
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert lines[-1]["event"] == "stopped"
+    assert "started" in {line["event"] for line in lines}
+    return lines
+
+
+def test_a_server_and_one_before_its_address_end_well_when_told_to(folder, tmp_path):
+    """The first releases clean scores, as one would that knows no guard.
+
+    Its settings come from a file, the environment and the command line; its token is nowhere.
+    """
+    file, token = tmp_path / "serve.toml", "correct-horse-battery"
+    file.write_text('model_name = "flowers"\noutput_name = "scores"\nmodel_version = "1"\n')
+    clean = ["--defense", "none", "--allow-clean-scores", "--settings", str(file)]
+    arguments = [*SERVE, *clean, "--setting", "model_version=2"]
+    environment = {"ONEWAY_SERVE_OUTPUT_NAME": "risk", "ONEWAY_SERVE_TOKEN": token}
+    with started(folder, *arguments, **environment) as (server, address):
+        path = f"{address}/v2/models/flowers"
+        patient = {"trust_env": False, "timeout": PATIENCE}
+        assert httpx.get(path, **patient).status_code == 401
+        metadata = httpx.get(path, headers={"Authorization": f"Bearer {token}"}, **patient).json()
+        assert metadata["outputs"][0]["name"] == "risk"
+        assert metadata["versions"] == ["2"]
+        guard = ["serve", path, "--outputs", "confidences", *ROUNDING]
+        with started(folder, *guard, ONEWAY_TOKEN=token) as (proxy, guarded):
+            answer = ask(guarded, "flowers")
+            assert answer["parameters"]["guard"] == "rounding"
+            assert answer["outputs"][0]["data"] == pytest.approx([0.2, 0.5, 0.3])
+            bare = ask(address, "flowers", token)
             assert bare["parameters"]["guard"] == "none"
             assert bare["outputs"][0]["data"][0] == pytest.approx(0.2313, abs=1e-4)
-            for process in (proxy, server):
-                process.send_signal(signal.SIGTERM)
-                _, log = process.communicate(timeout=30)
-                assert process.returncode == 0
-                lines = [json.loads(line) for line in log.splitlines()]
-                assert lines[-1]["event"] == "stopped"
-                assert "started" in {line["event"] for line in lines}
-                assert "0.23130" not in log
-    assert "clean_scores_are_released" in {line["event"] for line in lines}
+            logs = [ended(process) for process in (proxy, server)]
+    assert "0.23130" not in json.dumps(logs)
+    assert token not in json.dumps(logs)
+    assert "clean_scores_are_released" in {line["event"] for line in logs[1]}
 
 
-def test_settings_come_from_a_file_and_the_environment(folder, tmp_path):
-    file = tmp_path / "serve.toml"
-    file.write_text('model_name = "filed"\noutput_name = "scores"\n')
-    token = "correct-horse-battery"
-    arguments = [*SERVE, *ROUNDING, "--settings", str(file), "--setting", "model_version=2"]
-    environment = {"ONEWAY_SERVE_OUTPUT_NAME": "risk", "ONEWAY_SERVE_TOKEN": token}
-    with started(folder, *arguments, **environment) as (process, address):
-        path = f"{address}/v2/models/filed"
-        assert httpx.get(path, trust_env=False).status_code == 401
-        told = httpx.get(path, trust_env=False, headers={"Authorization": f"Bearer {token}"})
-        assert told.json()["outputs"][0]["name"] == "risk"
-        assert told.json()["versions"] == ["2"]
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
-        assert token not in log
-
-
-def test_a_random_defense_answers_the_same_after_a_restart(folder, tmp_path):
+def test_a_random_defense_answers_the_same_in_another_process(
+    folder, tmp_path, oneway, monkeypatch
+):
     key = tmp_path / "key"
     key.write_text("0123456789abcdef0123456789abcdef\n")
     noise = ["--defense", "gaussian-noise", "--option", "keep_label=true"]
     arguments = [*SERVE, *noise, "--setting", f"key_file={key}"]
-    told = []
-    for _ in range(2):
-        with started(folder, *arguments) as (_, address):
-            told += [ask(address)["outputs"][0]["data"] for _ in range(2)]
-    assert told[0] == told[1] == told[2] == told[3]
+    with started(folder, *arguments) as (_, address):
+        answers = [ask(address) for _ in range(2)]
+    ((app, how),) = in_process(arguments, folder, oneway, monkeypatch)
+    with running(app, how) as server:
+        answers += [ask(server.url) for _ in range(2)]
+    assert all(answer == answers[0] for answer in answers)
+
+
+def in_process(arguments, folder, oneway, monkeypatch):
+    """Run a command of oneway that serves, here; return what would be served, or its result."""
+    served = []
+    monkeypatch.setattr("oneway.serving.run", lambda app, how, *_, **__: served.append((app, how)))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    with logged():
+        result = oneway(*arguments, "--setting", "port=0")
+    return served or result
 
 
 NETWORK = "network.safetensors"
@@ -180,45 +200,30 @@ REFUSED = {
         [*SERVE[:4], "--input-shape", "1x0", *ROUNDING],
         "--input-shape",
     ),
+    "no shape of a query": ([*SERVE[:4], *ROUNDING], "--input-shape"),
+    "options of an address": ([*SERVE, *ROUNDING, "--pass", "x"], "are for the address"),
+    "options of a model": ([*ADDRESS, *ROUNDING, "--model-option", "x=1"], "is for a model"),
+    "no outputs of an address said": ([*ADDRESS[:2], *ROUNDING], "--outputs confidences"),
     "a secret on the command line": (
         [*SERVE, *ROUNDING, "--setting", "token=correct-horse-battery"],
         "token_file",
     ),
     "an unknown setting": ([*SERVE, *ROUNDING, "--setting", "prot=1"], "Did you mean 'port'"),
-    "nobody behind the proxy": (
-        ["serve", "http://127.0.0.1:9/v2/models/m", "--outputs", "confidences", *ROUNDING],
-        "not ready",
-    ),
-    "a proxy that knows no scores": (
+    "nobody at the address": ([*ADDRESS, *ROUNDING], "not ready"),
+    "an address that says no scores": (
         ["serve", "http://127.0.0.1:9/predict", "--outputs", "confidences", *ROUNDING],
         "response_key",
     ),
 }
 
 
-@pytest.mark.parametrize("fault", REFUSED)
-def test_it_does_not_start_without_a_guard_that_works(fault, folder, oneway, monkeypatch):
-    def serves(*_, **__):
-        raise AssertionError("it serves")
-
-    monkeypatch.setattr("oneway.serving.run", serves)
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
+def test_it_does_not_start_without_a_guard_that_works(folder, oneway, monkeypatch):
     (folder / NETWORK).write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
-    arguments, said = REFUSED[fault]
-    with logged():
-        result = oneway(*arguments, "--setting", "port=0")
-    assert (result.exit_code, result.stdout) == (2, ""), result.exception
-    assert said in result.stderr
-    assert "correct-horse" not in result.stderr
-
-
-def test_what_is_refused_above_serves_without_the_fault(folder, oneway, monkeypatch):
-    """Else all of it could be refused for another reason."""
-    served = []
-    monkeypatch.setattr("oneway.serving.run", lambda *_, **__: served.append(True))
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    with logged():
-        result = oneway(*SERVE, *ROUNDING, "--setting", "port=0")
-    assert (result.exit_code, served) == (0, [True])
+    for fault, (arguments, said) in REFUSED.items():
+        result = in_process(arguments, folder, oneway, monkeypatch)
+        assert not isinstance(result, list), f"{fault}: it serves"
+        assert (result.exit_code, result.stdout) == (2, ""), (fault, result.exception)
+        assert said in " ".join(result.stderr.split()), (fault, result.stderr)
+        assert "correct-horse" not in result.stderr, fault
+    # All of it could be refused for another reason.
+    assert len(in_process([*SERVE, *ROUNDING], folder, oneway, monkeypatch)) == 1

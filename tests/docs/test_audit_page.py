@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from fences import blocks_of, commands_of
 from laws import looped
-from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, model_audit
+from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, pacing
 from oneway.audit.audit_target import LEAST_AUXILIARY, LEAST_TEST
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.audit.plan import FULL_AUDIT_TRANSFORMS, AuditPlan, Costs, make_plan
@@ -144,16 +144,18 @@ def outcome(tmp_path_factory):
     )  # fmt: skip
     store = Store(tmp_path_factory.mktemp("cache"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_audit, "TIMED_SECONDS", 0)
+        patch.setattr(pacing, "TIMED_SECONDS", 0)
         return ModelAudit(AuditTarget(TorchTarget(model), auxiliary, test), store, settings).run()
 
 
 def test_keys_of_the_record_are_those_of_the_page(outcome):
     rows = re.findall(r"^\| (`[^|]+) \| (.+) \|$", section("What is written"), flags=re.MULTILINE)
     keys = {key: said for names, said in rows for key in re.findall(r"`(\w+)`", names)}
-    # What only a command knows, it adds.
-    assert set(keys) - {"command"} == set(outcome.record)
-    assert set(re.findall(r"`(\w+)`", keys["plan"])) == set(outcome.record["plan"])
+    record = outcome.record.to_json()
+    assert keys.keys() == record.keys()
+    parts = ("plan", "baselines", "environment", "provenance", "examples")
+    for part in parts:
+        assert set(re.findall(r"`(\w+)`", keys[part])) == record[part].keys(), part
 
 
 def test_columns_of_the_queries_are_those_of_the_page(outcome):

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-import torch
 import trustme
 
 from endpoints import OpenInferenceServer, as_json, running
@@ -17,7 +16,6 @@ PAGES = sorted(
 )
 INDEX = "docs/defenses/index.md"
 BLOCKS = {page: blocks_of(page) for page in PAGES}
-CASES = [(page, place) for page, blocks in BLOCKS.items() for place in range(len(blocks))]
 MOST_PARSED = 0.2
 """Largest share of the blocks that are only held against the command line."""
 
@@ -118,13 +116,11 @@ PREPARED = {"docs/serving.md": prepare_serving, "docs/adapters.md": prepare_adap
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, on pickles and examples
 @pytest.mark.parametrize(
-    ("page", "place"), CASES, ids=[BLOCKS[page][place].label for page, place in CASES]
+    "page", [page for page, found in BLOCKS.items() if not all(map(by_itself, found))]
 )
-def test_block(page, place, prepared):
-    if by_itself(BLOCKS[page][place]):
-        pytest.skip("run by the test of its page, with the server that it is about")
-    torch.manual_seed(0)
-    prepared(page).reach(place)
+def test_blocks_of_a_page_run_from_its_top_to_its_end(page, prepared):
+    """But those that a test of their page runs, with the server that they are about."""
+    prepared(page).reach(len(BLOCKS[page]) - 1)
 
 
 def test_every_block_says_its_language():
@@ -144,17 +140,17 @@ def test_few_commands_are_only_parsed():
 INLINE = re.compile(r"(?<!`)`(oneway [a-z]+ [^`]*)`(?!`)")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_within_sentences_name_options_that_exist(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for command in INLINE.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
-        for words in commands_of(command):
-            options = [word for word in words if word.startswith("--")]
-            if options:
-                check_options_known(words, options)
+def test_commands_within_sentences_name_options_that_exist():
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for command in INLINE.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            for words in commands_of(command):
+                options = [word for word in words if word.startswith("--")]
+                if options:
+                    assert unknown_options(words, options) == [], (page, command)
 
 
-def check_options_known(words, options):
+def unknown_options(words, options):
     from typer.main import get_command
 
     from oneway.cli.main import app
@@ -163,7 +159,8 @@ def check_options_known(words, options):
     while getattr(group, "commands", None) and rest and rest[0] in group.commands:
         group, rest = group.commands[rest[0]], rest[1:]
     known = {name for option in group.params for name in (*option.opts, *option.secondary_opts)}
-    assert [option for option in options if option.partition("=")[0] not in known] == []
+    known.add("--help")
+    return [option for option in options if option.partition("=")[0] not in known]
 
 
 class TestTheRunnerItself:
@@ -203,9 +200,8 @@ class TestTheRunnerItself:
         self.run(tmp_path, monkeypatch, "<!-- file: a/b.py -->\n```python\n1 / 0\n```\n")
         assert (tmp_path / "a" / "b.py").read_text() == "1 / 0\n"
 
-    @pytest.mark.parametrize(
-        "wrong",
-        [
+    def test_commands_that_are_parsed_are_held_against_what_there_is(self):
+        for wrong in (
             "oneway defend a.npz --out b.npy --optoin c=1",
             "oneway defnd a.npz --out b.npy",
             "oneway train targte --out work",
@@ -213,12 +209,10 @@ class TestTheRunnerItself:
             "make docz",
             "python examples/lenett.py",
             "rm -r work",
-        ],
-    )
-    def test_commands_that_are_parsed_are_held_against_what_there_is(self, wrong):
-        (words,) = commands_of(wrong)
-        with pytest.raises((Exception, SystemExit)):
-            check_command(words)
+        ):
+            (words,) = commands_of(wrong)
+            with pytest.raises((Exception, SystemExit)):
+                check_command(words)
 
     def test_a_missing_language_is_refused(self, tmp_path, monkeypatch):
         with pytest.raises(AssertionError, match="language"):

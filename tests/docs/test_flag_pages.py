@@ -7,8 +7,7 @@ import os
 import re
 from pathlib import Path
 
-import pytest
-
+from laws import looped
 from oneway.audit import CONTROLS
 from oneway.audit.audit_target import ALONE, PROBED, SAME
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
@@ -16,7 +15,7 @@ from oneway.audit.plan import FIRST_EPOCHS, MOST_EPOCHS, REPEATS, first_epochs_f
 from oneway.audit.suspicions import SEEDS, WORSE_CALIBRATED
 from oneway.defenses import DEFENSES, strength_option
 from oneway.evaluation import FLAGS
-from oneway.report import flag_lines
+from oneway.report.audit import flag_line
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "flags"
@@ -64,7 +63,7 @@ def test_there_is_a_page_for_each_flag_and_an_index():
     assert {path.stem for path in FOLDER.iterdir()} == set(PAGES)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@looped("name", PAGES)
 def test_a_page_is_what_the_code_says(name):
     path = FOLDER / f"{name}.md"
     if WRITE:
@@ -72,7 +71,7 @@ def test_a_page_is_what_the_code_says(name):
     assert path.read_text(encoding="utf-8") == PAGES[name]
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@looped("name", FLAGS)
 def test_nothing_is_left_unsaid_of_a_flag(name):
     kind = FLAGS[name]
     assert kind.about in ("the attack", "the release")
@@ -81,20 +80,19 @@ def test_nothing_is_left_unsaid_of_a_flag(name):
         assert len(text.split()) > 3
 
 
-@pytest.mark.parametrize("name", PAGES)
+@looped("name", PAGES)
 def test_links_of_a_page_lead_to_files(name):
     links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", PAGES[name])
     assert [link for link in links if not (FOLDER / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@looped("name", FLAGS)
 def test_the_command_names_a_page_that_is_there(name):
-    (line,) = flag_lines({"flags": [{"name": name, "detail": "so"}]})
-    (page,) = re.findall(r"\[(.+)\]$", line)
+    (page,) = re.findall(r"\[(.+)\]$", flag_line(name, "so"))
     assert (ROOT / page).is_file()
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@looped("name", FLAGS)
 def test_measured_numbers_of_an_example_are_in_the_results(name):
     for paragraph in FLAGS[name].why.split("\n\n"):
         if "(../results.md)" not in paragraph:
@@ -133,6 +131,6 @@ def test_the_search_begins_later_below_the_rows_that_are_said():
     assert "fewer than 6,400 auxiliary rows" in said
 
 
-@pytest.mark.parametrize(("name", "said"), THRESHOLDS)
+@looped(("name", "said"), THRESHOLDS)
 def test_thresholds_are_those_of_the_code(name, said):
     assert said in " ".join(FLAGS[name].raised_if.split())

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from laws import looped
 from oneway.attacks import ATTACKS
 from oneway.defenses import DEFENSES, TEST_SIGNALS
 from registry_pages import DOCS, parts, put
@@ -46,12 +47,12 @@ def test_what_code_and_records_decide_is_as_they_say(made):
             assert page == expected, f"{path.name}: run with ONEWAY_WRITE_DOCS=1"
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@looped("folder", FOLDERS)
 def test_every_registered_name_has_a_page_and_every_page_a_name(folder):
     assert {path.stem for path in (DOCS / folder).glob("*.md")} == {*FOLDERS[folder], "index"}
 
 
-@pytest.mark.parametrize(("folder", "name"), PAGES)
+@looped(("folder", "name"), PAGES)
 def test_a_page_says_what_a_reader_asks_in_this_order(folder, name):
     page = text_of(folder, name)
     assert re.findall(r"^## (.+)$", page, flags=re.MULTILINE) == SECTIONS[folder]
@@ -61,7 +62,7 @@ def test_a_page_says_what_a_reader_asks_in_this_order(folder, name):
     assert ("test signal" in page.partition("\n")[0]) == (name in TEST_SIGNALS)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@looped("folder", FOLDERS)
 def test_the_index_links_all_pages(folder):
     index = text_of(folder, "index")
     assert all(f"]({name}.md)" in index for name in FOLDERS[folder])

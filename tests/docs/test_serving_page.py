@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from laws import looped
 from oneway.cli.main import app
 from oneway.serving import ServingSettings
 from registry_pages import put
@@ -83,7 +84,7 @@ def test_settings_and_options_that_the_page_names_exist():
         assert (name[0] or name[1]) in ServingSettings.model_fields
 
 
-@pytest.mark.parametrize("page", ["serving.md", "security.md"])
+@looped("page", ["serving.md", "security.md"])
 def test_links_lead_to_files(page):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", text)

@@ -14,12 +14,14 @@ from fences import ROOT
 pytest.importorskip("sphinx", reason="needs the dependency group docs")
 
 LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/attacks")
+"""A page of cards, of equations and tables, of commands, and of signatures."""
+
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """FittedDefense as `make docs` builds it: any warning is an error."""
+    """Build it as `make docs` does: any warning is an error."""
     out = tmp_path_factory.mktemp("site") / "html"
     strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
     done = subprocess.run(  # noqa: S603  our own interpreter and arguments
@@ -100,33 +102,32 @@ def test_equations_are_drawn_by_the_browser_itself(site):
 
 @pytest.fixture
 def opened(browser, site):
-    """Open pages from the disk, in a context of its own; whatever asks the network fails."""
-    contexts = []
+    """Open pages from the disk, one after the other; whatever asks the network fails."""
+    context = browser.new_context()
+    context.set_offline(True)
+    page = context.new_page()
 
-    def page_of(name, **how):
-        context = browser.new_context(**how)
-        contexts.append(context)
-        context.set_offline(True)
-        page = context.new_page()
+    def show(name):
         page.goto((site / f"{name}.html").as_uri())
         return page
 
-    yield page_of
-    for context in contexts:
-        context.close()
+    yield show
+    context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", LOOKED_AT)
-def test_everybody_can_read_it(opened, name, scheme):
-    page = opened(name, color_scheme=scheme)
-    assert axe_violations(page) == []
+def test_everybody_can_read_it(opened):
+    for name in LOOKED_AT:
+        page = opened(name)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert axe_violations(page) == [], (name, scheme)
 
 
-@pytest.mark.parametrize("name", [*LOOKED_AT, "leaderboard", "reference/cli", "audit", "glossary"])
-def test_a_phone_needs_no_sideways_scrolling(opened, name):
-    page = opened(name, viewport=PHONE)
-    assert overflow(page) == 0
+def test_a_phone_needs_no_sideways_scrolling(opened):
+    for name in (*LOOKED_AT, "leaderboard", "reference/cli", "audit", "glossary"):
+        page = opened(name)
+        page.set_viewport_size(PHONE)
+        assert overflow(page) == 0, name
 
 
 def test_search_works_offline_and_from_the_disk(opened):
@@ -145,17 +146,18 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("said", READERS)
-def test_each_reader_is_led_from_the_front_page(opened, said):
-    page = opened("index")
-    page.locator(".sd-card", has_text=said).click()
-    page.wait_for_url(f"**/tutorials/{READERS[said]}.html")
+def test_each_reader_is_led_from_the_front_page(opened):
+    for said, tutorial in READERS.items():
+        page = opened("index")
+        page.locator(".sd-card", has_text=said).click()
+        page.wait_for_url(f"**/tutorials/{tutorial}.html")
 
 
 def test_dark_is_dark(opened):
     shades = {}
+    page = opened("index")
     for scheme in ("light", "dark"):
-        page = opened("index", color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme)
         color = page.evaluate("getComputedStyle(document.body).backgroundColor")
         shades[scheme] = sum(int(part) for part in re.findall(r"\d+", color)[:3])
     assert shades["dark"] < 200 < 600 < shades["light"]

@@ -38,7 +38,7 @@ def test_a_spec_is_trained_once(tmp_path):
     first = Store(tmp_path).network("inverter", SPEC, train)
     again = Store(tmp_path).network("inverter", SPEC, train)
     assert train.calls == 1
-    assert same_bits(first.network, again.network)
+    assert same_bits(first.module, again.module)
     assert first.facts["calls"] == again.facts["calls"] == 1
     assert first.facts["spec"] == SPEC  # kept beside its result
 
@@ -84,7 +84,7 @@ def test_one_spec_of_two_kinds_is_two_networks(tmp_path):
     store = Store(tmp_path)
     store.network("inverter", SPEC, Trainer())
     stored = store.network("target", SPEC, lambda: (target(), {}))
-    assert isinstance(stored.network, TargetNetwork)
+    assert isinstance(stored.module, TargetNetwork)
 
 
 VALUES = st.recursive(
@@ -210,7 +210,7 @@ def test_a_process_that_is_killed_leaves_no_file_under_the_name(tmp_path):
         train = Trainer()
         stored = Store(tmp_path / moment).network("inverter", {"seed": 0}, train)
         assert train.calls == 1
-        assert same_bits(stored.network, inverter(seed=1))
+        assert same_bits(stored.module, inverter(seed=1))
 
 
 def test_records_are_one_json_object_per_line(tmp_path):

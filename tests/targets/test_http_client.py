@@ -9,7 +9,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from endpoints import Reply, as_json, running
+from endpoints import Reply, as_json, no_environment, running
 from oneway.errors import InvalidOptionError, MissingExtraError, TargetFailedError
 from oneway.targets.http_client import HttpClient
 
@@ -18,11 +18,7 @@ QUICK = {"backoff_seconds": 0.01}
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
-    """No proxy, and no token but what a test sets."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.delenv("ONEWAY_TOKEN", raising=False)
+    no_environment(monkeypatch)
 
 
 @pytest.fixture
@@ -53,13 +49,15 @@ def test_what_is_sent_and_answered_is_json(server):
     assert "Authorization" not in asked.headers
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_server_that_says_later_is_asked_again_with_doubled_waits(status, server, slept):
-    server.faults.extend([Reply(status)] * 3)
-    assert post(server, backoff_seconds=0.5) == {"fine": True}
-    assert slept == [0.5, 1, 2]
-    assert len({asked.body for asked in server.asked}) == 1
-    assert len(server.asked) == 4
+def test_a_server_that_says_later_is_asked_again_with_doubled_waits(server, slept):
+    for status in (429, 502, 503, 504):
+        slept.clear()
+        server.asked.clear()
+        server.faults.extend([Reply(status)] * 3)
+        assert post(server, backoff_seconds=0.5) == {"fine": True}, status
+        assert slept == [0.5, 1, 2], status
+        assert len({asked.body for asked in server.asked}) == 1, status
+        assert len(server.asked) == 4, status
 
 
 def test_the_last_attempt_is_the_last(server, slept):
@@ -71,43 +69,44 @@ def test_the_last_attempt_is_the_last(server, slept):
     assert len(server.asked) == 3
 
 
-@pytest.mark.parametrize(
-    ("after", "waited"),
-    [("7", 7), ("0", 0.5), ("soon", 0.5), ("-3", 0.5), ("nan", 0.5), ("²", 0.5), ("", 0.5)],
-)
-@pytest.mark.parametrize("status", [429, 503])
-def test_a_longer_wait_is_honored_when_it_is_asked_for(status, after, waited, server, slept):
-    headers = {"Retry-After": after} if after.isascii() else {"Retry-After": "\u00b2"}
-    server.faults.append(Reply(status, headers=headers))
-    assert post(server, backoff_seconds=0.5) == {"fine": True}
-    assert slept == [waited]
+def test_a_longer_wait_is_honored_when_it_is_asked_for(server, slept):
+    for status in (429, 503):
+        for after, waited in (
+            *(("7", 7), ("0", 0.5), ("soon", 0.5), ("-3", 0.5), ("nan", 0.5), ("\u00b2", 0.5)),
+            ("", 0.5),
+        ):
+            slept.clear()
+            server.faults.append(Reply(status, headers={"Retry-After": after}))
+            assert post(server, backoff_seconds=0.5) == {"fine": True}
+            assert slept == [waited], (status, after)
 
 
-@pytest.mark.parametrize("seconds", [30, -30])
-def test_a_date_to_wait_for_is_honored(seconds, server, slept):
-    until = datetime.now(UTC) + timedelta(seconds=seconds)
-    server.faults.append(Reply(429, headers={"Retry-After": format_datetime(until, usegmt=True)}))
-    post(server, backoff_seconds=0.5)
-    (waited,) = slept
-    assert 25 < waited <= 30 if seconds > 0 else waited == 0.5
-
-
-def test_a_wait_of_an_hour_is_an_error_at_once(server, slept):
-    server.faults.append(Reply(429, headers={"Retry-After": "3600"}))
-    with pytest.raises(TargetFailedError, match="asks to wait 3600 s, longer than 60 s"):
-        post(server)
-    assert not slept
+def test_a_date_to_wait_for_is_honored(server, slept):
+    for seconds in (50, -50):
+        slept.clear()
+        before = datetime.now(UTC)
+        until = before.replace(microsecond=0) + timedelta(seconds=seconds)
+        header = {"Retry-After": format_datetime(until, usegmt=True)}
+        server.faults.append(Reply(429, headers=header))
+        post(server, backoff_seconds=0.5)
+        (waited,) = slept
+        least, most = (max(0.5, (until - at).total_seconds()) for at in (datetime.now(UTC), before))
+        assert least <= waited <= most
 
 
 def test_waits_end_at_a_minute(server, slept):
     server.faults.extend([Reply(503)] * 3)
     post(server, backoff_seconds=45)
     assert slept == [45, 60, 60]
+    slept.clear()
+    server.faults.append(Reply(429, headers={"Retry-After": "3600"}))
+    with pytest.raises(TargetFailedError, match="asks to wait 3600 s, longer than 60 s"):
+        post(server)
+    assert not slept
 
 
-@pytest.mark.parametrize(
-    ("status", "remedy"),
-    [
+def test_other_statuses_are_final_and_the_body_is_not_quoted(server, slept):
+    for status, remedy in (
         (301, "redirects are not followed"),
         (400, "the shape and the type"),
         (401, "token into the environment variable ONEWAY_TOKEN"),
@@ -115,18 +114,16 @@ def test_waits_end_at_a_minute(server, slept):
         (413, "Lower batch_size"),
         (418, "server's log"),
         (500, "server's log"),
-    ],
-)
-def test_other_statuses_are_final_and_the_body_is_not_quoted(status, remedy, server, slept):
-    headers = {"Location": "http://127.0.0.1:1/"} if status == 301 else {}
-    server.faults.append(Reply(status, b"secret 0.125", headers))
-    with pytest.raises(
-        TargetFailedError, match=f"the server failed: .*{status}.*{remedy}"
-    ) as caught:
-        post(server)
-    assert "0.125" not in str(caught.value)
-    assert not slept
-    assert len(server.asked) == 1
+    ):
+        server.asked.clear()
+        headers = {"Location": "http://127.0.0.1:1/"} if status == 301 else {}
+        server.faults.append(Reply(status, b"secret 0.125", headers))
+        said = f"the server failed: .*{status}.*{remedy}"
+        with pytest.raises(TargetFailedError, match=said) as caught:
+            post(server)
+        assert "0.125" not in str(caught.value), status
+        assert not slept, status
+        assert len(server.asked) == 1, status
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again_and_said_to_be_so(slept):
@@ -145,17 +142,22 @@ def test_an_answer_that_is_cut_off_is_asked_for_again(server, slept):
 
 def test_a_slow_answer_is_given_up(server, slept):
     server.faults.extend([Reply(200, b"{}", drip=lambda: _pause(0.4))] * 2)
-    with pytest.raises(TargetFailedError, match=r"within 0\.1 s \(ReadTimeout\)"):
+    with pytest.raises(TargetFailedError, match=r"within 0\.1 s \((Read|Connect)Timeout\)"):
         post(server, timeout_seconds=0.1, attempts=2)
     assert len(slept) == 1
 
 
 def test_an_answer_that_drips_is_given_up_though_each_drop_is_in_time(server, slept):
-    server.faults.append(Reply(200, b"1" * 100, drip=lambda: _pause(0.02)))
-    begin = time.monotonic()
+    drops = []
+
+    def drip():
+        drops.append(1)
+        _pause(0.02)
+
+    server.faults.append(Reply(200, b"1" * 1000, drip=drip))
     with pytest.raises(TargetFailedError, match=r"no whole answer within 0\.3 s"):
         post(server, timeout_seconds=0.3, attempts=1)
-    assert time.monotonic() - begin < 1.5
+    assert len(drops) < 1000
     assert not slept
 
 
@@ -163,18 +165,15 @@ def _pause(seconds, pause=time.sleep):
     pause(seconds)
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b'{"fine": [0.125, ', b"\xff0.125", b"<p>0.125</p>", b"[" * 9999]
-)
-def test_what_is_no_json_is_refused_without_a_word_of_it(body, server):
-    server.faults.append(Reply(200, body))
-    with pytest.raises(
-        TargetFailedError, match=f"answer with JSON, but its {len(body)} b"
-    ) as caught:
-        post(server)
-    assert "0.125" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__
+def test_what_is_no_json_is_refused_without_a_word_of_it(server):
+    for body in (b"", b'{"fine": [0.125, ', b"\xff0.125", b"<p>0.125</p>", b"[" * 9999):
+        server.faults.append(Reply(200, body))
+        said = f"answer with JSON, but its {len(body)} b"
+        with pytest.raises(TargetFailedError, match=said) as caught:
+            post(server)
+        assert "0.125" not in str(caught.value)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
 
 
 def test_answers_are_read_up_to_the_limit(server):
@@ -195,12 +194,12 @@ def test_the_token_is_sent_and_never_shown(server, monkeypatch, caplog):
     assert "s3cret" not in caplog.text
 
 
-@pytest.mark.parametrize("token", ["s3cret\n", "s3 cret", "s3cr\u00e9t", "s3cret\x00"[:-1] + "\t"])
-def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token, monkeypatch):
-    monkeypatch.setenv("ONEWAY_TOKEN", token)
-    with pytest.raises(InvalidOptionError, match="printable ASCII without blanks") as caught:
-        HttpClient("the server")
-    assert "s3" not in str(caught.value)
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(monkeypatch):
+    for token in ("s3cret\n", "s3 cret", "s3cr\u00e9t", "s3cret\t"):
+        monkeypatch.setenv("ONEWAY_TOKEN", token)
+        with pytest.raises(InvalidOptionError, match="printable ASCII without blanks") as caught:
+            HttpClient("the server")
+        assert "s3" not in str(caught.value)
 
 
 def test_connections_are_kept_and_closed_with_the_client(server):
@@ -214,13 +213,12 @@ def test_connections_are_kept_and_closed_with_the_client(server):
     assert inner.is_closed
 
 
-@pytest.mark.parametrize(
-    "option",
-    [{"timeout_seconds": 0}, {"attempts": 0}, {"backoff_seconds": -1}, {"most_bytes": 0.5}],
-)
-def test_options_outside_their_range_are_refused(option):
-    with pytest.raises(InvalidOptionError, match=next(iter(option))):
-        HttpClient("the server", **option)
+def test_options_outside_their_range_are_refused():
+    for option in (
+        *({"timeout_seconds": 0}, {"attempts": 0}, {"backoff_seconds": -1}, {"most_bytes": 0.5}),
+    ):
+        with pytest.raises(InvalidOptionError, match=next(iter(option))):
+            HttpClient("the server", **option)
 
 
 def test_the_extra_is_named_where_httpx_is_not_installed(monkeypatch):

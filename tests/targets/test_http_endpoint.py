@@ -1,6 +1,8 @@
 """Endpoints as targets: a real server's answers, and none that is not what it should be."""
 
 import math
+import re
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from endpoints import (
     OpenInferenceServer,
     Reply,
     as_json,
+    no_environment,
     running,
     served_confidences,
     served_logits,
@@ -36,11 +39,7 @@ PATH = "/v2/models/digits"
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
-    """No proxy and no token of whoever runs the tests."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.delenv("ONEWAY_TOKEN", raising=False)
+    no_environment(monkeypatch)
 
 
 def opened(where, outputs="confidences", **options):
@@ -56,16 +55,17 @@ def v2():
         yield endpoint
 
 
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("ending", ["", "/", "/infer", "?key=1"])
-def test_open_inference_answers_are_the_model_s(nested, ending, v2):
-    v2.server.nested = nested
-    target = opened(f"{v2.address}{PATH}{ending}")
-    assert not isinstance(target, ScoredTarget)
-    assert same_bits(target(IMAGES), CONFIDENCES)
+def test_open_inference_answers_are_the_model_s(v2):
     wanted = ["/v2/models/digits/ready", "/v2/models/digits", "/v2/models/digits/infer"]
-    query = ending if ending.startswith("?") else ""
-    assert [asked.path for asked in v2.asked] == [path + query for path in wanted]
+    for nested in (False, True):
+        v2.server.nested = nested
+        for ending in ("", "/", "/infer", "?key=1"):
+            v2.asked.clear()
+            target = opened(f"{v2.address}{PATH}{ending}")
+            assert not isinstance(target, ScoredTarget), ending
+            assert same_bits(target(IMAGES), CONFIDENCES), (nested, ending)
+            query = ending if ending.startswith("?") else ""
+            assert [asked.path for asked in v2.asked] == [path + query for path in wanted], ending
 
 
 def test_a_request_is_what_the_protocol_says(v2):
@@ -99,25 +99,26 @@ def test_logits_make_a_target_with_logits(v2):
     assert same_bits(target(IMAGES), release(wanted))
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_queries_are_split_into_requests_of_the_batch_size(batch_size, v2):
-    target = opened(f"{v2.address}{PATH}", batch_size=batch_size)
-    assert same_bits(target(IMAGES), CONFIDENCES)
-    sizes = [asked.json["inputs"][0]["shape"][0] for asked in v2.posts]
-    assert sizes == [len(part) for part in IMAGES.split(batch_size)]
+def test_queries_are_split_into_requests_of_the_batch_size(v2):
+    for batch_size in (1, 3, 7):
+        v2.asked.clear()
+        target = opened(f"{v2.address}{PATH}", batch_size=batch_size)
+        assert same_bits(target(IMAGES), CONFIDENCES), batch_size
+        sizes = [asked.json["inputs"][0]["shape"][0] for asked in v2.posts]
+        assert sizes == [len(part) for part in IMAGES.split(batch_size)]
 
 
-@pytest.mark.parametrize("kind", ["FP16", "FP32", "FP64"])
-def test_queries_are_sent_in_the_datatype_of_the_model(kind, v2):
-    v2.server.inputs[0]["datatype"] = kind
-    target = opened(f"{v2.address}{PATH}")
-    images = IMAGES.double() / 3
-    dtype = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[kind]
-    wanted = torch.tensor(served_confidences(images.numpy().astype(dtype))).float()
-    torch.testing.assert_close(target(images), wanted)
-    tensor = v2.posts[0].json["inputs"][0]
-    assert tensor["datatype"] == kind
-    assert tensor["data"] == images.numpy().astype(dtype).ravel().tolist()
+def test_queries_are_sent_in_the_datatype_of_the_model(v2):
+    for kind, dtype in (("FP16", np.float16), ("FP32", np.float32), ("FP64", np.float64)):
+        v2.asked.clear()
+        v2.server.inputs[0]["datatype"] = kind
+        target = opened(f"{v2.address}{PATH}")
+        images = IMAGES.double() / 3
+        wanted = torch.tensor(served_confidences(images.numpy().astype(dtype))).float()
+        torch.testing.assert_close(target(images), wanted)
+        tensor = v2.posts[0].json["inputs"][0]
+        assert tensor["datatype"] == kind
+        assert tensor["data"] == images.numpy().astype(dtype).ravel().tolist(), kind
 
 
 def test_queries_that_the_datatype_cannot_hold_are_refused(v2):
@@ -127,11 +128,11 @@ def test_queries_that_the_datatype_cannot_hold_are_refused(v2):
     assert not v2.posts
 
 
-@pytest.mark.parametrize("shape", [[-1, 16], [-1, -1]])
-def test_a_model_of_records_gets_images_in_row_major_order(shape, v2):
-    v2.server.inputs[0]["shape"] = shape
-    assert same_bits(opened(f"{v2.address}{PATH}")(IMAGES), CONFIDENCES)
-    assert v2.posts[0].json["inputs"][0]["shape"] == [7, 16]
+def test_a_model_of_records_gets_images_in_row_major_order(v2):
+    for shape in ([-1, 16], [-1, -1]):
+        v2.server.inputs[0]["shape"] = shape
+        assert same_bits(opened(f"{v2.address}{PATH}")(IMAGES), CONFIDENCES), shape
+        assert v2.posts[-1].json["inputs"][0]["shape"] == [7, 16], shape
 
 
 def test_images_of_another_shape_are_not_sent(v2):
@@ -196,16 +197,18 @@ def test_one_of_several_outputs_must_be_named(v2):
         opened(f"{v2.address}{PATH}", output_name="probability")
 
 
-@pytest.mark.parametrize("outputs", [[], None])
-def test_a_server_that_says_nothing_of_its_tensors_is_told_their_names(outputs, v2):
-    v2.server.inputs, v2.server.outputs = outputs, outputs
-    with pytest.raises(InvalidOptionError, match=r"names 0 inputs \(none\). Say .* input_name"):
-        opened(f"{v2.address}{PATH}")
-    for name in (None, "probabilities"):
-        target = opened(f"{v2.address}{PATH}", input_name="pixels", output_name=name)
-        assert same_bits(target(IMAGES), CONFIDENCES)
-    assert [asked.json["inputs"][0]["name"] for asked in v2.posts] == ["pixels"] * 2
-    assert [asked.json.get("outputs") for asked in v2.posts] == [None, [{"name": "probabilities"}]]
+def test_a_server_that_says_nothing_of_its_tensors_is_told_their_names(v2):
+    for outputs in ([], None):
+        v2.asked.clear()
+        v2.server.inputs, v2.server.outputs = outputs, outputs
+        with pytest.raises(InvalidOptionError, match=r"names 0 inputs \(none\). Say .* input_name"):
+            opened(f"{v2.address}{PATH}")
+        for name in (None, "probabilities"):
+            target = opened(f"{v2.address}{PATH}", input_name="pixels", output_name=name)
+            assert same_bits(target(IMAGES), CONFIDENCES)
+        assert [asked.json["inputs"][0]["name"] for asked in v2.posts] == ["pixels"] * 2
+        asked_for = [asked.json.get("outputs") for asked in v2.posts]
+        assert asked_for == [None, [{"name": "probabilities"}]]
 
 
 def test_one_of_several_inputs_must_be_named(v2):
@@ -227,9 +230,13 @@ def output(**changes):
     return change
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def twice(answer):
+    return answer | {"outputs": answer["outputs"] * 2}
+
+
+def test_answers_that_are_not_what_the_protocol_says_are_refused(v2):
+    target = opened(f"{v2.address}{PATH}")
+    for change, message in (
         (output(shape=[3, 7]), r"answer 7 queries with scores of shape \(7, K\).* gave \(3, 7\)"),
         (output(shape=[7]), "as its shape says, 7 numbers, but sends 21"),
         (output(shape=[-7, -3]), "a shape of whole numbers"),
@@ -244,6 +251,12 @@ def output(**changes):
         (output(data=["0.125"] * 21), "rows of numbers of one length"),
         (output(data=[0.125, "x"]), "rows of numbers of one length"),
         (output(data=[True] * 21), "rows of numbers of one length"),
+        (output(data=[True, *[0.125] * 20]), "rows of numbers of one length"),
+        (output(data=[[0.125] * 7] * 3), "flat or nested as its shape says"),
+        (output(shape=[7, 3.0]), "a shape of whole numbers"),
+        (output(datatype="BF16"), "a datatype of the protocol"),
+        (output(parameters={"a": {"0.125": 1}}), "plain parameters"),
+        (twice, "each of its outputs once"),
         (output(data=[None] * 21), "rows of numbers of one length"),
         (output(data=[10**400] * 21), "rows of numbers of one length"),
         (output(data=None), "rows of numbers of one length"),
@@ -254,14 +267,12 @@ def output(**changes):
         (lambda answer: answer | {"outputs": {"a": 0.125}}, "'outputs' are a list"),
         (lambda answer: answer | {"outputs": [0.125]}, "'outputs' are a list"),
         (lambda _: {"error": "0.125"}, "'outputs' are a list"),
-    ],
-)
-def test_answers_that_are_not_what_the_protocol_says_are_refused(change, message, v2):
-    v2.server.change = change
-    with pytest.raises(OnewayError, match=message) as caught:
-        opened(f"{v2.address}{PATH}")(IMAGES)
-    assert f"{v2.address}{PATH}" in str(caught.value)
-    assert "0.125" not in str(caught.value)
+    ):
+        v2.server.change = change
+        with pytest.raises(OnewayError, match=message) as caught:
+            target(IMAGES)
+        assert f"{v2.address}{PATH}" in str(caught.value), message
+        assert "0.125" not in str(caught.value), message
 
 
 def test_metadata_that_is_something_else_is_refused(v2):
@@ -285,37 +296,35 @@ def plain(wrap, model=served_confidences, take=lambda request: request["instance
     return running(lambda asked: as_json(wrap(model(take(asked.json)).tolist())))
 
 
-@pytest.mark.parametrize(
-    ("request_key", "take"),
-    [
-        ("instances", lambda request: request["instances"]),
-        ("inputs.0.data", lambda request: request["inputs"][0]["data"]),
-        ("", lambda request: request),
-    ],
-)
-@pytest.mark.parametrize(
-    ("response_key", "wrap"),
-    [
-        ("predictions", lambda rows: {"predictions": rows, "model": "digits"}),
-        ("outputs.0.data", lambda rows: {"outputs": [{"data": rows}, 1]}),
-        ("answers.*.scores", lambda rows: {"answers": [{"scores": row} for row in rows]}),
-        ("", lambda rows: rows),
-    ],
-)
-def test_plain_json_goes_and_comes_where_the_keys_say(request_key, take, response_key, wrap):
-    with plain(wrap, take=take) as endpoint:
-        target = opened(
-            f"{endpoint.address}/predict?key=1",
-            request_key=request_key,
-            response_key=response_key,
-            batch_size=3,
-        )
-        assert not endpoint.asked
-        assert same_bits(target(IMAGES), CONFIDENCES)
-        assert [take(asked.json) for asked in endpoint.asked] == [
-            part.tolist() for part in IMAGES.split(3)
-        ]
-        assert {asked.path for asked in endpoint.asked} == {"/predict?key=1"}
+TAKES = {
+    "instances": lambda request: request["instances"],
+    "inputs.0.data": lambda request: request["inputs"][0]["data"],
+    "": lambda request: request,
+}
+
+WRAPS = {
+    "predictions": lambda rows: {"predictions": rows, "model": "digits"},
+    "outputs.0.data": lambda rows: {"outputs": [{"data": rows}, 1]},
+    "answers.*.scores": lambda rows: {"answers": [{"scores": row} for row in rows]},
+    "": lambda rows: rows,
+}
+
+
+def test_plain_json_goes_and_comes_where_the_keys_say():
+    for keys in product(TAKES, WRAPS):
+        take, wrap = TAKES[keys[0]], WRAPS[keys[1]]
+        with plain(wrap, take=take) as endpoint:
+            target = opened(
+                f"{endpoint.address}/predict?key=1",
+                request_key=keys[0],
+                response_key=keys[1],
+                batch_size=3,
+            )
+            assert not endpoint.asked, keys
+            assert same_bits(target(IMAGES), CONFIDENCES), keys
+            taken = [take(asked.json) for asked in endpoint.asked]
+            assert taken == [part.tolist() for part in IMAGES.split(3)], keys
+            assert {asked.path for asked in endpoint.asked} == {"/predict?key=1"}, keys
 
 
 KEYS = {"request_key": "instances", "response_key": "predictions"}
@@ -340,9 +349,8 @@ def test_an_address_of_the_protocol_with_keys_gets_plain_json():
         assert [asked.method for asked in endpoint.asked] == ["POST"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
+def test_plain_answers_that_cannot_be_used_are_refused():
+    for answer, message in (
         ({"prediction": [[0.125]]}, "with 'predictions' of .* there is an object without it"),
         ([[0.125]], "with 'predictions' .* but there is a list"),
         ("0.125", "with 'predictions' .* but there is a single value"),
@@ -355,29 +363,28 @@ def test_an_address_of_the_protocol_with_keys_gets_plain_json():
         ({"predictions": [[1.125, -0.125]] * 2}, "must be probabilities"),
         ({"predictions": [[math.nan, 0.125]] * 2}, "must be finite"),
         ({"predictions": []}, r"but gave \(0,\)"),
-    ],
-)
-def test_plain_answers_that_cannot_be_used_are_refused(answer, message):
-    with running(lambda _: as_json(answer)) as endpoint:
-        where = f"{endpoint.address}/ask"
-        with pytest.raises(OnewayError, match=message) as caught:
-            opened(f"{where}?key=s3cret", **KEYS)(IMAGES[:2])
-    assert where in str(caught.value)
-    assert "0.125" not in str(caught.value)
-    assert "s3cret" not in str(caught.value)
+        ({"predictions": [[True, 0.125]] * 2}, "rows of numbers of one length"),
+    ):
+        with running(lambda _, answer=answer: as_json(answer)) as endpoint:
+            where = f"{endpoint.address}/ask"
+            with pytest.raises(OnewayError, match=message) as caught:
+                opened(f"{where}?key=s3cret", **KEYS)(IMAGES[:2])
+        assert where in str(caught.value), message
+        assert "0.125" not in str(caught.value), message
+        assert "s3cret" not in str(caught.value), message
 
 
-@pytest.mark.parametrize("key", ["outputs.1.data", "outputs.x", "outputs.*.data"])
-def test_a_place_that_the_answer_does_not_have_is_named(key):
+def test_a_place_that_the_answer_does_not_have_is_named():
     with running(lambda _: as_json({"outputs": [{"x": 1}]})) as endpoint:
-        target = opened(endpoint.address, request_key="instances", response_key=key)
-        with pytest.raises(TargetFailedError, match=f"of the key '{key}', but there is"):
-            target(IMAGES)
+        for key in ("outputs.1.data", "outputs.x", "outputs.*.data", "outputs.\u00b2.data"):
+            target = opened(endpoint.address, request_key="instances", response_key=key)
+            said = f"of the key '{re.escape(key)}', but there is"
+            with pytest.raises(TargetFailedError, match=said):
+                target(IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_options_that_do_not_fit_are_refused_before_anything_is_asked():
+    for options, message in (
         ({}, r"asked for plain JSON, unless .*/v2/models/NAME.* both of request_key and"),
         ({"request_key": "instances"}, "both of request_key and response_key"),
         ({"response_key": "predictions"}, "both of request_key and response_key"),
@@ -387,29 +394,27 @@ def test_a_place_that_the_answer_does_not_have_is_named(key):
         ({"request_key": "a.1", "response_key": "c"}, "names and 0, .* but got '1'"),
         ({"request_key": "a.*", "response_key": "c"}, r"names and 0, .* but got '\*'"),
         ({**KEYS, "attempts": 0}, "attempts must be a whole number"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused_before_anything_is_asked(options, message):
-    with pytest.raises(InvalidOptionError, match=message):
-        opened("http://127.0.0.1:9/ask", **options)
+    ):
+        with pytest.raises(InvalidOptionError, match=message):
+            opened("http://127.0.0.1:9/ask", **options)
 
 
-@pytest.mark.parametrize(
-    "where", ["http://", "https:///path", "http://host:port/", "http://host:99999/", "http://[::1"]
-)
-def test_what_is_no_address_is_refused(where):
-    with pytest.raises(InvalidOptionError, match="must be like https://host/v2/models/NAME"):
-        opened(where, **KEYS)
+def test_what_is_no_address_is_refused():
+    for where in (
+        *("http://", "https:///path", "http://host:port/", "http://host:99999/", "http://[::1"),
+    ):
+        with pytest.raises(InvalidOptionError, match="must be like https://host/v2/models/NAME"):
+            opened(where, **KEYS)
 
 
-@pytest.mark.parametrize("user", ["user:s3cret@", "s3cret@"])
-def test_a_password_in_the_address_is_refused_and_not_shown(user):
-    with pytest.raises(InvalidOptionError, match="ONEWAY_TOKEN") as caught:
-        opened(f"http://{user}host/ask", **KEYS)
-    assert "s3cret" not in str(caught.value)
+def test_a_password_in_the_address_is_refused_and_not_shown():
+    for user in ("user:s3cret@", "s3cret@"):
+        with pytest.raises(InvalidOptionError, match="ONEWAY_TOKEN") as caught:
+            opened(f"http://{user}host/ask", **KEYS)
+        assert "s3cret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("outputs", [None, "scores"])
-def test_what_the_answers_are_must_be_said(outputs):
-    with pytest.raises(InvalidOptionError, match=r"say what target 'http://\[::1\]:9/ask' ans"):
-        opened("http://[::1]:9/ask?key=1", outputs, **KEYS)
+def test_what_the_answers_are_must_be_said():
+    for outputs in (None, "scores"):
+        with pytest.raises(InvalidOptionError, match=r"say what target 'http://\[::1\]:9/ask' ans"):
+            opened("http://[::1]:9/ask?key=1", outputs, **KEYS)

@@ -1,13 +1,16 @@
 """The controls of an audit: its decoders on releases whose leak is known."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from oneway.attacks import LabelOnly, Retrained
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import (
     CONTROLS,
+    Control,
     ControlResult,
     MakeControl,
     judge_control,
@@ -39,91 +42,114 @@ def run_controls(
 ) -> dict[str, ControlResult]:
     """Attack releases whose leak is known, with one decoder of the ensemble each: a quick form.
 
-    Each names the input transform of the decoder that it vouches for.
+    Each control names the input transform of the decoder that it vouches for.
 
     Args:
-        plan: Says which controls, how wide the decoder is, and how often averaging asks.
+        plan: Names the controls, decoder widths, and numbers of answers that averaging tries.
         audited: Model, data and release.
         answers: Answers of the model and of the release.
-        images: ``(N, ...)`` the attacker's own, in random order: the first ones are used.
+        images: ``(N, ...)`` the attacker's images, in random order: the first are used.
         epochs: Epochs that each decoder is trained.
         store: Keeps trained networks.
         seed: Seed of the attackers.
         report: Progress callback.
 
     Returns:
-        How each control went; none if the plan has none.
+        The result of each control, by name; none if the plan has none.
     """
     if not plan.controls:
         return {}
-    images, clean = images[:CONTROL_ROWS], answers.clean[:CONTROL_ROWS]
-    # At random: files are often sorted by class.
-    order = Stream(seed, "control queries").generator()
-    asked = torch.randperm(len(audited.test), generator=order)[:CONTROL_TEST]
-    asked = asked.to(audited.test.device)
-    test = audited.test[asked]
-    own_clean = answers.clean_test[asked]
-    places = planted_positions(images, clean.shape[-1])
-    spec = AttackerSpec(
-        widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
-    )
     controls = {name: CONTROLS[name] for name in plan.controls}
-    attackers = {
-        input_transform: prepare_attackers(
-            dataclasses.replace(spec, input_transforms=(input_transform,)),
-            images,
-            store,
-            seed,
-            report,
+    run = _ControlRun(
+        plan, controls, audited, answers, images[:CONTROL_ROWS], epochs, store, seed, report
+    )
+    return {name: run.judge(name, control) for name, control in controls.items()}
+
+
+class _ControlRun:
+    """The attacks on controls, with what they share: data, decoders, and the label-only attack."""
+
+    def __init__(
+        self,
+        plan: AuditPlan,
+        controls: Mapping[str, Control],
+        audited: AuditTarget,
+        answers: Answers,
+        images: Tensor,
+        epochs: int,
+        store: Store,
+        seed: int,
+        report: ProgressCallback,
+    ) -> None:
+        self.audited, self.images, self.seed = audited, images, seed
+        self.clean = answers.clean[: len(images)]
+        # At random: files are often sorted by class.
+        order = Stream(seed, "control queries").generator()
+        chosen = torch.randperm(len(audited.test), generator=order)[:CONTROL_TEST]
+        chosen = chosen.to(audited.test.device)
+        self.test, self.clean_test = audited.test[chosen], answers.clean_test[chosen]
+        self.places = planted_positions(images, self.clean.shape[-1])
+        spec = AttackerSpec(
+            widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
         )
-        # In the plan's order: the first one reads the label.
-        for input_transform in dict.fromkeys(
-            control.input_transform for control in controls.values()
+        # In the plan's order: the first reads the label.
+        transforms = dict.fromkeys(control.input_transform for control in controls.values())
+        self.attackers = {
+            transform: prepare_attackers(
+                dataclasses.replace(spec, input_transforms=(transform,)),
+                images,
+                store,
+                seed,
+                report,
+            )
+            for transform in transforms
+        }
+        held_out = self.attackers[next(iter(transforms))].held_out
+        self.knowledge = AttackerKnowledge(
+            images, self.clean, self.clean, held_out, repeats=spec.repeats
         )
-    }
-    held_out = next(iter(attackers.values())).held_out
-    seen = AttackerKnowledge(images, clean, clean, held_out, repeats=spec.repeats)
+        self.label = self.attack("controls: the label", LabelOnly.name, next(iter(transforms)))
+        plain = [control for control in controls.values() if control.reference is None]
+        self.on_clean = {
+            transform: self.attack("controls: clean", Retrained.name, transform)
+            for transform in dict.fromkeys(control.input_transform for control in plain)
+        }
 
     def attack(
-        title: str, name: str, input_transform: str, make: MakeControl | None = None
+        self, title: str, name: str, input_transform: str, make: MakeControl | None = None
     ) -> AttackResult:
         """Attack what a control makes of the clean scores, or those scores."""
-        observed, told = seen, own_clean
+        knowledge, released = self.knowledge, self.clean_test
         if make is not None:
-            defense = make(places, Stream(seed, title).generator())
-            shown, told = (
+            defense = make(self.places, Stream(self.seed, title).generator())
+            shown, released = (
                 guarded_release(defense, logits_from_confidences(scores), queries).confidences
-                for scores, queries in ((clean, images), (own_clean, test))
+                for scores, queries in (
+                    (self.clean, self.images),
+                    (self.clean_test, self.test),
+                )
             )
-            observed = dataclasses.replace(
-                seen,
+            knowledge = dataclasses.replace(
+                knowledge,
                 released=shown,
                 random=not defense.deterministic,
-                query=DefendedTarget(audited.target, defense).repeated,
+                query=DefendedTarget(self.audited.target, defense).repeated,
             )
-        return attackers[input_transform].run(title, observed, told, test, (name,))[name]
+        attackers = self.attackers[input_transform]
+        return attackers.run(title, knowledge, released, self.test, (name,))[name]
 
-    label = attack("controls: the label", "label-only", next(iter(attackers)))
-    plain = dict.fromkeys(one.input_transform for one in controls.values() if one.reference is None)
-    of_clean = {
-        input_transform: attack("controls: clean", "retrained", input_transform)
-        for input_transform in plain
-    }
-    found = {}
-    for name, control in controls.items():
-        reference = (
-            of_clean[control.input_transform]
-            if control.reference is None
-            else attack(
-                f"reference: {name}", "retrained", control.input_transform, control.reference
-            )
-        )
-        result = attack(f"control: {name}", control.attack, control.input_transform, control.make)
-        rows = (result, reference, label)
-        errors = (
-            (planted_errors(test, row.reconstructions, places) for row in rows)
-            if control.expected == "read"
-            else (inversion_errors(test, row.reconstructions) for row in rows)
-        )
-        found[name] = judge_control(name, *errors)
-    return found
+    def judge(self, name: str, control: Control) -> ControlResult:
+        """Attack one control and its reference, and compare them with the label."""
+        transform = control.input_transform
+        if control.reference is None:
+            reference = self.on_clean[transform]
+        else:
+            title = f"reference: {name}"
+            reference = self.attack(title, Retrained.name, transform, control.reference)
+        result = self.attack(f"control: {name}", control.attack, transform, control.make)
+        results = (result, reference, self.label)
+        if control.expected == "read":
+            errors = [planted_errors(self.test, r.reconstructions, self.places) for r in results]
+        else:
+            errors = [inversion_errors(self.test, r.reconstructions) for r in results]
+        return judge_control(name, *errors)

@@ -168,8 +168,8 @@ def prepare_model(
         batch_multiple=settings.batch_multiple,
         batch_size=settings.most_batch_rows,
     )
-    test = served.check()
-    facts = {"classes": test.classes, "same_bits_in_any_batch": test.same_bits}
+    same_bits = served.check()
+    facts = {"classes": served.classes, "same_bits_in_any_batch": same_bits}
     return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
 
 
@@ -203,9 +203,10 @@ def prepare_proxy(
         )
     guarded = GuardedScores(guard, outputs, device=device, decimals=settings.decimals)
     upstream = asyncio.run(open_upstream(address, settings, guard, options))
-    classes = asyncio.run(check_proxy(upstream, guarded, settings))
-    facts = {"classes": classes, "passes_unguarded": upstream.passed, "dropped": upstream.dropped}
-    return proxy_app(upstream, guarded, settings), upstream.paths[0], facts
+    asyncio.run(check_proxy(upstream, guarded, settings))
+    facts = {"passes_unguarded": upstream.passed, "dropped": upstream.dropped}
+    app = proxy_app(upstream, guarded, settings)
+    return app, upstream.paths[0], {"classes": guarded.classes, **facts}
 
 
 def load_serving() -> None:

@@ -1,11 +1,16 @@
 """`oneway train target` and `oneway train inverter`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oneway.cli.common import Device, Seed, choose_device, command, progress, take_array
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from oneway.data import Splits
 
 app = typer.Typer(no_args_is_help=True, help="Train a target classifier, or an inverter.")
 
@@ -46,19 +51,12 @@ def target(
         oneway train target --out work --data folder --data-root ~/photos --side 64 \
             --preset paper-faces --private 8000 --auxiliary 8000 --test 1000
     """
-    import numpy as np
     import torch
 
     from oneway.data import load_dataset, split_dataset
     from oneway.defenses import save_module
     from oneway.errors import UnknownNameError
-    from oneway.targets import (
-        TARGET_PRESETS,
-        TargetNetwork,
-        TargetTrainingSettings,
-        TorchTarget,
-        train_target,
-    )
+    from oneway.targets import TARGET_PRESETS, TargetNetwork, TargetTrainingSettings, train_target
 
     if preset not in TARGET_PRESETS:
         raise UnknownNameError("preset", preset, TARGET_PRESETS)
@@ -66,14 +64,10 @@ def target(
     with progress() as report:
         dataset = load_dataset(data, data_root, path=data_path, side=side, report=report)
     splits = split_dataset(dataset, private=private, auxiliary=auxiliary, test=test, seed=seed)
-    shape = splits.private_images.shape[1:]
+    shape, size = splits.private_images.shape[1:], TARGET_PRESETS[preset]
     torch.manual_seed(seed)
-    network = TargetNetwork(
-        splits.num_classes,
-        shape,
-        width=TARGET_PRESETS[preset].width,
-        blocks=TARGET_PRESETS[preset].blocks,
-    ).to(where)
+    network = TargetNetwork(splits.num_classes, shape, width=size.width, blocks=size.blocks)
+    network = network.to(where)
     with progress() as report:
         train_target(
             network,
@@ -83,22 +77,32 @@ def target(
             generator=torch.Generator().manual_seed(seed),
             on_epoch=lambda epoch, _: report("train the target", epoch / epochs),
         )
-    answer = TorchTarget(network)
     out.mkdir(parents=True, exist_ok=True)
+    accuracy = _write_splits(out, splits, network)
+    save_module(out / "target.safetensors", network, "target", {"data": data, "accuracy": accuracy})
+    typer.echo(f"accuracy on {test} test images: {accuracy:.4f}")
+    typer.echo(f"wrote {out}/target.safetensors, private.npz, auxiliary.npz and test.npz")
+
+
+def _write_splits(out: Path, splits: "Splits", network: "nn.Module") -> float:
+    """Write each split with its clean logits; return the accuracy on the test images."""
+    import numpy as np
+    import torch
+
+    from oneway.targets import TorchTarget
+
+    target = TorchTarget(network)
     for name in ("private", "auxiliary", "test"):
         images, labels = getattr(splits, f"{name}_images"), getattr(splits, f"{name}_labels")
-        logits = answer.logits(images)
+        logits = target.logits(images)
         np.savez_compressed(
             out / f"{name}.npz",
             images=(images * 255).round().to(torch.uint8).numpy(),
             labels=labels.numpy(),
             logits=logits.numpy(),
         )
-        if name == "test":
-            accuracy = float((logits.argmax(-1) == labels).double().mean())
-    save_module(out / "target.safetensors", network, "target", {"data": data, "accuracy": accuracy})
-    typer.echo(f"accuracy on {test} test images: {accuracy:.4f}")
-    typer.echo(f"wrote {out}/target.safetensors, private.npz, auxiliary.npz and test.npz")
+    # The test split is the last.
+    return float((logits.argmax(-1) == labels).double().mean())
 
 
 @app.command()

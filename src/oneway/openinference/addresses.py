@@ -37,20 +37,9 @@ class ModelAddress:
             return None
         return cls(base, mark + query, unquote(path["name"]), path["version"])
 
-    @property
-    def infer_url(self) -> str:
-        """Where queries go."""
-        return f"{self.base}/infer{self.query}"
-
-    @property
-    def ready_url(self) -> str:
-        """Where the model says whether it is ready."""
-        return f"{self.base}/ready{self.query}"
-
-    @property
-    def metadata_url(self) -> str:
-        """Where the model says what it takes and gives."""
-        return f"{self.base}{self.query}"
+    def url(self, part: str = "") -> str:
+        """Return the address of the metadata, or of a part: ``"/ready"`` or ``"/infer"``."""
+        return f"{self.base}{part}{self.query}"
 
     @property
     def paths(self) -> tuple[str, ...]:

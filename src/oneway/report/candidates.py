@@ -1,6 +1,7 @@
 """Candidate releases as a table."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from oneway.defenses import ReleaseCandidate
 from oneway.report.table import Column, Listing
@@ -11,17 +12,17 @@ def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
     return Listing(
         "Pareto-optimal releases: distortion and certified error",
         {
-            "release": Column(lambda row: row.defense),
+            "release": Column(attrgetter("defense")),
             "options": Column(
                 lambda row: ", ".join(
                     f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                     for name, value in row.options.items()
                 )
             ),
-            "L1": Column(lambda row: row.l1_mean, ".4f"),
-            "certified error": Column(lambda row: row.certified, ".4f"),
+            "L1": Column(attrgetter("l1_mean"), ".4f"),
+            "certified error": Column(attrgetter("certified"), ".4f"),
             "alone, %": Column(lambda row: 100 * row.alone, ".1f"),
-            "bits": Column(lambda row: row.bits, ".2f"),
+            "bits": Column(attrgetter("bits"), ".2f"),
         },
         candidates,
     )

@@ -22,6 +22,7 @@ from oneway.openinference.tensors import tensor_message
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, json_response
+from oneway.serving.requests import InferenceRequest
 from oneway.serving.settings import ServingSettings
 
 
@@ -39,13 +40,12 @@ def serving_app(model: GuardedModel, settings: ServingSettings) -> Starlette:
 
 
 @dataclass(frozen=True)
-class _InferRequest:
+class _ModelRequest(InferenceRequest):
     queries: Tensor
-    id: str | None
     in_binary: bool
 
 
-class _ModelServer(GuardedServer[Tensor, _InferRequest]):
+class _ModelServer(GuardedServer[Tensor, _ModelRequest]):
     extensions = ("binary_tensor_data",)
     # Another name or version gets an error of the protocol.
     route_paths = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
@@ -73,7 +73,7 @@ class _ModelServer(GuardedServer[Tensor, _InferRequest]):
         ):
             raise RefusedError(404, "there is no such model, or no such version", "bad_request")
 
-    def read_request(self, body: bytes, json_bytes: str | None) -> _InferRequest:
+    def read_request(self, body: bytes, json_bytes: str | None) -> _ModelRequest:
         settings = self.settings
         request, binary = parse_request(body, json_bytes)
         in_binary = wants_binary(request, settings.output_name)
@@ -84,12 +84,12 @@ class _ModelServer(GuardedServer[Tensor, _InferRequest]):
             input_shape=self.input_shape,
             most_rows=settings.max_request_rows,
         )
-        return _InferRequest(torch.from_numpy(queries), request.id, in_binary)
+        return _ModelRequest(torch.from_numpy(queries), request.id, in_binary)
 
-    async def answer(self, request: _InferRequest) -> tuple[None, Released]:
+    async def answer(self, request: _ModelRequest) -> tuple[None, Released]:
         return None, await self.batcher.ask(request.queries, self.settings.timeout_seconds)
 
-    def write(self, answer: None, released: Released, request: _InferRequest) -> Response:  # noqa: ARG002
+    def write(self, answer: None, released: Released, request: _ModelRequest) -> Response:  # noqa: ARG002
         settings = self.settings
         output = tensor_message(settings.output_name, "FP32", released)
         if request.in_binary:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,7 +11,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from torch import Tensor
 
 import oneway
 from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMetadata
@@ -22,21 +21,11 @@ from oneway.serving.http_errors import RefusedError, json_response, on_error
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
-from oneway.serving.requests import read_body, while_connected
+from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.settings import ServingSettings
 
-
-class ReadRequest(Protocol):
-    """A request that has been read."""
-
-    @property
-    def queries(self) -> Tensor | None:
-        """``(N, ...)`` float32, finite; None if they cannot be read as numbers."""
-        ...
-
-
 Q = TypeVar("Q", bound=Sized)
-R = TypeVar("R", bound=ReadRequest)
+R = TypeVar("R", bound=InferenceRequest)
 
 
 class GuardedServer(ABC, Generic[Q, R]):

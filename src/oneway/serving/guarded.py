@@ -78,7 +78,7 @@ class Guarded(ABC, Generic[Q]):
         """
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard, device, decimals
-        self.classes: int | None = None
+        self.classes: int | None = None  # K, which every release has, once it has been checked
 
     @abstractmethod
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
@@ -151,19 +151,6 @@ class Guarded(ABC, Generic[Q]):
             )
 
 
-@dataclass(frozen=True)
-class SelfTest:
-    """The result of a model's self test.
-
-    Attributes:
-        classes: K, the number of classes.
-        same_bits: Whether queries had the same scores to the bit in different batches.
-    """
-
-    classes: int
-    same_bits: bool
-
-
 class GuardedModel(Guarded[Tensor]):
     """A model behind a guard. A request is ``(n, *input_shape)`` float32 queries, finite."""
 
@@ -222,8 +209,11 @@ class GuardedModel(Guarded[Tensor]):
             return torch.cat([self.target.logits(part) for part in parts])
         return torch.cat([logits_from_confidences(self.target(part)) for part in parts])
 
-    def check(self) -> SelfTest:
+    def check(self) -> bool:
         """Ask the model, guard its own output, and refuse to serve if anything is amiss.
+
+        Returns:
+            Whether queries had the same scores to the bit in different batches.
 
         Raises:
             OnewayError: The model cannot be asked, its scores depend on the other queries of a
@@ -236,7 +226,7 @@ class GuardedModel(Guarded[Tensor]):
         except Exception as error:
             raise failed("the model, or its guard,", PROBES, error) from error
 
-    def _check(self) -> SelfTest:
+    def _check(self) -> bool:
         generator = torch.Generator().manual_seed(0)
         probes = torch.rand(PROBES, *self.input_shape, generator=generator)
         others = torch.rand(2 * PROBES, *self.input_shape, generator=generator)
@@ -260,7 +250,7 @@ class GuardedModel(Guarded[Tensor]):
         self._check_guard(clean, self._filled(probes)[:PROBES])
         for rows in (1, PROBES, 2 * PROBES):
             self._answer([others[:rows]])
-        return SelfTest(self.classes, moved == 0)
+        return moved == 0
 
 
 @dataclass(frozen=True)
@@ -310,15 +300,12 @@ class GuardedScores(Guarded[Scored]):
             self._release(self._clean_logits(scored), self._queries(scored)) for scored in requests
         ]
 
-    def check(self, probe: Scored, again: NDArray[np.float64]) -> int:
+    def check(self, probe: Scored, again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
 
         Args:
             probe: The server's answer to a probe.
             again: ``(N, K)`` its scores for the same probe, asked a second time.
-
-        Returns:
-            K, the number of classes, which every answer must have from now on.
 
         Raises:
             OnewayError: The scores are not what they are said to be or differ the second time, or
@@ -344,7 +331,6 @@ class GuardedScores(Guarded[Scored]):
             )
         self._answer([probe])
         self._check_guard(clean, queries)
-        return self.classes
 
     def _clean_logits(self, scored: Scored) -> Tensor:
         if scored.scores.shape[1] != self.classes:

@@ -33,25 +33,22 @@ from oneway.openinference.tensors import (
 )
 from oneway.serving.guarded import Released
 from oneway.serving.http_errors import upstream_failed
+from oneway.serving.requests import InferenceRequest
 
 Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class ProxyRequest:
+class ProxyRequest(InferenceRequest):
     """A client's request to a guarded server.
 
     Attributes:
         upstream: The request to the server, as a JSON value.
-        queries: ``(N, ...)`` float32, finite; None if they cannot be read as numbers.
         outputs: Names of the outputs that the client asked for; None for all.
-        id: The client's name for the request, to be echoed.
     """
 
     upstream: Any
-    queries: Tensor | None
     outputs: frozenset[str] | None = None
-    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class OpenInferenceAdapter:
             # The guarded output is always asked for: what passes beside it must not go unguarded.
             "outputs": [{"name": name} for name in sorted((wanted or known) | {self.output_name})],
         }
-        return ProxyRequest(upstream, self._queries(request), wanted, request.id)
+        return ProxyRequest(self._queries(request), request.id, upstream, wanted)
 
     def _queries(self, request: InferRequest) -> Tensor | None:
         tensors = [sent for sent in request.inputs if self.input_name in (None, sent.name)]
@@ -187,8 +184,8 @@ class PlainJsonAdapter:
         try:
             numbers = read_numbers(data, booleans=True)
         except MessageError:
-            return ProxyRequest(upstream, None)
-        return ProxyRequest(upstream, _as_queries(numbers) if numbers.ndim > 1 else None)
+            return ProxyRequest(None, None, upstream)
+        return ProxyRequest(_as_queries(numbers) if numbers.ndim > 1 else None, None, upstream)
 
     def read_scores(self, answer: Any) -> Scores:
         """See :class:`OpenInferenceAdapter`."""

@@ -138,8 +138,8 @@ async def open_upstream(
             frozenset(options.passed),
             parameters,
         ),
-        address.infer_url,
-        address.ready_url,
+        address.url("/infer"),
+        address.url("/ready"),
         ModelMetadata(
             name=address.name,
             versions=None if address.version is None else [address.version],
@@ -162,7 +162,7 @@ async def _ask_metadata(
     loop = asyncio.get_running_loop()
     until = loop.time() + settings.upstream_wait_seconds
     async with Upstream(settings) as upstream:
-        while not await upstream.is_ready(address.ready_url):
+        while not await upstream.is_ready(address.url("/ready")):
             if loop.time() >= until:
                 raise TargetFailedError(
                     f"{SERVER}, {shown}, is not ready. Start it first, or raise the setting "
@@ -170,7 +170,7 @@ async def _ask_metadata(
                 )
             await asyncio.sleep(WAIT_SECONDS)
         try:
-            answer = await upstream.get_json(address.metadata_url)
+            answer = await upstream.get_json(address.url())
             return ModelMetadata.model_validate({"platform": "", **answer}, strict=True)
         except (RefusedError, ValidationError, TypeError):
             raise TargetFailedError(

@@ -23,16 +23,13 @@ from oneway.serving.upstream import Upstream
 
 async def check_proxy(
     model: ProxiedModel, guarded: GuardedScores, settings: ServingSettings
-) -> int:
+) -> None:
     """Ask the server as a client would, guard its answer, and refuse to serve if it is amiss.
 
     Args:
         model: The server.
         guarded: The guard before its scores.
         settings: How the proxy behaves.
-
-    Returns:
-        K, the number of classes.
 
     Raises:
         OnewayError: The server does not answer, its answer lacks the guarded output, or the guard
@@ -46,10 +43,9 @@ async def check_proxy(
                 await upstream.post_json(model.infer_url, request.upstream) for _ in range(2)
             ]
             probe = Scored(adapter.read_scores(answer), request.queries)
-            classes = guarded.check(probe, adapter.read_scores(again))
+            guarded.check(probe, adapter.read_scores(again))
             (released,) = guarded.answer([probe])
             adapter.write(answer, released, request)
-            return classes
     except (MessageError, RefusedError) as error:
         reason = "bad_request" if isinstance(error, MessageError) else error.reason
         raise TargetFailedError(

@@ -2,13 +2,28 @@
 
 import asyncio
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from torch import Tensor
 
 from oneway.serving.http_errors import RefusedError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """A client's request, read.
+
+    Attributes:
+        queries: ``(N, ...)`` float32, finite; None if they cannot be read as numbers.
+        id: The client's name for the request, to be echoed, or None.
+    """
+
+    queries: Tensor | None
+    id: str | None
 
 
 async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -> bytes:

@@ -1,4 +1,4 @@
-"""A target with a defense before its clients: all that they and attackers may see."""
+"""A defended target: the API that clients and attackers may ask."""
 
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from oneway.targets.torch_module import TorchTarget
 
 @dataclass(frozen=True)
 class Trace:
-    """One answer as the defender sees it, from clean scores to what was released.
+    """The scores of one answer, from clean logits to released confidences, for the defender.
 
     Attributes:
-        clean_logits: ``(N, K)`` before the defense.
-        defended_logits: ``(N, K)`` after it.
-        released: ``(N, K)`` confidences, all that clients get.
+        clean_logits: ``(N, K)`` logits before the defense, in nats.
+        defended_logits: ``(N, K)`` logits after the defense.
+        released: ``(N, K)`` probabilities: all that clients get.
     """
 
     clean_logits: Tensor
@@ -28,7 +28,7 @@ class Trace:
 
 
 class DefendedTarget:
-    """Answers queries with what a defense makes of a target's scores.
+    """Answers queries with a target's scores after a defense.
 
     It fails closed: where the defense raises, or breaks its promise, nothing is released.
     """
@@ -45,9 +45,10 @@ class DefendedTarget:
         """Put ``defense`` between ``target`` and its clients.
 
         Args:
-            target: The classifier. If it has ``logits``, those are defended; else the log of
-                its confidences is (a defender who is a third party).
-            defense: What changes the scores.
+            target: The classifier; it gets copies of the queries. The defense changes its
+                ``logits``, or, for a third party that sees none, the logarithms of its
+                confidences.
+            defense: Changes the logits.
             dtype: Type of the released confidences: see :func:`oneway.release`.
             decimals: Decimals of the released confidences: see :func:`oneway.release`.
             batch_size: Most queries that are answered at once.
@@ -65,7 +66,7 @@ class DefendedTarget:
         """Answer with defended confidences.
 
         Args:
-            images: ``(N, C, H, W)`` queries, in the scale that the target takes.
+            images: ``(N, C, H, W)`` queries, in the scale that the target takes. Not modified.
 
         Returns:
             ``(N, K)`` probabilities of type ``dtype``. If the defense keeps the label, the
@@ -73,36 +74,33 @@ class DefendedTarget:
 
         Raises:
             InvalidTensorError: ``images`` are no finite floating tensor.
-            DefenseFailedError: The defense changed a label that it promised to keep, or gave
-                something else than finite logits of the same shape.
+            DefenseFailedError: The defense failed: see :func:`oneway.releases.guarded_release`.
         """
         return self.trace(images).released
 
     def trace(self, images: Tensor) -> Trace:
-        """Answer once, and show the defender what became of the scores on the way.
+        """Answer once, and return clean and defended logits with the released confidences.
 
-        The same query asked again may be answered otherwise, if the defense is random.
+        A random defense may answer the same query differently next time.
 
         Raises:
-            InvalidTensorError: See :meth:`__call__`.
-            DefenseFailedError: See :meth:`__call__`.
+            OnewayError: See :meth:`__call__`.
         """
         return self._trace(images, None)
 
     def repeated(self, images: Tensor, count: int) -> Tensor:
-        """Answer each query ``count`` times, as a client does who asks again and again.
+        """Answer each query ``count`` times, as for a client that repeats its queries.
 
         Args:
-            images: ``(N, C, H, W)`` queries.
-            count: How often, at least 1.
+            images: ``(N, C, H, W)`` queries. Not modified.
+            count: Number of answers to each query, at least 1.
 
         Returns:
-            ``(count, N, K)`` probabilities, of :meth:`__call__`'s kind.
+            ``(count, N, K)`` probabilities, as of :meth:`__call__`.
 
         Raises:
-            InvalidTensorError: See :meth:`__call__`.
-            DefenseFailedError: See :meth:`__call__`.
             InvalidOptionError: ``count`` is below 1.
+            OnewayError: See :meth:`__call__`.
         """
         check_count("count", count)
         return self._trace(images, count).released
@@ -121,8 +119,7 @@ class DefendedTarget:
 
         Raises:
             InvalidOptionError: The target is no PyTorch module.
-            InvalidTensorError: See :meth:`__call__`.
-            DefenseFailedError: See :meth:`__call__`.
+            OnewayError: See :meth:`__call__`.
 
         Source:
             Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security", ICML

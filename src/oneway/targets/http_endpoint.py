@@ -71,16 +71,14 @@ def open_endpoint(
         outputs: What the endpoint answers with.
         device: Not used: the server decides.
         batch_size: Most queries in one request.
-        output_name: Open Inference Protocol: the output that holds the scores; needed if several
-            could.
-        input_name: Open Inference Protocol: the input that takes the queries; needed if the server
-            declares none, or several.
-        request_key: Plain JSON: the place of the queries.
-        response_key: Plain JSON: the place of the scores.
-        timeout_seconds: Longest wait for a connection, and for a whole answer.
-        attempts: How often a request is tried.
-        backoff_seconds: The wait before the second attempt.
-        most_bytes: Largest answer that is read, in bytes.
+        output_name: See :class:`~oneway.openinference.addresses.EndpointOptions`.
+        input_name: The same; needed, too, if the server declares no input.
+        request_key: The same.
+        response_key: The same.
+        timeout_seconds: See :class:`~oneway.targets.http_client.HttpClient`.
+        attempts: The same.
+        backoff_seconds: The same.
+        most_bytes: The same.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -113,9 +111,9 @@ class _OpenInferenceModel:
     """One model of a server that speaks the Open Inference Protocol, version 2."""
 
     def __init__(self, client: HttpClient, address: ModelAddress, options: EndpointOptions) -> None:
-        self.client, self.name, self.infer_url = client, client.name, address.infer_url
-        client.get(address.ready_url)
-        metadata = client.get_json(address.metadata_url)
+        self.client, self.name, self.infer_url = client, client.name, address.url("/infer")
+        client.get(address.url("/ready"))
+        metadata = client.get_json(address.url())
         inputs, outputs = (self._declared(metadata, key) for key in ("inputs", "outputs"))
         chosen = self._choose_input(inputs, options.input_name)
         self.input_name, self.datatype, self.shape = chosen.name, chosen.datatype, chosen.shape

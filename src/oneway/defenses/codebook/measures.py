@@ -185,16 +185,14 @@ def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     counts = inverse.bincount()
     company = counts[inverse].double()
     means = queries.new_zeros(len(counts), queries.shape[1], dtype=torch.float64)
-    for rows, numbers in _parts(queries, inverse):
+    parts = list(zip(queries.split(ROWS_AT_ONCE), inverse.split(ROWS_AT_ONCE), strict=True))
+    for rows, numbers in parts:
         means.index_add_(0, numbers, rows.double())
     means /= counts.double().unsqueeze(-1)
-    squares = torch.cat(
-        [
-            (rows.double() - means[numbers]).square().mean(-1)
-            for rows, numbers in _parts(queries, inverse)
-        ]
+    squares = [(rows.double() - means[numbers]).square().mean(-1) for rows, numbers in parts]
+    values = torch.where(
+        company > 1, torch.cat(squares) * company / (company - 1).clamp_min(1), 0.0
     )
-    values = torch.where(company > 1, squares * company / (company - 1).clamp_min(1), 0.0)
     return values.cpu(), company == 1
 
 
@@ -211,10 +209,11 @@ def _half_squared_pairs(inverse: Tensor, queries: Tensor, generator: Generator) 
     starts[1:] = cells[1:] != cells[:-1]
     places = torch.arange(count, device=order.device)
     first = torch.where(starts, places, 0).cummax(0).values
-    right = places[(places - first) % 2 == 1]
+    odd = places[(places - first) % 2 == 1]
+    left, right = (queries[order[rows]].split(ROWS_AT_ONCE) for rows in (odd - 1, odd))
     parts = [
         (one.double() - other.double()).square().mean(-1) / 2
-        for one, other in _parts(queries[order[right - 1]], queries[order[right]])
+        for one, other in zip(left, right, strict=True)
     ]
     return torch.cat(parts)
 
@@ -271,11 +270,6 @@ def lower_expectation(mean: float, count: int, risk: float) -> float:
 def _relative_entropy(mean: float, other: float) -> float:
     """Return KL of two Bernoulli distributions, in nats."""
     return sum(p * math.log(p / q) for p, q in ((mean, other), (1 - mean, 1 - other)) if p > 0)
-
-
-def _parts(*tensors: Tensor) -> "zip[tuple[Tensor, ...]]":
-    """Return rows of several tensors side by side, ``ROWS_AT_ONCE`` at a time."""
-    return zip(*(tensor.split(ROWS_AT_ONCE) for tensor in tensors), strict=True)
 
 
 def _centered(rows: Tensor) -> Tensor:

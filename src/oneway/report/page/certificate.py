@@ -3,6 +3,8 @@
 A terminal prints the sentences, the table of errors and the assumptions; the page shows all.
 """
 
+from operator import attrgetter, itemgetter
+
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
@@ -134,31 +136,32 @@ def certified_errors(certificate: Certificate) -> list[tuple[str, CertifiedError
 
 def certificate_table(certificate: Certificate) -> Listing:
     """Return the certified errors, over all queries and by predicted label."""
+    rows = [
+        {"label": label, **vars(error), "alone": 100 * error.alone}
+        for label, error in certified_errors(certificate)
+    ]
     return Listing(
         "The least mean squared error per pixel of any attacker",
         {
-            "label": Column(lambda row: row[0]),
-            "queries": Column(lambda row: row[1].queries),
-            "error": Column(lambda row: row[1].estimate, ".4f", MEANINGS["certified error"]),
-            "low": Column(lambda row: row[1].low, ".4f", MEANINGS["low"]),
-            "high": Column(lambda row: row[1].high, ".4f", MEANINGS["high"]),
-            "lower bound": Column(lambda row: row[1].lower_bound, ".4f", MEANINGS["lower bound"]),
-            "alone, %": Column(lambda row: 100 * row[1].alone, ".1f", MEANINGS["alone"]),
+            "label": Column(itemgetter("label")),
+            "queries": Column(itemgetter("queries")),
+            "error": Column(itemgetter("estimate"), ".4f", MEANINGS["certified error"]),
+            "low": Column(itemgetter("low"), ".4f", MEANINGS["low"]),
+            "high": Column(itemgetter("high"), ".4f", MEANINGS["high"]),
+            "lower bound": Column(itemgetter("lower_bound"), ".4f", MEANINGS["lower bound"]),
+            "alone, %": Column(itemgetter("alone"), ".1f", MEANINGS["alone"]),
         },
-        certified_errors(certificate),
+        rows,
     )
 
 
 def distortion_table(certificate: Certificate) -> Listing:
     """Return how far a release moves scores, over queries."""
-
-    def figure(key: str) -> Column:
-        return Column(lambda row: row[1][key], ".4f")
-
     names = {"mean": "mean", "p50": "median", "p95": "95 %", "p99": "99 %", "max": "most"}
-    columns = {"distance": Column(lambda row: DISTANCES[row[0]])}
-    columns |= {name: figure(key) for key, name in names.items()}
-    rows = list(certificate.distortion.items())
+    columns = {"distance": Column(itemgetter("distance"))}
+    columns |= {name: Column(itemgetter(key), ".4f") for key, name in names.items()}
+    distortion = certificate.distortion
+    rows = [{"distance": text, **distortion[name]} for name, text in DISTANCES.items()]
     return Listing("Distortion of released scores, over queries", columns, rows)
 
 
@@ -218,6 +221,8 @@ def _chart(certificate: Certificate) -> Chart:
     ]
     title = "Least error of any attacker (0: fully reconstructed)"
     total = rows[0][1]
+    columns = {"queries": Column(attrgetter("label")), "error": Column(attrgetter("text"))}
+    columns |= {end: Column(attrgetter(end), ".4f") for end in ("low", "high")}
     return line_chart(
         "certified-chart",
         title,
@@ -225,16 +230,7 @@ def _chart(certificate: Certificate) -> Chart:
         f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves.",
         (Level("fully reconstructed", 0.0), Level("lower bound", total.lower_bound)),
         places,
-        numbers=Listing(
-            title,
-            {
-                "queries": Column(lambda row: row[0]),
-                "error": Column(lambda row: row[1].estimate, ".4f"),
-                "low": Column(lambda row: row[1].low, ".4f"),
-                "high": Column(lambda row: row[1].high, ".4f"),
-            },
-            rows,
-        ),
+        numbers=Listing(title, columns, places),
         banded=False,
     )
 
