@@ -28,7 +28,7 @@ class Workload:
 
 
 class Attack(ABC):
-    """An adversary that declares itself; :attr:`name` is its key in ``ATTACKS``.
+    """An adversary that declares itself; ``name`` is its key in ``ATTACKS``.
 
     Attributes:
         name: The name that commands, experiments and records use.
@@ -90,11 +90,11 @@ class InversionAttack(Attack):
         """Prepare the attack.
 
         Args:
-            knowledge: What the attacker has; all of :attr:`requires` is there.
+            knowledge: What the attacker has; all of ``requires`` is there.
             train: Trains a decoder on confidences, images and held-out rows.
 
         Returns:
-            Reconstructors by name: at least one, more where the best on held-out rows counts.
+            At least one reconstructor, by name; more where the best on held-out rows counts.
         """
 
     @final

@@ -137,7 +137,7 @@ class AttackRecord:
         closed_gap: G over all queries; None if clean scores add nothing to the label.
         closed_gap_least_confident: G over the least confident 5 % of queries.
         flags: Suspicious facts about this evaluation.
-        errors_per_query: Each attacker's errors, as :func:`packed` writes them.
+        errors_per_query: Each attacker's errors, as ``packed`` writes them.
         environment: Software and hardware.
         provenance: Code, date, data and model.
         schema: Version of this form.
@@ -343,7 +343,7 @@ def packed(errors: Tensor) -> str:
 
 
 def unpacked(text: str) -> NDArray[np.float16]:
-    """Return the numbers that :func:`packed` wrote, each to 3 decimal places of its size."""
+    """Return the numbers that ``packed`` wrote, each to 3 decimal places of its size."""
     return np.frombuffer(base64.b64decode(text), "<f2")
 
 

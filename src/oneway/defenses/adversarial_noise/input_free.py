@@ -56,7 +56,7 @@ class InputFreeNoise(NoiseDefense):
         )
 
     def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG002
-        """Drive the inverter away from what the scores reveal; see :meth:`add_noise`.
+        """Drive the inverter away from what the scores reveal; see ``add_noise``.
 
         Raises:
             DefenseFailedError: The inverter's reconstructions are not finite.

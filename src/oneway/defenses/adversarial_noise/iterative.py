@@ -290,7 +290,7 @@ class AdversarialNoise(NoiseDefense):
         )
 
     def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:
-        """Drive the inverter away from the queries; see :meth:`NoiseDefense.add_noise`."""
+        """Drive the inverter away from the queries; see ``NoiseDefense.add_noise``."""
         assert images is not None  # noqa: S101  narrows the type; the base class refuses None
         return self.add_noise(logits, images)
 
