@@ -49,7 +49,7 @@ def experiment(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcomes(experiment):
-    return {outcome.record["release"]: outcome for outcome in experiment.run()}
+    return {outcome.record.release: outcome for outcome in experiment.run()}
 
 
 def test_no_position_of_any_slider_changes_a_label(session):
@@ -104,8 +104,8 @@ def test_an_attacker_of_exactly_one_setting_is_the_librarys_retrained_one(
         assert early.retrained is None
         assert final.retrained is not None
         for name in ("label-only", "static", "retrained"):
-            assert final.errors[name] == outcome.record["errors"][name], (defense, name)
-        assert session.baseline_errors == outcome.record["baselines"]
+            assert final.errors[name] == outcome.record.errors[name], (defense, name)
+        assert session.baseline_errors == dataclasses.asdict(outcome.record.baselines)
         reconstructed = reconstruct(final.retrained, session.trace(setting, images).released)
         assert torch.equal(reconstructed, outcome.results["retrained"].reconstructions), defense
 
