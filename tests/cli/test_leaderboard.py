@@ -1,6 +1,7 @@
 """`oneway leaderboard` as a user runs it, on a small file whose presets are data sets."""
 
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -40,8 +41,8 @@ def test_every_release_of_every_seed_has_a_record_and_there_is_a_page(board):
     folder, _, result = board
     for seed in (0, 1):
         records = read_records(folder / "out" / f"board-small-seed{seed}.jsonl")
-        assert [record["release"] for record in records] == ["none", "noise", "rounding, 1 decimal"]
-        assert {record["seed"] for record in records} == {seed}
+        assert [record.release for record in records] == ["none", "noise", "rounding, 1 decimal"]
+        assert {record.seed for record in records} == {seed}
     page = assert_stands_alone((folder / "out" / "board-small.html").read_text(encoding="utf-8"))
     assert len(page.every("img")) >= 40
     assert "Only 2 seeds were run: do not quote" in result.stdout
@@ -64,7 +65,7 @@ def test_the_frontier_is_said_and_drawn_where_there_are_gaps(board, oneway, tmp_
     for seed in (0, 1):
         name = f"board-small-seed{seed}.jsonl"
         records = read_records(folder / "out" / name)
-        planted = [record | {"closed_gap": gaps[record["release"]]} for record in records]
+        planted = [replace(record, closed_gap=gaps[record.release]) for record in records]
         write_records(out / name, planted)
     result = oneway(*arguments, "--out", out)
     assert result.exit_code == 0, (result.output, result.exception)
@@ -72,7 +73,7 @@ def test_the_frontier_is_said_and_drawn_where_there_are_gaps(board, oneway, tmp_
     assert result.stdout.count("On the frontier of G against") == 2
     picture = ElementTree.parse(out / "board-small.svg").getroot()  # noqa: S314  our own file
     assert "rounding, 1 decimal" in "".join(picture.itertext())
-    write_records(out / name, [record | {"closed_gap": None} for record in planted])
+    write_records(out / name, [replace(record, closed_gap=None) for record in planted])
     assert "board-small.svg" not in oneway(*arguments, "--out", out).stdout
     assert not (out / "board-small.svg").exists(), "the picture of other records is removed"
 
@@ -118,10 +119,10 @@ def test_on_a_cluster_each_seed_is_a_task_and_the_records_are_the_same(oneway, t
 def test_zeros_have_no_logit_distortion(board):
     folder = board[0]
     records = read_records(folder / "out" / "board-small-seed0.jsonl")
-    rounded = next(record for record in records if record["defense"] == "rounding")
-    assert rounded["logit_distortion"] is None
-    assert rounded["l1_mean"] > 0
-    assert all(r["logit_distortion"] is not None for r in records if r is not rounded)
+    rounded = next(record for record in records if record.defense == "rounding")
+    assert rounded.logit_distortion is None
+    assert rounded.l1_mean > 0
+    assert all(r.logit_distortion is not None for r in records if r is not rounded)
 
 
 def test_unknown_names_are_refused_before_any_work(oneway, tmp_path):

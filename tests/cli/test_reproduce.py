@@ -12,6 +12,7 @@ from oneway.benchmark import FigureRow, FigureSpec, bundled_spec, figure_spec, l
 from oneway.evaluation import read_records
 from oneway.report import summary_table
 from oneway.report.audit import HIDDEN
+from planted_records import release_record
 
 pytestmark = pytest.mark.xdist_group("oneway reproduce")
 
@@ -87,7 +88,7 @@ def records_in(folder):
 def test_each_seed_has_a_file_with_one_record_per_release(tiny):
     names = sorted(path.name for path in (tiny.folder / "out").iterdir())
     assert names == ["tiny-seed0.jsonl", "tiny-seed1.jsonl", "tiny.html"]
-    found = [(record["seed"], record["release"]) for record in records_in(tiny.folder / "out")]
+    found = [(record.seed, record.release) for record in records_in(tiny.folder / "out")]
     assert found == [(seed, name) for seed in (0, 1) for name in ("none", "noise")]
     assert len(list((tiny.folder / "cache" / "galleries").glob("*.npz"))) == 4
 
@@ -125,7 +126,7 @@ def test_a_preset_has_files_of_its_own(oneway, tiny):
     names = {path.name for path in (tiny.folder / "preset").iterdir()}
     assert names == {"tiny-small-seed0.jsonl", "tiny-small.html"}
     path = tiny.folder / "preset" / "tiny-small-seed0.jsonl"
-    assert {record["queries"] for record in read_records(path)} == {30}
+    assert {record.queries for record in read_records(path)} == {30}
     assert "Only 1 seed was run: do not quote" in result.stdout
 
 
@@ -142,7 +143,7 @@ def test_every_number_of_the_page_is_in_the_records(tiny):
     known = set()
     for summary in summaries:
         # Machines and versions are numbers of the environment.
-        known |= set(NUMBER.findall(json.dumps(summary.environments)))
+        known |= set(NUMBER.findall(json.dumps([vars(one) for one in summary.environments])))
         for name, value in summary.values.items():
             for number in (value.mean, value.half_width):
                 for scale in (1, 100):
@@ -261,7 +262,7 @@ def test_a_figure_is_drawn_from_the_tables_cells_and_leaves_them_as_they_are(
     result = oneway("reproduce", "figure1", *tiny.options)
     assert result.exit_code == 0, (result.output, result.exception)
     errors = {
-        record["release"]: record["errors"]["static"]
+        record.release: record.errors["static"]
         for record in read_records(tiny.folder / "out" / "tiny-seed0.jsonl")
     }
     (rows, png, title), (_, pdf, _) = drawn
@@ -290,14 +291,10 @@ def test_a_figure_alone_writes_its_files_and_the_records_it_needs(oneway, tiny, 
         assert name in result.stdout
 
 
-def planted(label_changes, keeps):
-    return [{"release": "none", "label_changes": label_changes, "keeps_label": keeps}]
-
-
 @pytest.mark.usefixtures("no_tables")
 def test_a_promise_that_was_broken_exits_1(oneway, tiny, monkeypatch):
     for label_changes, keeps, code in ((0, True, 0), (3, False, 0), (3, True, 1), (0, False, 0)):
-        records = planted(label_changes, keeps)
+        records = [release_record(label_changes=label_changes, keeps_label=keeps)]
         monkeypatch.setattr(
             "oneway.cli.common.run_seed", lambda *_, records=records, **__: (None, records)
         )
@@ -347,9 +344,9 @@ def test_committed_records_are_of_experiments_that_ship():
     assert COMMITTED
     for path in COMMITTED:
         for record in read_records(path):
-            name, preset, seed = (record[key] for key in ("experiment", "preset", "seed"))
+            name, preset, seed = record.experiment, record.preset, record.seed
             releases = {release.name for release in bundled_spec(name, preset).releases}
-            assert record["release"] in releases, path
+            assert record.release in releases, path
             assert path.name == f"{name}-{preset}-seed{seed}.jsonl"
 
 

@@ -153,10 +153,14 @@ def test_images_stand_in_the_middle_of_a_black_canvas_and_keep_their_values(shap
         (
             (10, 10, 5),
             0,
-            r"'generated' has 5 distinct images for test and 19 besides, but 5 and 10 \+ 10",
+            r"has 5 distinct images for test and 19 for other splits, but 5 and 10 \+ 10",
         ),
-        ((5, 5, 7), 3, r"has 6 distinct images for test and 18 besides, but 7 and 5 \+ 5"),
-        ((10, 9, 6), 3, r"has 6 distinct images for test and 18 besides, but 6 and 10 \+ 9"),
+        ((5, 5, 7), 3, r"has 6 distinct images for test and 18 for other splits, but 7 and 5 \+ 5"),
+        (
+            (10, 9, 6),
+            3,
+            r"has 6 distinct images for test and 18 for other splits, but 6 and 10 \+ 9",
+        ),
     ],
 )
 def test_more_images_than_there_are_is_refused_with_the_counts(sizes, official, text):
@@ -320,8 +324,11 @@ def test_another_size_of_auxiliary_images_is_refused_with_the_remedy():
 @looped(
     ("sizes", "text"),
     [
-        ((6, 10, 6), "auxiliary data set 'generated' has 9 distinct images, but 10 were"),
-        ((13, 9, 6), "has 6 distinct images for test and 12 besides, but 6 and 13 were"),
+        ((6, 10, 6), "auxiliary data set 'generated' has 9 distinct images, but 10 are needed"),
+        (
+            (13, 9, 6),
+            "has 6 distinct images for test and 12 for other splits, but 6 and 13 are needed",
+        ),
         ((1, 9, 6), "private split of 1 images would have none of 1 of the 2 classes"),
         ((6, 0, 6), "at least 1 image"),
     ],
@@ -454,7 +461,10 @@ def test_what_is_kept_comes_from_the_private_set_s_source():
 @looped(
     ("count", "text"),
     [
-        (13, r"6 distinct images for test and 24 besides, but 6 and 6 \+ 6 \+ 13 were"),
+        (
+            13,
+            r"for test and 24 for other splits, but 6 and 6 \+ 6 \+ 13 are needed",
+        ),
         (-1, "calibration 0 or more, but .* are 6, 6, 6 and -1"),
     ],
 )

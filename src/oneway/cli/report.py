@@ -103,6 +103,11 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
         raise CorruptDataError(f"{path} must hold a JSON object, but holds something else.")
     if "bits_measured" in record:
         return _of_certificate(record, path)
+    if "closed_gap" not in record:
+        raise CorruptDataError(
+            f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
+            "`oneway audit`, or the file of `oneway certify --json`."
+        )
     audited = AuditRecord.from_json(record, str(path))
     pictures = path.with_name("pictures.npz")
     if no_images or path.name != "audit.json" or not pictures.is_file():

@@ -87,21 +87,21 @@ def split_dataset(
             f"auxiliary, test and calibration are {private}, {auxiliary}, {test} and {calibration}."
         )
     tests, rest = _ordered_rows(dataset, test, np.random.default_rng(seed))
-    own = auxiliary if auxiliary_dataset is None else 0
-    counts = [private, own, calibration]
+    shared = auxiliary if auxiliary_dataset is None else 0
+    counts = [private, shared, calibration]
     if len(tests) < test or len(rest) < sum(counts):
         wanted = " + ".join(str(count) for count in counts if count)
         raise InvalidOptionError(
             f"data set {dataset.name!r} has {len(tests)} distinct images for test and "
-            f"{len(rest)} besides, but {test} and {wanted} were asked for."
+            f"{len(rest)} for other splits, but {test} and {wanted} are needed. Ask for fewer."
         )
     rows = {
         "test": (dataset, tests[:test]),
         "private": (dataset, rest[:private]),
-        "auxiliary": (dataset, rest[private : private + own])
+        "auxiliary": (dataset, rest[private : private + shared])
         if auxiliary_dataset is None
         else (auxiliary_dataset, _draw(auxiliary_dataset, auxiliary, seed)),
-        "calibration": (dataset, rest[private + own : sum(counts)]),
+        "calibration": (dataset, rest[private + shared : sum(counts)]),
     }
     tensors = {name: _to_images(of.images[chosen]) for name, (of, chosen) in rows.items()}
     canvases = [tuple(tensors[name].shape[2:]) for name in ("private", "auxiliary")]
@@ -111,7 +111,7 @@ def split_dataset(
             f"padding, but are {canvases[1]}. Load both data sets with the same side."
         )
     check_disjoint(tensors)
-    for name in ("test", "private", "auxiliary")[: 3 if own else 2]:
+    for name in ("test", "private", "auxiliary")[: 3 if shared else 2]:
         _check_classes(name, dataset, rows[name][1])
     labels = {name: torch.from_numpy(of.labels[chosen]) for name, (of, chosen) in rows.items()}
     return Splits(
@@ -162,7 +162,7 @@ def _draw(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
     if len(distinct) < count:
         raise InvalidOptionError(
             f"the auxiliary data set {dataset.name!r} has {len(distinct)} distinct images, but "
-            f"{count} were asked for."
+            f"{count} are needed. Ask for fewer."
         )
     (generator,) = np.random.default_rng(seed).spawn(1)
     return generator.permutation(distinct)[:count]

@@ -1,4 +1,4 @@
-"""Whether released probabilities still mean what they say."""
+"""Measures of calibration: whether released probabilities match the share of right answers."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ CALIBRATION_BINS = 15
 """Bins of equal width on [0, 1], as in Guo et al. 2017."""
 
 LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
-"""Stands for a released zero where a logarithm is taken: the smallest normal float32."""
+"""The smallest normal float32, which replaces a released zero in a logarithm."""
 
 
 def negative_log_likelihood(released: Tensor, labels: Tensor) -> float:
@@ -33,7 +33,7 @@ def negative_log_likelihood(released: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(released: Tensor, labels: Tensor) -> float:
-    """Return how far the largest probability is from the chance of being right.
+    """Return the expected calibration error of the largest probability.
 
     Rows are put into 15 bins ``(b / 15, (b + 1) / 15]`` by their largest probability. Each bin
     adds its share of the rows, times the absolute difference between its accuracy and the mean
@@ -60,10 +60,10 @@ def expected_calibration_error(released: Tensor, labels: Tensor) -> float:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The rows whose largest probability lies in one bin.
+    """The rows whose largest probability lies in a bin.
 
     Attributes:
-        count: How many they are, at least 1.
+        count: Number of rows, at least 1.
         confidence: Mean of their largest probabilities.
         accuracy: Share of them whose label is right.
     """
@@ -74,7 +74,7 @@ class ReliabilityBin:
 
 
 def reliability_bins(released: Tensor, labels: Tensor) -> list[ReliabilityBin]:
-    """Return the bins of :func:`expected_calibration_error` that hold a row, from least to most.
+    """Return the non-empty bins of :func:`expected_calibration_error`, in rising order.
 
     Args:
         released: ``(N, K)`` probabilities, ``N >= 1``.

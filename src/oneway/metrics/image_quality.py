@@ -1,4 +1,4 @@
-"""How alike a reconstruction looks: the two measures that image papers report."""
+"""Measures of visual similarity: PSNR and SSIM."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from oneway.metrics.inputs import check_pairs, check_unit_range
 from oneway.metrics.reconstruction import inversion_errors
 
 WINDOW = 11
-"""Side of the structural similarity's window in pixels, where an image has room for it."""
+"""Side of the structural similarity's window in pixels; smaller images have a smaller window."""
 
 WINDOW_SIGMA = 1.5
 """Standard deviation of its Gaussian weights, in pixels."""
@@ -46,9 +46,9 @@ def structural_similarity(images: Tensor, reconstructions: Tensor) -> Tensor:
 
     Local means, variances and the covariance are weighted by a Gaussian of standard deviation
     1.5 in an 11 by 11 window, at every place where the whole window fits, and averaged over
-    places and channels. A side below 11 pixels gets the largest odd window that fits it,
-    with the same Gaussian cut there; such values compare among images of one size alone.
-    One or two pixels each way leave a window of 1, and of the measure the luminance alone.
+    places and channels. A side below 11 pixels gets the largest odd window that fits, with the same
+    Gaussian cut there; such values are comparable only between images of equal size. For images of
+    one or two pixels the window is a single pixel, and only luminance is compared.
 
     Args:
         images: ``(N, C, H, W)`` true inputs in ``[0, 1]``, of any size.

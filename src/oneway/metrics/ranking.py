@@ -1,4 +1,4 @@
-"""What a release keeps of the order of the scores, and of what their order tells."""
+"""Measures of how much of the scores' order a release keeps."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,17 @@ from oneway.metrics.inputs import check_rows, check_true_labels
 def top_accuracy(released: Tensor, labels: Tensor, within: int = 1) -> float:
     """Return the share of rows whose true label is among the ``within`` largest scores.
 
-    Scores that tie across that edge count by the chance that ties broken at random leave the
-    label inside: what a release no longer tells apart is a guess.
+    Ties across that edge count by the chance that the label is inside if ties are broken at random:
+    between tied classes a user has to guess.
 
     Args:
         released: ``(N, K)`` scores or probabilities, ``N >= 1``.
         labels: ``(N)`` int64 true classes in ``[0, K)``.
-        within: How many of the largest, in ``[1, K]``.
+        within: Number of largest scores, in ``[1, K]``.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
-        InvalidOptionError: ``within`` does.
+        InvalidOptionError: ``within`` is outside its range.
     """
     check_rows(released)
     check_true_labels(labels, released)
@@ -30,22 +30,22 @@ def top_accuracy(released: Tensor, labels: Tensor, within: int = 1) -> float:
 
 
 def top_agreement(clean: Tensor, released: Tensor, within: int = 5) -> float:
-    """Return which share of the clean ``within`` largest classes the release still has there.
+    """Return the share of the clean ``within`` largest classes that the release still has there.
 
     Ties across the edge count as in :func:`top_accuracy`; a release that ties the same classes
     as the clean scores loses nothing.
 
     Args:
         clean: ``(N, K)`` scores or probabilities without a defense, ``N >= 1``.
-        released: ``(N, K)`` those that left the building.
-        within: How many of the largest, in ``[1, K]``.
+        released: ``(N, K)`` released scores or probabilities.
+        within: Number of largest scores, in ``[1, K]``.
 
     Returns:
         The mean over rows, in ``[0, 1]``.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
-        InvalidOptionError: ``within`` does.
+        InvalidOptionError: ``within`` is outside its range.
     """
     check_rows(clean, "clean")
     check_same_shape(released, "released", clean)
@@ -57,12 +57,12 @@ def top_agreement(clean: Tensor, released: Tensor, within: int = 5) -> float:
 def rank_correlation(clean: Tensor, released: Tensor) -> float:
     """Return Spearman's correlation of clean and released scores, mean over rows.
 
-    Scores that tie share the mean of their ranks. A row that is all ties, clean or released,
-    has no order to keep or tell, and counts 0.
+    Ties share the mean of their ranks. A row that is all ties, clean or released, has no order, and
+    counts 0.
 
     Args:
         clean: ``(N, K)`` scores or probabilities without a defense, ``N >= 1``.
-        released: ``(N, K)`` those that left the building.
+        released: ``(N, K)`` released scores or probabilities.
 
     Returns:
         A number in ``[-1, 1]``: 1 if every row keeps its order.
@@ -75,12 +75,12 @@ def rank_correlation(clean: Tensor, released: Tensor) -> float:
     middle = (clean.shape[-1] + 1) / 2
     first, second = _average_ranks(clean) - middle, _average_ranks(released) - middle
     spread = (first.square().sum(-1) * second.square().sum(-1)).sqrt()
-    # Ranks are halves: a spread that is not 0 is far from it.
+    # Ranks are multiples of a half: a spread is either 0 or far from it.
     return float(((first * second).sum(-1) / spread.clamp_min(0.25)).mean())
 
 
 def failure_auroc(released: Tensor, labels: Tensor) -> float | None:
-    """Return how well the largest score tells right predictions from wrong ones.
+    """Return how well the largest score separates right from wrong predictions.
 
     Args:
         released: ``(N, K)`` scores or probabilities, ``N >= 1``.
@@ -88,7 +88,7 @@ def failure_auroc(released: Tensor, labels: Tensor) -> float | None:
 
     Returns:
         The area under the ROC curve, which is the chance that a right row has a larger maximum
-        than a wrong one, ties counting half. None where all rows are right, or all wrong.
+        than a wrong row, ties counting half. None if all rows are right, or all wrong.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
@@ -101,13 +101,13 @@ def failure_auroc(released: Tensor, labels: Tensor) -> float | None:
     others = len(right) - count
     if not count or not others:
         return None
-    # The Mann-Whitney statistic: of the right rows' ranks, less what they have among themselves.
+    # The Mann-Whitney statistic: the rank sum of right rows, less its least possible value.
     ranks = _average_ranks(largest)[right].sum()
     return float((ranks - count * (count + 1) / 2) / (count * others))
 
 
 def _places(scores: Tensor, within: int) -> Tensor:
-    """Return for each entry the chance to be among the largest, if ties are broken at random."""
+    """Return each entry's chance to be among the largest, if ties are broken at random."""
     edge = scores.topk(within, -1).values[..., -1:]
     above, tied = scores > edge, scores == edge
     left = within - above.sum(-1, keepdim=True)

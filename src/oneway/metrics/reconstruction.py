@@ -1,4 +1,4 @@
-"""Inversion error, and the one number that compares defenses across data sets."""
+"""Inversion errors, and the closed gap, which compares defenses across data sets."""
 
 import math
 
@@ -35,11 +35,11 @@ def inversion_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
 def lowest_share(errors: Tensor, share: float) -> float:
     """Return the mean error over the worst protected share of the queries.
 
-    Privacy is about the tail: a mean hides the few who are recognized. For a measure that is
-    high where an input is recovered, such as similarity, negate it and the result.
+    A mean over all queries hides the few that are recognized. For a measure that is high where an
+    input is recovered, such as similarity, negate the measure and the result.
 
     Args:
-        errors: ``(N)`` one error per query, floating, none NaN. The lowest count.
+        errors: ``(N)`` errors, one per query, floating, none NaN. The lowest ones are averaged.
         share: In ``(0, 1]``, such as 0.01 or 0.05; rounded to whole queries, at least one.
 
     Raises:
@@ -62,11 +62,11 @@ def lowest_share(errors: Tensor, share: float) -> float:
 
 
 def lowest_rows(errors: Tensor, count: int) -> Tensor:
-    """Return which queries were reconstructed best, the best first; the earlier of a tie first.
+    """Return the rows of the best reconstructed queries, best first; ties keep their order.
 
     Args:
-        errors: ``(N)`` one error per query.
-        count: How many are wanted; all, if there are fewer.
+        errors: ``(N)`` errors, one per query.
+        count: Number of rows to return; all rows, if there are fewer.
 
     Returns:
         ``(min(count, N))`` int64 row numbers.
@@ -75,21 +75,22 @@ def lowest_rows(errors: Tensor, count: int) -> Tensor:
 
 
 def closed_gap(adaptive_error: float, clean_error: float, label_error: float) -> float:
-    """Return G: how much of what scores tell beyond the label a defense hides.
+    """Return G, the share of the scores' information beyond the label that a defense hides.
 
     Args:
-        adaptive_error: Lowest error of all attackers who know how the release is made.
+        adaptive_error: Lowest error of all attackers who know the defense.
         clean_error: Lowest error on clean scores.
         label_error: Lowest error given the label alone.
 
     Returns:
-        ``(adaptive - clean) / (label - clean)``: 0, nothing gained; 1, the scores tell no more
-        than the label. Below 0, the release tells more than the clean scores did. Above 1, an
-        attack failed: anyone may fall back on the label, so do not headline it.
+        ``(adaptive - clean) / (label - clean)``: 0 = nothing hidden, 1 = as if only labels were
+        released. Below 0, the release reveals more than the clean scores. Above 1, an attack
+        failed, since every attacker may fall back on the label: do not publish it.
 
     Raises:
         InvalidOptionError: An error is negative or not finite, or ``label_error`` does not
-            exceed ``clean_error``: then the clean scores tell nothing, and there is no gap.
+            exceed ``clean_error``: then clean scores add nothing to the label, and there is no
+            gap.
     """
     errors = {
         "adaptive_error": adaptive_error,

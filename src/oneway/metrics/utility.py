@@ -1,4 +1,4 @@
-"""What a defense costs the users of the scores."""
+"""Measures of a defense's cost to users of the scores."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from oneway.checks import check_same_shape
 
 @dataclass(frozen=True)
 class Distortion:
-    """How far the release is from the clean scores.
+    """The distance of a release from the clean scores.
 
     Attributes:
         logits: Mean absolute difference of the logits over samples and classes, in nats: the
             paper's "confidence score distortion" (section V-B2).
         l1_mean: Mean over samples of the L1 distance of the probabilities, in [0, 2].
-        l1_p99: Its 99th percentile.
-        l1_max: Its largest value.
+        l1_p99: The 99th percentile of that L1 distance.
+        l1_max: The largest L1 distance.
     """
 
     logits: float
@@ -29,13 +29,13 @@ class Distortion:
 def distortion(
     clean_logits: Tensor, noisy_logits: Tensor, clean: Tensor, released: Tensor
 ) -> Distortion:
-    """Measure distortion in both spaces.
+    """Measure the distortion of logits and of probabilities.
 
     Args:
-        clean_logits: ``(N, K)`` before the defense.
-        noisy_logits: ``(N, K)`` after it.
+        clean_logits: ``(N, K)`` logits before the defense, in nats.
+        noisy_logits: ``(N, K)`` logits after the defense.
         clean: ``(N, K)`` probabilities without a defense.
-        released: ``(N, K)`` probabilities that left the building.
+        released: ``(N, K)`` released probabilities.
 
     Returns:
         Both distortions. Logits are compared as they are, as the paper does, so that a constant
@@ -56,13 +56,13 @@ def distortion(
 
 
 def label_changes(clean_logits: Tensor, released: Tensor) -> int:
-    """Count rows where the clean arg max is not the only maximum of what was released.
+    """Count rows where the clean arg max is not the unique maximum of the release.
 
     A tie counts: a client's arg max may then give another class.
 
     Args:
-        clean_logits: ``(N, K)`` before the defense.
-        released: ``(N, K)`` probabilities that left the building.
+        clean_logits: ``(N, K)`` logits before the defense, in nats.
+        released: ``(N, K)`` released probabilities.
     """
     check_same_shape(released, "released", clean_logits)
     index = clean_logits.argmax(-1, keepdim=True)

@@ -150,15 +150,13 @@ def test_cells_are_joined_by_their_images_alone_where_scores_do_not_tell():
     st.booleans(),
 )
 def test_every_cell_has_its_members_and_releases_their_mean(
-    seed, least, rate_weight, listed, coarse
+    seed, least, rate_weight, explicit, coarse
 ):
     logits = random_rows(seed, 120, 5, torch.float32, 2)
     logits[:, 4] -= 6
     if coarse:
         logits = logits.round()  # with ties, within rows and between them
-    book = fit_codebook(
-        logits, FitSettings(min_members=least, rate_weight=rate_weight, explicit_classes=listed)
-    )
+    book = fit_codebook(logits, settings_of(least, rate_weight, explicit, max_boxes=12))
     cells = book(logits)
     for label, numbers in by_label(logits).items():
         own = (book.labels == label).nonzero()[:, 0].tolist()
