@@ -13,8 +13,6 @@ from oneway.benchmark import bundled_spec
 from oneway.evaluation import read_records, write_records
 from report.page.reading import assert_stands_alone
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 BOARD = (
     TINY.replace('name = "tiny"', 'name = "board"')
     + """

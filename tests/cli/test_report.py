@@ -14,8 +14,6 @@ from oneway.audit import AuditSettings
 from oneway.evaluation import read_records
 from report.page.reading import assert_stands_alone
 
-pytestmark = pytest.mark.xdist_group("oneway report")
-
 FACTORY = """
 from audit.audits import Scores
 

@@ -14,8 +14,6 @@ from oneway.report import summary_table
 from oneway.report.audit import HIDDEN
 from planted_records import release_record
 
-pytestmark = pytest.mark.xdist_group("oneway reproduce")
-
 ROOT = Path(__file__).parents[2]
 TINY = """
 name = "tiny"

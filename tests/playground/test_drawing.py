@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from oneway.errors import InvalidTensorError
 from oneway.playground.drawing import center_drawing
 
-pytestmark = pytest.mark.xdist_group("playground")
-
 SIDE = 112
 
 

@@ -16,8 +16,6 @@ from oneway.releases import release
 from playground.planted import CLOSED_GAPS, PATIENCE, PlantedSession, default_setting
 from playground.tiny import served
 
-pytestmark = pytest.mark.xdist_group("playground-page")
-
 SHOWN = "body[data-state=shown]"
 EXACT = f"{SHOWN}[data-attackers=done]"
 

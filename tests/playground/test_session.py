@@ -25,8 +25,6 @@ from oneway.targets import DefendedTarget
 from playground.planted import default_setting
 from playground.tiny import tiny_spec
 
-pytestmark = pytest.mark.xdist_group("playground")
-
 EVERY = [setting for defense in SLIDERS for setting in all_settings(defense)]
 
 

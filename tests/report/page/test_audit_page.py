@@ -19,8 +19,6 @@ from oneway.report import verdict
 from oneway.report.page import audit_page, render
 from report.page.reading import assert_stands_alone, heads_of, read, rows_of, tables
 
-pytestmark = pytest.mark.xdist_group("audited pages")
-
 ROOT = Path(__file__).parents[3]
 LENET = json.loads(
     (ROOT / "results" / "audit-lenet-adversarial-noise.json").read_text(encoding="utf-8")

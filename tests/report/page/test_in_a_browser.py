@@ -12,8 +12,6 @@ from oneway.report.page import audit_page, certificate_page, records_page, write
 from report.page.conftest import experiment
 from report.page.test_certificate_page import WHOLE
 
-pytestmark = pytest.mark.xdist_group("audited pages")
-
 KINDS = ("audit", "records", "experiments", "certificate")
 
 
