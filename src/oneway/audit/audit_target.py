@@ -154,9 +154,9 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
         # As it answers, with its zeros and ties: a defended target would mend them.
         guard = _in_batches(audited.guarded)
         declared = False
-        told = guard(audited.test)
+        released = guard(audited.test)
         clean_logits = bare.trace(audited.test).clean_logits
-        trace = Trace(clean_logits, logits_from_confidences(told), told)
+        trace = Trace(clean_logits, logits_from_confidences(released), released)
     _check_classes(trace, audited.labels)
     random, batched = _probe(guard, audited.test[:PROBED])
     undeclared = random and not declared and audited.guarded is None
@@ -224,11 +224,11 @@ def has_gradient(audited: AuditTarget) -> bool:
 
 def _check_classes(trace: Trace, labels: Tensor | None) -> None:
     """Refuse what would fail only after all attacks: the first answers tell."""
-    classes, told = trace.clean_logits.shape[-1], trace.released.shape[-1]
-    if told != classes:
+    classes, answered = trace.clean_logits.shape[-1], trace.released.shape[-1]
+    if answered != classes:
         raise InvalidTensorError(
             f"the guarded endpoint must answer with the model's {classes} classes, but answers "
-            f"with {told}. Let it release whole vectors."
+            f"with {answered}. Let it release whole vectors."
         )
     if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
         outside = int(((labels < 0) | (labels >= classes)).sum())
@@ -240,7 +240,7 @@ def _check_classes(trace: Trace, labels: Tensor | None) -> None:
 
 def _in_batches(target: Target) -> Target:
     def answer(images: Tensor) -> Tensor:
-        return torch.cat([target(some.clone()) for some in images.split(ROWS)])
+        return torch.cat([target(batch.clone()) for batch in images.split(ROWS)])
 
     return answer
 

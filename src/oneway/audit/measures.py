@@ -212,8 +212,8 @@ def utility(audited: AuditTarget, answers: Answers, defense: Defense) -> dict[st
     """
     trace = answers.trace
     clean, released = answers.clean_test, trace.released
-    asked = audited.target if audited.guarded is None else audited.guarded
-    guard = DefendedTarget(asked, defense)
+    target = audited.target if audited.guarded is None else audited.guarded
+    guard = DefendedTarget(target, defense)
     bare = DefendedTarget(audited.target, Identity())
     return {
         "clean": _quality(clean, audited.labels),
@@ -251,7 +251,7 @@ def _reliability(confidences: Tensor, labels: Tensor | None) -> list[dict[str, A
     """Return how often answers are right that say they are so sure; nothing without labels."""
     if labels is None:
         return None
-    return [dataclasses.asdict(one) for one in reliability_bins(confidences, labels)]
+    return [dataclasses.asdict(interval) for interval in reliability_bins(confidences, labels)]
 
 
 def _costs(guards: Mapping[str, DefendedTarget], queries: Tensor) -> dict[str, Any]:
@@ -266,8 +266,8 @@ def _costs(guards: Mapping[str, DefendedTarget], queries: Tensor) -> dict[str, A
             found[name] = _cost(guard, queries)
         except (OnewayError, RuntimeError) as error:
             # Other errors than our own may quote a query.
-            told = f": {error}" if isinstance(error, OnewayError) else ""
-            failed = failed or f"{type(error).__name__} while {name} answers were timed{told}"
+            detail = f": {error}" if isinstance(error, OnewayError) else ""
+            failed = failed or f"{type(error).__name__} while {name} answers were timed{detail}"
     return {**found, "failed": failed}
 
 

@@ -37,7 +37,7 @@ SINGLE_QUERIES = 200
 """Single queries that are timed at the end, with and without the defense."""
 
 SHARE_TRAINED = 0.7
-"""Of a contest's full price: decoders that trail are given up."""
+"""Share of a model selection's full price: decoders that trail are given up."""
 
 
 @dataclass(frozen=True)

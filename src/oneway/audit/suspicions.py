@@ -45,12 +45,12 @@ def suspicions(
         useful: From :func:`oneway.audit.measures.utility`.
     """
     flags = list[Flag]()
-    raised = Counter(flag for one in seed_results for flag in one.verdict.flags)
+    raised = Counter(flag for result in seed_results for flag in result.verdict.flags)
     for flag, count in raised.items():
         detail = f"{flag.detail} ({count} of {len(seed_results)} seeds)"
         flags.append(dataclasses.replace(flag, detail=detail))
-    gain = torch.stack([one.baselines.clean - one.strongest.errors for one in seed_results]).mean(0)
-    slack = LUCK * float(torch.stack([one.baselines.clean for one in seed_results]).mean())
+    gain = torch.stack([result.baselines.clean - result.strongest.errors for result in seed_results]).mean(0)
+    slack = LUCK * float(torch.stack([result.baselines.clean for result in seed_results]).mean())
     tells = float(gain.mean()) > max(2 * standard_error(gain), slack)
     if defense.requires_input or tells:
         how = "the defense reads the query itself" if defense.requires_input else ""

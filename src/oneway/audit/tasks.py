@@ -178,7 +178,7 @@ class AuditTasks:
         epochs: int,
         stage: str,
     ) -> tuple[nn.Module, float]:
-        """Return one decoder by itself, as in a contest, and its lowest held-out error."""
+        """Return a single decoder, trained as in a model selection, and its lowest held-out error."""
         attackers = self.attackers(self.seed, (), epochs, images)
         network, facts = attackers.trainer.train(
             "attacker",
@@ -253,12 +253,12 @@ class AuditTasks:
         other = self.defender.build(stronger, self.audited.target, context.clean).defense
         guard = DefendedTarget(self.audited.target, other)
         errors = []
-        for name, asked, told in (
+        for name, shown, released in (
             ("at its strength", answers.released, answers.trace.released),
             ("at twice its strength", guard(images), guard(self.audited.test)),
         ):
             network, _ = self.train_one(
-                asked,
+                shown,
                 images,
                 plan.input_transforms[0],
                 min(plan.widths),
@@ -266,7 +266,7 @@ class AuditTasks:
                 f"budget: {name}",
             )
             with torch.no_grad():
-                parts = [network(some) for some in told.split(512)]
+                parts = [network(rows) for rows in released.split(512)]
             errors.append(inversion_errors(self.audited.test, torch.cat(parts)))
         gain = errors[0] - errors[1]
         # Decoders differ by their luck in training, too, and not only by the queries asked.

@@ -144,11 +144,11 @@ def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
     if not spec.data.calibration:
         # Nothing is kept, nothing is said: an experiment without it is what it was.
         del whole["data"]["calibration"]
-    told = {
+    rows = {
         name: {**json_values(dataclasses.asdict(one)), "attackers": list(spec.attackers_of(one))}
         for name, one in (("baselines", spec.releases[0]), ("release", row))
     }
-    return spec_key({"cell": whole, **told})
+    return spec_key({"cell": whole, **rows})
 
 
 def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:

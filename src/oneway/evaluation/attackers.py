@@ -161,7 +161,7 @@ class Attackers:
     def train_decoder(
         self, title: str, confidences: Tensor, images: Tensor, held_out: Tensor
     ) -> nn.Module:
-        """Hold a contest of decoders and return the winner.
+        """Train all decoders and return the one with the lowest held-out error.
 
         Args:
             title: Name of the release, for progress.
@@ -204,5 +204,5 @@ def prepare_attackers(
 
 
 def selection_size(spec: AttackerSpec) -> int:
-    """Return how many decoders take part in each contest."""
+    """Return how many decoders take part in each model selection."""
     return len(decoder_grid(spec.input_transforms, spec.widths))

@@ -217,8 +217,8 @@ class Defender:
 
     def _state(self, row: ReleaseSpec, target: Target) -> tuple[nn.Module, Mapping[str, Any]]:
         images, options = self.images, training_options(row.defense, row.options)
-        told = ", ".join(f"{name} {value}" for name, value in options.items())
-        stage = f"train {row.defense}" + (f", {told}" if told else "")
+        settings = ", ".join(f"{name} {value}" for name, value in options.items())
+        stage = f"train {row.defense}" + (f", {settings}" if settings else "")
         bare = DefendedTarget(target, Identity())
         logits = bare.trace(images.auxiliary).clean_logits
         kept = images.calibration
@@ -243,7 +243,7 @@ class Defender:
             )
 
         own = (images.private, images.private_labels, kept, told_of_kept)
-        data = [some for some in own if some is not None]
+        data = [tensor for tensor in own if tensor is not None]
         key = {
             "role": row.defense,
             "seed": self.seed,

@@ -96,7 +96,7 @@ def _reconstruct(
 ) -> Tensor:
     """Return what a reconstructor makes of queries, asked as often as it needs."""
     if reconstructor.repeats == 1:
-        parts = [reconstructor.reconstruct(some.unsqueeze(0)) for some in released.split(ROWS)]
+        parts = [reconstructor.reconstruct(rows.unsqueeze(0)) for rows in released.split(ROWS)]
     else:
         query = knowledge.query
         if query is None:
@@ -105,8 +105,8 @@ def _reconstruct(
                 "recorded answers are at hand."
             )
         parts = [
-            reconstructor.reconstruct(query(some, reconstructor.repeats))
-            for some in images.split(ROWS)
+            reconstructor.reconstruct(query(rows, reconstructor.repeats))
+            for rows in images.split(ROWS)
         ]
     return torch.cat(parts)
 

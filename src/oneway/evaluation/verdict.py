@@ -112,8 +112,8 @@ def errors_on(tail: Tensor, results: Mapping[str, AttackResult], strongest: str)
 
     Not the lowest of all attackers there: on a few queries a failed decoder may win by chance.
     """
-    told = [results[name].errors[tail] for name in (strongest, LabelOnly.name) if name in results]
-    return min(told, key=lambda errors: float(errors.mean()))
+    able = [results[name].errors[tail] for name in (strongest, LabelOnly.name) if name in results]
+    return min(able, key=lambda errors: float(errors.mean()))
 
 
 def standard_error(differences: Tensor) -> float:
