@@ -49,7 +49,9 @@ def suspicions(
     for flag, count in raised.items():
         detail = f"{flag.detail} ({count} of {len(seed_results)} seeds)"
         flags.append(dataclasses.replace(flag, detail=detail))
-    gain = torch.stack([result.baselines.clean - result.strongest.errors for result in seed_results]).mean(0)
+    gain = torch.stack(
+        [result.baselines.clean - result.strongest.errors for result in seed_results]
+    ).mean(0)
     slack = LUCK * float(torch.stack([result.baselines.clean for result in seed_results]).mean())
     tells = float(gain.mean()) > max(2 * standard_error(gain), slack)
     if defense.requires_input or tells:

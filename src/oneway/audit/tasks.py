@@ -178,7 +178,7 @@ class AuditTasks:
         epochs: int,
         stage: str,
     ) -> tuple[nn.Module, float]:
-        """Return a single decoder, trained as in a model selection, and its lowest held-out error."""
+        """Return a decoder, trained as in a model selection, and its lowest held-out error."""
         attackers = self.attackers(self.seed, (), epochs, images)
         network, facts = attackers.trainer.train(
             "attacker",
