@@ -25,7 +25,7 @@ demo: $(READY) ## Invert a classifier's scores, defend them, and show what still
 
 # ARGS come last: "-n 8" takes more workers, "-n 0" none.
 test: $(READY) ## Run the tests, in two workers.
-	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: $(READY) ## Format, lint, types, and who may import whom.
 	$(BIN)/ruff format --check .
