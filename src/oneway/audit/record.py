@@ -1,9 +1,8 @@
 """The record of an audit: everything that it found but the rows, typed, and read again."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,17 +11,14 @@ from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import ControlResult, failed_controls
 from oneway.audit.measures import Measures, SeedResult
 from oneway.audit.plan import AuditPlan
-from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
-from oneway.evaluation.parsing import build_from
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
-    SCHEMA,
     BaselineErrors,
     Environment,
     Provenance,
-    check_schema,
+    TypedRecord,
     environment,
     json_values,
 )
@@ -32,7 +28,7 @@ from oneway.metrics import Interval, bootstrap_gap
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditRecord:
+class AuditRecord(TypedRecord):
     """What an audit found.
 
     Attributes:
@@ -74,8 +70,9 @@ class AuditRecord:
         environment: Software and hardware.
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
-        schema: Version of this form.
     """
+
+    subject: ClassVar = "an audit"
 
     release: str
     defense: str
@@ -115,32 +112,6 @@ class AuditRecord:
     environment: Environment
     provenance: Provenance
     command: str | None = None
-    schema: int = SCHEMA
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, ``schema`` first."""
-        values: dict[str, Any] = json_values(dataclasses.asdict(self))
-        return {"schema": values.pop("schema"), **values}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str) -> "AuditRecord":
-        """Return the record that :meth:`to_json` gave.
-
-        Args:
-            values: A JSON object.
-            where: File, for messages.
-
-        Raises:
-            CorruptDataError: It is no record of an audit, or of another version's form.
-        """
-        check_schema(values, where)
-        try:
-            return build_from(cls, dict(values), "the record")
-        except OnewayError as error:
-            raise CorruptDataError(
-                f"{where} must be a record of an audit: {error} Make it again with this version "
-                "of oneway."
-            ) from error
 
 
 @dataclass(frozen=True)

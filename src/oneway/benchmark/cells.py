@@ -10,7 +10,7 @@ import torch
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
 from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
-from oneway.evaluation.records import SCHEMA, ReleaseRecord, record_from, write_records
+from oneway.evaluation.records import SCHEMA, ReleaseRecord, write_records
 from oneway.evaluation.store import Store, read_json_lines, write_pictures
 
 Gallery = Mapping[str, Any]
@@ -79,7 +79,7 @@ class Cells:
         """Return the records that are there, by release; what the file holds besides is dropped."""
         keys = {row.name: cell_key(self.spec, row) for row in self.spec.releases}
         return {
-            values["release"]: record_from(values, f"line {number} of {self.path}")
+            values["release"]: ReleaseRecord.from_json(values, f"line {number} of {self.path}")
             for number, values in enumerate(read_json_lines(self.path), start=1)
             if values.get("schema") == SCHEMA
             and values.get("cell") is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -119,7 +119,49 @@ class BaselineErrors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackRecord:
+class TypedRecord:
+    """What every record shares: the version of its form, and how it is written and read.
+
+    Attributes:
+        subject: Subject of the record, for messages: ``"an audit"``.
+        schema: Version of this form.
+    """
+
+    subject: ClassVar[str]
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, ``schema`` first."""
+        values: dict[str, Any] = json_values(dataclasses.asdict(self))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Return the record that :meth:`to_json` gave.
+
+        Args:
+            values: A JSON object.
+            where: File and line, for messages.
+
+        Raises:
+            CorruptDataError: It is no record of this kind, or of another version's form.
+        """
+        if values.get("schema") != SCHEMA:
+            raise CorruptDataError(
+                f"{where} must be a record with schema {SCHEMA}, but has "
+                f"{values.get('schema', 'none')!r}. Make it again with this version of oneway."
+            )
+        try:
+            return build_from(cls, dict(values), "the record")
+        except OnewayError as error:
+            raise CorruptDataError(
+                f"{where} must be a record of {cls.subject}: {error} Make it again with this "
+                "version of oneway."
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRecord(TypedRecord):
     """The attacks on one release, judged.
 
     Attributes:
@@ -140,8 +182,9 @@ class AttackRecord:
         errors_per_query: Each attacker's errors, as ``packed`` writes them.
         environment: Software and hardware.
         provenance: Code, date, data and model.
-        schema: Version of this form.
     """
+
+    subject: ClassVar = "an experiment"
 
     experiment: str
     seed: int
@@ -160,12 +203,6 @@ class AttackRecord:
     errors_per_query: Mapping[str, str]
     environment: Environment
     provenance: Provenance
-    schema: int = SCHEMA
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, ``schema`` first."""
-        values: dict[str, Any] = json_values(dataclasses.asdict(self))
-        return {"schema": values.pop("schema"), **values}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,42 +335,9 @@ def read_records(path: Path) -> list[ReleaseRecord]:
         CorruptDataError: A line is not a record of this version's form.
     """
     return [
-        record_from(values, f"line {number} of {path}")
+        ReleaseRecord.from_json(values, f"line {number} of {path}")
         for number, values in enumerate(read_json_lines(path), start=1)
     ]
-
-
-def record_from(values: Mapping[str, Any], where: str) -> ReleaseRecord:
-    """Return the record that :meth:`AttackRecord.to_json` gave as JSON values.
-
-    Args:
-        values: A JSON object.
-        where: File and line, for messages.
-
-    Raises:
-        CorruptDataError: It is no record of an experiment, or of another version's form.
-    """
-    check_schema(values, where)
-    try:
-        return build_from(ReleaseRecord, dict(values), "the record")
-    except OnewayError as error:
-        raise CorruptDataError(
-            f"{where} must be a record of an experiment: {error} Make it again with this version "
-            "of oneway."
-        ) from error
-
-
-def check_schema(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a record of another version's form.
-
-    Raises:
-        CorruptDataError: It is one, or no record.
-    """
-    if values.get("schema") != SCHEMA:
-        raise CorruptDataError(
-            f"{where} must be a record with schema {SCHEMA}, but has "
-            f"{values.get('schema', 'none')!r}. Make it again with this version of oneway."
-        )
 
 
 def packed(errors: Tensor) -> str:
