@@ -227,3 +227,43 @@ def check_generator(generator: torch.Generator | None, drawn: str = "noise is") 
             f"generator must be a torch.Generator on the CPU; {drawn} drawn there and then "
             "moved. Seed it so that no client can guess its draws."
         )
+
+
+class LooksLikeProbabilities:
+    """Watches scores that are declared logits, and refuses them if all are probabilities.
+
+    A softmax of probabilities raises no error: the label stays, but every score, budget and
+    certificate is wrong. No model gives logits that are non-negative and sum to 1 in every row.
+    """
+
+    LEAST_ROWS = 8
+    """Rows that must have come before anything is refused: a single row may sum to 1 by chance."""
+
+    def __init__(self, name: str) -> None:
+        """Say what messages call the scores."""
+        self.name = name
+        self._rows = 0
+        self._settled = False
+
+    def check(self, logits: Tensor) -> None:
+        """Look at more rows.
+
+        Args:
+            logits: ``(N, K)`` finite floating scores. Not modified.
+
+        Raises:
+            InvalidTensorError: At least 8 rows have come, and each was a probability vector.
+        """
+        if self._settled or not len(logits):
+            return
+        sums = logits.detach().double().sum(-1)
+        if bool((logits < 0).any()) or bool(((sums - 1).abs() > 1e-3).any()):
+            self._settled = True
+            return
+        self._rows += len(logits)
+        if self._rows >= self.LEAST_ROWS:
+            raise InvalidTensorError(
+                f"{self.name} are declared logits, but all of {self._rows} rows are non-negative "
+                "and sum to 1, as probabilities do. Declare confidences. If they really are "
+                "logits, add a constant to each row, which changes no softmax."
+            )

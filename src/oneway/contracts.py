@@ -38,6 +38,38 @@ class ScoredTarget(Target, Protocol):
 
 
 @runtime_checkable
+class FrameTarget(ScoredTarget, Protocol):
+    """A target of tables that is asked with a pandas DataFrame.
+
+    Attributes:
+        feature_names: The columns that the model was fitted on, in order.
+    """
+
+    @property
+    def feature_names(self) -> tuple[str, ...]: ...  # noqa: D102  described in the class
+
+    def frame_logits(self, frame: Any) -> Tensor:
+        """Return ``(N, K)`` float64 logits of a frame's rows, in nats: for the defender only.
+
+        Args:
+            frame: A DataFrame with the columns ``feature_names``, in any order. Not modified.
+
+        Raises:
+            InvalidTensorError: Columns are missing or too many, or cannot be used.
+            TargetFailedError: The model raised.
+        """
+        ...
+
+    def frame_confidences(self, frame: Any) -> Tensor:
+        """Return ``(N, K)`` probabilities: the answers of an undefended API.
+
+        Raises:
+            OnewayError: See :meth:`frame_logits`.
+        """
+        ...
+
+
+@runtime_checkable
 class Defense(Protocol):
     """A release-time defense: clean logits in, logits to release out.
 

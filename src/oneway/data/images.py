@@ -38,6 +38,7 @@ class Dataset:
         is_test: ``(N)`` bool, the official test images; None if there is no official test set.
         num_classes: K.
         names: The names of the K classes, if they are known.
+        notes: What was left out, cut or converted: sentences with counts.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     is_test: NDArray[np.bool_] | None
     num_classes: int
     names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def scale_images(images: Pixels, size: int | Size) -> Pixels:

@@ -30,11 +30,13 @@ class Queries:
         images: ``(N, C, H, W)`` float32 in ``[0, 1]``; C is 1 or 3 for image files.
         labels: ``(N)`` int64, or None.
         names: The names of the classes: of a folder per class, its folders, sorted.
+        notes: What was left out, cut or converted: sentences with counts.
     """
 
     images: Tensor
     labels: Tensor | None
     names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_queries(

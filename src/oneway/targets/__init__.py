@@ -1,5 +1,6 @@
 """Targets: models that answer queries, wherever they are."""
 
+from oneway.targets.answers import class_names_of
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
@@ -20,6 +21,7 @@ __all__ = [
     "TargetTrainingSettings",
     "TorchTarget",
     "Trace",
+    "class_names_of",
     "open_target",
     "records_target",
     "train_target",

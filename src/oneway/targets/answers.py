@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import check_confidences, check_logits
+from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import Outputs
 
@@ -157,3 +158,43 @@ def to_float32(confidences: Tensor) -> Tensor:
     top = rows.amax(-1, keepdim=True)
     lifted = rows.scatter(-1, label, torch.nextafter(top, torch.full_like(top, torch.inf)))
     return torch.where(moved, lifted, rows)
+
+
+def lift_labels(probabilities: Array, labels: NDArray[np.int64]) -> Array:
+    """Return probabilities whose only maximum in each row is that row's label.
+
+    For models whose ``predict`` is not the arg max of their probabilities, such as those with a
+    tuned threshold. Rows that already have the label strictly on top stay as they are. In other
+    rows the label's entry is lifted to the next number above the maximum, and the row is divided
+    by its sum.
+
+    Args:
+        probabilities: ``(N, K)`` floating, at least 0, rows summing to 1. Not modified.
+        labels: ``(N)`` integers in ``[0, K)``.
+
+    Returns:
+        ``(N, K)`` of the same type.
+    """
+    index = np.asarray(labels)[:, None]
+    rivals = probabilities.copy()
+    np.put_along_axis(rivals, index, -np.inf, 1)
+    top = rivals.max(1, keepdims=True)
+    of_label = np.take_along_axis(probabilities, index, 1)
+    behind = of_label <= top
+    lifted = probabilities.copy()
+    np.put_along_axis(lifted, index, np.where(behind, np.nextafter(top, np.inf), of_label), 1)
+    divided = lifted / lifted.sum(1, keepdims=True)
+    # The division may make the two largest entries equal again.
+    np.put_along_axis(
+        divided,
+        index,
+        np.where(behind, np.nextafter(np.take_along_axis(divided, index, 1), np.inf), 0),
+        1,
+    )
+    return np.where(behind, divided, probabilities)
+
+
+def class_names_of(target: Target) -> tuple[str, ...] | None:
+    """Return the names of a target's classes, in the order of its scores; None if unknown."""
+    names = getattr(target, "class_names", None)
+    return None if names is None else tuple(map(str, names))

@@ -27,6 +27,7 @@ class Records:
         class_names: The names of the classes.
         encoding: The map from rows to numbers.
         clipped: For each column with clipped numbers in ``encoded``, their count.
+        notes: What was left out, cut or converted: sentences with counts.
     """
 
     encoded: Tensor
@@ -35,6 +36,7 @@ class Records:
     class_names: tuple[str, ...]
     encoding: RecordEncoding
     clipped: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def load_records(
