@@ -72,6 +72,9 @@ Categorical = Annotated[
 Drop = Annotated[
     list[str] | None, typer.Option(help="Column of a table that is no input; repeatable.")
 ]
+MissingValues = Annotated[
+    list[str] | None, typer.Option(help="Text that means a missing value in a table; repeatable.")
+]
 Minutes = Annotated[float | None, typer.Option(help="Target run time, in minutes. [no limit]")]
 Seeds = Annotated[
     int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
@@ -104,6 +107,7 @@ def audit(
     class_name: ClassNames = None,
     categorical: Categorical = None,
     drop: Drop = None,
+    missing_value: MissingValues = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
     controls: Controls = True,
@@ -149,6 +153,7 @@ def audit(
         None if class_name is None else tuple(class_name),
         tuple(categorical or ()),
         tuple(drop or ()),
+        tuple(missing_value or ()),
     )
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
     outcome = _run(source, settings, out, cache, seed, executor)
@@ -298,6 +303,7 @@ class Source:
         class_names: Classes of a table, in the model's order.
         categorical: Columns of a table that hold codes.
         drop: Columns of a table that are no inputs.
+        missing_values: Texts that mean a missing value in a table.
     """
 
     models: tuple[tuple[str, dict[str, Any]], ...]
@@ -311,6 +317,7 @@ class Source:
     class_names: Sequence[str] | None
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
+    missing_values: tuple[str, ...]
 
     def open(self, report: "ProgressCallback | None" = None) -> "AuditTarget":
         """Open the models, load their data, and check everything.
@@ -356,11 +363,18 @@ class Source:
     ) -> "tuple[RecordEncoding, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]":
         from oneway.data import load_records
 
-        load = partial(load_records, label=self.label, categorical=self.categorical, drop=self.drop)
+        load = partial(
+            load_records,
+            label=self.label,
+            categorical=self.categorical,
+            drop=self.drop,
+            missing_values=self.missing_values,
+        )
         auxiliary = load(self.paths[0], class_names=self.class_names)
         test = load(self.paths[1], encoding=auxiliary.encoding)
-        for name, count in test.clipped.items():
-            report(f"{count} test values of {name} lie outside the auxiliary range: clipped", 1.0)
+        for path, records in zip(self.paths, (auxiliary, test), strict=True):
+            for note in records.notes:
+                report(f"{path}: {note}", 1.0)
         return auxiliary.encoding, (auxiliary.encoded, test.encoded), test.labels
 
 
@@ -379,11 +393,18 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
     """Let a model of a table's values answer encoded records, in the type that it takes."""
     import numpy as np
 
+    from oneway.contracts import FrameTarget
     from oneway.targets import TorchTarget, records_target
 
-    single = isinstance(target, TorchTarget)
+    decode: Any = encoding.decode_frame
+    if not isinstance(target, FrameTarget):
+        single = isinstance(target, TorchTarget)
+        decode = partial(encoding.decode, dtype=np.float32 if single else np.float64)
     return records_target(
-        target, partial(encoding.decode, dtype=np.float32 if single else np.float64)
+        target,
+        decode,
+        columns=[column.name for column in encoding.columns],
+        missing=[column.name for column in encoding.columns if column.missing],
     )
 
 
