@@ -9,7 +9,7 @@ from torch import Tensor
 from oneway.checks import check_images
 from oneway.contracts import FrameTarget, ScoredTarget, Target
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.targets.answers import class_names_of
+from oneway.targets.answers import class_names_of, lifts_labels
 from oneway.targets.estimator import EstimatorTarget
 from oneway.targets.fitted_columns import match_columns
 
@@ -28,7 +28,7 @@ class RecordsTarget:
         """Put ``decode`` before ``target``; see :func:`records_target`."""
         self.target, self.decode = target, decode
         self.class_names = class_names_of(target)
-        self.lifts_labels = getattr(target, "lifts_labels", False)
+        self.lifts_labels = lifts_labels(target)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Answer with the target's confidences.

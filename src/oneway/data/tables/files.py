@@ -53,12 +53,27 @@ class TableFile:
     levels: Mapping[str, Levels]
 
 
-def read_table(
+def read_table(path: Path, *, texts: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """Return the columns of a table as they are: see :func:`read_table_file`.
+
+    A column that mixes numbers and texts is one of texts.
+
+    Args:
+        path: Ends in .csv, .parquet or .npz, in any case of letters.
+        texts: Columns of a .csv file that are text even if all their cells look like numbers.
+
+    Raises:
+        OnewayError: See :func:`read_table_file`.
+    """
+    return read_table_file(path, texts=texts, mixed=None).columns
+
+
+def read_table_file(
     path: Path,
     *,
     texts: Collection[str] = (),
     numbers: Collection[str] = (),
-    unchecked: Collection[str] = (),
+    mixed: Collection[str] | None = (),
     missing_values: Collection[str] = (),
 ) -> TableFile:
     """Read a table.
@@ -72,9 +87,9 @@ def read_table(
         path: Ends in .csv, .parquet or .npz, in any case of letters.
         texts: Columns of a .csv file that are text even if all their cells look like numbers.
         numbers: Columns of a .csv file in which every cell must be a number or missing.
-        unchecked: Columns of a .csv file that may mix numbers and texts. Any other column is
-            refused if half of its cells, or half of its different cells, look like numbers and
-            some are none.
+        mixed: Columns of a .csv file that may mix numbers and texts; None: all columns. Any other
+            column is refused if half of its cells, or half of its different cells, look like
+            numbers and some are none.
         missing_values: Texts that mean a missing value, in any column.
 
     Raises:
@@ -108,7 +123,7 @@ def read_table(
     columns, levels = {}, {}
     for name in names:
         column = table.column(name)
-        if suffix == ".csv" and name not in {*texts, *unchecked}:
+        if suffix == ".csv" and mixed is not None and name not in {*texts, *mixed}:
             column = plain_column(name, column, str(path), must_be_numbers=name in numbers)
         columns[name], declared = _to_array(column)
         if declared is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from oneway.checks import class_name
 from oneway.data.tables.cells import check_table, counted
 from oneway.data.tables.encoding import RecordEncoding, check_names
-from oneway.data.tables.files import read_table
+from oneway.data.tables.files import read_table_file
 from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
 
 
@@ -57,7 +57,7 @@ def load_records(
     table, and a range that covers the others would reveal something about them.
 
     Args:
-        path: A .csv, .parquet or .npz file: see :func:`oneway.data.tables.read_table`.
+        path: A .csv, .parquet or .npz file: see :func:`oneway.data.tables.read_table_file`.
         label: The column of classes, which is no input. None: the table has no label.
         categorical: Columns of numbers that stand for categories.
         drop: Columns that are no inputs of the model, such as names and identifiers.
@@ -65,7 +65,7 @@ def load_records(
             the encoding, or else the column's values, sorted.
         encoding: The encoding of the auxiliary table. None: this is the auxiliary table.
         missing_values: Texts that mean a missing value, such as ``"?"``, beyond those of
-            :func:`oneway.data.tables.read_table`.
+            :func:`oneway.data.tables.read_table_file`.
 
     Raises:
         InvalidOptionError: The file's name has another ending, or no column is left as input.
@@ -77,11 +77,11 @@ def load_records(
     path, where = Path(path), str(path)
     known_columns = encoding.columns if encoding else ()
     named = [*drop, *([] if label is None else [label])]
-    file = read_table(
+    file = read_table_file(
         path,
         texts=[c.name for c in known_columns if c.content == "texts"],
         numbers=[c.name for c in known_columns if c.kind == "numeric"],
-        unchecked=[*named, *categorical],
+        mixed=[*named, *categorical],
         missing_values=missing_values,
     )
     table = file.columns
