@@ -160,11 +160,13 @@ def refuse_graphs() -> None:
     Raises:
         InvalidOptionError: A graph is traced or exported, or the call is transformed.
     """
-    if torch._C._is_tracing():
-        what = "tracing (torch.jit.trace, torch.onnx.export)"
-    elif _is_exporting():
+    if _is_exporting():
         what = "exporting (torch.export, torch.onnx.export)"
-    elif not torch.compiler.is_dynamo_compiling() and torch._C._are_functorch_transforms_active():
+    elif torch.compiler.is_dynamo_compiling():
+        return  # what compiles can call a guard as it is
+    elif torch._C._is_tracing():
+        what = "tracing (torch.jit.trace, torch.onnx.export)"
+    elif torch._C._are_functorch_transforms_active():
         what = "a transform (torch.vmap, torch.func)"
     else:
         return

@@ -154,8 +154,9 @@ class GuardedClassifier(
         """Return what may help an estimator that raised, by the names and the shape of queries."""
         shape = np.shape(queries)
         if hasattr(queries, "columns") and hasattr(self, "feature_names_in_"):
-            unmatched = unmatched_columns(queries, self.feature_names_in_, self.feature_names_in_)
-            if unmatched:
+            names = [str(name) for name in self.feature_names_in_]
+            unmatched = unmatched_columns(queries, names, names)
+            if unmatched and not self._in_order(queries):
                 return f"{REMEDY} {unmatched}"
         features = getattr(self, "n_features_in_", None)
         if len(shape) == 2 and features and shape[1] != features:
@@ -184,14 +185,18 @@ class GuardedClassifier(
         columns = getattr(queries, "columns", None)
         if columns is None:
             return self._framed(queries, list(names))
-        for spelled in (
-            str,
-            lambda column: str(column).replace(" ", "_"),
-        ):  # LightGBM has no spaces
-            given = {spelled(column): column for column in columns}
+        ordered = self._in_order(queries)
+        return queries[ordered] if ordered else queries
+
+    def _in_order(self, frame: Any) -> list[Any] | None:
+        """Return a frame's columns in the order of the fit; None if they are not the same."""
+        columns, names = list(frame.columns), list(self.feature_names_in_)
+        # LightGBM knows no spaces.
+        for spelled in (columns, [str(column).replace(" ", "_") for column in columns]):
+            given = dict(zip(spelled, columns, strict=True))
             if len(given) == len(columns) and given.keys() == set(names):
-                return queries[[given[name] for name in names]]
-        return queries
+                return [given[name] for name in names]
+        return None
 
     def _framed(self, queries: Any, names: list[str]) -> Any:
         model = self.estimator_
@@ -232,7 +237,8 @@ class GuardedClassifier(
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        inner = load_extra("sklearn.utils", **NEEDED).get_tags(self.estimator)
-        tags.input_tags, tags.non_deterministic = inner.input_tags, inner.non_deterministic
-        tags.classifier_tags.multi_class = inner.classifier_tags.multi_class
+        if hasattr(self.estimator, "__sklearn_tags__"):  # not every classifier inherits them
+            inner = load_extra("sklearn.utils", **NEEDED).get_tags(self.estimator)
+            tags.input_tags, tags.non_deterministic = inner.input_tags, inner.non_deterministic
+            tags.classifier_tags.multi_class = inner.classifier_tags.multi_class
         return tags

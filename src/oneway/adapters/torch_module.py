@@ -1,7 +1,7 @@
 """A PyTorch classifier whose forward pass gives guarded probabilities."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields
 from typing import Any, NoReturn, Self
 
 import torch
@@ -146,7 +146,7 @@ def _scores_of(answer: Any) -> tuple[Any, Rebuild | None]:
     if isinstance(answer, Tensor):
         return answer, None
     kind: Any = type(answer)
-    if is_dataclass(kind):
+    if hasattr(kind, "__dataclass_fields__"):
         names = [field.name for field in fields(kind)]
         needed = {
             field.name
