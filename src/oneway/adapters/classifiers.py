@@ -83,28 +83,40 @@ def classes_of(model: Any) -> Array:
     return np.asarray(classes)
 
 
-def columns_of(predicted: Any, classes: Array, name: str) -> NDArray[np.int64]:
+def flat_labels(predicted: Any, name: str) -> Array:
+    """Return what ``predict`` gave for N queries as ``(N)`` labels.
+
+    Args:
+        predicted: ``(N)`` labels, or ``(N, 1)``, as CatBoost gives them of 3 classes or more.
+        name: What messages call the classifier.
+
+    Raises:
+        InvalidTensorError: There is not one label for each query.
+    """
+    labels = np.asarray(predicted)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    if labels.ndim == 1:
+        return labels
+    raise InvalidTensorError(
+        f"predict of {name} must give each query one label, but gave an array of shape "
+        f"{labels.shape}. Of a model with several labels for each query (multi-label), fit and "
+        "guard one classifier for each label."
+    )
+
+
+def columns_of(labels: Array, classes: Array, name: str) -> NDArray[np.int64]:
     """Return the column of the scores that each predicted label stands for.
 
     Args:
-        predicted: What ``predict`` gave for N queries: labels, as ``(N)`` or ``(N, 1)``.
+        labels: ``(N)`` labels of ``classes``, of the same type or as text; or their indices.
         classes: ``(K)`` labels, in the order of the scores.
         name: What messages call the classifier.
 
     Raises:
-        InvalidTensorError: ``predict`` gave something else.
+        InvalidTensorError: A label is no class.
     """
-    labels = np.asarray(predicted)
-    if labels.ndim == 2 and labels.shape[1] == 1:  # CatBoost, if there are 3 classes or more
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise InvalidTensorError(
-            f"predict of {name} must give each query one label, but gave an array of shape "
-            f"{labels.shape}. Of a model with several labels for each query (multi-label), fit "
-            "and guard one classifier for each label."
-        )
     given, known = labels.tolist(), classes.tolist()
-    # Some give labels in another type than that of classes_, or their indices.
     for spelled in (lambda label: label, str):
         columns = {spelled(label): column for column, label in enumerate(known)}
         if all(spelled(label) in columns for label in given):

@@ -5,7 +5,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from oneway.adapters.classifiers import classes_of, columns_of, require_probabilities
+from oneway.adapters.classifiers import (
+    classes_of,
+    columns_of,
+    flat_labels,
+    require_probabilities,
+)
 from oneway.adapters.function import as_numbers, copied, count_rows, unmatched_columns
 from oneway.adapters.guard import Array, Guard
 from oneway.contracts import Defense
@@ -135,8 +140,9 @@ class GuardedClassifier(
                 "sklearn.calibration.CalibratedClassifierCV, or guard a function that divides "
                 "each row by its sum, by oneway.adapters.GuardedFunction."
             )
-        labels = columns_of(self._ask("predict", named), self.classes_, name)
-        return self._guard(lift_labels(scores, labels), queries)
+        labels = flat_labels(self._ask("predict", named), name)
+        columns = columns_of(labels, self.classes_, name)
+        return self._guard(lift_labels(scores, columns), queries)
 
     def _ask(self, method: str, queries: Any) -> Any:
         rows = count_rows(queries)
@@ -224,16 +230,16 @@ class GuardedClassifier(
             logs: Array = np.log(self.predict_proba(X))
         return logs
 
-    def predict(self, X: Any) -> Any:  # noqa: N803  scikit-learn's name
-        """Return the labels that the estimator's own ``predict`` gives, in its shape and type.
+    def predict(self, X: Any) -> Array:  # noqa: N803  scikit-learn's name
+        """Return the ``(N)`` labels that the estimator's own ``predict`` gives.
 
         Raises:
             sklearn.exceptions.NotFittedError: :meth:`fit` was not called.
-            InvalidTensorError: The classifier refused ``X``.
+            InvalidTensorError: The classifier refused ``X``, or gave several labels for a query.
             TargetFailedError: The classifier failed. Its text is left out.
         """
         _validation.check_is_fitted(self)
-        return self._ask("predict", self._named(X))
+        return flat_labels(self._ask("predict", self._named(X)), type(self.estimator_).__name__)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

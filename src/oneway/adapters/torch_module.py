@@ -1,6 +1,6 @@
 """A PyTorch classifier whose forward pass gives guarded probabilities."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, NoReturn, Self
 
@@ -14,9 +14,6 @@ from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import Outputs, logits_from_confidences
 from oneway.targets.failure import REMEDY, ask
-
-Rebuild = Callable[[Tensor], Any]
-"""Guarded scores to an answer of the model's form."""
 
 
 class GuardedModule(nn.Module):
@@ -41,8 +38,8 @@ class GuardedModule(nn.Module):
 
         Args:
             model: N queries to ``(N, K)`` scores: a tensor, alone or as the only entry of a
-                list, tuple or dict; or an object or a dict whose ``logits`` is this tensor. Gets
-                copies of the queries.
+                list, tuple or dict; or an object whose field ``logits`` holds this tensor, as of
+                transformers. Gets copies of the queries.
             defense: Changes the scores. Its networks stay where they are: put them on the model's
                 device first.
             outputs: What the scores are; never guessed.
@@ -89,9 +86,9 @@ class GuardedModule(nn.Module):
 
         Returns:
             ``(N, K)`` probabilities, of the type and on the device of the model's scores, without
-            gradient. If the model answers with anything but a tensor, the same form with this
-            entry alone: loss, hidden states and attentions are dropped. Scores in such a form that
-            are declared logits stay logits, for code that applies softmax: their softmax is the
+            gradient. If the model answers with an object, another one of its class, with
+            ``logits`` alone: loss, hidden states and attentions are dropped. If its scores are
+            declared logits they stay logits, for code that applies softmax: their softmax is the
             release, and their maximum is 0.
 
         Raises:
@@ -116,12 +113,12 @@ class GuardedModule(nn.Module):
             lambda: self._answer(args, kwargs),
             lambda: _remedy(self.model, args, kwargs),
         )
-        scores, rebuild = _scores_of(answer)
+        scores, kind = _scores_of(answer)
         check_rows(scores, rows, "the model", Tensor)
         released = self.guard(scores, queries)
-        if rebuild is None:
+        if kind is None:
             return released
-        return rebuild(_as_logits(released) if self.guard.outputs == "logits" else released)
+        return kind(logits=_as_logits(released) if self.guard.outputs == "logits" else released)
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -135,18 +132,16 @@ class GuardedModule(nn.Module):
         return self.model(*_cast(args, kind), **_cast(kwargs, kind))
 
 
-def _scores_of(answer: Any) -> tuple[Any, Rebuild | None]:
-    """Return the scores in a model's answer, and how to put guarded ones into its form.
-
-    Other entries, such as hidden states and attentions, are dropped.
+def _scores_of(answer: Any) -> tuple[Any, type | None]:
+    """Return the scores in a model's answer, and the class of the object that held them.
 
     Raises:
         InvalidTensorError: It is not clear which entry holds the scores.
     """
+    kind = type(answer)
     if isinstance(answer, Tensor):
         return answer, None
-    kind: Any = type(answer)
-    if hasattr(kind, "__dataclass_fields__"):
+    if hasattr(kind, "__dataclass_fields__"):  # output objects of transformers, which are dicts too
         names = [field.name for field in fields(kind)]
         needed = {
             field.name
@@ -154,23 +149,22 @@ def _scores_of(answer: Any) -> tuple[Any, Rebuild | None]:
             if field.init and field.default is MISSING and field.default_factory is MISSING
         }
         if "logits" in names and needed <= {"logits"}:
-            return answer.logits, lambda guarded: kind(logits=guarded)
+            return answer.logits, kind
         got = f"with the fields {', '.join(names)}"
     elif isinstance(answer, Mapping):
-        name = "logits" if "logits" in answer else next(iter(answer), None)
-        if name == "logits" or len(answer) == 1:
-            return answer[name], lambda guarded: {name: guarded}
+        if len(answer) == 1:
+            return next(iter(answer.values())), None
         got = f"with the keys {', '.join(map(str, answer)) or 'none'}"
     elif isinstance(answer, list | tuple):
-        if kind in (list, tuple) and len(answer) == 1:
-            return answer[0], lambda guarded: kind([guarded])
+        if len(answer) == 1:
+            return answer[0], None
         names = list(getattr(answer, "_fields", ()))
         got = f"with the fields {', '.join(names)}" if names else f"of {len(answer)}"
     else:
         got = "in place of a tensor"
     raise InvalidTensorError(
         "the model must answer with one tensor of scores, alone or as the only entry of a list, "
-        "a tuple or a dict, or with an object or a dict whose `logits` are the scores, but gave "
+        "a tuple or a dict, or with an object whose field `logits` holds the scores, but gave "
         f"{kind.__name__} {got}. Wrap it so that it returns its scores alone: other outputs would "
         "leave unguarded."
     )
