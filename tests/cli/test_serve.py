@@ -190,7 +190,7 @@ REFUSED = {
     ),
     "another shape": (
         ["serve", "served_flowers:broken", "--outputs", "logits", "--input-shape", "4", *ROUNDING],
-        "takes the images' shape",
+        "takes queries of this shape",
     ),
     "no outputs said": (
         ["serve", "served_flowers:build", "--input-shape", "4", *ROUNDING],
