@@ -11,7 +11,7 @@ from typing import Any, ClassVar, dataclass_transform, final
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_generator, check_images, check_logits
+from oneway.checks import check_generator, check_images, check_logits, check_logits_to_fit
 from oneway.contracts import TrainingData
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
@@ -270,10 +270,15 @@ class DefenseWithState(BaseDefense):
 
         Raises:
             InvalidOptionError: An option is outside its range, or data is missing.
-            InvalidTensorError: The data has the wrong type, shape or content.
+            InvalidTensorError: The data has the wrong type, shape or content, or its logits are
+                probabilities.
         """
         report = on_epoch if on_epoch is not None else _ignore_progress
         settings = cls.training(**options)
+        for name in ("auxiliary_logits", "calibration_logits"):
+            logits = getattr(training_data, name)
+            if logits is not None:
+                check_logits_to_fit(logits, name)
         state, facts = cls.fit_state(training_data, settings, generator=generator, report=report)
         return state.eval(), facts
 

@@ -18,7 +18,7 @@ from oneway.openinference.messages import (
     read_queries,
     wants_binary,
 )
-from oneway.openinference.tensors import tensor_message
+from oneway.openinference.tensors import MOST_ROWS, tensor_message
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, json_response
@@ -58,7 +58,7 @@ class _ModelServer(GuardedServer[Tensor, _ModelRequest]):
             platform="oneway",
             inputs=[_floats(settings.input_name, *model.input_shape)],
             outputs=[_floats(settings.output_name, model.classes or 0)],
-            parameters=dict(self.parameters),
+            parameters={**self.parameters, MOST_ROWS: settings.max_request_rows},
         )
         path = f"/v2/models/{settings.model_name}"
         paths = path, f"{path}/versions/{settings.model_version}"
