@@ -110,9 +110,6 @@ class ErrorMessage(_Message):
     """Why there is no answer."""
 
     error: str
-    max_request_rows: int | None = Field(
-        default=None, description="Most queries of a request, if this one had more."
-    )
 
 
 def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, bytes]:

@@ -25,11 +25,14 @@ FLOATS: dict[str, np.dtype[Any]] = {
 
 
 MOST_ROWS = "max_request_rows"
-"""Where oneway's own server states the most queries of a request: a parameter of its metadata, and
-a field of the error for a request with more."""
+"""Parameter of a model's metadata in which oneway's own server states the most queries of a
+request."""
+
+MOST_ROWS_HEADER = "oneway-max-request-rows"
+"""HTTP header in which that server states the same, if it refuses a request with more."""
 
 REFUSED_HEADER = "oneway-refused"
-"""HTTP header of the errors of oneway's own server, whose texts hold no value of a query."""
+"""HTTP header of that server's errors, whose texts hold no value of a query."""
 
 
 class MessageError(Exception):

@@ -318,10 +318,13 @@ class GuardedScores(Guarded[Scored]):
         """
         probe = probes[0]
         self.classes = probe.scores.shape[1]
-        clean = self._checked_logits(probe)
-        for other_probe in probes[1:]:
-            self._checked_logits(other_probe)
-        other = self._logits_of(again)
+        try:
+            clean, *_ = [self._checked_logits(each) for each in probes]
+            other = self._logits_of(again)
+        except InvalidTensorError as error:
+            raise TargetFailedError(
+                f"the server to guard does not answer a probe as it must: {error}"
+            ) from None
         if self.guard.name != "none" and (
             other.shape != clean.shape
             or bool(((release(other) - release(clean)).abs() > REPEAT_TOLERANCE).any())

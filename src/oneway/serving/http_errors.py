@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from oneway.openinference.tensors import MOST_ROWS, REFUSED_HEADER, MessageError
+from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER, MessageError
 
 
 class RefusedError(Exception):
@@ -69,7 +69,9 @@ def error_response(error: RefusedError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.closing:
         headers["Connection"] = "close"
-    return json_response({"error": error.text, MOST_ROWS: error.most_rows}, error.status, headers)
+    if error.most_rows is not None:
+        headers[MOST_ROWS_HEADER] = str(error.most_rows)
+    return json_response({"error": error.text}, error.status, headers)
 
 
 async def on_error(request: Request, error: Exception) -> Response:

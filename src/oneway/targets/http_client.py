@@ -14,7 +14,7 @@ from typing import Any
 from oneway.checks import check_above, check_count
 from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.extras import load_extra
-from oneway.openinference.tensors import MOST_ROWS, REFUSED_HEADER
+from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER
 
 TOKEN_VARIABLE = "ONEWAY_TOKEN"  # noqa: S105  its name, not its value
 
@@ -184,19 +184,19 @@ class HttpClient:
 
     def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> TargetFailedError:
         """Return the error for a refusal, in the server's own words where it is oneway's."""
-        said, most_rows = None, None
+        words = ""
         if REFUSED_HEADER in headers:
             with suppress(ValueError, RecursionError):
                 message = json.loads(body)
-                if isinstance(message, dict):
-                    said, most_rows = message.get("error"), message.get(MOST_ROWS)
-        words = f": {said}" if isinstance(said, str) else ""
+                if isinstance(message, dict) and isinstance(message.get("error"), str):
+                    words = f": {message['error']}"
         text = f"{self.name} failed: it answered with status {status}{words}. {_remedy(status)}."
-        has_limit = type(most_rows) is int and most_rows > 0
+        limit = headers.get(MOST_ROWS_HEADER, "")
+        has_limit = re.fullmatch("[1-9][0-9]{0,8}", limit) is not None
         if status != 413 and not has_limit:
             return TargetFailedError(text)
         too_large = RequestTooLargeError(text)
-        too_large.most_rows = most_rows if has_limit else None
+        too_large.most_rows = int(limit) if has_limit else None
         return too_large
 
     def _parse(self, body: bytes) -> Any:

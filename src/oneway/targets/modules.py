@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from oneway.checks import FLOATING, name_of
@@ -25,9 +24,8 @@ def check_module(module: object, name: str) -> None:
         name: What the message calls it.
 
     Raises:
-        InvalidOptionError: It is no ``torch.nn.Module``, or a class of them; it has weights
-            without values (on the meta device, or of lazy layers); or it takes several inputs, or
-            token ids.
+        InvalidOptionError: It is no ``torch.nn.Module``, or a class of them; it has lazy layers
+            that have seen no input; or it takes several inputs, or token ids.
     """
     if not isinstance(module, nn.Module):
         got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
@@ -35,11 +33,10 @@ def check_module(module: object, name: str) -> None:
             f"{name} must be an instance of torch.nn.Module, but is {got}. Wrap a function of "
             "NumPy arrays in CallableTarget or, for logits, ScoredCallableTarget."
         )
-    weights = [*module.parameters(), *module.buffers()]
-    if any(torch.nn.parameter.is_lazy(weight) or weight.is_meta for weight in weights):
+    if any(nn.parameter.is_lazy(weight) for weight in (*module.parameters(), *module.buffers())):
         raise InvalidOptionError(
-            f"{name} has weights without values: they are on the device meta, or of lazy layers "
-            "that have seen no input. Load the weights first."
+            f"{name} has lazy layers whose weights do not exist before the first input. Ask the "
+            "module once, or load its weights."
         )
     if getattr(module, "main_input_name", None) == "input_ids":
         raise InvalidOptionError(
@@ -115,7 +112,8 @@ def scores_in(answer: Any, rows: int, outputs: Outputs, name: str) -> Tensor:
             )
         return logits
     if is_mapping or (isinstance(answer, Sequence) and not isinstance(answer, str)):
-        members = dict(answer.items() if is_mapping else enumerate(answer))
+        names = getattr(answer, "_fields", range(len(answer)))  # those of a named tuple
+        members = dict(answer.items() if is_mapping else zip(names, answer, strict=True))
         tensors = {key: member for key, member in members.items() if isinstance(member, Tensor)}
         if len(members) == len(tensors) == 1:
             return next(iter(tensors.values()))

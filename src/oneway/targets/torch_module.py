@@ -43,7 +43,7 @@ class TorchTarget:
                 module's ``config.id2label``, if it has any.
 
         Raises:
-            InvalidOptionError: ``module`` is no module, has no weights yet, or takes more than
+            InvalidOptionError: ``module`` is no module, has lazy layers, or takes more than
                 images; ``outputs`` is neither of the two; ``batch_size`` is below 1; or
                 ``class_names`` are no names.
         """
@@ -87,7 +87,7 @@ class TorchTarget:
 
         Raises:
             InvalidTensorError: The images, or the module's scores, cannot be used.
-            InvalidOptionError: The module was put back in training mode.
+            InvalidOptionError: The module was put back in training mode, or is on the device meta.
             TargetFailedError: The module raised.
         """
         self._check_ready(images)
@@ -110,6 +110,11 @@ class TorchTarget:
             raise InvalidOptionError(
                 "the module is in training mode, so that its answers depend on the batch. "
                 "Call `module.eval()`."
+            )
+        if self.device.type == "meta":
+            raise InvalidOptionError(
+                f"{self._rules.name} is on the device meta, so that its weights have no values. "
+                "Load them, and choose the device cpu or cuda."
             )
 
     def _logits(self, images: Tensor) -> Tensor:
