@@ -245,8 +245,16 @@ def clean_logits_of(scores: Tensor, outputs: Outputs, name: str = "scores") -> T
         InvalidTensorError: The scores are not as above.
     """
     if outputs == "confidences":
-        return logits_from_confidences(scores)
-    check_logits(scores, name)
+        check_confidences(scores, name)
+    else:
+        check_logits(scores, name)
+    return logits_of_checked(scores, outputs)
+
+
+def logits_of_checked(scores: Tensor, outputs: Outputs) -> Tensor:
+    """Do what :func:`clean_logits_of` does, for scores that the caller has checked."""
+    if outputs == "confidences":
+        return _log_probabilities(scores)
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
@@ -370,6 +378,10 @@ def logits_from_confidences(confidences: Tensor) -> Tensor:
         InvalidTensorError: ``confidences`` are not probabilities.
     """
     check_confidences(confidences)
+    return _log_probabilities(confidences)
+
+
+def _log_probabilities(confidences: Tensor) -> Tensor:
     limits = torch.finfo(confidences.dtype)
     probabilities = confidences.double()
     probabilities = probabilities / probabilities.sum(-1, keepdim=True)

@@ -497,7 +497,7 @@ def test_requests_that_are_too_large_are_asked_again_in_parts():
         assert len(endpoint.posts) == 1
 
 
-def test_a_limit_in_the_metadata_is_kept(v2):
+def test_a_limit_in_the_metadata_is_kept():
     class Limited(OpenInferenceServer):
         def __call__(self, asked):
             answer = super().__call__(asked)

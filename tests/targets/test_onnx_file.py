@@ -154,7 +154,7 @@ def test_dictionaries_of_probabilities_are_read_by_class(options, tmp_path):
         assert torch.equal(target(rows), rows[:, order])
     names = ("cat", "dog", "fox")
     assert opened(tmp_path / "m.onnx", outputs="confidences", class_names=names) is not None
-    with pytest.raises(InvalidOptionError, match="has the classes cat, dog, fox.* fox, cat, dog"):
+    with pytest.raises(InvalidOptionError, match=r"has the classes cat, dog, fox.* fox, cat, dog"):
         opened(tmp_path / "m.onnx", outputs="confidences", class_names=("fox", "cat", "dog"))
 
 

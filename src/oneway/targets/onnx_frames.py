@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidTensorError
-from oneway.releases import Outputs, clean_logits_of, release
+from oneway.releases import Outputs, logits_of_checked, release
 from oneway.targets.answers import AnswerRules, Array, to_array, to_float32
 from oneway.targets.failure import failed
 from oneway.targets.onnx_scores import FLOATS, ScoreOutput, runtime_errors
@@ -125,7 +125,7 @@ class OnnxFrameTarget:
         return to_float32(scores) if self.outputs == "confidences" else release(scores)
 
     def _logits(self, columns: Mapping[str, Array]) -> Tensor:
-        return clean_logits_of(self._answers(columns), self.outputs).double()
+        return logits_of_checked(self._answers(columns), self.outputs).double()
 
     def _answers(self, columns: Mapping[str, Array]) -> Tensor:
         """Return the checked scores of all rows, batch by batch."""

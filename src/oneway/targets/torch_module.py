@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidOptionError, OnewayError
-from oneway.releases import Outputs, check_outputs, clean_logits_of, release
+from oneway.releases import Outputs, check_outputs, logits_of_checked, release
 from oneway.targets.answers import AnswerRules
 from oneway.targets.failure import failed
 from oneway.targets.modules import check_module, named_in_config, scores_in
@@ -128,7 +128,7 @@ class TorchTarget:
         scores = scores_in(answer, len(images), self.outputs, self._rules.name)
         self._rules.check(scores, len(images))
         # A copy again: a module may answer the next batch in the same memory.
-        return clean_logits_of(scores.to(images.device, copy=True), self.outputs)
+        return logits_of_checked(scores.to(images.device, copy=True), self.outputs)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return ``(N, K)`` float32 confidences: the answers of an undefended API."""
