@@ -373,7 +373,12 @@ class Source:
         from oneway.targets import open_target, target_kind
 
         targets = [
-            open_target(place, device=self.device, batch_size=self.batch_size, **options)
+            open_target(
+                place,
+                device=self.device,
+                batch_size=self.batch_size,
+                **{"class_names": self.class_names, **options},
+            )
             for place, options in self.models
         ]
         are_tables = [path.suffix.lower() in TABLES for path in self.paths]

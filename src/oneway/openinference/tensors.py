@@ -194,7 +194,7 @@ def read_by_label(scores: Any, labels: Any, class_names: Sequence[str]) -> NDArr
             f"must answer each query with one score for each of the {len(wanted)} classes "
             f"({', '.join(class_names)}), but {len(wrong)} of {len(named)} rows have other labels, "
             f"or too few: {min(wrong)} at least. Ask the server for the scores of all classes, "
-            "not of the top k, and give class_names as the server spells them."
+            "not of the top k, and spell class_names (--classes) as the server does."
         )
     places = [{label: at for at, label in enumerate(row)} for row in named]
     return read_numbers(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import LooksLikeProbabilities, check_count
+from oneway.checks import LooksLikeProbabilities, check_count, check_logits
 from oneway.contracts import ScoredTarget, Target
 from oneway.defenses import ServableDefense
 from oneway.errors import (
@@ -30,6 +30,7 @@ from oneway.releases import (
     guarded_release,
     logits_from_confidences,
     release,
+    release_checked,
 )
 from oneway.serving.http_errors import RefusedError, no_release, upstream_failed
 from oneway.targets.answers import DECLARE_CONFIDENCES
@@ -111,8 +112,8 @@ class Guarded(ABC, Generic[Q]):
     def _release(
         self, clean: Tensor, queries: Tensor | None, batch_size: int | None = None
     ) -> Released:
-        """Return the release of ``(N, K)`` clean logits."""
-        answer = guarded_release(
+        """Return the release of ``(N, K)`` clean logits, which are checked."""
+        answer = release_checked(
             self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
         )
         return answer.confidences.cpu().numpy()
@@ -222,11 +223,12 @@ class GuardedHere(Guarded[Q]):
         return self._take(queries, [*range(count), *[count - 1] * surplus])
 
     def _asked(self, queries: Q) -> Tensor:
-        """Return the clean logits of all queries, asked in parts of ``batch_size``."""
+        """Return the checked logits of all queries, asked in parts of ``batch_size``."""
         count = len(queries)
         starts = range(0, count, self.batch_size)
         parts = [range(start, min(start + self.batch_size, count)) for start in starts]
         logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
+        check_logits(logits, "the logits of the model")
         self._watch.check(logits)
         return logits
 

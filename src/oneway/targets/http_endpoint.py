@@ -139,7 +139,7 @@ def _labels(
     if options.keys is None or class_names is None:
         raise InvalidOptionError(
             "label_key names the classes of scores in plain JSON: it needs request_key, "
-            "response_key and class_names, too. Give class_names as the server spells them."
+            "response_key and class_names (--classes), too. Spell the classes as the server does."
         )
     return _Labels(KeyPath.parse(label_key), class_names)
 
