@@ -22,6 +22,7 @@ from oneway.cli.common import (
     command,
     command_line,
     parse_options,
+    parse_pairs,
     print_lines,
     progress,
 )
@@ -380,7 +381,12 @@ class Source:
         from oneway.targets import open_target, target_kind
 
         targets = [
-            open_target(place, device=self.device, batch_size=self.batch_size, **options)
+            open_target(
+                place,
+                device=self.device,
+                batch_size=self.batch_size,
+                **{"class_names": self.class_names, **options},
+            )
             for place, options in self.models
         ]
         are_tables = [path.suffix.lower() in TABLES for path in self.paths]
@@ -525,7 +531,8 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
 
 def model_options(given: list[str] | None, flag: str) -> dict[str, Any]:
     """Return a model's options, ``NAME=VALUE``, its keys as text: ``0`` is a place in a list."""
+    texts = parse_pairs(given, flag)
     return {
-        name: str(value) if name.endswith("_key") else value
+        name: texts[name] if name.endswith("_key") and not isinstance(value, str) else value
         for name, value in parse_options(given, flag).items()
     }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_level, check_logits
+from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.contracts import Defense
 from oneway.defenses.codebook.measures import (
     LEVEL,
@@ -226,7 +226,6 @@ def certify_release(
             "only a deterministic release of scores alone has cells to certify, but "
             f"{type(defense).__name__} is random or looks at the query."
         )
-    check_logits(logits)
     released = guarded_release(defense, logits, dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     return _certificate(cells, released, logits, queries, True, generator, level)
@@ -242,6 +241,7 @@ def _certificate(
     level: float,
 ) -> Certificate:
     """Return the figures that follow from cells and released probabilities."""
+    check_logits_to_fit(logits)
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
