@@ -25,6 +25,7 @@ from oneway.cli.common import (
     print_lines,
     progress,
 )
+from oneway.cli.paths import Reads, Writes
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ Model = Annotated[
         help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
         ".joblib file, or an address (Open Inference Protocol v2, or plain JSON)."
     ),
+    Reads(),
 ]
 Auxiliary = Annotated[
     Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
@@ -51,7 +53,9 @@ Auxiliary = Annotated[
 Test = Annotated[Path, typer.Option(help="Queries that attacks are graded on, same formats.")]
 AuditedDefense = Annotated[str, typer.Option(help="Registered defense to audit.")]
 Guarded = Annotated[
-    str | None, typer.Option(help="Model that gives defended answers instead, like MODEL.")
+    str | None,
+    typer.Option(help="Model that gives defended answers instead, like MODEL."),
+    Reads(),
 ]
 GuardedOutputs = Annotated[
     Literal["logits", "confidences"], typer.Option(help="Output of the guarded model.")
@@ -80,7 +84,11 @@ Controls = Annotated[bool, typer.Option(help="Run the controls, which vouch for 
 RequireGap = Annotated[
     float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the report.")]
+Out = Annotated[
+    Path,
+    typer.Option(help="Folder for the report."),
+    Writes(("audit.json", "queries.parquet", "pictures.npz", "figure.png", "report.html")),
+]
 FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
 
@@ -213,8 +221,8 @@ def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> N
     """Write the record, every query, and for images the pictures; and the page last."""
     import json
 
-    from oneway.evaluation import write_pictures, write_queries
-    from oneway.files import atomic_file
+    from oneway.evaluation import write_queries
+    from oneway.files import atomic_file, write_npz
     from oneway.report import draw_reconstructions
     from oneway.report.page import audit_page, write_page
 
@@ -227,7 +235,7 @@ def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> N
     for name in ("pictures.npz", "figure.png"):
         (out / name).unlink(missing_ok=True)
     if pictures:
-        write_pictures(out / "pictures.npz", pictures)
+        write_npz(out / "pictures.npz", pictures)
         rows = _figure_rows(record.examples, pictures)
         draw_reconstructions(rows, out / "figure.png", "What the scores give away")
     write_page(out / "report.html", audit_page(record, pictures))

@@ -85,8 +85,7 @@ class _Walk:
             suffixes = ", ".join(sorted(self.unknown)[:MOST_SUFFIXES])
             kinds.append(f"{self.unknown.total()} of no known image type ({suffixes})")
         out = self.left_out.total() + self.unknown.total()
-        verb = "is" if out == 1 else "are"
-        return [f"{out} of {count + out} files {verb} left out: {', '.join(kinds)}."]
+        return [f"{out} of {count + out} files {_are(out)} left out: {', '.join(kinds)}."]
 
     def below(self, folder: Path, above: tuple[Path, ...]) -> list[Path]:
         """Return the image files below a folder, unless it holds none of its own.
@@ -182,28 +181,30 @@ def look_at_images(paths: Sequence[Path], channels: int | None) -> tuple[int, tu
     gray = sum(header.gray for header in headers)
     if channels is None:
         channels = 1 if gray == len(headers) else 3
-    of = f"of {len(headers)} images"
-    converted = gray if channels == 3 else len(headers) - gray
-    counts: list[tuple[int, str]] = [
-        (converted, "gray, and read in color" if channels == 3 else "in color, and read in gray"),
-        (_count(headers, lambda header: header.alpha), "transparent in parts: alpha is dropped"),
-        (
-            _count(headers, lambda header: header.turned),
-            "marked as turned by EXIF: their pixels are read as stored, and not turned",
+    notes = (
+        _count(headers, lambda header: channels == 3 and header.gray, "gray, and read in color"),
+        _count(
+            headers, lambda header: channels == 1 and not header.gray, "in color, and read in gray"
         ),
-        (
-            _count(headers, lambda header: header.views > 1),
-            "photos with more views (MPO), of which the first is read",
+        _count(headers, lambda header: header.alpha, "transparent in parts: alpha is dropped"),
+        _count(
+            headers, lambda header: header.turned, "marked as turned by EXIF, and read as stored"
         ),
-    ]
-    notes = [
-        f"{count} {of} {'is' if count == 1 else 'are'} {what}." for count, what in counts if count
-    ]
-    return channels, tuple(notes)
+        _count(headers, lambda header: header.views > 1, "of several views, and read as the first"),
+    )
+    return channels, tuple(note for note in notes if note)
 
 
-def _count(headers: Sequence[ImageHeader], is_such: Callable[[ImageHeader], bool]) -> int:
-    return sum(map(is_such, headers))
+def _count(
+    headers: Sequence[ImageHeader], is_such: Callable[[ImageHeader], bool], what: str
+) -> str:
+    """Return the sentence that says how many images are such; "" if none are."""
+    count = sum(map(is_such, headers))
+    return f"{count} of {len(headers)} images {_are(count)} {what}." * bool(count)
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _visible(folder: Path) -> list[Path]:
