@@ -191,6 +191,7 @@ def test_an_auxiliary_set_is_without_the_people_of_the_private_one(tmp_path):
     dataset = load_dataset("npz", tmp_path, path="faces.npz", labelled=False)
     assert np.array_equal(dataset.images, images[[0, 2]])
     assert np.array_equal(dataset.labels, [0, 0])
+    assert dataset.notes == ("2 of 4 images are not marked as disjoint, and left out.",)
     assert dataset.num_classes == 1
 
 

@@ -99,7 +99,8 @@ class AuditTarget:
             raise InvalidOptionError(
                 "either a defense or a guarded endpoint is audited, but both were given."
             )
-        check_disjoint({"auxiliary": self.auxiliary, "test": self.test})
+        splits = {"auxiliary": self.auxiliary, "test": self.test}
+        check_disjoint(splits, "rows" if self.columns else "images")
 
     def model_fingerprint(self) -> str | None:
         """Return the SHA-256 of the model's file or weights; None where neither is at hand."""

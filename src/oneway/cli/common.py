@@ -435,7 +435,7 @@ def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
     for name, value in parse_pairs(pairs, flag).items():
         try:
             options[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             options[name] = value
     return options
 

@@ -122,8 +122,8 @@ def _refuse_unwritable(flag: str, path: Path, *, folder: bool) -> None:
     if path.exists() and not (path.is_dir() if folder else path.is_file()):
         raise InvalidOptionError(f"{flag} must be {kind}, but {path} is something else.")
     made_in = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if made_in.is_file() and made_in != path:
-        raise InvalidOptionError(f"{flag} must lie in a folder, but {made_in} is a file.")
+    if made_in != path and not made_in.is_dir():
+        raise InvalidOptionError(f"{flag} must lie in a folder, but {made_in} is none.")
     into = made_in if made_in.is_dir() else made_in.absolute().parent
     if not os.access(into, os.W_OK | os.X_OK):
         raise InvalidOptionError(f"{flag} must be writable, but nothing can be written to {into}.")

@@ -194,14 +194,15 @@ def image_hashes(images: NDArray[np.generic]) -> NDArray[np.str_]:
     return np.array([hashlib.sha256(row.tobytes()).hexdigest() for row in images])
 
 
-def check_disjoint(splits: Mapping[str, Tensor]) -> None:
-    """Refuse splits that share an image.
+def check_disjoint(splits: Mapping[str, Tensor], rows: str = "images") -> None:
+    """Refuse splits that share a query.
 
     Args:
-        splits: ``(N, ...)`` images by the name of their split.
+        splits: ``(N, ...)`` queries by the name of their split.
+        rows: What the message calls queries: "images", or "rows" of tables.
 
     Raises:
-        OverlappingSplitsError: Two splits share images; the message says which and how many.
+        OverlappingSplitsError: Two splits share queries; the message says which and how many.
     """
     seen: dict[str, set[str]] = {
         name: set(image_hashes(images.cpu().numpy())) for name, images in splits.items()
@@ -212,6 +213,6 @@ def check_disjoint(splits: Mapping[str, Tensor]) -> None:
             shared = len(seen[name] & seen[other])
             if shared:
                 raise OverlappingSplitsError(
-                    f"the {name} and {other} splits share {shared} images (by SHA-256), so an "
+                    f"the {name} and {other} splits share {shared} {rows} (by SHA-256), so an "
                     "attack would be graded on what it was trained on. Remove them from one."
                 )
