@@ -16,7 +16,8 @@ from oneway.audit.model_audit import AuditOutcome, ModelAudit
 from oneway.audit.plan import AuditPlan
 from oneway.audit.record import AuditRecord
 from oneway.audit.settings import AuditSettings
-from oneway.audit.suspicions import SEEDS
+from oneway.audit.suspicions import SEEDS, unexplained_flags
+from oneway.audit.understanding import Understanding, understand
 
 __all__ = [
     "CONTROLS",
@@ -30,10 +31,13 @@ __all__ = [
     "ControlResult",
     "MakeControl",
     "ModelAudit",
+    "Understanding",
     "audit_on_ray",
     "controls_for",
     "failed_controls",
     "judge_control",
     "planted_errors",
     "planted_positions",
+    "understand",
+    "unexplained_flags",
 ]
