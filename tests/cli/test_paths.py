@@ -58,6 +58,7 @@ def test_an_output_that_is_an_input_is_refused_by_any_of_its_names(there, name):
             with pytest.raises(InvalidOptionError, match=f"--json would overwrite .*{flag} reads"):
                 check(json_out=Path("file"), **given)
     check(json_out=Path("other"), images=Path(name), model=name)
+    check(json_out=Path("other"), model="https://example.org/" + "deep" * 99)
 
 
 def test_an_input_in_the_folder_of_the_output_is_refused_if_it_has_a_written_name(there):
@@ -113,7 +114,7 @@ def commands():
 
 
 OUTPUTS = {"out", "figure", "json_out", "page"}
-INPUTS = {"model", "guarded", "what", "data_path"}
+INPUTS = {"classes", "model", "guarded", "what", "data_path"}
 """Parameters that are text, and may name a file."""
 
 

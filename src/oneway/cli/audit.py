@@ -25,7 +25,7 @@ from oneway.cli.common import (
     print_lines,
     progress,
 )
-from oneway.cli.paths import Reads, Writes
+from oneway.cli.paths import Reads, Writes, existing_file
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ Classes = Annotated[
         help="Names of the model's classes in the order of its scores: cat,dog,fox, or a file "
         "with one name on each line. [the model's own]"
     ),
+    Reads(),
 ]
 Categorical = Annotated[
     list[str] | None, typer.Option(help="Column of a table that holds codes; repeatable.")
@@ -313,8 +314,8 @@ def parse_classes(classes: str | None) -> tuple[str, ...] | None:
     """
     if classes is None:
         return None
-    path = Path(classes)
-    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else classes.split(",")
+    path = existing_file(classes)
+    text = classes.split(",") if path is None else path.read_text(encoding="utf-8").splitlines()
     names = tuple(name.strip() for name in text)
     if not all(names) or len(set(names)) != len(names):
         raise InvalidOptionError(
@@ -491,8 +492,8 @@ def _file_hash(place: str) -> str | None:
     """Return the SHA-256 of a model's file; None if the model is no file."""
     import hashlib
 
-    path = Path(place)
-    if not path.is_file():
+    path = existing_file(place)
+    if path is None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

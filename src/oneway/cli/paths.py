@@ -75,6 +75,14 @@ def refuse_overwriting(command: Callable[..., None], given: Mapping[str, Any]) -
                 )
 
 
+def existing_file(text: str) -> Path | None:
+    """Return the file that a text names; None if the text names none, or is no path at all."""
+    try:
+        return Path(text) if Path(text).is_file() else None
+    except OSError:  # the text is longer than any name
+        return None
+
+
 def _marked(
     command: Callable[..., None], given: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, object]]:
@@ -86,6 +94,13 @@ def _marked(
         marks = [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, MARKS)]
         if marks or any(isinstance(each, Path) for each in _several(value)):
             yield name, value, marks[0] if marks else Reads()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 MARKS = (Reads, Writes, Shares)
@@ -131,13 +146,13 @@ def _refuse_unwritable(flag: str, path: Path, *, folder: bool) -> None:
 
 def _is_same(path: Path, other: Path) -> bool:
     """Say whether two paths are one file, by links of either kind, too."""
-    if path.exists() and other.exists():
+    if _exists(path) and _exists(other):
         return path.samefile(other)
     return path.resolve() == other.resolve()
 
 
 def _is_inside(path: Path, folder: Path, files: str) -> bool:
     """Say whether a path is one of the files that are read from a folder."""
-    if not folder.is_dir():
+    if not (_exists(folder) and folder.is_dir()):
         return False
     return path.resolve().is_relative_to(folder.resolve()) and fnmatch.fnmatch(path.name, files)
