@@ -104,13 +104,15 @@ def test_a_file_cut_short_anywhere_is_read_as_it_was_or_refused(writers, tmp_pat
 
 
 def test_a_header_that_claims_what_no_memory_holds_is_refused(tmp_path):
-    for shape in ((10**12,), (2**40, 2**20), (10**12, 1, 0, 7)):
+    for shape, text in (
+        ((10**14,), "holds, or claims to hold, more numbers than memory"),  # no address space
+        ((10**12,), r"(holds, or claims|is not an \.npy)"),
+        ((2**40, 2**30), r"(holds, or claims|is not an \.npy)"),  # more than 64 bits count
+    ):
         with (tmp_path / "huge.npy").open("wb") as file:
             header = {"descr": "<f8", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-        if 0 in shape:
-            continue
-        with pytest.raises(OnewayError, match=r"huge\.npy (holds, or claims|is not an)"):
+        with pytest.raises(OnewayError, match=rf"huge\.npy {text}"):
             read_npz(tmp_path / "huge.npy")
 
 

@@ -146,7 +146,7 @@ def test_vector_graphics_and_archives_are_left_out_by_name(tmp_path):
     assert len(queries.images) == 1
     assert queries.notes[0].startswith("8 of 9 files are left out: 8 of no known image type (.eps,")
     # Nor is a file of such a type opened when it has another's name.
-    (tmp_path / "b.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n")
+    Image.fromarray(pixels_of()).save(tmp_path / "b.png", "SGI")
     with pytest.raises(CorruptDataError, match=r"b\.png is not an image"):
         load_queries(tmp_path)
 

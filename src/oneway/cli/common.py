@@ -4,11 +4,10 @@ import functools
 import os
 import re
 import shlex
-import sys
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
@@ -101,7 +100,6 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         # rich ends the process itself where nobody reads on.
         except (Exception, SystemExit) as error:
             if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
-                _close_output()
                 raise typer.Exit(NOBODY_READS) from None
             if isinstance(error, SystemExit):
                 raise
@@ -144,12 +142,6 @@ def _place(error: Exception) -> str:
     ]
     raised, led = where_raised(error), f"{ours[-1].filename}, line {ours[-1].lineno}"
     return raised if raised == led else f"{raised}, from {led}"
-
-
-def _close_output() -> None:
-    """Point standard output at nothing, so that Python's last write to it does not fail."""
-    with suppress(OSError, ValueError):  # in tests, it is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_notes(notes: Sequence[str]) -> None:
