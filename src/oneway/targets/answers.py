@@ -32,9 +32,10 @@ def require_outputs(outputs: Outputs | None, name: str) -> Outputs:
         InvalidOptionError: They were not.
     """
     if outputs not in ("logits", "confidences"):
+        got = "" if outputs is None else f", but not {outputs!r}"
         raise InvalidOptionError(
-            f"say what {name} answers with: outputs must be 'logits' or 'confidences', but got "
-            f"{outputs!r}. It is never guessed from the values."
+            f"say what {name} answers with: pass --outputs logits or --outputs confidences (in "
+            f"Python, outputs=){got}. It is never guessed from the values."
         )
     return outputs
 
