@@ -615,11 +615,11 @@ class ReadsTheQuery(Identity):
         (
             "too-few-seeds",
             {"seed_results": THREE[:2]},
-            "^2 of 3 seeds were run; .* published takes 3$",
+            "^2 of 3 seeds were run; use at least 3 for results that you share$",
         ),
-        ("too-few-seeds", {"seed_results": THREE[:1], "seeds": 1}, "^1 of 1 seeds were run; what"),
+        ("too-few-seeds", {"seed_results": THREE[:1], "seeds": 1}, "^1 of 1 seeds were run; use"),
         ("too-few-seeds", {"seed_results": THREE, "seeds": 5}, "^3 of 5 seeds were run$"),
-        ("not-trained-out", {"plateau": False}, "not seen to stop gaining at 12 epochs"),
+        ("not-trained-out", {"plateau": False}, "more than 12 epochs might still lower"),
         (
             "control-failed",
             {"controls": {"label-only": control("label-only", "holds", 0.1, False)}},

@@ -155,20 +155,20 @@ def test_seeds_of_different_experiments_are_refused():
         {"attackers": attackers | {"widths": [8]}},
     ):
         records = [release_record(seed=0), changed_spec(**changes)]
-        with pytest.raises(InvalidOptionError, match="'none' come from different experiments"):
+        with pytest.raises(InvalidOptionError, match="'none' must be of the same experiment"):
             summarise(records)
 
 
 def test_seeds_of_one_release_with_different_options_are_refused():
     other = release_record("noise", 1, options={"step_size": 0.25})
-    with pytest.raises(InvalidOptionError, match="'noise' come from different experiments"):
+    with pytest.raises(InvalidOptionError, match="'noise' must be of the same experiment"):
         summarise([release_record("noise", 0), other])
 
 
 def test_seeds_with_different_baselines_are_refused():
     noise = release_record("noise", 1).spec["releases"][1]
     other = changed_spec("noise", releases=[row_of("none") | {"attackers": ["label-only"]}, noise])
-    with pytest.raises(InvalidOptionError, match="'noise' come from different experiments"):
+    with pytest.raises(InvalidOptionError, match="'noise' must be of the same experiment"):
         summarise([release_record("noise", 0), other])
 
 

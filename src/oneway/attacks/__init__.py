@@ -1,4 +1,4 @@
-"""Adversaries: one per file, each of which declares what it knows, needs and costs."""
+"""Attacks, one per file, each with declarations of its knowledge, needs and costs."""
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging

@@ -1,4 +1,4 @@
-"""Audit one model: plan, controls, attacks, measures, and what is suspicious about them."""
+"""Audit a model: plan, controls, attacks, measures, and flags about them."""
 
 from oneway.audit.audit_target import AuditTarget
 from oneway.audit.cluster import AuditJob, audit_on_ray

@@ -1,4 +1,4 @@
-"""The controls of an audit: its decoders on releases whose leak is known."""
+"""Run the controls of an audit: its decoders attack releases whose leak is known."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ def run_controls(
     seed: int,
     report: ProgressCallback,
 ) -> dict[str, ControlResult]:
-    """Attack releases whose leak is known, with one decoder of the ensemble each: a quick form.
+    """Attack releases whose leak is known, each with a single decoder on a part of the data.
 
     Each control names the input transform of the decoder that it vouches for.
 
@@ -67,7 +67,7 @@ def run_controls(
 
 
 class _ControlRun:
-    """The attacks on controls, with what they share: data, decoders, and the label-only attack."""
+    """The attacks on controls, which share data, decoders and the label-only attack."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class _ControlRun:
         spec = AttackerSpec(
             widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
         )
-        # In the plan's order: the first reads the label.
+        # In the plan's order, since decoders of the first transform read the label.
         transforms = dict.fromkeys(control.input_transform for control in controls.values())
         self.attackers = {
             transform: prepare_attackers(
@@ -118,7 +118,7 @@ class _ControlRun:
     def attack(
         self, title: str, name: str, input_transform: str, make: MakeControl | None = None
     ) -> AttackResult:
-        """Attack what a control makes of the clean scores, or those scores."""
+        """Attack a control's release of the clean scores, or the clean scores themselves."""
         knowledge, released = self.knowledge, self.clean_test
         if make is not None:
             defense = make(self.places, Stream(self.seed, title).generator())
@@ -139,7 +139,7 @@ class _ControlRun:
         return attackers.run(title, knowledge, released, self.test, (name,))[name]
 
     def judge(self, name: str, control: Control) -> ControlResult:
-        """Attack one control and its reference, and compare them with the label."""
+        """Attack a control and its reference, and compare them with the label-only attack."""
         transform = control.input_transform
         if control.reference is None:
             reference = self.on_clean[transform]

@@ -1,4 +1,4 @@
-"""Build defenses, run attackers, grade them: what audits and experiments share."""
+"""The part that audits and experiments share: build defenses, run attackers and grade them."""
 
 from oneway.evaluation.flag_kinds import FLAGS, FlagKind
 from oneway.evaluation.flags import Flag

@@ -1,6 +1,6 @@
-"""A certificate in words, figures and tables, and as a page: the only wording of it.
+"""A certificate in sentences, figures and tables, and as a page.
 
-A terminal prints the sentences, the table of errors and the assumptions; the page shows all.
+A terminal prints the sentences, the table of errors and the assumptions. The page shows all.
 """
 
 from operator import attrgetter, itemgetter
@@ -29,7 +29,7 @@ MEANINGS = {
     "nats per class: mean, quantiles and maximum",
     "alone": "share of queries that are alone in their cell",
 }
-"""What each figure of a certificate says, by its name."""
+"""Meanings of the figures of a certificate, by name."""
 
 FITTED = "The codebook was fitted to these queries too: all figures are too favorable."
 
