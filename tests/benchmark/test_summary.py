@@ -136,7 +136,9 @@ def test_every_machine_is_kept_once():
 
 
 def test_a_seed_that_occurs_twice_is_refused():
-    with pytest.raises(InvalidOptionError, match=r"'none' has records of seeds \[0, 1, 1\]"):
+    with pytest.raises(
+        InvalidOptionError, match=r"'none' must have distinct seeds, but has \[0, 1, 1\]"
+    ):
         summarise([release_record(seed=seed) for seed in (1, 0, 1)])
 
 

@@ -326,7 +326,8 @@ def held_out_rows(count: int, share: float, generator: torch.Generator) -> Tenso
     """
     if count < 3:
         raise InvalidOptionError(
-            f"training needs at least 3 images, 2 to train on and 1 to hold out, but got {count}."
+            "training takes 3 images or more, 2 to train on and 1 to hold out, "
+            f"but there are {count}."
         )
     rows = torch.randperm(count, generator=generator)
     held_out = torch.zeros(count, dtype=torch.bool)
