@@ -2,16 +2,7 @@
 
 from oneway.audit.audit_target import AuditTarget
 from oneway.audit.cluster import AuditJob, audit_on_ray
-from oneway.audit.controls import (
-    CONTROLS,
-    ControlResult,
-    MakeControl,
-    controls_for,
-    failed_controls,
-    judge_control,
-    planted_errors,
-    planted_positions,
-)
+from oneway.audit.controls import CONTROLS, ControlResult
 from oneway.audit.model_audit import AuditOutcome, ModelAudit
 from oneway.audit.plan import AuditPlan
 from oneway.audit.record import AuditRecord
@@ -28,12 +19,6 @@ __all__ = [
     "AuditSettings",
     "AuditTarget",
     "ControlResult",
-    "MakeControl",
     "ModelAudit",
     "audit_on_ray",
-    "controls_for",
-    "failed_controls",
-    "judge_control",
-    "planted_errors",
-    "planted_positions",
 ]

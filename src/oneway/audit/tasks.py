@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, access
-from oneway.audit.control_runs import run_controls
+from oneway.audit.control_runs import ControlRun
 from oneway.audit.controls import ControlResult
 from oneway.audit.measures import SeedResult
 from oneway.audit.plan import AuditPlan, settings_for
@@ -105,7 +105,7 @@ class AuditTasks:
             context: Results that all tasks share.
         """
         if name == CONTROLS_TASK:
-            return run_controls(
+            return ControlRun(
                 context.plan,
                 self.audited,
                 context.answers,
@@ -114,7 +114,7 @@ class AuditTasks:
                 self.store,
                 self.seed,
                 self.report,
-            )
+            ).results()
         if name == BUDGET_TASK:
             return self._more_budget(context)
         return self._seed(int(name.removeprefix(SEED_TASK)), name, context)
