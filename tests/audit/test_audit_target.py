@@ -55,7 +55,7 @@ LABEL_ONLY = ReleaseSpec("label", "label-only")
         ({"test": TEST - 0.5}, InvalidTensorError, r"test queries must lie in \[0, 1\]"),
         ({"auxiliary": OWN[1:]}, InvalidOptionError, "at least 200 auxiliary rows, but got 199"),
         ({"test": TEST[:49]}, InvalidOptionError, "at least 50 test rows, but got 49"),
-        ({"labels": LABELS[:-1]}, InvalidTensorError, r"one per test query, \(60,\).*\(59,\)"),
+        ({"labels": LABELS[:-1]}, InvalidTensorError, r"one per row, \(60,\).*\(59,\)"),
         ({"labels": LABELS[:, None]}, InvalidTensorError, r"shape \(60, 1\)"),
         ({"labels": LABELS.float()}, InvalidTensorError, "must be int64.*float32"),
         (

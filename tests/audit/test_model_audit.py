@@ -657,12 +657,13 @@ def test_what_only_comes_near_raises_no_flag(case):
 
 
 def test_every_flag_has_a_case_here_or_among_the_answers():
-    """Unstable answers and ties are raised where answers are looked at: test_audit_target.py."""
+    """Those that are raised where answers are looked at: test_audit_target, test_understanding."""
     from_rounds = {
         *("attack-failed", "retraining-failed", "labels-changed", "tells-more-than-scores"),
         *("worse-calibrated", "too-few-seeds", "not-trained-out", "control-failed"),
     }
     rest = {"unstable-answers", "ties-or-zeros", "more-budget-smaller-gap"}
+    rest |= {"accuracy-below-majority"}
     assert from_rounds | rest == set(FLAGS)
 
 

@@ -19,6 +19,7 @@ from oneway.audit import AuditRecord, AuditSettings, ModelAudit
 from oneway.cli.audit import parse_size
 from oneway.cli.common import parse_options
 from oneway.errors import InvalidOptionError
+from oneway.evaluation import Flag
 from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
 
@@ -143,7 +144,10 @@ def test_report_is_written_whole(audited):
 
 def test_terminal_shows_the_verdict_the_attackers_and_every_flag(audited):
     shown = audited.result.stdout
-    assert shown.startswith("Undefended, the scores take")
+    understood, _, verdict = shown.partition("Undefended, the scores take")
+    assert understood.startswith("Model: a factory\nScores: 3 logits")
+    assert "test queries" in understood
+    assert verdict
     for name in audited.record.errors:
         assert name in shown
     assert "Controls passed:" in shown
@@ -161,8 +165,50 @@ def test_the_record_says_how_it_was_made(audited):
 
 
 def test_a_raised_flag_exits_1(audited):
-    assert "too-few-seeds" in {flag.name for flag in audited.record.flags}
+    assert {"too-few-seeds", "not-trained-out"} <= {flag.name for flag in audited.record.flags}
     assert audited.result.exit_code == 1
+
+
+@pytest.mark.usefixtures("audited")
+@looped(("flag", "code"), [("too-few-seeds", 0), ("not-trained-out", 1)])
+def test_a_flag_that_the_settings_explain_does_not_change_the_exit_code(
+    oneway, place, tmp_path, monkeypatch, flag, code
+):
+    monkeypatch.setattr("oneway.audit.model_audit.suspicions", lambda *_: [Flag(flag, "so")])
+    ran(oneway(*arguments(place, out=tmp_path), "--no-controls"), code)
+
+
+def write_folder(folder, rows, seed, names):
+    """Write a folder of images for each class but those without a name."""
+    from PIL import Image
+
+    for name in filter(None, names):
+        (folder / name).mkdir(parents=True)
+    for row, (image, label) in enumerate(zip(*blobs(rows, seed), strict=True)):
+        if names[label]:
+            pixels = (255 * image[0]).round().byte().numpy()
+            Image.fromarray(pixels).save(folder / names[label] / f"{row}.png")
+
+
+def test_a_class_that_a_folder_lacks_is_matched_by_name_or_refused(
+    oneway, place, tmp_path, monkeypatch
+):
+    own, queries = tmp_path / "own", tmp_path / "queries"
+    write_folder(own, ROWS, 0, ("fox", None, "cat"))
+    write_folder(queries, TESTS, 1, ("fox", None, "cat"))
+    told = arguments(place, auxiliary=own, test=queries, out=tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelAudit, "run", never_audited)
+        refused(oneway(*told), "3 scores", "names 2", "'cat', 'fox'", "--classes")
+        refused(oneway(*told, "--classes", "fox,dog,wolf"), "'cat'", "'fox', 'dog', 'wolf'")
+        refused(oneway(*told, "--classes", "fox,,cat"), "--classes must name each class once")
+    (tmp_path / "classes.txt").write_text("fox\ndog\ncat\n", encoding="utf-8")
+    result = oneway(*told, "--no-controls", "--classes", tmp_path / "classes.txt")
+    ran(result, 1)
+    record = read_record(tmp_path / "out")
+    assert record.utility["clean"]["top_1"] > 0.9
+    counts = {row.name: row.test for row in record.understanding.classes}
+    assert counts == {"fox": 34, "dog": 0, "cat": 33}
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from oneway.audit.model_audit import AuditOutcome, ModelAudit
 from oneway.audit.plan import AuditPlan
 from oneway.audit.record import AuditRecord
 from oneway.audit.settings import AuditSettings
-from oneway.audit.suspicions import SEEDS
+from oneway.audit.suspicions import SEEDS, unexplained_flags
+from oneway.audit.understanding import Understanding, understand
 
 __all__ = [
     "CONTROLS",
@@ -20,5 +21,8 @@ __all__ = [
     "AuditTarget",
     "ControlResult",
     "ModelAudit",
+    "Understanding",
     "audit_on_ray",
+    "understand",
+    "unexplained_flags",
 ]

@@ -32,6 +32,9 @@ ROWS = 512
 
 LEAST_AUXILIARY, LEAST_TEST = 200, 50
 
+BELOW_MAJORITY = 0.05
+"""Least difference of accuracy and the share of the most frequent class that is flagged."""
+
 
 @dataclass(frozen=True)
 class AuditTarget:
@@ -47,6 +50,11 @@ class AuditTarget:
         columns: What the entries of a record are; empty for images.
         guarded: Where defended answers come from instead, such as an endpoint with its guard on.
         model_hash: SHA-256 of the model's file, where it comes from one.
+        model_kind: Kind of the model in words, such as ``"an ONNX file"``; None: its class.
+        class_names: Names of the classes, in the order of the scores; None: the target's own.
+        classes_from: Where these names come from, in words.
+        auxiliary_labels: ``(N)`` int64, true classes of the auxiliary rows, for counts; or None.
+        notes: What was left out, cut or converted when the data was loaded, with counts.
     """
 
     target: Target
@@ -57,6 +65,11 @@ class AuditTarget:
     columns: tuple[Column, ...] = ()
     guarded: Target | None = None
     model_hash: str | None = None
+    model_kind: str | None = None
+    class_names: tuple[str, ...] | None = None
+    classes_from: str | None = None
+    auxiliary_labels: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be audited, before any query.
@@ -87,14 +100,17 @@ class AuditTarget:
                     f"{name} queries must lie in [0, 1], but some do not. Scale them, and let the "
                     "model undo it: errors are measured in this range."
                 )
-        labels = self.labels
-        if labels is not None and (
-            labels.dtype != torch.int64 or labels.shape != self.test.shape[:1]
+        for name, labels, rows in (
+            ("labels", self.labels, self.test),
+            ("auxiliary labels", self.auxiliary_labels, self.auxiliary),
         ):
-            raise InvalidTensorError(
-                f"labels must be int64, one per test query, ({len(self.test)},), but are "
-                f"{name_of(labels.dtype)} of shape {tuple(labels.shape)}."
-            )
+            if labels is not None and (
+                labels.dtype != torch.int64 or labels.shape != rows.shape[:1]
+            ):
+                raise InvalidTensorError(
+                    f"{name} must be int64, one per row, ({len(rows)},), but are "
+                    f"{name_of(labels.dtype)} of shape {tuple(labels.shape)}."
+                )
         if self.guarded is not None and self.release.defense != "none":
             raise InvalidOptionError(
                 "either a defense or a guarded endpoint is audited, but both were given."
@@ -173,7 +189,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
         flags.append(
             Flag("unstable-answers", "answers depend on which queries share a batch with them")
         )
-    flags += _ties(trace.released)
+    flags += _ties(trace.released) + _accuracy(trace.clean_logits, audited.labels)
     return Answers(
         bare(audited.auxiliary) if clean is None else clean,
         guard(audited.auxiliary),
@@ -263,6 +279,19 @@ def _probe(guard: Target, queries: Tensor) -> tuple[bool, bool]:
 
 def _differ(first: Tensor, second: Tensor) -> bool:
     return bool(((first.double() - second.double()).abs().sum(-1) > SAME).any())
+
+
+def _accuracy(clean_logits: Tensor, labels: Tensor | None) -> list[Flag]:
+    """Raise a flag where the model is right less often than its most frequent class would be."""
+    if labels is None:
+        return []
+    accuracy = float((clean_logits.argmax(-1) == labels).double().mean())
+    majority = float(labels.bincount().max() / len(labels))
+    error = (majority * (1 - majority) / len(labels)) ** 0.5
+    if accuracy >= majority - max(BELOW_MAJORITY, 2 * error):
+        return []
+    detail = f"accuracy is {accuracy:.3f}, the most frequent class would give {majority:.3f}"
+    return [Flag("accuracy-below-majority", detail)]
 
 
 def _ties(released: Tensor) -> list[Flag]:

@@ -20,6 +20,7 @@ from oneway.audit.record import AuditRecord, Findings, compose_record
 from oneway.audit.settings import AuditSettings
 from oneway.audit.suspicions import suspicions
 from oneway.audit.tasks import SEED_TASK, AuditContext, AuditTasks, TaskResult, tasks_of
+from oneway.audit.understanding import Understanding, understand
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses.identity import Identity
 from oneway.errors import OnewayError
@@ -60,6 +61,7 @@ class ModelAudit:
         *,
         seed: int = 0,
         report: ProgressCallback = no_progress,
+        understanding: Understanding | None = None,
     ) -> None:
         """Prepare; nothing is asked yet.
 
@@ -69,8 +71,9 @@ class ModelAudit:
             settings: Settings of the audit; None: a full audit.
             seed: First of the seeds.
             report: Progress callback.
+            understanding: From :func:`~oneway.audit.understand`, if that was called already.
         """
-        self.audited, self.store = audited, store
+        self.audited, self.store, self.understanding = audited, store, understanding
         self.settings = settings or AuditSettings.for_rows(len(audited.auxiliary))
         self.seed, self.report = seed, report
         self.tasks = AuditTasks(audited, store, self.settings, seed, report)
@@ -127,6 +130,7 @@ class ModelAudit:
             stopped=stopped,
             examples=examples,
             seconds=self._spent(),
+            understanding=self.understanding,
         )
         record = compose_record(self.audited, findings, self.seed)
         return AuditOutcome(record, measures.queries(results), pictures)
@@ -135,6 +139,8 @@ class ModelAudit:
         """Query the model, plan, and find the number of epochs that decoders are trained."""
         audited = self.audited
         self.report("ask the model", 0.0)
+        if self.understanding is None:
+            self.understanding = understand(audited)
         clean = DefendedTarget(audited.target, Identity())(audited.auxiliary)
         fitted = self.tasks.build(clean)
         answers = ask(audited, fitted.defense, clean)

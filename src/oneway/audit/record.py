@@ -11,6 +11,7 @@ from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import ControlResult, failed_controls
 from oneway.audit.measures import Measures, SeedResult
 from oneway.audit.plan import AuditPlan
+from oneway.audit.understanding import Understanding
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.randomness import Stream
@@ -70,6 +71,7 @@ class AuditRecord(TypedRecord):
         environment: Software and hardware.
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
+        understanding: What the audit understood of model and data; None in older records.
     """
 
     subject: ClassVar = "an audit"
@@ -112,6 +114,7 @@ class AuditRecord(TypedRecord):
     environment: Environment
     provenance: Provenance
     command: str | None = None
+    understanding: Understanding | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Findings:
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
         examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
+        understanding: What the audit understood of model and data.
     """
 
     plan: AuditPlan
@@ -147,6 +151,7 @@ class Findings:
     stopped: str | None
     examples: Mapping[str, Any]
     seconds: float
+    understanding: Understanding | None
 
 
 def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> AuditRecord:
@@ -209,6 +214,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         provenance=Provenance.now(
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
+        understanding=findings.understanding,
     )
 
 

@@ -82,3 +82,15 @@ def suspicions(
         detail = f"{name} must be {_MUST[result.expected]}, but measured {result.measured:.2f}"
         flags.append(Flag("control-failed", detail))
     return flags
+
+
+def unexplained_flags(flags: Sequence[Flag], seeds: int) -> list[Flag]:
+    """Return the flags that the user's own settings do not explain.
+
+    Fewer than 3 seeds on purpose explain ``too-few-seeds``, unless even fewer were run.
+
+    Args:
+        flags: Flags of an audit.
+        seeds: Number of seeds that were requested, all of which were run.
+    """
+    return [flag for flag in flags if flag.name != "too-few-seeds" or seeds >= SEEDS]

@@ -30,9 +30,10 @@ from oneway.errors import InvalidOptionError
 if TYPE_CHECKING:
     import torch
 
-    from oneway.audit import AuditOutcome, AuditTarget
+    from oneway.audit import AuditOutcome, AuditTarget, Understanding
     from oneway.contracts import Target
     from oneway.data import ProgressCallback, RecordEncoding
+    from oneway.data.classes import ClassOrder
     from oneway.evaluation import ReleaseSpec
 
 TABLES = (".csv", ".parquet")
@@ -62,9 +63,12 @@ GuardedOptions = Annotated[
 Size = Annotated[str | None, typer.Option(help="Scale image files to HxW pixels.")]
 Channels = Annotated[int | None, typer.Option(help="Channels of image files: 1 or 3.")]
 Label = Annotated[str | None, typer.Option(help="Column of a table that holds the classes.")]
-ClassNames = Annotated[
-    list[str] | None,
-    typer.Option(help="Class of a table, in the model's order; repeatable. [sorted]"),
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of the model's classes in the order of its scores: cat,dog,fox, or a file "
+        "with one name on each line. [the model's own]"
+    ),
 ]
 Categorical = Annotated[
     list[str] | None, typer.Option(help="Column of a table that holds codes; repeatable.")
@@ -101,7 +105,7 @@ def audit(
     size: Size = None,
     channels: Channels = None,
     label: Label = None,
-    class_name: ClassNames = None,
+    classes: Classes = None,
     categorical: Categorical = None,
     drop: Drop = None,
     minutes: Minutes = None,
@@ -120,7 +124,8 @@ def audit(
 
     The verdict comes with the attackers behind it, controls that vouch for them, and flags. The
     folder OUT gets report.html, the page to read, and audit.json and queries.parquet; for images
-    also pictures.npz and figure.png. Exits 1 if a flag is raised, or if G is below --require-gap.
+    also pictures.npz and figure.png. Exits 1 if G is below --require-gap, or if a flag is raised
+    that your own settings do not explain: --seeds 1 explains too-few-seeds.
 
     For example:
 
@@ -130,6 +135,8 @@ def audit(
         RAY_ADDRESS=auto oneway audit package.models:classifier --auxiliary own.npz \
             --test queries.npz --executor ray
     """
+    from oneway.audit import unexplained_flags
+
     check_executor(executor)
     _check_options(minutes, require_gap)
     where = choose_device(device)
@@ -146,7 +153,7 @@ def audit(
         parse_size(size),
         channels,
         label,
-        None if class_name is None else tuple(class_name),
+        parse_classes(classes),
         tuple(categorical or ()),
         tuple(drop or ()),
     )
@@ -157,7 +164,7 @@ def audit(
     _print(outcome, out)
     gap = outcome.record.closed_gap
     missed = require_gap is not None and (gap is None or gap < require_gap)
-    raise typer.Exit(1 if missed or outcome.record.flags else 0)
+    raise typer.Exit(1 if missed or unexplained_flags(outcome.record.flags, seeds) else 0)
 
 
 def _check_options(minutes: float | None, require_gap: float | None) -> None:
@@ -190,11 +197,14 @@ def _run(
     executor: str,
 ) -> "AuditOutcome":
     """Open the model and the data, and audit them."""
-    from oneway.audit import AuditJob, AuditSettings, ModelAudit, audit_on_ray
+    from oneway.audit import AuditJob, AuditSettings, ModelAudit, audit_on_ray, understand
     from oneway.evaluation import Store
 
     with progress() as report:
         audited = source.open(report)
+        understanding = understand(audited)
+    print_understanding(understanding)
+    with progress() as report:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -206,7 +216,27 @@ def _run(
         if executor == "ray":
             job = AuditJob(source.open, Store(cache), chosen, seed, source.device)
             run_tasks = audit_on_ray(job, finished=lambda task: report(task, 1.0))
-        return ModelAudit(audited, Store(cache), chosen, seed=seed, report=report).run(run_tasks)
+        audit = ModelAudit(
+            audited,
+            Store(cache),
+            chosen,
+            seed=seed,
+            report=report,
+            understanding=understanding,
+        )
+        return audit.run(run_tasks)
+
+
+def print_understanding(understanding: "Understanding") -> None:
+    """Print what was understood of a model and its data."""
+    from rich.console import Console
+
+    from oneway.report import understanding_lines, understanding_tables
+
+    console = Console()
+    print_lines(console, understanding_lines(understanding))
+    for table in understanding_tables(understanding):
+        console.print(table, crop=False)
 
 
 def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> None:
@@ -267,6 +297,25 @@ def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> di
     return {title: pictures[view][:count] for title, view in rows}
 
 
+def parse_classes(classes: str | None) -> tuple[str, ...] | None:
+    """Return ``("cat", "dog")`` of ``"cat,dog"``, or the lines of a file.
+
+    Raises:
+        InvalidOptionError: A name is empty, or stands twice.
+    """
+    if classes is None:
+        return None
+    path = Path(classes)
+    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else classes.split(",")
+    names = tuple(name.strip() for name in text)
+    if not all(names) or len(set(names)) != len(names):
+        raise InvalidOptionError(
+            f"--classes must name each class once, such as cat,dog,fox, but {len(names)} names "
+            "hold an empty or a repeated one."
+        )
+    return names
+
+
 def parse_size(size: str | None) -> tuple[int, int] | None:
     """Return ``(32, 48)`` of ``"32x48"``.
 
@@ -295,7 +344,7 @@ class Source:
         size: Height and width that image files are scaled to.
         channels: Channels of image files.
         label: Column of a table that holds the classes.
-        class_names: Classes of a table, in the model's order.
+        class_names: The model's classes, in the order of its scores; None: its own.
         categorical: Columns of a table that hold codes.
         drop: Columns of a table that are no inputs.
     """
@@ -319,10 +368,10 @@ class Source:
             OnewayError: A model cannot be opened, or the data cannot be used.
         """
         from oneway.audit import AuditTarget
-        from oneway.data import load_queries, no_progress
-        from oneway.targets import open_target
+        from oneway.data import no_progress
+        from oneway.data.classes import map_labels
+        from oneway.targets import open_target, target_kind
 
-        report = report or no_progress
         targets = [
             open_target(place, device=self.device, batch_size=self.batch_size, **options)
             for place, options in self.models
@@ -331,37 +380,103 @@ class Source:
         if any(are_tables) != all(are_tables):
             raise InvalidOptionError("--auxiliary and --test must both be tables, or both images.")
         if all(are_tables):
-            encoding, rows, labels = self._load_tables(report)
+            files, encoding = self._load_tables()
             targets = [_of_records(target, encoding) for target in targets]
             columns = encoding.columns
         else:
-            auxiliary, test = (
-                load_queries(path, channels=self.channels, size=self.size, report=report)
-                for path in self.paths
-            )
-            rows, labels, columns = (auxiliary.images, test.images), test.labels, ()
+            files, columns = self._load_images(report or no_progress), ()
+        auxiliary, test = (file.rows.to(self.device) for file in files)
+        order = self._class_order(targets, test[:1], files)
+        labels = [
+            None
+            if file.labels is None
+            else map_labels(file.labels, file.names, order, str(path)).to(self.device)
+            for path, file in zip(self.paths, files, strict=True)
+        ]
+        place = self.models[0][0]
         return AuditTarget(
             targets[0],
-            rows[0].to(self.device),
-            rows[1].to(self.device),
-            None if labels is None else labels.to(self.device),
+            auxiliary,
+            test,
+            labels[1],
             self.release,
             columns,
             targets[1] if len(targets) > 1 else None,
-            _file_hash(self.models[0][0]),
+            _file_hash(place),
+            model_kind=target_kind(place),
+            class_names=order.names,
+            classes_from=order.source,
+            auxiliary_labels=labels[0],
+            notes=tuple(
+                f"{path}: {note}"
+                for path, file in zip(self.paths, files, strict=True)
+                for note in file.notes
+            ),
         )
 
-    def _load_tables(
-        self, report: "ProgressCallback"
-    ) -> "tuple[RecordEncoding, tuple[torch.Tensor, torch.Tensor], torch.Tensor | None]":
+    def _class_order(
+        self, targets: "Sequence[Target]", query: "torch.Tensor", files: "Sequence[_File]"
+    ) -> "ClassOrder":
+        """Return the model's classes; a guarded model must have the same."""
+        from oneway.data.classes import class_order, listed
+        from oneway.targets import class_names_of
+
+        order = class_order(
+            targets[0](query).shape[-1],
+            declared=self.class_names,
+            of_model=class_names_of(targets[0]),
+            of_data={
+                str(path): file.names
+                for path, file in zip(self.paths, files, strict=True)
+                if file.labels is not None
+            },
+        )
+        for guarded in targets[1:]:
+            names = class_names_of(guarded)
+            if names is not None and names != order.names:
+                raise InvalidOptionError(
+                    f"the guarded model must have the model's classes, {listed(order.names)}, in "
+                    f"this order, but has {listed(names)}."
+                )
+        return order
+
+    def _load_images(self, report: "ProgressCallback") -> "list[_File]":
+        from oneway.data import load_queries
+
+        loaded = [
+            load_queries(path, channels=self.channels, size=self.size, report=report)
+            for path in self.paths
+        ]
+        return [_File(file.images, file.labels, file.names, file.notes) for file in loaded]
+
+    def _load_tables(self) -> "tuple[list[_File], RecordEncoding]":
         from oneway.data import load_records
 
         load = partial(load_records, label=self.label, categorical=self.categorical, drop=self.drop)
-        auxiliary = load(self.paths[0], class_names=self.class_names)
+        auxiliary = load(self.paths[0])
         test = load(self.paths[1], encoding=auxiliary.encoding)
-        for name, count in test.clipped.items():
-            report(f"{count} test values of {name} lie outside the auxiliary range: clipped", 1.0)
-        return auxiliary.encoding, (auxiliary.encoded, test.encoded), test.labels
+        files = [
+            _File(table.encoded, table.labels, table.class_names or None, table.notes)
+            for table in (auxiliary, test)
+        ]
+        return files, auxiliary.encoding
+
+
+@dataclass(frozen=True)
+class _File:
+    """What was loaded from one file or folder.
+
+    Attributes:
+        rows: ``(N, ...)`` queries in ``[0, 1]``.
+        labels: ``(N)`` int64 positions in ``names``, or class numbers; or None.
+        names: Class names of this file, if it has names.
+        notes: What was left out, cut or converted.
+    """
+
+    rows: "torch.Tensor"
+    labels: "torch.Tensor | None"
+    names: tuple[str, ...] | None
+    notes: tuple[str, ...]
 
 
 def _file_hash(place: str) -> str | None:

@@ -48,7 +48,13 @@ ResponseKey = Annotated[Text, Option(help="Plain JSON: place of the scores, such
 Passed = Annotated[
     Texts, Option("--pass", help="Address: output, or key, that passes as it is; repeatable.")
 ]
-Probe = Annotated[File, Option(help="Address: request for the self test. [random queries]")]
+Probe = Annotated[
+    File,
+    Option(
+        help="Address: request for the self test. Model of tables: a table of rows like those "
+        "that clients will send, for the self test and the types of the columns. [random queries]"
+    ),
+]
 GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
 DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
 DefenseOption = Annotated[Texts, Option(help="Defense option, such as decimals=2; repeatable.")]
@@ -138,19 +144,16 @@ def prepare_model(
     Raises:
         OnewayError: The model cannot be served behind this guard.
     """
-    from oneway.serving import GuardedModel, ProxyOptions, serving_app
+    from oneway.contracts import FrameTarget
+    from oneway.serving import GuardedFrames, GuardedModel, ProxyOptions, serving_app
     from oneway.targets import open_target
 
-    shape = options.input_shape
-    if options != ProxyOptions(input_shape=shape):
+    shape, table = options.input_shape, options.probe
+    if options != ProxyOptions(input_shape=shape, probe=table):
         raise InvalidOptionError(
-            "--input-name, --output-name, --request-key, --response-key, --pass and --probe are "
-            "for the address of a server. Give a model's options by --model-option, and the names "
-            "that clients use by --setting."
-        )
-    if shape is None:
-        raise InvalidOptionError(
-            "give the shape of one query: --input-shape 1x32x32 for images, 13 for records."
+            "--input-name, --output-name, --request-key, --response-key and --pass are for the "
+            "address of a server. Give a model's options by --model-option, and the names that "
+            "clients use by --setting."
         )
     target = open_target(
         model,
@@ -159,18 +162,42 @@ def prepare_model(
         batch_size=settings.most_batch_rows,
         **model_options(model_option, "--model-option"),
     )
-    served = GuardedModel(
-        target,
-        guard,
-        input_shape=shape,
-        device=device,
-        decimals=settings.decimals,
-        batch_multiple=settings.batch_multiple,
-        batch_size=settings.most_batch_rows,
-    )
+    more: dict[str, Any] = {
+        "device": device,
+        "decimals": settings.decimals,
+        "batch_multiple": settings.batch_multiple,
+        "batch_size": settings.most_batch_rows,
+    }
+    served: GuardedModel | GuardedFrames
+    if isinstance(target, FrameTarget):
+        served = GuardedFrames(target, guard, example=read_frame(table, shape), **more)
+    elif shape is None or table is not None:
+        raise InvalidOptionError(
+            "give the shape of one query: --input-shape 1x32x32 for images, 13 for records; "
+            "and no --probe, which is for an address or a model of tables."
+        )
+    else:
+        served = GuardedModel(target, guard, input_shape=shape, **more)
     same_bits = served.check()
     facts = {"classes": served.classes, "same_bits_in_any_batch": same_bits}
     return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
+
+
+def read_frame(table: File, shape: tuple[int, ...] | None) -> Any:
+    """Return the rows of a table as a DataFrame, for a model of tables.
+
+    Raises:
+        OnewayError: There is no table, or it cannot be read.
+    """
+    from oneway.data.tables import read_table
+
+    if table is None or shape is not None:
+        raise InvalidOptionError(
+            "the model takes columns of a table: give some rows by --probe TABLE.csv (or "
+            ".parquet), and no --input-shape."
+        )
+    pandas = load_extra("pandas", extra="records", purpose="serving a model of tables")
+    return pandas.DataFrame(read_table(table))
 
 
 def prepare_proxy(

@@ -62,6 +62,7 @@ FLAGS: dict[str, FlagKind] = {
     "ties-or-zeros": _kind("ties-or-zeros", "the release"),
     "worse-calibrated": _kind("worse-calibrated", "the release"),
     "tells-more-than-scores": _kind("tells-more-than-scores", "the release"),
+    "accuracy-below-majority": _kind("accuracy-below-majority", "the attack"),
     "too-few-seeds": _kind("too-few-seeds", "the attack"),
     "not-trained-out": _kind("not-trained-out", "the attack"),
     "control-failed": _kind("control-failed", "the attack"),

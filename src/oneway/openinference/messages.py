@@ -53,7 +53,7 @@ class InferRequest(_Message):
 
     id: Text | None = None
     parameters: Parameters | None = None
-    inputs: list[InputTensor] = Field(min_length=1, max_length=64)
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1024)
     outputs: list[WantedOutput] | None = Field(default=None, max_length=64)
 
 

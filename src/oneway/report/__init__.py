@@ -5,6 +5,8 @@ from oneway.report.audit import (
     distortion_line,
     flag_lines,
     privacy_table,
+    understanding_lines,
+    understanding_tables,
     utility_table,
     verdict,
 )
@@ -29,6 +31,8 @@ __all__ = [
     "published_table",
     "report_lines",
     "summary_table",
+    "understanding_lines",
+    "understanding_tables",
     "utility_table",
     "verdict",
 ]

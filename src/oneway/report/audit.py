@@ -4,7 +4,7 @@ import math
 from dataclasses import astuple, dataclass
 from operator import attrgetter, itemgetter
 
-from oneway.audit import AuditRecord
+from oneway.audit import AuditRecord, Understanding
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord
 from oneway.metrics import Interval
@@ -346,3 +346,50 @@ def controls_table(record: AuditRecord) -> Listing:
     }
     rows = list(record.controls.values())
     return Listing("Controls: releases whose leak is known", columns, rows)
+
+
+def understanding_facts(understanding: Understanding) -> list[tuple[str, str]]:
+    """Return what was understood of a model and its data, as pairs of name and text."""
+    facts = [
+        ("Model", understanding.model),
+        ("Scores", understanding.scores),
+        ("Queries", understanding.queries),
+        ("Classes", f"{len(understanding.classes)}, named by {understanding.classes_from}"),
+    ]
+    if understanding.accuracy is not None:
+        facts.append(("Accuracy on a few test queries", f"{understanding.accuracy:.2f}"))
+    return [*facts, *(("Note", note) for note in understanding.notes)]
+
+
+def understanding_lines(understanding: Understanding) -> list[str]:
+    """Return what was understood of a model and its data, a line for each fact."""
+    return [f"{name}: {text}" for name, text in understanding_facts(understanding)]
+
+
+SHOWN_CLASSES = 20
+"""Most classes in a table of what was understood."""
+
+
+def understanding_tables(understanding: Understanding) -> list[Listing]:
+    """Return the classes with their counts, and the columns of a table."""
+    classes = understanding.classes
+    more = f" (the first {SHOWN_CLASSES} of {len(classes)})" if len(classes) > SHOWN_CLASSES else ""
+    tables = [
+        Listing(
+            f"Classes, in the order of the scores{more}",
+            {
+                "class": Column(attrgetter("name")),
+                "auxiliary rows": Column(attrgetter("auxiliary"), ",d"),
+                "test queries": Column(attrgetter("test"), ",d"),
+            },
+            classes[:SHOWN_CLASSES],
+        )
+    ]
+    if understanding.columns:
+        columns = {
+            "column": Column(attrgetter("name")),
+            "kind": Column(attrgetter("kind")),
+            "content": Column(attrgetter("content")),
+        }
+        tables.append(Listing("Columns, by the auxiliary table", columns, understanding.columns))
+    return tables

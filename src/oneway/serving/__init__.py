@@ -1,6 +1,7 @@
 """HTTP in front of a guarded model. It loads nothing that attacks."""
 
 from oneway.serving.app import serving_app
+from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, GuardedScores
 from oneway.serving.logs import start_logging
 from oneway.serving.proxied_model import ProxyOptions, open_upstream
@@ -9,6 +10,7 @@ from oneway.serving.running import listen, run
 from oneway.serving.settings import ServingSettings, load_settings
 
 __all__ = [
+    "GuardedFrames",
     "GuardedModel",
     "GuardedScores",
     "ProxyOptions",

@@ -1,5 +1,6 @@
 """The server of a model in this process: the Open Inference Protocol over a guarded model."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,11 @@ from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from torch import Tensor
 
+from oneway.openinference.frames import DATATYPES, read_columns
 from oneway.openinference.messages import (
     BINARY_HEADER,
+    InferRequest,
     ModelMetadata,
     TensorMetadata,
     parse_request,
@@ -20,49 +22,65 @@ from oneway.openinference.messages import (
 )
 from oneway.openinference.tensors import tensor_message
 from oneway.serving.base_app import GuardedServer
+from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, json_response
 from oneway.serving.requests import InferenceRequest
 from oneway.serving.settings import ServingSettings
 
 
-def serving_app(model: GuardedModel, settings: ServingSettings) -> Starlette:
+def serving_app(model: GuardedModel | GuardedFrames, settings: ServingSettings) -> Starlette:
     """Return the server of a model that has passed its self test.
 
     Args:
-        model: The guarded model; :meth:`GuardedModel.check` must have been called.
+        model: The guarded model; its ``check`` must have been called.
         settings: How the server behaves.
 
     Raises:
         InvalidOptionError: A secret in ``settings`` cannot be used.
     """
-    return _ModelServer(model, settings).app()
+    kind = _TensorServer if isinstance(model, GuardedModel) else _FrameServer
+    return kind(model, settings).app()
 
 
 @dataclass(frozen=True)
 class _ModelRequest(InferenceRequest):
-    queries: Tensor
+    queries: Any
     in_binary: bool
 
 
-class _ModelServer(GuardedServer[Tensor, _ModelRequest]):
+class _ModelServer(GuardedServer[Any, _ModelRequest]):
+    """Serves a model in this process; a subclass says what a request holds."""
+
     extensions = ("binary_tensor_data",)
     # Another name or version gets an error of the protocol.
     route_paths = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
-    def __init__(self, model: GuardedModel, settings: ServingSettings) -> None:
-        self.input_shape, self.parameters = model.input_shape, guard_parameters(model.guard)
+    def __init__(self, model: Any, settings: ServingSettings) -> None:
+        self.model, self.parameters = model, guard_parameters(model.guard)
         metadata = ModelMetadata(
             name=settings.model_name,
             versions=[settings.model_version],
             platform="oneway",
-            inputs=[_floats(settings.input_name, *model.input_shape)],
+            inputs=self.inputs(settings),
             outputs=[_floats(settings.output_name, model.classes or 0)],
             parameters=dict(self.parameters),
         )
         path = f"/v2/models/{settings.model_name}"
         paths = path, f"{path}/versions/{settings.model_version}"
         super().__init__(model, settings, metadata, paths)
+
+    @abstractmethod
+    def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:
+        """Return the inputs that a request must have."""
+
+    @abstractmethod
+    def read_queries(self, request: InferRequest, binary: bytes) -> Any:
+        """Return the queries of a request.
+
+        Raises:
+            MessageError: The request holds anything else.
+        """
 
     def check_path(self, request: Request) -> None:
         settings = self.settings
@@ -77,14 +95,7 @@ class _ModelServer(GuardedServer[Tensor, _ModelRequest]):
         settings = self.settings
         request, binary = parse_request(body, json_bytes)
         in_binary = wants_binary(request, settings.output_name)
-        queries = read_queries(
-            request,
-            binary,
-            input_name=settings.input_name,
-            input_shape=self.input_shape,
-            most_rows=settings.max_request_rows,
-        )
-        return _ModelRequest(torch.from_numpy(queries), request.id, in_binary)
+        return _ModelRequest(self.read_queries(request, binary), request.id, in_binary)
 
     async def answer(self, request: _ModelRequest) -> tuple[None, Released]:
         return None, await self.batcher.ask(request.queries, self.settings.timeout_seconds)
@@ -111,6 +122,38 @@ class _ModelServer(GuardedServer[Tensor, _ModelRequest]):
             headers={BINARY_HEADER: str(len(head))},
             media_type="application/octet-stream",
         )
+
+
+class _TensorServer(_ModelServer):
+    """Takes one input, a tensor of queries."""
+
+    def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:
+        return [_floats(settings.input_name, *self.model.input_shape)]
+
+    def read_queries(self, request: InferRequest, binary: bytes) -> torch.Tensor:
+        queries = read_queries(
+            request,
+            binary,
+            input_name=self.settings.input_name,
+            input_shape=self.model.input_shape,
+            most_rows=self.settings.max_request_rows,
+        )
+        return torch.from_numpy(queries)
+
+
+class _FrameServer(_ModelServer):
+    """Takes an input for each column of a table."""
+
+    def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:  # noqa: ARG002
+        return [
+            TensorMetadata(name=name, datatype=DATATYPES[kind], shape=[-1])
+            for name, kind in self.model.columns.items()
+        ]
+
+    def read_queries(self, request: InferRequest, binary: bytes) -> Any:
+        most_rows = self.settings.max_request_rows
+        columns = read_columns(request, binary, columns=self.model.columns, most_rows=most_rows)
+        return self.model.frame(columns)
 
 
 def _floats(name: str, *sizes: int) -> TensorMetadata:

@@ -151,27 +151,23 @@ class Guarded(ABC, Generic[Q]):
             )
 
 
-class GuardedModel(Guarded[Tensor]):
-    """A model behind a guard. A request is ``(n, *input_shape)`` float32 queries, finite."""
+class GuardedHere(Guarded[Q]):
+    """A model in this process behind a guard: batches, their filling, and the self test."""
 
     def __init__(
         self,
-        target: Target,
         guard: ServableDefense,
         *,
-        input_shape: tuple[int, ...],
         device: torch.device,
-        decimals: int | None = None,
-        batch_multiple: int = 1,
-        batch_size: int = 512,
+        decimals: int | None,
+        batch_multiple: int,
+        batch_size: int,
     ) -> None:
         """Put a guard before a model. Call :meth:`check` before it serves.
 
         Args:
-            target: The undefended model.
             guard: The defense.
-            input_shape: The shape of one query.
-            device: Where queries go.
+            device: Device of the defense.
             decimals: Decimals of the release: see :func:`oneway.release`.
             batch_multiple: Batches are filled up to a multiple of this.
             batch_size: Most queries that model and guard get at once; a multiple of that.
@@ -182,13 +178,32 @@ class GuardedModel(Guarded[Tensor]):
         super().__init__(guard, device=device, decimals=decimals)
         check_count("batch_multiple", batch_multiple)
         check_count("batch_size", batch_size)
-        self.target, self.input_shape = target, input_shape
         self.batch_multiple, self.batch_size = batch_multiple, batch_size
 
-    def _answer(self, requests: Sequence[Tensor]) -> list[Released]:
+    @abstractmethod
+    def _join(self, requests: Sequence[Q]) -> Q:
+        """Return the queries of several requests, in order."""
+
+    @abstractmethod
+    def _take(self, queries: Q, places: Sequence[int]) -> Q:
+        """Return copies of some queries, by their places."""
+
+    @abstractmethod
+    def _clean_logits(self, queries: Q) -> Tensor:
+        """Return ``(N, K)`` clean logits. The queries may be written to."""
+
+    @abstractmethod
+    def _images(self, queries: Q) -> Tensor | None:
+        """Return the queries as a guard takes them; None if it needs none."""
+
+    @abstractmethod
+    def _probes(self, count: int) -> Q:
+        """Return queries for the self test."""
+
+    def _answer(self, requests: Sequence[Q]) -> list[Released]:
         counts = [len(queries) for queries in requests]
-        images = self._filled(torch.cat(list(requests)))
-        released = self._release(self._clean_logits(images), images, self.batch_size)
+        queries = self._filled(self._join(requests))
+        released = self._release(self._asked(queries), self._images(queries), self.batch_size)
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "
@@ -196,18 +211,20 @@ class GuardedModel(Guarded[Tensor]):
             )
         return np.split(released[: sum(counts)], np.cumsum(counts)[:-1])
 
-    def _filled(self, images: Tensor) -> Tensor:
-        """Return a batch filled up to a multiple by its last query, on the device."""
-        surplus = -len(images) % self.batch_multiple
-        if surplus:
-            images = torch.cat([images, images[-1:].expand(surplus, *images.shape[1:])])
-        return images.to(self.device)
+    def _filled(self, queries: Q) -> Q:
+        """Return a batch filled up to a multiple by its last query."""
+        count = len(queries)
+        surplus = -count % self.batch_multiple
+        if not surplus:
+            return queries
+        return self._take(queries, [*range(count), *[count - 1] * surplus])
 
-    def _clean_logits(self, images: Tensor) -> Tensor:
-        parts = [part.clone() for part in images.split(self.batch_size)]  # one may work in place
-        if isinstance(self.target, ScoredTarget):
-            return torch.cat([self.target.logits(part) for part in parts])
-        return torch.cat([logits_from_confidences(self.target(part)) for part in parts])
+    def _asked(self, queries: Q) -> Tensor:
+        """Return the clean logits of all queries, asked in parts of ``batch_size``."""
+        count = len(queries)
+        starts = range(0, count, self.batch_size)
+        parts = [range(start, min(start + self.batch_size, count)) for start in starts]
+        return torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
 
     def check(self) -> bool:
         """Ask the model, guard its own output, and refuse to serve if anything is amiss.
@@ -227,17 +244,17 @@ class GuardedModel(Guarded[Tensor]):
             raise failed("the model, or its guard,", PROBES, error) from error
 
     def _check(self) -> bool:
-        generator = torch.Generator().manual_seed(0)
-        probes = torch.rand(PROBES, *self.input_shape, generator=generator)
-        others = torch.rand(2 * PROBES, *self.input_shape, generator=generator)
+        rows = self._probes(3 * PROBES)
+        places = range(PROBES)
 
-        def clean_of(images: Tensor) -> Tensor:
-            return self._clean_logits(self._filled(images))[: len(images)]
+        def clean_of(chosen: Sequence[int]) -> Tensor:
+            return self._asked(self._filled(self._take(rows, chosen)))[: len(chosen)]
 
-        clean = clean_of(probes)
+        clean = clean_of(places)
         self.classes = clean.shape[-1]
-        alone = torch.cat([clean_of(probe[None]) for probe in probes])
-        among = clean_of(torch.cat([others, probes.flip(0)]))[len(others) :].flip(0)
+        alone = torch.cat([clean_of([place]) for place in places])
+        others = range(PROBES, 3 * PROBES)
+        among = clean_of([*others, *reversed(places)])[len(others) :].flip(0)
         moved = max(
             float((scores.double() - clean.double()).abs().amax()) for scores in (alone, among)
         )
@@ -247,10 +264,66 @@ class GuardedModel(Guarded[Tensor]):
                 "a client who repeats a query averages the guard away. Put it in eval mode, or "
                 "serve with max_batch_size=1 and batch_multiple=1."
             )
-        self._check_guard(clean, self._filled(probes)[:PROBES])
-        for rows in (1, PROBES, 2 * PROBES):
-            self._answer([others[:rows]])
+        self._check_guard(clean, self._images(self._take(rows, places)))
+        for count in (1, PROBES, 2 * PROBES):
+            self._answer([self._take(rows, others[:count])])
         return moved == 0
+
+
+class GuardedModel(GuardedHere[Tensor]):
+    """A model behind a guard. A request is ``(n, *input_shape)`` float32 queries, finite."""
+
+    def __init__(
+        self,
+        target: Target,
+        guard: ServableDefense,
+        *,
+        input_shape: tuple[int, ...],
+        device: torch.device,
+        decimals: int | None = None,
+        batch_multiple: int = 1,
+        batch_size: int = 512,
+    ) -> None:
+        """Put a guard before a model. Call :meth:`check` before it serves.
+
+        Args:
+            target: The undefended model.
+            guard: The defense.
+            input_shape: The shape of one query.
+            device: Device of queries and defense.
+            decimals: Decimals of the release: see :func:`oneway.release`.
+            batch_multiple: Batches are filled up to a multiple of this.
+            batch_size: Most queries that model and guard get at once; a multiple of that.
+
+        Raises:
+            InvalidOptionError: An option is outside its range.
+        """
+        super().__init__(
+            guard,
+            device=device,
+            decimals=decimals,
+            batch_multiple=batch_multiple,
+            batch_size=batch_size,
+        )
+        self.target, self.input_shape = target, input_shape
+
+    def _join(self, requests: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(requests)).to(self.device)
+
+    def _take(self, queries: Tensor, places: Sequence[int]) -> Tensor:
+        return queries[list(places)]  # a copy: a model may work in place
+
+    def _clean_logits(self, queries: Tensor) -> Tensor:
+        if isinstance(self.target, ScoredTarget):
+            return self.target.logits(queries)
+        return logits_from_confidences(self.target(queries))
+
+    def _images(self, queries: Tensor) -> Tensor:
+        return queries
+
+    def _probes(self, count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.rand(count, *self.input_shape, generator=generator).to(self.device)
 
 
 @dataclass(frozen=True)

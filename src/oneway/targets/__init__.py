@@ -4,7 +4,7 @@ from oneway.targets.answers import class_names_of
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
-from oneway.targets.opening import open_target
+from oneway.targets.opening import open_target, target_kind
 from oneway.targets.recorded import RecordedTarget
 from oneway.targets.records import records_target
 from oneway.targets.torch_module import TorchTarget
@@ -24,5 +24,6 @@ __all__ = [
     "class_names_of",
     "open_target",
     "records_target",
+    "target_kind",
     "train_target",
 ]

@@ -110,6 +110,15 @@ def open_target(
     return kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
 
 
+def target_kind(where: str) -> str:
+    """Return the kind of model that :func:`open_target` opens, such as ``"an ONNX file"``.
+
+    Raises:
+        OnewayError: There is no such file, or no kind fits.
+    """
+    return _kind_of(where).name
+
+
 def _kind_of(where: str) -> _Kind:
     if re.match(r"https?://", where, re.IGNORECASE):
         return ENDPOINT

@@ -61,6 +61,7 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
     if raised:
         sections.append(Section("flags", "Flags and their meaning", flag_texts(raised)))
     sections += [
+        *_understood(record),
         Section("how", "How it was measured", [Facts(_how(record))]),
         Section("limits", "What may be claimed", [Bullets(sentences.audit_limits(record))]),
     ]
@@ -336,6 +337,16 @@ def _utility(record: AuditRecord) -> list[Block]:
         numbers=Listing(title, columns, rows),
     )
     return [*blocks, chart]
+
+
+def _understood(record: AuditRecord) -> list[Section]:
+    """Return what was understood of model and data; nothing for a record that lacks it."""
+    understanding = record.understanding
+    if understanding is None:
+        return []
+    tables = [Grid(table) for table in audit.understanding_tables(understanding)]
+    facts = Facts(audit.understanding_facts(understanding))
+    return [Section("understood", "What was understood of model and data", [facts, *tables])]
 
 
 def _how(record: AuditRecord) -> list[tuple[str, str]]:

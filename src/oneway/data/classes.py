@@ -1,0 +1,149 @@
+"""Map the labels of data to a model's classes by name: the model's class list decides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oneway.errors import CorruptDataError, InvalidOptionError
+
+SHOWN = 10
+"""Most class names in a message."""
+
+
+@dataclass(frozen=True)
+class ClassOrder:
+    """The classes of a model, in the order of its scores.
+
+    Attributes:
+        names: K names.
+        source: Where the order comes from, in words.
+    """
+
+    names: tuple[str, ...]
+    source: str
+
+
+def class_order(
+    num_classes: int,
+    *,
+    declared: Sequence[str] | None,
+    of_model: Sequence[str] | None,
+    of_data: Mapping[str, Sequence[str] | None],
+) -> ClassOrder:
+    """Return the order of a model's classes, or refuse to guess it.
+
+    The names that the model or its operator gives decide. Without them, the sorted names of the
+    data are used if there is one for each class.
+
+    Args:
+        num_classes: K, the number of scores in an answer.
+        declared: The operator's list of classes, in the order of the scores; or None.
+        of_model: The model's own list; or None.
+        of_data: The class names of each file, by the name of the file; None for a file of class
+            numbers.
+
+    Raises:
+        InvalidOptionError: Two lists disagree, a list does not have K names, or the names of the
+            data do not settle the order.
+    """
+    for source, names in (("--classes", declared), ("the model", of_model)):
+        if names is None:
+            continue
+        if len(names) != num_classes or len(set(names)) != len(names):
+            raise InvalidOptionError(
+                f"{source} must name each of {num_classes} classes once, one for each score, but "
+                f"names {len(names)}: {listed(names)}."
+            )
+    if declared is not None:
+        if of_model is not None and tuple(declared) != tuple(of_model):
+            raise InvalidOptionError(
+                f"--classes names {listed(declared)}, but the model's classes are "
+                f"{listed(of_model)}, in this order. Leave --classes out."
+            )
+        return ClassOrder(tuple(declared), "--classes")
+    if of_model is not None:
+        return ClassOrder(tuple(of_model), "the model")
+    named = {where: names for where, names in of_data.items() if names is not None}
+    if not named:
+        return ClassOrder(tuple(map(str, range(num_classes))), "class numbers of the data")
+    return ClassOrder(_order_of_data(num_classes, named), "the data's class names, sorted")
+
+
+def _order_of_data(num_classes: int, named: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    remedy = (
+        f"Pass --classes with the {num_classes} names in the order of the model's scores, such as "
+        "--classes cat,dog,fox."
+    )
+    names = {name for of_file in named.values() for name in of_file}
+    files = "; ".join(f"{where}: {listed(of_file)}" for where, of_file in named.items())
+    if len(names) != num_classes:
+        raise InvalidOptionError(
+            f"the model gives {num_classes} scores and does not name its classes, but the data "
+            f"names {len(names)} ({files}). {remedy}"
+        )
+    by_text = sorted(names)
+    if not all(name.isdecimal() for name in names):
+        return tuple(by_text)
+    # Sorted as text, as by who trained on a folder per class, "10" comes before "2".
+    by_number = sorted(names, key=int)
+    if by_number != by_text:
+        raise InvalidOptionError(
+            "the model does not name its classes, and the data names them by numbers whose order "
+            f"as text differs from their order as numbers ({files}). {remedy}"
+        )
+    return tuple(by_number)
+
+
+def map_labels(
+    labels: Tensor, names: Sequence[str] | None, order: ClassOrder, where: str
+) -> Tensor:
+    """Return labels as positions in a model's classes.
+
+    Args:
+        labels: ``(N)`` int64: positions in ``names``, or the model's class numbers.
+        names: The class names of the data; None: the labels are the model's class numbers.
+        order: The model's classes.
+        where: The name of the data in messages.
+
+    Returns:
+        ``(N)`` int64 in ``[0, K)``.
+
+    Raises:
+        CorruptDataError: A class of the data is none of the model's.
+    """
+    num_classes = len(order.names)
+    if names is None:
+        outside = int(((labels < 0) | (labels >= num_classes)).sum())
+        if outside:
+            raise CorruptDataError(
+                f"labels of {where} must lie in [0, {num_classes}), the model's class numbers, but "
+                f"{outside} of {len(labels)} do not. Number them as the model does, or store the "
+                "names of the classes."
+            )
+        return labels
+    places = {name: place for place, name in enumerate(order.names)}
+    unknown = [name for name in names if name not in places]
+    if unknown:
+        raise CorruptDataError(
+            f"{where} has classes that the model does not have: {listed(unknown)}. The model's "
+            f"classes ({order.source}) are {listed(order.names)}. Rename them, take them out, or "
+            "pass --classes."
+        )
+    positions = torch.tensor([places[name] for name in names], dtype=torch.int64)
+    return positions[labels.cpu()].to(labels.device)
+
+
+def class_counts(labels: Tensor | None, num_classes: int) -> list[int] | None:
+    """Return how many rows each class has; None without labels."""
+    if labels is None:
+        return None
+    counts: list[int] = torch.bincount(labels, minlength=num_classes).tolist()
+    return counts
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, the first 10 of many."""
+    shown = ", ".join(map(repr, names[:SHOWN]))
+    return shown if len(names) <= SHOWN else f"{shown}, … ({len(names)} in all)"
