@@ -82,9 +82,9 @@ def bootstrap_gap(
             floating, finite, at least 0, ``N >= 2``.
         clean_errors: ``(N)`` errors of the best attack on clean scores, same queries.
         label_errors: ``(N)`` errors of the best attack on the label alone, same queries.
-        generator: As for :func:`bootstrap_mean`.
-        level: As for :func:`bootstrap_mean`.
-        resamples: As for :func:`bootstrap_mean`.
+        generator: Source of the draws, on any device; the work is done there.
+        level: Share of the draws between the ends, in ``(0, 1)``.
+        resamples: Number of draws, at least ``2 / (1 - level)``, so that one lies beyond each end.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.

@@ -159,7 +159,7 @@ class RaisedFlag:
 
     Attributes:
         name: The flag's name.
-        detail: What raised it.
+        detail: Finding that raised the flag, without counts.
         releases: The releases of which it was raised, with the number of seeds.
     """
 

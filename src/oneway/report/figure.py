@@ -26,7 +26,7 @@ def check_figure_path(path: Path) -> None:
     """Refuse a file that :func:`draw_reconstructions` could not write.
 
     Raises:
-        InvalidOptionError: Its ending is no known format.
+        InvalidOptionError: The file's ending is no known format.
     """
     if path.suffix.lower() not in FORMATS:
         raise InvalidOptionError(

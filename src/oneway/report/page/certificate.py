@@ -169,7 +169,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     """Return the page of a certificate.
 
     Args:
-        certificate: What to report.
+        certificate: The certificate.
         name: Name of the codebook, such as its file's.
         command: The command that certified it, if it is known.
     """

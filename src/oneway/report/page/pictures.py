@@ -39,9 +39,9 @@ class PictureRow:
     """Several queries as one attacker reconstructs them.
 
     Attributes:
-        label: The attacker, or the source of the images.
-        note: What the attacker knows, or its error.
-        pictures: One per query.
+        label: Name of the attacker, or source of the images.
+        note: Knowledge or error of the attacker.
+        pictures: An image for each query.
     """
 
     label: str
@@ -75,8 +75,8 @@ def picture_row(
     """Return a row of images.
 
     Args:
-        label: The attacker, or the source of the images.
-        note: What the attacker knows, or its error.
+        label: Name of the attacker, or source of the images.
+        note: Knowledge or error of the attacker.
         images: ``(n, H, W)`` gray or ``(n, H, W, 3)``, uint8 or in ``[0, 1]``.
         alts: Text instead of each image.
 
