@@ -674,9 +674,9 @@ def test_every_flag_has_a_case_here_or_among_the_answers():
         ({"minutes": 0.0}, "minutes must be positive"),
         ({"minutes": float("nan")}, "minutes must be positive"),
         ({"first_epochs": 8, "most_epochs": 4}, "most_epochs must be .* at least 8"),
-        ({"widths": ()}, "widths must name at least one"),
-        ({"input_transforms": ()}, "input_transforms must name at least one"),
-        ({"repeats": ()}, "repeats must name at least one"),
+        ({"widths": ()}, "widths must hold at least one value"),
+        ({"input_transforms": ()}, "input_transforms must hold at least one value"),
+        ({"repeats": ()}, "repeats must hold at least one value"),
         ({"widths": (4, 0)}, "each of widths must be a whole number"),
     ],
 )
