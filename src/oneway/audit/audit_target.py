@@ -94,7 +94,7 @@ class AuditTarget:
             if len(rows) < least:
                 raise InvalidOptionError(
                     f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
-                    "attacker who has next to nothing learns nothing, which says nothing."
+                    "With too few rows, a failed attack proves nothing."
                 )
             if not (rows.min() >= 0 and rows.max() <= 1):
                 raise InvalidTensorError(
