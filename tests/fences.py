@@ -291,7 +291,7 @@ class PageRun:
         self.moved[printed] = str(listener.getsockname()[1])
         started = threading.Event()
         server = server_of(asgi, how, started.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         self.stack.callback(listener.close)
         self.stack.callback(thread.join)
