@@ -18,18 +18,14 @@ WRAPPERS = ("estimator", "estimator_", "best_estimator_", "calibrated_classifier
 def feature_names(estimator: Any) -> tuple[str, ...] | None:
     """Return the columns that an estimator was fitted on; None if it was fitted on a matrix."""
     names = getattr(estimator, "feature_names_in_", None)  # scikit-learn, LightGBM, XGBoost
-    if names is None:
-        names = getattr(estimator, "feature_names_", None)  # CatBoost
-    if names is None:
-        names = getattr(estimator, "feature_name_", None)  # LightGBM before 4.5
-    if names is None or not len(names):
+    if names is not None:
+        return tuple(map(str, names))
+    names = getattr(estimator, "feature_names_", None)  # CatBoost
+    names = names or getattr(estimator, "feature_name_", None) or ()  # LightGBM before 4.5
+    # These two make up names for the columns of a matrix.
+    if all(re.fullmatch(rf"(Column_)?{i}", str(name)) for i, name in enumerate(names)):
         return None
-    texts = tuple(map(str, names))
-    # CatBoost and LightGBM make up such names for a matrix.
-    made_up = all(
-        re.fullmatch(rf"(Column_)?{place}", text) is not None for place, text in enumerate(texts)
-    )
-    return None if made_up else texts
+    return tuple(map(str, names))
 
 
 def feature_count(estimator: Any) -> int | None:
@@ -53,6 +49,11 @@ def match_columns(wanted: Sequence[str], columns: Sequence[str], name: str) -> l
     """
     spaced = {column.replace(" ", "_"): column for column in columns if column not in wanted}
     found = {want: want if want in columns else spaced.get(want) for want in wanted}
+    if len(set(columns)) < len(columns):
+        raise InvalidTensorError(
+            f"{name} was fitted on columns by name, but the table has one name for several "
+            "columns. Give each a name of its own."
+        )
     missing = [want for want, column in found.items() if column is None]
     extra = [column for column in columns if column not in found.values()]
     if missing or extra:
