@@ -9,6 +9,7 @@ from oneway.checks import check_count, check_images
 from oneway.contracts import Defense, ScoredTarget, Target
 from oneway.errors import InvalidOptionError
 from oneway.releases import check_release_options, guarded_release, logits_from_confidences
+from oneway.targets.answers import class_names_of
 from oneway.targets.torch_module import TorchTarget
 
 
@@ -59,6 +60,7 @@ class DefendedTarget:
         check_count("batch_size", batch_size)
         check_release_options(dtype, decimals)
         self.target = target
+        self.class_names = class_names_of(target)
         self.defense = defense
         self.dtype, self.decimals, self.batch_size = dtype, decimals, batch_size
 
