@@ -9,6 +9,7 @@ from torch import nn
 
 from audit.audits import CLASSES, Scores, answers, black_box, blobs, subject_of
 from laws import looped
+from oneway.audit import measures, understand
 from oneway.audit.audit_target import (
     LEAST_AUXILIARY,
     LEAST_TEST,
@@ -27,6 +28,7 @@ from oneway.evaluation.settings import ReleaseSpec
 from oneway.metrics import label_changes
 from oneway.releases import release
 from oneway.targets import TorchTarget
+from oneway.targets.estimator import estimator_target
 
 TEST, LABELS = blobs(60, 1)
 OWN = blobs(LEAST_AUXILIARY, 0)[0]
@@ -69,6 +71,38 @@ LABEL_ONLY = ReleaseSpec("label", "label-only")
 def test_what_cannot_be_audited_is_refused_before_any_query(options, error, message):
     with pytest.raises(error, match=message):
         audited(**options)
+
+
+def test_clean_scores_of_an_estimator_with_a_threshold_are_those_of_an_open_api():
+    """Labels are what ``predict`` says; an API without a guard answers with the probabilities."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    selection = pytest.importorskip("sklearn.model_selection")
+    (rows, labels), (test, true) = (
+        (images.flatten(1), labels) for images, labels in (blobs(200, 0), blobs(60, 1))
+    )
+    rows, test = (part + 0.4 * torch.rand(part.shape) for part in (rows, test))
+    rows, test = rows / 1.4, test / 1.4
+    model = selection.FixedThresholdClassifier(
+        linear_model.LogisticRegression(C=0.01), threshold=0.05, pos_label=1
+    ).fit(rows.numpy(), labels.numpy() == 0)
+    target = estimator_target(model, batch_size=99, name="the model")
+    audited = AuditTarget(target, rows, test, (true == 0).long())
+    answered = ask(audited, Identity())
+    raw, own = model.predict_proba(test.numpy()), torch.from_numpy(model.predict(test.numpy()))
+    assert (raw.argmax(1) != own.numpy()).any()
+    torch.testing.assert_close(answered.clean_test, torch.from_numpy(raw).float())
+    assert torch.equal(answered.trace.clean_logits.argmax(-1), own.long())
+    assert answered.label_changes == 0
+    clean = torch.from_numpy(model.predict_proba(rows.numpy())).float()
+    torch.testing.assert_close(answered.clean, clean)
+    accuracy = float((own == (true == 0)).double().mean())
+    assert understand(audited).accuracy == accuracy
+    assert measures.utility(audited, answered, Identity())["clean"]["top_1"] == accuracy
+
+
+def test_tables_that_share_records_are_said_to_share_records():
+    with pytest.raises(OverlappingSplitsError, match="share 60 records"):
+        audited(auxiliary=OWN.flatten(1), test=OWN[:60].flatten(1))
 
 
 def test_what_can_be_audited_is_not_refused():

@@ -78,6 +78,7 @@ def test_what_was_understood_is_said_of_records_and_not_of_images(audited):
     output, _, record = audited
     said = " ".join(output.split())
     assert "records of 5 columns" in said
+    assert "image" not in said
     assert "missing values, encoded as such: of 80 rows in column 'marker'" in said
     assert set(record.privacy["released"]["columns"]) == {
         "sex",

@@ -8,8 +8,15 @@ import torch
 from laws import looped
 from oneway.contracts import FrameTarget
 from oneway.data.tables import load_records
+from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
-from oneway.targets import CallableTarget, class_names_of, open_target, records_target
+from oneway.targets import (
+    CallableTarget,
+    DefendedTarget,
+    class_names_of,
+    open_target,
+    records_target,
+)
 from oneway.targets.estimator import EstimatorTarget, estimator_target
 from optional import later
 
@@ -140,6 +147,7 @@ def test_a_table_gives_the_answers_of_the_bare_model_on_the_bare_frame(name, tmp
     target = wrapped(model)
     assert isinstance(target, FrameTarget)
     assert class_names_of(target) == tuple(map(str, model.classes_))
+    assert class_names_of(DefendedTarget(target, Identity())) == class_names_of(target)
     bare = torch.from_numpy(model.predict_proba(prepare(TEST))).float()
     stored = as_it_is if name != "CatBoost" else without_holes
     for suffix, declared in ((".csv", as_it_is), (".parquet", as_it_is), (".parquet", prepare)):
@@ -221,6 +229,9 @@ def test_missing_and_extra_columns_are_named_before_any_query():
     assert type(plain) is EstimatorTarget
     with pytest.raises(InvalidTensorError, match=r"fitted on 2 features without .* 3 columns: 'a'"):
         records_target(plain, never, columns=["a", "b", "c"])
+    twice = pandas.concat([TEST, TEST[["age"]]], axis=1)
+    with pytest.raises(InvalidTensorError, match="one name for several columns"):
+        wrapped(model).frame_confidences(twice)
     with pytest.raises(InvalidTensorError, match="asked with a pandas DataFrame, but got list"):
         wrapped(model).frame_confidences([1])
 
@@ -266,6 +277,15 @@ def test_a_model_of_a_frame_of_numbers_answers_tensors_too():
         wrapped(model)(torch.rand(2, 3))
     with pytest.raises(InvalidTensorError, match="takes tables and no numbers alone"):
         wrapped(fitted("LightGBM")[0])(torch.rand(2, 7))
+
+
+@looped("kind", ["LightGBM", "XGBoost"])
+def test_columns_that_are_numbered_are_found_by_their_numbers(kind):
+    frame = pandas.DataFrame(TRAIN[["age", "code"]].to_numpy())
+    model = MODELS[kind][0]().fit(frame, ILL.astype(int))
+    expected = torch.from_numpy(model.predict_proba(frame)).float()
+    for asked in (frame, frame.rename(columns=str)[["1", "0"]]):
+        torch.testing.assert_close(wrapped(model).frame_confidences(asked), expected)
 
 
 @looped("names", [["Column_0", "Column_1"], ["0", "1"]])

@@ -65,6 +65,17 @@ def test_the_label_is_lifted_to_the_only_maximum_and_no_more(case):
     assert (lift_labels(lifted, labels) == lifted).all()
 
 
+@looped("kind", [np.float32, np.float64])
+def test_dividing_by_the_sum_makes_no_new_tie(kind):
+    generator = np.random.default_rng(0)
+    weights = generator.random((20_000, 3)).astype(kind)
+    probabilities = weights / weights.sum(1, keepdims=True)
+    labels = probabilities.argmin(1)
+    ordered = np.sort(lift_labels(probabilities, labels), 1)
+    assert (ordered[:, -1] > ordered[:, -2]).all()
+    assert (lift_labels(probabilities, labels).argmax(1) == labels).all()
+
+
 @pytest.fixture(scope="module")
 def cancer():
     x, y = load_breast_cancer(return_X_y=True)

@@ -240,10 +240,11 @@ def attackers_table(record: AuditRecord | AttackRecord) -> Listing:
     Where the record has it, also the share of queries that it re-identifies at rank 1.
     """
     ranks = record.reidentified if isinstance(record, AuditRecord) else None
+    of_records = isinstance(record, AuditRecord) and len(record.shape) == 1
     columns = {"attacker": Column(itemgetter(0)), "error": Column(itemgetter(1), ".4f")}
     if ranks is not None:
         columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
-    columns["what it knows"] = Column(lambda row: knows(row[0]))
+    columns["what it knows"] = Column(lambda row: knows(row[0], of_records=of_records))
     return Listing("Attackers on the release", columns, list(record.errors.items()))
 
 

@@ -29,9 +29,15 @@ READING = (
 """How to read a report, for people who have never seen one."""
 
 
-def knows(attack: str) -> str:
-    """Return what an attacker knows; empty for an attack that is not registered."""
-    return ATTACKS[attack].knows if attack in ATTACKS else ""
+def knows(attack: str, *, of_records: bool = False) -> str:
+    """Return what an attacker knows; empty for an attack that is not registered.
+
+    Args:
+        attack: Its registered name.
+        of_records: Whether queries are records, and no images.
+    """
+    known = ATTACKS[attack].knows if attack in ATTACKS else ""
+    return known.replace("image", "record") if of_records else known
 
 
 def baselines_sentence(clean: str, label: str, prior: str) -> str:

@@ -18,18 +18,14 @@ WRAPPERS = ("estimator", "estimator_", "best_estimator_", "calibrated_classifier
 def feature_names(estimator: Any) -> tuple[str, ...] | None:
     """Return the columns that an estimator was fitted on; None if it was fitted on a matrix."""
     names = getattr(estimator, "feature_names_in_", None)  # scikit-learn, LightGBM, XGBoost
-    if names is None:
-        names = getattr(estimator, "feature_names_", None)  # CatBoost
-    if names is None:
-        names = getattr(estimator, "feature_name_", None)  # LightGBM before 4.5
-    if names is None or not len(names):
+    if names is not None:
+        return tuple(map(str, names))
+    names = getattr(estimator, "feature_names_", None)  # CatBoost
+    names = names or getattr(estimator, "feature_name_", None) or ()  # LightGBM before 4.5
+    # These two make up names for the columns of a matrix.
+    if all(re.fullmatch(rf"(Column_)?{i}", str(name)) for i, name in enumerate(names)):
         return None
-    texts = tuple(map(str, names))
-    # CatBoost and LightGBM make up such names for a matrix.
-    made_up = all(
-        re.fullmatch(rf"(Column_)?{place}", text) is not None for place, text in enumerate(texts)
-    )
-    return None if made_up else texts
+    return tuple(map(str, names))
 
 
 def feature_count(estimator: Any) -> int | None:
@@ -39,22 +35,29 @@ def feature_count(estimator: Any) -> int | None:
     return getattr(estimator, "n_features_in_", None) or (len(names) if names else None)
 
 
-def match_columns(wanted: Sequence[str], columns: Sequence[str], name: str) -> list[str]:
+def match_columns(wanted: Sequence[str], columns: Sequence[Any], name: str) -> list[Any]:
     """Return the columns of a table in the order in which a model was fitted on them.
 
     Args:
         wanted: The columns that the model was fitted on.
-        columns: The table's columns. A space in their names may be an underscore in ``wanted``:
-            LightGBM writes it so.
+        columns: The table's columns; one that is no text is compared by its text. A space in
+            their names may be an underscore in ``wanted``: LightGBM writes it so.
         name: What messages call the model.
 
     Raises:
-        InvalidTensorError: Columns are missing or too many; the message names them.
+        InvalidTensorError: Columns are missing or too many, or have one name; the message names
+            them.
     """
-    spaced = {column.replace(" ", "_"): column for column in columns if column not in wanted}
-    found = {want: want if want in columns else spaced.get(want) for want in wanted}
-    missing = [want for want, column in found.items() if column is None]
-    extra = [column for column in columns if column not in found.values()]
+    by_text = {str(column): column for column in columns}
+    if len(by_text) < len(columns):
+        raise InvalidTensorError(
+            f"{name} was fitted on columns by name, but the table has one name for several "
+            "columns. Give each a name of its own."
+        )
+    spaced = {text.replace(" ", "_"): text for text in by_text if text not in wanted}
+    found = {want: want if want in by_text else spaced.get(want) for want in wanted}
+    missing = [want for want, text in found.items() if text is None]
+    extra = [text for text in by_text if text not in found.values()]
     if missing or extra:
         raise InvalidTensorError(
             f"{name} was fitted on the columns {_listed(wanted)}, but the table lacks "
@@ -62,7 +65,7 @@ def match_columns(wanted: Sequence[str], columns: Sequence[str], name: str) -> l
             "Drop what is no input of the model: --drop COLUMN (drop=(...)); name the label: "
             "--label COLUMN (label=...)."
         )
-    return [column for column in found.values() if column is not None]
+    return [by_text[text] for text in found.values() if text is not None]
 
 
 def _listed(names: Sequence[str]) -> str:
