@@ -429,7 +429,9 @@ def test_every_release_is_attacked_with_the_label_alone(tmp_path):
 @looped("kind", ["augmented", "min-max"])
 def test_only_a_defense_with_a_surrogate_may_ask_for_another_one(tmp_path, kind):
     text = changed('name = "label"\n', f'name = "label"\nsurrogate = "{kind}"\n')
-    with pytest.raises(InvalidOptionError, match=rf"'label' asks for .*'{kind}'.*'label-only'"):
+    with pytest.raises(
+        InvalidOptionError, match=rf"'label' has a surrogate of kind .*'{kind}'.*'label-only'"
+    ):
         load(tmp_path, text)
 
 

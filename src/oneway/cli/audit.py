@@ -22,6 +22,7 @@ from oneway.cli.common import (
     command,
     command_line,
     parse_options,
+    parse_pairs,
     print_lines,
     progress,
 )
@@ -81,6 +82,9 @@ Categorical = Annotated[
 Drop = Annotated[
     list[str] | None, typer.Option(help="Column of a table that is no input; repeatable.")
 ]
+MissingValues = Annotated[
+    list[str] | None, typer.Option(help="Text that means a missing value in a table; repeatable.")
+]
 Minutes = Annotated[float | None, typer.Option(help="Target run time, in minutes. [no limit]")]
 Seeds = Annotated[
     int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
@@ -117,6 +121,7 @@ def audit(
     classes: Classes = None,
     categorical: Categorical = None,
     drop: Drop = None,
+    missing_value: MissingValues = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
     controls: Controls = True,
@@ -165,6 +170,7 @@ def audit(
         parse_classes(classes),
         tuple(categorical or ()),
         tuple(drop or ()),
+        tuple(missing_value or ()),
     )
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
     outcome = _run(source, settings, out, cache, seed, executor)
@@ -356,6 +362,7 @@ class Source:
         class_names: The model's classes, in the order of its scores; None: its own.
         categorical: Columns of a table that hold codes.
         drop: Columns of a table that are no inputs.
+        missing_values: Texts that mean a missing value in a table.
     """
 
     models: tuple[tuple[str, dict[str, Any]], ...]
@@ -369,6 +376,7 @@ class Source:
     class_names: Sequence[str] | None
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
+    missing_values: tuple[str, ...]
 
     def open(self, report: "ProgressCallback | None" = None) -> "AuditTarget":
         """Open the models, load their data, and check everything.
@@ -382,7 +390,12 @@ class Source:
         from oneway.targets import open_target, target_kind
 
         targets = [
-            open_target(place, device=self.device, batch_size=self.batch_size, **options)
+            open_target(
+                place,
+                device=self.device,
+                batch_size=self.batch_size,
+                **{"class_names": self.class_names, **options},
+            )
             for place, options in self.models
         ]
         are_tables = [path.suffix.lower() in TABLES for path in self.paths]
@@ -461,9 +474,16 @@ class Source:
     def _load_tables(self) -> "tuple[list[_File], RecordEncoding]":
         from oneway.data import load_records
 
-        load = partial(load_records, label=self.label, categorical=self.categorical, drop=self.drop)
+        load = partial(
+            load_records,
+            label=self.label,
+            categorical=self.categorical,
+            drop=self.drop,
+            missing_values=self.missing_values,
+        )
         auxiliary = load(self.paths[0])
-        test = load(self.paths[1], encoding=auxiliary.encoding)
+        # Each file names its own classes: either may lack one.
+        test = load(self.paths[1], encoding=replace(auxiliary.encoding, class_names=()))
         files = [
             _File(table.encoded, table.labels, table.class_names or None, table.notes)
             for table in (auxiliary, test)
@@ -503,17 +523,25 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
     """Let a model of a table's values answer encoded records, in the type that it takes."""
     import numpy as np
 
+    from oneway.contracts import FrameTarget
     from oneway.targets import TorchTarget, records_target
 
-    single = isinstance(target, TorchTarget)
+    decode: Any = encoding.decode_frame
+    if not isinstance(target, FrameTarget):
+        single = isinstance(target, TorchTarget)
+        decode = partial(encoding.decode, dtype=np.float32 if single else np.float64)
     return records_target(
-        target, partial(encoding.decode, dtype=np.float32 if single else np.float64)
+        target,
+        decode,
+        columns=[column.name for column in encoding.columns],
+        missing=[column.name for column in encoding.columns if column.missing],
     )
 
 
 def model_options(given: list[str] | None, flag: str) -> dict[str, Any]:
     """Return a model's options, ``NAME=VALUE``, its keys as text: ``0`` is a place in a list."""
+    texts = parse_pairs(given, flag)
     return {
-        name: str(value) if name.endswith("_key") else value
+        name: texts[name] if name.endswith("_key") and not isinstance(value, str) else value
         for name, value in parse_options(given, flag).items()
     }

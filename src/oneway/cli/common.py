@@ -427,7 +427,7 @@ def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
     for name, value in parse_pairs(pairs, flag).items():
         try:
             options[name] = tomllib.loads(f"value = {value}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # also numbers and lists that Python cannot hold
             options[name] = value
     return options
 
@@ -523,7 +523,10 @@ def scores_to_confidences(
 
 
 def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torch.Tensor, str]":
+    import numpy as np
     import torch
+
+    from oneway.checks import refuse_probabilities
 
     found = next((name for name in ("logits", "confidences") if name in arrays), kind)
     if "array" in arrays and kind is None:
@@ -540,19 +543,14 @@ def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torc
             f"scores in {path} must be floating of shape (N, K), but are {scores.dtype} of shape "
             f"{scores.shape}."
         )
-    told = torch.from_numpy(scores)
-    if found == "logits" and _look_like_confidences(told):
-        remedy = "pass --kind confidences" if "array" in arrays else "name the array confidences"
-        typer.echo(
-            f"warning: the logits in {path} look like confidences: all are at least 0, and each "
-            f"row sums to 1. If they are, {remedy}.",
-            err=True,
+    dtype = scores.dtype.newbyteorder("=")
+    if dtype not in (np.float16, np.float32, np.float64):
+        raise CorruptDataError(
+            f"scores in {path} must be float16, float32 or float64, but are {dtype}. Save "
+            "`np.asarray(scores, np.float64)`."
         )
-    return told, str(found)
-
-
-def _look_like_confidences(scores: "torch.Tensor") -> bool:
-    """Say whether ``(N, K)`` scores are all at least 0, each row of them summing to 1."""
-    if not len(scores) or bool((scores < 0).any()):
-        return False
-    return bool(((scores.double().sum(-1) - 1).abs() <= 1e-3).all())
+    tensor = torch.from_numpy(scores.astype(dtype))
+    if found == "logits":
+        remedy = "Pass --kind confidences." if "array" in arrays else "Name the array confidences."
+        refuse_probabilities(tensor, f"the logits in {path}", remedy)
+    return tensor, str(found)

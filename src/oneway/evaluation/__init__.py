@@ -1,6 +1,6 @@
-"""Build defenses, run attackers, grade them: what audits and experiments share."""
+"""The part that audits and experiments share: build defenses, run attackers and grade them."""
 
-from oneway.evaluation.flag_kinds import FLAGS, FlagKind
+from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
 from oneway.evaluation.recorded import Recording, attack_recorded
@@ -34,7 +34,6 @@ __all__ = [
     "Baselines",
     "Environment",
     "Flag",
-    "FlagKind",
     "Outcome",
     "Provenance",
     "Recording",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_images, check_logits, name_of
+from oneway.checks import check_images, check_logits_to_fit, name_of
 from oneway.contracts import TrainingData
 from oneway.defenses.base import DefenseWithState, ScoreDefense
 from oneway.defenses.codebook.certificate import Certificate, certify
@@ -128,7 +128,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 range.
         """
         options_of(CodebookOptions)["held_out"].refuse(held_out)
-        check_logits(logits, "calibration logits")
+        check_logits_to_fit(logits, "calibration logits")
         settings = settings or FitSettings()
         if queries is not None:
             check_images(queries, rows=len(logits))
