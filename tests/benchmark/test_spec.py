@@ -364,6 +364,8 @@ def test_files_that_are_missing_or_not_toml_are_refused_by_name(tmp_path):
         load_spec(tmp_path / "absent.toml")
     with pytest.raises(CorruptDataError, match=r"spec\.toml is not TOML"):
         load(tmp_path, "name = ")
+    with pytest.raises(CorruptDataError, match=r"spec\.toml is not TOML: too deeply nested"):
+        load(tmp_path, "name = " + "[" * 100_000)
     (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
     with pytest.raises(CorruptDataError, match=r"latin\.toml is not TOML"):
         load_spec(tmp_path / "latin.toml")

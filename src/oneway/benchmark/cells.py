@@ -11,7 +11,8 @@ from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
 from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
 from oneway.evaluation.records import SCHEMA, ReleaseRecord, write_records
-from oneway.evaluation.store import Store, read_json_lines, write_pictures
+from oneway.evaluation.store import Store, read_json_lines
+from oneway.files import write_npz
 
 Gallery = Mapping[str, Any]
 
@@ -134,7 +135,7 @@ class Cells:
             idle = {row.name for row in self.spec.releases} - missing
             for outcome in experiment.run(idle):
                 name = outcome.record.release
-                write_pictures(self._gallery_path(name), experiment.gallery(outcome))
+                write_npz(self._gallery_path(name), experiment.gallery(outcome))
                 # An earlier record stays, with the times and the environment that it measured.
                 records.setdefault(name, outcome.record)
                 write_records(self.path, self._ordered(records))

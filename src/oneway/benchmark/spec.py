@@ -234,6 +234,8 @@ def read_toml(content: bytes, origin: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise CorruptDataError(f"{origin} is not TOML: too deeply nested.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{origin} is not TOML: {error}") from error
 

@@ -14,7 +14,7 @@ from oneway.evaluation.records import (
     write_records,
 )
 from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec, sketch_defense
-from oneway.evaluation.store import Store, write_pictures, write_queries
+from oneway.evaluation.store import Store, write_queries
 from oneway.evaluation.verdict import (
     LEAST_CONFIDENT_SHARE,
     Verdict,
@@ -52,7 +52,6 @@ __all__ = [
     "sketch_defense",
     "standard_error",
     "take_baselines",
-    "write_pictures",
     "write_queries",
     "write_records",
 ]

@@ -60,6 +60,7 @@ FLAGS: dict[str, FlagKind] = {
         "labels-changed", "the release", "labels changed or tied in what was released"
     ),
     "ties-or-zeros": _kind("ties-or-zeros", "the release"),
+    "scores-descend": _kind("scores-descend", "the release"),
     "worse-calibrated": _kind("worse-calibrated", "the release"),
     "tells-more-than-scores": _kind("tells-more-than-scores", "the release"),
     "accuracy-below-majority": _kind("accuracy-below-majority", "the attack"),

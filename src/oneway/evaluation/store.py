@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oneway.defenses import StoredModule, load_module, save_module
 from oneway.errors import CorruptDataError
 from oneway.extras import load_extra
 from oneway.files import atomic_file, read_tensors, write_tensors
+
+REMEDY = "The file is of the cache: take it away, and the same command makes it again."
+
+TAKE_OUT = "Take it out, and the same command makes its record again."
 
 RECIPE = 1
 """Part of every key. Raise it when a change of training code changes the trained network."""
@@ -70,7 +72,7 @@ class Store:
             network, facts = train()
             seconds = time.perf_counter() - begin
             save_module(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
-        return load_module(path, kind)
+        return load_module(path, kind, remedy=REMEDY)
 
     def tensors(
         self, kind: str, spec: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
@@ -88,7 +90,7 @@ class Store:
         path = self.root / "tensors" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
         if not path.is_file():
             write_tensors(path, compute(), {"kind": kind, "spec": spec})
-        return read_tensors(path, kind, "It was there a moment ago; run the command again.")[0]
+        return read_tensors(path, kind, REMEDY)[0]
 
 
 def write_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -110,21 +112,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise CorruptDataError(f"line {number} of {path} is not JSON. Delete it.") from error
+        except (ValueError, RecursionError) as error:
+            raise CorruptDataError(f"line {number} of {path} is not JSON. {TAKE_OUT}") from error
         if not isinstance(record, dict):
-            raise CorruptDataError(f"line {number} of {path} is not a JSON object. Delete it.")
+            raise CorruptDataError(f"line {number} of {path} is not a JSON object. {TAKE_OUT}")
         records.append(record)
     return records
-
-
-def write_pictures(path: Path, pictures: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write arrays of images as an .npz file, whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **dict[str, Any](pictures))
 
 
 def write_queries(path: Path, columns: Mapping[str, Any]) -> None:

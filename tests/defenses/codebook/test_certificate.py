@@ -510,9 +510,9 @@ def test_queries_that_are_mostly_alone_are_refused_with_the_remedy():
 
 def test_an_error_is_certified_of_thirty_pairs_and_of_labels_that_have_as_many():
     book = Codebook(2, 2, 1, 2)
-    logits = torch.tensor([[1.0, 0.0]]).repeat(59, 1)
+    logits = torch.tensor([[2.0, 0.0]]).repeat(59, 1)
     for count in (59, 60):
-        more = torch.cat([logits[:count], torch.tensor([[1.0, 0.0]]).repeat(count - 59, 1)])
+        more = torch.cat([logits[:count], torch.tensor([[2.0, 0.0]]).repeat(count - 59, 1)])
         images = random_images(1, count, (1, 2, 2))
         if count < 60:
             with pytest.raises(InvalidOptionError, match=r"at least 30 pairs.*59 queries make 29"):
@@ -520,7 +520,7 @@ def test_an_error_is_certified_of_thirty_pairs_and_of_labels_that_have_as_many()
         else:
             found = certify(book, more, images, independent=True, generator=seeded(0))
             assert found.error is not None
-    few = torch.tensor([[0.0, 1.0]]).repeat(20, 1)
+    few = torch.tensor([[0.0, 2.0]]).repeat(20, 1)
     both = torch.cat([logits, few, logits[:1]])
     found = certify(
         book, both, random_images(2, 80, (1, 2, 2)), independent=True, generator=seeded(0)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_level
+from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.defenses.codebook.measures import (
     LEVEL,
     CertifiedError,
@@ -204,6 +204,7 @@ def _certificate(
     level: float,
 ) -> Certificate:
     """Return the figures that follow from cells and released probabilities."""
+    check_logits_to_fit(logits)
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
