@@ -74,7 +74,7 @@ class Defense(Protocol):
     """A release-time defense: clean logits in, logits to release out.
 
     Attributes:
-        requires_input: It needs the queried images besides their logits.
+        requires_input: Whether the defense needs the queries, not their logits alone.
         keeps_label: It promises that the arg max stays, strictly; a caller checks.
         deterministic: The same query always has the same answer.
     """

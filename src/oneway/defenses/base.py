@@ -28,7 +28,7 @@ class BaseDefense(ABC):
     :class:`ScoreDefense` or :class:`RandomDefense`, which ask for less.
 
     Attributes:
-        requires_input: It needs the queried images besides their logits.
+        requires_input: Whether the defense needs the queries, not their logits alone.
         keeps_label: It promises that the arg max stays, strictly; a caller checks.
         deterministic: The same query always has the same answer.
         is_finished: Answers of :meth:`respond` have the type of the logits, and the label on top
