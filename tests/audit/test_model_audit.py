@@ -663,7 +663,7 @@ def test_every_flag_has_a_case_here_or_among_the_answers():
         *("worse-calibrated", "too-few-seeds", "not-trained-out", "control-failed"),
     }
     rest = {"unstable-answers", "ties-or-zeros", "more-budget-smaller-gap"}
-    rest |= {"accuracy-below-majority"}
+    rest |= {"accuracy-below-majority", "scores-descend"}
     assert from_rounds | rest == set(FLAGS)
 
 
