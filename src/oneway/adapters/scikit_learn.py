@@ -5,18 +5,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from oneway.adapters.classifiers import (
-    classes_of,
-    columns_of,
-    flat_labels,
-    require_probabilities,
-)
 from oneway.adapters.function import as_numbers, copied, count_rows, unmatched_columns
 from oneway.adapters.guard import Array, Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, MissingExtraError
 from oneway.extras import load_extra
 from oneway.targets.answers import lift_labels
+from oneway.targets.classifiers import (
+    classes_of,
+    columns_of,
+    flat_labels,
+    require_probabilities,
+)
 from oneway.targets.failure import REMEDY, redacted
 
 NEEDED = {"extra": "sklearn", "purpose": "guarding a scikit-learn classifier"}
@@ -56,7 +56,9 @@ class GuardedClassifier(
         """Guard a fitted classifier, without fitting it again.
 
         Raises:
-            InvalidOptionError: The classifier is not fitted, or cannot be guarded.
+            InvalidOptionError: The classifier is not fitted, has no ``predict_proba``, several
+                outputs, several labels for each query or fewer than two classes; or its
+                probabilities do not sum to 1; or the guard's options are outside their range.
         """
         guarded = cls(estimator, defense, decimals=decimals)
         guarded._take(estimator)
@@ -71,15 +73,14 @@ class GuardedClassifier(
             **fit_params: Passed on to the classifier's ``fit``.
 
         Raises:
-            InvalidOptionError: The classifier cannot be cloned or guarded: see
-                :func:`oneway.adapters.classifiers.classes_of`; or the guard's options are outside
-                their range.
+            InvalidOptionError: The classifier cannot be cloned, or cannot be guarded: see
+                :meth:`of_fitted`; or the guard's options are outside their range.
         """
         require_probabilities(self.estimator)
         if len(getattr(y, "shape", ())) == 2 and y.shape[1] > 1:
             raise InvalidOptionError(
-                f"a guarded classifier has one output, but y has {y.shape[1]} columns. Fit and "
-                "guard one for each."
+                f"a guarded classifier has one output, but y has {y.shape[1]} columns. Fit one "
+                "classifier for each."
             )
         if getattr(y, "shape", ())[1:] == (1,):
             y = _validation.column_or_1d(y, warn=True)
@@ -104,6 +105,8 @@ class GuardedClassifier(
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))
+            elif hasattr(self, name):  # of an earlier fit
+                delattr(self, name)
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803  scikit-learn's name
         """Return guarded probabilities; the label of :meth:`predict` is strictly on top.
@@ -158,7 +161,7 @@ class GuardedClassifier(
 
     def _remedy(self, queries: Any) -> str:
         """Return what may help an estimator that raised, by the names and the shape of queries."""
-        shape = np.shape(queries)
+        shape: tuple[int, ...] = getattr(queries, "shape", ())
         if hasattr(queries, "columns") and hasattr(self, "feature_names_in_"):
             names = [str(name) for name in self.feature_names_in_]
             unmatched = unmatched_columns(queries, names, names)
@@ -206,10 +209,10 @@ class GuardedClassifier(
 
     def _framed(self, queries: Any, names: list[str]) -> Any:
         model = self.estimator_
-        has_categories = getattr(getattr(model, "booster_", None), "pandas_categorical", None)
         if not isinstance(queries, np.ndarray) or queries.shape[1:] != (len(names),):
             return queries
-        if has_categories:  # LightGBM takes their codes from arrays, and not from frames
+        # LightGBM takes codes of categories from arrays, and not from frames.
+        if getattr(getattr(model, "booster_", None), "pandas_categorical", None):
             return queries
         try:
             pandas = load_extra("pandas", **NEEDED)
