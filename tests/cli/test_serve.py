@@ -193,7 +193,7 @@ REFUSED = {
     ),
     "another shape": (
         ["serve", "served_flowers:broken", "--outputs", "logits", "--input-shape", "4", *ROUNDING],
-        "takes the images' shape",
+        "takes queries of this shape",
     ),
     "a model that ends in softmax, as logits": (
         [*SERVE[:1], "served_flowers:softmaxed", *SERVE[2:], *ROUNDING],

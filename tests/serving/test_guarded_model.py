@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_guarded_does_not_start():
         (Wrong(lambda scores: scores[:, :1]), "K >= 2"),
         (Wrong(lambda scores: scores[:1]), "shape"),
         (Wrong(lambda scores: scores + torch.randn(3)), "answers a query differently"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), "takes the images' shape"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), "takes queries of this shape"),
         (Wrong(lambda scores: scores.softmax(-1)), "declared logits, but look like confidences"),
     ):
         with pytest.raises(OnewayError, match=said):

@@ -26,6 +26,7 @@ from oneway.cli.common import (
     print_lines,
     progress,
 )
+from oneway.cli.paths import Reads, Writes, existing_file
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ Model = Annotated[
         help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
         ".joblib file, or an address (Open Inference Protocol v2, or plain JSON)."
     ),
+    Reads(),
 ]
 Auxiliary = Annotated[
     Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
@@ -53,7 +55,9 @@ Auxiliary = Annotated[
 Test = Annotated[Path, typer.Option(help="Queries that attacks are graded on, same formats.")]
 AuditedDefense = Annotated[str, typer.Option(help="Registered defense to audit.")]
 Guarded = Annotated[
-    str | None, typer.Option(help="Model that gives defended answers instead, like MODEL.")
+    str | None,
+    typer.Option(help="Model that gives defended answers instead, like MODEL."),
+    Reads(),
 ]
 GuardedOutputs = Annotated[
     Literal["logits", "confidences"], typer.Option(help="Output of the guarded model.")
@@ -70,12 +74,16 @@ Classes = Annotated[
         help="Names of the model's classes in the order of its scores: cat,dog,fox, or a file "
         "with one name on each line. [the model's own]"
     ),
+    Reads(),
 ]
 Categorical = Annotated[
     list[str] | None, typer.Option(help="Column of a table that holds codes; repeatable.")
 ]
 Drop = Annotated[
     list[str] | None, typer.Option(help="Column of a table that is no input; repeatable.")
+]
+MissingValues = Annotated[
+    list[str] | None, typer.Option(help="Text that means a missing value in a table; repeatable.")
 ]
 Minutes = Annotated[float | None, typer.Option(help="Target run time, in minutes. [no limit]")]
 Seeds = Annotated[
@@ -85,7 +93,11 @@ Controls = Annotated[bool, typer.Option(help="Run the controls, which vouch for 
 RequireGap = Annotated[
     float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the report.")]
+Out = Annotated[
+    Path,
+    typer.Option(help="Folder for the report."),
+    Writes(("audit.json", "queries.parquet", "pictures.npz", "figure.png", "report.html")),
+]
 FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
 
@@ -109,6 +121,7 @@ def audit(
     classes: Classes = None,
     categorical: Categorical = None,
     drop: Drop = None,
+    missing_value: MissingValues = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
     controls: Controls = True,
@@ -157,6 +170,7 @@ def audit(
         parse_classes(classes),
         tuple(categorical or ()),
         tuple(drop or ()),
+        tuple(missing_value or ()),
     )
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
     outcome = _run(source, settings, out, cache, seed, executor)
@@ -244,8 +258,8 @@ def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> N
     """Write the record, every query, and for images the pictures; and the page last."""
     import json
 
-    from oneway.evaluation import write_pictures, write_queries
-    from oneway.files import atomic_file
+    from oneway.evaluation import write_queries
+    from oneway.files import atomic_file, write_npz
     from oneway.report import draw_reconstructions
     from oneway.report.page import audit_page, write_page
 
@@ -258,7 +272,7 @@ def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> N
     for name in ("pictures.npz", "figure.png"):
         (out / name).unlink(missing_ok=True)
     if pictures:
-        write_pictures(out / "pictures.npz", pictures)
+        write_npz(out / "pictures.npz", pictures)
         rows = _figure_rows(record.examples, pictures)
         draw_reconstructions(rows, out / "figure.png", "What the scores give away")
     write_page(out / "report.html", audit_page(record, pictures))
@@ -306,8 +320,8 @@ def parse_classes(classes: str | None) -> tuple[str, ...] | None:
     """
     if classes is None:
         return None
-    path = Path(classes)
-    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else classes.split(",")
+    path = existing_file(classes)
+    text = classes.split(",") if path is None else path.read_text(encoding="utf-8").splitlines()
     names = tuple(name.strip() for name in text)
     if not all(names) or len(set(names)) != len(names):
         raise InvalidOptionError(
@@ -348,6 +362,7 @@ class Source:
         class_names: The model's classes, in the order of its scores; None: its own.
         categorical: Columns of a table that hold codes.
         drop: Columns of a table that are no inputs.
+        missing_values: Texts that mean a missing value in a table.
     """
 
     models: tuple[tuple[str, dict[str, Any]], ...]
@@ -361,6 +376,7 @@ class Source:
     class_names: Sequence[str] | None
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
+    missing_values: tuple[str, ...]
 
     def open(self, report: "ProgressCallback | None" = None) -> "AuditTarget":
         """Open the models, load their data, and check everything.
@@ -458,9 +474,16 @@ class Source:
     def _load_tables(self) -> "tuple[list[_File], RecordEncoding]":
         from oneway.data import load_records
 
-        load = partial(load_records, label=self.label, categorical=self.categorical, drop=self.drop)
+        load = partial(
+            load_records,
+            label=self.label,
+            categorical=self.categorical,
+            drop=self.drop,
+            missing_values=self.missing_values,
+        )
         auxiliary = load(self.paths[0])
-        test = load(self.paths[1], encoding=auxiliary.encoding)
+        # Each file names its own classes: either may lack one.
+        test = load(self.paths[1], encoding=replace(auxiliary.encoding, class_names=()))
         files = [
             _File(table.encoded, table.labels, table.class_names or None, table.notes)
             for table in (auxiliary, test)
@@ -489,8 +512,8 @@ def _file_hash(place: str) -> str | None:
     """Return the SHA-256 of a model's file; None if the model is no file."""
     import hashlib
 
-    path = Path(place)
-    if not path.is_file():
+    path = existing_file(place)
+    if path is None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -500,11 +523,18 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
     """Let a model of a table's values answer encoded records, in the type that it takes."""
     import numpy as np
 
+    from oneway.contracts import FrameTarget
     from oneway.targets import TorchTarget, records_target
 
-    single = isinstance(target, TorchTarget)
+    decode: Any = encoding.decode_frame
+    if not isinstance(target, FrameTarget):
+        single = isinstance(target, TorchTarget)
+        decode = partial(encoding.decode, dtype=np.float32 if single else np.float64)
     return records_target(
-        target, partial(encoding.decode, dtype=np.float32 if single else np.float64)
+        target,
+        decode,
+        columns=[column.name for column in encoding.columns],
+        missing=[column.name for column in encoding.columns if column.missing],
     )
 
 

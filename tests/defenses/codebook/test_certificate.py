@@ -27,13 +27,9 @@ from oneway.defenses.codebook import (
     fit_codebook,
     measures,
 )
-from oneway.defenses.codebook.certificate import certify_release
 from oneway.defenses.codebook.measures import bits_beyond_label, lower_expectation
-from oneway.defenses.gaussian_noise import GaussianNoise
-from oneway.defenses.top_rounding import TopRounding
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics import Interval
-from oneway.releases import release
 from reference import codebook as slow
 from rows import random_rows
 from surrogates import random_images
@@ -548,27 +544,6 @@ def test_an_interval_of_pairs_is_as_wide_as_pairs_are_independent():
     # Two standard errors each way, and no more than the pseudo-values' own factor above.
     spread = 2 * 1.96 * float(torch.tensor(ends).std())
     assert spread * 0.9 < float(torch.tensor(widths).mean()) < spread * 1.7
-
-
-def test_any_release_that_maps_many_scores_to_one_is_certified_by_what_it_released():
-    logits, images = scored(2, 600)
-    defense = TopRounding(count=1, decimals=1)
-    found = certify_release(defense, logits, images, generator=seeded(0))
-    told = [tuple(row) for row in release(defense(logits), dtype=torch.float64).tolist()]
-    cells = np.array([sorted(set(told)).index(row) for row in told])
-    assert found.error.estimate == pytest.approx(
-        slow.within_cells(cells, images.flatten(1).numpy())
-    )
-    assert found.bits_measured == pytest.approx(
-        slow.entropy_beyond_label(cells.tolist(), logits.argmax(-1).tolist())
-    )
-    assert (found.table, found.bits_most, found.labels_alone) == ("", None, 0)
-    assert found.members_least == min(told.count(row) for row in told)
-    noise = GaussianNoise(standard_deviation=1.0, generator=seeded(0))
-    with pytest.raises(InvalidOptionError, match="GaussianNoise is random or looks"):
-        certify_release(noise, logits, images, generator=seeded(0))
-    with pytest.raises(InvalidTensorError, match=r"\[0, 1\]"):
-        certify_release(defense, logits, 9 * images, generator=seeded(0))
 
 
 def test_assumptions_are_said_in_words():
