@@ -145,8 +145,8 @@ def test_scores_of_other_types_are_read_or_refused_by_name(oneway, scores, tmp_p
         np.save(path, logits.astype(kind))
         assert oneway(*command).exit_code == 0, kind
         assert (np.load(out).argmax(1) == logits.astype(kind).argmax(1)).all()
-    for kind in ("i8", "u2", "c16", "U5", np.longdouble):
+    for kind in ("i8", "u2", "c16", "U5"):
         np.save(path, logits.astype(kind))
         result = oneway(*command)
         assert result.exit_code == 2, (kind, result.output)
-        assert f"must be float16, float32 or float64, but are {np.dtype(kind)}" in result.stderr
+        assert f"float64 of shape (N, K), but are {np.dtype(kind)}" in result.stderr
