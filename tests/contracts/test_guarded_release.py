@@ -92,6 +92,9 @@ def classifiers(defense):
         def predict_proba(self, queries):
             return torch.from_numpy(score(queries)).softmax(-1).numpy()
 
+        def predict(self, queries):
+            return self.predict_proba(queries).argmax(1)
+
     guarded = GuardedClassifier.of_fitted(Fitted(), defense)
     return lambda: guarded.predict_proba(ARRAYS)
 

@@ -538,18 +538,12 @@ def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torc
             raise InvalidOptionError(f"--kind must be logits or confidences, but is {found!r}.")
         take_array(arrays, path, "logits", "confidences")
     scores = take_array(arrays, path, str(found))
-    if scores.ndim != 2 or scores.dtype.kind != "f":
+    if scores.ndim != 2 or scores.dtype not in (np.float16, np.float32, np.float64):
         raise CorruptDataError(
-            f"scores in {path} must be floating of shape (N, K), but are {scores.dtype} of shape "
-            f"{scores.shape}."
+            f"scores in {path} must be float16, float32 or float64 of shape (N, K), but are "
+            f"{scores.dtype} of shape {scores.shape}. Save `np.asarray(scores, np.float64)`."
         )
-    dtype = scores.dtype.newbyteorder("=")
-    if dtype not in (np.float16, np.float32, np.float64):
-        raise CorruptDataError(
-            f"scores in {path} must be float16, float32 or float64, but are {dtype}. Save "
-            "`np.asarray(scores, np.float64)`."
-        )
-    tensor = torch.from_numpy(scores.astype(dtype))
+    tensor = torch.from_numpy(scores)
     if found == "logits":
         remedy = "Pass --kind confidences." if "array" in arrays else "Name the array confidences."
         refuse_probabilities(tensor, f"the logits in {path}", remedy)

@@ -159,7 +159,7 @@ class HttpClient:
     def _once(
         self, method: str, url: str, body: bytes | None
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Ask once; read the body if the answer is successful."""
+        """Ask once; read the body if the answer is successful, or an error of oneway's server."""
         until = time.monotonic() + self.timeout_seconds
         with self._client.stream(method, url, content=body) as answer:
             read = bytearray()
@@ -183,13 +183,12 @@ class HttpClient:
             return answer.status_code, answer.headers, bytes(read)
 
     def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> TargetFailedError:
-        """Return the error for a refusal, in the server's own words where it is oneway's."""
+        """Return the error for a refusal, with the words of its body, which may be empty."""
         words = ""
-        if REFUSED_HEADER in headers:
-            with suppress(ValueError, RecursionError):
-                message = json.loads(body)
-                if isinstance(message, dict) and isinstance(message.get("error"), str):
-                    words = f": {message['error']}"
+        with suppress(ValueError, RecursionError):
+            message = json.loads(body)
+            if isinstance(message, dict) and isinstance(message.get("error"), str):
+                words = f": {message['error']}"
         text = f"{self.name} failed: it answered with status {status}{words}. {_remedy(status)}."
         limit = headers.get(MOST_ROWS_HEADER, "")
         has_limit = re.fullmatch("[1-9][0-9]{0,8}", limit) is not None

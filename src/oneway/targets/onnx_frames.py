@@ -12,6 +12,7 @@ from oneway.errors import InvalidTensorError
 from oneway.releases import Outputs, logits_of_checked, release
 from oneway.targets.answers import AnswerRules, Array, to_array, to_float32
 from oneway.targets.failure import failed
+from oneway.targets.fitted_columns import match_columns
 from oneway.targets.onnx_scores import FLOATS, ScoreOutput, runtime_errors
 
 NUMBERS = {
@@ -161,16 +162,11 @@ class OnnxFrameTarget:
         }
 
     def _of_frame(self, frame: Any) -> dict[str, Array]:
-        given = [str(column) for column in frame.columns]
-        missing = [name for name in self.feature_names if name not in given]
-        extra = [column for column in given if column not in self.feature_names]
-        if missing or extra:
-            raise InvalidTensorError(
-                f"{self._rules.name} takes the columns {', '.join(self.feature_names)}, but the "
-                f"table lacks {', '.join(missing) or 'none'} and has besides "
-                f"{', '.join(extra) or 'none'}."
-            )
-        return {name: self._converted(name, frame[name].to_numpy()) for name in self.feature_names}
+        columns = match_columns(self.feature_names, list(frame.columns), self._rules.name)
+        return {
+            name: self._converted(name, frame[column].to_numpy())
+            for name, column in zip(self.feature_names, columns, strict=True)
+        }
 
     def _converted(self, name: str, values: Array) -> Array:
         """Return a column as the model takes it, ``(N, 1)``."""
