@@ -169,7 +169,7 @@ def test_predictions_that_are_no_classes_are_refused(classes, predicted, message
 
 def test_probabilities_of_one_model_for_each_class_have_their_own_remedy():
     target = wrapped(["a", "b", "c"], ["a", "b", "c"], (0.9, 0.8, 0.1))
-    with pytest.raises(InvalidTensorError, match=r"sum to 1 in each row, but 3 of 3.*multiclass"):
+    with pytest.raises(InvalidTensorError, match=r"sum to 1 in each row .*3 of 3.*multiclass"):
         target(THREE)
 
 
@@ -177,7 +177,7 @@ def test_several_labels_for_a_query_are_refused_at_once(cancer):
     rows, labels = cancer
     both = np.stack([labels, 1 - labels], 1)
     model = OneVsRestClassifier(LogisticRegression(max_iter=9000)).fit(rows[:60], both[:60])
-    with pytest.raises(InvalidOptionError, match="OneVsRestClassifier gives several labels"):
+    with pytest.raises(InvalidOptionError, match=r"OneVsRestClassifier\) must give each"):
         estimator_target(model, batch_size=9, name="the model")
 
 
@@ -187,7 +187,7 @@ def test_boosters_and_models_that_are_not_fitted_have_their_own_remedies(cancer)
     tree = lightgbm.LGBMClassifier(n_estimators=2, verbose=-1).fit(rows, labels)
     boosted = xgboost.XGBClassifier(n_estimators=2).fit(rows, labels)
     for booster in (tree.booster_, boosted.get_booster()):
-        with pytest.raises(InvalidOptionError, match="Save the LGBMClassifier or XGBClassifier"):
+        with pytest.raises(InvalidOptionError, match=r"save it as (LGBM|XGB)Class"):
             estimator_target(booster, batch_size=9, name="the model")
     for model in (lightgbm.LGBMClassifier(), xgboost.XGBClassifier(), LogisticRegression()):
         with pytest.raises(InvalidOptionError, match=r"has no classes_. Fit it"):

@@ -12,9 +12,10 @@ from oneway.errors import InvalidOptionError, InvalidTensorError, MissingExtraEr
 from oneway.extras import load_extra
 from oneway.targets.answers import lift_labels
 from oneway.targets.classifiers import (
+    check_sums,
     classes_of,
-    columns_of,
     flat_labels,
+    places_of,
     require_probabilities,
 )
 from oneway.targets.failure import REMEDY, redacted
@@ -135,17 +136,9 @@ class GuardedClassifier(
                 f"predict_proba of {name} must give {rows} queries one column for each of "
                 f"{len(self.classes_)} classes, but gave {got}."
             )
-        off = int((np.abs(scores.sum(1) - 1) > 0.05).sum())
-        if off:
-            raise InvalidTensorError(
-                f"predict_proba of {name} must give rows that sum to 1 (within 0.05), but {off} "
-                f"of {rows} do not. Wrap the classifier in "
-                "sklearn.calibration.CalibratedClassifierCV, or guard a function that divides "
-                "each row by its sum, by oneway.adapters.GuardedFunction."
-            )
-        labels = flat_labels(self._ask("predict", named), name)
-        columns = columns_of(labels, self.classes_, name)
-        return self._guard(lift_labels(scores, columns), queries)
+        check_sums(scores, name)
+        places = places_of(self._ask("predict", named), self.classes_, rows, name)
+        return self._guard(lift_labels(scores, places), queries)
 
     def _ask(self, method: str, queries: Any) -> Any:
         rows = count_rows(queries)
@@ -242,7 +235,8 @@ class GuardedClassifier(
             TargetFailedError: The classifier failed. Its text is left out.
         """
         _validation.check_is_fitted(self)
-        return flat_labels(self._ask("predict", self._named(X)), type(self.estimator_).__name__)
+        labels = self._ask("predict", self._named(X))
+        return flat_labels(labels, count_rows(X), type(self.estimator_).__name__)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import check_count, check_images, class_name
-from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
+from oneway.errors import InvalidTensorError, OnewayError
 from oneway.extras import load_extra
 from oneway.releases import logits_from_confidences
 from oneway.targets.answers import AnswerRules, Array, lift_labels, to_array, to_float32
+from oneway.targets.classifiers import check_sums, classes_of, places_of
 from oneway.targets.failure import failed
 from oneway.targets.fitted_columns import (
     feature_count,
@@ -21,9 +22,6 @@ from oneway.targets.fitted_columns import (
     fitted_categories,
     match_columns,
 )
-
-SUMS = 0.05
-"""How far the sum of a row of probabilities may be from 1."""
 
 
 class EstimatorTarget:
@@ -52,12 +50,10 @@ class EstimatorTarget:
         check_count("batch_size", batch_size)
         self.estimator, self.batch_size = estimator, batch_size
         self.rules = AnswerRules(name, "confidences")
-        self.class_names = tuple(map(class_name, estimator.classes_))
+        self._classes = classes_of(estimator, name)
+        self.class_names = tuple(map(class_name, self._classes))
         self.features = feature_count(estimator)
         self._columns: tuple[str, ...] = ()
-        # Labels may be of any type, and in any order.
-        self._places = {label: place for place, label in enumerate(estimator.classes_)}
-        self._named = {text: place for place, text in enumerate(self.class_names)}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Answer with ``predict_proba``, as an undefended API does.
@@ -127,13 +123,13 @@ class EstimatorTarget:
         try:
             # Copies: the classifier may write to its input.
             answer = self.estimator.predict_proba(rows.copy())
-            predicted = np.asarray(self.estimator.predict(rows.copy()))
+            predicted = self.estimator.predict(rows.copy())
         except OnewayError:
             raise
         except Exception as error:
             raise failed(self.rules.name, len(rows), error, remedy=self._remedy(rows)) from error
         self._check_probabilities(answer, len(rows))
-        labels = self._labels(predicted, len(rows))
+        labels = places_of(predicted, self._classes, len(rows), self.rules.name)
         return _broken_ties(answer, labels), labels
 
     def _remedy(self, rows: Any) -> str:
@@ -164,43 +160,9 @@ class EstimatorTarget:
                 "one column for each of classes_, but gave "
                 f"{getattr(answer, 'shape', type(answer).__name__)}."
             )
-        off = int((np.abs(answer.sum(1) - 1) > SUMS).sum())
-        if off and (answer >= 0).all() and (answer <= 1).all():
-            raise InvalidTensorError(
-                f"predict_proba of {self.rules.name} must sum to 1 in each row, but {off} of "
-                f"{rows} rows do not: it has one model for each class, or several labels for a "
-                "query. Fit it with probabilities over the classes (LightGBM: "
-                "objective='multiclass'; CatBoost: loss_function='MultiClass'), or open a "
-                "function of yours that divides each row by its sum: package.module:factory."
-            )
+        if (answer >= 0).all() and (answer <= 1).all():
+            check_sums(answer, self.rules.name)
         self.rules.check(torch.tensor(answer), rows)
-
-    def _labels(self, predicted: Array, rows: int) -> NDArray[np.int64]:
-        """Return the place of each predicted class in ``classes_``."""
-        if predicted.shape == (rows, 1):  # CatBoost's
-            predicted = predicted[:, 0]
-        if predicted.shape != (rows,):
-            raise InvalidTensorError(
-                f"predict of {self.rules.name} must give one class for each of {rows} queries, "
-                f"but gave shape {predicted.shape}. A classifier with several labels for a query "
-                "cannot be guarded: fit one classifier for each label."
-            )
-        values = predicted.tolist()
-        places = [self._places.get(value, self._named.get(class_name(value))) for value in values]
-        unknown = sum(place is None for place in places)
-        if unknown == rows and predicted.dtype.kind in "iu" and self._are_texts():
-            places = [value if 0 <= value < len(self.class_names) else None for value in values]
-            unknown = sum(place is None for place in places)
-        if unknown:
-            raise InvalidTensorError(
-                f"predict of {self.rules.name} must give classes of classes_, of type "
-                f"{np.asarray(self.estimator.classes_).dtype.name}, but {unknown} of {rows} "
-                f"answers, of type {predicted.dtype.name}, are none of them."
-            )
-        return np.array(places, np.int64)
-
-    def _are_texts(self) -> bool:
-        return all(isinstance(label, str) for label in self.estimator.classes_)
 
 
 class FrameEstimatorTarget(EstimatorTarget):
@@ -275,44 +237,10 @@ def estimator_target(estimator: Any, *, batch_size: int, name: str) -> Estimator
         InvalidOptionError: The classifier has no ``predict_proba``, is not fitted, has several
             outputs or labels, or is an XGBoost model without the categories of its fit.
     """
-    kind = type(estimator).__name__
-    if not hasattr(estimator, "predict_proba"):
-        raise InvalidOptionError(
-            f"{name} must be a fitted scikit-learn classifier, but its {kind} has no "
-            f"predict_proba. {_without_probabilities(estimator)}"
-        )
-    classes: Sequence[Any] | None = getattr(estimator, "classes_", None)
-    if classes is None:
-        raise InvalidOptionError(
-            f"{name} must be a fitted scikit-learn classifier, but its {kind} has no classes_. "
-            "Fit it, or return the fitted one."
-        )
-    outputs = len(classes) if any(isinstance(label, np.ndarray) for label in classes) else 1
-    if outputs > 1:
-        raise InvalidOptionError(
-            f"{name} must have one output, but its {kind} has {outputs}. Fit one classifier for "
-            "each."
-        )
-    if getattr(estimator, "multilabel_", False):
-        raise InvalidOptionError(
-            f"{name} must give one class to a query, but its {kind} gives several labels. Fit "
-            "one classifier for each label."
-        )
     names = feature_names(estimator)
     if names is None:
         return EstimatorTarget(estimator, batch_size=batch_size, name=name)
     return FrameEstimatorTarget(estimator, names, batch_size=batch_size, name=name)
-
-
-def _without_probabilities(estimator: Any) -> str:
-    """Say what to do about a model that has no ``predict_proba``."""
-    if type(estimator).__name__ == "Booster":  # LightGBM's and XGBoost's
-        return (
-            "Save the LGBMClassifier or XGBClassifier itself, or open a function of yours that "
-            "gives one probability for each class (a booster of two classes gives one column p: "
-            "1 - p and p): package.module:factory."
-        )
-    return "Wrap it in sklearn.calibration.CalibratedClassifierCV."
 
 
 def _broken_ties(answer: Array, labels: NDArray[np.int64]) -> Array:
