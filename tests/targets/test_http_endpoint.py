@@ -402,6 +402,7 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_asked():
 def test_what_is_no_address_is_refused():
     for where in (
         *("http://", "https:///path", "http://host:port/", "http://host:99999/", "http://[::1"),
+        *("http://host/ask\n", "http://host/a\tsk"),  # as pasted, or read from a file
     ):
         with pytest.raises(InvalidOptionError, match="must be like https://host/v2/models/NAME"):
             opened(where, **KEYS)
