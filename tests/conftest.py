@@ -66,6 +66,19 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFileOrGroup(config, log)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """End the cluster after its last test: idle, it takes a sixth of a core from all others."""
+    if unit_of(item.nodeid) != "cluster" or "ray" not in sys.modules:
+        return
+    if nextitem is None or unit_of(nextitem.nodeid) != "cluster":
+        ray = sys.modules["ray"]
+        if ray.is_initialized():
+            if "ray.serve" in sys.modules:
+                sys.modules["ray.serve"].shutdown()  # its threads ask the cluster once a second
+            ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """Ray with several workers on this machine, started once; functions of tests go by value."""

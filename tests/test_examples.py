@@ -41,7 +41,7 @@ def small_decoders(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_decoders")
 def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
-    """The controls must be as known, and a release of the label alone must close the gap."""
+    """A release of the label alone must close the gap; test_control_runs has the controls."""
     arguments = ["audit", work / "lenet.pt2", "--outputs", "logits", "--defense", "label-only"]
     data = []
     for name, rows in (("auxiliary", 1000), ("test", 300)):
@@ -50,14 +50,10 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
         data += [f"--{name}", tmp_path / f"{name}.npz"]
     folders = ["--out", tmp_path / "out", "--cache", tmp_path / "cache"]
     # Too little for any machine: what may be left out is left out on all.
-    limits = ["--minutes", "0.001", "--seeds", "1"]
+    limits = ["--minutes", "0.001", "--seeds", "1", "--no-controls"]
     result = CliRunner().invoke(app, [str(part) for part in (*arguments, *data, *folders, *limits)])
     assert result.exit_code == 1, (result.output, result.exception)  # one seed is flagged
     record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
-    assert {name: one["passed"] for name, one in record["controls"].items()} == dict.fromkeys(
-        record["controls"], True
-    )
-    assert not record["void"]
     assert record["plan"]["left_out"]
     assert record["closed_gap"] > 0.95
     assert record["baselines"]["clean"] < 0.8 * record["baselines"]["label"]

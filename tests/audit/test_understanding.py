@@ -30,7 +30,7 @@ def test_classes_are_named_and_counted_in_each_file():
     assert "8 x 8 pixels, 1 channel" in understood.queries
     shown = "\n".join(understanding_lines(understood))
     assert "own: 1 broken link left out" in shown
-    assert "named by the model" in shown
+    assert "names from the model" in shown
 
 
 def test_columns_of_records_are_listed_with_their_kind_and_content():

@@ -153,7 +153,7 @@ def test_keys_of_the_record_are_those_of_the_page(outcome):
     keys = {key: said for names, said in rows for key in re.findall(r"`(\w+)`", names)}
     record = outcome.record.to_json()
     assert keys.keys() == record.keys()
-    parts = ("plan", "baselines", "environment", "provenance", "examples")
+    parts = ("plan", "baselines", "environment", "provenance", "examples", "understanding")
     for part in parts:
         assert set(re.findall(r"`(\w+)`", keys[part])) == record[part].keys(), part
 

@@ -99,7 +99,8 @@ def understand(audited: AuditTarget) -> Understanding:
             )
             for place in range(count)
         ),
-        classes_from=audited.classes_from or ("class numbers" if names is None else "the model"),
+        classes_from=audited.classes_from
+        or ("the data's class numbers" if names is None else "the model"),
         columns=tuple(_fact(column) for column in audited.columns),
         notes=audited.notes,
     )

@@ -71,7 +71,7 @@ def class_order(
         return ClassOrder(tuple(declared), "--classes")
     named = {where: names for where, names in of_data.items() if names is not None}
     if not named:
-        return ClassOrder(tuple(map(str, range(num_classes))), "class numbers of the data")
+        return ClassOrder(tuple(map(str, range(num_classes))), "the data's class numbers")
     return ClassOrder(_order_of_data(num_classes, named), "the data's class names, sorted")
 
 

@@ -43,7 +43,8 @@ def run_tasks(
             number = waiting.pop(done)
             yield number, ray.get(done)
     finally:
-        for task in waiting:
+        # Nothing is left to cancel once the cluster is gone; to ask for it would start another.
+        for task in waiting if ray.is_initialized() else ():
             ray.cancel(task, force=True)
 
 

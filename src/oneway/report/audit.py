@@ -354,7 +354,7 @@ def understanding_facts(understanding: Understanding) -> list[tuple[str, str]]:
         ("Model", understanding.model),
         ("Scores", understanding.scores),
         ("Queries", understanding.queries),
-        ("Classes", f"{len(understanding.classes)}, named by {understanding.classes_from}"),
+        ("Classes", f"{len(understanding.classes)}; names from {understanding.classes_from}"),
     ]
     if understanding.accuracy is not None:
         facts.append(("Accuracy on a few test queries", f"{understanding.accuracy:.2f}"))
