@@ -5,7 +5,9 @@ costs at most one synchronisation with the device.
 """
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,21 @@ SCORES = "Pass scores, not class numbers or pixels."
 def name_of(dtype: torch.dtype) -> str:
     """Return ``"float32"`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
+
+
+def class_name(label: Any) -> str:
+    """Return the text by which a class is known, whatever type its label has.
+
+    Models, tables and files of the same classes store them in different types. All compare them
+    by this text: ``1``, ``1.0`` and NumPy's ``float32(1)`` are ``"1"``; ``True`` is ``"True"``.
+
+    Args:
+        label: A text, number, boolean, or scalar of NumPy.
+    """
+    plain = label.item() if isinstance(label, np.generic) else label
+    if isinstance(plain, float | np.floating) and plain == np.rint(plain):
+        plain = int(plain)
+    return str(plain)
 
 
 def _require_floating(tensor: Tensor, name: str, remedy: str = SCORES) -> None:

@@ -65,7 +65,15 @@ def test_columns_of_the_other_kind_are_refused_with_the_remedy():
     with pytest.raises(InvalidTensorError, match=r"2 of 2 rows.*numeric_error"):
         categorical_accuracy(RECORDS, RECORDS, (0, 2))
     with pytest.raises(InvalidOptionError, match=r"one position.*categorical_accuracy"):
-        numeric_error(RECORDS, RECORDS, (1, 3))
+        numeric_error(RECORDS, RECORDS, (0, 3))
+
+
+def test_a_missing_value_is_wrong_by_the_whole_range_unless_both_are_missing():
+    records = torch.tensor([[0.5, 0], [0.5, 0], [0.5, 1], [0.5, 1]])
+    guesses = torch.tensor([[0.25, 0.4], [0.25, 0.6], [0.25, 0.4], [0.25, 0.6]])
+    assert numeric_error(records, guesses, (0, 2)).tolist() == [0.25, 1, 1, 0]
+    with pytest.raises(InvalidTensorError, match=r"0 or 1 at position 1.* but 4 of 4 rows are not"):
+        numeric_error(guesses, guesses, (0, 2))
 
 
 @looped("row", [[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.5, 0.5]])

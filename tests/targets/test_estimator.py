@@ -71,7 +71,7 @@ def test_answers_are_predict_proba_of_the_rows(save, file, options, outputs, reg
     wanted = torch.tensor(regression.predict_proba(ROWS)).float()
     for batch_size in (97, 512):
         target = opened(tmp_path / file, outputs, batch_size=batch_size, **options)
-        assert not isinstance(target, ScoredTarget)
+        assert target.class_names == tuple("0123456789")
         torch.testing.assert_close(target(IMAGES), wanted)
         torch.testing.assert_close(target(IMAGES.flatten(1)), wanted)
 
@@ -118,9 +118,14 @@ def test_a_tie_goes_to_the_class_that_is_predicted(label, index, kind):
     assert (model.given == tied).all()
 
 
-def test_a_model_that_predicts_another_class_than_the_likeliest_is_refused():
-    with pytest.raises(InvalidTensorError, match=r"another class for 3 of 3 .*CalibratedClass"):
-        wrapped(Said(np.array([0.4, 0.3, 0.3]), "b"))(IMAGES[:3])
+def test_a_prediction_that_is_not_the_likeliest_class_is_lifted_in_the_logits_alone():
+    probabilities = np.array([0.4, 0.3, 0.3])
+    target = wrapped(Said(probabilities, "b"))
+    assert isinstance(target, ScoredTarget)
+    torch.testing.assert_close(target(IMAGES[:1])[0], torch.tensor(probabilities).float())
+    released = target.logits(IMAGES[:1]).softmax(-1)[0]
+    assert released.argmax() == 1
+    torch.testing.assert_close(released, torch.tensor([0.4, 0.4, 0.3]).double() / 1.1)
 
 
 @pytest.mark.parametrize("probabilities", [np.array([0.5, 0.5]), np.full(4, 0.25)])

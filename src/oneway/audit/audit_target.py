@@ -17,6 +17,7 @@ from oneway.evaluation.settings import ReleaseSpec
 from oneway.metrics import label_changes
 from oneway.releases import logits_from_confidences, release
 from oneway.targets import DefendedTarget, TorchTarget, Trace
+from oneway.targets.answers import lifts_labels
 
 PROBED = 64
 """Queries that are asked again, to see whether the answers are stable."""
@@ -160,7 +161,9 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
     Raises:
         InvalidTensorError: Labels, or the guarded endpoint, are of other classes than the model.
     """
-    bare = DefendedTarget(audited.target, Identity())
+    lifted = lifts_labels(audited.target)
+    # As an API without a guard answers: by its confidences alone.
+    bare = DefendedTarget(audited.target.__call__ if lifted else audited.target, Identity())
     if audited.guarded is None:
         defended = DefendedTarget(audited.target, defense)
         guard: Target = defended
@@ -171,7 +174,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
         guard = _in_batches(audited.guarded)
         declared = False
         released = guard(audited.test)
-        clean_logits = bare.trace(audited.test).clean_logits
+        clean_logits = DefendedTarget(audited.target, Identity()).trace(audited.test).clean_logits
         trace = Trace(clean_logits, logits_from_confidences(released), released)
     _check_classes(trace, audited.labels)
     random, batched = _probe(guard, audited.test[:PROBED])
@@ -194,7 +197,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
         bare(audited.auxiliary) if clean is None else clean,
         guard(audited.auxiliary),
         trace,
-        release(trace.clean_logits),
+        bare(audited.test) if lifted else release(trace.clean_logits),
         label_changes(trace.clean_logits, trace.released),
         random or declared,
         undeclared,

@@ -40,6 +40,7 @@ from oneway.metrics import (
     top_accuracy,
     top_agreement,
 )
+from oneway.releases import release
 from oneway.targets import DefendedTarget
 
 GALLERY = 1000
@@ -215,8 +216,11 @@ def utility(audited: AuditTarget, answers: Answers, defense: Defense) -> dict[st
     target = audited.target if audited.guarded is None else audited.guarded
     guard = DefendedTarget(target, defense)
     bare = DefendedTarget(audited.target, Identity())
+    quality = _quality(clean, audited.labels)
+    if audited.labels is not None:  # the model's own label may be another than the likeliest class
+        quality["top_1"] = top_accuracy(release(trace.clean_logits), audited.labels, 1)
     return {
-        "clean": _quality(clean, audited.labels),
+        "clean": quality,
         "released": _quality(released, audited.labels),
         "reliability": {
             "clean": _reliability(clean, audited.labels),

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import torch
 
 from oneway.audit.audit_target import AuditTarget
+from oneway.contracts import ScoredTarget
 from oneway.data import Column
 from oneway.data.classes import class_counts
 from oneway.targets import class_names_of
+from oneway.targets.answers import lifts_labels
 
 ASKED = 64
 """Test queries that the model is asked to see what it answers."""
@@ -80,8 +82,12 @@ def understand(audited: AuditTarget) -> Understanding:
     """
     # Evenly spaced: files are often sorted by class.
     asked = torch.linspace(0, len(audited.test) - 1, min(ASKED, len(audited.test))).long()
-    answer = audited.target(audited.test[asked.to(audited.test.device)])
-    right = None if audited.labels is None else answer.argmax(-1) == audited.labels[asked]
+    queries = audited.test[asked.to(audited.test.device)]
+    answer = audited.target(queries)
+    predicted = answer.argmax(-1)
+    if isinstance(audited.target, ScoredTarget) and lifts_labels(audited.target):
+        predicted = audited.target.logits(queries).argmax(-1)
+    right = None if audited.labels is None else predicted == audited.labels[asked]
     count = answer.shape[-1]
     names = audited.class_names or class_names_of(audited.target)
     rows = [class_counts(labels, count) for labels in (audited.auxiliary_labels, audited.labels)]

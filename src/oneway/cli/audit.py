@@ -76,6 +76,9 @@ Categorical = Annotated[
 Drop = Annotated[
     list[str] | None, typer.Option(help="Column of a table that is no input; repeatable.")
 ]
+MissingValues = Annotated[
+    list[str] | None, typer.Option(help="Text that means a missing value in a table; repeatable.")
+]
 Minutes = Annotated[float | None, typer.Option(help="Target run time, in minutes. [no limit]")]
 Seeds = Annotated[
     int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
@@ -108,6 +111,7 @@ def audit(
     classes: Classes = None,
     categorical: Categorical = None,
     drop: Drop = None,
+    missing_value: MissingValues = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
     controls: Controls = True,
@@ -156,6 +160,7 @@ def audit(
         parse_classes(classes),
         tuple(categorical or ()),
         tuple(drop or ()),
+        tuple(missing_value or ()),
     )
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
     outcome = _run(source, settings, out, cache, seed, executor)
@@ -347,6 +352,7 @@ class Source:
         class_names: The model's classes, in the order of its scores; None: its own.
         categorical: Columns of a table that hold codes.
         drop: Columns of a table that are no inputs.
+        missing_values: Texts that mean a missing value in a table.
     """
 
     models: tuple[tuple[str, dict[str, Any]], ...]
@@ -360,6 +366,7 @@ class Source:
     class_names: Sequence[str] | None
     categorical: tuple[str, ...]
     drop: tuple[str, ...]
+    missing_values: tuple[str, ...]
 
     def open(self, report: "ProgressCallback | None" = None) -> "AuditTarget":
         """Open the models, load their data, and check everything.
@@ -452,9 +459,16 @@ class Source:
     def _load_tables(self) -> "tuple[list[_File], RecordEncoding]":
         from oneway.data import load_records
 
-        load = partial(load_records, label=self.label, categorical=self.categorical, drop=self.drop)
+        load = partial(
+            load_records,
+            label=self.label,
+            categorical=self.categorical,
+            drop=self.drop,
+            missing_values=self.missing_values,
+        )
         auxiliary = load(self.paths[0])
-        test = load(self.paths[1], encoding=auxiliary.encoding)
+        # Each file names its own classes: either may lack one.
+        test = load(self.paths[1], encoding=replace(auxiliary.encoding, class_names=()))
         files = [
             _File(table.encoded, table.labels, table.class_names or None, table.notes)
             for table in (auxiliary, test)
@@ -494,11 +508,18 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
     """Let a model of a table's values answer encoded records, in the type that it takes."""
     import numpy as np
 
+    from oneway.contracts import FrameTarget
     from oneway.targets import TorchTarget, records_target
 
-    single = isinstance(target, TorchTarget)
+    decode: Any = encoding.decode_frame
+    if not isinstance(target, FrameTarget):
+        single = isinstance(target, TorchTarget)
+        decode = partial(encoding.decode, dtype=np.float32 if single else np.float64)
     return records_target(
-        target, partial(encoding.decode, dtype=np.float32 if single else np.float64)
+        target,
+        decode,
+        columns=[column.name for column in encoding.columns],
+        missing=[column.name for column in encoding.columns if column.missing],
     )
 
 

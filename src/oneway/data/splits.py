@@ -195,13 +195,14 @@ def image_hashes(images: NDArray[np.generic]) -> NDArray[np.str_]:
 
 
 def check_disjoint(splits: Mapping[str, Tensor]) -> None:
-    """Refuse splits that share an image.
+    """Refuse splits that share an image, or a record.
 
     Args:
-        splits: ``(N, ...)`` images by the name of their split.
+        splits: ``(N, C, H, W)`` or ``(N, H, W)`` images, or ``(N, D)`` records, by the name of
+            their split.
 
     Raises:
-        OverlappingSplitsError: Two splits share images; the message says which and how many.
+        OverlappingSplitsError: Two splits share rows; the message says which and how many.
     """
     seen: dict[str, set[str]] = {
         name: set(image_hashes(images.cpu().numpy())) for name, images in splits.items()
@@ -211,7 +212,8 @@ def check_disjoint(splits: Mapping[str, Tensor]) -> None:
         for other in names[position + 1 :]:
             shared = len(seen[name] & seen[other])
             if shared:
+                rows = "records" if splits[name].ndim == 2 else "images"
                 raise OverlappingSplitsError(
-                    f"the {name} and {other} splits share {shared} images (by SHA-256), so an "
+                    f"the {name} and {other} splits share {shared} {rows} (by SHA-256), so an "
                     "attack would be graded on what it was trained on. Remove them from one."
                 )

@@ -4,6 +4,7 @@ A record is a row of encoded columns: a numeric column is a position in ``[0, 1]
 column a one-hot block of positions. A block is ``(start, stop)``, as in a slice.
 """
 
+import torch
 from torch import Tensor
 
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -49,20 +50,23 @@ def numeric_error(records: Tensor, reconstructions: Tensor, block: Block) -> Ten
     Args:
         records: ``(N, features)`` true records, in ``[0, 1]`` at ``block``.
         reconstructions: Same shape.
-        block: Position of the column.
+        block: Position of the column; or two positions, the number and whether it is missing (a
+            reconstruction above 0.5 says so).
 
     Returns:
-        ``(N)`` float64, in units of the column's range.
+        ``(N)`` float64, in units of the column's range. Where only one of record and
+        reconstruction has a value: 1, the whole range. Where neither has: 0.
 
     Raises:
-        InvalidTensorError: The shapes differ, or ``records`` leave ``[0, 1]`` there.
-        InvalidOptionError: ``block`` is not inside the record, or longer than one position.
+        InvalidTensorError: The shapes differ, ``records`` leave ``[0, 1]`` there, or their second
+            position is neither 0 nor 1.
+        InvalidOptionError: ``block`` is not inside the record, or longer than two positions.
     """
     start, stop = _check(records, reconstructions, block)
-    if stop - start != 1:
+    if stop - start > 2:
         raise InvalidOptionError(
-            f"block of a numeric column must be one position, but got ({start}, {stop}). "
-            "A categorical column has `categorical_accuracy`."
+            f"block of a numeric column must be one position, or two if values are missing, but "
+            f"got ({start}, {stop}). A categorical column has `categorical_accuracy`."
         )
     true = records[:, start]
     outside = (true < 0) | (true > 1)
@@ -71,7 +75,18 @@ def numeric_error(records: Tensor, reconstructions: Tensor, block: Block) -> Ten
             f"records must lie in [0, 1] at position {start}, but {int(outside.sum())} of "
             f"{len(records)} rows do not, row {int(outside.nonzero()[0])} first. Encode them first."
         )
-    return (true.double() - reconstructions[:, start].double()).abs()
+    error = (true.double() - reconstructions[:, start].double()).abs()
+    if stop - start == 1:
+        return error
+    flags = records[:, start + 1]
+    unclear = (flags != 0) & (flags != 1)
+    if unclear.any():
+        raise InvalidTensorError(
+            f"records must be 0 or 1 at position {start + 1}, which says whether a value is "
+            f"missing, but {int(unclear.sum())} of {len(records)} rows are not. Encode them first."
+        )
+    missing, guess = flags == 1, reconstructions[:, start + 1] > 0.5
+    return torch.where(missing | guess, (missing != guess).double(), error)
 
 
 def _check(records: Tensor, reconstructions: Tensor, block: Block) -> Block:

@@ -198,3 +198,13 @@ def class_names_of(target: Target) -> tuple[str, ...] | None:
     """Return the names of a target's classes, in the order of its scores; None if unknown."""
     names = getattr(target, "class_names", None)
     return None if names is None else tuple(map(str, names))
+
+
+def lifts_labels(target: Target) -> bool:
+    """Say whether a target's logits have labels on top that its confidences may not have.
+
+    An estimator whose ``predict`` is not the arg max of its probabilities answers with these as
+    they are, and gives a guard logits with the label lifted on top. The confidences of any other
+    target are those of its logits.
+    """
+    return bool(getattr(target, "lifts_labels", False))

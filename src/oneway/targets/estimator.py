@@ -1,197 +1,326 @@
 """A scikit-learn classifier as a target, from Python or from a file."""
 
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
+from copy import copy
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from oneway.checks import check_switch
-from oneway.contracts import Target
-from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
+from oneway.checks import check_count, check_images, class_name
+from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.extras import load_extra
-from oneway.releases import Outputs
-from oneway.targets.answers import Array, refuse_logits
-from oneway.targets.callables import callable_target
+from oneway.releases import logits_from_confidences
+from oneway.targets.answers import AnswerRules, Array, lift_labels, to_array, to_float32
+from oneway.targets.failure import failed
+from oneway.targets.fitted_columns import (
+    feature_count,
+    feature_names,
+    fitted_categories,
+    match_columns,
+)
+
+SUMS = 0.05
+"""How far the sum of a row of probabilities may be from 1."""
 
 
-def estimator_target(estimator: Any, *, batch_size: int, name: str) -> Target:
-    """Wrap a fitted classifier that has ``predict_proba``.
+class EstimatorTarget:
+    """A fitted classifier that has ``predict_proba``.
 
     Column ``k`` of its answers is the class ``estimator.classes_[k]``. Images are flattened in
     row-major order, ``(N, C, H, W)`` to ``(N, C * H * W)``.
 
-    Args:
+    The label of a query is what ``predict`` says. With a tuned threshold, or as an SVC, a model
+    may predict another class than the likeliest. Then two answers differ: an undefended API gives
+    the probabilities as they are, which this target answers with, while a guard must release the
+    label as the only maximum. So a guard gets :attr:`logits`, in which the label is lifted just
+    above the largest probability. Where both agree, the logits are the logarithms of the answers.
+
+    Attributes:
         estimator: The classifier.
+        class_names: ``classes_`` as text.
+        features: How many features it was fitted on; None if it does not say.
+        lifts_labels: True: answers are not the softmax of the logits where a label was lifted.
+    """
+
+    lifts_labels = True
+
+    def __init__(self, estimator: Any, *, batch_size: int, name: str) -> None:
+        """Wrap a classifier; see :func:`estimator_target`."""
+        check_count("batch_size", batch_size)
+        self.estimator, self.batch_size = estimator, batch_size
+        self.rules = AnswerRules(name, "confidences")
+        self.class_names = tuple(map(class_name, estimator.classes_))
+        self.features = feature_count(estimator)
+        self._columns: tuple[str, ...] = ()
+        # Labels may be of any type, and in any order.
+        self._places = {label: place for place, label in enumerate(estimator.classes_)}
+        self._named = {text: place for place, text in enumerate(self.class_names)}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Answer with ``predict_proba``, as an undefended API does.
+
+        Args:
+            images: ``(N, C, H, W)`` or ``(N, F)`` floating, at least one query. Missing values of
+                records are NaN. Not modified.
+
+        Returns:
+            ``(N, K)`` float32 probabilities on the images' device.
+
+        Raises:
+            InvalidTensorError: The images, or the answers, cannot be used.
+            TargetFailedError: The classifier raised.
+        """
+        return self._confidences(self._rows(images)).to(images.device)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return ``(N, K)`` float64 logits, in nats: for the defender only.
+
+        Raises:
+            OnewayError: See :meth:`__call__`.
+        """
+        return self._logits(self._rows(images)).to(images.device)
+
+    def naming(self, columns: Sequence[str]) -> "EstimatorTarget":
+        """Return this target with names of its features for messages."""
+        named = copy(self)
+        named._columns = tuple(columns)
+        return named
+
+    def _rows(self, images: Tensor) -> Any:
+        """Return queries as the classifier takes them."""
+        missing = images.isnan() if isinstance(images, Tensor) else None
+        check_images(images if missing is None else images.masked_fill(missing, 0))
+        rows = to_array(images).reshape(len(images), -1)
+        if self.features not in (None, rows.shape[1]):
+            raise InvalidTensorError(
+                f"{self.rules.name} was fitted on {self.features} features, but queries of shape "
+                f"{tuple(images.shape)} have {rows.shape[1]} each. Prepare them as the fit did."
+            )
+        return rows
+
+    def _confidences(self, rows: Any) -> Tensor:
+        return to_float32(torch.from_numpy(self._answers(rows)[0]))
+
+    def _logits(self, rows: Any) -> Tensor:
+        answers, labels = self._answers(rows)
+        behind = np.take_along_axis(answers, labels[:, None], 1) < answers.max(1, keepdims=True)
+        lifted = np.where(behind, lift_labels(answers, labels), answers)
+        # As float32, so that a defense sees the same numbers as the clients of an undefended API.
+        return logits_from_confidences(to_float32(torch.from_numpy(lifted)))
+
+    def _answers(self, rows: Any) -> tuple[Array, NDArray[np.int64]]:
+        """Return ``(N, K)`` probabilities and ``(N)`` labels of all queries."""
+        if not len(rows):
+            raise InvalidTensorError(f"there must be at least one query for {self.rules.name}.")
+        pick = rows if isinstance(rows, np.ndarray) else rows.iloc
+        parts = [
+            self._batch(pick[start : start + self.batch_size])
+            for start in range(0, len(rows), self.batch_size)
+        ]
+        answers, labels = zip(*parts, strict=True)
+        return np.concatenate(answers), np.concatenate(labels)
+
+    def _batch(self, rows: Any) -> tuple[Array, NDArray[np.int64]]:
+        try:
+            # Copies: the classifier may write to its input.
+            answer = self.estimator.predict_proba(rows.copy())
+            predicted = np.asarray(self.estimator.predict(rows.copy()))
+        except OnewayError:
+            raise
+        except Exception as error:
+            raise failed(self.rules.name, len(rows), error, remedy=self._remedy(rows)) from error
+        self._check_probabilities(answer, len(rows))
+        labels = self._labels(predicted, len(rows))
+        return _broken_ties(answer, labels), labels
+
+    def _remedy(self, rows: Any) -> str:
+        """Say what to look at after the classifier raised."""
+        if isinstance(rows, np.ndarray):
+            places = np.flatnonzero(np.isnan(rows).any(0)).tolist()
+            missing = [self._columns[p] if self._columns else f"number {p + 1}" for p in places]
+        else:
+            missing = [str(name) for name in rows if rows[name].isna().any()]
+        if missing:
+            return (
+                f"Columns with missing values: {', '.join(map(repr, missing))}. If the model "
+                "cannot take these, fill them in as its training did, or put an imputer into its "
+                "pipeline."
+            )
+        if isinstance(rows, np.ndarray):
+            return "Check that the model takes queries of this shape and type."
+        return (
+            "Check that the table's columns have the types that the model was fitted on; .parquet "
+            "files keep types and pandas categories, and .csv files do not."
+        )
+
+    def _check_probabilities(self, answer: Any, rows: int) -> None:
+        wanted = (rows, len(self.class_names))
+        if not isinstance(answer, np.ndarray) or answer.shape != wanted:
+            raise InvalidTensorError(
+                f"{self.rules.name} must answer {rows} queries with an array of shape {wanted}, "
+                "one column for each of classes_, but gave "
+                f"{getattr(answer, 'shape', type(answer).__name__)}."
+            )
+        off = int((np.abs(answer.sum(1) - 1) > SUMS).sum())
+        if off and (answer >= 0).all() and (answer <= 1).all():
+            raise InvalidTensorError(
+                f"predict_proba of {self.rules.name} must sum to 1 in each row, but {off} of "
+                f"{rows} rows do not: it has one model for each class, or several labels for a "
+                "query. Fit it with probabilities over the classes (LightGBM: "
+                "objective='multiclass'; CatBoost: loss_function='MultiClass'), or open a "
+                "function of yours that divides each row by its sum: package.module:factory."
+            )
+        self.rules.check(torch.tensor(answer), rows)
+
+    def _labels(self, predicted: Array, rows: int) -> NDArray[np.int64]:
+        """Return the place of each predicted class in ``classes_``."""
+        if predicted.shape == (rows, 1):  # CatBoost's
+            predicted = predicted[:, 0]
+        if predicted.shape != (rows,):
+            raise InvalidTensorError(
+                f"predict of {self.rules.name} must give one class for each of {rows} queries, "
+                f"but gave shape {predicted.shape}. A classifier with several labels for a query "
+                "cannot be guarded: fit one classifier for each label."
+            )
+        values = predicted.tolist()
+        places = [self._places.get(value, self._named.get(class_name(value))) for value in values]
+        unknown = sum(place is None for place in places)
+        if unknown == rows and predicted.dtype.kind in "iu" and self._are_texts():
+            places = [value if 0 <= value < len(self.class_names) else None for value in values]
+            unknown = sum(place is None for place in places)
+        if unknown:
+            raise InvalidTensorError(
+                f"predict of {self.rules.name} must give classes of classes_, of type "
+                f"{np.asarray(self.estimator.classes_).dtype.name}, but {unknown} of {rows} "
+                f"answers, of type {predicted.dtype.name}, are none of them."
+            )
+        return np.array(places, np.int64)
+
+    def _are_texts(self) -> bool:
+        return all(isinstance(label, str) for label in self.estimator.classes_)
+
+
+class FrameEstimatorTarget(EstimatorTarget):
+    """An :class:`EstimatorTarget` that was fitted on a DataFrame, and is asked with one.
+
+    Attributes:
+        feature_names: The columns that the classifier was fitted on, in order.
+    """
+
+    def __init__(
+        self, estimator: Any, names: tuple[str, ...], *, batch_size: int, name: str
+    ) -> None:
+        """Wrap a classifier; see :func:`estimator_target`."""
+        super().__init__(estimator, batch_size=batch_size, name=name)
+        self.feature_names, self.features = names, len(names)
+        self._categories = fitted_categories(estimator, name)
+
+    def frame_confidences(self, frame: Any) -> Tensor:
+        """Return ``(N, K)`` float32 probabilities: the answers of an undefended API.
+
+        Args:
+            frame: A pandas DataFrame with the columns ``feature_names``, in any order. Texts
+                become the categories that LightGBM or XGBoost was fitted on. Not modified.
+
+        Raises:
+            InvalidTensorError: Columns are missing or too many, or cannot be used.
+            TargetFailedError: The classifier raised.
+        """
+        return self._confidences(self._fitted(frame))
+
+    def frame_logits(self, frame: Any) -> Tensor:
+        """Return ``(N, K)`` float64 logits of a frame's rows: see :meth:`logits`.
+
+        Raises:
+            OnewayError: See :meth:`frame_confidences`.
+        """
+        return self._logits(self._fitted(frame))
+
+    def _fitted(self, frame: Any) -> Any:
+        """Return the columns of a frame as the classifier was fitted on them."""
+        if not hasattr(frame, "iloc"):
+            raise InvalidTensorError(
+                f"{self.rules.name} is asked with a pandas DataFrame, but got "
+                f"{type(frame).__name__}. Convert it, as by `frame.to_pandas()`."
+            )
+        columns = match_columns(self.feature_names, list(frame.columns), self.rules.name)
+        fitted = frame[columns].set_axis(list(self.feature_names), axis=1)
+        return self._categories.cast(fitted, self.rules.name) if self._categories else fitted
+
+    def _rows(self, images: Tensor) -> Any:
+        pandas = load_extra("pandas", extra="records", purpose="asking a model with a table")
+        if self._categories:
+            raise InvalidTensorError(
+                f"{self.rules.name} was fitted on pandas categories, so that it takes tables and "
+                "no numbers alone. Ask it with a DataFrame: frame_confidences."
+            )
+        return pandas.DataFrame(super()._rows(images), columns=list(self.feature_names))
+
+
+def estimator_target(estimator: Any, *, batch_size: int, name: str) -> EstimatorTarget:
+    """Wrap a fitted classifier that has ``predict_proba``.
+
+    Args:
+        estimator: The classifier, such as one of scikit-learn, LightGBM, XGBoost or CatBoost.
         batch_size: Most queries that the classifier gets at once.
         name: What messages call the target.
 
-    Raises:
-        InvalidOptionError: The classifier has no ``predict_proba``, is not fitted, or has several
-            outputs.
-    """
-    for attribute, remedy in (
-        ("predict_proba", "Wrap it in sklearn.calibration.CalibratedClassifierCV"),
-        ("classes_", "Fit it, or return the fitted one"),
-    ):
-        if not hasattr(estimator, attribute):
-            raise InvalidOptionError(
-                f"{name} must be a fitted scikit-learn classifier, but its "
-                f"{type(estimator).__name__} has no {attribute}. {remedy}."
-            )
-    if any(isinstance(label, np.ndarray) for label in estimator.classes_):
-        raise InvalidOptionError(
-            f"{name} must have one output, but its {type(estimator).__name__} has "
-            f"{len(estimator.classes_)}. Fit one classifier for each."
-        )
-    return callable_target(
-        _Probabilities(estimator, name), "confidences", batch_size=batch_size, name=name
-    )
-
-
-class _Probabilities:
-    """Answers with ``predict_proba``, and checks that ``predict`` gives its arg max."""
-
-    def __init__(self, estimator: Any, name: str) -> None:
-        self.estimator, self.name = estimator, name
-        # Labels may be of any type, and in any order.
-        self.columns = {label: column for column, label in enumerate(estimator.classes_)}
-
-    def __call__(self, queries: Array) -> Array:
-        rows = queries.reshape(len(queries), -1)
-        features = getattr(self.estimator, "n_features_in_", rows.shape[1])
-        if features != rows.shape[1]:
-            raise InvalidTensorError(
-                f"{self.name} was fitted on {features} features, but queries of shape "
-                f"{queries.shape} have {rows.shape[1]} each. Prepare them as the fit did."
-            )
-        # A copy: the classifier may write to its input, which `predict` needs again.
-        answer = self.estimator.predict_proba(rows.copy())
-        if not isinstance(answer, np.ndarray) or answer.shape != (len(rows), len(self.columns)):
-            raise InvalidTensorError(
-                f"{self.name} must answer {len(rows)} queries with an array of shape "
-                f"({len(rows)}, {len(self.columns)}), one column for each of classes_, but gave "
-                f"{getattr(answer, 'shape', type(answer).__name__)}."
-            )
-        return self._led_by_prediction(answer, self.estimator.predict(rows))
-
-    def _led_by_prediction(self, answer: Array, predicted: Array) -> Array:
-        label = np.array([self.columns[value] for value in predicted])[:, None]
-        probability = np.take_along_axis(answer, label, 1)
-        top = answer.max(1, keepdims=True)
-        behind = int((probability < top).sum())
-        if behind:
-            raise InvalidTensorError(
-                f"predict of {self.name} must say classes_[argmax] of predict_proba, but says "
-                f"another class for {behind} of {len(answer)} queries. SVC(probability=True) "
-                "does; wrap the model in sklearn.calibration.CalibratedClassifierCV, or open a "
-                "function that gives the probabilities that you release."
-            )
-        # Probabilities can tie where the scores behind them do not.
-        other = answer.argmax(1)[:, None] != label
-        answer = answer.copy()
-        lifted = np.where(other, np.nextafter(top, np.inf), probability)
-        np.put_along_axis(answer, label, lifted, 1)
-        return answer
-
-
-def open_skops(
-    where: str,
-    *,
-    outputs: Outputs | None,
-    device: torch.device,  # noqa: ARG001  one signature for all kinds
-    batch_size: int,
-    trusted: Sequence[str] = (),
-) -> Target:
-    """Open a classifier saved with ``skops.io.dump``.
-
-    Args:
-        where: The file.
-        outputs: None or ``"confidences"``.
-        device: Not used: scikit-learn computes on the CPU.
-        batch_size: Most queries that the classifier gets at once.
-        trusted: Names of types that may be built, beyond those that skops trusts.
+    Returns:
+        A :class:`FrameEstimatorTarget` if the classifier was fitted on a DataFrame.
 
     Raises:
-        MissingExtraError: skops is not installed.
-        CorruptDataError: The file is no skops file.
-        InvalidOptionError: The file holds types that are not trusted, or ``outputs`` are logits.
+        InvalidOptionError: The classifier has no ``predict_proba``, is not fitted, has several
+            outputs or labels, or is an XGBoost model without the categories of its fit.
     """
-    name = f"target {where!r}"
-    refuse_logits(outputs, name, "it has predict_proba")
-    if isinstance(trusted, str):
+    kind = type(estimator).__name__
+    if not hasattr(estimator, "predict_proba"):
         raise InvalidOptionError(
-            f"trusted must be a sequence of type names, but got the text {trusted!r}. "
-            f"Pass ({trusted!r},)."
+            f"{name} must be a fitted scikit-learn classifier, but its {kind} has no "
+            f"predict_proba. {_without_probabilities(estimator)}"
         )
-    skops = load_extra("skops.io", extra="sklearn", purpose="opening a .skops file")
-    path = Path(where)
-    try:
-        unknown = sorted(set(skops.get_untrusted_types(file=path)) - set(trusted))
-        if unknown:
-            raise InvalidOptionError(
-                f"{where} holds types that skops does not know to be safe: {', '.join(unknown)}. "
-                f"If you trust each of them, pass trusted={tuple(unknown)!r}."
-            )
-        estimator = skops.load(path, trusted=list(trusted))
-    except InvalidOptionError:
-        raise
-    except (BadZipFile, KeyError, ValueError, TypeError, AttributeError, ImportError) as error:
-        raise CorruptDataError(
-            f"{where} cannot be opened by skops ({type(error).__name__}: {error}). Save it with "
-            "`skops.io.dump`, with the versions of skops and scikit-learn that are installed here."
-        ) from error
-    return estimator_target(estimator, batch_size=batch_size, name=name)
-
-
-def open_pickle(
-    where: str,
-    *,
-    outputs: Outputs | None,
-    device: torch.device,  # noqa: ARG001  one signature for all kinds
-    batch_size: int,
-    trust_pickle: bool = False,
-) -> Target:
-    """Open a classifier saved with joblib or pickle; loading it runs code of the file.
-
-    Args:
-        where: The file.
-        outputs: None or ``"confidences"``.
-        device: Not used: scikit-learn computes on the CPU.
-        batch_size: Most queries that the classifier gets at once.
-        trust_pickle: Allow the file's author to run code here.
-
-    Raises:
-        InvalidOptionError: ``trust_pickle`` is not True, or ``outputs`` are logits.
-        MissingExtraError: joblib is not installed.
-        CorruptDataError: The file cannot be loaded.
-    """
-    name = f"target {where!r}"
-    check_switch("trust_pickle", trust_pickle)
-    if not trust_pickle:
+    classes: Sequence[Any] | None = getattr(estimator, "classes_", None)
+    if classes is None:
         raise InvalidOptionError(
-            f"{where} is a pickle, and loading it runs whatever code is in it. Save the model "
-            "with `skops.io.dump` instead, or pass trust_pickle=True if you made the file."
+            f"{name} must be a fitted scikit-learn classifier, but its {kind} has no classes_. "
+            "Fit it, or return the fitted one."
         )
-    refuse_logits(outputs, name, "it has predict_proba")
-    joblib = load_extra("joblib", extra="sklearn", purpose="opening a .joblib or .pkl file")
-    try:
-        estimator = joblib.load(where)
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        ValueError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        ImportError,
-    ) as error:
-        raise CorruptDataError(
-            f"{where} cannot be loaded ({type(error).__name__}: {error}). Load it where its "
-            "packages are installed, in the versions that it was saved with."
-        ) from error
-    return estimator_target(estimator, batch_size=batch_size, name=name)
+    outputs = len(classes) if any(isinstance(label, np.ndarray) for label in classes) else 1
+    if outputs > 1:
+        raise InvalidOptionError(
+            f"{name} must have one output, but its {kind} has {outputs}. Fit one classifier for "
+            "each."
+        )
+    if getattr(estimator, "multilabel_", False):
+        raise InvalidOptionError(
+            f"{name} must give one class to a query, but its {kind} gives several labels. Fit "
+            "one classifier for each label."
+        )
+    names = feature_names(estimator)
+    if names is None:
+        return EstimatorTarget(estimator, batch_size=batch_size, name=name)
+    return FrameEstimatorTarget(estimator, names, batch_size=batch_size, name=name)
+
+
+def _without_probabilities(estimator: Any) -> str:
+    """Say what to do about a model that has no ``predict_proba``."""
+    if type(estimator).__name__ == "Booster":  # LightGBM's and XGBoost's
+        return (
+            "Save the LGBMClassifier or XGBClassifier itself, or open a function of yours that "
+            "gives one probability for each class (a booster of two classes gives one column p: "
+            "1 - p and p): package.module:factory."
+        )
+    return "Wrap it in sklearn.calibration.CalibratedClassifierCV."
+
+
+def _broken_ties(answer: Array, labels: NDArray[np.int64]) -> Array:
+    """Lift a label that ties for the maximum: scores behind the probabilities may not tie."""
+    index = labels[:, None]
+    probability = np.take_along_axis(answer, index, 1)
+    top = answer.max(1, keepdims=True)
+    ties = (probability == top) & (answer.argmax(1)[:, None] != index)
+    answer = answer.copy()
+    np.put_along_axis(answer, index, np.where(ties, np.nextafter(top, np.inf), probability), 1)
+    return answer

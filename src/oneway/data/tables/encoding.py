@@ -1,7 +1,7 @@
 """Encode rows of a table as numbers in [0, 1], and decode them as a model takes them."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import check_images
-from oneway.data.tables.files import Content, Table, check_table
+from oneway.data.tables.cells import Cells, Content, Table, check_table, counted
+from oneway.data.tables.files import Levels
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -19,7 +20,8 @@ from oneway.errors import (
 )
 from oneway.extras import load_extra
 
-Category = str | bool | int | float
+Category = str | bool | int | float | None
+"""A value of a categorical column; None for a missing one."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,18 @@ class Column:
 
     Attributes:
         name: The name of the column.
-        kind: ``"numeric"``: a number; ``"categorical"``: a number per category, 1 for the record's
-            category and 0 for others.
+        kind: ``"numeric"``: a number, and a second one if values are missing: 1 in records without
+            a value, whose number is 0.5, and 0 in others. ``"categorical"``: a number per category,
+            1 for the record's category and 0 for others.
         start: The first position.
         stop: The position after the last.
         low: The least number in the auxiliary table, which is encoded as 0.
         high: The greatest number there, which is encoded as 1. If it equals ``low``, it is encoded
             as 0.5.
-        categories: The categories in the auxiliary table, sorted. Empty for a numeric column.
+        categories: The categories in the auxiliary table, sorted, and then None if values are
+            missing there. Empty for a numeric column.
+        whole: Whether the auxiliary table stores integers.
+        levels: The categories that a .parquet file declares for the column.
     """
 
     name: str
@@ -45,6 +51,15 @@ class Column:
     low: float = 0.0
     high: float = 1.0
     categories: tuple[Category, ...] = ()
+    whole: bool = False
+    levels: Levels | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether values are missing in the auxiliary table."""
+        if self.kind == "numeric":
+            return self.stop - self.start == 2
+        return self.categories[-1] is None
 
     @property
     def span(self) -> float:
@@ -84,31 +99,36 @@ class RecordEncoding:
         *,
         categorical: Collection[str] = (),
         class_names: Sequence[str] = (),
+        levels: Mapping[str, Levels] | None = None,
         where: str = "the table",
     ) -> "RecordEncoding":
         """Take ranges and categories from a table.
 
         Texts and booleans are categorical; numbers are numeric unless ``categorical`` names them.
+        Missing values (NaN, None) get a place of their own in the columns that have some.
 
         Args:
             table: The attacker's auxiliary table: columns of inputs, without the label.
             categorical: Names of columns of numbers that stand for categories.
             class_names: The names of the classes, kept for loading other tables.
+            levels: Declared categories by column: see :class:`oneway.data.tables.Levels`.
             where: The name of the table in messages.
 
         Raises:
             UnknownNameError: ``categorical`` names no column.
-            CorruptDataError: The table has missing values, a column of another kind, one of
-                categories that all differ, or one of numbers farther apart than float64 holds.
+            CorruptDataError: The table has infinite values, a column without a value or of another
+                kind, one of categories that all differ, or one of numbers farther apart than
+                float64 holds.
         """
         check_names(categorical, table)
         columns: list[Column] = []
-        for name, (content, values) in check_table(table, where).items():
+        for name, cells in check_table(table, where).items():
             start = columns[-1].stop if columns else 0
-            if content == "numbers" and name not in categorical:
-                columns.append(_numeric(name, values, start, where))
+            if cells.content == "numbers" and name not in categorical:
+                columns.append(_numeric(name, cells, start, where))
             else:
-                columns.append(_categorical(name, values, start, where))
+                column = _categorical(name, cells, start, where)
+                columns.append(replace(column, levels=(levels or {}).get(name)))
         return cls(tuple(columns), tuple(class_names))
 
     @property
@@ -120,7 +140,7 @@ class RecordEncoding:
         """Encode records.
 
         Args:
-            table: The columns of the table that this was fitted on, in its order.
+            table: The columns of the table that this was fitted on, in any order.
             where: The name of the table in messages.
 
         Returns:
@@ -128,24 +148,28 @@ class RecordEncoding:
             see :meth:`clip`.
 
         Raises:
-            CorruptDataError: A column is missing, is too many, stands in another order or has
-                another content; values are missing; or the auxiliary table lacks a category.
+            CorruptDataError: A column is missing, is too many or has another content; values are
+                missing in a column that has none missing in the auxiliary table; or that table
+                lacks a category.
         """
         self._check_columns(list(table), where)
         contents = check_table(table, where)
+        self._check_missing(contents, where)
         encoded = np.zeros((len(next(iter(table.values()))), self.length), np.float32)
         for column in self.columns:
-            content, values = contents[column.name]
-            if content != column.content:
+            cells = contents[column.name]
+            if cells.content != column.content:
                 raise CorruptDataError(
                     f"column {column.name!r} of {where} must hold {column.content}, as in the "
-                    f"auxiliary table, but holds {content}."
+                    f"auxiliary table, but holds {cells.content}."
                 )
             block = encoded[:, column.start : column.stop]
-            if column.kind == "numeric":
-                block[:, 0] = _scaled(column, values, where)
-            else:
-                block[np.arange(len(values)), _codes(column, values, where)] = 1
+            if column.kind == "categorical":
+                block[np.arange(len(block)), _codes(column, cells, where)] = 1
+                continue
+            block[:, 0] = _scaled(column, cells, where)
+            if column.missing:
+                block[:, 1] = cells.missing
         return torch.from_numpy(encoded)
 
     def clip(self, encoded: Tensor) -> Tensor:
@@ -175,15 +199,15 @@ class RecordEncoding:
             ``(N, columns)``, in the table's order. Numbers are those of the table, to the
             precision of float32 (whole ones come back whole); so are categories that are
             numbers, and booleans as 0 and 1. A category that is a text is its index in
-            ``categories``, from 0, as in scikit-learn's ``OrdinalEncoder``.
+            ``categories``, from 0, as in scikit-learn's ``OrdinalEncoder``. Missing values are NaN.
 
         Raises:
             InvalidTensorError: ``encoded`` has another shape.
         """
         matrix = np.empty((len(encoded), len(self.columns)), dtype)
         for place, (column, values) in enumerate(self._decoded(encoded)):
-            if column.kind == "categorical" and column.content != "texts":
-                values = np.array(column.categories, np.float64)[values]
+            if column.kind == "categorical":
+                values = _numbers_of(column)[values]
             matrix[:, place] = values
         return matrix
 
@@ -194,7 +218,9 @@ class RecordEncoding:
             encoded: See :meth:`decode`.
 
         Returns:
-            A DataFrame with the table's names, order and categories.
+            A DataFrame with the auxiliary table's names, order and types: integers, numbers,
+            booleans, texts, or categories where the .parquet file declares them. A missing value
+            is NaN, as ``pandas.read_csv`` reads it.
 
         Raises:
             InvalidTensorError: ``encoded`` has another shape.
@@ -203,9 +229,9 @@ class RecordEncoding:
         pandas = load_extra("pandas", extra="records", purpose="decoding to a frame")
         return pandas.DataFrame(
             {
-                column.name: values
+                column.name: _whole(column, values)
                 if column.kind == "numeric"
-                else pandas.Series(column.categories)[values].array
+                else _categories_of(column, pandas)[values]
                 for column, values in self._decoded(encoded)
             }
         )
@@ -230,15 +256,22 @@ class RecordEncoding:
             raise CorruptDataError(
                 f"{where} must have the columns of the auxiliary table, but lacks "
                 f"{', '.join(map(repr, missing)) or 'none'} and has besides "
-                f"{', '.join(map(repr, extra)) or 'none'}. Name the label, and drop what is no "
-                "input of the model, in both tables alike."
+                f"{', '.join(map(repr, extra)) or 'none'}. Name the label: --label COLUMN "
+                "(label=...). Drop what is no input of the model: --drop COLUMN (drop=(...))."
             )
-        if list(names) != expected:
-            place = next(i for i, name in enumerate(names) if name != expected[i])
+
+    def _check_missing(self, contents: Mapping[str, Cells], where: str) -> None:
+        holes = {
+            column.name: int(contents[column.name].missing.sum())
+            for column in self.columns
+            if not column.missing
+        }
+        if any(holes.values()):
             raise CorruptDataError(
-                f"{where} must have its columns in the order of the auxiliary table, but column "
-                f"{place} is {names[place]!r}, not {expected[place]!r}. Write them in one order: "
-                "the model tells them apart by it."
+                f"{where} has missing values (NaN, null) in columns where the auxiliary table has "
+                f"none: of {len(next(iter(contents.values())).missing)} rows in column "
+                f"{counted(holes)}. Fill them in as the model's own training did, leave those "
+                "rows out, or drop the columns: --drop COLUMN (drop=(...))."
             )
 
 
@@ -256,25 +289,31 @@ def check_names(names: Collection[str], table: Table) -> None:
             raise UnknownNameError("column", name, table)
 
 
-def _numeric(name: str, values: NDArray[Any], start: int, where: str) -> Column:
+def _numeric(name: str, cells: Cells, start: int, where: str) -> Column:
+    values = cells.values[~cells.missing]
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise CorruptDataError(
             f"column {name!r} of {where} holds numbers farther apart than float64 holds. "
             "Scale it, or take its logarithm."
         )
-    return Column(name, "numeric", start, start + 1, low, high)
+    stop = start + 1 + bool(cells.missing.any())
+    return Column(name, "numeric", start, stop, low, high, whole=cells.whole)
 
 
-def _categorical(name: str, values: NDArray[Any], start: int, where: str) -> Column:
+def _categorical(name: str, cells: Cells, start: int, where: str) -> Column:
+    values = cells.values[~cells.missing]
     categories = tuple(python_value(value) for value in np.unique(values))
     # Two booleans may differ in a table of two rows.
     if len(categories) == len(values) > 2:
         raise CorruptDataError(
             f"column {name!r} of {where} has another category in each of its {len(values)} rows, "
-            f"so that it only identifies records. Drop it: drop=({name!r},)."
+            f"so that it only identifies records. Drop it: --drop {name} (drop=({name!r},))."
         )
-    return Column(name, "categorical", start, start + len(categories), categories=categories)
+    if cells.missing.any():
+        categories = (*categories, None)
+    stop = start + len(categories)
+    return Column(name, "categorical", start, stop, categories=categories, whole=cells.whole)
 
 
 def python_value(value: Any) -> Category:
@@ -286,10 +325,11 @@ def python_value(value: Any) -> Category:
     return int(value) if value == int(value) else float(value)
 
 
-def _scaled(column: Column, values: NDArray[Any], where: str) -> NDArray[np.float32]:
+def _scaled(column: Column, cells: Cells, where: str) -> NDArray[np.float32]:
     middle = 0.5 if column.low == column.high else 0.0
     with np.errstate(over="ignore"):
-        scaled = (middle + (values - column.low) / column.span).astype(np.float32)
+        scaled = (middle + (cells.values - column.low) / column.span).astype(np.float32)
+    scaled[cells.missing] = 0.5
     beyond = int((~np.isfinite(scaled)).sum())
     if beyond:
         raise CorruptDataError(
@@ -300,8 +340,10 @@ def _scaled(column: Column, values: NDArray[Any], where: str) -> NDArray[np.floa
     return scaled
 
 
-def _codes(column: Column, values: NDArray[Any], where: str) -> NDArray[np.int64]:
+def _codes(column: Column, cells: Cells, where: str) -> NDArray[np.int64]:
     places = {category: place for place, category in enumerate(column.categories)}
+    values = cells.values.astype(object)
+    values[cells.missing] = None
     codes = np.array([places.get(value, -1) for value in values.tolist()], np.int64)
     unseen = int((codes < 0).sum())
     if unseen:
@@ -325,4 +367,36 @@ def _restored(column: Column, encoded: NDArray[np.float64]) -> NDArray[Any]:
     # trees, and codes such as a month, are whole more often than close to it.
     doubt = np.abs(codes) * column.span * 2.0**-23 + np.abs(numbers) * 2.0**-50
     whole = np.rint(numbers)
-    return np.where(np.abs(numbers - whole) <= doubt, whole, numbers)
+    numbers = np.where(np.abs(numbers - whole) <= doubt, whole, numbers)
+    return (
+        np.where(encoded[:, column.start + 1] > 0.5, np.nan, numbers) if column.missing else numbers
+    )
+
+
+def _numbers_of(column: Column) -> NDArray[np.float64]:
+    """Return a number for each category: its value, or for a text its place; NaN for None."""
+    is_text = column.content == "texts"
+    return np.array(
+        [
+            np.nan if category is None else place if is_text else category
+            for place, category in enumerate(column.categories)
+        ],
+        np.float64,
+    )
+
+
+def _whole(column: Column, numbers: NDArray[np.float64]) -> NDArray[Any]:
+    """Return numbers as integers, if the table stores integers and all of these are whole."""
+    if column.whole and (numbers == np.rint(numbers)).all() and (np.abs(numbers) < 2.0**63).all():
+        return numbers.astype(np.int64)
+    return numbers
+
+
+def _categories_of(column: Column, pandas: Any) -> Any:
+    """Return a column's categories as a pandas array of the table's type."""
+    values = [np.nan if category is None else category for category in column.categories]
+    if column.levels is not None:
+        kind = pandas.CategoricalDtype(column.levels.categories, ordered=column.levels.ordered)
+        return pandas.Categorical(values, dtype=kind)
+    stored = np.float64 if column.content == "numbers" and not column.whole else None
+    return pandas.Series(values, dtype=stored).array

@@ -1,14 +1,16 @@
 """Read tables from .csv, .parquet or .npz files: an array per column."""
 
-import math
+import codecs
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oneway.data.arrays import read_npz
+from oneway.data.tables.cells import Table, number_of, plain_column
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -16,55 +18,120 @@ from oneway.errors import (
 )
 from oneway.extras import load_extra
 
-Table = Mapping[str, NDArray[Any]]
-"""Column names in order, and the ``(N)`` values of each column."""
-
-Content = Literal["numbers", "booleans", "texts"]
-
 SUFFIXES = (".csv", ".parquet", ".npz")
+
+MISSING_WORDS = (
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+"""Cells of a .csv file that are missing values: those of ``pandas.read_csv``."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The categories that a .parquet file declares for a column of texts, as pandas does.
+
+    Attributes:
+        categories: All categories, in the order of the file; some may occur in no row.
+        ordered: Whether their order has a meaning.
+    """
+
+    categories: tuple[str, ...]
+    ordered: bool
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table that was read.
+
+    Attributes:
+        columns: ``(N)`` values per column, in the file's order; missing ones are NaN or None.
+        levels: The categories that the file declares, by column.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    levels: Mapping[str, Levels]
 
 
 def read_table(path: Path, *, texts: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """Read a table.
+    """Return the columns of a table as they are: see :func:`read_table_file`.
 
-    A .csv file begins with a line of column names; a cell that is empty or says NA, NaN or null
-    is a missing value, unless it is quoted. An .npz file holds an array per column, or a matrix
-    ``x`` whose columns are then called ``x.0``, ``x.1``, …
+    A column that mixes numbers and texts is one of texts.
 
     Args:
-        path: Ends in .csv, .parquet or .npz.
+        path: Ends in .csv, .parquet or .npz, in any case of letters.
         texts: Columns of a .csv file that are text even if all their cells look like numbers.
 
-    Returns:
-        ``(N)`` values per column, in the file's order.
+    Raises:
+        OnewayError: See :func:`read_table_file`.
+    """
+    return read_table_file(path, texts=texts, mixed=None).columns
+
+
+def read_table_file(
+    path: Path,
+    *,
+    texts: Collection[str] = (),
+    numbers: Collection[str] = (),
+    mixed: Collection[str] | None = (),
+    missing_values: Collection[str] = (),
+) -> TableFile:
+    """Read a table.
+
+    A .csv file begins with a line of column names; a cell that is empty or says NA, NaN, null,
+    None or another word of :data:`MISSING_WORDS` is a missing value, unless it is quoted. An .npz
+    file holds an array per column, or a matrix ``x`` whose columns are then called ``x.0``,
+    ``x.1``, …
+
+    Args:
+        path: Ends in .csv, .parquet or .npz, in any case of letters.
+        texts: Columns of a .csv file that are text even if all their cells look like numbers.
+        numbers: Columns of a .csv file in which every cell must be a number or missing.
+        mixed: Columns of a .csv file that may mix numbers and texts; None: all columns. Any other
+            column is refused if half of its cells, or half of its different cells, look like
+            numbers and some are none.
+        missing_values: Texts that mean a missing value, in any column.
 
     Raises:
-        InvalidOptionError: The file's name has another ending.
+        InvalidOptionError: The file's name has another ending, or ``missing_values`` is a single
+            text.
         MissingDataError: The file does not exist.
-        CorruptDataError: The file is not such a table.
+        CorruptDataError: The file is not such a table, or a column mixes numbers and texts.
         MissingExtraError: pyarrow is not installed, which reads .csv and .parquet.
     """
-    if path.suffix not in SUFFIXES:
+    if isinstance(missing_values, str):
+        raise InvalidOptionError(f"missing values must be in a tuple: ({missing_values!r},).")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise InvalidOptionError(
             f"a table must be a file whose name ends in {', '.join(SUFFIXES)}, but got {path}."
         )
-    if path.suffix == ".npz":
-        return _columns_of(read_npz(path), path)
+    if suffix == ".npz":
+        columns = _columns_of(read_npz(path), path)
+        return TableFile(_without(columns, missing_values), {})
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}.")
-    load_extra("pyarrow", extra="records", purpose=f"reading {path.suffix} tables")
-    table = _read_csv(path, texts) if path.suffix == ".csv" else _read_parquet(path)
+    load_extra("pyarrow", extra="records", purpose=f"reading {suffix} tables")
+    table = _read_csv(path, texts, missing_values) if suffix == ".csv" else _read_parquet(path)
     names = table.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise CorruptDataError(
-            f"columns of {path} must have names of their own, but {_quoted(repeated)} "
-            "stands for more than one."
+            f"columns of {path} must have names of their own, but "
+            f"{', '.join(map(repr, repeated))} stands for more than one."
         )
-    return {name: _to_array(table.column(name)) for name in names}
+    columns, levels = {}, {}
+    for name in names:
+        column = table.column(name)
+        if suffix == ".csv" and mixed is not None and name not in {*texts, *mixed}:
+            column = plain_column(name, column, str(path), must_be_numbers=name in numbers)
+        columns[name], declared = _to_array(column)
+        if declared is not None:
+            levels[name] = declared
+    return TableFile(_without(columns, missing_values), levels)
 
 
-def _read_csv(path: Path, texts: Collection[str]) -> Any:
+def _read_csv(path: Path, texts: Collection[str], missing_values: Collection[str]) -> Any:
     import pyarrow
     from pyarrow import csv
 
@@ -74,12 +141,15 @@ def _read_csv(path: Path, texts: Collection[str]) -> Any:
         ragged.append(row)
         return "error"
 
+    _check_utf8(path)
+    spaced = [f"{space}{text}" for text in missing_values for space in ("", " ")]
     try:
         table = csv.read_csv(
             path,
             read_options=csv.ReadOptions(use_threads=False),  # only then a row knows its number
             parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
             convert_options=csv.ConvertOptions(
+                null_values=[*MISSING_WORDS, *spaced],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
                 column_types=dict.fromkeys(texts, pyarrow.string()),
@@ -94,14 +164,36 @@ def _read_csv(path: Path, texts: Collection[str]) -> Any:
             else type(error).__name__
         )
         raise CorruptDataError(
-            f"{path} is no .csv table in UTF-8 with commas between cells ({where})."
+            f"{path} is no .csv table with commas between cells ({where})."
         ) from None
-    if any(_is_number(name) for name in table.column_names):
+    names = table.column_names
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        raise CorruptDataError(
+            f"{path} must have commas between cells, but its first line has none. Save the table "
+            "with commas, and with decimal points."
+        )
+    if any(number_of(name) is not None for name in names):
         raise CorruptDataError(
             f"the first line of {path} must name the columns, but has numbers in it. Put a line "
             "of names before the records."
         )
     return table
+
+
+def _check_utf8(path: Path) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                if b"\0" in chunk:
+                    raise ValueError("a zero byte")
+                decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except ValueError:
+        raise CorruptDataError(
+            f"{path} must be a .csv table in UTF-8, but some of its bytes are not. Save it in "
+            "UTF-8, not in Latin-1 or UTF-16."
+        ) from None
 
 
 def _read_parquet(path: Path) -> Any:
@@ -110,30 +202,27 @@ def _read_parquet(path: Path) -> Any:
 
     try:
         # As one file: a folder's name may look like a column to it.
-        return parquet.ParquetFile(path).read()
+        return parquet.ParquetFile(path).read().unify_dictionaries()
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptDataError(f"{path} is no .parquet file ({type(error).__name__}).") from error
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _to_array(column: Any) -> NDArray[Any]:
-    """Return a column of Arrow as an array; missing values become NaN or None."""
+def _to_array(column: Any) -> tuple[NDArray[Any], Levels | None]:
+    """Return a column of Arrow as an array, and its declared categories if it has some."""
     from pyarrow import float64, types
 
+    levels = None
     if types.is_dictionary(column.type):
+        kind = column.type.value_type
+        if column.num_chunks and (types.is_string(kind) or types.is_large_string(kind)):
+            known = column.chunk(0).dictionary.drop_null().to_pylist()
+            levels = Levels(tuple(known), bool(column.type.ordered))
         # Of several chunks with nulls, Arrow's own conversion makes other values.
-        column = column.cast(column.type.value_type)
+        column = column.cast(kind)
     if types.is_decimal(column.type):
         column = column.cast(float64())
     array: NDArray[Any] = column.to_numpy()
-    return array
+    return array, levels
 
 
 def _columns_of(arrays: Mapping[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
@@ -151,68 +240,22 @@ def _columns_of(arrays: Mapping[str, NDArray[Any]], path: Path) -> dict[str, NDA
     return columns
 
 
-def check_table(table: Table, where: str) -> dict[str, tuple[Content, NDArray[Any]]]:
-    """Refuse a table unless every column is complete and can be encoded.
-
-    Args:
-        table: The table to check.
-        where: The name of the table in messages, such as its path.
-
-    Returns:
-        The content of each column, and its values: ``(N)`` float64, bool, or str objects.
-
-    Raises:
-        CorruptDataError: There is no row or column, columns differ in length, or values are
-            missing, infinite, or neither numbers, booleans nor texts.
-    """
-    lengths = {len(values) for values in table.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise CorruptDataError(
-            f"{where} must have columns of one length and at least one row, but has "
-            f"{len(table)} columns of {_listed(sorted(lengths)) or 'no'} rows."
-        )
-    missing = {name: int(_is_missing(values).sum()) for name, values in table.items()}
-    holes = [f"{name!r} {count}" for name, count in missing.items() if count]
-    if holes:
-        raise CorruptDataError(
-            f"{where} must have no missing (NaN, null) or infinite values, but has of "
-            f"{lengths.pop()} rows in column {', '.join(holes)}. Fill them in as the model's own "
-            "training did, leave those rows out, or drop the columns: drop=(...)."
-        )
-    return {name: _content_of(name, values, where) for name, values in table.items()}
-
-
-def _is_missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    if values.dtype.kind == "f":
-        finite: NDArray[np.bool_] = np.isfinite(values)
-        return ~finite
-    if values.dtype.kind == "O":
-        return np.array([value is None or _is_nan(value) for value in values], np.bool_)
-    return np.zeros(len(values), np.bool_)
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _content_of(name: str, values: NDArray[Any], where: str) -> tuple[Content, NDArray[Any]]:
-    kind = values.dtype.kind
-    if kind in "iuf":
-        return "numbers", values.astype(np.float64)
-    if kind == "b":
-        return "booleans", values
-    if kind in "UT" or (kind == "O" and all(isinstance(value, str) for value in values)):
-        return "texts", values.astype(object)
-    raise CorruptDataError(
-        f"columns of {where} must hold numbers, booleans or texts, but {name!r} holds "
-        f"{values.dtype.name}. Store it as one of these (a date as days since another), or drop "
-        f"it: drop=({name!r},)."
-    )
-
-
-def _quoted(names: Collection[str]) -> str:
-    return ", ".join(map(repr, names))
-
-
-def _listed(counts: Collection[int]) -> str:
-    return ", ".join(map(str, counts))
+def _without(table: Table, missing_values: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Return the columns with NaN or None in place of the values that mean missing."""
+    if not missing_values:
+        return dict(table)
+    known = {text.strip() for text in missing_values}
+    numbers = [number for number in map(number_of, known) if number is not None]
+    columns = {}
+    for name, values in table.items():
+        if values.dtype.kind in "iuf":
+            marked = np.isin(values, numbers)
+            columns[name] = np.where(marked, np.nan, values) if marked.any() else values
+        elif values.dtype.kind in "OUT":
+            plain = values.astype(object)
+            marked = np.array([isinstance(v, str) and v.strip() in known for v in plain], np.bool_)
+            plain[marked] = None
+            columns[name] = plain if marked.any() else values
+        else:
+            columns[name] = values
+    return columns

@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.data.tables.encoding import RecordEncoding, check_names, python_value
-from oneway.data.tables.files import check_table, read_table
+from oneway.checks import class_name
+from oneway.data.tables.cells import check_table, counted
+from oneway.data.tables.encoding import RecordEncoding, check_names
+from oneway.data.tables.files import read_table_file
 from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
 
 
@@ -47,6 +49,7 @@ def load_records(
     drop: Collection[str] = (),
     class_names: Sequence[str] | None = None,
     encoding: RecordEncoding | None = None,
+    missing_values: Collection[str] = (),
 ) -> Records:
     """Load a table of records: first the auxiliary one, then others with its encoding.
 
@@ -54,13 +57,15 @@ def load_records(
     table, and a range that covers the others would reveal something about them.
 
     Args:
-        path: A .csv, .parquet or .npz file: see :func:`oneway.data.tables.read_table`.
+        path: A .csv, .parquet or .npz file: see :func:`oneway.data.tables.read_table_file`.
         label: The column of classes, which is no input. None: the table has no label.
         categorical: Columns of numbers that stand for categories.
         drop: Columns that are no inputs of the model, such as names and identifiers.
-        class_names: The classes in the model's order. None: those of the encoding, or else the
-            column's values, sorted.
+        class_names: The classes in the model's order, as text (``1.0`` is ``"1"``). None: those of
+            the encoding, or else the column's values, sorted.
         encoding: The encoding of the auxiliary table. None: this is the auxiliary table.
+        missing_values: Texts that mean a missing value, such as ``"?"``, beyond those of
+            :func:`oneway.data.tables.read_table_file`.
 
     Raises:
         InvalidOptionError: The file's name has another ending, or no column is left as input.
@@ -69,15 +74,17 @@ def load_records(
         CorruptDataError: A column cannot be used; the message says which and why.
         MissingExtraError: pyarrow is not installed.
     """
-    path = Path(path)
-    texts = (
-        [column.name for column in encoding.columns if column.content == "texts"]
-        if encoding
-        else []
-    )
-    table = read_table(path, texts=texts)
-    where = str(path)
+    path, where = Path(path), str(path)
+    known_columns = encoding.columns if encoding else ()
     named = [*drop, *([] if label is None else [label])]
+    file = read_table_file(
+        path,
+        texts=[c.name for c in known_columns if c.content == "texts"],
+        numbers=[c.name for c in known_columns if c.kind == "numeric"],
+        mixed=[*named, *categorical],
+        missing_values=missing_values,
+    )
+    table = file.columns
     check_names(named, table)
     inputs = {name: values for name, values in table.items() if name not in named}
     if not inputs:
@@ -90,7 +97,11 @@ def load_records(
         labels, names = _labels(table[label], label, known, where)
     if encoding is None:
         encoding = RecordEncoding.fit(
-            inputs, categorical=categorical, class_names=names, where=where
+            inputs,
+            categorical=categorical,
+            class_names=names,
+            levels=file.levels,
+            where=where,
         )
     else:
         _check_kinds(categorical, encoding)
@@ -102,7 +113,28 @@ def load_records(
         for column in encoding.columns
         if column.kind == "numeric" and changed[column.start]
     }
-    return Records(encoded, queries, labels, names, encoding, clipped)
+    notes = _notes(encoding, queries, clipped)
+    return Records(encoded, queries, labels, names, encoding, clipped, notes)
+
+
+def _notes(
+    encoding: RecordEncoding, queries: Tensor, clipped: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Say which columns have missing or clipped values, and how many."""
+    missing = {
+        column.name: int((queries[:, column.stop - 1] == 1).sum())
+        for column in encoding.columns
+        if column.missing
+    }
+    said = (
+        ("missing values, encoded as such", missing),
+        ("numbers beyond the auxiliary table's range, clipped", dict(clipped)),
+    )
+    return tuple(
+        f"{what}: of {len(queries)} rows in column {counted(counts)}"
+        for what, counts in said
+        if any(counts.values())
+    )
 
 
 def _check_kinds(categorical: Collection[str], encoding: RecordEncoding) -> None:
@@ -117,15 +149,21 @@ def _labels(
     values: NDArray[Any], label: str, known: Sequence[str], where: str
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return class indices, and the names of the classes."""
-    content, plain = check_table({label: values}, where)[label]
-    if content == "numbers" and (plain != np.rint(plain)).any():
+    cells = check_table({label: values}, where)[label]
+    plain = cells.values
+    if cells.missing.any():
+        raise CorruptDataError(
+            f"label column {label!r} of {where} has no class in {int(cells.missing.sum())} of "
+            f"{len(plain)} rows. Fill the classes in, or leave these rows out."
+        )
+    if cells.content == "numbers" and (plain != np.rint(plain)).any():
         raise CorruptDataError(
             f"label column {label!r} of {where} must hold classes: texts, booleans or whole "
             "numbers, but holds fractions. Put them in classes first."
         )
-    names = tuple(known) or tuple(str(python_value(value)) for value in np.unique(plain))
+    names = tuple(known) or tuple(map(class_name, np.unique(plain)))
     places = {name: place for place, name in enumerate(names)}
-    labels = np.array([places.get(str(python_value(value)), -1) for value in plain], np.int64)
+    labels = np.array([places.get(class_name(value), -1) for value in plain], np.int64)
     unseen = int((labels < 0).sum())
     if unseen:
         raise CorruptDataError(
