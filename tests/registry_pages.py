@@ -297,7 +297,7 @@ def attack_measured(name: str) -> str:
                 sources[_source(key, one)] = None
     if not rows:
         return "Not measured in the stored records.\n"
-    share = f"The strongest of all, in the mean over seeds, on {strongest} of {attacked} releases."
+    share = f"The strongest of all, on average over seeds, on {strongest} of {attacked} releases."
     header = ("release", "data", "its error", "the strongest's", "E_clean", "E_label", "seeds")
     note = (
         "Mean squared errors per pixel, means with 95 % intervals over so many seeds; a lower one "

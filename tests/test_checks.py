@@ -1,15 +1,20 @@
 """Bad input is refused by name, with what was expected and the remedy, and without its values."""
 
+import copy
 import math
+import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from laws import looped
 from oneway.checks import (
     FLOATING,
+    LooksLikeProbabilities,
     check_above,
     check_confidences,
     check_count,
@@ -19,6 +24,8 @@ from oneway.checks import (
     check_same_shape,
     check_switch,
     check_weight,
+    refuse_probabilities,
+    sorted_scores,
 )
 from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
 from oneway.defenses.identity import Identity
@@ -204,3 +211,91 @@ def test_a_switch_is_true_or_false_and_no_text_that_counts_as_true(value):
         check_switch("keep_label", value)
     check_switch("keep_label", True)
     check_switch("keep_label", False)
+
+
+def probabilities(rows: int, classes: int = 3, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    drawn = torch.randn(rows, classes, generator=torch.Generator().manual_seed(rows))
+    return (3 * drawn).double().softmax(-1).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_probabilities_that_are_declared_logits_are_refused_once_eight_rows_have_come(dtype):
+    for classes in (2, 3, 1000):
+        for scores in (
+            probabilities(9, classes, dtype),
+            torch.eye(classes, dtype=dtype).repeat(9, 1)[:9],
+        ):
+            watch = LooksLikeProbabilities("the scores of X", "Say so.")
+            for at in range(7):
+                watch.check(scores[at : at + 1])
+            pickled = pickle.loads(pickle.dumps(watch))  # noqa: S301  our own bytes
+            for kept in (watch, pickled, copy.deepcopy(watch)):
+                for _ in range(2):
+                    with pytest.raises(
+                        InvalidTensorError, match=r"X are .* all of 8 rows .*1\. Say so\. If they"
+                    ):
+                        kept.check(scores[7:8])
+            with pytest.raises(InvalidTensorError, match="all of 9 rows"):
+                LooksLikeProbabilities("s").check(scores)
+            with pytest.raises(InvalidTensorError, match="all of 2 rows"):
+                refuse_probabilities(scores[:2], "s", "")
+            refuse_probabilities(scores[:1], "s", "")
+
+
+def test_probabilities_with_few_decimals_are_refused():
+    with pytest.raises(InvalidTensorError, match="look like confidences"):
+        LooksLikeProbabilities("s").check((100 * probabilities(50, 5)).round() / 100)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_logits_of_a_random_network_are_never_refused(classes):
+    """Neither of one whose answers hardly differ, as before any training."""
+    with torch.random.fork_rng():
+        for seed in range(40):
+            torch.manual_seed(seed)
+            network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, classes))
+            for scale in (0.01, 1.0, 100.0):
+                logits = network(scale * torch.randn(64, 6)).detach()
+                LooksLikeProbabilities("the logits").check(logits)
+                LooksLikeProbabilities("the logits").check(logits.softmax(-1) + 1)
+                LooksLikeProbabilities("the logits").check(logits.log_softmax(-1))
+                refuse_probabilities(logits, "the logits", "")
+
+
+def test_one_row_that_is_no_probability_vector_settles_the_question():
+    watch = LooksLikeProbabilities("s")
+    watch.check(torch.tensor([[0.5, 0.6]]))
+    watch.check(probabilities(100))
+    mixed = probabilities(100)
+    mixed[50, 0] -= 2
+    LooksLikeProbabilities("s").check(mixed)
+
+
+def test_many_threads_may_watch_at_once():
+    scores = probabilities(64)
+    watch = LooksLikeProbabilities("s")
+
+    def refused(row):
+        try:
+            watch.check(scores[row : row + 1])
+        except InvalidTensorError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(refused, range(64))) >= 64 - 7
+
+
+def test_scores_that_descend_in_every_row_are_seen():
+    descending = probabilities(8, 4).sort(-1, descending=True).values
+    assert sorted_scores(descending)
+    assert sorted_scores(descending.log())
+    for scores in (
+        descending[:7],
+        descending[:, :2],
+        descending.flip(-1),
+        probabilities(8, 4),
+        torch.full((8, 4), 0.25),
+        torch.cat([descending, descending[:1].flip(-1)]),
+    ):
+        assert not sorted_scores(scores)

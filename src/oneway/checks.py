@@ -83,6 +83,21 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
     _require_finite(logits, name)
 
 
+def check_logits_to_fit(logits: Tensor, name: str = "logits") -> None:
+    """Refuse logits that a release is fitted to or certified on, unless they can be logits.
+
+    Args:
+        logits: ``(N, K)`` scores.
+        name: What the message calls the scores.
+
+    Raises:
+        InvalidTensorError: See :func:`check_logits`; or all of two rows or more are probabilities.
+    """
+    check_logits(logits, name)
+    remedy = "Pass `oneway.releases.logits_from_confidences(confidences)`."
+    refuse_probabilities(logits, name, remedy)
+
+
 def check_same_shape(tensor: Tensor, name: str, logits: Tensor) -> None:
     """Refuse ``tensor`` unless it is finite, floating and of the shape of ``logits``.
 
@@ -251,36 +266,96 @@ class LooksLikeProbabilities:
 
     A softmax of probabilities raises no error: the label stays, but every score, budget and
     certificate is wrong. No model gives logits that are non-negative and sum to 1 in every row.
+
+    Once a row is no probability vector, further calls do nothing. Instances may be pickled, and
+    several threads may use one.
     """
 
     LEAST_ROWS = 8
     """Rows that must have come before anything is refused: a single row may sum to 1 by chance."""
 
-    def __init__(self, name: str) -> None:
-        """Say what messages call the scores."""
-        self.name = name
-        self._rows = 0
+    def __init__(self, name: str, remedy: str = "Declare them as confidences.") -> None:
+        """Set the words of the message.
+
+        Args:
+            name: What the message calls the scores, such as ``"the logits of the module"``.
+            remedy: What to do if the scores are probabilities: a sentence.
+        """
+        self.name, self.remedy = name, remedy
+        # Appending is one step: no lock, which could not be pickled, is needed.
+        self._rows: list[int] = []
         self._settled = False
 
     def check(self, logits: Tensor) -> None:
         """Look at more rows.
 
         Args:
-            logits: ``(N, K)`` finite floating scores. Not modified.
+            logits: ``(..., K)`` finite floating scores. Not modified.
 
         Raises:
             InvalidTensorError: At least 8 rows have come, and each was a probability vector.
         """
-        if self._settled or not len(logits):
+        if self._settled or not logits.numel():
             return
-        sums = logits.detach().double().sum(-1)
-        if bool((logits < 0).any()) or bool(((sums - 1).abs() > 1e-3).any()):
+        if not _are_probabilities(logits.detach()):
             self._settled = True
             return
-        self._rows += len(logits)
-        if self._rows >= self.LEAST_ROWS:
-            raise InvalidTensorError(
-                f"{self.name} are declared logits, but all of {self._rows} rows are non-negative "
-                "and sum to 1, as probabilities do. Declare confidences. If they really are "
-                "logits, add a constant to each row, which changes no softmax."
-            )
+        if sum(self._rows) < self.LEAST_ROWS:
+            self._rows.append(logits.numel() // logits.shape[-1])
+        rows = sum(self._rows)
+        if rows >= self.LEAST_ROWS:
+            raise probabilities_as_logits(self.name, rows, self.remedy)
+
+
+def refuse_probabilities(logits: Tensor, name: str, remedy: str) -> None:
+    """Refuse scores that are declared logits, all of them at hand, if all are probabilities.
+
+    Args:
+        logits: ``(N, K)`` finite floating scores. A single row is never refused: it may sum to 1
+            by chance.
+        name: What the message calls the scores.
+        remedy: What to do if the scores are probabilities: a sentence.
+
+    Raises:
+        InvalidTensorError: There are two rows or more, and each is a probability vector.
+    """
+    if len(logits) > 1 and _are_probabilities(logits.detach()):
+        raise probabilities_as_logits(name, len(logits), remedy)
+
+
+def probabilities_as_logits(name: str, rows: int, remedy: str) -> InvalidTensorError:
+    """Return the error for probabilities that are declared logits."""
+    return InvalidTensorError(
+        f"{name} are declared logits, but look like confidences: all of {rows} rows are "
+        f"non-negative and sum to 1. {remedy} If they really are logits, add a constant to each "
+        "row, which changes no softmax."
+    )
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    """Say whether all rows are non-negative and sum to 1, as far as their digits allow."""
+    if bool((scores < 0).any()):
+        return False
+    wide = scores.double()
+    thousandths = 1000 * wide
+    is_rounded = bool(((thousandths - thousandths.round()).abs() < 0.01).all())
+    tolerance = 0.05 if is_rounded else max(1e-3, torch.finfo(scores.dtype).eps)
+    return bool(((wide.sum(-1) - 1).abs() <= tolerance).all())
+
+
+def sorted_scores(scores: Tensor) -> bool:
+    """Say whether scores look sorted row by row, so that a position stands for no class.
+
+    Some servers sort the scores of each query: the first entry is then always the largest.
+
+    Args:
+        scores: ``(N, K)`` floating scores of different queries. Not modified.
+
+    Returns:
+        True if there are at least 8 rows of at least 3 classes, and no row ascends anywhere.
+        False, too, if all rows have equal entries throughout.
+    """
+    if len(scores) < LooksLikeProbabilities.LEAST_ROWS or scores.shape[-1] < 3:
+        return False
+    steps = scores[..., 1:] - scores[..., :-1]
+    return bool((steps <= 0).all() and (steps < 0).any())

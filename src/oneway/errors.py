@@ -137,3 +137,13 @@ def where_raised(error: BaseException, file: str | None = None) -> str:
     """
     frame = raising_frame(error, file)
     return "no traceback" if frame is None else f"{frame.filename}, line {frame.lineno}"
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the system's words for a failed call to it, such as "Permission denied", or the type.
+
+    Args:
+        error: Any exception. Its text is never used, since it may quote data.
+    """
+    words = error.strerror if isinstance(error, OSError) else None
+    return words or type(error).__name__

@@ -209,9 +209,17 @@ class Options:
     """Base of frozen dataclasses whose options are checked from their declarations."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make the subclass a frozen dataclass with keyword arguments."""
+        """Make the subclass a frozen dataclass with keyword arguments, and document its options."""
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True, kw_only=True)(cls)
+        texts = {
+            field.name: field.metadata["option"]["help"]
+            for field in dataclasses.fields(cls)
+            if "option" in field.metadata
+        }
+        lines = "".join(f"\n        {name}: {text}" for name, text in texts.items())
+        if lines and cls.__doc__:  # Python leaves docstrings out with -OO
+            cls.__doc__ = f"{cls.__doc__.rstrip()}\n\n    Attributes:{lines}\n    "
 
     def __post_init__(self) -> None:
         """Refuse values outside their declared range.

@@ -33,6 +33,12 @@ Outputs = Literal["logits", "confidences"]
 
 PACKAGE = Path(__file__).parent
 
+ANSWER_COPIES = "answer_copies"
+"""Attribute of a defense's ``__call__``: the same function for logits that are checked and copies.
+
+It hangs on the function, so that a class or wrapper with another ``__call__`` is asked by that.
+"""
+
 
 @dataclass(frozen=True)
 class GuardedRelease:
@@ -94,6 +100,36 @@ def guarded_release(
             anything but finite logits of the same shape, type and device.
     """
     check_logits(clean_logits)
+    return release_checked(
+        defense,
+        clean_logits,
+        images,
+        dtype=dtype,
+        decimals=decimals,
+        repeats=repeats,
+        batch_size=batch_size,
+    )
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def release_checked(
+    defense: Defense,
+    clean_logits: Tensor,
+    images: Tensor | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    decimals: int | None = None,
+    repeats: int | None = None,
+    batch_size: int | None = None,
+) -> GuardedRelease:
+    """Do what :func:`guarded_release` does, for logits that passed ``check_logits`` already.
+
+    What the defense gives is checked in any case.
+
+    Raises:
+        OnewayError: See :func:`guarded_release`.
+    """
     check_release_options(dtype, decimals)
     if clean_logits.ndim != 2:
         raise InvalidTensorError(
@@ -105,7 +141,7 @@ def guarded_release(
         check_count("repeats", repeats)
         if defense.deterministic or not isinstance(defense, RepeatableDefense):
             count = 1 if defense.deterministic else repeats
-            ask = partial(guarded_release, defense, clean_logits, queries, dtype=dtype)
+            ask = partial(release_checked, defense, clean_logits, queries, dtype=dtype)
             answers = [ask(decimals=decimals, batch_size=batch_size) for _ in range(count)]
             return GuardedRelease(
                 torch.stack([answer.defended_logits for answer in answers]).expand(repeats, -1, -1),
@@ -195,6 +231,10 @@ def _answer(defense: Defense, clean: Tensor, images: Tensor | None, draws: int |
     try:
         if draws is not None and isinstance(defense, RepeatableDefense):
             return defense.draws(logits, queries, draws)
+        answer_copies = getattr(type(defense).__call__, ANSWER_COPIES, None)
+        if answer_copies is not None:
+            answer: Tensor = answer_copies(defense, logits, queries)
+            return answer
         return defense(logits, queries)
     except (KeyboardInterrupt, SystemExit):  # the process must stop
         raise
@@ -245,8 +285,16 @@ def clean_logits_of(scores: Tensor, outputs: Outputs, name: str = "scores") -> T
         InvalidTensorError: The scores are not as above.
     """
     if outputs == "confidences":
-        return logits_from_confidences(scores)
-    check_logits(scores, name)
+        check_confidences(scores, name)
+    else:
+        check_logits(scores, name)
+    return logits_of_checked(scores, outputs)
+
+
+def logits_of_checked(scores: Tensor, outputs: Outputs) -> Tensor:
+    """Do what :func:`clean_logits_of` does, for scores that the caller has checked."""
+    if outputs == "confidences":
+        return _log_probabilities(scores)
     return scores if scores.dtype == torch.float64 else scores.float()
 
 
@@ -370,6 +418,10 @@ def logits_from_confidences(confidences: Tensor) -> Tensor:
         InvalidTensorError: ``confidences`` are not probabilities.
     """
     check_confidences(confidences)
+    return _log_probabilities(confidences)
+
+
+def _log_probabilities(confidences: Tensor) -> Tensor:
     limits = torch.finfo(confidences.dtype)
     probabilities = confidences.double()
     probabilities = probabilities / probabilities.sum(-1, keepdim=True)

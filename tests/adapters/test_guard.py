@@ -1,5 +1,9 @@
 """Laws of the plain guard: same kind back, label on top, and nothing clean where it fails."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +72,37 @@ def test_what_comes_out_is_the_release_of_what_the_defense_makes(dtype):
     assert same_bits(third, told)
 
 
+def pickled(guard):
+    return pickle.loads(pickle.dumps(guard))  # noqa: S301  our own bytes
+
+
+@looped("copied", [lambda guard: guard, copy.deepcopy, pickled])
+def test_probabilities_that_are_declared_logits_are_refused_once_eight_rows_have_come(copied):
+    confidences = random_rows(2, 30, CLASSES, torch.float32, 3).softmax(-1)
+    guard = Guard(Identity(), "logits")
+    guard(confidences[:7])
+    guard = copied(guard)
+    for _ in range(2):
+        with pytest.raises(InvalidTensorError, match="Declare confidences"):
+            guard(confidences[7:8])
+    with pytest.raises(InvalidTensorError, match="Declare confidences"):
+        Guard(Identity(), "logits")(confidences.numpy())
+    guard = copied(Guard(Identity(), "logits"))
+    guard(random_rows(2, 1, CLASSES, torch.float32, 3))
+    guard(confidences)
+    shifted = Guard(Identity(), "logits")(confidences + 1)
+    assert same_bits(shifted, Guard(Identity(), "logits")(confidences + 1))
+
+
+def test_threads_share_a_guard_that_watches_its_scores():
+    logits = random_rows(2, 64, CLASSES, torch.float32, 3)
+    guard = Guard(Rounding(decimals=2), "logits")
+    expected = Guard(Rounding(decimals=2), "logits")(logits)
+    with ThreadPoolExecutor(4) as pool:
+        for answer in pool.map(guard, [logits] * 16):
+            assert same_bits(answer, expected)
+
+
 def test_logits_and_confidences_are_not_taken_for_each_other():
     confidences = random_rows(2, 4, CLASSES, torch.float64, 3).softmax(-1)
     as_said = Guard(Identity(), "confidences")(confidences)
@@ -105,6 +140,7 @@ def autograd_noise():
         (torch.zeros(2, 3, CLASSES), r"shape \(N, K\)"),
         (torch.zeros(2, 1), "K >= 2"),
         (torch.full((2, 3), torch.nan), "finite"),
+        (torch.zeros(2, 3, device="meta"), "meta device"),
         (torch.zeros(2, 3).long(), "floating"),
         (np.zeros((2, 3), np.int64), "floating"),
         (np.zeros((2, 3), object), "floating"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from optional import later
 
 mlflow = later("mlflow")
 ModelSignature = later("mlflow.models:ModelSignature")
+infer_signature = later("mlflow.models:infer_signature")
 init = later("mlflow.pyfunc.scoring_server:init")
 Schema = later("mlflow.types:Schema")
 TensorSpec = later("mlflow.types:TensorSpec")
@@ -181,15 +183,97 @@ def plain(score, guard=None):
     return made
 
 
-def test_a_frame_of_numbers_is_a_table_of_queries():
+def logged_with(folder, frame, score, **options):
+    """A model beside the file in which MLflow keeps its signature."""
+    if frame is not None:
+        mlflow.models.Model(signature=infer_signature(frame)).save(folder / "MLmodel")
     guard = Guard(Rounding(decimals=1), "confidences")
-    rows = np.array([[0.21, 0.79], [0.55, 0.45]])
-    frame = pd.DataFrame(rows, columns=["a", "b"])
-    model = plain(lambda queries: queries, guard)
-    np.testing.assert_array_equal(model.predict(None, frame), guard(rows))
-    for wrong in (frame.assign(c="text"), {"a": rows}, [0.2, 0.8]):
-        with pytest.raises(InvalidTensorError, match="one query per row"):
+    made = GuardedPyfunc(lambda _: score, lambda _: guard, **options)
+    made.load_context(SimpleNamespace(artifacts={"model": str(folder / "artifacts" / "model")}))
+    return made
+
+
+ROWS = np.array([[0.21, 0.79], [0.55, 0.45]])
+
+
+def test_a_frame_of_numbers_is_a_table_of_queries_by_the_names_of_its_columns(tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["a", "b"])
+    expected = Guard(Rounding(decimals=1), "confidences")(ROWS)
+    model = logged_with(tmp_path, frame, np.asarray)
+    for queries in (frame, frame[["b", "a"]], ROWS):
+        np.testing.assert_array_equal(model.predict(None, queries), expected)
+    for wrong, said in (
+        (frame.assign(c=7777.0), "not known: c"),
+        (frame[["a"]], "missing: b"),
+        (frame.rename(columns={"b": "c"}), "missing: b.*not known: c"),
+        (frame.assign(b="7777 units"), "something else in the columns b"),
+        ({"a": ROWS}, "one query per row"),
+        ([0.2, 0.8], "one query per row"),
+    ):
+        with pytest.raises(InvalidTensorError, match=said) as raised:
             model.predict(None, wrong)
+        assert "7777" not in str(raised.value)
+        assert raised.value.__context__ is None
+
+
+def test_a_frame_is_refused_where_no_signature_says_the_order_of_its_columns(tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["a", "b"])
+    for model in (
+        plain(np.asarray),
+        logged_with(tmp_path, None, np.asarray),
+        logged_with(tmp_path, ROWS, np.asarray),
+    ):
+        with pytest.raises(InvalidTensorError, match="infer_signature"):
+            model.predict(None, frame)
+    with pytest.raises(InvalidOptionError, match="signature of a tensor"):
+        logged_with(tmp_path, ROWS, np.asarray, frames=True)
+
+
+def test_a_model_that_takes_frames_gets_a_frame(tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["a", "b"])
+
+    def score(queries):
+        return queries[["a", "b"]].to_numpy()
+
+    expected = Guard(Rounding(decimals=1), "confidences")(ROWS)
+    for frames, logged in ((True, frame), (None, frame.assign(ward="ER"))):
+        model = logged_with(tmp_path, logged, score, frames=frames)
+        np.testing.assert_array_equal(model.predict(None, logged), expected)
+        np.testing.assert_array_equal(model.predict(None, logged[logged.columns[::-1]]), expected)
+
+
+def load_pipeline(artifacts):
+    with open(artifacts["model"], "rb") as file:  # noqa: PTH123  as MLflow pickles this function
+        return pickle.load(file).predict_proba  # noqa: S301  ours
+
+
+def test_a_pipeline_on_a_frame_with_text_is_logged_and_answers_guarded(tmp_path):
+    frame = pd.DataFrame({"age": np.arange(20.0), "ward": ["ER", "ICU"] * 10})
+    encoder = later("sklearn.preprocessing:OneHotEncoder")()
+    columns = later("sklearn.compose:ColumnTransformer")(
+        [("text", encoder, ["ward"])], remainder="passthrough"
+    )
+    fitted = later("sklearn.pipeline:make_pipeline")(
+        columns, later("sklearn.linear_model:LogisticRegression")()
+    ).fit(frame, frame["age"] > 8)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(fitted))
+    guard = Guard(Rounding(decimals=1), "confidences")
+    with quiet():
+        mlflow.pyfunc.save_model(
+            tmp_path / "guarded",
+            python_model=GuardedPyfunc(load_pipeline, lambda _: guard),
+            artifacts={"model": str(tmp_path / "model.pkl")},
+            signature=infer_signature(frame),
+            pip_requirements=["oneway"],
+        )
+        loaded = mlflow.pyfunc.load_model(tmp_path / "guarded")
+    expected = guard(fitted.predict_proba(frame))
+    np.testing.assert_array_equal(loaded.predict(frame), expected)
+    np.testing.assert_array_equal(loaded.predict(frame[["ward", "age"]]), expected)
+    with pytest.raises(TargetFailedError) as raised:
+        loaded.predict(frame.assign(ward="ICU-7777"))
+    assert "7777" not in str(raised.value)
+    assert raised.value.__context__ is None
 
 
 def test_a_model_that_fails_is_an_error_without_its_text():
@@ -199,6 +283,7 @@ def test_a_model_that_fails_is_an_error_without_its_text():
     with pytest.raises(TargetFailedError, match="6 queries") as raised:
         plain(shout).predict(None, QUERIES)
     assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
     for wrong in (lambda _: "scores", lambda queries: queries[1:], lambda _: np.float32(1)):
         with pytest.raises(InvalidTensorError, match="must answer 6 queries"):
             plain(wrong).predict(None, QUERIES)

@@ -119,6 +119,7 @@ def test_a_session_that_fails_is_an_error_without_its_text(session):
     with pytest.raises(TargetFailedError, match="9 queries") as raised:
         guard(session).run(None, {"image": IMAGES[:, :, :5]})
     assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
     with pytest.raises(TargetFailedError):
         guard(session).run(None, {})
     with pytest.raises(InvalidTensorError, match="finite"):

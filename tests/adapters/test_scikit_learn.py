@@ -57,7 +57,7 @@ def test_it_passes_the_checks_of_scikit_learn():
     check_estimator(GuardedClassifier(forest, LabelOnly(), decimals=4))
 
 
-def test_predict_is_the_class_on_top_of_what_predict_proba_releases(rows):
+def test_predict_is_the_estimators_own_and_on_top_of_what_predict_proba_releases(rows):
     queries, labels = rows
     guarded = GuardedClassifier(LogisticRegression(), Rounding(decimals=1)).fit(queries, labels)
     clean = LogisticRegression().fit(queries, labels)
@@ -136,9 +136,9 @@ def test_a_defense_that_needs_the_queries_is_given_them(rows):
     np.testing.assert_array_equal(released.argmax(1), clean.argmax(1))
 
 
-def test_a_defense_that_fails_lets_nothing_out_of_any_method(rows):
+def test_a_defense_that_fails_lets_no_score_out_of_any_method(rows):
     guarded = GuardedClassifier(LogisticRegression(), Faulty(REFUSED["another label"])).fit(*rows)
-    for ask in (guarded.predict_proba, guarded.predict_log_proba, guarded.predict):
+    for ask in (guarded.predict_proba, guarded.predict_log_proba):
         with pytest.raises(DefenseFailedError, match="nothing is released"):
             ask(rows[0][:3])
 

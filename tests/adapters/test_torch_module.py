@@ -1,19 +1,24 @@
 """A guarded module answers like a module, and lets out nothing but guarded probabilities."""
 
 import copy
+import pickle
+import warnings
+from collections import namedtuple
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
+from faulty_defenses import Faulty
 from laws import looped
 from oneway.adapters import Guard, GuardedModule
 from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
-from oneway.errors import InvalidOptionError, InvalidTensorError
-from rows import leads, same_bits
+from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
+from rows import leads, random_rows, same_bits
 from surrogates import random_images, small_inverter
 
 
@@ -89,18 +94,167 @@ class Heads(nn.Module):
 
 
 @looped(
-    "heads",
+    ("heads", "said"),
     [
-        lambda scores: (scores, scores),
-        lambda scores: {"logits": scores},
-        lambda scores: scores[1:],
-        lambda scores: scores[0],
-        lambda scores: scores * torch.nan,
+        (lambda scores: (scores, scores), "tuple of 2"),
+        (lambda scores: {"first": scores, "second": scores}, "keys first, second"),
+        (lambda scores: Pair(scores, scores), "Pair with the fields one, other"),
+        (lambda scores: scores.numpy(), "ndarray in place of a tensor"),
+        (lambda scores: scores[1:], "must answer 12 queries"),
+        (lambda scores: scores[0], "must answer 12 queries"),
+        (lambda _: ("text",), "must answer 12 queries"),
+        (lambda scores: scores * torch.nan, "finite"),
+        (lambda scores: scores.to("meta"), "meta device"),
     ],
 )
-def test_what_is_not_one_tensor_of_scores_is_refused(heads):
-    with pytest.raises(InvalidTensorError):
+def test_what_is_not_one_tensor_of_scores_is_refused_by_its_type_and_names(heads, said):
+    with pytest.raises(InvalidTensorError, match=said):
         GuardedModule(Heads(heads), Identity(), outputs="logits")(IMAGES)
+
+
+Pair = namedtuple("Pair", ["one", "other"])
+
+
+@dataclass
+class Output:
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    hidden_states: tuple = ()
+
+
+@looped(
+    "heads",
+    [
+        lambda scores: (scores,),
+        lambda scores: [scores],
+        lambda scores: {"scores": scores},
+        lambda scores: Single(scores),
+    ],
+)
+def test_the_only_entry_of_an_answer_holds_the_scores(heads):
+    clean = torch.tensor([3.0, 1.0, 2.0])
+    model = Heads(lambda scores: heads(scores + clean))
+    released = GuardedModule(model, Rounding(decimals=1), outputs="logits")(IMAGES)
+    assert same_bits(released, Guard(Rounding(decimals=1), "logits")(clean.expand(12, 3)))
+
+
+Single = namedtuple("Single", ["scores"])
+
+
+def test_an_output_object_comes_back_without_loss_and_hidden_states():
+    def heads(scores):
+        return Output(scores.sum(), scores.softmax(-1), (scores, scores))
+
+    answer = GuardedModule(Heads(heads), Identity(), outputs="confidences")(IMAGES)
+    assert isinstance(answer, Output)
+    assert answer.loss is None
+    assert answer.hidden_states == ()
+    torch.testing.assert_close(answer.logits, torch.full((12, 3), 1 / 3))
+
+
+@looped("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_logits_in_an_object_stay_logits_whose_softmax_is_the_release(kind):
+    scores = random_rows(5, 64, 40, torch.float32, 0.01).to(kind)
+    model = Heads(lambda _: Output(logits=scores))
+    guarded = GuardedModule(model, Rounding(decimals=2), outputs="logits")
+    logits = guarded(torch.zeros(64, 1)).logits
+    released = Guard(Rounding(decimals=2), "logits")(scores)
+    assert logits.dtype == kind
+    assert logits.isfinite().all()
+    assert leads(logits, scores.argmax(-1))
+    near = 8 * torch.finfo(kind).eps
+    torch.testing.assert_close(logits.softmax(-1), released, rtol=near, atol=near)
+
+
+class TwoInputs(nn.Module):
+    """Takes ids and a mask, as language models do, and an unrelated option."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 3)
+
+    def forward(self, ids=None, mask=None, scale=1.0):
+        ids[:, 0] = 0
+        return (self.embedding(ids) * mask[..., None]).sum(1) * scale
+
+
+def test_all_inputs_reach_the_model_by_position_and_by_name_as_copies():
+    made = TwoInputs()
+    ids, mask = torch.arange(12).reshape(4, 3) % 7, torch.tensor([[1, 1, 0]] * 4)
+    before = ids.clone()
+    guarded = GuardedModule(made, Identity(), outputs="logits")
+    expected = Guard(Identity(), "logits")(made(ids.clone(), mask, scale=2.0))
+    assert same_bits(guarded(ids, mask, scale=2.0), expected)
+    assert same_bits(guarded(ids=ids, mask=mask, scale=2.0), expected)
+    assert same_bits(guarded(mask=mask, ids=ids, scale=2.0), expected)
+    assert torch.equal(ids, before)
+    noisy = GuardedModule(made, Faulty(requires_input=True), outputs="logits")
+    with pytest.raises(InvalidTensorError, match=r"queries must be a floating.*int64"):
+        noisy(ids, mask)
+    with pytest.raises(InvalidTensorError, match="NoneType"):
+        guarded()
+
+
+@looped("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_are_cast_to_the_type_of_the_weights_where_the_model_takes_no_other(kind):
+    made = nn.Sequential(nn.Flatten(), nn.Linear(64, 5)).to(kind)
+    guarded = GuardedModule(made, Identity(), outputs="logits")
+    released = guarded(IMAGES)
+    assert released.dtype == kind
+    assert same_bits(released, guarded(IMAGES.to(kind)))
+
+
+def test_a_module_that_casts_by_itself_gets_the_queries_as_they_are():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(64, 5).half()
+
+        def forward(self, images):
+            return self.inner((images.flatten(1) / 300_000).half())
+
+    made, images = Scaled(), IMAGES * 100_000  # beyond the range of float16
+    released = GuardedModule(made, Identity(), outputs="logits")(images)
+    assert same_bits(released, Guard(Identity(), "logits")(made(images).detach()))
+
+
+def test_a_module_that_raises_is_an_error_that_names_types_and_devices_and_no_value():
+    class Shouts(nn.Module):
+        def __init__(self, device="cpu"):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(1, device=device))
+
+        def forward(self, images):
+            raise ValueError(f"cannot score {images}")
+
+    cases = (
+        (Shouts(), r"the model raised ValueError.*12 queries.*float32 \(12, 1, 8, 8\) on cpu"),
+        (nn.Linear(5, 3), "its weights are float32 on cpu"),
+        (Shouts("meta"), "load the weights first"),
+    )
+    for made, said in cases:
+        with pytest.raises(TargetFailedError, match=said) as raised:
+            GuardedModule(made, Identity(), outputs="logits")(IMAGES)
+        assert "cannot" not in str(raised.value)
+        assert raised.value.__cause__ is None
+        assert raised.value.__context__ is None
+
+
+def test_it_works_pickled_quantised_and_on_several_devices():
+    made = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    guarded = GuardedModule(made, Rounding(decimals=2), outputs="logits")
+    released = guarded(IMAGES)
+    assert same_bits(pickle.loads(pickle.dumps(guarded))(IMAGES), released)  # noqa: S301  ours
+    assert same_bits(nn.DataParallel(guarded)(IMAGES), released)
+    weights = dict(guarded.named_parameters())
+    assert same_bits(torch.func.functional_call(guarded, weights, (IMAGES,)), released)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated in favour of another package
+        quantise = torch.ao.quantization.quantize_dynamic
+        small = GuardedModule(quantise(made, {nn.Linear}), Rounding(decimals=2), outputs="logits")
+        again = quantise(guarded, {nn.Linear}).eval()
+    assert same_bits(small(IMAGES), again(IMAGES))
+    torch.testing.assert_close(small(IMAGES), released, rtol=0, atol=0.03)
 
 
 def test_what_cannot_be_guarded_is_refused():

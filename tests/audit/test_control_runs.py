@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 from oneway.audit import CONTROLS, AuditPlan, AuditTarget
 from oneway.audit import control_runs as controls_module
 from oneway.audit.audit_target import ask
-from oneway.audit.control_runs import run_controls
+from oneway.audit.control_runs import ControlRun
 from oneway.audit.plan import MOST_EPOCHS
 from oneway.data import load_dataset, no_progress, split_dataset
 from oneway.defenses.identity import Identity
@@ -58,9 +58,9 @@ def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
         auxiliary=AUXILIARY,
     )
     answers = ask(audited, Identity())
-    return run_controls(
+    return ControlRun(
         plan, audited, answers, audited.auxiliary, EPOCHS, Store(folder), 0, no_progress
-    )
+    ).results()
 
 
 @pytest.mark.slow

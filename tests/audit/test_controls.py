@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from laws import looped
 from oneway.attacks import ATTACKS
-from oneway.audit import (
-    CONTROLS,
-    ControlResult,
+from oneway.audit import CONTROLS, ControlResult
+from oneway.audit.controls import (
+    BROKEN_BELOW,
+    HOLDS_ABOVE,
+    READ_ABOVE,
     controls_for,
     failed_controls,
     judge_control,
     planted_errors,
     planted_positions,
 )
-from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.defenses.label_only import LabelOnly
 from oneway.inversion import INPUT_TRANSFORMS, LEADING
 from oneway.releases import release

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import looped
-from oneway.audit import CONTROLS, AuditSettings, controls_for
+from oneway.audit import CONTROLS, AuditSettings
+from oneway.audit.controls import controls_for
 from oneway.audit.plan import (
     FIRST_EPOCHS,
     FULL_AUDIT_TRANSFORMS,

@@ -218,7 +218,7 @@ def test_a_finished_cell_that_is_no_record_is_refused_with_line_and_remedy(whole
 @looped("text", ['{"release": "no', "[1]\n"])
 def test_a_file_that_is_no_list_of_records_is_refused_with_line_and_name(tmp_path, text):
     (tmp_path / "records.jsonl").write_text('{"a": 1}\n' + text, encoding="utf-8")
-    with pytest.raises(CorruptDataError, match=r"line 2 of .*records\.jsonl is not .*Delete it"):
+    with pytest.raises(CorruptDataError, match=r"line 2 of .*records\.jsonl is not .*Take it out"):
         run(tmp_path, data=refuse)
 
 

@@ -142,7 +142,7 @@ def test_relative_paths_begin_where_the_command_was_given(root, here, tmp_path, 
 
 def test_what_cannot_be_run_is_refused_before_ray_is_asked(root, tmp_path):
     jobs = jobs_in(tmp_path, root, seeds=(0, 0))
-    with pytest.raises(InvalidOptionError, match="share one"):
+    with pytest.raises(InvalidOptionError, match="share a file"):
         next(run_on_ray(jobs))
     with pytest.raises(InvalidOptionError, match="retries"):
         next(run_on_ray(jobs[:1], retries=-1))

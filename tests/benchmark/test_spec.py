@@ -364,6 +364,8 @@ def test_files_that_are_missing_or_not_toml_are_refused_by_name(tmp_path):
         load_spec(tmp_path / "absent.toml")
     with pytest.raises(CorruptDataError, match=r"spec\.toml is not TOML"):
         load(tmp_path, "name = ")
+    with pytest.raises(CorruptDataError, match=r"spec\.toml is not TOML: too deeply nested"):
+        load(tmp_path, "name = " + "[" * 100_000)
     (tmp_path / "latin.toml").write_bytes('name = "é"'.encode("latin-1"))
     with pytest.raises(CorruptDataError, match=r"latin\.toml is not TOML"):
         load_spec(tmp_path / "latin.toml")
@@ -427,7 +429,9 @@ def test_every_release_is_attacked_with_the_label_alone(tmp_path):
 @looped("kind", ["augmented", "min-max"])
 def test_only_a_defense_with_a_surrogate_may_ask_for_another_one(tmp_path, kind):
     text = changed('name = "label"\n', f'name = "label"\nsurrogate = "{kind}"\n')
-    with pytest.raises(InvalidOptionError, match=rf"'label' asks for .*'{kind}'.*'label-only'"):
+    with pytest.raises(
+        InvalidOptionError, match=rf"'label' has a surrogate of kind .*'{kind}'.*'label-only'"
+    ):
         load(tmp_path, text)
 
 

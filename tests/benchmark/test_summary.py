@@ -136,7 +136,9 @@ def test_every_machine_is_kept_once():
 
 
 def test_a_seed_that_occurs_twice_is_refused():
-    with pytest.raises(InvalidOptionError, match=r"'none' has records of seeds \[0, 1, 1\]"):
+    with pytest.raises(
+        InvalidOptionError, match=r"'none' must have distinct seeds, but has \[0, 1, 1\]"
+    ):
         summarise([release_record(seed=seed) for seed in (1, 0, 1)])
 
 
@@ -155,20 +157,20 @@ def test_seeds_of_different_experiments_are_refused():
         {"attackers": attackers | {"widths": [8]}},
     ):
         records = [release_record(seed=0), changed_spec(**changes)]
-        with pytest.raises(InvalidOptionError, match="'none' come from different experiments"):
+        with pytest.raises(InvalidOptionError, match="'none' must be of the same experiment"):
             summarise(records)
 
 
 def test_seeds_of_one_release_with_different_options_are_refused():
     other = release_record("noise", 1, options={"step_size": 0.25})
-    with pytest.raises(InvalidOptionError, match="'noise' come from different experiments"):
+    with pytest.raises(InvalidOptionError, match="'noise' must be of the same experiment"):
         summarise([release_record("noise", 0), other])
 
 
 def test_seeds_with_different_baselines_are_refused():
     noise = release_record("noise", 1).spec["releases"][1]
     other = changed_spec("noise", releases=[row_of("none") | {"attackers": ["label-only"]}, noise])
-    with pytest.raises(InvalidOptionError, match="'noise' come from different experiments"):
+    with pytest.raises(InvalidOptionError, match="'noise' must be of the same experiment"):
         summarise([release_record("noise", 0), other])
 
 

@@ -448,6 +448,35 @@ def test_wrong_usage_is_refused_in_one_line_before_any_audit(oneway, place, monk
     assert not (place / "never").exists()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript is retired
+def test_probabilities_that_are_declared_logits_are_refused_before_any_audit(
+    oneway, place, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(ModelAudit, "run", never_audited)
+    path = tmp_path / "softmax.pt"
+    module = torch.nn.Sequential(Scores(), torch.nn.Softmax(-1))
+    torch.jit.trace(module, torch.rand(2, 1, 8, 8)).save(str(path))
+    result = oneway(*arguments(place, str(path), out=tmp_path / "out"))
+    refused(result, "declared logits, but look like confidences", "--outputs confidences")
+
+
+def test_keys_of_an_endpoint_are_text_and_whatever_they_say_ends_in_a_message(
+    oneway, place, tmp_path
+):
+    with running(lambda _: as_json([[{"label": "a", "score": 1.0}]])) as endpoint:
+        for key in ("*.*.score", "p.*.*", "predictions.\u00b2", "0." * 40 + "0", "9" * 5000):
+            options = ["--model-option", "request_key=x", "--model-option", f"response_key={key}"]
+            result = oneway(
+                *arguments(place, endpoint.address, "confidences", out=tmp_path / "out"), *options
+            )
+            refused(result)
+            labelled = [*options, "--model-option", "label_key=*.*.label"]
+            result = oneway(
+                *arguments(place, endpoint.address, "confidences", out=tmp_path / "out"), *labelled
+            )
+            refused(result)
+
+
 def test_what_is_no_model_is_refused(oneway, place, tmp_path):
     refused(oneway(*arguments(place, "model.h5", out=tmp_path / "no")), "cannot tell what")
     missing = oneway(*arguments(place, "audited_models:netwrok", out=tmp_path / "no"))

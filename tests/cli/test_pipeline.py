@@ -174,3 +174,23 @@ def test_a_required_gap_that_is_missed_exits_1(oneway, work, attacked):
     assert attacked.exit_code == 0
     arguments = ("attack", work / "auxiliary.npz", work / "test.npz", "--cache", work / "cache")
     assert oneway(*arguments, "--epochs", 1, "--require-gap", 0.5).exit_code == 1
+
+
+def test_what_loading_left_out_or_converted_is_printed(oneway, tmp_path):
+    pillow = pytest.importorskip("PIL.Image")
+    for name in ("ash", "birch"):
+        (tmp_path / "trees" / name).mkdir(parents=True)
+        for row in range(6):
+            pixels = np.random.default_rng(row).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            pixels[0, 0] = len(name)
+            pillow.fromarray(pixels).save(tmp_path / "trees" / name / f"{row}.png")
+    (tmp_path / "trees" / "notes.txt").write_text("no image")
+    data = ("--data", "folder", "--data-root", tmp_path / "trees")
+    sizes = ("--private", 4, "--auxiliary", 4, "--test", 4, "--epochs", 1)
+    result = oneway("train", "target", "--out", tmp_path / "work", *data, *sizes)
+    assert result.exit_code == 0, result.output
+    for note in (
+        "note: 1 of 13 files is left out: 1 of no known image type (.txt).",
+        "note: 12 of 12 images are in color, and read in gray.",
+    ):
+        assert note in result.stderr.splitlines()

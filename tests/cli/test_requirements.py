@@ -101,23 +101,32 @@ def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, t
         assert (tmp_path / words[out]).is_file()
 
 
-def test_logits_that_look_like_confidences_are_warned_of(oneway, scores, tmp_path):
+def test_confidences_that_are_declared_logits_are_refused_in_files(oneway, scores, tmp_path):
     logits = np.load(scores / "logits.npy").astype(np.float64)
     confidences = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    warned, path = "look like confidences", tmp_path / "scores.npy"
+    refused, path = "look like confidences", tmp_path / "scores.npy"
     named, out = tmp_path / "scores.npz", tmp_path / "guard.safetensors"
-    np.save(path, confidences.round(4))
-    result = oneway("codebook", path, "--kind", "logits", "--out", out)
+    result = oneway("codebook", scores / "logits.npy", "--kind", "logits", "--out", out)
     assert result.exit_code == 0, result.output
-    assert f"the logits in {path} {warned}" in result.stderr
-    assert "pass --kind confidences" in result.stderr
+    np.savez(named, logits=confidences)
+    for decimals in (4, 2):
+        np.save(path, confidences.round(decimals))
+        for command, *options in (
+            ("codebook", path, "--kind", "logits", "--out", tmp_path / "other.safetensors"),
+            ("choose", path, "--kind", "logits", "--images", scores / "images.npy"),
+            ("certify", out, path, "--kind", "logits"),
+            ("defend", path, "--kind", "logits", "--defense", "label-only", "--out", "told.npy"),
+        ):
+            result = oneway(command, *options)
+            assert result.exit_code == 2, (command, decimals, result.output)
+            assert f"the logits in {path} are declared logits, but {refused}" in result.stderr
+            assert "Pass --kind confidences" in result.stderr
+    result = oneway("defend", named, "--defense", "label-only", "--out", tmp_path / "told.npy")
+    assert result.exit_code == 2, result.output
+    assert "Name the array confidences" in result.stderr
+    np.save(path, confidences.round(4))
     result = oneway("codebook", path, "--kind", "confidences", "--out", out)
     assert result.exit_code == 0, result.output
-    assert warned not in result.stderr
-    np.savez(named, logits=confidences)
-    result = oneway("defend", named, "--defense", "label-only", "--out", tmp_path / "told.npy")
-    assert result.exit_code == 0, result.output
-    assert "name the array confidences" in result.stderr
     # One row that is none is enough: below 0 though it sums to 1, or summing to more.
     for moved in ((-0.1, 0.1), (0.0, 0.002)):
         other = confidences.copy()
@@ -126,4 +135,17 @@ def test_logits_that_look_like_confidences_are_warned_of(oneway, scores, tmp_pat
         np.save(path, other)
         result = oneway("codebook", path, "--kind", "logits", "--out", out)
         assert result.exit_code == 0, result.output
-        assert warned not in result.stderr
+
+
+def test_scores_of_other_types_are_read_or_refused_by_name(oneway, scores, tmp_path):
+    logits, path, out = np.load(scores / "logits.npy"), tmp_path / "s.npy", tmp_path / "out.npy"
+    command = ("defend", path, "--kind", "logits", "--defense", "label-only", "--out", out)
+    for kind in (">f4", ">f8", "f2"):
+        np.save(path, logits.astype(kind))
+        assert oneway(*command).exit_code == 0, kind
+        assert (np.load(out).argmax(1) == logits.astype(kind).argmax(1)).all()
+    for kind in ("i8", "u2", "c16", "U5", np.longdouble):
+        np.save(path, logits.astype(kind))
+        result = oneway(*command)
+        assert result.exit_code == 2, (kind, result.output)
+        assert f"must be float16, float32 or float64, but are {np.dtype(kind)}" in result.stderr

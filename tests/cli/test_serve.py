@@ -27,6 +27,9 @@ def build():
     layer.bias.data.zero_()
     return layer
 
+def softmaxed():
+    return torch.nn.Sequential(build(), torch.nn.Softmax(-1))
+
 def broken():
     return torch.nn.Linear(5, 3)
 """
@@ -190,7 +193,11 @@ REFUSED = {
     ),
     "another shape": (
         ["serve", "served_flowers:broken", "--outputs", "logits", "--input-shape", "4", *ROUNDING],
-        "takes the images' shape",
+        "takes queries of this shape",
+    ),
+    "a model that ends in softmax, as logits": (
+        [*SERVE[:1], "served_flowers:softmaxed", *SERVE[2:], *ROUNDING],
+        "declared logits, but look like confidences",
     ),
     "no outputs said": (
         ["serve", "served_flowers:build", "--input-shape", "4", *ROUNDING],

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import traceback
 from types import SimpleNamespace
 
@@ -34,6 +35,9 @@ from oneway.audit.audit_target import ask
 from oneway.data import no_progress
 from oneway.defenses import ServableDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise
+from oneway.defenses.base import ScoreDefense
+from oneway.defenses.codebook import CodebookRelease
+from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidTensorError, OnewayError
 from oneway.playground.session import Session
 from oneway.playground.settings import Setting
@@ -396,3 +400,58 @@ def test_the_search_for_scores_finds_them_where_an_error_quotes_them():
     with pytest.raises(ValueError, match="scores were") as raised:
         Faulty(REFUSED["raises ValueError"])(LOGITS)
     assert digits_in(everything_in(raised.value), QUERIES) != []
+
+
+class Flipping(ScoreDefense):
+    """Writes into what it gets."""
+
+    def transform(self, logits):
+        return logits.copy_(logits.flip(-1))
+
+
+class Overriding(Rounding):
+    """Another ``__call__`` than that of its base."""
+
+    def __call__(self, logits, images=None):
+        return super().__call__(logits, images) * 2
+
+
+def test_a_defense_of_the_base_class_that_works_in_place_keeps_labels():
+    logits = torch.tensor([[3.0, 0.0, 1.0], [0.0, 1.0, 2.0]])
+    before = logits.clone()
+    answer = guarded_release(Flipping(), logits)
+    assert answer.label_changes == 0
+    assert torch.equal(logits, before)
+    assert torch.equal(answer.confidences, release(Flipping()(logits)))
+
+
+def test_a_subclass_or_a_wrapper_is_asked_by_its_own_call():
+    logits = torch.tensor([[3.0, 0.0, 1.0]])
+
+    class Wrapper:
+        inner = Rounding(decimals=2)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def __call__(self, logits, images=None):
+            return self.inner(logits, images) * 2
+
+    for defense in (Overriding(decimals=2), Wrapper()):
+        defended = guarded_release(defense, logits).defended_logits
+        assert torch.equal(defended, defense(logits))
+        assert not torch.equal(defended, Rounding(decimals=2)(logits))
+
+
+def test_what_a_guarded_release_gets_is_checked_however_it_is_asked():
+    for bad in ([[0.0, math.nan]], [[math.inf, 0.0]]):
+        with pytest.raises(InvalidTensorError, match="finite"):
+            guarded_release(Rounding(decimals=2), torch.tensor(bad))
+        with pytest.raises(InvalidTensorError, match="finite"):
+            Rounding(decimals=2)(torch.tensor(bad))
+    drawn = torch.Generator().manual_seed(0)
+    with pytest.raises(InvalidTensorError, match="classes that the defense was fitted to"):
+        guarded_release(
+            CodebookRelease.fit(torch.randn(400, 5, generator=drawn), generator=drawn),
+            torch.zeros(2, 4),
+        )

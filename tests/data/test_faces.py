@@ -139,6 +139,8 @@ def test_originals_that_are_not_there_are_left_out_and_so_are_people_without_one
     dataset = load_dataset("facescrub", facescrub, side=6)
     np.testing.assert_array_equal(dataset.images, scaled([ACTRESSES[0], ACTORS[1]], 6))
     assert (dataset.labels.tolist(), dataset.names) == ([0, 1], ("Ann León", "Zed Oak"))
+    left_out = f"2 of {len(ACTORS + ACTRESSES)} listed images are not there, and left out."
+    assert dataset.notes == (left_out,)
 
 
 def test_no_original_at_all_is_refused_with_the_layout_and_the_source(facescrub):

@@ -1,6 +1,9 @@
 """Folders of images: which files are read, in which order, and what is refused."""
 
+import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +67,181 @@ def test_files_that_are_no_images_and_hidden_ones_are_not_looked_at(tree):
     for name in ("ash/notes.txt", "ash/Thumbs.db", "ash/._a.png", "list.csv", ".cache/a.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("not an image")
-    np.testing.assert_array_equal(load_dataset("folder", folder).images, expected)
+    dataset = load_dataset("folder", folder)
+    np.testing.assert_array_equal(dataset.images, expected)
+    assert dataset.notes == (
+        "3 of 8 files are left out: 3 of no known image type (.csv, .db, .txt).",
+    )
+
+
+def test_broken_links_and_what_archives_add_are_counted_and_are_no_class(tree):
+    folder, expected = tree
+    (folder / "ash" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "ash" / "round").symlink_to(folder / "ash")
+    for name in ("__MACOSX/ash/._a.png", "birch/__MACOSX/a.png"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("not an image")
+    for loaded in (load_dataset("folder", folder), load_queries(folder)):
+        assert loaded.names == ("ash", "birch")
+        assert len(loaded.images) == len(expected)
+        assert loaded.notes == (
+            "4 of 9 files are left out: 2 in folders named __MACOSX, 1 linked to a folder above "
+            "it, 1 linked to nothing.",
+        )
+
+
+def test_images_in_deeper_folders_are_of_the_outer_class(tree):
+    folder, expected = tree
+    deeper = save(folder / "ash" / "mountain" / "tall" / "z.jfif.png", pixels_of())
+    for loaded in (load_dataset("folder", folder), load_queries(folder)):
+        assert loaded.labels.tolist() == [0, 0, 0, 0, 1, 1]
+        assert loaded.notes == (
+            "1 of 6 images lie in folders inside class folders, and belong to the class of the "
+            "outer folder.",
+        )
+    images = load_dataset("folder", folder).images
+    np.testing.assert_array_equal(images[[0, 1, 2, 4, 5]], expected)
+    np.testing.assert_array_equal(images[3], deeper)
+
+
+def test_folders_that_hold_the_classes_are_refused_and_named(tree, tmp_path_factory):
+    folder, _ = tree
+    outer = tmp_path_factory.mktemp("deep") / "outer"
+    splits = (outer / "Train", outer / "val")
+    for split in splits:
+        shutil.copytree(folder, split)
+    for load in (lambda: load_dataset("folder", outer), lambda: load_queries(outer)):
+        text = r"Train, val hold no image, .*such as .*outer/Train"
+        with pytest.raises(InvalidOptionError, match=text):
+            load()
+    shutil.rmtree(outer / "val")
+    (outer / "Train").rename(outer / "trees")
+    with pytest.raises(InvalidOptionError, match=r"trees holds no image, .*outer/trees"):
+        load_queries(outer)
+    # Folders with names of splits are classes if they hold the images themselves.
+    np.testing.assert_array_equal(load_queries(outer / "trees").labels, [0, 0, 0, 1, 1])
+    shutil.copytree(folder / "ash", outer / "test")
+    shutil.copytree(folder / "birch", outer / "train")
+    shutil.rmtree(outer / "trees")
+    assert load_queries(outer).names == ("test", "train")
+
+
+def test_every_extension_of_a_format_is_read_in_any_case(tmp_path):
+    for name, kind in (
+        ("a.jfif", "JPEG"), ("b.JPE", "JPEG"), ("c.tga", "TGA"), ("d.pnm", "PPM"), ("e.dib", "DIB"),
+        ("f.TIFF", "TIFF"), ("g.webp", "WEBP"), ("h.gif", "GIF"), ("i.pcx", "PCX"),
+    ):  # fmt: skip
+        Image.fromarray(np.full((8, 8), 200, np.uint8)).save(tmp_path / name, kind)
+    queries = load_queries(tmp_path, channels=1)
+    assert queries.images.shape == (9, 1, 8, 8)
+    assert (255 * queries.images - 200).abs().max() < 2
+    assert not any("left out" in note for note in queries.notes)
+
+
+def test_vector_graphics_and_archives_are_left_out_by_name(tmp_path):
+    save(tmp_path / "a.png", pixels_of())
+    for suffix in (".eps", ".wmf", ".pdf", ".svg", ".psd", ".h5", ".mpg", ".zip"):
+        (tmp_path / f"a{suffix}").write_text("not looked at")
+    queries = load_queries(tmp_path)
+    assert len(queries.images) == 1
+    assert queries.notes[0].startswith("8 of 9 files are left out: 8 of no known image type (.eps,")
+    # Nor is a file of such a type opened when it has another's name.
+    Image.fromarray(pixels_of()).save(tmp_path / "b.png", "SGI")
+    with pytest.raises(CorruptDataError, match=r"b\.png is not an image"):
+        load_queries(tmp_path)
+
+
+def test_several_frames_or_pages_are_refused_rather_than_cut_off(tree):
+    folder, _ = tree
+    frames = [Image.fromarray(pixels_of(channels=(3,))) for _ in range(3)]
+    for name in ("c.tif", "c.gif", "c.webp", "c.png"):
+        frames[0].save(folder / "ash" / name, save_all=True, append_images=frames[1:])
+        for load in (lambda: load_dataset("folder", folder), lambda: load_queries(folder)):
+            with pytest.raises(CorruptDataError, match=f"{name} must be one image, .* 3 frames"):
+                load()
+        (folder / "ash" / name).unlink()
+        frames[0].save(folder / "ash" / name)
+        load_queries(folder)
+        (folder / "ash" / name).unlink()
+
+
+def deep_png(color, planes):
+    """A PNG of 16 bits per value."""
+    rows = pixels_of(4, 6 * planes).astype(">u2") * 257
+
+    def chunk(kind, content):
+        checked = kind + content
+        return len(content).to_bytes(4) + checked + zlib.crc32(checked).to_bytes(4)
+
+    header = struct.pack(">IIBBBBB", 6, 4, 16, color, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", content)
+        + chunk(b"IEND", b"")
+    )
+
+
+def deep_tiff():
+    """An uncompressed TIFF of 16 bits per value, in color."""
+    pixels = pixels_of(4, 18).astype("<u2").tobytes()
+    values = {256: 6, 257: 4, 259: 1, 262: 2, 277: 3, 278: 4, 279: len(pixels)}
+    tags = sorted([*values, 258, 273])
+    offset = 8 + 2 + 12 * len(tags) + 4
+    values |= {258: offset, 273: offset + 6}
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3 if tag == 258 else 4, 3 if tag == 258 else 1, values[tag])
+        for tag in tags
+    )
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<3H", 16, 16, 16) + pixels
+
+
+def test_sixteen_bits_per_color_are_refused_rather_than_cut_off(tree):
+    folder, _ = tree
+    wide = pixels_of(4, 18).astype(">u2").tobytes()
+    for name, content in {
+        "deep.png": deep_png(2, 3),
+        "alpha.png": deep_png(6, 4),
+        "gray-alpha.png": deep_png(4, 2),
+        "deep.tif": deep_tiff(),
+        "deep.ppm": b"P6\n6 4\n65535\n" + wide,
+        "ten.ppm": b"P6\n6 4\n1023\n" + wide,
+        "text.ppm": b"P3\n1 1\n1023\n1 2 3\n",
+    }.items():
+        (folder / "ash" / name).write_bytes(content)
+        Image.open(folder / "ash" / name).load()  # Pillow itself reads them
+        with pytest.raises(CorruptDataError, match=rf"{name} must have 8 bits per value.*Convert"):
+            load_queries(folder)
+        (folder / "ash" / name).unlink()
+    # Fewer bits are spread over all values.
+    (folder / "ash" / "few.ppm").write_bytes(b"P6\n6 4\n15\n" + bytes([15]) * 72)
+    assert load_queries(folder).images[3].min() == 1
+
+
+def test_what_is_dropped_or_left_as_stored_is_counted(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    colors = Image.fromarray(pixels_of(8, 16, (3,)))
+    colors.save(tmp_path / "a.jpg", exif=turned)
+    colors.save(tmp_path / "b.mpo.jpg", "MPO", save_all=True, append_images=[colors])
+    colors.convert("RGBA").save(tmp_path / "c.png")
+    colors.convert("P").save(tmp_path / "d.png", transparency=3)
+    colors.convert("P").save(tmp_path / "e.png", transparency=bytes(range(200)))
+    colors.convert("L").save(tmp_path / "f.png")
+    queries = load_queries(tmp_path)
+    assert queries.images.shape == (6, 3, 8, 16)
+    assert queries.notes == (
+        "1 of 6 images is gray, and read in color.",
+        "3 of 6 images are transparent in parts: alpha is dropped.",
+        "1 of 6 images is marked as turned by EXIF, and read as stored.",
+        "1 of 6 images is of several views, and read as the first.",
+    )
+    exact = np.asarray(colors).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(queries.images[2], exact, atol=1e-6)
+    (gray,) = load_queries(tmp_path, channels=1).notes[:1]
+    assert gray == "5 of 6 images are in color, and read in gray."
 
 
 def test_colors_become_gray_by_the_weights_of_itu_r_601(tmp_path):
@@ -116,7 +293,7 @@ def test_a_class_without_an_image_is_refused_by_name(tree):
     folder, _ = tree
     (folder / "cedar").mkdir()
     (folder / "cedar" / "notes.txt").write_text("none yet")
-    with pytest.raises(MissingDataError, match=r"'cedar' has no images \(\.bmp"):
+    with pytest.raises(MissingDataError, match=r"'cedar' has no images\. .* end in \.apng, \.bmp"):
         load_dataset("folder", folder)
 
 

@@ -95,7 +95,7 @@ def test_every_layout_gives_the_same_images_labels_and_test_set(tmp_path, write)
 def test_images_that_are_not_the_published_ones_are_refused_with_both_hashes(tmp_path, write):
     write(tmp_path)
     got = hashlib.sha256(IMAGES.tobytes()).hexdigest()[:12]
-    text = f"the 10 images read for 'mnist' .*{got}…, not {mnist.MNIST_SHA256[:12]}….*Delete"
+    text = f"the 10 images read for 'mnist' .*{got}…, not {mnist.MNIST_SHA256[:12]}….*Move"
     with pytest.raises(CorruptDataError, match=text):
         load_dataset("mnist", tmp_path)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.data import load_queries, scale_images
+from oneway.data import load_dataset, load_queries, scale_images
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -87,13 +87,64 @@ def test_labels_of_an_array_come_along_as_whole_numbers(tmp_path):
         assert queries.names is None
 
 
+def test_any_byte_order_and_width_of_floats_is_read(tmp_path):
+    floats = np.array([[[0, 0.25, 1]]])
+    for kind in (">f2", ">f4", ">f8", np.longdouble):
+        queries = load_queries(npz(tmp_path, images=floats.astype(kind)))
+        assert queries.images.flatten().tolist() == [0, 0.25, 1]
+
+
+def test_masks_of_bool_are_black_and_white_and_those_of_bytes_are_asked_about(tmp_path):
+    masks = pixels_of(5, 4, 4) > 127
+    assert torch.equal(load_queries(npz(tmp_path, images=masks)).images[:, 0] > 0.5,
+                       torch.from_numpy(masks))  # fmt: skip
+    text = "hold only 0 and 1. Multiply them by 255, or store them as bool"
+    for load in (load_queries, lambda path: load_dataset("npz", path=str(path))):
+        with pytest.raises(CorruptDataError, match=text):
+            load(npz(tmp_path, images=masks.astype(np.uint8)))
+        load(npz(tmp_path, images=0 * masks.astype(np.uint8)))
+
+
+def test_a_layout_that_the_shape_leaves_open_is_told(tmp_path):
+    for shape, open_ in (
+        ((2, 3, 4, 3), True),
+        ((2, 1, 28, 1), True),
+        ((2, 7, 4, 6), True),
+        ((2, 4, 8, 8), True),
+        ((2, 3, 4, 5), False),
+        ((2, 4, 5, 3), False),
+        ((2, 4, 5), False),
+    ):
+        notes = load_queries(npz(tmp_path, images=pixels_of(*shape))).notes
+        read = f"({', '.join(map(str, shape))}) are read as (N, C, H, W): {shape[1]} channels"
+        assert (len(notes), read in "".join(notes)) == ((1, True) if open_ else (0, False)), shape
+
+
+def test_labels_may_be_texts_and_classes_may_have_names(tmp_path):
+    images = pixels_of(3, 4, 4)
+    texts = np.array(["fox", "cat", "fox"])
+    queries = load_queries(npz(tmp_path, images=images, labels=texts))
+    assert (queries.names, queries.labels.tolist()) == (("cat", "fox"), [1, 0, 1])
+    names = np.array(["fox", "dog", "cat"])
+    queries = load_queries(npz(tmp_path, images=images, labels=texts, names=names))
+    assert (queries.names, queries.labels.tolist()) == (("fox", "dog", "cat"), [0, 2, 0])
+    numbers = np.array([2, 0, 2])
+    queries = load_queries(npz(tmp_path, images=images, labels=numbers, names=names))
+    assert (queries.names, queries.labels.tolist()) == (("fox", "dog", "cat"), [2, 0, 2])
+    for labels, few in ((texts, ["fox", "dog"]), (numbers, ["fox", "dog"])):
+        with pytest.raises(CorruptDataError, match=r"among its 2 names, but [12] of 3 are not"):
+            load_queries(npz(tmp_path, images=images, labels=labels, names=np.array(few)))
+
+
 def test_arrays_that_are_no_images_are_refused_by_name_with_the_remedy(tmp_path):
     for images, message in (
         (np.zeros((5, 8), np.uint8), r"\(N, H, W\), .*but are uint8 of shape \(5, 8\)"),
         (np.zeros((5, 1, 1, 8, 8), np.uint8), r"of shape \(5, 1, 1, 8, 8\)"),
-        (np.zeros((5, 8, 8), np.int64), "uint8 or floats .*but are int64"),
+        (np.zeros((5, 8, 8), np.int64), r"uint8, bool or floats .*but are int64 .*Divide"),
         (np.zeros((5, 8, 8), np.uint16), "but are uint16"),
-        (np.zeros((5, 8, 8), bool), "but are bool"),
+        (np.zeros((5, 8, 8), ">u2"), "but are uint16"),
+        (np.zeros((5, 8, 8, 4), np.uint8), r"1 or 3 channels .*alpha .*images\[\.\.\., :-1\]"),
+        (np.zeros((5, 8, 8, 2)), r"1 or 3 channels .*alpha"),
         (np.zeros((5, 8, 8), complex), "but are complex128"),
         (np.array(["a", "b"]), "but are <U1"),
         (np.full((5, 8, 8), 255.0), r"lie in \[0, 1\].*Divide .* or store uint8"),
@@ -109,9 +160,9 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
     for labels, message in (
         (np.zeros(2, np.int64), r"shape \(3,\), one per image, but are int64 of shape \(2,\)"),
         (np.zeros((3, 1), np.int64), r"but are int64 of shape \(3, 1\)"),
-        (np.zeros(3), "must be integers of at least 0 .*but are float64"),
+        (np.zeros(3), "must be integers of at least 0, or texts, .*but are float64"),
         (np.array([0, -1, 2]), "integers of at least 0"),
-        (np.array(["a", "b", "c"]), "but are <U1"),
+        (np.array([b"a", b"b", b"c"]), "but are |S1"),
     ):
         with pytest.raises(CorruptDataError, match=rf"labels of .*some\.npz .*{message}"):
             load_queries(npz(tmp_path, images=pixels_of(3, 4, 4), labels=labels))
@@ -192,7 +243,7 @@ def test_color_is_asked_for_of_gray_images_as_three_channels_alike(tmp_path):
     assert_loaded(load_queries(tmp_path, channels=3).images, np.stack([pixels] * 3)[None])
 
 
-def test_the_first_image_decides_whether_all_are_in_color(tmp_path):
+def test_an_image_in_color_makes_all_be_read_in_color_wherever_it_stands(tmp_path):
     ends = np.where(pixels_of(4, 6) < 128, 0, 255).astype(np.uint8)
     for mode, suffix, channels in (
         ("1", "png", 1),
@@ -205,12 +256,13 @@ def test_the_first_image_decides_whether_all_are_in_color(tmp_path):
     ):
         folder = tmp_path / mode
         folder.mkdir()
-        Image.fromarray(ends).convert("RGB").convert(mode).save(folder / f"a.{suffix}")
-        save(folder / "b.png", pixels_of(4, 6, 3))
+        save(folder / "a.png", ends)
+        Image.fromarray(ends).convert("RGB").convert(mode).save(folder / f"b.{suffix}")
         images = load_queries(folder).images
         assert images.shape == (2, channels, 4, 6), mode
         # Black and white mean the same in every mode.
-        assert_loaded(images[:1], np.stack([ends] * channels)[None])
+        for row in range(2):
+            assert_loaded(images[row : row + 1], np.stack([ends] * channels)[None])
 
 
 def test_a_size_brings_images_of_any_size_to_it_as_data_sets_are_scaled(tmp_path):
@@ -255,7 +307,7 @@ def test_a_folder_of_images_and_folders_is_refused_with_the_remedy(tmp_path):
 
 
 def test_a_folder_without_images_is_refused_with_what_would_be_read(tmp_path):
-    with pytest.raises(MissingDataError, match=r"has no images \(\.bmp, .*\.webp\)"):
+    with pytest.raises(MissingDataError, match=r"has no images\. .*\.bmp, .*\.webp"):
         load_queries(tmp_path)
     (tmp_path / "ash").mkdir()
     (tmp_path / "ash" / "notes.txt").write_text("none yet")

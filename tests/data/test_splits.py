@@ -359,6 +359,9 @@ def test_overlapping_splits_are_refused_with_both_names_and_the_count():
     splits = {"private": images[:4], "auxiliary": images[4:8], "test": images[[8, 5, 4, 4]]}
     with pytest.raises(OverlappingSplitsError, match="auxiliary and test splits share 2 images"):
         check_disjoint(splits)
+    records = {name: rows.flatten(1) for name, rows in splits.items()}
+    with pytest.raises(OverlappingSplitsError, match="auxiliary and test splits share 2 records"):
+        check_disjoint(records)
 
 
 def test_splits_that_repeat_an_image_only_within_themselves_are_accepted():

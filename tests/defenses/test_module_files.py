@@ -37,7 +37,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path, share):
     save_module(path, inverter(), "inverter", {})
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(CorruptDataError, match=r"file\.safetensors is not a network.*Delete it"):
+    with pytest.raises(CorruptDataError, match=r"file\.safetensors is not a network.*Pass a file"):
         load_module(path)
 
 

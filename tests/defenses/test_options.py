@@ -1,5 +1,6 @@
 """Options declared once: what is refused of each, on every way to a defense and its training."""
 
+import inspect
 import math
 
 import pytest
@@ -265,3 +266,20 @@ def test_a_defense_that_writes_into_its_images_leaves_the_caller_s_alone():
     assert torch.equal(images, torch.tensor([[0.25, 1.0], [0.5, 1.0]]))
     with pytest.raises(InvalidTensorError, match="images must be given"):
         Erasing()(logits)
+
+
+def test_the_docstring_of_a_class_says_what_each_option_sets():
+    class Few(Options):
+        """Some options."""
+
+        width: int = option("Width, in pixels.", default=1)
+
+    class More(Few):
+        """More options."""
+
+        level: float = option("Level, in nats.", default=0.5)
+
+    assert inspect.getdoc(More) == (
+        "More options.\n\nAttributes:\n    width: Width, in pixels.\n    level: Level, in nats."
+    )
+    assert inspect.getdoc(Options).count("Attributes:") == 0

@@ -131,7 +131,7 @@ def test_draws_without_a_gap_widen_the_interval_to_infinity():
 
 
 def test_no_gap_over_all_queries_is_refused():
-    with pytest.raises(InvalidOptionError, match="no more than the label"):
+    with pytest.raises(InvalidOptionError, match="add nothing to the label"):
         bootstrap_gap(torch.rand(5), torch.ones(5), torch.ones(5), generator=generator())
 
 

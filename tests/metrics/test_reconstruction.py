@@ -82,7 +82,7 @@ def test_an_error_that_none_can_be_is_refused_by_name(bad, position):
 
 @looped("label", [0.25, 0.2, 0.0])
 def test_there_is_no_gap_where_clean_scores_tell_no_more_than_the_label(label):
-    with pytest.raises(InvalidOptionError, match=r"\(0\.25\).*no more than the label.*Train"):
+    with pytest.raises(InvalidOptionError, match=r"\(0\.25\).*add nothing to the label.*Train"):
         closed_gap(0.3, 0.25, label)
 
 

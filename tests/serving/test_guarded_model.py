@@ -23,7 +23,7 @@ from guarded_servers import (
 from oneway.defenses import ServableDefense, open_guard
 from oneway.defenses.adversarial_noise import AdversarialNoise
 from oneway.defenses.rounding import Rounding
-from oneway.errors import DefenseFailedError, InvalidOptionError, OnewayError
+from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.inversion import Inverter
 from oneway.releases import release
 from oneway.serving import GuardedModel
@@ -159,15 +159,25 @@ def test_a_model_that_cannot_be_guarded_does_not_start():
         (Wrong(lambda scores: scores[:, :1]), "K >= 2"),
         (Wrong(lambda scores: scores[:1]), "shape"),
         (Wrong(lambda scores: scores + torch.randn(3)), "when they are asked again"),
-        (
-            Wrong(lambda scores: nn.functional.dropout(scores, 0.2)),
-            "training=self.training",
-        ),  # in eval mode
+        # In eval mode, too.
+        (Wrong(lambda scores: nn.functional.dropout(scores, 0.2)), "training=self.training"),
         (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), linear_model()), "batch_mult"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), "takes the images' shape"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), "takes queries of this shape"),
+        (Wrong(lambda scores: scores.softmax(-1)), "declared logits, but look like confidences"),
     ):
         with pytest.raises(OnewayError, match=said):
             served_model(target=TorchTarget(module))
+
+
+def test_a_target_of_the_user_s_whose_logits_are_probabilities_does_not_start():
+    class Foreign:
+        def logits(self, images):
+            return linear_model()(images).softmax(-1).detach()
+
+        __call__ = logits
+
+    with pytest.raises(InvalidTensorError, match="the logits of the model are declared logits"):
+        served_model(target=Foreign())
 
 
 class Wrapped:

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from endpoints import served_logits
-from guarded_servers import PATH, SHAPE, request_of, rounding, serving
+from endpoints import no_environment, served_logits
+from guarded_servers import CPU, PATH, SHAPE, request_of, rounding, serving
+from oneway.errors import TargetFailedError
 from oneway.releases import release
+from oneway.targets import open_target
+from oneway.targets.http_client import HttpClient
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,24 @@ def test_a_request_may_hold_so_many_queries_and_no_more():
             answer = server.infer(torch.full((rows, *SHAPE), 0.625))
             assert answer.status_code == status, rows
         assert "N from 1 to 4" in answer.json()["error"]
+        assert answer.headers["oneway-max-request-rows"] == "4"
+        assert answer.headers["oneway-refused"] == "true"
+        other = server.infer(torch.full((2, 1, 2, 2), 0.625))
+        assert other.headers["oneway-refused"] == "true"
+        assert "oneway-max-request-rows" not in other.headers
+        assert server.client.get(PATH).json()["parameters"]["max_request_rows"] == 4
+
+
+def test_a_target_that_asks_this_server_keeps_to_its_limits(monkeypatch):
+    no_environment(monkeypatch)
+    queries = torch.rand(11, *SHAPE, generator=torch.Generator().manual_seed(1))
+    for limits in ({"max_request_rows": 4}, {"max_request_bytes": 1024}):
+        with serving(**limits) as server:
+            wanted = torch.cat([server.release(part) for part in queries.split(2)])
+            target = open_target(f"{server.url}{PATH}", outputs="confidences", device=CPU)
+            assert torch.equal(target(queries), wanted), limits
+            with pytest.raises(TargetFailedError, match="status 400: the request's inputs: List"):
+                HttpClient("the server").post_json(f"{server.url}{PATH}/infer", {"inputs": []})
 
 
 def _changed(key, value):

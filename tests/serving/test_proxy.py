@@ -422,6 +422,46 @@ def test_it_does_not_start_where_the_guarded_output_is_not_there():
             pytest.fail(said)
 
 
+def test_logits_that_are_probabilities_are_refused_at_the_start_or_with_the_first_answers(tmp_path):
+    said = "declared logits, but look like confidences: all of 8 rows.*--outputs confidences"
+    probe = tmp_path / "probe.json"
+    probe.write_text(json.dumps({"instances": QUERIES[:1].tolist()}))
+    for upstream, options in ((OpenInferenceServer(), {}), (plain, PLAIN)):
+        with (
+            pytest.raises(TargetFailedError, match=said),
+            proxied(upstream, outputs="logits", **options),
+        ):
+            pytest.fail("it serves")
+    one = PLAIN | {"input_shape": None, "probe": probe}
+    with proxied(plain, outputs="logits", **one) as (server, _):
+        asked = {"instances": QUERIES[:1].tolist()}
+        answers = [server.client.post("/predict", json=asked).status_code for _ in range(12)]
+        # The probe was asked once, and answered once more as a client would get it.
+        assert answers[-4:] == [502] * 4
+        assert set(answers) == {200, 502}
+
+
+def test_a_server_that_names_the_class_of_each_score_is_guarded():
+    def answer(asked):
+        rows = served_confidences(np.array(asked.json["instances"]))
+        return as_json(
+            [
+                [{"label": str(at), "score": float(row[at])} for at in (-row).argsort()]
+                for row in rows
+            ]
+        )
+
+    options = PLAIN | {"response_key": "*.*.score"}
+    with proxied(answer, passed=("*.*.label",), **options) as (server, _):
+        got = server.client.post("/predict", json={"instances": QUERIES.tolist()})
+        assert got.status_code == 200, got.text
+        labels = [row[0]["label"] for row in got.json()]
+        assert labels == [str(at) for at in CLEAN.argmax(1).tolist()]
+        scores = np.array([[each["score"] for each in row] for row in got.json()])
+        assert (scores[:, :1] > scores[:, 1:]).all()
+        assert digits_in(server.everything(got), QUERIES) == []
+
+
 def test_it_does_not_start_with_a_guard_that_does_not_work():
     class Broken:
         requires_input, keeps_label, deterministic = False, True, True

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from endpoints import served_confidences, served_logits
 from laws import looped
@@ -196,3 +197,25 @@ def test_any_batch_size_gives_the_same_answers(count, batch_size, fill):
     images = random_images(2, count, (1, 4, 4))
     target = CallableTarget(served_confidences, batch_size=batch_size, fill_batches=fill)
     torch.testing.assert_close(target(images), CallableTarget(served_confidences)(images))
+
+
+def test_what_is_no_function_of_arrays_is_refused_at_once():
+    for answer, message in (
+        (nn.Linear(2, 2), "is Linear: wrap a torch.nn.Module in TorchTarget"),
+        (nn.Linear, "is the class Linear: pass a function"),
+        (3, "is int: pass a function"),
+    ):
+        for kind in (CallableTarget, ScoredCallableTarget):
+            with pytest.raises(InvalidOptionError, match=message):
+                kind(answer)
+
+
+def test_one_number_for_each_query_is_refused_with_what_to_stack():
+    for kind, remedy in (
+        (CallableTarget, r"p is the score of the second.*stack\(\[1 - p, p\], -1\)"),
+        (ScoredCallableTarget, r"z is the score of the second.*stack\(\[-z / 2, z / 2\], -1\)"),
+    ):
+        for shape in ((5,), (5, 1)):
+            target = kind(lambda _, shape=shape: np.full(shape, 0.5))
+            with pytest.raises(InvalidTensorError, match=remedy):
+                target(torch.zeros(5, 4))

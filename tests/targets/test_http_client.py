@@ -127,6 +127,27 @@ def test_other_statuses_are_final_and_the_body_is_not_quoted(server, slept):
         assert len(server.asked) == 1, status
 
 
+def test_oneway_s_own_server_is_quoted_and_no_other(server, slept):
+    own = {"Oneway-Refused": "true"}
+    for headers, body, said in (
+        (
+            own,
+            b'{"error": "input must have 3 columns"}',
+            "status 400: input must have 3 columns. Ch",
+        ),
+        ({}, b'{"error": "0.125"}', r"status 400\. Check"),
+        (own, b'["0.125"]', r"status 400\. Check"),
+        (own, b'{"error": 0.125}', r"status 400\. Check"),
+        (own, b"0.125", r"status 400\. Check"),
+        (own, b"[" * 99_999, r"status 400\. Check"),
+    ):
+        server.faults.append(Reply(400, body, headers))
+        with pytest.raises(TargetFailedError, match=said) as caught:
+            post(server)
+        assert "0.125" not in str(caught.value), body
+        assert not slept
+
+
 def test_a_server_that_cannot_be_reached_is_tried_again_and_said_to_be_so(slept):
     with running(lambda _: Reply()) as gone:
         pass

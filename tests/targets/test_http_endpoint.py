@@ -1,5 +1,6 @@
 """Endpoints as targets: a real server's answers, and none that is not what it should be."""
 
+import json
 import math
 import re
 from itertools import product
@@ -17,6 +18,7 @@ from endpoints import (
     served_confidences,
     served_logits,
 )
+from oneway.checks import sorted_scores
 from oneway.contracts import ScoredTarget
 from oneway.errors import (
     InvalidOptionError,
@@ -26,7 +28,7 @@ from oneway.errors import (
     UnknownNameError,
 )
 from oneway.releases import release
-from oneway.targets import open_target
+from oneway.targets import class_names_of, open_target
 from rows import same_bits
 from surrogates import random_images
 
@@ -381,6 +383,141 @@ def test_a_place_that_the_answer_does_not_have_is_named():
             said = f"of the key '{re.escape(key)}', but there is"
             with pytest.raises(TargetFailedError, match=said):
                 target(IMAGES)
+
+
+CLASSES = ("fox", "cat", "dog")
+
+
+def by_label(rows, order=lambda row: (-row).argsort(), name=CLASSES.__getitem__):
+    """Return scores as servers of text and image classifiers do: sorted, with labels."""
+    return [[{"label": name(at), "score": float(row[at])} for at in order(row)] for row in rows]
+
+
+LABELLED = {"request_key": "inputs", "response_key": "*.*.score", "label_key": "*.*.label"}
+
+
+def labelled(answer):
+    def reply(asked):
+        return as_json(answer(served_confidences(np.array(asked.json["inputs"]))))
+
+    return running(reply)
+
+
+def test_scores_that_a_server_sorts_are_read_by_label():
+    with labelled(by_label) as endpoint:
+        target = opened(endpoint.address, class_names=CLASSES, batch_size=3, **LABELLED)
+        assert class_names_of(target) == CLASSES
+        assert same_bits(target(IMAGES), CONFIDENCES)
+        turned = ("dog", "fox", "cat")
+        other = opened(endpoint.address, class_names=turned, **LABELLED)
+        assert same_bits(other(IMAGES), CONFIDENCES[:, [2, 0, 1]])
+        unlabelled = LABELLED | {"label_key": None}
+        many = random_images(2, 8, (1, 4, 4))
+        assert sorted_scores(opened(endpoint.address, **unlabelled)(many))
+        assert not sorted_scores(target(many))
+    with labelled(lambda rows: by_label(rows, name=int)) as endpoint:
+        target = opened(endpoint.address, class_names=("0", "1", "2"), **LABELLED)
+        assert same_bits(target(IMAGES), CONFIDENCES)
+
+
+def test_scores_that_are_not_one_for_each_class_are_refused():
+    for answer, message in (
+        (
+            lambda rows: by_label(rows, lambda row: (-row).argsort()[:2]),
+            r"one score for each of the 3 classes \(fox, cat, dog\), but 7 of 7 rows .* top k",
+        ),
+        (lambda rows: by_label(rows, lambda _: [0, 1, 1]), "7 of 7 rows have other labels"),
+        (lambda rows: by_label(rows, name=str), "7 of 7 rows have other labels"),
+        (lambda rows: by_label(rows, name=lambda _: None), "must answer with rows of labels"),
+        (lambda rows: by_label(rows)[:3], "answer 7 queries"),
+        (
+            lambda rows: [{"label": "fox", "score": 1.0} for _ in rows],
+            r"of the key '\*\.\*\.score'",
+        ),
+        (lambda _: [[{"label": "fox"}]], "there is an object without it"),
+        (lambda _: [], "answer 7 queries|rows of numbers"),
+    ):
+        with labelled(answer) as endpoint:
+            target = opened(endpoint.address, class_names=CLASSES, **LABELLED)
+            with pytest.raises(OnewayError, match=message):
+                target(IMAGES)
+    for options in ({**LABELLED}, {"label_key": "*.*.label", "class_names": CLASSES}):
+        with pytest.raises(InvalidOptionError, match=r"label_key|plain JSON"):
+            opened("http://127.0.0.1:9/ask", **options)
+
+
+def test_logits_that_are_probabilities_are_refused(v2):
+    v2.server.inputs[0]["shape"] = [-1, 1, 4, 4]
+    with plain(lambda rows: {"predictions": rows}) as endpoint:
+        for target in (
+            opened(f"{v2.address}{PATH}", "logits"),
+            opened(endpoint.address, "logits", **KEYS),
+        ):
+            with pytest.raises(InvalidTensorError, match=r"declared logits.*--outputs confidences"):
+                target(torch.cat([IMAGES, IMAGES]))
+
+
+def limited(most, status, headers=None, body=b""):
+    """Refuse requests of more queries than ``most``."""
+
+    def reply(asked):
+        rows = asked.json["instances"]
+        if len(rows) > most:
+            return Reply(status, body, headers or {})
+        return as_json({"predictions": served_confidences(np.array(rows)).tolist()})
+
+    return running(reply)
+
+
+def test_requests_that_are_too_large_are_asked_again_in_parts():
+    limit = {"Oneway-Max-Request-Rows": "3"}
+    for status, headers, sizes in (
+        (400, limit, [7, 3, 3, 1]),
+        (413, limit, [7, 3, 3, 1]),
+        (413, {}, [7, 3, 3, 1]),
+        (413, {"Oneway-Max-Request-Rows": "9"}, [7, 3, 3, 1]),
+        (413, {"Oneway-Max-Request-Rows": "x"}, [7, 3, 3, 1]),
+    ):
+        with limited(3, status, headers) as endpoint:
+            target = opened(endpoint.address, **KEYS)
+            assert same_bits(target(IMAGES), CONFIDENCES), (status, headers)
+            asked = [len(post.json["instances"]) for post in endpoint.posts]
+            assert asked == sizes, (status, headers)
+            endpoint.asked.clear()
+            assert same_bits(target(IMAGES), CONFIDENCES)
+            assert [len(post.json["instances"]) for post in endpoint.posts] == [3, 3, 1]
+    for status, headers in ((413, {}), (413, limit)):
+        with limited(0, status, headers) as endpoint:
+            with pytest.raises(TargetFailedError, match="status 413"):
+                opened(endpoint.address, **KEYS)(IMAGES)
+            assert len(endpoint.posts) <= 4
+    with limited(3, 400) as endpoint:
+        with pytest.raises(TargetFailedError, match="status 400"):
+            opened(endpoint.address, **KEYS)(IMAGES)
+        assert len(endpoint.posts) == 1
+
+
+def test_a_limit_in_the_metadata_is_kept():
+    class Limited(OpenInferenceServer):
+        def __call__(self, asked):
+            answer = super().__call__(asked)
+            if asked.method == "GET" and asked.path == PATH:
+                return as_json(json.loads(answer.body) | {"parameters": self.parameters})
+            return answer
+
+    for parameters, sizes in (
+        ({"max_request_rows": 3}, [3, 3, 1]),
+        ({"max_request_rows": "3"}, [7]),
+        ({"max_request_rows": 0}, [7]),
+        (None, [7]),
+    ):
+        server = Limited()
+        server.parameters = parameters
+        with running(server) as endpoint:
+            target = opened(f"{endpoint.address}{PATH}")
+            assert same_bits(target(IMAGES), CONFIDENCES)
+            asked = [post.json["inputs"][0]["shape"][0] for post in endpoint.posts]
+            assert asked == sizes, parameters
 
 
 def test_options_that_do_not_fit_are_refused_before_anything_is_asked():

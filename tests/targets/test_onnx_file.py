@@ -10,17 +10,18 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from laws import looped
-from oneway.contracts import ScoredTarget
+from oneway.contracts import FrameTarget, ScoredTarget
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
     InvalidTensorError,
     MissingExtraError,
+    OnewayError,
     TargetFailedError,
     UnknownNameError,
 )
 from oneway.releases import release
-from oneway.targets import open_target
+from oneway.targets import class_names_of, open_target
 from rows import same_bits
 from surrogates import random_images
 
@@ -131,22 +132,131 @@ def test_an_output_that_is_not_there_or_no_floats_is_refused(tmp_path):
         opened(tmp_path / "m.onnx", output_name="label")
 
 
-def save_zipmap(path):
-    value = helper.make_map_type_proto(
-        TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
-    )
+def save_zipmap(path, classes=(0, 1, 2)):
+    kind = TensorProto.INT64 if isinstance(classes[0], int) else TensorProto.STRING
+    value = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
     output = helper.make_value_info("chances", helper.make_sequence_type_proto(value))
+    labels = "classlabels_int64s" if isinstance(classes[0], int) else "classlabels_strings"
     node = helper.make_node(
-        "ZipMap", ["image"], ["chances"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]
+        "ZipMap", ["image"], ["chances"], domain="ai.onnx.ml", **{labels: list(classes)}
     )
     save(path, [node], [output], shape=("N", 3))
 
 
 @looped("options", [{}, {"output_name": "chances"}])
-def test_a_list_of_dictionaries_is_refused_with_the_remedy(options, tmp_path):
-    save_zipmap(tmp_path / "m.onnx")
-    with pytest.raises(InvalidOptionError, match=r"dictionaries \(chances\).*'zipmap': False"):
-        opened(tmp_path / "m.onnx", outputs="confidences", **options)
+def test_dictionaries_of_probabilities_are_read_by_class(options, tmp_path):
+    rows = torch.rand(5, 3, generator=torch.Generator().manual_seed(1)).softmax(-1)
+    # ONNX Runtime sorts the classes of a dictionary.
+    for classes, order in (((0, 1, 2), [0, 1, 2]), (("fox", "cat", "dog"), [1, 2, 0])):
+        save_zipmap(tmp_path / "m.onnx", classes)
+        target = opened(tmp_path / "m.onnx", outputs="confidences", **options)
+        assert class_names_of(target) == tuple(str(classes[at]) for at in order)
+        assert torch.equal(target(rows), rows[:, order])
+    names = ("cat", "dog", "fox")
+    assert opened(tmp_path / "m.onnx", outputs="confidences", class_names=names) is not None
+    with pytest.raises(InvalidOptionError, match=r"has the classes cat, dog, fox.* fox, cat, dog"):
+        opened(tmp_path / "m.onnx", outputs="confidences", class_names=("fox", "cat", "dog"))
+
+
+def test_a_model_that_ends_in_softmax_gives_no_logits(tmp_path):
+    save_network(tmp_path / "m.onnx", outputs=("probabilities",))
+    target = opened(tmp_path / "m.onnx", batch_size=3)
+    with pytest.raises(InvalidTensorError, match=r"declared logits.*--outputs confidences"):
+        target(torch.cat([IMAGES, IMAGES]))
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    """Two pipelines of scikit-learn as skl2onnx writes them, and what they were fitted on."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    pandas = pytest.importorskip("pandas")
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    generator = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "age": generator.normal(50, 10, 60).astype(np.float32),
+            "ward": generator.choice(["ICU", "ER", "GP"], 60),
+            "visits": generator.integers(0, 9, 60),
+        }
+    )
+    label = np.where(frame.age + 9 * (frame.ward == "ICU") > 52, "ill", "well")
+    columns = [("c", OneHotEncoder(), ["ward"]), ("n", StandardScaler(), ["age", "visits"])]
+    pipeline = make_pipeline(ColumnTransformer(columns), LogisticRegression()).fit(frame, label)
+    numbers = frame[["age", "visits"]].to_numpy(np.float32)
+    plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(numbers, label)
+    folder = tmp_path_factory.mktemp("hospital")
+    for name, model, example, options in (
+        ("columns", pipeline, frame[:1].astype({"visits": np.float32}), {"zipmap": False}),
+        ("raw", plain, numbers[:1], {"raw_scores": True, "zipmap": False}),
+        ("zipmap", plain, numbers[:1], None),
+    ):
+        written = skl2onnx.to_onnx(model, example, options=options)
+        (folder / f"{name}.onnx").write_bytes(written.SerializeToString())
+    return folder, frame, pipeline, numbers, plain
+
+
+def test_raw_scores_of_a_pipeline_are_probabilities_and_refused_as_logits(hospital):
+    folder, _, _, numbers, plain = hospital
+    rows = torch.from_numpy(numbers)
+    with pytest.raises(InvalidTensorError, match="declared logits, but look like confidences"):
+        opened(folder / "raw.onnx").logits(rows)
+    wanted = torch.tensor(plain.predict_proba(numbers)).float()
+    for name in ("raw", "zipmap"):
+        answer = opened(folder / f"{name}.onnx", outputs="confidences")(rows)
+        torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-6)
+    assert class_names_of(opened(folder / "zipmap.onnx", outputs="confidences")) == ("ill", "well")
+
+
+def test_a_model_with_an_input_for_each_column_is_asked_with_a_table(hospital):
+    folder, frame, pipeline, _, _ = hospital
+    target = opened(folder / "columns.onnx", outputs="confidences", batch_size=16)
+    assert isinstance(target, FrameTarget)
+    assert target.feature_names == ("age", "ward", "visits")
+    wanted = torch.tensor(pipeline.predict_proba(frame))
+    before = frame.copy()
+    for asked in (frame, frame[["visits", "age", "ward"]]):
+        answer = target.frame_confidences(asked)
+        torch.testing.assert_close(answer, wanted.float(), rtol=1e-4, atol=1e-5)
+        logits = target.frame_logits(asked)
+        assert logits.dtype == torch.float64
+        torch.testing.assert_close(logits.softmax(-1), wanted, rtol=1e-4, atol=1e-5)
+    assert frame.equals(before)
+    for asked, message in (
+        (frame.drop(columns="age"), "lacks age and has besides none"),
+        (frame.rename(columns={"age": "years"}), "lacks age and has besides years"),
+        (frame.assign(age="77.125"), None),
+        (frame.assign(age="77.125 years"), "'age' must hold numbers .* some values do not"),
+        (frame.assign(ward=1.5), "'ward' must hold text .* 60 of its values do not"),
+        (frame.assign(ward="77.125"), "raised .*Fail|raised"),
+        (frame[:0], "at least one query"),
+    ):
+        if message is None:
+            target.frame_confidences(asked)
+            continue
+        with pytest.raises(OnewayError, match=message) as caught:
+            target.frame_confidences(asked)
+        assert "77.125" not in str(caught.value)
+    with pytest.raises(InvalidTensorError, match="column 'ward' must hold text"):
+        target(torch.rand(2, 3))
+    with pytest.raises(InvalidTensorError, match="takes the 3 columns age, ward, visits"):
+        target(torch.rand(2, 4))
+
+
+def test_catboost_s_own_file_is_read_by_class(tmp_path):
+    catboost = pytest.importorskip("catboost")
+    rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    labels = np.array(["b", "c", "a"])[np.digitize(rows[:, 0], [-0.5, 0.5])]
+    quiet = {"verbose": False, "allow_writing_files": False}
+    model = catboost.CatBoostClassifier(iterations=3, **quiet).fit(rows, labels)
+    model.save_model(str(tmp_path / "m.onnx"), format="onnx")
+    target = opened(tmp_path / "m.onnx", outputs="confidences")
+    assert class_names_of(target) == tuple(model.classes_)
+    wanted = torch.tensor(model.predict_proba(rows)).float()
+    torch.testing.assert_close(target(torch.from_numpy(rows)), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_of_one_batch_size_needs_that_size_and_is_filled_up(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from laws import looped
-from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.targets import open_target
+from oneway.errors import InvalidOptionError, InvalidTensorError, MissingDataError, UnknownNameError
+from oneway.targets import class_names_of, open_target
 from oneway.targets.opening import FILES
 
 CPU = torch.device("cpu")
@@ -74,3 +74,50 @@ def test_a_kind_without_options_takes_none(where, tmp_path, monkeypatch):
 def test_an_empty_batch_size_is_refused_before_anything_is_looked_for():
     with pytest.raises(InvalidOptionError, match="batch_size must be a whole number"):
         opened("m.onnx", batch_size=0)
+
+
+def test_class_names_go_to_any_target_or_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "named_by_user.py").write_text(
+        """
+import numpy as np, torch
+from oneway.contracts import Target
+
+class Own(Target):
+    class_names = ["cat", "dog"]
+    def __call__(self, images):
+        return torch.full((len(images), 2), 0.5)
+
+class Free(Target):
+    def __call__(self, images):
+        return torch.full((len(images), 2), 0.5)
+
+def network():
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2), torch.nn.Softmax(-1))
+
+def arrays():
+    return lambda rows: np.full((len(rows), 2), 0.5)
+"""
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("dog", "cat")
+    for kind, outputs in (("network", "confidences"), ("arrays", "confidences"), ("Free", None)):
+        where = f"named_by_user:{kind}"
+        target = open_target(where, outputs=outputs, device=CPU, class_names=list(names))
+        assert class_names_of(target) == names, kind
+        assert target(torch.zeros(1, 4)).shape == (1, 2)
+        assert class_names_of(open_target(where, outputs=outputs, device=CPU)) is None, kind
+    own = "named_by_user:Own"
+    assert class_names_of(open_target(own, outputs=None, device=CPU)) == ("cat", "dog")
+    for kind, given, message in (
+        ("Own", names, "has the classes cat, dog, in this order, but class_names are dog, cat"),
+        ("Free", "cat", "must be a sequence of text"),
+        ("Free", ("cat", "cat"), "each of them once, .* with cat twice"),
+    ):
+        with pytest.raises(InvalidOptionError, match=message):
+            open_target(f"named_by_user:{kind}", outputs=None, device=CPU, class_names=given)
+    target = open_target(
+        "named_by_user:arrays", outputs="confidences", device=CPU, class_names=("a", "b", "c")
+    )
+    with pytest.raises(InvalidTensorError, match="2 scores, but 3 class names"):
+        target(torch.zeros(1, 4))

@@ -138,19 +138,31 @@ def test_answers_that_cannot_be_used_are_refused(write, file, last, outputs, mes
 
 
 class Pair(nn.Module):
-    def __init__(self):
+    def __init__(self, twice: bool = False):
         super().__init__()
-        self.inner = network()
+        self.inner, self.twice = network(), twice
 
     def forward(self, images):
-        return self.inner(images), images
+        scores = self.inner(images)
+        return scores, images.flatten(1) if self.twice else images
 
 
 @looped(("write", "file"), [*WRITERS, (export_fixed, "f.pt2")])
-def test_several_answers_are_refused(write, file, tmp_path):
+def test_scores_are_the_only_matrix_of_an_answer(write, file, tmp_path):
     write(Pair().eval(), tmp_path / file)
+    wanted = network().eval()(IMAGES).detach()
+    torch.testing.assert_close(opened(tmp_path / file, batch_size=4).logits(IMAGES), wanted)
+    write(Pair(twice=True).eval(), tmp_path / file)
     with pytest.raises(InvalidTensorError, match=r"must answer with one tensor.*gave tuple"):
         opened(tmp_path / file, batch_size=4)(IMAGES)
+
+
+@looped(("write", "file"), WRITERS)
+def test_a_file_that_ends_in_softmax_gives_no_logits(write, file, tmp_path):
+    write(network(nn.Softmax(-1)).eval(), tmp_path / file)
+    many = torch.cat([IMAGES, IMAGES])
+    with pytest.raises(InvalidTensorError, match="declared logits, but look like confidences"):
+        opened(tmp_path / file)(many)
 
 
 def test_a_scripted_network_is_put_in_eval_mode(tmp_path):

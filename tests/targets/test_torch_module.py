@@ -1,7 +1,10 @@
 """A PyTorch module as a target: its scores, and nothing that depends on who else asks."""
 
 import copy
+import importlib.util
 import math
+from collections import namedtuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +15,12 @@ from laws import looped
 from oneway.contracts import ScoredTarget
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
-from oneway.targets import TargetNetwork, TorchTarget
+from oneway.targets import TargetNetwork, TorchTarget, class_names_of
+from optional import later
 from rows import same_bits
 from surrogates import random_images
+
+ImageClassifierOutput = later("transformers.modeling_outputs:ImageClassifierOutput")
 
 
 def network(seed: int = 0) -> TargetNetwork:
@@ -180,3 +186,163 @@ def test_outputs_of_another_name_are_refused(outputs):
 def test_an_empty_batch_size_is_refused():
     with pytest.raises(InvalidOptionError, match="batch_size must be a whole number"):
         TorchTarget(network(), batch_size=0)
+
+
+class Answering(nn.Module):
+    """A linear classifier whose answer is wrapped by a function of scores and images."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.wrap = wrap
+        self.inner = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        weights = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+        self.inner[1].weight.data = weights
+
+    def forward(self, images: Tensor) -> object:
+        return self.wrap(self.inner(images), images)
+
+
+Several = namedtuple("Several", "probabilities, features")
+
+OUTPUTS = {
+    "a tuple of one": lambda scores, _: (scores,),
+    "a tuple with images": lambda scores, images: (scores, images),
+    "a list with nothing": lambda scores, _: [None, scores],
+    "a dictionary of one": lambda scores, _: {"out": scores},
+    "a dictionary with logits": lambda scores, _: {"features": -scores, "logits": scores},
+    "an object": lambda scores, _: SimpleNamespace(logits=scores, loss=None),
+    "an object of transformers": lambda scores, _: ImageClassifierOutput(logits=scores),
+}
+
+
+def test_scores_are_found_in_any_answer_that_has_them_for_sure():
+    images = random_images(1, 7)
+    for name, wrap in OUTPUTS.items():
+        module = Answering(wrap)
+        if name == "an object of transformers" and importlib.util.find_spec("transformers") is None:
+            continue
+        target, wanted = TorchTarget(module, batch_size=3), module.inner(images).detach()
+        torch.testing.assert_close(target.logits(images), wanted, msg=name)
+        assert target.differentiable_logits(images.requires_grad_()).requires_grad, name
+        images = images.detach()
+
+
+@looped(
+    ("wrap", "message"),
+    [
+        (
+            lambda scores, _: (scores, scores),
+            r"tuple of 2 \(0: float32 \(2, 3\), 1: float32 .*2 of",
+        ),
+        (
+            lambda scores, _: {"a": scores, "b": scores},
+            r"gave dict of 2 \(a: float32 .* b: float32",
+        ),
+        (
+            lambda scores, _: {"a": scores.long(), "b": None},
+            r"a: int64 \(2, 3\), b: NoneType.*0 of",
+        ),
+        (
+            lambda scores, _: Several(scores, scores),
+            r"Several of 2 \(probabilities: .*, features: ",
+        ),
+        (
+            lambda scores, _: scores.detach().numpy(),
+            r"gave ndarray\. Convert it, as by `torch\.from",
+        ),
+        (lambda _, __: None, "gave NoneType"),
+        (lambda _, __: "0.125", "gave str"),
+    ],
+)
+def test_answers_without_scores_for_sure_are_refused_by_type_and_keys(wrap, message):
+    with pytest.raises(InvalidTensorError, match=message) as caught:
+        TorchTarget(Answering(wrap))(random_images(1, 2))
+    assert "0.125" not in str(caught.value)
+
+
+def test_what_says_logits_is_no_confidences():
+    module = Answering(lambda scores, _: {"logits": scores.softmax(-1)})
+    with pytest.raises(InvalidTensorError, match="answers with logits, as its dict says"):
+        TorchTarget(module, outputs="confidences")(random_images(1, 2))
+
+
+@looped("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_queries_are_cast_to_the_type_of_the_weights(dtype):
+    module, images = Answering(lambda scores, _: scores).to(dtype), random_images(1, 7)
+    before = images.clone()
+    wanted = module(images.to(dtype)).detach()
+    for queries in (images, images.double()):
+        logits = TorchTarget(module).logits(queries)
+        assert torch.equal(logits, wanted.to(logits.dtype))
+    assert torch.equal(images, before)
+
+
+class Masked(nn.Module):
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        return images * mask
+
+
+class Keyword(nn.Module):
+    def forward(self, images: Tensor, *, mask: Tensor) -> Tensor:
+        return images * mask
+
+
+class Words(nn.Module):
+    main_input_name = "input_ids"
+
+
+@looped(
+    ("build", "message"),
+    [
+        (lambda: lambda images: images, "instance of torch.nn.Module, but is function.*Callable"),
+        (lambda: nn.Flatten, "but is the class Flatten"),
+        (Masked, r"forward needs 2 inputs \(images, mask\)\. .*package\.module:factory"),
+        (Keyword, r"forward needs 2 inputs \(images, mask\)"),
+        (lambda: torch.jit.script(Masked()), r"forward needs 2 inputs \(images, mask\)"),
+        (Words, "takes token ids"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "lazy layers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TorchScript is retired
+def test_modules_that_cannot_be_asked_with_images_alone_are_refused(build, message):
+    with pytest.raises(InvalidOptionError, match=message):
+        TorchTarget(build())
+
+
+def test_weights_without_values_are_refused():
+    target = TorchTarget(Answering(lambda scores, _: scores).to("meta"))
+    with pytest.raises(InvalidOptionError, match="on the device meta"):
+        target(random_images(1, 2))
+
+
+def test_logits_that_are_probabilities_are_refused():
+    module, images = Answering(lambda scores, _: scores.softmax(-1)), random_images(1, 8)
+    with pytest.raises(InvalidTensorError, match=r"declared logits.*--outputs confidences"):
+        TorchTarget(module).logits(images)
+    target = TorchTarget(module, batch_size=3)
+    with pytest.raises(InvalidTensorError, match="all of 8 rows"):
+        target.differentiable_logits(images)
+    torch.testing.assert_close(
+        TorchTarget(module, outputs="confidences")(images), module(images).detach()
+    )
+
+
+def test_class_names_are_those_of_the_config_or_the_user_s():
+    module = Answering(lambda scores, _: scores)
+    assert class_names_of(TorchTarget(module)) is None
+    assert class_names_of(TorchTarget(module, class_names=["a", "b", "c"])) == ("a", "b", "c")
+    module.config = SimpleNamespace(id2label={1: "dog", 0: "cat", 2: "fox"})
+    assert class_names_of(TorchTarget(module)) == ("cat", "dog", "fox")
+    for no_names in (
+        {0: "LABEL_0", 1: "LABEL_1"},
+        {"0": "cat", "1": "dog"},
+        {0: "a", 1: "a"},
+        None,
+    ):
+        module.config = SimpleNamespace(id2label=no_names)
+        assert class_names_of(TorchTarget(module)) is None, no_names
+    with pytest.raises(InvalidTensorError, match=r"3 scores, but 2 class names .* \(a, b\)"):
+        TorchTarget(module, class_names=("a", "b"))(random_images(1, 2))
+    for names in ("ab", ("a", "a"), ("a",), (1, 2)):
+        with pytest.raises(InvalidOptionError, match="class_names must be"):
+            TorchTarget(module, class_names=names)

@@ -10,6 +10,7 @@ from oneway.adapters.guard import Array, Guard, as_tensor
 from oneway.contracts import Defense, ScoredTarget
 from oneway.releases import Outputs
 from oneway.targets import open_target
+from oneway.targets.failure import ask
 
 
 class GuardedEndpoint:
@@ -74,8 +75,7 @@ class GuardedEndpoint:
         """
         tensor = as_tensor(queries, "queries")
         target = self._target
-        scores = (
-            target.logits(tensor).float() if isinstance(target, ScoredTarget) else target(tensor)
-        )
+        question = target.logits if isinstance(target, ScoredTarget) else target
+        scores = ask("the endpoint", len(tensor), lambda: question(tensor).float())
         released = self._guard(scores, tensor)
         return released.numpy() if isinstance(queries, np.ndarray) else released

@@ -8,7 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import FLOATING, check_count, check_images, name_of
+from oneway.checks import (
+    FLOATING,
+    LooksLikeProbabilities,
+    check_count,
+    check_images,
+    name_of,
+)
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import (
@@ -30,7 +36,8 @@ class Guard:
     no value.
 
     Safe to call from several threads if the defense is: all of oneway's are that draw nothing,
-    and so is :class:`KeyedRandomness`.
+    and so is :class:`KeyedRandomness`. ``torch.compile`` leaves a guard out of its graphs. Tracing,
+    exporting and transforms such as ``torch.vmap`` are refused, since a graph checks nothing.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Guard:
         check_release_options(torch.float32, decimals)
         self.defense, self.outputs = defense, outputs
         self.decimals, self.batch_size = decimals, batch_size
+        self._watch = LooksLikeProbabilities("scores") if outputs == "logits" else None
 
     @property
     def requires_input(self) -> bool:
@@ -105,9 +113,20 @@ class Guard:
             in that type and after rounding.
 
         Raises:
-            InvalidTensorError: Scores or queries are not as above.
+            InvalidTensorError: Scores or queries are not as above, or scores are declared logits
+                and at least 8 rows have come, all of which were probabilities.
+            InvalidOptionError: PyTorch traces or exports a graph, or transforms the call.
             DefenseFailedError: The defense raised, or broke its promise.
         """
+        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
+            # Compiled arithmetic may tie a label, and takes a key's draws for constants.
+            torch._dynamo.graph_break(msg=no_graph("a full graph (torch.compile, fullgraph=True)"))
+            released: Tensor | Array = torch.compiler.disable(self._guarded)(scores, queries)
+            return released
+        return self._guarded(scores, queries)
+
+    def _guarded(self, scores: Tensor | Array, queries: Tensor | Array | None) -> Tensor | Array:
+        refuse_graphs()
         tensor = as_tensor(scores, "scores")
         images = None
         if self.requires_input:
@@ -118,15 +137,59 @@ class Guard:
                 )
             images = as_tensor(queries, "queries").to(tensor.device)
             check_images(images, len(tensor))
+        clean = clean_logits_of(tensor, self.outputs)
+        if self._watch is not None:
+            self._watch.check(clean)
         released = guarded_release(
             self.defense,
-            clean_logits_of(tensor, self.outputs),
+            clean,
             images,
             dtype=tensor.dtype,
             decimals=self.decimals,
             batch_size=self.batch_size,
         ).confidences
         return released.numpy() if isinstance(scores, np.ndarray) else released
+
+
+def refuse_graphs() -> None:
+    """Refuse to take part in a graph that PyTorch records, or in a transform of its calls.
+
+    A graph holds operations alone: it would release scores that are not finite, keep the draws of
+    the traced queries as constants, and check no label.
+
+    Raises:
+        InvalidOptionError: A graph is traced or exported, or the call is transformed.
+    """
+    if _is_exporting():
+        what = "exporting (torch.export, torch.onnx.export)"
+    elif torch.compiler.is_dynamo_compiling():
+        return  # what compiles can call a guard as it is
+    elif torch._C._is_tracing():
+        what = "tracing (torch.jit.trace, torch.onnx.export)"
+    elif torch._C._are_functorch_transforms_active():
+        what = "a transform (torch.vmap, torch.func)"
+    else:
+        return
+    raise InvalidOptionError(no_graph(what))
+
+
+def _is_exporting() -> bool:
+    if hasattr(torch.compiler, "is_exporting"):  # since PyTorch 2.7
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+def no_graph(what: str) -> str:
+    """Return the message for somebody who would record a guard in a graph.
+
+    Args:
+        what: How.
+    """
+    return (
+        f"a guard cannot take part in {what}: it checks every answer, and a graph checks nothing. "
+        "Trace or export the model itself, and call the guard behind it; or write a codebook as "
+        "operators behind an ONNX model by `oneway export`."
+    )
 
 
 def as_tensor(values: object, name: str) -> Tensor:
@@ -156,6 +219,10 @@ def as_tensor(values: object, name: str) -> Tensor:
         raise InvalidTensorError(
             f"{name} must be a floating torch.Tensor or NumPy array, but got {got}. Convert "
             "them, as by `np.asarray(values, np.float32)`."
+        )
+    if values.is_meta:
+        raise InvalidTensorError(
+            f"{name} must hold numbers, but lie on the meta device. Load the model's weights first."
         )
     return values.detach()
 

@@ -9,7 +9,7 @@ from oneway.adapters.guard import Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.releases import Outputs
-from oneway.targets.failure import failed
+from oneway.targets.failure import ask
 
 FLOATS = ("tensor(float16)", "tensor(float)", "tensor(double)")
 
@@ -66,8 +66,10 @@ class GuardedSession:
         if known[output_name].type not in FLOATS or len(known[output_name].shape) not in (0, 2):
             raise InvalidOptionError(
                 f"output {output_name!r} must be a tensor of floats of shape (N, K), but is "
-                f"{known[output_name].type} {tuple(known[output_name].shape)}. For a classifier "
-                "of scikit-learn, convert it without ZipMap."
+                f"{known[output_name].type} {tuple(known[output_name].shape)}. A classifier "
+                "whose probabilities are maps: convert it without ZipMap (skl2onnx: "
+                "options={'zipmap': False}); of CatBoost, which has no such option, take the "
+                "ZipMap node out, and let its input be the output."
             )
         if output_name in also_release:
             raise InvalidOptionError(
@@ -129,12 +131,8 @@ class GuardedSession:
             name: value.copy() if isinstance(value, np.ndarray) else value
             for name, value in input_feed.items()
         }
-        try:
-            answers = self._session.run(needed, feed, run_options)
-        except Exception as error:  # noqa: BLE001  raised as ours, without its text
-            raise failed(
-                "the session", 0 if queries is None else len(queries), error, caused=False
-            ) from None
+        rows = len(queries) if isinstance(queries, np.ndarray) and queries.ndim else None
+        answers = ask("the session", rows, lambda: self._session.run(needed, feed, run_options))
         values = dict(zip(needed, answers, strict=True))
         if self._output_name in values:
             scores = values[self._output_name]

@@ -15,7 +15,7 @@ from oneway.errors import (
     UnknownNameError,
 )
 from oneway.extras import load_extra
-from oneway.targets.failure import failed
+from oneway.targets.failure import failed, redacted
 
 LoadGuard = Callable[[], Guard]
 """Builds the guard in the process that uses it, so that a secret key is read there, never sent."""
@@ -140,18 +140,19 @@ async def _answers(
 
 
 async def _guarded(queries: Array, ask: Callable[[Array], Any], guard: Guard) -> Array:
+    refusal: OnewayError
     try:
         scores = await ask(queries.copy())
-    except Exception as error:  # noqa: BLE001  raised as ours, without its text
-        raise failed("the model's deployment", len(queries), error, caused=False) from None
-    check_rows(scores, len(queries), "the model's deployment", np.ndarray)
-    try:
-        # Guarding computes; meanwhile the replica must go on taking requests.
-        return await asyncio.to_thread(guard, scores, queries)
-    except OnewayError:
-        raise
-    except Exception as error:  # noqa: BLE001  such as a lack of memory; raised as ours
-        raise failed("the guard", len(queries), error, caused=False) from None
+    except Exception as error:  # noqa: BLE001  raised as ours; Ray quotes it even if it is ours
+        refusal = failed("the model's deployment", len(queries), error, caused=False)
+    else:
+        check_rows(scores, len(queries), "the model's deployment", np.ndarray)
+        try:
+            # Guarding computes; meanwhile the replica must go on taking requests.
+            return await asyncio.to_thread(guard, scores, queries)
+        except Exception as error:  # noqa: BLE001  such as a lack of memory; raised as ours
+            refusal = redacted("the guard", len(queries), error)
+    raise refusal  # not within the handlers: the context's text may quote a query
 
 
 def as_queries(queries: object) -> Array:

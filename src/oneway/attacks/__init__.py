@@ -1,8 +1,8 @@
-"""Adversaries: one per file, each of which declares what it knows, needs and costs."""
+"""Attacks, one per file, each with declarations of its knowledge, needs and costs."""
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
-from oneway.attacks.base import Attack, InversionAttack, Threat, Workload
+from oneway.attacks.base import Attack, InversionAttack, Workload
 from oneway.attacks.class_representative import ClassRepresentative
 from oneway.attacks.label_only import LabelOnly
 from oneway.attacks.optimising import Optimising
@@ -21,7 +21,6 @@ __all__ = [
     "Optimising",
     "Retrained",
     "Static",
-    "Threat",
     "Workload",
     "inversion_attacks",
 ]

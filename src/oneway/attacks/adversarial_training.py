@@ -1,4 +1,4 @@
-"""The paper's adaptive attacker: it knows the algorithm, and trains on noise of its own making."""
+"""The paper's adaptive attacker, which knows the algorithm and trains on simulated defenses."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -11,20 +11,20 @@ from oneway.releases import guarded_release, logits_from_confidences
 
 
 class AdversarialTraining(InversionAttack):
-    """Train a decoder on clean scores that simulated defenses of the attacker's own changed.
+    """Train a decoder on clean scores that simulated defenses have changed.
 
-    Each image goes through one of the simulated defenses, which differ in step size, so that the
-    decoder learns to read all of them.
+    Each image goes through one simulated defense. The simulated defenses differ in step size, so
+    that the decoder learns to read all of them.
 
     Source:
-        Wen, Yiu & Hui, section V-D, after Madry et al., ICLR 2018. The attacker trains a
-        surrogate of its own: it does not know the defender's weights.
+        Wen, Yiu & Hui, section V-D, after Madry et al., ICLR 2018. The attacker trains another
+        surrogate than the defender's, whose weights are unknown to the attacker.
     """
 
     name: ClassVar = "adversarial-training"
     knows: ClassVar = "the algorithm and its parameters, on a surrogate of its own"
     requires: ClassVar = frozenset({"clean", "simulated_defenses"})
-    attacks_clean_scores: ClassVar = False  # without a defense there is none to simulate
+    attacks_clean_scores: ClassVar = False  # without a defense there is nothing to simulate
 
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
         """Train on simulated releases; see :meth:`InversionAttack.run`."""
@@ -41,10 +41,11 @@ def put_through(
     """Put each row of scores through one of several defenses, in turn.
 
     Args:
-        defenses: The n-th takes rows n, n + ``every``, n + 2 * ``every`` and so on.
-        confidences: ``(N, K)`` clean. Not modified.
-        images: ``(N, C, H, W)`` the queries that gave them.
-        every: At least as many as there are defenses; rows that fall to none stay clean.
+        defenses: The n-th defense takes rows n, n + ``every``, n + 2 * ``every`` and so on.
+        confidences: ``(N, K)`` clean confidences. Not modified.
+        images: ``(N, C, H, W)`` queries that the confidences answer.
+        every: Number of rows from one row of a defense to its next, at least the number of
+            defenses. Rows without a defense stay clean.
 
     Returns:
         ``(N, K)`` confidences.

@@ -1,4 +1,4 @@
-"""Against random releases: ask the same query again and again, and average the noise away."""
+"""The attacker of random releases, who repeats each query and averages the noise away."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,13 +11,14 @@ from oneway.attacks.base import InversionAttack, Workload
 from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 ROWS = 512
-"""Queries that are repeated at once, so that K numbers times R fit in memory."""
+"""Queries that are repeated at once, so that R answers of K numbers fit in memory."""
 
 
 class Averaging(InversionAttack):
-    """Train on the mean of R answers to each query, for several R; ask R times when it counts.
+    """Train a decoder on the mean of R answers to each query, for several R.
 
-    Logs are averaged, not probabilities: noise on logits then cancels.
+    Test queries are asked R times, too. The mean is that of log confidences, in which noise on
+    logits cancels.
     """
 
     name: ClassVar = "averaging"
@@ -27,15 +28,15 @@ class Averaging(InversionAttack):
     left_out: ClassVar = None
 
     def model_selections(self, workload: Workload) -> int:
-        """Return one for each R."""
+        """Return the number of R, each with a model selection."""
         return len(workload.repeats)
 
     def extra_queries(self, workload: Workload) -> float:
-        """Return R answers to each row, for each R."""
+        """Return the number of answers: R to each row, for each R."""
         return (workload.auxiliary + workload.test) * sum(workload.repeats)
 
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
-        """Ask again and train on means; see :meth:`InversionAttack.run`."""
+        """Repeat all queries and train on means; see :meth:`InversionAttack.run`."""
         assert knowledge.query is not None  # noqa: S101  required
         reconstructors = {}
         for repeats in knowledge.repeats:

@@ -1,4 +1,7 @@
-"""What an attack says of itself, so that audits, experiments, tables and pages need only ask it."""
+"""Base classes of attacks, which declare their name, knowledge, needs and costs.
+
+Audits, experiments, tables and pages read these declarations, and name no attack themselves.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -9,17 +12,17 @@ from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
 
 Threat = Literal["inversion", "membership", "stealing"]
-"""What an attacker is after: the query itself, whether a row was trained on, or the model."""
+"""An attacker's goal: the query itself, whether a row was trained on, or the model."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How much there is to attack, from which an attack tells what it costs.
+    """The size of an evaluation, from which an attack computes its costs.
 
     Attributes:
-        auxiliary: Auxiliary rows that the attacker has.
-        test: Test queries that it is graded on.
-        repeats: How often the attacker may ask the same query, several counts to choose from.
+        auxiliary: Number of auxiliary rows that the attacker has.
+        test: Number of test queries that the attack is graded on.
+        repeats: Numbers of answers to the same query that a repeating attack tries.
     """
 
     auxiliary: int
@@ -33,7 +36,7 @@ class Attack(ABC):
     Attributes:
         name: The name that commands, experiments and records use.
         threat: Goal of the attacker.
-        knows: The attacker's knowledge in words, for tables.
+        knows: Knowledge of the attacker in words, for tables.
         requires: Fields of :class:`AttackerKnowledge` without which the attack does not apply.
     """
 
@@ -54,20 +57,20 @@ class Attack(ABC):
 class InversionAttack(Attack):
     """An adversary that reconstructs queries from released confidences.
 
-    A subclass writes :meth:`run`, and declares what differs from the defaults here. It never
+    A subclass writes :meth:`run`, and declares what differs from the defaults here. No attack
     grades itself.
 
     Attributes:
-        adaptive: It knows that there is a defense. An attacker that does not is what a defense is
-            meant to mislead, so that its failure is no flag.
-        improves_on: The attack that this one must not fall behind; if it does, its training
-            failed, and a flag is raised.
-        reads_query: Its reconstructions are of the query. False for an attack that answers every
-            query of a class alike: then a high error says nothing, and audits leave it out.
-        attacks_clean_scores: It takes part in the attack on clean scores, which gives the clean
-            baseline. False where it does not apply to them, or equals another attack there.
-        left_out: When an audit that is short of time leaves it out: ``"early"``, before seeds and
-            input transforms; ``"late"``, after them; None, never.
+        adaptive: Whether the attacker knows that there is a defense. A defense is meant to mislead
+            attackers without this knowledge, so that their failure raises no flag.
+        improves_on: Name of the attack that this attack must not fall behind. If this attack is
+            weaker, its training failed, and a flag is raised.
+        reads_query: Whether reconstructions are of the query. False for an attack that answers
+            every query of a class alike: its high error says nothing, and audits leave it out.
+        attacks_clean_scores: Whether the attack also runs on clean scores, which gives the clean
+            baseline. False where it does not apply to clean scores, or equals another attack there.
+        left_out: When an audit that is short of time leaves the attack out: ``"early"``, before
+            seeds and input transforms; ``"late"``, after them; None, never.
     """
 
     threat: ClassVar[Threat] = "inversion"
@@ -78,11 +81,21 @@ class InversionAttack(Attack):
     left_out: ClassVar[Literal["early", "late"] | None] = "late"
 
     def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  others need it
-        """Return how many model selections the attack holds, each over all decoders."""
+        """Return the number of model selections, each over all decoders.
+
+        Args:
+            workload: Size of the evaluation.
+        """
         return 1
 
     def extra_queries(self, workload: Workload) -> float:  # noqa: ARG002  others need it
-        """Return what the attack asks beyond one answer per row, in single answers' time."""
+        """Return the number of answers that the attack needs beyond one answer per row.
+
+        Other work is counted as the number of answers that would take as long.
+
+        Args:
+            workload: Size of the evaluation.
+        """
         return 0
 
     @abstractmethod
@@ -90,11 +103,11 @@ class InversionAttack(Attack):
         """Prepare the attack.
 
         Args:
-            knowledge: What the attacker has; all of ``requires`` is there.
+            knowledge: The attacker's data and access, with all fields that ``requires`` names.
             train: Trains a decoder on confidences, images and held-out rows.
 
         Returns:
-            At least one reconstructor, by name; more where the best on held-out rows counts.
+            At least one reconstructor, by name. Of several, the best on held-out rows is graded.
         """
 
     @final

@@ -11,44 +11,43 @@ from oneway.attacks.base import InversionAttack, Workload
 from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 SEED = 2015
-"""Of the perturbations: an attack is given no source of randomness."""
+"""Seed of the perturbations: an attack has no other source of randomness."""
 
 ITERATIONS = 60
-"""Most steps per class (alpha). Theirs: 5000, with the exact gradient."""
+"""Most steps per class (alpha). The paper takes 5000, with the exact gradient."""
 
 PATIENCE = 10
-"""How many of the last costs a step must improve on (beta). Theirs: 100."""
+"""Number of the last costs that a step must improve on (beta). The paper takes 100."""
 
 ENOUGH = 0.01
-"""A cost so low ends the search (gamma), at a confidence of 0.99, as theirs does."""
+"""Cost that ends the search (gamma), at a confidence of 0.99, as in the paper."""
 
 STEP = 0.1
-"""How far the pixel that moves most is moved in a step (lambda)."""
+"""Distance that a step moves the pixel that moves most (lambda)."""
 
 PAIRS = 24
-"""Perturbations per gradient; each is asked with both signs."""
+"""Perturbations per gradient; the API is queried with both signs of each."""
 
 RADIUS = 0.2
 """Standard deviation of a perturbation."""
 
 GRID = 8
-"""Perturbations are drawn on a grid of at most so many points a side, and interpolated."""
+"""Most points a side of the grid on which perturbations are drawn; they are interpolated."""
 
 
 class ClassRepresentative(InversionAttack):
-    """Search for one image per class that scores highest; answer with that of the label.
+    """Search for the image of each class that scores highest; answer with the image of the label.
 
-    What it finds stands for a class, not for the query: its error per query says nothing of how
-    much of a query leaks, and is no reason to call a release safe. It is compared with because
-    "model inversion" often means this attack. Ten classes cost at most 29,410 queries. The
-    perturbations are drawn from a generator seeded with ``SEED``, so that the same answers give
-    the same images.
+    This image stands for a class, not for the query. Its error per query does not say how much of
+    a query leaks, and is no reason to call a release safe. The attack is here because "model
+    inversion" often means this attack. Ten classes cost at most 29,410 queries. The perturbations
+    are drawn from a generator seeded with ``SEED``, so that the same answers give the same images.
 
     Source:
         Fredrikson, Jha & Ristenpart, "Model Inversion Attacks that Exploit Confidence
         Information and Basic Countermeasures", CCS 2015, Algorithm 1, from an image of zeros
-        and without their denoising. Theirs follows the gradient of a known network; here it is
-        estimated from scores, and scaled, since a confidence near 0 has next to none.
+        and without the denoising. The paper follows the gradient of a known network. Here the
+        gradient is estimated from scores, and scaled, since it vanishes at a confidence near 0.
     """
 
     name: ClassVar = "class-representative"
@@ -57,7 +56,7 @@ class ClassRepresentative(InversionAttack):
     reads_query: ClassVar = False
 
     def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  part of the contract
-        """Return 0: it trains no decoder."""
+        """Return 0: the attack trains no decoder."""
         return 0
 
     def run(
@@ -86,13 +85,13 @@ def find_representatives(
     """Minimise ``1 - confidence`` of each class over images in ``[0, 1]``.
 
     Args:
-        query: Asks the API.
-        start: ``(C, H, W)`` where every search begins.
-        classes: K.
-        generator: On the CPU; gives the perturbations.
+        query: Queries the API.
+        start: ``(C, H, W)`` image where every search begins.
+        classes: Number of classes, K.
+        generator: Source of the perturbations, on the CPU.
 
     Returns:
-        ``(K, C, H, W)``: of each class the image whose cost was lowest.
+        ``(K, C, H, W)`` the image of the lowest cost of each class.
     """
     current = start.repeat(classes, 1, 1, 1)
     best = current.clone()
@@ -114,13 +113,13 @@ def find_representatives(
 
 
 def is_over(costs: Tensor) -> Tensor:
-    """Say which searches end, as a ``(K)`` bool, given their costs so far.
+    """Return which searches end, as ``(K)`` bool, given their costs so far.
 
-    One ends at a cost of at most ``ENOUGH``, or where the latest is no lower than the highest
-    of the ``PATIENCE`` costs before it; with fewer costs there is no telling yet.
+    A search ends at a cost of at most ``ENOUGH``. It also ends where the latest cost is no lower
+    than the highest of the ``PATIENCE`` costs before it, once there are so many.
 
     Args:
-        costs: ``(i + 1, K)`` of the start and of all ``i`` steps.
+        costs: ``(i + 1, K)`` costs of the start and of all ``i`` steps.
     """
     latest, earlier = costs[-1], costs[:-1][-PATIENCE:]
     enough = latest <= ENOUGH
@@ -139,8 +138,8 @@ def _estimate_gradients(
 ) -> Tensor:
     """Return each image's smoothed cost gradient, scaled to a largest entry of 1.
 
-    Smooth perturbations span few dimensions, so that few are needed; cutting them off at 0 and 1
-    halves an entry's share of the difference there, and leaves its sign.
+    Smooth perturbations span few dimensions, so that few perturbations are needed. Clamping images
+    to 0 and 1 halves an entry's share of the difference there, and leaves its sign.
     """
     channels, height, across = images.shape[1:]
     coarse = torch.randn(PAIRS, channels, min(GRID, height), min(GRID, across), generator=generator)

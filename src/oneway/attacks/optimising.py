@@ -1,4 +1,4 @@
-"""The attacker who has everything: it searches for an input that would have been answered so."""
+"""The attacker who has model and defense, and searches for an input with the same answer."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,45 +12,45 @@ from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 from oneway.inversion.input_transforms import StandardizedLog
 
 STEPS = (5, 20)
-"""Steps of a search, two lengths to choose from."""
+"""Steps of a search: two lengths, of which held-out rows choose."""
 
 STEP = 0.02
 """Learning rate of Adam, in pixel values, which are in ``[0, 1]``."""
 
 DRAWS = 4
-"""Answers of a random defense that a gradient is averaged over (EoT)."""
+"""Answers of a random defense that a gradient is the mean of (EoT)."""
 
 PULLS = (3.0, 100.0)
-"""Weights of staying near the decoder's reconstruction, two to choose from.
+"""Weights of the distance from the decoder's reconstruction: two, of which held-out rows choose.
 
-Of the mean over pixels: an image of more pixels is pulled no more than a smaller one.
+The distance is a mean over pixels, so that the weight does not depend on the size of an image.
 """
 
 ROWS = 256
-"""Queries that are searched for at once."""
+"""Queries that are reconstructed at once."""
 
 
 class Optimising(InversionAttack):
-    """Start from a decoder trained on released scores; descend on the image itself.
+    """Start from a decoder trained on released scores, and descend on the image itself.
 
-    What is made small is the difference between what was released and what target and defense
-    would release for the image, as standardized log confidences, plus a pull towards the
-    decoder's reconstruction, without which the search finds adversarial examples. The decoder
-    alone is no reconstructor: it is the retrained attacker.
+    The search minimises the difference between the released scores and the scores that target and
+    defense would release for the image, as standardized log confidences. It adds a pull towards
+    the decoder's reconstruction, without which the search ends in adversarial examples. The decoder
+    alone is no reconstructor here, since it is the retrained attacker.
 
     Source:
-        evaluation protocol of this project; Fredrikson et al., CCS 2015, for the search; Athalye,
-        Carlini & Wagner, ICML 2018, for gradients past a defense that has none (BPDA), and for
+        Evaluation protocol of this project. Fredrikson et al., CCS 2015, for the search. Athalye,
+        Carlini & Wagner, ICML 2018, for gradients past a defense without gradient (BPDA), and for
         the mean over draws of a random defense (EoT).
     """
 
     name: ClassVar = "optimising"
-    knows: ClassVar = "model and defense: it searches for inputs that are answered so"
+    knows: ClassVar = "model and defense: it searches for inputs with the same answer"
     requires: ClassVar = frozenset({"differentiable_logits"})
     left_out: ClassVar = "early"
 
     def extra_queries(self, workload: Workload) -> float:
-        """Return three answers' time per step there and back, its own held-out rows included."""
+        """Return three answers per step, forwards and backwards, for test and held-out rows."""
         searched = workload.test + workload.auxiliary // 8
         return 3 * sum(STEPS) * len(PULLS) * searched
 
@@ -96,12 +96,12 @@ def _descend(
     differentiable_logits: Callable[[Tensor], Tensor],
     start: Tensor,
     features: StandardizedLog,
-    wanted: Tensor,
+    released_features: Tensor,
     steps: int,
     pull: float,
     draws: int,
 ) -> Tensor:
-    """Search from ``start``; each row by itself, since Adam has a step of its own per pixel."""
+    """Search from ``start``, each row independently, since Adam adapts its step to each pixel."""
     with torch.enable_grad():
         images = start.detach().clone().requires_grad_()
         optimizer = torch.optim.Adam([images], lr=STEP)
@@ -112,9 +112,9 @@ def _descend(
                     for _ in range(draws)
                 ]
             ).mean(0)
-            misfit = (answers - wanted).square().mean(-1)
+            misfit = (answers - released_features).square().mean(-1)
             moved = (images - start).square().flatten(1).mean(-1)
-            # Of the images alone: the model's own parameters are left as they are.
+            # The gradient in the images alone: the model's parameters get none.
             (images.grad,) = torch.autograd.grad((misfit + pull * moved).sum(), images)
             optimizer.step()
             with torch.no_grad():

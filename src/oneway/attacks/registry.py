@@ -1,4 +1,4 @@
-"""The only table from names to attacks."""
+"""The registry of attacks: the only table from names to attacks."""
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging

@@ -1,4 +1,4 @@
-"""The realistic black-box attacker: it learns from what the defended API answers."""
+"""The realistic black-box attacker, who learns from the answers of the defended API."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -13,7 +13,7 @@ class Retrained(InversionAttack):
     name: ClassVar = "retrained"
     knows: ClassVar = "released scores of its own images: the realistic attacker"
     improves_on: ClassVar = "static"
-    attacks_clean_scores: ClassVar = False  # on clean scores it is the static attacker
+    attacks_clean_scores: ClassVar = False  # on clean scores this is the static attack
     left_out: ClassVar = None
 
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:

@@ -1,4 +1,4 @@
-"""The paper's standard attacker: it learned to invert before the defense was there."""
+"""The paper's standard attacker, who learned to invert before there was a defense."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -8,7 +8,7 @@ from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 
 
 class Static(InversionAttack):
-    """Train a decoder on clean confidences; it is fed whatever is released.
+    """Train a decoder on clean confidences, and invert released confidences with it.
 
     Source:
         Yang, Zhang, Chang & Liang, CCS 2019; Wen, Yiu & Hui, section V-A3.

@@ -1,17 +1,8 @@
-"""Audit one model: plan, controls, attacks, measures, and what is suspicious about them."""
+"""Audit a model: plan, controls, attacks, measures, and flags about them."""
 
 from oneway.audit.audit_target import AuditTarget
 from oneway.audit.cluster import AuditJob, audit_on_ray
-from oneway.audit.controls import (
-    CONTROLS,
-    ControlResult,
-    MakeControl,
-    controls_for,
-    failed_controls,
-    judge_control,
-    planted_errors,
-    planted_positions,
-)
+from oneway.audit.controls import CONTROLS, ControlResult
 from oneway.audit.model_audit import AuditOutcome, ModelAudit
 from oneway.audit.plan import AuditPlan
 from oneway.audit.record import AuditRecord
@@ -29,15 +20,9 @@ __all__ = [
     "AuditSettings",
     "AuditTarget",
     "ControlResult",
-    "MakeControl",
     "ModelAudit",
     "Understanding",
     "audit_on_ray",
-    "controls_for",
-    "failed_controls",
-    "judge_control",
-    "planted_errors",
-    "planted_positions",
     "understand",
     "unexplained_flags",
 ]

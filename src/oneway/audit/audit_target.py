@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from oneway.checks import check_images, name_of
+from oneway.checks import check_images, name_of, sorted_scores
 from oneway.contracts import Defense, Query, Target
 from oneway.data import Column, check_disjoint
 from oneway.defenses.identity import Identity
@@ -94,7 +94,7 @@ class AuditTarget:
             if len(rows) < least:
                 raise InvalidOptionError(
                     f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
-                    "attacker who has next to nothing learns nothing, which says nothing."
+                    "With too few rows, a failed attack proves nothing."
                 )
             if not (rows.min() >= 0 and rows.max() <= 1):
                 raise InvalidTensorError(
@@ -192,7 +192,8 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
         flags.append(
             Flag("unstable-answers", "answers depend on which queries share a batch with them")
         )
-    flags += _ties(trace.released) + _accuracy(trace.clean_logits, audited.labels)
+    flags += _ties(trace.released) + _descending(audited, trace)
+    flags += _accuracy(trace.clean_logits, audited.labels)
     return Answers(
         bare(audited.auxiliary) if clean is None else clean,
         guard(audited.auxiliary),
@@ -308,3 +309,13 @@ def _ties(released: Tensor) -> list[Flag]:
             share = float(rows.double().mean())
             found.append(f"{100 * share:.0f} % of released vectors hold {what}")
     return [Flag("ties-or-zeros", "; ".join(found))] if found else []
+
+
+def _descending(audited: AuditTarget, trace: Trace) -> list[Flag]:
+    """Raise a flag where the model, or a guarded endpoint, seems to sort each query's scores."""
+    answers = {"the model": trace.clean_logits}
+    if audited.guarded is not None:
+        answers["the guarded endpoint"] = trace.released
+    sorting = [name for name, scores in answers.items() if sorted_scores(scores)]
+    detail = f"the scores of {' and of '.join(sorting)} descend in each of {len(audited.test)} rows"
+    return [Flag("scores-descend", detail)] if sorting else []

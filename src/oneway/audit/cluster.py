@@ -1,4 +1,4 @@
-"""An audit spread over a Ray cluster: each of its tasks keeps the networks that it trains."""
+"""An audit on a Ray cluster, where each task keeps the networks that it trains."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +20,14 @@ from oneway.evaluation.store import Store
 
 @dataclass(frozen=True)
 class AuditJob:
-    """An audit whose parts may run elsewhere.
+    """An audit with tasks that may run on other machines.
 
     Attributes:
-        audited: Opens the model and loads the data, on whichever machine runs a part. It is sent
-            there by value: a function of an installed module, or a partial of one.
-        store: Where trained networks are kept; as in :class:`CellsJob`.
+        audited: Opens the model and loads the data, on the machine that runs a task. The cluster
+            gets a copy: pass a function of an installed module, or a partial of such a function.
+        store: Store of trained networks; see :class:`oneway.benchmark.CellsJob`.
         settings: Settings of the audit.
-        seed: The first of the seeds.
+        seed: First of the seeds.
         device: Device for training and queries.
         report: Progress callback, in the process that runs a task.
     """
@@ -39,24 +39,29 @@ class AuditJob:
     device: torch.device
     report: ProgressCallback = no_progress
 
-    def run(self, part: str, context: AuditContext) -> TaskResult:
-        """Run one part of the audit."""
-        parts = AuditTasks(self.audited(), self.store, self.settings, self.seed, self.report)
-        return parts.run(part, context)
+    def run(self, name: str, context: AuditContext) -> TaskResult:
+        """Run a task of the audit.
+
+        Args:
+            name: Name of the task, from :func:`oneway.audit.tasks.tasks_of`.
+            context: Results that all tasks share.
+        """
+        tasks = AuditTasks(self.audited(), self.store, self.settings, self.seed, self.report)
+        return tasks.run(name, context)
 
 
 def audit_on_ray(
     job: AuditJob, *, retries: int = RETRIES, finished: Callable[[str], None] | None = None
 ) -> Executor:
-    """Return what runs the parts of an audit as tasks of a Ray cluster, for ``ModelAudit.run``.
+    """Return an executor for ``ModelAudit.run``, which runs tasks on a Ray cluster.
 
-    The cluster is that of :func:`run_on_ray`. All parts run at once, so that no seed is left out
-    for lack of time; the plan is that of one machine.
+    The cluster is that of :func:`oneway.benchmark.run_on_ray`. All tasks run at once, so that no
+    seed is left out for lack of time; the plan is that of a single machine.
 
     Args:
         job: The audit.
-        retries: How often a task is tried again when its process or machine is lost.
-        finished: Told of each part that is done.
+        retries: Most attempts after the first, when a task's process or machine is lost.
+        finished: Called with the name of each finished task.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -65,16 +70,16 @@ def audit_on_ray(
     check_count("retries", retries, least=0)
     sent = dataclasses.replace(job, store=Store(job.store.root.resolve()))
 
-    def executor(context: AuditContext, parts: Sequence[str]) -> Iterator[TaskResult | OnewayError]:
-        tasks = [partial(sent.run, part, context) for part in parts]
-        found = dict[int, TaskResult | OnewayError]()
-        given = 0
-        for number, one in run_tasks(tasks, [job.device] * len(parts), retries):
-            found[number] = one
+    def executor(context: AuditContext, names: Sequence[str]) -> Iterator[TaskResult | OnewayError]:
+        tasks = [partial(sent.run, name, context) for name in names]
+        results = dict[int, TaskResult | OnewayError]()
+        position = 0
+        for number, result in run_tasks(tasks, [job.device] * len(names), retries):
+            results[number] = result
             if finished is not None:
-                finished(parts[number])
-            while given in found:
-                yield found.pop(given)
-                given += 1
+                finished(names[number])
+            while position in results:
+                yield results.pop(position)
+                position += 1
 
     return executor

@@ -1,7 +1,6 @@
-"""The controls of an audit: its decoders on releases whose leak is known."""
+"""Run the controls of an audit: its decoders attack releases whose leak is known."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -30,49 +29,15 @@ from oneway.releases import guarded_release, logits_from_confidences
 from oneway.targets import DefendedTarget
 
 
-def run_controls(
-    plan: AuditPlan,
-    audited: AuditTarget,
-    answers: Answers,
-    images: Tensor,
-    epochs: int,
-    store: Store,
-    seed: int,
-    report: ProgressCallback,
-) -> dict[str, ControlResult]:
-    """Attack releases whose leak is known, with one decoder of the ensemble each: a quick form.
+class ControlRun:
+    """The attacks on the controls of a plan, which share data, decoders and the label-only attack.
 
     Each control names the input transform of the decoder that it vouches for.
-
-    Args:
-        plan: Names the controls, decoder widths, and numbers of answers that averaging tries.
-        audited: Model, data and release.
-        answers: Answers of the model and of the release.
-        images: ``(N, ...)`` the attacker's images, in random order: the first are used.
-        epochs: Epochs that each decoder is trained.
-        store: Keeps trained networks.
-        seed: Seed of the attackers.
-        report: Progress callback.
-
-    Returns:
-        The result of each control, by name; none if the plan has none.
     """
-    if not plan.controls:
-        return {}
-    controls = {name: CONTROLS[name] for name in plan.controls}
-    run = _ControlRun(
-        plan, controls, audited, answers, images[:CONTROL_ROWS], epochs, store, seed, report
-    )
-    return {name: run.judge(name, control) for name, control in controls.items()}
-
-
-class _ControlRun:
-    """The attacks on controls, with what they share: data, decoders, and the label-only attack."""
 
     def __init__(
         self,
         plan: AuditPlan,
-        controls: Mapping[str, Control],
         audited: AuditTarget,
         answers: Answers,
         images: Tensor,
@@ -81,6 +46,20 @@ class _ControlRun:
         seed: int,
         report: ProgressCallback,
     ) -> None:
+        """Attack the label and the clean scores, which controls are compared with.
+
+        Args:
+            plan: Names of controls, decoder widths, and numbers of answers that averaging tries.
+            audited: Model, data and release.
+            answers: Answers of the model and of the release.
+            images: ``(N, ...)`` auxiliary images in random order; the first are used.
+            epochs: Epochs that each decoder is trained.
+            store: Store of trained networks.
+            seed: Seed of the attackers.
+            report: Progress callback.
+        """
+        self.controls = {name: CONTROLS[name] for name in plan.controls}
+        images = images[:CONTROL_ROWS]
         self.audited, self.images, self.seed = audited, images, seed
         self.clean = answers.clean[: len(images)]
         # At random: files are often sorted by class.
@@ -92,8 +71,8 @@ class _ControlRun:
         spec = AttackerSpec(
             widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
         )
-        # In the plan's order: the first reads the label.
-        transforms = dict.fromkeys(control.input_transform for control in controls.values())
+        # In the plan's order, since decoders of the first transform read the label.
+        transforms = dict.fromkeys(control.input_transform for control in self.controls.values())
         self.attackers = {
             transform: prepare_attackers(
                 dataclasses.replace(spec, input_transforms=(transform,)),
@@ -108,17 +87,21 @@ class _ControlRun:
         self.knowledge = AttackerKnowledge(
             images, self.clean, self.clean, held_out, repeats=spec.repeats
         )
-        self.label = self.attack("controls: the label", LabelOnly.name, next(iter(transforms)))
-        plain = [control for control in controls.values() if control.reference is None]
+        self.label = self._attack("controls: the label", LabelOnly.name, next(iter(transforms)))
+        plain = [control for control in self.controls.values() if control.reference is None]
         self.on_clean = {
-            transform: self.attack("controls: clean", Retrained.name, transform)
+            transform: self._attack("controls: clean", Retrained.name, transform)
             for transform in dict.fromkeys(control.input_transform for control in plain)
         }
 
-    def attack(
+    def results(self) -> dict[str, ControlResult]:
+        """Attack all controls; return the result of each, by name."""
+        return {name: self._judge(name, control) for name, control in self.controls.items()}
+
+    def _attack(
         self, title: str, name: str, input_transform: str, make: MakeControl | None = None
     ) -> AttackResult:
-        """Attack what a control makes of the clean scores, or those scores."""
+        """Attack a control's release of the clean scores, or the clean scores themselves."""
         knowledge, released = self.knowledge, self.clean_test
         if make is not None:
             defense = make(self.places, Stream(self.seed, title).generator())
@@ -138,15 +121,15 @@ class _ControlRun:
         attackers = self.attackers[input_transform]
         return attackers.run(title, knowledge, released, self.test, (name,))[name]
 
-    def judge(self, name: str, control: Control) -> ControlResult:
-        """Attack one control and its reference, and compare them with the label."""
+    def _judge(self, name: str, control: Control) -> ControlResult:
+        """Attack a control and its reference, and compare them with the label-only attack."""
         transform = control.input_transform
         if control.reference is None:
             reference = self.on_clean[transform]
         else:
             title = f"reference: {name}"
-            reference = self.attack(title, Retrained.name, transform, control.reference)
-        result = self.attack(f"control: {name}", control.attack, transform, control.make)
+            reference = self._attack(title, Retrained.name, transform, control.reference)
+        result = self._attack(f"control: {name}", control.attack, transform, control.make)
         results = (result, reference, self.label)
         if control.expected == "read":
             errors = [planted_errors(self.test, r.reconstructions, self.places) for r in results]

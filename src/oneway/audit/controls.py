@@ -1,4 +1,4 @@
-"""Controls: releases whose leak is known. An audit that misjudges one is void."""
+"""Controls: releases whose leak is known. An audit that misjudges a control is void."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,37 +17,37 @@ from oneway.evaluation.verdict import gap_or_none, standard_error
 from oneway.inversion import LEADING
 
 BROKEN_BELOW = 0.35
-"""Largest closed gap of a release that hides nothing, for attackers who are to be believed."""
+"""Largest G that attackers may measure on a release that hides nothing."""
 
 HOLDS_ABOVE = 0.65
-"""Smallest closed gap of a release that tells the label alone."""
+"""Smallest G that attackers may measure on a release that reveals the label alone."""
 
 READ_ABOVE = 0.5
-"""Share of planted pixels' label-only error that an attacker must have removed."""
+"""Smallest share of planted pixels' label-only error that an attacker must remove."""
 
 CLEAR = 6
-"""Standard errors that the gap must measure: a closed gap then is known to about a sixth."""
+"""Smallest gap, in standard errors, that decides a control: G then is known to about a sixth."""
 
 Expected = Literal["broken", "read", "holds"]
 
 MakeControl = Callable[[Tensor, Generator], Defense]
-"""Builds a control, given which pixels differ most between images, as ``(P)`` flat indices, and
-its randomness."""
+"""Builds a control, from ``(P)`` flat indices of the pixels that differ most between images, and
+from the control's source of randomness."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """One release with a known leak, and whom it vouches for.
+    """A release whose leak is known, and the attacker that it vouches for.
 
     Attributes:
-        make: Builds it.
-        expected: ``"broken"``: G must be about 0. ``"read"``: the planted pixels must be found.
+        make: Builds the release.
+        expected: ``"broken"``: G must be about 0. ``"read"``: the planted pixels must be read.
             ``"holds"``: G must be about 1.
-        input_transform: The input transform of the decoder that attacks it.
-        attack: The attacker; the control is left out of an audit that lacks this one.
-        reference: A release without what makes it hard, that must be no easier: G is 0 where its
-            error is reached. None: clean scores.
-        least_classes: With fewer there is nothing to vouch for.
+        input_transform: Input transform of the decoder that attacks the release.
+        attack: Name of the attack. An audit without this attack leaves the control out.
+        reference: Builds a release with the same information but without the difficulty. G is 0
+            where the attack on the control reaches the reference's error. None: clean scores.
+        least_classes: Least number of classes; with fewer, the control proves nothing.
     """
 
     make: MakeControl
@@ -64,12 +64,12 @@ CONTROLS: dict[str, Control] = {
     "temperature": Control(lambda *_: Temperature(temperature=2.0), "broken"),
     "class-offsets": Control(lambda *_: ClassOffsets(), "broken"),
     "noisy-tail": Control(
-        # All that this input transform looks at; the others read it no better than the label.
+        # The entries that this input transform reads; others read them no better than the label.
         lambda *_: NoisyTail(count=LEADING),
         "broken",
         input_transform="leading",
         reference=lambda *_: TopK(count=LEADING),
-        # A single further entry is what is left: no noise.
+        # With one class fewer, a single entry is left, which cannot be noisy.
         least_classes=LEADING + 2,
     ),
     "averaged-noise": Control(
@@ -80,15 +80,15 @@ CONTROLS: dict[str, Control] = {
     "planted-leak": Control(lambda places, _: PlantedLeak(positions=places.tolist()), "read"),
     "label-only": Control(lambda *_: LabelOnly(), "holds"),
 }
-"""Releases whose leak is known, and what must be found of each."""
+"""Releases whose leak is known by name, with the result that each must have."""
 
 
 def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:
-    """Return the names of the controls that vouch for these attackers.
+    """Return the names of the controls that vouch for attackers.
 
     Args:
-        attacks: Names of the attacks that take part.
-        classes: K.
+        attacks: Names of the attacks of an audit.
+        classes: Number of classes, K.
     """
     return tuple(
         name
@@ -99,17 +99,16 @@ def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ControlResult:
-    """How one control went.
+    """The result of a control.
 
     Attributes:
-        name: A key of ``CONTROLS``.
+        name: Key of ``CONTROLS``.
         expected: Result that a believable audit has.
-        measured: G; or, of planted pixels, the share of the label-only error that is gone. None
-            where clean scores, or the reference, tell no more than the label: then nothing can be
-            broken.
-        passed: Whether it is as expected; None where that cannot be decided.
-        attack: The attack that the control vouches for.
-        input_transform: The input transform that the control vouches for.
+        measured: G; for planted pixels, the share of the label-only error that the attack removes.
+            None where clean scores, or the reference, add nothing to the label.
+        passed: Whether the result is as expected; None: inconclusive.
+        attack: Name of the attack that the control vouches for.
+        input_transform: Input transform that the control vouches for.
     """
 
     name: str
@@ -121,27 +120,31 @@ class ControlResult:
 
 
 def planted_positions(images: Tensor, classes: int) -> Tensor:
-    """Return which entries of a query a planted leak tells: those that vary most.
+    """Return the entries of a query that a planted leak reveals: the entries that vary most.
 
     Args:
         images: ``(N, ...)`` auxiliary queries.
-        classes: K, the most that one release can tell.
+        classes: Number of classes, K.
+
+    Returns:
+        ``(P)`` int64 flat indices in rising order, on the CPU; P is at most K - 1.
     """
     variances = images.flatten(1).double().var(0, correction=0)
-    # A softmax forgets what all scores have in common: K of them tell K - 1 numbers.
+    # A softmax ignores a constant, so that K probabilities carry K - 1 numbers.
     count = min(classes - 1, int((variances > 0).sum()))
     return variances.topk(max(1, count)).indices.sort().values.cpu()
 
 
 def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> ControlResult:
-    """Compare an attack on a control with one on its reference, and with the label.
+    """Compare attacks on a control, on its reference, and on the label alone.
+
+    Errors are of queries; for a planted leak, over the planted entries alone.
 
     Args:
-        name: A key of ``CONTROLS``.
-        errors: ``(N)`` of the attack on the control; of a planted leak, over the planted entries
-            alone.
-        clean: ``(N)`` of the same decoder on clean scores, or on the control's reference.
-        label: ``(N)`` given the label alone; of a planted leak, over the planted entries.
+        name: Key of ``CONTROLS``.
+        errors: ``(N)`` errors of the attack on the control.
+        clean: ``(N)`` errors of the same decoder on clean scores, or on the control's reference.
+        label: ``(N)`` errors of the label-only attack.
     """
     control = CONTROLS[name]
 
@@ -154,7 +157,7 @@ def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> Co
         share = 1 - float(errors.mean()) / max(float(label.mean()), 1e-12)
         return result(share, share >= READ_ABOVE)
     gain = label - clean
-    # A gap that is lost in the noise of the queries cannot be closed or left open.
+    # A gap within the noise of the queries decides nothing.
     if float(gain.mean()) <= CLEAR * standard_error(gain):
         return result(None, None)
     gap = gap_or_none(float(errors.mean()), float(clean.mean()), float(label.mean()))
@@ -164,12 +167,18 @@ def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> Co
 
 
 def failed_controls(results: Mapping[str, ControlResult]) -> list[str]:
-    """Return the names of controls that were misjudged."""
+    """Return the names of the controls that failed."""
     return [name for name, result in results.items() if result.passed is False]
 
 
 def planted_errors(images: Tensor, reconstructions: Tensor, places: Tensor) -> Tensor:
-    """Return ``(N)`` float64 squared errors per query over the planted entries alone."""
+    """Return ``(N)`` float64 mean squared errors per query over the planted entries alone.
+
+    Args:
+        images: ``(N, ...)`` true queries.
+        reconstructions: Same shape.
+        places: ``(P)`` int64 flat indices of the planted entries.
+    """
     index = places.to(images.device)
     differences = images.flatten(1)[:, index] - reconstructions.flatten(1)[:, index]
     return differences.double().square().mean(1)

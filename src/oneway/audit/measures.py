@@ -1,4 +1,4 @@
-"""What an audit measures besides the error: how like the truth, for whom, at what price."""
+"""Measures of an audit: similarity, re-identification, utility and cost."""
 
 import dataclasses
 import resource
@@ -44,23 +44,23 @@ from oneway.releases import release
 from oneway.targets import DefendedTarget
 
 GALLERY = 1000
-"""True inputs among which a reconstruction is to find its own."""
+"""True inputs of a gallery in which reconstructions are re-identified."""
 
 BATCHED = 256
-"""Most queries that are asked at once to count how many are answered a second."""
+"""Most queries of a batch that measures the queries per second."""
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed's attacks and what they come to.
+    """The attacks of a seed and their verdict.
 
     Attributes:
         seed: Seed of the attackers.
         clean_results: Attacks on clean scores, by name.
         results: Attacks on the release, by name.
-        baselines: From the clean_results.
-        verdict: On the release.
-        held_out: ``(N)`` bool, the auxiliary rows that attackers chose on.
+        baselines: Baselines, from ``clean_results``.
+        verdict: Verdict on the release.
+        held_out: ``(N)`` bool, the auxiliary rows that select epochs and decoders.
     """
 
     seed: int
@@ -72,19 +72,20 @@ class SeedResult:
 
     @property
     def strongest(self) -> AttackResult:
-        """What the strongest attacker achieved."""
+        """The result of the strongest attacker."""
         return self.results[self.verdict.strongest]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How like the truth the reconstructions of one seed are.
+    """Similarity of the reconstructions of a seed to the true inputs.
 
     Attributes:
         seed: Seed of the attackers.
-        summary: By whose reconstructions: ``released``, ``clean`` and ``label``.
+        summary: Measures of the strongest attack on ``released`` and ``clean`` scores and on the
+            ``label``.
         reidentified: Shares of re-identified queries, by attacker on the release.
-        columns: By attacker on the release, columns of one value per test query.
+        columns: By attacker on the release, columns with a value for each test query.
     """
 
     seed: int
@@ -93,63 +94,67 @@ class Measures:
     columns: Mapping[str, Mapping[str, Tensor]]
 
     def queries(self, seed_results: Sequence[SeedResult]) -> dict[str, Any]:
-        """Return columns with one value per seed, attacker and test query."""
-        more = dict.fromkeys(name for own in self.columns.values() for name in own)
-        found: dict[str, list[Any]] = {
-            name: [] for name in ("seed", "attack", "query", "error", *more)
+        """Return columns with a value for each seed, attacker and test query.
+
+        Args:
+            seed_results: Results of all seeds.
+        """
+        measured = dict.fromkeys(name for table in self.columns.values() for name in table)
+        rows: dict[str, list[Any]] = {
+            name: [] for name in ("seed", "attack", "query", "error", *measured)
         }
-        for one in seed_results:
-            for name, result in one.results.items():
+        for seed_result in seed_results:
+            for name, result in seed_result.results.items():
                 count = len(result.errors)
-                own = self.columns[name] if one.seed == self.seed else {}
-                found["seed"] += [one.seed] * count
-                found["attack"] += [name] * count
-                found["query"] += range(count)
-                found["error"] += result.errors.tolist()
-                for column in more:
-                    values = own.get(column)
-                    found[column] += [None] * count if values is None else values.tolist()
-        return found
+                table = self.columns[name] if seed_result.seed == self.seed else {}
+                rows["seed"] += [seed_result.seed] * count
+                rows["attack"] += [name] * count
+                rows["query"] += range(count)
+                rows["error"] += result.errors.tolist()
+                for column in measured:
+                    values = table.get(column)
+                    rows[column] += [None] * count if values is None else values.tolist()
+        return rows
 
 
-def measure(one: SeedResult, audited: AuditTarget, images: Tensor, seed: int) -> Measures:
-    """Compare reconstructions with the truth, and with what the baselines give.
+def measure(first: SeedResult, audited: AuditTarget, images: Tensor, seed: int) -> Measures:
+    """Compare reconstructions with the true inputs.
 
-    Queries are re-identified by every attacker, since the one of the lowest error need not be the
-    one that tells them apart best; the rest is of the strongest.
+    All attackers re-identify queries, since the attacker of the lowest error need not be the best
+    at this. All other measures are of the strongest attacker.
 
     Args:
-        one: A seed's attacks.
+        first: Attacks of the first seed.
         audited: Model, data and release.
-        images: ``(N, ...)`` the attacker's own; the embedder learns from them alone.
+        images: ``(N, ...)`` auxiliary inputs; the embedder is fitted to them alone.
         seed: Seed of the galleries.
     """
     embedder = PrincipalComponents.fit(images)
 
     def ranks(results: Mapping[str, AttackResult]) -> dict[str, Tensor]:
         return {
-            name: _ranks(result, audited.test, embedder, images[one.held_out], seed)
+            name: _ranks(result, audited.test, embedder, images[first.held_out], seed)
             for name, result in results.items()
         }
 
-    released, clean = ranks(one.results), ranks(one.clean_results)
-    best = min(one.clean_results.values(), key=lambda result: result.error)
-    label = one.clean_results["label-only"]
+    released, clean = ranks(first.results), ranks(first.clean_results)
+    best = min(first.clean_results.values(), key=lambda result: result.error)
+    label = first.clean_results["label-only"]
     summary, columns = {}, {name: {"rank": each} for name, each in released.items()}
-    for whose, result, known in (
-        ("released", one.strongest, released),
+    for source, result, ranks_by_attack in (
+        ("released", first.strongest, released),
         ("clean", best, clean),
         ("label", label, {label.attack: clean[label.attack]}),
     ):
-        found, own = _likeness(result.reconstructions, audited)
-        shares = {name: _shares(each) for name, each in known.items()}
-        who = max(shares, key=lambda name: tuple(shares[name].values()))
-        found |= {f"reidentified_{rank}": share for rank, share in shares[who].items()}
-        summary[whose] = found | {"reidentified_by": who, "gallery": _gallery(audited.test)}
-        if whose == "released":
-            columns[result.attack] |= own
+        measures, by_query = _similarity(result.reconstructions, audited)
+        shares = {name: _shares(each) for name, each in ranks_by_attack.items()}
+        attack = max(shares, key=lambda name: tuple(shares[name].values()))
+        measures |= {f"reidentified_{rank}": share for rank, share in shares[attack].items()}
+        summary[source] = measures | {"reidentified_by": attack, "gallery": _gallery(audited.test)}
+        if source == "released":
+            columns[result.attack] |= by_query
     reidentified = {name: _shares(each) for name, each in released.items()}
-    return Measures(one.seed, summary, reidentified, columns)
+    return Measures(first.seed, summary, reidentified, columns)
 
 
 def _gallery(test: Tensor) -> int:
@@ -157,7 +162,7 @@ def _gallery(test: Tensor) -> int:
 
 
 def _ranks(
-    result: AttackResult, test: Tensor, embedder: PrincipalComponents, own: Tensor, seed: int
+    result: AttackResult, test: Tensor, embedder: PrincipalComponents, held_out: Tensor, seed: int
 ) -> Tensor:
     """Return ``(N)`` ranks of each query among the true inputs of a gallery."""
     made = result.own_reconstructions
@@ -167,8 +172,8 @@ def _ranks(
         result.reconstructions,
         gallery=_gallery(test),
         generator=Stream(seed, "gallery").generator(),
-        # How far a reconstruction is to be trusted, its maker has seen on images of its own.
-        regression=None if made is None else FeatureRegression.fit(embedder, own, made),
+        # The attacker knows from held-out images how well reconstructions render each feature.
+        regression=None if made is None else FeatureRegression.fit(embedder, held_out, made),
     )
 
 
@@ -176,35 +181,35 @@ def _shares(ranks: Tensor) -> dict[str, float]:
     return {"rank_1": rank_share(ranks, 1), "rank_5": rank_share(ranks, 5)}
 
 
-def _likeness(made: Tensor, audited: AuditTarget) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return how like the test queries reconstructions are; and the same query by query."""
-    errors, own = inversion_errors(audited.test, made), dict[str, Tensor]()
-    found: dict[str, Any] = {
+def _similarity(made: Tensor, audited: AuditTarget) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the similarity of reconstructions to the test queries: in summary, and by query."""
+    errors, by_query = inversion_errors(audited.test, made), dict[str, Tensor]()
+    summary: dict[str, Any] = {
         "error": float(errors.mean()),
         "error_worst_5_percent": lowest_share(errors, 0.05),
         "error_worst_1_percent": lowest_share(errors, 0.01),
     }
     if audited.test.ndim == 4:
-        own["psnr"] = peak_signal_to_noise_ratio(audited.test, made)
-        own["ssim"] = structural_similarity(audited.test, made)
-        finite = own["psnr"][own["psnr"].isfinite()]
-        found["psnr_decibels"] = float(finite.mean()) if len(finite) else None
-        found["ssim"] = float(own["ssim"].mean())
+        by_query["psnr"] = peak_signal_to_noise_ratio(audited.test, made)
+        by_query["ssim"] = structural_similarity(audited.test, made)
+        finite = by_query["psnr"][by_query["psnr"].isfinite()]
+        summary["psnr_decibels"] = float(finite.mean()) if len(finite) else None
+        summary["ssim"] = float(by_query["ssim"].mean())
     for column in audited.columns:
         block = (column.start, column.stop)
         if column.kind == "categorical":
             value = categorical_accuracy(audited.test, made, block)
         else:
             value = numeric_error(audited.test, made, block)
-        found.setdefault("columns", {})[column.name] = {
+        summary.setdefault("columns", {})[column.name] = {
             "kind": column.kind,
             "value": float(value.double().mean()),
         }
-    return found, own
+    return summary, by_query
 
 
 def utility(audited: AuditTarget, answers: Answers, defense: Defense) -> dict[str, Any]:
-    """Return what the release costs its users, and its server.
+    """Return the costs of the release for its users and its server.
 
     Args:
         audited: Model, data and release.
@@ -237,7 +242,7 @@ def utility(audited: AuditTarget, answers: Answers, defense: Defense) -> dict[st
 
 
 def _quality(confidences: Tensor, labels: Tensor | None) -> dict[str, Any]:
-    """Return what true labels say of confidences; nothing without them."""
+    """Return measures of confidences against true labels; all None without labels."""
     names = ("top_1", "top_5", "negative_log_likelihood", "expected_calibration_error")
     if labels is None:
         return dict.fromkeys((*names, "brier_score", "failure_auroc"))
@@ -252,34 +257,34 @@ def _quality(confidences: Tensor, labels: Tensor | None) -> dict[str, Any]:
 
 
 def _reliability(confidences: Tensor, labels: Tensor | None) -> list[dict[str, Any]] | None:
-    """Return how often answers are right that say they are so sure; nothing without labels."""
+    """Return the reliability bins of confidences; None without labels."""
     if labels is None:
         return None
     return [dataclasses.asdict(interval) for interval in reliability_bins(confidences, labels)]
 
 
 def _costs(guards: Mapping[str, DefendedTarget], queries: Tensor) -> dict[str, Any]:
-    """Return what answering takes each of them, and why it could not be measured, or None.
+    """Return the time that each target takes to answer; ``failed`` says why it is not known.
 
-    This comes last, when all attacks are done: a target that fails now must not lose them.
+    All attacks are done by now, so that a target that fails here must not end the audit.
     """
-    found: dict[str, Any] = {name: dict.fromkeys(COSTS) for name in guards}
+    costs: dict[str, Any] = {name: dict.fromkeys(COSTS) for name in guards}
     failed = None
     for name, guard in guards.items():
         try:
-            found[name] = _cost(guard, queries)
+            costs[name] = _cost(guard, queries)
         except (OnewayError, RuntimeError) as error:
-            # Other errors than our own may quote a query.
+            # An error of another package may quote a query.
             detail = f": {error}" if isinstance(error, OnewayError) else ""
             failed = failed or f"{type(error).__name__} while {name} answers were timed{detail}"
-    return {**found, "failed": failed}
+    return {**costs, "failed": failed}
 
 
 COSTS = ("p50_milliseconds", "p99_milliseconds", "queries_per_second")
 
 
 def _cost(guard: DefendedTarget, queries: Tensor) -> dict[str, float]:
-    """Return milliseconds of one query, and how many are answered a second in batches."""
+    """Return the milliseconds of a single query, and the queries per second in batches."""
     batch = queries[:BATCHED]
     single = query_times(guard, queries[:1], SINGLE_QUERIES)
     median, late = median_high(single), single[int(0.99 * len(single))]
@@ -288,7 +293,7 @@ def _cost(guard: DefendedTarget, queries: Tensor) -> dict[str, float]:
 
 
 def _peak_memory(device: torch.device) -> float:
-    """Return the most memory that this process, or its GPU, has held so far."""
+    """Return the peak memory of this process, or of its GPU, in mebibytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""Audit somebody's model: the whole ensemble, its controls, and a verdict that can be checked."""
+"""Audit a model: all attackers, their controls, and a verdict that can be checked."""
 
 import dataclasses
 import time
@@ -31,17 +31,17 @@ from oneway.evaluation.store import Store
 from oneway.targets import DefendedTarget
 
 Executor = Callable[[AuditContext, Sequence[str]], Iterator[TaskResult | OnewayError]]
-"""Runs the tasks of an audit; gives the result of each, or the error that it raised on purpose, in
-the order of the tasks."""
+"""Runs the tasks of an audit; yields the result of each, or the error that the task raised on
+purpose, in the order of the tasks."""
 
 
 @dataclass(frozen=True)
 class AuditOutcome:
-    """What an audit found.
+    """The results of an audit.
 
     Attributes:
-        record: Everything but the rows.
-        queries: Columns of one value per seed, attacker and test query.
+        record: All results except those of single queries.
+        queries: Columns with a value for each seed, attacker and test query.
         pictures: Images of the record's examples, uint8, by view; empty for tables of records.
     """
 
@@ -51,7 +51,7 @@ class AuditOutcome:
 
 
 class ModelAudit:
-    """One audit of one release."""
+    """An audit of a release."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class ModelAudit:
 
         Args:
             audited: Model, data and release.
-            store: Keeps trained networks; a rerun trains only what is missing.
-            settings: Settings of the audit; None: everything.
+            store: Store of trained networks; a rerun trains only what is missing.
+            settings: Settings of the audit; None: a full audit.
             seed: First of the seeds.
             report: Progress callback.
             understanding: From :func:`~oneway.audit.understand`, if that was called already.
@@ -80,14 +80,14 @@ class ModelAudit:
         self._begin = 0.0
 
     def run(self, executor: Executor | None = None) -> AuditOutcome:
-        """Ask, plan, attack, question the attack, and judge.
+        """Query the model, plan, attack, run the controls, and judge.
 
         Args:
-            executor: Runs the tasks elsewhere; None: one after the other, here.
+            executor: Runs the tasks on a cluster; None: this process runs them in turn.
 
         Raises:
-            OnewayError: The model fails, or a task of the audit does. If it is a seed, and others
-                are done, the audit ends with those.
+            OnewayError: The model or a task of the audit fails. If a seed fails and other seeds
+                are done, the audit ends with those seeds instead.
         """
         self._begin = time.perf_counter()
         context = self._prepare()
@@ -136,7 +136,7 @@ class ModelAudit:
         return AuditOutcome(record, measures.queries(results), pictures)
 
     def _prepare(self) -> AuditContext:
-        """Ask the model, plan, and find out how long decoders are trained."""
+        """Query the model, plan, and find the number of epochs that decoders are trained."""
         audited = self.audited
         self.report("ask the model", 0.0)
         if self.understanding is None:
@@ -147,7 +147,7 @@ class ModelAudit:
         self.report("ask the model", 1.0)
         costs = measure_costs(audited, self.settings, answers, fitted, self.seed)
         plan = make_plan(self._full_plan(answers), costs, self.settings.minutes)
-        # In random order: files are often sorted by class, and controls take the first rows.
+        # In random order, since files are often sorted by class, and controls take the first rows.
         order = Stream(self.seed, "auxiliary rows").generator()
         rows = torch.randperm(len(clean), generator=order)[: plan.auxiliary].to(clean.device)
         answers = dataclasses.replace(
@@ -157,18 +157,18 @@ class ModelAudit:
         return AuditContext(plan, rows, clean, answers, epochs, plateau)
 
     def _collect(
-        self, found: Iterator[TaskResult | OnewayError]
+        self, outcomes: Iterator[TaskResult | OnewayError]
     ) -> tuple[dict[str, ControlResult], list[Flag], list[SeedResult], str | None]:
-        """Sort results of tasks by what they are; say why the seeds ended early, if they did."""
+        """Sort results of tasks by their types; say why the seeds ended early, if they did."""
         controls, flags, results = dict[str, ControlResult](), list[Flag](), list[SeedResult]()
-        for result in found:
+        for result in outcomes:
             if isinstance(result, SeedResult):
                 results.append(result)
             elif isinstance(result, list):
                 flags += result
             elif isinstance(result, dict):
                 controls = result
-            # A model that fails now must not lose the seeds that are done.
+            # If the model fails now, the finished seeds are kept.
             elif results:
                 return controls, flags, results, f"{type(result).__name__}: {result}"
             else:
@@ -178,7 +178,7 @@ class ModelAudit:
     def _one_by_one(
         self, context: AuditContext, names: Sequence[str]
     ) -> Iterator[TaskResult | OnewayError]:
-        """Run all tasks here; leave seeds out for which there is no time."""
+        """Run all tasks in this process; leave out seeds without enough time."""
         done = 0
         for name in names:
             is_seed = name.startswith(SEED_TASK)
@@ -191,7 +191,7 @@ class ModelAudit:
             done += is_seed
 
     def _full_plan(self, answers: Answers) -> AuditPlan:
-        """Return all that applies to the release, whatever it takes."""
+        """Return the plan of a full audit, without regard to time."""
         available = {"clean", "query"}
         available |= {"random"} if answers.random else set()
         available |= {"simulated_defenses"} if is_simulated(self.audited.release) else set()
@@ -216,7 +216,7 @@ class ModelAudit:
         )
 
     def _find_epochs(self, plan: AuditPlan, answers: Answers, images: Tensor) -> tuple[int, bool]:
-        """Return how long decoders are trained, and whether twice as long gains nothing."""
+        """Return the number of epochs for decoders, and whether twice as many gain nothing."""
         scores = {"clean": answers.clean, "released": answers.released}
         transform, width = plan.input_transforms[0], max(plan.widths)
 
@@ -234,7 +234,7 @@ class ModelAudit:
         return find_plateau(plan.first_epochs, plan.most_epochs, scores, held_out_error, is_late)
 
     def _is_late(self, seeds_done: int) -> bool:
-        """Say whether another seed would take longer than there is time."""
+        """Return whether another seed would exceed the target run time."""
         if self.settings.minutes is None:
             return False
         spent = self._spent()

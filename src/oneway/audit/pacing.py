@@ -1,4 +1,4 @@
-"""How long an audit takes: what an epoch and a query cost, and when decoders stop gaining."""
+"""Pace an audit: seconds of an epoch and of a query, and the epochs at which decoders plateau."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from oneway.evaluation.timing import synchronize
 from oneway.inversion import Inverter, RecordInverter, build_inverter
 
 GAIN = 0.01
-"""Share of the error that twice the epochs must take away to count as a gain."""
+"""Share of the error that twice the epochs must remove to count as a gain."""
 
 TIMED_SECONDS = 0.5
 """Seconds that each decoder is timed before an audit is planned."""
@@ -30,11 +30,11 @@ def measure_costs(
     fitted: FittedDefense,
     seed: int,
 ) -> Costs:
-    """Measure what an epoch and a query cost on this machine.
+    """Measure the seconds of an epoch and of a query on this machine.
 
     Args:
         audited: Model, data and release.
-        settings: Which decoders compete, and whether controls are run.
+        settings: Settings of the audit: decoders and controls.
         answers: Answers of the model and of the release.
         fitted: The defense.
         seed: Seed of the decoders that are timed.
@@ -66,7 +66,7 @@ def measure_costs(
 def _step_seconds(
     confidences: Tensor, images: Tensor, input_transform: str, width: int, seed: int
 ) -> float:
-    """Return the seconds that a decoder takes to learn from one row once."""
+    """Return the seconds of a training step of a decoder, per row."""
     classes, shape = confidences.shape[-1], images.shape[1:]
 
     def build() -> Inverter | RecordInverter:
@@ -84,7 +84,7 @@ def _step_seconds(
         optimizer.step()
         synchronize(images.device)
         taken.append(time.perf_counter() - begin)
-    # The first step is slow: it prepares kernels.
+    # The first step is slow, since it prepares kernels.
     return (taken[-1] - taken[0]) / (len(taken) - 1) / len(images)
 
 
@@ -95,20 +95,21 @@ def find_plateau(
     held_out_error: Callable[[str, int], float],
     is_late: Callable[[], bool],
 ) -> tuple[int, bool]:
-    """Double the epochs until twice as many gain nothing, on any of the scores.
+    """Double the epochs until twice as many gain nothing, on all scores.
 
-    Scores that a decoder still learns from decide for all, since all releases are attacked with
-    equal means.
+    A gain on any scores doubles the epochs for all, since all releases are attacked with equal
+    means.
 
     Args:
         first: Epochs to begin with.
-        most: Epochs that are never exceeded.
-        scores: Names of the scores that a decoder is trained on.
-        held_out_error: Returns the error of a decoder on named scores, after so many epochs.
-        is_late: Whether there is no time for another doubling.
+        most: Most epochs.
+        scores: Names of the scores that decoders are trained on.
+        held_out_error: Returns the held-out error of a decoder, given the name of scores and the
+            number of epochs.
+        is_late: Returns whether there is no time for another doubling.
 
     Returns:
-        The epochs, and whether twice as many were seen to gain nothing.
+        The epochs, and whether twice as many gained nothing.
     """
     epochs, names = first, list(scores)
     while 2 * epochs <= most:
@@ -117,7 +118,7 @@ def find_plateau(
         ]
         if max(gains) < GAIN:
             return epochs, True
-        # Twice the epochs gained: so twice is what all decoders get.
+        # Twice the epochs gained, so that all decoders get twice as many.
         epochs *= 2
         if is_late():
             break

@@ -1,4 +1,4 @@
-"""Plan an audit: what is affordable in the time there is, and what is left out for it."""
+"""Plan an audit that fits the target run time, and list what is left out for it."""
 
 import dataclasses
 import math
@@ -11,45 +11,46 @@ from oneway.audit.controls import CONTROLS
 from oneway.inversion import TrainingSettings
 
 FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
-"""Input transforms of a full audit: the whole registry."""
+"""Input transforms of a full audit: the whole registry, the most robust first."""
 
 WIDTHS = (16, 32)
 """Channels of the last hidden layer of a decoder."""
 
 FIRST_EPOCHS = 6
-"""Where the search for the plateau begins; doubled until twice the epochs gain nothing."""
+"""Epochs at which the search for the plateau begins."""
 
 LEAST_STEPS = 600
-"""Steps that a decoder takes at least, in the shortest training that is tried."""
+"""Least steps of a decoder in the shortest training of that search."""
 
 MOST_EPOCHS = 48
+"""Epochs at which the search for the plateau ends."""
 
 REPEATS = (10, 100)
-"""How often averaging asks a random API."""
+"""Numbers of answers to the same query that averaging tries."""
 
 CONTROL_ROWS = 4000
-"""Auxiliary images that each control is trained on: a quick form."""
+"""Most auxiliary images that decoders of controls are trained on."""
 
 CONTROL_TEST = 2000
-"""Test queries that each control is graded on."""
+"""Most test queries that controls are graded on."""
 
 SINGLE_QUERIES = 200
 """Single queries that are timed at the end, with and without the defense."""
 
 SHARE_TRAINED = 0.7
-"""Share of a model selection's full price: decoders that trail are given up."""
+"""Expected share of a model selection's epochs: training stops early for decoders that trail."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured before planning.
+    """Times and sizes, measured before planning.
 
     Attributes:
-        training: Seconds of one epoch per auxiliary row, by a decoder's input transform and width.
-        asking: Seconds per query of the release, of many at once.
+        training: Seconds of an epoch per auxiliary row, by a decoder's input transform and width.
+        asking: Seconds per query of the release, in a batch.
         single: Seconds of a query by itself.
-        auxiliary: Auxiliary rows there are.
-        test: Test queries there are.
+        auxiliary: Number of auxiliary rows.
+        test: Number of test queries.
     """
 
     training: Mapping[tuple[str, int], float]
@@ -61,20 +62,20 @@ class Costs:
 
 @dataclass(frozen=True)
 class AuditPlan:
-    """Who attacks, with what, for how long.
+    """Attackers, decoders, controls and run time of an audit.
 
     Attributes:
-        attacks: Registered attacks, each with the same decoders.
-        input_transforms: Input transforms that compete.
-        widths: Decoder widths that compete.
+        attacks: Registered names of the attacks, each with the same decoders.
+        input_transforms: Input transforms in each model selection.
+        widths: Decoder widths in each model selection.
         repeats: Numbers of answers to the same query that averaging tries.
         most_epochs: Epochs at which the search for the plateau ends.
-        first_epochs: Epochs at which the search for the plateau begins.
-        controls: Names of controls that are run.
+        controls: Names of the controls.
         seeds: Number of seeds; each repeats all attacks.
-        auxiliary: Auxiliary rows that are used.
+        auxiliary: Number of auxiliary rows that are used.
         left_out: Parts of a full audit that are left out, in words.
         seconds: Expected run time, in seconds.
+        first_epochs: Epochs at which the search for the plateau begins.
     """
 
     attacks: tuple[str, ...]
@@ -91,16 +92,19 @@ class AuditPlan:
 
 
 def first_epochs_for(rows: int) -> int:
-    """Return where the search for the plateau begins with so many auxiliary rows.
+    """Return the epochs at which the search for the plateau begins.
 
-    With few rows an epoch has few steps, so that there must be more of them.
+    With few rows an epoch has few steps, so that there must be more epochs.
+
+    Args:
+        rows: Number of auxiliary rows.
     """
     steps = -(-rows // TrainingSettings().batch_size)
     return max(FIRST_EPOCHS, -(-LEAST_STEPS // steps))
 
 
 def settings_for(epochs: int) -> TrainingSettings:
-    """Return how every decoder of an audit is trained: one cycle of so many epochs."""
+    """Return the training settings of every decoder of an audit: one cycle of ``epochs``."""
     return TrainingSettings(
         epochs=epochs,
         learning_rate=0.01,
@@ -110,20 +114,25 @@ def settings_for(epochs: int) -> TrainingSettings:
 
 
 def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
-    """Return what a plan is expected to take, in seconds, at the first number of epochs."""
+    """Return the expected run time of a plan, in seconds, at its first number of epochs.
+
+    Args:
+        plan: The plan.
+        costs: Measured costs.
+    """
     attacks = inversion_attacks()
     epochs, rows, price = plan.first_epochs, plan.auxiliary, costs.training
     decoders = product(plan.input_transforms, plan.widths)
     selection = SHARE_TRAINED * rows * epochs * sum(price[decoder] for decoder in decoders)
     workload = Workload(rows, costs.test, plan.repeats)
-    # An attacker that simulates the defense trains a surrogate of its own first.
+    # An attacker that simulates the defense trains another surrogate first.
     selections = sum(
         attacks[name].model_selections(workload) + ("simulated_defenses" in attacks[name].requires)
         for name in plan.attacks
     )
     extra = sum(attacks[name].extra_queries(workload) for name in plan.attacks)
     queries = rows + costs.test + extra
-    # Two decoders, each with once and twice the epochs, at least.
+    # The plateau takes two decoders, each with once and twice the epochs, at least.
     plateau = 6 * rows * epochs * price[plan.input_transforms[0], max(plan.widths)]
     timing = 2 * SINGLE_QUERIES * costs.single
     once = plateau + _control_seconds(plan, costs) + timing
@@ -131,7 +140,7 @@ def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
 
 
 def _control_seconds(plan: AuditPlan, costs: Costs) -> float:
-    """Return what controls take: a decoder each, and one for each kind of reference."""
+    """Return the seconds of controls: a decoder each, and a decoder for each kind of reference."""
     controls = [CONTROLS[name] for name in plan.controls]
     plain = {control.input_transform for control in controls if control.reference is None}
     transforms = [control.input_transform for control in controls]
@@ -146,12 +155,12 @@ def _control_seconds(plan: AuditPlan, costs: Costs) -> float:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a plan can do without when time is short.
+    """A part of a plan that is left out when time is short.
 
     Attributes:
-        apply: Returns the plan without it; the same plan where it is not there.
-        describe: What is missing, in words, given the full plan and the final plan; empty where
-            nothing is.
+        apply: Returns a plan without the part; the same plan where the part is not in it.
+        describe: Returns the missing part in words, given the full and the final plan; empty where
+            nothing is missing.
     """
 
     apply: Callable[[AuditPlan], AuditPlan]
@@ -159,7 +168,7 @@ class Reduction:
 
 
 def reductions(full: AuditPlan) -> list[Reduction]:
-    """Return what a full plan can do without, the least missed first."""
+    """Return the parts that a full plan may leave out, the least important first."""
     attacks = [inversion_attacks()[name] for name in full.attacks]
     early = [_without(attack.name) for attack in attacks if attack.left_out == "early"]
     late = [_without(attack.name) for attack in attacks if attack.left_out == "late"]
@@ -221,17 +230,17 @@ def reductions(full: AuditPlan) -> list[Reduction]:
 def make_plan(
     full: AuditPlan, costs: Costs, minutes: float | None, *, least_rows: int = 1000
 ) -> AuditPlan:
-    """Leave out of a full plan what does not fit, the least missed first.
+    """Leave parts out of a full plan until it fits, the least important first.
 
     Args:
-        full: Everything that applies to the release.
+        full: Plan of a full audit.
         costs: Measured costs.
-        minutes: Target run time; None: no limit.
-        least_rows: Auxiliary rows that are always used, where there are so many.
+        minutes: Target run time, in minutes; None: no limit.
+        least_rows: Least number of auxiliary rows that are used, where there are so many.
 
     Returns:
-        The plan, with what it leaves out. If even the least plan does not fit, that plan: its
-        ``seconds`` show it.
+        The plan, with what it leaves out. If the smallest plan does not fit, it is returned even
+        so, and its ``seconds`` exceed the target run time.
     """
     limit = math.inf if minutes is None else 60 * minutes
     plan, steps = full, reductions(full)
@@ -239,8 +248,8 @@ def make_plan(
         if estimate_seconds(plan, costs) <= limit:
             break
         plan = step.apply(plan)
-    # The epochs stay: steps are what takes the time, so that to keep their number would save next
-    # to nothing. The search for the plateau gives few rows more epochs where that gains.
+    # The epochs stay. With more epochs for fewer rows, the steps and so the time would hardly fall.
+    # The search for the plateau adds epochs where they gain.
     while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least_rows:
         plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
     missing = [step.describe(full, plan) for step in steps]
@@ -254,7 +263,7 @@ def make_plan(
 
 
 def _repeats(name: str) -> bool:
-    """Say whether an attack asks the same query again and again."""
+    """Return whether an attack repeats the same query."""
     few, many = (inversion_attacks()[name].extra_queries(Workload(1, 1, (n,))) for n in (1, 2))
     return few != many
 

@@ -1,4 +1,4 @@
-"""The record of an audit: everything that it found but the rows, typed, and read again."""
+"""The typed record of an audit: all of its results except those of single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from oneway.metrics import Interval, bootstrap_gap
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRecord(TypedRecord):
-    """What an audit found.
+    """The results of an audit.
 
     Attributes:
         release: Name of the release.
@@ -42,21 +42,21 @@ class AuditRecord(TypedRecord):
         shape: Shape of one query.
         plan: Attackers, decoders and controls, with what was left out.
         seeds: Seeds that were run.
-        stopped: Why there are no more seeds, if the model failed after the first; else None.
+        stopped: Why seeds are missing, if the model failed after the first seed; else None.
         epochs: Epochs that each decoder was trained.
         plateau_shown: Whether twice the epochs gained nothing.
         errors: Mean squared error per pixel of each attacker, mean over seeds.
         reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
         strongest: Strongest attacker of each seed.
-        baselines: Errors that the verdict is measured between, means over seeds.
+        baselines: Errors of the baselines, means over seeds.
         adaptive_error: Error of the strongest attacker, mean over seeds.
         closed_gap: G, of errors that are averaged over seeds; None where there is no gap.
         closed_gap_by_seed: G of each seed.
         closed_gap_interval: 95 % interval of G over queries.
         closed_gap_least_confident: G over the least confident 5 % of queries.
         closed_gap_least_confident_interval: Its 95 % interval.
-        least_confident_queries: Number of these queries.
-        label_changes: Queries whose released label is not the model's.
+        least_confident_queries: Number of the least confident queries.
+        label_changes: Number of queries with another released label than the model's.
         keeps_label: Whether the defense promises to keep labels.
         random: Whether the same query is answered differently each time.
         controls: Result of each control, by name.
@@ -119,20 +119,20 @@ class AuditRecord(TypedRecord):
 
 @dataclass(frozen=True)
 class Findings:
-    """What an audit has found when all of its tasks are done.
+    """The results of an audit's tasks, before they are summed up.
 
     Attributes:
         plan: Attackers, decoders and controls, with what was left out.
-        seed_results: One for each seed that was run.
+        seed_results: Result of each seed that was run.
         controls: Result of each control, by name.
         flags: Suspicious facts about the release or the audit.
         measures: Similarity and re-identification, of the first seed.
         utility: Quality, distortion and cost for users and the server.
-        fitted: The defense.
+        fitted: The defense, ready to answer.
         answers: Answers of the model and of the release.
         epochs: Epochs that each decoder was trained.
         plateau: Whether twice the epochs gained nothing.
-        stopped: Why there are no more seeds, if the model failed after the first.
+        stopped: Why seeds are missing, if the model failed after the first seed; else None.
         examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
         understanding: What the audit understood of model and data.
@@ -155,11 +155,11 @@ class Findings:
 
 
 def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> AuditRecord:
-    """Write down what an audit has found.
+    """Return the record of an audit.
 
     Args:
         audited: Model, data and release.
-        findings: Results of its tasks.
+        findings: Results of the audit's tasks.
         seed: First of the seeds; draws the bootstrap's queries.
     """
     results, answers = findings.seed_results, findings.answers
@@ -190,8 +190,8 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         strongest=tuple(result.verdict.strongest for result in results),
         baselines=_mean_baselines(results),
         adaptive_error=_mean([result.verdict.adaptive_error for result in results]),
-        # Of errors that are averaged over seeds: a mean of ratios follows the seed whose clean and
-        # label-only errors differ least.
+        # G of the mean errors over seeds: a mean of ratios would follow the seed of the smallest
+        # gap.
         closed_gap=interval.estimate if interval else None,
         closed_gap_by_seed=tuple(result.verdict.closed_gap for result in results),
         closed_gap_interval=interval,
@@ -238,13 +238,13 @@ def _gap_interval(
     errors: Callable[[SeedResult], Tensor],
     rows: Tensor | None = None,
 ) -> Interval | None:
-    """Return the bootstrap interval of G over queries, of errors averaged over seeds.
+    """Return the bootstrap interval of G over queries, of mean errors over seeds.
 
     Args:
-        results: One for each seed.
-        seed: Draws the bootstrap's queries.
-        errors: ``(n)`` errors of a seed's attacker.
-        rows: ``(n)`` which queries these are; None: all.
+        results: Result of each seed.
+        seed: Seed of the bootstrap.
+        errors: Returns ``(n)`` errors of a seed's attacker.
+        rows: ``(n)`` row numbers of the queries; None: all queries.
     """
     index = slice(None) if rows is None else rows
     adaptive = torch.stack([errors(result) for result in results]).mean(0)

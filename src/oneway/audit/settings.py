@@ -1,4 +1,4 @@
-"""How an audit is run."""
+"""Settings of an audit."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,14 @@ from oneway.errors import InvalidOptionError
 
 @dataclass(frozen=True)
 class AuditSettings:
-    """How an audit is run.
+    """Settings of an audit.
 
     Attributes:
         seeds: Number of seeds; each repeats all attacks.
         minutes: Target run time, in minutes; None: no limit.
-        controls: Whether controls are run. Without them nothing vouches for the verdict.
-        input_transforms: Input transforms that compete.
-        widths: Decoder widths that compete.
+        controls: Whether controls are run. Without controls nothing vouches for the verdict.
+        input_transforms: Input transforms in each model selection.
+        widths: Decoder widths in each model selection.
         first_epochs: Epochs at which the search for the plateau begins.
         most_epochs: Epochs at which the search for the plateau ends.
         repeats: Numbers of answers to the same query that averaging tries.
@@ -42,17 +42,17 @@ class AuditSettings:
 
     @classmethod
     def for_rows(cls, rows: int, **others: Any) -> "AuditSettings":
-        """Return settings whose decoders are trained long enough on so few auxiliary rows.
+        """Return settings with enough epochs for a number of auxiliary rows.
 
         Args:
             rows: Number of auxiliary rows.
-            **others: Attributes that are set.
+            **others: Other attributes, by name.
         """
         first = first_epochs_for(rows)
         return cls(first_epochs=first, most_epochs=8 * first, **others)
 
     def __post_init__(self) -> None:
-        """Refuse what could not run, before any query.
+        """Refuse settings that could not run, before any query.
 
         Raises:
             InvalidOptionError: A value is outside its range.
@@ -64,7 +64,7 @@ class AuditSettings:
         check_count("most_epochs", self.most_epochs, least=self.first_epochs)
         for name in ("input_transforms", "widths", "repeats"):
             if not getattr(self, name):
-                raise InvalidOptionError(f"{name} must name at least one, but is empty.")
+                raise InvalidOptionError(f"{name} must hold at least one value, but is empty.")
         for name in ("widths", "repeats"):
             for count in getattr(self, name):
                 check_count(f"each of {name}", count)

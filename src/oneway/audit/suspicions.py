@@ -1,4 +1,4 @@
-"""What an audit finds suspicious about its own evaluation, and about the release."""
+"""Flags of an audit: suspicious facts about its evaluation and about the release."""
 
 import dataclasses
 from collections import Counter
@@ -13,10 +13,10 @@ from oneway.contracts import Defense
 from oneway.evaluation import Flag, standard_error
 
 SEEDS = 3
-"""How many a number takes that is to be published; an audit has so many unless told otherwise."""
+"""Default number of seeds, and the least number for results that are published."""
 
 LUCK = 0.05
-"""Share of an error by which decoders differ that were told the same."""
+"""Share of an error by which decoders of the same knowledge differ."""
 
 WORSE_CALIBRATED = 0.02
 """Rise of the expected calibration error that is flagged."""
@@ -33,16 +33,16 @@ def suspicions(
     defense: Defense,
     useful: Mapping[str, Any],
 ) -> list[Flag]:
-    """Return what is suspicious about the seed_results of an audit, and about its release.
+    """Return flags about the evaluation and about the release.
 
     Args:
-        seed_results: One for each seed that was run.
+        seed_results: Result of each seed that was run.
         seeds: Number of seeds that were requested.
         controls: Result of each control, by name.
         plateau: Whether twice the epochs gained nothing.
         epochs: Epochs that decoders were trained.
         defense: The audited defense.
-        useful: From :func:`oneway.audit.measures.utility`.
+        useful: Result of :func:`oneway.audit.measures.utility`.
     """
     flags = list[Flag]()
     raised = Counter(flag for result in seed_results for flag in result.verdict.flags)
@@ -53,11 +53,11 @@ def suspicions(
         [result.baselines.clean - result.strongest.errors for result in seed_results]
     ).mean(0)
     slack = LUCK * float(torch.stack([result.baselines.clean for result in seed_results]).mean())
-    tells = float(gain.mean()) > max(2 * standard_error(gain), slack)
-    if defense.requires_input or tells:
-        how = "the defense reads the query itself" if defense.requires_input else ""
-        more = "attackers reconstruct better than from clean scores" if tells else ""
-        detail = "; ".join(part for part in (how, more) if part)
+    better = float(gain.mean()) > max(2 * standard_error(gain), slack)
+    if defense.requires_input or better:
+        reads = "the defense reads the query itself" if defense.requires_input else ""
+        more = "attackers reconstruct better than from clean scores" if better else ""
+        detail = "; ".join(part for part in (reads, more) if part)
         flags.append(Flag("tells-more-than-scores", detail))
     before, after = useful.get("clean"), useful["released"]
     if before and before["expected_calibration_error"] is not None:
@@ -72,10 +72,10 @@ def suspicions(
     if len(seed_results) < max(SEEDS, seeds):
         detail = f"{len(seed_results)} of {seeds} seeds were run"
         if len(seed_results) < SEEDS:
-            detail += f"; what is to be published takes {SEEDS}"
+            detail += f"; use at least {SEEDS} for results that you share"
         flags.append(Flag("too-few-seeds", detail))
     if not plateau:
-        detail = f"decoders were not seen to stop gaining at {epochs} epochs"
+        detail = f"more than {epochs} epochs might still lower the errors of decoders"
         flags.append(Flag("not-trained-out", detail))
     for name in failed_controls(controls):
         result = controls[name]

@@ -1,7 +1,7 @@
-"""The parts of an audit that need nothing of each other: its controls, and each of its seeds.
+"""The independent tasks of an audit: its controls, the release at twice its strength, its seeds.
 
-A part asks and trains with random streams of its own, so that it finds the same wherever it runs,
-and in whatever order.
+A task queries and trains with its own random streams. Its result depends neither on the machine nor
+on the order of the tasks.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, access
-from oneway.audit.control_runs import run_controls
+from oneway.audit.control_runs import ControlRun
 from oneway.audit.controls import ControlResult
 from oneway.audit.measures import SeedResult
 from oneway.audit.plan import AuditPlan, settings_for
@@ -36,20 +36,20 @@ from oneway.targets import DefendedTarget
 CONTROLS_TASK, BUDGET_TASK, SEED_TASK = "controls", "twice the strength", "seed "
 
 TaskResult = dict[str, ControlResult] | list[Flag] | SeedResult
-"""What a part finds: how controls went, flags, or a seed's attacks."""
+"""Result of a task: results of controls, flags, or the attacks of a seed."""
 
 
 @dataclass(frozen=True)
 class AuditContext:
-    """What is settled before the parts of an audit begin; plain values and tensors.
+    """Results that all tasks of an audit share, as plain values and tensors.
 
     Attributes:
         plan: Attackers, decoders and controls.
-        rows: ``(N)`` int64, the auxiliary rows that are used, in random order.
+        rows: ``(N)`` int64 numbers of the auxiliary rows that are used, in random order.
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
         answers: Answers of the model and of the release, for the rows that are used.
         epochs: Epochs that each decoder is trained.
-        plateau: Whether twice the epochs were seen to gain nothing.
+        plateau: Whether twice the epochs gained nothing.
     """
 
     plan: AuditPlan
@@ -61,20 +61,20 @@ class AuditContext:
 
 
 def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
-    """Return the names of an audit's parts, in the order in which one machine runs them.
+    """Return the names of an audit's tasks, in the order in which a single machine runs them.
 
     Args:
-        plan: Its plan.
-        release: The registered name of the defense.
-        seed: The first of the seeds.
+        plan: Plan of the audit.
+        release: Registered name of the defense.
+        seed: First of the seeds.
     """
     first = (CONTROLS_TASK,) if plan.controls else ()
     more = (BUDGET_TASK,) if strength_option(release) is not None else ()
-    return (*first, *more, *(f"{SEED_TASK}{one}" for one in range(seed, seed + plan.seeds)))
+    return (*first, *more, *(f"{SEED_TASK}{n}" for n in range(seed, seed + plan.seeds)))
 
 
 class AuditTasks:
-    """Runs the parts of one audit, one at a time."""
+    """Runs the tasks of an audit, one at a time."""
 
     def __init__(
         self,
@@ -84,28 +84,28 @@ class AuditTasks:
         seed: int,
         report: ProgressCallback = no_progress,
     ) -> None:
-        """Prepare; nothing is asked yet.
+        """Prepare; the model is not queried yet.
 
         Args:
             audited: Model, data and release.
-            store: Keeps trained networks.
+            store: Store of trained networks.
             settings: Settings of the audit.
-            seed: The first of the seeds.
+            seed: First of the seeds.
             report: Progress callback.
         """
         self.audited, self.store, self.settings = audited, store, settings
         self.seed, self.report = seed, report
         self._fitted: FittedDefense | None = None
 
-    def run(self, part: str, context: AuditContext) -> TaskResult:
-        """Run one part.
+    def run(self, name: str, context: AuditContext) -> TaskResult:
+        """Run a task.
 
         Args:
-            part: One of :func:`tasks_of`.
+            name: Name of the task, from :func:`tasks_of`.
             context: Results that all tasks share.
         """
-        if part == CONTROLS_TASK:
-            return run_controls(
+        if name == CONTROLS_TASK:
+            return ControlRun(
                 context.plan,
                 self.audited,
                 context.answers,
@@ -114,13 +114,13 @@ class AuditTasks:
                 self.store,
                 self.seed,
                 self.report,
-            )
-        if part == BUDGET_TASK:
+            ).results()
+        if name == BUDGET_TASK:
             return self._more_budget(context)
-        return self._round(int(part.removeprefix(SEED_TASK)), part, context)
+        return self._seed(int(name.removeprefix(SEED_TASK)), name, context)
 
     def build(self, clean: Tensor) -> FittedDefense:
-        """Train what the release's defense needs, and build it: once, since it may ask the model.
+        """Build the release's defense, once, since its training may query the model.
 
         Args:
             clean: ``(A, K)`` undefended confidences of all auxiliary rows.
@@ -131,7 +131,7 @@ class AuditTasks:
 
     @cached_property
     def defender(self) -> Defender:
-        """Trains what a release needs."""
+        """The defender, who trains surrogates and states of defenses."""
         images = self.audited.auxiliary
         attackers = self.attackers(self.seed, (), self.settings.first_epochs, images)
         removed = min(2, default_depth(images.shape[1:]) - 1)
@@ -140,8 +140,9 @@ class AuditTasks:
             hidden_layers_removed=removed,
             training=settings_for(2 * self.settings.first_epochs),
         )
-        own = DefenderImages(images, attackers.held_out)
-        return Defender(surrogate, (0.5, 1.0, 2.0), own, self.store, attackers.trainer, self.report)
+        public = DefenderImages(images, attackers.held_out)
+        factors = (0.5, 1.0, 2.0)
+        return Defender(surrogate, factors, public, self.store, attackers.trainer, self.report)
 
     def attackers(
         self,
@@ -151,14 +152,14 @@ class AuditTasks:
         images: Tensor,
         plan: AuditPlan | None = None,
     ) -> Attackers:
-        """Return attackers with equal means, and rows of their own held out.
+        """Return attackers with equal means, and with the rows that they hold out.
 
         Args:
-            seed: Theirs.
-            names: Registered attacks.
+            seed: Seed of the attackers.
+            names: Registered names of the attacks.
             epochs: Epochs that each decoder is trained.
-            images: ``(N, ...)`` what they have.
-            plan: Says which decoders compete; None: all.
+            images: ``(N, ...)`` auxiliary inputs.
+            plan: Plan with the decoders of model selections; None: all decoders.
         """
         spec = AttackerSpec(
             names=tuple(names),
@@ -178,7 +179,16 @@ class AuditTasks:
         epochs: int,
         stage: str,
     ) -> tuple[nn.Module, float]:
-        """Return a decoder, trained as in a model selection, and its lowest held-out error."""
+        """Return a decoder, trained as in a model selection, and its lowest held-out error.
+
+        Args:
+            confidences: ``(N, K)`` confidences that answer ``images``.
+            images: ``(N, ...)`` auxiliary inputs.
+            input_transform: Input transform of the decoder.
+            width: Width of the decoder.
+            epochs: Epochs of its training.
+            stage: Name of the stage, for progress.
+        """
         attackers = self.attackers(self.seed, (), epochs, images)
         network, facts = attackers.trainer.train(
             "attacker",
@@ -191,19 +201,20 @@ class AuditTasks:
         )
         return network, float(min(facts["held_out_errors"]))
 
-    def _round(self, seed: int, part: str, context: AuditContext) -> SeedResult:
+    def _seed(self, seed: int, name: str, context: AuditContext) -> SeedResult:
+        """Attack clean scores and the release, with a seed."""
         audited, plan, answers = self.audited, context.plan, context.answers
         attacks = inversion_attacks()
         images = audited.auxiliary[context.rows]
         attackers = self.attackers(seed, plan.attacks, context.epochs, images, plan)
-        copies = (
+        simulated = (
             self.defender.simulated_defenses(audited.release, context.clean)
-            if any("simulated_defenses" in attacks[name].requires for name in plan.attacks)
+            if any("simulated_defenses" in attacks[attack].requires for attack in plan.attacks)
             else ()
         )
-        again = self.build(context.clean).again(f"asked again, {part}")
+        again = self.build(context.clean).again(f"asked again, {name}")
         allowed = access(audited, again, undeclared=answers.undeclared)
-        seen = AttackerKnowledge(
+        knowledge = AttackerKnowledge(
             images=images,
             clean=answers.clean,
             released=answers.released,
@@ -211,39 +222,39 @@ class AuditTasks:
             query=allowed.query,
             random=answers.random,
             repeats=plan.repeats,
-            simulated_defenses=copies,
+            simulated_defenses=simulated,
             differentiable_logits=allowed.differentiable_logits,
         )
-        # Clean scores are attacked with the same means: else the gap would be too small.
+        # Clean scores are attacked with the same means, else the gap would be too small.
         bare = DefendedTarget(audited.target, Identity())
-        differentiable_logits = (
-            None if allowed.differentiable_logits is None else bare.differentiable_logits
-        )
         undefended = dataclasses.replace(
-            seen, released=answers.clean, random=False, differentiable_logits=differentiable_logits
+            knowledge,
+            released=answers.clean,
+            random=False,
+            differentiable_logits=allowed.differentiable_logits and bare.differentiable_logits,
         )
-        names = [name for name in plan.attacks if attacks[name].attacks_clean_scores]
+        names = [attack for attack in plan.attacks if attacks[attack].attacks_clean_scores]
         clean_results = attackers.run(
             f"seed {seed}, clean", undefended, answers.clean_test, audited.test, names
         )
         baselines = take_baselines(clean_results, images, audited.test)
         results = attackers.run(
-            f"seed {seed}", seen, answers.trace.released, audited.test, plan.attacks
+            f"seed {seed}", knowledge, answers.trace.released, audited.test, plan.attacks
         )
         verdict = judge(results, baselines, answers.clean_test, answers.label_changes)
         if seed != self.seed:
-            # Only the first seed's are looked at; of large images they fill the memory.
+            # Only reconstructions of the first seed are used; large images would fill the memory.
             clean_results, results = (
                 {
-                    name: dataclasses.replace(one, reconstructions=one.reconstructions[:0])
-                    for name, one in some.items()
+                    attack: dataclasses.replace(result, reconstructions=result.reconstructions[:0])
+                    for attack, result in by_attack.items()
                 }
-                for some in (clean_results, results)
+                for by_attack in (clean_results, results)
             )
         return SeedResult(seed, clean_results, results, baselines, verdict, attackers.held_out)
 
     def _more_budget(self, context: AuditContext) -> list[Flag]:
-        """Attack the release at twice its strength, too: it must not tell more."""
+        """Attack the release at twice its strength, too, which must not reveal more."""
         row, plan, answers = self.audited.release, context.plan, context.answers
         images = self.audited.auxiliary[context.rows]
         option = str(strength_option(row.defense))  # planned for defenses that have it
@@ -269,7 +280,7 @@ class AuditTasks:
                 parts = [network(rows) for rows in released.split(512)]
             errors.append(inversion_errors(self.audited.test, torch.cat(parts)))
         gain = errors[0] - errors[1]
-        # Decoders differ by their luck in training, too, and not only by the queries asked.
+        # Decoders also differ by the luck of their training, and not by the queries alone.
         slack = LUCK * float(errors[0].mean())
         if float(gain.mean()) <= max(2 * standard_error(gain), slack):
             return []

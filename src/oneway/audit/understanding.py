@@ -1,4 +1,4 @@
-"""What an audit understood of a model and its data, to be read before any long work."""
+"""The facts about a model and its data that an audit assumes, shown before any long work."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Experiments: specs in, records out."""
+"""Experiments: run specs, and return records and summaries."""
 
 from oneway.benchmark.cells import Cells, Gallery, gallery_path, load_data, stored_gallery
 from oneway.benchmark.cluster import CellsJob, run_on_ray

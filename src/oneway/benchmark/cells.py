@@ -1,4 +1,4 @@
-"""Run an experiment cell by cell, so that an interrupted run loses at most one."""
+"""Run an experiment cell by cell, so that an interrupted run loses at most one cell."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
 from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
 from oneway.evaluation.records import SCHEMA, ReleaseRecord, write_records
-from oneway.evaluation.store import Store, read_json_lines, write_pictures
+from oneway.evaluation.store import Store, read_json_lines
+from oneway.files import write_npz
 
 Gallery = Mapping[str, Any]
 
@@ -19,11 +20,16 @@ Gallery = Mapping[str, Any]
 def load_data(
     spec: DataSpec, data_root: Path | None, report: ProgressCallback = no_progress
 ) -> tuple[Dataset, Dataset | None]:
-    """Load an experiment's data set, and its auxiliary one if that is another.
+    """Load an experiment's data set, and its auxiliary data set if there is another.
+
+    Args:
+        spec: Names of the data sets.
+        data_root: Folder with the data sets' files.
+        report: Progress callback.
 
     Raises:
-        MissingDataError: A file is not there.
-        CorruptDataError: A file is something else.
+        MissingDataError: A file does not exist.
+        CorruptDataError: A file has another content than the data set's.
     """
     side = spec.side or None
     dataset = load_dataset(spec.name, data_root, path=spec.path or None, side=side, report=report)
@@ -41,21 +47,21 @@ def load_data(
 
 
 def gallery_path(store: Store, cell: str) -> Path:
-    """Return where the pictures of a record are kept.
+    """Return the file of a record's pictures.
 
     Args:
-        store: Beside the trained networks.
-        cell: The record's key.
+        store: Store of trained networks.
+        cell: Key of the record.
     """
     return store.root / "galleries" / f"{cell}.npz"
 
 
 def stored_gallery(store: Store, cell: str) -> Gallery | None:
-    """Return what a record's attackers made of the shown queries, ``truth`` first, if it is there.
+    """Return a record's pictures, ``truth`` first, then by attacker; None if there are none.
 
     Args:
-        store: Beside the trained networks.
-        cell: The record's key.
+        store: Store of trained networks.
+        cell: Key of the record.
     """
     path = gallery_path(store, cell)
     return read_npz(path) if path.is_file() else None
@@ -63,12 +69,12 @@ def stored_gallery(store: Store, cell: str) -> Gallery | None:
 
 @dataclass(frozen=True)
 class Cells:
-    """Records of one experiment and one seed, in a file of their own.
+    """The records of an experiment with a seed, in a file.
 
     Attributes:
-        spec: The experiment.
-        path: The file, JSON Lines; what it holds of another experiment is dropped.
-        store: Keeps trained networks, and reconstructions to draw.
+        spec: Spec of the experiment.
+        path: File of the records, JSON Lines. Records of other experiments in it are dropped.
+        store: Store of trained networks, and of reconstructions to draw.
     """
 
     spec: ExperimentSpec
@@ -76,7 +82,7 @@ class Cells:
     store: Store
 
     def finished(self) -> dict[str, ReleaseRecord]:
-        """Return the records that are there, by release; what the file holds besides is dropped."""
+        """Return the records in the file, by release; records of other experiments are dropped."""
         keys = {row.name: cell_key(self.spec, row) for row in self.spec.releases}
         return {
             values["release"]: ReleaseRecord.from_json(values, f"line {number} of {self.path}")
@@ -87,7 +93,7 @@ class Cells:
         }
 
     def gallery(self, release: str) -> Gallery | None:
-        """Return what a release's attackers made of the shown queries, if it is there."""
+        """Return the pictures of a release, by attacker; None if there are none."""
         return stored_gallery(self.store, self._key(release))
 
     def run(
@@ -99,13 +105,13 @@ class Cells:
         drawn: bool = False,
         report: ProgressCallback = no_progress,
     ) -> list[ReleaseRecord]:
-        """Run what is missing, writing each record when it is done; return all, in order.
+        """Run the missing releases, write each record at once, and return all records in order.
 
         Args:
-            data: Loads the data sets; called only if there is something to run.
+            data: Loads the data sets; called only if a release is missing.
             device: Device for training and queries.
-            only: Releases that are wanted; None: all.
-            drawn: Whether their reconstructions must be there, too.
+            only: Names of the releases to run; None: all releases.
+            drawn: Whether a release without stored reconstructions counts as missing.
             report: Progress callback.
         """
         records = self.finished()
@@ -119,7 +125,7 @@ class Cells:
                 device=device,
                 report=report,
             )
-            # A file of the data that was changed makes every record of it stale.
+            # Changed data makes every record stale.
             records = {
                 name: record
                 for name, record in records.items()
@@ -129,8 +135,8 @@ class Cells:
             idle = {row.name for row in self.spec.releases} - missing
             for outcome in experiment.run(idle):
                 name = outcome.record.release
-                write_pictures(self._gallery_path(name), experiment.gallery(outcome))
-                # A record that is there stays: its times and environment were measured then.
+                write_npz(self._gallery_path(name), experiment.gallery(outcome))
+                # An earlier record stays, with the times and the environment that it measured.
                 records.setdefault(name, outcome.record)
                 write_records(self.path, self._ordered(records))
         return self._ordered(records)
@@ -138,7 +144,7 @@ class Cells:
     def _missing(
         self, records: Mapping[str, Any], only: Collection[str] | None, drawn: bool
     ) -> set[str]:
-        """Return the releases that are wanted and have no record, or no gallery to draw."""
+        """Return the releases to run, which have no record, or no pictures to draw."""
         return {
             row.name
             for row in self.spec.releases

@@ -1,7 +1,7 @@
-"""Experiments spread over a Ray cluster.
+"""Experiments on a Ray cluster.
 
-Each seed of each data set is a task that runs its cells one by one, and writes each record when it
-is done. A task that is tried again, and a rerun after an interruption, go on from there.
+Each seed of each data set is a task that runs its cells in turn, and writes each record at once. A
+task that is tried again, and a rerun after an interruption, run only what is missing.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from oneway.evaluation.store import Store
 
 @dataclass(frozen=True)
 class CellsJob:
-    """One seed of one experiment, for whoever runs it.
+    """An experiment with a seed, to run here or on a cluster.
 
     Attributes:
-        cells: Its records and its store. On a cluster their paths must lead to one file system
-            that all machines share; else each machine trains for itself, and an interrupted task
-            begins again. Records come home either way.
+        cells: Records and store. On a cluster their paths should be on a file system that all
+            machines share. Otherwise each machine trains its own networks, and an interrupted task
+            begins again. Records come back in both cases.
         data_root: Folder with the data sets' files, on each machine.
         device: Device for training and queries.
-        only: Releases that are wanted; None: all.
+        only: Names of the releases to run; None: all releases.
         report: Progress callback, in the process that runs the job.
     """
 
@@ -41,7 +41,7 @@ class CellsJob:
     report: ProgressCallback = no_progress
 
     def run(self) -> list[ReleaseRecord]:
-        """Run what is missing; return all records."""
+        """Run the missing releases; return all records."""
         spec = self.cells.spec
         return self.cells.run(
             lambda: load_data(spec.data, self.data_root, self.report),
@@ -54,16 +54,16 @@ class CellsJob:
 def run_on_ray(
     jobs: Sequence[CellsJob], *, retries: int = RETRIES
 ) -> Iterator[tuple[int, list[ReleaseRecord]]]:
-    """Run jobs as tasks of a Ray cluster, and give the records of each when it is done.
+    """Run jobs as tasks of a Ray cluster, and yield the records of each finished job.
 
-    The cluster is the one that Ray is connected to, or that ``RAY_ADDRESS`` names, or that runs
-    on this machine; without any, one is started on this machine's cores. A task takes one core,
-    and one GPU if its job's device is one.
+    The cluster is that of Ray's connection, of ``RAY_ADDRESS``, or of this machine. Without a
+    cluster, Ray starts a cluster on this machine's cores. A task takes a core, and a GPU if its
+    job's device is a GPU.
 
     Args:
-        jobs: Each with a record file of its own.
-        retries: How often a task is tried again when its process or machine is lost. An error
-            raised on purpose is not tried again.
+        jobs: Jobs with distinct record files.
+        retries: Most attempts after the first, when a task's process or machine is lost. A task
+            that raises a :class:`OnewayError` is not tried again.
 
     Yields:
         The number of a job, and its records, as the jobs finish.
@@ -71,14 +71,14 @@ def run_on_ray(
     Raises:
         MissingExtraError: Ray is not installed.
         InvalidOptionError: Two jobs write one file, or ``retries`` is below 0.
-        OnewayError: A job raised it; the other tasks are cancelled.
+        OnewayError: A job failed; the other tasks are cancelled.
     """
     check_count("retries", retries, least=0)
     paths = [job.cells.path.resolve() for job in jobs]
     if len(set(paths)) < len(paths):
         raise InvalidOptionError(
-            f"jobs must write a file each, but {len(paths) - len(set(paths))} share one. Give "
-            "each seed and preset once."
+            f"jobs must write distinct files, but {len(paths) - len(set(paths))} share a file. "
+            "Pass each seed and preset once."
         )
     tasks = [
         dataclasses.replace(
@@ -90,6 +90,6 @@ def run_on_ray(
     for number, records in run_tasks(tasks, devices, retries):
         if isinstance(records, OnewayError):
             raise records
-        # On a machine that shares no file system, they were written elsewhere.
+        # A machine that shares no file system has written its records elsewhere.
         write_records(paths[number], records)
         yield number, records

@@ -1,4 +1,4 @@
-"""What papers printed, and which rows a figure shows: data that ships with oneway."""
+"""Printed tables of papers, and the rows of figures: data that ships with oneway."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from oneway.evaluation.parsing import build_from
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a printed table.
+    """A row of a printed table.
 
     Attributes:
-        release: The release of ours that stands beside it.
-        printed: The paper's name of the row.
-        logit_distortion: Its "confidence score distortion".
-        error: Its "reconstruction error".
-        accuracy: Of the model, from 0 to 1; negative: not printed.
+        release: Name of the corresponding release of the experiment.
+        printed: Name of the row in the paper.
+        logit_distortion: The paper's "confidence score distortion".
+        error: The paper's "reconstruction error".
+        accuracy: Accuracy of the model, from 0 to 1; negative: not printed.
     """
 
     release: str
@@ -30,7 +30,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Remark:
-    """What a reader must know before comparing."""
+    """A sentence that a reader must know before comparing."""
 
     text: str
 
@@ -46,7 +46,7 @@ class Published:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One strip of a figure: what an attacker makes of a release."""
+    """A strip of a figure: reconstructions by an attack from a release, with a label."""
 
     release: str
     attack: str
@@ -65,37 +65,37 @@ class FigureSpec:
         """Refuse a figure without rows.
 
         Raises:
-            InvalidOptionError: There are none.
+            InvalidOptionError: The figure has no rows.
         """
         if not self.rows:
             raise InvalidOptionError("a figure must have at least one row, but has none.")
 
 
 def published(experiment: str) -> Published:
-    """Return what the paper printed for an experiment, such as ``"table1-mnist"``.
+    """Return the printed table of an experiment, such as ``"table1-mnist"``.
 
     Raises:
-        UnknownNameError: Nothing is printed of it.
+        UnknownNameError: The experiment has no printed table.
     """
     name = f"{experiment}.expected"
     return build_from(Published, bundled_toml(name), name)
 
 
 def published_of(records: Sequence[ReleaseRecord]) -> dict[str, Published]:
-    """Return what the paper printed for the experiments of some records, by experiment."""
-    found = {}
+    """Return the printed tables of the experiments of records, by experiment."""
+    tables = {}
     for experiment in {record.experiment: None for record in records}:
         try:
-            found[experiment] = published(experiment)
+            tables[experiment] = published(experiment)
         except UnknownNameError:
             continue
-    return found
+    return tables
 
 
 def figure_spec(name: str) -> FigureSpec:
-    """Return a figure's rows, such as those of ``"figure1"``.
+    """Return the spec of a figure, such as ``"figure1"``.
 
     Raises:
-        UnknownNameError: There is no such figure.
+        UnknownNameError: The figure does not exist.
     """
     return build_from(FigureSpec, bundled_toml(name), name)

@@ -1,4 +1,4 @@
-"""Run an experiment: train what is not in the store, defend, attack, judge."""
+"""Run an experiment: train networks that the store lacks, defend, attack and judge."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -39,12 +39,12 @@ TIMED_BATCHES, TIMED_BATCH = 5, 256
 
 
 class Experiment:
-    """One experiment over one data set, with one seed.
+    """An experiment with its data and seed.
 
     Attributes:
-        spec: The experiment.
+        spec: Spec of the experiment.
         splits: Private, auxiliary and test images.
-        data: The hash of all images and labels, which is in every record.
+        data: SHA-256 of all images and labels, which is in every record.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class Experiment:
         device: torch.device,
         report: ProgressCallback = no_progress,
     ) -> None:
-        """Split the data; everything else happens in :meth:`run`.
+        """Split the data; :meth:`run` does everything else.
 
         Args:
-            spec: The experiment.
+            spec: Spec of the experiment.
             dataset: The data set that ``spec.data`` names.
-            store: Keeps trained networks.
+            store: Store of trained networks.
             auxiliary_dataset: Source of the auxiliary images; None: the same data set.
             device: Device for training and queries.
             report: Progress callback.
 
         Raises:
-            InvalidOptionError: The data cannot be split so, or no surrogate fits the images.
+            InvalidOptionError: The data set is too small, or no surrogate fits the images.
             OverlappingSplitsError: The auxiliary data set holds private or test images.
         """
         self.spec, self.device, self.report = spec, device, report
@@ -83,14 +83,14 @@ class Experiment:
             calibration=data.calibration,
         ).to(device)
         splits = self.splits
-        kept = splits.calibration_images if len(splits.calibration_images) else None
+        calibration = splits.calibration_images if len(splits.calibration_images) else None
         self.data = fingerprint(
             splits.private_images,
             splits.private_labels,
             splits.auxiliary_images,
             splits.test_images,
             splits.test_labels,
-            *(() if kept is None else (kept,)),
+            *(() if calibration is None else (calibration,)),
         )
         self.attackers = prepare_attackers(
             spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
@@ -105,7 +105,7 @@ class Experiment:
                 self.attackers.held_out,
                 splits.private_images,
                 splits.private_labels,
-                kept,
+                calibration,
             ),
             store,
             self.attackers.trainer,
@@ -114,11 +114,11 @@ class Experiment:
         self.store = store
 
     def run(self, finished: Collection[str] = ()) -> Iterator[Outcome[ReleaseRecord]]:
-        """Give one outcome per release, in the order of the spec, each when it is done.
+        """Yield the outcome of each release at once, in the order of the spec.
 
         Args:
-            finished: Names of releases that are not wanted. The first is attacked even so, since
-                all baselines come from it.
+            finished: Names of releases to leave out. The first release is attacked even so, since
+                it gives the baselines.
         """
         splits = self.splits
         target = trained_target(self.spec, splits, self.store, self.report)
@@ -141,7 +141,7 @@ class Experiment:
             yield Outcome(record, results, trace.released)
 
     def gallery(self, outcome: Outcome[ReleaseRecord]) -> dict[str, Any]:
-        """Return the shown test images, as ``truth``, and what each attacker made of them."""
+        """Return the shown test images, as ``truth``, and their reconstructions by attacker."""
         chosen = shown_rows(self.splits.test_labels)
         return {
             "truth": pixels(self.splits.test_images[chosen]),
@@ -158,9 +158,9 @@ class Experiment:
         names = self.spec.attackers_of(row)
         fitted = self.defender.build(row, target, clean)
         required = set[str]().union(*(inversion_attacks()[name].requires for name in names))
-        copies: Sequence[Defense] = ()
+        simulated: Sequence[Defense] = ()
         if "simulated_defenses" in required:
-            copies = self.defender.simulated_defenses(row, clean)
+            simulated = self.defender.simulated_defenses(row, clean)
         self.report(stage, 0.0)
         defended = DefendedTarget(target, fitted.defense)
         again = DefendedTarget(target, fitted.again("asked again"))
@@ -172,7 +172,7 @@ class Experiment:
             query=again.repeated,
             random=not fitted.defense.deterministic,
             repeats=self.spec.attackers.repeats,
-            simulated_defenses=copies,
+            simulated_defenses=simulated,
             differentiable_logits=again.differentiable_logits
             if "differentiable_logits" in required
             else None,
@@ -222,12 +222,12 @@ class Experiment:
 def trained_target(
     spec: ExperimentSpec, splits: Splits, store: Store, report: ProgressCallback
 ) -> TorchTarget:
-    """Return an experiment's undefended target, trained now only if it never was.
+    """Return an experiment's undefended target; train it if the store lacks it.
 
     Args:
-        spec: The experiment.
-        splits: Its images, on the device where networks are trained.
-        store: Keeps trained networks.
+        spec: Spec of the experiment.
+        splits: Images of the experiment, on the device where networks are trained.
+        store: Store of trained networks.
         report: Progress callback.
     """
     device = splits.private_images.device
@@ -263,7 +263,7 @@ def trained_target(
 
 
 def count_stages(spec: ExperimentSpec) -> int:
-    """Return how many stages an experiment will report."""
+    """Return the number of stages that an experiment reports."""
     decoders = selection_size(spec.attackers)
     networks, stages = set[str](), 1
     workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)

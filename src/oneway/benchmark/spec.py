@@ -1,4 +1,4 @@
-"""What to run, as data: TOML in, frozen and validated dataclasses out."""
+"""Specs of experiments: frozen dataclasses, read from TOML and checked."""
 
 import dataclasses
 import re
@@ -27,19 +27,19 @@ NAME = re.compile(r"\w[\w.-]*")
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which data sets, and how many images each split has.
+    """The data sets of an experiment, and the number of images of each split.
 
     Attributes:
-        name: Of the data set that private and test images come from.
+        name: Name of the data set of private and test images.
         private: Number of images that train the target.
         auxiliary: Number of images that attackers and defender have.
         test: Number of queries that attacks are graded on.
-        path: File or folder of the data set, where it needs one.
-        side: Images are scaled to this many pixels a side; 0: as stored.
-        auxiliary_name: Of the data set that auxiliary images come from; empty: the same.
-        auxiliary_path: File or folder of that one.
-        calibration: How many queries the operator has kept, to fit releases to; 0: fitted
-            releases take the auxiliary images.
+        path: File or folder of the data set; empty: the data set needs none.
+        side: Side of the scaled images, in pixels; 0: images are not scaled.
+        auxiliary_name: Name of the data set of auxiliary images; empty: the same data set.
+        auxiliary_path: File or folder of the auxiliary data set.
+        calibration: Number of queries that the operator has kept to fit releases to; 0: releases
+            are fitted to auxiliary images.
     """
 
     name: str
@@ -66,7 +66,13 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """The classifier: width of its first block, number of blocks, and its training."""
+    """The classifier of an experiment.
+
+    Attributes:
+        width: Channels of the first block.
+        blocks: Number of blocks.
+        training: Training settings.
+    """
 
     width: int = 32
     blocks: int = 3
@@ -84,7 +90,18 @@ class TargetSpec:
 
 @dataclass(frozen=True)
 class ExperimentSpec:
-    """A whole experiment. The first release must be ``none``: it gives the clean baseline."""
+    """An experiment.
+
+    Attributes:
+        name: Name of the experiment, which files are named by.
+        data: Data sets and sizes of splits.
+        releases: Releases to compare. The first must be ``none``, which gives the clean baseline.
+        preset: Name of the applied preset; empty: none.
+        seed: Seed of all random streams, at least 0.
+        target: The classifier.
+        surrogate: Surrogate of the defender.
+        attackers: Attackers and their decoders.
+    """
 
     name: str
     data: DataSpec
@@ -96,15 +113,15 @@ class ExperimentSpec:
     attackers: AttackerSpec = field(default_factory=AttackerSpec)
 
     def __post_init__(self) -> None:
-        """Refuse what could not run, before any training.
+        """Refuse an experiment that could not run, before any training.
 
         Raises:
             InvalidOptionError: A value is outside its range, or a release or attack is missing.
         """
         if not NAME.fullmatch(self.name):
             raise InvalidOptionError(
-                "name must be letters, digits, dots, dashes and underscores, since files are "
-                f"named by it, but is {self.name!r}."
+                "name must be letters, digits, dots, dashes and underscores, since it is part of "
+                f"file names, but is {self.name!r}."
             )
         check_count("seed", self.seed, least=0)
         for repeats in self.attackers.repeats:
@@ -129,24 +146,28 @@ class ExperimentSpec:
                 )
 
     def attackers_of(self, release: ReleaseSpec) -> tuple[str, ...]:
-        """Return who attacks a release."""
+        """Return the names of the attacks on a release."""
         return release.attackers or self.attackers.names
 
 
 def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
-    """Return the hash of all that an experiment says about one record.
+    """Return the hash of all that an experiment says about a record.
 
-    That is the experiment but for its other rows; the first is in it, since baselines come from it.
-    What the data sets held is not: see ``Experiment.data``.
+    The other releases have no part in it, except the first, which gives the baselines. The content
+    of the data sets has no part in it either; see ``Experiment.data``.
+
+    Args:
+        spec: Spec of the experiment.
+        row: Release of the record.
     """
     whole = json_values(dataclasses.asdict(spec))
     del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
     if not spec.data.calibration:
-        # Nothing is kept, nothing is said: an experiment without it is what it was.
+        # Keys without calibration are older than this field.
         del whole["data"]["calibration"]
     rows = {
-        name: {**json_values(dataclasses.asdict(one)), "attackers": list(spec.attackers_of(one))}
-        for name, one in (("baselines", spec.releases[0]), ("release", row))
+        part: {**json_values(dataclasses.asdict(each)), "attackers": list(spec.attackers_of(each))}
+        for part, each in (("baselines", spec.releases[0]), ("release", row))
     }
     return spec_key({"cell": whole, **rows})
 
@@ -154,15 +175,15 @@ def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
 def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:
     """Read an experiment from a TOML file.
 
-    A file may hold presets: tables ``[presets.NAME]`` whose values take the place of the others.
+    A file may hold presets: tables ``[presets.NAME]`` with values that replace the file's.
 
     Args:
         path: The file.
-        preset: Preset to apply.
+        preset: Name of the preset to apply; None: no preset.
 
     Raises:
-        MissingDataError: The file is not there.
-        CorruptDataError: It is not TOML in UTF-8.
+        MissingDataError: The file does not exist.
+        CorruptDataError: The file is not TOML in UTF-8.
         UnknownNameError: A key or name is unknown.
         InvalidOptionError: A value is missing, of another type, or outside its range.
     """
@@ -176,10 +197,10 @@ def bundled_spec(name: str, preset: str | None = None) -> ExperimentSpec:
 
     Args:
         name: Name of the experiment.
-        preset: Which of its presets to apply, such as ``"cpu"`` or ``"paper"``.
+        preset: Name of the preset to apply, such as ``"cpu"`` or ``"paper"``; None: no preset.
 
     Raises:
-        UnknownNameError: There is none of that name, or it has no such preset.
+        UnknownNameError: The experiment or the preset does not exist.
     """
     return _spec_from(bundled_toml(name), name, preset)
 
@@ -188,7 +209,7 @@ def bundled_toml(name: str) -> dict[str, Any]:
     """Read a TOML file that ships with oneway, by its name without the ending.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: The file does not exist.
     """
     folder = resources.files("oneway.benchmark") / "experiments"
     known = [
@@ -204,11 +225,17 @@ def bundled_toml(name: str) -> dict[str, Any]:
 def read_toml(content: bytes, origin: str) -> dict[str, Any]:
     """Read TOML.
 
+    Args:
+        content: Bytes of a file.
+        origin: Name of the file, for messages.
+
     Raises:
-        CorruptDataError: It is not TOML in UTF-8.
+        CorruptDataError: The content is not TOML in UTF-8.
     """
     try:
         return tomllib.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise CorruptDataError(f"{origin} is not TOML: too deeply nested.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CorruptDataError(f"{origin} is not TOML: {error}") from error
 
@@ -225,7 +252,7 @@ def _spec_from(values: dict[str, Any], origin: str, preset: str | None) -> Exper
 
 
 def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``values`` with those of ``over`` in their place, table by table.
+    """Return ``values``, replaced by the values of ``over`` table by table.
 
     Rows of an array of tables are matched by their ``name``.
     """

@@ -1,4 +1,4 @@
-"""Several seeds become one row: means with 95 % intervals, and nothing pooled that differs."""
+"""Summaries over seeds: means with 95 % intervals, of records that differ in the seed alone."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        half_width: Of its 95 % interval by Student's t; None with one seed.
+        half_width: Half the width of the 95 % interval by Student's t; None for a single seed.
         count: Number of seeds.
     """
 
@@ -32,16 +32,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Summary:
-    """One release over all seeds.
+    """A release over all seeds.
 
     Attributes:
         release: Name of the release.
         seeds: Seeds of the records, in order.
-        values: Estimates by name: ``accuracy``, ``error static`` and so on. A value that some
-            seed lacks is left out.
-        label_changes: All changed labels of all seeds.
-        flags: Every kind of flag that any seed raised, with the number of seeds that raised it.
-        record: The first seed's, for what is the same in all.
+        values: Estimates by name: ``accuracy``, ``error static`` and so on. Values that a seed
+            lacks are left out.
+        label_changes: Number of changed labels of all seeds.
+        flags: Every kind of flag that a seed raised, with the number of seeds that raised it.
+        record: Record of the first seed, for values that all records share.
         environments: Environments of the records, each once.
     """
 
@@ -76,14 +76,17 @@ VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
         for name in ("bits_most", "bits_measured", "certified_error", "members_least")
     },
 }
-"""What is averaged over seeds, besides every attacker's error."""
+"""Values that are averaged over seeds, by name; errors of attackers are added."""
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Return mean and 95 % interval of values that are independent of each other.
+    """Return mean and 95 % interval of independent values.
+
+    Args:
+        values: Values to average, at least 1.
 
     Raises:
-        InvalidOptionError: There are none.
+        InvalidOptionError: There are no values.
         MissingExtraError: scipy is not installed.
     """
     if not values:
@@ -98,13 +101,14 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
-    """Put the seeds of each release together, in the order of first appearance.
+    """Average the seeds of each release; releases keep the order of the records.
 
     Args:
-        records: Records of one experiment and preset.
+        records: Records of an experiment and preset.
 
     Raises:
-        InvalidOptionError: Records differ in more than their seed, or a seed occurs twice.
+        InvalidOptionError: Records of a release differ in more than their seed, or a seed occurs
+            twice.
     """
     by_release: dict[str, list[ReleaseRecord]] = {}
     for record in records:
@@ -117,13 +121,14 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
     seeds = tuple(record.seed for record in group)
     if len(set(seeds)) < len(seeds):
         raise InvalidOptionError(
-            f"release {release!r} has records of seeds {list(seeds)}: one of each seed, please."
+            f"release {release!r} must have distinct seeds, but has {list(seeds)}. Pass a single "
+            "record of each seed."
         )
     specs = [_settings(record) for record in group]
     if any(spec != specs[0] for spec in specs):
         raise InvalidOptionError(
-            f"records of release {release!r} come from different experiments. Run the seeds "
-            "again with one and the same."
+            f"records of release {release!r} must be of the same experiment, but their settings "
+            "differ. Run all seeds again with the same settings."
         )
     columns: dict[str, list[Any]] = {
         name: [take(record) for record in group] for name, take in VALUES.items()
@@ -147,17 +152,19 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
 
 
 def _kind_of(flag: Flag) -> Flag:
-    """Return a flag without what differs from seed to seed, such as a count."""
+    """Return a flag without details that differ between seeds, such as counts."""
     statement = FLAGS[flag.name].statement
     detail = f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
     return Flag(flag.name, detail, flag.attack)
 
 
 def _settings(record: ReleaseRecord) -> dict[str, Any]:
-    """Return all that decides a record but its seed: of the releases the first, and its own."""
+    """Return all settings that decide a record except its seed."""
     spec = record.spec
     attackers = dict(spec["attackers"])
     names = attackers.pop("names")
-    own = [row for row in spec["releases"] if row["name"] == record.release]
-    rows = [{**row, "attackers": row["attackers"] or names} for row in (spec["releases"][0], *own)]
+    release = [row for row in spec["releases"] if row["name"] == record.release]
+    rows = [
+        {**row, "attackers": row["attackers"] or names} for row in (spec["releases"][0], *release)
+    ]
     return {**spec, "seed": None, "attackers": attackers, "releases": rows}

@@ -16,6 +16,7 @@ from oneway.cli.common import (
     progress,
     take_array,
 )
+from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,10 @@ ReleasedTest = Annotated[Path | None, typer.Option(help="Released scores of the 
 RequireGap = Annotated[
     float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
 ]
-Out = Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines.")]
-Figure = Annotated[Path | None, typer.Option(help="Also draw reconstructions, .png or .pdf.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines."), Writes()]
+Figure = Annotated[
+    Path | None, typer.Option(help="Also draw reconstructions, .png or .pdf."), Writes()
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the images.")]
 
 

@@ -22,9 +22,11 @@ from oneway.cli.common import (
     command,
     command_line,
     parse_options,
+    parse_pairs,
     print_lines,
     progress,
 )
+from oneway.cli.paths import Reads, Writes, existing_file
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ Model = Annotated[
         help="The undefended model: package.module:factory, a .pt, .pt2, .onnx, .skops or "
         ".joblib file, or an address (Open Inference Protocol v2, or plain JSON)."
     ),
+    Reads(),
 ]
 Auxiliary = Annotated[
     Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
@@ -52,7 +55,9 @@ Auxiliary = Annotated[
 Test = Annotated[Path, typer.Option(help="Queries that attacks are graded on, same formats.")]
 AuditedDefense = Annotated[str, typer.Option(help="Registered defense to audit.")]
 Guarded = Annotated[
-    str | None, typer.Option(help="Model that gives defended answers instead, like MODEL.")
+    str | None,
+    typer.Option(help="Model that gives defended answers instead, like MODEL."),
+    Reads(),
 ]
 GuardedOutputs = Annotated[
     Literal["logits", "confidences"], typer.Option(help="Output of the guarded model.")
@@ -69,6 +74,7 @@ Classes = Annotated[
         help="Names of the model's classes in the order of its scores: cat,dog,fox, or a file "
         "with one name on each line. [the model's own]"
     ),
+    Reads(),
 ]
 Categorical = Annotated[
     list[str] | None, typer.Option(help="Column of a table that holds codes; repeatable.")
@@ -87,7 +93,11 @@ Controls = Annotated[bool, typer.Option(help="Run the controls, which vouch for 
 RequireGap = Annotated[
     float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the report.")]
+Out = Annotated[
+    Path,
+    typer.Option(help="Folder for the report."),
+    Writes(("audit.json", "queries.parquet", "pictures.npz", "figure.png", "report.html")),
+]
 FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
 
@@ -248,8 +258,8 @@ def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> N
     """Write the record, every query, and for images the pictures; and the page last."""
     import json
 
-    from oneway.evaluation import write_pictures, write_queries
-    from oneway.files import atomic_file
+    from oneway.evaluation import write_queries
+    from oneway.files import atomic_file, write_npz
     from oneway.report import draw_reconstructions
     from oneway.report.page import audit_page, write_page
 
@@ -262,7 +272,7 @@ def _write(out: Path, outcome: "AuditOutcome", pictures: Mapping[str, Any]) -> N
     for name in ("pictures.npz", "figure.png"):
         (out / name).unlink(missing_ok=True)
     if pictures:
-        write_pictures(out / "pictures.npz", pictures)
+        write_npz(out / "pictures.npz", pictures)
         rows = _figure_rows(record.examples, pictures)
         draw_reconstructions(rows, out / "figure.png", "What the scores give away")
     write_page(out / "report.html", audit_page(record, pictures))
@@ -310,8 +320,8 @@ def parse_classes(classes: str | None) -> tuple[str, ...] | None:
     """
     if classes is None:
         return None
-    path = Path(classes)
-    text = path.read_text(encoding="utf-8").splitlines() if path.is_file() else classes.split(",")
+    path = existing_file(classes)
+    text = classes.split(",") if path is None else path.read_text(encoding="utf-8").splitlines()
     names = tuple(name.strip() for name in text)
     if not all(names) or len(set(names)) != len(names):
         raise InvalidOptionError(
@@ -380,7 +390,12 @@ class Source:
         from oneway.targets import open_target, target_kind
 
         targets = [
-            open_target(place, device=self.device, batch_size=self.batch_size, **options)
+            open_target(
+                place,
+                device=self.device,
+                batch_size=self.batch_size,
+                **{"class_names": self.class_names, **options},
+            )
             for place, options in self.models
         ]
         are_tables = [path.suffix.lower() in TABLES for path in self.paths]
@@ -497,8 +512,8 @@ def _file_hash(place: str) -> str | None:
     """Return the SHA-256 of a model's file; None if the model is no file."""
     import hashlib
 
-    path = Path(place)
-    if not path.is_file():
+    path = existing_file(place)
+    if path is None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -525,7 +540,8 @@ def _of_records(target: "Target", encoding: "RecordEncoding") -> "Target":
 
 def model_options(given: list[str] | None, flag: str) -> dict[str, Any]:
     """Return a model's options, ``NAME=VALUE``, its keys as text: ``0`` is a place in a list."""
+    texts = parse_pairs(given, flag)
     return {
-        name: str(value) if name.endswith("_key") else value
+        name: texts[name] if name.endswith("_key") and not isinstance(value, str) else value
         for name, value in parse_options(given, flag).items()
     }

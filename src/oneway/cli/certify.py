@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
-from oneway.cli.common import Kind, Seed, command, command_line
+from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
+from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
     from oneway.defenses.codebook import Certificate
@@ -44,11 +45,14 @@ def certify(
     require_bits: RequireBits = None,
     require_members: RequireMembers = None,
     json_out: Annotated[
-        Path | None, typer.Option("--json", help="File to write the certificate to, JSON.")
+        Path | None,
+        typer.Option("--json", help="File to write the certificate to, JSON."),
+        Writes(),
     ] = None,
     page: Annotated[
         Path | None,
         typer.Option(help="File to write the page to read to, .html. [GUARD-SCORES.html]"),
+        Writes(),
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -70,6 +74,8 @@ def certify(
     from oneway.errors import InvalidOptionError
     from oneway.files import atomic_file
 
+    if page is not None:
+        check_suffix(page, "--page", ".html")
     release = CodebookRelease.load(guard)
     logits, queries = read_scores(scores, images, kind)
     required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}

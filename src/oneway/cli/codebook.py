@@ -11,6 +11,7 @@ from oneway.cli.common import (
     Device,
     Kind,
     Seed,
+    check_suffix,
     choose_device,
     command,
     command_line,
@@ -18,6 +19,7 @@ from oneway.cli.common import (
     progress,
     scores_to_logits,
 )
+from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +36,7 @@ Images = Annotated[
     Path | None,
     typer.Option(help="The queries, .npy or .npz, for the certified error. [the scores' file]"),
 ]
-Out = Annotated[Path, typer.Option(help="File to write, .safetensors.")]
+Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
 MinMembers = Annotated[
     int, typer.Option(min=1, help="Calibration queries behind each vector, at least.")
 ]
@@ -109,8 +111,7 @@ def codebook(
     from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings
     from oneway.errors import InvalidOptionError
 
-    if out.suffix != ".safetensors":
-        raise InvalidOptionError(f"--out must end in .safetensors, but is {out}.")
+    check_suffix(out, "--out", ".safetensors")
     limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
     limits |= {"top5_kept": keep_top5, "bits": max_bits}
     budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None

@@ -1,9 +1,11 @@
 """What commands share: errors as one line, progress bars, arrays from files."""
 
 import functools
+import os
 import re
 import shlex
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,20 +14,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 import typer
 from typer.core import TyperCommand
 
-from oneway.errors import CorruptDataError, InvalidOptionError, OnewayError, UnknownNameError
+from oneway.cli.paths import Shares, Writes, refuse_overwriting
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    OnewayError,
+    UnknownNameError,
+    where_raised,
+)
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
     from oneway.benchmark import Cells, ExperimentSpec, Gallery
+    from oneway.data import Dataset
     from oneway.evaluation import ReleaseRecord
     from oneway.report import Listing
 
 P = ParamSpec("P")
 
-Cache = Annotated[Path, typer.Option(help="Folder for trained networks.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files.")]
+Cache = Annotated[Path, typer.Option(help="Folder for trained networks."), Shares()]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files."), Shares()]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
 NoImages = Annotated[
@@ -47,7 +57,11 @@ Executor = Annotated[
     str,
     typer.Option(help="local: one seed after the other. ray: seeds as tasks of a Ray cluster."),
 ]
-Records = Annotated[Path, typer.Option(help="Folder for records and figures.")]
+Records = Annotated[
+    Path,
+    typer.Option(help="Folder for records and figures."),
+    Writes(("*.jsonl", "*.html", "*.svg", "*.png", "*.pdf")),
+]
 Releases = Annotated[
     list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
 ]
@@ -56,22 +70,101 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
 CACHE = Path("runs/cache")
 """Where every command keeps trained networks, unless told otherwise."""
 
+REFUSED = 2
+"""Exit code of everything that went wrong but a missed promise, which is 1."""
+
+INTERRUPTED = 128 + 2
+"""Exit code after Ctrl-C, as shells give it."""
+
+NOBODY_READS = 128 + 13
+"""Exit code where standard output was closed, as by ``| head``; as shells give it."""
+
 
 def command(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn an error raised on purpose into one line on standard error and exit code 2."""
+    """Turn every error into a message on standard error and an exit code that is never 1.
+
+    1 means that a promise was missed, or a flag raised: commands themselves exit with it. Before
+    the work, outputs that would replace an input are refused.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            refuse_overwriting(function, kwargs)
             function(*args, **kwargs)
-        except OnewayError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(2) from None
+        except (typer.Exit, typer.Abort):
+            raise
         except KeyboardInterrupt:
             typer.echo("interrupted: what is done is kept; run the command again", err=True)
-            raise typer.Exit(130) from None
+            raise typer.Exit(INTERRUPTED) from None
+        # rich ends the process itself where nobody reads on.
+        except (Exception, SystemExit) as error:
+            if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+                raise typer.Exit(NOBODY_READS) from None
+            if isinstance(error, SystemExit):
+                raise
+            if os.environ.get("ONEWAY_TRACEBACK") == "1":
+                traceback.print_exc()
+            typer.echo(f"error: {error_line(error)}", err=True)
+            raise typer.Exit(REFUSED) from None
 
     return wrapped
+
+
+def error_line(error: Exception) -> str:
+    """Return what to print of an error: its text only if it is known to quote no query.
+
+    Args:
+        error: An error that oneway raised on purpose, a failed call of the system, or a fault.
+    """
+    if isinstance(error, OnewayError):
+        return str(error)
+    place = _place(error)
+    if isinstance(error, MemoryError):
+        return f"memory ran out at {place}. Pass fewer or smaller queries."
+    if isinstance(error, OSError) and error.strerror:
+        file = f": {error.filename}" if isinstance(error.filename, str | os.PathLike) else ""
+        return f"the system says: {error.strerror}{file} (at {place})."
+    return (
+        f"unexpected {type(error).__name__} at {place}. Its text is left out, since it may quote a "
+        "query. This is a fault of oneway: please report it with the whole command and what "
+        "`oneway doctor --json` prints. ONEWAY_TRACEBACK=1 in the environment shows all of it."
+    )
+
+
+def _place(error: Exception) -> str:
+    """Return where an error was raised, and the line of oneway that led there."""
+    package = str(Path(__file__).parents[1])
+    ours = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(package)
+    ]
+    raised, led = where_raised(error), f"{ours[-1].filename}, line {ours[-1].lineno}"
+    return raised if raised == led else f"{raised}, from {led}"
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print what loading left out, cut or converted, on standard error."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def check_suffix(path: Path, flag: str, *suffixes: str) -> str:
+    """Return the suffix of an output, in lower case.
+
+    Args:
+        path: The output.
+        flag: Its option, such as ``--out``.
+        suffixes: Those that it may have.
+
+    Raises:
+        InvalidOptionError: It has another.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise InvalidOptionError(f"{flag} must end in {' or '.join(suffixes)}, but is {path}.")
+    return suffix
 
 
 def print_lines(console: "Console", lines: Sequence[str]) -> None:
@@ -307,8 +400,15 @@ def run_seed(
 
     cells = cells_of(spec, out, cache)
     with progress(count_stages(spec)) as report:
+
+        def load() -> "tuple[Dataset, Dataset | None]":
+            loaded = load_data(spec.data, data_root, report)
+            for dataset in filter(None, loaded):
+                print_notes(dataset.notes)
+            return loaded
+
         records = cells.run(
-            lambda: load_data(spec.data, data_root, report),
+            load,
             device=device,
             only=only,
             drawn=drawn,
@@ -327,7 +427,7 @@ def parse_options(pairs: Sequence[str] | None, flag: str) -> dict[str, Any]:
     for name, value in parse_pairs(pairs, flag).items():
         try:
             options[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # also numbers and lists that Python cannot hold
             options[name] = value
     return options
 
@@ -423,7 +523,10 @@ def scores_to_confidences(
 
 
 def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torch.Tensor, str]":
+    import numpy as np
     import torch
+
+    from oneway.checks import refuse_probabilities
 
     found = next((name for name in ("logits", "confidences") if name in arrays), kind)
     if "array" in arrays and kind is None:
@@ -435,23 +538,19 @@ def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torc
             raise InvalidOptionError(f"--kind must be logits or confidences, but is {found!r}.")
         take_array(arrays, path, "logits", "confidences")
     scores = take_array(arrays, path, str(found))
-    if scores.ndim != 2:
+    if scores.ndim != 2 or scores.dtype.kind != "f":
         raise CorruptDataError(
-            f"scores in {path} must have shape (N, K), but have shape {scores.shape}."
+            f"scores in {path} must be floating of shape (N, K), but are {scores.dtype} of shape "
+            f"{scores.shape}."
         )
-    told = torch.from_numpy(scores)
-    if found == "logits" and _look_like_confidences(told):
-        remedy = "pass --kind confidences" if "array" in arrays else "name the array confidences"
-        typer.echo(
-            f"warning: the logits in {path} look like confidences: all are at least 0, and each "
-            f"row sums to 1. If they are, {remedy}.",
-            err=True,
+    dtype = scores.dtype.newbyteorder("=")
+    if dtype not in (np.float16, np.float32, np.float64):
+        raise CorruptDataError(
+            f"scores in {path} must be float16, float32 or float64, but are {dtype}. Save "
+            "`np.asarray(scores, np.float64)`."
         )
-    return told, str(found)
-
-
-def _look_like_confidences(scores: "torch.Tensor") -> bool:
-    """Say whether ``(N, K)`` scores are all at least 0, each row of them summing to 1."""
-    if not len(scores) or bool((scores < 0).any()):
-        return False
-    return bool(((scores.double().sum(-1) - 1).abs() <= 1e-3).all())
+    tensor = torch.from_numpy(scores.astype(dtype))
+    if found == "logits":
+        remedy = "Pass --kind confidences." if "array" in arrays else "Name the array confidences."
+        refuse_probabilities(tensor, f"the logits in {path}", remedy)
+    return tensor, str(found)

@@ -10,12 +10,14 @@ from oneway.cli.common import (
     Device,
     Kind,
     Options,
+    check_suffix,
     choose_device,
     command,
     images_beside,
     parse_options,
     progress,
 )
+from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +33,9 @@ BATCH = 512
 Scores = Annotated[
     Path, typer.Argument(help=".npy scores, or .npz with `logits` or `confidences`.")
 ]
-Out = Annotated[Path, typer.Option(help="File to write: .npy, or .npz with `confidences`.")]
+Out = Annotated[
+    Path, typer.Option(help="File to write: .npy, or .npz with `confidences`."), Writes()
+]
 Surrogate = Annotated[
     Path | None, typer.Option(help="Surrogate inverter, from `oneway train inverter`.")
 ]
@@ -76,14 +80,13 @@ def defend(
 
     from oneway.cli.common import scores_to_logits
     from oneway.data import read_npz
-    from oneway.errors import InvalidOptionError, UnknownNameError
+    from oneway.errors import UnknownNameError
     from oneway.releases import guarded_release
 
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
     if dtype not in dtypes:
         raise UnknownNameError("dtype", dtype, dtypes)
-    if out.suffix not in (".npy", ".npz"):
-        raise InvalidOptionError(f"--out must end in .npy or .npz, but is {out}.")
+    check_suffix(out, "--out", ".npy", ".npz")
     options = parse_options(option, "--option")
     _check_defense(defense, options)
     where = choose_device(device)
@@ -169,10 +172,10 @@ def _write(out: Path, confidences: "NDArray[np.generic]") -> None:
     """Write the release, whole or not at all."""
     import numpy as np
 
-    from oneway.files import atomic_file
+    from oneway.files import atomic_file, write_npz
 
+    if out.suffix.lower() == ".npz":
+        write_npz(out, {"confidences": confidences})
+        return
     with atomic_file(out) as temporary, temporary.open("wb") as file:
-        if out.suffix == ".npy":
-            np.save(file, confidences)
-        else:
-            np.savez_compressed(file, confidences=confidences)
+        np.save(file, confidences)

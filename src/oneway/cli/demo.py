@@ -17,6 +17,7 @@ from oneway.cli.common import (
     print_table,
     progress,
 )
+from oneway.cli.paths import Shares, Writes
 
 if TYPE_CHECKING:
     from oneway.evaluation import Outcome, ReleaseRecord
@@ -28,11 +29,12 @@ def demo(
         str, typer.Option(help="digits: 5,000 bundled digits. mnist: all 70,000.")
     ] = "digits",
     data_root: Annotated[
-        Path | None, typer.Option(help="Folder with mnist.npz or the four IDX files.")
+        Path | None, typer.Option(help="Folder with mnist.npz or the four IDX files."), Shares()
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder for records, page, table and picture. [runs/demo-DATA]"),
+        Writes(("records.jsonl", "report.html", "table.md", "reconstructions.png")),
     ] = None,
     cache: Cache = CACHE,
     device: Device = "auto",
@@ -54,7 +56,8 @@ def demo(
     """
     from oneway.benchmark import Experiment, bundled_spec, count_stages, gallery_path, summarise
     from oneway.data import load_dataset
-    from oneway.evaluation import Store, write_pictures, write_records
+    from oneway.evaluation import Store, write_records
+    from oneway.files import atomic_file, write_npz
     from oneway.report import costs_table, draw_reconstructions, report_lines, summary_table
 
     device_used = choose_device(device)
@@ -69,7 +72,7 @@ def demo(
         write_records(folder / "records.jsonl", records)
         galleries = {outcome.record.cell: experiment.gallery(outcome) for outcome in outcomes}
         for cell, images in galleries.items():
-            write_pictures(gallery_path(store, cell), images)
+            write_npz(gallery_path(store, cell), images)
         (figure := folder / "reconstructions.png").unlink(missing_ok=True)
         if not no_images:
             title = f"What scores give away: {data}, mean squared error per pixel of each attack"
@@ -80,7 +83,8 @@ def demo(
     lines = report_lines(summaries)
     bullets = "".join(f"- {line}\n" for line in lines)
     text = "\n".join((table.markdown(), bullets, costs_table(summaries).markdown()))
-    (folder / "table.md").write_text(text, encoding="utf-8")
+    with atomic_file(folder / "table.md") as path:
+        path.write_text(text, encoding="utf-8")
     print_table(table, lines)
     pictures = "" if no_images else " and reconstructions.png"
     typer.echo(f"Wrote {folder}/report.html, records.jsonl, table.md{pictures}")

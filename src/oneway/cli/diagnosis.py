@@ -1,4 +1,4 @@
-"""Diagnose an installation: packages, imports, devices, folders, and what to do about them."""
+"""Diagnose an installation: packages, imports, devices, folders, and remedies."""
 
 import json
 import os
@@ -40,23 +40,23 @@ PURPOSES = {
 """The use of each extra, in a line. The metadata of the installation lists the extras."""
 
 COMPANIONS = ("torchvision", "torchaudio")
-"""Packages that load only beside the torch they were built for; some guarded models need them."""
+"""Packages that load only with the torch they were built for; some guarded models need them."""
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "microsoft-edge", "firefox")
 
 Installed = Mapping[str, Distribution]  # by canonical name
-Wanted = tuple[Requirement, str | None]  # and the package that brings it, if oneway does not
-Import = tuple[str | None, dict[str, Any]]  # error in a line, if any; facts about torch
+Wanted = tuple[Requirement, str | None]  # and the package that requires it; None: oneway
+Import = tuple[str | None, dict[str, Any]]  # error as a line, None without; facts about torch
 Json = dict[str, Any]
 
 
 def diagnose(version: str, cache: Path) -> Json:
-    """Return the state of the installation that runs this, as `oneway doctor --json` prints it.
+    """Return the state of this installation, as `oneway doctor --json` prints it.
 
     Args:
-        version: The version of the oneway that is imported.
-        cache: The folder for trained networks.
+        version: Version of the imported oneway.
+        cache: Folder for trained networks.
 
     Raises:
         MissingDataError: oneway is imported from a folder, and is not installed.
@@ -70,35 +70,29 @@ def diagnose(version: str, cache: Path) -> Json:
     extras = installed["oneway"].metadata.get_all("Provides-Extra") or []
     wanted = {extra: find_wanted(extra, installed) for extra in ("", *extras)}
     conflicts = find_conflicts({canonicalize_name(each.name) for each, _ in wanted[""]}, installed)
-    groups: dict[str, list[Wanted]] = {
-        **wanted,
-        "companions": [(Requirement(each), None) for each in COMPANIONS if each in installed],
-        "owners": [(Requirement(owner), None) for owner, _ in conflicts],
-    }
-    modules = chain(*(find_modules(each, installed) for each in chain(*groups.values())))
+    wanted["companions"] = [(Requirement(each), None) for each in COMPANIONS if each in installed]
+    wanted["owners"] = [(Requirement(owner), None) for owner, _ in conflicts]
+    modules = chain(*(find_modules(each, installed) for each in chain(*wanted.values())))
     imports = try_imports([*modules, "oneway"])
     packages = {
         name: [check_package(each, installed, imports) for each in group]
-        for name, group in groups.items()
+        for name, group in wanted.items()
     }
-    core, owners, torch = (
-        packages.pop(""),
-        packages.pop("owners"),
-        imports.get("torch", ("", {}))[1],
-    )
-    findings = [*find_version_faults(version, installed["oneway"])]
-    for package in chain(core, *packages.values()):
-        findings += find_faults(package, core, torch)
-    if imports["oneway"][0] and not findings:  # else the reason is there already
-        findings.append(fault(f"oneway: {imports['oneway'][0]}.", "Install oneway again."))
-    for owner, (_, conflict) in zip(owners, conflicts, strict=True):
-        what = f"{owner['name']} {owner['version']} wants {conflict} is installed."
-        remedy = f"Upgrade {owner['name']}, or give it an environment of its own."
-        findings.append((fault if owner["faults"] else note)(what, remedy))
+    core, owners = packages.pop(""), packages.pop("owners")
+    torch = imports.get("torch", ("", {}))[1]
     folders = [measure_folder("trained networks", cache)]
     if imports.get("pooch", ("missing",))[0] is None:
         folders.append(measure_folder("downloaded data", download_folder()))
-    findings += [*find_notes(torch, folders)]
+    findings = [*_version_findings(version, installed["oneway"])]
+    for package in chain(core, *packages.values()):
+        findings += _package_findings(package, core, torch)
+    if imports["oneway"][0] and not findings:  # else another finding is the reason
+        findings.append(_fault(f"oneway: {imports['oneway'][0]}.", "Install oneway again."))
+    for owner, (_, conflict) in zip(owners, conflicts, strict=True):
+        statement = f"{owner['name']} {owner['version']} wants {conflict} is installed."
+        remedy = f"Upgrade {owner['name']}, or install it into another environment."
+        findings.append((_fault if owner["faults"] else _note)(statement, remedy))
+    findings += _notes(torch, folders)
     return {
         "works": not any(each["broken"] for each in findings),
         "oneway": version,
@@ -106,7 +100,7 @@ def diagnose(version: str, cache: Path) -> Json:
         "platform": f"{platform.system()} {platform.machine()}",
         "torch": torch,
         "core": core,
-        "extras": [describe_extra(extra, packages[extra]) for extra in extras],
+        "extras": [_extra(extra, packages[extra]) for extra in extras],
         "folders": folders,
         "browser": find_browser(),
         "findings": [each for n, each in enumerate(findings) if each not in findings[:n]],
@@ -114,16 +108,18 @@ def diagnose(version: str, cache: Path) -> Json:
 
 
 def find_installed(path: Sequence[str] | None = None) -> Installed:
-    """Return the packages in some folders (None: ``sys.path``), the first of each name."""
-    # Not `distributions()`: the package importlib_metadata replaces it once it is loaded.
+    """Return the packages in folders (None: ``sys.path``), the first of each name."""
+    # Not `distributions()`, which the package importlib_metadata replaces once it is loaded.
     context = DistributionFinder.Context(path=list(sys.path if path is None else path))
-    found = [*MetadataPathFinder.find_distributions(context)][::-1]
-    # A folder that an interrupted installation left has no name.
-    return {canonicalize_name(name): each for each in found if (name := each.metadata["Name"])}
+    distributions = [*MetadataPathFinder.find_distributions(context)][::-1]
+    # The folder of an interrupted installation has no name.
+    return {
+        canonicalize_name(name): each for each in distributions if (name := each.metadata["Name"])
+    }
 
 
 def find_wanted(extra: str, installed: Installed) -> list[Wanted]:
-    """Return what an extra of oneway wants, or its core (""); packages that others bring last."""
+    """Return what an extra of oneway, or its core (""), requires; indirect requirements last."""
     wanted = sorted(_wanted("oneway", extra, installed), key=lambda each: each[1] is not None)
     return list({canonicalize_name(each[0].name): each for each in reversed(wanted)}.values())[::-1]
 
@@ -141,17 +137,17 @@ def _wanted(
 
 
 def _requirements(distribution: Distribution, extra: str = "") -> Iterator[Requirement]:
-    """Yield what a distribution requires on this machine for an extra, or always ("")."""
+    """Yield what a distribution requires on this machine: for an extra alone, or always ("")."""
     for each in map(Requirement, distribution.requires or ()):
-        always = each.marker is None or each.marker.evaluate({"extra": ""})
-        if always != bool(extra) and (
-            each.marker is None or each.marker.evaluate({"extra": extra})
-        ):
+        always, with_extra = (
+            each.marker is None or each.marker.evaluate({"extra": name}) for name in ("", extra)
+        )
+        if with_extra and always != bool(extra):
             yield each
 
 
 def find_conflicts(names: Set[str], installed: Installed) -> list[tuple[str, str]]:
-    """Return the packages that want another version of ``names`` than is there, and which."""
+    """Return packages that require another version of ``names``, each with its requirement."""
     return [
         (owner, f"{name}{each.specifier}, but {version}")
         for owner in sorted(installed.keys() - {"oneway"})
@@ -162,21 +158,21 @@ def find_conflicts(names: Set[str], installed: Installed) -> list[tuple[str, str
 
 
 def find_modules(wanted: Wanted, installed: Installed) -> list[str]:
-    """Return the modules to import: that of the package's name, or all that it installs."""
+    """Return the modules to import: the module of the package's name, or all of its modules."""
     requirement, through = wanted
     name = canonicalize_name(requirement.name)
     record = "" if through or name not in installed else installed[name].read_text("RECORD") or ""
     modules = set(re.findall(r"^([A-Za-z]\w*)(?:/__init__)?\.py,", record, re.MULTILINE))
-    return [own] if (own := name.replace("-", "_")) in modules else sorted(modules)
+    return [same] if (same := name.replace("-", "_")) in modules else sorted(modules)
 
 
 def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Import]) -> Json:
-    """Describe a package: its version, the range that is wanted, and why it does not work."""
+    """Describe a package: its version, the required range, and why it does not work."""
     requirement, through = wanted
     package = installed.get(canonicalize_name(requirement.name))
     specifier, version = requirement.specifier, None if package is None else package.version
     errors = [imports[module][0] for module in find_modules(wanted, installed)]
-    # A person who installed a pre-release wants it.
+    # Pre-releases count: whoever installed a pre-release wants it.
     if version is not None and not specifier.contains(version, prereleases=True):
         errors.insert(0, f"{version} is not {specifier}")
     return {
@@ -188,53 +184,52 @@ def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Im
     }
 
 
-def describe_extra(name: str, packages: list[Json]) -> Json:
+def _extra(name: str, packages: list[Json]) -> Json:
     """Describe an extra: its state is "ready", "missing", "incomplete" or "broken"."""
-    there = [each for each in packages if each["version"] is not None]
-    state = "ready" if len(there) == len(packages) else "incomplete"
-    if not any(each["through"] is None for each in there) and there != packages:
+    present = [each for each in packages if each["version"] is not None]
+    state = "ready" if len(present) == len(packages) else "incomplete"
+    if all(each["through"] for each in present) and present != packages:
         state = "missing"
     if any(each["faults"] for each in packages):
         state = "broken"
-    install = f"pip install 'oneway[{name}]'"
-    purpose = PURPOSES.get(name, "")
     return {
         "name": name,
-        "purpose": purpose,
+        "purpose": PURPOSES.get(name, ""),
         "state": state,
-        "install": install,
+        "install": f"pip install 'oneway[{name}]'",
         "packages": packages,
     }
 
 
-def fault(what: str, remedy: str) -> Json:
+def _fault(statement: str, remedy: str) -> Json:
     """Return a finding about something that is installed and does not work."""
-    return {"broken": True, "what": what, "remedy": remedy}
+    return {"broken": True, "what": statement, "remedy": remedy}
 
 
-def note(what: str, remedy: str) -> Json:
-    """Return a finding that is worth knowing; everything works."""
-    return {"broken": False, "what": what, "remedy": remedy}
+def _note(statement: str, remedy: str) -> Json:
+    """Return a finding about an installation that works."""
+    return _fault(statement, remedy) | {"broken": False}
 
 
-def find_version_faults(version: str, own: Distribution) -> Iterator[Json]:
-    """Hold this interpreter and this code against the metadata of the installation."""
-    python, wanted = platform.python_version(), own.metadata["Requires-Python"]
+def _version_findings(version: str, distribution: Distribution) -> Iterator[Json]:
+    """Compare this interpreter and this code with the metadata of the installation."""
+    python, wanted = platform.python_version(), distribution.metadata["Requires-Python"]
     if wanted and not SpecifierSet(wanted).contains(python, prereleases=True):
-        yield fault(f"Python {python} is not {wanted}.", "Use another Python.")
-    if own.version != version:
-        what = (
-            f"oneway {version} is imported, but {own.version} is installed, which is judged here."
+        yield _fault(f"Python {python} is not {wanted}.", "Use another Python.")
+    if distribution.version != version:
+        yield _fault(
+            f"oneway {version} is imported, but {distribution.version} is installed, which is "
+            "judged here.",
+            "Install it again, or run where no other copy comes first.",
         )
-        yield fault(what, "Install it again, or run where no other copy comes first.")
 
 
-def find_faults(package: Json, core: list[Json], torch: Json) -> Iterator[Json]:
-    """Yield what is wrong with a package, with the command that mends it."""
+def _package_findings(package: Json, core: list[Json], torch: Json) -> Iterator[Json]:
+    """Yield the faults of a package, each with a command that mends it."""
     name, version = package["name"], package["version"]
     if version is None and package in core:
-        what = f"{name} is not installed, and nothing works without it."
-        yield fault(what, "Run `pip install oneway`.")
+        statement = f"{name} is not installed, and nothing works without it."
+        yield _fault(statement, "Run `pip install oneway`.")
     for error in package["faults"]:
         remedy = f"Run `pip install --force-reinstall --no-deps {name}=={version}`."
         if name in COMPANIONS:
@@ -242,35 +237,29 @@ def find_faults(package: Json, core: list[Json], torch: Json) -> Iterator[Json]:
             remedy = f"{built}, or remove it: oneway does without."
         elif error == f"{version} is not {package['wanted']}":
             remedy = f"Run `pip install '{name}{package['wanted']}'`."
-        yield fault(f"{name}: {error.rstrip('.')}.", remedy)
+        yield _fault(f"{name}: {error.rstrip('.')}.", remedy)
 
 
-def find_notes(torch: Json, folders: list[Json]) -> Iterator[Json]:
-    """Yield notes on devices that torch leaves unused, and folders that cannot be written to."""
-    if torch:
-        built, gpus, threads = torch["built_for_cuda"], torch["gpus"], torch["threads"]
-        cores = usable_cores()
-        if built and not gpus:
-            what = (
-                f"torch was built for GPUs (CUDA or ROCm {built}), but sees none: it uses the CPU."
-            )
-            yield note(
-                what, "Nothing to mend if there is none; its CPU build is gigabytes smaller."
-            )
-        if NVIDIA_DRIVER.exists() and not built:
-            what = "There is an NVIDIA driver, but torch was built for the CPU alone."
-            yield note(what, "Install torch's CUDA build to use the GPU.")
-        if torch["mps"] and not gpus:
-            what = "There is an Apple GPU, which --device auto leaves aside."
-            yield note(what, "Ask for it by --device mps; it is not tested.")
-        if threads > cores:
-            what = f"torch computes with {threads} threads on {cores} cores."
-            yield note(what, f"Set OMP_NUM_THREADS={cores}.")
+def _notes(torch: Json, folders: list[Json]) -> Iterator[Json]:
+    """Yield notes on devices and cores that torch does not use well, and on read-only folders."""
+    built, gpus, threads = (torch.get(key) for key in ("built_for_cuda", "gpus", "threads"))
+    if built and not gpus:
+        fact = f"torch was built for GPUs (CUDA or ROCm {built}), but sees none: it uses the CPU."
+        yield _note(fact, "Nothing to mend without a GPU; the CPU build is gigabytes smaller.")
+    if torch and NVIDIA_DRIVER.exists() and not built:
+        fact = "There is an NVIDIA driver, but torch was built for the CPU alone."
+        yield _note(fact, "Install torch's CUDA build to use the GPU.")
+    if torch.get("mps") and not gpus:
+        fact = "There is an Apple GPU, which --device auto leaves aside."
+        yield _note(fact, "Choose it by --device mps; it is not tested.")
+    if threads and threads > (cores := usable_cores()):
+        fact = f"torch computes with {threads} threads on {cores} cores."
+        yield _note(fact, f"Set OMP_NUM_THREADS={cores}.")
     for each in folders:
         if not each["writable"]:
-            what = f"{each['path']} ({each['purpose']}) cannot be written to."
+            fact = f"{each['path']} ({each['purpose']}) cannot be written to."
             remedy = "Run elsewhere, or pass the command another folder, such as --cache FOLDER."
-            yield note(what, remedy)
+            yield _note(fact, remedy)
 
 
 def usable_cores() -> int:
@@ -294,8 +283,8 @@ def measure_folder(purpose: str, path: Path) -> Json:
 
 
 def find_browser() -> str | None:
-    """Return the browser that shows pages here, or None."""
-    for path in filter(None, map(shutil.which, BROWSERS)):  # a server's are not registered
+    """Return the browser of this machine, or None."""
+    for path in filter(None, map(shutil.which, BROWSERS)):  # on servers they are not registered
         return path
     with suppress(webbrowser.Error):
         return str(getattr(webbrowser.get(), "name", "the system's own"))
@@ -303,15 +292,20 @@ def find_browser() -> str | None:
 
 
 def try_imports(modules: Sequence[str]) -> dict[str, Import]:
-    """Import modules, each in a process of its own: a broken one may end its interpreter."""
+    """Import each module in another process, since a broken module may end its interpreter."""
     names = list(dict.fromkeys(modules))
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(try_import, names), strict=True))
 
 
 def try_import(module: str, timeout_seconds: float = 120.0) -> Import:
-    """Import a module in another process."""
-    # -P: a file of the working folder must not stand for a package.
+    """Import a module in another process.
+
+    Args:
+        module: Name of the module.
+        timeout_seconds: Most seconds that the import may take.
+    """
+    # -P: a file of the working folder must not replace a package.
     command = [sys.executable, "-P", "-m", "oneway.cli.probe", module]
     try:
         ended = subprocess.run(  # noqa: S603  our own interpreter and module

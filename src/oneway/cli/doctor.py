@@ -20,12 +20,11 @@ def doctor(
 ) -> None:
     """Show what is installed, whether it works, and how to get what is missing.
 
-    Imports every package that oneway may use, each in a process of its own, and compares its
-    version with the range that oneway accepts. Changes nothing, and prints no environment
-    variable.
+    Imports every package that oneway may use, each in another process, and compares its version
+    with the range that oneway accepts. Changes nothing, and prints no environment variable.
 
-    Exits 1 if the core does not work, or if something that is installed is broken. A missing extra
-    is no fault.
+    Exits 1 if the core does not work, or if an installed package is broken. A missing extra is no
+    fault.
 
     For example:
 
@@ -80,11 +79,11 @@ def _lines(diagnosis: dict[str, Any]) -> Iterator[str]:
 
 
 def _packages(extra: dict[str, Any]) -> Iterator[str]:
-    """Yield an extra's packages, the missing ones, and the command that installs these."""
+    """Yield an extra's packages, its missing packages, and the command that installs them."""
     packages = extra["packages"]
-    own = [each for each in packages if each["through"] is None and each["version"]]
-    if own:
-        yield ", ".join(f"{each['name']} {each['version']}" for each in own)
+    direct = [each for each in packages if each["through"] is None and each["version"]]
+    if direct:
+        yield ", ".join(f"{each['name']} {each['version']}" for each in direct)
     missing = [
         each["name"] + (f" (for {each['through']})" if each["through"] else "")
         for each in packages

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneway.cli.common import command
+from oneway.cli.common import check_suffix, command
+from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
     import onnx
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 @command
 def export(
     guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
-    out: Annotated[Path, typer.Option(help="File to write, .onnx.")],
+    out: Annotated[Path, typer.Option(help="File to write, .onnx."), Writes()],
     model: Annotated[
         Path | None, typer.Option(help="An .onnx model to put the codebook behind.")
     ] = None,
@@ -38,8 +39,7 @@ def export(
     from oneway.extras import load_extra
     from oneway.files import atomic_file
 
-    if out.suffix != ".onnx":
-        raise InvalidOptionError(f"--out must end in .onnx, but is {out}.")
+    check_suffix(out, "--out", ".onnx")
     onnx = load_extra("onnx", **NEEDED)
     if (model is None) != (output is None):
         raise InvalidOptionError("--model and --output go together: give both, or neither.")

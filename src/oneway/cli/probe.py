@@ -1,6 +1,6 @@
 """`python -m oneway.cli.probe MODULE`: import a module, and print its error and facts as JSON.
 
-Loads nothing else, since `oneway doctor` runs it once for each module.
+It imports no other package, since `oneway doctor` runs it for each module.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 def main(module: str) -> None:
     """Import a module, and print its error and facts as JSON."""
-    # What packages print goes elsewhere.
+    # Output of packages goes to standard error.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     error, facts = None, {}
@@ -26,7 +26,7 @@ def main(module: str) -> None:
 
 
 def _torch_facts(torch: Any) -> dict[str, Any]:
-    """Return torch's version and devices, once each has computed."""
+    """Return torch's version and devices, after a computation on each."""
     torch.zeros(1).numpy()  # fails where it was built for another NumPy
     gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     for number in gpus:

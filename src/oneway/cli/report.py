@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import CACHE, Cache, NoImages, command, galleries_in
+from oneway.cli.common import CACHE, Cache, NoImages, check_suffix, command, galleries_in
+from oneway.cli.paths import Reads, Writes
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ def report(
             help="An audit's folder or its audit.json; records, .jsonl, or folders of them; or a "
             "certificate: a codebook, .safetensors, or the .json of `oneway certify`."
         ),
+        Reads("*.json*"),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write, .html. [beside the source]")
+        Path | None, typer.Option(help="File to write, .html. [beside the source]"), Writes()
     ] = None,
     no_images: NoImages = False,
     cache: Cache = CACHE,
@@ -49,18 +51,18 @@ def report(
     for path in source:
         if not path.exists():
             raise MissingDataError(f"there is no file or folder {path}.")
-    if out is not None and out.suffix != ".html":
-        raise InvalidOptionError(f"--out must end in .html, but is {out}.")
+    if out is not None:
+        check_suffix(out, "--out", ".html")
     first = source[0]
     if (first / "audit.json").is_file():
         first = first / "audit.json"
-    alone = first.suffix in (".json", ".safetensors")
+    alone = first.suffix.lower() in (".json", ".safetensors")
     if alone and len(source) > 1:
         raise InvalidOptionError(
             f"one audit or certificate makes a page, but got {len(source)} files. Run the command "
             "once for each."
         )
-    if first.suffix == ".safetensors":
+    if first.suffix.lower() == ".safetensors":
         page = _of_guard(first)
     elif alone:
         page = _of_json(first, no_images=no_images)
@@ -97,8 +99,8 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
 
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptDataError(f"{path} is not JSON. Make it again.") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptDataError(f"{path} is not JSON ({type(error).__name__}).") from error
     if not isinstance(record, dict):
         raise CorruptDataError(f"{path} must hold a JSON object, but holds something else.")
     if "bits_measured" in record:

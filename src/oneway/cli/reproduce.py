@@ -25,6 +25,7 @@ from oneway.cli.common import (
     run_seed,
     run_seeds,
 )
+from oneway.cli.paths import Reads
 from oneway.errors import InvalidOptionError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ FIGURES = ("figure1", "figure2")
 @command
 def reproduce(
     what: Annotated[
-        str, typer.Argument(help="table1, table2, background, figure1, figure2, or a .toml file.")
+        str,
+        typer.Argument(help="table1, table2, background, figure1, figure2, or a .toml file."),
+        Reads(),
     ],
     data: Annotated[str, typer.Option(help="mnist or faces.")] = "mnist",
     preset: Annotated[
@@ -82,7 +85,7 @@ def reproduce(
         _check_figure(what, release, executor, no_images=no_images)
     wanted = chosen_releases(spec, release)
     device_used = choose_device(device)
-    single = figure or what.endswith(".toml")
+    single = figure or _is_file(what)
     seeds = sorted(set(seed or ([spec.seed] if single else [0, 1, 2])))
     specs = [dataclasses.replace(spec, seed=number) for number in seeds]
     records: list[ReleaseRecord] = []
@@ -114,12 +117,16 @@ def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, 
 
     if data not in ("mnist", "faces"):
         raise UnknownNameError("data", data, ("mnist", "faces"))
-    if what.endswith(".toml"):
+    if _is_file(what):
         return load_spec(Path(what), preset), None
     if what not in (*TABLES, *FIGURES):
         raise UnknownNameError("table or figure", what, (*TABLES, *FIGURES))
     figure = figure_spec(what) if what in FIGURES else None
     return bundled_spec(f"{figure.experiment if figure else what}-{data}", preset or "cpu"), figure
+
+
+def _is_file(what: str) -> bool:
+    return what.lower().endswith(".toml")
 
 
 def _check_figure(what: str, release: list[str] | None, executor: str, *, no_images: bool) -> None:

@@ -6,14 +6,19 @@ from typing import Annotated
 import typer
 
 from oneway.cli.common import command
+from oneway.cli.paths import Reads, Writes
 
 
 @command
 def results(
     records: Annotated[
-        Path, typer.Argument(help="Folder with the records of `oneway reproduce`.")
+        Path,
+        typer.Argument(help="Folder with the records of `oneway reproduce`."),
+        Reads("*-seed*.jsonl"),
     ] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="File to write, Markdown.")] = Path("runs/results.md"),
+    out: Annotated[Path, typer.Option(help="File to write, Markdown."), Writes()] = Path(
+        "runs/results.md"
+    ),
 ) -> None:
     """Write Markdown of all stored records: means over seeds, intervals, and what they say.
 

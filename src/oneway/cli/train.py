@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneway.cli.common import Device, Seed, choose_device, command, progress, take_array
+from oneway.cli.common import (
+    DataRoot,
+    Device,
+    Seed,
+    choose_device,
+    command,
+    print_notes,
+    progress,
+    take_array,
+)
+from oneway.cli.paths import Reads, Writes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,13 +28,19 @@ app = typer.Typer(no_args_is_help=True, help="Train a target classifier, or an i
 @app.command()
 @command
 def target(
-    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder to write to."),
+        Writes(("target.safetensors", "private.npz", "auxiliary.npz", "test.npz")),
+    ],
     data: Annotated[
         str, typer.Option(help="digits, mnist, qmnist, celeba, facescrub, folder or npz.")
     ] = "digits",
-    data_root: Annotated[Path | None, typer.Option(help="Folder with the data's files.")] = None,
+    data_root: DataRoot = None,
     data_path: Annotated[
-        str | None, typer.Option(help="File or folder in it, where the data set needs one.")
+        str | None,
+        typer.Option(help="File or folder in it, where the data set needs one."),
+        Reads(below="data_root"),
     ] = None,
     side: Annotated[
         int | None, typer.Option(min=1, help="Scale images to so many pixels a side.")
@@ -63,6 +79,7 @@ def target(
     where = choose_device(device)
     with progress() as report:
         dataset = load_dataset(data, data_root, path=data_path, side=side, report=report)
+    print_notes(dataset.notes)
     splits = split_dataset(dataset, private=private, auxiliary=auxiliary, test=test, seed=seed)
     shape, size = splits.private_images.shape[1:], TARGET_PRESETS[preset]
     torch.manual_seed(seed)
@@ -77,7 +94,6 @@ def target(
             generator=torch.Generator().manual_seed(seed),
             on_epoch=lambda epoch, _: report("train the target", epoch / epochs),
         )
-    out.mkdir(parents=True, exist_ok=True)
     accuracy = _write_splits(out, splits, network)
     save_module(out / "target.safetensors", network, "target", {"data": data, "accuracy": accuracy})
     typer.echo(f"accuracy on {test} test images: {accuracy:.4f}")
@@ -86,21 +102,21 @@ def target(
 
 def _write_splits(out: Path, splits: "Splits", network: "nn.Module") -> float:
     """Write each split with its clean logits; return the accuracy on the test images."""
-    import numpy as np
     import torch
 
+    from oneway.files import write_npz
     from oneway.targets import TorchTarget
 
     target = TorchTarget(network)
     for name in ("private", "auxiliary", "test"):
         images, labels = getattr(splits, f"{name}_images"), getattr(splits, f"{name}_labels")
         logits = target.logits(images)
-        np.savez_compressed(
-            out / f"{name}.npz",
-            images=(images * 255).round().to(torch.uint8).numpy(),
-            labels=labels.numpy(),
-            logits=logits.numpy(),
-        )
+        arrays = {
+            "images": (images * 255).round().to(torch.uint8),
+            "labels": labels,
+            "logits": logits,
+        }
+        write_npz(out / f"{name}.npz", {key: each.numpy() for key, each in arrays.items()})
     # The test split is the last.
     return float((logits.argmax(-1) == labels).double().mean())
 
@@ -111,7 +127,7 @@ def inverter(
     auxiliary: Annotated[
         Path, typer.Argument(help="auxiliary.npz with `images` and `logits` or `confidences`.")
     ],
-    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
+    out: Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()],
     preset: Annotated[str, typer.Option(help="Width: small or paper.")] = "small",
     input_transform: Annotated[
         str, typer.Option(help="Input transform: faithful or standardized.")

@@ -1,8 +1,6 @@
 """Read .npz files, as arrays and as a data set."""
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +9,20 @@ from numpy.typing import NDArray
 
 from oneway.data.images import Dataset, Pixels
 from oneway.data.source import Source
-from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, kind_of
+
+Names = tuple[str, ...]
+"""The names of classes, in the order of their numbers."""
 
 
 def load_npz(source: Source) -> Dataset:
     """Load a data set from an .npz file.
 
     The file holds ``images``, uint8 of shape ``(N, H, W)`` or ``(N, 1, H, W)``, and may hold
-    ``labels``, ``(N)`` integers from 0 to K - 1; ``names``, K texts; and ``is_test``, ``(N)``
-    bool. Without labels all images are of one class, which is enough for an auxiliary set. An
-    auxiliary set may mark the images of people who are not in the private set, as ``disjoint``,
-    ``(N)`` bool: the others are left out.
+    ``labels`` and ``names`` (see :func:`read_labels`), with an image of each class; and
+    ``is_test``, ``(N)`` bool. Without labels all images are of one class, which is enough for an
+    auxiliary set. An auxiliary set may mark the images of people who are not in the private set, as
+    ``disjoint``, ``(N)`` bool: the others are left out.
     """
     if source.path is None:
         raise InvalidOptionError(
@@ -29,11 +30,32 @@ def load_npz(source: Source) -> Dataset:
         )
     path = (source.data_root or Path()) / source.path
     arrays = read_npz(path)
-    if "images" not in arrays:
+    images = _gray_images(arrays, path)
+    if not source.labelled:
+        kept, notes = _disjoint(images, arrays.get("disjoint"), path)
+        return Dataset(source.name, kept, np.zeros(len(kept), np.int64), None, 1, None, notes)
+    labels, names = read_labels(arrays, len(images), path)
+    if labels is None:
+        labels = np.zeros(len(images), np.int64)
+    num_classes = _count_classes(labels, path)
+    if names is not None and len(names) != num_classes:
         raise CorruptDataError(
-            f"{path} must hold images, but holds {', '.join(sorted(arrays)) or 'nothing'}."
+            f"{path} must hold an image of each of its {len(names)} names, but holds images of "
+            f"{num_classes} classes. Take the names of the other classes out."
         )
-    images = arrays["images"]
+    is_test = arrays.get("is_test")
+    if is_test is not None and (is_test.shape != labels.shape or not _is_boolean(is_test)):
+        raise CorruptDataError(
+            f"is_test of {path} must be bool of shape {labels.shape}, one per image, but is "
+            f"{is_test.dtype} of shape {is_test.shape}."
+        )
+    marks = None if is_test is None else is_test.astype(np.bool_)
+    return Dataset(source.name, images, labels, marks, num_classes, names)
+
+
+def _gray_images(arrays: dict[str, NDArray[Any]], path: Path) -> Pixels:
+    """Return the ``(N, H, W)`` images of a file's arrays."""
+    images = take_images(arrays, path)
     stored = images.shape
     if images.ndim == 4 and stored[1] == 1:
         images = images[:, 0]
@@ -42,62 +64,118 @@ def load_npz(source: Source) -> Dataset:
             f"images of {path} must be uint8 of shape (N, H, W) or (N, 1, H, W), none of them 0, "
             f"but are {images.dtype} of shape {stored}."
         )
-    if not source.labelled:
-        arrays = {name: arrays[name] for name in ("images", "disjoint") if name in arrays}
-        images = _disjoint(images, arrays.get("disjoint"), path)
-    labels, num_classes = _labels(arrays.get("labels"), len(images), path)
-    names = arrays.get("names")
-    if names is not None and (names.dtype.kind != "U" or names.shape != (num_classes,)):
-        raise CorruptDataError(
-            f"names of {path} must be {num_classes} texts, one per class, but are {names.dtype} "
-            f"of shape {names.shape}."
-        )
-    is_test = arrays.get("is_test")
-    if is_test is not None and (is_test.shape != labels.shape or not _is_boolean(is_test)):
-        raise CorruptDataError(
-            f"is_test of {path} must be bool of shape {labels.shape}, one per image, but is "
-            f"{is_test.dtype} of shape {is_test.shape}."
-        )
-    return Dataset(
-        source.name,
-        images,
-        labels,
-        None if is_test is None else is_test.astype(np.bool_),
-        num_classes,
-        None if names is None else tuple(names.tolist()),
-    )
+    refuse_masks(images, path)
+    return images
 
 
-def _disjoint(images: Pixels, marks: NDArray[Any] | None, path: Path) -> Pixels:
-    """Return the marked images, or all images if there are no marks."""
+def take_images(arrays: dict[str, NDArray[Any]], path: Path) -> NDArray[Any]:
+    """Return the array ``images`` of a file.
+
+    Raises:
+        CorruptDataError: The file has no such array.
+    """
+    if "images" not in arrays:
+        raise CorruptDataError(
+            f"{path} must hold an array named images, but holds "
+            f"{', '.join(sorted(arrays)) or 'nothing'}."
+        )
+    return arrays["images"]
+
+
+def refuse_masks(images: NDArray[Any], path: Path) -> None:
+    """Refuse uint8 images of 0 and 1, which as pixels are all but black.
+
+    Raises:
+        CorruptDataError: The images are such.
+    """
+    if images.dtype == np.uint8 and images.size and images.max() == 1:
+        raise CorruptDataError(
+            f"images of {path} are uint8, which is divided by 255, but hold only 0 and 1. "
+            "Multiply them by 255, or store them as bool or as floats."
+        )
+
+
+def _disjoint(
+    images: Pixels, marks: NDArray[Any] | None, path: Path
+) -> tuple[Pixels, tuple[str, ...]]:
+    """Return the marked images, or all images if there are no marks; and what was left out."""
     if marks is None:
-        return images
+        return images, ()
     if marks.shape != images.shape[:1] or not _is_boolean(marks) or not marks.any():
         raise CorruptDataError(
             f"disjoint of {path} must be bool of shape ({len(images)},), one per image and true "
             f"of some, but is {marks.dtype} of shape {marks.shape}."
         )
-    return images[marks.astype(np.bool_)]
+    kept = images[marks.astype(np.bool_)]
+    left_out = len(images) - len(kept)
+    note = f"{left_out} of {len(images)} images are not marked as disjoint, and left out."
+    return kept, (note,) if left_out else ()
 
 
-def _labels(labels: NDArray[Any] | None, count: int, path: Path) -> tuple[NDArray[np.int64], int]:
-    """Return the labels (all 0 if the file has none) and the number of classes."""
+def read_labels(
+    arrays: dict[str, NDArray[Any]], count: int, path: Path
+) -> tuple[NDArray[np.int64] | None, Names | None]:
+    """Return the labels and the class names of a file's arrays.
+
+    ``labels`` are ``(N)`` integers of at least 0, or texts; ``names`` are K texts, the names of the
+    classes 0 to K - 1. Texts are numbered by ``names`` or, without them, in sorted order.
+
+    Args:
+        arrays: The arrays of the file, by name.
+        count: Number of images, N.
+        path: The file, for messages.
+
+    Returns:
+        ``(N)`` labels, and K names; None for what the file lacks.
+
+    Raises:
+        CorruptDataError: An array has another type or shape, or labels lie outside the names.
+    """
+    names = _read_names(arrays.get("names"), path)
+    labels = arrays.get("labels")
     if labels is None:
-        return np.zeros(count, np.int64), 1
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        return None, names
+    kind = labels.dtype.kind
+    if kind not in "iuU" or labels.shape != (count,) or (kind == "i" and (labels < 0).any()):
         raise CorruptDataError(
-            f"labels of {path} must be integers of shape ({count},), one per image, but are "
-            f"{labels.dtype} of shape {labels.shape}."
+            f"labels of {path} must be integers of at least 0, or texts, of shape ({count},), one "
+            f"per image, but are {labels.dtype} of shape {labels.shape}."
         )
+    if kind == "U":
+        names = names or tuple(np.unique(labels).tolist())
+        number = {name: place for place, name in enumerate(names)}
+        numbers = [number.get(label, len(names)) for label in labels.tolist()]
+        labels = np.array(numbers, np.int64)
+    if names is not None and (unnamed := int((labels >= len(names)).sum())):
+        raise CorruptDataError(
+            f"labels of {path} must be among its {len(names)} names, but {unnamed} of {count} are "
+            "not. Store one name for each class."
+        )
+    return labels.astype(np.int64), names
+
+
+def _read_names(names: NDArray[Any] | None, path: Path) -> Names | None:
+    if names is None:
+        return None
+    if names.dtype.kind != "U" or names.ndim != 1 or len(set(names.tolist())) != len(names):
+        raise CorruptDataError(
+            f"names of {path} must be K different texts, one per class, but are {names.dtype} of "
+            f"shape {names.shape}."
+        )
+    return tuple(names.tolist())
+
+
+def _count_classes(labels: NDArray[np.int64], path: Path) -> int:
+    """Return K; refuse labels that are not 0 to K - 1 with an image of each."""
     classes = np.unique(labels)
-    if classes[0] != 0 or classes[-1] != len(classes) - 1:
+    if classes[-1] != len(classes) - 1:
         raise CorruptDataError(
             f"labels of {path} must be 0 to K - 1 with an image of each, but {len(classes)} "
             f"classes stand between {classes[0]} and {classes[-1]}. Store "
             "`np.unique(labels, return_inverse=True)[1]`, or no labels if the file is only an "
             "auxiliary set."
         )
-    return labels.astype(np.int64), len(classes)
+    return len(classes)
 
 
 def _is_boolean(marks: NDArray[Any]) -> bool:
@@ -107,10 +185,12 @@ def _is_boolean(marks: NDArray[Any]) -> bool:
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Read every array of an .npz file, or that of an .npy file (under the name ``array``).
 
+    Numbers come in this machine's byte order, and floats of more than 64 bits as float64.
+
     Raises:
         MissingDataError: The file does not exist.
         CorruptDataError: The file has another format, or holds pickled objects, which are never
-            loaded.
+            loaded; or memory has no room for the numbers that it claims to hold.
     """
     if not path.is_file():
         nearby = sorted(p.name for p in path.parent.glob("*.np[yz]"))[:5]
@@ -121,15 +201,25 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                return {"array": loaded}
+                return {"array": _plain(loaded)}
             with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-        # NumPy gives the bytes of a member that is no array.
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-            raise ValueError("a member is no array")
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+                return {name: _plain(loaded[name]) for name in loaded.files}
+    except MemoryError as error:
         raise CorruptDataError(
-            f"{os.fspath(path)} is not an .npy or .npz file of plain arrays "
-            f"({type(error).__name__})."
+            f"{os.fspath(path)} holds, or claims to hold, more numbers than memory has room for. "
+            "Store fewer rows, or write the file again."
         ) from error
-    return arrays
+    # A damaged archive or header raises whatever their code meets.
+    except Exception as error:
+        raise CorruptDataError(
+            f"{os.fspath(path)} is not an .npy or .npz file of plain arrays ({kind_of(error)})."
+        ) from error
+
+
+def _plain(array: Any) -> NDArray[Any]:
+    """Return an array in this machine's byte order, with floats of 64 bits at most."""
+    if not isinstance(array, np.ndarray):  # NumPy gives the bytes of a member that is no array
+        raise TypeError("a member is no array")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from oneway.data.folders import read_class_folders, stack_gray
-from oneway.data.images import Dataset, Pixels, decode_image, images_in
+from oneway.data.folders import images_in, read_class_folders, stack_gray
+from oneway.data.image_files import decode_image
+from oneway.data.images import Dataset, Pixels
 from oneway.data.source import Source
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
 
@@ -71,7 +72,8 @@ def load_facescrub(source: Source) -> Dataset:
             f"the boxes of data set {source.name!r} differ in size. Pass a side to scale all "
             "faces to, such as 64."
         )
-    faces = [face for path in lists for face in _read_facescrub_list(path, folder)]
+    listed = [face for path in lists for face in _read_facescrub_list(path, folder)]
+    faces = [face for face in listed if face is not None]
     if not faces:
         raise MissingDataError(f"no image of the lists in {folder} is there. {FACESCRUB_ORIGIN}")
     names = sorted({face.name for face in faces})
@@ -79,11 +81,14 @@ def load_facescrub(source: Source) -> Dataset:
     faces.sort(key=lambda face: label_of[face.name])  # stable: within a person as listed
     images = stack_gray(source, [face.path for face in faces], lambda row: _decode_face(faces[row]))
     labels = np.array([label_of[face.name] for face in faces], np.int64)
-    return Dataset(source.name, images, labels, None, len(names), tuple(names))
+    missing = len(listed) - len(faces)
+    left_out = f"{missing} of {len(listed)} listed images are not there, and left out."
+    notes = (left_out,) if missing else ()
+    return Dataset(source.name, images, labels, None, len(names), tuple(names), notes)
 
 
-def _read_facescrub_list(path: Path, folder: Path) -> list[_Face]:
-    """Return the faces of a list whose image exists."""
+def _read_facescrub_list(path: Path, folder: Path) -> list[_Face | None]:
+    """Return the faces of a list; None for each whose image does not exist."""
     lines = _read_lines(path, FACESCRUB_ORIGIN)
     header = lines[0].split("\t") if lines else []
     if not set(FACESCRUB_COLUMNS) <= set(header):
@@ -91,7 +96,7 @@ def _read_facescrub_list(path: Path, folder: Path) -> list[_Face]:
             f"{path} must begin with the column names {', '.join(FACESCRUB_COLUMNS)} with tabs "
             f"between, but does not. {FACESCRUB_ORIGIN}"
         )
-    faces = []
+    faces: list[_Face | None] = []
     files: dict[str, dict[str, Path]] = {}
     for number, line in enumerate(lines[1:], 2):
         cells = line.split("\t")
@@ -113,9 +118,8 @@ def _read_facescrub_list(path: Path, folder: Path) -> list[_Face]:
         url_hash = hashlib.sha1(row["url"].encode(), usedforsecurity=False).hexdigest()
         stems = (f"{person}_{row['image_id']}", row["image_id"], url_hash)
         image = next((files[person][stem] for stem in stems if stem in files[person]), None)
-        if image is not None:
-            box = (left, top, right, bottom)
-            faces.append(_Face(row["name"], box, row["sha256"].strip().lower(), image))
+        box, sha256 = (left, top, right, bottom), row["sha256"].strip().lower()
+        faces.append(None if image is None else _Face(row["name"], box, sha256, image))
     return faces
 
 

@@ -1,17 +1,11 @@
-"""Images in memory, and how image files become them."""
+"""Images in memory: data sets, and scaling by area."""
 
-import io
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.data.source import ProgressCallback
-from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
-from oneway.extras import load_extra
+from oneway.errors import InvalidOptionError
 
 Pixels = NDArray[np.uint8]
 
@@ -20,11 +14,6 @@ Size = tuple[int, int]
 
 CHUNK = 1024
 """Images that are scaled at a time: their float64 copies take memory."""
-
-EXTENSIONS = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
-"""Extensions of image files; other files in a folder are ignored."""
 
 
 @dataclass(frozen=True)
@@ -101,97 +90,3 @@ def _shared_lengths(old: int, new: int) -> NDArray[np.float64]:
     end = np.minimum(old_start + new, new_start + old)
     shared = np.maximum(end - np.maximum(old_start, new_start), 0)
     return np.asarray(shared, np.float64)
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted by name, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def images_in(folder: Path) -> list[Path]:
-    """Return the image files of a folder, sorted by name, without hidden ones."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def stack_images(
-    paths: Sequence[Path],
-    decode: Callable[[int], Pixels],
-    *,
-    name: str,
-    stage: str,
-    size: int | Size | None,
-    report: ProgressCallback,
-) -> Pixels:
-    """Decode and scale image files, one after the other.
-
-    Args:
-        paths: The files, at least one.
-        decode: Returns the image of a row, ``(C, H, W)``.
-        name: Where the images are, for messages.
-        stage: The name of this stage in progress reports.
-        size: Scale all images to it. None: keep their size, in which they must agree.
-        report: Receives the progress.
-
-    Returns:
-        ``(N, C, H, W)`` images.
-
-    Raises:
-        InvalidOptionError: Images differ in size, and ``size`` is None.
-        MissingDataError: ``paths`` is empty.
-    """
-    if not paths:
-        raise MissingDataError(f"{name} has no images ({', '.join(EXTENSIONS)}).")
-    every, stacked = max(1, len(paths) // 100), np.empty((len(paths), 0, 0, 0), np.uint8)
-    for row, path in enumerate(paths):
-        image = decode(row)
-        if size is not None:
-            image = scale_images(image, size)
-        if row == 0:
-            stacked = np.empty((len(paths), *image.shape), np.uint8)
-        if image.shape != stacked.shape[1:]:
-            raise InvalidOptionError(
-                f"images of {name} differ in size: {paths[0]} is {stacked.shape[2:]} and {path} is "
-                f"{image.shape[1:]}. Pass a size (of a data set: a side) to scale all to."
-            )
-        stacked[row] = image
-        if (row + 1) % every == 0 or row + 1 == len(paths):
-            report(stage, (row + 1) / len(paths))
-    return stacked
-
-
-def decode_image(path: Path, channels: int | None = None, content: bytes | None = None) -> Pixels:
-    """Decode an image file.
-
-    Args:
-        path: The file.
-        channels: 1: gray, by the weights of ITU-R 601 if the image has colors. 3: in color. None:
-            as the image is.
-        content: The file's bytes, if they are read already.
-
-    Returns:
-        ``(C, H, W)`` uint8, C 1 or 3.
-
-    Raises:
-        CorruptDataError: The file is not an image of 8 bits per value.
-        MissingExtraError: Pillow is not installed.
-    """
-    pillow = load_extra("PIL.Image", extra="images", purpose="decoding images", package="pillow")
-    try:
-        with pillow.open(io.BytesIO(content) if content is not None else path) as image:
-            if image.mode[0] in "IF":
-                raise CorruptDataError(
-                    f"{path} must have 8 bits per value, but has more (Pillow's mode "
-                    f"{image.mode}). Convert it."
-                )
-            gray = channels == 1 or (channels is None and image.mode in ("1", "L", "LA"))
-            pixels: NDArray[Any] = np.asarray(image.convert("L" if gray else "RGB"))
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
-        raise CorruptDataError(
-            f"{path} is not an image that can be decoded ({type(error).__name__}). Fetch it "
-            "again or remove it."
-        ) from error
-    return pixels[None] if gray else np.moveaxis(pixels, -1, 0)

@@ -69,7 +69,7 @@ def load_mnist(source: Source) -> Dataset:
     order = np.argsort(is_test, kind="stable")
     images, labels, is_test = images[order], labels[order], is_test[order]
     hashes = MNIST_SHA256, MNIST_LABELS_SHA256
-    remedy = "Delete the file and let it be fetched again."
+    remedy = "Move the file away, and it is fetched again."
     _check_hashes("mnist", images, labels, hashes, remedy)
     return Dataset("mnist", images, labels.astype(np.int64), is_test, 10)
 

@@ -9,17 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.data.arrays import read_npz
-from oneway.data.images import (
-    Size,
-    check_size,
-    decode_image,
-    images_in,
-    stack_images,
-    subfolders,
-)
+from oneway.data.arrays import read_labels, read_npz, refuse_masks, take_images
+from oneway.data.folders import find_images, look_at_images
+from oneway.data.image_files import decode_image, stack_images
+from oneway.data.images import Size, check_size
 from oneway.data.source import ProgressCallback, no_progress
 from oneway.errors import CorruptDataError, InvalidOptionError
+
+COLORS = (1, 3)
+"""Numbers of channels that tell which axis of an array holds them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Queries:
     Attributes:
         images: ``(N, C, H, W)`` float32 in ``[0, 1]``; C is 1 or 3 for image files.
         labels: ``(N)`` int64, or None.
-        names: The names of the classes: of a folder per class, its folders, sorted.
+        names: The names of the classes, in the order of the labels' numbers; None if unknown.
         notes: What was left out, cut or converted: sentences with counts.
     """
 
@@ -48,27 +46,28 @@ def load_queries(
 ) -> Queries:
     """Load images from an .npz file, a folder of images, or a folder of folders of images.
 
-    An .npz file holds ``images``: uint8, or floats in ``[0, 1]``, of shape ``(N, H, W)``,
-    ``(N, C, H, W)`` or ``(N, H, W, C)`` with C 1 or 3; and may hold ``labels``, ``(N)`` integers.
-    The folders of a folder are classes, numbered by their sorted names.
+    An .npz file holds ``images``: uint8, bool, or floats in ``[0, 1]``, of shape ``(N, H, W)``,
+    ``(N, C, H, W)`` or ``(N, H, W, C)`` with C 1 or 3. The file may hold ``labels``, ``(N)``
+    integers or texts, and ``names``, the K names of the classes 0 to K - 1. The folders of a folder
+    are classes, numbered by their sorted names.
 
     Args:
         path: The file or folder.
-        channels: 1 or 3, for image files: decode them in gray or in color. None: in color if the
-            first image is.
+        channels: 1 or 3, for image files: decode them in gray or in color. None: in color if any
+            image is.
         size: For image files: scale them to it by area averaging, see :func:`scale_images`. None:
             keep their size, in which they must agree.
         report: Receives the progress.
 
     Raises:
         MissingDataError: The file does not exist, or the folder holds no image.
-        CorruptDataError: The file is not such an array, or an image cannot be decoded or has more
-            than 8 bits per value.
+        CorruptDataError: The file is not such an array, or an image cannot be decoded, has more
+            than 8 bits per value, or has several frames or pages.
         InvalidOptionError: Images differ in size, or ``channels`` is neither 1 nor 3, or ``size``
-            has no pixel.
+            has no pixel, or the folder holds no classes, but folders of classes.
         MissingExtraError: Pillow is not installed, and image files are to be decoded.
     """
-    if channels not in (None, 1, 3):
+    if channels not in (None, *COLORS):
         raise InvalidOptionError(f"channels must be 1 or 3, but got {channels}.")
     if size is not None:
         check_size(size)
@@ -79,44 +78,34 @@ def load_queries(
 
 def _load_arrays(path: Path) -> Queries:
     arrays = read_npz(path)
-    if "images" not in arrays:
-        raise CorruptDataError(
-            f"{path} must hold an array named images, but holds "
-            f"{', '.join(sorted(arrays)) or 'nothing'}."
-        )
-    images = image_tensor(arrays["images"], path)
-    labels = arrays.get("labels")
-    if labels is None:
-        return Queries(images, None)
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images),) or (labels < 0).any():
-        raise CorruptDataError(
-            f"labels of {path} must be integers of at least 0 of shape ({len(images)},), one per "
-            f"image, but are {labels.dtype} of shape {labels.shape}."
-        )
-    return Queries(images, torch.from_numpy(labels.astype(np.int64)))
+    stored = take_images(arrays, path)
+    images = image_tensor(stored, path)
+    labels, names = read_labels(arrays, len(images), path)
+    return Queries(
+        images,
+        None if labels is None else torch.from_numpy(labels),
+        names,
+        _layout_notes(stored.shape),
+    )
 
 
 def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
     """Return ``(N, C, H, W)`` float32 images in ``[0, 1]``.
 
     Args:
-        array: uint8 pixels, which are divided by 255, or floats in ``[0, 1]``; of shape
+        array: uint8 pixels, which are divided by 255; bool; or floats in ``[0, 1]``; of shape
             ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with C 1 or 3.
         path: The file of the array, for messages.
 
     Raises:
-        CorruptDataError: The array has another type, shape or range.
+        CorruptDataError: The array has another type, shape or range; or has an alpha channel.
     """
-    stored = array.shape
+    _refuse_other_arrays(array, path)
+    refuse_masks(array, path)
     if array.ndim == 3:
         array = array[:, None]
-    elif array.ndim == 4 and stored[1] not in (1, 3) and stored[-1] in (1, 3):
+    elif array.shape[1] not in COLORS and array.shape[-1] in COLORS:
         array = np.moveaxis(array, -1, 1)
-    if array.ndim != 4 or array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
-        raise CorruptDataError(
-            f"images of {path} must be uint8 or floats in [0, 1], of shape (N, H, W), "
-            f"(N, C, H, W) or (N, H, W, C), but are {array.dtype} of shape {stored}."
-        )
     images = torch.from_numpy(np.ascontiguousarray(array))
     if images.dtype == torch.uint8:
         return images.float() / 255
@@ -129,29 +118,52 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
     return images
 
 
+def _refuse_other_arrays(array: NDArray[Any], path: Path) -> None:
+    """Refuse types and shapes that are no images, and RGBA."""
+    floating = array.dtype.kind == "f"
+    if array.ndim not in (3, 4) or not (floating or array.dtype in (np.uint8, np.bool_)):
+        wider = " Divide integers by the largest value that a pixel can have, and store floats."
+        raise CorruptDataError(
+            f"images of {path} must be uint8, bool or floats in [0, 1], of shape (N, H, W), "
+            f"(N, C, H, W) or (N, H, W, C), but are {array.dtype} of shape {array.shape}."
+            + wider
+            * (array.dtype.kind in "iu")
+        )
+    # As channels first, they would be as many channels as they have rows.
+    if array.ndim == 4 and array.shape[-1] in (2, 4) and array.shape[1] not in (*COLORS, 2, 4):
+        raise CorruptDataError(
+            f"images of {path} must have 1 or 3 channels if these come last, but have shape "
+            f"{array.shape}, the last of which seems to be an alpha channel. Store "
+            "`images[..., :-1]`."
+        )
+
+
+def _layout_notes(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Say which axis was taken for the channels, where a shape leaves that open."""
+    if len(shape) != 4 or (shape[1] in COLORS) is not (shape[-1] in COLORS):
+        return ()
+    return (
+        f"Images of shape {shape} are read as (N, C, H, W): {shape[1]} channels of {shape[2]} x "
+        f"{shape[3]} pixels.",
+    )
+
+
 def _load_folder(
     folder: Path, channels: int | None, size: Size | None, report: ProgressCallback
 ) -> Queries:
-    classes = subfolders(folder)
-    labelled = [(path, 0) for path in images_in(folder)]
-    if labelled and classes:
-        raise InvalidOptionError(
-            f"{folder} holds images and folders. Give one that holds images, or a folder of "
-            "images per class."
-        )
-    for label, class_folder in enumerate(classes):
-        labelled += [(path, label) for path in images_in(class_folder)]
-    paths = [path for path, _ in labelled]
-    if paths and channels is None:
-        channels = len(decode_image(paths[0]))
+    found = find_images(folder)
+    used, notes = look_at_images(found.paths, channels)
     pixels = stack_images(
-        paths,
-        lambda row: decode_image(paths[row], channels),
+        found.paths,
+        lambda row: decode_image(found.paths[row], used),
         name=str(folder),
         stage=f"decoding {folder.name}",
         size=size,
         report=report,
     )
-    labels = torch.tensor([label for _, label in labelled]) if classes else None
-    names = tuple(path.name for path in classes) or None
-    return Queries(torch.from_numpy(pixels).float() / 255, labels, names)
+    return Queries(
+        torch.from_numpy(pixels).float() / 255,
+        None if found.labels is None else torch.from_numpy(found.labels),
+        found.names,
+        (*found.notes, *notes),
+    )

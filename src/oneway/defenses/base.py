@@ -11,12 +11,13 @@ from typing import Any, ClassVar, dataclass_transform, final
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_generator, check_images, check_logits
+from oneway.checks import check_generator, check_images, check_logits, check_logits_to_fit
 from oneway.contracts import TrainingData
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import InvalidTensorError
 from oneway.options import Options, injected, option, refuse_undeclared_values
+from oneway.releases import ANSWER_COPIES
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(option, injected))
@@ -80,6 +81,18 @@ class BaseDefense(ABC):
             clean, queries = self._checked(logits, images)
             return self._finished(self.respond(clean, queries), logits)
 
+    @final
+    def _answer_copies(self, logits: Tensor, images: Tensor | None) -> Tensor:
+        """Answer a guarded release, which has checked the logits and gives copies away.
+
+        It finds this way beside ``__call__``, so that a class with another ``__call__`` has none.
+        """
+        self.check_shape(logits)
+        queries = self._checked_queries(logits, images)
+        return self._finished(self.respond(logits.clone(), queries), logits)
+
+    setattr(__call__, ANSWER_COPIES, _answer_copies)
+
     @abstractmethod
     def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:
         """Answer checked queries.
@@ -92,26 +105,39 @@ class BaseDefense(ABC):
             ``(..., K)`` logits of any floating type. No row depends on any other row.
         """
 
+    @final
     def check_scores(self, logits: Tensor) -> None:
         """Refuse logits that this defense cannot answer.
 
         Raises:
-            InvalidTensorError: They are not finite floating scores.
+            InvalidTensorError: They are not finite floating scores, or of another shape.
         """
         check_logits(logits)
+        self.check_shape(logits)
+
+    def check_shape(self, logits: Tensor) -> None:  # noqa: B027  most defenses take any shape
+        """Refuse finite floating scores of a shape that this defense cannot answer.
+
+        Raises:
+            InvalidTensorError: They have such a shape.
+        """
 
     def _checked(self, logits: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor | None]:
         self.check_scores(logits)
-        clean = logits.detach().clone()
+        queries = self._checked_queries(logits, images)
+        return logits.detach().clone(), None if queries is None else queries.detach().clone()
+
+    def _checked_queries(self, logits: Tensor, images: Tensor | None) -> Tensor | None:
+        """Return the queries if this defense needs them, else None."""
         if not self.requires_input:
-            return clean, None
+            return None
         if images is None:
             raise InvalidTensorError(
                 "images must be given: this defense needs the queries besides their scores. "
                 "Use a defense whose `requires_input` is False if they are not at hand."
             )
         check_images(images, rows=len(logits))
-        return clean, images.detach().clone()
+        return images
 
     def _finished(self, answers: Tensor, logits: Tensor) -> Tensor:
         """Return ``(..., N, K)`` answers in the type of ``logits``, labels lifted if promised."""
@@ -232,13 +258,13 @@ class DefenseWithState(BaseDefense):
         super().__post_init__()
         self.state.eval()
 
-    def check_scores(self, logits: Tensor) -> None:
+    def check_shape(self, logits: Tensor) -> None:
         """Refuse logits over other classes than the state was fitted to.
 
         Raises:
-            InvalidTensorError: They are, or are not finite floating scores.
+            InvalidTensorError: They are.
         """
-        super().check_scores(logits)
+        super().check_shape(logits)
         fitted = getattr(self.state, "architecture", {}).get("num_classes")
         if fitted != logits.shape[-1]:
             raise InvalidTensorError(
@@ -270,10 +296,15 @@ class DefenseWithState(BaseDefense):
 
         Raises:
             InvalidOptionError: An option is outside its range, or data is missing.
-            InvalidTensorError: The data has the wrong type, shape or content.
+            InvalidTensorError: The data has the wrong type, shape or content, or its logits are
+                probabilities.
         """
         report = on_epoch if on_epoch is not None else _ignore_progress
         settings = cls.training(**options)
+        for name in ("auxiliary_logits", "calibration_logits"):
+            logits = getattr(training_data, name)
+            if logits is not None:
+                check_logits_to_fit(logits, name)
         state, facts = cls.fit_state(training_data, settings, generator=generator, report=report)
         return state.eval(), facts
 

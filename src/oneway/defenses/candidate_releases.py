@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_logits
+from oneway.checks import check_images, check_logits_to_fit
 from oneway.contracts import Defense
 from oneway.defenses.codebook import (
     CodebookRelease,
@@ -90,7 +90,7 @@ def measure_candidates(
         InvalidTensorError: There are too few queries, or a tensor breaks the lines above.
         InvalidOptionError: ``held_out`` leaves nothing to fit or to certify with.
     """
-    check_logits(logits)
+    check_logits_to_fit(logits)
     check_images(queries, rows=len(logits))
     apart = round(held_out * len(logits))
     if not 1 < apart < len(logits):

@@ -56,24 +56,31 @@ def save_module(path: Path, module: nn.Module, kind: str, facts: Mapping[str, An
     write_tensors(path, module.state_dict(), header)
 
 
-def load_module(path: Path, kind: str | None = None) -> StoredModule:
+def load_module(path: Path, kind: str | None = None, *, remedy: str | None = None) -> StoredModule:
     """Read a network or fitted state that :func:`save_module` wrote.
+
+    Args:
+        path: The file.
+        kind: The key of ``KINDS`` that it must have. None: any.
+        remedy: What the message advises if the file is missing, or something else. None: how to
+            get such a file.
 
     Raises:
         MissingDataError: The file is not there.
         CorruptDataError: It is something else, or of another kind.
     """
-    what, remedy = "network", f"Train one with `oneway train {kind or 'target'}`."
+    what, source = "network", f"Pass a file from `oneway train {kind or 'target'}`."
     if kind is not None and kind not in NETWORKS:
         what = "fitted state"
-        remedy = f"An experiment with the defense {kind!r} fits one and keeps it in its store."
+        source = f"An experiment with the defense {kind!r} fits one and keeps it in its store."
+    remedy = remedy or source
     state, header = read_tensors(path, what, remedy)
     try:
         module = KINDS[header["kind"]](**header["architecture"])
         module.load_state_dict(state)
         stored = StoredModule(module.eval(), header["kind"], header["facts"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise corrupt(path, what, error) from error
+        raise corrupt(path, what, remedy, error) from error
     if kind is not None and stored.kind != kind:
         raise CorruptDataError(f"{path} holds a {what} of kind {stored.kind!r}, not {kind!r}.")
     return stored

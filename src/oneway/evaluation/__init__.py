@@ -1,6 +1,6 @@
-"""Build defenses, run attackers, grade them: what audits and experiments share."""
+"""The part that audits and experiments share: build defenses, run attackers and grade them."""
 
-from oneway.evaluation.flag_kinds import FLAGS, FlagKind
+from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
 from oneway.evaluation.recorded import Recording, attack_recorded
@@ -14,7 +14,7 @@ from oneway.evaluation.records import (
     write_records,
 )
 from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec, sketch_defense
-from oneway.evaluation.store import Store, write_pictures, write_queries
+from oneway.evaluation.store import Store, write_queries
 from oneway.evaluation.verdict import (
     LEAST_CONFIDENT_SHARE,
     Verdict,
@@ -34,7 +34,6 @@ __all__ = [
     "Baselines",
     "Environment",
     "Flag",
-    "FlagKind",
     "Outcome",
     "Provenance",
     "Recording",
@@ -53,7 +52,6 @@ __all__ = [
     "sketch_defense",
     "standard_error",
     "take_baselines",
-    "write_pictures",
     "write_queries",
     "write_records",
 ]

@@ -1,4 +1,4 @@
-"""The attackers of an experiment: each trains its decoders through the store."""
+"""The attackers of an evaluation, who train their decoders through the store."""
 
 import dataclasses
 import itertools
@@ -29,10 +29,10 @@ from oneway.inversion import (
 
 @dataclasses.dataclass(frozen=True)
 class InverterTrainer:
-    """Trains inverters, each only once.
+    """Trains inverters; the store keeps each, so that no inverter is trained twice.
 
     Attributes:
-        store: Keeps trained networks.
+        store: Store of trained networks.
         seed: Seed of the experiment.
         report: Progress callback.
     """
@@ -55,19 +55,20 @@ class InverterTrainer:
         perturb: Perturb | None = None,
         perturbed: Mapping[str, Any] | None = None,
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Return an inverter and what is known of it, from the store if it is there.
+        """Return a trained inverter and facts about its training, from the store if it has them.
 
         Args:
-            role: Such as ``"surrogate"`` or ``"attacker"``: each has random streams of its own.
+            role: Purpose of the inverter, such as ``"surrogate"`` or ``"attacker"``. Each role has
+                independent random streams.
             options: Keyword arguments of :func:`oneway.inversion.build_inverter`'s networks.
             settings: Training settings.
-            confidences: ``(N, K)`` what it sees of each image.
-            images: ``(N, C, H, W)`` what it is to reconstruct.
-            held_out: ``(N)`` bool, the rows for choosing.
+            confidences: ``(N, K)`` confidences to invert.
+            images: ``(N, C, H, W)`` true inputs of the confidences.
+            held_out: ``(N)`` bool, the rows that select the epoch.
             stage: Name of the stage, for progress.
-            incumbent: See :func:`oneway.train_inverter`.
-            perturb: See there.
-            perturbed: JSON values that say what ``perturb`` does.
+            incumbent: Held-out errors to keep up with; see :func:`oneway.train_inverter`.
+            perturb: Adversarial training; see :func:`oneway.train_inverter`.
+            perturbed: JSON values that describe ``perturb``, for the store's key.
 
         Returns:
             The network, and its ``held_out_errors`` by epoch and training ``seconds``.
@@ -107,13 +108,13 @@ class InverterTrainer:
 
 @dataclasses.dataclass(frozen=True)
 class Attackers:
-    """All attackers of an experiment, with equal means.
+    """All attackers of an evaluation, with equal means.
 
     Attributes:
-        spec: The attackers and their decoders.
-        trainer: Trains their decoders.
-        images: ``(N, C, H, W)`` the auxiliary images.
-        held_out: ``(N)`` bool, the rows for choosing.
+        spec: Attackers and their decoders.
+        trainer: Trainer of the decoders.
+        images: ``(N, C, H, W)`` auxiliary images.
+        held_out: ``(N)`` bool, the rows that select epochs and decoders.
     """
 
     spec: AttackerSpec
@@ -129,14 +130,14 @@ class Attackers:
         images: Tensor,
         names: Sequence[str] | None = None,
     ) -> dict[str, AttackResult]:
-        """Let each attack one release; return what each achieved, by name.
+        """Attack a release; return the result of each attack that applies, by name.
 
         Args:
             title: Name of the release, for progress.
             knowledge: The attackers' data and access.
-            released: ``(M, K)`` what was released for the test queries.
-            images: ``(M, C, H, W)`` the test queries, to grade with.
-            names: Attacks to run; None: all. An attack that does not apply has no result.
+            released: ``(M, K)`` released confidences of the test queries.
+            images: ``(M, C, H, W)`` test queries, to grade with.
+            names: Attacks to run; None: all attacks of the spec.
         """
         attacks, results = inversion_attacks(), {}
         for name in self.spec.names if names is None else names:
@@ -144,14 +145,14 @@ class Attackers:
 
             def train(
                 confidences: Tensor,
-                own: Tensor,
+                auxiliary: Tensor,
                 held_out: Tensor,
                 name: str = name,
                 selections: Iterator[int] = selections,
             ) -> nn.Module:
                 number = next(selections)
-                more = f" {number}" if number > 1 else ""
-                return self.train_decoder(f"{title}: {name}{more}", confidences, own, held_out)
+                stage = f"{title}: {name}" + (f" {number}" if number > 1 else "")
+                return self.train_decoder(stage, confidences, auxiliary, held_out)
 
             result = run_attack(name, attacks[name], knowledge, train, released, images)
             if result is not None:
@@ -165,9 +166,9 @@ class Attackers:
 
         Args:
             title: Name of the release, for progress.
-            confidences: ``(N, K)`` what the attacker got for its images.
-            images: ``(N, C, H, W)`` those images.
-            held_out: ``(N)`` bool, the rows for choosing.
+            confidences: ``(N, K)`` confidences that answer ``images``.
+            images: ``(N, C, H, W)`` auxiliary images.
+            held_out: ``(N)`` bool, the rows that select epoch and decoder.
         """
 
         def fit(decoder: DecoderSpec, incumbent: Sequence[float]) -> tuple[nn.Module, list[float]]:
@@ -189,12 +190,12 @@ class Attackers:
 def prepare_attackers(
     spec: AttackerSpec, images: Tensor, store: Store, seed: int, report: ProgressCallback
 ) -> Attackers:
-    """Give attackers their auxiliary images, with the rows that they hold out.
+    """Return attackers with their auxiliary images, and with the rows that they hold out.
 
     Args:
-        spec: The attackers and their decoders.
-        images: ``(N, C, H, W)`` the auxiliary images.
-        store: Keeps trained networks.
+        spec: Attackers and their decoders.
+        images: ``(N, C, H, W)`` auxiliary images.
+        store: Store of trained networks.
         seed: Seed of the experiment.
         report: Progress callback.
     """
@@ -204,5 +205,5 @@ def prepare_attackers(
 
 
 def selection_size(spec: AttackerSpec) -> int:
-    """Return how many decoders take part in each model selection."""
+    """Return the number of decoders in each model selection."""
     return len(decoder_grid(spec.input_transforms, spec.widths))

@@ -1,4 +1,4 @@
-"""Functions as tasks of a Ray cluster, each tried again if it is lost."""
+"""Run functions as tasks of a Ray cluster; a lost task is tried again."""
 
 import contextlib
 import os
@@ -20,14 +20,21 @@ RETRIES = 3
 def run_tasks(
     tasks: Sequence[Callable[[], T]], devices: Sequence[torch.device], retries: int
 ) -> Iterator[tuple[int, T | OnewayError]]:
-    """Run functions as tasks of a cluster; give the number and the outcome of each when it is done.
+    """Run functions as tasks of a cluster.
 
     Args:
-        tasks: Sent by value.
+        tasks: Functions; the cluster gets a copy of each.
         devices: Device of each task.
         retries: Most attempts after the first, for each task.
+
+    Yields:
+        The number of a task, and its value or the error that it raised on purpose, in the order in
+        which tasks end.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
     """
-    # Everyone who wants to tell Ray's makers what they run may say so.
+    # Usage statistics are off unless the user turns them on.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = load_extra("ray", extra="ray", purpose="running on a cluster")
     if not ray.is_initialized():
@@ -49,11 +56,11 @@ def run_tasks(
 
 
 def _run_elsewhere(task: Callable[[], T], folder: Path) -> T | OnewayError:
-    """Run a task in a worker; an error raised on purpose is an answer, and is not tried again.
+    """Run a task in a worker; return an error raised on purpose, so that it is not tried again.
 
     Args:
         task: Function to run.
-        folder: Where its relative paths begin, if this machine has it.
+        folder: Working folder of the task, if this machine has it.
     """
     with contextlib.chdir(folder) if folder.is_dir() else contextlib.nullcontext():
         try:

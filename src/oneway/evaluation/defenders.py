@@ -1,4 +1,4 @@
-"""The defender of an experiment: its target, its surrogates, and the defenses built of them."""
+"""The defender of an evaluation, with surrogates, fitted states, and defenses built of them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +32,8 @@ class FittedDefense:
 
     Attributes:
         defense: The defense.
-        again: Rebuilds the defense with an independent random stream for the named purpose, so that
-            what was released stays the same.
+        again: Rebuilds the defense with an independent random stream for the named purpose, which
+            leaves the release unchanged.
         seconds: Seconds that the surrogate, or the state of the defense, was trained.
         facts: Numbers that the training recorded.
     """
@@ -50,9 +50,9 @@ class DefenderImages:
 
     Attributes:
         auxiliary: ``(N, C, H, W)`` public images, on the device where networks are trained.
-        held_out: ``(N)`` bool, those for choosing.
-        private: ``(M, C, H, W)`` what the target was trained on; None if it is not at hand.
-        private_labels: ``(M)`` int64, or None.
+        held_out: ``(N)`` bool, the public images that select epochs.
+        private: ``(M, C, H, W)`` training images of the target; None if they are not at hand.
+        private_labels: ``(M)`` int64 classes of the private images, or None.
         calibration: ``(Q, C, H, W)`` queries that the operator has kept; None if there are none.
     """
 
@@ -64,7 +64,7 @@ class DefenderImages:
 
 
 class Defender:
-    """Trains whatever a release needs, each only once."""
+    """Trains surrogates and states of defenses; the store keeps each, and none is trained twice."""
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class Defender:
         """Prepare; nothing is trained yet.
 
         Args:
-            surrogate: The defender's own inverter.
-            step_factors: What an attacker's copies multiply the defender's step size by.
+            surrogate: Spec of the defender's inverter.
+            step_factors: Step sizes of simulated defenses, as multiples of the defender's.
             images: Images to train with.
-            store: Keeps trained networks.
-            trainer: Trains inverters; its seed is the defender's, too.
+            store: Store of trained networks.
+            trainer: Trainer of inverters; its seed is the defender's, too.
             report: Progress callback.
         """
         self.surrogate, self.step_factors, self.images = surrogate, step_factors, images
@@ -90,12 +90,12 @@ class Defender:
         self.seed = trainer.seed
 
     def build(self, row: ReleaseSpec, target: Target, clean: Tensor) -> FittedDefense:
-        """Train what a release's defense needs, and build it.
+        """Build a release's defense, after training its surrogate or fitting its state.
 
         Args:
-            row: The release.
-            target: The undefended target.
-            clean: ``(N, K)`` its confidences of the auxiliary images.
+            row: Spec of the release.
+            target: Undefended target.
+            clean: ``(N, K)`` clean confidences of the auxiliary images.
         """
         surrogate, state = None, None
         facts: Mapping[str, Any] = {}
@@ -118,9 +118,14 @@ class Defender:
         return FittedDefense(build("release"), build, kept.pop("seconds", 0.0), kept)
 
     def simulated_defenses(self, row: ReleaseSpec, clean: Tensor) -> list[Defense]:
-        """Build an attacker's copies of a defense: its own surrogate, step sizes around ours.
+        """Build the defenses that an attacker simulates: another surrogate, several step sizes.
 
-        There are none of a defense without surrogate or step size.
+        Args:
+            row: Spec of the release.
+            clean: ``(N, K)`` clean confidences of the auxiliary images.
+
+        Returns:
+            A defense for each step factor; none for a defense without surrogate or step size.
         """
         if not is_simulated(row):
             return []
@@ -128,7 +133,7 @@ class Defender:
         return self._copies(row, surrogate, f"{row.name}, copy")
 
     def _copies(self, row: ReleaseSpec, surrogate: nn.Module, purpose: str) -> list[Defense]:
-        """Build a defense around another surrogate, once per step size around the defender's."""
+        """Build a defense around a surrogate, once for each step factor."""
         return [
             build_defense(
                 row.defense,
@@ -142,13 +147,13 @@ class Defender:
     def trained_surrogate(
         self, row: ReleaseSpec, clean: Tensor, role: str = "surrogate"
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Return the inverter of a release's kind, and what its training recorded.
+        """Return the trained surrogate of a release, and facts that its training recorded.
 
         Args:
-            row: The release.
+            row: Spec of the release.
             clean: ``(N, K)`` clean confidences of the auxiliary images.
-            role: The defender's, ``"surrogate"``, or an attacker's own: each has random streams
-                of its own.
+            role: ``"surrogate"`` for the defender, or ``"attacker's surrogate"``. Each role has
+                independent random streams.
         """
         spec = self.surrogate
         options = {
@@ -160,7 +165,7 @@ class Defender:
         stage = f"train {owner} surrogate"
         shown, perturb, perturbed = clean, None, None
         if row.surrogate == "augmented":
-            shown = self._with_own_noise(row, clean, role)
+            shown = self._with_plain_noise(row, clean, role)
         if row.surrogate == "min-max":
             perturb, perturbed = self._noise_against_itself(row, role)
         if row.surrogate != "plain":
@@ -177,8 +182,8 @@ class Defender:
             perturbed=perturbed,
         )
 
-    def _with_own_noise(self, row: ReleaseSpec, clean: Tensor, role: str) -> Tensor:
-        """Return clean scores, all but a share of them with a plain surrogate's noise on them."""
+    def _with_plain_noise(self, row: ReleaseSpec, clean: Tensor, role: str) -> Tensor:
+        """Return clean scores, all but a share of them with the noise of a plain surrogate."""
         plain = dataclasses.replace(row, surrogate="plain")
         surrogate, _ = self.trained_surrogate(plain, clean, role)
         copies = self._copies(row, surrogate, f"{role}, augmented")
@@ -221,8 +226,8 @@ class Defender:
         stage = f"train {row.defense}" + (f", {settings}" if settings else "")
         bare = DefendedTarget(target, Identity())
         logits = bare.trace(images.auxiliary).clean_logits
-        kept = images.calibration
-        told_of_kept = None if kept is None else bare.trace(kept).clean_logits
+        queries = images.calibration
+        queries_logits = None if queries is None else bare.trace(queries).clean_logits
         module = target.module if isinstance(target, TorchTarget) else None
 
         def fresh() -> tuple[nn.Module, Mapping[str, Any]]:
@@ -232,8 +237,8 @@ class Defender:
                 images.private_labels,
                 images.auxiliary,
                 logits,
-                kept,
-                told_of_kept,
+                queries,
+                queries_logits,
             )
             return trained_defense(row.defense).train(
                 training_data,
@@ -242,8 +247,8 @@ class Defender:
                 **options,
             )
 
-        own = (images.private, images.private_labels, kept, told_of_kept)
-        data = [tensor for tensor in own if tensor is not None]
+        optional = (images.private, images.private_labels, queries, queries_logits)
+        data = [tensor for tensor in optional if tensor is not None]
         key = {
             "role": row.defense,
             "seed": self.seed,
@@ -258,14 +263,14 @@ class Defender:
 
 
 def surrogate_depth(spec: SurrogateSpec, shape: Sequence[int]) -> int:
-    """Return how many hidden layers a surrogate has for queries of a shape.
+    """Return the number of hidden layers of a surrogate for queries of a shape.
 
     Args:
-        spec: The surrogate.
+        spec: Spec of the surrogate.
         shape: ``(C, H, W)`` of images, or ``(D,)`` of records.
 
     Raises:
-        InvalidOptionError: None would be left.
+        InvalidOptionError: The surrogate would have no hidden layer.
     """
     full = default_depth(shape)
     if spec.hidden_layers_removed >= full:

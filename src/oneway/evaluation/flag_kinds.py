@@ -1,4 +1,4 @@
-"""Every flag: what it says, when it is raised, why that matters, and what to do then."""
+"""Every flag with its statement, its condition, why it matters, and remedies."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ PAGE = re.compile(
     r"## Why it matters\n\n(?P<why>.*)\n\n## What to do\n\n(?P<what_to_do>.*)\n",
     re.DOTALL,
 )
-"""The form of a page in ``flag_pages``; links are as from ``docs/flags``."""
+"""The form of a page in ``flag_pages``; links are relative to ``docs/flags``."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class FlagKind:
 
     Attributes:
         about: Subject of the flag: the attack, or the release.
-        statement: How the details of such a flag end, where they are alike; else empty.
+        statement: Common end of the details of such flags; empty where details differ.
         says: The flag's statement, without its full stop.
         raised_if: Condition that raises the flag.
         why: Reason that the flag matters.
@@ -60,6 +60,7 @@ FLAGS: dict[str, FlagKind] = {
         "labels-changed", "the release", "labels changed or tied in what was released"
     ),
     "ties-or-zeros": _kind("ties-or-zeros", "the release"),
+    "scores-descend": _kind("scores-descend", "the release"),
     "worse-calibrated": _kind("worse-calibrated", "the release"),
     "tells-more-than-scores": _kind("tells-more-than-scores", "the release"),
     "accuracy-below-majority": _kind("accuracy-below-majority", "the attack"),

@@ -1,4 +1,4 @@
-"""Flags: what is suspicious about an evaluation or a release."""
+"""Flags: suspicious facts about an evaluation or a release."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from oneway.evaluation.flag_kinds import FLAGS
 
 @dataclass(frozen=True)
 class Flag:
-    """One raised flag.
+    """A raised flag.
 
     Attributes:
-        name: A key of ``FLAGS``, and the name of its page.
+        name: Key of ``FLAGS``, and name of the flag's page.
         detail: The finding that raised the flag, in words.
-        attack: Name of the attack that it is about, if it is about one.
+        attack: Name of the attack that the flag is about; None: the flag is about no attack.
     """
 
     name: str

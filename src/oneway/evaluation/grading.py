@@ -1,4 +1,4 @@
-"""Grade attacks on a release: an attack proposes reconstructions, and is measured here alone."""
+"""Grade attacks on a release: attacks propose reconstructions, and only this module grades."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from oneway.metrics import inversion_errors
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What one attacker achieved on the test queries.
+    """The result of an attack on the test queries.
 
     Attributes:
-        attack: Its name.
-        reconstructor: Which of its reconstructors was best on the held-out auxiliary rows.
+        attack: Registered name of the attack.
+        reconstructor: Name of the reconstructor that was best on the held-out auxiliary rows.
         errors: ``(N)`` float64, each query's mean squared error per pixel.
-        reconstructions: ``(N, C, H, W)`` what it made of the test queries.
+        reconstructions: ``(N, C, H, W)`` reconstructions of the test queries.
         reconstructor_errors: Mean error over the test queries of every reconstructor, by name.
-        own_reconstructions: ``(M, C, H, W)`` what it made of its own held-out images.
+        own_reconstructions: ``(M, C, H, W)`` reconstructions of the held-out auxiliary images.
     """
 
     attack: str
@@ -51,50 +51,51 @@ def run_attack(
     released: Tensor,
     images: Tensor,
 ) -> AttackResult | None:
-    """Let an attacker prepare, and grade it on test queries that it has never seen.
+    """Prepare an attack, and grade it on test queries that the attacker has never seen.
 
     Args:
-        name: The attack's registered name.
+        name: Registered name of the attack.
         attack: The attack.
         knowledge: The attacker's data and access.
         train: Trains a decoder.
-        released: ``(N, K)`` what the defended target answered to the test queries.
-        images: ``(N, C, H, W)`` those queries. Used to grade, and to ask again for a reconstructor
-            that needs several answers; never to choose.
+        released: ``(N, K)`` released confidences of the test queries.
+        images: ``(N, C, H, W)`` test queries. They grade the attack, and are repeated for a
+            reconstructor that needs several answers; they never select.
 
     Returns:
-        What it achieved; None if the attack does not apply to this release.
+        The result; None if the attack does not apply to this release.
+
+    Raises:
+        InvalidOptionError: The attack needs clean confidences or repeated answers, and there are
+            none.
     """
     with torch.enable_grad():
         reconstructors = attack(knowledge, train)
     if not reconstructors:
         return None
     held_out = knowledge.held_out
-    own = knowledge.images[held_out]
-    tried = {
-        reconstructor: _reconstruct(made, knowledge, knowledge.released[held_out], own)
-        for reconstructor, made in reconstructors.items()
-    }
+    held_out_images, held_out_released = knowledge.images[held_out], knowledge.released[held_out]
+    tried, made = (
+        {
+            label: _reconstruct(reconstructor, knowledge, scores, queries)
+            for label, reconstructor in reconstructors.items()
+        }
+        for scores, queries in ((held_out_released, held_out_images), (released, images))
+    )
     choices = {
-        reconstructor: float(inversion_errors(own, guess).mean())
-        for reconstructor, guess in tried.items()
+        label: float(inversion_errors(held_out_images, guess).mean())
+        for label, guess in tried.items()
     }
-    best = min(choices, key=lambda reconstructor: choices[reconstructor])
-    made = {
-        reconstructor: _reconstruct(reconstructors[reconstructor], knowledge, released, images)
-        for reconstructor in reconstructors
-    }
-    errors = {
-        reconstructor: inversion_errors(images, guess) for reconstructor, guess in made.items()
-    }
-    means = {reconstructor: float(each.mean()) for reconstructor, each in errors.items()}
+    best = min(choices, key=lambda label: choices[label])
+    errors = {label: inversion_errors(images, guess) for label, guess in made.items()}
+    means = {label: float(each.mean()) for label, each in errors.items()}
     return AttackResult(name, best, errors[best], made[best], means, tried[best])
 
 
 def _reconstruct(
     reconstructor: Reconstructor, knowledge: AttackerKnowledge, released: Tensor, images: Tensor
 ) -> Tensor:
-    """Return what a reconstructor makes of queries, asked as often as it needs."""
+    """Return a reconstructor's reconstructions, from as many answers as it needs."""
     if reconstructor.repeats == 1:
         parts = [reconstructor.reconstruct(rows.unsqueeze(0)) for rows in released.split(ROWS)]
     else:
@@ -116,9 +117,9 @@ class Baselines:
     """Per-query errors that every release is measured against, each ``(N)`` float64.
 
     Attributes:
-        clean: Best attack on clean scores.
-        label: Best attack given the label alone.
-        prior: The mean of the auxiliary images.
+        clean: Errors of the best attack on clean scores.
+        label: Errors of the best attack on the label alone.
+        prior: Errors of the mean auxiliary image.
     """
 
     clean: Tensor
@@ -132,9 +133,9 @@ def take_baselines(
     """Take the baselines from the attacks on clean scores.
 
     Args:
-        clean_results: By name, ``label-only`` among them.
-        auxiliary_images: ``(N, C, H, W)`` the attacker's, for their mean.
-        images: ``(M, C, H, W)`` the test queries.
+        clean_results: Attacks on clean scores, by name, ``label-only`` among them.
+        auxiliary_images: ``(N, C, H, W)`` auxiliary images, for their mean.
+        images: ``(M, C, H, W)`` test queries.
     """
     best = min(clean_results.values(), key=lambda result: result.error)
     mean = auxiliary_images.mean(0, keepdim=True).expand_as(images)

@@ -71,5 +71,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if origin is None and isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
-    wanted = getattr(kind, "__name__", str(kind))
-    raise InvalidOptionError(f"{where} must be {wanted}, but is {type(value).__name__}.")
+    if origin is Literal:
+        known = " or ".join(map(repr, arguments))
+        raise InvalidOptionError(f"{where} must be {known}, but is {value!r}.")
+    expected = getattr(kind, "__name__", str(kind))
+    raise InvalidOptionError(f"{where} must be {expected}, but is {type(value).__name__}.")

@@ -1,4 +1,4 @@
-"""Which images are shown, and as what arrays."""
+"""The images of figures: which queries are shown, and images as arrays to draw."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ SHOWN = 10
 
 
 def shown_rows(labels: Tensor) -> Tensor:
-    """Return which images a figure shows: the first of each class, up to ``SHOWN``.
+    """Return which images a figure shows: the first image of each class, up to ``SHOWN``.
 
     Args:
-        labels: ``(N)`` int64.
+        labels: ``(N)`` int64 classes of the images.
 
     Returns:
         ``(n)`` int64 row numbers.
@@ -22,5 +22,5 @@ def shown_rows(labels: Tensor) -> Tensor:
 
 
 def pixels(images: Tensor) -> Any:
-    """Return ``(n, H, W)`` or ``(n, H, W, C)`` arrays to draw, of ``(n, C, H, W)`` images."""
+    """Return ``(n, C, H, W)`` images as arrays to draw, ``(n, H, W)`` or ``(n, H, W, C)``."""
     return (images[:, 0] if images.shape[1] == 1 else images.movedim(1, -1)).cpu().numpy()

@@ -12,7 +12,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stream:
-    """A random stream of its own for each purpose, so that adding one moves no other."""
+    """The random stream of a purpose; a new purpose changes no other stream.
+
+    Attributes:
+        root: Seed of the experiment.
+        purpose: Name of the purpose.
+    """
 
     root: int
     purpose: str
@@ -24,13 +29,17 @@ class Stream:
         return int.from_bytes(digest[:6], "big")
 
     def generator(self) -> torch.Generator:
-        """Return a fresh generator on the CPU."""
+        """Return a new generator on the CPU."""
         return torch.Generator().manual_seed(self.seed)
 
     def call(self, function: Callable[[], T], device: torch.device) -> T:
-        """Call ``function`` with PyTorch's global stream seeded, and restore it after.
+        """Call a function with PyTorch's global stream seeded, and restore that stream.
 
-        Initial weights and dropout take their numbers from there.
+        Initial weights and dropout take their numbers from the global stream.
+
+        Args:
+            function: Function to call.
+            device: Device of its tensors.
         """
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""Attack scores that were recorded, whatever model and defense they came from."""
+"""Attack recorded scores, of any model and defense."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +19,13 @@ from oneway.metrics import label_changes
 
 @dataclass(frozen=True)
 class Recording:
-    """Images, and what was answered about them, one to one.
+    """Images with their clean and released scores, row by row.
 
     Attributes:
         images: ``(N, C, H, W)`` in ``[0, 1]``.
-        logits: ``(N, K)`` clean scores.
+        logits: ``(N, K)`` clean logits, in nats.
         clean: ``(N, K)`` clean confidences.
-        released: ``(N, K)`` confidences that were released.
+        released: ``(N, K)`` released confidences.
     """
 
     images: Tensor
@@ -43,12 +43,12 @@ def attack_recorded(
     seed: int,
     report: ProgressCallback = no_progress,
 ) -> tuple[Outcome[AttackRecord], dict[str, Any]]:
-    """Train the standard attackers on one recording and grade them on the other.
+    """Train the standard attackers on a recording, and grade them on another recording.
 
     Args:
-        auxiliary: The attacker's.
-        test: The queries to reconstruct.
-        store: Keeps trained networks.
+        auxiliary: Recording of the attacker's images.
+        test: Recording of the queries to reconstruct.
+        store: Store of trained networks.
         settings: Training settings of the decoders.
         seed: Seed of every random stream.
         report: Progress callback.

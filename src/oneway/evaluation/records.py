@@ -1,4 +1,4 @@
-"""Records: what is written down of the attacks on one release, typed, and read again."""
+"""Typed records of the attacks on a release, with their forms in files."""
 
 import base64
 import dataclasses
@@ -35,7 +35,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True)
 class Environment:
-    """What a record was computed with.
+    """Software and hardware that computed a record.
 
     Attributes:
         oneway: Version of oneway.
@@ -74,12 +74,12 @@ def environment(device: torch.device) -> Environment:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a record comes from.
+    """The code, date, data and model behind a record.
 
     Attributes:
-        commit: Git revision of the source that made it, ``-dirty`` if it had other changes; None
-            for an installed package.
-        date: When it was made, in UTC (ISO 8601).
+        commit: Git revision of the source, with ``-dirty`` if files differed from it; None for an
+            installed package.
+        date: Date and time of the record, in UTC (ISO 8601).
         data: SHA-256 of all images and labels that were used.
         model: SHA-256 of the model's file or weights; None where neither is at hand.
     """
@@ -91,18 +91,23 @@ class Provenance:
 
     @classmethod
     def now(cls, data: str, model: str | None) -> Self:
-        """Return the provenance of a record that is made now, by this code."""
+        """Return the provenance of a record that this code makes now.
+
+        Args:
+            data: SHA-256 of all images and labels.
+            model: SHA-256 of the model's file or weights; None where neither is at hand.
+        """
         moment = datetime.now(UTC).replace(microsecond=0)
         return cls(source_commit(), moment.isoformat(), data, model)
 
 
 @dataclass(frozen=True)
 class BaselineErrors:
-    """Mean squared errors per pixel that a verdict is measured between.
+    """Mean squared errors per pixel of the baselines.
 
     Attributes:
         clean: Error of the best attack on clean scores.
-        label: Given the predicted label alone.
+        label: Error of the best attack on the predicted label alone.
         prior: Error of the mean image.
     """
 
@@ -120,10 +125,10 @@ class BaselineErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class TypedRecord:
-    """What every record shares: the version of its form, and how it is written and read.
+    """Base class of records, with the version of their form, to write and to read them.
 
     Attributes:
-        subject: Subject of the record, for messages: ``"an audit"``.
+        subject: Subject of the record, for messages, such as ``"an audit"``.
         schema: Version of this form.
     """
 
@@ -137,14 +142,14 @@ class TypedRecord:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Return the record that :meth:`to_json` gave.
+        """Return the record of JSON values that :meth:`to_json` returned.
 
         Args:
             values: A JSON object.
             where: File and line, for messages.
 
         Raises:
-            CorruptDataError: It is no record of this kind, or of another version's form.
+            CorruptDataError: The object is no record of this class, or has another version's form.
         """
         if values.get("schema") != SCHEMA:
             raise CorruptDataError(
@@ -162,18 +167,18 @@ class TypedRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackRecord(TypedRecord):
-    """The attacks on one release, judged.
+    """The attacks on a release, with their verdict.
 
     Attributes:
         experiment: Name of the experiment, or ``"attack"``.
         seed: Seed of every random stream.
         auxiliary: Auxiliary rows that attackers had.
         queries: Test queries that attacks were graded on.
-        label_changes: Queries whose released label is not the model's.
+        label_changes: Number of queries with another released label than the model's.
         errors: Mean squared error per pixel of each attacker.
         reconstructors: Name of the reconstructor that each attacker chose.
         reconstructor_errors: Mean error of each attacker's reconstructors.
-        baselines: Errors that the verdict is measured between.
+        baselines: Errors of the baselines.
         adaptive_error: Lowest error of all attackers.
         strongest: Name of the attacker with that error.
         closed_gap: G over all queries; None if clean scores add nothing to the label.
@@ -207,28 +212,28 @@ class AttackRecord(TypedRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseRecord(AttackRecord):
-    """One release of an experiment: what it is, costs and hides.
+    """A release of an experiment, with its defense, costs and leak.
 
     Attributes:
         preset: Preset of the experiment; empty: none.
-        cell: Hash of all that decides the record but the data.
+        cell: Hash of all that decides the record except the data.
         release: Name of the release.
         defense: Registered name of the defense.
         options: Options that the experiment sets.
         effective_options: All options, at their defaults where they are not set.
-        accuracy: Share of test queries whose released label is the true class.
+        accuracy: Share of test queries with the true class as released label.
         keeps_label: Whether the defense promises to keep labels.
         random: Whether the same query is answered differently each time.
         logit_distortion: Mean absolute difference of logits per class, in nats; None where a
             probability of 0 was released.
         l1_mean: Mean L1 distance of probabilities, from 0 to 2.
-        l1_p99: Its 99th percentile.
-        l1_max: Its maximum.
+        l1_p99: 99th percentile of the L1 distance.
+        l1_max: Maximum of the L1 distance.
         training_seconds: Seconds that the defense trained.
-        training: Facts that its training recorded.
+        training: Facts that the training recorded.
         milliseconds_single_query: Median time of a query by itself.
         milliseconds_per_query_batched: Time of a query in a large batch.
-        spec: The experiment.
+        spec: Spec of the experiment.
     """
 
     preset: str
@@ -256,7 +261,7 @@ Record = TypeVar("Record", bound=AttackRecord, covariant=True)
 
 @dataclass(frozen=True)
 class Outcome(Generic[Record]):
-    """What attacks on one release gave.
+    """The record and the results of the attacks on a release.
 
     Attributes:
         record: The record.
@@ -275,16 +280,16 @@ def judged(
     clean: Tensor,
     label_changes: int,
 ) -> dict[str, Any]:
-    """Judge the attacks on one release.
+    """Judge the attacks on a release.
 
     Args:
         results: Result of each attacker, by name.
         baselines: Baselines of the same test queries.
         clean: ``(N, K)`` clean confidences of the test queries.
-        label_changes: Queries whose released label is not the model's.
+        label_changes: Number of queries with another released label than the model's.
 
     Returns:
-        The fields of :class:`AttackRecord` that follow from these.
+        The fields of :class:`AttackRecord` that follow from the arguments.
     """
     verdict = judge(results, baselines, clean, label_changes)
     return {
@@ -306,12 +311,12 @@ def judged(
 
 
 def distortion_of(trace: Trace, clean: Tensor) -> dict[str, float | None]:
-    """Return how far a release is from the clean scores, by field of a record.
+    """Return the distances of a release from the clean scores, by field of a record.
 
-    A released zero is infinitely far from its clean logit: then there is no distortion of logits.
+    A released zero is infinitely far from its clean logit, so that logits have no distortion then.
 
     Args:
-        trace: From clean logits to what was released.
+        trace: Scores of the test queries, from clean logits to the release.
         clean: ``(N, K)`` confidences without a defense.
     """
     moved = distortion(trace.clean_logits, trace.defended_logits, clean, trace.released)
@@ -329,7 +334,10 @@ def write_records(path: Path, records: Sequence[AttackRecord]) -> None:
 
 
 def read_records(path: Path) -> list[ReleaseRecord]:
-    """Read records of experiments; none if there is no such file.
+    """Read records of experiments, from JSON Lines.
+
+    Args:
+        path: The file. If it does not exist, there are no records.
 
     Raises:
         CorruptDataError: A line is not a record of this version's form.
@@ -347,12 +355,12 @@ def packed(errors: Tensor) -> str:
 
 
 def unpacked(text: str) -> NDArray[np.float16]:
-    """Return the numbers that ``packed`` wrote, each to 3 decimal places of its size."""
+    """Return ``(N)`` numbers that ``packed`` wrote, to about 3 significant digits."""
     return np.frombuffer(base64.b64decode(text), "<f2")
 
 
 def json_values(value: Any) -> Any:
-    """Return options as JSON values: infinity, which JSON lacks and a norm may be, as text."""
+    """Return options as JSON values; infinity becomes text, since JSON lacks it."""
     if isinstance(value, Mapping):
         return {key: json_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -367,10 +375,14 @@ def weights_hash(module: nn.Module) -> str:
 
 @cache
 def source_commit() -> str | None:
-    """Return the Git revision of this source, ``-dirty`` if it has other changes; None if none."""
+    """Return the Git revision of this source, with ``-dirty`` if files differ from it.
+
+    Returns:
+        None for an installed package, or without git.
+    """
     git = shutil.which("git")
     folder = Path(__file__).parent
-    # A checkout of oneway, and not one that oneway is installed somewhere in.
+    # A checkout of oneway, and not another repository with an installed oneway in it.
     if git is None or not (folder.parents[2] / ".git").exists():
         return None
     words = [
@@ -388,7 +400,7 @@ def source_commit() -> str | None:
 
 
 def _processor() -> str:
-    """Return the processor's name, as far as the system gives it."""
+    """Return the processor's name, or what the system knows of it."""
     listing = Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""How releases are built and attacked: what audits and experiments are told alike."""
+"""Specs that audits and experiments share: surrogates, attackers and releases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
 
 @dataclass(frozen=True)
 class SurrogateSpec:
-    """The defender's own inverter, trained on clean confidences of the auxiliary images.
+    """The defender's inverter, trained on clean confidences of the auxiliary images.
 
     Attributes:
-        width: Channels of its last hidden layer.
-        hidden_layers_removed: Hidden layers that an attacker's decoder has in addition.
-        input_transform: Its input transform.
-        adversarial_steps: How many steps of noise each batch is shown in min-max training;
-            together they are as long as the defense's.
+        width: Channels of the last hidden layer.
+        hidden_layers_removed: Number of hidden layers that an attacker's decoder has in addition.
+        input_transform: Key of ``INPUT_TRANSFORMS``.
+        adversarial_steps: Steps of the noise on each batch in min-max training; their total length
+            is that of the defense's steps.
         training: Training settings.
     """
 
@@ -35,7 +35,7 @@ class SurrogateSpec:
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def __post_init__(self) -> None:
-        """Refuse what could not be trained.
+        """Refuse a surrogate that could not be trained.
 
         Raises:
             UnknownNameError: The input transform does not exist.
@@ -49,16 +49,16 @@ class SurrogateSpec:
 
 @dataclass(frozen=True)
 class AttackerSpec:
-    """The attackers: who they are, and the decoders that each may choose from.
+    """The attackers, and the decoders of their model selections.
 
     Attributes:
-        names: Registered attacks.
-        input_transforms: Input transforms to try.
-        widths: Decoder widths to try.
-        held_out: Share of the auxiliary images kept for choosing.
-        step_factors: What adversarial training multiplies the defender's step size by.
+        names: Registered names of the attacks.
+        input_transforms: Input transforms of the decoders.
+        widths: Widths of the decoders.
+        held_out: Share of the auxiliary images that selects epochs and decoders.
+        step_factors: Step sizes of simulated defenses, as multiples of the defender's.
         repeats: Numbers of answers to the same query that averaging tries.
-        training: Equal for every attack on every release.
+        training: Training settings of every decoder.
     """
 
     names: tuple[str, ...] = field(default_factory=lambda: tuple(inversion_attacks()))
@@ -94,17 +94,18 @@ class AttackerSpec:
 
 @dataclass(frozen=True)
 class ReleaseSpec:
-    """One row of the table: what it is called, and which defense with which options.
+    """A row of a table of releases: its name, its defense and the defense's options.
 
     Attributes:
-        name: Name of the row.
-        defense: A registered defense.
-        options: Its own and its training's.
-        surrogate: ``"plain"``, or one of two readings of the paper's "adversarial training
-            version" (section V-D): ``"augmented"``, trained on scores that a plain surrogate's
-            noise was put on, at several step sizes, with some clean ones; or ``"min-max"``,
-            trained on noise against itself in every batch (Madry et al., ICLR 2018).
-        attackers: Who attacks it; empty: all of the experiment's attackers.
+        name: Name of the release.
+        defense: Registered name of the defense.
+        options: Options of the defense and of its training.
+        surrogate: ``"plain"``, ``"augmented"`` or ``"min-max"``. The last two are readings of the
+            paper's "adversarial training version" (section V-D). An augmented surrogate is trained
+            on clean scores and on scores with a plain surrogate's noise, at several step sizes. A
+            min-max surrogate is trained on noise against itself in every batch (Madry et al., ICLR
+            2018).
+        attackers: Registered names of the attacks on the release; empty: all of the experiment's.
     """
 
     name: str
@@ -114,21 +115,21 @@ class ReleaseSpec:
     attackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could not be built or attacked, before any training.
+        """Refuse a release that could not be built or attacked, before any training.
 
         Raises:
             UnknownNameError: A defense, option, attack or kind of surrogate does not exist.
             InvalidOptionError: An option is missing or outside its range, or the defense has no
-                surrogate to train otherwise.
+                surrogate with a step size.
         """
         sketch_defense(self)
         if self.surrogate not in SURROGATES:
             raise UnknownNameError("surrogate", self.surrogate, SURROGATES)
         if self.surrogate != "plain" and not is_simulated(self):
             raise InvalidOptionError(
-                f"release {self.name!r} asks for a surrogate of kind {self.surrogate!r}, but "
-                f"{self.defense!r} takes none whose step size could be varied. Leave `surrogate` "
-                "out."
+                f"release {self.name!r} has a surrogate of kind {self.surrogate!r}, which needs a "
+                f"defense with a surrogate and a step size, but {self.defense!r} lacks them. Leave "
+                "`surrogate` out."
             )
         check_attacks(self.attackers)
 
@@ -160,16 +161,17 @@ def check_input_transforms(names: Sequence[str]) -> None:
 
 
 def is_simulated(release: ReleaseSpec) -> bool:
-    """Say whether attackers can simulate a release's defense: it has a surrogate and step size."""
+    """Return whether attackers can simulate a release's defense, with a surrogate and step size."""
     return needs_surrogate(release.defense) and "step_size" in release.options
 
 
 def sketch_defense(release: ReleaseSpec) -> Defense:
-    """Build a release's defense around stand-ins for networks, to ask what it promises.
+    """Build a release's defense around stand-ins for networks, to read what it declares.
 
     Raises:
-        UnknownNameError: There is no such defense, or option of it.
-        InvalidOptionError: An option of it or of its training is missing or outside its range.
+        UnknownNameError: The defense or an option does not exist.
+        InvalidOptionError: An option of the defense or of its training is missing or outside its
+            range.
     """
     return build_defense(
         release.defense,

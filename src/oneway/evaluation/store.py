@@ -1,4 +1,4 @@
-"""Trained networks and records on disk. Nothing is trained twice, and no file is half written."""
+"""Trained networks and records on disk: nothing is trained twice, and each file is whole."""
 
 import hashlib
 import json
@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oneway.defenses import StoredModule, load_module, save_module
@@ -17,18 +15,22 @@ from oneway.errors import CorruptDataError
 from oneway.extras import load_extra
 from oneway.files import atomic_file, read_tensors, write_tensors
 
+REMEDY = "The file is of the cache: take it away, and the same command makes it again."
+
+TAKE_OUT = "Take it out, and the same command makes its record again."
+
 RECIPE = 1
-"""Part of every key. Raise it when training code changes what a spec trains to."""
+"""Part of every key. Raise it when a change of training code changes the trained network."""
 
 
 def spec_key(spec: Mapping[str, Any]) -> str:
-    """Return the hash of a spec: of its canonical JSON and the recipe's number."""
+    """Return the hash of a spec's canonical JSON and of the recipe's number, 20 hex digits."""
     text = json.dumps({"recipe": RECIPE, **spec}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def fingerprint(*tensors: Tensor) -> str:
-    """Return the SHA-256 of tensors' types, shapes and bytes, so that data is part of a key."""
+    """Return the SHA-256 of the types, shapes and bytes of tensors, such as data in a key."""
     digest = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
@@ -41,7 +43,11 @@ class Store:
     """A folder of trained networks, each under the hash of the spec that made it."""
 
     def __init__(self, root: Path) -> None:
-        """Use ``root``; it is made when first written to."""
+        """Use a folder.
+
+        Args:
+            root: The folder, which the first file makes if it is missing.
+        """
         self.root = root
 
     def network(
@@ -50,12 +56,12 @@ class Store:
         spec: Mapping[str, Any],
         train: Callable[[], tuple[nn.Module, Mapping[str, Any]]],
     ) -> StoredModule:
-        """Return the network of a spec, trained now only if it never was.
+        """Return the network of a spec; train it if the store lacks it.
 
         Args:
-            kind: A key of ``oneway.defenses.module_files.KINDS``.
+            kind: Key of ``oneway.defenses.module_files.KINDS``.
             spec: JSON values that decide what is trained, the data's fingerprint among them.
-            train: Trains it, and says what to record beside it.
+            train: Trains the network; returns it with facts to record.
 
         Returns:
             The network as read back from the disk, so that a rerun computes with the same.
@@ -66,17 +72,17 @@ class Store:
             network, facts = train()
             seconds = time.perf_counter() - begin
             save_module(path, network, kind, {**facts, "seconds": seconds, "spec": spec})
-        return load_module(path, kind)
+        return load_module(path, kind, remedy=REMEDY)
 
     def tensors(
         self, kind: str, spec: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return the tensors of a spec, computed now only if they never were.
+        """Return the tensors of a spec; compute them if the store lacks them.
 
         Args:
             kind: First part of the file's name.
-            spec: JSON values that decide them, fingerprints of what they come from among them.
-            compute: Computes them, by name.
+            spec: JSON values that decide the tensors, fingerprints of their sources among them.
+            compute: Computes the tensors, by name.
 
         Returns:
             The tensors as read back from the disk, on the CPU.
@@ -84,7 +90,7 @@ class Store:
         path = self.root / "tensors" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
         if not path.is_file():
             write_tensors(path, compute(), {"kind": kind, "spec": spec})
-        return read_tensors(path, kind, "It was there a moment ago; run the command again.")[0]
+        return read_tensors(path, kind, REMEDY)[0]
 
 
 def write_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -95,7 +101,10 @@ def write_json_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read what :func:`write_json_lines` wrote; none if there is no such file.
+    """Read the objects that :func:`write_json_lines` wrote.
+
+    Args:
+        path: The file. If it does not exist, there are no objects.
 
     Raises:
         CorruptDataError: A line is not a JSON object.
@@ -103,21 +112,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
-            raise CorruptDataError(f"line {number} of {path} is not JSON. Delete it.") from error
+        except (ValueError, RecursionError) as error:
+            raise CorruptDataError(f"line {number} of {path} is not JSON. {TAKE_OUT}") from error
         if not isinstance(record, dict):
-            raise CorruptDataError(f"line {number} of {path} is not a JSON object. Delete it.")
+            raise CorruptDataError(f"line {number} of {path} is not a JSON object. {TAKE_OUT}")
         records.append(record)
     return records
-
-
-def write_pictures(path: Path, pictures: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write arrays of images as an .npz, whole or not at all."""
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **dict[str, Any](pictures))
 
 
 def write_queries(path: Path, columns: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How long a target takes to answer."""
+"""Time the answers of a target."""
 
 import time
 
@@ -12,8 +12,8 @@ def query_times(guard: DefendedTarget, queries: Tensor, repeats: int) -> list[fl
     """Return the milliseconds from queries to released confidences, from least to most.
 
     Args:
-        guard: Target that answers.
-        queries: ``(N, ...)``, asked all at once.
+        guard: Target to time.
+        queries: ``(N, ...)`` a batch of queries.
         repeats: Number of calls.
     """
     taken = []
@@ -27,6 +27,6 @@ def query_times(guard: DefendedTarget, queries: Tensor, repeats: int) -> list[fl
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was given, so that a clock reads true."""
+    """Wait until a GPU has finished its work, so that times are right."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""From errors of attackers to a verdict on a release: the strongest attacker makes the headline."""
+"""From errors of attackers to a verdict on a release, which is that of the strongest attacker."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.metrics import closed_gap
 
 LEAST_CONFIDENT_SHARE = 0.05
-"""The least confident share of queries that is also judged by itself: the mean hides it."""
+"""Share of least confident queries with a verdict by itself, since the mean hides it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the attacks on one release come to.
+    """The verdict on a release.
 
     Attributes:
         adaptive_error: Lowest mean error over all attackers; each may fall back on the label.
         strongest: Name of the attacker with that error.
-        closed_gap: G over all queries; None if clean scores tell no more than the label.
+        closed_gap: G over all queries; None if clean scores add nothing to the label.
         closed_gap_least_confident: G over the least confident 5 % of queries, of the attacker who
-            is strongest over all of them, or who falls back on the label.
-        flags: What is suspicious about this evaluation, in words.
+            is strongest over all queries, or who falls back on the label.
+        flags: Suspicious facts about this evaluation.
     """
 
     adaptive_error: float
@@ -45,10 +45,10 @@ def judge(
     """Compare attackers with the baselines.
 
     Args:
-        results: By name; all of them count, and the strongest makes the headline.
+        results: Result of each attacker, by name.
         baselines: Baselines of the same queries.
-        clean_confidences: ``(N, K)``, to find the least confident queries.
-        label_changes: Queries whose released label is not the model's.
+        clean_confidences: ``(N, K)`` clean confidences, which say what queries are least confident.
+        label_changes: Number of queries with another released label than the model's.
     """
     strongest = min(results, key=lambda name: results[name].error)
     tail = least_confident(clean_confidences)
@@ -74,7 +74,8 @@ def failed_attacks(results: Mapping[str, AttackResult], label_errors: Tensor) ->
     """Return a flag for each attack that does worse than an attacker who knows less.
 
     Args:
-        results: By name. An attack that is not registered counts as adaptive.
+        results: Result of each attacker, by name. An attack that is not registered counts as
+            adaptive.
         label_errors: ``(N)`` errors of the label-only baseline on the same queries.
     """
     attacks, flags = inversion_attacks(), list[Flag]()
@@ -83,11 +84,11 @@ def failed_attacks(results: Mapping[str, AttackResult], label_errors: Tensor) ->
     improving = {attack.improves_on for attack in declared.values()}
     for name, result in results.items():
         attack = declared.get(name)
-        # A defense is meant to mislead an attacker that does not know of it: where an adaptive
-        # attacker takes its place, its failure is no flag.
+        # A defense is meant to mislead an attacker that does not know of it. Where an adaptive
+        # attacker improves on that attacker, the failure raises no flag.
         misled = attack is not None and not attack.adaptive and name in improving
         exempt = name == LabelOnly.name or (attack is not None and not attack.reads_query)
-        # Two standard errors or one percent, so that a tie is not called a failure.
+        # Two standard errors or 1 percent, so that a tie is not called a failure.
         slack = max(2 * standard_error(result.errors - label_errors), 0.01 * label_error)
         if not (exempt or misled) and result.error > label_error + slack:
             statement = FLAGS["attack-failed"].statement
@@ -102,28 +103,33 @@ def failed_attacks(results: Mapping[str, AttackResult], label_errors: Tensor) ->
 
 
 def least_confident(clean_confidences: Tensor) -> Tensor:
-    """Return which queries are in the tail, as ``(n)`` indices of ``(N, K)`` rows."""
+    """Return the least confident 5 % of ``(N, K)`` confidences, as ``(n)`` int64 row numbers."""
     count = max(1, round(LEAST_CONFIDENT_SHARE * len(clean_confidences)))
     return clean_confidences.amax(-1).argsort(stable=True)[:count]
 
 
 def errors_on(tail: Tensor, results: Mapping[str, AttackResult], strongest: str) -> Tensor:
-    """Return ``(n)`` errors on some queries, of the strongest attacker or given the label alone.
+    """Return ``(n)`` errors on the tail, of the strongest attacker or of the label-only attacker.
 
-    Not the lowest of all attackers there: on a few queries a failed decoder may win by chance.
+    These two alone compete, since on a few queries a failed decoder may win by chance.
+
+    Args:
+        tail: ``(n)`` int64 row numbers.
+        results: Result of each attacker, by name.
+        strongest: Name of the strongest attacker over all queries.
     """
     able = [results[name].errors[tail] for name in (strongest, LabelOnly.name) if name in results]
     return min(able, key=lambda errors: float(errors.mean()))
 
 
 def standard_error(differences: Tensor) -> float:
-    """Return that of the mean; 0 of a single query, which has no spread."""
+    """Return the standard error of the mean of ``(N)`` differences; 0 for a single query."""
     count = len(differences)
     return float(differences.std()) / count**0.5 if count > 1 else 0.0
 
 
 def gap_or_none(adaptive: float, clean: float, label: float) -> float | None:
-    """Return the closed gap G, or None where clean scores tell no more than the label."""
+    """Return the closed gap G, or None where clean scores add nothing to the label."""
     try:
         return closed_gap(adaptive, clean, label)
     except InvalidOptionError:

@@ -1,4 +1,4 @@
-"""Inverter networks, their input transforms, and how to train one."""
+"""Inverter networks, their input transforms, their training and model selection."""
 
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth

@@ -15,7 +15,12 @@ class PulledBack(Protocol):
     """A layer that computes its own gradient."""
 
     def pull_back(self, inputs: Tensor, gradients: Tensor) -> Tensor:
-        """Return gradients in ``inputs`` from ``gradients`` in the outputs."""
+        """Return the gradient in the layer's inputs.
+
+        Args:
+            inputs: ``(N, ...)`` the layer's inputs.
+            gradients: ``(N, ...)`` gradient in the layer's outputs.
+        """
         ...
 
 
@@ -26,7 +31,7 @@ class LayeredInverter(nn.Module):
         architecture: Keyword arguments that build the same network, ``num_classes`` among them.
         shape: The shape of a reconstruction: ``(C, H, W)`` or ``(D,)``.
         input_transform: The input transform.
-        layers: The layers after it, each of a kind whose gradient is known here.
+        layers: Layers after the input transform, each of a type that ``_pull_back`` knows.
     """
 
     architecture: dict[str, Any]

@@ -1,8 +1,8 @@
 """Input transforms: how an inverter reads confidences before its first layer.
 
-An attack is only as fair as its input scale: with the stock transform a zero probability becomes
-a huge negative number, and a defense that rounds seems to win by breaking the attacker's scaling.
-So every attacker is tried with several input transforms.
+With the stock transform a zero probability becomes a huge negative number. A defense that rounds
+then seems to work, since it breaks the attacker's scaling. So every attacker takes part with
+several input transforms.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,32 @@ from torch import Tensor, nn
 from oneway.errors import InvalidOptionError
 
 SMALLEST_LOG = -1000.0
-"""Least logarithm that the stock transform reads; lower values are clamped to it."""
+"""Least logarithm that the stock transform reads; it clamps lower values."""
 
 
 class FaithfulTransform(nn.Module):
     """The transform of Yang et al. (CCS 2019): clamped logs, shifted by 50, lifted to be positive.
 
-    With full vectors and no zeros this is an affine, invertible map of the logits.
+    For full vectors without zeros this is an affine, invertible map of the logits.
+
+    Source:
+        Yang, Zhang, Chang & Liang, CCS 2019.
     """
 
     def __init__(self, num_classes: int, truncation: int | None = None) -> None:
         """Prepare the transform.
 
         Args:
-            num_classes: K.
-            truncation: Keep this many of the largest entries and zero the rest. None: keep all.
+            num_classes: Number of classes, K.
+            truncation: Number of the largest entries that are kept; the others become 0. None:
+                all entries are kept.
         """
         super().__init__()
         self.features = num_classes
         self.truncation = truncation
 
     def fit(self, confidences: Tensor) -> None:
-        """Do nothing: this transform has no statistics."""
+        """Do nothing, since this transform has no statistics."""
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Map ``(N, K)`` confidences to ``(N, K)`` features of at least 0."""
@@ -72,9 +76,9 @@ def _pulled_back(logs: Tensor, gradients: Tensor) -> Tensor:
 class StandardizedLog(nn.Module):
     """Floored, centered and standardized logs: a transform that no scaling or rounding breaks.
 
-    Zeros are read as 0.3 of the smallest positive confidence in training: about the middle of the
+    Zeros count as 0.3 of the smallest positive confidence in training, about the middle of the
     range that a rounding step turns into zero. Each row is centered, since a softmax ignores a
-    constant; each class is then standardized over the training rows.
+    constant. Each class is then standardized over the training rows.
     """
 
     floor: Tensor
@@ -111,18 +115,18 @@ class StandardizedLog(nn.Module):
 
 
 FEWEST = 8
-"""Least rows of a label for statistics of that label; with fewer, those of all rows are used."""
+"""Least rows of a label for its own statistics; with fewer, the statistics of all rows serve."""
 
 FARTHEST = 10.0
-"""Standard deviations at which a feature is cut off: the row is unlike all training rows."""
+"""Standard deviations at which a feature is clamped, as unlike all training rows."""
 
 
 class WithinLabel(nn.Module):
     """The scores, their difference from other scores with the same label, and the label.
 
-    Floored, centered logs come twice: standardized over all training rows, and over those of the
-    same label; a further feature per class marks the label. A signal that is small beside the
-    label's lead, such as a message in the low digits, then fills a decoder's whole range.
+    Floored, centered logs come twice: standardized over all training rows, and over the rows of
+    the same label. A further feature per class marks the label. A signal that is small compared
+    with the label's lead, such as a message in the low digits, then fills a decoder's whole range.
     """
 
     floor: Tensor
@@ -133,16 +137,16 @@ class WithinLabel(nn.Module):
         """Prepare the transform; :meth:`fit` sets its statistics."""
         super().__init__()
         self.features = 3 * num_classes
-        # In float32 the difference of two logs of released digits may be only rounding error.
+        # In float32 the difference of two logs of rounded scores may be rounding error alone.
         self.register_buffer("floor", torch.tensor(1e-12, dtype=torch.float64))
-        # A row of statistics per label; the last row is of all training rows.
+        # A row of statistics per label; the last row has the statistics of all training rows.
         rows = torch.zeros(num_classes + 1, num_classes, dtype=torch.float64)
         self.register_buffer("means", rows)
         self.register_buffer("deviations", torch.ones_like(rows))
 
     @torch.no_grad()
     def fit(self, confidences: Tensor) -> None:
-        """Take the floor, and means and deviations, from ``(N, K)`` training confidences."""
+        """Take floor, means and deviations from ``(N, K)`` training confidences."""
         self.floor.copy_(_floor_of(confidences))
         logs = _centered(confidences.double().clamp_min(self.floor).log())
         labels = confidences.argmax(-1)
@@ -189,10 +193,10 @@ LEADING = 4
 
 
 class LeadingScores(nn.Module):
-    """The logs of the largest entries, and which entries they are.
+    """The logs of the largest entries, and marks of these entries.
 
-    Every other transform reads all entries, so that a release can drown its signal in noise on
-    small entries, from which a decoder then learns.
+    Every other transform reads all entries, so that noise on small entries can hide the signal
+    from a decoder.
     """
 
     floor: Tensor
@@ -212,7 +216,7 @@ class LeadingScores(nn.Module):
     def fit(self, confidences: Tensor) -> None:
         """Take floor, mean and deviation from ``(N, K)`` training confidences.
 
-        A class that is rarely among a row's largest gets the statistics of all largest entries.
+        A class that is rarely among the largest gets the statistics of all largest entries.
         """
         self.floor.copy_(_floor_of(confidences))
         logs = confidences.clamp_min(self.floor).log()
@@ -258,10 +262,10 @@ def _centered(rows: Tensor) -> Tensor:
 
 
 def _floor_of(confidences: Tensor) -> Tensor:
-    """Return the value that zeros are read as: 0.3 of the smallest positive confidence."""
+    """Return the value that replaces zeros: 0.3 of the smallest positive confidence."""
     positive = confidences[confidences > 0]
     smallest = positive.min() if len(positive) else confidences.new_tensor(1e-12)
-    # Without zeros the floor is only for unseen queries: no lower than float32 can divide by.
+    # Without zeros the floor matters for unseen queries alone; float32 can still divide by it.
     return (0.3 * smallest).clamp_min(1e-30)
 
 
@@ -270,6 +274,10 @@ def safe_log(confidences: Tensor, smallest: float) -> Tensor:
 
     The gradient is 0 where the confidence is below the smallest normal number, since its
     reciprocal overflows there.
+
+    Args:
+        confidences: Probabilities in ``[0, 1]``, of any shape.
+        smallest: Least logarithm, in nats.
     """
     normal = confidences >= torch.finfo(confidences.dtype).tiny
     logs = torch.where(normal, confidences, 1).log()
@@ -284,15 +292,20 @@ INPUT_TRANSFORMS: dict[str, Callable[[int], InputTransform]] = {
     "within-label": WithinLabel,
     "leading": LeadingScores,
 }
-"""The registry of input transforms, by name; each is built with the number of classes."""
+"""The registry of input transforms: by name, what builds a transform for K classes."""
 
 
 def build_input_transform(name: str, num_classes: int, truncation: int | None) -> InputTransform:
     """Build an input transform by name.
 
+    Args:
+        name: Key of ``INPUT_TRANSFORMS``.
+        num_classes: Number of classes, K.
+        truncation: For ``"faithful"``: number of the largest entries that are kept; None: all.
+
     Raises:
-        InvalidOptionError: The name is unknown, or ``truncation`` is given for another transform
-            than the faithful one.
+        InvalidOptionError: The name is unknown, or ``truncation`` is set for a transform that does
+            not truncate.
     """
     if name not in INPUT_TRANSFORMS:
         raise InvalidOptionError(

@@ -1,4 +1,4 @@
-"""The inverter family of Yang et al. (CCS 2019): from confidences back to images."""
+"""Inverters of images, after Yang et al. (CCS 2019): from confidences back to images."""
 
 import math
 from collections.abc import Sequence
@@ -24,10 +24,13 @@ class Inverter(LayeredInverter):
     ends in a Sigmoid. Where doubling does not give the size of the image, the first map is rounded
     up, and the last map is cropped to its middle.
 
-    With ``hidden_layers`` left out this is Yang et al.'s network: on sides of 32 or 64 the first
-    map is 4x4, with ``width * 2 ** (hidden_layers - 1)`` channels. With fewer, the first map is
-    larger instead and the early layers are gone: the defender's surrogate "removes two hidden
-    layers" (Wen et al., section V-A3, which does not say which).
+    With the default ``hidden_layers`` this is Yang et al.'s network: on sides of 32 or 64 the first
+    map is 4x4, with ``width * 2 ** (hidden_layers - 1)`` channels. With fewer hidden layers, the
+    first map is larger and the first layers are missing. The defender's surrogate "removes two
+    hidden layers" (Wen et al., section V-A3, which does not say which layers).
+
+    Source:
+        Yang, Zhang, Chang & Liang, CCS 2019; Wen, Yiu & Hui, section V-A3.
     """
 
     def __init__(
@@ -46,12 +49,11 @@ class Inverter(LayeredInverter):
             num_classes: K, the length of a confidence vector, at least 2.
             image_shape: ``(C, H, W)``, each at least 1.
             width: Channels of the last hidden layer. Presets: ``INVERTER_WIDTHS``.
-            hidden_layers: Number of layers before the last, at least 1, and at most as many as
-                double one pixel to the longer side. None: see :func:`full_depth` (3 for 32x32, 4
-                for 64x64).
-            input_transform: The input transform, one of ``INPUT_TRANSFORMS``: ``"faithful"`` is
-                Yang et al.'s.
-            truncation: For the faithful transform: keep this many of the largest entries.
+            hidden_layers: Number of layers before the last, at least 1, and at most the number of
+                doublings from one pixel to the longer side. None: :func:`full_depth` (3 for 32x32,
+                4 for 64x64).
+            input_transform: Key of ``INPUT_TRANSFORMS``; ``"faithful"`` is Yang et al.'s.
+            truncation: For the faithful transform: number of the largest entries that are kept.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -82,7 +84,7 @@ class Inverter(LayeredInverter):
         }
         self.shape = (channels, height, across)
         self.input_transform = build_input_transform(input_transform, num_classes, truncation)
-        # Yang et al.'s first layer, a transposed convolution of a 1x1 map, is this linear one.
+        # Yang et al.'s first layer, a transposed convolution of a 1x1 map, is this linear layer.
         first_map = (width * scale // 2, -(-height // scale), -(-across // scale))
         layers: list[nn.Module] = [
             nn.Linear(self.input_transform.features, math.prod(first_map)),
@@ -129,7 +131,8 @@ class Doubling(nn.ConvTranspose2d):
     def _is_narrow(self, maps: Tensor) -> bool:
         """Return whether a matrix product and a fold are faster than a convolution kernel.
 
-        They compute the same sums; with few output channels, on a CPU, in a third of the time.
+        Both compute the same sums. With few output channels on a CPU, product and fold take a third
+        of the time.
         """
         return self.out_channels <= 4 and maps.device.type == "cpu"
 
@@ -143,9 +146,9 @@ class Crop(nn.Module):
         self.height, self.across = height, across
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map ``(N, C, H, W)`` of at least that size to ``(N, C, height, across)``.
+        """Map ``(N, C, H, W)`` to ``(N, C, height, across)``; neither side may grow.
 
-        An odd margin is one pixel larger below and to the right.
+        An odd margin is a pixel larger below and to the right.
         """
         top, left = (maps.shape[-2] - self.height) // 2, (maps.shape[-1] - self.across) // 2
         return maps[..., top : top + self.height, left : left + self.across]

@@ -1,4 +1,4 @@
-"""Model selection: train several decoders, and take the lowest error on held-out rows."""
+"""Model selection: train several decoders, and keep the lowest error on held-out rows."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Trial:
-    """A decoder that was trained: its spec, and its held-out error after each epoch."""
+    """A trained decoder's spec, and its held-out error after each epoch."""
 
     spec: DecoderSpec
     held_out_errors: Sequence[float]
 
     @property
     def best_error(self) -> float:
-        """The lowest held-out error, which is that of the kept weights."""
+        """The lowest held-out error, which is the error of the kept weights."""
         return min(self.held_out_errors)
 
 
@@ -37,7 +37,11 @@ FitDecoder = Callable[[DecoderSpec, Sequence[float]], tuple[nn.Module, Sequence[
 def decoder_grid(input_transforms: Iterable[str], widths: Iterable[int]) -> list[DecoderSpec]:
     """Return every input transform with every width; the likely winner (robust, wide) comes first.
 
-    It sets the pace: later decoders that trail it are given up.
+    The first decoder sets the pace: training stops early for later decoders that trail it.
+
+    Args:
+        input_transforms: Keys of ``INPUT_TRANSFORMS``.
+        widths: Widths of decoders.
     """
     grid = [
         DecoderSpec(input_transform, width)
@@ -50,11 +54,11 @@ def select_model(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Modu
     """Train each decoder in turn, and return the best.
 
     Args:
-        specs: The decoders, at least one.
-        fit: Trains a decoder. It may give up a decoder that trails the incumbent.
+        specs: Decoders to train, at least 1.
+        fit: Trains a decoder. Training may stop early for a decoder that trails the incumbent.
 
     Returns:
-        The decoder with the lowest held-out error (the first, if they tie), and all trials.
+        The decoder with the lowest held-out error (of a tie, the first), and all trials.
 
     Raises:
         InvalidOptionError: ``specs`` is empty.
@@ -71,6 +75,6 @@ def select_model(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Modu
         trials.append(trial)
     if winner is None:
         raise InvalidOptionError(
-            "model selection needs at least one decoder, but got none. Pass a spec."
+            "model selection needs at least one decoder, but got none. Pass a DecoderSpec."
         )
     return winner, trials

@@ -1,4 +1,4 @@
-"""An inverter for tabular records, and the choice between inverters for records and images."""
+"""An inverter for tabular records, and a function that builds the inverter for an input shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +21,9 @@ UNITS_PER_WIDTH = 16
 class RecordInverter(LayeredInverter):
     """Reconstructs records from confidences by a multilayer perceptron.
 
-    Each hidden layer is Linear, BatchNorm, ReLU; the last is Linear, Sigmoid. Trained on the mean
-    squared error, it gives the posterior probabilities of a categorical column's categories
-    (one-hot in the record), and the posterior mean of a numeric column.
+    Each hidden layer is Linear, BatchNorm, ReLU; the last layer is Linear, Sigmoid. Trained on the
+    mean squared error, the network gives the posterior probabilities of a categorical column's
+    categories (one-hot in the record), and the posterior mean of a numeric column.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class RecordInverter(LayeredInverter):
 
         Args:
             num_classes: K, the length of a confidence vector, at least 2.
-            record_length: D, the count of numbers in [0, 1] that encode a record, at least 1.
+            record_length: Number of values in [0, 1] that encode a record, D, at least 1.
             width: A sixteenth of the units of each hidden layer. Presets: ``INVERTER_WIDTHS``.
             hidden_layers: Number of layers before the last, at least 1.
-            input_transform: The input transform, one of ``INPUT_TRANSFORMS``.
-            truncation: For the faithful transform: keep this many of the largest entries.
+            input_transform: Key of ``INPUT_TRANSFORMS``.
+            truncation: For the faithful transform: number of the largest entries that are kept.
 
         Raises:
             InvalidOptionError: An option is outside its range.
@@ -78,8 +78,8 @@ def build_inverter(
     """Build an untrained inverter for inputs of a shape.
 
     Args:
-        num_classes: K, at least 2.
-        shape: The shape of an input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
+        num_classes: Number of classes, K, at least 2.
+        shape: Shape of an input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
         **options: Keyword arguments of :class:`Inverter` or :class:`RecordInverter`.
 
     Raises:
@@ -99,6 +99,6 @@ def default_depth(shape: Sequence[int]) -> int:
     """Return the default number of hidden layers in :func:`build_inverter`.
 
     Args:
-        shape: The shape of an input, as there.
+        shape: Shape of an input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
     """
     return full_depth(*shape[1:]) if len(shape) == 3 else RECORD_DEPTH

@@ -1,9 +1,10 @@
-"""Train an inverter, and keep its best epoch on held-out data of the trainer."""
+"""Train an inverter, and keep its best epoch on held-out rows."""
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from oneway.checks import check_above, check_confidences, check_count, check_images, name_of
-from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
+from oneway.checks import check_confidences, check_images, name_of
+from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.options import Options, option
 
 HELD_OUT = 0.125
-"""Default share of a trainer's images that are held out for choosing."""
+"""Default share of the rows that are held out to select epochs and decoders."""
 
 LEAST_GAIN = 1e-3
 """Relative fall of the held-out error that counts as progress for the patience."""
@@ -26,57 +28,42 @@ RISING = 0.2
 TRAILING = 1.05
 """Held-out error, as a multiple of the incumbent's at the same epoch, that counts as trailing."""
 
-
-SCHEDULES = ("constant", "one-cycle")
-
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps ``(inverter, confidences, images)``, the inverter in eval mode, to changed confidences."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How long and how fast an inverter is trained: Adam on the mean squared error.
+class TrainingSettings(Options):
+    """Length and speed of an inverter's training: Adam on the mean squared error.
 
-    The defaults reach a lower error than :data:`YANG_SETTINGS` in a fifth of the time: a larger
-    step, with an exponential moving average of the weights (and BatchNorm statistics) as the
-    network that is judged and kept.
-
-    Attributes:
-        epochs: Most passes over the training rows.
-        patience: Stop after this many epochs in which the held-out error fell by less than 0.1 %.
-        learning_rate: Step size of Adam, with betas (.5, .999) and AMSGrad.
-        batch_size: Rows per step.
-        averaging: Decay per step of the moving average, in [0, 1); 0 keeps the last weights.
-        schedule: ``"constant"``, or ``"one-cycle"``: the step rises to ``learning_rate`` and falls
-            to nothing over exactly ``epochs`` (without AMSGrad, and whatever the patience). It
-            reaches in few epochs the error that a constant step reaches in twice as many.
-        grace: Epochs that a decoder may trail the incumbent of a model selection before it is given
-            up.
+    The defaults reach a lower error than :data:`YANG_SETTINGS` in a fifth of the time. The step is
+    larger, and the kept network is an exponential moving average of the weights and of BatchNorm
+    statistics.
     """
 
-    epochs: int = 24
-    patience: int = 4
-    learning_rate: float = 5e-3
-    batch_size: int = 64
-    averaging: float = 0.98
-    schedule: str = "constant"
-    grace: int = 5
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range.
-
-        Raises:
-            InvalidOptionError: A value is outside its range.
-        """
-        check_count("epochs", self.epochs)
-        check_count("patience", self.patience)
-        check_above("learning_rate", self.learning_rate, 0)
-        check_count("batch_size", self.batch_size, least=2)
-        if not 0 <= self.averaging < 1:
-            raise InvalidOptionError(f"averaging must be in [0, 1), but got {self.averaging}.")
-        if self.schedule not in SCHEDULES:
-            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
-        check_count("grace", self.grace)
+    epochs: int = option("Most passes over the training rows.", default=24)
+    patience: int = option(
+        "Epochs of which the held-out error fell by less than 0.1 % that end training.", default=4
+    )
+    learning_rate: float = option(
+        "Step size of Adam, with betas (.5, .999) and AMSGrad.", default=5e-3, above=0
+    )
+    batch_size: int = option("Rows per step.", default=64, least=2)
+    averaging: float = option(
+        "Decay per step of the moving average; 0 keeps the last weights.",
+        default=0.98,
+        least=0,
+        below=1,
+    )
+    schedule: Literal["constant", "one-cycle"] = option(
+        '``"one-cycle"``: the step rises to ``learning_rate`` and falls to nothing over exactly '
+        "``epochs``, without AMSGrad and without patience. One cycle reaches in few epochs the "
+        "error that a constant step reaches in twice as many.",
+        default="constant",
+    )
+    grace: int = option(
+        "Epochs that a decoder may trail the incumbent of a model selection before training stops.",
+        default=5,
+    )
 
 
 DEFAULT_SETTINGS = TrainingSettings()
@@ -85,12 +72,19 @@ DEFAULT_SETTINGS = TrainingSettings()
 YANG_SETTINGS = TrainingSettings(
     epochs=100, patience=100, learning_rate=2e-4, batch_size=128, averaging=0
 )
-"""The training of Yang et al. (CCS 2019). They choose on private data; oneway never does."""
+"""The training of Yang et al. (CCS 2019), who select on private data; oneway never does."""
 
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """An epoch: its number from 1, the most epochs, its held-out error, and the best so far."""
+    """The state of a training after an epoch.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        epochs: Most epochs.
+        held_out_error: Mean squared error per pixel on the held-out rows.
+        best_error: Lowest held-out error so far.
+    """
 
     epoch: int
     epochs: int
@@ -113,22 +107,23 @@ def train_inverter(
     """Train ``inverter`` in place; keep the epoch that was best on the held-out rows.
 
     Args:
-        inverter: ``(N, K)`` confidences to ``(N, C, H, W)`` images; on the tensors' device.
-        confidences: ``(N, K)`` answers to the trainer's images.
-        images: ``(N, C, H, W)`` in ``[0, 1]``, the trainer's images.
-        held_out: ``(N)`` bool: rows that choose the epoch and are not trained on. None: an
+        inverter: Network from ``(N, K)`` confidences to ``(N, ...)`` inputs, on the tensors'
+            device.
+        confidences: ``(N, K)`` confidences that answer ``images``.
+        images: ``(N, C, H, W)`` images or ``(N, D)`` records, in ``[0, 1]``.
+        held_out: ``(N)`` bool: rows that select the epoch and are not trained on. None: an
             eighth, drawn from ``generator``.
-        settings: How long and how fast.
-        generator: On the CPU; gives the order of the rows.
-        incumbent: Held-out errors by epoch of the best decoder so far in a model selection: after
-            ``settings.grace`` epochs, training stops once it trails the incumbent by 5 %.
-        perturb: Changes the confidences of each batch, given the current inverter: adversarial
+        settings: Training settings.
+        generator: Source of the order of the rows, on the CPU.
+        incumbent: Held-out errors by epoch of the best decoder so far in a model selection. After
+            ``settings.grace`` epochs, training stops where the decoder trails the incumbent by 5 %.
+        perturb: Changes the confidences of each batch, given the current inverter, for adversarial
             training. Held-out rows are changed in the same way.
-        on_epoch: Called after each epoch.
+        on_epoch: Progress callback, called after each epoch.
 
     Returns:
-        The held-out mean squared error per pixel after each epoch; the lowest is that of the
-        kept weights.
+        The held-out mean squared error per pixel after each epoch. The lowest error is that of
+        the kept weights.
 
     Raises:
         InvalidTensorError: A tensor has another type, shape or range.
@@ -159,7 +154,7 @@ def train_inverter(
         if perturb is not None:
             judged = perturb(averaged.network.eval(), held_inputs, held_truths)
         error = mean_error(averaged.network, judged, held_truths)
-        if math.isnan(error):  # it diverged; NaN would win comparisons, infinity loses them
+        if math.isnan(error):  # training diverged; NaN would win comparisons, infinity loses them
             error = math.inf
         if not errors or error < min(errors):
             best_state = copy.deepcopy(averaged.network.state_dict())
@@ -194,7 +189,7 @@ def _checked_rows(
     count = int(held_out.sum())
     if not 0 < count < len(images) - 1:
         raise InvalidOptionError(
-            "at least one row must be held out and two trained on, "
+            "at least 1 row must be held out and 2 trained on, "
             f"but {count} of {len(images)} are held out."
         )
     return held_out
@@ -213,7 +208,7 @@ def _make_step(
         OneCycleLR(
             optimizer,
             settings.learning_rate,
-            # PyTorch divides by zero where the rise is of exactly one step.
+            # PyTorch divides by zero where the rise has exactly one step.
             total_steps=max(steps, math.floor(1 / RISING) + 1),
             pct_start=RISING,
             cycle_momentum=False,
@@ -236,24 +231,25 @@ def _make_step(
 
 
 class MovingAverage:
-    """A copy of a network whose weights and BatchNorm statistics follow it slowly.
+    """A copy of a network: a moving average of its weights and BatchNorm statistics.
 
-    An input transform's statistics are constants once they are fitted: they are copied and never
-    averaged. There may be more of them than weights (K x K of them).
+    The statistics of a fitted input transform are constants. They are copied and never averaged,
+    since K x K statistics may outnumber the weights.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Copy ``network``, whose input transform is fitted; its tensors change in place only.
+        """Copy a network.
 
         Args:
-            network: The network in training.
+            network: Network in training, with a fitted input transform. Training must change its
+                tensors in place.
             decay: Decay per step, in [0, 1).
         """
         self.network = copy.deepcopy(network)
         self._blend = get_ema_multi_avg_fn(decay)
         self._begun = False
         pairs = list(zip(_moving(self.network), _moving(network), strict=True))
-        # PyTorch blends numbers of one type at once: counts of batches are no floats.
+        # PyTorch blends tensors of a single type at once, and counts of batches are no floats.
         self._groups = [
             [pair for pair in pairs if pair[0].dtype == dtype]
             for dtype in dict.fromkeys(average.dtype for average, _ in pairs)
@@ -261,7 +257,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take a step towards the network; the first step is a copy."""
+        """Move the average a step towards the network; the first step copies the network."""
         for group in self._groups:
             averages, values = ([pair[side].detach() for pair in group] for side in (0, 1))
             if self._begun:
@@ -285,25 +281,29 @@ def shuffled_batches(
 ) -> Iterator[Tensor]:
     """Yield each row once, in random order, in batches of at least two.
 
-    A single row that is left over is left out: BatchNorm has no variance over it.
+    A last batch of a single row is left out, since BatchNorm has no variance over it.
 
     Args:
         count: Number of rows.
         batch_size: Rows per batch.
-        generator: On the CPU; gives the order.
+        generator: Source of the order, on the CPU.
         device: Device of the row numbers.
+
+    Yields:
+        ``(n)`` int64 row numbers, ``n`` from 2 to ``batch_size``.
     """
     order = torch.randperm(count, generator=generator).to(device)
     return (rows for rows in order.split(batch_size) if len(rows) > 1)
 
 
 def held_out_rows(count: int, share: float, generator: torch.Generator) -> Tensor:
-    """Choose rows that a trainer keeps from training, to select epochs and decoders on.
+    """Draw the rows that are held out of training, to select epochs and decoders on.
 
     Args:
         count: Number of rows, at least 3.
-        share: Share to hold out, between 0 and 1; at least one row is held out, and two are not.
-        generator: On the CPU; gives the choice.
+        share: Share to hold out, between 0 and 1. At least 1 row is held out, and at least 2 rows
+            are not.
+        generator: Source of the draw, on the CPU.
 
     Returns:
         ``(count)`` bool.
@@ -313,7 +313,7 @@ def held_out_rows(count: int, share: float, generator: torch.Generator) -> Tenso
     """
     if count < 3:
         raise InvalidOptionError(
-            "training takes 3 images or more, two to train on and one to hold out, "
+            "training takes 3 images or more, 2 to train on and 1 to hold out, "
             f"but there are {count}."
         )
     rows = torch.randperm(count, generator=generator)
@@ -324,7 +324,13 @@ def held_out_rows(count: int, share: float, generator: torch.Generator) -> Tenso
 
 @torch.no_grad()
 def mean_error(inverter: nn.Module, confidences: Tensor, images: Tensor) -> float:
-    """Return the mean squared error per pixel of ``inverter``, which it puts in eval mode."""
+    """Return an inverter's mean squared error per pixel; sets the inverter to eval mode.
+
+    Args:
+        inverter: Network from confidences to inputs.
+        confidences: ``(N, K)`` confidences.
+        images: ``(N, ...)`` true inputs.
+    """
     inverter.eval()
     total = 0.0
     for batch, truth in zip(confidences.split(512), images.split(512), strict=True):

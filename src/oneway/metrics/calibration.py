@@ -18,8 +18,8 @@ LEAST_PROBABILITY = torch.finfo(torch.float32).tiny
 def negative_log_likelihood(released: Tensor, labels: Tensor) -> float:
     """Return the mean of ``-log`` of the true class's released probability, in nats.
 
-    A zero, whose logarithm is infinite, counts as the smallest normal float32, about 87 nats;
-    so does anything below it.
+    A probability below the smallest normal float32 counts as that number, about 87 nats, since the
+    logarithm of 0 is infinite.
 
     Args:
         released: ``(N, K)`` probabilities, ``N >= 1``.
@@ -60,12 +60,12 @@ def expected_calibration_error(released: Tensor, labels: Tensor) -> float:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The rows whose largest probability lies in a bin.
+    """The rows with their largest probability in a bin.
 
     Attributes:
         count: Number of rows, at least 1.
-        confidence: Mean of their largest probabilities.
-        accuracy: Share of them whose label is right.
+        confidence: Mean of the largest probabilities, in [0, 1].
+        accuracy: Share of the rows with the right label, in [0, 1].
     """
 
     count: int

@@ -18,7 +18,7 @@ CONTRAST_CONSTANT = 0.03**2
 """The paper's C1 and C2 for a data range of 1."""
 
 PIXELS_AT_ONCE = 2**20
-"""Bounds the memory: about 100 MB of float64 maps."""
+"""Most pixels at once: they take about 100 MB of float64 maps."""
 
 
 def peak_signal_to_noise_ratio(images: Tensor, reconstructions: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checks of inputs that several measures share, besides :mod:`oneway.checks`."""
+"""Checks of inputs that several measures share, in addition to :mod:`oneway.checks`."""
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def check_pairs(images: Tensor, reconstructions: Tensor) -> None:
         bad = (~finite).nonzero().flatten()
         raise InvalidTensorError(
             f"reconstructions must be finite, but {len(bad)} of {len(finite)} rows hold NaN or "
-            f"infinity, row {int(bad[0])} first. Find out why the attack emits them; do not "
+            f"infinity, row {int(bad[0])} first. Find out why the attack returns them; do not "
             "replace them."
         )
 
@@ -45,8 +45,11 @@ def check_pairs(images: Tensor, reconstructions: Tensor) -> None:
 def check_unit_range(images: Tensor) -> None:
     """Refuse inputs outside ``[0, 1]``.
 
+    Args:
+        images: ``(N, ...)`` inputs.
+
     Raises:
-        InvalidTensorError: A row leaves it.
+        InvalidTensorError: A row leaves ``[0, 1]``.
     """
     outside = ((images < 0) | (images > 1)).flatten(1).any(-1)
     if outside.any():

@@ -1,13 +1,13 @@
 """Paired bootstrap intervals: the uncertainty of a number that comes from the choice of queries.
 
-As many queries as there are are drawn with replacement, and the statistic is computed on each
-draw. Attacks are compared on the same draws: queries that are hard for one attack are hard for
-another, and this common part cancels.
+Each draw takes N of N queries with replacement, and the statistic is computed on it. Attacks are
+compared on the same draws. Queries that are hard for an attack are hard for other attacks, too, and
+this common part cancels.
 
-The intervals hold for the networks at hand. The effect of training again shows in several seeds.
+The intervals hold for the networks at hand. The effect of another training shows in several seeds.
 
-SciPy's ``bootstrap`` gives the same interval, but gathers every value of every draw (a closed gap
-of 100,000 queries takes it several times as long), and has no place for a draw without a gap.
+SciPy's ``bootstrap`` returns the same interval, but gathers every value of every draw (for a closed
+gap of 100,000 queries it takes several times as long), and refuses a draw without a gap.
 
 Source:
     Efron & Tibshirani, "An Introduction to the Bootstrap", 1993: the percentile interval.
@@ -24,7 +24,7 @@ from oneway.errors import InvalidTensorError
 from oneway.metrics.reconstruction import closed_gap
 
 DRAWS_AT_ONCE = 2**21
-"""Bounds the memory: draws, their counts and those in float64 take 16 MiB each."""
+"""Most drawn queries at once: draws, counts, and counts in float64 take 16 MiB each."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Interval:
 
     Attributes:
         low: Lower end.
-        estimate: From all queries, each once.
+        estimate: Estimate from all queries, each once.
         high: Upper end.
     """
 
@@ -75,16 +75,16 @@ def bootstrap_gap(
 
     All three means of a draw are over the same queries. A draw where the label's mean does not
     exceed the clean mean has no gap, and counts below the low and above the high end. If many draws
-    have none, the ends are infinite: these queries are inconclusive.
+    have no gap, the ends are infinite: these queries are inconclusive.
 
     Args:
         adaptive_errors: ``(N)`` each query's error of the strongest attack on the release;
             floating, finite, at least 0, ``N >= 2``.
-        clean_errors: ``(N)`` of the best attack on clean scores, same queries.
-        label_errors: ``(N)`` of the best attack given the label alone, same queries.
-        generator: As for :func:`bootstrap_mean`.
-        level: As for :func:`bootstrap_mean`.
-        resamples: As for :func:`bootstrap_mean`.
+        clean_errors: ``(N)`` errors of the best attack on clean scores, same queries.
+        label_errors: ``(N)`` errors of the best attack on the label alone, same queries.
+        generator: Source of the draws, on any device; the work is done there.
+        level: Share of the draws between the ends, in ``(0, 1)``.
+        resamples: Number of draws, at least ``2 / (1 - level)``, so that one lies beyond each end.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.

@@ -80,7 +80,7 @@ def closed_gap(adaptive_error: float, clean_error: float, label_error: float) ->
     Args:
         adaptive_error: Lowest error of all attackers who know the defense.
         clean_error: Lowest error on clean scores.
-        label_error: Lowest error given the label alone.
+        label_error: Lowest error of attacks on the label alone.
 
     Returns:
         ``(adaptive - clean) / (label - clean)``: 0 = nothing hidden, 1 = as if only labels were
@@ -103,7 +103,7 @@ def closed_gap(adaptive_error: float, clean_error: float, label_error: float) ->
     if not label_error > clean_error:
         raise InvalidOptionError(
             f"label_error ({label_error:.6g}) must exceed clean_error ({clean_error:.6g}): "
-            "here the clean scores tell an attacker no more than the label. "
+            "here the clean scores add nothing to the label. "
             "Train the attacker on clean scores for longer, or report that there is no gap."
         )
     return (adaptive_error - clean_error) / (label_error - clean_error)

@@ -1,11 +1,11 @@
 """Re-identification in a gallery: whether a reconstruction reveals which input it came from.
 
 An error per pixel measures the distance to the truth, not whether other inputs are closer. Here
-the judge sees a reconstruction and a gallery of true inputs, with the right one among them, and
-ranks the gallery. Chance is ``within / gallery``. The label alone reveals more than chance, so
-compare with an attacker who has only the label.
+the judge sees a reconstruction and a gallery of true inputs, the query among them, and ranks the
+gallery. Chance is ``within / gallery``. The label alone reveals more than chance, so compare with
+an attacker who has only the label.
 
-The judge shares nothing with the target: it knows auxiliary inputs only.
+The judge shares nothing with the target and knows auxiliary inputs alone.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.metrics.inputs import check_pairs
 
 FIT_ROWS = 1000
-"""Auxiliary rows that directions are fitted to, if there are so many: it takes seconds."""
+"""Most auxiliary rows that directions are fitted to, which takes seconds."""
 
 FIT_VALUES = 2**22
 """Values in all rows that directions are fitted to; small inputs allow more rows."""
@@ -73,8 +73,9 @@ class PrincipalComponents:
         """Find the directions in which auxiliary inputs differ most. Deterministic.
 
         Args:
-            images: ``(M, C, H, W)`` or ``(M, features)``, auxiliary: none of the target's
-                inputs, none of the queries. Of more than 1,000 rows, evenly spaced ones are used.
+            images: ``(M, C, H, W)`` or ``(M, features)`` auxiliary inputs, without the target's
+                training data and without queries. Of more than 1,000 rows, evenly spaced rows are
+                used.
             components: Number of components; fewer if the inputs span fewer directions.
 
         Raises:
@@ -183,19 +184,19 @@ def reidentification_ranks(
 ) -> Tensor:
     """Return the rank of each true input in its gallery, given its reconstruction.
 
-    The queries are dealt at random into galleries of one size; each reconstruction is compared with
-    every true input of its gallery. Ties are ranked at random, so that reconstructions which are
-    all alike score at chance.
+    The queries are dealt at random into galleries of one size. Each reconstruction is compared with
+    every true input of its gallery. Ties are ranked at random, so that equal reconstructions score
+    at chance.
 
     Args:
-        embedder: Describes inputs; fitted on auxiliary ones.
+        embedder: Describes inputs; fitted on auxiliary inputs.
         images: ``(N, ...)`` true inputs of the queries.
         reconstructions: Same shape and order.
-        generator: Deals the galleries; on any device.
-        gallery: True inputs in each, the right one included; from 2 to ``N``.
-        regression: Rank candidates by the likelihood ratio of their features, with and without the
-            reconstruction. This judge is much stronger: publish its ranks. None: rank by the
-            cosine of features, less the mean of each side.
+        generator: Source of the galleries, on any device.
+        gallery: Number of true inputs in each gallery, from 2 to ``N``.
+        regression: Regression that ranks candidates by the likelihood ratio of their features, with
+            and without the reconstruction. This judge is much stronger: publish its ranks. None:
+            candidates are ranked by the cosine of features, less the mean of each side.
 
     Returns:
         ``(N)`` int64 from 1, the best, to ``gallery``.
@@ -237,7 +238,7 @@ def reidentification_ranks(
 
 
 def rank_share(ranks: Tensor, within: int = 1) -> float:
-    """Return the share of queries whose true input is among the first ``within``.
+    """Return the share of queries with their true input among the first ``within`` ranks.
 
     Args:
         ranks: ``(N)`` int64 from 1, as :func:`reidentification_ranks` returns them, ``N >= 1``.
@@ -258,9 +259,9 @@ def rank_share(ranks: Tensor, within: int = 1) -> float:
 
 
 def _deal(count: int, gallery: int, generator: Generator) -> Iterator[tuple[Tensor, int]]:
-    """Yield galleries in random order, and the first place whose members are to be ranked.
+    """Yield galleries in random order, and the first place of each from which members are ranked.
 
-    The last gallery is filled up with members that were ranked before.
+    The last gallery is filled up with members that are ranked already.
     """
     order = torch.randperm(count, generator=generator, device=generator.device)
     for start in range(0, count, gallery):
@@ -274,7 +275,7 @@ score."""
 
 
 def _cosine_terms(queries: Tensor, candidates: Tensor) -> Terms:
-    # Reconstructions may all be off in one way, such as too dark: that part carries nothing.
+    # All reconstructions may share an error, such as being too dark, which carries no information.
     rows = [
         torch.nn.functional.normalize(each - each.mean(0), dim=-1) for each in (queries, candidates)
     ]

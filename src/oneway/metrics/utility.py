@@ -63,6 +63,9 @@ def label_changes(clean_logits: Tensor, released: Tensor) -> int:
     Args:
         clean_logits: ``(N, K)`` logits before the defense, in nats.
         released: ``(N, K)`` released probabilities.
+
+    Raises:
+        InvalidTensorError: The shapes differ.
     """
     check_same_shape(released, "released", clean_logits)
     index = clean_logits.argmax(-1, keepdim=True)

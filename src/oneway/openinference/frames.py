@@ -50,7 +50,10 @@ def read_columns(
         raise MessageError("columns must be sent in JSON, and nothing may follow it")
     rows = sent[next(iter(columns))].shape[0] if sent[next(iter(columns))].shape else 0
     if not 1 <= rows <= most_rows:
-        raise MessageError(f"a request must have 1 to {most_rows} rows, but has {rows}")
+        raise MessageError(
+            f"a request must have 1 to {most_rows} rows, but has {rows}",
+            most_rows=most_rows if rows > most_rows else None,
+        )
     return {name: _values(sent[name], kind, rows) for name, kind in columns.items()}
 
 

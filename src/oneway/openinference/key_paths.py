@@ -1,6 +1,6 @@
 """Places in plain JSON: where queries go, where scores stand, and what of an answer may pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -8,6 +8,9 @@ from oneway.errors import InvalidOptionError
 from oneway.openinference.tensors import MessageError
 
 Parts = tuple[str, ...]
+
+MOST_PARTS = 32
+"""Most parts of a path: no server nests its scores as deep."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,15 @@ class KeyPath:
         """Return the path of names joined by dots; ``""`` is the whole value.
 
         Raises:
-            InvalidOptionError: A name is empty.
+            InvalidOptionError: A name is empty, or there are more than 32.
         """
         parts = tuple(key.split(".")) if key else ()
         if not all(parts):
             raise InvalidOptionError(f"a key must be names separated by dots, but got {key!r}.")
+        if len(parts) > MOST_PARTS:
+            raise InvalidOptionError(
+                f"a key must have at most {MOST_PARTS} names, but got {len(parts)}."
+            )
         return cls(parts)
 
     def __str__(self) -> str:
@@ -51,8 +58,8 @@ class KeyPath:
             return [self._find(member, rest) for member in value]
         if isinstance(value, dict) and part in value:
             return self._find(value[part], rest)
-        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            return self._find(value[int(part)], rest)
+        if isinstance(value, list) and (at := _index_in(value, part)) is not None:
+            return self._find(value[at], rest)
         kind = "a list" if isinstance(value, list) else "a single value"
         raise MessageError(
             f"must answer with {part!r} of the key {str(self)!r}, but there is "
@@ -102,8 +109,7 @@ def _replace(template: Any, parts: Parts, value: Any) -> Any:
         return [_replace(template[0], rest, member) for member in value]
     if isinstance(template, dict) and part in template:
         return {**template, part: _replace(template[part], rest, value)}
-    if isinstance(template, list) and part.isdecimal() and int(part) < len(template):
-        at = int(part)
+    if isinstance(template, list) and (at := _index_in(template, part)) is not None:
         return [*template[:at], _replace(template[at], rest, value), *template[at + 1 :]]
     raise MessageError(f"the request must have {'.'.join(parts)!r} as a list of members")
 
@@ -116,33 +122,37 @@ def mask(value: Any, guarded: KeyPath, released: Any, passed: Sequence[KeyPath])
     Args:
         value: A server's answer, as a JSON value.
         guarded: The place of the scores.
-        released: ``(N, K)`` nested lists: what stands there instead. ``*`` takes one row each.
+        released: Nested lists of the shape that :meth:`KeyPath.find` gives for ``guarded``: what
+            stands there instead. Each ``*`` takes one member.
         passed: Places that pass as they are.
     """
-    rows = iter(released) if "*" in guarded.parts else None
-    return _mask(value, guarded.parts, rows, released, [path.parts for path in passed])
+    return _mask(value, guarded.parts, released, [path.parts for path in passed])
 
 
-def _mask(
-    value: Any, guarded: Parts | None, rows: Iterator[Any] | None, whole: Any, passed: list[Parts]
-) -> Any:
+def _mask(value: Any, guarded: Parts | None, released: Any, passed: list[Parts]) -> Any:
     if guarded == ():
-        return whole if rows is None else next(rows)
+        return released
     if guarded is None and () in passed:
         return value
 
-    def kept(part: str, member: Any) -> tuple[bool, Any]:
+    def kept(names: Sequence[str], member: Any, at: int | None = None) -> tuple[bool, Any]:
         """Return whether anything of a member is kept, and what."""
-        names = (part, "*" if part.isdecimal() else part)
         deeper = guarded[1:] if guarded is not None and guarded[0] in names else None
         allowed = [path[1:] for path in passed if path and path[0] in names]
         if deeper is None and not allowed:
             return False, None
-        return True, _mask(member, deeper, rows, whole, allowed)
+        is_one_of_many = at is not None and guarded is not None and guarded[0] == "*"
+        return True, _mask(member, deeper, released[at] if is_one_of_many else released, allowed)
 
     if isinstance(value, dict):
-        members = ((key, *kept(key, member)) for key, member in value.items())
+        members = ((key, *kept((key,), member)) for key, member in value.items())
         return {key: member for key, is_kept, member in members if is_kept}
     if isinstance(value, list):
-        return [kept(str(at), member)[1] for at, member in enumerate(value)]
+        return [kept((str(at), "*"), member, at)[1] for at, member in enumerate(value)]
     return None
+
+
+def _index_in(members: list[Any], part: str) -> int | None:
+    """Return the place in a list that a part names; None if it names none."""
+    is_number = part.isascii() and part.isdecimal() and len(part) < 10
+    return int(part) if is_number and int(part) < len(members) else None

@@ -174,7 +174,10 @@ def read_queries(
     sent = request.inputs[0]
     wanted = f"(N, {', '.join(map(str, input_shape))}) with N from 1 to {most_rows}"
     if tuple(sent.shape[1:]) != input_shape or not 1 <= sent.shape[0] <= most_rows:
-        raise MessageError(f"input {input_name!r} must have shape {wanted}, but has {sent.shape}")
+        raise MessageError(
+            f"input {input_name!r} must have shape {wanted}, but has {sent.shape}",
+            most_rows=most_rows if sent.shape and sent.shape[0] > most_rows else None,
+        )
     if sent.datatype not in FLOATS:
         raise MessageError(
             f"input {input_name!r} must be FP32 (FP16 and FP64 are converted), but is "

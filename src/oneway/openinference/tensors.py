@@ -1,6 +1,6 @@
 """Tensors in messages: their datatypes, their form, and numbers in JSON."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from math import prod
@@ -24,17 +24,29 @@ FLOATS: dict[str, np.dtype[Any]] = {
 """Datatypes of queries and scores, and the layout of their binary data."""
 
 
+MOST_ROWS = "max_request_rows"
+"""Parameter of a model's metadata in which oneway's own server states the most queries of a
+request."""
+
+MOST_ROWS_HEADER = "oneway-max-request-rows"
+"""HTTP header in which that server states the same, if it refuses a request with more."""
+
+REFUSED_HEADER = "oneway-refused"
+"""HTTP header of that server's errors, whose texts hold no value of a query."""
+
+
 class MessageError(Exception):
     """A message breaks the protocol. The text holds names, shapes and counts, never a value.
 
     Attributes:
         reason: The fault in one word: ``"form"``, ``"datatype"`` or ``"output_missing"``.
+        most_rows: The most queries that a request may have, if it has more; else None.
     """
 
-    def __init__(self, text: str, reason: str = "form") -> None:
+    def __init__(self, text: str, reason: str = "form", *, most_rows: int | None = None) -> None:
         """Compose the error."""
         super().__init__(text)
-        self.reason = reason
+        self.reason, self.most_rows = reason, most_rows
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,13 @@ def read_scores(tensor: MessageTensor) -> NDArray[np.float64]:
             f"must send output {tensor.name!r} flat or nested as its shape says, {count} numbers, "
             f"but sends {values.size} of shape {tuple(values.shape)}. Look into the server's log."
         )
-    return values.reshape(tensor.shape)
+    try:
+        return values.reshape(tensor.shape)
+    except (ValueError, OverflowError):  # more dimensions, or larger ones, than an array has
+        raise MessageError(
+            f"must send output {tensor.name!r} of a shape (N, K), but sends {len(tensor.shape)} "
+            "dimensions that no array has. Look into the server's log."
+        ) from None
 
 
 def read_numbers(data: Any, *, booleans: bool = False) -> NDArray[np.float64]:
@@ -146,6 +164,47 @@ def read_numbers(data: Any, *, booleans: bool = False) -> NDArray[np.float64]:
             "Look at one answer of the server."
         )
     return values.astype(np.float64)
+
+
+def read_by_label(scores: Any, labels: Any, class_names: Sequence[str]) -> NDArray[np.float64]:
+    """Return scores in the order of the classes, of a server that names the class of each score.
+
+    Args:
+        scores: ``(N, K)`` nested lists of numbers, as a JSON value.
+        labels: ``(N, K)`` nested lists of class names (text or whole numbers), in any order.
+        class_names: The K classes, in the order of the result.
+
+    Raises:
+        MessageError: The two are no such lists, or a query's labels are not each class once.
+    """
+    if not isinstance(labels, list) or not all(
+        isinstance(row, list) and all(type(label) in (str, int) for label in row) for row in labels
+    ):
+        raise MessageError(
+            "must answer with rows of labels, but they are something else. Look at one answer of "
+            "the server, and name the place of its labels, such as '*.*.label'."
+        )
+    named = [[str(label) for label in row] for row in labels]
+    if not isinstance(scores, list) or [*map(_length, scores)] != [*map(len, named)]:
+        raise MessageError("must answer with one label for each score, but does not.")
+    wanted = sorted(class_names)
+    wrong = [len(row) for row in named if sorted(row) != wanted]
+    if wrong:
+        raise MessageError(
+            f"must answer each query with one score for each of the {len(wanted)} classes "
+            f"({', '.join(class_names)}), but {len(wrong)} of {len(named)} rows have other labels, "
+            f"or too few: {min(wrong)} at least. Ask the server for the scores of all classes, "
+            "not of the top k, and spell class_names (--classes) as the server does."
+        )
+    places = [{label: at for at, label in enumerate(row)} for row in named]
+    return read_numbers(
+        [[row[at[name]] for name in class_names] for row, at in zip(scores, places, strict=True)]
+    )
+
+
+def _length(row: Any) -> int:
+    """Return the length of a list, and -1 of anything else."""
+    return len(row) if isinstance(row, list) else -1
 
 
 def tensor_message(name: str, datatype: str, numbers: NDArray[Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Gap:
     Attributes:
         value: G; None where clean scores reveal no more than the label.
         low: The lower end, possibly infinite; None without an interval.
-        high: The upper end, likewise.
+        high: The upper end, possibly infinite; None without an interval.
     """
 
     value: float | None
@@ -310,7 +310,7 @@ def utility_table(record: AuditRecord) -> Listing:
 
 
 def distortion_line(record: AuditRecord) -> str:
-    """Return how far released scores are from clean scores, in a sentence."""
+    """Return the distance of released scores from clean scores, in a sentence."""
     utility = record.utility
     logits = utility["logit_distortion"]
     return (
@@ -332,7 +332,7 @@ PASSED = {True: "yes", False: "NO", None: "inconclusive"}
 
 
 def controls_table(record: AuditRecord) -> Listing:
-    """Return releases whose leak is known, and what the attackers made of them."""
+    """Return releases whose leak is known, with the attackers' results."""
     columns = {
         "control": Column(attrgetter("name")),
         "must be": Column(lambda row: EXPECTED[row.expected]),

@@ -66,7 +66,7 @@ COLUMNS = {
 
 COSTS = {
     "release": RELEASE,
-    "training, s": _column("training_seconds", 0, 1, "what the defense needs beside the target."),
+    "training, s": _column("training_seconds", 0, 1, "of the defense, without the target."),
     "surrogate's error": _column("surrogate_held_out_error", 4),
     "one query, ms": _column("milliseconds_single_query", 1),
     "each of 256, ms": _column(
@@ -159,7 +159,7 @@ class RaisedFlag:
 
     Attributes:
         name: The flag's name.
-        detail: What raised it.
+        detail: Finding that raised the flag, without counts.
         releases: The releases of which it was raised, with the number of seeds.
     """
 

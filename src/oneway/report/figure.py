@@ -16,7 +16,7 @@ FORMATS = {".png": "PNG", ".pdf": "PDF"}
 """Formats of a picture, by the ending of its file."""
 
 SIDE, GAP, MARGIN, DOTS_PER_INCH = 112, 8, 16, 150
-"""Pixels of an image's longer side, between images, and around the picture; and their density."""
+"""Pixels of an image's longer side, between images, and around the picture; and pixels per inch."""
 
 TEXT, TITLE = 20, 24
 """Pixels of the texts."""
@@ -26,7 +26,7 @@ def check_figure_path(path: Path) -> None:
     """Refuse a file that :func:`draw_reconstructions` could not write.
 
     Raises:
-        InvalidOptionError: Its ending is no known format.
+        InvalidOptionError: The file's ending is no known format.
     """
     if path.suffix.lower() not in FORMATS:
         raise InvalidOptionError(
@@ -38,10 +38,10 @@ def draw_reconstructions(rows: Mapping[str, NDArray[np.generic]], path: Path, ti
     """Draw one labelled strip of images per row.
 
     Args:
-        rows: By label, which may have several lines: ``(n, H, W)`` gray or ``(n, H, W, 3)``
-            images, uint8 or in ``[0, 1]``; n, H and W are the same for all rows.
+        rows: ``(n, H, W)`` gray or ``(n, H, W, 3)`` images, uint8 or in ``[0, 1]``, by label. A
+            label may have several lines; n, H and W are the same for all rows.
         path: File to write, .png or .pdf; its folder is made if it is missing.
-        title: Stands above the strips.
+        title: Title above the strips.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -75,7 +75,7 @@ def draw_reconstructions(rows: Mapping[str, NDArray[np.generic]], path: Path, ti
 
 
 def _tile(image: NDArray[np.generic]) -> Any:
-    """Return an image whose longer side has ``SIDE`` pixels, each of its pixels a rectangle."""
+    """Return an image scaled to ``SIDE`` pixels, with each of its pixels as a rectangle."""
     drawn = pillow_image(image)
     scale = SIDE / max(drawn.size)
     size = tuple(max(1, round(scale * side)) for side in drawn.size)

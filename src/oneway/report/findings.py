@@ -1,4 +1,4 @@
-"""What the numbers of an experiment say, in sentences made from the numbers alone."""
+"""The findings of an experiment, in sentences made from its numbers alone."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from oneway.report.sentences import (
 )
 
 NOISE = "adversarial-noise"
-"""The paper's defense, of which its claims are checked."""
+"""The paper's defense: findings check the paper's claims about it."""
 
 MOST_RANKED = 5
 """Releases named by their rank; the table has all."""
@@ -208,7 +208,7 @@ def _by_step(noise: Sequence[Summary]) -> list[str]:
         steps = {float(summary.record.options["step_size"]): summary for summary in group}
         errors = [(step, steps[step].values["error retrained"]) for step in sorted(steps)]
         first, last = errors[0][1], errors[-1][1]
-        meaning = "These seeds do not tell the two ends apart."
+        meaning = "These seeds do not decide whether the two ends differ."
         if _high(last) < _low(first):
             meaning = "A larger step leaks more to an attacker who retrains."
         elif _low(last) > _high(first):

@@ -1,4 +1,4 @@
-"""The frontier: which releases close more of the gap than any other that changes as little."""
+"""The frontier: Pareto-optimal releases, which close most of the gap at their distortion."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -9,10 +9,10 @@ AXES = {
     "l1_mean": "L1 of probabilities",
     "logit_distortion": "logit distortion, nats per class",
 }
-"""What releases change."""
+"""Kinds of distortion, by name of a summary's value."""
 
 GAPS = {"closed_gap": "G", "closed_gap_least_confident": "G of the least confident 5 %"}
-"""What releases hide."""
+"""Closed gaps, by name of a summary's value."""
 
 
 def frontier(
@@ -24,12 +24,12 @@ def frontier(
     less.
 
     Args:
-        summaries: Of one experiment; those without a closed gap or this distortion are left out.
-        distortion: A key of ``AXES``.
-        gap: A key of ``GAPS``.
+        summaries: Summaries of an experiment. Releases without this gap or distortion are left out.
+        distortion: Key of ``AXES``.
+        gap: Key of ``GAPS``.
     """
     able = [s for s in summaries if {gap, distortion} <= s.values.keys()]
-    # Of those with equal distortion only the release that closes most can be on it.
+    # Of releases with equal distortion only the release that closes most is Pareto-optimal.
     ordered = sorted(able, key=lambda s: (s.values[distortion].mean, -s.values[gap].mean))
     best: list[Summary] = []
     for summary in ordered:

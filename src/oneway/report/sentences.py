@@ -1,4 +1,4 @@
-"""Sentences that terminals, pages and Markdown share: each is worded here and nowhere else."""
+"""Sentences that terminals, pages and Markdown share, each worded here alone."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ LABEL_LEAKS = "No label-preserving release can help against attacks that read on
 
 NO_CONTROLS = "No controls were run: nothing vouches for these attackers."
 
-NO_GAP = "There is no gap to close: clean scores tell these attackers no more than the label."
+NO_GAP = "There is no gap to close: clean scores add nothing to the label for these attackers."
 
 CONFIDENTIAL = (
     "This page shows queries and reconstructions of them: it is as confidential as the queries "
@@ -52,7 +52,7 @@ def seeds_notice(count: int, releases: Sequence[str] = ()) -> str:
 
     Args:
         count: Number of seeds.
-        releases: The releases that this is about; none: all.
+        releases: Names of the releases with too few seeds; empty: all releases.
     """
     of = f" of {'; '.join(releases)}" if releases else ""
     ran = "1 seed was" if count == 1 else f"{count} seeds were"
@@ -60,7 +60,7 @@ def seeds_notice(count: int, releases: Sequence[str] = ()) -> str:
 
 
 def audit_limits(record: AuditRecord) -> list[str]:
-    """Return what an audit allows to claim, and what it does not."""
+    """Return sentences about claims that an audit allows, and claims that it does not."""
     lines = [
         f"Decoders trained on up to {record.auxiliary:,} queried examples for "
         f"{record.epochs} epochs reconstruct no better than this. A stronger attacker may "

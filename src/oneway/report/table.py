@@ -1,4 +1,4 @@
-"""Tables: described once, laid out for a terminal, as Markdown, or (by a page) as HTML."""
+"""Tables, laid out for a terminal, as Markdown, or (by a page) as HTML."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Column:
     Attributes:
         value: Returns a row's value; None is shown as a dash.
         format: A format specification, such as ``".4f"``, or a function from value to text.
-        help: What the column means, in a sentence without its heading.
+        help: Meaning of the column, in a sentence without the heading.
     """
 
     value: Callable[[Any], Any]
@@ -39,9 +39,8 @@ class Listing:
 
     Attributes:
         title: The caption.
-        columns: By heading, what returns the text of a row's cell: a :class:`Column`, or any
-            function.
-        rows: One object for each line.
+        columns: By heading, a :class:`Column` or a function that returns the text of a row's cell.
+        rows: An object for each line.
     """
 
     title: str
@@ -53,7 +52,7 @@ class Listing:
         return [[show(row) for show in self.columns.values()] for row in self.rows]
 
     def notes(self) -> list[str]:
-        """Return what its columns mean: a sentence for each that has a help text."""
+        """Return the meanings of the columns: a sentence for each column with a help text."""
         return [
             f"{heading}: {column.help}"
             for heading, column in self.columns.items()
@@ -61,10 +60,10 @@ class Listing:
         ]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay it out for a terminal; print it with ``crop=False``, since it may be wider.
+        """Lay the table out for a terminal; print it with ``crop=False``, since it may be wider.
 
-        Headings wrap between words, never within a word; numbers are never cut, and the first
-        column, of names, is not wrapped at all.
+        Headings wrap between words, never within a word. Numbers are never cut. The first column,
+        of names, never wraps.
         """
         cells = self.cells()
         table = Table(
@@ -86,7 +85,7 @@ class Listing:
         yield table
 
     def markdown(self) -> str:
-        """Return it as Markdown, without its title."""
+        """Return the table as Markdown, without its title."""
         lines = [list(self.columns), ["---"] * len(self.columns), *self.cells()]
         escaped = [[text.replace("|", r"\|") for text in line] for line in lines]
         return "".join(f"| {' | '.join(line)} |\n" for line in escaped)

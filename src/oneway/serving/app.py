@@ -20,7 +20,7 @@ from oneway.openinference.messages import (
     read_queries,
     wants_binary,
 )
-from oneway.openinference.tensors import tensor_message
+from oneway.openinference.tensors import MOST_ROWS, tensor_message
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
@@ -64,7 +64,7 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
             platform="oneway",
             inputs=self.inputs(settings),
             outputs=[_floats(settings.output_name, model.classes or 0)],
-            parameters=dict(self.parameters),
+            parameters={**self.parameters, MOST_ROWS: settings.max_request_rows},
         )
         path = f"/v2/models/{settings.model_name}"
         paths = path, f"{path}/versions/{settings.model_version}"

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import check_count
+from oneway.checks import LooksLikeProbabilities, check_count, check_logits
 from oneway.contracts import ScoredTarget, Target
 from oneway.defenses import ServableDefense
 from oneway.errors import (
@@ -30,15 +30,17 @@ from oneway.releases import (
     guarded_release,
     logits_from_confidences,
     release,
+    release_checked,
 )
 from oneway.serving.http_errors import RefusedError, no_release, upstream_failed
+from oneway.targets.answers import DECLARE_CONFIDENCES
 from oneway.targets.failure import failed
 
 Released = NDArray[np.float32]
 """``(N, K)`` confidences, all that may leave."""
 
-PROBES = 5
-"""Queries of the self test."""
+PROBES = LooksLikeProbabilities.LEAST_ROWS
+"""Queries of the self test: enough to tell logits from probabilities."""
 
 BATCH_TOLERANCE = 1e-3
 """Most that a clean score may differ, in nats, with the other queries of the batch."""
@@ -110,8 +112,8 @@ class Guarded(ABC, Generic[Q]):
     def _release(
         self, clean: Tensor, queries: Tensor | None, batch_size: int | None = None
     ) -> Released:
-        """Return the release of ``(N, K)`` clean logits."""
-        answer = guarded_release(
+        """Return the release of ``(N, K)`` clean logits, which are checked."""
+        answer = release_checked(
             self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
         )
         return answer.confidences.cpu().numpy()
@@ -178,6 +180,7 @@ class GuardedHere(Guarded[Q]):
         super().__init__(guard, device=device, decimals=decimals)
         check_count("batch_multiple", batch_multiple)
         check_count("batch_size", batch_size)
+        self._watch = LooksLikeProbabilities("the logits of the model", DECLARE_CONFIDENCES)
         self.batch_multiple, self.batch_size = batch_multiple, batch_size
 
     @abstractmethod
@@ -220,11 +223,14 @@ class GuardedHere(Guarded[Q]):
         return self._take(queries, [*range(count), *[count - 1] * surplus])
 
     def _asked(self, queries: Q) -> Tensor:
-        """Return the clean logits of all queries, asked in parts of ``batch_size``."""
+        """Return the checked logits of all queries, asked in parts of ``batch_size``."""
         count = len(queries)
         starts = range(0, count, self.batch_size)
         parts = [range(start, min(start + self.batch_size, count)) for start in starts]
-        return torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
+        logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
+        check_logits(logits, "the logits of the model")
+        self._watch.check(logits)
+        return logits
 
     def check(self) -> bool:
         """Ask the model, guard its own output, and refuse to serve if anything is amiss.
@@ -376,26 +382,33 @@ class GuardedScores(Guarded[Scored]):
         super().__init__(guard, device=device, decimals=decimals)
         check_outputs(outputs)
         self.outputs = outputs
+        self._watch = LooksLikeProbabilities("the server's scores", DECLARE_CONFIDENCES)
 
     def _answer(self, requests: Sequence[Scored]) -> list[Released]:
         return [
             self._release(self._clean_logits(scored), self._queries(scored)) for scored in requests
         ]
 
-    def check(self, probe: Scored, again: NDArray[np.float64]) -> None:
+    def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
 
         Args:
-            probe: The server's answer to a probe.
-            again: ``(N, K)`` its scores for the same probe, asked a second time.
+            probes: The server's answers to different probes, at least one.
+            again: ``(N, K)`` its scores for the first probe, asked a second time.
 
         Raises:
             OnewayError: The scores are not what they are said to be or differ the second time, or
                 the guard fails or changes nothing.
         """
+        probe = probes[0]
         self.classes = probe.scores.shape[1]
-        clean = self._clean_logits(probe)
-        other = self._clean_logits(Scored(again, probe.queries))
+        try:
+            clean, *_ = [self._checked_logits(each) for each in probes]
+            other = self._logits_of(again)
+        except InvalidTensorError as error:
+            raise TargetFailedError(
+                f"the server to guard does not answer a probe as it must: {error}"
+            ) from None
         if self.guard.name != "none" and (
             other.shape != clean.shape
             or bool(((release(other) - release(clean)).abs() > REPEAT_TOLERANCE).any())
@@ -415,14 +428,25 @@ class GuardedScores(Guarded[Scored]):
         self._check_guard(clean, queries)
 
     def _clean_logits(self, scored: Scored) -> Tensor:
+        try:
+            return self._checked_logits(scored)
+        except InvalidTensorError:
+            raise upstream_failed("upstream_scores") from None
+
+    def _checked_logits(self, scored: Scored) -> Tensor:
+        """Return clean logits; an error of the scores says what they are, and quotes none."""
         if scored.scores.shape[1] != self.classes:
             raise upstream_failed("upstream_classes")
         if scored.queries is not None and len(scored.queries) != len(scored.scores):
             raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
-        try:
-            return clean_logits_of(torch.from_numpy(scored.scores), self.outputs).to(self.device)
-        except InvalidTensorError:
-            raise upstream_failed("upstream_scores") from None
+        logits = self._logits_of(scored.scores)
+        if self.outputs == "logits":
+            self._watch.check(logits)
+        return logits
+
+    def _logits_of(self, scores: NDArray[np.float64]) -> Tensor:
+        logits = clean_logits_of(torch.from_numpy(scores), self.outputs, "the server's scores")
+        return logits.to(self.device)
 
     def _queries(self, scored: Scored) -> Tensor | None:
         return None if scored.queries is None else scored.queries.to(self.device)

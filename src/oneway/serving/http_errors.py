@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from oneway.openinference.tensors import MessageError
+from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER, MessageError
 
 
 class RefusedError(Exception):
@@ -19,6 +19,7 @@ class RefusedError(Exception):
         reason: One word for logs and metrics.
         retry_after: Seconds after which asking again makes sense, or None.
         closing: Whether the connection is closed, too.
+        most_rows: The most queries that a request may have, if it has more; else None.
     """
 
     def __init__(
@@ -29,16 +30,17 @@ class RefusedError(Exception):
         *,
         retry_after: int | None = None,
         closing: bool = False,
+        most_rows: int | None = None,
     ) -> None:
         """Compose a refusal."""
         super().__init__(text)
         self.status, self.text, self.reason = status, text, reason
-        self.retry_after, self.closing = retry_after, closing
+        self.retry_after, self.closing, self.most_rows = retry_after, closing, most_rows
 
 
-def bad_request(text: str) -> RefusedError:
+def bad_request(text: str, most_rows: int | None = None) -> RefusedError:
     """Refuse a fault of the client."""
-    return RefusedError(400, text, "bad_request")
+    return RefusedError(400, text, "bad_request", most_rows=most_rows)
 
 
 def no_release(reason: str) -> RefusedError:
@@ -60,11 +62,15 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 
 def error_response(error: RefusedError) -> Response:
     """Return the answer to a refused request, as the Open Inference Protocol says."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    headers = {REFUSED_HEADER: "true"}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.closing:
         headers["Connection"] = "close"
+    if error.most_rows is not None:
+        headers[MOST_ROWS_HEADER] = str(error.most_rows)
     return json_response({"error": error.text}, error.status, headers)
 
 
@@ -72,7 +78,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Answer a refusal, a malformed request, or a path that is not there; note the reason."""
     facts = request.scope["state"]["facts"]
     if isinstance(error, MessageError):
-        error = bad_request(str(error))
+        error = bad_request(str(error), error.most_rows)
     if isinstance(error, RefusedError):
         facts["refused"] = error.reason
         return error_response(error)

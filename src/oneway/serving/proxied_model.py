@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from oneway.checks import LooksLikeProbabilities
 from oneway.defenses import ServableDefense
 from oneway.errors import (
     InvalidOptionError,
@@ -21,7 +22,13 @@ from oneway.errors import (
 from oneway.openinference.addresses import EndpointOptions, ModelAddress, shown_address
 from oneway.openinference.key_paths import KeyPath
 from oneway.openinference.messages import ModelMetadata, TensorMetadata
-from oneway.openinference.tensors import FLOATS, MessageError, choose_output, tensor_message
+from oneway.openinference.tensors import (
+    FLOATS,
+    MOST_ROWS,
+    MessageError,
+    choose_output,
+    tensor_message,
+)
 from oneway.serving.guarded import guard_parameters
 from oneway.serving.http_errors import RefusedError
 from oneway.serving.protocol_adapters import (
@@ -34,6 +41,10 @@ from oneway.serving.settings import ServingSettings
 from oneway.serving.upstream import Upstream
 
 PROBE_ROWS = 2
+"""Queries in each request that is made up; a server may take few at once."""
+
+PROBES = -(-LooksLikeProbabilities.LEAST_ROWS // PROBE_ROWS)
+"""Requests that are made up: enough to tell logits from probabilities."""
 
 WAIT_SECONDS = 0.5
 """Between two looks at a server that is not up yet."""
@@ -79,7 +90,7 @@ class ProxiedModel:
         ready_url: Where the server says whether it is ready; None if nowhere.
         metadata: What clients are told about the model: only what passes. None for plain JSON.
         paths: Where the proxy answers, as the server does.
-        probe: A request for the self test.
+        probes: Requests for the self test.
         dropped: Names of outputs that clients will not see.
         passed: Names of what passes without a guard.
     """
@@ -89,7 +100,7 @@ class ProxiedModel:
     ready_url: str | None
     metadata: ModelMetadata | None
     paths: tuple[str, ...]
-    probe: bytes
+    probes: tuple[bytes, ...]
     dropped: tuple[str, ...]
     passed: tuple[str, ...]
 
@@ -146,10 +157,10 @@ async def open_upstream(
             platform="oneway",
             inputs=metadata.inputs,
             outputs=[released, *(outputs[name] for name in options.passed)],
-            parameters=dict(parameters),
+            parameters={**parameters, MOST_ROWS: settings.max_request_rows},
         ),
         address.paths,
-        _made_up(inputs, options.input_shape) if probe is None else probe,
+        _made_up(inputs, options.input_shape) if probe is None else (probe,),
         tuple(name for name in outputs if name != guarded and name not in options.passed),
         tuple(options.passed),
     )
@@ -179,9 +190,11 @@ async def _ask_metadata(
             ) from None
 
 
-def _made_up(inputs: Mapping[str, TensorMetadata], input_shape: tuple[int, ...] | None) -> bytes:
-    """Return a request with random queries of the shape that the server declares."""
-    tensors = []
+def _made_up(
+    inputs: Mapping[str, TensorMetadata], input_shape: tuple[int, ...] | None
+) -> tuple[bytes, ...]:
+    """Return requests with random queries of the shape that the server declares."""
+    shapes = {}
     for name, tensor in inputs.items():
         shape: Sequence[int] = tensor.shape[1:]
         if input_shape is not None and len(inputs) == 1:
@@ -192,11 +205,25 @@ def _made_up(inputs: Mapping[str, TensorMetadata], input_shape: tuple[int, ...] 
                 f"{tensor.shape}, to test the guard with. Give --input-shape, or a request in a "
                 "file by --probe."
             )
-        drawn = _drawn((tensor.shape[0] if tensor.shape[0] > 0 else PROBE_ROWS, *shape))
-        if tensor.datatype not in FLOATS:
-            drawn = drawn > 0.5 if tensor.datatype == "BOOL" else drawn.round().astype(np.int64)
-        tensors.append(tensor_message(name, tensor.datatype, drawn))
-    return to_json({"inputs": tensors})
+        shapes[name] = (tensor.shape[0] if tensor.shape[0] > 0 else PROBE_ROWS, *shape)
+    return tuple(
+        to_json(
+            {
+                "inputs": [
+                    tensor_message(name, inputs[name].datatype, _drawn_as(shape, inputs[name], at))
+                    for name, shape in shapes.items()
+                ]
+            }
+        )
+        for at in range(PROBES)
+    )
+
+
+def _drawn_as(shape: tuple[int, ...], tensor: TensorMetadata, seed: int) -> np.ndarray:
+    drawn = _drawn(shape, seed)
+    if tensor.datatype in FLOATS:
+        return drawn
+    return drawn > 0.5 if tensor.datatype == "BOOL" else drawn.round().astype(np.int64)
 
 
 def _plain(where: str, options: ProxyOptions) -> ProxiedModel:
@@ -208,30 +235,33 @@ def _plain(where: str, options: ProxyOptions) -> ProxiedModel:
                 f"what passes, {str(key)!r}, and what is guarded, {str(response_key)!r}, must "
                 "stand apart."
             )
-    probe = options.read_probe()
-    if probe is None:
-        if options.input_shape is None:
-            raise InvalidOptionError(
-                "give the shape of one query, by --input-shape, or a request in a file by --probe: "
-                "the guard is tested before it serves."
-            )
-        try:
-            queries = _drawn((PROBE_ROWS, *options.input_shape)).tolist()
-            probe = to_json(request_key.wrap(queries))
-        except InvalidOptionError as error:
-            raise InvalidOptionError(
-                f"no request can be made up: {error} Give one in a file by --probe."
-            ) from None
+    given = options.read_probe()
+    probes = _made_up_plain(request_key, options) if given is None else (given,)
     try:
-        template = parse_json(probe)
+        template = parse_json(probes[0])
     except MessageError:
         raise InvalidOptionError(
             "the request that --probe names is no JSON. Look into it."
         ) from None
     path = urlsplit(where).path or "/"
     adapter = PlainJsonAdapter(request_key, response_key, template, passed)
-    return ProxiedModel(adapter, where, None, None, (path,), probe, (), tuple(options.passed))
+    return ProxiedModel(adapter, where, None, None, (path,), probes, (), tuple(options.passed))
 
 
-def _drawn(shape: tuple[int, ...]) -> np.ndarray:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).numpy()
+def _made_up_plain(request_key: KeyPath, options: ProxyOptions) -> tuple[bytes, ...]:
+    if options.input_shape is None:
+        raise InvalidOptionError(
+            "give the shape of one query, by --input-shape, or a request in a file by --probe: "
+            "the guard is tested before it serves."
+        )
+    shape = (PROBE_ROWS, *options.input_shape)
+    try:
+        return tuple(to_json(request_key.wrap(_drawn(shape, at).tolist())) for at in range(PROBES))
+    except InvalidOptionError as error:
+        raise InvalidOptionError(
+            f"no request can be made up: {error} Give one in a file by --probe."
+        ) from None
+
+
+def _drawn(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).numpy()

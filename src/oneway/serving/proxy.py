@@ -38,14 +38,19 @@ async def check_proxy(
     adapter = model.adapter
     try:
         async with Upstream(settings) as upstream:
-            request = adapter.read_request(model.probe)
-            answer, again = [
-                await upstream.post_json(model.infer_url, request.upstream) for _ in range(2)
+            requests = [adapter.read_request(probe) for probe in model.probes]
+            answers = [
+                await upstream.post_json(model.infer_url, request.upstream)
+                for request in (*requests, requests[0])
             ]
-            probe = Scored(adapter.read_scores(answer), request.queries)
-            guarded.check(probe, adapter.read_scores(again))
-            (released,) = guarded.answer([probe])
-            adapter.write(answer, released, request)
+            scores = [adapter.read_scores(answer) for answer in answers]
+            probes = [
+                Scored(rows, request.queries)
+                for rows, request in zip(scores, requests, strict=False)
+            ]
+            guarded.check(probes, scores[-1])
+            (released,) = guarded.answer(probes[:1])
+            adapter.write(answers[0], released, requests[0])
     except (MessageError, RefusedError) as error:
         reason = "bad_request" if isinstance(error, MessageError) else error.reason
         raise TargetFailedError(
@@ -106,7 +111,8 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
                 )
         elif not 1 <= len(request.queries) <= most:
             raise MessageError(
-                f"a request may hold from 1 to {most} queries, but holds {len(request.queries)}"
+                f"a request may hold from 1 to {most} queries, but holds {len(request.queries)}",
+                most_rows=most if len(request.queries) > most else None,
             )
         return request
 

@@ -187,7 +187,7 @@ def _read(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise MissingDataError(f"there is no settings file {file}. Check the path.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         # The parser's text may quote a secret.
         raise CorruptDataError(
             f"the settings file {file} cannot be read as TOML ({type(error).__name__})."

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.checks import check_confidences, check_logits
+from oneway.checks import LooksLikeProbabilities, check_confidences, check_logits
 from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import Outputs
@@ -17,6 +17,9 @@ from oneway.releases import Outputs
 Array = NDArray[np.generic]
 
 Batch = TypeVar("Batch", Array, Tensor)
+
+DECLARE_CONFIDENCES = "Declare confidences: --outputs confidences, or outputs='confidences'."
+"""The remedy where a target's logits are probabilities."""
 
 Dimensions = Sequence[int | str | None]
 """A shape as a model declares it: -1, 0, a name or None where any size goes."""
@@ -29,9 +32,10 @@ def require_outputs(outputs: Outputs | None, name: str) -> Outputs:
         InvalidOptionError: They were not.
     """
     if outputs not in ("logits", "confidences"):
+        got = "" if outputs is None else f", but not {outputs!r}"
         raise InvalidOptionError(
-            f"say what {name} answers with: outputs must be 'logits' or 'confidences', but got "
-            f"{outputs!r}. It is never guessed from the values."
+            f"say what {name} answers with: pass --outputs logits or --outputs confidences (in "
+            f"Python, outputs=){got}. It is never guessed from the values."
         )
     return outputs
 
@@ -106,11 +110,33 @@ def fit_shape(queries: Batch, declared: Dimensions, name: str) -> Batch:
 class AnswerRules:
     """Holds one target's answers to ``(N, K)`` scores of one K, all finite, of the said kind."""
 
-    def __init__(self, name: str, outputs: Outputs) -> None:
-        """Say whose answers these are, and what they should be."""
+    def __init__(
+        self, name: str, outputs: Outputs, class_names: Sequence[str] | None = None
+    ) -> None:
+        """Say whose answers these are, and what they should be.
+
+        Args:
+            name: The target, as messages name it.
+            outputs: What the answers are. Logits that are probabilities are refused.
+            class_names: Names of the K classes; None if they are unknown.
+
+        Raises:
+            InvalidOptionError: ``class_names`` are no names, or one stands twice.
+        """
         self.name = name
         self.outputs = outputs
         self._classes: int | None = None
+        self._watch = LooksLikeProbabilities(f"the logits of {name}", DECLARE_CONFIDENCES)
+        self.class_names = class_names
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of the scores; None if they are unknown."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | None) -> None:
+        self._class_names = None if names is None else checked_class_names(names)
 
     def check(self, scores: Tensor, rows: int) -> None:
         """Refuse an answer to ``rows`` queries that breaks the line above.
@@ -119,17 +145,57 @@ class AnswerRules:
             InvalidTensorError: It does. The message names the target.
         """
         wanted = f"({rows}, {self._classes or 'K'})"
+        if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
+            self._refuse_one_column(scores, rows)
         if scores.ndim != 2 or len(scores) != rows or self._classes not in (None, scores.shape[1]):
             raise InvalidTensorError(
                 f"{self.name} must answer {rows} queries with scores of shape {wanted}, one row "
                 f"per query and always as many classes, but gave {tuple(scores.shape)}."
+            )
+        names = self._class_names
+        if names is not None and len(names) != scores.shape[1]:
+            raise InvalidTensorError(
+                f"{self.name} answers with {scores.shape[1]} scores, but {len(names)} class names "
+                f"were given ({', '.join(names)}). Give one for each score, in its order."
             )
         of = f"the {self.outputs} of {self.name}"
         if self.outputs == "confidences":
             check_confidences(scores, of)
         else:
             check_logits(scores, of)
+            self._watch.check(scores)
         self._classes = scores.shape[1]
+
+    def _refuse_one_column(self, scores: Tensor, rows: int) -> None:
+        """Refuse one number per query, as models of two classes may give."""
+        if len(scores) == rows:
+            column = "z" if self.outputs == "logits" else "p"
+            both = "[-z / 2, z / 2]" if self.outputs == "logits" else "[1 - p, p]"
+            raise InvalidTensorError(
+                f"{self.name} must answer {rows} queries with scores of shape ({rows}, K), K >= 2, "
+                f"but gave {tuple(scores.shape)}: one number for each. If {column} is the score "
+                f"of the second of two classes, return `numpy.stack({both}, -1)`, as by a "
+                "function that is opened as package.module:factory."
+            )
+
+
+def checked_class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes as a tuple of text.
+
+    Raises:
+        InvalidOptionError: They are no sequence of at least two texts, or one stands twice.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise InvalidOptionError(
+            f"class_names must be a sequence of text, such as ('cat', 'dog'), but is {names!r}."
+        )
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice or len(names) < 2:
+        raise InvalidOptionError(
+            f"class_names must be at least two names, each of them once, but are {len(names)}"
+            f"{' with ' + ', '.join(twice) + ' twice' if twice else ''}."
+        )
+    return tuple(names)
 
 
 def to_array(images: Tensor) -> Array:

@@ -1,14 +1,13 @@
 """A function from NumPy arrays to NumPy arrays as a target: most kinds of models become one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oneway.checks import check_count, check_images
-from oneway.contracts import Target
-from oneway.errors import InvalidTensorError, OnewayError
+from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.releases import Outputs, release
 from oneway.targets.answers import AnswerRules, Array, to_array, to_float32
 from oneway.targets.failure import failed
@@ -33,6 +32,7 @@ class CallableTarget:
         batch_size: int = 512,
         fill_batches: bool = False,
         name: str = "the callable",
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """Wrap a callable.
 
@@ -44,13 +44,33 @@ class CallableTarget:
             fill_batches: Make each batch exactly that size: the last query is repeated to fill
                 the last batch, and the surplus answers are dropped.
             name: What messages call the target.
+            class_names: Names of the K classes, in the order of the scores; None if unknown.
 
         Raises:
-            InvalidOptionError: ``batch_size`` is below 1.
+            InvalidOptionError: ``answer`` is no function of arrays, ``batch_size`` is below 1, or
+                ``class_names`` are no names.
         """
         check_count("batch_size", batch_size)
-        self.answer, self.rules = answer, AnswerRules(name, self.outputs)
+        if not callable(answer) or isinstance(answer, type | nn.Module):
+            remedy = (
+                "wrap a torch.nn.Module in TorchTarget"
+                if isinstance(answer, nn.Module)
+                else ("pass a function, such as the model's predict_proba")
+            )
+            raise InvalidOptionError(
+                f"{name} must be a function of a NumPy array, but is {_kind(answer)}: {remedy}."
+            )
+        self.answer, self.rules = answer, AnswerRules(name, self.outputs, class_names)
         self.batch_size, self.fill_batches = batch_size, fill_batches
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of the scores; None if they are unknown."""
+        return self.rules.class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | None) -> None:
+        self.rules.class_names = names
 
     def __call__(self, images: Tensor) -> Tensor:
         """Answer with confidences.
@@ -103,6 +123,10 @@ class CallableTarget:
         return scores[:count]
 
 
+def _kind(answer: object) -> str:
+    return f"the class {answer.__name__}" if isinstance(answer, type) else type(answer).__name__
+
+
 class ScoredCallableTarget(CallableTarget):
     """Answers queries with the release of the logits that a callable gives."""
 
@@ -125,7 +149,7 @@ class ScoredCallableTarget(CallableTarget):
 
 def callable_target(
     answer: Answer, outputs: Outputs, *, batch_size: int, fill_batches: bool = False, name: str
-) -> Target:
+) -> CallableTarget:
     """Wrap a callable as the kind of target that fits its outputs: see :class:`CallableTarget`.
 
     Raises:

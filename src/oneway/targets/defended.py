@@ -5,10 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oneway.checks import check_count, check_images
+from oneway.checks import LooksLikeProbabilities, check_count, check_images, check_logits
 from oneway.contracts import Defense, ScoredTarget, Target
 from oneway.errors import InvalidOptionError
-from oneway.releases import check_release_options, guarded_release, logits_from_confidences
+from oneway.releases import (
+    check_release_options,
+    guarded_release,
+    logits_from_confidences,
+    release_checked,
+)
+from oneway.targets.answers import class_names_of
 from oneway.targets.torch_module import TorchTarget
 
 
@@ -61,6 +67,12 @@ class DefendedTarget:
         self.target = target
         self.defense = defense
         self.dtype, self.decimals, self.batch_size = dtype, decimals, batch_size
+        self._watch = LooksLikeProbabilities("the logits of the target")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the target's classes, in the order of the scores; None if they are unknown."""
+        return class_names_of(self.target)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Answer with defended confidences.
@@ -138,7 +150,7 @@ class DefendedTarget:
     def _trace(self, images: Tensor, repeats: int | None) -> Trace:
         check_images(images)
         clean = torch.cat([self._clean_logits(part) for part in images.split(self.batch_size)])
-        answer = guarded_release(
+        answer = release_checked(
             self.defense,
             clean,
             images,
@@ -151,6 +163,9 @@ class DefendedTarget:
 
     def _clean_logits(self, images: Tensor) -> Tensor:
         queries = images.detach().clone()  # a target may work in place
-        if isinstance(self.target, ScoredTarget):
-            return self.target.logits(queries)
-        return logits_from_confidences(self.target(queries))
+        if not isinstance(self.target, ScoredTarget):
+            return logits_from_confidences(self.target(queries))
+        logits = self.target.logits(queries)
+        check_logits(logits, "the logits of the target")
+        self._watch.check(logits)
+        return logits

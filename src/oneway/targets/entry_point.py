@@ -71,8 +71,19 @@ def open_entry_point(
     raise InvalidOptionError(
         f"the factory {where!r} must return a torch.nn.Module, a scikit-learn classifier with "
         "predict_proba, a target, or a callable from a NumPy array to a NumPy array, but "
-        f"returned {got}. Return an instance of one of these."
+        f"returned {got}. {_remedy(result)}"
     )
+
+
+def _remedy(result: object) -> str:
+    """Return what to do about the result of a factory that is no model as a target takes it."""
+    if type(result).__name__ == "Booster" and hasattr(result, "predict"):
+        return (
+            "A booster's predict gives one column for two classes: return a function that gives "
+            "two, as by `numpy.stack([1 - p, p], 1)`, or fit its scikit-learn class, such as "
+            "LGBMClassifier or XGBClassifier."
+        )
+    return "Return an instance of one of these."
 
 
 def _build(where: str) -> Any:

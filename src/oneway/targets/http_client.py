@@ -6,6 +6,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from oneway.checks import check_above, check_count
 from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.extras import load_extra
+from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER
 
 TOKEN_VARIABLE = "ONEWAY_TOKEN"  # noqa: S105  its name, not its value
 
@@ -40,6 +42,20 @@ REMEDIES = {
     429: "Ask more slowly: lower batch_size, or raise attempts or backoff_seconds",
     500: "Look into the server's log, or lower batch_size",
 }
+
+
+MOST_ERROR_BYTES = 2**16
+"""Most bytes that are read of an error, and only of oneway's own server."""
+
+
+class RequestTooLargeError(TargetFailedError):
+    """A server refused a request because it is too large.
+
+    Attributes:
+        most_rows: The most queries of a request, if the server says so.
+    """
+
+    most_rows: int | None = None
 
 
 class HttpClient:
@@ -140,7 +156,7 @@ class HttpClient:
                     return answer
                 failure = f"it answered with status {status}"
                 if status not in RETRIED:
-                    raise TargetFailedError(f"{self.name} failed: {failure}. {_remedy(status)}.")
+                    raise self._refused(status, headers, answer)
                 wait = max(wait, _retry_after(headers))
                 if wait > LONGEST_WAIT_SECONDS:
                     raise TargetFailedError(
@@ -160,9 +176,14 @@ class HttpClient:
         """Ask once; read the body if the answer is successful."""
         until = time.monotonic() + self.timeout_seconds
         with self._client.stream(method, url, content=body) as answer:
-            if not answer.is_success:
-                return answer.status_code, answer.headers, b""
             read = bytearray()
+            if not answer.is_success:
+                if REFUSED_HEADER in answer.headers:
+                    for piece in answer.iter_bytes():
+                        read += piece
+                        if len(read) > MOST_ERROR_BYTES or time.monotonic() > until:
+                            break
+                return answer.status_code, answer.headers, bytes(read)
             for piece in answer.iter_bytes():
                 read += piece
                 if len(read) > self.most_bytes:
@@ -174,6 +195,23 @@ class HttpClient:
                 if time.monotonic() > until:
                     raise self._httpx.ReadTimeout("the answer took too long")
             return answer.status_code, answer.headers, bytes(read)
+
+    def _refused(self, status: int, headers: Mapping[str, str], body: bytes) -> TargetFailedError:
+        """Return the error for a refusal, in the server's own words where it is oneway's."""
+        words = ""
+        if REFUSED_HEADER in headers:
+            with suppress(ValueError, RecursionError):
+                message = json.loads(body)
+                if isinstance(message, dict) and isinstance(message.get("error"), str):
+                    words = f": {message['error']}"
+        text = f"{self.name} failed: it answered with status {status}{words}. {_remedy(status)}."
+        limit = headers.get(MOST_ROWS_HEADER, "")
+        has_limit = re.fullmatch("[1-9][0-9]{0,8}", limit) is not None
+        if status != 413 and not has_limit:
+            return TargetFailedError(text)
+        too_large = RequestTooLargeError(text)
+        too_large.most_rows = int(limit) if has_limit else None
+        return too_large
 
     def _parse(self, body: bytes) -> Any:
         try:

@@ -3,7 +3,8 @@
 Nothing is cached, so an API whose release is random stays random.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from oneway.openinference.addresses import EndpointOptions, ModelAddress, shown_
 from oneway.openinference.key_paths import KeyPath
 from oneway.openinference.tensors import (
     FLOATS,
+    MOST_ROWS,
     MessageError,
     MessageTensor,
     choose_output,
+    read_by_label,
     read_numbers,
     read_scores,
     read_tensors,
@@ -37,7 +40,7 @@ from oneway.targets.answers import (
     require_outputs,
 )
 from oneway.targets.callables import callable_target
-from oneway.targets.http_client import HttpClient
+from oneway.targets.http_client import HttpClient, RequestTooLargeError
 
 DYNAMIC = "Serve a model that takes batches of any size"
 
@@ -52,6 +55,8 @@ def open_endpoint(
     input_name: str | None = None,
     request_key: str | None = None,
     response_key: str | None = None,
+    label_key: str | None = None,
+    class_names: tuple[str, ...] | None = None,
     timeout_seconds: float = 60.0,
     attempts: int = 5,
     backoff_seconds: float = 0.5,
@@ -66,6 +71,13 @@ def open_endpoint(
     ``response_key`` where the rows of scores are, such as ``"predictions"``,
     ``"outputs.0.data"`` or ``"predictions.*.scores"``, where ``*`` takes each member of a list.
 
+    A server may sort the scores of each query and name their classes, as
+    ``[{"label": "cat", "score": 0.9}, ...]``: ``response_key="*.*.score"`` and
+    ``label_key="*.*.label"`` read its scores by label, in the order of ``class_names``.
+
+    A request that is too large for the server (status 413, or 400 with the limit of oneway's own
+    server) is asked again in smaller parts.
+
     Args:
         where: The address.
         outputs: What the endpoint answers with.
@@ -75,6 +87,9 @@ def open_endpoint(
         input_name: The same; needed, too, if the server declares no input.
         request_key: The same.
         response_key: The same.
+        label_key: Plain JSON: the place of each score's class. None: scores stand in the order
+            of the classes.
+        class_names: Names of the classes, as ``label_key`` gives them; needed with it.
         timeout_seconds: See :class:`~oneway.targets.http_client.HttpClient`.
         attempts: The same.
         backoff_seconds: The same.
@@ -90,6 +105,7 @@ def open_endpoint(
     checked = require_outputs(outputs, name)
     options = EndpointOptions(input_name, output_name, request_key, response_key)
     address = options.model_address(where, name)
+    labels = _labels(label_key, class_names, options)
     client = HttpClient(
         name,
         timeout_seconds=timeout_seconds,
@@ -98,13 +114,67 @@ def open_endpoint(
         most_bytes=most_bytes,
     )
     if address is None:
-        mapping = _PlainJson(client, where, *(options.keys or (KeyPath(()), KeyPath(()))))
-        return callable_target(mapping, checked, batch_size=batch_size, name=name)
+        keys = options.keys or (KeyPath(()), KeyPath(()))
+        in_parts = _InParts(_PlainJson(client, where, *keys, labels))
+        return callable_target(in_parts, checked, batch_size=batch_size, name=name)
     model = _OpenInferenceModel(client, address, options)
     require_batch(model.fixed_batch, batch_size, name, DYNAMIC)
+    if model.fixed_batch is not None:
+        return callable_target(model, checked, batch_size=batch_size, fill_batches=True, name=name)
     return callable_target(
-        model, checked, batch_size=batch_size, fill_batches=model.fixed_batch is not None, name=name
+        _InParts(model, model.most_rows), checked, batch_size=batch_size, name=name
     )
+
+
+def _labels(
+    label_key: str | None, class_names: tuple[str, ...] | None, options: EndpointOptions
+) -> "_Labels | None":
+    """Return where labels stand, and the order of the classes; None without a place.
+
+    Raises:
+        InvalidOptionError: Other options are missing that a place needs.
+    """
+    if label_key is None:
+        return None
+    if options.keys is None or class_names is None:
+        raise InvalidOptionError(
+            "label_key names the classes of scores in plain JSON: it needs request_key, "
+            "response_key and class_names (--classes), too. Spell the classes as the server does."
+        )
+    return _Labels(KeyPath.parse(label_key), class_names)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Where the class of each score stands, and the order in which classes are wanted."""
+
+    key: KeyPath
+    class_names: tuple[str, ...]
+
+
+class _InParts:
+    """Asks a server in smaller parts, once it refuses a request as too large."""
+
+    def __init__(self, ask: Callable[[Array], Array], most: int | None = None) -> None:
+        """Ask by ``ask``, with at most ``most`` queries at once; None: as many as come."""
+        self.ask, self.most = ask, most
+
+    def __call__(self, queries: Array) -> Array:
+        parts: list[Array] = []
+        begin = 0
+        while begin < len(queries):
+            part = queries[begin : begin + (self.most or len(queries))]
+            try:
+                parts.append(self.ask(part))
+            except RequestTooLargeError as error:
+                if len(part) == 1:
+                    raise
+                # A server that names no limit, or one that is no help, is asked for half.
+                limit = error.most_rows or len(part)
+                self.most = limit if limit < len(part) else len(part) // 2
+            else:
+                begin += len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class _OpenInferenceModel:
@@ -121,6 +191,7 @@ class _OpenInferenceModel:
         if outputs:  # the protocol lets a server declare nothing
             self.output_name = choose_output(outputs, options.output_name, self.name)
         self.fixed_batch = fixed_size(self.shape[0]) if self.shape else None
+        self.most_rows = _most_rows(metadata)
 
     def __call__(self, queries: Array) -> Array:
         fitted = fit_shape(queries, self.shape, self.name)
@@ -184,19 +255,34 @@ class _OpenInferenceModel:
             return read_scores(outputs[name]).astype(FLOATS[outputs[name].datatype])
 
 
+def _most_rows(metadata: Any) -> int | None:
+    """Return most queries of a request, where the metadata of oneway's own server say so."""
+    parameters = metadata.get("parameters") if isinstance(metadata, dict) else None
+    most = parameters.get(MOST_ROWS) if isinstance(parameters, dict) else None
+    return most if type(most) is int and most > 0 else None
+
+
 class _PlainJson:
     """Any server that takes nested lists somewhere in JSON, and gives rows of scores in it."""
 
     def __init__(
-        self, client: HttpClient, url: str, request_key: KeyPath, response_key: KeyPath
+        self,
+        client: HttpClient,
+        url: str,
+        request_key: KeyPath,
+        response_key: KeyPath,
+        labels: _Labels | None,
     ) -> None:
-        self.client, self.url = client, url
+        self.client, self.url, self.labels = client, url, labels
         self.request_key, self.response_key = request_key, response_key
         request_key.wrap([])  # refuses a place that no request can have
 
     def __call__(self, queries: Array) -> Array:
         answer = self.client.post_json(self.url, self.request_key.wrap(queries.tolist()))
         try:
-            return read_numbers(self.response_key.find(answer))
+            scores = self.response_key.find(answer)
+            if self.labels is None:
+                return read_numbers(scores)
+            return read_by_label(scores, self.labels.key.find(answer), self.labels.class_names)
         except MessageError as error:
             raise TargetFailedError(f"{self.client.name} {error}") from None

@@ -12,12 +12,8 @@ from oneway.extras import load_extra
 from oneway.releases import Outputs
 from oneway.targets.answers import Array, fit_shape, fixed_size, require_batch, require_outputs
 from oneway.targets.callables import callable_target
-
-FLOATS = {
-    "tensor(float16)": np.float16,
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-}
+from oneway.targets.onnx_frames import OnnxFrameTarget, are_columns
+from oneway.targets.onnx_scores import FLOATS, ScoreOutput, is_map, listed, runtime_errors
 
 DYNAMIC = (
     "Export it with a dynamic batch dimension (`dynamic_axes` or `dynamic_shapes` of "
@@ -35,7 +31,10 @@ def open_onnx(
 ) -> Target:
     """Open an ONNX file.
 
-    A model that takes records ``(N, F)`` gets images flattened in row-major order.
+    A model that takes records ``(N, F)`` gets images flattened in row-major order. A model with
+    one input for each column of a table, as skl2onnx writes for a pipeline that was fitted on a
+    DataFrame, becomes a :class:`~oneway.contracts.FrameTarget`. Probabilities in a dictionary for
+    each row (ZipMap) are read by class.
 
     Args:
         where: The file.
@@ -47,7 +46,8 @@ def open_onnx(
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        CorruptDataError: ONNX Runtime cannot load the file, or its input is no tensor of floats.
+        CorruptDataError: ONNX Runtime cannot load the file, or its inputs are neither one tensor
+            of floats nor the columns of a table.
         UnknownNameError: The model has no output of that name.
         InvalidOptionError: ``outputs`` is None, several outputs could hold the scores, the output
             is no tensor of floats, or the model cannot take ``batch_size`` queries.
@@ -56,70 +56,69 @@ def open_onnx(
     outputs = require_outputs(outputs, name)
     runtime = load_extra("onnxruntime", extra="onnx", purpose="opening an .onnx file")
     session = _load(runtime, where, _providers(runtime, device))
-    model = _OnnxModel(session, output_name, name)
+    inputs = session.get_inputs()
+    scores = ScoreOutput(session, _choose_output(session.get_outputs(), output_name, name))
+    if are_columns(inputs):
+        return OnnxFrameTarget(scores, outputs, batch_size=batch_size, name=name)
+    if len(inputs) != 1 or inputs[0].type not in FLOATS:
+        raise CorruptDataError(
+            f"{name} must take one tensor of floats, the images in [0, 1], or one input of shape "
+            f"(N, 1) for each column of a table, but takes {listed(inputs)}. Put the conversion "
+            "of the queries into the model."
+        )
+    model = _OnnxModel(scores, inputs[0], name)
     require_batch(model.fixed_batch, batch_size, name, DYNAMIC)
-    return callable_target(
+    target = callable_target(
         model, outputs, batch_size=batch_size, fill_batches=model.fixed_batch is not None, name=name
     )
+    target.class_names = model.class_names()
+    return target
 
 
 class _OnnxModel:
-    """A session with one input, and the output that holds the scores."""
+    """A session with one input of floats."""
 
-    def __init__(self, session: Any, output_name: str | None, name: str) -> None:
-        self.session, self.name = session, name
-        inputs = session.get_inputs()
-        if len(inputs) != 1 or inputs[0].type not in FLOATS:
-            raise CorruptDataError(
-                f"{name} must take one tensor of floats, the images in [0, 1], but takes "
-                f"{_listed(inputs)}. Put the conversion of the images into the model."
-            )
-        self.input = inputs[0]
-        self.shape = tuple(self.input.shape)
+    def __init__(self, scores: ScoreOutput, taken: Any, name: str) -> None:
+        self.scores, self.input, self.name = scores, taken, name
+        self.shape = tuple(taken.shape)
         self.fixed_batch = fixed_size(self.shape[0]) if self.shape else None
-        self.output_name = _choose_output(session.get_outputs(), output_name, name)
 
     def __call__(self, queries: Array) -> Array:
         fitted = fit_shape(queries, self.shape, self.name).astype(FLOATS[self.input.type])
-        answer: Array = self.session.run([self.output_name], {self.input.name: fitted})[0]
-        return answer
+        return self.scores.run({self.input.name: fitted})
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the classes that the model names, if it can be asked with zeros."""
+        sizes = [fixed_size(size) for size in self.shape[1:]]
+        zeros = np.zeros((self.fixed_batch or 1, *(size or 1 for size in sizes)))
+        feeds = {self.input.name: zeros.astype(FLOATS[self.input.type])}
+        return self.scores.class_names(feeds) if None not in sizes else None
 
 
-def _choose_output(available: Sequence[Any], requested: str | None, name: str) -> str:
+def _choose_output(available: Sequence[Any], requested: str | None, name: str) -> Any:
     by_name = {output.name: output for output in available}
-    maps = [output.name for output in available if output.type.startswith("seq(map")]
-    zipmap = (
-        f"{name} gives its probabilities as a list of dictionaries ({', '.join(maps)}). Convert "
-        "the classifier again without ZipMap, as by "
-        "`skl2onnx.to_onnx(model, X, options={'zipmap': False})`."
-    )
     if requested is not None:
         if requested not in by_name:
             raise UnknownNameError(f"output of {name}", requested, by_name)
-        if requested in maps:
-            raise InvalidOptionError(zipmap)
-        if by_name[requested].type not in FLOATS:
+        chosen = by_name[requested]
+        if chosen.type not in FLOATS and not is_map(chosen):
             raise InvalidOptionError(
                 f"output {requested!r} of {name} must be a tensor of floats, but is "
-                f"{by_name[requested].type}. The model has {_listed(available)}."
+                f"{chosen.type}. The model has {listed(available)}."
             )
-        return requested
+        return chosen
     fitting = [
-        output.name for output in available if output.type in FLOATS and len(output.shape) in (0, 2)
+        output
+        for output in available
+        if is_map(output) or (output.type in FLOATS and len(output.shape) in (0, 2))
     ]
-    if len(fitting) == 1 and not maps:
-        return str(fitting[0])
-    if maps and not fitting:
-        raise InvalidOptionError(zipmap)
+    if len(fitting) == 1:
+        return fitting[0]
     raise InvalidOptionError(
         f"say which output of {name} holds the scores, by output_name: {len(fitting)} of its "
         f"{len(available)} outputs are tensors of floats of shape (N, K). The model has "
-        f"{_listed(available)}."
+        f"{listed(available)}."
     )
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(f"{value.name} {value.type} {tuple(value.shape)}" for value in values)
 
 
 def _providers(runtime: Any, device: torch.device) -> list[Any]:
@@ -134,23 +133,12 @@ def _providers(runtime: Any, device: torch.device) -> list[Any]:
 
 
 def _load(runtime: Any, where: str, providers: list[Any]) -> Any:
-    states = load_extra(
-        "onnxruntime.capi.onnxruntime_pybind11_state", extra="onnx", purpose="opening an .onnx file"
-    )
     options = runtime.SessionOptions()
     options.use_deterministic_compute = True
     options.log_severity_level = 3  # its warnings are about speed
     try:
         return runtime.InferenceSession(where, options, providers=providers)
-    except (
-        states.Fail,
-        states.InvalidArgument,
-        states.InvalidGraph,
-        states.InvalidProtobuf,
-        states.NoSuchFile,
-        states.NotImplemented,
-        states.RuntimeException,
-    ) as error:
+    except runtime_errors() as error:
         raise CorruptDataError(
             f"{where} cannot be loaded by ONNX Runtime {runtime.__version__} "
             f"({type(error).__name__}). Check it with `onnx.checker.check_model`; a model of a "

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from oneway.checks import check_count
 from oneway.contracts import Target
 from oneway.errors import InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.releases import Outputs
+from oneway.targets.answers import checked_class_names, class_names_of
 from oneway.targets.entry_point import open_entry_point
 from oneway.targets.estimator_files import open_pickle, open_skops
 from oneway.targets.http_endpoint import open_endpoint
@@ -53,6 +54,7 @@ def open_target(
     outputs: Outputs | None,
     device: torch.device,
     batch_size: int = 512,
+    class_names: Sequence[str] | None = None,
     **options: Any,
 ) -> Target:
     """Open a model as a target.
@@ -69,7 +71,8 @@ def open_target(
     ``https://host/v2/models/NAME``               Open Inference Protocol; ``input_name``,
                                                   ``output_name``, and those of HTTP
     ``https://host/any/path``                     plain JSON; ``request_key``,
-                                                  ``response_key``, and those of HTTP:
+                                                  ``response_key``, ``label_key``, and those
+                                                  of HTTP:
                                                   ``timeout_seconds``, ``attempts``,
                                                   ``backoff_seconds``, ``most_bytes``
     ============================================  ============================================
@@ -84,6 +87,9 @@ def open_target(
             returns a target.
         device: Where a network of PyTorch or ONNX computes.
         batch_size: Most queries that the model gets at once.
+        class_names: Names of the K classes, in the order of the scores, for a model that does not
+            know them. None: the model's own, if it has any: see
+            :func:`oneway.targets.class_names_of`.
         **options: See the table, and the ``open_`` function of each kind.
 
     Returns:
@@ -96,18 +102,45 @@ def open_target(
     check_count("batch_size", batch_size)
     kind = _kind_of(where)
     signature = inspect.signature(kind.open).parameters
+    common = ("outputs", "device", "batch_size", "class_names")
     known = [
         name
         for name, parameter in signature.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-        and name not in ("outputs", "device", "batch_size")
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in common
     ]
     for option in options:
         if not known:
             raise InvalidOptionError(f"{kind.name} takes no options, but got {option!r}.")
         if option not in known:
             raise UnknownNameError(f"option of {kind.name}", option, known)
-    return kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
+    names = None if class_names is None else checked_class_names(class_names)
+    if "class_names" in signature:
+        options["class_names"] = names
+    target = kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
+    return target if names is None else _named(target, names, where)
+
+
+def _named(target: Target, names: tuple[str, ...], where: str) -> Target:
+    """Give a target the names of its classes.
+
+    Raises:
+        InvalidOptionError: It has other names, or can be given none.
+    """
+    own = class_names_of(target)
+    if own is not None and own != names:
+        raise InvalidOptionError(
+            f"target {where!r} has the classes {', '.join(own)}, in this order, but class_names "
+            f"are {', '.join(names)}. Leave class_names out."
+        )
+    if own is None:
+        try:
+            setattr(target, "class_names", names)  # noqa: B010  no attribute of every target
+        except AttributeError as error:
+            raise InvalidOptionError(
+                f"target {where!r} is a {type(target).__name__}, which takes no class_names. Give "
+                "its class an attribute class_names."
+            ) from error
+    return target
 
 
 def target_kind(where: str) -> str:

@@ -11,6 +11,7 @@ from oneway.contracts import Target
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.releases import Outputs
 from oneway.targets.answers import fit_shape, require_batch, require_outputs
+from oneway.targets.modules import scores_in
 from oneway.targets.torch_module import TorchTarget
 
 DYNAMIC = (
@@ -92,14 +93,20 @@ def open_exported(
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    module = ExportedModule(program, batch_size, name)
+    module = ExportedModule(program, batch_size, name, outputs)
     return TorchTarget(module, outputs=outputs, batch_size=batch_size, name=name)
 
 
 class ExportedModule(nn.Module):
     """Feeds an exported program batches of a size and shape that the program takes."""
 
-    def __init__(self, program: torch.export.ExportedProgram, batch_size: int, name: str) -> None:
+    def __init__(
+        self,
+        program: torch.export.ExportedProgram,
+        batch_size: int,
+        name: str,
+        outputs: Outputs,
+    ) -> None:
         """Read the shape and type that the program takes.
 
         Raises:
@@ -121,7 +128,7 @@ class ExportedModule(nn.Module):
         batch: Any = values[0].shape[0]
         fixed = batch if type(batch) is int else None
         require_batch(fixed, batch_size, name, DYNAMIC)
-        self.name = name
+        self.name, self.outputs = name, outputs
         self.sizes = [size if type(size) is int else None for size in values[0].shape[1:]]
         self.dtype = values[0].dtype
         self.least_rows = fixed or 1
@@ -140,15 +147,15 @@ class ExportedModule(nn.Module):
         self.training = mode
         return self
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor) -> Tensor:
         """Answer ``(N, ...)`` images, up to the batch size."""
         images = fit_shape(images, (None, *self.sizes), self.name)
         rows = len(images)
         if rows < self.least_rows:
             surplus = images[-1:].expand(self.least_rows - rows, *images.shape[1:])
             images = torch.cat([images, surplus])
-        scores = self.inner(images.to(self.dtype))
-        return scores[:rows] if isinstance(scores, Tensor) else scores
+        answer = self.inner(images.to(self.dtype))
+        return scores_in(answer, len(images), self.outputs, self.name)[:rows]
 
 
 def _has_member(where: str, *names: str) -> bool:

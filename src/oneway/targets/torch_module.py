@@ -1,13 +1,16 @@
 """A PyTorch classifier as a target."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from oneway.checks import check_count, check_images
-from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
-from oneway.releases import Outputs, check_outputs, clean_logits_of, release
+from oneway.errors import InvalidOptionError, OnewayError
+from oneway.releases import Outputs, check_outputs, logits_of_checked, release
 from oneway.targets.answers import AnswerRules
 from oneway.targets.failure import failed
+from oneway.targets.modules import check_module, named_in_config, scores_in
 
 
 class TorchTarget:
@@ -25,29 +28,52 @@ class TorchTarget:
         outputs: Outputs = "logits",
         batch_size: int = 512,
         name: str = "the module",
+        class_names: Sequence[str] | None = None,
     ) -> None:
         """Wrap a module.
 
         Args:
-            module: ``(N, C, H, W)`` images to ``(N, K)`` scores. Queries go to its device.
+            module: ``(N, C, H, W)`` images to ``(N, K)`` scores. Queries go to its device, in the
+                type of its weights. It may also answer with an object or a dictionary that has
+                ``logits``, or with several tensors of which one alone is ``(N, K)`` floating.
             outputs: What the scores are; never guessed from their values.
             batch_size: Most queries that the module gets at once.
             name: What messages call the target.
+            class_names: Names of the K classes, in the order of the scores. None: those of the
+                module's ``config.id2label``, if it has any.
 
         Raises:
-            InvalidOptionError: ``outputs`` is neither of the two, or ``batch_size`` below 1.
+            InvalidOptionError: ``module`` is no module, has lazy layers, or takes more than
+                images; ``outputs`` is neither of the two; ``batch_size`` is below 1; or
+                ``class_names`` are no names.
         """
         check_outputs(outputs)
         check_count("batch_size", batch_size)
+        check_module(module, name)
         self.module = module.eval()
         self.outputs, self.batch_size = outputs, batch_size
-        self._rules = AnswerRules(name, outputs)
+        self._rules = AnswerRules(name, outputs, class_names or named_in_config(module))
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of the scores; None if they are unknown."""
+        return self._rules.class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | None) -> None:
+        self._rules.class_names = names
 
     @property
     def device(self) -> torch.device:
         """The device of the module's first parameter."""
         parameter = next(self.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of the module's first floating parameter; None if it has none."""
+        parameters = (each.dtype for each in self.module.parameters() if each.is_floating_point())
+        return next(parameters, None)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -61,7 +87,7 @@ class TorchTarget:
 
         Raises:
             InvalidTensorError: The images, or the module's scores, cannot be used.
-            InvalidOptionError: The module was put back in training mode.
+            InvalidOptionError: The module was put back in training mode, or is on the device meta.
             TargetFailedError: The module raised.
         """
         self._check_ready(images)
@@ -85,23 +111,24 @@ class TorchTarget:
                 "the module is in training mode, so that its answers depend on the batch. "
                 "Call `module.eval()`."
             )
+        if self.device.type == "meta":
+            raise InvalidOptionError(
+                f"{self._rules.name} is on the device meta, so that its weights have no values. "
+                "Load them, and choose the device cpu or cuda."
+            )
 
     def _logits(self, images: Tensor) -> Tensor:
         try:
             # A copy: a module may write to its input.
-            scores = self.module(images.to(self.device, copy=True))
+            answer = self.module(images.to(self.device, self.dtype, copy=True))
         except OnewayError:
             raise
         except Exception as error:
             raise failed(self._rules.name, len(images), error) from error
-        if not isinstance(scores, Tensor):
-            raise InvalidTensorError(
-                f"{self._rules.name} must answer with one tensor of scores, but gave "
-                f"{type(scores).__name__}. Wrap the module in one that returns the scores alone."
-            )
+        scores = scores_in(answer, len(images), self.outputs, self._rules.name)
         self._rules.check(scores, len(images))
         # A copy again: a module may answer the next batch in the same memory.
-        return clean_logits_of(scores.to(images.device, copy=True), self.outputs)
+        return logits_of_checked(scores.to(images.device, copy=True), self.outputs)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return ``(N, K)`` float32 confidences: the answers of an undefended API."""

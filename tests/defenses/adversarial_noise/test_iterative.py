@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from laws import looped
 from oneway.checks import FLOATING
 from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
 from oneway.defenses.adversarial_noise.frozen import frozen_copy
-from oneway.defenses.adversarial_noise.search import SEARCHES
+from oneway.defenses.adversarial_noise.search import Search
 from oneway.errors import (
     DefenseFailedError,
     InvalidOptionError,
@@ -40,7 +41,7 @@ SETTINGS = {
     "momentum": {"decay": 0.7},
 }
 STARTING = ("random-start", "keyed-start")
-each_search = looped("search", SEARCHES)
+each_search = looped("search", get_args(Search))
 each_deterministic_search = looped("search", ["sign", "keyed-start", "momentum"])
 each_undrawn_search = looped("search", ["sign", "momentum"])
 
@@ -190,7 +191,7 @@ EVERYDAY = st.sampled_from([("project", None), ("project", 0.3), ("rescale", 0.2
 
 @given(
     score_rows((torch.float16, torch.bfloat16, torch.float32)),
-    st.sampled_from(SEARCHES),
+    st.sampled_from(get_args(Search)),
     EVERYDAY,
     st.integers(0, 2**63 - 1),
 )

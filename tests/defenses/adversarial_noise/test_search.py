@@ -1,5 +1,7 @@
 """Laws of where a search starts and which way it steps, whatever the gradients."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,10 @@ from hypothesis import strategies as st
 
 from laws import looped
 from oneway.defenses.adversarial_noise.search import (
-    SEARCHES,
     KeyedStart,
     Momentum,
     RandomStart,
+    Search,
     SignSteps,
     noise_search,
 )
@@ -31,7 +33,7 @@ def built(name: str) -> SignSteps | Momentum:
     return noise_search(name, step_size=0.4, generator=seeded(0))
 
 
-@given(score_rows(WIDE, 3), st.sampled_from(SEARCHES))
+@given(score_rows(WIDE, 3), st.sampled_from(get_args(Search)))
 def test_a_first_step_goes_along_the_sign_and_later_ones_at_most_one_step(gradients, name):
     search, gathered = built(name), None
     for number, gradient in enumerate(gradients):

@@ -488,7 +488,7 @@ def test_what_is_no_codebook_is_refused(stored, tmp_path):
     save_file({"values": torch.zeros(2)}, path)
     assert "is not a codebook" in refusal(path)
     write_tensors(path, tensors, header | {"kind": "purification"})
-    assert "holds a 'purification', not a codebook. Fit one" in refusal(path)
+    assert "holds a 'purification', not a codebook. Pass a file" in refusal(path)
     secret = 0.123456789
     tensors["values"][0, 0] = secret
     broken = [

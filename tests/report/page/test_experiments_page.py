@@ -249,5 +249,5 @@ def test_records_of_different_settings_make_no_page():
     other = record_of(seed=1)
     other.spec["data"]["private"] = 9
     for layout in (page_of, markdown_of):
-        with pytest.raises(ValueError, match="different experiments"):
+        with pytest.raises(ValueError, match="of the same experiment"):
             layout([record_of(seed=0), other])

@@ -102,13 +102,13 @@ class NoiseDefense(BaseDefense):
         """Return the search that the options name."""
         raise NotImplementedError
 
-    def check_scores(self, logits: Tensor) -> None:
+    def check_shape(self, logits: Tensor) -> None:
         """Refuse anything but rows of scores.
 
         Raises:
-            InvalidTensorError: ``logits`` are not finite floating scores of shape ``(N, K)``.
+            InvalidTensorError: ``logits`` are not of shape ``(N, K)``.
         """
-        super().check_scores(logits)
+        super().check_shape(logits)
         if logits.ndim != 2:
             raise InvalidTensorError(
                 f"logits must have shape (N, K), but got {tuple(logits.shape)}. "

@@ -6,7 +6,7 @@ Goodfellow et al. is plain sign steps with ``steps=1``.
 """
 
 import hashlib
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from oneway.errors import InvalidOptionError
 
 Search = Literal["sign", "random-start", "keyed-start", "momentum"]
 
-SEARCHES: tuple[str, ...] = get_args(Search)
 
 DRAWN = ("random-start", "keyed-start")
 """Searches that draw from a generator."""
@@ -172,7 +171,7 @@ def noise_search(
     """Build a search from its name and options, whose ranges were checked.
 
     Args:
-        name: One of ``SEARCHES``.
+        name: Name of the search.
         step_size: Nats per step, above 0: the default of ``start_radius``.
         start_radius: See :class:`RandomStart` and :class:`KeyedStart`. None: ``step_size``, or
             another search.

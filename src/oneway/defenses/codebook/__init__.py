@@ -4,7 +4,6 @@ from oneway.defenses.codebook.certificate import (
     ASSUMPTIONS,
     Certificate,
     certify,
-    certify_release,
 )
 from oneway.defenses.codebook.decoys import plant_decoys
 from oneway.defenses.codebook.fit import (
@@ -30,7 +29,6 @@ __all__ = [
     "FitSettings",
     "certified_error",
     "certify",
-    "certify_release",
     "choose_codebook",
     "cut_calibration",
     "fit_codebook",

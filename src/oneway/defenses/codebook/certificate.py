@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_level, check_logits
-from oneway.contracts import Defense
+from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.defenses.codebook.measures import (
     LEVEL,
     CertifiedError,
@@ -25,7 +24,6 @@ from oneway.defenses.codebook.measures import (
 )
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError, InvalidTensorError
-from oneway.releases import guarded_release
 
 ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
@@ -196,42 +194,6 @@ def figures_of_table(codebook: Codebook) -> dict[str, Any]:
     }
 
 
-def certify_release(
-    defense: Defense,
-    logits: Tensor,
-    queries: Tensor | None = None,
-    *,
-    generator: Generator,
-    level: float = LEVEL,
-) -> Certificate:
-    """Certify any release that maps many scores to few, such as rounding.
-
-    Queries with the same released numbers form a cell. Where most cells hold one query, little is
-    certified: see ``alone``.
-
-    Args:
-        defense: A deterministic defense that ignores the queries.
-        logits: ``(N, K)`` clean scores, N at least 2.
-        queries: ``(N, ...)`` in [0, 1]; None: no error is certified.
-        generator: On the CPU; draws the bootstrap and the pairs.
-        level: Level of intervals and bounds, in (0, 1).
-
-    Raises:
-        InvalidOptionError: The defense is random or needs the queries, ``level`` is outside its
-            range, or there are too few queries.
-        InvalidTensorError: A tensor breaks the lines above.
-    """
-    if defense.requires_input or not defense.deterministic:
-        raise InvalidOptionError(
-            "only a deterministic release of scores alone has cells to certify, but "
-            f"{type(defense).__name__} is random or looks at the query."
-        )
-    check_logits(logits)
-    released = guarded_release(defense, logits, dtype=torch.float64).confidences
-    cells = released.unique(dim=0, return_inverse=True)[1]
-    return _certificate(cells, released, logits, queries, True, generator, level)
-
-
 def _certificate(
     cells: Tensor,
     released: Tensor,
@@ -242,6 +204,7 @@ def _certificate(
     level: float,
 ) -> Certificate:
     """Return the figures that follow from cells and released probabilities."""
+    check_logits_to_fit(logits)
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits, check_weight
+from oneway.checks import check_logits_to_fit, check_weight
 from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
@@ -157,7 +157,7 @@ def cut_calibration(
 
 
 def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | None) -> None:
-    check_logits(logits, "calibration logits")
+    check_logits_to_fit(logits, "calibration logits")
     if logits.ndim != 2 or len(logits) < settings.min_members:
         raise InvalidTensorError(
             f"calibration logits must have shape (N, K) with N >= {settings.min_members}, the "

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_images, check_logits, name_of
+from oneway.checks import check_images, check_logits_to_fit, name_of
 from oneway.contracts import TrainingData
 from oneway.defenses.base import DefenseWithState, ScoreDefense
 from oneway.defenses.codebook.certificate import Certificate, certify
@@ -23,6 +23,8 @@ from oneway.options import injected, options_of
 from oneway.releases import release
 
 KIND = "codebook"
+
+REMEDY = "Pass a file from `oneway codebook`."
 
 MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 """What a header that oneway did not write raises."""
@@ -126,7 +128,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 range.
         """
         options_of(CodebookOptions)["held_out"].refuse(held_out)
-        check_logits(logits, "calibration logits")
+        check_logits_to_fit(logits, "calibration logits")
         settings = settings or FitSettings()
         if queries is not None:
             check_images(queries, rows=len(logits))
@@ -267,12 +269,11 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             CorruptDataError: The file is something else, its table breaks its own rules, or its
                 certificate is impossible or about another table.
         """
-        state, header = read_tensors(path, KIND, "Fit one with `oneway codebook`.")
+        state, header = read_tensors(path, KIND, REMEDY)
         try:
             if header["kind"] != KIND:
                 raise CorruptDataError(
-                    f"{path} holds a {header['kind']!r}, not a codebook. Fit one with "
-                    "`oneway codebook`."
+                    f"{path} holds a {header['kind']!r}, not a codebook. {REMEDY}"
                 )
             with torch.device("meta"):  # no memory for what a header says
                 described = Codebook(**header["architecture"]).state_dict()
@@ -282,7 +283,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             stored = header["certificate"]
             loaded.certificate = None if stored is None else Certificate.from_json(stored)
         except (*MALFORMED, RuntimeError) as error:
-            raise corrupt(path, KIND, error) from error
+            raise corrupt(path, KIND, REMEDY, error) from error
         fault = loaded._fault()
         if fault is not None:
             raise CorruptDataError(f"{fault[0]} in {path} {fault[1]}. Fit it again.")
@@ -365,5 +366,5 @@ def _refuse_other_tensors(
         if got != expected:
             raise CorruptDataError(
                 f"{path} is not a codebook that oneway wrote: by its header the tensor {name} is "
-                f"{expected}, but there is {got}. Delete it and make it again."
+                f"{expected}, but there is {got}. {REMEDY}"
             )

@@ -1,4 +1,4 @@
-"""The page of an audit: the verdict first, then pictures, numbers, and what they rest on."""
+"""The page of an audit: verdict, pictures, numbers, and how they were measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
@@ -252,7 +252,7 @@ def _strips(
 
 
 def _frontier(record: AuditRecord) -> list[Section]:
-    """Return the release on a plane; nothing without a defense, which changes nothing."""
+    """Return the release on a plane; nothing for a model without a defense."""
     if record.defense == "none":
         return []
     moved = record.utility["l1_mean"]
@@ -321,7 +321,9 @@ def _utility(record: AuditRecord) -> list[Block]:
         "how often right": Column(lambda row: row[1]["accuracy"], ".3f"),
     }
     title = "Do probabilities mean what they say? On the dashed line they do"
-    errors = [record.utility[who]["expected_calibration_error"] for who in ("clean", "released")]
+    errors = [
+        record.utility[scores]["expected_calibration_error"] for scores in ("clean", "released")
+    ]
     rows = [(legend.label, bin_) for legend, bins in series for bin_ in bins]
     chart = reliability_chart(
         "reliability-chart",

@@ -1,4 +1,4 @@
-"""What a page is made of, apart from how it looks."""
+"""The blocks of a page, without their layout."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,9 +77,9 @@ class FlagText:
     """A raised flag and what it means.
 
     Attributes:
-        name: The flag's name, and that of its anchor.
-        says: What it says, in a sentence.
-        details: What raised it.
+        name: Name of the flag, and of its anchor.
+        says: Statement of the flag, as a sentence.
+        details: Findings that raised the flag.
         parts: Headings, each with its text.
     """
 
@@ -98,11 +98,11 @@ class Section:
     """A part of a page with a heading.
 
     Attributes:
-        anchor: Unique on its page.
-        title: Its heading.
-        blocks: Its content.
-        chapter: Whether the sections after it belong to it.
-        level: Level of its heading: 2, or 3 below a chapter.
+        anchor: Identifier, unique on the page.
+        title: Heading.
+        blocks: Content.
+        chapter: Whether the next sections are parts of this section.
+        level: Level of the heading: 2, or 3 below a chapter.
     """
 
     anchor: str
@@ -117,14 +117,14 @@ class Page:
     """A page.
 
     Attributes:
-        kind: What it reports on, in a word or two.
-        title: Its heading.
-        subtitle: What was looked at.
+        kind: Subject of the report, in a word or two.
+        title: Heading of the page.
+        subtitle: Model and data of the report.
         tone: ``bad``, ``mixed``, ``good``, ``void`` or ``plain``: the color of the verdict.
         stamp: The verdict in a few words.
         verdict: The verdict in a sentence.
-        notices: What a reader must know before using the verdict.
-        sections: What follows.
+        notices: Facts that a reader must know before using the verdict.
+        sections: Sections below the verdict.
         flags: Names of the raised flags.
     """
 

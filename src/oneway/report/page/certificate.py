@@ -1,6 +1,6 @@
-"""A certificate in words, figures and tables, and as a page: the only wording of it.
+"""A certificate in sentences, figures and tables, and as a page.
 
-A terminal prints the sentences, the table of errors and the assumptions; the page shows all.
+A terminal prints the sentences, the table of errors and the assumptions. The page shows all.
 """
 
 from operator import attrgetter, itemgetter
@@ -29,7 +29,7 @@ MEANINGS = {
     "nats per class: mean, quantiles and maximum",
     "alone": "share of queries that are alone in their cell",
 }
-"""What each figure of a certificate says, by its name."""
+"""Meanings of the figures of a certificate, by name."""
 
 FITTED = "The codebook was fitted to these queries too: all figures are too favorable."
 
@@ -169,7 +169,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     """Return the page of a certificate.
 
     Args:
-        certificate: What to report.
+        certificate: The certificate.
         name: Name of the codebook, such as its file's.
         command: The command that certified it, if it is known.
     """

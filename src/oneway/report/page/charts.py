@@ -1,6 +1,6 @@
 """Charts as SVG, for a page or a file: text is text, and marks differ by shape.
 
-Nothing is measured here: charts place given numbers. Colors come from ``chart.css``.
+Charts measure nothing, and only place numbers. Colors come from ``chart.css``.
 """
 
 import math
@@ -18,12 +18,12 @@ SHARE = 78
 """Percent of a line's width that places lie on; their numbers stand beside them."""
 
 LEAST = 1e-9
-"""Changes below this count as none: the axis has a length even so."""
+"""Distortions below this count as 0, so that the axis has a length even so."""
 
 NEAR, LOWEST, PEAK = -0.25, -1.0, 1.15
 """Where an axis of gaps begins and ends: it begins at ``LOWEST`` if a gap lies below ``NEAR``.
 
-Gaps below ``LOWEST`` are drawn there, with their number: else all others would be one line.
+Gaps below ``LOWEST`` are drawn at it, with their number, so that other gaps stay apart.
 """
 
 LINEAR = 0.4
@@ -44,7 +44,13 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Legend:
-    """A mark, a key of ``SHAPES`` with weight ``strong`` or ``plain``, and what it means."""
+    """A mark and its meaning.
+
+    Attributes:
+        shape: Key of ``SHAPES``.
+        weight: ``strong`` or ``plain``.
+        label: Meaning of the mark.
+    """
 
     shape: str
     weight: str
@@ -60,13 +66,13 @@ class Chart:
     """A picture of numbers, with a description and a table for readers who cannot see it.
 
     Attributes:
-        name: Unique on its page; part of the ids in it.
-        title: What it shows, in a few words.
-        description: What there is to see in it.
-        svg: The content of the ``<svg>``.
-        size: Width and height in its own units; a width of 0: as wide as there is room.
-        numbers: All of its numbers.
-        legend: What its marks mean.
+        name: Identifier, unique on the page, and part of the chart's ids.
+        title: Subject of the chart, in a few words.
+        description: Content of the chart, in sentences.
+        svg: Content of the ``<svg>``.
+        size: Width and height in SVG units; a width of 0: the whole width of the page.
+        numbers: All numbers of the chart.
+        legend: Meanings of the marks.
     """
 
     name: str
@@ -81,7 +87,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Level:
-    """A named number that others are compared with, such as a baseline."""
+    """A named number to compare with, such as a baseline."""
 
     label: str
     value: float
@@ -92,12 +98,12 @@ class Place:
     """An attacker or a release on a line of numbers.
 
     Attributes:
-        label: Its name.
-        value: Its number.
-        text: The number as it is printed.
-        strongest: Whether it stands out.
-        low: Lower end of its interval, if there is one.
-        high: Upper end of its interval.
+        label: Name of the attacker or release.
+        value: Number that is placed.
+        text: The number as text.
+        strongest: Whether the place is highlighted.
+        low: Lower end of the interval; None without an interval.
+        high: Upper end of the interval; None without an interval.
     """
 
     label: str
@@ -113,15 +119,15 @@ class Point:
     """A release on a plane.
 
     Attributes:
-        name: Its name.
-        across: How much it changes.
-        up: How much it hides.
-        low: Lower end of the interval of ``up``, if there is one.
-        high: Upper end.
-        on: Whether it stands out.
-        label: The text beside it.
-        shape: A key of ``SHAPES``.
-        nudge: By how many units it is drawn aside, so that two points at one place are both seen.
+        name: Name of the release.
+        across: Distortion of the release.
+        up: Closed gap of the release.
+        low: Lower end of the interval of ``up``; None without an interval.
+        high: Upper end of the interval of ``up``; None without an interval.
+        on: Whether the point is highlighted.
+        label: Text next to the point.
+        shape: Key of ``SHAPES``.
+        nudge: Shift to the right, in SVG units, so that two points at one place are both seen.
     """
 
     name: str
@@ -139,10 +145,10 @@ def element(tag: str, text: str | None = None, /, **attributes: object) -> Marku
     """Return an element of SVG with escaped attributes and text.
 
     Args:
-        tag: Its name.
-        text: Its content; None: it is empty and closes itself.
-        attributes: By name, ``kind`` for ``class`` and ``_`` for ``-``; floats are rounded to a
-            tenth, and None is left out.
+        tag: Name of the element.
+        text: Content of the element; None: the element is empty and closes itself.
+        attributes: Values by name, with ``kind`` for ``class`` and ``_`` for ``-``. Floats are
+            rounded to a tenth; None is left out.
     """
     parts = [Markup("<") + tag]
     for name, value in attributes.items():
@@ -170,9 +176,9 @@ def line_chart(
 ) -> Chart:
     """Return a :class:`Chart` of numbers on a line: levels, and places between them and beyond.
 
-    It has no width of its own: places are shares of the page's width, so that text keeps its size
-    on a phone. Where it is ``banded``, the range between the first two levels is shaded, and places
-    further beyond them than twice their distance are drawn at the edge, as an arrow.
+    Places are shares of the page's width, so that text keeps its size on a phone. In a ``banded``
+    chart, the range between the first two levels is shaded. Places further beyond these levels than
+    twice their distance are drawn at the edge, as an arrow.
     """
     first, second = levels[0].value, levels[1].value
     reach = max(first, second) + 2 * abs(second - first) if banded else math.inf

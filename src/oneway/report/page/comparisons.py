@@ -1,4 +1,4 @@
-"""The two charts of every report: errors between the baselines, and gaps against distortion."""
+"""The two charts of every report: errors between baselines, and gaps against distortion."""
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
@@ -70,16 +70,17 @@ def gap_chart(
     """Return closed gaps against distortions, on a plane.
 
     Args:
-        name: Unique on the page.
-        title: What it shows.
+        name: Identifier, unique on the page.
+        title: Subject of the chart.
         points: Releases.
         labels: Names of the distortion and of the gap.
-        legend: What its marks mean.
-        columns: More columns of its table, of points.
-        steps: Points on the frontier, from the least change to the most.
-        linear_below: The axis across is linear up to here and logarithmic beyond; 0: linear.
-        size: Width and height.
-        spare: Share of the axis across that is kept free beyond the last point.
+        legend: Meanings of the marks.
+        columns: Additional columns of the table of points.
+        steps: Points on the frontier, from the least distortion to the most.
+        linear_below: Distortion at which the axis across turns from linear to logarithmic; 0: the
+            axis is linear.
+        size: Width and height, in SVG units.
+        spare: Share of the axis across that is free beyond the last point.
     """
     lowest = LOWEST if any(point.up < NEAR for point in points) else NEAR
     if any(point.up < lowest for point in points):

@@ -21,7 +21,7 @@ from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_r
 FindGallery = Callable[[ReleaseRecord], Gallery | None]
 
 FEW = 8
-"""Most releases that charts name, and of which the static attacker's pictures are shown, too."""
+"""Most releases that charts name, and that pages show with the static attacker's pictures."""
 
 
 def no_gallery(record: ReleaseRecord) -> Gallery | None:  # noqa: ARG001  a FindGallery
@@ -37,9 +37,9 @@ def records_page(
     """Return the page of the records of experiments.
 
     Args:
-        records: Of all experiments, presets and seeds.
-        theirs: What the paper printed, by experiment.
-        gallery: Returns the images of a record's shown queries, as its attackers see them.
+        records: Records of all experiments, presets and seeds.
+        theirs: Printed tables of the paper, by experiment.
+        gallery: Returns the pictures of a record, by attacker.
     """
     groups = {name: summarise(group) for name, group in by_experiment(records).items()}
     raised: dict[str, list[str]] = {}
@@ -88,10 +88,10 @@ def results_page(
     """Return the records of experiments as Markdown.
 
     Args:
-        records: Of all experiments, presets and seeds.
-        theirs: What the paper printed, by experiment.
+        records: Records of all experiments, presets and seeds.
+        theirs: Printed tables of the paper, by experiment.
         command: The command that makes this page.
-        images: By experiment and preset: the address of the picture of its frontier.
+        images: Address of the picture of a frontier, by experiment and preset.
     """
     parts = [
         "# Results\n",
@@ -130,7 +130,7 @@ def _sections(
     theirs: Published | None,
     pictures: Pictures | None,
 ) -> list[Section]:
-    """Return what is reported of one experiment."""
+    """Return the sections about an experiment."""
     seen = [Section(f"{prefix}-seen", "What attackers see", [pictures])] if pictures else []
     planes = [
         plane
@@ -235,7 +235,7 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
 
 
 def _pictures(summaries: Sequence[Summary], gallery: FindGallery) -> Pictures | None:
-    """Return what attackers of one seed made of the same queries, release by release."""
+    """Return reconstructions of the same queries under each release, with a single seed."""
     galleries = ((summary, gallery(summary.record)) for summary in summaries)
     stored = [(summary, images) for summary, images in galleries if images is not None]
     if not stored:

@@ -1,4 +1,4 @@
-"""The meaning of raised flags, on the page itself: it has no network to look it up."""
+"""The meaning of raised flags, as blocks of a page, which needs no network."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ def flag_texts(raised: Mapping[str, Sequence[str]]) -> list[FlagText]:
     """Return the text of each raised flag.
 
     Args:
-        raised: By the name of a flag, what raised it.
+        raised: Findings that raised each flag, by the flag's name.
     """
     return [_flag_text(name, raised) for name in raised]
 

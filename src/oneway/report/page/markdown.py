@@ -10,12 +10,12 @@ def render_markdown(
 ) -> str:
     """Return sections as Markdown.
 
-    Charts and pictures are left out; a section of which nothing remains, too.
+    Charts, pictures and empty sections are left out.
 
     Args:
         sections: Sections of a page.
-        level: Level of their headings.
-        images: Images of Markdown by the anchors of the sections that they begin.
+        level: Level of the headings.
+        images: Images in Markdown, by anchor of the section that each begins.
     """
     parts = []
     for section in sections:

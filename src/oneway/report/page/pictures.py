@@ -15,10 +15,10 @@ MOST_SIDE = 160
 """Pixels of the longer side; larger images are reduced by a whole factor."""
 
 SHOWN_SIDE = 72
-"""Pixels of a page that the longer side of every image is given."""
+"""Length of the longer side of every image on a page, in pixels."""
 
 Gallery = Mapping[str, NDArray[np.generic]]
-"""By attacker, and ``truth``: images of the same queries."""
+"""Images of the same queries by attacker, with the true images as ``truth``."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Picture:
     """An image.
 
     Attributes:
-        source: A data address of a PNG.
-        alt: What it shows, for people who cannot see it.
+        source: Data address of a PNG.
+        alt: Text instead of the image, for people who cannot see it.
     """
 
     source: str
@@ -39,9 +39,9 @@ class PictureRow:
     """Several queries as one attacker reconstructs them.
 
     Attributes:
-        label: The attacker, or the source of the images.
-        note: What the attacker knows, or its error.
-        pictures: One per query.
+        label: Name of the attacker, or source of the images.
+        note: Knowledge or error of the attacker.
+        pictures: An image for each query.
     """
 
     label: str
@@ -56,9 +56,9 @@ class Pictures:
     Attributes:
         title: The caption.
         heads: The heading above each query.
-        rows: From above.
-        numbers: More rows, of text: label, and a text for each query.
-        size: Width and height that each image is given.
+        rows: Rows of images, from the top.
+        numbers: Rows of text below the images: label, and a text for each query.
+        size: Width and height of each image on the page, in pixels.
     """
 
     title: str
@@ -75,10 +75,10 @@ def picture_row(
     """Return a row of images.
 
     Args:
-        label: The attacker, or the source of the images.
-        note: What the attacker knows, or its error.
+        label: Name of the attacker, or source of the images.
+        note: Knowledge or error of the attacker.
         images: ``(n, H, W)`` gray or ``(n, H, W, 3)``, uint8 or in ``[0, 1]``.
-        alts: What each image shows, in words.
+        alts: Text instead of each image.
 
     Raises:
         MissingExtraError: Pillow is not installed.

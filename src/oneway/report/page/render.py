@@ -15,10 +15,10 @@ from oneway.report.page.charts import WIDTH, Chart, element
 from oneway.report.table import Listing
 
 NUMBER = re.compile(r"$|-?[\d.]+\b|-$")
-"""How a cell begins that is set flush right."""
+"""The start of a cell that holds a number, which is flush right."""
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser may load for a page: nothing but what is in it."""
+"""Content security policy of a page: a browser loads nothing for it."""
 
 
 def render(page: Page) -> str:
@@ -40,9 +40,9 @@ def write_charts(path: Path, title: str, charts: Sequence[Chart], key: Sequence[
 
     Args:
         path: The file, .svg; its folder is made if it is missing.
-        title: Stands above them, and names the picture for people who cannot see it.
-        charts: Charts with a width of their own.
-        key: Names of the numbers in them, from 1 on.
+        title: Title above the charts, and name of the picture for people who cannot see it.
+        charts: Charts with a fixed width.
+        key: Names of the numbers in the charts, from 1 on.
     """
     parts, y = [element("text", title, kind="title", x=0, y=20)], 34
     for chart in charts:
