@@ -83,9 +83,9 @@ def test_probabilities_that_are_declared_logits_are_refused_once_eight_rows_have
     guard(confidences[:7])
     guard = copied(guard)
     for _ in range(2):
-        with pytest.raises(InvalidTensorError, match="Declare confidences"):
+        with pytest.raises(InvalidTensorError, match="Declare them as confidences"):
             guard(confidences[7:8])
-    with pytest.raises(InvalidTensorError, match="Declare confidences"):
+    with pytest.raises(InvalidTensorError, match="Declare them as confidences"):
         Guard(Identity(), "logits")(confidences.numpy())
     guard = copied(Guard(Identity(), "logits"))
     guard(random_rows(2, 1, CLASSES, torch.float32, 3))
@@ -108,7 +108,7 @@ def test_logits_and_confidences_are_not_taken_for_each_other():
     as_said = Guard(Identity(), "confidences")(confidences)
     torch.testing.assert_close(as_said, confidences)
     assert (Guard(Identity(), "logits")(confidences) - confidences).abs().max() > 0.1
-    with pytest.raises(InvalidTensorError, match="confidences must be probabilities"):
+    with pytest.raises(InvalidTensorError, match="scores must be probabilities"):
         Guard(Identity(), "confidences")(confidences * 3)
     for wrong in (None, "probabilities", "logit"):
         with pytest.raises(InvalidOptionError, match="never guessed"):

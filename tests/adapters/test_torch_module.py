@@ -97,12 +97,12 @@ class Heads(nn.Module):
     ("heads", "said"),
     [
         (lambda scores: (scores, scores), "tuple of 2"),
-        (lambda scores: {"first": scores, "second": scores}, "keys first, second"),
-        (lambda scores: Pair(scores, scores), "Pair with the fields one, other"),
-        (lambda scores: scores.numpy(), "ndarray in place of a tensor"),
+        (lambda scores: {"first": scores, "second": scores}, "first: float32.*second: float32"),
+        (lambda scores: Pair(scores, scores), "Pair of 2.*one: float32.*other: float32"),
+        (lambda scores: scores.numpy(), "ndarray"),
         (lambda scores: scores[1:], "must answer 12 queries"),
         (lambda scores: scores[0], "must answer 12 queries"),
-        (lambda _: ("text",), "must answer 12 queries"),
+        (lambda _: ("text",), "tuple of 1"),
         (lambda scores: scores * torch.nan, "finite"),
         (lambda scores: scores.to("meta"), "meta device"),
     ],
@@ -128,10 +128,12 @@ class Output:
         lambda scores: (scores,),
         lambda scores: [scores],
         lambda scores: {"scores": scores},
+        lambda scores: {"states": scores, "logits": scores},
+        lambda scores: (scores, scores[:, 0], scores.sum()),
         lambda scores: Single(scores),
     ],
 )
-def test_the_only_entry_of_an_answer_holds_the_scores(heads):
+def test_the_only_entry_of_an_answer_that_can_be_the_scores_is_guarded(heads):
     clean = torch.tensor([3.0, 1.0, 2.0])
     model = Heads(lambda scores: heads(scores + clean))
     released = GuardedModule(model, Rounding(decimals=1), outputs="logits")(IMAGES)
@@ -142,14 +144,14 @@ Single = namedtuple("Single", ["scores"])
 
 
 def test_an_output_object_comes_back_without_loss_and_hidden_states():
-    def heads(scores):
-        return Output(scores.sum(), scores.softmax(-1), (scores, scores))
-
-    answer = GuardedModule(Heads(heads), Identity(), outputs="confidences")(IMAGES)
+    model = Heads(lambda scores: Output(scores.sum(), scores, (scores, scores)))
+    answer = GuardedModule(model, Identity(), outputs="logits")(IMAGES)
     assert isinstance(answer, Output)
     assert answer.loss is None
     assert answer.hidden_states == ()
-    torch.testing.assert_close(answer.logits, torch.full((12, 3), 1 / 3))
+    torch.testing.assert_close(answer.logits.softmax(-1), torch.full((12, 3), 1 / 3))
+    with pytest.raises(InvalidTensorError, match="Declare logits"):
+        GuardedModule(model, Identity(), outputs="confidences")(IMAGES)
 
 
 @looped("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -5,18 +5,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from oneway.adapters.classifiers import (
-    classes_of,
-    columns_of,
-    flat_labels,
-    require_probabilities,
-)
 from oneway.adapters.function import as_numbers, copied, count_rows, unmatched_columns
 from oneway.adapters.guard import Array, Guard
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError, MissingExtraError
 from oneway.extras import load_extra
 from oneway.targets.answers import lift_labels
+from oneway.targets.classifiers import (
+    classes_of,
+    columns_of,
+    flat_labels,
+    require_probabilities,
+)
 from oneway.targets.failure import REMEDY, redacted
 
 NEEDED = {"extra": "sklearn", "purpose": "guarding a scikit-learn classifier"}
@@ -56,7 +56,9 @@ class GuardedClassifier(
         """Guard a fitted classifier, without fitting it again.
 
         Raises:
-            InvalidOptionError: The classifier is not fitted, or cannot be guarded.
+            InvalidOptionError: The classifier is not fitted, has no ``predict_proba``, several
+                outputs, several labels for each query or fewer than two classes; or its
+                probabilities do not sum to 1; or the guard's options are outside their range.
         """
         guarded = cls(estimator, defense, decimals=decimals)
         guarded._take(estimator)
@@ -71,15 +73,14 @@ class GuardedClassifier(
             **fit_params: Passed on to the classifier's ``fit``.
 
         Raises:
-            InvalidOptionError: The classifier cannot be cloned or guarded: see
-                :func:`oneway.adapters.classifiers.classes_of`; or the guard's options are outside
-                their range.
+            InvalidOptionError: The classifier cannot be cloned, or cannot be guarded: see
+                :meth:`of_fitted`; or the guard's options are outside their range.
         """
         require_probabilities(self.estimator)
         if len(getattr(y, "shape", ())) == 2 and y.shape[1] > 1:
             raise InvalidOptionError(
-                f"a guarded classifier has one output, but y has {y.shape[1]} columns. Fit and "
-                "guard one for each."
+                f"a guarded classifier has one output, but y has {y.shape[1]} columns. Fit one "
+                "classifier for each."
             )
         if getattr(y, "shape", ())[1:] == (1,):
             y = _validation.column_or_1d(y, warn=True)

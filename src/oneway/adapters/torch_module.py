@@ -11,9 +11,10 @@ from oneway.adapters.function import copied, count_rows
 from oneway.adapters.guard import Guard, check_rows, no_graph, refuse_graphs
 from oneway.checks import name_of
 from oneway.contracts import Defense
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError
 from oneway.releases import Outputs, logits_from_confidences
 from oneway.targets.failure import REMEDY, ask
+from oneway.targets.modules import scores_in
 
 
 class GuardedModule(nn.Module):
@@ -37,9 +38,9 @@ class GuardedModule(nn.Module):
         """Guard a module, and put it in eval mode.
 
         Args:
-            model: N queries to ``(N, K)`` scores: a tensor, alone or as the only entry of a
-                list, tuple or dict; or an object whose field ``logits`` holds this tensor, as of
-                transformers. Gets copies of the queries.
+            model: N queries to ``(N, K)`` scores: a tensor; an object or a dict with ``logits``;
+                or a tuple, list or dict, one alone of whose tensors can be the scores. Gets
+                copies of the queries.
             defense: Changes the scores. Its networks stay where they are: put them on the model's
                 device first.
             outputs: What the scores are; never guessed.
@@ -86,9 +87,9 @@ class GuardedModule(nn.Module):
 
         Returns:
             ``(N, K)`` probabilities, of the type and on the device of the model's scores, without
-            gradient. If the model answers with an object, another one of its class, with
-            ``logits`` alone: loss, hidden states and attentions are dropped. If its scores are
-            declared logits they stay logits, for code that applies softmax: their softmax is the
+            gradient. If the model answers with an output object, as those of transformers,
+            another one of its class with ``logits`` alone: loss, hidden states and attentions are
+            dropped. These stay logits, for code that applies softmax: their softmax is the
             release, and their maximum is 0.
 
         Raises:
@@ -113,12 +114,11 @@ class GuardedModule(nn.Module):
             lambda: self._answer(args, kwargs),
             lambda: _remedy(self.model, args, kwargs),
         )
-        scores, kind = _scores_of(answer)
+        scores = scores_in(answer, rows, self.guard.outputs, "the model")
         check_rows(scores, rows, "the model", Tensor)
         released = self.guard(scores, queries)
-        if kind is None:
-            return released
-        return kind(logits=_as_logits(released) if self.guard.outputs == "logits" else released)
+        kind = _object_of_logits(answer)
+        return released if kind is None else kind(logits=_as_logits(released))
 
     def _answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -132,42 +132,18 @@ class GuardedModule(nn.Module):
         return self.model(*_cast(args, kind), **_cast(kwargs, kind))
 
 
-def _scores_of(answer: Any) -> tuple[Any, type | None]:
-    """Return the scores in a model's answer, and the class of the object that held them.
-
-    Raises:
-        InvalidTensorError: It is not clear which entry holds the scores.
-    """
+def _object_of_logits(answer: Any) -> type | None:
+    """Return the class of an output object that can hold ``logits`` alone, as of transformers."""
     kind = type(answer)
-    if isinstance(answer, Tensor):
-        return answer, None
-    if hasattr(kind, "__dataclass_fields__"):  # output objects of transformers, which are dicts too
-        names = [field.name for field in fields(kind)]
-        needed = {
-            field.name
-            for field in fields(kind)
-            if field.init and field.default is MISSING and field.default_factory is MISSING
-        }
-        if "logits" in names and needed <= {"logits"}:
-            return answer.logits, kind
-        got = f"with the fields {', '.join(names)}"
-    elif isinstance(answer, Mapping):
-        if len(answer) == 1:
-            return next(iter(answer.values())), None
-        got = f"with the keys {', '.join(map(str, answer)) or 'none'}"
-    elif isinstance(answer, list | tuple):
-        if len(answer) == 1:
-            return answer[0], None
-        names = list(getattr(answer, "_fields", ()))
-        got = f"with the fields {', '.join(names)}" if names else f"of {len(answer)}"
-    else:
-        got = "in place of a tensor"
-    raise InvalidTensorError(
-        "the model must answer with one tensor of scores, alone or as the only entry of a list, "
-        "a tuple or a dict, or with an object whose field `logits` holds the scores, but gave "
-        f"{kind.__name__} {got}. Wrap it so that it returns its scores alone: other outputs would "
-        "leave unguarded."
-    )
+    if not hasattr(kind, "__dataclass_fields__"):
+        return None
+    needed = {
+        field.name
+        for field in fields(kind)
+        if field.init and field.default is MISSING and field.default_factory is MISSING
+    }
+    holds = "logits" in kind.__dataclass_fields__ and needed <= {"logits"}
+    return kind if holds else None
 
 
 def _as_logits(released: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -117,7 +118,10 @@ def scores_in(answer: Any, rows: int, outputs: Outputs, name: str) -> Tensor:
         tensors = {key: member for key, member in members.items() if isinstance(member, Tensor)}
         if len(members) == len(tensors) == 1:
             return next(iter(tensors.values()))
-        fitting = [each for each in tensors.values() if _could_be_scores(each, rows)]
+        # An output object of transformers without `logits` is that of a model without classes,
+        # whose pooled states only look like scores.
+        guessed = () if is_dataclass(answer) else tensors.values()
+        fitting = [each for each in guessed if _could_be_scores(each, rows)]
         if len(fitting) == 1:
             return fitting[0]
         held = ", ".join(f"{key}: {_kind(member)}" for key, member in members.items())

@@ -1,4 +1,4 @@
-"""Which classifiers can be guarded, and which column of their scores a label stands for.
+"""Which classifiers give one class to a query, and where a label stands in their scores.
 
 Classifiers of scikit-learn, LightGBM, XGBoost and CatBoost, by what they offer: none is imported.
 """
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.adapters.guard import Array
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.targets.answers import Array
 
 _CLASSIFIERS = {
     "catboost": "CatBoostClassifier",
@@ -41,11 +41,11 @@ def require_probabilities(model: Any) -> None:
             if library in _CLASSIFIERS
             else "Wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
-        raise InvalidOptionError(f"{name} has no {method}, so there is nothing to guard. {remedy}")
+        raise InvalidOptionError(f"{name} has no {method}. {remedy}")
 
 
 def classes_of(model: Any) -> Array:
-    """Return the ``(K)`` classes of a fitted classifier that can be guarded.
+    """Return the ``(K)`` classes of a fitted classifier that gives one of them to each query.
 
     Raises:
         InvalidOptionError: The classifier gives no probabilities, is not fitted, has several
@@ -56,29 +56,28 @@ def classes_of(model: Any) -> Array:
     name = type(model).__name__
     classes = getattr(model, "classes_", None)
     if classes is None or not len(classes):
-        raise InvalidOptionError(f"{name} is not fitted. Fit it, or the guarded one.")
+        raise InvalidOptionError(f"{name} is not fitted, since it has no classes_. Fit it first.")
     if any(isinstance(output, list | np.ndarray) for output in classes):
         raise InvalidOptionError(
-            f"a guarded classifier has one output, but this one has {len(classes)}. Fit and guard "
-            "one for each."
+            f"{name} must have one output, but has {len(classes)}. Fit one classifier for each."
         )
     inner = _innermost(model)
     if _has_several_labels(inner):
         raise InvalidOptionError(
-            f"a guarded classifier gives each query one label, but {name} gives several "
-            "(multi-label). Fit and guard one classifier for each label."
+            f"{name} must give each query one label, but gives several (multi-label). Fit one "
+            "classifier for each label."
         )
     if _objective(inner) in _ONE_VS_ALL:
         raise InvalidOptionError(
-            f"the probabilities of a guarded classifier must sum to 1, but those of {name} are "
-            f"one against all (objective {_objective(inner)!r}). Fit it with an objective of all "
+            f"probabilities of {name} must sum to 1 in each row, but are one against all "
+            f"(objective {_objective(inner)!r}). Fit it with an objective of all "
             "classes (LightGBM: 'multiclass', CatBoost: 'MultiClass'), or guard a function that "
             "divides each row by its sum, by oneway.adapters.GuardedFunction."
         )
     if len(classes) < 2:
         raise InvalidOptionError(
-            f"a guarded classifier needs at least 2 classes, but got {len(classes)} class. With "
-            "one, there is nothing to protect."
+            f"{name} must have at least 2 classes, but has {len(classes)}. With one, there is "
+            "nothing to protect."
         )
     return np.asarray(classes)
 
@@ -100,8 +99,8 @@ def flat_labels(predicted: Any, name: str) -> Array:
         return labels
     raise InvalidTensorError(
         f"predict of {name} must give each query one label, but gave an array of shape "
-        f"{labels.shape}. Of a model with several labels for each query (multi-label), fit and "
-        "guard one classifier for each label."
+        f"{labels.shape}. Of a model with several labels for each query (multi-label), fit one "
+        "classifier for each label."
     )
 
 
