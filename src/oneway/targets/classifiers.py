@@ -49,8 +49,8 @@ def classes_of(model: Any) -> Array:
 
     Raises:
         InvalidOptionError: The classifier gives no probabilities, is not fitted, has several
-            outputs, several labels for each query or fewer than two classes, or its probabilities
-            do not sum to 1.
+            outputs, several labels for each query or fewer than two classes, its probabilities
+            do not sum to 1, or it gives raw scores.
     """
     require_probabilities(model)
     name = type(model).__name__
@@ -74,9 +74,15 @@ def classes_of(model: Any) -> Array:
             "classes (LightGBM: 'multiclass', CatBoost: 'MultiClass'), or guard a function that "
             "divides each row by its sum, by oneway.adapters.GuardedFunction."
         )
+    if callable(_objective(inner)):
+        raise InvalidOptionError(
+            f"{name} has an objective of its own, so that LightGBM gives its raw scores in place "
+            "of probabilities and classes. Guard a function that turns these scores into "
+            "probabilities, by oneway.adapters.GuardedFunction."
+        )
     if len(classes) < 2:
         raise InvalidOptionError(
-            f"{name} must have at least 2 classes, but has {len(classes)}. With one, there is "
+            f"{name} must have at least 2 classes, but has {len(classes)} class. With one, there is "
             "nothing to protect."
         )
     return np.asarray(classes)
