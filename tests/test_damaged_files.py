@@ -79,7 +79,6 @@ def test_a_file_cut_short_anywhere_is_read_as_it_was_or_refused(writers, tmp_pat
         "idx": (idx, lambda path: read_idx(path).tolist()),
         "tensors": (writers["tensors"], lambda path: read_tensors(path, "thing", "Remedy.")[1]),
         "network": (writers["network"], lambda path: load_module(path).kind),
-        "codebook": (writers["codebook"], lambda path: CodebookRelease.load(path).state.digest()),
         "jsonl": (writers["jsonl"], read_json_lines),
     }
     for kind in IMAGE_KINDS:

@@ -382,6 +382,20 @@ def test_an_array_for_a_model_that_was_fitted_on_a_frame_is_warned_of_once():
         np.testing.assert_array_equal(labels_of_array, fitted.predict(frame))
 
 
+def test_names_of_an_earlier_fit_are_forgotten():
+    frame, labels = datasets.load_iris(return_X_y=True, as_frame=True)
+    guarded = GuardedClassifier(LogisticRegression(max_iter=500), Identity()).fit(frame, labels)
+    guarded.fit(frame.to_numpy(), labels)
+    assert not hasattr(guarded, "feature_names_in_")
+    guarded.predict(frame.to_numpy())  # no warning
+
+
+def test_rows_of_several_lengths_are_an_error_of_ours():
+    guarded = GuardedClassifier(LogisticRegression(max_iter=500), Identity()).fit(*irises())
+    with pytest.raises(InvalidTensorError, match="predict of LogisticRegression"):
+        guarded.predict([[7777.0] * 4, [7777.0]])
+
+
 def test_codes_of_categories_in_an_array_are_taken_as_lightgbm_takes_them():
     frame, labels = ward_table()
     frame = frame.astype({"ward": "category"})

@@ -166,6 +166,12 @@ def test_logits_in_an_object_stay_logits_whose_softmax_is_the_release(kind):
     assert leads(logits, scores.argmax(-1))
     near = 8 * torch.finfo(kind).eps
     torch.testing.assert_close(logits.softmax(-1), released, rtol=near, atol=near)
+    # Logarithms of probabilities next to each other may round to one number.
+    close = torch.zeros(1, 1000, dtype=kind)
+    close[0, 7] = torch.finfo(kind).eps
+    model = Heads(lambda _: Output(logits=close))
+    logits = GuardedModule(model, Identity(), outputs="logits")(torch.zeros(1, 1)).logits
+    assert leads(logits, torch.tensor([7]))
 
 
 class TwoInputs(nn.Module):

@@ -32,6 +32,8 @@ def test_pickled_objects_are_refused_and_never_unpickled(tmp_path, save):
         save(file, np.array([Trap(sprung)], dtype=object))
     with pytest.raises(CorruptDataError, match=r"not an \.npy or \.npz file of plain arrays"):
         read_npz(path)
+    with pytest.raises(CorruptDataError, match=r"store texts with `\.astype\(str\)`"):
+        read_npz(path)
     assert not sprung.exists()
     np.load(path, allow_pickle=True)["arr_0" if save is np.savez else ...]
     assert sprung.exists()  # so the trap was armed

@@ -103,6 +103,7 @@ class GuardedClassifier(
         self._guard = Guard(self.defense, "confidences", decimals=self.decimals)
         self.estimator_, self._warned = fitted, False
         for name in ("n_features_in_", "feature_names_in_"):
+            vars(self).pop(name, None)  # of an earlier fit
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))
 
@@ -159,7 +160,7 @@ class GuardedClassifier(
 
     def _remedy(self, queries: Any) -> str:
         """Return what may help an estimator that raised, by the names and the shape of queries."""
-        shape = np.shape(queries)
+        shape = getattr(queries, "shape", ())
         if hasattr(queries, "columns") and hasattr(self, "feature_names_in_"):
             names = [str(name) for name in self.feature_names_in_]
             unmatched = unmatched_columns(queries, names, names)
@@ -207,10 +208,10 @@ class GuardedClassifier(
 
     def _framed(self, queries: Any, names: list[str]) -> Any:
         model = self.estimator_
-        has_categories = getattr(getattr(model, "booster_", None), "pandas_categorical", None)
         if not isinstance(queries, np.ndarray) or queries.shape[1:] != (len(names),):
             return queries
-        if has_categories:  # LightGBM takes their codes from arrays, and not from frames
+        # LightGBM takes codes of categories from arrays, and not from frames.
+        if getattr(getattr(model, "booster_", None), "pandas_categorical", None):
             return queries
         try:
             pandas = load_extra("pandas", **NEEDED)

@@ -43,7 +43,7 @@ class AuditJob:
         """Run a task of the audit.
 
         Args:
-            name: Name of the task, from :func:`oneway.audit.tasks.tasks_of`.
+            name: Name of the task, such as ``"controls"`` or ``"seed 0"``.
             context: Results that all tasks share.
         """
         tasks = AuditTasks(self.audited(), self.store, self.settings, self.seed, self.report)

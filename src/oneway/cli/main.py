@@ -69,7 +69,8 @@ def _root(
     oneway changes a classifier's scores before release, so that they cannot be inverted into the
     input, keeps the predicted label, and measures what still leaks.
 
-    Exit codes: 0 done; 1 done, and a promise or a required gap was missed; 2 wrong usage or input.
+    Exit codes: 0 done; 1 done, and a promise or a required gap was missed, or a flag was raised; 2
+    anything else that went wrong.
     """
 
 

@@ -212,7 +212,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     # A damaged archive or header raises whatever their code meets.
     except Exception as error:
         raise CorruptDataError(
-            f"{os.fspath(path)} is not an .npy or .npz file of plain arrays ({kind_of(error)})."
+            f"{os.fspath(path)} is not an .npy or .npz file of plain arrays ({kind_of(error)}). "
+            "Arrays of Python objects are never read: store texts with `.astype(str)`."
         ) from error
 
 
