@@ -82,8 +82,8 @@ def classes_of(model: Any) -> Array:
         )
     if len(classes) < 2:
         raise InvalidOptionError(
-            f"{name} must have at least 2 classes, but has {len(classes)} class. With one, there is "
-            "nothing to protect."
+            f"{name} must have at least 2 classes, but has {len(classes)} class. With one, there "
+            "is nothing to protect."
         )
     return np.asarray(classes)
 
