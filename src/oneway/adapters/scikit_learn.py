@@ -103,9 +103,10 @@ class GuardedClassifier(
         self._guard = Guard(self.defense, "confidences", decimals=self.decimals)
         self.estimator_, self._warned = fitted, False
         for name in ("n_features_in_", "feature_names_in_"):
-            vars(self).pop(name, None)  # of an earlier fit
             if hasattr(fitted, name):
                 setattr(self, name, getattr(fitted, name))
+            elif hasattr(self, name):  # of an earlier fit
+                delattr(self, name)
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803  scikit-learn's name
         """Return guarded probabilities; the label of :meth:`predict` is strictly on top.
@@ -160,7 +161,7 @@ class GuardedClassifier(
 
     def _remedy(self, queries: Any) -> str:
         """Return what may help an estimator that raised, by the names and the shape of queries."""
-        shape = getattr(queries, "shape", ())
+        shape: tuple[int, ...] = getattr(queries, "shape", ())
         if hasattr(queries, "columns") and hasattr(self, "feature_names_in_"):
             names = [str(name) for name in self.feature_names_in_]
             unmatched = unmatched_columns(queries, names, names)
