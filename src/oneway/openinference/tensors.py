@@ -102,10 +102,12 @@ def read_tensors(message: Any, key: str) -> dict[str, MessageTensor]:
         and isinstance(entry.get("shape"), list)
         for entry in entries
     ):
+        fault = isinstance(message, dict) and "error" in message
         raise MessageError(
             f"must answer with an object whose {key!r} are a list of objects with name, datatype "
-            "and shape, as the Open Inference Protocol says, but does not. Check that the address "
-            "is that of a model of version 2 of the protocol."
+            "and shape, as the Open Inference Protocol says, but "
+            f"{'reports an error with status 200' if fault else 'does not'}. Check that the "
+            "address is that of a model of version 2 of the protocol."
         )
     names = [field.name for field in fields(MessageTensor)]
     tensors = {
