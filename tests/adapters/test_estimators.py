@@ -183,16 +183,25 @@ def test_labels_in_a_column_and_indices_of_text_classes_are_understood(predicted
     [
         (np.array(["no", "maybe", "no"]), "labels of classes_, no, yes"),
         (np.array([0, 1, 2]), "labels of classes_, no, yes"),
+        (np.array([-0.7, 0.2, 1.3]), "labels of classes_, no, yes"),  # raw scores
         (np.eye(3, dtype=int), "multi-label"),
     ],
 )
-def test_labels_that_belong_to_no_class_are_refused(predicted, said):
+def test_what_is_no_class_is_refused_and_never_leaves(predicted, said):
     guarded = GuardedClassifier.of_fitted(Counting(predicted), Identity())
-    with pytest.raises(InvalidTensorError, match=said):
-        guarded.predict_proba(np.ones((3, 1)))
-    if said == "multi-label":
+    for ask in (guarded.predict_proba, guarded.predict):
         with pytest.raises(InvalidTensorError, match=said):
-            guarded.predict(np.ones((3, 1)))
+            ask(np.ones((3, 1)))
+
+
+def test_an_objective_of_ones_own_is_refused_since_predict_gives_its_clean_scores():
+    def logistic(labels, scores):
+        probability = 1 / (1 + np.exp(-scores))
+        return probability - labels, probability * (1 - probability)
+
+    fitted = light().set_params(objective=logistic).fit(*breast_cancer())
+    with pytest.raises(InvalidOptionError, match=r"raw scores .*GuardedFunction"):
+        GuardedClassifier.of_fitted(fitted, Identity())
 
 
 def several_labels():

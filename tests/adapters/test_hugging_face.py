@@ -7,7 +7,7 @@ from laws import looped
 from oneway.adapters import Guard, GuardedModule
 from oneway.defenses import build_defense
 from oneway.defenses.rounding import Rounding
-from oneway.errors import InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError
 from optional import later
 from rows import leads
 
@@ -92,3 +92,11 @@ def test_images_are_answered_in_the_type_of_the_weights(kind, needs):
         answer = guarded(pixel_values=IMAGES)
     assert answer.logits.dtype == kind
     assert leads(answer.logits, clean.argmax(-1))
+
+
+def test_a_model_of_several_labels_is_refused_when_it_is_guarded():
+    """Its scores are answers of their own, through a sigmoid: no softmax has a label in them."""
+    model = vision()
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(InvalidOptionError, match="one class, but its configuration says"):
+        GuardedModule(model, Rounding(decimals=1), outputs="logits")

@@ -1,5 +1,6 @@
 """Help is fast because it imports nothing heavy, and it shows by example."""
 
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,20 @@ def test_help_imports_neither_torch_nor_numpy():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage: ") == 1 + len(COMMANDS)
+
+
+def test_help_ends_on_an_output_of_ascii_alone():
+    """As in a container without a locale; a cut column ends in an ellipsis, which ASCII lacks."""
+    script = "from oneway.cli.main import app; app(['train', 'inverter', '--help'])"
+    done = subprocess.run(  # noqa: S603  our own interpreter and script
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"--seed" in done.stdout
+    assert b"?" in done.stdout
 
 
 def test_version_is_the_packages(oneway):

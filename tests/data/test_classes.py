@@ -40,6 +40,40 @@ def test_class_numbers_are_the_models_own_and_refused_beyond_its_classes():
         map_labels(labels, None, order_of("ab"), "q.npz")
 
 
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+@looped(
+    ("classes", "names", "places"),
+    [
+        # A folder from a Mac: the accent is a character of its own.
+        ((COMPOSED, "dog"), (DECOMPOSED, "dog"), [0, 1]),
+        # scikit-learn fitted on float labels; labels with leading zeros.
+        (("1.0", "2.0", "10.0"), ("10", "2"), [2, 1]),
+        (("1", "2"), ("02", "01"), [1, 0]),
+        (("01", "1"), ("1", "01"), [1, 0]),
+    ],
+)
+def test_a_class_is_found_in_another_spelling_of_its_name(classes, names, places):
+    mapped = map_labels(torch.arange(len(names)), names, order_of(classes), "queries/")
+    assert mapped.tolist() == places
+
+
+@looped(
+    ("classes", "names"),
+    [
+        (("01", "1"), ("1.0",)),  # which of the two is not clear
+        (("1", "2"), ("1", "01")),  # two classes of the data would be one
+        (("cat", "dog"), ("Cat",)),
+        (("1.5", "2"), ("1",)),
+        ((str(2**53), "0"), (str(2**53 + 1),)),  # one number in float64
+    ],
+)
+def test_names_that_differ_are_not_taken_for_one_class(classes, names):
+    with pytest.raises(CorruptDataError, match="classes that the model does not have"):
+        map_labels(torch.arange(len(names)), names, order_of(classes), "queries/")
+
+
 @looped(
     ("declared", "of_model", "of_data", "names"),
     [
@@ -50,6 +84,9 @@ def test_class_numbers_are_the_models_own_and_refused_beyond_its_classes():
         (None, None, {"a": ("1", "0")}, ("0", "1")),
         (None, None, {"a": None}, ("0", "1")),
         (None, None, {}, ("0", "1")),
+        (None, None, {"a": ("1", "-1")}, ("-1", "1")),
+        (None, None, {"a": (COMPOSED, "dog"), "b": (DECOMPOSED,)}, (DECOMPOSED, "dog")),
+        (("1", "2"), ("1.0", "2.0"), {}, ("1.0", "2.0")),
     ],
 )
 def test_the_models_list_decides_and_then_the_sorted_names(declared, of_model, of_data, names):
@@ -70,6 +107,9 @@ FOLDERS = {"own": ("cat", "fox"), "queries": ("fox",)}
         (2, None, ("a", "b", "c"), {}, "the model must name each of 2 classes"),
         (2, ("a", "b"), ("b", "a"), {}, "'a', 'b', but the model's classes are 'b', 'a'"),
         (3, None, None, {"own": ("1", "10", "2")}, "order as text differs.*--classes"),
+        (3, None, None, {"own": ("-2", "-1", "1")}, "order as text differs.*--classes"),
+        (3, None, None, {"own": ("1.5", "10.5", "2")}, "order as text differs.*--classes"),
+        (2, None, None, {"own": ("e\u0301cole", "faucon")}, "accents as a Mac.*--classes"),
     ],
 )
 def test_what_does_not_settle_the_order_is_refused(count, declared, of_model, of_data, message):

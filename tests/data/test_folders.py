@@ -234,7 +234,7 @@ def test_what_is_dropped_or_left_as_stored_is_counted(tmp_path):
     assert queries.images.shape == (6, 3, 8, 16)
     assert queries.notes == (
         "1 of 6 images is gray, and read in color.",
-        "3 of 6 images are transparent in parts: alpha is dropped.",
+        "3 of 6 images are stored with transparency, which is dropped.",
         "1 of 6 images is marked as turned by EXIF, and read as stored.",
         "1 of 6 images is of several views, and read as the first.",
     )

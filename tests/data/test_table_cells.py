@@ -240,3 +240,89 @@ def test_labels_are_found_by_text_and_classes_that_a_table_lacks_move_none(tmp_p
     assert records.labels.tolist() == [2, 0, 2]
     own = load_records(tmp_path / "some.npz", label="y")
     assert (own.labels.tolist(), own.class_names) == ([0, 1, 0], ("2", "10"))
+
+
+def test_a_leading_zero_is_counted_in_numbers_and_kept_in_categories(tmp_path):
+    """Postal codes: pandas drops the zeros, and so does a model that was fitted on its frame."""
+    path = csv(
+        tmp_path, ("plz", ["01067", "10115", "01067", "80331"]), ("bed", ["1", "2", "3", "0"])
+    )
+    records = load_records(path, label=None)
+    assert [column.kind for column in records.encoding.columns] == ["numeric", "numeric"]
+    (note,) = records.notes
+    assert note.startswith("column 'plz': 2 of 4 cells begin with a zero")
+    assert "--categorical plz" in note
+
+    codes = load_records(path, label=None, categorical=("plz",))
+    assert codes.encoding.columns[0].categories == ("01067", "10115", "80331")
+    assert codes.notes == ()
+    others = csv(tmp_path, ("plz", ["80331", "10115"]), ("bed", ["1", "1"]), name="test.csv")
+    again = load_records(others, label=None, categorical=("plz",), encoding=codes.encoding)
+    assert again.encoded[:, :3].tolist() == [[0, 0, 1], [0, 1, 0]]
+
+
+def test_hexadecimal_codes_are_texts_as_for_pandas(tmp_path):
+    """Arrow's reader takes them for numbers."""
+    path = csv(tmp_path, ("code", ["0x1F", "0x20", "0x1F"]))
+    assert load_records(path, label=None).encoding.columns[0].categories == ("0x1F", "0x20")
+
+
+def test_labels_with_leading_zeros_are_classes_of_their_own(tmp_path):
+    path = csv(tmp_path, ("x", ["1", "2", "3"]), ("y", ["01", "1", "01"]))
+    records = load_records(path, label="y")
+    assert records.class_names == ("01", "1")
+    assert records.labels.tolist() == [0, 1, 0]
+
+
+FRAME = pandas.DataFrame({"age": [20.5, 31, 44, 52], "ward": ["A", "B", "A", "B"]})
+
+
+@looped(
+    ("name", "write", "index"),
+    [
+        ("rows.csv", lambda frame, path: frame.to_csv(path), [0, 1, 2, 3]),
+        ("rows.csv", lambda frame, path: frame.to_csv(path), [7, 3, 9, 1]),
+        ("rows.parquet", lambda frame, path: frame.to_parquet(path), [7, 3, 9, 1]),
+        ("rows.parquet", lambda frame, path: frame.to_parquet(path), list("pqrs")),
+    ],
+)
+def test_row_names_that_pandas_wrote_are_no_column_of_the_model(tmp_path, name, write, index):
+    path = tmp_path / name
+    write(FRAME.set_axis(index), path)
+    records = load_records(path, label="ward")
+    assert [column.name for column in records.encoding.columns] == ["age"]
+    assert records.notes[0].startswith("row names that pandas wrote are left out, 1 of 3 columns:")
+
+
+def test_row_names_that_the_user_drops_are_known(tmp_path):
+    FRAME.set_axis([7, 3, 9, 1]).to_parquet(tmp_path / "rows.parquet")
+    records = load_records(tmp_path / "rows.parquet", label="ward", drop=("__index_level_0__",))
+    assert records.notes == ()
+    assert len(records.encoding.columns) == 1
+
+
+@looped("head", [("", "x"), ("x", ""), ("x", " ")])
+def test_a_column_without_a_name_is_refused(tmp_path, head):
+    path = csv(tmp_path, *((name, ["1.5", "2.5", "1.5"]) for name in head))
+    with pytest.raises(CorruptDataError, match=rf"column {2 - (not head[0])} has no name"):
+        load_records(path, label=None)
+
+
+@looped(
+    ("values", "kept"), [([2**53, 2**53 + 1, 5], 2), ([-(2**53), -(2**53) - 1, 5], 2), ([2**60], 1)]
+)
+def test_whole_numbers_that_float64_makes_one_are_refused(tmp_path, values, kept):
+    np.savez(tmp_path / "ids.npz", id=np.array(values), x=np.arange(len(values)) / 2)
+    if kept == len(values):
+        assert load_records(tmp_path / "ids.npz", label=None).encoding.columns[0].high == 2**60
+        return
+    message = rf"'id' of .* of {len(values)} different ones {kept} stay different.*--drop id"
+    with pytest.raises(CorruptDataError, match=message):
+        load_records(tmp_path / "ids.npz", label=None)
+
+
+def test_large_class_numbers_stay_apart(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(4) / 2, y=np.array([2**53 + 1, 2**53, 7, 2**53 + 1]))
+    records = load_records(tmp_path / "a.npz", label="y")
+    assert records.class_names == ("7", str(2**53), str(2**53 + 1))
+    assert records.labels.tolist() == [2, 1, 0, 2]

@@ -158,7 +158,10 @@ def test_a_model_that_cannot_be_guarded_does_not_start():
         (Wrong(lambda scores: scores * torch.nan), "finite"),
         (Wrong(lambda scores: scores[:, :1]), "K >= 2"),
         (Wrong(lambda scores: scores[:1]), "shape"),
-        (Wrong(lambda scores: scores + torch.randn(3)), "answers a query differently"),
+        (Wrong(lambda scores: scores + torch.randn(3)), "when they are asked again"),
+        # In eval mode, too.
+        (Wrong(lambda scores: nn.functional.dropout(scores, 0.2)), "training=self.training"),
+        (nn.Sequential(nn.BatchNorm2d(1, track_running_stats=False), linear_model()), "batch_mult"),
         (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), "takes queries of this shape"),
         (Wrong(lambda scores: scores.softmax(-1)), "declared logits, but look like confidences"),
     ):

@@ -10,6 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from endpoints import Reply, as_json, no_environment, running
+from laws import looped
 from oneway.errors import InvalidOptionError, MissingExtraError, TargetFailedError
 from oneway.targets.http_client import HttpClient
 
@@ -246,3 +247,38 @@ def test_the_extra_is_named_where_httpx_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "httpx", None)
     with pytest.raises(MissingExtraError, match=r"'httpx'.*pip install 'oneway\[http\]'"):
         HttpClient("the server")
+
+
+@looped(
+    ("name", "value"),
+    [
+        ("NO_PROXY", "localhost,[::1]"),
+        ("no_proxy", "fe80::/10"),
+        ("HTTP_PROXY", "socks5://ada:secret@127.0.0.1:9"),
+        ("ALL_PROXY", "ftp://ada:secret@proxy"),
+        ("SSL_CERT_FILE", "/nowhere.pem"),
+    ],
+)
+def test_an_environment_that_httpx_cannot_use_is_refused_by_name(name, value):
+    with pytest.MonkeyPatch.context() as patch:
+        no_environment(patch)
+        patch.setenv(name, value)
+        with pytest.raises(InvalidOptionError, match=rf"Check .*\b{name}\b") as refused:
+            HttpClient("the server")
+    assert "secret" not in str(refused.value)
+    assert refused.value.__context__ is None  # its text may hold the password
+
+
+def test_a_failed_connection_names_the_proxy_of_the_environment(server, monkeypatch):
+    for bypass in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(bypass, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://ada:secret@127.0.0.1:9")
+    with pytest.raises(TargetFailedError, match=r"the proxy of HTTP_PROXY.*NO_PROXY") as failed:
+        post(server, attempts=1)
+    assert "secret" not in str(failed.value)
+
+
+def test_an_answer_that_cannot_be_unpacked_is_not_blamed_on_the_address(server):
+    server.faults.append(Reply(200, b"plain", headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(TargetFailedError, match="Content-Encoding does not unpack"):
+        post(server)

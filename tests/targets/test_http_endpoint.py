@@ -356,16 +356,18 @@ def test_plain_answers_that_cannot_be_used_are_refused():
         ({"prediction": [[0.125]]}, "with 'predictions' of .* there is an object without it"),
         ([[0.125]], "with 'predictions' .* but there is a list"),
         ("0.125", "with 'predictions' .* but there is a single value"),
-        ({"predictions": "0.125"}, "rows of numbers of one length"),
-        ({"predictions": {"0.125": 1}}, "rows of numbers of one length"),
-        ({"predictions": [[0.125, 0.875], [1]]}, "rows of numbers of one length"),
+        ({"error": "0.125 failed"}, "an object without it, but with 'error'"),  # with status 200
+        ({"predictions": "0.125"}, "rows of numbers of one length, but the scores hold texts"),
+        ({"predictions": [["0.125", 1], [None, 0]]}, "hold null and texts"),
+        ({"predictions": [{"0.125": 1}] * 2}, "hold objects"),
+        ({"predictions": [[0.125, 0.875], [1]]}, "hold lists of different lengths"),
         ({"predictions": [[0.125, 0.875]]}, r"answer 2 queries .* but gave \(1, 2\)"),
         ({"predictions": [0.125, 0.875]}, r"but gave \(2,\)"),
         ({"predictions": [[0.125, 0.125]] * 2}, "must be probabilities"),
         ({"predictions": [[1.125, -0.125]] * 2}, "must be probabilities"),
         ({"predictions": [[math.nan, 0.125]] * 2}, "must be finite"),
         ({"predictions": []}, r"but gave \(0,\)"),
-        ({"predictions": [[True, 0.125]] * 2}, "rows of numbers of one length"),
+        ({"predictions": [[True, 0.125]] * 2}, "hold true or false"),
     ):
         with running(lambda _, answer=answer: as_json(answer)) as endpoint:
             where = f"{endpoint.address}/ask"
@@ -539,6 +541,7 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_asked():
 def test_what_is_no_address_is_refused():
     for where in (
         *("http://", "https:///path", "http://host:port/", "http://host:99999/", "http://[::1"),
+        *("http://host/ask\n", "http://host/a\tsk"),  # as pasted, or read from a file
     ):
         with pytest.raises(InvalidOptionError, match="must be like https://host/v2/models/NAME"):
             opened(where, **KEYS)

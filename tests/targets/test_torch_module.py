@@ -291,9 +291,16 @@ class Words(nn.Module):
     main_input_name = "input_ids"
 
 
+def of_several_labels():
+    module = Answering(lambda scores, _: scores)
+    module.config = SimpleNamespace(problem_type="multi_label_classification")
+    return module
+
+
 @looped(
     ("build", "message"),
     [
+        (of_several_labels, "one class, but its configuration says 'multi_label_classification'"),
         (lambda: lambda images: images, "instance of torch.nn.Module, but is function.*Callable"),
         (lambda: nn.Flatten, "but is the class Flatten"),
         (Masked, r"forward needs 2 inputs \(images, mask\)\. .*package\.module:factory"),

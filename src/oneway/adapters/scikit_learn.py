@@ -231,12 +231,16 @@ class GuardedClassifier(
 
         Raises:
             sklearn.exceptions.NotFittedError: :meth:`fit` was not called.
-            InvalidTensorError: The classifier refused ``X``, or gave several labels for a query.
+            InvalidTensorError: The classifier refused ``X``, or gave anything but one class of
+                ``classes_`` for each query.
             TargetFailedError: The classifier failed. Its text is left out.
         """
         _validation.check_is_fitted(self)
-        labels = self._ask("predict", self._named(X))
-        return flat_labels(labels, count_rows(X), type(self.estimator_).__name__)
+        rows, name = count_rows(X), type(self.estimator_).__name__
+        labels = flat_labels(self._ask("predict", self._named(X)), rows, name)
+        # With an objective of its own, LightGBM's `predict` gives the clean scores.
+        places_of(labels, self.classes_, rows, name)
+        return labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -14,7 +14,7 @@ from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError
 from oneway.releases import Outputs, logits_from_confidences
 from oneway.targets.failure import REMEDY, ask
-from oneway.targets.modules import scores_in
+from oneway.targets.modules import refuse_several_labels, scores_in
 
 
 class GuardedModule(nn.Module):
@@ -47,7 +47,8 @@ class GuardedModule(nn.Module):
             decimals: Decimals of the released probabilities; None: all.
 
         Raises:
-            InvalidOptionError: An option is outside its range: see :class:`oneway.adapters.Guard`.
+            InvalidOptionError: An option is outside its range: see :class:`oneway.adapters.Guard`;
+                or the model gives several labels.
         """
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -55,6 +56,7 @@ class GuardedModule(nn.Module):
                 f"model must be a torch.nn.Module, but got {type(model).__name__}. Guard any "
                 "other callable by oneway.adapters.Guard."
             )
+        refuse_several_labels(model, "the model")
         self.model = model
         self.guard = Guard(defense, outputs, decimals=decimals)
         self.eval()

@@ -1,6 +1,8 @@
 """`oneway`: the commands, and what is common to them."""
 
-from typing import Annotated
+import io
+import sys
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +26,23 @@ from oneway.cli import (
 )
 from oneway.cli.common import NamesAttackers
 
-app = typer.Typer(
+
+class Application(typer.Typer):
+    """The commands, on a terminal or pipe of any encoding."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; print a question mark for what the output's encoding does not have.
+
+        Tables hold characters that ASCII or a Windows code page lacks, and a file's name may be
+        no text at all: a report must not end in the middle because of them. Python itself sees to
+        it for standard error.
+        """
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        return super().__call__(*args, **kwargs)
+
+
+app = Application(
     name="oneway",
     no_args_is_help=True,
     rich_markup_mode="markdown",

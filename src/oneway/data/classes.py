@@ -1,7 +1,11 @@
 """Map the labels of data to a model's classes by name: the model's class list decides."""
 
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -56,15 +60,15 @@ def class_order(
                 f"{source} must name each of {num_classes} classes once, one for each score, but "
                 f"names {len(names)}: {listed(names)}."
             )
-    if declared is not None:
-        if of_model is not None and tuple(declared) != tuple(of_model):
+    if of_model is not None:
+        if declared is not None and list(map(_normal, declared)) != list(map(_normal, of_model)):
             raise InvalidOptionError(
                 f"--classes names {listed(declared)}, but the model's classes are "
                 f"{listed(of_model)}, in this order. Leave --classes out."
             )
-        return ClassOrder(tuple(declared), "--classes")
-    if of_model is not None:
         return ClassOrder(tuple(of_model), "the model")
+    if declared is not None:
+        return ClassOrder(tuple(declared), "--classes")
     named = {where: names for where, names in of_data.items() if names is not None}
     if not named:
         return ClassOrder(tuple(map(str, range(num_classes))), "the data's class numbers")
@@ -76,7 +80,7 @@ def _order_of_data(num_classes: int, named: Mapping[str, Sequence[str]]) -> tupl
         f"Pass --classes with the {num_classes} names in the order of the model's scores, such as "
         "--classes cat,dog,fox."
     )
-    names = {name for of_file in named.values() for name in of_file}
+    names = list({_normal(name): name for of_file in named.values() for name in of_file}.values())
     files = "; ".join(f"{where}: {listed(of_file)}" for where, of_file in named.items())
     if len(names) != num_classes:
         raise InvalidOptionError(
@@ -84,16 +88,53 @@ def _order_of_data(num_classes: int, named: Mapping[str, Sequence[str]]) -> tupl
             f"names {len(names)} ({files}). {remedy}"
         )
     by_text = sorted(names)
-    if not all(name.isdecimal() for name in names):
-        return tuple(by_text)
+    numbers = {name: number for name in names if (number := _number(name)) is not None}
+    doubt = ""
     # Sorted as text, as by who trained on a folder per class, "10" comes before "2".
-    by_number = sorted(names, key=int)
-    if by_number != by_text:
+    if len(numbers) == len(names) and sorted(names, key=numbers.__getitem__) != by_text:
+        doubt = "by numbers whose order as text differs from their order as numbers"
+    elif sorted(names, key=partial(unicodedata.normalize, "NFC")) != by_text:
+        doubt = "with accents as a Mac stores them, by which they are sorted differently"
+    if doubt:
         raise InvalidOptionError(
-            "the model does not name its classes, and the data names them by numbers whose order "
-            f"as text differs from their order as numbers ({files}). {remedy}"
+            f"the model does not name its classes, and the data names them {doubt} ({files}). "
+            f"{remedy}"
         )
-    return tuple(by_number)
+    return tuple(by_text)
+
+
+def _number(name: str) -> float | None:
+    """Return the number that a class name is in digits; None if it is none."""
+    return float(name) if re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", name) else None
+
+
+def _normal(name: str) -> str:
+    """Return the same text for two spellings of one class name.
+
+    Apple's file systems store an accent as a character of its own. A model of whole numbers may
+    call its classes 1.0 and 2.0, and a file may call them 01 and 02.
+    """
+    number = _number(name)
+    if number is not None and number.is_integer() and abs(number) < 2**53:
+        return str(int(number))
+    return unicodedata.normalize("NFC", name)
+
+
+def _places(names: Sequence[str], order: ClassOrder) -> list[int | None]:
+    """Return each name's position in a model's classes; None for a name of no class.
+
+    A name has the position of the class that is spelled the same; or else of the only class that
+    is the same in another spelling, unless another name has that position.
+    """
+    exact = {name: place for place, name in enumerate(order.names)}
+    spellings = Counter(map(_normal, order.names))
+    alike = {_normal(name): place for name, place in exact.items() if spellings[_normal(name)] == 1}
+    places = [exact.get(name, alike.get(_normal(name))) for name in names]
+    taken = Counter(places)
+    return [
+        place if name in exact or taken[place] == 1 else None
+        for name, place in zip(names, places, strict=True)
+    ]
 
 
 def map_labels(
@@ -123,15 +164,15 @@ def map_labels(
                 "names of the classes."
             )
         return labels
-    places = {name: place for place, name in enumerate(order.names)}
-    unknown = [name for name in names if name not in places]
+    places = _places(names, order)
+    unknown = [name for name, place in zip(names, places, strict=True) if place is None]
     if unknown:
         raise CorruptDataError(
             f"{where} has classes that the model does not have: {listed(unknown)}. The model's "
             f"classes ({order.source}) are {listed(order.names)}. Rename them, take them out, or "
             "pass --classes."
         )
-    positions = torch.tensor([places[name] for name in names], dtype=torch.int64)
+    positions = torch.tensor(places, dtype=torch.int64)
     return positions[labels.cpu()].to(labels.device)
 
 

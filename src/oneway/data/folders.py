@@ -186,7 +186,7 @@ def look_at_images(paths: Sequence[Path], channels: int | None) -> tuple[int, tu
         _count(
             headers, lambda header: channels == 1 and not header.gray, "in color, and read in gray"
         ),
-        _count(headers, lambda header: header.alpha, "transparent in parts: alpha is dropped"),
+        _count(headers, lambda header: header.alpha, "stored with transparency, which is dropped"),
         _count(
             headers, lambda header: header.turned, "marked as turned by EXIF, and read as stored"
         ),

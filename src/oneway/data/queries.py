@@ -110,6 +110,12 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
     if images.dtype == torch.uint8:
         return images.float() / 255
     images = images.float()
+    missing = int(images.isnan().flatten(1).any(1).sum())
+    if missing:
+        raise CorruptDataError(
+            f"float images of {path} must be numbers, but {missing} of {len(images)} images hold "
+            "NaN. Leave these images out, or fill their pixels in as the model's training did."
+        )
     if images.numel() and not (images.min() >= 0 and images.max() <= 1):
         raise CorruptDataError(
             f"float images of {path} must lie in [0, 1], but some do not. Divide them by their "

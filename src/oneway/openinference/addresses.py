@@ -1,6 +1,7 @@
 """Addresses of models, and what a user says about a server besides its address."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -116,10 +117,11 @@ def shown_address(where: str) -> str:
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None
-    if not parts.hostname:
+    # Python drops line breaks and tabs of an address, which httpx refuses much later.
+    if not parts.hostname or any(unicodedata.category(character) == "Cc" for character in where):
         raise InvalidOptionError(
             "an address must be like https://host/v2/models/NAME or http://host:8080/path, but "
-            "this one has no host or no valid port."
+            "this one has no host, no valid port, or a line break or tab in it."
         )
     if parts.username is not None or parts.password is not None:
         raise InvalidOptionError(

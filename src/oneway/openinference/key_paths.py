@@ -61,10 +61,11 @@ class KeyPath:
         if isinstance(value, list) and (at := _index_in(value, part)) is not None:
             return self._find(value[at], rest)
         kind = "a list" if isinstance(value, list) else "a single value"
+        if isinstance(value, dict):
+            kind = "an object without it" + ", but with 'error'" * ("error" in value)
         raise MessageError(
-            f"must answer with {part!r} of the key {str(self)!r}, but there is "
-            f"{'an object without it' if isinstance(value, dict) else kind}. Look at one answer of "
-            "the server, and name the place of its scores.",
+            f"must answer with {part!r} of the key {str(self)!r}, but there is {kind}. Look at one "
+            "answer of the server, and name the place of its scores.",
             "output_missing",
         )
 

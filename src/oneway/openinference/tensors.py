@@ -35,6 +35,10 @@ REFUSED_HEADER = "oneway-refused"
 """HTTP header of that server's errors, whose texts hold no value of a query."""
 
 
+KINDS = {str: "texts", bool: "true or false", type(None): "null", dict: "objects"}
+"""Values of JSON that are no numbers, in words."""
+
+
 class MessageError(Exception):
     """A message breaks the protocol. The text holds names, shapes and counts, never a value.
 
@@ -98,10 +102,12 @@ def read_tensors(message: Any, key: str) -> dict[str, MessageTensor]:
         and isinstance(entry.get("shape"), list)
         for entry in entries
     ):
+        fault = isinstance(message, dict) and "error" in message
         raise MessageError(
             f"must answer with an object whose {key!r} are a list of objects with name, datatype "
-            "and shape, as the Open Inference Protocol says, but does not. Check that the address "
-            "is that of a model of version 2 of the protocol."
+            "and shape, as the Open Inference Protocol says, but "
+            f"{'reports an error with status 200' if fault else 'does not'}. Check that the "
+            "address is that of a model of version 2 of the protocol."
         )
     names = [field.name for field in fields(MessageTensor)]
     tensors = {
@@ -160,10 +166,24 @@ def read_numbers(data: Any, *, booleans: bool = False) -> NDArray[np.float64]:
         members = chain.from_iterable(members)
     if values.dtype.kind not in "fiu" or (not booleans and bool in set(map(type, members))):
         raise MessageError(
-            "must answer with rows of numbers of one length, but the scores are something else. "
-            "Look at one answer of the server."
+            "must answer with rows of numbers of one length, but the scores hold "
+            f"{_kinds_of(data)}. Look at one answer of the server, and name the place of its "
+            "numbers."
         )
     return values.astype(np.float64)
+
+
+def _kinds_of(data: Any) -> str:
+    """Return in words what nested lists hold that is no number."""
+    found: set[str] = set()
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif type(value) in KINDS:
+            found.add(KINDS[type(value)])
+    return " and ".join(sorted(found)) or "lists of different lengths, or huge numbers"
 
 
 def read_by_label(scores: Any, labels: Any, class_names: Sequence[str]) -> NDArray[np.float64]:

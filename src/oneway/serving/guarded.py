@@ -261,9 +261,18 @@ class GuardedHere(Guarded[Q]):
         alone = torch.cat([clean_of([place]) for place in places])
         others = range(PROBES, 3 * PROBES)
         among = clean_of([*others, *reversed(places)])[len(others) :].flip(0)
-        moved = max(
-            float((scores.double() - clean.double()).abs().amax()) for scores in (alone, among)
+        again, *others_beside = (
+            float((scores.double() - clean.double()).abs().amax())
+            for scores in (clean_of(places), alone, among)
         )
+        if again > BATCH_TOLERANCE:
+            raise InvalidOptionError(
+                "the model answers the same queries differently when they are asked again, so that "
+                "a client who repeats a query averages the guard away. Take the randomness out of "
+                "it: `F.dropout(x)` draws in eval mode, too, unless it gets "
+                "training=self.training."
+            )
+        moved = max(others_beside)
         if moved > BATCH_TOLERANCE:
             raise InvalidOptionError(
                 "the model answers a query differently with other queries beside it, so that "

@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from oneway.serving.http_errors import RefusedError, upstream_failed
 from oneway.serving.settings import ServingSettings
-from oneway.targets.http_client import json_headers
+from oneway.targets.http_client import json_headers, made_client
 
 T = TypeVar("T")
 
@@ -41,14 +41,16 @@ class Upstream:
         # Redirects are not followed: they could carry token and queries to another server. Nor is
         # a proxy of the environment asked: clean scores would pass it. A transport of its own
         # takes only certificates from there.
-        self._client = httpx.AsyncClient(
-            timeout=self.timeout_seconds,
-            headers=self._headers,
-            follow_redirects=False,
-            transport=httpx.AsyncHTTPTransport(
-                # One more for the question whether it is ready.
-                limits=httpx.Limits(max_connections=self.most_requests + 1)
-            ),
+        self._client = made_client(
+            lambda: httpx.AsyncClient(
+                timeout=self.timeout_seconds,
+                headers=self._headers,
+                follow_redirects=False,
+                transport=httpx.AsyncHTTPTransport(
+                    # One more for the question whether it is ready.
+                    limits=httpx.Limits(max_connections=self.most_requests + 1)
+                ),
+            )
         )
         return self
 

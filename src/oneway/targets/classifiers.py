@@ -22,7 +22,6 @@ _CLASSIFIERS = {
 _ONE_VS_ALL = ("multiclassova", "multiclass_ova", "ova", "ovr", "MultiClassOneVsAll")
 """Objectives of LightGBM and CatBoost whose probabilities do not sum to 1."""
 
-
 SUMS = 0.05
 """How far the sum of a row of probabilities may be from 1."""
 
@@ -69,8 +68,8 @@ def classes_of(model: Any, name: str | None = None) -> Array:
 
     Raises:
         InvalidOptionError: The classifier gives no probabilities, is not fitted, has several
-            outputs, several labels for each query or fewer than two classes, or its probabilities
-            do not sum to 1.
+            outputs, several labels for each query or fewer than two classes, its probabilities
+            do not sum to 1, or it gives raw scores.
     """
     require_probabilities(model, name)
     name = _called(model, name)
@@ -91,6 +90,11 @@ def classes_of(model: Any, name: str | None = None) -> Array:
         raise InvalidOptionError(
             f"probabilities of {name} must sum to 1 in each row, but are one against all "
             f"(objective {_objective(inner)!r}). {_ALL_CLASSES}"
+        )
+    if callable(_objective(inner)):
+        raise InvalidOptionError(
+            f"{name} has an objective of its own, so that LightGBM gives its raw scores in place "
+            f"of probabilities and classes. Turn these scores into probabilities: {_FUNCTION}."
         )
     if len(classes) < 2:
         raise InvalidOptionError(

@@ -149,7 +149,8 @@ class EstimatorTarget:
             return "Check that the model takes queries of this shape and type."
         return (
             "Check that the table's columns have the types that the model was fitted on; .parquet "
-            "files keep types and pandas categories, and .csv files do not."
+            "files keep types and pandas categories. Of .csv files, --categorical COLUMN keeps "
+            "codes such as 007 as texts."
         )
 
     def _check_probabilities(self, answer: Any, rows: int) -> None:

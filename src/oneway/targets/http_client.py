@@ -5,11 +5,11 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from oneway.checks import check_above, check_count
 from oneway.errors import InvalidOptionError, TargetFailedError
@@ -17,6 +17,14 @@ from oneway.extras import load_extra
 from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER
 
 TOKEN_VARIABLE = "ONEWAY_TOKEN"  # noqa: S105  its name, not its value
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+"""Environment variables that name a proxy, in capital or small letters."""
+
+SETTINGS = (*PROXIES, "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Environment variables that httpx reads."""
+
+Client = TypeVar("Client")
 
 RETRIED = (429, 502, 503, 504)
 """Statuses that say "later": too many requests, and gateways without a server behind them."""
@@ -78,8 +86,8 @@ class HttpClient:
 
         Raises:
             MissingExtraError: httpx is not installed.
-            InvalidOptionError: An option is outside its range, or the token in the environment
-                variable ONEWAY_TOKEN cannot be sent.
+            InvalidOptionError: An option is outside its range, or the environment holds a token in
+                ONEWAY_TOKEN that cannot be sent, or proxies or certificates that cannot be used.
         """
         check_above("timeout_seconds", timeout_seconds, 0)
         check_count("attempts", attempts)
@@ -90,8 +98,9 @@ class HttpClient:
         self.backoff_seconds, self.most_bytes = backoff_seconds, most_bytes
         self._httpx = load_extra("httpx", extra="http", purpose="asking a target over HTTP")
         # Redirects are not followed: they could carry token and queries to another server.
-        self._client = self._httpx.Client(
-            timeout=timeout_seconds, headers=json_headers(), follow_redirects=False
+        headers, make = json_headers(), self._httpx.Client
+        self._client = made_client(
+            lambda: make(timeout=timeout_seconds, headers=headers, follow_redirects=False)
         )
         weakref.finalize(self, self._client.close)
 
@@ -132,6 +141,11 @@ class HttpClient:
                 self._httpx.RemoteProtocolError,
             ) as error:
                 failure, cause = _described(error, self.timeout_seconds), error
+            except self._httpx.DecodingError as error:
+                raise TargetFailedError(
+                    f"{self.name} answers with a body that its Content-Encoding does not unpack. "
+                    "Let the server send it as it is, or packed by gzip."
+                ) from error
             except self._httpx.RequestError as error:
                 raise TargetFailedError(
                     f"{self.name} could not be asked ({type(error).__name__}). Check the address "
@@ -153,7 +167,7 @@ class HttpClient:
                 time.sleep(wait)
         raise TargetFailedError(
             f"{self.name} failed {self.attempts} times, at last because {failure}. "
-            f"{'Check that the server runs and can be reached' if cause else _remedy(status)}."
+            f"{_reach_remedy() if cause else _remedy(status)}."
         ) from cause
 
     def _once(
@@ -227,6 +241,41 @@ def json_headers() -> dict[str, str]:
             )
         headers["Authorization"] = f"Bearer {token}"
     return headers
+
+
+def made_client(make: Callable[[], Client]) -> Client:
+    """Return a client of httpx, which reads proxies and certificates from the environment.
+
+    Args:
+        make: Makes the client.
+
+    Raises:
+        InvalidOptionError: The environment's proxies or certificates cannot be used.
+    """
+    invalid = load_extra("httpx", extra="http", purpose="asking a target over HTTP").InvalidURL
+    try:
+        return make()
+    except (ImportError, OSError, ValueError, invalid) as error:
+        kind = type(error).__name__
+    # Not within the handler, and without its text: an address of a proxy may hold a password.
+    raise InvalidOptionError(
+        "the environment names proxies or certificates that the HTTP client cannot use "
+        f"({kind}). Check {' and '.join(_in_environment(SETTINGS)) or 'its settings'}: NO_PROXY "
+        "takes an IPv6 address without brackets and without a prefix length, and a SOCKS proxy "
+        "needs `pip install 'httpx[socks]'`."
+    )
+
+
+def _in_environment(names: Sequence[str]) -> list[str]:
+    """Return those environment variables that are set, as they are spelled."""
+    spelled = [spelling for name in names for spelling in (name, name.lower())]
+    return [name for name in spelled if os.environ.get(name)]
+
+
+def _reach_remedy() -> str:
+    proxies = " and ".join(_in_environment(PROXIES))
+    by = f", with the proxy of {proxies}, or past it by NO_PROXY" if proxies else ""
+    return f"Check that the server runs and can be reached{by}"
 
 
 def _described(error: Exception, timeout_seconds: float) -> str:

@@ -213,7 +213,7 @@ class _OpenInferenceModel:
 
     def _declared(self, metadata: Any, key: str) -> dict[str, MessageTensor]:
         """Return the inputs or outputs that the server declares, by name; it may declare none."""
-        if isinstance(metadata, dict) and not metadata.get(key):
+        if isinstance(metadata, dict) and not metadata.get(key) and "error" not in metadata:
             return {}
         try:
             return read_tensors(metadata, key)

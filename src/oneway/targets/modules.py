@@ -26,7 +26,8 @@ def check_module(module: object, name: str) -> None:
 
     Raises:
         InvalidOptionError: It is no ``torch.nn.Module``, or a class of them; it has lazy layers
-            that have seen no input; or it takes several inputs, or token ids.
+            that have seen no input; it takes several inputs, or token ids; or it gives several
+            labels.
     """
     if not isinstance(module, nn.Module):
         got = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
@@ -44,11 +45,29 @@ def check_module(module: object, name: str) -> None:
             f"{name} takes token ids (input_ids), but a target is asked with images or records, "
             f"which are floating. {FACTORY}"
         )
+    refuse_several_labels(module, name)
     needed = _needed_inputs(module)
     if len(needed) > 1:
         raise InvalidOptionError(
             f"{name} must take one tensor of images, but its forward needs {len(needed)} inputs "
             f"({', '.join(needed)}). {FACTORY}"
+        )
+
+
+def refuse_several_labels(module: nn.Module, name: str) -> None:
+    """Refuse a module whose configuration, as of transformers, says that it gives no single class.
+
+    A softmax of such scores means nothing: each is an answer of its own, through a sigmoid.
+
+    Raises:
+        InvalidOptionError: ``config.problem_type`` is for several labels, or for numbers.
+    """
+    problem = getattr(getattr(module, "config", None), "problem_type", None)
+    if problem in ("multi_label_classification", "regression"):
+        raise InvalidOptionError(
+            f"{name} must give each query one class, but its configuration says {problem!r}. Of a "
+            "model with several labels for each query, wrap one label as two classes: "
+            "`torch.stack([-z / 2, z / 2], -1)`."
         )
 
 

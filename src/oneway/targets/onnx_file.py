@@ -61,10 +61,16 @@ def open_onnx(
     if are_columns(inputs):
         return OnnxFrameTarget(scores, outputs, batch_size=batch_size, name=name)
     if len(inputs) != 1 or inputs[0].type not in FLOATS:
+        remedy = (
+            "Open a function that converts the queries, as by "
+            "`(255 * images).round().astype(numpy.uint8)`, and asks the model: "
+            "package.module:factory."
+            if len(inputs) == 1 and "int" in inputs[0].type
+            else "Put the conversion of the queries into the model."
+        )
         raise CorruptDataError(
             f"{name} must take one tensor of floats, the images in [0, 1], or one input of shape "
-            f"(N, 1) for each column of a table, but takes {listed(inputs)}. Put the conversion "
-            "of the queries into the model."
+            f"(N, 1) for each column of a table, but takes {listed(inputs)}. {remedy}"
         )
     model = _OnnxModel(scores, inputs[0], name)
     require_batch(model.fixed_batch, batch_size, name, DYNAMIC)

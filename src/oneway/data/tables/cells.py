@@ -16,6 +16,9 @@ Table = Mapping[str, NDArray[Any]]
 
 Content = Literal["numbers", "booleans", "texts"]
 
+MOST_WHOLE = 2**53
+"""The whole number up to which float64 holds each."""
+
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 NEARLY = r"^[+-]?\d{1,3}([.,' ]\d{3})*([.,]\d+)?\s?%?$|^[+-]?\d+([.,]\d+)?\s?%?$"
 """A number with a decimal comma, thousands separators or a percent sign."""
@@ -51,8 +54,8 @@ def check_table(table: Table, where: str) -> dict[str, Cells]:
 
     Raises:
         CorruptDataError: There is no row or column, columns differ in length, values are
-            infinite, or a column has no value at all or other values than numbers, booleans or
-            texts.
+            infinite or whole numbers that float64 cannot tell apart, or a column has no value at
+            all or other values than numbers, booleans or texts.
     """
     lengths = {len(values) for values in table.values()}
     if len(lengths) != 1 or lengths == {0}:
@@ -83,6 +86,7 @@ def counted(counts: Mapping[str, int]) -> str:
 def _cells_of(name: str, values: NDArray[Any], where: str) -> Cells:
     kind = values.dtype.kind
     if kind in "iuf":
+        _check_whole(name, values, where)
         numbers = values.astype(np.float64)
         missing = np.isnan(numbers)
         cells = Cells("numbers", numbers, missing, whole=kind != "f")
@@ -96,6 +100,19 @@ def _cells_of(name: str, values: NDArray[Any], where: str) -> Cells:
             f"(drop=({name!r},))."
         )
     return cells
+
+
+def _check_whole(name: str, values: NDArray[Any], where: str) -> None:
+    """Refuse whole numbers of which float64 makes one number, such as identifiers."""
+    if values.dtype.kind not in "iu" or not (abs(values.astype(np.float64)) >= MOST_WHOLE).any():
+        return
+    different, kept = (len(np.unique(each)) for each in (values, values.astype(np.float64)))
+    if kept < different:
+        raise CorruptDataError(
+            f"column {name!r} of {where} holds whole numbers beyond 2**53, which are rounded: of "
+            f"{different} different ones {kept} stay different. Drop it if it identifies rows: "
+            f"--drop {name} (drop=({name!r},)). Otherwise store texts in a .parquet or .npz file."
+        )
 
 
 def _cells_of_objects(name: str, values: NDArray[Any], where: str) -> Cells:

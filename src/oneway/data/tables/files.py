@@ -1,7 +1,8 @@
 """Read tables from .csv, .parquet or .npz files: an array per column."""
 
 import codecs
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ MISSING_WORDS = (
 )
 """Cells of a .csv file that are missing values: those of ``pandas.read_csv``."""
 
+INDEX = re.compile(r"__index_level_\d+__")
+"""Names of the columns in which pandas stores the names of a frame's rows in a .parquet file."""
+
+LEADING_ZERO = r"^\s*[+-]?0\d"
+HEXADECIMAL = r"^\s*[+-]?0[xX]"
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -47,16 +54,18 @@ class TableFile:
     Attributes:
         columns: ``(N)`` values per column, in the file's order; missing ones are NaN or None.
         levels: The categories that the file declares, by column.
+        notes: What was left out or converted: sentences with counts.
     """
 
     columns: dict[str, NDArray[Any]]
     levels: Mapping[str, Levels]
+    notes: tuple[str, ...] = ()
 
 
 def read_table(path: Path, *, texts: Collection[str] = ()) -> dict[str, NDArray[Any]]:
     """Return the columns of a table as they are: see :func:`read_table_file`.
 
-    A column that mixes numbers and texts is one of texts.
+    A column that mixes numbers and texts is one of texts, and no column is left out.
 
     Args:
         path: Ends in .csv, .parquet or .npz, in any case of letters.
@@ -83,20 +92,25 @@ def read_table_file(
     file holds an array per column, or a matrix ``x`` whose columns are then called ``x.0``,
     ``x.1``, …
 
+    The names of a pandas frame's rows are left out, unless ``mixed`` names their column: they are
+    no column of the frame. Cells such as ``007`` are numbers, as for pandas, and counted.
+
     Args:
         path: Ends in .csv, .parquet or .npz, in any case of letters.
         texts: Columns of a .csv file that are text even if all their cells look like numbers.
         numbers: Columns of a .csv file in which every cell must be a number or missing.
-        mixed: Columns of a .csv file that may mix numbers and texts; None: all columns. Any other
-            column is refused if half of its cells, or half of its different cells, look like
-            numbers and some are none.
+        mixed: Columns of a .csv file that may mix numbers and texts, and that are texts if a cell
+            begins with a zero as ``007`` does; None: all columns. Any other column is refused if
+            half of its cells, or half of its different cells, look like numbers and some are
+            none.
         missing_values: Texts that mean a missing value, in any column.
 
     Raises:
         InvalidOptionError: The file's name has another ending, or ``missing_values`` is a single
             text.
         MissingDataError: The file does not exist.
-        CorruptDataError: The file is not such a table, or a column mixes numbers and texts.
+        CorruptDataError: The file is not such a table, or a column has no name or mixes numbers
+            and texts.
         MissingExtraError: pyarrow is not installed, which reads .csv and .parquet.
     """
     if isinstance(missing_values, str):
@@ -112,28 +126,132 @@ def read_table_file(
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}.")
     load_extra("pyarrow", extra="records", purpose=f"reading {suffix} tables")
-    table = _read_csv(path, texts, missing_values) if suffix == ".csv" else _read_parquet(path)
-    names = table.column_names
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise CorruptDataError(
-            f"columns of {path} must have names of their own, but "
-            f"{', '.join(map(repr, repeated))} stands for more than one."
-        )
+    nulls = _null_words(missing_values)
+    table = _read_csv(path, texts, nulls) if suffix == ".csv" else _read_parquet(path)
+    _check_names(table.column_names, path)
+    notes: tuple[str, ...] = ()
+    if mixed is not None:
+        table, notes = _without_index(table, mixed, path)
+        if suffix == ".csv":
+            table, zeros = _with_codes(table, path, nulls, mixed, numbers)
+            notes += zeros
     columns, levels = {}, {}
-    for name in names:
+    for name in table.column_names:
         column = table.column(name)
         if suffix == ".csv" and mixed is not None and name not in {*texts, *mixed}:
             column = plain_column(name, column, str(path), must_be_numbers=name in numbers)
         columns[name], declared = _to_array(column)
         if declared is not None:
             levels[name] = declared
-    return TableFile(_without(columns, missing_values), levels)
+    return TableFile(_without(columns, missing_values), levels, notes)
 
 
-def _read_csv(path: Path, texts: Collection[str], missing_values: Collection[str]) -> Any:
+def _check_names(names: list[str], path: Path) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise CorruptDataError(
+            f"columns of {path} must have names of their own, but "
+            f"{', '.join(map(repr, repeated))} stands for more than one."
+        )
+
+
+def _without_index(table: Any, kept: Collection[str], path: Path) -> tuple[Any, tuple[str, ...]]:
+    """Return a table without the names of rows that pandas wrote, and a note on them."""
+    from pyarrow import types
+
+    names = table.column_names
+    index = [name for name in names if INDEX.fullmatch(name) and name not in kept]
+    if names[:1] == [""]:
+        first = table.column(0)
+        if types.is_integer(first.type) and len(first.unique()) == len(first):
+            index.append("")
+    for place, name in enumerate(names, start=1):
+        if not name.strip() and name not in index:
+            raise CorruptDataError(
+                f"{path} must name each column, but column {place} has no name. Name it, or take "
+                "it out. A comma at the end of each line makes such a column."
+            )
+    if not index:
+        return table, ()
+    called = ", ".join(repr(name) if name else "the first, without a name" for name in index)
+    note = (
+        f"row names that pandas wrote are left out, {len(index)} of {len(names)} columns: {called}"
+    )
+    return table.drop_columns(index), (note,)
+
+
+def _with_codes(
+    table: Any, path: Path, nulls: list[str], mixed: Collection[str], numbers: Collection[str]
+) -> tuple[Any, tuple[str, ...]]:
+    """Return a table with codes such as 007 as texts where they may be, and notes on the others.
+
+    Arrow's reader takes hexadecimal cells for numbers, too; they are always texts, as for pandas.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    whole = [
+        name
+        for name in table.column_names
+        if pyarrow.types.is_integer(table.column(name).type) and name not in numbers
+    ]
+    if not whole:
+        return table, ()
+    cells = _parsed(path, whole, nulls, _no_row, columns=whole)
+    notes = []
+    for name in whole:
+        column = cells.column(name)
+        zeros, hexadecimal = (
+            compute.sum(compute.match_substring_regex(column, pattern)).as_py() or 0
+            for pattern in (LEADING_ZERO, HEXADECIMAL)
+        )
+        if hexadecimal or (zeros and name in mixed):
+            table = table.set_column(table.column_names.index(name), name, column)
+        elif zeros:
+            notes.append(
+                f"column {name!r}: {zeros} of {len(column)} cells begin with a zero, which is "
+                f"lost in numbers, as in pandas; --categorical {name} (categorical=({name!r},)) "
+                "keeps them as texts"
+            )
+    return table, tuple(notes)
+
+
+def _null_words(missing_values: Collection[str]) -> list[str]:
+    spaced = [f"{space}{text}" for text in missing_values for space in ("", " ")]
+    return [*MISSING_WORDS, *spaced]
+
+
+def _no_row(row: Any) -> str:  # noqa: ARG001  Arrow's interface
+    return "error"
+
+
+def _parsed(
+    path: Path,
+    texts: Collection[str],
+    nulls: list[str],
+    on_invalid_row: Callable[[Any], str],
+    columns: list[str] | None = None,
+) -> Any:
+    """Return some or all columns of a .csv file as Arrow understands them."""
     import pyarrow
     from pyarrow import csv
+
+    return csv.read_csv(
+        path,
+        read_options=csv.ReadOptions(use_threads=False),  # only then a row knows its number
+        parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_invalid_row),
+        convert_options=csv.ConvertOptions(
+            null_values=nulls,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            column_types=dict.fromkeys(texts, pyarrow.string()),
+            include_columns=columns,
+        ),
+    )
+
+
+def _read_csv(path: Path, texts: Collection[str], nulls: list[str]) -> Any:
+    import pyarrow
 
     ragged: list[Any] = []
 
@@ -142,19 +260,8 @@ def _read_csv(path: Path, texts: Collection[str], missing_values: Collection[str
         return "error"
 
     _check_utf8(path)
-    spaced = [f"{space}{text}" for text in missing_values for space in ("", " ")]
     try:
-        table = csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(use_threads=False),  # only then a row knows its number
-            parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse),
-            convert_options=csv.ConvertOptions(
-                null_values=[*MISSING_WORDS, *spaced],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                column_types=dict.fromkeys(texts, pyarrow.string()),
-            ),
-        )
+        table = _parsed(path, texts, nulls, refuse)
     except pyarrow.ArrowException as error:
         # The text of the error may quote cells, so it is dropped.
         where = (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.checks import class_name
-from oneway.data.tables.cells import check_table, counted
+from oneway.data.tables.cells import MOST_WHOLE, check_table, counted
 from oneway.data.tables.encoding import RecordEncoding, check_names
 from oneway.data.tables.files import read_table_file
 from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
@@ -113,7 +113,7 @@ def load_records(
         for column in encoding.columns
         if column.kind == "numeric" and changed[column.start]
     }
-    notes = _notes(encoding, queries, clipped)
+    notes = (*file.notes, *_notes(encoding, queries, clipped))
     return Records(encoded, queries, labels, names, encoding, clipped, notes)
 
 
@@ -149,18 +149,8 @@ def _labels(
     values: NDArray[Any], label: str, known: Sequence[str], where: str
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Return class indices, and the names of the classes."""
-    cells = check_table({label: values}, where)[label]
-    plain = cells.values
-    if cells.missing.any():
-        raise CorruptDataError(
-            f"label column {label!r} of {where} has no class in {int(cells.missing.sum())} of "
-            f"{len(plain)} rows. Fill the classes in, or leave these rows out."
-        )
-    if cells.content == "numbers" and (plain != np.rint(plain)).any():
-        raise CorruptDataError(
-            f"label column {label!r} of {where} must hold classes: texts, booleans or whole "
-            "numbers, but holds fractions. Put them in classes first."
-        )
+    # Whole numbers as they are: float64 would make one class of two large ones.
+    plain = values if values.dtype.kind in "iu" else _classes(values, label, where)
     names = tuple(known) or tuple(map(class_name, np.unique(plain)))
     places = {name: place for place, name in enumerate(names)}
     labels = np.array([places.get(class_name(value), -1) for value in plain], np.int64)
@@ -172,3 +162,21 @@ def _labels(
             "class_names=(...)."
         )
     return torch.from_numpy(labels), names
+
+
+def _classes(values: NDArray[Any], label: str, where: str) -> NDArray[Any]:
+    """Return the ``(N)`` classes of a label column that does not hold integers."""
+    cells = check_table({label: values}, where)[label]
+    plain = cells.values
+    if cells.missing.any():
+        raise CorruptDataError(
+            f"label column {label!r} of {where} has no class in {int(cells.missing.sum())} of "
+            f"{len(plain)} rows. Fill the classes in, or leave these rows out."
+        )
+    if cells.content == "numbers" and ((plain != np.rint(plain)) | (abs(plain) > MOST_WHOLE)).any():
+        raise CorruptDataError(
+            f"label column {label!r} of {where} must hold classes: texts, booleans or whole "
+            "numbers, but holds fractions, or numbers so large that they are rounded. Put them in "
+            "classes first."
+        )
+    return plain
