@@ -173,7 +173,7 @@ def _queries_for(defense: Defense, images: Tensor | None, rows: int) -> Tensor |
         return None
     if images is None:
         raise InvalidTensorError(
-            f"images must be given: {type(defense).__name__} needs the queries besides their "
+            f"images must be given: {type(defense).__name__} needs the queries as well as their "
             "scores. Pass them, or take a defense that does not need them."
         )
     if not isinstance(images, Tensor) or images.ndim < 1 or len(images) != rows:

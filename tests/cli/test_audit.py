@@ -202,6 +202,8 @@ def test_a_class_that_a_folder_lacks_is_matched_by_name_or_refused(
         refused(oneway(*told), "3 scores", "names 2", "'cat', 'fox'", "--classes")
         refused(oneway(*told, "--classes", "fox,dog,wolf"), "'cat'", "'fox', 'dog', 'wolf'")
         refused(oneway(*told, "--classes", "fox,,cat"), "--classes must name each class once")
+        (tmp_path / "latin.txt").write_bytes("füchse\nhunde\n".encode("latin-1"))
+        refused(oneway(*told, "--classes", tmp_path / "latin.txt"), "text file in UTF-8")
     (tmp_path / "classes.txt").write_text("fox\ndog\ncat\n", encoding="utf-8")
     result = oneway(*told, "--no-controls", "--classes", tmp_path / "classes.txt")
     ran(result, 1)

@@ -13,6 +13,7 @@ from sklearn.preprocessing import OneHotEncoder
 from laws import looped
 from oneway.audit import ModelAudit
 from oneway.cli.audit import Source
+from oneway.errors import OverlappingSplitsError
 from oneway.evaluation.settings import ReleaseSpec
 
 ORDER = ["low", "high", "middle"]
@@ -43,11 +44,11 @@ def place(tmp_path_factory):
     return folder, model, own, test
 
 
-def test_classes_that_a_table_lacks_move_no_label_and_columns_go_by_name(place):
-    folder, model, own, test = place
-    audited = Source(
+def opened(folder, auxiliary, test):
+    """What an audit opens of a model and two tables."""
+    return Source(
         ((str(folder / "model.joblib"), {"outputs": None, "trust_pickle": True}),),
-        (folder / "OWN.CSV", folder / "test.csv"),
+        (auxiliary, test),
         ReleaseSpec("as it is", "none"),
         torch.device("cpu"),
         512,
@@ -59,6 +60,11 @@ def test_classes_that_a_table_lacks_move_no_label_and_columns_go_by_name(place):
         (),
         (),
     ).open()
+
+
+def test_classes_that_a_table_lacks_move_no_label_and_columns_go_by_name(place):
+    folder, model, own, test = place
+    audited = opened(folder, folder / "OWN.CSV", folder / "test.csv")
     assert audited.class_names == ("high", "low", "middle")
     places = {name: place for place, name in enumerate(model.classes_)}
     assert audited.labels.tolist() == [places[name] for name in test["risk"]]
@@ -70,13 +76,29 @@ def test_classes_that_a_table_lacks_move_no_label_and_columns_go_by_name(place):
     assert same.mean() > 0.98
 
 
+def test_records_that_are_equal_by_chance_are_left_out_and_copies_are_refused(place, tmp_path):
+    folder, _, own, test = place
+    tables = {"chance": [test, own[:5]], "copies": [test, own[:100]], "none": [test]}
+    for name, parts in tables.items():
+        pandas.concat(parts).to_csv(tmp_path / f"{name}.csv", index=False)
+    audited = opened(folder, folder / "OWN.CSV", tmp_path / "chance.csv")
+    assert len(audited.test) == len(audited.labels) == len(test)
+    assert any(f"5 of {len(test) + 5} rows are left out" in note for note in audited.notes)
+    assert not any(
+        "left out" in note
+        for note in opened(folder, folder / "OWN.CSV", tmp_path / "none.csv").notes
+    )
+    with pytest.raises(OverlappingSplitsError, match="share 100 records"):
+        opened(folder, folder / "OWN.CSV", tmp_path / "copies.csv")
+
+
 def never_audited(*_, **__):
     pytest.fail("an audit began before wrong input was refused")
 
 
 CHANGES = {
-    "missing column": (lambda f: f.drop(columns="age"), "lacks 'age' and has besides none"),
-    "extra column": (lambda f: f.assign(id=range(len(f))), "has besides 'id'. Add"),
+    "missing column": (lambda f: f.drop(columns="age"), "lacks 'age' and also has none"),
+    "extra column": (lambda f: f.assign(id=range(len(f))), "also has 'id'. Add"),
     "odd cell": (
         lambda f: f.assign(age=f["age"].astype(str).where(f["age"] < 80, ">80 4711")),
         "column 'age' of",

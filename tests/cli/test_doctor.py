@@ -83,31 +83,31 @@ def test_an_extra_that_is_there_in_part_says_what_is_missing(oneway, machine):
     assert "uvicorn 0.50 missing: starlette pip install 'oneway[serve]'" in text_of(result)
 
 
-def test_an_extras_package_that_does_not_load_exits_1(oneway, machine):
+def test_an_extras_package_that_does_not_load_exits_2(oneway, machine):
     machine.install(*CORE, "starlette 1.0", "uvicorn 0.50", requires=SERVE)
     machine.errors["uvicorn"] = "ImportError: undefined symbol [bold]"
     result = oneway("doctor")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "serve broken" in text_of(result)
     assert "broken: uvicorn: ImportError: undefined symbol [bold]" in text_of(result)
     assert "pip install --force-reinstall --no-deps uvicorn==0.50" in text_of(result)
     assert "does not work" in result.stdout
 
 
-def test_a_version_out_of_range_exits_1_and_names_the_range(oneway, machine):
+def test_a_version_out_of_range_exits_2_and_names_the_range(oneway, machine):
     machine.install("torch 2.5.1", "numpy 2.4.6", "starlette 0.40", "uvicorn 1", requires=SERVE)
     result = oneway("doctor")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "torch: 2.5.1 is not >=2.6. Run `pip install 'torch>=2.6'`." in text_of(result)
     assert "pip install 'starlette>=0.41'" in text_of(result)
     extras = json.loads(oneway("doctor", "--json").stdout)["extras"]
     assert {extra["name"]: extra["state"] for extra in extras} == {"serve": "broken"}
 
 
-def test_a_core_without_one_of_its_packages_exits_1(oneway, machine):
+def test_a_core_without_one_of_its_packages_exits_2(oneway, machine):
     machine.install("torch 2.13.0")
     result = oneway("doctor")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "numpy is not installed, and nothing works without it." in text_of(result)
 
 
@@ -115,7 +115,7 @@ def test_a_torch_that_does_not_load_is_told_once(oneway, machine):
     machine.install(*CORE)
     machine.errors |= {"torch": "the interpreter ended by signal 4", "oneway": "gone"}
     result = oneway("doctor")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "torch does not work: see below" in text_of(result)
     assert text_of(result).count("broken:") == 1
 
@@ -124,7 +124,7 @@ def test_a_release_that_fails_by_itself_is_told(oneway, machine):
     machine.install(*CORE)
     machine.errors["oneway"] = "RuntimeError: no probabilities"
     result = oneway("doctor")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "broken: oneway: RuntimeError: no probabilities" in text_of(result)
 
 
@@ -135,7 +135,7 @@ def test_a_torchvision_of_another_build_is_found_by_loading_it(oneway, machine):
     machine.errors["torchvision"] = "RuntimeError: operator torchvision::nms does not exist"
     result = oneway("doctor")
     assert machine.tried == ["torch", "numpy", "torchvision", "oneway"]
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "torchvision: RuntimeError: operator torchvision::nms does not exist" in text_of(result)
     assert "built for torch 2.13.0, or remove it" in text_of(result)
 
@@ -147,7 +147,7 @@ def test_a_package_that_wants_another_numpy_is_broken_if_it_does_not_load(oneway
         machine.errors["oldtimer"] = error
         result = oneway("doctor")
         assert "oldtimer 1.0 wants numpy<2, but 2.4.6 is installed." in text_of(result)
-        assert result.exit_code == (0 if error is None else 1)
+        assert result.exit_code == (0 if error is None else 2)
         assert ("note:" in result.stdout) == (error is None)
 
 
@@ -155,7 +155,7 @@ def test_another_python_and_another_copy_are_told(oneway, machine):
     machine.version = "99.0"
     machine.install(*CORE, python=">=4")
     result = oneway("doctor")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is not >=4." in text_of(result)
     assert f"oneway {package.__version__} is imported, but 99.0 is installed" in text_of(result)
 
@@ -251,7 +251,7 @@ def test_it_imports_nothing_heavy_itself():
         "from oneway.cli import diagnosis\n"
         "diagnosis.try_imports = lambda modules: {name: ('torn', {}) for name in modules}\n"
         "try:\n    app(['doctor'])\nexcept SystemExit as stop:\n"
-        "    assert stop.code == 1\n    print(*{'torch', 'numpy', 'ray'} & sys.modules.keys())\n"
+        "    assert stop.code == 2\n    print(*{'torch', 'numpy', 'ray'} & sys.modules.keys())\n"
     )
     done = subprocess.run(  # noqa: S603  our own script
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

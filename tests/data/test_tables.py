@@ -350,8 +350,8 @@ def told(error: pytest.ExceptionInfo) -> str:
         ({"age": np.array([1e300, 1, 2])}, r"column 'age' .* has 1 numbers so far beyond"),
         ({"age": np.array(["2020-01-01"] * 3, "M8[D]")}, r"'age' holds datetime64.*drop=\('age',"),
         ({"age": np.array([1, 2])}, r"one length and at least one row, but has 6 columns of 2, 3"),
-        ({"age": None}, r"but lacks 'age' and has besides none\. Name the label"),
-        ({"shoe": np.arange(3)}, r"but lacks none and has besides 'shoe'\."),
+        ({"age": None}, r"but lacks 'age' and also has none\. Name the label"),
+        ({"shoe": np.arange(3)}, r"but lacks none and also has 'shoe'\."),
     ],
 )
 def test_another_table_that_does_not_fit_is_refused_without_showing_a_value(changed, message):

@@ -253,7 +253,10 @@ def test_people_learn_how_often_they_are_re_identified():
 
 
 def test_controls_vouch_for_the_attackers():
-    passed, unclear = "Controls passed: ", "Controls inconclusive, since clean scores add nothing"
+    passed, unclear = (
+        "Controls passed: ",
+        "Controls inconclusive (their attackers read no more",
+    )
     broken, read = one_control("broken", True), one_control("read", True)
     unknown = one_control("broken", None)
     for controls, lines in (
@@ -264,9 +267,9 @@ def test_controls_vouch_for_the_attackers():
         ),
         (
             {"planted-leak": read, "identity": unknown},
-            [f"{passed}planted-leak.", f"{unclear} to the label: identity."],
+            [f"{passed}planted-leak.", f"{unclear} from clean scores than the label): identity."],
         ),
-        ({"identity": unknown}, [f"{unclear} to the label: identity."]),
+        ({"identity": unknown}, [f"{unclear} from clean scores than the label): identity."]),
     ):
         said = [line for line in verdict(record_of(controls=controls)) if "ontrols" in line]
         assert said == lines

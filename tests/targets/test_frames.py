@@ -217,13 +217,13 @@ def test_columns_of_categories_that_cannot_be_told_apart_are_refused():
 def test_missing_and_extra_columns_are_named_before_any_query():
     model, _ = fitted("pipeline")
     changed = TEST.drop(columns="age").assign(height=1.0)
-    with pytest.raises(InvalidTensorError, match=r"lacks 'age' and has besides 'height'.*--drop"):
+    with pytest.raises(InvalidTensorError, match=r"lacks 'age' and also has 'height'.*--drop"):
         wrapped(model).frame_confidences(changed)
 
     def never(_):
         pytest.fail("a model was asked before its columns were checked")
 
-    with pytest.raises(InvalidTensorError, match="lacks 'age' and has besides 'height'"):
+    with pytest.raises(InvalidTensorError, match="lacks 'age' and also has 'height'"):
         records_target(wrapped(model), never, columns=list(changed))
     plain = wrapped(LogisticRegression(max_iter=500).fit(TRAIN[["age", "code"]].to_numpy(), ILL))
     assert type(plain) is EstimatorTarget

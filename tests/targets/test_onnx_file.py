@@ -226,8 +226,8 @@ def test_a_model_with_an_input_for_each_column_is_asked_with_a_table(hospital):
         torch.testing.assert_close(logits.softmax(-1), wanted, rtol=1e-4, atol=1e-5)
     assert frame.equals(before)
     for asked, message in (
-        (frame.drop(columns="age"), "lacks 'age' and has besides none"),
-        (frame.rename(columns={"age": "years"}), "lacks 'age' and has besides 'years'"),
+        (frame.drop(columns="age"), "lacks 'age' and also has none"),
+        (frame.rename(columns={"age": "years"}), "lacks 'age' and also has 'years'"),
         (frame.assign(age="77.125"), None),
         (frame.assign(age="77.125 years"), "'age' must hold numbers .* some values do not"),
         (frame.assign(ward=1.5), "'ward' must hold text .* 60 of its values do not"),

@@ -87,7 +87,7 @@ class Guard:
 
     @property
     def requires_input(self) -> bool:
-        """Whether the defense needs the queries besides their scores."""
+        """Whether the defense needs the queries as well as their scores."""
         return self.defense.requires_input
 
     @overload
@@ -132,7 +132,7 @@ class Guard:
         if self.requires_input:
             if queries is None:
                 raise InvalidTensorError(
-                    f"queries must be given: {type(self.defense).__name__} needs them besides "
+                    f"queries must be given: {type(self.defense).__name__} needs them as well as "
                     "their scores. Pass them, or take a defense that does not need them."
                 )
             images = as_tensor(queries, "queries").to(tensor.device)

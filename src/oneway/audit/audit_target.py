@@ -208,7 +208,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
 
 @dataclass(frozen=True)
 class Access:
-    """What an attacker may do with an API besides reading what it answered.
+    """An attacker's further access to an API, beyond its recorded answers.
 
     Attributes:
         query: Asks again.

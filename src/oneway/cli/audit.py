@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -316,12 +316,18 @@ def parse_classes(classes: str | None) -> tuple[str, ...] | None:
     """Return ``("cat", "dog")`` of ``"cat,dog"``, or the lines of a file.
 
     Raises:
-        InvalidOptionError: A name is empty, or stands twice.
+        InvalidOptionError: A name is empty, or stands twice, or the file is not text in UTF-8.
     """
     if classes is None:
         return None
     path = existing_file(classes)
-    text = classes.split(",") if path is None else path.read_text(encoding="utf-8").splitlines()
+    try:
+        text = classes.split(",") if path is None else path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise InvalidOptionError(
+            f"--classes must be names or a text file in UTF-8, but {path} is in another encoding. "
+            "Save it as UTF-8."
+        ) from None
     names = tuple(name.strip() for name in text)
     if not all(names) or len(set(names)) != len(names):
         raise InvalidOptionError(
@@ -488,7 +494,7 @@ class Source:
             _File(table.encoded, table.labels, table.class_names or None, table.notes)
             for table in (auxiliary, test)
         ]
-        return files, auxiliary.encoding
+        return [files[0], files[1].without(files[0])], auxiliary.encoding
 
 
 @dataclass(frozen=True)
@@ -502,10 +508,35 @@ class _File:
         notes: What was left out, cut or converted.
     """
 
+    MOST_SHARED: ClassVar = 0.2
+    """Greatest share of rows that another file may hold by chance."""
+
     rows: "torch.Tensor"
     labels: "torch.Tensor | None"
     names: tuple[str, ...] | None
     notes: tuple[str, ...]
+
+    def without(self, other: "_File") -> "_File":
+        """Return this file without the records that another file holds, too.
+
+        Records of few columns are equal by chance. Files that share more than a fifth of the rows
+        overlap by mistake: they stay as they are, and the audit refuses them.
+
+        Args:
+            other: The attacker's file.
+        """
+        import torch
+
+        from oneway.data import image_hashes
+
+        known = set(image_hashes(other.rows.numpy()))
+        kept = torch.tensor([row not in known for row in image_hashes(self.rows.numpy())])
+        shared = len(kept) - int(kept.sum())
+        if not 0 < shared <= self.MOST_SHARED * len(kept):
+            return self
+        note = f"{shared} of {len(kept)} rows are left out: auxiliary records are equal to them"
+        labels = None if self.labels is None else self.labels[kept]
+        return replace(self, rows=self.rows[kept], labels=labels, notes=(*self.notes, note))
 
 
 def _file_hash(place: str) -> str | None:

@@ -157,8 +157,8 @@ def _queries(
         return None
     if images is None:
         raise InvalidOptionError(
-            f"{type(defense).__name__} needs the queries besides their scores, and {scores} holds "
-            "no array named images. Pass --images FILE."
+            f"{type(defense).__name__} needs the queries as well as their scores, and {scores} "
+            "holds no array named images. Pass --images FILE."
         )
     if len(images) != rows:
         raise InvalidOptionError(

@@ -23,7 +23,7 @@ def doctor(
     Imports every package that oneway may use, each in another process, and compares its version
     with the range that oneway accepts. Changes nothing, and prints no environment variable.
 
-    Exits 1 if the core does not work, or if an installed package is broken. A missing extra is no
+    Exits 2 if the core does not work, or if an installed package is broken. A missing extra is no
     fault.
 
     For example:
@@ -40,7 +40,7 @@ def doctor(
     else:
         for line in _lines(diagnosis):
             typer.echo(line)
-    raise typer.Exit(0 if diagnosis["works"] else 1)
+    raise typer.Exit(0 if diagnosis["works"] else 2)
 
 
 def _lines(diagnosis: dict[str, Any]) -> Iterator[str]:

@@ -312,7 +312,7 @@ def run_server(
     path: str,
     facts: dict[str, Any],
 ) -> None:
-    """Listen, print where, and serve until the process is told to stop."""
+    """Listen, print where, and serve until the process gets a signal to stop."""
     import logging
 
     from oneway.serving import listen, run

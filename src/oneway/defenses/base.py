@@ -133,7 +133,7 @@ class BaseDefense(ABC):
             return None
         if images is None:
             raise InvalidTensorError(
-                "images must be given: this defense needs the queries besides their scores. "
+                "images must be given: this defense needs the queries as well as their scores. "
                 "Use a defense whose `requires_input` is False if they are not at hand."
             )
         check_images(images, rows=len(logits))

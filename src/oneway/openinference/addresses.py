@@ -1,4 +1,4 @@
-"""Addresses of models, and what a user says about a server besides its address."""
+"""Addresses of models, and a user's options for the server at an address."""
 
 import re
 import unicodedata
@@ -51,7 +51,7 @@ class ModelAddress:
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """What a user says about a server besides its address.
+    """A user's options for the server at an address.
 
     Attributes:
         input_name: Open Inference Protocol: the input that takes the queries. None: the only

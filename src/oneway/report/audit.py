@@ -216,7 +216,10 @@ def _controls(record: AuditRecord) -> list[str]:
     lines = []
     for passed, words in (
         (True, "Controls passed"),
-        (None, "Controls inconclusive, since clean scores add nothing to the label"),
+        (
+            None,
+            "Controls inconclusive (their attackers read no more from clean scores than the label)",
+        ),
     ):
         names = _controls_that(record, passed=passed)
         if names:

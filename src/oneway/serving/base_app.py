@@ -53,7 +53,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         Args:
             guarded: The guarded model, which must have passed its self test.
             settings: How the server behaves.
-            metadata: What clients are told about the model; None for plain JSON.
+            metadata: The model's metadata for clients; None for plain JSON.
             paths: The paths of the model.
         """
         if guarded.classes is None:

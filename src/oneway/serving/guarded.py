@@ -55,7 +55,7 @@ log = logging.getLogger("oneway.serving")
 
 
 def guard_parameters(guard: ServableDefense) -> dict[str, str]:
-    """Return what clients are told about a guard."""
+    """Return the name and version of a guard, for clients."""
     return {"guard": guard.name, "guard_version": guard.version}
 
 
@@ -421,7 +421,7 @@ class GuardedScores(Guarded[Scored]):
         queries = self._queries(probe)
         if self.guard.defense.requires_input and (queries is None or len(queries) != len(clean)):
             raise DefenseFailedError(
-                f"the guard {self.guard.name} needs the queries besides their scores, and they "
+                f"the guard {self.guard.name} needs the queries as well as their scores, and they "
                 "cannot be read from a request. Name the input, or use a guard that needs none."
             )
         self._answer([probe])

@@ -22,7 +22,7 @@ REFUSALS = {
     "408": "the request did not arrive in time",
     "413": "the request is too large",
     "429": "too many queries wait; see Retry-After",
-    "503": "no scores can be released; nothing clean is told",
+    "503": "no scores can be released, and no clean score is in the answer",
     "504": "there was no answer in time",
 }
 

@@ -88,7 +88,7 @@ class ProxiedModel:
         adapter: How requests and answers are read and written.
         infer_url: Where the server is asked.
         ready_url: Where the server says whether it is ready; None if nowhere.
-        metadata: What clients are told about the model: only what passes. None for plain JSON.
+        metadata: The model as clients see it: only what passes. None for plain JSON.
         paths: Where the proxy answers, as the server does.
         probes: Requests for the self test.
         dropped: Names of outputs that clients will not see.
@@ -113,7 +113,7 @@ async def open_upstream(
     Args:
         where: ``.../v2/models/NAME``, or any address together with both keys.
         settings: How long the server may take.
-        guard: The guard before the server, as clients are told.
+        guard: The guard before the server, as clients see it.
         options: What the user says about the server.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Listen, serve until told to stop, and let requests end."""
+"""Listen, serve until a signal to stop, and let requests end."""
 
 import signal
 import socket
@@ -85,7 +85,7 @@ def server_of(
 
 
 class _Server(uvicorn.Server):
-    """Reports its start, and ends with exit code 0 when it is told to stop."""
+    """Reports its start, and ends with exit code 0 at a signal to stop."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[], None] | None) -> None:
         super().__init__(config)

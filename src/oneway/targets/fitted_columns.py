@@ -61,7 +61,7 @@ def match_columns(wanted: Sequence[str], columns: Sequence[Any], name: str) -> l
     if missing or extra:
         raise InvalidTensorError(
             f"{name} was fitted on the columns {_listed(wanted)}, but the table lacks "
-            f"{_listed(missing)} and has besides {_listed(extra)}. Add the columns that it lacks. "
+            f"{_listed(missing)} and also has {_listed(extra)}. Add the columns that it lacks. "
             "Drop what is no input of the model: --drop COLUMN (drop=(...)); name the label: "
             "--label COLUMN (label=...)."
         )
@@ -102,7 +102,7 @@ class FittedCategories:
             name: What messages call the model.
 
         Raises:
-            InvalidTensorError: It cannot be told which columns hold categories, or XGBoost was
+            InvalidTensorError: The columns of categories cannot be identified, or XGBoost was
                 not fitted on some of them.
         """
         pandas = load_extra("pandas", extra="records", purpose="asking a model with a table")

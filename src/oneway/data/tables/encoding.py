@@ -255,7 +255,7 @@ class RecordEncoding:
         if missing or extra:
             raise CorruptDataError(
                 f"{where} must have the columns of the auxiliary table, but lacks "
-                f"{', '.join(map(repr, missing)) or 'none'} and has besides "
+                f"{', '.join(map(repr, missing)) or 'none'} and also has "
                 f"{', '.join(map(repr, extra)) or 'none'}. Name the label: --label COLUMN "
                 "(label=...). Drop what is no input of the model: --drop COLUMN (drop=(...))."
             )

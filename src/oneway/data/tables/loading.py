@@ -89,7 +89,7 @@ def load_records(
     inputs = {name: values for name, values in table.items() if name not in named}
     if not inputs:
         raise InvalidOptionError(
-            f"{where} has no column left besides the label and those dropped. Drop fewer."
+            f"{where} has no column left but the label and the dropped ones. Drop fewer."
         )
     known = class_names or (encoding.class_names if encoding else ())
     labels, names = None, tuple(known)

@@ -96,7 +96,7 @@ class MemGuard(DefenseWithState, ScoreDefense):
     Source:
         Jia, Salem, Backes, Zhang & Gong, "MemGuard: Defending against Black-Box Membership
         Inference Attacks via Adversarial Examples", CCS 2019. Theirs guards against one
-        classifier of members and non-members likewise; ours is smaller, and its non-members are
+        classifier of members and non-members, too; ours is smaller, and its non-members are
         the auxiliary images.
     """
 
