@@ -218,9 +218,9 @@ class RecordEncoding:
             encoded: See :meth:`decode`.
 
         Returns:
-            A DataFrame with the auxiliary table's names, order and types: integers, numbers,
-            booleans, texts, or categories where the .parquet file declares them. A missing value
-            is NaN, as ``pandas.read_csv`` reads it.
+            A DataFrame with the auxiliary table's names, order and types. These are integers,
+            numbers, booleans, texts, or categories where the .parquet file declares them. A
+            missing value is NaN, as ``pandas.read_csv`` reads it.
 
         Raises:
             InvalidTensorError: ``encoded`` has another shape.

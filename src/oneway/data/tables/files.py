@@ -87,10 +87,10 @@ def read_table_file(
 ) -> TableFile:
     """Read a table.
 
-    A .csv file begins with a line of column names; a cell that is empty or says NA, NaN, null,
-    None or another word of :data:`MISSING_WORDS` is a missing value, unless it is quoted. An .npz
-    file holds an array per column, or a matrix ``x`` whose columns are then called ``x.0``,
-    ``x.1``, …
+    A .csv file begins with a line of column names. A cell that is empty or says NA, NaN, null,
+    None or another word of :data:`~oneway.data.tables.files.MISSING_WORDS` is a missing value,
+    unless it is quoted. An .npz file holds an array per column, or a matrix ``x`` whose columns
+    are then called ``x.0``, ``x.1``, …
 
     The names of a pandas frame's rows are left out, unless ``mixed`` names their column: they are
     no column of the frame. Cells such as ``007`` are numbers, as for pandas, and counted.
