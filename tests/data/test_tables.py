@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from laws import looped
+from oneway.data.classes import ClassOrder, map_labels
 from oneway.data.tables import RecordEncoding, load_records
 from oneway.data.tables.files import read_table
 from oneway.errors import (
@@ -232,7 +233,7 @@ def test_a_table_is_loaded_then_another_with_its_encoding(tmp_path, suffix):
     first = write(tmp_path, suffix, {"id": extra, **AUXILIARY, "class": labels})
     second = write(tmp_path, suffix, {"id": extra[:3], **TEST, "class": labels[1:]}, "other")
     auxiliary = load_records(first, label="class", drop=("id",), categorical=("month",))
-    assert auxiliary.encoding == fit(AUXILIARY, class_names=("maybe", "no", "yes"))
+    assert auxiliary.encoding == fit(AUXILIARY)
     assert torch.equal(auxiliary.encoded, fitted().encode(AUXILIARY))
     assert auxiliary.queries.equal(auxiliary.encoded)
     assert auxiliary.clipped == {}
@@ -248,15 +249,14 @@ def test_a_table_is_loaded_then_another_with_its_encoding(tmp_path, suffix):
     assert test.class_names == ("maybe", "no", "yes")
 
 
-def test_labels_without_an_auxiliary_label_are_the_table_s_own_or_the_model_s(tmp_path):
+def test_classes_are_the_table_s_own_whatever_the_auxiliary_table_has(tmp_path):
     auxiliary = load_records(write_path(tmp_path, x=[1.0, 2, 3]), label=None)
     assert auxiliary.labels is None
     path = write_path(tmp_path, x=[1.0, 2, 3], y=[10, 2, 10])
     own = load_records(path, label="y", encoding=auxiliary.encoding)
     assert (own.labels.tolist(), own.class_names) == ([1, 0, 1], ("2", "10"))
-    names = ("2", "3", "10")
-    model = load_records(path, label="y", encoding=auxiliary.encoding, class_names=names)
-    assert (model.labels.tolist(), model.class_names) == ([2, 0, 2], names)
+    order = ClassOrder(("2", "3", "10"), "the model")
+    assert map_labels(own.labels, own.class_names, order, "the table").tolist() == [2, 0, 2]
 
 
 def write_path(folder, **table):
@@ -403,12 +403,7 @@ def test_columns_are_named_in_tuples_and_must_be_there(tmp_path):
         load_records(path, label="class", drop=tuple(AUXILIARY))
 
 
-def test_a_class_that_is_not_known_and_labels_that_are_no_classes_are_refused(tmp_path):
-    encoding = load_records(write_path(tmp_path, x=[1, 2], y=["a", "b"]), label="y").encoding
-    path = write_path(tmp_path, x=[1, 2, 3], y=["a", UNSEEN, UNSEEN])
-    with pytest.raises(CorruptDataError, match=r"'y' of .* has 2 of 3 rows whose class") as error:
-        load_records(path, label="y", encoding=encoding)
-    assert UNSEEN not in told(error)
+def test_labels_that_are_no_classes_are_refused(tmp_path):
     path = write_path(tmp_path, x=[1, 2, 3], y=[0.0, 0.4711, 1.0])
     with pytest.raises(CorruptDataError, match="but holds fractions") as error:
         load_records(path, label="y")

@@ -488,8 +488,7 @@ class Source:
             missing_values=self.missing_values,
         )
         auxiliary = load(self.paths[0])
-        # Each file names its own classes: either may lack one.
-        test = load(self.paths[1], encoding=replace(auxiliary.encoding, class_names=()))
+        test = load(self.paths[1], encoding=auxiliary.encoding)
         files = [
             _File(table.encoded, table.labels, table.class_names or None, table.notes)
             for table in (auxiliary, test)

@@ -86,11 +86,9 @@ class RecordEncoding:
 
     Attributes:
         columns: The columns in the table's order.
-        class_names: The values of the label in that table, sorted; empty without a label.
     """
 
     columns: tuple[Column, ...]
-    class_names: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -98,7 +96,6 @@ class RecordEncoding:
         table: Table,
         *,
         categorical: Collection[str] = (),
-        class_names: Sequence[str] = (),
         levels: Mapping[str, Levels] | None = None,
         where: str = "the table",
     ) -> "RecordEncoding":
@@ -110,7 +107,6 @@ class RecordEncoding:
         Args:
             table: The attacker's auxiliary table: columns of inputs, without the label.
             categorical: Names of columns of numbers that stand for categories.
-            class_names: The names of the classes, kept for loading other tables.
             levels: Declared categories by column: see :class:`oneway.data.tables.Levels`.
             where: The name of the table in messages.
 
@@ -129,7 +125,7 @@ class RecordEncoding:
             else:
                 column = _categorical(name, cells, start, where)
                 columns.append(replace(column, levels=(levels or {}).get(name)))
-        return cls(tuple(columns), tuple(class_names))
+        return cls(tuple(columns))
 
     @property
     def length(self) -> int:

@@ -1,6 +1,6 @@
 """Load a table of records, encoded by the auxiliary table's ranges and categories."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ class Records:
         encoded: ``(N, D)`` float32 in [0, 1]: the records that inverters learn to reconstruct.
         queries: ``(N, D)`` float32, the same with numbers beyond the auxiliary table's range left
             beyond [0, 1]: decode these to query a model.
-        labels: ``(N)`` int64, or None if the table has no label.
-        class_names: The names of the classes.
+        labels: ``(N)`` int64, places in ``class_names``, or None if the table has no label. See
+            :func:`oneway.data.classes.map_labels` for those of a model.
+        class_names: The classes of this table, sorted, as text (``1.0`` is ``"1"``); empty
+            without a label.
         encoding: The map from rows to numbers.
         clipped: For each column with clipped numbers in ``encoded``, their count.
         notes: What was left out, cut or converted: sentences with counts.
@@ -47,7 +49,6 @@ def load_records(
     label: str | None,
     categorical: Collection[str] = (),
     drop: Collection[str] = (),
-    class_names: Sequence[str] | None = None,
     encoding: RecordEncoding | None = None,
     missing_values: Collection[str] = (),
 ) -> Records:
@@ -61,8 +62,6 @@ def load_records(
         label: The column of classes, which is no input. None: the table has no label.
         categorical: Columns of numbers that stand for categories.
         drop: Columns that are no inputs of the model, such as names and identifiers.
-        class_names: The classes in the model's order, as text (``1.0`` is ``"1"``). None: those of
-            the encoding, or else the column's values, sorted.
         encoding: The encoding of the auxiliary table. None: this is the auxiliary table.
         missing_values: Texts that mean a missing value, such as ``"?"``, beyond those of
             :func:`oneway.data.tables.read_table_file`.
@@ -91,15 +90,11 @@ def load_records(
         raise InvalidOptionError(
             f"{where} has no column left but the label and the dropped ones. Drop fewer."
         )
-    known = class_names or (encoding.class_names if encoding else ())
-    labels, names = None, tuple(known)
-    if label is not None:
-        labels, names = _labels(table[label], label, known, where)
+    labels, names = (None, ()) if label is None else _labels(table[label], label, where)
     if encoding is None:
         encoding = RecordEncoding.fit(
             inputs,
             categorical=categorical,
-            class_names=names,
             levels=file.levels,
             where=where,
         )
@@ -145,23 +140,12 @@ def _check_kinds(categorical: Collection[str], encoding: RecordEncoding) -> None
             raise UnknownNameError("categorical column of the encoding", name, known)
 
 
-def _labels(
-    values: NDArray[Any], label: str, known: Sequence[str], where: str
-) -> tuple[Tensor, tuple[str, ...]]:
+def _labels(values: NDArray[Any], label: str, where: str) -> tuple[Tensor, tuple[str, ...]]:
     """Return class indices, and the names of the classes."""
     # Whole numbers as they are: float64 would make one class of two large ones.
     plain = values if values.dtype.kind in "iu" else _classes(values, label, where)
-    names = tuple(known) or tuple(map(class_name, np.unique(plain)))
-    places = {name: place for place, name in enumerate(names)}
-    labels = np.array([places.get(class_name(value), -1) for value in plain], np.int64)
-    unseen = int((labels < 0).sum())
-    if unseen:
-        raise CorruptDataError(
-            f"label column {label!r} of {where} has {unseen} of {len(labels)} rows whose class is "
-            f"none of the {len(names)} known ones. Pass the model's classes in its order: "
-            "class_names=(...)."
-        )
-    return torch.from_numpy(labels), names
+    values, places = np.unique(plain, return_inverse=True)
+    return torch.from_numpy(places.astype(np.int64)), tuple(map(class_name, values))
 
 
 def _classes(values: NDArray[Any], label: str, where: str) -> NDArray[Any]:
