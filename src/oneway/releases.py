@@ -311,7 +311,7 @@ def check_outputs(outputs: str) -> None:
         )
 
 
-def check_defense(defense: Defense) -> None:
+def check_defense(defense: object) -> None:
     """Refuse what is no :class:`~oneway.contracts.Defense`, and say what it lacks.
 
     Raises:
