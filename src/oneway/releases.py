@@ -33,12 +33,6 @@ Outputs = Literal["logits", "confidences"]
 
 PACKAGE = Path(__file__).parent
 
-ANSWER_COPIES = "answer_copies"
-"""Attribute of a defense's ``__call__``: the same function for logits that are checked and copies.
-
-It hangs on the function, so that a class or wrapper with another ``__call__`` is asked by that.
-"""
-
 
 @dataclass(frozen=True)
 class GuardedRelease:
@@ -231,10 +225,6 @@ def _answer(defense: Defense, clean: Tensor, images: Tensor | None, draws: int |
     try:
         if draws is not None and isinstance(defense, RepeatableDefense):
             return defense.draws(logits, queries, draws)
-        answer_copies = getattr(type(defense).__call__, ANSWER_COPIES, None)
-        if answer_copies is not None:
-            answer: Tensor = answer_copies(defense, logits, queries)
-            return answer
         return defense(logits, queries)
     except (KeyboardInterrupt, SystemExit):  # the process must stop
         raise

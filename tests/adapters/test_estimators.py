@@ -181,10 +181,10 @@ def test_labels_in_a_column_and_indices_of_text_classes_are_understood(predicted
 @looped(
     ("predicted", "said"),
     [
-        (np.array(["no", "maybe", "no"]), "labels of classes_, no, yes"),
-        (np.array([0, 1, 2]), "labels of classes_, no, yes"),
-        (np.array([-0.7, 0.2, 1.3]), "labels of classes_, no, yes"),  # raw scores
-        (np.eye(3, dtype=int), "multi-label"),
+        (np.array(["no", "maybe", "no"]), r"classes of classes_ \(no, yes\)"),
+        (np.array([0, 1, 2]), r"classes of classes_ \(no, yes\)"),
+        (np.array([-0.7, 0.2, 1.3]), r"classes of classes_ \(no, yes\)"),  # raw scores
+        (np.eye(3, dtype=int), "several labels"),
     ],
 )
 def test_what_is_no_class_is_refused_and_never_leaves(predicted, said):
@@ -239,7 +239,7 @@ def test_probabilities_of_one_against_all_are_refused_whoever_shares_the_batch(m
     queries, labels = irises()
     option = "objective" if make is light else "loss_function"
     fitted = make().set_params(**{option: objective}).fit(queries, labels)
-    with pytest.raises(InvalidOptionError, match=r"sum to 1.*divides each row"):
+    with pytest.raises(InvalidOptionError, match=r"sum to 1.*divide each row"):
         GuardedClassifier.of_fitted(fitted, Identity())
 
 

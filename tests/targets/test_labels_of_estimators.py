@@ -157,8 +157,8 @@ def test_predictions_of_another_form_are_the_classes_that_they_mean(classes, pre
 @looped(
     ("classes", "predicted", "message"),
     [
-        (["a", "b", "c"], ["a", "x", "b"], "give classes of classes_, of type str.*1 of 3"),
-        ([4, 5, 6], [0, 1, 2], "give classes of classes_, of type int64, but 3 of 3"),
+        (["a", "b", "c"], ["a", "x", "b"], r"classes_ \(a, b, c\), but 1 of 3"),
+        ([4, 5, 6], [0, 1, 2], r"classes_ \(4, 5, 6\), but 3 of 3 answers, of type int64"),
         (["a", "b", "c"], np.eye(3), r"one class for each of 3 queries, but gave shape \(3, 3\)"),
     ],
 )

@@ -17,7 +17,6 @@ from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import InvalidTensorError
 from oneway.options import Options, injected, option, refuse_undeclared_values
-from oneway.releases import ANSWER_COPIES
 
 
 @dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(option, injected))
@@ -81,18 +80,6 @@ class BaseDefense(ABC):
             clean, queries = self._checked(logits, images)
             return self._finished(self.respond(clean, queries), logits)
 
-    @final
-    def _answer_copies(self, logits: Tensor, images: Tensor | None) -> Tensor:
-        """Answer a guarded release, which has checked the logits and gives copies away.
-
-        It finds this way beside ``__call__``, so that a class with another ``__call__`` has none.
-        """
-        self.check_shape(logits)
-        queries = self._checked_queries(logits, images)
-        return self._finished(self.respond(logits.clone(), queries), logits)
-
-    setattr(__call__, ANSWER_COPIES, _answer_copies)
-
     @abstractmethod
     def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:
         """Answer checked queries.
@@ -124,20 +111,16 @@ class BaseDefense(ABC):
 
     def _checked(self, logits: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor | None]:
         self.check_scores(logits)
-        queries = self._checked_queries(logits, images)
-        return logits.detach().clone(), None if queries is None else queries.detach().clone()
-
-    def _checked_queries(self, logits: Tensor, images: Tensor | None) -> Tensor | None:
-        """Return the queries if this defense needs them, else None."""
+        clean = logits.detach().clone()
         if not self.requires_input:
-            return None
+            return clean, None
         if images is None:
             raise InvalidTensorError(
                 "images must be given: this defense needs the queries as well as their scores. "
                 "Use a defense whose `requires_input` is False if they are not at hand."
             )
         check_images(images, rows=len(logits))
-        return images
+        return clean, images.detach().clone()
 
     def _finished(self, answers: Tensor, logits: Tensor) -> Tensor:
         """Return ``(..., N, K)`` answers in the type of ``logits``, labels lifted if promised."""

@@ -22,6 +22,9 @@ _CLASSIFIERS = {
 _ONE_VS_ALL = ("multiclassova", "multiclass_ova", "ova", "ovr", "MultiClassOneVsAll")
 """Objectives of LightGBM and CatBoost whose probabilities do not sum to 1."""
 
+SHOWN = 10
+"""Most classes in a message."""
+
 SUMS = 0.05
 """How far the sum of a row of probabilities may be from 1."""
 
@@ -153,10 +156,15 @@ def places_of(predicted: Any, classes: Array, rows: int, name: str) -> NDArray[n
         unknown = sum(place is None for place in places)
     if unknown:
         raise InvalidTensorError(
-            f"predict of {name} must give classes of classes_, of type {classes.dtype.name}, but "
-            f"{unknown} of {rows} answers, of type {labels.dtype.name}, are none of them."
+            f"predict of {name} must give classes of classes_ ({_listed(known)}), but {unknown} "
+            f"of {rows} answers, of type {labels.dtype.name}, are none of them."
         )
     return np.array(places, np.int64)
+
+
+def _listed(classes: list[Any]) -> str:
+    shown = ", ".join(map(class_name, classes[:SHOWN]))
+    return shown if len(classes) <= SHOWN else f"{shown}, … ({len(classes)} in all)"
 
 
 def flat_labels(predicted: Any, rows: int, name: str) -> Array:
