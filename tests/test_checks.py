@@ -247,6 +247,15 @@ def test_probabilities_with_few_decimals_are_refused():
         LooksLikeProbabilities("s").check((100 * probabilities(50, 5)).round() / 100)
 
 
+def test_percentages_that_are_declared_logits_are_refused():
+    percent = 100 * probabilities(9, 5)
+    for scores in (percent, percent.round(), percent.half()):
+        with pytest.raises(InvalidTensorError, match=r"sum to 100\. Divide them by 100\. Say so"):
+            LooksLikeProbabilities("s", "Say so.").check(scores)
+        with pytest.raises(InvalidTensorError, match="sum to 100"):
+            refuse_probabilities(scores, "s", "")
+
+
 @pytest.mark.parametrize("classes", [2, 3, 10])
 def test_logits_of_a_random_network_are_never_refused(classes):
     """Neither of one whose answers hardly differ, as before any training."""

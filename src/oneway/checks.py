@@ -297,14 +297,15 @@ class LooksLikeProbabilities:
         """
         if self._settled or not logits.numel():
             return
-        if not _are_probabilities(logits.detach()):
+        total = _total_of_probabilities(logits.detach())
+        if total is None:
             self._settled = True
             return
         if sum(self._rows) < self.LEAST_ROWS:
             self._rows.append(logits.numel() // logits.shape[-1])
         rows = sum(self._rows)
         if rows >= self.LEAST_ROWS:
-            raise probabilities_as_logits(self.name, rows, self.remedy)
+            raise _probabilities_as_logits(self.name, rows, total, self.remedy)
 
 
 def refuse_probabilities(logits: Tensor, name: str, remedy: str) -> None:
@@ -319,28 +320,36 @@ def refuse_probabilities(logits: Tensor, name: str, remedy: str) -> None:
     Raises:
         InvalidTensorError: There are two rows or more, and each is a probability vector.
     """
-    if len(logits) > 1 and _are_probabilities(logits.detach()):
-        raise probabilities_as_logits(name, len(logits), remedy)
+    total = _total_of_probabilities(logits.detach()) if len(logits) > 1 else None
+    if total is not None:
+        raise _probabilities_as_logits(name, len(logits), total, remedy)
 
 
-def probabilities_as_logits(name: str, rows: int, remedy: str) -> InvalidTensorError:
-    """Return the error for probabilities that are declared logits."""
+def _probabilities_as_logits(name: str, rows: int, total: int, remedy: str) -> InvalidTensorError:
+    """Return the error for probabilities, or percentages, that are declared logits."""
+    remedy = remedy if total == 1 else f"Divide them by {total}. {remedy}"
     return InvalidTensorError(
         f"{name} are declared logits, but look like confidences: all of {rows} rows are "
-        f"non-negative and sum to 1. {remedy} If they really are logits, add a constant to each "
-        "row, which changes no softmax."
+        f"non-negative and sum to {total}. {remedy} If they really are logits, add a constant to "
+        "each row, which changes no softmax."
     )
 
 
-def _are_probabilities(scores: Tensor) -> bool:
-    """Say whether all rows are non-negative and sum to 1, as far as their digits allow."""
+def _total_of_probabilities(scores: Tensor) -> int | None:
+    """Return the sum of all rows, as far as their digits allow: 1, or 100 for percentages.
+
+    None: the scores are no probabilities.
+    """
     if bool((scores < 0).any()):
-        return False
-    wide = scores.double()
-    thousandths = 1000 * wide
-    is_rounded = bool(((thousandths - thousandths.round()).abs() < 0.01).all())
-    tolerance = 0.05 if is_rounded else max(1e-3, torch.finfo(scores.dtype).eps)
-    return bool(((wide.sum(-1) - 1).abs() <= tolerance).all())
+        return None
+    for total in (1, 100):
+        wide = scores.double() / total
+        thousandths = 1000 * wide
+        is_rounded = bool(((thousandths - thousandths.round()).abs() < 0.01).all())
+        tolerance = 0.05 if is_rounded else max(1e-3, torch.finfo(scores.dtype).eps)
+        if bool(((wide.sum(-1) - 1).abs() <= tolerance).all()):
+            return total
+    return None
 
 
 def sorted_scores(scores: Tensor) -> bool:

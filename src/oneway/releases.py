@@ -301,6 +301,25 @@ def check_outputs(outputs: str) -> None:
         )
 
 
+def check_defense(defense: object) -> None:
+    """Refuse what is no :class:`~oneway.contracts.Defense`, and say what it lacks.
+
+    Raises:
+        InvalidOptionError: An attribute is missing, or it cannot be called.
+    """
+    if isinstance(defense, Defense):
+        return
+    lacking = [
+        name
+        for name in ("requires_input", "keeps_label", "deterministic", "__call__")
+        if not hasattr(defense, name)
+    ]
+    raise InvalidOptionError(
+        f"defense must be a defense, but got {type(defense).__name__}, which lacks "
+        f"{', '.join(lacking)}. Build one with oneway.defenses.build_defense, say."
+    )
+
+
 def check_release_options(dtype: torch.dtype, decimals: int | None) -> None:
     """Refuse a type or a number of decimals that :func:`release` cannot do.
 

@@ -92,6 +92,7 @@ def test_scores_must_say_what_they_are(oneway, work, out, tmp_path):
     ("scores", "hint"),
     [
         (np.zeros((4, 10), np.int64), "must be float16, float32 or float64"),
+        (np.zeros((0, 10)), "must have at least one row, but have none"),
         (np.zeros((4, 1), np.float32), "K >= 2"),
         (np.zeros(10, np.float32), "shape (N, K)"),
         (np.full((4, 10), np.nan, np.float32), "must be finite"),

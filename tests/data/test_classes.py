@@ -92,6 +92,7 @@ def test_names_that_differ_are_not_taken_for_one_class(classes, names):
 def test_the_models_list_decides_and_then_the_sorted_names(declared, of_model, of_data, names):
     order = class_order(2, declared=declared, of_model=of_model, of_data=of_data)
     assert order.names == names
+    assert order.source == "--classes" if declared else order.source != "--classes"
 
 
 FOLDERS = {"own": ("cat", "fox"), "queries": ("fox",)}

@@ -151,6 +151,16 @@ def test_a_category_that_is_new_reaches_the_model_as_it_is():
     assert frame["ward"].isna().tolist() == [False, False, False, True]
 
 
+@pytest.mark.parametrize("visits", [[0.5, 1, 2, 3], [10**20, 1, 2, 3]])
+def test_numbers_that_the_examples_type_cannot_hold_reach_the_model_as_they_are(visits):
+    model = guarded()
+    frame = model.frame(columns_of(ROWS) | {"visits": visits})
+    assert frame["visits"].tolist() == visits
+    together = model.answer([ROWS[:1], frame[:1]])
+    assert np.array_equal(together[1], model.answer([frame[:1]])[0])
+    assert np.array_equal(together[0], model.answer([ROWS[:1]])[0])
+
+
 def test_requests_that_share_a_batch_get_the_answers_they_get_alone():
     model = guarded()
     frames = [model.frame(columns_of(ROWS[place : place + 1])) for place in range(4)]

@@ -91,6 +91,16 @@ def test_it_releases_what_the_defense_makes_of_the_logits():
     assert isinstance(DefendedTarget(target(), noise), Target)
 
 
+def test_what_is_no_defense_is_refused_with_what_it_lacks():
+    noise = Noisy()
+    with pytest.raises(InvalidOptionError, match="got function, which lacks requires_input, keeps"):
+        DefendedTarget(target(), lambda logits, _: logits)
+    unfinished = type("Unfinished", (), {"requires_input": False, "keeps_label": True})
+    unfinished.__call__ = noise.__call__
+    with pytest.raises(InvalidOptionError, match=r"Unfinished, which lacks deterministic\."):
+        DefendedTarget(target(), unfinished())
+
+
 def test_without_a_defense_it_answers_as_the_target_does():
     images = random_images(1, 9)
     assert same_bits(DefendedTarget(target(), Identity())(images), target()(images))

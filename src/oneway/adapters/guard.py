@@ -19,6 +19,7 @@ from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import (
     Outputs,
+    check_defense,
     check_outputs,
     check_release_options,
     clean_logits_of,
@@ -62,11 +63,7 @@ class Guard:
             InvalidOptionError: An option is outside its range, or ``defense`` is no defense, may
                 change labels, or answers the same query differently.
         """
-        if not isinstance(defense, Defense):
-            raise InvalidOptionError(
-                f"defense must be a defense, but got {type(defense).__name__}. Build one with "
-                "oneway.defenses.build_defense, say."
-            )
+        check_defense(defense)
         if not defense.keeps_label:
             raise InvalidOptionError(
                 f"{type(defense).__name__} may change labels, and clients would act on wrong "

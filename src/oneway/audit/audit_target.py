@@ -85,7 +85,8 @@ class AuditTarget:
         if self.auxiliary.shape[1:] != self.test.shape[1:]:
             raise InvalidTensorError(
                 "auxiliary and test queries must have one shape, but are "
-                f"{tuple(self.auxiliary.shape[1:])} and {tuple(self.test.shape[1:])}."
+                f"{tuple(self.auxiliary.shape[1:])} and {tuple(self.test.shape[1:])}. Image files "
+                "are brought to one by --channels 1 or 3 (channels=...) and --size HxW (size=...)."
             )
         for name, rows, least in (
             ("auxiliary", self.auxiliary, LEAST_AUXILIARY),
@@ -93,7 +94,7 @@ class AuditTarget:
         ):
             if len(rows) < least:
                 raise InvalidOptionError(
-                    f"an audit needs at least {least} {name} rows, but got {len(rows)}. An "
+                    f"an audit needs at least {least} {name} rows, but got {len(rows)}. "
                     "With too few rows, a failed attack proves nothing."
                 )
             if not (rows.min() >= 0 and rows.max() <= 1):

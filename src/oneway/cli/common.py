@@ -543,6 +543,8 @@ def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torc
             f"scores in {path} must be float16, float32 or float64 of shape (N, K), but are "
             f"{scores.dtype} of shape {scores.shape}. Save `np.asarray(scores, np.float64)`."
         )
+    if not len(scores):
+        raise CorruptDataError(f"scores in {path} must have at least one row, but have none.")
     tensor = torch.from_numpy(scores)
     if found == "logits":
         remedy = "Pass --kind confidences." if "array" in arrays else "Name the array confidences."

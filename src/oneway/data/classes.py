@@ -66,7 +66,8 @@ def class_order(
                 f"--classes names {listed(declared)}, but the model's classes are "
                 f"{listed(of_model)}, in this order. Leave --classes out."
             )
-        return ClassOrder(tuple(of_model), "the model")
+        # A model's own names decide; equal ones may be those that it was opened with.
+        return ClassOrder(tuple(of_model), "the model" if declared is None else "--classes")
     if declared is not None:
         return ClassOrder(tuple(declared), "--classes")
     named = {where: names for where, names in of_data.items() if names is not None}

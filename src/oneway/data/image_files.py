@@ -128,7 +128,8 @@ def stack_images(
         if image.shape != stacked.shape[1:]:
             raise InvalidOptionError(
                 f"images of {name} differ in size: {paths[0]} is {stacked.shape[2:]} and {path} is "
-                f"{image.shape[1:]}. Pass a size (of a data set: a side) to scale all to."
+                f"{image.shape[1:]}. Scale all to one: --size HxW (size=(...), of a data set "
+                "side=...)."
             )
         stacked[row] = image
         if (row + 1) % every == 0 or row + 1 == len(paths):

@@ -83,7 +83,13 @@ class GuardedFrames(GuardedHere[Any]):
                 kind = None  # pandas' own type of texts: a category that is new stays itself
             elif None in values:  # which a whole number or a boolean cannot be
                 kind = np.dtype(np.float64 if self.columns[name] == "numbers" else object)
-            series[name] = pandas.Series(list(values), dtype=kind)
+            try:
+                series[name] = pandas.Series(list(values), dtype=kind)
+            except (ValueError, TypeError, OverflowError):
+                if self.columns[name] != "numbers":
+                    raise
+                # A fraction, or a large number, where the example has whole numbers alone.
+                series[name] = pandas.Series(list(values), dtype=np.float64)
         return pandas.DataFrame(series)
 
     def _join(self, requests: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ from oneway.checks import LooksLikeProbabilities, check_count, check_images, che
 from oneway.contracts import Defense, ScoredTarget, Target
 from oneway.errors import InvalidOptionError
 from oneway.releases import (
+    check_defense,
     check_release_options,
     guarded_release,
     logits_from_confidences,
@@ -60,10 +61,12 @@ class DefendedTarget:
             batch_size: Most queries that are answered at once.
 
         Raises:
-            InvalidOptionError: ``dtype``, ``decimals`` or ``batch_size`` is outside its range.
+            InvalidOptionError: ``dtype``, ``decimals`` or ``batch_size`` is outside its range, or
+                ``defense`` is no defense.
         """
         check_count("batch_size", batch_size)
         check_release_options(dtype, decimals)
+        check_defense(defense)
         self.target = target
         self.defense = defense
         self.dtype, self.decimals, self.batch_size = dtype, decimals, batch_size

@@ -253,7 +253,8 @@ class RecordEncoding:
                 f"{where} must have the columns of the auxiliary table, but lacks "
                 f"{', '.join(map(repr, missing)) or 'none'} and also has "
                 f"{', '.join(map(repr, extra)) or 'none'}. Name the label: --label COLUMN "
-                "(label=...). Drop what is no input of the model: --drop COLUMN (drop=(...))."
+                "(label=...). Drop what is no input of the model and stands in both tables: --drop "
+                "COLUMN (drop=(...)). Take a column that one table lacks out of the other's file."
             )
 
     def _check_missing(self, contents: Mapping[str, Cells], where: str) -> None:
