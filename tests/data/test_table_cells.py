@@ -11,6 +11,7 @@ from pyarrow import parquet
 
 from laws import looped
 from oneway.checks import class_name
+from oneway.data.classes import ClassOrder, map_labels
 from oneway.data.tables import Levels, RecordEncoding, load_records, read_table, read_table_file
 from oneway.errors import CorruptDataError, InvalidOptionError
 
@@ -236,9 +237,9 @@ def test_a_class_has_one_text_whatever_its_type():
 
 def test_labels_are_found_by_text_and_classes_that_a_table_lacks_move_none(tmp_path):
     np.savez(tmp_path / "some.npz", x=np.arange(3.0), y=np.array([2.0, 10.0, 2.0]))
-    records = load_records(tmp_path / "some.npz", label="y", class_names=("10", "1", "2"))
-    assert records.labels.tolist() == [2, 0, 2]
     own = load_records(tmp_path / "some.npz", label="y")
+    order = ClassOrder(("10", "1", "2"), "the model")
+    assert map_labels(own.labels, own.class_names, order, "the table").tolist() == [2, 0, 2]
     assert (own.labels.tolist(), own.class_names) == ([0, 1, 0], ("2", "10"))
 
 

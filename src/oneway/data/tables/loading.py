@@ -26,7 +26,7 @@ class Records:
         queries: ``(N, D)`` float32, the same with numbers beyond the auxiliary table's range left
             beyond [0, 1]: decode these to query a model.
         labels: ``(N)`` int64, places in ``class_names``, or None if the table has no label. See
-            :func:`oneway.data.classes.map_labels` for those of a model.
+            ``oneway.data.classes.map_labels`` for those of a model.
         class_names: The classes of this table, sorted, as text (``1.0`` is ``"1"``); empty
             without a label.
         encoding: The map from rows to numbers.
