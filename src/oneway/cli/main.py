@@ -69,8 +69,8 @@ def _root(
     oneway changes a classifier's scores before release, so that they cannot be inverted into the
     input, keeps the predicted label, and measures what still leaks.
 
-    Exit codes: 0 done; 1 done, and a promise or a required gap was missed, or a flag was raised; 2
-    anything else that went wrong.
+    Exit codes: 0 done; 1 done, but a promise or a required gap was missed, or an audit raised a
+    flag that your own settings do not explain; 2 anything else that went wrong.
     """
 
 

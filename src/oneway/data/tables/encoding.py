@@ -116,7 +116,7 @@ class RecordEncoding:
                 kind, one of categories that all differ, or one of numbers farther apart than
                 float64 holds.
         """
-        check_names(categorical, table)
+        check_names(categorical, table, where)
         columns: list[Column] = []
         for name, cells in check_table(table, where).items():
             start = columns[-1].stop if columns else 0
@@ -272,8 +272,13 @@ class RecordEncoding:
             )
 
 
-def check_names(names: Collection[str], table: Table) -> None:
+def check_names(names: Collection[str], table: Table, where: str) -> None:
     """Refuse names of columns that a table does not have.
+
+    Args:
+        names: The names.
+        table: The table.
+        where: The name of the table in messages.
 
     Raises:
         InvalidOptionError: ``names`` is a single text.
@@ -283,7 +288,7 @@ def check_names(names: Collection[str], table: Table) -> None:
         raise InvalidOptionError(f"columns must be named in a tuple, such as ({names!r},).")
     for name in names:
         if name not in table:
-            raise UnknownNameError("column", name, table)
+            raise UnknownNameError(f"column of {where}", name, table)
 
 
 def _numeric(name: str, cells: Cells, start: int, where: str) -> Column:

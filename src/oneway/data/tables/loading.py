@@ -84,7 +84,7 @@ def load_records(
         missing_values=missing_values,
     )
     table = file.columns
-    check_names(named, table)
+    check_names(named, table, where)
     inputs = {name: values for name, values in table.items() if name not in named}
     if not inputs:
         raise InvalidOptionError(
