@@ -15,6 +15,7 @@ from oneway.releases import (
     release_checked,
 )
 from oneway.targets.answers import class_names_of
+from oneway.targets.graphs import refuse_graphs
 from oneway.targets.torch_module import TorchTarget
 
 
@@ -148,6 +149,7 @@ class DefendedTarget:
         return defended + (clean - clean.detach())
 
     def _trace(self, images: Tensor, repeats: int | None) -> Trace:
+        refuse_graphs()
         check_images(images)
         clean = torch.cat([self._clean_logits(part) for part in images.split(self.batch_size)])
         answer = release_checked(
