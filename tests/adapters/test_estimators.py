@@ -273,6 +273,15 @@ def test_a_loaded_catboost_model_is_guarded_as_one_that_was_fitted(tmp_path):
         np.testing.assert_array_equal(guarded.predict(queries), own)
 
 
+def test_a_catboost_model_finds_the_columns_of_a_frame_by_name():
+    frame, labels = ward_table()
+    model = cat().fit(frame, labels, cat_features=["ward"])
+    guarded = GuardedClassifier.of_fitted(model, Identity())
+    turned = frame[list(frame)[::-1]]
+    np.testing.assert_allclose(guarded.predict_proba(turned), model.predict_proba(frame), atol=1e-6)
+    np.testing.assert_array_equal(guarded.predict(turned), model.predict(frame).ravel())
+
+
 def test_options_that_a_clone_would_lose_are_passed_to_fit():
     frame, labels = ward_table()
     options = {"cat_features": ["ward"]}

@@ -11,6 +11,7 @@ from oneway.adapters import Guard, GuardedModule, KeyedRandomness, SecretKey
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.targets import DefendedTarget, TorchTarget
 from rows import same_bits
 
 IMAGES = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -97,3 +98,12 @@ def test_a_graph_without_breaks_is_refused():
         torch.compile(module, backend="eager", fullgraph=True)(IMAGES)
     with pytest.raises(refused, match=r"`oneway export`"):
         torch.export.export(module, (IMAGES,), strict=True)
+
+
+def test_a_defended_target_is_not_traced():
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(16, 5)).requires_grad_(False)
+    target = DefendedTarget(TorchTarget(layer), Rounding(decimals=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(InvalidOptionError, match="cannot take part in tracing"):
+            torch.jit.trace(lambda images: target(images), IMAGES)

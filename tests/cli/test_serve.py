@@ -10,8 +10,14 @@ import sys
 from pathlib import Path
 
 import httpx
+import joblib
+import pandas
 import pytest
 import torch
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from guarded_servers import PATIENCE, logged, running
 from oneway.defenses.codebook import CodebookRelease
@@ -209,7 +215,7 @@ REFUSED = {
     ),
     "no shape of a query": ([*SERVE[:4], *ROUNDING], "--input-shape"),
     "options of an address": ([*SERVE, *ROUNDING, "--pass", "x"], "are for the address"),
-    "options of a model": ([*ADDRESS, *ROUNDING, "--model-option", "x=1"], "is for a model"),
+    "options of a model": ([*ADDRESS, *ROUNDING, "--model-option", "x=1"], "are for a model"),
     "no outputs of an address said": ([*ADDRESS[:2], *ROUNDING], "--outputs confidences"),
     "a secret on the command line": (
         [*SERVE, *ROUNDING, "--setting", "token=correct-horse-battery"],
@@ -222,6 +228,26 @@ REFUSED = {
         "response_key",
     ),
 }
+
+
+def test_the_table_of_a_probe_is_read_as_an_audit_reads_it(tmp_path, oneway, monkeypatch):
+    frame = pandas.DataFrame({"zip": ["01067", "80331"] * 30, "age": [45.0, 60.5] * 30})
+    encoder = make_column_transformer((OneHotEncoder(), ["zip"]), remainder="passthrough")
+    model = make_pipeline(encoder, LogisticRegression()).fit(frame, ["well", "sick"] * 30)
+    joblib.dump(model, tmp_path / "model.joblib")
+    frame[2:].astype(str).replace("45.0", "?").to_csv(tmp_path / "rows.csv", index=False)
+    serve = ["serve", "model.joblib", "--model-option", "trust_pickle=true", *ROUNDING]
+    serve += ["--probe", "rows.csv", "--missing-value"]
+    frame[:2].to_csv(tmp_path / "few.csv", index=False)
+    mixed = in_process([*serve, "!"], tmp_path, oneway, monkeypatch)
+    assert mixed.exit_code == 2
+    assert "column 'age' of rows.csv mixes numbers" in mixed.stderr
+    serve[serve.index("rows.csv")] = "few.csv"
+    served = in_process([*serve, "?", "--categorical", "zip"], tmp_path, oneway, monkeypatch)
+    assert isinstance(served, list), served.stderr
+    codes = in_process([*serve, "?"], tmp_path, oneway, monkeypatch)
+    assert codes.exit_code == 2
+    assert "1 of 2 cells begin with a zero" in codes.stderr
 
 
 def test_it_does_not_start_without_a_guard_that_works(folder, oneway, monkeypatch):

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from laws import looped
 from oneway.checks import class_name
 from oneway.data.classes import ClassOrder, map_labels
-from oneway.data.tables import Levels, RecordEncoding, load_records, read_table, read_table_file
+from oneway.data.tables import Levels, RecordEncoding, load_records, read_table_file
 from oneway.errors import CorruptDataError, InvalidOptionError
 
 ODD = ["1,250", "?", "<5", "3%", "unknown", ".", "-", "31.01.2024", "4711secret"]
@@ -222,9 +222,9 @@ def test_arrays_that_are_neither_numbers_nor_texts_are_refused(tmp_path, kind):
 
 def test_a_suffix_may_be_written_in_capitals(tmp_path):
     path = csv(tmp_path, ("age", ["1", "2"]), name="AUX.CSV")
-    assert read_table(path)["age"].tolist() == [1, 2]
+    assert read_table_file(path).columns["age"].tolist() == [1, 2]
     parquet.write_table(pyarrow.table({"age": [1, 2]}), tmp_path / "AUX.Parquet")
-    assert read_table(tmp_path / "AUX.Parquet")["age"].tolist() == [1, 2]
+    assert read_table_file(tmp_path / "AUX.Parquet").columns["age"].tolist() == [1, 2]
 
 
 def test_a_class_has_one_text_whatever_its_type():

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from laws import looped
 from oneway.data.classes import ClassOrder, map_labels
 from oneway.data.tables import RecordEncoding, load_records
-from oneway.data.tables.files import read_table
+from oneway.data.tables.files import read_table_file
 from oneway.errors import (
     CorruptDataError,
     InvalidOptionError,
@@ -453,7 +453,7 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
     path = write(tmp_path, ".csv", AUXILIARY)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"'pyarrow'.*oneway\[records\]"):
-        read_table(path)
+        read_table_file(path)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingExtraError, match=r"'pandas'.*oneway\[records\]"):
         fitted().decode_frame(fitted().encode(TEST))

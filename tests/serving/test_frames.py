@@ -1,5 +1,6 @@
 """A model of tables is served with an input for each column, by name and in any order."""
 
+import json
 import random
 
 import numpy as np
@@ -128,6 +129,7 @@ GOOD = {name: values[:2] for name, values in columns_of(ROWS).items()}
         ({"age": tensor("age", ["71", 34.0])}, "'age' must be numbers, or null"),
         ({"age": tensor("age", [True, 34.0])}, "'age' must be numbers, or null"),
         ({"ward": tensor("ward", [3, "ICU"])}, "'ward' must be texts, or null"),
+        ({"visits": tensor("visits", [10**400, 1])}, "'visits' must be finite"),
         ({"smoker": tensor("smoker", [1, 0])}, "'smoker' must be booleans, or null"),
         ({"visits": tensor("visits", [1, 2, 3])}, "'visits' must be FP64 of shape"),
         ({"visits": tensor("visits", [1], shape=[2])}, "'visits' must have 2 values"),
@@ -159,6 +161,28 @@ def test_numbers_that_the_examples_type_cannot_hold_reach_the_model_as_they_are(
     together = model.answer([ROWS[:1], frame[:1]])
     assert np.array_equal(together[1], model.answer([frame[:1]])[0])
     assert np.array_equal(together[0], model.answer([ROWS[:1]])[0])
+
+
+@looped(
+    ("numbers", "kind"),
+    [([3, 1.0], "int8"), ([45.5, 1], "float64"), ([300, 1], "float64"), ([None, 1], "float64")],
+)
+def test_numbers_that_the_type_of_the_example_does_not_hold_stay_themselves(numbers, kind):
+    model = guarded(example=ROWS.astype({"visits": "int8"}), check=False)
+    given = {"age": [71.5, 34.0], "visits": numbers, "ward": ["ICU", "eye"], "smoker": [True] * 2}
+    visits = model.frame(given)["visits"]
+    assert visits.dtype == kind
+    assert visits.astype(object).where(visits.notna(), None).tolist() == numbers
+
+
+def test_numbers_that_are_not_finite_are_refused(server):
+    for name in ("age", "visits"):
+        for number in (float("nan"), float("inf")):
+            inputs = GOOD | {name: tensor(name, [number, 1.0], "FP64")}
+            sent = [tensor(n, v) if isinstance(v, list) else v for n, v in inputs.items()]
+            body = json.dumps({"inputs": sent})
+            answer = server.client.post("/v2/models/digits/infer", content=body)
+            assert answer.status_code == 400
 
 
 def test_requests_that_share_a_batch_get_the_answers_they_get_alone():

@@ -215,7 +215,9 @@ def test_a_server_that_says_nothing_of_its_tensors_is_told_their_names(v2):
 
 def test_one_of_several_inputs_must_be_named(v2):
     v2.server.inputs.append({"name": "mask", "datatype": "BOOL", "shape": [-1]})
-    with pytest.raises(InvalidOptionError, match=r"names 2 inputs \(image, mask\)"):
+    with pytest.raises(
+        InvalidOptionError, match=r"names 2 inputs \(image, mask\)\. .* column of a table"
+    ):
         opened(f"{v2.address}{PATH}")
     assert same_bits(opened(f"{v2.address}{PATH}", input_name="image")(IMAGES), CONFIDENCES)
     with pytest.raises(UnknownNameError, match="Did you mean 'image'"):

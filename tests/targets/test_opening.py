@@ -87,6 +87,9 @@ class Own(Target):
     def __call__(self, images):
         return torch.full((len(images), 2), 0.5)
 
+class Numbered(Own):
+    class_names = ("0", "1")
+
 class Free(Target):
     def __call__(self, images):
         return torch.full((len(images), 2), 0.5)
@@ -107,10 +110,14 @@ def arrays():
         assert class_names_of(target) == names, kind
         assert target(torch.zeros(1, 4)).shape == (1, 2)
         assert class_names_of(open_target(where, outputs=outputs, device=CPU)) is None, kind
+    numbered = "named_by_user:Numbered"
+    coded = open_target(numbered, outputs=None, device=CPU, class_names=names)
+    assert class_names_of(coded) == names
     own = "named_by_user:Own"
     assert class_names_of(open_target(own, outputs=None, device=CPU)) == ("cat", "dog")
     for kind, given, message in (
-        ("Own", names, "has the classes cat, dog, in this order, but class_names are dog, cat"),
+        ("Own", names, "has the classes cat, dog, in this order, but the names given are dog, cat"),
+        ("Numbered", ("a", "b", "c"), "numbers from 0 take as many other names"),
         ("Free", "cat", "must be a sequence of text"),
         ("Free", ("cat", "cat"), "each of them once, .* with cat twice"),
     ):

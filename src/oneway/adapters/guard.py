@@ -25,6 +25,7 @@ from oneway.releases import (
     clean_logits_of,
     guarded_release,
 )
+from oneway.targets.graphs import is_exporting, no_graph, refuse_graphs
 
 Array = NDArray[np.generic]
 
@@ -115,7 +116,7 @@ class Guard:
             InvalidOptionError: PyTorch traces or exports a graph, or transforms the call.
             DefenseFailedError: The defense raised, or broke its promise.
         """
-        if torch.compiler.is_dynamo_compiling() and not _is_exporting():
+        if torch.compiler.is_dynamo_compiling() and not is_exporting():
             # Compiled arithmetic may tie a label, and takes a key's draws for constants.
             torch._dynamo.graph_break(msg=no_graph("a full graph (torch.compile, fullgraph=True)"))
             released: Tensor | Array = torch.compiler.disable(self._guarded)(scores, queries)
@@ -146,47 +147,6 @@ class Guard:
             batch_size=self.batch_size,
         ).confidences
         return released.numpy() if isinstance(scores, np.ndarray) else released
-
-
-def refuse_graphs() -> None:
-    """Refuse to take part in a graph that PyTorch records, or in a transform of its calls.
-
-    A graph holds operations alone: it would release scores that are not finite, keep the draws of
-    the traced queries as constants, and check no label.
-
-    Raises:
-        InvalidOptionError: A graph is traced or exported, or the call is transformed.
-    """
-    if _is_exporting():
-        what = "exporting (torch.export, torch.onnx.export)"
-    elif torch.compiler.is_dynamo_compiling():
-        return  # what compiles can call a guard as it is
-    elif torch._C._is_tracing():
-        what = "tracing (torch.jit.trace, torch.onnx.export)"
-    elif torch._C._are_functorch_transforms_active():
-        what = "a transform (torch.vmap, torch.func)"
-    else:
-        return
-    raise InvalidOptionError(no_graph(what))
-
-
-def _is_exporting() -> bool:
-    if hasattr(torch.compiler, "is_exporting"):  # since PyTorch 2.7
-        return torch.compiler.is_exporting()
-    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
-
-
-def no_graph(what: str) -> str:
-    """Return the message for somebody who would record a guard in a graph.
-
-    Args:
-        what: How.
-    """
-    return (
-        f"a guard cannot take part in {what}: it checks every answer, and a graph checks nothing. "
-        "Trace or export the model itself, and call the guard behind it; or write a codebook as "
-        "operators behind an ONNX model by `oneway export`."
-    )
 
 
 def as_tensor(values: object, name: str) -> Tensor:

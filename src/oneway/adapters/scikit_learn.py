@@ -19,6 +19,7 @@ from oneway.targets.classifiers import (
     require_probabilities,
 )
 from oneway.targets.failure import REMEDY, redacted
+from oneway.targets.fitted_columns import feature_names
 
 NEEDED = {"extra": "sklearn", "purpose": "guarding a scikit-learn classifier"}
 _base: Any = load_extra("sklearn.base", **NEEDED)
@@ -108,6 +109,9 @@ class GuardedClassifier(
                 setattr(self, name, getattr(fitted, name))
             elif hasattr(self, name):  # of an earlier fit
                 delattr(self, name)
+        names = feature_names(fitted)
+        if names is not None and not hasattr(fitted, "feature_names_in_"):  # CatBoost
+            self.feature_names_in_ = np.array(names, dtype=object)
 
     def predict_proba(self, X: Any) -> Array:  # noqa: N803  scikit-learn's name
         """Return guarded probabilities; the label of :meth:`predict` is strictly on top.

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from oneway.adapters.function import copied, count_rows
-from oneway.adapters.guard import Guard, check_rows, no_graph, refuse_graphs
+from oneway.adapters.guard import Guard, check_rows
 from oneway.checks import name_of
 from oneway.contracts import Defense
 from oneway.errors import InvalidOptionError
 from oneway.releases import Outputs, logits_from_confidences
 from oneway.targets.failure import REMEDY, ask
+from oneway.targets.graphs import no_graph, refuse_graphs
 from oneway.targets.modules import refuse_several_labels, scores_in
 
 

@@ -1,6 +1,7 @@
 """`oneway serve`: a guard before a model, or before a server that runs already, over HTTP."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from oneway.defenses import ServableDefense
     from oneway.serving import ProxyOptions, ServingSettings
+
+Reading = Mapping[str, Sequence[str]]
+"""Arguments of :func:`oneway.data.tables.read_table_file`."""
 
 File = Path | None
 Text = str | None
@@ -55,6 +59,13 @@ Probe = Annotated[
         "that clients will send, for the self test and the types of the columns. [random queries]"
     ),
 ]
+Categorical = Annotated[
+    Texts, Option(help="Model of tables: column of the probe that holds codes; repeatable.")
+]
+MissingValues = Annotated[
+    Texts,
+    Option(help="Model of tables: text that means a missing value in the probe; repeatable."),
+]
 GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
 DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
 DefenseOption = Annotated[Texts, Option(help="Defense option, such as decimals=2; repeatable.")]
@@ -80,6 +91,8 @@ def serve(
     response_key: ResponseKey = None,
     passed: Passed = None,
     probe: Probe = None,
+    categorical: Categorical = None,
+    missing_value: MissingValues = None,
     guard: GuardFile = None,
     defense: DefenseName = None,
     option: DefenseOption = None,
@@ -125,8 +138,11 @@ def serve(
         None if input_shape is None else parse_shape(input_shape),
         probe,
     )
+    reading = {"mixed": categorical or (), "missing_values": missing_value or ()}
     prepare = prepare_proxy if re.match(r"https?://", model, re.IGNORECASE) else prepare_model
-    app, path, facts = prepare(model, outputs, model_option, options, opened, parsed, where)
+    app, path, facts = prepare(
+        model, outputs, model_option, options, reading, opened, parsed, where
+    )
     run_server(app, parsed, opened, path, facts)
 
 
@@ -135,6 +151,7 @@ def prepare_model(
     outputs: Any,
     model_option: Texts,
     options: "ProxyOptions",
+    reading: Reading,
     guard: "ServableDefense",
     settings: "ServingSettings",
     device: "torch.device",
@@ -170,11 +187,13 @@ def prepare_model(
     }
     served: GuardedModel | GuardedFrames
     if isinstance(target, FrameTarget):
-        served = GuardedFrames(target, guard, example=read_frame(table, shape), **more)
-    elif shape is None or table is not None:
+        example = read_frame(table, shape, reading)
+        served = GuardedFrames(target, guard, example=example, **more)
+    elif shape is None or table is not None or any(reading.values()):
         raise InvalidOptionError(
             "give the shape of one query: --input-shape 1x32x32 for images, 13 for records; "
-            "and no --probe, which is for an address or a model of tables."
+            "and no --probe, which is for an address or a model of tables, and no --categorical "
+            "or --missing-value, which say how its table is read."
         )
     else:
         served = GuardedModel(target, guard, input_shape=shape, **more)
@@ -183,13 +202,13 @@ def prepare_model(
     return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
 
 
-def read_frame(table: File, shape: tuple[int, ...] | None) -> Any:
-    """Return the rows of a table as a DataFrame, for a model of tables.
+def read_frame(table: File, shape: tuple[int, ...] | None, reading: Reading) -> Any:
+    """Return the rows of a table as a DataFrame, for a model of tables; print notes on them.
 
     Raises:
         OnewayError: There is no table, or it cannot be read.
     """
-    from oneway.data.tables import read_table
+    from oneway.data.tables import read_table_file
 
     if table is None or shape is not None:
         raise InvalidOptionError(
@@ -197,7 +216,10 @@ def read_frame(table: File, shape: tuple[int, ...] | None) -> Any:
             ".parquet), and no --input-shape."
         )
     pandas = load_extra("pandas", extra="records", purpose="serving a model of tables")
-    return pandas.DataFrame(read_table(table))
+    file = read_table_file(table, **reading)
+    for note in file.notes:
+        typer.echo(f"note: {table}: {note}", err=True)
+    return pandas.DataFrame(file.columns)
 
 
 def prepare_proxy(
@@ -205,6 +227,7 @@ def prepare_proxy(
     outputs: Any,
     model_option: Texts,
     options: "ProxyOptions",
+    reading: Reading,
     guard: "ServableDefense",
     settings: "ServingSettings",
     device: "torch.device",
@@ -218,10 +241,10 @@ def prepare_proxy(
 
     from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
 
-    if model_option:
+    if model_option or any(reading.values()):
         raise InvalidOptionError(
-            "--model-option is for a model. Of a server give --input-name and --output-name, or "
-            "--request-key and --response-key."
+            "--model-option, --categorical and --missing-value are for a model. Of a server give "
+            "--input-name and --output-name, or --request-key and --response-key."
         )
     if outputs is None:
         raise InvalidOptionError(

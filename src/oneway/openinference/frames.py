@@ -1,5 +1,6 @@
 """Read requests for a model of tables: an input for each column, as other servers take them."""
 
+import math
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Literal
@@ -77,4 +78,13 @@ def _values(sent: InputTensor, kind: ColumnKind, rows: int) -> list[Any]:
     # True counts as a number elsewhere.
     if not {type(value) for value in values if value is not None} <= set(TYPES[kind]):
         raise MessageError(f"the data of input {sent.name!r} must be {kind}, or null")
+    if kind == "numbers" and not all(value is None or _is_finite(value) for value in values):
+        raise MessageError(f"the data of input {sent.name!r} must be finite in FP64, or null")
     return values
+
+
+def _is_finite(number: int | float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond float64
+        return False

@@ -72,6 +72,8 @@ class GuardedFrames(GuardedHere[Any]):
     def frame(self, columns: Mapping[str, Sequence[Any]]) -> Any:
         """Return a request's columns as a DataFrame of the example's types.
 
+        Numbers that a type of whole numbers does not hold, such as 45.5, make a column of float64.
+
         Args:
             columns: N values by the name of each column; None where a value is missing.
         """
@@ -81,15 +83,11 @@ class GuardedFrames(GuardedHere[Any]):
             kind = self.example[name].dtype
             if self.columns[name] == "texts":
                 kind = None  # pandas' own type of texts: a category that is new stays itself
-            elif None in values:  # which a whole number or a boolean cannot be
-                kind = np.dtype(np.float64 if self.columns[name] == "numbers" else object)
-            try:
-                series[name] = pandas.Series(list(values), dtype=kind)
-            except (ValueError, TypeError, OverflowError):
-                if self.columns[name] != "numbers":
-                    raise
-                # A fraction, or a large number, where the example has whole numbers alone.
-                series[name] = pandas.Series(list(values), dtype=np.float64)
+            elif self.columns[name] == "numbers":
+                kind = _holding(kind, values)
+            elif None in values:
+                kind = np.dtype(object)
+            series[name] = pandas.Series(list(values), dtype=kind)
         return pandas.DataFrame(series)
 
     def _join(self, requests: Sequence[Any]) -> Any:
@@ -107,6 +105,15 @@ class GuardedFrames(GuardedHere[Any]):
 
     def _probes(self, count: int) -> Any:
         return self._take(self.example, [place % len(self.example) for place in range(count)])
+
+
+def _holding(kind: np.dtype[Any], numbers: Sequence[float | None]) -> np.dtype[Any]:
+    """Return the type of a column, or float64 if that cannot hold these numbers."""
+    if kind.kind == "f":
+        return kind
+    least, most = np.iinfo(kind).min, np.iinfo(kind).max
+    whole = all(n is not None and n == int(n) and least <= n <= most for n in numbers)
+    return kind if whole else np.dtype(np.float64)
 
 
 def _kind_of(column: Any) -> ColumnKind:

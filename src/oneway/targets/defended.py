@@ -16,6 +16,7 @@ from oneway.releases import (
     release_checked,
 )
 from oneway.targets.answers import class_names_of
+from oneway.targets.graphs import refuse_graphs
 from oneway.targets.torch_module import TorchTarget
 
 
@@ -151,6 +152,7 @@ class DefendedTarget:
         return defended + (clean - clean.detach())
 
     def _trace(self, images: Tensor, repeats: int | None) -> Trace:
+        refuse_graphs()
         check_images(images)
         clean = torch.cat([self._clean_logits(part) for part in images.split(self.batch_size)])
         answer = release_checked(

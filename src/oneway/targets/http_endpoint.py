@@ -226,7 +226,8 @@ class _OpenInferenceModel:
         if input_name is None and len(inputs) != 1:
             raise InvalidOptionError(
                 f"{self.name} names {len(inputs)} inputs ({', '.join(inputs) or 'none'}). Say "
-                "which takes the queries, by input_name."
+                "which takes the queries, by input_name. A server with an input for each column "
+                "of a table cannot be asked: give the model that it serves."
             )
         if input_name is not None and not inputs:
             return MessageTensor(input_name, "FP32", [])

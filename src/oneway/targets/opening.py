@@ -127,12 +127,15 @@ def _named(target: Target, names: tuple[str, ...], where: str) -> Target:
         InvalidOptionError: It has other names, or can be given none.
     """
     own = class_names_of(target)
-    if own is not None and own != names:
+    # Numbers are codes of classes, as XGBoost asks for: whoever made them knows their names.
+    unnamed = own is None or own == tuple(map(str, range(len(names))))
+    if not unnamed and own != names:
         raise InvalidOptionError(
-            f"target {where!r} has the classes {', '.join(own)}, in this order, but class_names "
-            f"are {', '.join(names)}. Leave class_names out."
+            f"target {where!r} has the classes {', '.join(own or ())}, in this order, but the "
+            f"names given are {', '.join(names)}. Leave out --classes (class_names=...), or give "
+            "these; classes that are numbers from 0 take as many other names."
         )
-    if own is None:
+    if unnamed:
         try:
             setattr(target, "class_names", names)  # noqa: B010  no attribute of every target
         except AttributeError as error:

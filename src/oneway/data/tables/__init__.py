@@ -1,7 +1,7 @@
 """Tables of records: read from files, and encoded as numbers in [0, 1]."""
 
 from oneway.data.tables.encoding import Column, RecordEncoding
-from oneway.data.tables.files import Levels, TableFile, read_table, read_table_file
+from oneway.data.tables.files import Levels, TableFile, read_table_file
 from oneway.data.tables.loading import Records, load_records
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "Records",
     "TableFile",
     "load_records",
-    "read_table",
     "read_table_file",
 ]

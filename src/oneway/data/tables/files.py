@@ -62,27 +62,12 @@ class TableFile:
     notes: tuple[str, ...] = ()
 
 
-def read_table(path: Path, *, texts: Collection[str] = ()) -> dict[str, NDArray[Any]]:
-    """Return the columns of a table as they are: see :func:`read_table_file`.
-
-    A column that mixes numbers and texts is one of texts, and no column is left out.
-
-    Args:
-        path: Ends in .csv, .parquet or .npz, in any case of letters.
-        texts: Columns of a .csv file that are text even if all their cells look like numbers.
-
-    Raises:
-        OnewayError: See :func:`read_table_file`.
-    """
-    return read_table_file(path, texts=texts, mixed=None).columns
-
-
 def read_table_file(
     path: Path,
     *,
     texts: Collection[str] = (),
     numbers: Collection[str] = (),
-    mixed: Collection[str] | None = (),
+    mixed: Collection[str] = (),
     missing_values: Collection[str] = (),
 ) -> TableFile:
     """Read a table.
@@ -100,7 +85,7 @@ def read_table_file(
         texts: Columns of a .csv file that are text even if all their cells look like numbers.
         numbers: Columns of a .csv file in which every cell must be a number or missing.
         mixed: Columns of a .csv file that may mix numbers and texts, and that are texts if a cell
-            begins with a zero as ``007`` does; None: all columns. Any other column is refused if
+            begins with a zero as ``007`` does. Any other column is refused if
             half of its cells, or half of its different cells, look like numbers and some are
             none.
         missing_values: Texts that mean a missing value, in any column.
@@ -129,16 +114,14 @@ def read_table_file(
     nulls = _null_words(missing_values)
     table = _read_csv(path, texts, nulls) if suffix == ".csv" else _read_parquet(path)
     _check_names(table.column_names, path)
-    notes: tuple[str, ...] = ()
-    if mixed is not None:
-        table, notes = _without_index(table, mixed, path)
-        if suffix == ".csv":
-            table, zeros = _with_codes(table, path, nulls, mixed, numbers)
-            notes += zeros
+    table, notes = _without_index(table, mixed, path)
+    if suffix == ".csv":
+        table, zeros = _with_codes(table, path, nulls, mixed, numbers)
+        notes += zeros
     columns, levels = {}, {}
     for name in table.column_names:
         column = table.column(name)
-        if suffix == ".csv" and mixed is not None and name not in {*texts, *mixed}:
+        if suffix == ".csv" and name not in {*texts, *mixed}:
             column = plain_column(name, column, str(path), must_be_numbers=name in numbers)
         columns[name], declared = _to_array(column)
         if declared is not None:
