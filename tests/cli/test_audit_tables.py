@@ -98,7 +98,7 @@ def never_audited(*_, **__):
 
 CHANGES = {
     "missing column": (lambda f: f.drop(columns="age"), "lacks 'age' and also has none"),
-    "extra column": (lambda f: f.assign(id=range(len(f))), "also has 'id'. Add"),
+    "extra column": (lambda f: f.assign(id=range(len(f))), "also has 'id'. Drop"),
     "odd cell": (
         lambda f: f.assign(age=f["age"].astype(str).where(f["age"] < 80, ">80 4711")),
         "column 'age' of",

@@ -92,7 +92,8 @@ def open_pickle(
     if not trust_pickle:
         raise InvalidOptionError(
             f"{where} is a pickle, and loading it runs whatever code is in it. Save the model "
-            "with `skops.io.dump` instead, or pass trust_pickle=True if you made the file."
+            "with `skops.io.dump` instead, or if you made the file pass --model-option "
+            "trust_pickle=true (in Python, trust_pickle=True)."
         )
     refuse_logits(outputs, name, "it has predict_proba")
     joblib = load_extra("joblib", extra="sklearn", purpose="opening a .joblib or .pkl file")

@@ -59,11 +59,11 @@ def match_columns(wanted: Sequence[str], columns: Sequence[Any], name: str) -> l
     missing = [want for want, text in found.items() if text is None]
     extra = [text for text in by_text if text not in found.values()]
     if missing or extra:
+        add = "Add the columns that it lacks. " if missing else ""
         raise InvalidTensorError(
             f"{name} was fitted on the columns {_listed(wanted)}, but the table lacks "
-            f"{_listed(missing)} and also has {_listed(extra)}. Add the columns that it lacks. "
-            "Drop what is no input of the model: --drop COLUMN (drop=(...)); name the label: "
-            "--label COLUMN (label=...)."
+            f"{_listed(missing)} and also has {_listed(extra)}. {add}Drop what is no input of the "
+            "model: --drop COLUMN (drop=(...)); name the label: --label COLUMN (label=...)."
         )
     return [by_text[text] for text in found.values() if text is not None]
 
