@@ -215,6 +215,8 @@ class Answers(Network):
             return (logits,)
         if self.kind == "dict":
             return {"logits": logits}
+        if self.kind == "object":
+            return types.SimpleNamespace(logits=logits, hidden_states=(logits,))
         output = pytest.importorskip("transformers.modeling_outputs").ImageClassifierOutput
         return output(logits=logits, hidden_states=(logits,))
 
@@ -247,7 +249,8 @@ def built(trained, kind="tensor"):
     return network.eval()
 
 
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript
+@pytest.mark.filterwarnings("ignore:ONNX Preprocess:UserWarning")
 @pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
 def test_a_network_file_with_steps_in_place_keeps_its_labels(suffix, trained, tmp_path):
     network, path = built(trained), tmp_path / f"network{suffix}"
@@ -259,10 +262,12 @@ def test_a_network_file_with_steps_in_place_keeps_its_labels(suffix, trained, tm
         exported = torch.export.export(network, (example.clone(),), dynamic_shapes=shapes)
         torch.export.save(exported, path)
     else:
-        pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
-        shapes = ({0: torch.export.Dim("batch")},)
-        torch.onnx.export(network, (example.clone(),), path, dynamic_shapes=shapes, dynamo=True)
+        axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+        names = {"input_names": ["images"], "output_names": ["logits"]}
+        torch.onnx.export(
+            network, (example.clone(),), path, dynamic_axes=axes, dynamo=False, **names
+        )
     target = open_target(str(path), outputs="logits", device=CPU, batch_size=512)
 
     def guarded():
@@ -272,7 +277,7 @@ def test_a_network_file_with_steps_in_place_keeps_its_labels(suffix, trained, tm
     walk(target, bare_labels(network), tmp_path, guarded)
 
 
-@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict", "output object"])
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "dict", "object", "output object"])
 def test_a_network_from_a_factory_keeps_its_labels_whatever_it_answers_with(
     kind, trained, tmp_path, monkeypatch
 ):
@@ -285,9 +290,8 @@ def test_a_network_from_a_factory_keeps_its_labels_whatever_it_answers_with(
     target = open_target("real_models:factory", outputs="logits", device=CPU, batch_size=512)
 
     def guarded():
-        answer = GuardedModule(network, ROUNDING, outputs="logits")(
-            torch.from_numpy(DIGITS.test[0]).reshape(-1, 1, 8, 8)
-        )
+        images = torch.from_numpy(DIGITS.test[0]).reshape(-1, 1, 8, 8)
+        answer = GuardedModule(network, ROUNDING, outputs="logits")(images)
         released = answer.logits if kind == "output object" else answer
         return released.argmax(-1).numpy()
 
