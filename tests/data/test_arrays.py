@@ -187,7 +187,7 @@ def test_labels_that_are_not_wanted_are_not_looked_at(tmp_path, changed):
 
 
 def test_an_auxiliary_set_is_without_the_people_of_the_private_one(tmp_path):
-    images = np.arange(4 * 4, dtype=np.uint8).reshape(4, 2, 2)
+    images = 16 * np.arange(4 * 4, dtype=np.uint8).reshape(4, 2, 2)
     marks = np.array([True, False, True, False])
     np.savez(tmp_path / "faces.npz", images=images, labels=np.array([7, 7, 9, 3]), disjoint=marks)
     dataset = load_dataset("npz", tmp_path, path="faces.npz", labelled=False)
@@ -198,7 +198,7 @@ def test_an_auxiliary_set_is_without_the_people_of_the_private_one(tmp_path):
 
 
 def test_a_private_set_is_read_whole_whatever_is_marked(tmp_path):
-    images = np.arange(2 * 4, dtype=np.uint8).reshape(2, 2, 2)
+    images = 32 * np.arange(2 * 4, dtype=np.uint8).reshape(2, 2, 2)
     marks = np.array([True, False])
     np.savez(tmp_path / "faces.npz", images=images, labels=np.array([0, 1]), disjoint=marks)
     assert len(load_dataset("npz", tmp_path, path="faces.npz").images) == 2

@@ -284,7 +284,7 @@ def test_a_side_brings_images_of_any_size_to_one(tmp_path):
 def test_images_of_several_sizes_are_refused_with_the_remedy(tree):
     folder, _ = tree
     save(folder / "birch" / "b.png", pixels_of(4, 7))
-    text = r"ash/a\.png is \(4, 6\) and .*birch/b\.png is \(4, 7\)\. Pass a size"
+    text = r"ash/a\.png is \(4, 6\) and .*birch/b\.png is \(4, 7\)\. Scale all to one: --size"
     with pytest.raises(InvalidOptionError, match=text):
         load_dataset("folder", folder)
 

@@ -98,10 +98,13 @@ def test_masks_of_bool_are_black_and_white_and_those_of_bytes_are_asked_about(tm
     masks = pixels_of(5, 4, 4) > 127
     assert torch.equal(load_queries(npz(tmp_path, images=masks)).images[:, 0] > 0.5,
                        torch.from_numpy(masks))  # fmt: skip
-    text = "hold only 0 and 1. Multiply them by 255, or store them as bool"
+    text = "all of their values are below 32. Scale them to 255, .* masks .* as bool"
     for load in (load_queries, lambda path: load_dataset("npz", path=str(path))):
         with pytest.raises(CorruptDataError, match=text):
             load(npz(tmp_path, images=masks.astype(np.uint8)))
+        with pytest.raises(CorruptDataError, match=text):
+            load(npz(tmp_path, images=16 * masks.astype(np.uint8)))
+        load(npz(tmp_path, images=32 * masks.astype(np.uint8)))
         load(npz(tmp_path, images=0 * masks.astype(np.uint8)))
 
 
@@ -285,7 +288,7 @@ def test_images_of_the_size_that_is_asked_for_are_left_as_they_are(tmp_path):
 def test_images_of_several_sizes_are_refused_with_the_remedy(tmp_path):
     save(tmp_path / "ash" / "a.png", pixels_of(4, 6))
     save(tmp_path / "birch" / "b.png", pixels_of(4, 7))
-    text = r"ash/a\.png is \(4, 6\) and .*birch/b\.png is \(4, 7\)\. Pass a size"
+    text = r"ash/a\.png is \(4, 6\) and .*birch/b\.png is \(4, 7\)\. Scale all to one: --size"
     with pytest.raises(InvalidOptionError, match=text):
         load_queries(tmp_path)
 

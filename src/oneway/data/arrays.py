@@ -15,6 +15,10 @@ Names = tuple[str, ...]
 """The names of classes, in the order of their numbers."""
 
 
+DARK = 32
+"""Value that some pixel of images of 0 to 255 reaches."""
+
+
 def load_npz(source: Source) -> Dataset:
     """Load a data set from an .npz file.
 
@@ -64,7 +68,7 @@ def _gray_images(arrays: dict[str, NDArray[Any]], path: Path) -> Pixels:
             f"images of {path} must be uint8 of shape (N, H, W) or (N, 1, H, W), none of them 0, "
             f"but are {images.dtype} of shape {stored}."
         )
-    refuse_masks(images, path)
+    refuse_dark(images, path)
     return images
 
 
@@ -82,16 +86,17 @@ def take_images(arrays: dict[str, NDArray[Any]], path: Path) -> NDArray[Any]:
     return arrays["images"]
 
 
-def refuse_masks(images: NDArray[Any], path: Path) -> None:
-    """Refuse uint8 images of 0 and 1, which as pixels are all but black.
+def refuse_dark(images: NDArray[Any], path: Path) -> None:
+    """Refuse uint8 images of another range than 0 to 255, such as masks of 0 and 1.
 
     Raises:
-        CorruptDataError: The images are such.
+        CorruptDataError: No pixel of all images has an eighth of the full brightness.
     """
-    if images.dtype == np.uint8 and images.size and images.max() == 1:
+    if images.dtype == np.uint8 and images.size and 0 < images.max() < DARK:
         raise CorruptDataError(
-            f"images of {path} are uint8, which is divided by 255, but hold only 0 and 1. "
-            "Multiply them by 255, or store them as bool or as floats."
+            f"images of {path} are uint8, which is divided by 255, but all of their values are "
+            f"below {DARK}. Scale them to 255, or store them as floats from 0 to 1; masks of 0 and "
+            "1 also as bool."
         )
 
 

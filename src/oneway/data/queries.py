@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oneway.data.arrays import read_labels, read_npz, refuse_masks, take_images
+from oneway.data.arrays import read_labels, read_npz, refuse_dark, take_images
 from oneway.data.folders import find_images, look_at_images
 from oneway.data.image_files import decode_image, stack_images
 from oneway.data.images import Size, check_size
@@ -101,7 +101,7 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
         CorruptDataError: The array has another type, shape or range; or has an alpha channel.
     """
     _refuse_other_arrays(array, path)
-    refuse_masks(array, path)
+    refuse_dark(array, path)
     if array.ndim == 3:
         array = array[:, None]
     elif array.shape[1] not in COLORS and array.shape[-1] in COLORS:
