@@ -5,6 +5,7 @@ costs at most one synchronisation with the device.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ def class_name(label: Any) -> str:
     if isinstance(plain, float | np.floating) and plain == np.rint(plain):
         plain = int(plain)
     return str(plain)
+
+
+SHOWN = 10
+"""Most names in a message."""
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return names for a message, the first 10 of many."""
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown}, … ({len(names)} in all)"
 
 
 def _require_floating(tensor: Tensor, name: str, remedy: str = SCORES) -> None:

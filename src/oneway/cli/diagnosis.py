@@ -172,7 +172,7 @@ def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Im
     package = installed.get(canonicalize_name(requirement.name))
     specifier, version = requirement.specifier, None if package is None else package.version
     errors = [imports[module][0] for module in find_modules(wanted, installed)]
-    # Pre-releases count: whoever installed a pre-release wants it.
+    # An installed pre-release counts as wanted.
     if version is not None and not specifier.contains(version, prereleases=True):
         errors.insert(0, f"{version} is not {specifier}")
     return {

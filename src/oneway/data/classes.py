@@ -10,10 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from oneway.checks import first_names
 from oneway.errors import CorruptDataError, InvalidOptionError
-
-SHOWN = 10
-"""Most class names in a message."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +184,5 @@ def class_counts(labels: Tensor | None, num_classes: int) -> list[int] | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names for a message, the first 10 of many."""
-    shown = ", ".join(map(repr, names[:SHOWN]))
-    return shown if len(names) <= SHOWN else f"{shown}, … ({len(names)} in all)"
+    """Return quoted names for a message, the first 10 of many."""
+    return first_names([repr(name) for name in names])

@@ -179,6 +179,21 @@ class AnswerRules:
             )
 
 
+class RuledTarget:
+    """A target with rules for its answers, which also hold the names of its classes."""
+
+    rules: AnswerRules
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of the scores; None if they are unknown."""
+        return self.rules.class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | None) -> None:
+        self.rules.class_names = names
+
+
 def checked_class_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return names of classes as a tuple of text.
 

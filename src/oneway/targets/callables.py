@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.releases import Outputs, release
-from oneway.targets.answers import AnswerRules, Array, to_array, to_float32
+from oneway.targets.answers import AnswerRules, Array, RuledTarget, to_array, to_float32
 from oneway.targets.failure import failed
 
 Answer = Callable[[Array], Array]
 """``(N, ...)`` float32 or float64 queries to ``(N, K)`` floating scores."""
 
 
-class CallableTarget:
+class CallableTarget(RuledTarget):
     """Answers queries with the confidences that a callable gives, as they are.
 
     Nothing is cached, so a callable that answers at random stays random. The callable gets
@@ -62,15 +62,6 @@ class CallableTarget:
             )
         self.answer, self.rules = answer, AnswerRules(name, self.outputs, class_names)
         self.batch_size, self.fill_batches = batch_size, fill_batches
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes, in the order of the scores; None if they are unknown."""
-        return self.rules.class_names
-
-    @class_names.setter
-    def class_names(self, names: Sequence[str] | None) -> None:
-        self.rules.class_names = names
 
     def __call__(self, images: Tensor) -> Tensor:
         """Answer with confidences.

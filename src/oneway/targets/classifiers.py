@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from oneway.checks import class_name
+from oneway.checks import class_name, first_names
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.targets.answers import Array
 
@@ -21,9 +21,6 @@ _CLASSIFIERS = {
 
 _ONE_VS_ALL = ("multiclassova", "multiclass_ova", "ova", "ovr", "MultiClassOneVsAll")
 """Objectives of LightGBM and CatBoost whose probabilities do not sum to 1."""
-
-SHOWN = 10
-"""Most classes in a message."""
 
 SUMS = 0.05
 """How far the sum of a row of probabilities may be from 1."""
@@ -156,15 +153,10 @@ def places_of(predicted: Any, classes: Array, rows: int, name: str) -> NDArray[n
         unknown = sum(place is None for place in places)
     if unknown:
         raise InvalidTensorError(
-            f"predict of {name} must give classes of classes_ ({_listed(known)}), but {unknown} "
-            f"of {rows} answers, of type {labels.dtype.name}, are none of them."
+            f"predict of {name} must give classes of classes_ ({first_names(list(named))}), but "
+            f"{unknown} of {rows} answers, of type {labels.dtype.name}, are none of them."
         )
     return np.array(places, np.int64)
-
-
-def _listed(classes: list[Any]) -> str:
-    shown = ", ".join(map(class_name, classes[:SHOWN]))
-    return shown if len(classes) <= SHOWN else f"{shown}, … ({len(classes)} in all)"
 
 
 def flat_labels(predicted: Any, rows: int, name: str) -> Array:

@@ -10,7 +10,7 @@ from torch import Tensor
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidTensorError
 from oneway.releases import Outputs, logits_of_checked, release
-from oneway.targets.answers import AnswerRules, Array, to_array, to_float32
+from oneway.targets.answers import AnswerRules, Array, RuledTarget, to_array, to_float32
 from oneway.targets.failure import failed
 from oneway.targets.fitted_columns import match_columns
 from oneway.targets.onnx_scores import FLOATS, ScoreOutput, runtime_errors
@@ -36,7 +36,7 @@ def are_columns(inputs: Sequence[Any]) -> bool:
     )
 
 
-class OnnxFrameTarget:
+class OnnxFrameTarget(RuledTarget):
     """Answers tables with a model that has one input for each column.
 
     Attributes:
@@ -65,16 +65,7 @@ class OnnxFrameTarget:
             name: np.full((1, 1), "", object) if kind == TEXT else np.zeros((1, 1), NUMBERS[kind])
             for name, kind in self._types.items()
         }
-        self._rules = AnswerRules(name, outputs, scores.class_names(zeros))
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes, in the order of the scores; None if they are unknown."""
-        return self._rules.class_names
-
-    @class_names.setter
-    def class_names(self, names: Sequence[str] | None) -> None:
-        self._rules.class_names = names
+        self.rules = AnswerRules(name, outputs, scores.class_names(zeros))
 
     def frame_confidences(self, frame: Any) -> Tensor:
         """Return ``(N, K)`` float32 probabilities: the answers of an undefended API.
@@ -132,7 +123,7 @@ class OnnxFrameTarget:
         """Return the checked scores of all rows, batch by batch."""
         rows = len(next(iter(columns.values())))
         if not rows:
-            raise InvalidTensorError(f"there must be at least one query for {self._rules.name}.")
+            raise InvalidTensorError(f"there must be at least one query for {self.rules.name}.")
         parts = []
         for begin in range(0, rows, self.batch_size):
             feeds = {
@@ -142,9 +133,9 @@ class OnnxFrameTarget:
             try:
                 answer = self.scores.run(feeds)
             except runtime_errors() as error:
-                raise failed(self._rules.name, count, error) from error
+                raise failed(self.rules.name, count, error) from error
             parts.append(torch.tensor(answer))
-            self._rules.check(parts[-1], count)
+            self.rules.check(parts[-1], count)
         return torch.cat(parts)
 
     def _of_records(self, records: Tensor) -> dict[str, Array]:
@@ -152,7 +143,7 @@ class OnnxFrameTarget:
         rows = to_array(records).reshape(len(records), -1)
         if rows.shape[1] != len(self.feature_names):
             raise InvalidTensorError(
-                f"{self._rules.name} takes the {len(self.feature_names)} columns "
+                f"{self.rules.name} takes the {len(self.feature_names)} columns "
                 f"{', '.join(self.feature_names)}, but queries of shape {tuple(records.shape)} "
                 f"have {rows.shape[1]} numbers each."
             )
@@ -162,7 +153,7 @@ class OnnxFrameTarget:
         }
 
     def _of_frame(self, frame: Any) -> dict[str, Array]:
-        columns = match_columns(self.feature_names, list(frame.columns), self._rules.name)
+        columns = match_columns(self.feature_names, list(frame.columns), self.rules.name)
         return {
             name: self._converted(name, frame[column].to_numpy())
             for name, column in zip(self.feature_names, columns, strict=True)
@@ -190,5 +181,5 @@ class OnnxFrameTarget:
     def _refused(self, name: str, wanted: str, others: int | None, remedy: str) -> Exception:
         count = "some values do" if others is None else f"{others} of its values do"
         return InvalidTensorError(
-            f"column {name!r} must hold {wanted} for {self._rules.name}, but {count} not. {remedy}."
+            f"column {name!r} must hold {wanted} for {self.rules.name}, but {count} not. {remedy}."
         )

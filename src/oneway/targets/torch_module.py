@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from oneway.checks import check_count, check_images
 from oneway.errors import InvalidOptionError, OnewayError
 from oneway.releases import Outputs, check_outputs, logits_of_checked, release
-from oneway.targets.answers import AnswerRules
+from oneway.targets.answers import AnswerRules, RuledTarget
 from oneway.targets.failure import failed
 from oneway.targets.modules import check_module, named_in_config, scores_in
 
 
-class TorchTarget:
+class TorchTarget(RuledTarget):
     """Answers queries with a PyTorch module's scores.
 
     The module is put in eval mode, so that dropout is off and BatchNorm uses its running
@@ -52,16 +52,7 @@ class TorchTarget:
         check_module(module, name)
         self.module = module.eval()
         self.outputs, self.batch_size = outputs, batch_size
-        self._rules = AnswerRules(name, outputs, class_names or named_in_config(module))
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes, in the order of the scores; None if they are unknown."""
-        return self._rules.class_names
-
-    @class_names.setter
-    def class_names(self, names: Sequence[str] | None) -> None:
-        self._rules.class_names = names
+        self.rules = AnswerRules(name, outputs, class_names or named_in_config(module))
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +104,7 @@ class TorchTarget:
             )
         if self.device.type == "meta":
             raise InvalidOptionError(
-                f"{self._rules.name} is on the device meta, so that its weights have no values. "
+                f"{self.rules.name} is on the device meta, so that its weights have no values. "
                 "Load them, and choose the device cpu or cuda."
             )
 
@@ -124,9 +115,9 @@ class TorchTarget:
         except OnewayError:
             raise
         except Exception as error:
-            raise failed(self._rules.name, len(images), error) from error
-        scores = scores_in(answer, len(images), self.outputs, self._rules.name)
-        self._rules.check(scores, len(images))
+            raise failed(self.rules.name, len(images), error) from error
+        scores = scores_in(answer, len(images), self.outputs, self.rules.name)
+        self.rules.check(scores, len(images))
         # A copy again: a module may answer the next batch in the same memory.
         return logits_of_checked(scores.to(images.device, copy=True), self.outputs)
 
