@@ -207,6 +207,8 @@ class AttackerKnowledge:
         differentiable_logits: Target and defense as a function with a gradient: ``(M, C, H, W)``
             images to ``(M, K)`` defended logits. None if the attacker does not have the model
             itself.
+        candidates: ``(H, C, H, W)`` reconstructions of the held-out images, one tensor for each
+            reconstructor of the attacks that ran before. Empty for the first attack.
     """
 
     images: Tensor
@@ -218,6 +220,7 @@ class AttackerKnowledge:
     repeats: Sequence[int] = (10, 100)
     simulated_defenses: Sequence[Defense] = ()
     differentiable_logits: Callable[[Tensor], Tensor] | None = None
+    candidates: Sequence[Tensor] = ()
 
     @property
     def available(self) -> frozenset[str]:
@@ -246,7 +249,8 @@ class Reconstructor:
 
     Attributes:
         reconstruct: Maps ``(R, M, K)`` released confidences, R answers to each query, to
-            ``(M, C, H, W)`` reconstructions.
+            ``(M, C, H, W)`` reconstructions. For an attack that mixes: maps ``(C, M, ...)``
+            reconstructions by C candidates.
         repeats: R, how many answers to each query it needs.
     """
 

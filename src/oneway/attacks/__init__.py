@@ -3,11 +3,14 @@
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
 from oneway.attacks.base import Attack, InversionAttack, Workload
+from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.registry import ATTACKS, inversion_attacks
 from oneway.attacks.retrained import Retrained
+from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
 
 __all__ = [
@@ -15,11 +18,14 @@ __all__ = [
     "AdversarialTraining",
     "Attack",
     "Averaging",
+    "CellMeans",
     "ClassRepresentative",
     "InversionAttack",
+    "KernelRidge",
     "LabelOnly",
     "Optimising",
     "Retrained",
+    "Stack",
     "Static",
     "Workload",
     "inversion_attacks",

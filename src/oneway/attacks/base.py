@@ -69,6 +69,8 @@ class InversionAttack(Attack):
             every query of a class alike: its high error says nothing, and audits leave it out.
         attacks_clean_scores: Whether the attack also runs on clean scores, which gives the clean
             baseline. False where it does not apply to clean scores, or equals another attack there.
+        mixes: Whether the attack mixes the reconstructions of the attacks before it. It then gets
+            them as ``candidates``, and its reconstructors map candidates instead of confidences.
         left_out: When an audit that is short of time leaves the attack out: ``"early"``, before
             seeds and input transforms; ``"late"``, after them; None, never.
     """
@@ -78,6 +80,7 @@ class InversionAttack(Attack):
     improves_on: ClassVar[str | None] = None
     reads_query: ClassVar[bool] = True
     attacks_clean_scores: ClassVar[bool] = True
+    mixes: ClassVar[bool] = False
     left_out: ClassVar[Literal["early", "late"] | None] = "late"
 
     def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  others need it

@@ -1,20 +1,23 @@
 """The baseline: an attacker who reads the predicted label and nothing else."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from oneway.attacks.base import InversionAttack
+from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
+from oneway.inversion import non_negative_weights
 
 
 class LabelOnly(InversionAttack):
-    """Answer with each label's mean image, or with a decoder trained on one-hot labels.
+    """Answer with each label's mean image, a decoder trained on one-hot labels, or a mixture.
 
     Where the auxiliary images come from another source than the queries, the decoder can beat the
-    mean images. The lower error of the two is the baseline.
+    mean images. The lowest error of the three is the baseline.
     """
 
     name: ClassVar = "label-only"
@@ -27,21 +30,28 @@ class LabelOnly(InversionAttack):
         # Trained on the clean labels, so that the decoder is the same for all releases.
         clean_labels = labels if knowledge.clean is None else knowledge.clean.argmax(-1)
         classes = knowledge.released.shape[-1]
-        # Without the held-out rows, which choose between the two reconstructors.
+        # Without the held-out rows, which choose among the reconstructors.
         kept = ~knowledge.held_out
-        images = knowledge.images[kept].flatten(1)
-        one_hot = torch.nn.functional.one_hot(labels[kept], classes).to(images.dtype)
-        counts = one_hot.sum(0).unsqueeze(-1)
         # A label without auxiliary images is answered with the mean of all images.
-        means = torch.where(counts > 0, one_hot.T @ images / counts.clamp_min(1), images.mean(0))
-        means = means.unflatten(-1, knowledge.images.shape[1:])
+        means = label_means(knowledge.images[kept], labels[kept], classes)
         decoder = train(_label_vectors(clean_labels, classes), knowledge.images, knowledge.held_out)
+        each = torch.arange(classes, device=labels.device)
+        with torch.no_grad():
+            decoded = decoder(_label_vectors(each, classes))
+        held = labels[knowledge.held_out]
+        weights = non_negative_weights(
+            torch.stack([means[held], decoded[held]]), knowledge.images[knowledge.held_out]
+        ).to(means)
+        mixed = (weights[0] * means + weights[1] * decoded).clamp(0, 1)
         return {
-            "mean image": Reconstructor(lambda released: means[released[0].argmax(-1)]),
-            "decoder": Reconstructor(
-                lambda released: decoder(_label_vectors(released[0].argmax(-1), classes))
-            ),
+            name: Reconstructor(partial(_answer, by_label))
+            for name, by_label in (("mean image", means), ("decoder", decoded), ("mixture", mixed))
         }
+
+
+def _answer(by_label: Tensor, released: Tensor) -> Tensor:
+    """Return the ``(M, ...)`` reconstruction of the label of ``(1, M, K)`` confidences."""
+    return by_label[released[0].argmax(-1)]
 
 
 def _label_vectors(labels: Tensor, classes: int) -> Tensor:

@@ -3,25 +3,34 @@
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
 from oneway.attacks.base import Attack, InversionAttack
+from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.retrained import Retrained
+from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
         LabelOnly(),
+        CellMeans(),
+        KernelRidge(),
         Static(),
         Retrained(),
         AdversarialTraining(),
         Averaging(),
         Optimising(),
         ClassRepresentative(),
+        Stack(),
     )
 }
-"""All attacks, by the name that commands, experiments and records use."""
+"""All attacks, by the name that commands, experiments and records use.
+
+They run in this order: cheap attacks first, and an attack that mixes others after them.
+"""
 
 
 def inversion_attacks() -> dict[str, InversionAttack]:

@@ -192,7 +192,7 @@ class ModelAudit:
 
     def _full_plan(self, answers: Answers) -> AuditPlan:
         """Return the plan of a full audit, without regard to time."""
-        available = {"clean", "query"}
+        available = {"clean", "query", "candidates"}
         available |= {"random"} if answers.random else set()
         available |= {"simulated_defenses"} if is_simulated(self.audited.release) else set()
         available |= {"differentiable_logits"} if has_gradient(self.audited) else set()

@@ -269,7 +269,7 @@ def count_stages(spec: ExperimentSpec) -> int:
     workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)
     for row in spec.releases:
         attacks = [inversion_attacks()[name] for name in spec.attackers_of(row)]
-        available = {"clean", "query", "differentiable_logits"}
+        available = {"clean", "query", "differentiable_logits", "candidates"}
         available |= set() if sketch_defense(row).deterministic else {"random"}
         available |= {"simulated_defenses"} if is_simulated(row) else set()
         applying = [attack for attack in attacks if attack.applies(available)]

@@ -22,7 +22,8 @@ from oneway.inversion import (
     build_inverter,
     decoder_grid,
     held_out_rows,
-    select_model,
+    mix_decoders,
+    train_each,
     train_inverter,
 )
 
@@ -139,9 +140,9 @@ class Attackers:
             images: ``(M, C, H, W)`` test queries, to grade with.
             names: Attacks to run; None: all attacks of the spec.
         """
-        attacks, results = inversion_attacks(), {}
+        attacks, results = inversion_attacks(), dict[str, AttackResult]()
         for name in self.spec.names if names is None else names:
-            selections = itertools.count(1)
+            attack, selections = attacks[name], itertools.count(1)
 
             def train(
                 confidences: Tensor,
@@ -154,21 +155,31 @@ class Attackers:
                 stage = f"{title}: {name}" + (f" {number}" if number > 1 else "")
                 return self.train_decoder(stage, confidences, auxiliary, held_out)
 
-            result = run_attack(name, attacks[name], knowledge, train, released, images)
+            candidates = [each for other in results.values() for each in other.candidates]
+            shown = knowledge
+            if attack.mixes:
+                others = [candidate.held_out for candidate in candidates]
+                shown = dataclasses.replace(knowledge, candidates=others)
+            result = run_attack(
+                name, attack, shown, train, released, images, candidates if attack.mixes else ()
+            )
             if result is not None:
                 results[name] = result
-        return results
+        # Reconstructions by all candidates would fill the memory of an evaluation.
+        return {
+            name: dataclasses.replace(result, candidates=()) for name, result in results.items()
+        }
 
     def train_decoder(
         self, title: str, confidences: Tensor, images: Tensor, held_out: Tensor
     ) -> nn.Module:
-        """Train all decoders and return the one with the lowest held-out error.
+        """Train all decoders, and return the mixture with the lowest held-out error.
 
         Args:
             title: Name of the release, for progress.
             confidences: ``(N, K)`` confidences that answer ``images``.
             images: ``(N, C, H, W)`` auxiliary images.
-            held_out: ``(N)`` bool, the rows that select epoch and decoder.
+            held_out: ``(N)`` bool, the rows that select epochs and weigh decoders.
         """
 
         def fit(decoder: DecoderSpec, incumbent: Sequence[float]) -> tuple[nn.Module, list[float]]:
@@ -184,7 +195,9 @@ class Attackers:
             )
             return network, list(facts["held_out_errors"])
 
-        return select_model(decoder_grid(self.spec.input_transforms, self.spec.widths), fit)[0]
+        trials = train_each(decoder_grid(self.spec.input_transforms, self.spec.widths), fit)
+        decoders = [trial.decoder for trial in trials]
+        return mix_decoders(decoders, confidences[held_out], images[held_out])
 
 
 def prepare_attackers(

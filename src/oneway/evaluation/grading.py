@@ -1,6 +1,6 @@
 """Grade attacks on a release: attacks propose reconstructions, and only this module grades."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,19 @@ from oneway.attacks import LabelOnly
 from oneway.contracts import AttackerKnowledge, AttackFunction, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
 from oneway.metrics import inversion_errors
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Reconstructions by a reconstructor.
+
+    Attributes:
+        held_out: ``(M, C, H, W)`` reconstructions of the held-out auxiliary images.
+        queries: ``(N, C, H, W)`` reconstructions of the test queries.
+    """
+
+    held_out: Tensor
+    queries: Tensor
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,7 @@ class AttackResult:
         reconstructions: ``(N, C, H, W)`` reconstructions of the test queries.
         reconstructor_errors: Mean error over the test queries of every reconstructor, by name.
         own_reconstructions: ``(M, C, H, W)`` reconstructions of the held-out auxiliary images.
+        candidates: Reconstructions by every reconstructor, for an attack that mixes them.
     """
 
     attack: str
@@ -31,6 +45,7 @@ class AttackResult:
     reconstructions: Tensor
     reconstructor_errors: Mapping[str, float]
     own_reconstructions: Tensor | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def error(self) -> float:
@@ -50,6 +65,7 @@ def run_attack(
     train: TrainDecoder,
     released: Tensor,
     images: Tensor,
+    candidates: Sequence[Candidate] = (),
 ) -> AttackResult | None:
     """Prepare an attack, and grade it on test queries that the attacker has never seen.
 
@@ -61,6 +77,8 @@ def run_attack(
         released: ``(N, K)`` released confidences of the test queries.
         images: ``(N, C, H, W)`` test queries. They grade the attack, and are repeated for a
             reconstructor that needs several answers; they never select.
+        candidates: For an attack that mixes: reconstructions by the attacks before it, as the
+            knowledge has them for held-out images.
 
     Returns:
         The result; None if the attack does not apply to this release.
@@ -75,6 +93,10 @@ def run_attack(
         return None
     held_out = knowledge.held_out
     held_out_images, held_out_released = knowledge.images[held_out], knowledge.released[held_out]
+    if candidates:
+        # An attack that mixes reads reconstructions of the others, as many answers to each query.
+        held_out_released = torch.stack([each.held_out for each in candidates])
+        released = torch.stack([each.queries for each in candidates])
     tried, made = (
         {
             label: _reconstruct(reconstructor, knowledge, scores, queries)
@@ -89,14 +111,17 @@ def run_attack(
     best = min(choices, key=lambda label: choices[label])
     errors = {label: inversion_errors(images, guess) for label, guess in made.items()}
     means = {label: float(each.mean()) for label, each in errors.items()}
-    return AttackResult(name, best, errors[best], made[best], means, tried[best])
+    others = tuple(Candidate(tried[label], made[label]) for label in made)
+    return AttackResult(name, best, errors[best], made[best], means, tried[best], others)
 
 
 def _reconstruct(
     reconstructor: Reconstructor, knowledge: AttackerKnowledge, released: Tensor, images: Tensor
 ) -> Tensor:
     """Return a reconstructor's reconstructions, from as many answers as it needs."""
-    if reconstructor.repeats == 1:
+    if released.ndim > 2:
+        parts = [reconstructor.reconstruct(rows) for rows in released.split(ROWS, 1)]
+    elif reconstructor.repeats == 1:
         parts = [reconstructor.reconstruct(rows.unsqueeze(0)) for rows in released.split(ROWS)]
     else:
         query = knowledge.query

@@ -2,7 +2,8 @@
 
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
-from oneway.inversion.model_selection import DecoderSpec, Trial, decoder_grid, select_model
+from oneway.inversion.mixture import Mixture, mix_decoders, non_negative_weights
+from oneway.inversion.model_selection import DecoderSpec, Trial, decoder_grid, train_each
 from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
     DEFAULT_SETTINGS,
@@ -26,6 +27,7 @@ __all__ = [
     "YANG_SETTINGS",
     "DecoderSpec",
     "Inverter",
+    "Mixture",
     "Perturb",
     "RecordInverter",
     "TrainingReport",
@@ -37,7 +39,9 @@ __all__ = [
     "full_depth",
     "held_out_rows",
     "mean_error",
-    "select_model",
+    "mix_decoders",
+    "non_negative_weights",
     "shuffled_batches",
+    "train_each",
     "train_inverter",
 ]

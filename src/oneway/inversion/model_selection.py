@@ -1,4 +1,4 @@
-"""Model selection: train several decoders, and keep the lowest error on held-out rows."""
+"""Model selection: train several decoders, each paced by the best before it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ class DecoderSpec:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trained decoder's spec, and its held-out error after each epoch."""
+    """A trained decoder with its spec, and its held-out error after each epoch."""
 
     spec: DecoderSpec
+    decoder: nn.Module
     held_out_errors: Sequence[float]
 
     @property
@@ -50,31 +51,28 @@ def decoder_grid(input_transforms: Iterable[str], widths: Iterable[int]) -> list
     return sorted(grid, key=lambda spec: (spec.input_transform != "standardized", -spec.width))
 
 
-def select_model(specs: Sequence[DecoderSpec], fit: FitDecoder) -> tuple[nn.Module, list[Trial]]:
-    """Train each decoder in turn, and return the best.
+def train_each(specs: Sequence[DecoderSpec], fit: FitDecoder) -> list[Trial]:
+    """Train each decoder in turn.
 
     Args:
         specs: Decoders to train, at least 1.
-        fit: Trains a decoder. Training may stop early for a decoder that trails the incumbent.
+        fit: Trains a decoder. Training may stop early for a decoder that trails the incumbent,
+            which is the best decoder before it.
 
     Returns:
-        The decoder with the lowest held-out error (of a tie, the first), and all trials.
+        All trials, in the order of ``specs``.
 
     Raises:
         InvalidOptionError: ``specs`` is empty.
     """
-    winner, trials = None, list[Trial]()
+    if not specs:
+        raise InvalidOptionError(
+            "model selection needs at least one decoder, but got none. Pass a DecoderSpec."
+        )
+    trials = list[Trial]()
     for spec in specs:
         incumbent = (
             min(trials, key=lambda trial: trial.best_error).held_out_errors if trials else ()
         )
-        decoder, errors = fit(spec, incumbent)
-        trial = Trial(spec, errors)
-        if winner is None or trial.best_error < min(other.best_error for other in trials):
-            winner = decoder
-        trials.append(trial)
-    if winner is None:
-        raise InvalidOptionError(
-            "model selection needs at least one decoder, but got none. Pass a DecoderSpec."
-        )
-    return winner, trials
+        trials.append(Trial(spec, *fit(spec, incumbent)))
+    return trials
