@@ -45,4 +45,5 @@ class Stack(InversionAttack):
 
 def _mix(weights: Tensor, candidates: Tensor) -> Tensor:
     """Return the ``(M, ...)`` mixture of ``(C, M, ...)`` candidates."""
-    return torch.einsum("c,cm...->m...", weights.to(candidates), candidates).clamp(0, 1)
+    used = weights > 0  # a candidate without weight may not be finite
+    return torch.einsum("c,cm...->m...", weights[used].to(candidates), candidates[used]).clamp(0, 1)

@@ -21,7 +21,8 @@ def non_negative_weights(candidates: Tensor, truth: Tensor) -> Tensor:
     """Return the non-negative weights whose mixture of candidates is closest to the truth.
 
     Non-negative least squares, over all rows and entries at once. A weight of zero leaves a
-    candidate out, so that on the fitted rows no candidate errs less than the mixture.
+    candidate out, so that on the fitted rows no candidate errs less than the mixture. A candidate
+    that is not finite, such as a decoder that diverged, has weight zero.
 
     Args:
         candidates: ``(C, N, ...)`` reconstructions by C candidates.
@@ -43,9 +44,11 @@ def non_negative_weights(candidates: Tensor, truth: Tensor) -> Tensor:
             f"candidates must be of shape (C, {', '.join(map(str, truth.shape))}) with C >= 1, but "
             f"got {tuple(candidates.shape)}."
         )
-    rows, columns = candidates.flatten(1), truth.flatten()
+    usable = candidates.flatten(1).isfinite().all(-1)
+    rows, columns = candidates[usable].flatten(1), truth.flatten()
+    weights = torch.zeros(len(candidates), dtype=torch.float64, device=candidates.device)
     # In parts: a float64 copy of all candidates at once would fill the memory.
-    at_once = max(1, 2**24 // len(rows))
+    at_once = max(1, 2**24 // max(1, len(rows)))
     parts = zip(rows.split(at_once, 1), columns.split(at_once), strict=True)
     gram = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
     moment = rows.new_zeros(len(rows), dtype=torch.float64)
@@ -53,8 +56,8 @@ def non_negative_weights(candidates: Tensor, truth: Tensor) -> Tensor:
         wide = part.double()
         gram += wide @ wide.mT
         moment += wide @ aim.double()
-    weights = _descend(gram.cpu(), moment.cpu())
-    return weights.to(candidates.device)
+    weights[usable] = _descend(gram.cpu(), moment.cpu()).to(weights.device)
+    return weights
 
 
 def _descend(gram: Tensor, moment: Tensor) -> Tensor:
