@@ -195,7 +195,8 @@ class Attackers:
             is_late: Returns whether there is no time for a longer training.
         """
         attacks, results = inversion_attacks(), dict[str, AttackResult]()
-        label_error = self._label_error(knowledge)
+        scores = knowledge.released if knowledge.clean is None else knowledge.clean
+        label_error = label_only_error(scores, knowledge.images, knowledge.held_out)
         truth = knowledge.images[knowledge.held_out]
         for name in self.spec.names if names is None else names:
             attack, lengths = attacks[name], list[Convergence]()
@@ -340,12 +341,18 @@ class Attackers:
         )
         return network, list(facts["held_out_errors"])
 
-    def _label_error(self, knowledge: AttackerKnowledge) -> float:
-        """Return the held-out error of each label's mean image."""
-        scores = knowledge.released if knowledge.clean is None else knowledge.clean
-        labels, held_out = scores.argmax(-1), knowledge.held_out
-        means = label_means(knowledge.images[~held_out], labels[~held_out], scores.shape[-1])
-        return float(inversion_errors(knowledge.images[held_out], means[labels[held_out]]).mean())
+
+def label_only_error(confidences: Tensor, images: Tensor, held_out: Tensor) -> float:
+    """Return the held-out error of each label's mean image.
+
+    Args:
+        confidences: ``(N, K)`` confidences that answer ``images``.
+        images: ``(N, C, H, W)`` auxiliary images.
+        held_out: ``(N)`` bool, the rows that means are graded on, and not taken of.
+    """
+    labels = confidences.argmax(-1)
+    means = label_means(images[~held_out], labels[~held_out], confidences.shape[-1])
+    return float(inversion_errors(images[held_out], means[labels[held_out]]).mean())
 
 
 def prepare_attackers(

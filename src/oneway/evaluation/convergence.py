@@ -1,8 +1,11 @@
 """Convergence: double the epochs of a decoder until twice as many gain nothing of the gap."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+
+from oneway.evaluation.flag_kinds import FLAGS
+from oneway.evaluation.flags import Flag
 
 LEAST_GAIN = 0.01
 """Share of the gap that twice the epochs must remove from the error to count as a gain."""
@@ -86,3 +89,32 @@ def least_converged(selections: Iterable[Convergence]) -> Convergence | None:
         key=lambda each: (not each.shown, math.inf if each.gain is None else each.gain),
         default=None,
     )
+
+
+def least_by_name(seeds: Iterable[Mapping[str, Convergence]]) -> dict[str, Convergence]:
+    """Return the convergence of each attacker on the seed that converged least, by name.
+
+    Args:
+        seeds: Convergence of each attacker, by name, of each seed.
+    """
+    by_name: dict[str, list[Convergence]] = {}
+    for seed in seeds:
+        for name, each in seed.items():
+            by_name.setdefault(name, []).append(each)
+    least = {name: least_converged(each) for name, each in by_name.items()}
+    return {name: each for name, each in least.items() if each is not None}
+
+
+def not_trained_out(convergence: Mapping[str, Convergence], scores: str = "") -> list[Flag]:
+    """Return a flag that names the attackers whose decoders might still gain; no flag without any.
+
+    Args:
+        convergence: Convergence of each attacker, by name.
+        scores: The attacked scores in words, such as ``"clean scores"``; empty: the release.
+    """
+    names = [name for name, each in convergence.items() if not each.shown]
+    if not names:
+        return []
+    place = f" on {scores}" if scores else ""
+    statement = FLAGS["not-trained-out"].statement
+    return [Flag("not-trained-out", f"{', '.join(names)}{place} {statement}")]

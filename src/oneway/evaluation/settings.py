@@ -15,7 +15,6 @@ from oneway.defenses import build_defense, needs_surrogate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
 
-
 MOST_TIMES = 8
 """Epochs at which the search for convergence ends, as a multiple of those at which it begins."""
 
