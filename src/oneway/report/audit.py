@@ -104,8 +104,8 @@ def headline(record: AuditRecord) -> Headline:
     left_out = "; ".join(record.plan.left_out)
     left_out = f" Left out for lack of time: {left_out}." if left_out else ""
     if record.defense == "none":
-        verdict = _undefended(record)
-        return dataclasses.replace(verdict, sentence=verdict.sentence + left_out)
+        bare = _undefended(record)
+        return dataclasses.replace(bare, sentence=bare.sentence + left_out)
     gap, tail = closed_gap(record), closed_gap_least_confident(record)
     if gap.value is None:
         return Headline(
