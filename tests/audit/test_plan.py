@@ -95,7 +95,8 @@ def ranks(plan, full):
         [input_transform in plan.input_transforms for input_transform in full.input_transforms],
         [len(plan.widths), max(plan.widths)],
         [len(plan.repeats)],
-        [len(plan.controls), plan.seeds, plan.auxiliary, plan.most_epochs],
+        # Not the most epochs: what is left out gives time for more of them.
+        [len(plan.controls), plan.seeds, plan.auxiliary],
     )
 
 
@@ -159,9 +160,14 @@ def test_without_a_limit_or_with_enough_time_nothing_is_left_out(case):
     seconds = estimate_seconds(full, costs)
     for minutes in (None, 1.01 * seconds / 60):
         plan = make_plan(full, costs, minutes)
-        # Time for one doubling of the epochs, which the estimate is for, and for no other.
-        most = full.most_epochs if minutes is None else 2 * full.first_epochs
+        most = plan.most_epochs
         assert plan == dataclasses.replace(full, seconds=seconds, most_epochs=most)
+        # The search may go on for as long as all decoders would be done in time.
+        limit = math.inf if minutes is None else 60 * minutes
+        assert 2 * full.first_epochs <= most
+        if most < full.most_epochs:
+            assert estimate_seconds(full, costs, most) <= limit
+            assert estimate_seconds(full, costs, 2 * most) > limit
 
 
 @given(full_plans(), MINUTES)
