@@ -49,7 +49,16 @@ from oneway.defenses.base import ScoreDefense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, TargetFailedError
-from oneway.evaluation import FLAGS, AttackResult, Baselines, ReleaseSpec, Store, judge
+from oneway.evaluation import (
+    FLAGS,
+    AttackResult,
+    Baselines,
+    Convergence,
+    ReleaseSpec,
+    Store,
+    convergence,
+    judge,
+)
 from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
 from oneway.options import option
@@ -427,14 +436,18 @@ def test_seeds_do_not_ask_the_model_again_to_build_its_defense(folder):
 
 
 def test_decoders_that_go_on_gaining_are_trained_for_the_most_epochs(folder, monkeypatch):
-    def always_gains(self, confidences, images, input_transform, width, epochs, stage):  # noqa: ARG001
-        return None, 1 / epochs
-
-    monkeypatch.setattr(tasks.AuditTasks, "train_one", always_gains)
+    monkeypatch.setattr(convergence, "LEAST_GAIN", -1.0)
     outcome = audit(subject_of(black_box()), folder, first_epochs=3, most_epochs=7)
-    assert outcome.record.epochs == 6
-    assert outcome.record.plateau_shown is False
-    assert "not-trained-out" in raised(outcome)
+    record = outcome.record
+    for found in (record.convergence, record.clean_convergence):
+        assert {each.epochs for each in found.values()} == {6}
+        assert not any(each.shown for each in found.values())
+        assert "kernel-ridge" not in found
+    details = [flag.detail for flag in record.flags if flag.name == "not-trained-out"]
+    assert [detail.split(" might")[0] for detail in details] == [
+        "label-only, static, retrained",
+        "label-only, static on clean scores",
+    ]
 
 
 class Tired:
@@ -539,7 +552,7 @@ def errors(mean):
     return mean * STEADY
 
 
-def planted(retrained=0.012, static=0.05, clean=0.01, label=0.03, changed=0, seed=0):
+def planted(retrained=0.012, static=0.05, clean=0.01, label=0.03, changed=0, seed=0, shown=True):
     """One seed's round with these mean errors."""
 
     def result(name, each):
@@ -555,7 +568,11 @@ def planted(retrained=0.012, static=0.05, clean=0.01, label=0.03, changed=0, see
     confidences = torch.full((len(STEADY), 3), 1 / 3)
     verdict_of = judge(results, baselines, confidences, changed)
     held_out = torch.arange(len(STEADY)) < len(STEADY) // 8
-    return SeedResult(seed, results, results, baselines, verdict_of, held_out)
+    trained = dataclasses.replace(
+        results["retrained"], convergence=Convergence(12, 0.1, shown=shown)
+    )
+    attacked = results | {"retrained": trained}
+    return SeedResult(seed, results, attacked, baselines, verdict_of, held_out)
 
 
 def useful(before=0.05, after=0.05):
@@ -568,9 +585,9 @@ def useful(before=0.05, after=0.05):
 THREE = tuple(planted(seed=seed) for seed in range(3))
 
 
-def suspected(seed_results=THREE, seeds=3, controls=None, plateau=True, defense=None, of=None):
+def suspected(seed_results=THREE, seeds=3, controls=None, defense=None, of=None):
     of = useful() if of is None else of
-    flags = suspicions(seed_results, seeds, controls or {}, plateau, 12, defense or Identity(), of)
+    flags = suspicions(seed_results, seeds, controls or {}, defense or Identity(), of)
     return {flag.name: flag.detail for flag in flags}
 
 
@@ -619,7 +636,11 @@ class ReadsTheQuery(Identity):
         ),
         ("too-few-seeds", {"seed_results": THREE[:1], "seeds": 1}, "^1 of 1 seeds were run; use"),
         ("too-few-seeds", {"seed_results": THREE, "seeds": 5}, "^3 of 5 seeds were run$"),
-        ("not-trained-out", {"plateau": False}, "more than 12 epochs might still lower"),
+        (
+            "not-trained-out",
+            {"seed_results": (*THREE[:2], planted(shown=False))},
+            "^retrained might still gain from longer training$",
+        ),
         (
             "control-failed",
             {"controls": {"label-only": control("label-only", "holds", 0.1, False)}},
@@ -635,7 +656,7 @@ def test_each_flag_is_raised_alone_by_what_it_is_about(flag, case, detail):
 
 def test_a_flag_of_an_attack_says_which_attack_over_all_seeds():
     seeds = (planted(0.028, static=0.02), planted(0.04, static=0.02, seed=1))
-    flags = suspicions(seeds, 3, {}, True, 12, Identity(), useful())
+    flags = suspicions(seeds, 3, {}, Identity(), useful())
     assert [(flag.name, flag.attack, flag.detail[-14:]) for flag in flags[:2]] == [
         ("retraining-failed", "retrained", "(2 of 2 seeds)"),
         ("attack-failed", "retrained", "(1 of 2 seeds)"),

@@ -95,7 +95,8 @@ def ranks(plan, full):
         [input_transform in plan.input_transforms for input_transform in full.input_transforms],
         [len(plan.widths), max(plan.widths)],
         [len(plan.repeats)],
-        [len(plan.controls), plan.seeds, plan.auxiliary, plan.most_epochs],
+        # Not the most epochs: what is left out gives time for more of them.
+        [len(plan.controls), plan.seeds, plan.auxiliary],
     )
 
 
@@ -137,7 +138,8 @@ def test_a_plan_is_never_more_than_the_full_one_nor_without_baselines(case, minu
         assert set(kept) <= set(whole)
         assert [value for value in whole if value in kept] == list(kept)  # in their order
     assert 1 <= plan.seeds <= full.seeds
-    assert (plan.controls, plan.most_epochs) == (full.controls, full.most_epochs)
+    assert plan.controls == full.controls
+    assert plan.first_epochs <= plan.most_epochs <= full.most_epochs
     assert set(ALWAYS) <= set(plan.attacks)
     # Who does not know of it would call noise protection: averaging stays where it applies.
     assert ("averaging" in plan.attacks) is ("averaging" in full.attacks)
@@ -158,7 +160,14 @@ def test_without_a_limit_or_with_enough_time_nothing_is_left_out(case):
     seconds = estimate_seconds(full, costs)
     for minutes in (None, 1.01 * seconds / 60):
         plan = make_plan(full, costs, minutes)
-        assert plan == dataclasses.replace(full, seconds=seconds)
+        most = plan.most_epochs
+        assert plan == dataclasses.replace(full, seconds=seconds, most_epochs=most)
+        # The search may go on for as long as all decoders would be done in time.
+        limit = math.inf if minutes is None else 60 * minutes
+        assert 2 * full.first_epochs <= most
+        if most < full.most_epochs:
+            assert estimate_seconds(full, costs, most) <= limit
+            assert estimate_seconds(full, costs, 2 * most) > limit
 
 
 @given(full_plans(), MINUTES)
@@ -230,23 +239,36 @@ PRICES = {pair: price for price, pair in enumerate(COSTS.training, start=1)}
 """Whole seconds per row and epoch, so that sums are exact."""
 
 
+def selection_of(first, rows, times):
+    """Return the seconds of a model selection that ends at this multiple of the first epochs."""
+    leader = PRICES["standardized", 32]
+    others = sum(PRICES.values()) - leader
+    searched = {1: 1, 2: 1 + 2, 4: 1 + 2 + 4}[times]
+    return first * rows * (searched * leader + times * SHARE_TRAINED * others)
+
+
 def test_what_is_not_left_out_is_priced_to_the_second():
     costs = dataclasses.replace(COSTS, training=PRICES, asking=2.0, single=3.0)
     bare = dataclasses.replace(FULL, attacks=(), controls=(), auxiliary=800, first_epochs=7)
-    # Decoders of clean and of released scores, each with once and twice the epochs.
-    plateau = 2 * (1 + 2) * 7 * 800 * PRICES["standardized", 32]
     asking = 3 * (800 + 1000) * 2.0
     timing = 2 * SINGLE_QUERIES * 3.0
-    assert estimate_seconds(bare, costs) == plateau + asking + timing
-    # An attacker trains every decoder, but for what is given up on the way.
+    assert estimate_seconds(bare, costs) == asking + timing
+    # An attacker trains its first decoder for once and twice the epochs, and every other one for
+    # twice, but for what is given up on the way.
     attacked = dataclasses.replace(bare, attacks=("retrained",))
-    selection = SHARE_TRAINED * 7 * 800 * sum(PRICES.values())
-    more = estimate_seconds(attacked, costs) - estimate_seconds(bare, costs)
-    assert more == pytest.approx(3 * selection)
+    for epochs, plan in (
+        (1, dataclasses.replace(attacked, most_epochs=13)),
+        (2, attacked),
+        (2, dataclasses.replace(attacked, most_epochs=14)),
+    ):
+        more = estimate_seconds(plan, costs) - estimate_seconds(bare, costs)
+        assert more == pytest.approx(3 * selection_of(7, 800, epochs))
+    more = estimate_seconds(attacked, costs, 28) - estimate_seconds(bare, costs, 28)
+    assert more == pytest.approx(3 * selection_of(7, 800, 4))
     # The control, its decoder on clean scores, and none of the seeds has it again.
     controlled = dataclasses.replace(bare, controls=("identity",))
     more = estimate_seconds(controlled, costs) - estimate_seconds(bare, costs)
-    assert more == 2 * 7 * 800 * PRICES["within-label", 16]
+    assert more == 2 * (2 * 7) * 800 * PRICES["within-label", 16]
 
 
 @looped(
@@ -266,7 +288,7 @@ def test_an_attack_is_priced_by_its_decoders_and_queries(attack, selections, que
     costs = dataclasses.replace(COSTS, training=PRICES, asking=0.5)
     with_it = dataclasses.replace(bare, attacks=("retrained", attack))
     more = estimate_seconds(with_it, costs) - estimate_seconds(bare, costs)
-    selection = SHARE_TRAINED * bare.first_epochs * 800 * sum(PRICES.values())
+    selection = selection_of(bare.first_epochs, 800, 2)
     assert more == pytest.approx(selections * selection + 0.5 * queries)
 
 
@@ -303,8 +325,8 @@ def test_few_rows_are_seen_more_often_so_that_a_decoder_takes_enough_steps(rows)
 
 
 @given(st.integers(200, 10**6), st.floats(1e-4, 1e5))
-def test_whatever_rows_are_left_out_the_search_may_go_on_to_enough_steps(rows, minutes):
-    """Its first epochs stay when rows are halved: that steps are saved is what it is for."""
+def test_rows_are_left_out_last_and_the_first_epochs_stay(rows, minutes):
+    """That steps are saved is what halving the rows is for."""
     settings = AuditSettings.for_rows(rows)
     full = dataclasses.replace(
         FULL,
@@ -313,5 +335,7 @@ def test_whatever_rows_are_left_out_the_search_may_go_on_to_enough_steps(rows, m
         most_epochs=settings.most_epochs,
     )
     plan = make_plan(full, COSTS, minutes)
-    assert (plan.first_epochs, plan.most_epochs) == (full.first_epochs, full.most_epochs)
-    assert plan.most_epochs * plan.auxiliary / settings_for(1).batch_size >= LEAST_STEPS
+    assert plan.first_epochs == full.first_epochs
+    assert plan.first_epochs <= plan.most_epochs <= full.most_epochs
+    # Rows are halved only after the epochs are not doubled any more.
+    assert plan.auxiliary == rows or plan.most_epochs == plan.first_epochs

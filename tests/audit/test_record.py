@@ -38,8 +38,6 @@ RECORD = AuditRecord(
     ),
     seeds=(0,),
     stopped=None,
-    epochs=12,
-    plateau_shown=True,
     errors={"label-only": 0.06, "static": 0.03, "retrained": 0.02},
     reconstructors={"label-only": "mean image", "static": "decoder", "retrained": "decoder"},
     strongest=("retrained",),

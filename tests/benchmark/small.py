@@ -57,7 +57,7 @@ def spec_of(
         epochs=epochs, patience=5, batch_size=32, learning_rate=0.02, averaging=0.8
     )
     options = {"names": NAMES, "input_transforms": ("standardized",), "widths": (width,)}
-    options |= {"repeats": (2, 3)} | attacker
+    options |= {"repeats": (2, 3), "most_epochs": epochs} | attacker
     return ExperimentSpec(
         "small",
         DataSpec("blobs", *images),

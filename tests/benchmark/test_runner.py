@@ -48,6 +48,7 @@ KEYS = {
     *("reconstructors", "reconstructor_errors", "errors_per_query", "baselines", "strongest"),
     *("adaptive_error", "closed_gap", "closed_gap_least_confident", "flags", "training_seconds"),
     *("milliseconds_single_query", "milliseconds_per_query_batched", "environment", "provenance"),
+    "convergence",
 }
 ALWAYS = {"label-only", "static", "retrained"}
 """Attacks that apply to every release; adversarial training needs a surrogate to copy, and

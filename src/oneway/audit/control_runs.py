@@ -69,7 +69,10 @@ class ControlRun:
         self.test, self.clean_test = audited.test[chosen], answers.clean_test[chosen]
         self.places = planted_positions(images, self.clean.shape[-1])
         spec = AttackerSpec(
-            widths=(min(plan.widths),), repeats=(max(plan.repeats),), training=settings_for(epochs)
+            widths=(min(plan.widths),),
+            repeats=(max(plan.repeats),),
+            training=settings_for(epochs),
+            most_epochs=epochs,
         )
         # In the plan's order, since decoders of the first transform read the label.
         transforms = dict.fromkeys(control.input_transform for control in self.controls.values())

@@ -16,7 +16,8 @@ from oneway.audit.plan import SINGLE_QUERIES
 from oneway.contracts import Defense
 from oneway.defenses.identity import Identity
 from oneway.errors import OnewayError
-from oneway.evaluation import AttackResult, Baselines, Verdict
+from oneway.evaluation import AttackResult, Baselines, Convergence, Verdict
+from oneway.evaluation.convergence import least_by_name
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import distortion_of
 from oneway.evaluation.timing import query_times
@@ -74,6 +75,18 @@ class SeedResult:
     def strongest(self) -> AttackResult:
         """The result of the strongest attacker."""
         return self.results[self.verdict.strongest]
+
+
+def convergence_over(seeds: Sequence[Mapping[str, AttackResult]]) -> dict[str, Convergence]:
+    """Return the least convergence of each attacker over all seeds, by name.
+
+    Args:
+        seeds: Results of the attackers of each seed, by name.
+    """
+    return least_by_name(
+        {name: each.convergence for name, each in results.items() if each.convergence is not None}
+        for results in seeds
+    )
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,20 @@
 """Audit a model: all attackers, their controls, and a verdict that can be checked."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, ask, has_gradient
 from oneway.audit.controls import ControlResult, controls_for
 from oneway.audit.examples import examples_of
 from oneway.audit.measures import SeedResult, measure, utility
-from oneway.audit.pacing import find_plateau, measure_costs
+from oneway.audit.pacing import measure_costs
 from oneway.audit.plan import AuditPlan, make_plan
 from oneway.audit.record import AuditRecord, Findings, compose_record
 from oneway.audit.settings import AuditSettings
@@ -109,8 +109,6 @@ class ModelAudit:
                 results,
                 self.settings.seeds,
                 controls,
-                context.plateau,
-                context.epochs,
                 fitted.defense,
                 useful,
             ),
@@ -125,8 +123,6 @@ class ModelAudit:
             utility=useful,
             fitted=fitted,
             answers=answers,
-            epochs=context.epochs,
-            plateau=context.plateau,
             stopped=stopped,
             examples=examples,
             seconds=self._spent(),
@@ -136,7 +132,7 @@ class ModelAudit:
         return AuditOutcome(record, measures.queries(results), pictures)
 
     def _prepare(self) -> AuditContext:
-        """Query the model, plan, and find the number of epochs that decoders are trained."""
+        """Query the model, plan, and find the epochs at which decoders of clean scores converge."""
         audited = self.audited
         self.report("ask the model", 0.0)
         if self.understanding is None:
@@ -153,8 +149,12 @@ class ModelAudit:
         answers = dataclasses.replace(
             answers, clean=answers.clean[rows], released=answers.released[rows]
         )
-        epochs, plateau = self._find_epochs(plan, answers, audited.auxiliary[rows])
-        return AuditContext(plan, rows, clean, answers, epochs, plateau)
+        minutes = self.settings.minutes
+        left = math.inf if minutes is None else 60 * minutes - self._spent()
+        context = AuditContext(plan, rows, clean, answers, plan.first_epochs, time.time() + left)
+        images = audited.auxiliary[rows]
+        epochs = self.tasks.clean_epochs(plan, answers.clean, images, context.is_late)
+        return dataclasses.replace(context, epochs=epochs)
 
     def _collect(
         self, outcomes: Iterator[TaskResult | OnewayError]
@@ -214,24 +214,6 @@ class ModelAudit:
             seeds=settings.seeds,
             auxiliary=len(self.audited.auxiliary),
         )
-
-    def _find_epochs(self, plan: AuditPlan, answers: Answers, images: Tensor) -> tuple[int, bool]:
-        """Return the number of epochs for decoders, and whether twice as many gain nothing."""
-        scores = {"clean": answers.clean, "released": answers.released}
-        transform, width = plan.input_transforms[0], max(plan.widths)
-
-        def held_out_error(name: str, epochs: int) -> float:
-            stage = f"pace: {name}, {epochs}"
-            train = self.tasks.train_one
-            return train(scores[name], images, transform, width, epochs, stage)[1]
-
-        def is_late() -> bool:
-            if self.settings.minutes is None:
-                return False
-            limit = 60 * self.settings.minutes
-            return 3 * self._spent() > limit or 2 * plan.seconds > limit
-
-        return find_plateau(plan.first_epochs, plan.most_epochs, scores, held_out_error, is_late)
 
     def _is_late(self, seeds_done: int) -> bool:
         """Return whether another seed would exceed the target run time."""

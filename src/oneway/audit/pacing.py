@@ -1,7 +1,6 @@
-"""Pace an audit: seconds of an epoch and of a query, and the epochs at which decoders plateau."""
+"""Pace an audit: measure the seconds of an epoch and of a query, before it is planned."""
 
 import time
-from collections.abc import Callable, Iterable
 from itertools import product
 
 import torch
@@ -15,9 +14,6 @@ from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.timing import synchronize
 from oneway.inversion import Inverter, RecordInverter, build_inverter
-
-GAIN = 0.01
-"""Share of the error that twice the epochs must remove to count as a gain."""
 
 TIMED_SECONDS = 0.5
 """Seconds that each decoder is timed before an audit is planned."""
@@ -86,40 +82,3 @@ def _step_seconds(
         taken.append(time.perf_counter() - begin)
     # The first step is slow, since it prepares kernels.
     return (taken[-1] - taken[0]) / (len(taken) - 1) / len(images)
-
-
-def find_plateau(
-    first: int,
-    most: int,
-    scores: Iterable[str],
-    held_out_error: Callable[[str, int], float],
-    is_late: Callable[[], bool],
-) -> tuple[int, bool]:
-    """Double the epochs until twice as many gain nothing, on all scores.
-
-    A gain on any scores doubles the epochs for all, since all releases are attacked with equal
-    means.
-
-    Args:
-        first: Epochs to begin with.
-        most: Most epochs.
-        scores: Names of the scores that decoders are trained on.
-        held_out_error: Returns the held-out error of a decoder, given the name of scores and the
-            number of epochs.
-        is_late: Returns whether there is no time for another doubling.
-
-    Returns:
-        The epochs, and whether twice as many gained nothing.
-    """
-    epochs, names = first, list(scores)
-    while 2 * epochs <= most:
-        gains = [
-            1 - held_out_error(name, 2 * epochs) / held_out_error(name, epochs) for name in names
-        ]
-        if max(gains) < GAIN:
-            return epochs, True
-        # Twice the epochs gained, so that all decoders get twice as many.
-        epochs *= 2
-        if is_late():
-            break
-    return epochs, False

@@ -4,11 +4,10 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import product
 
 from oneway.attacks import Workload, inversion_attacks
 from oneway.audit.controls import CONTROLS
-from oneway.inversion import TrainingSettings
+from oneway.inversion import TrainingSettings, decoder_grid
 
 FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
 """Input transforms of a full audit: the whole registry, the most robust first."""
@@ -17,13 +16,13 @@ WIDTHS = (16, 32)
 """Channels of the last hidden layer of a decoder."""
 
 FIRST_EPOCHS = 6
-"""Epochs at which the search for the plateau begins."""
+"""Epochs at which the search for convergence begins."""
 
 LEAST_STEPS = 600
 """Least steps of a decoder in the shortest training of that search."""
 
 MOST_EPOCHS = 48
-"""Epochs at which the search for the plateau ends."""
+"""Epochs at which the search for convergence ends."""
 
 REPEATS = (10, 100)
 """Numbers of answers to the same query that averaging tries."""
@@ -69,13 +68,13 @@ class AuditPlan:
         input_transforms: Input transforms in each model selection.
         widths: Decoder widths in each model selection.
         repeats: Numbers of answers to the same query that averaging tries.
-        most_epochs: Epochs at which the search for the plateau ends.
+        most_epochs: Epochs at which the search for convergence ends, as far as there is time.
         controls: Names of the controls.
         seeds: Number of seeds; each repeats all attacks.
         auxiliary: Number of auxiliary rows that are used.
         left_out: Parts of a full audit that are left out, in words.
         seconds: Expected run time, in seconds.
-        first_epochs: Epochs at which the search for the plateau begins.
+        first_epochs: Epochs at which the search for convergence begins.
     """
 
     attacks: tuple[str, ...]
@@ -92,7 +91,7 @@ class AuditPlan:
 
 
 def first_epochs_for(rows: int) -> int:
-    """Return the epochs at which the search for the plateau begins.
+    """Return the epochs at which the search for convergence begins.
 
     With few rows an epoch has few steps, so that there must be more epochs.
 
@@ -104,7 +103,7 @@ def first_epochs_for(rows: int) -> int:
 
 
 def settings_for(epochs: int) -> TrainingSettings:
-    """Return the training settings of every decoder of an audit: one cycle of ``epochs``."""
+    """Return the training settings of a decoder of an audit: one cycle of ``epochs``."""
     return TrainingSettings(
         epochs=epochs,
         learning_rate=0.01,
@@ -113,17 +112,24 @@ def settings_for(epochs: int) -> TrainingSettings:
     )
 
 
-def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
-    """Return the expected run time of a plan, in seconds, at its first number of epochs.
+def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -> float:
+    """Return the expected run time of a plan, in seconds.
 
     Args:
         plan: The plan.
         costs: Measured costs.
+        epochs: Epochs at which decoders converge, a power of two times the first epochs; None:
+            twice the first epochs, or the first where the plan ends there.
     """
     attacks = inversion_attacks()
-    epochs, rows, price = plan.first_epochs, plan.auxiliary, costs.training
-    decoders = product(plan.input_transforms, plan.widths)
-    selection = SHARE_TRAINED * rows * epochs * sum(price[decoder] for decoder in decoders)
+    first, rows, price = plan.first_epochs, plan.auxiliary, costs.training
+    if epochs is None:
+        epochs = _expected_epochs(plan)
+    decoders = decoder_grid(plan.input_transforms, plan.widths)
+    leader, *others = (price[decoder.input_transform, decoder.width] for decoder in decoders)
+    # The first decoder is trained with each number of epochs on the way; the rest only once.
+    searched = (2 * epochs - first) * leader
+    selection = rows * (searched + SHARE_TRAINED * epochs * sum(others))
     workload = Workload(rows, costs.test, plan.repeats)
     # An attacker that simulates the defense trains another surrogate first.
     selections = sum(
@@ -132,14 +138,18 @@ def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
     )
     extra = sum(attacks[name].extra_queries(workload) for name in plan.attacks)
     queries = rows + costs.test + extra
-    # The plateau takes two decoders, each with once and twice the epochs, at least.
-    plateau = 6 * rows * epochs * price[plan.input_transforms[0], max(plan.widths)]
     timing = 2 * SINGLE_QUERIES * costs.single
-    once = plateau + _control_seconds(plan, costs) + timing
+    once = _control_seconds(plan, costs, epochs) + timing
     return once + plan.seeds * (selection * selections + queries * costs.asking)
 
 
-def _control_seconds(plan: AuditPlan, costs: Costs) -> float:
+def _expected_epochs(plan: AuditPlan) -> int:
+    """Return the epochs at which a search ends where twice the first epochs gain nothing."""
+    twice = 2 * plan.first_epochs
+    return twice if twice <= plan.most_epochs else plan.first_epochs
+
+
+def _control_seconds(plan: AuditPlan, costs: Costs, epochs: int) -> float:
     """Return the seconds of controls: a decoder each, and a decoder for each kind of reference."""
     controls = [CONTROLS[name] for name in plan.controls]
     plain = {control.input_transform for control in controls if control.reference is None}
@@ -150,7 +160,7 @@ def _control_seconds(plan: AuditPlan, costs: Costs) -> float:
     seconds = sum(costs.training[transform, min(plan.widths)] for transform in transforms)
     asking = any("query" in inversion_attacks()[control.attack].requires for control in controls)
     queries = rows + min(costs.test, CONTROL_TEST) if asking else 0
-    return seconds * rows * plan.first_epochs + queries * costs.asking
+    return seconds * rows * epochs + queries * costs.asking
 
 
 @dataclass(frozen=True)
@@ -248,10 +258,18 @@ def make_plan(
         if estimate_seconds(plan, costs) <= limit:
             break
         plan = step.apply(plan)
-    # The epochs stay. With more epochs for fewer rows, the steps and so the time would hardly fall.
-    # The search for the plateau adds epochs where they gain.
+    if estimate_seconds(plan, costs) > limit:
+        # Half of the rows would save as much, and would weaken attackers that train no decoder.
+        plan = dataclasses.replace(plan, most_epochs=plan.first_epochs)
+    # The first epochs stay. With more epochs for fewer rows, the steps and so the time would hardly
+    # fall.
     while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least_rows:
         plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
+    longest = _expected_epochs(plan)
+    while 2 * longest <= plan.most_epochs and estimate_seconds(plan, costs, 2 * longest) <= limit:
+        longest *= 2
+    if 2 * longest <= plan.most_epochs:
+        plan = dataclasses.replace(plan, most_epochs=longest)
     missing = [step.describe(full, plan) for step in steps]
     if plan.auxiliary < full.auxiliary:
         missing.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")

@@ -1,7 +1,7 @@
 """The typed record of an audit: all of its results except those of single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import ControlResult, failed_controls
-from oneway.audit.measures import Measures, SeedResult
+from oneway.audit.measures import Measures, SeedResult, convergence_over
 from oneway.audit.plan import AuditPlan
 from oneway.audit.understanding import Understanding
+from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.randomness import Stream
@@ -43,8 +44,6 @@ class AuditRecord(TypedRecord):
         plan: Attackers, decoders and controls, with what was left out.
         seeds: Seeds that were run.
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
-        epochs: Epochs that each decoder was trained.
-        plateau_shown: Whether twice the epochs gained nothing.
         errors: Mean squared error per pixel of each attacker, mean over seeds.
         reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
         strongest: Strongest attacker of each seed.
@@ -72,6 +71,10 @@ class AuditRecord(TypedRecord):
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
         understanding: What the audit understood of model and data; None in older records.
+        convergence: Epochs of each attacker's decoders on the release, and whether twice as many
+            gain nothing, on the seed that converged least; no entry for an attacker that trains no
+            decoder; empty in older records.
+        clean_convergence: The same on clean scores.
     """
 
     subject: ClassVar = "an audit"
@@ -86,8 +89,6 @@ class AuditRecord(TypedRecord):
     plan: AuditPlan
     seeds: tuple[int, ...]
     stopped: str | None
-    epochs: int
-    plateau_shown: bool
     errors: Mapping[str, float]
     reconstructors: Mapping[str, str]
     strongest: tuple[str, ...]
@@ -115,6 +116,8 @@ class AuditRecord(TypedRecord):
     provenance: Provenance
     command: str | None = None
     understanding: Understanding | None = None
+    convergence: Mapping[str, Convergence] = field(default_factory=dict)
+    clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,6 @@ class Findings:
         utility: Quality, distortion and cost for users and the server.
         fitted: The defense, ready to answer.
         answers: Answers of the model and of the release.
-        epochs: Epochs that each decoder was trained.
-        plateau: Whether twice the epochs gained nothing.
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
         examples: Queries that are shown, with errors.
         seconds: Seconds that the audit took.
@@ -146,8 +147,6 @@ class Findings:
     utility: Mapping[str, Any]
     fitted: FittedDefense
     answers: Answers
-    epochs: int
-    plateau: bool
     stopped: str | None
     examples: Mapping[str, Any]
     seconds: float
@@ -183,8 +182,6 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         plan=findings.plan,
         seeds=tuple(result.seed for result in results),
         stopped=findings.stopped,
-        epochs=findings.epochs,
-        plateau_shown=findings.plateau,
         errors={name: _mean([result.results[name].error for result in results]) for name in names},
         reconstructors={name: results[0].results[name].reconstructor for name in names},
         strongest=tuple(result.verdict.strongest for result in results),
@@ -215,6 +212,8 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
         understanding=findings.understanding,
+        convergence=convergence_over([result.results for result in results]),
+        clean_convergence=convergence_over([result.clean_results for result in results]),
     )
 
 

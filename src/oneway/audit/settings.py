@@ -26,8 +26,8 @@ class AuditSettings:
         controls: Whether controls are run. Without controls nothing vouches for the verdict.
         input_transforms: Input transforms in each model selection.
         widths: Decoder widths in each model selection.
-        first_epochs: Epochs at which the search for the plateau begins.
-        most_epochs: Epochs at which the search for the plateau ends.
+        first_epochs: Epochs at which the search for convergence begins.
+        most_epochs: Epochs at which the search for convergence ends.
         repeats: Numbers of answers to the same query that averaging tries.
     """
 

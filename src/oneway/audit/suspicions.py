@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from oneway.audit.controls import ControlResult, failed_controls
-from oneway.audit.measures import SeedResult
+from oneway.audit.measures import SeedResult, convergence_over
 from oneway.contracts import Defense
 from oneway.evaluation import Flag, standard_error
+from oneway.evaluation.convergence import not_trained_out
 
 SEEDS = 3
 """Default number of seeds, and the least number for results that are published."""
@@ -28,8 +29,6 @@ def suspicions(
     seed_results: Sequence[SeedResult],
     seeds: int,
     controls: Mapping[str, ControlResult],
-    plateau: bool,
-    epochs: int,
     defense: Defense,
     useful: Mapping[str, Any],
 ) -> list[Flag]:
@@ -39,8 +38,6 @@ def suspicions(
         seed_results: Result of each seed that was run.
         seeds: Number of seeds that were requested.
         controls: Result of each control, by name.
-        plateau: Whether twice the epochs gained nothing.
-        epochs: Epochs that decoders were trained.
         defense: The audited defense.
         useful: Result of :func:`oneway.audit.measures.utility`.
     """
@@ -74,9 +71,9 @@ def suspicions(
         if len(seed_results) < SEEDS:
             detail += f"; use at least {SEEDS} for results that you share"
         flags.append(Flag("too-few-seeds", detail))
-    if not plateau:
-        detail = f"more than {epochs} epochs might still lower the errors of decoders"
-        flags.append(Flag("not-trained-out", detail))
+    flags += not_trained_out(convergence_over([result.results for result in seed_results]))
+    on_clean = convergence_over([result.clean_results for result in seed_results])
+    flags += not_trained_out(on_clean, "clean scores")
     for name in failed_controls(controls):
         result = controls[name]
         detail = f"{name} must be {_MUST[result.expected]}, but measured {result.measured:.2f}"

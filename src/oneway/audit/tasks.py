@@ -1,16 +1,17 @@
 """The independent tasks of an audit: its controls, the release at twice its strength, its seeds.
 
 A task queries and trains with its own random streams. Its result depends neither on the machine nor
-on the order of the tasks.
+on the order of the tasks, unless time runs out.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from oneway.attacks import inversion_attacks
 from oneway.audit.audit_target import Answers, AuditTarget, access
@@ -25,7 +26,12 @@ from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import effective_options, strength_option
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag, judge, standard_error, take_baselines
-from oneway.evaluation.attackers import Attackers, prepare_attackers
+from oneway.evaluation.attackers import (
+    Attackers,
+    CleanErrors,
+    label_only_error,
+    prepare_attackers,
+)
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense
 from oneway.evaluation.settings import AttackerSpec, SurrogateSpec
 from oneway.evaluation.store import Store
@@ -48,8 +54,9 @@ class AuditContext:
         rows: ``(N)`` int64 numbers of the auxiliary rows that are used, in random order.
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
         answers: Answers of the model and of the release, for the rows that are used.
-        epochs: Epochs that each decoder is trained.
-        plateau: Whether twice the epochs gained nothing.
+        epochs: Epochs at which decoders of clean scores converge, for controls.
+        deadline: Time after which no longer training begins, in seconds since 1970; infinite
+            without a target run time.
     """
 
     plan: AuditPlan
@@ -57,7 +64,11 @@ class AuditContext:
     clean: Tensor
     answers: Answers
     epochs: int
-    plateau: bool
+    deadline: float
+
+    def is_late(self) -> bool:
+        """Return whether the target run time is over."""
+        return time.time() > self.deadline
 
 
 def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
@@ -133,7 +144,7 @@ class AuditTasks:
     def defender(self) -> Defender:
         """The defender, who trains surrogates and states of defenses."""
         images = self.audited.auxiliary
-        attackers = self.attackers(self.seed, (), self.settings.first_epochs, images)
+        attackers = self.attackers(self.seed, (), images)
         removed = min(2, default_depth(images.shape[1:]) - 1)
         surrogate = SurrogateSpec(
             width=max(self.settings.widths),
@@ -148,7 +159,6 @@ class AuditTasks:
         self,
         seed: int,
         names: Sequence[str],
-        epochs: int,
         images: Tensor,
         plan: AuditPlan | None = None,
     ) -> Attackers:
@@ -157,56 +167,50 @@ class AuditTasks:
         Args:
             seed: Seed of the attackers.
             names: Registered names of the attacks.
-            epochs: Epochs that each decoder is trained.
             images: ``(N, ...)`` auxiliary inputs.
             plan: Plan with the decoders of model selections; None: all decoders.
         """
+        means = plan or self.settings
         spec = AttackerSpec(
             names=tuple(names),
-            input_transforms=plan.input_transforms if plan else self.settings.input_transforms,
-            widths=plan.widths if plan else self.settings.widths,
-            repeats=plan.repeats if plan else self.settings.repeats,
-            training=settings_for(epochs),
+            input_transforms=means.input_transforms,
+            widths=means.widths,
+            repeats=means.repeats,
+            training=settings_for(means.first_epochs),
+            most_epochs=means.most_epochs,
         )
         return prepare_attackers(spec, images, self.store, seed, self.report)
 
-    def train_one(
-        self,
-        confidences: Tensor,
-        images: Tensor,
-        input_transform: str,
-        width: int,
-        epochs: int,
-        stage: str,
-    ) -> tuple[nn.Module, float]:
-        """Return a decoder, trained as in a model selection, and its lowest held-out error.
+    def clean_epochs(
+        self, plan: AuditPlan, clean: Tensor, images: Tensor, is_late: Callable[[], bool]
+    ) -> int:
+        """Return the epochs at which a decoder of clean scores converges, on the first seed.
+
+        The store keeps its trainings, which the attacks on clean scores need again.
 
         Args:
-            confidences: ``(N, K)`` confidences that answer ``images``.
+            plan: Plan with the decoders of model selections.
+            clean: ``(N, K)`` undefended confidences of the images.
             images: ``(N, ...)`` auxiliary inputs.
-            input_transform: Input transform of the decoder.
-            width: Width of the decoder.
-            epochs: Epochs of its training.
-            stage: Name of the stage, for progress.
+            is_late: Returns whether there is no time for a longer training.
         """
-        attackers = self.attackers(self.seed, (), epochs, images)
-        network, facts = attackers.trainer.train(
-            "attacker",
-            {"input_transform": input_transform, "width": width},
-            attackers.spec.training,
-            confidences,
+        attackers = self.attackers(self.seed, (), images, plan)
+        label_error = label_only_error(clean, images, attackers.held_out)
+        return attackers.search(
+            "pace: clean",
+            clean,
             images,
             attackers.held_out,
-            stage=stage,
-        )
-        return network, float(min(facts["held_out_errors"]))
+            lambda held_out_error: label_error - held_out_error,
+            is_late,
+        ).epochs
 
     def _seed(self, seed: int, name: str, context: AuditContext) -> SeedResult:
         """Attack clean scores and the release, with a seed."""
         audited, plan, answers = self.audited, context.plan, context.answers
         attacks = inversion_attacks()
         images = audited.auxiliary[context.rows]
-        attackers = self.attackers(seed, plan.attacks, context.epochs, images, plan)
+        attackers = self.attackers(seed, plan.attacks, images, plan)
         simulated = (
             self.defender.simulated_defenses(audited.release, context.clean)
             if any("simulated_defenses" in attacks[attack].requires for attack in plan.attacks)
@@ -235,11 +239,22 @@ class AuditTasks:
         )
         names = [attack for attack in plan.attacks if attacks[attack].attacks_clean_scores]
         clean_results = attackers.run(
-            f"seed {seed}, clean", undefended, answers.clean_test, audited.test, names
+            f"seed {seed}, clean",
+            undefended,
+            answers.clean_test,
+            audited.test,
+            names,
+            is_late=context.is_late,
         )
         baselines = take_baselines(clean_results, images, audited.test)
         results = attackers.run(
-            f"seed {seed}", knowledge, answers.trace.released, audited.test, plan.attacks
+            f"seed {seed}",
+            knowledge,
+            answers.trace.released,
+            audited.test,
+            plan.attacks,
+            clean_errors=CleanErrors.of(clean_results.values(), images[attackers.held_out]),
+            is_late=context.is_late,
         )
         verdict = judge(results, baselines, answers.clean_test, answers.label_changes)
         if seed != self.seed:
@@ -263,18 +278,19 @@ class AuditTasks:
         stronger = dataclasses.replace(row, options={**row.options, option: double})
         other = self.defender.build(stronger, self.audited.target, context.clean).defense
         guard = DefendedTarget(self.audited.target, other)
-        errors = []
+        attackers, errors = self.attackers(self.seed, (), images, plan), []
         for name, shown, released in (
             ("at its strength", answers.released, answers.trace.released),
             ("at twice its strength", guard(images), guard(self.audited.test)),
         ):
-            network, _ = self.train_one(
+            network, _ = attackers.trainer.train(
+                "attacker",
+                {"input_transform": plan.input_transforms[0], "width": min(plan.widths)},
+                attackers.spec.training_for(context.epochs),
                 shown,
                 images,
-                plan.input_transforms[0],
-                min(plan.widths),
-                context.epochs,
-                f"budget: {name}",
+                attackers.held_out,
+                stage=f"budget: {name}",
             )
             with torch.no_grad():
                 parts = [network(rows) for rows in released.split(512)]

@@ -14,7 +14,7 @@ from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
 from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
 from oneway.evaluation import AttackResult, take_baselines
-from oneway.evaluation.attackers import prepare_attackers, selection_size
+from oneway.evaluation.attackers import CleanErrors, prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
 from oneway.evaluation.pictures import pixels, shown_rows
 from oneway.evaluation.randomness import Stream
@@ -123,13 +123,15 @@ class Experiment:
         splits = self.splits
         target = trained_target(self.spec, splits, self.store, self.report)
         auxiliary = target(splits.auxiliary_images)
-        baselines = None
+        baselines, clean_errors = None, None
         for row in self.spec.releases:
             if baselines is not None and row.name in finished:
                 continue
-            fitted, trace, results = self._attack(row, target, auxiliary)
+            fitted, trace, results = self._attack(row, target, auxiliary, clean_errors)
             if baselines is None:
                 baselines = take_baselines(results, splits.auxiliary_images, splits.test_images)
+                held_out = splits.auxiliary_images[self.attackers.held_out]
+                clean_errors = CleanErrors.of(results.values(), held_out)
                 if row.name in finished:
                     continue
             clean = release(trace.clean_logits)
@@ -152,7 +154,11 @@ class Experiment:
         }
 
     def _attack(
-        self, row: ReleaseSpec, target: TorchTarget, clean: Tensor
+        self,
+        row: ReleaseSpec,
+        target: TorchTarget,
+        clean: Tensor,
+        clean_errors: CleanErrors | None,
     ) -> tuple[FittedDefense, Trace, dict[str, AttackResult]]:
         splits, stage = self.splits, f"defend: {row.name}"
         names = self.spec.attackers_of(row)
@@ -179,7 +185,14 @@ class Experiment:
         )
         trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)
-        results = self.attackers.run(row.name, knowledge, trace.released, splits.test_images, names)
+        results = self.attackers.run(
+            row.name,
+            knowledge,
+            trace.released,
+            splits.test_images,
+            names,
+            clean_errors=clean_errors,
+        )
         return fitted, trace, results
 
     def _facts(

@@ -3,10 +3,11 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.convergence import Convergence, least_by_name
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.records import Environment, ReleaseRecord
@@ -43,6 +44,8 @@ class Summary:
         flags: Every kind of flag that a seed raised, with the number of seeds that raised it.
         record: Record of the first seed, for values that all records share.
         environments: Environments of the records, each once.
+        convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing, on
+            the seed that converged least; empty if a seed does not record it.
     """
 
     release: str
@@ -52,6 +55,7 @@ class Summary:
     flags: Mapping[Flag, int]
     record: ReleaseRecord
     environments: tuple[Environment, ...] = ()
+    convergence: Mapping[str, Convergence] = field(default_factory=dict)
 
 
 VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
@@ -148,11 +152,16 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
         flags,
         group[0],
         tuple(dict.fromkeys(record.environment for record in group)),
+        least_by_name(record.convergence for record in group)
+        if all(record.convergence for record in group)
+        else {},
     )
 
 
 def _kind_of(flag: Flag) -> Flag:
     """Return a flag without details that differ between seeds, such as counts."""
+    if flag.name == "not-trained-out":
+        return flag  # its detail names the attackers
     statement = FLAGS[flag.name].statement
     detail = f"{flag.attack} {statement}" if flag.name == "attack-failed" else statement
     return Flag(flag.name, detail, flag.attack)

@@ -39,7 +39,15 @@ Out = Annotated[Path | None, typer.Option(help="Also write the record as JSON Li
 Figure = Annotated[
     Path | None, typer.Option(help="Also draw reconstructions, .png or .pdf."), Writes()
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="Most passes over the images.")]
+Epochs = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Passes over the images at first; doubled until twice as many gain nothing."
+    ),
+]
+MostEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Most passes over the images. [8 times --epochs]")
+]
 
 
 @command
@@ -53,6 +61,7 @@ def attack(
     figure: Figure = None,
     cache: Cache = CACHE,
     epochs: Epochs = 24,
+    most_epochs: MostEpochs = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -90,6 +99,7 @@ def attack(
             *recordings,
             store=Store(cache),
             settings=TrainingSettings(epochs=epochs),
+            most_epochs=most_epochs,
             seed=seed,
             report=report,
         )

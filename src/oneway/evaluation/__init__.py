@@ -1,5 +1,6 @@
 """The part that audits and experiments share: build defenses, run attackers and grade them."""
 
+from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
@@ -32,6 +33,7 @@ __all__ = [
     "AttackResult",
     "AttackerSpec",
     "Baselines",
+    "Convergence",
     "Environment",
     "Flag",
     "Outcome",

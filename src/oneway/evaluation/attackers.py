@@ -2,15 +2,25 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks import inversion_attacks
+from oneway.attacks import LabelOnly, inversion_attacks
+from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
+from oneway.evaluation.convergence import (
+    Convergence,
+    Gap,
+    least_converged,
+    never_late,
+    no_gap,
+    search_epochs,
+)
 from oneway.evaluation.grading import AttackResult, run_attack
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import AttackerSpec
@@ -26,6 +36,7 @@ from oneway.inversion import (
     train_each,
     train_inverter,
 )
+from oneway.metrics import inversion_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +119,43 @@ class InverterTrainer:
 
 
 @dataclasses.dataclass(frozen=True)
+class CleanErrors:
+    """Lowest held-out errors of attackers on clean scores, which say how wide the gap is.
+
+    Attributes:
+        quick: Lowest error of attackers that train no decoder and mix none; infinite where there
+            is none. The gap of decoders of clean scores rests on it and on their own error, so
+            that they are the same in each run.
+        best: Lowest error of all attackers; infinite where none has attacked clean scores yet.
+    """
+
+    quick: float = math.inf
+    best: float = math.inf
+
+    @classmethod
+    def of(cls, results: Iterable[AttackResult], truth: Tensor) -> "CleanErrors":
+        """Return the lowest errors of attacks on clean scores.
+
+        Args:
+            results: Results of the attacks.
+            truth: ``(M, C, H, W)`` held-out auxiliary images.
+        """
+        errors = {
+            result.attack: float(inversion_errors(truth, result.own_reconstructions).mean())
+            for result in results
+            if result.own_reconstructions is not None
+        }
+        quick = [
+            errors[result.attack]
+            for result in results
+            if result.convergence is None
+            and result.attack in errors
+            and not inversion_attacks()[result.attack].mixes
+        ]
+        return cls(min(quick, default=math.inf), min(errors.values(), default=math.inf))
+
+
+@dataclasses.dataclass(frozen=True)
 class Attackers:
     """All attackers of an evaluation, with equal means.
 
@@ -130,6 +178,9 @@ class Attackers:
         released: Tensor,
         images: Tensor,
         names: Sequence[str] | None = None,
+        *,
+        clean_errors: CleanErrors | None = None,
+        is_late: Callable[[], bool] = never_late,
     ) -> dict[str, AttackResult]:
         """Attack a release; return the result of each attack that applies, by name.
 
@@ -139,21 +190,44 @@ class Attackers:
             released: ``(M, K)`` released confidences of the test queries.
             images: ``(M, C, H, W)`` test queries, to grade with.
             names: Attacks to run; None: all attacks of the spec.
+            clean_errors: Errors of the same attackers on clean scores, which say how wide the gap
+                is; None: this run attacks clean scores, and measures them as it goes.
+            is_late: Returns whether there is no time for a longer training.
         """
         attacks, results = inversion_attacks(), dict[str, AttackResult]()
+        scores = knowledge.released if knowledge.clean is None else knowledge.clean
+        label_error = label_only_error(scores, knowledge.images, knowledge.held_out)
+        truth = knowledge.images[knowledge.held_out]
         for name in self.spec.names if names is None else names:
-            attack, selections = attacks[name], itertools.count(1)
+            attack, lengths = attacks[name], list[Convergence]()
+            selections = itertools.count(1)
+            measured = clean_errors or CleanErrors.of(results.values(), truth)
 
             def train(
                 confidences: Tensor,
                 auxiliary: Tensor,
                 held_out: Tensor,
+                *,
                 name: str = name,
                 selections: Iterator[int] = selections,
+                lengths: list[Convergence] = lengths,
+                measured: CleanErrors = measured,
             ) -> nn.Module:
                 number = next(selections)
                 stage = f"{title}: {name}" + (f" {number}" if number > 1 else "")
-                return self.train_decoder(stage, confidences, auxiliary, held_out)
+                clean = knowledge.clean is not None and torch.equal(confidences, knowledge.clean)
+
+                def gap(error: float) -> float:
+                    # The label alone closes nothing of the gap.
+                    if name == LabelOnly.name:
+                        return 0.0
+                    return label_error - (min(measured.quick, error) if clean else measured.best)
+
+                decoder, convergence = self.train_decoder(
+                    stage, confidences, auxiliary, held_out, gap=gap, is_late=is_late
+                )
+                lengths.append(convergence)
+                return decoder
 
             candidates = [each for other in results.values() for each in other.candidates]
             shown = knowledge
@@ -164,40 +238,121 @@ class Attackers:
                 name, attack, shown, train, released, images, candidates if attack.mixes else ()
             )
             if result is not None:
-                results[name] = result
+                results[name] = dataclasses.replace(result, convergence=least_converged(lengths))
         # Reconstructions by all candidates would fill the memory of an evaluation.
         return {
             name: dataclasses.replace(result, candidates=()) for name, result in results.items()
         }
 
     def train_decoder(
-        self, title: str, confidences: Tensor, images: Tensor, held_out: Tensor
-    ) -> nn.Module:
-        """Train all decoders, and return the mixture with the lowest held-out error.
+        self,
+        title: str,
+        confidences: Tensor,
+        images: Tensor,
+        held_out: Tensor,
+        *,
+        gap: Gap = no_gap,
+        is_late: Callable[[], bool] = never_late,
+    ) -> tuple[nn.Module, Convergence]:
+        """Train all decoders; return their mixture and its convergence.
+
+        The first decoder is trained for twice the epochs, and twice as many again, until that gains
+        nothing; all other decoders for as many epochs as the first in the end.
 
         Args:
             title: Name of the release, for progress.
             confidences: ``(N, K)`` confidences that answer ``images``.
             images: ``(N, C, H, W)`` auxiliary images.
             held_out: ``(N)`` bool, the rows that select epochs and weigh decoders.
+            gap: Returns the gap between the label and clean scores, in held-out errors.
+            is_late: Returns whether there is no time for a longer training.
         """
+        grid = decoder_grid(self.spec.input_transforms, self.spec.widths)
+        convergence = self.search(title, confidences, images, held_out, gap, is_late)
 
         def fit(decoder: DecoderSpec, incumbent: Sequence[float]) -> tuple[nn.Module, list[float]]:
-            network, facts = self.trainer.train(
-                "attacker",
-                dataclasses.asdict(decoder),
-                self.spec.training,
-                confidences,
-                images,
-                held_out,
-                stage=f"{title}, {decoder.input_transform} {decoder.width}",
-                incumbent=incumbent,
+            # The first decoder comes from the store.
+            return self._train(
+                title, decoder, convergence.epochs, confidences, images, held_out, incumbent
             )
-            return network, list(facts["held_out_errors"])
 
-        trials = train_each(decoder_grid(self.spec.input_transforms, self.spec.widths), fit)
-        decoders = [trial.decoder for trial in trials]
-        return mix_decoders(decoders, confidences[held_out], images[held_out])
+        decoders = [trial.decoder for trial in train_each(grid, fit)]
+        mixture = mix_decoders(decoders, confidences[held_out], images[held_out])
+        return mixture, convergence
+
+    def search(
+        self,
+        title: str,
+        confidences: Tensor,
+        images: Tensor,
+        held_out: Tensor,
+        gap: Gap = no_gap,
+        is_late: Callable[[], bool] = never_late,
+    ) -> Convergence:
+        """Train the first decoder of a model selection for longer and longer.
+
+        The store keeps each training, so that none is repeated.
+
+        Args:
+            title: Name of the release, for progress.
+            confidences: ``(N, K)`` confidences that answer ``images``.
+            images: ``(N, C, H, W)`` auxiliary images.
+            held_out: ``(N)`` bool, the rows that select the epoch.
+            gap: Returns the gap between the label and clean scores, in held-out errors.
+            is_late: Returns whether there is no time for a longer training.
+        """
+        first, most = self.spec.training.epochs, self.spec.longest
+        decoder = decoder_grid(self.spec.input_transforms, self.spec.widths)[0]
+
+        def held_out_error(epochs: int) -> float:
+            # All lengths are a single stage, since their number is not known in advance. It ends
+            # when the model selection takes its first decoder from the store.
+            before, whole = epochs - first, 2 * most
+
+            def report(stage: str, share: float) -> None:
+                self.trainer.report(stage, min(0.99, (before + share * epochs) / whole))
+
+            trainer = dataclasses.replace(self.trainer, report=report)
+            quiet = dataclasses.replace(self, trainer=trainer)
+            return min(quiet._train(title, decoder, epochs, confidences, images, held_out, ())[1])
+
+        return search_epochs(first, most, held_out_error, gap, is_late)
+
+    def _train(
+        self,
+        title: str,
+        decoder: DecoderSpec,
+        epochs: int,
+        confidences: Tensor,
+        images: Tensor,
+        held_out: Tensor,
+        incumbent: Sequence[float],
+    ) -> tuple[nn.Module, list[float]]:
+        """Train a decoder for so many epochs; return it with its held-out errors by epoch."""
+        network, facts = self.trainer.train(
+            "attacker",
+            dataclasses.asdict(decoder),
+            self.spec.training_for(epochs),
+            confidences,
+            images,
+            held_out,
+            stage=f"{title}, {decoder.input_transform} {decoder.width}",
+            incumbent=incumbent,
+        )
+        return network, list(facts["held_out_errors"])
+
+
+def label_only_error(confidences: Tensor, images: Tensor, held_out: Tensor) -> float:
+    """Return the held-out error of each label's mean image.
+
+    Args:
+        confidences: ``(N, K)`` confidences that answer ``images``.
+        images: ``(N, C, H, W)`` auxiliary images.
+        held_out: ``(N)`` bool, the rows that means are graded on, and not taken of.
+    """
+    labels = confidences.argmax(-1)
+    means = label_means(images[~held_out], labels[~held_out], confidences.shape[-1])
+    return float(inversion_errors(images[held_out], means[labels[held_out]]).mean())
 
 
 def prepare_attackers(

@@ -65,7 +65,9 @@ FLAGS: dict[str, FlagKind] = {
     "tells-more-than-scores": _kind("tells-more-than-scores", "the release"),
     "accuracy-below-majority": _kind("accuracy-below-majority", "the attack"),
     "too-few-seeds": _kind("too-few-seeds", "the attack"),
-    "not-trained-out": _kind("not-trained-out", "the attack"),
+    "not-trained-out": _kind(
+        "not-trained-out", "the attack", "might still gain from longer training"
+    ),
     "control-failed": _kind("control-failed", "the attack"),
 }
 """All flags, by the name of their pages."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from oneway.attacks import LabelOnly
 from oneway.contracts import AttackerKnowledge, AttackFunction, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.convergence import Convergence
 from oneway.metrics import inversion_errors
 
 
@@ -37,6 +38,8 @@ class AttackResult:
         reconstructor_errors: Mean error over the test queries of every reconstructor, by name.
         own_reconstructions: ``(M, C, H, W)`` reconstructions of the held-out auxiliary images.
         candidates: Reconstructions by every reconstructor, for an attack that mixes them.
+        convergence: Epochs of the attack's decoders, and whether twice as many gain nothing; None
+            for an attack that trains no decoder.
     """
 
     attack: str
@@ -46,6 +49,7 @@ class AttackResult:
     reconstructor_errors: Mapping[str, float]
     own_reconstructions: Tensor | None = None
     candidates: tuple[Candidate, ...] = ()
+    convergence: Convergence | None = None
 
     @property
     def error(self) -> float:

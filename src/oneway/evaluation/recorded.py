@@ -7,7 +7,7 @@ from torch import Tensor
 
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, check_disjoint, no_progress
-from oneway.evaluation.attackers import prepare_attackers
+from oneway.evaluation.attackers import CleanErrors, prepare_attackers
 from oneway.evaluation.grading import take_baselines
 from oneway.evaluation.pictures import SHOWN, pixels
 from oneway.evaluation.records import AttackRecord, Outcome, Provenance, judged
@@ -40,6 +40,7 @@ def attack_recorded(
     *,
     store: Store,
     settings: TrainingSettings,
+    most_epochs: int | None = None,
     seed: int,
     report: ProgressCallback = no_progress,
 ) -> tuple[Outcome[AttackRecord], dict[str, Any]]:
@@ -49,7 +50,9 @@ def attack_recorded(
         auxiliary: Recording of the attacker's images.
         test: Recording of the queries to reconstruct.
         store: Store of trained networks.
-        settings: Training settings of the decoders.
+        settings: Training settings of the decoders, with the epochs at which the search for
+            convergence begins.
+        most_epochs: Epochs at which that search ends; None: 8 times the first epochs.
         seed: Seed of every random stream.
         report: Progress callback.
 
@@ -60,7 +63,7 @@ def attack_recorded(
         OverlappingSplitsError: The two recordings share images.
     """
     check_disjoint({"auxiliary": auxiliary.images, "test": test.images})
-    spec = AttackerSpec(training=settings)
+    spec = AttackerSpec(training=settings, most_epochs=most_epochs)
     attackers = prepare_attackers(spec, auxiliary.images, store, seed, report)
     held_out = attackers.held_out
     clean_results = attackers.run(
@@ -74,6 +77,7 @@ def attack_recorded(
         AttackerKnowledge(auxiliary.images, auxiliary.clean, auxiliary.released, held_out),
         test.released,
         test.images,
+        clean_errors=CleanErrors.of(clean_results.values(), auxiliary.images[held_out]),
     )
     best = min(clean_results.values(), key=lambda result: result.error)
     baselines = take_baselines(clean_results, auxiliary.images, test.images)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import oneway
 from oneway.errors import CorruptDataError, OnewayError
+from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.evaluation.parsing import build_from
@@ -187,6 +188,8 @@ class AttackRecord(TypedRecord):
         errors_per_query: Each attacker's errors, as ``packed`` writes them.
         environment: Software and hardware.
         provenance: Code, date, data and model.
+        convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing;
+            no entry for an attacker that trains no decoder; empty in older records.
     """
 
     subject: ClassVar = "an experiment"
@@ -208,6 +211,7 @@ class AttackRecord(TypedRecord):
     errors_per_query: Mapping[str, str]
     environment: Environment
     provenance: Provenance
+    convergence: Mapping[str, Convergence] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +296,11 @@ def judged(
         The fields of :class:`AttackRecord` that follow from the arguments.
     """
     verdict = judge(results, baselines, clean, label_changes)
+    convergence = {
+        name: result.convergence
+        for name, result in results.items()
+        if result.convergence is not None
+    }
     return {
         "label_changes": label_changes,
         "errors": {name: result.error for name, result in results.items()},
@@ -304,7 +313,8 @@ def judged(
         "strongest": verdict.strongest,
         "closed_gap": verdict.closed_gap,
         "closed_gap_least_confident": verdict.closed_gap_least_confident,
-        "flags": verdict.flags,
+        "flags": (*verdict.flags, *not_trained_out(convergence)),
+        "convergence": convergence,
         "environment": environment(clean.device),
         "errors_per_query": {name: packed(result.errors) for name, result in results.items()},
     }

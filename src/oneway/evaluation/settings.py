@@ -1,5 +1,6 @@
 """Specs that audits and experiments share: surrogates, attackers and releases."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from oneway.contracts import Defense
 from oneway.defenses import build_defense, needs_surrogate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
+
+MOST_TIMES = 8
+"""Epochs at which the search for convergence ends, as a multiple of those at which it begins."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class AttackerSpec:
         held_out: Share of the auxiliary images that selects epochs and decoders.
         step_factors: Step sizes of simulated defenses, as multiples of the defender's.
         repeats: Numbers of answers to the same query that averaging tries.
-        training: Training settings of every decoder.
+        training: Training settings of every decoder, with the epochs at which the search for
+            convergence begins.
+        most_epochs: Epochs at which that search ends; None: 8 times the first epochs.
     """
 
     names: tuple[str, ...] = field(default_factory=lambda: tuple(inversion_attacks()))
@@ -68,6 +74,7 @@ class AttackerSpec:
     step_factors: tuple[float, ...] = (0.5, 1.0, 2.0)
     repeats: tuple[int, ...] = (10, 100)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    most_epochs: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse attackers that could not run.
@@ -90,6 +97,27 @@ class AttackerSpec:
             check_above("step_factors", factor, 0)
         if not 0 < self.held_out < 1:
             raise InvalidOptionError(f"held_out must be between 0 and 1, but got {self.held_out}.")
+        if self.most_epochs is not None:
+            check_count("most_epochs", self.most_epochs, least=self.training.epochs)
+
+    @property
+    def longest(self) -> int:
+        """Most epochs of a decoder."""
+        return MOST_TIMES * self.training.epochs if self.most_epochs is None else self.most_epochs
+
+    def training_for(self, epochs: int) -> TrainingSettings:
+        """Return the training settings of decoders that are trained for so many epochs.
+
+        Grace and patience grow with the epochs, so that they stay the same shares of the training.
+
+        Args:
+            epochs: Epochs, at least those of ``training``.
+        """
+        training = self.training
+        grace, patience = (
+            epochs * waited // training.epochs for waited in (training.grace, training.patience)
+        )
+        return dataclasses.replace(training, epochs=epochs, grace=grace, patience=patience)
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,10 @@ class Session:
             released=released["auxiliary"],
             held_out=attackers.held_out,
         )
-        train = functools.partial(attackers.train_decoder, title)
+
+        def train(confidences: Tensor, auxiliary: Tensor, held_out: Tensor) -> nn.Module:
+            return attackers.train_decoder(title, confidences, auxiliary, held_out)[0]
+
         result = run_attack(name, recorded, knowledge, train, released["test"], splits.test_images)
         assert result is not None  # noqa: S101  each of these attacks applies to every release
         return Graded(reconstructors[result.reconstructor], result)
@@ -254,7 +257,7 @@ class Session:
             released[rows] = self._releases(setting, "auxiliary", report)[rows]
         attackers, images = self._experiment.attackers, self._experiment.splits.auxiliary_images
         title = f"attack {defense} at several settings"
-        decoder = attackers.train_decoder(title, released, images, attackers.held_out)
+        decoder, _ = attackers.train_decoder(title, released, images, attackers.held_out)
         return Reconstructor(lambda answers: decoder(answers[0]))
 
     def _all_releases(self, setting: Setting, report: ProgressCallback) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """An audit in sentences and tables, for a terminal and for its page."""
 
+import dataclasses
 import math
 from dataclasses import astuple, dataclass
 from operator import attrgetter, itemgetter
@@ -13,6 +14,7 @@ from oneway.report.sentences import (
     NO_CONTROLS,
     NO_GAP,
     baselines_sentence,
+    epochs_of,
     flag_line,
     knows,
 )
@@ -99,24 +101,29 @@ def headline(record: AuditRecord) -> Headline:
             f"VOID: these attackers misjudged {', '.join(failed)}, whose leak is known. Nothing "
             "below says anything about the release.",
         )
+    left_out = "; ".join(record.plan.left_out)
+    left_out = f" Left out for lack of time: {left_out}." if left_out else ""
     if record.defense == "none":
-        return _undefended(record)
+        bare = _undefended(record)
+        return dataclasses.replace(bare, sentence=bare.sentence + left_out)
     gap, tail = closed_gap(record), closed_gap_least_confident(record)
     if gap.value is None:
         return Headline(
             "mixed",
             "No gap to close",
-            f"{NO_GAP} Either nothing leaks, or the attackers are too weak to see it.",
+            f"{NO_GAP} Either nothing leaks, or the attackers are too weak to see it.{left_out}",
         )
     if gap.low is not None and not gap.bounded:
         return Headline(
             "mixed",
             "Inconclusive: too few queries",
             "Inconclusive: clean scores give these attackers hardly more than the label does, so "
-            "that G may be anything. Pass more queries, or more time.",
+            f"that G may be anything. Pass more queries, or more time.{left_out}",
         )
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
     facts = f"The release closes G = {gap.value:.2f} of the gap{sure}{_tail(record)}"
+    if record.plan.left_out:
+        facts += f" (left out for lack of time: {'; '.join(record.plan.left_out)})"
     for below, tone, stamp, meaning in LEVELS:
         if gap.value < below:
             return Headline(tone, stamp, f"{facts}: {meaning}")
@@ -176,12 +183,9 @@ def verdict(record: AuditRecord) -> list[str]:
         lines.append(NO_CONTROLS)
     elif not record.void:
         lines += _controls(record)
-    if record.plan.left_out:
-        lines.append(f"Left out for lack of time: {'; '.join(record.plan.left_out)}.")
-    trained = "gained nothing" if record.plateau_shown else "might still gain"
     lines.append(
         f"Decoders were trained on up to {record.auxiliary} queried examples, for "
-        f"{record.epochs} epochs (twice as many {trained}), with {len(seeds)} "
+        f"{epochs_of(record)}, with {len(seeds)} "
         f"seed{'s' if len(seeds) > 1 else ''}; {record.queries} test queries. They reconstruct "
         "no better than this; a stronger attacker may exist."
     )

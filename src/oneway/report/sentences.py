@@ -1,10 +1,10 @@
 """Sentences that terminals, pages and Markdown share, each worded here alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from oneway.attacks import ATTACKS
 from oneway.audit import SEEDS, AuditRecord
-from oneway.evaluation import Environment, Provenance
+from oneway.evaluation import Convergence, Environment, Provenance
 
 LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
 """The limit that stands in every report."""
@@ -65,11 +65,47 @@ def seeds_notice(count: int, releases: Sequence[str] = ()) -> str:
     return f"Only {ran} run{of}: do not quote. Use at least {SEEDS} seeds for shared results."
 
 
+def trained_out(convergence: Mapping[str, Convergence]) -> str:
+    """Return whether all decoders were trained out; if not, the largest gain of the gap.
+
+    Args:
+        convergence: Convergence of each attacker, by name; empty: not recorded.
+    """
+    if not convergence:
+        return "not recorded"
+    late = [each for each in convergence.values() if not each.shown]
+    if not late:
+        return "yes"
+    gains = [each.gain for each in late if each.gain is not None]
+    return f"no ({100 * max(gains):.1f} %)" if gains else "no"
+
+
+def epochs_of(record: AuditRecord) -> str:
+    """Return for how many epochs decoders were trained, and whether twice as many gain nothing."""
+    both = {"": record.convergence, " on clean scores": record.clean_convergence}
+    lengths = {each.epochs for convergence in both.values() for each in convergence.values()}
+    if not lengths:
+        return "epochs whose number this record lacks"
+    counts = " to ".join(map(str, sorted({min(lengths), max(lengths)})))
+    late = [
+        f"{name}{scores}"
+        for scores, convergence in both.items()
+        for name, each in convergence.items()
+        if not each.shown
+    ]
+    gain = (
+        f"more might still lower the error of {', '.join(late)}"
+        if late
+        else "twice as many gained less than 1 % of the gap"
+    )
+    return f"{counts} epochs ({gain})"
+
+
 def audit_limits(record: AuditRecord) -> list[str]:
     """Return sentences about claims that an audit allows, and claims that it does not."""
     lines = [
         f"Decoders trained on up to {record.auxiliary:,} queried examples for "
-        f"{record.epochs} epochs reconstruct no better than this. A stronger attacker may "
+        f"{epochs_of(record)} reconstruct no better than this. A stronger attacker may "
         "exist: never say that the release prevents reconstruction.",
         f"Do not claim that the label is safe. {LABEL_LEAKS} Such attacks look for what is typical "
         "of a class.",

@@ -351,14 +351,13 @@ def _understood(record: AuditRecord) -> list[Section]:
 
 def _how(record: AuditRecord) -> list[tuple[str, str]]:
     plan = record.plan
-    twice = "gained nothing" if record.plateau_shown else "were not seen to gain nothing"
     return [
         *([("Command", record.command)] if record.command else []),
         ("Data", f"{record.auxiliary:,} auxiliary rows, {record.queries:,} test queries"),
         sentences.attackers_fact(list(record.errors)),
         ("Input transforms", ", ".join(plan.input_transforms)),
         ("Decoder widths", ", ".join(map(str, plan.widths))),
-        ("Epochs", f"{record.epochs}; twice as many {twice}"),
+        ("Epochs", sentences.epochs_of(record)),
         ("Seeds", ", ".join(map(str, record.seeds))),
         ("Left out for lack of time", "; ".join(plan.left_out) or "nothing"),
         ("Answers", "random" if record.random else "the same every time"),
