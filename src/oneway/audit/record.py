@@ -1,7 +1,7 @@
 """The typed record of an audit: all of its results except those of single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from oneway.audit.plan import AuditPlan
 from oneway.audit.understanding import Understanding
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
+from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
@@ -72,6 +73,8 @@ class AuditRecord(TypedRecord):
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
         understanding: What the audit understood of model and data; None in older records.
+        numerics: Version of each attacker that took part, on the release or on clean scores; empty
+            in records that are older than versions.
     """
 
     subject: ClassVar = "an audit"
@@ -115,6 +118,7 @@ class AuditRecord(TypedRecord):
     provenance: Provenance
     command: str | None = None
     understanding: Understanding | None = None
+    numerics: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
         understanding=findings.understanding,
+        numerics=numerics_of((*results[0].baselines.attackers, *names)),
     )
 
 

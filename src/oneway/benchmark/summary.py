@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from oneway.benchmark.staleness import outdated_attackers
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.records import Environment, ReleaseRecord
+from oneway.evaluation.store import spec_key
 from oneway.extras import load_extra
 
 CONFIDENCE = 0.95
@@ -43,6 +45,8 @@ class Summary:
         flags: Every kind of flag that a seed raised, with the number of seeds that raised it.
         record: Record of the first seed, for values that all records share.
         environments: Environments of the records, each once.
+        outdated: Attackers of today that are missing in a record, or that have another version
+            today; empty for records of today's attackers.
     """
 
     release: str
@@ -52,6 +56,7 @@ class Summary:
     flags: Mapping[Flag, int]
     record: ReleaseRecord
     environments: tuple[Environment, ...] = ()
+    outdated: tuple[str, ...] = ()
 
 
 VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
@@ -103,6 +108,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
     """Average the seeds of each release; releases keep the order of the records.
 
+    Stale records count only where a release has no others: then those of the settings with most
+    seeds.
+
     Args:
         records: Records of an experiment and preset.
 
@@ -117,7 +125,7 @@ def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
 
 
 def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
-    group = sorted(group, key=lambda record: record.seed)
+    group = sorted(_counted(group), key=lambda record: record.seed)
     seeds = tuple(record.seed for record in group)
     if len(set(seeds)) < len(seeds):
         raise InvalidOptionError(
@@ -148,7 +156,19 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
         flags,
         group[0],
         tuple(dict.fromkeys(record.environment for record in group)),
+        tuple(dict.fromkeys(name for record in group for name in outdated_attackers(record))),
     )
+
+
+def _counted(group: Sequence[ReleaseRecord]) -> Sequence[ReleaseRecord]:
+    """Return the records of today's attackers; without any, the stale ones of equal settings."""
+    today = [record for record in group if not outdated_attackers(record)]
+    if today:
+        return today
+    alike: dict[str, list[ReleaseRecord]] = {}
+    for record in group:
+        alike.setdefault(spec_key(_settings(record)), []).append(record)
+    return max(alike.values(), key=len)
 
 
 def _kind_of(flag: Flag) -> Flag:
