@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway import AdversarialNoise, DefendedTarget, Inverter, TorchTarget
-from oneway.evaluation.records import environment
+from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import full_depth
 from oneway.targets import TARGET_PRESETS, TargetNetwork
@@ -166,8 +166,8 @@ def main() -> None:
         table.add_row(*(f"{v:.2f}" if isinstance(v, float) else str(v) for v in record.values()))
     Console().print(table)
     if options.out is not None:
-        facts = asdict(environment(device))
-        write_json_lines(options.out, [{**record, "environment": facts} for record in records])
+        facts = {"environment": asdict(environment(device)), "commit": source_commit()}
+        write_json_lines(options.out, [{**record, **facts} for record in records])
 
 
 if __name__ == "__main__":

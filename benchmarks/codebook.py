@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from oneway.defenses.codebook import CodebookRelease, FitSettings, fit_codebook
-from oneway.evaluation.records import environment
+from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TargetNetwork
 
@@ -195,6 +195,7 @@ def main() -> None:
         place = {
             "threads": options.threads,
             "environment": asdict(environment(torch.device("cpu"))),
+            "commit": source_commit(),
         }
         write_json_lines(options.out, [{**record, **place} for record in (*beside, *growing)])
 

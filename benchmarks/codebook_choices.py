@@ -29,7 +29,7 @@ from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibra
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
 from oneway.evaluation import Store
-from oneway.evaluation.records import environment
+from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
 
@@ -191,6 +191,7 @@ def main() -> None:
             "data": options.data,
             "members": members,
             "environment": asdict(environment(torch.device("cpu"))),
+            "commit": source_commit(),
         }
         write_json_lines(options.out, [{**record, **place} for record in records])
 

@@ -30,7 +30,7 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
 
-from oneway.evaluation.records import environment
+from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.playground.settings import DEFAULTS, SLIDERS, all_settings
 
@@ -168,11 +168,14 @@ def main() -> None:
     Console(width=120).print(table)
     if options.out is not None:
         torch.set_num_threads(1)
-        facts = asdict(environment(torch.device("cpu")))
+        facts = {
+            "environment": asdict(environment(torch.device("cpu"))),
+            "commit": source_commit(),
+        }
         load = os.getloadavg()[0]
         write_json_lines(
             options.out,
-            [{**record, "load_average": load, "environment": facts} for record in records],
+            [{**record, "load_average": load, **facts} for record in records],
         )
     sys.exit(any(record["p99_ms"] > GOAL_MS for record in records))
 

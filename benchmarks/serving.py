@@ -29,7 +29,7 @@ from torch import nn
 
 from oneway import CodebookRelease, Inverter, TorchTarget, release
 from oneway.defenses import save_module
-from oneway.evaluation.records import environment
+from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.targets import TARGET_PRESETS, TargetNetwork
 
@@ -248,8 +248,11 @@ def main() -> None:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in record.values()))
     Console(width=150).print(table)
     if options.out is not None:
-        facts = asdict(environment(torch.device("cpu")))
-        write_json_lines(options.out, [{**record, "environment": facts} for record in records])
+        facts = {
+            "environment": asdict(environment(torch.device("cpu"))),
+            "commit": source_commit(),
+        }
+        write_json_lines(options.out, [{**record, **facts} for record in records])
     sys.exit(
         any(
             server.label_changes or server.leaks or server.refused or grows(server)

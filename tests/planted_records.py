@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from oneway.evaluation import Environment, Provenance, ReleaseRecord
+from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.records import BaselineErrors
 
 ENVIRONMENT = Environment(
@@ -96,6 +97,7 @@ def release_record(
         milliseconds_per_query_batched=1.0,
         environment=ENVIRONMENT,
         provenance=PROVENANCE,
+        numerics=numerics_of(("label-only", "static", "retrained")),
         spec=spec_of(*(() if release == "none" else (row,)), seed=seed),
     )
     return dataclasses.replace(record, **changes)

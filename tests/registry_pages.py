@@ -1,15 +1,15 @@
-"""What pages of defenses, attackers and commands say that code and records decide.
+"""What pages of defenses, attackers and commands say that code decides.
 
 Each part stands in its page between ``<!-- NAME -->`` and ``<!-- end of NAME -->``. With
-ONEWAY_WRITE_DOCS=1 the tests write it there; else they compare.
+ONEWAY_WRITE_DOCS=1 the tests write it there; else they compare. What records decide is written by
+`oneway results`.
 """
 
 import dataclasses
 import inspect
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import nn
 from typer.main import get_command
 
 from oneway.attacks import ATTACKS
-from oneway.benchmark import Summary, summarise
 from oneway.cli.main import app
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses import (
@@ -31,23 +30,10 @@ from oneway.defenses import (
     training_options,
 )
 from oneway.defenses.registry import declared_options
-from oneway.evaluation import ReleaseRecord, read_records
 from oneway.options import Option
-from oneway.report.experiments import COLUMNS, spread
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-
-DATA = {
-    ("leaderboard", "digits"): "digits",
-    ("leaderboard", "smoothed"): "digits, smoothed labels",
-    ("leaderboard", "faces"): "faces, smoothed labels",
-    ("table1-mnist", "cpu"): "Table I, MNIST",
-    ("table1-faces", "cpu"): "Table I, faces",
-    ("table2-mnist", "cpu"): "Table II, MNIST",
-    ("table2-faces", "cpu"): "Table II, faces",
-}
-"""What records are of, in the order of the tables."""
 
 NEEDED = {"step_size": 0.1, "beta": 0.005}
 """Options without a default, to build a defense and ask what it promises."""
@@ -196,121 +182,6 @@ def parameters(name: str) -> str:
     return text or "None.\n"
 
 
-# --- Measured ------------------------------------------------------------------------------------
-
-
-@cache
-def summaries() -> Mapping[tuple[str, str], Sequence[Summary]]:
-    """Return all stored experiments, each release over its seeds."""
-    groups: dict[tuple[str, str], list[ReleaseRecord]] = {}
-    for path in sorted((ROOT / "results").glob("*-seed*.jsonl")):
-        for record in read_records(path):
-            groups.setdefault((record.experiment, record.preset), []).append(record)
-    assert set(groups) == set(DATA), "name new experiments in DATA"
-    return {key: summarise(groups[key]) for key in DATA}
-
-
-COLUMNS_SHOWN = {
-    "L1": "L1 of probabilities",
-    "G": "closed gap G",
-    "G, tail": "G, least confident 5 %",
-    "static": "static error",
-    "retrained": "retrained error",
-    "adaptive": "adaptive error",
-}
-
-
-def defense_measured(name: str) -> str:
-    """Return a defense's rows of all stored experiments, with where they come from."""
-    rows, sources = [], dict[str, None]()
-    for key, found in summaries().items():
-        for one in found:
-            if one.record.defense == name:
-                cells = [COLUMNS[column](one) for column in COLUMNS_SHOWN.values()]
-                rows.append([one.release, DATA[key], *cells, str(len(one.seeds))])
-                sources[_source(key, one)] = None
-    if not rows:
-        why = "it is no release; audits attack it as a control" if name in TEST_SIGNALS else ""
-        return f"Not measured{': ' + why if why else ''}.\n"
-    note = (
-        "Means with 95 % intervals over so many seeds of splits, target, defense and attackers; a "
-        "row with one seed is not to be quoted. [What the columns mean]"
-        "(../explanation/measuring.md).\n"
-    )
-    return (
-        table(("release", "data", *COLUMNS_SHOWN, "seeds"), rows)
-        + f"\n{note}\n"
-        + "".join(f"- {source}\n" for source in sources)
-    )
-
-
-def _source(key: tuple[str, str], one: Summary) -> str:
-    experiment, preset = key
-    data = one.record.spec["data"]
-    if experiment == "leaderboard":
-        made = f"oneway leaderboard --data {preset}"
-    else:
-        what, _, kind = experiment.partition("-")
-        made = f"oneway reproduce {what} --data {kind} --preset {preset}"
-    machine = one.environments[0]
-    return (
-        f"{DATA[key]}: {data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
-        f"{data['test']:,} queries; `{made}`; {machine.processor}, {machine.cores} cores, "
-        f"{machine.threads} used, torch {machine.torch}"
-    )
-
-
-SHOWN = (
-    "none",
-    "rounding, 2 decimals",
-    "codebook, 20 members",
-    "adversarial noise, .1",
-    "adversarial noise, .4",
-    "adversarial noise",
-    "Gaussian noise, 1 nat, label kept",
-    "Dirichlet noise, 100, label kept",
-    "one-parameter, 100",
-    "MID, beta 0.005",
-    "PPF, label kept",
-)
-"""Releases that an attacker's page shows."""
-
-
-def attack_measured(name: str) -> str:
-    """Return an attacker's errors on some releases, and how often it was the strongest."""
-    rows, sources, strongest, attacked = [], dict[str, None](), 0, 0
-    for key, found in summaries().items():
-        for one in found:
-            mine = one.values.get(f"error {name}")
-            if mine is None:
-                continue
-            attacked += 1
-            best = one.values["adaptive_error"].mean
-            strongest += mine.mean <= best * 1.0005
-            if one.release in SHOWN:
-                cells = [spread(mine, 4)]
-                cells += [
-                    spread(one.values[value], 4)
-                    for value in ("adaptive_error", "baseline clean", "baseline label")
-                ]
-                rows.append([one.release, DATA[key], *cells, str(len(one.seeds))])
-                sources[_source(key, one)] = None
-    if not rows:
-        return "Not measured in the stored records.\n"
-    share = f"The strongest of all, on average over seeds, on {strongest} of {attacked} releases."
-    header = ("release", "data", "its error", "the strongest's", "E_clean", "E_label", "seeds")
-    note = (
-        "Mean squared errors per pixel, means with 95 % intervals over so many seeds; a lower one "
-        "is a better attack.\n"
-    )
-    return (
-        f"{share}\n\n"
-        + table(header, rows)
-        + f"\n{note}\n"
-        + "".join(f"- {source}\n" for source in sources)
-    )
-
-
 # --- Overviews -----------------------------------------------------------------------------------
 
 
@@ -333,20 +204,6 @@ def _short(promise: str) -> str:
     return "optional" if other and usual == "no" else usual
 
 
-def _gaps(name: str) -> Iterator[str]:
-    """Return a defense's G on each data set of the leaderboard, over all its rows."""
-    for preset in ("digits", "smoothed", "faces"):
-        found = [
-            one.values["closed_gap"].mean
-            for one in summaries()["leaderboard", preset]
-            if one.record.defense == name
-        ]
-        low, high = (
-            (f"{round(edge(found), 2) + 0.0:.2f}" for edge in (min, max)) if found else ("-", "-")
-        )
-        yield low if low == high else f"{low} to {high}"
-
-
 def defenses_table() -> str:
     """Return one row per defense that is one."""
     rows = []
@@ -360,13 +217,9 @@ def defenses_table() -> str:
                 *(_short(_promise(name, promise)) for promise in ("keeps_label", "deterministic")),
                 _promise(name, "requires_input"),
                 _material(name),
-                *_gaps(name),
             )
         )
-    header = (
-        *("defense", "keeps the label", "repeats", "needs the query", "needs beforehand"),
-        *("G, digits", "smoothed", "faces"),
-    )
+    header = ("defense", "keeps the label", "repeats", "needs the query", "needs beforehand")
     return table(header, rows)
 
 
@@ -438,35 +291,6 @@ def _help(text: str) -> str:
     return "\n\n".join(made) + "\n"
 
 
-BOARDS = {"digits": 4, "smoothed": 3, "faces": 3}
-"""Data sets of the leaderboard, and decimals of L1 there."""
-
-IN_SHORT = (
-    *("none", "rounding, 2 decimals", "top 1, 1 decimal", "codebook, 20 members", "label only"),
-    *("SSD, .5, label guarded", "PPF, label kept", "adversarial noise, .1"),
-)
-"""Releases that the README shows."""
-
-
-def leaderboard(only: Sequence[str] = ()) -> str:
-    """Return the leaderboard: one row per release, three columns per data set."""
-    header, rows = ["release"], dict[str, list[str]]()
-    for place, (preset, digits) in enumerate(BOARDS.items()):
-        header += [f"L1, {preset}", f"G, {preset}", "tail"]
-        for one in summaries()["leaderboard", preset]:
-            if only and one.release not in only:
-                continue
-            row = rows.setdefault(one.release, ["-"] * (3 * place))
-            for value, decimals in (
-                ("l1_mean", digits),
-                ("closed_gap", 2),
-                ("closed_gap_least_confident", 2),
-            ):
-                told = spread(one.values[value], decimals)
-                row.append(told if len(one.seeds) > 1 else f"{told} (one seed)")
-    return table(header, [(release, *cells) for release, cells in rows.items()])
-
-
 def parts() -> dict[Path, dict[str, str]]:
     """Return every generated part of every page."""
     made: dict[Path, dict[str, str]] = {}
@@ -474,16 +298,10 @@ def parts() -> dict[Path, dict[str, str]]:
         made[DOCS / "defenses" / f"{name}.md"] = {
             "facts": defense_facts(name),
             "parameters": parameters(name),
-            "measured": defense_measured(name),
         }
     for name in ATTACKS:
-        made[DOCS / "attacks" / f"{name}.md"] = {
-            "facts": attack_facts(name),
-            "measured": attack_measured(name),
-        }
+        made[DOCS / "attacks" / f"{name}.md"] = {"facts": attack_facts(name)}
     made[DOCS / "defenses" / "index.md"] = {"table": defenses_table()}
     made[DOCS / "attacks" / "index.md"] = {"table": attacks_table()}
     made[DOCS / "reference" / "cli.md"] = {"commands": commands()}
-    made[DOCS / "leaderboard.md"] = {"leaderboard": leaderboard()}
-    made[ROOT / "README.md"] = {"leaderboard in short": leaderboard(IN_SHORT)}
     return made

@@ -22,6 +22,7 @@ from benchmark.small import (
     spec_of,
 )
 from laws import looped
+from oneway.attacks import Static
 from oneway.benchmark import Cells, cells, load_data
 from oneway.benchmark.spec import DataSpec
 from oneway.errors import CorruptDataError, MissingDataError
@@ -109,13 +110,13 @@ def test_a_run_that_fails_while_a_cell_is_written_loses_that_one_alone(
 ):
     calls = []
 
-    def fail(path, records):
+    def fail(path, lines):
         calls.append(path)
         if len(calls) == 2:
             raise PlannedError
-        write_records(path, records)
+        write_json_lines(path, lines)
 
-    monkeypatch.setattr(cells, "write_records", fail)
+    monkeypatch.setattr(cells, "write_json_lines", fail)
     with pytest.raises(PlannedError):
         run(tmp_path)
     assert [record.release for record in kept(tmp_path)] == NAMES[:1]
@@ -195,6 +196,40 @@ def test_records_of_two_seeds_are_kept_apart_by_their_cells(whole):
     other = dataclasses.replace(SPEC, seed=1)
     cells = Cells(other, whole.folder / "records.jsonl", Store(whole.folder / "cache"))
     assert cells.finished() == {}
+
+
+def test_a_stale_record_stays_until_a_new_one_takes_its_place(done, monkeypatch):
+    before = {record.release: record for record in kept(done)}
+    assert before["noise"].numerics == {"label-only": 1, "static": 1, "retrained": 1}
+    assert run(done, data=refuse) == list(before.values())
+    monkeypatch.setattr(Static, "numerics", 2)
+    renewed = run(done, only={"noise"})
+    assert [record.release for record in renewed] == ["noise"]
+    assert renewed[0].numerics == {"label-only": 1, "static": 2, "retrained": 1}
+    after = {record.release: record for record in kept(done)}
+    assert list(after) == NAMES
+    assert after["noise"] == renewed[0] != before["noise"]
+    assert {**after, "noise": None} == {**before, "noise": None}
+    assert [record.release for record in run(done)] == NAMES
+    assert all(record.numerics["static"] == 2 for record in kept(done))
+
+
+def test_a_record_without_versions_is_run_anew(done, trainings):
+    before = kept(done)
+    old = [dataclasses.replace(record, numerics={}) for record in before]
+    write_records(done / "records.jsonl", old)
+    assert Cells(SPEC, done / "records.jsonl", Store(done / "cache")).finished() == {}
+    assert as_read(run(done)) == as_read(before)
+    assert trainings == Counter()
+
+
+def test_records_of_other_settings_stay_until_they_are_replaced(done):
+    before = {record.release: record for record in kept(done)}
+    other = dataclasses.replace(SPEC, target=dataclasses.replace(SPEC.target, width=2))
+    run(done, other, only={"label"})
+    after = {record.release: record for record in kept(done)}
+    assert {**after, "label": None} == {**before, "label": None}
+    assert after["label"].cell != before["label"].cell
 
 
 def test_a_file_of_something_else_holds_no_finished_cell(whole, tmp_path):

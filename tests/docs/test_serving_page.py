@@ -25,37 +25,9 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-def figures_table() -> str:
-    """Return the table of the stored load test."""
-    path = ROOT / "results" / "bench-serving.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    bare = records[0]
-    rows = [
-        "| guard | queries a second | of unguarded | CPU ms a query | CPU, unguarded / guarded | "
-        "p50, ms | p99, ms | label_changes | leaks | memory, MiB |",
-        "| --- " * 10 + "|",
-    ]
-    for one in records:
-        cells = [
-            one["guard"],
-            f"{one['queries_per_second']:.0f}",
-            f"{one['of_unguarded']:.2f}",
-            f"{one['cpu_ms_per_query']:.2f}",
-            f"{bare['cpu_ms_per_query'] / one['cpu_ms_per_query']:.2f}",
-            f"{one['p50_ms']:.0f}",
-            f"{one['p99_ms']:.0f}",
-            str(one["label_changes"]),
-            str(one["leaks"]),
-            f"{one['memory_first_mib']:.0f} to {one['memory_last_mib']:.0f}",
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def test_the_settings_and_figures_of_the_page_are_all_there_are():
+def test_the_settings_of_the_page_are_all_there_are():
     """With ONEWAY_WRITE_DOCS=1 they are written."""
     page = put(PAGE, "settings", f"{settings_table()}\n")
-    page = put(page, "figures", f"{figures_table()}\n")
     if WRITE:
         (ROOT / "docs" / "serving.md").write_text(page, encoding="utf-8")
     else:

@@ -38,12 +38,15 @@ class Attack(ABC):
         threat: Goal of the attacker.
         knows: Knowledge of the attacker in words, for tables.
         requires: Fields of :class:`AttackerKnowledge` without which the attack does not apply.
+        numerics: Version of the attack's results. Raise it when a change of code changes them:
+            records that an older version made are then stale.
     """
 
     name: ClassVar[str]
     threat: ClassVar[Threat]
     knows: ClassVar[str]
     requires: ClassVar[frozenset[str]] = frozenset()
+    numerics: ClassVar[int] = 1
 
     def applies(self, available: Collection[str]) -> bool:
         """Say whether the attack applies to a release.

@@ -15,6 +15,7 @@ from oneway.audit.understanding import Understanding
 from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
+from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
@@ -75,6 +76,8 @@ class AuditRecord(TypedRecord):
             gain nothing, on the seed that converged least; no entry for an attacker that trains no
             decoder; empty in older records.
         clean_convergence: The same on clean scores.
+        numerics: Version of each attacker that took part, on the release or on clean scores; empty
+            in records that are older than versions.
     """
 
     subject: ClassVar = "an audit"
@@ -118,6 +121,7 @@ class AuditRecord(TypedRecord):
     understanding: Understanding | None = None
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
     clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
+    numerics: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         understanding=findings.understanding,
         convergence=convergence_over([result.results for result in results]),
         clean_convergence=convergence_over([result.clean_results for result in results]),
+        numerics=numerics_of((*results[0].baselines.attackers, *names)),
     )
 
 

@@ -1,6 +1,6 @@
 """Run an experiment cell by cell, so that an interrupted run loses at most one cell."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ import torch
 
 from oneway.benchmark.runner import Experiment
 from oneway.benchmark.spec import DataSpec, ExperimentSpec, cell_key
+from oneway.benchmark.staleness import outdated_attackers
 from oneway.data import Dataset, ProgressCallback, load_dataset, no_progress, read_npz
-from oneway.evaluation.records import SCHEMA, ReleaseRecord, write_records
-from oneway.evaluation.store import Store, read_json_lines
+from oneway.evaluation.records import SCHEMA, ReleaseRecord
+from oneway.evaluation.store import Store, read_json_lines, write_json_lines
 from oneway.files import write_npz
 
 Gallery = Mapping[str, Any]
@@ -73,7 +74,9 @@ class Cells:
 
     Attributes:
         spec: Spec of the experiment.
-        path: File of the records, JSON Lines. Records of other experiments in it are dropped.
+        path: File of the records, JSON Lines. A record in it stays until a new record of its
+            release takes its place, even if it is stale or of other settings. Records of other
+            experiments, and of releases that the experiment lacks, are dropped at the next write.
         store: Store of trained networks, and of reconstructions to draw.
     """
 
@@ -82,14 +85,22 @@ class Cells:
     store: Store
 
     def finished(self) -> dict[str, ReleaseRecord]:
-        """Return the records in the file, by release; records of other experiments are dropped."""
+        """Return the records in the file that need no other run, by release.
+
+        They are of these settings, and of today's attackers.
+        """
         keys = {row.name: cell_key(self.spec, row) for row in self.spec.releases}
-        return {
+        records = {
             values["release"]: ReleaseRecord.from_json(values, f"line {number} of {self.path}")
             for number, values in enumerate(read_json_lines(self.path), start=1)
             if values.get("schema") == SCHEMA
             and values.get("cell") is not None
             and keys.get(values.get("release", "")) == values["cell"]
+        }
+        return {
+            release: record
+            for release, record in records.items()
+            if not outdated_attackers(record, self.spec)
         }
 
     def gallery(self, release: str) -> Gallery | None:
@@ -138,8 +149,24 @@ class Cells:
                 write_npz(self._gallery_path(name), experiment.gallery(outcome))
                 # An earlier record stays, with the times and the environment that it measured.
                 records.setdefault(name, outcome.record)
-                write_records(self.path, self._ordered(records))
+                self.write(records.values())
         return self._ordered(records)
+
+    def write(self, records: Iterable[ReleaseRecord]) -> None:
+        """Write records into the file; each takes the place of the release's earlier record.
+
+        Args:
+            records: New records of the experiment.
+        """
+        spec = self.spec
+        whose = {"schema": SCHEMA, "experiment": spec.name, "preset": spec.preset}
+        rows = {
+            values["release"]: values
+            for values in read_json_lines(self.path)
+            if whose.items() <= values.items() and values.get("seed") == spec.seed
+        }
+        rows |= {record.release: record.to_json() for record in records}
+        write_json_lines(self.path, [rows[row.name] for row in spec.releases if row.name in rows])
 
     def _missing(
         self, records: Mapping[str, Any], only: Collection[str] | None, drawn: bool

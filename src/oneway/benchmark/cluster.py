@@ -16,7 +16,7 @@ from oneway.checks import check_count
 from oneway.data import ProgressCallback, no_progress
 from oneway.errors import InvalidOptionError, OnewayError
 from oneway.evaluation.cluster import RETRIES, run_tasks
-from oneway.evaluation.records import ReleaseRecord, write_records
+from oneway.evaluation.records import ReleaseRecord
 from oneway.evaluation.store import Store
 
 
@@ -91,5 +91,5 @@ def run_on_ray(
         if isinstance(records, OnewayError):
             raise records
         # A machine that shares no file system has written its records elsewhere.
-        write_records(paths[number], records)
+        jobs[number].cells.write(records)
         yield number, records

@@ -27,7 +27,7 @@ from oneway.evaluation.records import (
     judged,
     weights_hash,
 )
-from oneway.evaluation.settings import ReleaseSpec, is_simulated, sketch_defense
+from oneway.evaluation.settings import ReleaseSpec
 from oneway.evaluation.store import Store, fingerprint
 from oneway.evaluation.timing import query_times
 from oneway.metrics import label_changes
@@ -281,11 +281,7 @@ def count_stages(spec: ExperimentSpec) -> int:
     networks, stages = set[str](), 1
     workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)
     for row in spec.releases:
-        attacks = [inversion_attacks()[name] for name in spec.attackers_of(row)]
-        available = {"clean", "query", "differentiable_logits", "candidates"}
-        available |= set() if sketch_defense(row).deterministic else {"random"}
-        available |= {"simulated_defenses"} if is_simulated(row) else set()
-        applying = [attack for attack in attacks if attack.applies(available)]
+        applying = [inversion_attacks()[name] for name in spec.applying_attackers(row)]
         stages += 1 + decoders * sum(attack.model_selections(workload) for attack in applying)
         if needs_surrogate(row.defense):
             suffix = f" {row.name}" if row.surrogate != "plain" else ""

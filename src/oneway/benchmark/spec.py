@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from oneway.attacks import LabelOnly, Static
+from oneway.attacks import LabelOnly, Static, inversion_attacks
 from oneway.checks import check_count
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.evaluation.parsing import build_from
@@ -18,6 +18,8 @@ from oneway.evaluation.settings import (
     AttackerSpec,
     ReleaseSpec,
     SurrogateSpec,
+    is_simulated,
+    sketch_defense,
 )
 from oneway.evaluation.store import spec_key
 from oneway.targets import TargetTrainingSettings
@@ -148,6 +150,16 @@ class ExperimentSpec:
     def attackers_of(self, release: ReleaseSpec) -> tuple[str, ...]:
         """Return the names of the attacks on a release."""
         return release.attackers or self.attackers.names
+
+    def applying_attackers(self, release: ReleaseSpec) -> tuple[str, ...]:
+        """Return the names of the attacks that apply to a release, by what its defense declares."""
+        available = {"clean", "query", "differentiable_logits", "candidates"}
+        available |= set() if sketch_defense(release).deterministic else {"random"}
+        available |= {"simulated_defenses"} if is_simulated(release) else set()
+        attacks = inversion_attacks()
+        return tuple(
+            name for name in self.attackers_of(release) if attacks[name].applies(available)
+        )
 
 
 def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:

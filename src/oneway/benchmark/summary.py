@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from oneway.benchmark.staleness import outdated_attackers
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.convergence import Convergence, least_by_name
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.records import Environment, ReleaseRecord
+from oneway.evaluation.store import spec_key
 from oneway.extras import load_extra
 
 CONFIDENCE = 0.95
@@ -46,6 +48,8 @@ class Summary:
         environments: Environments of the records, each once.
         convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing, on
             the seed that converged least; empty if a seed does not record it.
+        outdated: Attackers of today that are missing in a record, or that have another version
+            today; empty for records of today's attackers.
     """
 
     release: str
@@ -56,6 +60,7 @@ class Summary:
     record: ReleaseRecord
     environments: tuple[Environment, ...] = ()
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
+    outdated: tuple[str, ...] = ()
 
 
 VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
@@ -107,6 +112,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
     """Average the seeds of each release; releases keep the order of the records.
 
+    Stale records count only where a release has no others: then those of the settings with most
+    seeds.
+
     Args:
         records: Records of an experiment and preset.
 
@@ -121,7 +129,7 @@ def summarise(records: Sequence[ReleaseRecord]) -> list[Summary]:
 
 
 def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
-    group = sorted(group, key=lambda record: record.seed)
+    group = sorted(_counted(group), key=lambda record: record.seed)
     seeds = tuple(record.seed for record in group)
     if len(set(seeds)) < len(seeds):
         raise InvalidOptionError(
@@ -155,7 +163,19 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
         least_by_name(record.convergence for record in group)
         if all(record.convergence for record in group)
         else {},
+        tuple(dict.fromkeys(name for record in group for name in outdated_attackers(record))),
     )
+
+
+def _counted(group: Sequence[ReleaseRecord]) -> Sequence[ReleaseRecord]:
+    """Return the records of today's attackers; without any, the stale ones of equal settings."""
+    today = [record for record in group if not outdated_attackers(record)]
+    if today:
+        return today
+    alike: dict[str, list[ReleaseRecord]] = {}
+    for record in group:
+        alike.setdefault(spec_key(_settings(record)), []).append(record)
+    return max(alike.values(), key=len)
 
 
 def _kind_of(flag: Flag) -> Flag:

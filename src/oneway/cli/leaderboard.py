@@ -60,6 +60,7 @@ def leaderboard(
     """
     from oneway.benchmark import bundled_spec, load_spec, summarise
     from oneway.report import frontier_lines, report_lines, summary_table
+    from oneway.report.experiments import todays
     from oneway.report.page import chart_key, frontier_charts, write_charts
 
     check_executor(executor)
@@ -79,7 +80,7 @@ def leaderboard(
         records = [record for _ in seeds for record in next(done)]
         summaries = summarise(records)
         table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
-        print_table(table, [*report_lines(summaries), *frontier_lines(summaries)])
+        print_table(table, [*report_lines(summaries), *frontier_lines(todays(summaries))])
         page = out / f"{experiment.name}-{experiment.preset}.html"
         page_of_records(records, page, cache, no_images=no_images)
         picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)

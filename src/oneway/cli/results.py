@@ -1,12 +1,15 @@
-"""`oneway results`: Markdown of all stored records, for a repository."""
+"""`oneway results`: every page of a repository that holds measurements, from stored records."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oneway.cli.common import command
 from oneway.cli.paths import Reads, Writes
+
+if TYPE_CHECKING:
+    from oneway.report.measured import Measurements
 
 
 @command
@@ -16,44 +19,75 @@ def results(
         typer.Argument(help="Folder with the records of `oneway reproduce`."),
         Reads("*-seed*.jsonl"),
     ] = Path("runs"),
-    out: Annotated[Path, typer.Option(help="File to write, Markdown."), Writes()] = Path(
-        "runs/results.md"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder of pages: results.md is written, measured blocks are renewed."),
+        Writes(("results.md",)),
+    ] = Path("runs/pages"),
+    page: Annotated[
+        list[Path] | None,
+        typer.Option(help="A page elsewhere with measured blocks to renew, Markdown; repeatable."),
+    ] = None,
 ) -> None:
-    """Write Markdown of all stored records: means over seeds, intervals, and what they say.
+    """Write all pages that hold measurements, from stored records.
 
-    Frontiers of leaderboards are drawn into the folder images beside OUT, as .svg.
-    `oneway report` makes a page of HTML from the same records, with all charts.
+    OUT/results.md holds all records of experiments: means over seeds, intervals, and what they say.
+    Frontiers of leaderboards are drawn into OUT/images. In every other page of OUT, and in --page,
+    each block between the HTML comments "measured: ..." and "end of measured" is made anew, and
+    each sentence before a comment "claim: ..." is compared with the records. Numbers that older
+    attackers measured are marked. `oneway report` makes a page of HTML from the same records.
+
+    Exits 1 if records contradict a claim, or leave it open.
 
     For example:
 
-        oneway results results --out docs/results.md
+        oneway results results --out docs --page README.md
     """
-    from oneway.benchmark import published_of, summarise
     from oneway.errors import MissingDataError
-    from oneway.evaluation import read_records
     from oneway.files import atomic_file
-    from oneway.report.experiments import LEADERBOARD, by_experiment
+    from oneway.report.claims import renew_claims
+    from oneway.report.measured import Measurements, renew_blocks
+
+    for path in page or ():
+        if not path.is_file():
+            raise MissingDataError(f"there is no page {path}.")
+    measurements = Measurements.read(records)
+    made = " ".join(
+        ("oneway results", f"{records} --out {out}", *(f"--page {p}" for p in page or ()))
+    )
+    texts = {out / "results.md": _results(measurements, out, made)}
+    refuted = []
+    for path in [*sorted(out.rglob("*.md")), *(page or ())]:
+        if path not in texts:
+            text = path.read_text(encoding="utf-8")
+            blocks = renew_blocks(text, measurements, str(path))
+            renewed, against = renew_claims(blocks, measurements, str(path))
+            refuted += against
+            if renewed != text:
+                texts[path] = renewed
+    for path, text in texts.items():
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        typer.echo(f"Wrote {path}")
+    rows = list(measurements.rows())
+    stale = sum(bool(summary.outdated) for _, summary in rows)
+    typer.echo(f"{len(rows)} releases, {stale} of them not measured by today's attackers")
+    for line in refuted:
+        typer.echo(f"Not supported: {line}")
+    raise typer.Exit(1 if refuted else 0)
+
+
+def _results(measurements: "Measurements", out: Path, made: str) -> str:
+    """Return the page of all records; draw its pictures."""
+    from oneway.benchmark import published_of
+    from oneway.report.experiments import LEADERBOARD
     from oneway.report.page import chart_key, frontier_charts, results_page, write_charts
 
-    files = sorted(records.glob("*-seed*.jsonl"))
-    if not files:
-        raise MissingDataError(
-            f"{records} holds no records named EXPERIMENT-PRESET-seedN.jsonl. Make some with "
-            f"`oneway reproduce table1 --out {records}`."
-        )
-    stored = [record for file in files for record in read_records(file)]
     images = {}
-    for (experiment, preset), group in by_experiment(stored).items():
-        summaries = summarise(group)
+    for (experiment, preset), summaries in measurements.experiments.items():
         charts = frontier_charts(summaries)
         if experiment == LEADERBOARD and charts:
             name = f"images/{experiment}-{preset}.svg"
-            title = f"{experiment} {preset}"
-            write_charts(out.parent / name, title, charts, chart_key(summaries))
+            write_charts(out / name, f"{experiment} {preset}", charts, chart_key(summaries))
             images[experiment, preset] = name
-    theirs = published_of(stored)
-    page = results_page(stored, theirs, f"oneway results {records} --out {out}", images)
-    with atomic_file(out) as path:
-        path.write_text(page, encoding="utf-8")
-    typer.echo(f"wrote {out}: {len(stored)} records of {len(theirs) or 'no'} published experiments")
+    return results_page(measurements.records, published_of(measurements.records), made, images)

@@ -149,11 +149,13 @@ class Baselines:
         clean: Errors of the best attack on clean scores.
         label: Errors of the best attack on the label alone.
         prior: Errors of the mean auxiliary image.
+        attackers: Names of the attacks on clean scores that took part.
     """
 
     clean: Tensor
     label: Tensor
     prior: Tensor
+    attackers: tuple[str, ...] = ()
 
 
 def take_baselines(
@@ -169,5 +171,8 @@ def take_baselines(
     best = min(clean_results.values(), key=lambda result: result.error)
     mean = auxiliary_images.mean(0, keepdim=True).expand_as(images)
     return Baselines(
-        best.errors, clean_results[LabelOnly.name].errors, inversion_errors(images, mean)
+        best.errors,
+        clean_results[LabelOnly.name].errors,
+        inversion_errors(images, mean),
+        tuple(clean_results),
     )

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
+from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.parsing import build_from
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.evaluation.verdict import judge
@@ -190,6 +191,8 @@ class AttackRecord(TypedRecord):
         provenance: Code, date, data and model.
         convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing;
             no entry for an attacker that trains no decoder; empty in older records.
+        numerics: Version of each attacker that took part, on the release or on clean scores; empty
+            in records that are older than versions.
     """
 
     subject: ClassVar = "an experiment"
@@ -211,7 +214,8 @@ class AttackRecord(TypedRecord):
     errors_per_query: Mapping[str, str]
     environment: Environment
     provenance: Provenance
-    convergence: Mapping[str, Convergence] = dataclasses.field(default_factory=dict)
+    convergence: Mapping[str, Convergence] = field(default_factory=dict)
+    numerics: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,6 +321,7 @@ def judged(
         "convergence": convergence,
         "environment": environment(clean.device),
         "errors_per_query": {name: packed(result.errors) for name, result in results.items()},
+        "numerics": numerics_of((*baselines.attackers, *results)),
     }
 
 

@@ -8,7 +8,13 @@ from typing import Any
 from oneway.benchmark import Estimate, Published, Summary, bundled_spec
 from oneway.errors import UnknownNameError
 from oneway.evaluation import Flag, ReleaseRecord
-from oneway.report.sentences import attackers_fact, environment_facts, trained_out
+from oneway.report.sentences import (
+    MARK,
+    NOT_TRAINED_OUT,
+    attackers_fact,
+    environment_facts,
+    trained_out,
+)
 from oneway.report.table import Column, Listing
 
 LEADERBOARD = "leaderboard"
@@ -41,8 +47,10 @@ def _adaptive(summary: Summary) -> Estimate | None:
 
 RELEASE = Column(attrgetter("release"))
 
+MARKED_RELEASE = Column(lambda summary: summary.release + f" {MARK}" * bool(summary.outdated))
+
 COLUMNS = {
-    "release": RELEASE,
+    "release": MARKED_RELEASE,
     "accuracy, %": _column("accuracy", 2, 100),
     "label changes": _column("label_changes", 0),
     "logit distortion": _column("logit_distortion", 2),
@@ -83,7 +91,7 @@ COSTS = {
 }
 
 CERTIFICATES = {
-    "release": RELEASE,
+    "release": MARKED_RELEASE,
     "bits beyond the label, at most": _column("bits_most", 2),
     "bits, measured": _column("bits_measured", 2),
     "certified error": _column(
@@ -105,7 +113,7 @@ def summary_table(
         for heading, column in COLUMNS.items()
         if heading != "adaptive error" or any(map(_adaptive, summaries))
     }
-    return Listing(title, shown, summaries)
+    return Listing(title, shown, summaries, _footnotes(summaries))
 
 
 def costs_table(summaries: Sequence[Summary]) -> Listing:
@@ -116,7 +124,20 @@ def costs_table(summaries: Sequence[Summary]) -> Listing:
 def certificates_table(summaries: Sequence[Summary]) -> Listing:
     """Return what releases with a certificate certify; no rows where none has a certificate."""
     certified = [summary for summary in summaries if "certified_error" in summary.values]
-    return Listing("Certified errors, beside what attackers reached", CERTIFICATES, certified)
+    title = "Certified errors, beside what attackers reached"
+    return Listing(title, CERTIFICATES, certified, _footnotes(certified))
+
+
+def todays(summaries: Sequence[Summary]) -> Sequence[Summary]:
+    """Return the releases that today's attackers measured, which alone are compared; or all.
+
+    All, if today's attackers measured none: a notice then says so.
+    """
+    return [summary for summary in summaries if not summary.outdated] or summaries
+
+
+def _footnotes(summaries: Sequence[Summary]) -> list[str]:
+    return [NOT_TRAINED_OUT] if any(summary.outdated for summary in summaries) else []
 
 
 def published_table(theirs: Published, summaries: Sequence[Summary]) -> Listing:

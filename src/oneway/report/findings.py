@@ -7,7 +7,7 @@ from oneway.audit import SEEDS
 from oneway.benchmark import Estimate, Summary
 from oneway.evaluation import ReleaseRecord
 from oneway.report.audit import HIDDEN
-from oneway.report.experiments import raised_flags, spread, summary_table
+from oneway.report.experiments import raised_flags, spread, summary_table, todays
 from oneway.report.sentences import (
     LABEL_LEAKS,
     NO_GAP,
@@ -18,6 +18,11 @@ from oneway.report.sentences import (
 
 NOISE = "adversarial-noise"
 """The paper's defense: findings check the paper's claims about it."""
+
+ALL_STALE = (
+    "Not trained out: older attackers measured all of these releases. Today's attackers may read "
+    "more, so that every G here may be lower."
+)
 
 MOST_RANKED = 5
 """Releases named by their rank; the table has all."""
@@ -52,8 +57,8 @@ def headline(summaries: Sequence[Summary]) -> str:
 
 def report_lines(summaries: Sequence[Summary]) -> list[str]:
     """Return what a terminal says below the table of an experiment: the headline first."""
-    notes = summary_table(summaries).notes()
-    return [headline(summaries), *seeds_notices(summaries), *notes, *findings(summaries)]
+    notes, counted = summary_table(summaries).notes(), todays(summaries)
+    return [headline(counted), *notices(summaries), *notes, *findings(counted)]
 
 
 def overview(groups: Mapping[str, Sequence[Summary]]) -> str:
@@ -104,6 +109,21 @@ def seeds_notices(summaries: Sequence[Summary]) -> list[str]:
         return []
     names = [summary.release for summary in few] if len(few) < len(summaries) else []
     return [seeds_notice(min(len(summary.seeds) for summary in few), names)]
+
+
+def notices(summaries: Sequence[Summary]) -> list[str]:
+    """Return the warnings about stale records and about too few seeds, if there are such."""
+    counted = todays(summaries)
+    lines = seeds_notices(counted)
+    if counted[0].outdated:
+        return [ALL_STALE, *lines]
+    stale = [summary.release for summary in summaries if summary.outdated]
+    if stale:
+        lines.append(
+            f"Sentences and charts leave out {len(stale)} releases that today's attackers have not "
+            f"measured: {', '.join(stale)}."
+        )
+    return lines
 
 
 def findings(summaries: Sequence[Summary]) -> list[str]:

@@ -29,6 +29,16 @@ READING = (
 """How to read a report, for people who have never seen one."""
 
 
+MARK = "†"
+"""Marks a number of stale records, which today's attackers have not measured."""
+
+NOT_TRAINED_OUT = (
+    f"{MARK} Not trained out: there is no record, or older attackers made it. Today's attackers "
+    "may read more from the release, so that its G may be lower."
+)
+"""The meaning of ``MARK``."""
+
+
 def knows(attack: str, *, of_records: bool = False) -> str:
     """Return what an attacker knows; empty for an attack that is not registered.
 

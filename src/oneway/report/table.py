@@ -41,23 +41,26 @@ class Listing:
         title: The caption.
         columns: By heading, a :class:`Column` or a function that returns the text of a row's cell.
         rows: An object for each line.
+        footnotes: Sentences about marks in the cells.
     """
 
     title: str
     columns: Mapping[str, Callable[[Any], str]]
     rows: Sequence[Any]
+    footnotes: Sequence[str] = ()
 
     def cells(self) -> list[list[str]]:
         """Return the text of every cell, row by row."""
         return [[show(row) for show in self.columns.values()] for row in self.rows]
 
     def notes(self) -> list[str]:
-        """Return the meanings of the columns: a sentence for each column with a help text."""
-        return [
+        """Return the meanings of the columns that have a help text, then the footnotes."""
+        meanings = [
             f"{heading}: {column.help}"
             for heading, column in self.columns.items()
             if isinstance(column, Column) and column.help
         ]
+        return [*meanings, *self.footnotes]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the table out for a terminal; print it with ``crop=False``, since it may be wider.

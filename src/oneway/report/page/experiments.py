@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from oneway.benchmark import Estimate, Published, Summary, summarise
 from oneway.evaluation import ReleaseRecord
 from oneway.report import experiments, findings, sentences
-from oneway.report.experiments import LEADERBOARD, by_experiment, experiment_name, spread
+from oneway.report.experiments import (
+    LEADERBOARD,
+    by_experiment,
+    experiment_name,
+    spread,
+    todays,
+)
 from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
 from oneway.report.page.charts import Chart, Legend, Place, Point
@@ -54,7 +60,7 @@ def records_page(
         pictured = pictured or pictures is not None
         parts = _sections(f"e{number}", summaries, theirs.get(experiment), pictures)
         if several:
-            head = [Prose((findings.headline(summaries), *findings.seeds_notices(summaries)))]
+            head = [Prose((findings.headline(todays(summaries)), *findings.notices(summaries)))]
             sections.append(Section(f"e{number}", name, head, chapter=True))
             parts = [dataclasses.replace(section, level=3) for section in parts]
         sections += parts
@@ -64,15 +70,15 @@ def records_page(
         Section("limits", "What may be claimed", [Bullets(sentences.EXPERIMENT_LIMITS)])
     )
     first = next(iter(groups.values()))
-    names = {experiment_name(*key): summaries for key, summaries in groups.items()}
-    notices = [sentences.LABEL_LEAKS, *([] if several else findings.seeds_notices(first))]
+    names = {experiment_name(*key): todays(summaries) for key, summaries in groups.items()}
+    notices = [sentences.LABEL_LEAKS, *([] if several else findings.notices(first))]
     return Page(
         kind="leaderboard" if {name for name, _ in groups} == {LEADERBOARD} else "experiments",
         title="Experiments" if several else next(iter(names)),
         subtitle="Releases of the same scores beside each other, under the same attackers.",
         tone="plain",
         stamp=f"{len(groups)} experiments" if several else f"{len(first)} releases compared",
-        verdict=findings.overview(names) if several else findings.headline(first),
+        verdict=findings.overview(names) if several else findings.headline(todays(first)),
         notices=[*notices, *([sentences.CONFIDENTIAL] if pictured else [])],
         sections=sections,
         flags=list(raised),
@@ -104,7 +110,7 @@ def results_page(
         parts.append(f"## {experiment}" + (f", preset {preset}" if preset else "") + "\n")
         parts += [
             f"{line}\n"
-            for line in (findings.headline(summaries), *findings.seeds_notices(summaries))
+            for line in (findings.headline(todays(summaries)), *findings.notices(summaries))
         ]
         sections = _sections("e", summaries, theirs.get(experiment), None)
         address = (images or {}).get((experiment, preset))
@@ -115,13 +121,14 @@ def results_page(
 
 def frontier_charts(summaries: Sequence[Summary], prefix: str = "e") -> list[Chart]:
     """Return G against distortion, for each kind of distortion that releases have."""
-    planes = [_plane(prefix, summaries, name, "closed_gap") for name in AXES]
+    planes = [_plane(prefix, todays(summaries), name, "closed_gap") for name in AXES]
     return [plane for plane in planes if plane is not None]
 
 
 def chart_key(summaries: Sequence[Summary]) -> list[str]:
     """Return the names of the numbers in charts; none where charts name the releases."""
-    return [summary.release for summary in summaries] if len(summaries) > FEW else []
+    names = [summary.release for summary in todays(summaries)]
+    return names if len(names) > FEW else []
 
 
 def _sections(
@@ -130,13 +137,14 @@ def _sections(
     theirs: Published | None,
     pictures: Pictures | None,
 ) -> list[Section]:
-    """Return the sections about an experiment."""
+    """Return the sections about an experiment; charts and sentences are of today's attackers."""
+    counted = todays(summaries)
     seen = [Section(f"{prefix}-seen", "What attackers see", [pictures])] if pictures else []
     planes = [
         plane
         for distortion in AXES
         for gap in GAPS
-        if (plane := _plane(prefix, summaries, distortion, gap)) is not None
+        if (plane := _plane(prefix, counted, distortion, gap)) is not None
     ]
     key, sections = chart_key(summaries), list[Section]()
     if planes:
@@ -149,16 +157,16 @@ def _sections(
             ),
             *([Key(key)] if key else []),
             *planes,
-            Bullets(frontier_lines(summaries)),
+            Bullets(frontier_lines(counted)),
         ]
         sections.append(
             Section(f"{prefix}-frontier", "What they hide, and what they change", blocks)
         )
     sections = [*sections, *seen] if key else [*seen, *sections]
     sections += [
-        Section(f"{prefix}-line", "Strongest attacker of each release", [_line(prefix, summaries)]),
+        Section(f"{prefix}-line", "Strongest attacker of each release", [_line(prefix, counted)]),
         Section(f"{prefix}-table", "All releases", [Grid(experiments.summary_table(summaries))]),
-        Section(f"{prefix}-words", "In words", [Bullets(findings.findings(summaries))]),
+        Section(f"{prefix}-words", "In words", [Bullets(findings.findings(counted))]),
     ]
     certificates = experiments.certificates_table(summaries)
     if certificates.rows:

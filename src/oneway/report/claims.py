@@ -1,0 +1,98 @@
+"""Sentences that rest on records: a comment after each says what it claims, for a machine.
+
+``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
+sign may be ``>``, and the number ``"OTHER RELEASE"`` or ``"OTHER RELEASE" VALUE``, of the same
+experiment. A claim holds if the 95 % intervals over seeds lie wholly on its side. A claim that
+rests on stale records, on one seed or on none is marked as such before the comment.
+"""
+
+import re
+from collections.abc import Sequence
+
+from oneway.benchmark import Estimate, Summary
+from oneway.errors import CorruptDataError
+from oneway.report.measured import Measurements
+
+OLDER, ONE_SEED, MISSING = (
+    " (measured by older attackers)",
+    " (one seed)",
+    " (not measured)",
+)
+MARKS = "|".join(map(re.escape, (OLDER, ONE_SEED, MISSING)))
+CLAIM = re.compile(rf"((?:{MARKS})*)(<!-- claim: (.+?) -->)", re.DOTALL)
+PARTS = re.compile(
+    r'(?P<experiment>\S+)(?: (?P<preset>[^\s"]+))? "(?P<release>[^"]+)" (?P<value>\S.*?) '
+    r'(?P<sign>[<>]) (?:(?P<number>-?[\d.]+)|"(?P<other>[^"]+)"(?: (?P<its>\S.*))?)'
+)
+
+
+def renew_claims(page: str, measurements: Measurements, where: str) -> tuple[str, list[str]]:
+    """Mark the claims of a page, and find those that the records do not support.
+
+    Args:
+        page: Text of the page, Markdown.
+        measurements: Stored measurements.
+        where: Name of the page, for messages.
+
+    Returns:
+        The page, with each claim on stale records, on one seed or without records marked; and the
+        claims that records contradict or leave open, with what the records say.
+
+    Raises:
+        CorruptDataError: A claim has another form, or names a value that its record lacks.
+    """
+    refuted = []
+
+    def marked(found: re.Match[str]) -> str:
+        marks, refutation = _judge(" ".join(found[3].split()), measurements, where)
+        if refutation:
+            refuted.append(f"{where}: {refutation}")
+        return marks + found[2]
+
+    return CLAIM.sub(marked, page), refuted
+
+
+def _judge(claim: str, measurements: Measurements, where: str) -> tuple[str, str | None]:
+    """Return the marks of a claim, and what speaks against it."""
+    parts = PARTS.fullmatch(claim)
+    if parts is None:
+        raise CorruptDataError(
+            f'{where}: a claim must be EXPERIMENT PRESET "RELEASE" VALUE < NUMBER, or with > or '
+            f'"OTHER RELEASE" in their places, but is {claim!r}.'
+        )
+    experiment = measurements.experiments.get((parts["experiment"], parts["preset"] or ""), ())
+    first = _release(experiment, parts["release"])
+    other = _release(experiment, parts["other"]) if parts["other"] else first
+    if first is None or other is None:
+        return MISSING, None
+    left = _estimate(claim, first, parts["value"], where)
+    low, high = _ends(left)
+    right = (float(parts["number"]),) * 2 if parts["number"] else None
+    if right is None:
+        right = _ends(_estimate(claim, other, parts["its"] or parts["value"], where))
+    holds = high < right[0] if parts["sign"] == "<" else low > right[1]
+    marks = OLDER * bool(first.outdated or other.outdated)
+    marks += ONE_SEED * (min(len(first.seeds), len(other.seeds)) == 1)
+    against = f"{claim}, but the records say {low:.4g} to {high:.4g}"
+    if parts["other"]:
+        against += f" and {right[0]:.4g} to {right[1]:.4g}"
+    return marks, None if holds else against
+
+
+def _release(summaries: Sequence[Summary], name: str) -> Summary | None:
+    return next((summary for summary in summaries if summary.release == name), None)
+
+
+def _estimate(claim: str, summary: Summary, value: str, where: str) -> Estimate:
+    if value not in summary.values:
+        raise CorruptDataError(
+            f"{where}: the claim {claim!r} needs the value {value!r}, but the record of "
+            f"{summary.release!r} has {', '.join(summary.values)}."
+        )
+    return summary.values[value]
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    """Return the 95 % interval over seeds; of one seed, the number itself."""
+    half = estimate.half_width or 0.0
+    return estimate.mean - half, estimate.mean + half

@@ -1,0 +1,341 @@
+"""Pages that hold measurements: their tables are blocks made from records, between two comments.
+
+``<!-- measured: KIND ARGUMENTS -->`` begins a block, ``<!-- end of measured -->`` ends it. Kinds:
+
+- ``experiment NAME PRESET``: every release of an experiment. An experiment may have no preset.
+- ``leaderboard PRESET ...``: L1 and G of every release, three columns per preset; a line for each
+  release after the first line of the comment shows these alone.
+- ``defenses PRESET ...``: G of every defense, over all of its releases.
+- ``defense NAME`` and ``attacker NAME``: a defense or an attacker on all stored experiments.
+- ``lines FILE``: a file of JSON Lines, a row per line; each line after the first line of the
+  comment is a column, ``HEADING: FIELD FORMAT``.
+- ``audit FILE``: what the record of an audit says.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+
+from oneway.audit import AuditRecord
+from oneway.benchmark import Summary, bundled_spec, summarise
+from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
+from oneway.evaluation import ReleaseRecord, read_records
+from oneway.evaluation.numerics import outdated
+from oneway.evaluation.store import read_json_lines
+from oneway.report.audit import verdict
+from oneway.report.experiments import (
+    COLUMNS,
+    LEADERBOARD,
+    by_experiment,
+    command_of,
+    experiment_name,
+    spread,
+    summary_table,
+)
+from oneway.report.sentences import MARK, NOT_TRAINED_OUT, baselines_sentence
+from oneway.report.table import Column, Listing
+
+RECORDS = "*-seed*.jsonl"
+"""Names of the files with records of experiments."""
+
+BEGIN, END = "<!-- measured: ", "<!-- end of measured -->"
+BLOCK = re.compile(rf"({re.escape(BEGIN)}(.*?)\s*-->\n)(.*?)({re.escape(END)})", re.DOTALL)
+
+Preset = tuple[str, str]
+"""Name of an experiment and of its preset, which may be empty."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Stored measurements.
+
+    Attributes:
+        folder: Folder of the records.
+        records: Records of experiments, of all files.
+        experiments: Releases over their seeds, by experiment and preset.
+    """
+
+    folder: Path
+    records: Sequence[ReleaseRecord]
+    experiments: Mapping[Preset, Sequence[Summary]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Measurements":
+        """Read all records of experiments in a folder.
+
+        Raises:
+            MissingDataError: There are none.
+            CorruptDataError: A line is not a record of this version's form.
+        """
+        records = [r for file in sorted(folder.glob(RECORDS)) for r in read_records(file)]
+        if not records:
+            raise MissingDataError(
+                f"{folder} holds no records named EXPERIMENT-PRESET-seedN.jsonl. Make some with "
+                f"`oneway reproduce table1 --out {folder}`."
+            )
+        groups = by_experiment(records)
+        return cls(folder, records, {key: summarise(group) for key, group in groups.items()})
+
+    def rows(self) -> Iterator[tuple[Preset, Summary]]:
+        """Yield every release of every experiment."""
+        for key, summaries in self.experiments.items():
+            for summary in summaries:
+                yield key, summary
+
+
+def renew_blocks(page: str, measurements: Measurements, where: str) -> str:
+    """Return a page with its blocks made from measurements.
+
+    Args:
+        page: Text of the page, Markdown.
+        measurements: Stored measurements.
+        where: Name of the page, for messages.
+
+    Raises:
+        CorruptDataError: A block has no end, or lacks an argument.
+        UnknownNameError: There is no such kind of block.
+        MissingDataError: A block's file does not exist.
+    """
+    if not page.count(BEGIN) == page.count(END) == len(BLOCK.findall(page)):
+        raise CorruptDataError(f"{where}: each `{BEGIN}... -->` must have an end, `{END}`.")
+
+    def made(block: re.Match[str]) -> str:
+        first, *lines = block[2].splitlines()
+        kind, _, given = first.partition(" ")
+        if kind not in KINDS:
+            raise UnknownNameError(f"kind of measured block of {where}", kind, KINDS)
+        if not given.strip():
+            raise CorruptDataError(f"{where}: a measured block {kind!r} must name what it shows.")
+        return block[1] + KINDS[kind](measurements, given.split(), lines) + block[4]
+
+    return BLOCK.sub(made, page)
+
+
+# --- Kinds of blocks ------------------------------------------------------------------------------
+
+
+def _experiment(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    experiment, preset = words[0], " ".join(words[1:])
+    summaries = measurements.experiments.get((experiment, preset))
+    if summaries is None:
+        made = f"`{command_of(experiment, preset)}` makes it"
+        return f"Not measured by today's attackers: there is no record; {made}.\n"
+    table = summary_table(summaries)
+    first = summaries[0].values
+    baselines = (spread(first.get(f"baseline {name}"), 4) for name in ("clean", "label", "prior"))
+    below = [baselines_sentence(*baselines), *table.footnotes]
+    return table.markdown() + "".join(f"\n{line}\n" for line in below)
+
+
+def _leaderboard(measurements: Measurements, words: list[str], lines: list[str]) -> str:
+    boards = {
+        preset: {s.release: s for s in measurements.experiments.get((LEADERBOARD, preset), ())}
+        for preset in words
+    }
+    listed = [row.name for preset in words for row in bundled_spec(LEADERBOARD, preset).releases]
+    releases = list(dict.fromkeys(lines or listed))
+    columns: dict[str, Callable[[str], str]] = {"release": str}
+    for preset, board in boards.items():
+        for title, heading in (
+            (f"L1, {preset}", "L1 of probabilities"),
+            (f"G, {preset}", "closed gap G"),
+            (f"tail, {preset}", "G, least confident 5 %"),
+        ):
+            columns[title] = _cell(board, heading)
+    table = Listing("Leaderboard", columns, releases)
+    return table.markdown() + _footnote(table)
+
+
+def _cell(board: Mapping[str, Summary], heading: str) -> Callable[[str], str]:
+    """Return the column of a value: with its mark, and with a note where there is one seed."""
+
+    def text(release: str) -> str:
+        summary = board.get(release)
+        if summary is None:
+            return f"- {MARK}"
+        told = COLUMNS[heading](summary)
+        return (
+            told
+            + " (one seed)" * (len(summary.seeds) == 1)
+            + f" {MARK}" * bool(summary.outdated and heading != "L1 of probabilities")
+        )
+
+    return text
+
+
+def _defenses(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    rows: dict[str, dict[str, list[Summary]]] = {}
+    for (experiment, preset), summary in measurements.rows():
+        if experiment == LEADERBOARD and preset in words and "closed_gap" in summary.values:
+            rows.setdefault(summary.record.defense, {}).setdefault(preset, []).append(summary)
+
+    def gap(preset: str) -> Callable[[str], str]:
+        def text(defense: str) -> str:
+            found = rows[defense].get(preset, [])
+            if not found:
+                return f"- {MARK}"
+            gaps = [summary.values["closed_gap"].mean for summary in found]
+            low, high = (f"{round(end(gaps), 2) + 0.0:.2f}" for end in (min, max))
+            marked = f" {MARK}" * any(summary.outdated for summary in found)
+            return (low if low == high else f"{low} to {high}") + marked
+
+        return text
+
+    columns = {"defense": lambda name: f"[{name}]({name}.md)"}
+    columns |= {f"G, {preset}": gap(preset) for preset in words}
+    table = Listing("Defenses", columns, list(rows))
+    return table.markdown() + _footnote(table)
+
+
+DEFENSE_COLUMNS = {
+    "L1": "L1 of probabilities",
+    "G": "closed gap G",
+    "G, tail": "G, least confident 5 %",
+    "static": "static error",
+    "retrained": "retrained error",
+    "adaptive": "adaptive error",
+}
+
+
+def _defense(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    found = [row for row in measurements.rows() if row[1].record.defense == words[0]]
+    if not found:
+        return "Not measured in the stored records.\n"
+    columns = {"release": _of_summary("release"), "data": _data}
+    columns |= {title: _of_summary(heading) for title, heading in DEFENSE_COLUMNS.items()}
+    table = Listing("Releases", {**columns, "seeds": _seeds}, found)
+    note = (
+        "Means with 95 % intervals over so many seeds of splits, target, defense and attackers; a "
+        "row with one seed is not to be quoted. [What the columns mean]"
+        "(../explanation/measuring.md)."
+    )
+    return f"{table.markdown()}{_footnote(table)}\n{note}\n\n{_sources(found)}"
+
+
+SHOWN = (
+    "none",
+    "rounding, 2 decimals",
+    "codebook, 20 members",
+    "adversarial noise, .1",
+    "adversarial noise, .4",
+    "adversarial noise",
+    "Gaussian noise, 1 nat, label kept",
+    "Dirichlet noise, 100, label kept",
+    "one-parameter, 100",
+    "MID, beta 0.005",
+    "PPF, label kept",
+)
+"""Releases that an attacker's block shows."""
+
+
+def _attacker(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    name = f"error {words[0]}"
+    attacked = [row for row in measurements.rows() if name in row[1].values]
+    found = [row for row in attacked if row[1].release in SHOWN]
+    if not found:
+        return "Not measured in the stored records.\n"
+    strongest = sum(
+        summary.values[name].mean <= summary.values["adaptive_error"].mean * 1.0005
+        for _, summary in attacked
+    )
+    share = (
+        f"The strongest of all, on average over seeds, on {strongest} of {len(attacked)} releases."
+    )
+    columns = {"release": _of_summary("release"), "data": _data}
+    errors = {
+        "its error": name,
+        "the strongest's": "adaptive_error",
+        "E_clean": "baseline clean",
+        "E_label": "baseline label",
+    }
+    columns |= {title: _error(value) for title, value in errors.items()}
+    table = Listing("Releases", {**columns, "seeds": _seeds}, found)
+    note = (
+        "Mean squared errors per pixel, means with 95 % intervals over so many seeds; a lower one "
+        "is a better attack."
+    )
+    return f"{share}\n\n{table.markdown()}{_footnote(table)}\n{note}\n\n{_sources(found)}"
+
+
+def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> str:
+    path = measurements.folder / words[0]
+    rows = read_json_lines(path)
+    if not rows:
+        raise MissingDataError(f"a measured block shows {path}, but there is no such record.")
+    columns: dict[str, Column] = {}
+    for line in lines:
+        heading, _, shown = line.rpartition(": ")
+        field, _, format_ = shown.partition(" ")
+        if not heading or any(field not in row for row in rows):
+            raise CorruptDataError(
+                f"a column must be HEADING: FIELD FORMAT, with a field of {path}, but is {line!r}."
+            )
+        columns[heading] = Column(itemgetter(field), format_)
+    commits = sorted({str(row["commit"]) for row in rows if row.get("commit")})
+    code = f"commit {', '.join(commits)}" if commits else "older code, of which no commit is stored"
+    return f"{Listing(path.stem, columns, rows).markdown()}\nMeasured: {code}.\n"
+
+
+def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    path = measurements.folder / words[0]
+    if not path.is_file():
+        raise MissingDataError(f"a measured block shows {path}, but there is no such record.")
+    record = AuditRecord.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+    lines = verdict(record)
+    if outdated(record.numerics, record.errors):
+        lines.append(NOT_TRAINED_OUT)
+    return "".join(f"> {line}\n" for line in lines)
+
+
+KINDS: dict[str, Callable[[Measurements, list[str], list[str]], str]] = {
+    "experiment": _experiment,
+    "leaderboard": _leaderboard,
+    "defenses": _defenses,
+    "defense": _defense,
+    "attacker": _attacker,
+    "lines": _lines,
+    "audit": _audit,
+}
+"""Makers of blocks, from measurements, the words after the kind, and the lines below."""
+
+
+# --- Parts of blocks ------------------------------------------------------------------------------
+
+
+def _of_summary(heading: str) -> Callable[[tuple[Preset, Summary]], str]:
+    return lambda row: COLUMNS[heading](row[1])
+
+
+def _error(value: str) -> Callable[[tuple[Preset, Summary]], str]:
+    return lambda row: spread(row[1].values.get(value), 4)
+
+
+def _data(row: tuple[Preset, Summary]) -> str:
+    return experiment_name(*row[0])
+
+
+def _seeds(row: tuple[Preset, Summary]) -> str:
+    return str(len(row[1].seeds))
+
+
+def _footnote(table: Listing) -> str:
+    """Return the meaning of the mark, below a table with one."""
+    marked = any(MARK in cell for row in table.cells() for cell in row)
+    return f"\n{NOT_TRAINED_OUT}\n" if marked else ""
+
+
+def _sources(rows: Sequence[tuple[Preset, Summary]]) -> str:
+    """Return data, command and machine of each experiment, a line each."""
+    lines = {}
+    for key, summary in rows:
+        data, machine = summary.record.spec["data"], summary.environments[0]
+        lines[key] = (
+            f"- {experiment_name(*key)}: {data['private']:,} private, {data['auxiliary']:,} "
+            f"auxiliary images, {data['test']:,} queries; `{command_of(*key)}`; "
+            f"{machine.processor}, {machine.cores} cores, {machine.threads} used, torch "
+            f"{machine.torch}\n"
+        )
+    return "".join(lines.values())

@@ -1,0 +1,100 @@
+"""Claims in words: records decide whether they hold, and mark those that rest on little."""
+
+import re
+
+import pytest
+
+from laws import looped
+from oneway.errors import CorruptDataError
+from oneway.report.claims import MISSING, OLDER, ONE_SEED, renew_claims
+from planted_records import release_record
+from report.test_measured import stored
+
+GAPS = {"near": (0.48, 0.5, 0.52), "far": (0.1, 0.5, 0.9), "below": (-0.3, -0.25, -0.2)}
+"""G by seed: 95 % intervals .45 to .55, -.49 to 1.49, and -.37 to -.13."""
+
+
+@pytest.fixture
+def kept(tmp_path):
+    records = [release_record()]
+    for name, gaps in GAPS.items():
+        records += [release_record(name, seed, closed_gap=gap) for seed, gap in enumerate(gaps)]
+    records += [release_record("old", seed, numerics={}, closed_gap=0.5 + seed) for seed in (0, 1)]
+    records += [release_record("old one", numerics={})]
+    return stored(tmp_path, records)
+
+
+def judged(claim, kept, sentence="It is so."):
+    page, refuted = renew_claims(f"{sentence}<!-- claim: {claim} -->\n", kept, "here.md")
+    return page.partition("<!--")[0].removeprefix("It is so."), refuted
+
+
+@looped(
+    ("claim", "holds"),
+    [
+        ('small "near" closed_gap > .44', True),
+        ('small "near" closed_gap > .46', False),
+        ('small "near" closed_gap < .56', True),
+        ('small "near" closed_gap < .54', False),
+        ('small "far" closed_gap > 0', False),
+        ('small "far" closed_gap < 0.6', False),
+        ('small "below" closed_gap < 0', True),
+        ('small "below" closed_gap < -.1', True),
+        ('small "near" closed_gap > "below"', True),
+        ('small "near" closed_gap > "far"', False),
+        ('small "near" error static > "below" error retrained', True),
+    ],
+)
+def test_a_claim_holds_if_the_whole_interval_lies_on_its_side(kept, claim, holds):
+    marks, refuted = judged(claim, kept)
+    assert marks == ""
+    assert [line.startswith(f"here.md: {claim}, but the records say") for line in refuted] == (
+        [] if holds else [True]
+    )
+
+
+def test_claims_on_stale_records_on_one_seed_and_on_none_are_marked(kept):
+    assert judged('small "old" closed_gap > -9', kept) == (OLDER, [])
+    assert judged('small "near" closed_gap > "old" error static', kept) == (OLDER, [])
+    assert judged('small "none" closed_gap > 0', kept) == (ONE_SEED, [])
+    assert judged('small "old one" closed_gap > 0', kept) == (OLDER + ONE_SEED, [])
+    assert judged('small "absent" closed_gap > 0', kept) == (MISSING, [])
+    assert judged('table1-mnist cpu "none" closed_gap > 0', kept) == (MISSING, [])
+
+
+def test_a_stale_claim_that_its_own_records_refute_is_refuted(kept):
+    marks, refuted = judged('small "old" closed_gap > .9', kept)
+    assert marks == OLDER
+    assert len(refuted) == 1
+
+
+def test_marks_come_and_go_with_the_records(kept):
+    assert judged('small "near" closed_gap > 0', kept, f"It is so.{OLDER}{ONE_SEED}") == ("", [])
+    for text in ("", OLDER, MISSING, OLDER + ONE_SEED):
+        assert judged('small "old" closed_gap > -9', kept, f"It is so.{text}") == (OLDER, [])
+
+
+def test_several_claims_may_follow_a_sentence(kept):
+    claims = (
+        '<!-- claim: small\n"near" closed_gap > 0 --><!-- claim: small "far" closed_gap > 0 -->'
+    )
+    page, refuted = renew_claims(f"So.{claims} And on.", kept, "here.md")
+    assert page == f"So.{claims} And on."
+    assert len(refuted) == 1
+    assert re.search("far", refuted[0])
+
+
+@looped(
+    ("claim", "words"),
+    [
+        ("small near closed_gap > 0", "here.md: a claim must be"),
+        ('small "near" closed_gap = 0', "here.md: a claim must be"),
+        (
+            'small "near" closed_gp > 0',
+            "here.md: the claim .* needs the value 'closed_gp'.*closed_gap",
+        ),
+    ],
+)
+def test_a_claim_that_cannot_be_read_is_refused(kept, claim, words):
+    with pytest.raises(CorruptDataError, match=words):
+        judged(claim, kept)
