@@ -257,7 +257,8 @@ class Attackers:
         """Train all decoders; return their mixture and its convergence.
 
         The first decoder is trained for twice the epochs, and twice as many again, until that gains
-        nothing; all other decoders for as many epochs as the first in the end.
+        nothing; all other decoders for as many epochs as were enough. The longer training of the
+        first decoder is there by then, and takes part in the mixture.
 
         Args:
             title: Name of the release, for progress.
@@ -270,13 +271,15 @@ class Attackers:
         grid = decoder_grid(self.spec.input_transforms, self.spec.widths)
         convergence = self.search(title, confidences, images, held_out, gap, is_late)
 
-        def fit(decoder: DecoderSpec, incumbent: Sequence[float]) -> tuple[nn.Module, list[float]]:
+        def fit(
+            decoder: DecoderSpec, incumbent: Sequence[float], epochs: int = convergence.epochs
+        ) -> tuple[nn.Module, list[float]]:
             # The first decoder comes from the store.
-            return self._train(
-                title, decoder, convergence.epochs, confidences, images, held_out, incumbent
-            )
+            return self._train(title, decoder, epochs, confidences, images, held_out, incumbent)
 
         decoders = [trial.decoder for trial in train_each(grid, fit)]
+        if convergence.shown:
+            decoders.append(fit(grid[0], (), 2 * convergence.epochs)[0])
         mixture = mix_decoders(decoders, confidences[held_out], images[held_out])
         return mixture, convergence
 

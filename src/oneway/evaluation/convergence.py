@@ -16,7 +16,7 @@ class Convergence:
     """The length of a model selection's trainings, and whether twice the length gains nothing.
 
     Attributes:
-        epochs: Epochs that each decoder was trained.
+        epochs: Epochs that each decoder was trained. Where ``shown``, twice as many gain nothing.
         gain: Fall of the held-out error at the last doubling of the epochs, as a share of the gap
             between the label and clean scores; as a share of the error where that gap is not
             positive. None: the epochs were never doubled, or an error is not finite.
@@ -52,7 +52,7 @@ def search_epochs(
 ) -> Convergence:
     """Double the epochs until twice as many lower the error by less than 1 % of the gap.
 
-    The longer of the two last trainings is the one to keep. Where the gap is not positive, the
+    The shorter of the two last trainings is then long enough. Where the gap is not positive, the
     error must fall by less than 1 % of itself.
 
     Args:
@@ -69,9 +69,9 @@ def search_epochs(
         unit = width if 0 < width < math.inf else error
         fall = (error - longer) / unit if unit else 0.0
         gain = fall if math.isfinite(fall) else None
-        epochs, error = 2 * epochs, longer
         if gain is not None and gain < LEAST_GAIN:
             return Convergence(epochs, gain, shown=True)
+        epochs, error = 2 * epochs, longer
     return Convergence(epochs, gain, shown=False)
 
 
