@@ -27,6 +27,7 @@ from oneway.defenses.identity import Identity
 from oneway.evaluation import Flag, judge, standard_error, take_baselines
 from oneway.evaluation.attackers import Attackers, prepare_attackers
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense
+from oneway.evaluation.detection import detection_limit
 from oneway.evaluation.settings import AttackerSpec, SurrogateSpec
 from oneway.evaluation.store import Store
 from oneway.inversion import default_depth
@@ -241,7 +242,16 @@ class AuditTasks:
         results = attackers.run(
             f"seed {seed}", knowledge, answers.trace.released, audited.test, plan.attacks
         )
-        verdict = judge(results, baselines, answers.clean_test, answers.label_changes)
+        gap = float((baselines.label - baselines.clean).mean())
+        verdict = judge(
+            results,
+            baselines,
+            answers.clean_test,
+            answers.label_changes,
+            lambda: detection_limit(
+                attackers, answers.clean, audited.test, answers.clean_test, gap, plan.attacks
+            ),
+        )
         if seed != self.seed:
             # Only reconstructions of the first seed are used; large images would fill the memory.
             clean_results, results = (
