@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from oneway.attacks import LabelOnly
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import ControlResult, failed_controls
 from oneway.audit.measures import Measures, SeedResult, convergence_over
@@ -26,7 +27,7 @@ from oneway.evaluation.records import (
     json_values,
 )
 from oneway.evaluation.store import fingerprint
-from oneway.evaluation.verdict import errors_on, least_confident
+from oneway.evaluation.verdict import Verdict, errors_on, least_confident
 from oneway.metrics import Interval, bootstrap_gap
 
 
@@ -50,7 +51,8 @@ class AuditRecord(TypedRecord):
         strongest: Strongest attacker of each seed.
         baselines: Errors of the baselines, means over seeds.
         adaptive_error: Error of the strongest attacker, mean over seeds.
-        closed_gap: G, of errors that are averaged over seeds; None where there is no gap.
+        closed_gap: G, of errors that are averaged over seeds; None where there is no gap. Where
+            the attack failed, it is no measurement.
         closed_gap_by_seed: G of each seed.
         closed_gap_interval: 95 % interval of G over queries.
         closed_gap_least_confident: G over the least confident 5 % of queries.
@@ -78,6 +80,12 @@ class AuditRecord(TypedRecord):
         clean_convergence: The same on clean scores.
         numerics: Version of each attacker that took part, on the release or on clean scores; empty
             in records that are older than versions.
+        attack_failed: Whether no trained attacker beats the label, on some seed; None in older
+            records, of which :meth:`failed` says what their intervals say.
+        detection_limit: Smallest known leak that the attackers find on every seed, as a share of
+            the gap; None if they find none, if the attack did not fail, and in older records.
+        closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
+            nothing can be claimed.
     """
 
     subject: ClassVar = "an audit"
@@ -122,6 +130,18 @@ class AuditRecord(TypedRecord):
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
     clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
     numerics: Mapping[str, int] = field(default_factory=dict)
+    attack_failed: bool | None = None
+    detection_limit: float | None = None
+    closed_gap_at_least: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attack failed; of an older record, whether its interval of G reaches 1."""
+        if self.attack_failed is not None:
+            return self.attack_failed
+        interval = self.closed_gap_interval
+        reaches = interval is not None and interval.high >= 1
+        return reaches or LabelOnly.name in self.strongest
 
 
 @dataclass(frozen=True)
@@ -219,7 +239,32 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         convergence=convergence_over([result.results for result in results]),
         clean_convergence=convergence_over([result.clean_results for result in results]),
         numerics=numerics_of((*results[0].baselines.attackers, *names)),
+        **_bound([result.verdict for result in results], interval),
     )
+
+
+def _bound(verdicts: Sequence[Verdict], interval: Interval | None) -> dict[str, Any]:
+    """Return whether the attack failed on some seed, and what may be claimed then.
+
+    Args:
+        verdicts: Verdict of each seed.
+        interval: Interval of G; None where there is no gap. It counts for seeds that did not fail.
+    """
+    failed = [verdict for verdict in verdicts if verdict.attack_failed]
+    if not failed:
+        return {"attack_failed": False}
+    limits = [verdict.detection_limit for verdict in failed]
+    bounds = [verdict.closed_gap_at_least for verdict in failed]
+    if len(failed) < len(verdicts):
+        low = None if interval is None else max(0.0, interval.low)
+        bounds.append(low)
+    known_limits = [limit for limit in limits if limit is not None]
+    known_bounds = [bound for bound in bounds if bound is not None]
+    return {
+        "attack_failed": True,
+        "detection_limit": max(known_limits) if len(known_limits) == len(limits) else None,
+        "closed_gap_at_least": min(known_bounds) if len(known_bounds) == len(bounds) else None,
+    }
 
 
 def _mean(values: Sequence[float]) -> float:

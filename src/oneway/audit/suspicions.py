@@ -81,13 +81,19 @@ def suspicions(
     return flags
 
 
-def unexplained_flags(flags: Sequence[Flag], seeds: int) -> list[Flag]:
-    """Return the flags that the user's own settings do not explain.
+def unexplained_flags(flags: Sequence[Flag], seeds: int, *, blind: bool) -> list[Flag]:
+    """Return the flags that neither the user's own settings nor the other findings explain.
 
-    Fewer than 3 seeds on purpose explain ``too-few-seeds``, unless even fewer were run.
+    Fewer than 3 seeds on purpose explain ``too-few-seeds``, unless even fewer were run. An attacker
+    who fails is explained by others who do not, since the strongest counts. Where a release reveals
+    the label alone, all trained attackers must fail. This is explained by leaks of known worth that
+    they find, and is unexplained if they are blind.
 
     Args:
         flags: Flags of an audit.
         seeds: Number of seeds that were requested, all of which were run.
+        blind: Whether the attack failed, and nothing can be claimed of G even so.
     """
-    return [flag for flag in flags if flag.name != "too-few-seeds" or seeds >= SEEDS]
+    explained = {"too-few-seeds"} if seeds < SEEDS else set()
+    explained |= set() if blind else {"attack-failed"}
+    return [flag for flag in flags if flag.name not in explained]

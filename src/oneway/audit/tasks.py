@@ -33,6 +33,7 @@ from oneway.evaluation.attackers import (
     prepare_attackers,
 )
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense
+from oneway.evaluation.detection import detection_limit
 from oneway.evaluation.settings import AttackerSpec, SurrogateSpec
 from oneway.evaluation.store import Store
 from oneway.inversion import default_depth
@@ -256,7 +257,16 @@ class AuditTasks:
             clean_errors=CleanErrors.of(clean_results.values(), images[attackers.held_out]),
             is_late=context.is_late,
         )
-        verdict = judge(results, baselines, answers.clean_test, answers.label_changes)
+        gap = float((baselines.label - baselines.clean).mean())
+        verdict = judge(
+            results,
+            baselines,
+            answers.clean_test,
+            answers.label_changes,
+            lambda: detection_limit(
+                attackers, answers.clean, audited.test, answers.clean_test, gap, plan.attacks
+            ),
+        )
         if seed != self.seed:
             # Only reconstructions of the first seed are used; large images would fill the memory.
             clean_results, results = (

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median_high
 from typing import Any
 
@@ -13,9 +14,10 @@ from oneway.benchmark.spec import ExperimentSpec, cell_key
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
 from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
-from oneway.evaluation import AttackResult, take_baselines
+from oneway.evaluation import AttackResult, Baselines, take_baselines
 from oneway.evaluation.attackers import CleanErrors, prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
+from oneway.evaluation.detection import STAGE, detection_limit
 from oneway.evaluation.pictures import pixels, shown_rows
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
@@ -136,11 +138,13 @@ class Experiment:
                     continue
             clean = release(trace.clean_logits)
             changes = label_changes(trace.clean_logits, trace.released)
+            limit = partial(self._detection_limit, row, auxiliary, clean, baselines)
             record = ReleaseRecord(
                 **self._facts(row, target, fitted, trace, clean),
-                **judged(results, baselines, clean, changes),
+                **judged(results, baselines, clean, changes, limit),
             )
             yield Outcome(record, results, trace.released)
+        self.report(STAGE, 1.0)
 
     def gallery(self, outcome: Outcome[ReleaseRecord]) -> dict[str, Any]:
         """Return the shown test images, as ``truth``, and their reconstructions by attacker."""
@@ -194,6 +198,19 @@ class Experiment:
             clean_errors=clean_errors,
         )
         return fitted, trace, results
+
+    def _detection_limit(
+        self, row: ReleaseSpec, auxiliary: Tensor, clean: Tensor, baselines: Baselines
+    ) -> float | None:
+        """Return the detection limit of a release's attackers, which no defense has a part in."""
+        return detection_limit(
+            self.attackers,
+            auxiliary,
+            self.splits.test_images,
+            clean,
+            float((baselines.label - baselines.clean).mean()),
+            self.spec.attackers_of(row),
+        )
 
     def _facts(
         self,
@@ -278,7 +295,7 @@ def trained_target(
 def count_stages(spec: ExperimentSpec) -> int:
     """Return the number of stages that an experiment reports."""
     decoders = selection_size(spec.attackers)
-    networks, stages = set[str](), 1
+    networks, stages = set[str](), 2  # the target and the planted leaks
     workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)
     for row in spec.releases:
         applying = [inversion_attacks()[name] for name in spec.applying_attackers(row)]

@@ -45,6 +45,13 @@ class Summary:
         label_changes: Number of changed labels of all seeds.
         flags: Every kind of flag that a seed raised, with the number of seeds that raised it.
         record: Record of the first seed, for values that all records share.
+        failed: Closed gaps, by name of a value, that are not measured since the attack failed on
+            some seed. They are left out of the values.
+        bound: Bound of G over all queries where its attack failed: the mean over seeds, less half
+            the width of the interval over seeds, at least 0. A seed whose attack did not fail
+            counts with G. None if some seed has no bound, and where no attack failed.
+        detection_limit: Largest detection limit of the seeds whose attack failed; None if any of
+            them has none.
         environments: Environments of the records, each once.
         convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing, on
             the seed that converged least; empty if a seed does not record it.
@@ -61,6 +68,19 @@ class Summary:
     environments: tuple[Environment, ...] = ()
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
     outdated: tuple[str, ...] = ()
+    failed: frozenset[str] = frozenset()
+    bound: float | None = None
+    detection_limit: float | None = None
+
+    def claimed(self, gap: str = "closed_gap") -> float | None:
+        """Return a closed gap, or its bound where the attack failed; None if nothing is claimed.
+
+        Args:
+            gap: Name of the gap among the values.
+        """
+        if gap in self.failed:
+            return self.bound if gap == "closed_gap" else None
+        return self.values[gap].mean if gap in self.values else None
 
 
 VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
@@ -148,13 +168,14 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
     for attack in group[0].errors:
         columns[f"error {attack}"] = [record.errors.get(attack) for record in group]
     flags = Counter(_kind_of(flag) for record in group for flag in record.flags)
+    failed = frozenset(name for name, fails in FAILS.items() if any(map(fails, group)))
     return Summary(
         release,
         seeds,
         {
             name: estimate(values)
             for name, values in columns.items()
-            if all(value is not None for value in values)
+            if name not in failed and all(value is not None for value in values)
         },
         sum(columns["label_changes"]),
         flags,
@@ -164,6 +185,9 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
         if all(record.convergence for record in group)
         else {},
         tuple(dict.fromkeys(name for record in group for name in outdated_attackers(record))),
+        failed,
+        _bound(group) if "closed_gap" in failed else None,
+        _largest([record.detection_limit for record in group if record.failed]),
     )
 
 
@@ -176,6 +200,40 @@ def _counted(group: Sequence[ReleaseRecord]) -> Sequence[ReleaseRecord]:
     for record in group:
         alike.setdefault(spec_key(_settings(record)), []).append(record)
     return max(alike.values(), key=len)
+
+
+def _largest(limits: Sequence[float | None]) -> float | None:
+    known = [limit for limit in limits if limit is not None]
+    return max(known) if known and len(known) == len(limits) else None
+
+
+def _gap_fails(record: ReleaseRecord) -> bool:
+    return record.closed_gap is not None and record.failed
+
+
+def _tail_fails(record: ReleaseRecord) -> bool:
+    """Return whether no attacker beat the label over the least confident queries."""
+    gap = record.closed_gap_least_confident
+    return gap is not None and (record.failed or gap >= 1)
+
+
+FAILS: dict[str, Callable[[ReleaseRecord], bool]] = {
+    "closed_gap": _gap_fails,
+    "closed_gap_least_confident": _tail_fails,
+}
+"""Closed gaps, with what says that the attack on a record failed."""
+
+
+def _bound(group: Sequence[ReleaseRecord]) -> float | None:
+    """Return the bound of G over seeds; None if nothing can be claimed."""
+    claimed = [
+        record.closed_gap_at_least if record.failed else record.closed_gap for record in group
+    ]
+    known = [value for value in claimed if value is not None]
+    if len(known) < len(claimed):
+        return None
+    over_seeds = estimate(known)
+    return max(0.0, over_seeds.mean - (over_seeds.half_width or 0.0))
 
 
 def _kind_of(flag: Flag) -> Flag:

@@ -33,7 +33,8 @@ ReleasedAuxiliary = Annotated[
 ]
 ReleasedTest = Annotated[Path | None, typer.Option(help="Released scores of the queries. [clean]")]
 RequireGap = Annotated[
-    float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
+    float | None,
+    typer.Option(help="Exit 1 if the closed gap G, or its bound, is below this value."),
 ]
 Out = Annotated[Path | None, typer.Option(help="Also write the record as JSON Lines."), Writes()]
 Figure = Annotated[
@@ -68,7 +69,8 @@ def attack(
     r"""Train attackers on released scores, and say what they reconstruct.
 
     `label-only`, `static` and `retrained` attackers compete; the closed gap G is that of the
-    strongest. Without released scores the clean ones are attacked.
+    strongest. Without released scores the clean ones are attacked. Where no attacker does better
+    than the label alone, a bound of G stands in its place, and counts for --require-gap.
 
     For example:
 
@@ -80,7 +82,12 @@ def attack(
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
-    from oneway.report import attackers_table, check_figure_path, draw_reconstructions
+    from oneway.report import (
+        attackers_table,
+        check_figure_path,
+        draw_reconstructions,
+        failure_sentence,
+    )
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
@@ -110,11 +117,13 @@ def attack(
         draw_reconstructions(gallery, figure, "What the released scores give away")
     console, gap = Console(), record.closed_gap
     console.print(attackers_table(record), crop=False)
-    summary = (
-        "no gap to close: clean scores add nothing to the label for these attackers"
-        if gap is None
-        else f"closed gap G = {gap:.3f} (strongest attacker: {record.strongest})"
-    )
+    if gap is None:
+        summary = "no gap to close: clean scores add nothing to the label for these attackers"
+    elif record.failed:
+        gap = record.closed_gap_at_least
+        summary = failure_sentence(gap, record.detection_limit)
+    else:
+        summary = f"closed gap G = {gap:.3f} (strongest attacker: {record.strongest})"
     print_lines(console, [summary, *(f"flag: {flag.detail}" for flag in record.flags)])
     missed = require_gap is not None and (gap is None or gap < require_gap)
     raise typer.Exit(1 if missed or record.label_changes else 0)

@@ -91,7 +91,8 @@ Seeds = Annotated[
 ]
 Controls = Annotated[bool, typer.Option(help="Run the controls, which vouch for the attackers.")]
 RequireGap = Annotated[
-    float | None, typer.Option(help="Exit 1 if the closed gap G is below this value.")
+    float | None,
+    typer.Option(help="Exit 1 if the closed gap G, or its bound, is below this value."),
 ]
 Out = Annotated[
     Path,
@@ -138,8 +139,9 @@ def audit(
 
     The verdict comes with the attackers behind it, controls that vouch for them, and flags. The
     folder OUT gets report.html, the page to read, and audit.json and queries.parquet; for images
-    also pictures.npz and figure.png. Exits 1 if G is below --require-gap, or if a flag is raised
-    that your own settings do not explain: --seeds 1 explains too-few-seeds.
+    also pictures.npz and figure.png. Exits 1 if G, or its bound where the trained attackers
+    failed, is below --require-gap, or if a flag is raised that nothing explains: --seeds 1 explains
+    too-few-seeds, and a bound of G explains attack-failed.
 
     For example:
 
@@ -177,9 +179,12 @@ def audit(
     outcome = replace(outcome, record=replace(outcome.record, command=command_line(context)))
     _write(out, outcome, {} if no_images else outcome.pictures)
     _print(outcome, out)
-    gap = outcome.record.closed_gap
+    record = outcome.record
+    gap = record.closed_gap_at_least if record.failed else record.closed_gap
     missed = require_gap is not None and (gap is None or gap < require_gap)
-    raise typer.Exit(1 if missed or unexplained_flags(outcome.record.flags, seeds) else 0)
+    blind = record.failed and record.closed_gap_at_least is None
+    unexplained = unexplained_flags(record.flags, seeds, blind=blind)
+    raise typer.Exit(1 if missed or unexplained else 0)
 
 
 def _check_options(minutes: float | None, require_gap: float | None) -> None:

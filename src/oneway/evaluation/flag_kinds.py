@@ -49,7 +49,7 @@ def _kind(name: str, about: Literal["the attack", "the release"], statement: str
 
 FLAGS: dict[str, FlagKind] = {
     "attack-failed": _kind(
-        "attack-failed", "the attack", "error above the label-only baseline: that attack failed"
+        "attack-failed", "the attack", "error not below the label-only baseline: that attack failed"
     ),
     "retraining-failed": _kind(
         "retraining-failed", "the attack", "retrained is weaker than static: the retraining failed"

@@ -8,6 +8,7 @@ from torch import Tensor
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, check_disjoint, no_progress
 from oneway.evaluation.attackers import CleanErrors, prepare_attackers
+from oneway.evaluation.detection import detection_limit
 from oneway.evaluation.grading import take_baselines
 from oneway.evaluation.pictures import SHOWN, pixels
 from oneway.evaluation.records import AttackRecord, Outcome, Provenance, judged
@@ -81,6 +82,7 @@ def attack_recorded(
     )
     best = min(clean_results.values(), key=lambda result: result.error)
     baselines = take_baselines(clean_results, auxiliary.images, test.images)
+    gap = float((baselines.label - baselines.clean).mean())
     data = fingerprint(auxiliary.images, auxiliary.clean, test.images, test.clean)
     record = AttackRecord(
         experiment="attack",
@@ -88,7 +90,15 @@ def attack_recorded(
         auxiliary=len(auxiliary.images),
         queries=len(test.images),
         provenance=Provenance.now(data, None),
-        **judged(results, baselines, test.clean, label_changes(test.logits, test.released)),
+        **judged(
+            results,
+            baselines,
+            test.clean,
+            label_changes(test.logits, test.released),
+            lambda: detection_limit(
+                attackers, auxiliary.clean, test.images, test.clean, gap, spec.names
+            ),
+        ),
     )
     shown = slice(0, SHOWN)
     rows = {

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import oneway
+from oneway.attacks import LabelOnly
 from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
@@ -27,7 +28,7 @@ from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.parsing import build_from
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
-from oneway.evaluation.verdict import judge
+from oneway.evaluation.verdict import beats_label, judge, no_limit, trained_attacks
 from oneway.metrics import distortion
 from oneway.targets import Trace
 
@@ -183,7 +184,8 @@ class AttackRecord(TypedRecord):
         baselines: Errors of the baselines.
         adaptive_error: Lowest error of all attackers.
         strongest: Name of the attacker with that error.
-        closed_gap: G over all queries; None if clean scores add nothing to the label.
+        closed_gap: G over all queries; None if clean scores add nothing to the label. Where the
+            attack failed, it is no measurement.
         closed_gap_least_confident: G over the least confident 5 % of queries.
         flags: Suspicious facts about this evaluation.
         errors_per_query: Each attacker's errors, as ``packed`` writes them.
@@ -193,6 +195,11 @@ class AttackRecord(TypedRecord):
             no entry for an attacker that trains no decoder; empty in older records.
         numerics: Version of each attacker that took part, on the release or on clean scores; empty
             in records that are older than versions.
+        attack_failed: Whether no trained attacker beats the label; None in older records, of which
+            :meth:`failed` says what their errors say.
+        detection_limit: Smallest known leak that the attackers find, as a share of the gap; None if
+            they find none, if the attack did not fail, and in older records.
+        closed_gap_at_least: Bound of G where the attack failed; None if nothing can be claimed.
     """
 
     subject: ClassVar = "an experiment"
@@ -216,6 +223,23 @@ class AttackRecord(TypedRecord):
     provenance: Provenance
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
     numerics: Mapping[str, int] = field(default_factory=dict)
+    attack_failed: bool | None = None
+    detection_limit: float | None = None
+    closed_gap_at_least: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attack failed; of an older record, whether its errors leave room for it."""
+        if self.attack_failed is not None:
+            return self.attack_failed
+        errors = {
+            name: torch.from_numpy(unpacked(text)) for name, text in self.errors_per_query.items()
+        }
+        trained = [name for name in trained_attacks(self.errors) if name in errors]
+        if LabelOnly.name in errors and trained:
+            label = errors[LabelOnly.name].double()
+            return not any(beats_label(errors[name].double(), label) for name in trained)
+        return not self.adaptive_error < self.baselines.label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +311,7 @@ def judged(
     baselines: Baselines,
     clean: Tensor,
     label_changes: int,
+    find_limit: Callable[[], float | None] = no_limit,
 ) -> dict[str, Any]:
     """Judge the attacks on a release.
 
@@ -295,11 +320,13 @@ def judged(
         baselines: Baselines of the same test queries.
         clean: ``(N, K)`` clean confidences of the test queries.
         label_changes: Number of queries with another released label than the model's.
+        find_limit: Returns the detection limit of the attackers; see
+            :func:`oneway.evaluation.judge`.
 
     Returns:
         The fields of :class:`AttackRecord` that follow from the arguments.
     """
-    verdict = judge(results, baselines, clean, label_changes)
+    verdict = judge(results, baselines, clean, label_changes, find_limit)
     convergence = {
         name: result.convergence
         for name, result in results.items()
@@ -319,6 +346,9 @@ def judged(
         "closed_gap_least_confident": verdict.closed_gap_least_confident,
         "flags": (*verdict.flags, *not_trained_out(convergence)),
         "convergence": convergence,
+        "attack_failed": verdict.attack_failed,
+        "detection_limit": verdict.detection_limit,
+        "closed_gap_at_least": verdict.closed_gap_at_least,
         "environment": environment(clean.device),
         "errors_per_query": {name: packed(result.errors) for name, result in results.items()},
         "numerics": numerics_of((*baselines.attackers, *results)),

@@ -15,6 +15,7 @@ from oneway.report.experiments import costs_table, published_table, summary_tabl
 from oneway.report.figure import check_figure_path, draw_reconstructions
 from oneway.report.findings import report_lines
 from oneway.report.frontier import frontier_lines
+from oneway.report.sentences import failure_sentence
 from oneway.report.table import Listing
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "costs_table",
     "distortion_line",
     "draw_reconstructions",
+    "failure_sentence",
     "flag_lines",
     "frontier_lines",
     "privacy_table",

@@ -14,8 +14,11 @@ from oneway.report.sentences import (
     NO_CONTROLS,
     NO_GAP,
     baselines_sentence,
+    bound_text,
     epochs_of,
+    failure_sentence,
     flag_line,
+    gap_number,
     knows,
 )
 from oneway.report.table import Column, Listing
@@ -29,16 +32,31 @@ class Gap:
         value: G; None where clean scores reveal no more than the label.
         low: The lower end, possibly infinite; None without an interval.
         high: The upper end, possibly infinite; None without an interval.
+        failed: Whether the trained attackers failed, so that G is not measured.
+        bound: Bound of G where they failed; None if nothing can be claimed.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    failed: bool = False
+    bound: float | None = None
 
     @classmethod
     def of(cls, value: float | None, interval: Interval | None) -> "Gap":
-        """Return a gap with its interval, if it has one."""
+        """Return a measured gap with its interval, if it has one."""
         return cls(value) if interval is None else cls(value, interval.low, interval.high)
+
+    @property
+    def claimed(self) -> float | None:
+        """G, or its bound where the attack failed; None if nothing can be claimed."""
+        return self.bound if self.failed else self.value
+
+    def text(self) -> str:
+        """Return what is claimed of G, in a few words."""
+        if self.failed:
+            return bound_text(self.bound)
+        return "none" if self.value is None else gap_number(self.value)
 
     @property
     def bounded(self) -> bool:
@@ -52,13 +70,21 @@ class Gap:
 
 
 def closed_gap(record: AuditRecord) -> Gap:
-    """Return G over all queries."""
+    """Return G over all queries, or its bound where the trained attackers failed."""
+    if record.failed and record.closed_gap is not None:
+        return Gap(record.closed_gap, failed=True, bound=record.closed_gap_at_least)
     return Gap.of(record.closed_gap, record.closed_gap_interval)
 
 
 def closed_gap_least_confident(record: AuditRecord) -> Gap:
-    """Return G over the least confident 5 % of queries."""
-    return Gap.of(record.closed_gap_least_confident, record.closed_gap_least_confident_interval)
+    """Return G over the least confident 5 % of queries; no claim where no attacker beat the label.
+
+    Known leaks are found on all queries together, so that they give no bound of a few queries.
+    """
+    value = record.closed_gap_least_confident
+    if value is not None and (record.failed or value >= 1):
+        return Gap(value, failed=True)
+    return Gap.of(value, record.closed_gap_least_confident_interval)
 
 
 @dataclass(frozen=True)
@@ -113,6 +139,8 @@ def headline(record: AuditRecord) -> Headline:
             "No gap to close",
             f"{NO_GAP} Either nothing leaks, or the attackers are too weak to see it.{left_out}",
         )
+    if gap.failed:
+        return _failed(record, gap)
     if gap.low is not None and not gap.bounded:
         return Headline(
             "mixed",
@@ -121,13 +149,13 @@ def headline(record: AuditRecord) -> Headline:
             f"that G may be anything. Pass more queries, or more time.{left_out}",
         )
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
-    facts = f"The release closes G = {gap.value:.2f} of the gap{sure}{_tail(record)}"
+    facts = f"The release closes G = {gap.text()} of the gap{sure}{_tail(record)}"
     if record.plan.left_out:
         facts += f" (left out for lack of time: {'; '.join(record.plan.left_out)})"
     for below, tone, stamp, meaning in LEVELS:
         if gap.value < below:
             return Headline(tone, stamp, f"{facts}: {meaning}")
-    if tail.value is not None and tail.value < HIDDEN:
+    if tail.claimed is not None and tail.claimed < HIDDEN:
         certain = tail.bounded and tail.high is not None and tail.high < HIDDEN
         return Headline(
             "mixed",
@@ -140,6 +168,15 @@ def headline(record: AuditRecord) -> Headline:
         "Next to nothing leaks, to these attackers",
         f"{facts}: next to nothing leaks beyond the label, to these attackers.",
     )
+
+
+def _failed(record: AuditRecord, gap: Gap) -> Headline:
+    """Return the verdict where the trained attackers failed: a bound, or no claim."""
+    sentence = failure_sentence(gap.bound, record.detection_limit)
+    if gap.bound is None:
+        return Headline("mixed", "The attackers failed: nothing is claimed", sentence)
+    tone = "good" if gap.bound >= HIDDEN else "mixed"
+    return Headline(tone, "The trained attackers failed, but are not blind", sentence)
 
 
 def _undefended(record: AuditRecord) -> Headline:
@@ -163,10 +200,12 @@ def _tail(record: AuditRecord) -> str:
     tail = closed_gap_least_confident(record)
     if tail.value is None:
         return ""
+    if tail.failed:
+        return "; of the least confident 5 % of queries they read nothing beyond the label"
     queries = f"the least confident 5 % of queries ({record.least_confident_queries})"
     if not tail.bounded:
         return f"; {queries} are too few for an estimate"
-    return f", and {tail.value:.2f} ({tail.interval()}) for {queries}"
+    return f", and {tail.text()} ({tail.interval()}) for {queries}"
 
 
 def verdict(record: AuditRecord) -> list[str]:

@@ -9,15 +9,26 @@ from oneway.benchmark import Estimate, Published, Summary, bundled_spec
 from oneway.errors import UnknownNameError
 from oneway.evaluation import Flag, ReleaseRecord
 from oneway.report.sentences import (
+    FAILED,
     MARK,
     NOT_TRAINED_OUT,
     attackers_fact,
+    bound_text,
     environment_facts,
+    gap_number,
     trained_out,
 )
 from oneway.report.table import Column, Listing
 
 LEADERBOARD = "leaderboard"
+
+
+def gap_spread(estimate: Estimate | None) -> str:
+    """Return a measured G with its 95 % interval, never rounded up to 1; or a dash."""
+    if estimate is None:
+        return "-"
+    digits = len(gap_number(estimate.mean).partition(".")[2])
+    return spread(estimate, digits)
 
 
 def spread(estimate: Estimate | None, digits: int, scale: float = 1) -> str:
@@ -45,6 +56,25 @@ def _adaptive(summary: Summary) -> Estimate | None:
     return values.get("error adversarial-training") or values.get("error averaging")
 
 
+def gap_text(summary: Summary, name: str = "closed_gap") -> str:
+    """Return a closed gap with its interval, or what may be claimed where the attack failed.
+
+    Args:
+        summary: A release.
+        name: Name of the gap among the values of summaries.
+    """
+    if name in summary.failed:
+        return bound_text(summary.bound if name == "closed_gap" else None)
+    return gap_spread(summary.values.get(name))
+
+
+def gap_words(summary: Summary) -> str:
+    """Return what is claimed of G over all queries, for a sentence: ``G = 0.25 ± 0.02``."""
+    if "closed_gap" not in summary.failed:
+        return f"G = {gap_text(summary)}"
+    return FAILED if summary.bound is None else f"G {gap_text(summary)}"
+
+
 RELEASE = Column(attrgetter("release"))
 
 MARKED_RELEASE = Column(lambda summary: summary.release + f" {MARK}" * bool(summary.outdated))
@@ -63,12 +93,16 @@ COLUMNS = {
         "the attacker knows the algorithm and its parameters (adversarial-training), or averages "
         "many answers to each query, for random releases.",
     ),
-    "closed gap G": _column(
-        *("closed_gap", 2, 1),
-        "0 = the release hides nothing, 1 = it reveals no more than the label, below 0 = it "
-        "reveals more than clean scores did; of the strongest attacker of each seed.",
+    "closed gap G": Column(
+        lambda summary: gap_text(summary),
+        help="0 = the release hides nothing, 1 = it reveals no more than the label, below 0 = it "
+        "reveals more than clean scores did; of the strongest attacker of each seed. Failed: on "
+        "some seed no trained attacker did better than the label alone, so that G is not measured; "
+        "≥ is what it may be against these attackers, who find known leaks down to a limit.",
     ),
-    "G, least confident 5 %": _column("closed_gap_least_confident", 2),
+    "G, least confident 5 %": Column(
+        lambda summary: gap_text(summary, "closed_gap_least_confident")
+    ),
     "trained out": Column(
         lambda summary: trained_out(summary.convergence),
         str,

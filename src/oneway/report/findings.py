@@ -7,11 +7,20 @@ from oneway.audit import SEEDS
 from oneway.benchmark import Estimate, Summary
 from oneway.evaluation import ReleaseRecord
 from oneway.report.audit import HIDDEN
-from oneway.report.experiments import raised_flags, spread, summary_table, todays
+from oneway.report.experiments import (
+    gap_spread,
+    gap_words,
+    raised_flags,
+    spread,
+    summary_table,
+    todays,
+)
+from oneway.report.frontier import gap_label
 from oneway.report.sentences import (
     LABEL_LEAKS,
     NO_GAP,
     baselines_sentence,
+    failure_sentence,
     flag_line,
     seeds_notice,
 )
@@ -32,9 +41,9 @@ def headline(summaries: Sequence[Summary]) -> str:
     """Return which release hides most, and which hides enough at the least change."""
     able = _defended(summaries)
     if not able:
-        return f"{NO_GAP} Or no defense was run."
+        return f"{NO_GAP} Or no defense was run, or nothing can be claimed of any."
     best = strongest_release(summaries)
-    enough = [release for release in able if release.values["closed_gap"].mean >= HIDDEN]
+    enough = [release for release in able if _claimed(release) >= HIDDEN]
     sentence = f"Of {_count(able)}, “{best.release}” hides most: {_place(best)}"
     if enough:
         least = min(enough, key=lambda release: release.values["l1_mean"].mean)
@@ -45,12 +54,13 @@ def headline(summaries: Sequence[Summary]) -> str:
             )
     else:
         sentence += f"; none closes {HIDDEN:g} of the gap"
-    worse = [release for release in able if _high(release.values["closed_gap"]) < 0]
+    measured = [release for release in able if "closed_gap" in release.values]
+    worse = [release for release in measured if _high(release.values["closed_gap"]) < 0]
     if worse:
-        worst = min(worse, key=lambda release: release.values["closed_gap"].mean)
+        worst = min(worse, key=_claimed)
         sentence += (
             f". {len(worse)} of them reveal{'s' if len(worse) == 1 else ''} more than clean "
-            f"scores, “{worst.release}” most: G = {spread(worst.values['closed_gap'], 2)}"
+            f"scores, “{worst.release}” most: {gap_words(worst)}"
         )
     return f"{sentence}."
 
@@ -67,18 +77,24 @@ def overview(groups: Mapping[str, Sequence[Summary]]) -> str:
     for name, summaries in groups.items():
         if _defended(summaries):
             best = strongest_release(summaries)
-            gap = spread(best.values["closed_gap"], 2)
-            parts.append(f"{name}: “{best.release}” (G = {gap})")
+            parts.append(f"{name}: “{best.release}” ({gap_words(best)})")
     return f"What hides most, by experiment: {'; '.join(parts)}." if parts else NO_GAP
 
 
 def strongest_release(summaries: Sequence[Summary]) -> Summary:
-    """Return the defense that closes most of the gap."""
-    return max(_defended(summaries), key=lambda release: release.values["closed_gap"].mean)
+    """Return the defense that closes most of the gap, as far as may be claimed."""
+    return max(_defended(summaries), key=_claimed)
+
+
+def _claimed(summary: Summary) -> float:
+    """Return G or its bound, of a release of which something can be claimed."""
+    claimed = summary.claimed()
+    assert claimed is not None, summary.release  # noqa: S101  callers leave the others out
+    return claimed
 
 
 def _defended(summaries: Sequence[Summary]) -> list[Summary]:
-    """Return the releases to choose from: neither no defense nor the label alone.
+    """Return the releases to choose from: neither no defense nor the label alone, with a claim.
 
     Those with too few seeds only if no release has enough.
     """
@@ -86,7 +102,8 @@ def _defended(summaries: Sequence[Summary]) -> list[Summary]:
         summary
         for summary in summaries
         if summary.record.defense not in ("none", "label-only")
-        and {"closed_gap", "l1_mean"} <= summary.values.keys()
+        and summary.claimed() is not None
+        and "l1_mean" in summary.values
     ]
     return [summary for summary in able if len(summary.seeds) >= SEEDS] or able
 
@@ -98,8 +115,8 @@ def _count(able: Sequence[Summary]) -> str:
 
 
 def _place(summary: Summary) -> str:
-    gap, moved = summary.values["closed_gap"], summary.values["l1_mean"]
-    return f"G = {spread(gap, 2)} of the gap at an L1 distance of {spread(moved, 4)}"
+    moved = summary.values["l1_mean"]
+    return f"{gap_words(summary)} of the gap at an L1 distance of {spread(moved, 4)}"
 
 
 def seeds_notices(summaries: Sequence[Summary]) -> list[str]:
@@ -131,12 +148,12 @@ def findings(summaries: Sequence[Summary]) -> list[str]:
     noise = [summary for summary in summaries if summary.record.defense == NOISE]
     lines = [line for summary in noise for line in _claims(summary)] + _by_step(noise)
     ranked = sorted(
-        (s for s in summaries if s.record.defense != "none" and "closed_gap" in s.values),
-        key=lambda s: -s.values["closed_gap"].mean,
+        (s for s in summaries if s.record.defense != "none" and s.claimed() is not None),
+        key=lambda s: -_claimed(s),
     )
     if ranked:
         order = ", ".join(
-            f"{s.release} {s.values['closed_gap'].mean:.2f} "
+            f"{s.release} {gap_label(s)} "
             f"({100 * s.values['accuracy'].mean:.1f} % accuracy, "
             f"L1 {s.values['l1_mean'].mean:.3f})"
             for s in ranked[:MOST_RANKED]
@@ -179,7 +196,12 @@ def _claims(summary: Summary) -> list[str]:
     if gap is not None:
         lines.append(
             f"{name}: the strongest attacker has {values['adaptive_error'].mean / clean:.2f} times "
-            f"the clean error, so that G is {spread(gap, 2)}. {_reading(gap)}"
+            f"the clean error, so that G is {gap_spread(gap)}. {_reading(gap)}"
+        )
+    if "closed_gap" in summary.failed:
+        lines.append(
+            f"{name}: the strongest attacker has {values['adaptive_error'].mean / clean:.2f} times "
+            f"the clean error. {failure_sentence(summary.bound, summary.detection_limit)}"
         )
     retrained = values.get("error retrained")
     if retrained is not None and retrained.mean > label:

@@ -1,9 +1,11 @@
 """The frontier: Pareto-optimal releases, which close most of the gap at their distortion."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
 from oneway.benchmark import Summary
+from oneway.report.sentences import FAILED, bound_text, gap_number
 
 AXES = {
     "l1_mean": "L1 of probabilities",
@@ -21,21 +23,35 @@ def frontier(
     """Return the Pareto-optimal releases, from the least distortion to the most.
 
     A release beats another if it closes more of the gap with no more distortion, or as much with
-    less.
+    less. Where the attack failed, the bound of G counts.
 
     Args:
-        summaries: Summaries of an experiment. Releases without this gap or distortion are left out.
+        summaries: Summaries of an experiment. Releases without this gap or distortion are left out,
+            and so are those of which nothing can be claimed.
         distortion: Key of ``AXES``.
         gap: Key of ``GAPS``.
     """
-    able = [s for s in summaries if {gap, distortion} <= s.values.keys()]
+    able = [
+        (summary.values[distortion].mean, claimed, summary)
+        for summary in summaries
+        if distortion in summary.values and (claimed := summary.claimed(gap)) is not None
+    ]
     # Of releases with equal distortion only the release that closes most is Pareto-optimal.
-    ordered = sorted(able, key=lambda s: (s.values[distortion].mean, -s.values[gap].mean))
-    best: list[Summary] = []
-    for summary in ordered:
-        if not best or summary.values[gap].mean > best[-1].values[gap].mean:
+    ordered = sorted(able, key=lambda place: (place[0], -place[1]))
+    best, highest = list[Summary](), -math.inf
+    for _, claimed, summary in ordered:
+        if claimed > highest:
             best.append(summary)
+            highest = claimed
     return best
+
+
+def gap_label(summary: Summary, gap: str = "closed_gap") -> str:
+    """Return a closed gap without its interval, or its bound; for a release with either."""
+    claimed = summary.claimed(gap)
+    if claimed is None:
+        return FAILED
+    return bound_text(claimed) if gap in summary.failed else gap_number(claimed)
 
 
 def frontier_lines(summaries: Sequence[Summary]) -> list[str]:
@@ -43,7 +59,7 @@ def frontier_lines(summaries: Sequence[Summary]) -> list[str]:
     lines = []
     for (name, title), (gap, letter) in product(AXES.items(), GAPS.items()):
         places = ", ".join(
-            f"{s.release} ({s.values[gap].mean:.2f} at {s.values[name].mean:.3g})"
+            f"{s.release} ({gap_label(s, gap)} at {s.values[name].mean:.3g})"
             for s in frontier(summaries, name, gap)
         )
         if places:

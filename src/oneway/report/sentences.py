@@ -1,5 +1,6 @@
 """Sentences that terminals, pages and Markdown share, each worded here alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from oneway.attacks import ATTACKS
@@ -24,7 +25,9 @@ READING = (
     "turn scores back into inputs. Then the attacker inverts the scores of another person's query.",
     "The closed gap G says how much of what clean scores reveal beyond the label is hidden: 0 = "
     "nothing, 1 = the release reveals no more than the label, below 0 = the release reveals more "
-    "than clean scores did. G is that of the strongest attacker.",
+    "than clean scores did. G is that of the strongest attacker. Where no trained attacker does "
+    "better than the label alone, the attack failed, and G is not measured. Then a bound stands in "
+    "its place: 1 less the smallest known leak that these attackers find, less the uncertainty.",
 )
 """How to read a report, for people who have never seen one."""
 
@@ -37,6 +40,60 @@ NOT_TRAINED_OUT = (
     "may read more from the release, so that its G may be lower."
 )
 """The meaning of ``MARK``."""
+
+
+def gap_number(value: float, digits: int = 2) -> str:
+    """Return a measured G as text; one below 1 is never rounded up to 1, which says too much.
+
+    Args:
+        value: G.
+        digits: Digits after the point; more are given where G would be rounded up to 1.
+    """
+    while value < 1 and round(value, digits) >= 1 and digits < MOST_DIGITS:
+        digits += 1
+    return f"{value:.{digits}f}"
+
+
+MOST_DIGITS = 6
+"""Most digits of G after the point."""
+
+FAILED = "attack failed"
+"""What stands in the place of a closed gap of which nothing can be claimed."""
+
+
+def bound_text(bound: float | None) -> str:
+    """Return what may be claimed of G where the trained attackers failed, in a few words.
+
+    Args:
+        bound: Bound of G, from 0 to 1; None if nothing can be claimed. It is never rounded up.
+    """
+    return FAILED if bound is None else f"≥ {rounded_down(bound)} (failed)"
+
+
+def rounded_down(bound: float) -> str:
+    """Return a bound with two digits after the point."""
+    return f"{math.floor(100 * bound) / 100:.2f}"
+
+
+def failure_sentence(bound: float | None, limit: float | None) -> str:
+    """Return what a failed attack says of G, in a sentence.
+
+    Args:
+        bound: Bound of G; None if nothing can be claimed.
+        limit: Detection limit of the attackers, as a share of the gap; None if it is not known.
+    """
+    failed = "The trained attackers failed: none does better than the label alone."
+    if bound is not None and limit is not None:
+        return (
+            f"{failed} G ≥ {rounded_down(bound)} against these attackers, who find known leaks "
+            f"that are worth {100 * limit:g} % of the gap."
+        )
+    why = (
+        "they are not known to find a leak, however large"
+        if limit is None
+        else "too few queries grade them"
+    )
+    return f"{failed} Nothing is claimed of G, since {why}."
 
 
 def knows(attack: str, *, of_records: bool = False) -> str:

@@ -147,8 +147,9 @@ def _figures(record: AuditRecord) -> Figures:
 
 
 def _gap_figure(label: str, gap: audit.Gap, note: str) -> Figure:
-    value = "none" if gap.value is None else f"{gap.value:.2f}"
-    return Figure(value, label, f"95 %: {gap.interval()}. {note}" if gap.interval() else note)
+    if gap.failed:
+        note = f"The trained attackers failed. {note}"
+    return Figure(gap.text(), label, f"95 %: {gap.interval()}. {note}" if gap.interval() else note)
 
 
 def _baselines(record: AuditRecord) -> Chart:
@@ -257,20 +258,21 @@ def _frontier(record: AuditRecord) -> list[Section]:
         return []
     moved = record.utility["l1_mean"]
     whole, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
-    points = [Point("undefended", 0.0, 0.0, label="undefended")]
+    points = [Point("undefended", 0.0, 0.0, label="undefended", text="0.00")]
     points += [
         Point(
-            *(name, moved, gap.value, gap.low, gap.high),
+            *(name, moved, gap.claimed, gap.low, gap.high),
             on=True,
-            label=f"{gap.value:.2f}",
-            shape=shape,
+            label=gap.text(),
+            shape="at least" if gap.failed else shape,
             nudge=nudge,
+            text=gap.text(),
         )
         for name, gap, shape, nudge in (
             ("this release", whole, "disc", -9),
             ("this release, least confident 5 % of queries", tail, "diamond", 9),
         )
-        if gap.value is not None
+        if gap.claimed is not None
     ]
     chart = gap_chart(
         "frontier-chart",

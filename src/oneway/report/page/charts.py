@@ -37,6 +37,7 @@ SHAPES = {
     "ring": Markup('<circle r="5"/>'),
     "diamond": Markup('<path d="M0-6.5 6.5 0 0 6.5-6.5 0Z"/>'),
     "below": Markup('<path d="M-6-4H6L0 6Z"/>'),
+    "at least": Markup('<path d="M-6 4H6L0-6Z"/>'),
     "beyond": Markup('<path d="M-4-6V6L6 0Z"/>'),
 }
 """Marks around the origin: a reader who cannot see a color sees the shape."""
@@ -128,6 +129,7 @@ class Point:
         label: Text next to the point.
         shape: Key of ``SHAPES``.
         nudge: Shift to the right, in SVG units, so that two points at one place are both seen.
+        text: ``up`` as text.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Point:
     label: str = ""
     shape: str = "ring"
     nudge: float = 0.0
+    text: str = ""
 
 
 def element(tag: str, text: str | None = None, /, **attributes: object) -> Markup:

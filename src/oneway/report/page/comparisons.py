@@ -85,11 +85,13 @@ def gap_chart(
     lowest = LOWEST if any(point.up < NEAR for point in points) else NEAR
     if any(point.up < lowest for point in points):
         legend = [*legend, Legend("below", "plain", f"below {lowest:g}, with its number")]
-    strong = [f"{point.name}, {point.up:.2f} at {point.across:.3g}" for point in points if point.on]
+    if any(point.shape == "at least" for point in points):
+        legend = [*legend, Legend("at least", "plain", "at least so much: the attack failed")]
+    strong = [f"{point.name}, {point.text} at {point.across:.3g}" for point in points if point.on]
     table: dict[str, Callable[[Any], str]] = {
         "release": Column(attrgetter("name")),
         labels[0]: Column(attrgetter("across"), ".4f"),
-        labels[1]: Column(attrgetter("up"), ".2f"),
+        labels[1]: Column(attrgetter("text")),
         "95 % from": Column(attrgetter("low"), ".2f"),
         "to": Column(attrgetter("high"), ".2f"),
     }

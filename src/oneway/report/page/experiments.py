@@ -16,7 +16,7 @@ from oneway.report.experiments import (
     spread,
     todays,
 )
-from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines
+from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines, gap_label
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
 from oneway.report.page.charts import Chart, Legend, Place, Point
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
@@ -212,15 +212,17 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
     best, few = frontier(summaries, distortion, gap), len(summaries) <= FEW
     points, numbers = dict[str, Point](), dict[str, str]()
     for number, summary in enumerate(summaries, start=1):
-        if {gap, distortion} <= summary.values.keys():
-            name, up, on = summary.release, summary.values[gap], summary in best
+        up = summary.claimed(gap)
+        if up is not None and distortion in summary.values:
+            name, on, bounded = summary.release, summary in best, gap in summary.failed
             numbers[name] = str(number)
-            low, high = _ends(up)
+            low, high = (None, None) if bounded else _ends(summary.values[gap])
             points[name] = Point(
                 name,
-                *(summary.values[distortion].mean, up.mean, low, high, on),
+                *(summary.values[distortion].mean, up, low, high, on),
                 name if few else numbers[name],
-                "disc" if on else "ring",
+                "at least" if bounded else "disc" if on else "ring",
+                text=gap_label(summary, gap),
             )
     if len(points) < 2:
         return None
