@@ -254,15 +254,6 @@ def test_a_cells_key_depends_on_every_setting_of_its_release(field, value):
     assert cell_key(SPEC, dataclasses.replace(NOISY, **{field: value})) != cell_key(SPEC, NOISY)
 
 
-def test_a_cells_key_is_what_it_was_before_queries_were_kept_where_none_are():
-    """By a key that was written before experiments could keep any."""
-    assert SPEC.data.calibration == 0
-    assert cell_key(SPEC, NOISY) == "7ed6f8dff29dd91db2f8"
-    # And where some are kept, how many decides.
-    kept = {cell_key(changed("data.calibration", count), NOISY) for count in (1, 2)}
-    assert len(kept | {cell_key(SPEC, NOISY)}) == 3
-
-
 def test_a_cells_key_depends_on_nothing_else():
     key = cell_key(SPEC, NOISY)
     more = dataclasses.replace(SPEC, releases=(*SPEC.releases, ReleaseSpec("more", "none")))

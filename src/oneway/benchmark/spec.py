@@ -174,9 +174,6 @@ def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
     """
     whole = json_values(dataclasses.asdict(spec))
     del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
-    if not spec.data.calibration:
-        # Keys without calibration are older than this field.
-        del whole["data"]["calibration"]
     rows = {
         part: {**json_values(dataclasses.asdict(each)), "attackers": list(spec.attackers_of(each))}
         for part, each in (("baselines", spec.releases[0]), ("release", row))
