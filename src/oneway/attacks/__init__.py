@@ -2,11 +2,12 @@
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
-from oneway.attacks.base import Attack, InversionAttack, Workload
+from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack, Workload
 from oneway.attacks.class_representative import ClassRepresentative
 from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
-from oneway.attacks.registry import ATTACKS, inversion_attacks
+from oneway.attacks.registry import ATTACKS, identification_attacks, inversion_attacks
 from oneway.attacks.retrained import Retrained
 from oneway.attacks.static import Static
 
@@ -16,11 +17,14 @@ __all__ = [
     "Attack",
     "Averaging",
     "ClassRepresentative",
+    "IdentificationAttack",
     "InversionAttack",
     "LabelOnly",
+    "Matching",
     "Optimising",
     "Retrained",
     "Static",
     "Workload",
+    "identification_attacks",
     "inversion_attacks",
 ]

@@ -8,6 +8,7 @@ from itertools import product
 
 from oneway.attacks import Workload, inversion_attacks
 from oneway.audit.controls import CONTROLS
+from oneway.evaluation.matching import matching_queries
 from oneway.inversion import TrainingSettings
 
 FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
@@ -136,6 +137,9 @@ def estimate_seconds(plan: AuditPlan, costs: Costs) -> float:
     plateau = 6 * rows * epochs * price[plan.input_transforms[0], max(plan.widths)]
     timing = 2 * SINGLE_QUERIES * costs.single
     once = plateau + _control_seconds(plan, costs) + timing
+    random = any("random" in attacks[name].requires for name in plan.attacks)
+    matched = Workload(rows, costs.test, plan.repeats if random else (1,))
+    once += matching_queries(matched) * costs.asking
     return once + plan.seeds * (selection * selections + queries * costs.asking)
 
 

@@ -1,7 +1,7 @@
 """The typed record of an audit: all of its results except those of single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from oneway.audit.plan import AuditPlan
 from oneway.audit.understanding import Understanding
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
+from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
     BaselineErrors,
@@ -72,6 +73,8 @@ class AuditRecord(TypedRecord):
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
         understanding: What the audit understood of model and data; None in older records.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
+            records.
     """
 
     subject: ClassVar = "an audit"
@@ -115,6 +118,7 @@ class AuditRecord(TypedRecord):
     provenance: Provenance
     command: str | None = None
     understanding: Understanding | None = None
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Findings:
         plateau: Whether twice the epochs gained nothing.
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
         examples: Queries that are shown, with errors.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery.
         seconds: Seconds that the audit took.
         understanding: What the audit understood of model and data.
     """
@@ -150,6 +155,7 @@ class Findings:
     plateau: bool
     stopped: str | None
     examples: Mapping[str, Any]
+    matching: Mapping[str, MatchingResult]
     seconds: float
     understanding: Understanding | None
 
@@ -215,6 +221,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
         understanding=findings.understanding,
+        matching=findings.matching,
     )
 
 

@@ -13,7 +13,8 @@ from oneway.benchmark.spec import ExperimentSpec, cell_key
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
 from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
-from oneway.evaluation import AttackResult, take_baselines
+from oneway.defenses.identity import Identity
+from oneway.evaluation import AttackResult, GalleryMatching, MatchedScores, take_baselines
 from oneway.evaluation.attackers import prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
 from oneway.evaluation.pictures import pixels, shown_rows
@@ -123,21 +124,27 @@ class Experiment:
         splits = self.splits
         target = trained_target(self.spec, splits, self.store, self.report)
         auxiliary = target(splits.auxiliary_images)
-        baselines = None
+        baselines, matching = None, self._matching(target, auxiliary)
         for row in self.spec.releases:
             if baselines is not None and row.name in finished:
                 continue
-            fitted, trace, results = self._attack(row, target, auxiliary)
+            fitted, knowledge, trace, results = self._attack(row, target, auxiliary)
             if baselines is None:
                 baselines = take_baselines(results, splits.auxiliary_images, splits.test_images)
                 if row.name in finished:
                     continue
             clean = release(trace.clean_logits)
             changes = label_changes(trace.clean_logits, trace.released)
+            stage = f"{row.name}: matching"
+            self.report(stage, 0.0)
+            again = DefendedTarget(target, fitted.again("asked by matching"))
+            asked = dataclasses.replace(knowledge, query=again.repeated)
             record = ReleaseRecord(
                 **self._facts(row, target, fitted, trace, clean),
                 **judged(results, baselines, clean, changes),
+                matching=matching.results(MatchedScores(asked, trace.released)),
             )
+            self.report(stage, 1.0)
             yield Outcome(record, results, trace.released)
 
     def gallery(self, outcome: Outcome[ReleaseRecord]) -> dict[str, Any]:
@@ -151,9 +158,27 @@ class Experiment:
             },
         }
 
+    def _matching(self, target: TorchTarget, auxiliary: Tensor) -> GalleryMatching:
+        """Return what grades matching, on releases of a target.
+
+        Args:
+            target: Undefended target.
+            auxiliary: ``(N, K)`` clean confidences of the auxiliary images.
+        """
+        undefended, images = DefendedTarget(target, Identity()), self.splits.test_images
+        knowledge = AttackerKnowledge(
+            images=self.splits.auxiliary_images,
+            clean=auxiliary,
+            released=auxiliary,
+            held_out=self.attackers.held_out,
+            query=undefended.repeated,
+        )
+        clean = MatchedScores(knowledge, undefended(images))
+        return GalleryMatching(images, clean, self.spec.seed)
+
     def _attack(
         self, row: ReleaseSpec, target: TorchTarget, clean: Tensor
-    ) -> tuple[FittedDefense, Trace, dict[str, AttackResult]]:
+    ) -> tuple[FittedDefense, AttackerKnowledge, Trace, dict[str, AttackResult]]:
         splits, stage = self.splits, f"defend: {row.name}"
         names = self.spec.attackers_of(row)
         fitted = self.defender.build(row, target, clean)
@@ -180,7 +205,7 @@ class Experiment:
         trace = defended.trace(splits.test_images)
         self.report(stage, 1.0)
         results = self.attackers.run(row.name, knowledge, trace.released, splits.test_images, names)
-        return fitted, trace, results
+        return fitted, knowledge, trace, results
 
     def _facts(
         self,
@@ -273,7 +298,7 @@ def count_stages(spec: ExperimentSpec) -> int:
         available |= set() if sketch_defense(row).deterministic else {"random"}
         available |= {"simulated_defenses"} if is_simulated(row) else set()
         applying = [attack for attack in attacks if attack.applies(available)]
-        stages += 1 + decoders * sum(attack.model_selections(workload) for attack in applying)
+        stages += 2 + decoders * sum(attack.model_selections(workload) for attack in applying)
         if needs_surrogate(row.defense):
             suffix = f" {row.name}" if row.surrogate != "plain" else ""
             roles = ["surrogate"]

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ import oneway
 from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
+from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.parsing import build_from
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.evaluation.verdict import judge
@@ -187,6 +188,8 @@ class AttackRecord(TypedRecord):
         errors_per_query: Each attacker's errors, as ``packed`` writes them.
         environment: Software and hardware.
         provenance: Code, date, data and model.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
+            records, and where no candidate could be asked about.
     """
 
     subject: ClassVar = "an experiment"
@@ -208,6 +211,7 @@ class AttackRecord(TypedRecord):
     errors_per_query: Mapping[str, str]
     environment: Environment
     provenance: Provenance
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
