@@ -139,6 +139,8 @@ def attack_facts(name: str) -> str:
     source = inspect.getsource(type(attack))
     fields = [field.name for field in dataclasses.fields(AttackerKnowledge)]
     used = [field for field in fields if f"knowledge.{field}" in source and field in MEANINGS]
+    if attack.threat == "identification":  # its own images are an argument
+        used.insert(0, "images")
     rows = [
         ("name", f"`{name}`"),
         ("threat", attack.threat),
@@ -276,8 +278,31 @@ SHOWN = (
 """Releases that an attacker's page shows."""
 
 
+def identification_measured() -> str:
+    """Return the shares of queries that matching identifies in some releases."""
+    rows, sources = [], dict[str, None]()
+    for key, found in summaries().items():
+        for one in found:
+            result = one.record.matching.get("true inputs")
+            if result is not None and one.release in SHOWN:
+                values = [
+                    one.values.get(f"matching {which}") for which in ("true inputs", "noisy copies")
+                ]
+                cells = [spread(value, 1, 100) for value in values]
+                chance = f"{100 * result.chance:.1f}"
+                rows.append([one.release, DATA[key], *cells, chance, str(len(one.seeds))])
+                sources[_source(key, one)] = None
+    if not rows:
+        return "Not measured in the stored records.\n"
+    header = ("release", "data", "true inputs, %", "noisy copies, %", "by chance, %", "seeds")
+    note = "Queries identified at rank 1, means with 95 % intervals over so many seeds.\n"
+    return f"{table(header, rows)}\n{note}\n" + "".join(f"- {source}\n" for source in sources)
+
+
 def attack_measured(name: str) -> str:
     """Return an attacker's errors on some releases, and how often it was the strongest."""
+    if ATTACKS[name].threat == "identification":
+        return identification_measured()
     rows, sources, strongest, attacked = [], dict[str, None](), 0, 0
     for key, found in summaries().items():
         for one in found:

@@ -104,7 +104,7 @@ def test_what_is_no_record_of_this_form_is_refused_with_its_place_and_remedy(cha
 
 
 def test_a_missing_key_is_refused_whichever_it_is():
-    for key in VALUES.keys() - {"command", "schema", "understanding"}:
+    for key in VALUES.keys() - {"command", "matching", "schema", "understanding"}:
         rest = {name: value for name, value in VALUES.items() if name != key}
         with pytest.raises(CorruptDataError, match=f"lacks the key '{key}'"):
             AuditRecord.from_json(rest, "audit.json")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oneway.attacks.averaging import mean_answer
 from oneway.attacks.base import IdentificationAttack, Workload
-from oneway.contracts import AttackerKnowledge, Matcher
+from oneway.contracts import AttackerKnowledge, Matcher, Query
 from oneway.inversion import INPUT_TRANSFORMS
 from oneway.metrics import expected_hits
 
@@ -47,7 +47,8 @@ class Matching(IdentificationAttack):
     def run(self, knowledge: AttackerKnowledge, copies: Tensor) -> Matcher:
         """Choose the distance on held-out rows; see :meth:`IdentificationAttack.run`."""
         repeats = max(knowledge.repeats, default=1) if knowledge.random else 1
-        ask = partial(_answers, knowledge, repeats)
+        assert knowledge.query is not None  # noqa: S101  required
+        ask = partial(_answers, knowledge.query, repeats)
         own = knowledge.released[knowledge.held_out][:CHOOSING_ROWS]
         answers = ask(copies[:CHOOSING_ROWS])
         places = torch.arange(len(own), device=own.device)
@@ -89,9 +90,8 @@ def _feature_distance(
     return distance + LAST_DIGITS * _absolute_distance(released, answers)
 
 
-def _answers(knowledge: AttackerKnowledge, repeats: int, candidates: Tensor) -> Tensor:
+def _answers(query: Query, repeats: int, candidates: Tensor) -> Tensor:
     """Return ``(M, K)`` answers about candidates, each the mean of ``repeats``."""
-    assert knowledge.query is not None  # noqa: S101  required
-    parts = [knowledge.query(rows, repeats) for rows in candidates.split(ROWS)]
+    parts = [query(rows, repeats) for rows in candidates.split(ROWS)]
     # A mean of logs changes the last digits, by which equal answers are known.
     return torch.cat([rows[0] if repeats == 1 else mean_answer(rows) for rows in parts])

@@ -1,5 +1,6 @@
 """Grade the attack ``matching``: the share of queries that it identifies in a gallery."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -217,10 +218,11 @@ def noisy_copies(inputs: Tensor, columns: Sequence[Column], generator: Generator
 
 
 def matching_queries(workload: Workload) -> float:
-    """Return the number of answers that grading takes: both galleries, of release and clean scores.
+    """Return the number of answers that grading takes: two galleries, of release and clean scores.
 
     Args:
         workload: Size of the evaluation; ``repeats`` is ``(1,)`` where answers are not random.
     """
-    each = sum(attack.extra_queries(workload) for attack in identification_attacks().values())
-    return 4 * each
+    attack = identification_attacks()[Matching.name]
+    once = dataclasses.replace(workload, repeats=(1,))
+    return 2 * (attack.extra_queries(workload) + attack.extra_queries(once))

@@ -219,13 +219,17 @@ def _matched(record: AuditRecord) -> list[str]:
         return []
     results = record.matching
     gallery = next(iter(results.values())).gallery
+    released = ", ".join(
+        f"{100 * result.rank_1:.1f} %{'' if place else ' of queries'} among {name}"
+        for place, (name, result) in enumerate(results.items())
+    )
 
     def shares(take: Callable[[MatchingResult], float]) -> str:
         return " and ".join(f"{100 * take(result):.1f} %" for result in results.values())
 
     return [
         f"Identified at rank 1 by asking about each of {gallery} candidates (matching attacker): "
-        f"{shares(attrgetter('rank_1'))} of queries, where candidates are {' and '.join(results)}; "
+        f"{released}; "
         f"{shares(attrgetter('clean_rank_1'))} from clean scores, "
         f"{shares(attrgetter('label_rank_1'))} from the label alone, {100 / gallery:.1f} % by "
         "chance."
