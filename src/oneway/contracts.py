@@ -258,6 +258,25 @@ class Reconstructor:
     repeats: int = 1
 
 
+@dataclass(frozen=True)
+class Matcher:
+    """A way of finding the candidate behind a released vector.
+
+    Attributes:
+        ask: Maps ``(M, ...)`` candidates to ``(M, K)`` answers of the API, the mean of several
+            where answers are random. No row depends on any other row.
+        distances: Maps ``(N, K)`` released vectors and ``(M, K)`` answers to ``(N, M)`` distances;
+            the candidate at the lowest distance is the attacker's answer.
+        name: Name of the distance.
+        repeats: Number of answers to each candidate.
+    """
+
+    ask: Callable[[Tensor], Tensor]
+    distances: Callable[[Tensor, Tensor], Tensor]
+    name: str
+    repeats: int = 1
+
+
 class AttackFunction(Protocol):
     """An adversary as a function. It proposes reconstructors; it never grades itself."""
 

@@ -178,6 +178,18 @@ def test_queries_are_reidentified_by_every_attacker_and_the_best_makes_the_headl
     assert privacy["label"]["reidentified_by"] == "label-only"
 
 
+def test_queries_are_identified_by_asking_about_candidates(whole):
+    found, labels = whole.record.matching, Scores()(blobs(TESTS, 1)[0]).argmax(-1)
+    assert set(found) == {"true inputs", "noisy copies"}
+    assert {result.gallery for result in found.values()} == {TESTS}
+    true, noisy = found["true inputs"], found["noisy copies"]
+    # The scores of an undefended model differ from query to query, and the gallery is exact.
+    assert (true.rank_1, true.clean_rank_1) == (1, 1)
+    assert true.label_rank_1 == pytest.approx(len(set(labels.tolist())) / TESTS)
+    assert true.chance < noisy.rank_1 < 1
+    assert noisy.rank_1 == noisy.clean_rank_1
+
+
 def test_the_tail_says_on_how_many_queries_it_rests_and_how_sure_it_is(whole):
     record = whole.record
     assert record.least_confident_queries == TESTS // 20

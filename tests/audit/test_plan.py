@@ -252,7 +252,9 @@ def test_what_is_not_left_out_is_priced_to_the_second():
     bare = dataclasses.replace(FULL, attacks=(), controls=(), auxiliary=800, first_epochs=7)
     asking = 3 * (800 + 1000) * 2.0
     timing = 2 * SINGLE_QUERIES * 3.0
-    assert estimate_seconds(bare, costs) == asking + timing
+    # Two galleries of all test queries, and rows that choose, for the release and clean scores.
+    matching = 2 * 2 * (1000 + 256) * 2.0
+    assert estimate_seconds(bare, costs) == asking + timing + matching
     # An attacker trains its first decoder for once and twice the epochs, and every other one for
     # twice, but for what is given up on the way.
     attacked = dataclasses.replace(bare, attacks=("retrained",))
@@ -276,7 +278,8 @@ def test_what_is_not_left_out_is_priced_to_the_second():
     [
         ("static", 1, 0),
         # Each answer to each row again, for each number of answers.
-        ("averaging", 2, 110 * (800 + 1000)),
+        # And 100 instead of 1 to the candidates of two galleries, and to rows that choose.
+        ("averaging", 2, 110 * (800 + 1000) + 2 * 99 * (1000 + 256)),
         # A surrogate of its own besides.
         ("adversarial-training", 2, 0),
         # Two pulls of 5 and of 20 steps, each there and back, on queries and held-out rows.

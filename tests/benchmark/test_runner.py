@@ -26,7 +26,7 @@ from benchmark.small import (
     records_of,
     spec_of,
 )
-from oneway.attacks import ATTACKS
+from oneway.attacks import ATTACKS, inversion_attacks
 from oneway.benchmark import count_stages, runner
 from oneway.benchmark.runner import trained_target
 from oneway.benchmark.spec import cell_key
@@ -49,6 +49,7 @@ KEYS = {
     *("adaptive_error", "closed_gap", "closed_gap_least_confident", "flags", "training_seconds"),
     *("milliseconds_single_query", "milliseconds_per_query_batched", "environment", "provenance"),
     "convergence",
+    "matching",
 }
 ALWAYS = {"label-only", "static", "retrained"}
 """Attacks that apply to every release; adversarial training needs a surrogate to copy, and
@@ -181,6 +182,21 @@ def test_records_say_what_was_run_and_are_read_back_as_they_were(controls, tmp_p
         assert (record.seed, record.preset) == (0, "")
         assert (record.random, record.keeps_label) == (False, release.name != "moved")
     assert controls.records["noise"].options == NOISE | {"norm": "inf"}  # JSON has no infinity
+
+
+def test_queries_are_identified_in_each_release_as_far_as_it_tells_them_apart(controls):
+    labels = controls.outcomes[-1].released.argmax(-1)
+    by_label = len(set(labels.tolist())) / len(labels)
+    for name, record in controls.records.items():
+        assert list(record.matching) == ["true inputs", "noisy copies"], name
+        for result in record.matching.values():
+            assert (result.gallery, result.chance, result.repeats) == (100, 0.01, 1)
+            assert result.label_rank_1 < result.clean_rank_1
+        true = record.matching["true inputs"]
+        assert true.clean_rank_1 == 1
+        assert true.label_rank_1 == pytest.approx(by_label)
+        # The paper's noise, too, answers each query with a vector of its own.
+        assert true.rank_1 == (pytest.approx(by_label) if name == "label" else 1), name
 
 
 def test_a_record_names_the_data_and_the_model_that_it_is_of(controls):
@@ -328,7 +344,7 @@ def seen(monkeypatch):
 
     spy(runner, "train_target", "target", 1)
     spy(attackers, "train_inverter", "inverter", 2)
-    for name, attack in list(ATTACKS.items()):
+    for name, attack in inversion_attacks().items():
         monkeypatch.setitem(ATTACKS, name, spied(attack, kept["attack"].append))
     return kept
 

@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 
 from laws import looped
-from oneway.attacks import ATTACKS
+from oneway.attacks import inversion_attacks
 from oneway.benchmark import bundled_spec, count_stages, load_spec
 from oneway.benchmark.spec import DataSpec, ExperimentSpec
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
@@ -231,7 +231,7 @@ def test_a_file_says_what_it_says(tmp_path):
 def test_what_a_file_leaves_out_is_the_default(tmp_path):
     spec = load(tmp_path, MINIMAL)
     assert spec.seed == 0
-    assert spec.attackers.names == tuple(ATTACKS)
+    assert spec.attackers.names == tuple(inversion_attacks())
     assert spec.attackers.input_transforms == ("faithful", "standardized")
     assert spec.attackers.training == spec.surrogate.training == TrainingSettings()
     assert spec.releases[0].options == {}

@@ -183,7 +183,7 @@ def test_inputs_that_occur_twice_share_their_ranks():
 def test_every_query_is_ranked_once_in_a_whole_gallery_that_holds_it(count, data):
     gallery = data.draw(st.integers(2, count))
     ranked = []
-    for members, first in reidentification._deal(count, gallery, generator()):
+    for members, first in reidentification.deal_galleries(count, gallery, generator()):
         assert len(set(members.tolist())) == gallery
         ranked += members[first:].tolist()
     assert sorted(ranked) == list(range(count))

@@ -13,6 +13,7 @@ from oneway.report import (
     attackers_table,
     distortion_line,
     flag_lines,
+    matching_table,
     privacy_table,
     utility_table,
     verdict,
@@ -257,6 +258,33 @@ def test_people_learn_how_often_they_are_re_identified():
         "Re-identified at rank 1 among 200 true inputs: 25.0 % of queries (static attacker, the "
         "best); 50.0 % from clean scores, 1.0 % from the label alone, 0.5 % by chance."
     )
+
+
+def test_people_learn_how_many_queries_are_identified_by_asking_about_candidates():
+    shares = {
+        "gallery": 200,
+        "chance": 0.005,
+        "distance": "L1",
+        "repeats": 1,
+        "clean_rank_5": 1.0,
+        "label_rank_5": 0.05,
+        "rank_5": 1.0,
+        "clean_rank_1": 1.0,
+        "label_rank_1": 0.015,
+    }
+    matching = {
+        "true inputs": {"rank_1": 1.0, **shares},
+        "noisy copies": {"rank_1": 0.75, **shares, "clean_rank_1": 0.875},
+    }
+    assert verdict(record_of(matching=matching))[3] == (
+        "Identified at rank 1 by asking about each of 200 candidates (matching attacker): 100.0 % "
+        "of queries among true inputs, 75.0 % among noisy copies; 100.0 % and 87.5 % from clean "
+        "scores, 1.5 % and 1.5 % from the label alone, 0.5 % by chance."
+    )
+    assert not any("matching" in line for line in verdict(record_of())), "of an older record"
+    cells = matching_table(record_of(matching=matching)).cells()
+    assert cells[0] == ["true inputs, rank 1", "1.0000", "1.0000", "0.0150"]
+    assert cells[3] == ["noisy copies, rank 5", "1.0000", "1.0000", "0.0500"]
 
 
 def test_controls_vouch_for_the_attackers():

@@ -5,9 +5,9 @@ import io
 from rich.console import Console
 
 from oneway.benchmark import Estimate, bundled_spec, estimate, published, summarise
-from oneway.evaluation import Flag
+from oneway.evaluation import Flag, MatchingResult
 from oneway.report import published_table, summary_table
-from oneway.report.experiments import COLUMNS, COSTS, raised_flags, spread
+from oneway.report.experiments import COLUMNS, COSTS, OPTIONAL, raised_flags, spread
 from report.planted import record_of
 
 
@@ -37,7 +37,7 @@ def test_a_row_shows_every_number_of_one_seed():
     record = record_of("paper, step 0.1", static=0.0777, retrained=0.0333, gap=0.374)
     assert list(cells(COLUMNS, record).values()) == [
         *("paper, step 0.1", "98.12", "0", "1.23", "0.3456"),
-        *("0.0777", "0.0333", "-", "0.37", "-0.13"),
+        *("0.0777", "0.0333", "-", "0.37", "-0.13", "-"),
     ]
     assert list(cells(COSTS, record).values()) == [
         *("paper, step 0.1", "123", "0.0345", "4.6", "0.79")
@@ -61,11 +61,35 @@ def test_the_adaptive_error_is_that_of_the_attacker_who_copies_or_repeats():
         assert cells(COLUMNS, record_of(errors=errors))["adaptive error"] == text
 
 
+MATCHED = MatchingResult(
+    rank_1=0.125,
+    rank_5=0.25,
+    gallery=200,
+    chance=0.005,
+    distance="L1",
+    repeats=1,
+    clean_rank_1=1.0,
+    clean_rank_5=1.0,
+    label_rank_1=0.05,
+    label_rank_5=0.25,
+)
+
+
 def test_the_adaptive_error_has_a_column_only_where_an_attacker_adapts():
-    headings = [heading for heading in COLUMNS if heading != "adaptive error"]
+    headings = [heading for heading in COLUMNS if heading not in OPTIONAL]
     assert list(summary_table(summarise([record_of()])).columns) == headings
     both = [record_of(), record_of("hardened", errors={"averaging": 0.0555})]
-    assert list(summary_table(summarise(both)).columns) == list(COLUMNS)
+    shown = list(summary_table(summarise(both)).columns)
+    assert shown == [heading for heading in COLUMNS if heading != "identified, %"]
+
+
+def test_identified_queries_have_a_column_where_a_record_has_them():
+    matching = {"true inputs": MATCHED}
+    both = [record_of(), record_of("coarse", matching=matching)]
+    table = summary_table(summarise(both))
+    assert list(table.columns) == [heading for heading in COLUMNS if heading != "adaptive error"]
+    assert [row[-1] for row in table.cells()] == ["-", "12.5"]
+    assert any(note.startswith("identified, %: ") for note in table.notes())
 
 
 def test_a_gap_that_one_seed_lacks_is_a_dash():
@@ -73,6 +97,7 @@ def test_a_gap_that_one_seed_lacks_is_a_dash():
     assert [name for name, text in shown.items() if text == "-"] == [
         "adaptive error",
         "closed gap G",
+        "identified, %",
     ]
 
 
@@ -86,6 +111,7 @@ def test_the_terminal_cuts_no_number_at_the_width_that_it_asks_for():
                 errors={"averaging": 0.05},
                 logit_distortion=4.0 + 8 * seed,
                 label_changes=seed,
+                matching={"true inputs": MATCHED},
             )
             for name in names
             for seed in range(3)

@@ -2,13 +2,14 @@
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
-from oneway.attacks.base import Attack, InversionAttack, Workload
+from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack, Workload
 from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import ClassRepresentative
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
-from oneway.attacks.registry import ATTACKS, inversion_attacks
+from oneway.attacks.registry import ATTACKS, identification_attacks, inversion_attacks
 from oneway.attacks.retrained import Retrained
 from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
@@ -20,13 +21,16 @@ __all__ = [
     "Averaging",
     "CellMeans",
     "ClassRepresentative",
+    "IdentificationAttack",
     "InversionAttack",
     "KernelRidge",
     "LabelOnly",
+    "Matching",
     "Optimising",
     "Retrained",
     "Stack",
     "Static",
     "Workload",
+    "identification_attacks",
     "inversion_attacks",
 ]

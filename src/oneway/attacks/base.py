@@ -8,11 +8,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
+from torch import Tensor
+
+from oneway.contracts import AttackerKnowledge, Matcher, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
 
-Threat = Literal["inversion", "membership", "stealing"]
-"""An attacker's goal: the query itself, whether a row was trained on, or the model."""
+Threat = Literal["inversion", "identification", "membership", "stealing"]
+"""An attacker's goal: the query itself, which of several candidates the query is, whether a row was
+trained on, or the model."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,16 @@ class Attack(ABC):
         """
         return self.requires <= set(available)
 
+    def extra_queries(self, workload: Workload) -> float:  # noqa: ARG002  others need it
+        """Return the number of answers that the attack needs beyond one answer per row.
+
+        Other work is counted as the number of answers that would take as long.
+
+        Args:
+            workload: Size of the evaluation.
+        """
+        return 0
+
 
 class InversionAttack(Attack):
     """An adversary that reconstructs queries from released confidences.
@@ -94,16 +107,6 @@ class InversionAttack(Attack):
         """
         return 1
 
-    def extra_queries(self, workload: Workload) -> float:  # noqa: ARG002  others need it
-        """Return the number of answers that the attack needs beyond one answer per row.
-
-        Other work is counted as the number of answers that would take as long.
-
-        Args:
-            workload: Size of the evaluation.
-        """
-        return 0
-
     @abstractmethod
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:
         """Prepare the attack.
@@ -141,3 +144,40 @@ class InversionAttack(Attack):
                 "there are none. Pass them, or leave this attacker out."
             )
         return self.run(knowledge, train)
+
+
+class IdentificationAttack(Attack):
+    """An adversary that finds the query behind a released vector in a gallery of candidates.
+
+    A subclass writes :meth:`run`. No attack grades itself: an evaluation compares the distances of
+    the right candidate and of the others.
+    """
+
+    threat: ClassVar[Threat] = "identification"
+    requires: ClassVar[frozenset[str]] = frozenset({"query"})
+
+    @abstractmethod
+    def run(self, knowledge: AttackerKnowledge, copies: Tensor) -> Matcher:
+        """Prepare the attack.
+
+        Args:
+            knowledge: The attacker's data and access, with all fields that ``requires`` names.
+            copies: ``(H, ...)`` the held-out auxiliary inputs, in order, as they would stand in the
+                gallery: exact, or as noisy as its candidates.
+
+        Returns:
+            The matcher that is graded.
+        """
+
+    @final
+    def __call__(self, knowledge: AttackerKnowledge, copies: Tensor) -> Matcher | None:
+        """Prepare the attack if it applies.
+
+        Args:
+            knowledge: The attacker's data and access.
+            copies: ``(H, ...)`` the held-out auxiliary inputs as they would stand in the gallery.
+
+        Returns:
+            The matcher; None where the attack does not apply.
+        """
+        return self.run(knowledge, copies) if self.applies(knowledge.available) else None

@@ -2,11 +2,12 @@
 
 from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
-from oneway.attacks.base import Attack, InversionAttack
+from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack
 from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import ClassRepresentative
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.retrained import Retrained
 from oneway.attacks.stack import Stack
@@ -25,6 +26,7 @@ ATTACKS: dict[str, Attack] = {
         Optimising(),
         ClassRepresentative(),
         Stack(),
+        Matching(),
     )
 }
 """All attacks, by the name that commands, experiments and records use.
@@ -36,3 +38,10 @@ They run in this order: cheap attacks first, and an attack that mixes others aft
 def inversion_attacks() -> dict[str, InversionAttack]:
     """Return the attacks that reconstruct queries, by name, in the order of the registry."""
     return {name: attack for name, attack in ATTACKS.items() if isinstance(attack, InversionAttack)}
+
+
+def identification_attacks() -> dict[str, IdentificationAttack]:
+    """Return the attacks that find a query in a gallery, by name, in the order of the registry."""
+    return {
+        name: attack for name, attack in ATTACKS.items() if isinstance(attack, IdentificationAttack)
+    }

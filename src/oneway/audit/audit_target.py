@@ -163,8 +163,7 @@ def ask(audited: AuditTarget, defense: Defense, clean: Tensor | None = None) -> 
         InvalidTensorError: Labels, or the guarded endpoint, are of other classes than the model.
     """
     lifted = lifts_labels(audited.target)
-    # As an API without a guard answers: by its confidences alone.
-    bare = DefendedTarget(audited.target.__call__ if lifted else audited.target, Identity())
+    bare = _undefended(audited)
     if audited.guarded is None:
         defended = DefendedTarget(audited.target, defense)
         guard: Target = defended
@@ -236,6 +235,23 @@ def access(audited: AuditTarget, defense: Defense, *, undeclared: bool) -> Acces
         _asked_again(guard) if undeclared else guard.repeated,
         guard.differentiable_logits if has_gradient(audited) else None,
     )
+
+
+def clean_access(audited: AuditTarget, *, undeclared: bool) -> Query:
+    """Return what asks the model without its defense.
+
+    Args:
+        audited: Model, data and release.
+        undeclared: Whether the model itself answers at random.
+    """
+    bare = _undefended(audited)
+    return _asked_again(bare) if undeclared else bare.repeated
+
+
+def _undefended(audited: AuditTarget) -> DefendedTarget:
+    """Return an API without a guard, which answers by its confidences alone."""
+    lifted = lifts_labels(audited.target)
+    return DefendedTarget(audited.target.__call__ if lifted else audited.target, Identity())
 
 
 def has_gradient(audited: AuditTarget) -> bool:

@@ -22,6 +22,7 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import distortion_of
 from oneway.evaluation.timing import query_times
 from oneway.metrics import (
+    GALLERY,
     FeatureRegression,
     PrincipalComponents,
     brier_score,
@@ -43,9 +44,6 @@ from oneway.metrics import (
 )
 from oneway.releases import release
 from oneway.targets import DefendedTarget
-
-GALLERY = 1000
-"""True inputs of a gallery in which reconstructions are re-identified."""
 
 BATCHED = 256
 """Most queries of a batch that measures the queries per second."""

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +19,13 @@ from oneway.audit.plan import AuditPlan, make_plan
 from oneway.audit.record import AuditRecord, Findings, compose_record
 from oneway.audit.settings import AuditSettings
 from oneway.audit.suspicions import suspicions
-from oneway.audit.tasks import SEED_TASK, AuditContext, AuditTasks, TaskResult, tasks_of
+from oneway.audit.tasks import SEED_TASK, AuditContext, AuditTasks, Matched, TaskResult, tasks_of
 from oneway.audit.understanding import Understanding, understand
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses.identity import Identity
 from oneway.errors import OnewayError
 from oneway.evaluation.flags import Flag
+from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import is_simulated
 from oneway.evaluation.store import Store
@@ -48,6 +49,17 @@ class AuditOutcome:
     record: AuditRecord
     queries: dict[str, Any]
     pictures: dict[str, Any]
+
+
+@dataclass
+class _Collected:
+    """The results of an audit's tasks, by their types."""
+
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+    controls: dict[str, ControlResult] = field(default_factory=dict)
+    flags: list[Flag] = field(default_factory=list)
+    seeds: list[SeedResult] = field(default_factory=list)
+    stopped: str | None = None
 
 
 class ModelAudit:
@@ -93,9 +105,9 @@ class ModelAudit:
         context = self._prepare()
         names = tasks_of(context.plan, self.audited.release.defense, self.seed)
         run = self._one_by_one if executor is None else executor
-        controls, flags, results, stopped = self._collect(run(context, names))
-        plan = context.plan
-        if len(results) < plan.seeds and stopped is None:
+        collected = self._collect(run(context, names))
+        plan, results, controls = context.plan, collected.seeds, collected.controls
+        if len(results) < plan.seeds and collected.stopped is None:
             late = f"{plan.seeds - len(results)} of {plan.seeds} seeds"
             plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
         images = self.audited.auxiliary[context.rows]
@@ -104,7 +116,7 @@ class ModelAudit:
         useful = utility(self.audited, answers, fitted.defense)
         flags = [
             *answers.flags,
-            *flags,
+            *collected.flags,
             *suspicions(
                 results,
                 self.settings.seeds,
@@ -123,8 +135,9 @@ class ModelAudit:
             utility=useful,
             fitted=fitted,
             answers=answers,
-            stopped=stopped,
+            stopped=collected.stopped,
             examples=examples,
+            matching=collected.matching,
             seconds=self._spent(),
             understanding=self.understanding,
         )
@@ -156,24 +169,25 @@ class ModelAudit:
         epochs = self.tasks.clean_epochs(plan, answers.clean, images, context.is_late)
         return dataclasses.replace(context, epochs=epochs)
 
-    def _collect(
-        self, outcomes: Iterator[TaskResult | OnewayError]
-    ) -> tuple[dict[str, ControlResult], list[Flag], list[SeedResult], str | None]:
+    def _collect(self, outcomes: Iterator[TaskResult | OnewayError]) -> "_Collected":
         """Sort results of tasks by their types; say why the seeds ended early, if they did."""
-        controls, flags, results = dict[str, ControlResult](), list[Flag](), list[SeedResult]()
+        collected = _Collected()
         for result in outcomes:
             if isinstance(result, SeedResult):
-                results.append(result)
+                collected.seeds.append(result)
             elif isinstance(result, list):
-                flags += result
+                collected.flags += result
             elif isinstance(result, dict):
-                controls = result
+                collected.controls = result
+            elif isinstance(result, Matched):
+                collected.matching = result.by_gallery
             # If the model fails now, the finished seeds are kept.
-            elif results:
-                return controls, flags, results, f"{type(result).__name__}: {result}"
+            elif collected.seeds:
+                collected.stopped = f"{type(result).__name__}: {result}"
+                break
             else:
                 raise result
-        return controls, flags, results, None
+        return collected
 
     def _one_by_one(
         self, context: AuditContext, names: Sequence[str]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from oneway.attacks import Workload, inversion_attacks
 from oneway.audit.controls import CONTROLS
+from oneway.evaluation.matching import matching_queries
 from oneway.inversion import TrainingSettings, decoder_grid
 
 FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
@@ -140,6 +141,9 @@ def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -
     queries = rows + costs.test + extra
     timing = 2 * SINGLE_QUERIES * costs.single
     once = _control_seconds(plan, costs, epochs) + timing
+    random = any("random" in attacks[name].requires for name in plan.attacks)
+    matched = Workload(rows, costs.test, plan.repeats if random else (1,))
+    once += matching_queries(matched) * costs.asking
     return once + plan.seeds * (selection * selections + queries * costs.asking)
 
 

@@ -16,6 +16,7 @@ from oneway.audit.understanding import Understanding
 from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.defenders import FittedDefense
 from oneway.evaluation.flags import Flag
+from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import (
@@ -86,6 +87,8 @@ class AuditRecord(TypedRecord):
             the gap; None if they find none, if the attack did not fail, and in older records.
         closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
             nothing can be claimed.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
+            records.
     """
 
     subject: ClassVar = "an audit"
@@ -134,6 +137,8 @@ class AuditRecord(TypedRecord):
     detection_limit: float | None = None
     closed_gap_at_least: float | None = None
 
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+
     @property
     def failed(self) -> bool:
         """Whether the attack failed; of an older record, whether its interval of G reaches 1."""
@@ -159,6 +164,7 @@ class Findings:
         answers: Answers of the model and of the release.
         stopped: Why seeds are missing, if the model failed after the first seed; else None.
         examples: Queries that are shown, with errors.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery.
         seconds: Seconds that the audit took.
         understanding: What the audit understood of model and data.
     """
@@ -173,6 +179,7 @@ class Findings:
     answers: Answers
     stopped: str | None
     examples: Mapping[str, Any]
+    matching: Mapping[str, MatchingResult]
     seconds: float
     understanding: Understanding | None
 
@@ -240,6 +247,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         clean_convergence=convergence_over([result.clean_results for result in results]),
         numerics=numerics_of((*results[0].baselines.attackers, *names)),
         **_bound([result.verdict for result in results], interval),
+        matching=findings.matching,
     )
 
 

@@ -1,4 +1,4 @@
-"""The independent tasks of an audit: its controls, the release at twice its strength, its seeds.
+"""The independent tasks of an audit: matching, controls, twice the strength, and the seeds.
 
 A task queries and trains with its own random streams. Its result depends neither on the machine nor
 on the order of the tasks, unless time runs out.
@@ -6,7 +6,7 @@ on the order of the tasks, unless time runs out.
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from oneway.attacks import inversion_attacks
-from oneway.audit.audit_target import Answers, AuditTarget, access
+from oneway.audit.audit_target import Answers, AuditTarget, access, clean_access
 from oneway.audit.control_runs import ControlRun
 from oneway.audit.controls import ControlResult
 from oneway.audit.measures import SeedResult
@@ -25,7 +25,15 @@ from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import effective_options, strength_option
 from oneway.defenses.identity import Identity
-from oneway.evaluation import Flag, judge, standard_error, take_baselines
+from oneway.evaluation import (
+    Flag,
+    GalleryMatching,
+    MatchedScores,
+    MatchingResult,
+    judge,
+    standard_error,
+    take_baselines,
+)
 from oneway.evaluation.attackers import (
     Attackers,
     CleanErrors,
@@ -40,10 +48,23 @@ from oneway.inversion import default_depth
 from oneway.metrics import inversion_errors
 from oneway.targets import DefendedTarget
 
-CONTROLS_TASK, BUDGET_TASK, SEED_TASK = "controls", "twice the strength", "seed "
+MATCHING_TASK, CONTROLS_TASK, BUDGET_TASK = "matching", "controls", "twice the strength"
+SEED_TASK = "seed "
 
-TaskResult = dict[str, ControlResult] | list[Flag] | SeedResult
-"""Result of a task: results of controls, flags, or the attacks of a seed."""
+
+@dataclass(frozen=True)
+class Matched:
+    """The queries that ``matching`` identifies.
+
+    Attributes:
+        by_gallery: Result of each kind of gallery, by name.
+    """
+
+    by_gallery: Mapping[str, MatchingResult]
+
+
+TaskResult = Matched | dict[str, ControlResult] | list[Flag] | SeedResult
+"""Result of a task: identified queries, results of controls, flags, or the attacks of a seed."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,7 @@ def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
         release: Registered name of the defense.
         seed: First of the seeds.
     """
-    first = (CONTROLS_TASK,) if plan.controls else ()
+    first = (MATCHING_TASK, CONTROLS_TASK) if plan.controls else (MATCHING_TASK,)
     more = (BUDGET_TASK,) if strength_option(release) is not None else ()
     return (*first, *more, *(f"{SEED_TASK}{n}" for n in range(seed, seed + plan.seeds)))
 
@@ -116,6 +137,8 @@ class AuditTasks:
             name: Name of the task, from :func:`tasks_of`.
             context: Results that all tasks share.
         """
+        if name == MATCHING_TASK:
+            return self._matching(context)
         if name == CONTROLS_TASK:
             return ControlRun(
                 context.plan,
@@ -277,6 +300,34 @@ class AuditTasks:
                 for by_attack in (clean_results, results)
             )
         return SeedResult(seed, clean_results, results, baselines, verdict, attackers.held_out)
+
+    def _matching(self, context: AuditContext) -> Matched:
+        """Ask about each candidate of galleries that hold the test queries."""
+        audited, answers = self.audited, context.answers
+        self.report(MATCHING_TASK, 0.0)
+        images = audited.auxiliary[context.rows]
+        again = self.build(context.clean).again("asked by matching")
+        clean = AttackerKnowledge(
+            images=images,
+            clean=answers.clean,
+            released=answers.clean,
+            held_out=self.attackers(self.seed, (), images).held_out,
+            query=clean_access(audited, undeclared=answers.undeclared),
+            random=answers.undeclared,
+            repeats=context.plan.repeats,
+        )
+        released = dataclasses.replace(
+            clean,
+            released=answers.released,
+            query=access(audited, again, undeclared=answers.undeclared).query,
+            random=answers.random,
+        )
+        matching = GalleryMatching(
+            audited.test, MatchedScores(clean, answers.clean_test), self.seed, audited.columns
+        )
+        found = matching.results(MatchedScores(released, answers.trace.released))
+        self.report(MATCHING_TASK, 1.0)
+        return Matched(found)
 
     def _more_budget(self, context: AuditContext) -> list[Flag]:
         """Attack the release at twice its strength, too, which must not reveal more."""

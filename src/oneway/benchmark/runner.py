@@ -14,7 +14,14 @@ from oneway.benchmark.spec import ExperimentSpec, cell_key
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
 from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
-from oneway.evaluation import AttackResult, Baselines, take_baselines
+from oneway.defenses.identity import Identity
+from oneway.evaluation import (
+    AttackResult,
+    Baselines,
+    GalleryMatching,
+    MatchedScores,
+    take_baselines,
+)
 from oneway.evaluation.attackers import CleanErrors, prepare_attackers, selection_size
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
 from oneway.evaluation.detection import STAGE, detection_limit
@@ -125,11 +132,11 @@ class Experiment:
         splits = self.splits
         target = trained_target(self.spec, splits, self.store, self.report)
         auxiliary = target(splits.auxiliary_images)
-        baselines, clean_errors = None, None
+        baselines, clean_errors, matching = None, None, self._matching(target, auxiliary)
         for row in self.spec.releases:
             if baselines is not None and row.name in finished:
                 continue
-            fitted, trace, results = self._attack(row, target, auxiliary, clean_errors)
+            fitted, knowledge, trace, results = self._attack(row, target, auxiliary, clean_errors)
             if baselines is None:
                 baselines = take_baselines(results, splits.auxiliary_images, splits.test_images)
                 held_out = splits.auxiliary_images[self.attackers.held_out]
@@ -139,10 +146,16 @@ class Experiment:
             clean = release(trace.clean_logits)
             changes = label_changes(trace.clean_logits, trace.released)
             limit = partial(self._detection_limit, row, auxiliary, clean, baselines)
+            stage = f"{row.name}: matching"
+            self.report(stage, 0.0)
+            again = DefendedTarget(target, fitted.again("asked by matching"))
+            asked = dataclasses.replace(knowledge, query=again.repeated)
             record = ReleaseRecord(
                 **self._facts(row, target, fitted, trace, clean),
                 **judged(results, baselines, clean, changes, limit),
+                matching=matching.results(MatchedScores(asked, trace.released)),
             )
+            self.report(stage, 1.0)
             yield Outcome(record, results, trace.released)
         self.report(STAGE, 1.0)
 
@@ -157,13 +170,31 @@ class Experiment:
             },
         }
 
+    def _matching(self, target: TorchTarget, auxiliary: Tensor) -> GalleryMatching:
+        """Return what grades matching, on releases of a target.
+
+        Args:
+            target: Undefended target.
+            auxiliary: ``(N, K)`` clean confidences of the auxiliary images.
+        """
+        undefended, images = DefendedTarget(target, Identity()), self.splits.test_images
+        knowledge = AttackerKnowledge(
+            images=self.splits.auxiliary_images,
+            clean=auxiliary,
+            released=auxiliary,
+            held_out=self.attackers.held_out,
+            query=undefended.repeated,
+        )
+        clean = MatchedScores(knowledge, undefended(images))
+        return GalleryMatching(images, clean, self.spec.seed)
+
     def _attack(
         self,
         row: ReleaseSpec,
         target: TorchTarget,
         clean: Tensor,
         clean_errors: CleanErrors | None,
-    ) -> tuple[FittedDefense, Trace, dict[str, AttackResult]]:
+    ) -> tuple[FittedDefense, AttackerKnowledge, Trace, dict[str, AttackResult]]:
         splits, stage = self.splits, f"defend: {row.name}"
         names = self.spec.attackers_of(row)
         fitted = self.defender.build(row, target, clean)
@@ -197,7 +228,7 @@ class Experiment:
             names,
             clean_errors=clean_errors,
         )
-        return fitted, trace, results
+        return fitted, knowledge, trace, results
 
     def _detection_limit(
         self, row: ReleaseSpec, auxiliary: Tensor, clean: Tensor, baselines: Baselines
@@ -299,7 +330,7 @@ def count_stages(spec: ExperimentSpec) -> int:
     workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)
     for row in spec.releases:
         applying = [inversion_attacks()[name] for name in spec.applying_attackers(row)]
-        stages += 1 + decoders * sum(attack.model_selections(workload) for attack in applying)
+        stages += 2 + decoders * sum(attack.model_selections(workload) for attack in applying)
         if needs_surrogate(row.defense):
             suffix = f" {row.name}" if row.surrogate != "plain" else ""
             roles = ["surrogate"]

@@ -11,6 +11,7 @@ from oneway.errors import InvalidOptionError
 from oneway.evaluation.convergence import Convergence, least_by_name
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
+from oneway.evaluation.matching import NOISY_COPIES, TRUE_INPUTS
 from oneway.evaluation.records import Environment, ReleaseRecord
 from oneway.evaluation.store import spec_key
 from oneway.extras import load_extra
@@ -83,6 +84,12 @@ class Summary:
         return self.values[gap].mean if gap in self.values else None
 
 
+def _matched(record: ReleaseRecord, gallery: str) -> float | None:
+    """Return the share of queries that matching identifies; None in older records."""
+    result = record.matching.get(gallery)
+    return None if result is None else result.rank_1
+
+
 VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
     "accuracy": lambda record: record.accuracy,
     "label_changes": lambda record: record.label_changes,
@@ -100,6 +107,8 @@ VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
     "milliseconds_per_query_batched": lambda record: record.milliseconds_per_query_batched,
     "training_seconds": lambda record: record.training_seconds,
     "surrogate_held_out_error": lambda record: record.training.get("surrogate_held_out_error"),
+    "matching true inputs": lambda record: _matched(record, TRUE_INPUTS),
+    "matching noisy copies": lambda record: _matched(record, NOISY_COPIES),
     **{
         name: lambda record, name=name: record.training.get(name)  # type: ignore[misc]
         for name in ("bits_most", "bits_measured", "certified_error", "members_least")

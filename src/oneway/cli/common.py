@@ -178,10 +178,12 @@ class NamesAttackers(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help, with the attackers that are registered now."""
-        from oneway.attacks import inversion_attacks  # imports torch; for this help alone
+        # These import torch, for this help alone.
+        from oneway.attacks import identification_attacks, inversion_attacks
 
-        attacks = inversion_attacks().values()
-        lines = [f"{attack.name}: {attack.knows}" for attack in attacks if attack.reads_query]
+        attacks = [attack for attack in inversion_attacks().values() if attack.reads_query]
+        named = (*attacks, *identification_attacks().values())
+        lines = [f"{attack.name}: {attack.knows}" for attack in named]
         self.epilog = "Attackers, and what each knows: " + "; ".join(lines) + "."
         super().format_help(ctx, formatter)
 

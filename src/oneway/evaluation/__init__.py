@@ -4,6 +4,7 @@ from oneway.evaluation.convergence import Convergence
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines, run_attack, take_baselines
+from oneway.evaluation.matching import GalleryMatching, MatchedScores, MatchingResult
 from oneway.evaluation.recorded import Recording, attack_recorded
 from oneway.evaluation.records import (
     AttackRecord,
@@ -36,6 +37,9 @@ __all__ = [
     "Convergence",
     "Environment",
     "Flag",
+    "GalleryMatching",
+    "MatchedScores",
+    "MatchingResult",
     "Outcome",
     "Provenance",
     "Recording",

@@ -25,6 +25,7 @@ from oneway.errors import CorruptDataError, OnewayError
 from oneway.evaluation.convergence import Convergence, not_trained_out
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
+from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.parsing import build_from
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
@@ -200,6 +201,8 @@ class AttackRecord(TypedRecord):
         detection_limit: Smallest known leak that the attackers find, as a share of the gap; None if
             they find none, if the attack did not fail, and in older records.
         closed_gap_at_least: Bound of G where the attack failed; None if nothing can be claimed.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
+            records, and where no candidate could be asked about.
     """
 
     subject: ClassVar = "an experiment"
@@ -226,6 +229,8 @@ class AttackRecord(TypedRecord):
     attack_failed: bool | None = None
     detection_limit: float | None = None
     closed_gap_at_least: float | None = None
+
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:

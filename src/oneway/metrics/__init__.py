@@ -8,6 +8,7 @@ from oneway.metrics.calibration import (
     reliability_bins,
 )
 from oneway.metrics.columns import categorical_accuracy, numeric_error
+from oneway.metrics.identification import expected_hits
 from oneway.metrics.image_quality import peak_signal_to_noise_ratio, structural_similarity
 from oneway.metrics.intervals import Interval, bootstrap_gap, bootstrap_mean
 from oneway.metrics.ranking import (
@@ -23,15 +24,18 @@ from oneway.metrics.reconstruction import (
     lowest_share,
 )
 from oneway.metrics.reidentification import (
+    GALLERY,
     Embedder,
     FeatureRegression,
     PrincipalComponents,
+    deal_galleries,
     rank_share,
     reidentification_ranks,
 )
 from oneway.metrics.utility import Distortion, distortion, label_changes
 
 __all__ = [
+    "GALLERY",
     "Distortion",
     "Embedder",
     "FeatureRegression",
@@ -43,8 +47,10 @@ __all__ = [
     "brier_score",
     "categorical_accuracy",
     "closed_gap",
+    "deal_galleries",
     "distortion",
     "expected_calibration_error",
+    "expected_hits",
     "failure_auroc",
     "inversion_errors",
     "label_changes",

@@ -33,6 +33,9 @@ LEAST_RESIDUAL = 0.01
 
 ROWS_AT_ONCE = 512
 
+GALLERY = 1000
+"""Most true inputs of a gallery."""
+
 
 class Embedder(Protocol):
     """Describes inputs by rows of features; similar inputs have similar features."""
@@ -179,7 +182,7 @@ def reidentification_ranks(
     reconstructions: Tensor,
     *,
     generator: Generator,
-    gallery: int = 1000,
+    gallery: int = GALLERY,
     regression: FeatureRegression | None = None,
 ) -> Tensor:
     """Return the rank of each true input in its gallery, given its reconstruction.
@@ -225,7 +228,7 @@ def reidentification_ranks(
         queries, candidates, bonus = _likelihood_terms(queries, candidates, regression)
     place = torch.arange(gallery, device=images.device)
     ranks = torch.empty(count, dtype=torch.int64, device=images.device)
-    for members, first in _deal(count, gallery, generator):
+    for members, first in deal_galleries(count, gallery, generator):
         members = members.to(images.device)
         shown, extra = candidates[members], bonus[members]
         for rows in place[first:].split(ROWS_AT_ONCE):
@@ -258,10 +261,18 @@ def rank_share(ranks: Tensor, within: int = 1) -> float:
     return float((ranks <= within).double().mean())
 
 
-def _deal(count: int, gallery: int, generator: Generator) -> Iterator[tuple[Tensor, int]]:
+def deal_galleries(count: int, gallery: int, generator: Generator) -> Iterator[tuple[Tensor, int]]:
     """Yield galleries in random order, and the first place of each from which members are ranked.
 
     The last gallery is filled up with members that are ranked already.
+
+    Args:
+        count: Number of queries.
+        gallery: Number of members of each gallery, from 1 to ``count``.
+        generator: Source of the order, on any device.
+
+    Yields:
+        ``(gallery)`` int64 numbers of queries, and the first place whose member is ranked here.
     """
     order = torch.randperm(count, generator=generator, device=generator.device)
     for start in range(0, count, gallery):

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from operator import attrgetter, itemgetter
 
 from oneway.audit import AuditRecord, Understanding
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.evaluation import AttackRecord
+from oneway.evaluation import AttackRecord, MatchingResult
 from oneway.metrics import Interval
 from oneway.report.sentences import (
     LABEL_LEAKS,
@@ -217,6 +218,7 @@ def verdict(record: AuditRecord) -> list[str]:
         + f" Strongest attack on the release: {record.adaptive_error:.4f} "
         f"({', '.join(sorted(set(record.strongest)))}).",
         _reidentified(record),
+        *_matched(record),
     ]
     if not record.controls:
         lines.append(NO_CONTROLS)
@@ -252,6 +254,49 @@ def _reidentified(record: AuditRecord) -> str:
         f"best); {percent['clean']:.1f} % from clean scores, {percent['label']:.1f} % from the "
         f"label alone, {100 / released['gallery']:.1f} % by chance."
     )
+
+
+def _matched(record: AuditRecord) -> list[str]:
+    """Return what an attacker identifies who asks about candidates; nothing in older records."""
+    if not record.matching:
+        return []
+    results = record.matching
+    gallery = next(iter(results.values())).gallery
+    released = ", ".join(
+        f"{100 * result.rank_1:.1f} %{'' if place else ' of queries'} among {name}"
+        for place, (name, result) in enumerate(results.items())
+    )
+
+    def shares(take: Callable[[MatchingResult], float]) -> str:
+        return " and ".join(f"{100 * take(result):.1f} %" for result in results.values())
+
+    return [
+        f"Identified at rank 1 by asking about each of {gallery} candidates (matching attacker): "
+        f"{released}; "
+        f"{shares(attrgetter('clean_rank_1'))} from clean scores, "
+        f"{shares(attrgetter('label_rank_1'))} from the label alone, {100 / gallery:.1f} % by "
+        "chance."
+    ]
+
+
+def matching_table(record: AuditRecord) -> Listing:
+    """Return the shares of queries that matching identifies, by gallery and rank."""
+    rows = [
+        (gallery, rank, *(getattr(result, f"{source}{rank}") for source in ("", *REFERENCES)))
+        for gallery, result in record.matching.items()
+        for rank in ("rank_1", "rank_5")
+    ]
+    columns = {
+        "candidates": Column(lambda row: f"{row[0]}, {row[1].replace('_', ' ')}"),
+        "the release": Column(itemgetter(2), ".4f"),
+        "clean scores": Column(itemgetter(3), ".4f"),
+        "the label": Column(itemgetter(4), ".4f"),
+    }
+    return Listing("Queries identified by asking about each candidate (matching)", columns, rows)
+
+
+REFERENCES = ("clean_", "label_")
+"""Scores that matching on the release is compared with, as prefixes of a result's fields."""
 
 
 def _controls(record: AuditRecord) -> list[str]:

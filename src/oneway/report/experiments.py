@@ -109,8 +109,16 @@ COLUMNS = {
         "twice the epochs of each attacker's decoders lower the error on held-out rows by less "
         "than 1 % of the gap between the label and clean scores; else the largest gain.",
     ),
+    "identified, %": _column(
+        *("matching true inputs", 1, 100),
+        "the share of queries that an attacker names who asks about each candidate of a gallery "
+        "that holds the query (matching); of candidates that tie, one is named at random.",
+    ),
 }
 """Columns of a summary. Errors are mean squared errors per pixel."""
+
+OPTIONAL = ("adaptive error", "identified, %")
+"""Columns that are left out where they are empty: not every experiment has such attackers."""
 
 COSTS = {
     "release": RELEASE,
@@ -141,11 +149,11 @@ CERTIFICATES = {
 def summary_table(
     summaries: Sequence[Summary], title: str = "Means, with 95 % intervals over seeds"
 ) -> Listing:
-    """Return one row per release; without the adaptive error where no attacker adapts."""
+    """Return one row per release; without columns of attackers that no release was attacked by."""
     shown = {
         heading: column
         for heading, column in COLUMNS.items()
-        if heading != "adaptive error" or any(map(_adaptive, summaries))
+        if heading not in OPTIONAL or any(map(column.value, summaries))
     }
     return Listing(title, shown, summaries, _footnotes(summaries))
 

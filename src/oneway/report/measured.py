@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+from oneway.attacks import ATTACKS
 from oneway.audit import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
@@ -231,7 +232,29 @@ SHOWN = (
 """Releases that an attacker's block shows."""
 
 
+def _identified(measurements: Measurements) -> str:
+    """Return the shares of queries that are identified in galleries, for some releases."""
+    shares = {"true inputs, %": "matching true inputs", "noisy copies, %": "matching noisy copies"}
+    found = [
+        row
+        for row in measurements.rows()
+        if row[1].release in SHOWN and any(name in row[1].values for name in shares.values())
+    ]
+    if not found:
+        return "Not measured in the stored records.\n"
+    columns = {"release": _of_summary("release"), "data": _data}
+    columns |= {
+        title: lambda row, name=name: spread(row[1].values.get(name), 1, 100)  # type: ignore[misc]
+        for title, name in shares.items()
+    }
+    table = Listing("Releases", {**columns, "seeds": _seeds}, found)
+    note = "Queries identified at rank 1, means with 95 % intervals over so many seeds."
+    return f"{table.markdown()}{_footnote(table)}\n{note}\n\n{_sources(found)}"
+
+
 def _attacker(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    if ATTACKS[words[0]].threat == "identification":
+        return _identified(measurements)
     name = f"error {words[0]}"
     attacked = [row for row in measurements.rows() if name in row[1].values]
     found = [row for row in attacked if row[1].release in SHOWN]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from oneway.attacks import identification_attacks
 from oneway.audit import SEEDS, AuditRecord
 from oneway.report import audit, sentences
 from oneway.report.page.blocks import (
@@ -53,7 +54,11 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
         Section(
             "attackers",
             "Attackers and reconstructions",
-            [Grid(audit.attackers_table(record)), Grid(audit.privacy_table(record), PRIVACY_NOTE)],
+            [
+                Grid(audit.attackers_table(record)),
+                Grid(audit.privacy_table(record), PRIVACY_NOTE),
+                *([Grid(audit.matching_table(record), MATCHING_NOTE)] if record.matching else []),
+            ],
         ),
         Section("controls", "Controls of the attackers", _controls(record)),
         Section("users", "Utility and cost", _utility(record)),
@@ -83,6 +88,13 @@ PRIVACY_NOTE = (
     "The lower an error, the better a query was reconstructed. Re-identified at rank 1: of all "
     "true inputs, the nearest to the reconstruction is the query itself. Worst queries: those that "
     "were reconstructed best."
+)
+
+
+MATCHING_NOTE = (
+    "An attacker with a gallery that holds the query asks the service about each candidate, and "
+    "compares the answers with the released scores. Of candidates that tie, one is named at "
+    "random. Noisy copies: Gaussian noise of standard deviation 0.05 on every pixel or number."
 )
 
 
@@ -123,6 +135,7 @@ def _figures(record: AuditRecord) -> Figures:
             f"among {gallery}; {percent['clean']:.1f} % from clean scores, "
             f"{percent['label']:.1f} % from the label alone",
         ),
+        *_matched(record),
         Figure(
             f"{record.adaptive_error:.4f}",
             "Strongest attacker's error",
@@ -144,6 +157,19 @@ def _figures(record: AuditRecord) -> Figures:
         note = "" if bare is None else f"undefended {bare:.2f} ms"
         items.append(Figure(f"{cost:.2f} ms", "One answer, median", note))
     return Figures(items)
+
+
+def _matched(record: AuditRecord) -> list[Figure]:
+    """Return the share of queries that matching identifies; nothing in older records."""
+    return [
+        Figure(
+            f"{100 * result.rank_1:.1f} %",
+            f"Identified among {name}",
+            f"by asking about each of {result.gallery}; {100 * result.clean_rank_1:.1f} % from "
+            f"clean scores, {100 * result.label_rank_1:.1f} % from the label alone",
+        )
+        for name, result in list(record.matching.items())[:1]
+    ]
 
 
 def _gap_figure(label: str, gap: audit.Gap, note: str) -> Figure:
@@ -351,12 +377,16 @@ def _understood(record: AuditRecord) -> list[Section]:
     return [Section("understood", "What was understood of model and data", [facts, *tables])]
 
 
+def _identifying(record: AuditRecord) -> list[str]:
+    return list(identification_attacks()) if record.matching else []
+
+
 def _how(record: AuditRecord) -> list[tuple[str, str]]:
     plan = record.plan
     return [
         *([("Command", record.command)] if record.command else []),
         ("Data", f"{record.auxiliary:,} auxiliary rows, {record.queries:,} test queries"),
-        sentences.attackers_fact(list(record.errors)),
+        sentences.attackers_fact([*record.errors, *_identifying(record)]),
         ("Input transforms", ", ".join(plan.input_transforms)),
         ("Decoder widths", ", ".join(map(str, plan.widths))),
         ("Epochs", sentences.epochs_of(record)),
