@@ -33,7 +33,7 @@ def leaderboard(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Preset: faces, mnist, digits or smoothed; repeatable. [digits]"),
+        typer.Option(help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]"),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
     release: Releases = None,

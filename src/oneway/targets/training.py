@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from oneway.checks import check_above, check_count, check_images, check_labels
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.targets.augmentation import augment
+
+
+AUGMENTATIONS = ("none", "moves", "moves-and-mirrors")
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,22 @@ class TargetTrainingSettings:
         batch_size: Rows per step.
         label_smoothing: Share of a label that is spread over all classes, in [0, 1). Scores
             become less saturated.
+        augmentation: ``"none"``; ``"moves"``: each image is rotated, scaled, shifted and changed in
+            contrast, anew in each epoch; ``"moves-and-mirrors"``: half of them are mirrored, too.
     """
 
     epochs: int = 8
     learning_rate: float = 3e-3
     batch_size: int = 64
     label_smoothing: float = 0.0
+    augmentation: Literal["none", "moves", "moves-and-mirrors"] = "none"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
 
         Raises:
             InvalidOptionError: A value is outside its range.
+            UnknownNameError: The augmentation does not exist.
         """
         check_count("epochs", self.epochs)
         check_above("learning_rate", self.learning_rate, 0)
@@ -41,6 +50,8 @@ class TargetTrainingSettings:
             raise InvalidOptionError(
                 f"label_smoothing must be in [0, 1), but got {self.label_smoothing}."
             )
+        if self.augmentation not in AUGMENTATIONS:
+            raise UnknownNameError("augmentation", self.augmentation, AUGMENTATIONS)
 
 
 def train_target(
@@ -60,7 +71,7 @@ def train_target(
         images: ``(N, C, H, W)`` private images in ``[0, 1]``.
         labels: ``(N)`` int64, in ``[0, K)``.
         settings: Epochs, learning rate, batch size and label smoothing.
-        generator: On the CPU; gives the order of the rows.
+        generator: On the CPU; gives the order of the rows and the augmentation.
         penalty: Added to the loss of each batch: called with the network right after the batch's
             forward pass.
         on_epoch: Called after each epoch with its number from 1 and the mean training loss.
@@ -83,9 +94,13 @@ def train_target(
         order = torch.randperm(len(images), generator=generator).to(images.device)
         total = torch.zeros((), device=images.device)
         for rows in order.split(settings.batch_size):
+            shown = images[rows]
+            if settings.augmentation != "none":
+                flip = settings.augmentation == "moves-and-mirrors"
+                shown = augment(shown, generator, flip=flip)
             # Half the memory traffic on a GPU; on a CPU nothing changes.
             with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
-                scores = network(images[rows])
+                scores = network(shown)
             loss = nn.functional.cross_entropy(
                 scores.to(images.dtype), labels[rows], label_smoothing=settings.label_smoothing
             )
