@@ -79,7 +79,7 @@ def test_commands_parse_and_their_options_are_known(command):
 
 
 def test_all_input_transforms_are_said_and_how_many_they_are():
-    said = section("Attackers").split("**Input transforms.**")[1].split("**The plateau.**")[0]
+    said = section("Attackers").split("**Input transforms.**")[1].split("**Convergence.**")[0]
     assert set(re.findall(r"^- `([a-z-]+)`:", said, flags=re.MULTILINE)) == set(
         FULL_AUDIT_TRANSFORMS
     )

@@ -33,7 +33,13 @@ def recording(rows, seed, channels=1, sharpness=1.0):
 
 def attack(folder, auxiliary, test, settings=SETTINGS, **options):
     return attack_recorded(
-        auxiliary, test, store=Store(folder), settings=settings, seed=0, **options
+        auxiliary,
+        test,
+        store=Store(folder),
+        settings=settings,
+        most_epochs=settings.epochs,
+        seed=0,
+        **options,
     )
 
 

@@ -234,6 +234,7 @@ def changed(path, value):
         ("attackers.held_out", 0.5),
         ("attackers.step_factors", (1.0,)),
         ("attackers.training.grace", 9),
+        ("attackers.most_epochs", 5),
     ],
 )
 def test_a_cells_key_depends_on_every_setting_of_the_experiment(path, value):

@@ -308,8 +308,7 @@ class Attackers:
         decoder = decoder_grid(self.spec.input_transforms, self.spec.widths)[0]
 
         def held_out_error(epochs: int) -> float:
-            # All lengths are a single stage, since their number is not known in advance. It ends
-            # when the model selection takes its first decoder from the store.
+            # All lengths are a single stage, since their number is not known in advance.
             before, whole = epochs - first, 2 * most
 
             def report(stage: str, share: float) -> None:
@@ -319,7 +318,9 @@ class Attackers:
             quiet = dataclasses.replace(self, trainer=trainer)
             return min(quiet._train(title, decoder, epochs, confidences, images, held_out, ())[1])
 
-        return search_epochs(first, most, held_out_error, gap, is_late)
+        found = search_epochs(first, most, held_out_error, gap, is_late)
+        self.trainer.report(_stage(title, decoder), 1.0)
+        return found
 
     def _train(
         self,
@@ -339,10 +340,15 @@ class Attackers:
             confidences,
             images,
             held_out,
-            stage=f"{title}, {decoder.input_transform} {decoder.width}",
+            stage=_stage(title, decoder),
             incumbent=incumbent,
         )
         return network, list(facts["held_out_errors"])
+
+
+def _stage(title: str, decoder: DecoderSpec) -> str:
+    """Return the name of a decoder's training, for progress."""
+    return f"{title}, {decoder.input_transform} {decoder.width}"
 
 
 def label_only_error(confidences: Tensor, images: Tensor, held_out: Tensor) -> float:
