@@ -125,8 +125,6 @@ def attack_facts(name: str) -> str:
     source = inspect.getsource(type(attack))
     fields = [field.name for field in dataclasses.fields(AttackerKnowledge)]
     used = [field for field in fields if f"knowledge.{field}" in source and field in MEANINGS]
-    if attack.threat == "identification":  # its own images are an argument
-        used.insert(0, "images")
     rows = [
         ("name", f"`{name}`"),
         ("threat", attack.threat),

@@ -243,6 +243,10 @@ An attack takes one as an argument, so that it neither trains nor stores network
 """
 
 
+CopyInputs = Callable[[Tensor], Tensor]
+"""``(N, ...)`` inputs to their copies in a gallery, same shape: exact ones, or noisy ones."""
+
+
 @dataclass(frozen=True)
 class Reconstructor:
     """One way of reconstructing that an attack proposes.

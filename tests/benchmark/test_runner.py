@@ -191,7 +191,6 @@ def test_queries_are_identified_in_each_release_as_far_as_it_tells_them_apart(co
         assert list(record.matching) == ["true inputs", "noisy copies"], name
         for result in record.matching.values():
             assert (result.gallery, result.chance, result.repeats) == (100, 0.01, 1)
-            assert result.label_rank_1 < result.clean_rank_1
         true = record.matching["true inputs"]
         assert true.clean_rank_1 == 1
         assert true.label_rank_1 == pytest.approx(by_label)

@@ -408,8 +408,8 @@ LEARNED = ("retrained", "static", "label-only")
 
 def test_stages_are_counted_without_a_surrogate_where_none_is_wanted(tmp_path):
     plain = changed('name = "none"\n', f'name = "none"\nattackers = {list(LEARNED)}\n', MINIMAL)
-    # One target; and per release the defense itself, and each attacker's contest.
-    assert count_stages(load(tmp_path, plain)) == 1 + 1 * (1 + 3 * 4)
+    # One target; and per release the defense itself, matching, and each attacker's contest.
+    assert count_stages(load(tmp_path, plain)) == 1 + 1 * (2 + 3 * 4)
     assert count_stages(load(tmp_path, FULL)) == 2 + 3 * (1 + 2 * 2)
 
 

@@ -8,9 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from torch import Tensor
-
-from oneway.contracts import AttackerKnowledge, Matcher, Reconstructor, TrainDecoder
+from oneway.contracts import AttackerKnowledge, CopyInputs, Matcher, Reconstructor, TrainDecoder
 from oneway.errors import InvalidOptionError
 
 Threat = Literal["inversion", "identification", "membership", "stealing"]
@@ -157,27 +155,27 @@ class IdentificationAttack(Attack):
     requires: ClassVar[frozenset[str]] = frozenset({"query"})
 
     @abstractmethod
-    def run(self, knowledge: AttackerKnowledge, copies: Tensor) -> Matcher:
+    def run(self, knowledge: AttackerKnowledge, copied: CopyInputs) -> Matcher:
         """Prepare the attack.
 
         Args:
             knowledge: The attacker's data and access, with all fields that ``requires`` names.
-            copies: ``(H, ...)`` the held-out auxiliary inputs, in order, as they would stand in the
-                gallery: exact, or as noisy as its candidates.
+            copied: Returns the attacker's own inputs as they would stand in the gallery: exact, or
+                as noisy as its candidates.
 
         Returns:
             The matcher that is graded.
         """
 
     @final
-    def __call__(self, knowledge: AttackerKnowledge, copies: Tensor) -> Matcher | None:
+    def __call__(self, knowledge: AttackerKnowledge, copied: CopyInputs) -> Matcher | None:
         """Prepare the attack if it applies.
 
         Args:
             knowledge: The attacker's data and access.
-            copies: ``(H, ...)`` the held-out auxiliary inputs as they would stand in the gallery.
+            copied: Returns the attacker's own inputs as they would stand in the gallery.
 
         Returns:
             The matcher; None where the attack does not apply.
         """
-        return self.run(knowledge, copies) if self.applies(knowledge.available) else None
+        return self.run(knowledge, copied) if self.applies(knowledge.available) else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oneway.attacks.averaging import mean_answer
 from oneway.attacks.base import IdentificationAttack, Workload
-from oneway.contracts import AttackerKnowledge, Matcher, Query
+from oneway.contracts import AttackerKnowledge, CopyInputs, Matcher, Query
 from oneway.inversion import INPUT_TRANSFORMS
 from oneway.metrics import expected_hits
 
@@ -17,7 +17,7 @@ ROWS = 512
 """Candidates that are asked at once."""
 
 CHOOSING_ROWS = 256
-"""Most held-out rows that choose the distance."""
+"""Most auxiliary rows that choose the distance."""
 
 TRANSFORMS = ("standardized", "within-label")
 """Input transforms whose features are compared, besides the confidences themselves."""
@@ -30,8 +30,8 @@ class Matching(IdentificationAttack):
     """Rank candidates by the distance of their answers to the released vector.
 
     It trains nothing. The distance is the one of three that identifies most of the attacker's own
-    held-out rows among each other: L2 of standardized logs, L2 of the scores within their label, or
-    L1 of probabilities. Each is 0 for equal vectors alone, so that the attack is optimal where a
+    auxiliary inputs among each other: L2 of standardized logs, L2 of the scores within their label,
+    or L1 of probabilities. Each is 0 for equal vectors alone, so that the attack is optimal where a
     release is deterministic and the gallery holds exact copies: it errs only among candidates with
     the same answer.
     """
@@ -44,13 +44,13 @@ class Matching(IdentificationAttack):
         asked = workload.test + min(workload.auxiliary, CHOOSING_ROWS)
         return asked * max(workload.repeats, default=1)
 
-    def run(self, knowledge: AttackerKnowledge, copies: Tensor) -> Matcher:
-        """Choose the distance on held-out rows; see :meth:`IdentificationAttack.run`."""
+    def run(self, knowledge: AttackerKnowledge, copied: CopyInputs) -> Matcher:
+        """Choose the distance on auxiliary inputs; see :meth:`IdentificationAttack.run`."""
         repeats = max(knowledge.repeats, default=1) if knowledge.random else 1
         assert knowledge.query is not None  # noqa: S101  required
         ask = partial(_answers, knowledge.query, repeats)
-        own = knowledge.released[knowledge.held_out][:CHOOSING_ROWS]
-        answers = ask(copies[:CHOOSING_ROWS])
+        own = knowledge.released[:CHOOSING_ROWS]
+        answers = ask(copied(knowledge.images[:CHOOSING_ROWS]))
         places = torch.arange(len(own), device=own.device)
 
         def share(distance: Distance) -> tuple[float, ...]:

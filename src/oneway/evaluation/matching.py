@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from oneway.attacks import Matching, Workload, identification_attacks
-from oneway.contracts import AttackerKnowledge
+from oneway.contracts import AttackerKnowledge, CopyInputs
 from oneway.data import Column
 from oneway.evaluation.randomness import Stream
 from oneway.metrics import GALLERY, deal_galleries, expected_hits
@@ -32,7 +32,7 @@ class MatchingResult:
         rank_5: Share of queries whose own candidate is among the nearest five.
         gallery: Number of candidates in each gallery.
         chance: ``rank_1`` of an attacker who guesses.
-        distance: Name of the distance that the attacker chose on its held-out rows.
+        distance: Name of the distance that the attacker chose on its auxiliary inputs.
         repeats: Number of answers to each candidate.
         clean_rank_1: ``rank_1`` of the same attack on clean scores.
         clean_rank_5: ``rank_5`` of the same attack on clean scores.
@@ -71,12 +71,12 @@ class Candidates:
     """The candidates of galleries of one kind.
 
     Attributes:
-        queries: ``(N, ...)`` the candidate of each test query.
-        copies: ``(H, ...)`` the attacker's held-out rows, changed as the candidates are.
+        inputs: ``(N, ...)`` the candidate of each test query.
+        copied: Returns the attacker's own inputs, changed as the candidates are.
     """
 
-    queries: Tensor
-    copies: Tensor
+    inputs: Tensor
+    copied: CopyInputs
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,14 @@ class GalleryMatching:
             columns: What the entries of a record are; empty for images.
         """
         self.seed, self.clean = seed, clean
-        knowledge = clean.knowledge
-        held_out = knowledge.images[knowledge.held_out]
-        self.candidates = {TRUE_INPUTS: Candidates(queries, held_out)}
+        self.candidates = {TRUE_INPUTS: Candidates(queries, torch.clone)}
         if not columns or any(column.kind == "numeric" for column in columns):
-            noises = [Stream(seed, name).generator() for name in ("noisy copies", "own copies")]
-            rows = [
-                noisy_copies(inputs, columns, generator)
-                for inputs, generator in zip((queries, held_out), noises, strict=True)
-            ]
-            self.candidates[NOISY_COPIES] = Candidates(*rows)
+
+            def copied(inputs: Tensor, purpose: str = "own noisy copies") -> Tensor:
+                return noisy_copies(inputs, columns, Stream(seed, purpose).generator())
+
+            noisy = Candidates(copied(queries, NOISY_COPIES), copied)
+            self.candidates[NOISY_COPIES] = noisy
 
     @property
     def gallery(self) -> int:
@@ -161,9 +159,9 @@ class GalleryMatching:
     def _find(self, scores: MatchedScores) -> dict[str, _Found]:
         attack, results = identification_attacks()[Matching.name], dict[str, _Found]()
         for name, candidates in self.candidates.items():
-            matcher = attack(scores.knowledge, candidates.copies)
+            matcher = attack(scores.knowledge, candidates.copied)
             if matcher is not None:
-                answers = matcher.ask(candidates.queries)
+                answers = matcher.ask(candidates.inputs)
                 shares = self._shares(matcher.distances, scores.released, answers)
                 results[name] = _Found(*shares, matcher.name, matcher.repeats, answers)
         return results
