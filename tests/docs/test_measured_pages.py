@@ -72,8 +72,8 @@ BY_HAND = {
 """Tables of numbers that no block makes, by page.
 
 Decisions say what was measured when they were made. docs/codebook.md shows the best of each method,
-from results/codebook-choices-*.jsonl, and decoys; docs/playground.md what its page shows. The
-others hold thresholds and sizes, which tests of their own compare with the code, and an example.
+from results/codebook-choices-*.jsonl, and decoys; docs/playground.md what its page shows. Others
+hold thresholds and sizes, which tests of their own compare with the code, and an example.
 """
 
 TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)

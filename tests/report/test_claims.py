@@ -24,9 +24,14 @@ def kept(tmp_path):
     return stored(tmp_path, records)
 
 
-def judged(claim, kept, sentence="It is so."):
+def judged(claim, kept, sentence="It is so"):
     page, refuted = renew_claims(f"{sentence}<!-- claim: {claim} -->\n", kept, "here.md")
-    return page.partition("<!--")[0].removeprefix("It is so."), refuted
+    assert page.endswith(f"<!-- claim: {claim} -->\n")
+    return page.partition("<!--")[0].removeprefix("It is so"), refuted
+
+
+def mark(*words):
+    return f" ({', '.join(words)})" if words else ""
 
 
 @looped(
@@ -40,6 +45,10 @@ def judged(claim, kept, sentence="It is so."):
         ('small "far" closed_gap < 0.6', False),
         ('small "below" closed_gap < 0', True),
         ('small "below" closed_gap < -.1', True),
+        ('small "far" closed_gap ? 0', True),
+        ('small "far" closed_gap ? "near"', True),
+        ('small "near" closed_gap ? 0', False),
+        ('small "near" closed_gap ? "below"', False),
         ('small "near" closed_gap > "below"', True),
         ('small "near" closed_gap > "far"', False),
         ('small "near" error static > "below" error retrained', True),
@@ -54,24 +63,28 @@ def test_a_claim_holds_if_the_whole_interval_lies_on_its_side(kept, claim, holds
 
 
 def test_claims_on_stale_records_on_one_seed_and_on_none_are_marked(kept):
-    assert judged('small "old" closed_gap > -9', kept) == (OLDER, [])
-    assert judged('small "near" closed_gap > "old" error static', kept) == (OLDER, [])
-    assert judged('small "none" closed_gap > 0', kept) == (ONE_SEED, [])
-    assert judged('small "old one" closed_gap > 0', kept) == (OLDER + ONE_SEED, [])
-    assert judged('small "absent" closed_gap > 0', kept) == (MISSING, [])
-    assert judged('table1-mnist cpu "none" closed_gap > 0', kept) == (MISSING, [])
+    assert judged('small "old" closed_gap > -9', kept) == (mark(OLDER), [])
+    assert judged('small "near" closed_gap > "old" error static', kept) == (mark(OLDER), [])
+    assert judged('small "old" l1_mean < 1', kept) == ("", [])  # no attacker measures it
+    assert judged('small "none" closed_gap > 0', kept) == (mark(ONE_SEED), [])
+    assert judged('small "old one" closed_gap > 0', kept) == (mark(OLDER, ONE_SEED), [])
+    assert judged('small "absent" closed_gap > 0', kept) == (mark(MISSING), [])
+    assert judged('table1-mnist cpu "none" closed_gap > 0', kept) == (mark(MISSING), [])
 
 
 def test_a_stale_claim_that_its_own_records_refute_is_refuted(kept):
     marks, refuted = judged('small "old" closed_gap > .9', kept)
-    assert marks == OLDER
+    assert marks == mark(OLDER)
     assert len(refuted) == 1
 
 
 def test_marks_come_and_go_with_the_records(kept):
-    assert judged('small "near" closed_gap > 0', kept, f"It is so.{OLDER}{ONE_SEED}") == ("", [])
-    for text in ("", OLDER, MISSING, OLDER + ONE_SEED):
-        assert judged('small "old" closed_gap > -9', kept, f"It is so.{text}") == (OLDER, [])
+    assert judged('small "near" closed_gap > 0', kept, f"It is so{mark(OLDER, ONE_SEED)}") == (
+        "",
+        [],
+    )
+    for text in ("", mark(OLDER), mark(MISSING), mark(OLDER, ONE_SEED)):
+        assert judged('small "old" closed_gap > -9', kept, f"It is so{text}") == (mark(OLDER), [])
 
 
 def test_several_claims_may_follow_a_sentence(kept):
@@ -80,6 +93,10 @@ def test_several_claims_may_follow_a_sentence(kept):
     )
     page, refuted = renew_claims(f"So.{claims} And on.", kept, "here.md")
     assert page == f"So.{claims} And on."
+    old = '<!-- claim: small "old" closed_gap > -9 -->'
+    page, _ = renew_claims(f"So{claims}{old}{old}. And on.", kept, "here.md")
+    assert page == f"So{mark(OLDER)}{claims}{old}{old}. And on."
+    assert renew_claims(page, kept, "here.md")[0] == page
     assert len(refuted) == 1
     assert re.search("far", refuted[0])
 

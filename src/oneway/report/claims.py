@@ -1,9 +1,10 @@
 """Sentences that rest on records: a comment after each says what it claims, for a machine.
 
 ``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
-sign may be ``>``, and the number ``"OTHER RELEASE"`` or ``"OTHER RELEASE" VALUE``, of the same
-experiment. A claim holds if the 95 % intervals over seeds lie wholly on its side. A claim that
-rests on stale records, on one seed or on none is marked as such before the comment.
+sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
+``"OTHER RELEASE" VALUE``, of the same experiment. A claim holds if the 95 % intervals over seeds lie
+wholly on its side, or with ``?``, if they overlap. A claim that rests on stale records, on one seed
+or on none is marked as such before the comment.
 """
 
 import re
@@ -13,16 +14,21 @@ from oneway.benchmark import Estimate, Summary
 from oneway.errors import CorruptDataError
 from oneway.report.measured import Measurements
 
-OLDER, ONE_SEED, MISSING = (
-    " (measured by older attackers)",
-    " (one seed)",
-    " (not measured)",
+OLDER, ONE_SEED, MISSING = "measured by older attackers", "one seed", "not measured"
+MARKS = (OLDER, ONE_SEED, MISSING)
+COMMENT = re.compile(r"<!-- claim: (.+?) -->", re.DOTALL)
+CLAIMS = re.compile(
+    rf"(?: \((?:{'|'.join(MARKS)})(?:, (?:{'|'.join(MARKS)}))*\))?((?:{COMMENT.pattern})+)",
+    re.DOTALL,
 )
-MARKS = "|".join(map(re.escape, (OLDER, ONE_SEED, MISSING)))
-CLAIM = re.compile(rf"((?:{MARKS})*)(<!-- claim: (.+?) -->)", re.DOTALL)
+"""All claims of a sentence, with their marks."""
+
+BY_ATTACKERS = ("closed_gap", "adaptive_error", "error ", "baseline ")
+"""First letters of the values that attackers measure; others are of the release alone."""
+
 PARTS = re.compile(
     r'(?P<experiment>\S+)(?: (?P<preset>[^\s"]+))? "(?P<release>[^"]+)" (?P<value>\S.*?) '
-    r'(?P<sign>[<>]) (?:(?P<number>-?[\d.]+)|"(?P<other>[^"]+)"(?: (?P<its>\S.*))?)'
+    r'(?P<sign>[<>?]) (?:(?P<number>-?[\d.]+)|"(?P<other>[^"]+)"(?: (?P<its>\S.*))?)'
 )
 
 
@@ -44,15 +50,19 @@ def renew_claims(page: str, measurements: Measurements, where: str) -> tuple[str
     refuted = []
 
     def marked(found: re.Match[str]) -> str:
-        marks, refutation = _judge(" ".join(found[3].split()), measurements, where)
-        if refutation:
-            refuted.append(f"{where}: {refutation}")
-        return marks + found[2]
+        marks = set[str]()
+        for claim in COMMENT.findall(found[1]):
+            own, refutation = _judge(" ".join(claim.split()), measurements, where)
+            marks |= own
+            if refutation:
+                refuted.append(f"{where}: {refutation}")
+        shown = ", ".join(mark for mark in MARKS if mark in marks)
+        return (f" ({shown})" if shown else "") + found[1]
 
-    return CLAIM.sub(marked, page), refuted
+    return CLAIMS.sub(marked, page), refuted
 
 
-def _judge(claim: str, measurements: Measurements, where: str) -> tuple[str, str | None]:
+def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str], str | None]:
     """Return the marks of a claim, and what speaks against it."""
     parts = PARTS.fullmatch(claim)
     if parts is None:
@@ -64,15 +74,17 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[str, str
     first = _release(experiment, parts["release"])
     other = _release(experiment, parts["other"]) if parts["other"] else first
     if first is None or other is None:
-        return MISSING, None
+        return {MISSING}, None
     left = _estimate(claim, first, parts["value"], where)
     low, high = _ends(left)
     right = (float(parts["number"]),) * 2 if parts["number"] else None
     if right is None:
         right = _ends(_estimate(claim, other, parts["its"] or parts["value"], where))
-    holds = high < right[0] if parts["sign"] == "<" else low > right[1]
-    marks = OLDER * bool(first.outdated or other.outdated)
-    marks += ONE_SEED * (min(len(first.seeds), len(other.seeds)) == 1)
+    below, above = high < right[0], low > right[1]
+    holds = {"<": below, ">": above, "?": not (below or above)}[parts["sign"]]
+    attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
+    marks = {OLDER} if attacked and (first.outdated or other.outdated) else set()
+    marks |= {ONE_SEED} if min(len(first.seeds), len(other.seeds)) == 1 else set()
     against = f"{claim}, but the records say {low:.4g} to {high:.4g}"
     if parts["other"]:
         against += f" and {right[0]:.4g} to {right[1]:.4g}"

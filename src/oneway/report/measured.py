@@ -7,8 +7,8 @@
   release after the first line of the comment shows these alone.
 - ``defenses PRESET ...``: G of every defense, over all of its releases.
 - ``defense NAME`` and ``attacker NAME``: a defense or an attacker on all stored experiments.
-- ``lines FILE``: a file of JSON Lines, a row per line; each line after the first line of the
-  comment is a column, ``HEADING: FIELD FORMAT``.
+- ``lines FILE``: a file of JSON Lines, a row per line that has all fields; each line after the
+  first line of the comment is a column, ``HEADING: FIELD FORMAT``.
 - ``audit FILE``: what the record of an audit says.
 """
 
@@ -288,18 +288,20 @@ def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> st
     rows = read_json_lines(path)
     if not rows:
         raise MissingDataError(f"a measured block shows {path}, but there is no such record.")
-    columns: dict[str, Column] = {}
+    columns, fields = dict[str, Column](), set[str]()
     for line in lines:
         heading, _, shown = line.rpartition(": ")
         field, _, format_ = shown.partition(" ")
-        if not heading or any(field not in row for row in rows):
-            raise CorruptDataError(
-                f"a column must be HEADING: FIELD FORMAT, with a field of {path}, but is {line!r}."
-            )
         columns[heading] = Column(itemgetter(field), format_)
-    commits = sorted({str(row["commit"]) for row in rows if row.get("commit")})
+        fields.add(field)
+    shown_rows = [row for row in rows if fields <= row.keys()]
+    if not shown_rows or "" in columns:
+        raise CorruptDataError(
+            f"columns must be HEADING: FIELD FORMAT, with fields of {path}, but are {lines}."
+        )
+    commits = sorted({str(row["commit"]) for row in shown_rows if row.get("commit")})
     code = f"commit {', '.join(commits)}" if commits else "older code, of which no commit is stored"
-    return f"{Listing(path.stem, columns, rows).markdown()}\nMeasured: {code}.\n"
+    return f"{Listing(path.stem, columns, shown_rows).markdown()}\nMeasured: {code}.\n"
 
 
 def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:
