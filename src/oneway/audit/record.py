@@ -9,7 +9,7 @@ from torch import Tensor
 
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import ControlResult, failed_controls
-from oneway.audit.measures import Measures, SeedResult
+from oneway.audit.measures import PRINCIPAL_COMPONENTS, Measures, SeedResult
 from oneway.audit.plan import AuditPlan
 from oneway.audit.understanding import Understanding
 from oneway.evaluation.defenders import FittedDefense
@@ -72,6 +72,7 @@ class AuditRecord(TypedRecord):
         provenance: Code, date, data and model.
         command: The command as it was typed, without credentials; None from Python.
         understanding: What the audit understood of model and data; None in older records.
+        embedder: Name of the embedder that re-identified queries.
     """
 
     subject: ClassVar = "an audit"
@@ -115,6 +116,7 @@ class AuditRecord(TypedRecord):
     provenance: Provenance
     command: str | None = None
     understanding: Understanding | None = None
+    embedder: str = PRINCIPAL_COMPONENTS
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
             fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
         ),
         understanding=findings.understanding,
+        embedder=findings.measures.embedder,
     )
 
 
