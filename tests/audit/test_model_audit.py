@@ -48,7 +48,7 @@ from oneway.defenses import DEFENSES
 from oneway.defenses.base import ScoreDefense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError, TargetFailedError
+from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
 from oneway.evaluation import (
     FLAGS,
     AttackResult,
@@ -199,7 +199,7 @@ def test_the_tail_says_on_how_many_queries_it_rests_and_how_sure_it_is(whole):
     assert tail.high - tail.low >= interval.high - interval.low
 
 
-def test_pictures_show_one_query_of_each_class_and_those_that_were_read_best(whole):
+def test_pictures_show_one_query_of_each_class_and_those_that_leak_most(whole):
     examples, pictures = whole.record.examples, whole.outcome.pictures
     assert list(pictures) == ["truth", "clean", "static", "strongest", "label"]
     queries = [one["query"] for one in (*examples["shown"], *examples["worst"])]
@@ -215,15 +215,77 @@ def test_pictures_show_one_query_of_each_class_and_those_that_were_read_best(who
             assert np.square(away / 255).mean() == pytest.approx(error, abs=2e-3)
 
 
-def test_the_worst_cases_are_the_lowest_errors_of_the_strongest_attacker(whole):
-    (strongest,) = whole.record.strongest
-    examples, queries = whole.record.examples, whole.outcome.queries
-    assert examples["attackers"]["strongest"] == strongest
+def gains_of(outcome):
+    """What the strongest attacker learns beyond the label, by query, from the kept errors."""
+    (strongest,), queries = outcome.record.strongest, outcome.queries
     rows = zip(queries["attack"], queries["query"], queries["error"], strict=True)
-    own = sorted((error, query) for who, query, error in rows if who == strongest)
-    said = [(one["errors"]["strongest"], one["query"]) for one in examples["worst"]]
-    assert said == own[: len(said)]
-    assert len(said) == 8
+    errors = {(who, query): error for who, query, error in rows}
+    return [errors["label-only", query] - errors[strongest, query] for query in range(TESTS)]
+
+
+def test_the_worst_cases_are_the_largest_gains_beyond_the_label(whole):
+    examples, gains = whole.record.examples, gains_of(whole.outcome)
+    assert examples["attackers"]["strongest"] == whole.record.strongest[0]
+    largest = sorted(range(TESTS), key=lambda query: -gains[query])[:8]
+    assert [one["query"] for one in examples["worst"]] == largest
+    for one in (*examples["shown"], *examples["worst"]):
+        errors, gain = one["errors"], one["gains"]
+        assert gain["strongest"] == pytest.approx(gains[one["query"]])
+        assert gain["clean"] == pytest.approx(errors["label"] - errors["clean"])
+
+
+def test_the_largest_gains_of_the_table_are_means_over_queries(whole):
+    gains, privacy = sorted(gains_of(whole.outcome)), whole.record.privacy
+    for percent in (5, 1):
+        name = f"gain_largest_{percent}_percent"
+        assert privacy["released"][name] == pytest.approx(np.mean(gains[-TESTS * percent // 100 :]))
+        assert privacy["clean"][name] > 0
+        assert str(privacy["label"][name]) == "0.0"
+
+
+def embedded_audit(embedder, folder, **settings):
+    own = dataclasses.replace(TINY, **settings)
+    return ModelAudit(subject_of(), Store(folder), own, embedder=embedder).run()
+
+
+def test_an_embedder_from_outside_judges_who_is_reidentified(whole):
+    described = []
+
+    def blind(images):
+        described.append(len(images))
+        return torch.zeros(len(images), 3, dtype=torch.float64)
+
+    outcome = embedded_audit(blind, whole.folder, **whole.settings)
+    assert whole.record.embedder == "principal components of the auxiliary rows"
+    assert outcome.record.embedder == "blind"
+    # Where all inputs look alike, everybody is at chance.
+    attackers = outcome.record.reidentified.values()
+    assert {shares["rank_1"] for shares in attackers} == {1 / TESTS}
+    assert whole.record.privacy["released"]["reidentified_rank_1"] > 5 / TESTS
+    # All else is as it was, and true inputs are described once for all attackers.
+    assert outcome.record.errors == whole.record.errors
+    made = 2 * len(whole.record.errors)
+    assert described[0] == 2
+    assert described.count(TESTS) <= made + 1
+    assert read_back(outcome.record).embedder == "blind"
+
+
+@looped(
+    ("embedder", "message"),
+    [
+        (lambda images: images.flatten(1), "float64 of shape"),
+        (lambda images: images.double(), "float64 of shape"),
+        (lambda images: images.flatten(1).double() * torch.nan, "NaN or infinity for 2 of 2"),
+    ],
+)
+def test_an_embedder_that_breaks_its_promise_is_refused_before_any_query(
+    embedder, message, tmp_path
+):
+    asked = []
+    subject = subject_of(black_box(lambda images: asked.append(1) or answers(images)))
+    with pytest.raises(InvalidTensorError, match=message):
+        ModelAudit(subject, Store(tmp_path), TINY, embedder=embedder).run()
+    assert not asked
 
 
 def test_progress_is_told_to_its_end(whole):

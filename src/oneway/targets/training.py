@@ -12,7 +12,6 @@ from oneway.checks import check_above, check_count, check_images, check_labels
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.targets.augmentation import augment
 
-
 AUGMENTATIONS = ("none", "moves", "moves-and-mirrors")
 
 
