@@ -199,7 +199,7 @@ def test_the_tail_says_on_how_many_queries_it_rests_and_how_sure_it_is(whole):
     assert tail.high - tail.low >= interval.high - interval.low
 
 
-def test_pictures_show_one_query_of_each_class_and_those_that_were_read_best(whole):
+def test_pictures_show_one_query_of_each_class_and_those_that_leak_most(whole):
     examples, pictures = whole.record.examples, whole.outcome.pictures
     assert list(pictures) == ["truth", "clean", "static", "strongest", "label"]
     queries = [one["query"] for one in (*examples["shown"], *examples["worst"])]
@@ -215,15 +215,33 @@ def test_pictures_show_one_query_of_each_class_and_those_that_were_read_best(who
             assert np.square(away / 255).mean() == pytest.approx(error, abs=2e-3)
 
 
-def test_the_worst_cases_are_the_lowest_errors_of_the_strongest_attacker(whole):
-    (strongest,) = whole.record.strongest
-    examples, queries = whole.record.examples, whole.outcome.queries
-    assert examples["attackers"]["strongest"] == strongest
+def gains_of(outcome):
+    """What the strongest attacker learns beyond the label, by query, from the kept errors."""
+    (strongest,), queries = outcome.record.strongest, outcome.queries
     rows = zip(queries["attack"], queries["query"], queries["error"], strict=True)
-    own = sorted((error, query) for who, query, error in rows if who == strongest)
-    said = [(one["errors"]["strongest"], one["query"]) for one in examples["worst"]]
-    assert said == own[: len(said)]
-    assert len(said) == 8
+    errors = {(who, query): error for who, query, error in rows}
+    return [errors["label-only", query] - errors[strongest, query] for query in range(TESTS)]
+
+
+def test_the_worst_cases_are_the_largest_gains_beyond_the_label(whole):
+    examples, gains = whole.record.examples, gains_of(whole.outcome)
+    assert examples["attackers"]["strongest"] == whole.record.strongest[0]
+    largest = sorted(range(TESTS), key=lambda query: -gains[query])[:8]
+    assert [one["query"] for one in examples["worst"]] == largest
+    for one in (*examples["shown"], *examples["worst"]):
+        errors, gain = one["errors"], one["gains"]
+        assert gain["strongest"] == pytest.approx(gains[one["query"]])
+        assert gain["clean"] == pytest.approx(errors["label"] - errors["clean"])
+
+
+def test_the_largest_gains_of_the_table_are_means_over_queries(whole):
+    gains, privacy = sorted(gains_of(whole.outcome)), whole.record.privacy
+    for percent in (5, 1):
+        name = f"gain_largest_{percent}_percent"
+        assert privacy["released"][name] == pytest.approx(np.mean(gains[-TESTS * percent // 100 :]))
+        # The release is no defense, so that its best attacker is as good as that on clean scores.
+        assert privacy["clean"][name] == pytest.approx(privacy["released"][name], rel=0.5)
+        assert privacy["label"][name] == 0
 
 
 def test_progress_is_told_to_its_end(whole):

@@ -40,6 +40,8 @@ SEEN = {
     "error": 0.012,
     "error_worst_5_percent": 0.003,
     "error_worst_1_percent": 0.001,
+    "gain_largest_5_percent": 0.02,
+    "gain_largest_1_percent": 0.03,
     "reidentified_rank_1": 0.25,
     "reidentified_rank_5": 0.5,
     "reidentified_by": "static",

@@ -74,6 +74,18 @@ class SeedResult:
         """The result of the strongest attacker."""
         return self.results[self.verdict.strongest]
 
+    def gains(self, result: AttackResult) -> Tensor:
+        """Return how much an attack learns of each query beyond its label.
+
+        Args:
+            result: An attack of this seed, on clean scores or on the release.
+
+        Returns:
+            ``(N)`` float64: the label-only baseline's error less the attack's, of the same query.
+            Below 0 where the label alone is the better guide.
+        """
+        return self.baselines.label - result.errors
+
 
 def convergence_over(seeds: Sequence[Mapping[str, AttackResult]]) -> dict[str, Convergence]:
     """Return the least convergence of each attacker over all seeds, by name.
@@ -158,6 +170,7 @@ def measure(first: SeedResult, audited: AuditTarget, images: Tensor, seed: int) 
         ("label", label, {label.attack: clean[label.attack]}),
     ):
         measures, by_query = _similarity(result.reconstructions, audited)
+        measures |= _largest_gains(first.gains(result))
         shares = {name: _shares(each) for name, each in ranks_by_attack.items()}
         attack = max(shares, key=lambda name: tuple(shares[name].values()))
         measures |= {f"reidentified_{rank}": share for rank, share in shares[attack].items()}
@@ -190,6 +203,14 @@ def _ranks(
 
 def _shares(ranks: Tensor) -> dict[str, float]:
     return {"rank_1": rank_share(ranks, 1), "rank_5": rank_share(ranks, 5)}
+
+
+def _largest_gains(gains: Tensor) -> dict[str, float]:
+    """Return the mean of the largest 5 % and 1 % of ``(N)`` gains beyond the label."""
+    return {
+        f"gain_largest_{percent}_percent": -lowest_share(-gains, percent / 100)
+        for percent in (5, 1)
+    }
 
 
 def _similarity(made: Tensor, audited: AuditTarget) -> tuple[dict[str, Any], dict[str, Tensor]]:

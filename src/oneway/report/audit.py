@@ -341,8 +341,10 @@ def attackers_table(record: AuditRecord | AttackRecord) -> Listing:
 
 PRIVACY = {
     "error": "error per entry",
-    "error_worst_5_percent": "error, worst 5 % of queries",
-    "error_worst_1_percent": "error, worst 1 % of queries",
+    "error_worst_5_percent": "error, lowest 5 % of queries",
+    "error_worst_1_percent": "error, lowest 1 % of queries",
+    "gain_largest_5_percent": "gain beyond the label, largest 5 %",
+    "gain_largest_1_percent": "gain beyond the label, largest 1 %",
     "psnr_decibels": "PSNR, dB",
     "ssim": "SSIM",
     "reidentified_rank_1": "re-identified, rank 1 (best attacker)",

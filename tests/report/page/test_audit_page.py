@@ -147,10 +147,18 @@ def test_every_number_of_every_table_is_the_records(shown):
         assert close(error, record["errors"][name], 4)
         assert close(rank, record["reidentified"][name]["rank_1"], 4)
     privacy = rows_of(found["What is reconstructed (by the strongest attacker)"])
-    keys = ("error", "error_worst_5_percent", "error_worst_1_percent", "psnr_decibels", "ssim")
-    for key, (_, *cells) in zip(
-        (*keys, "reidentified_rank_1", "reidentified_rank_5"), privacy, strict=True
-    ):
+    keys = (
+        "error",
+        "error_worst_5_percent",
+        "error_worst_1_percent",
+        "gain_largest_5_percent",
+        "gain_largest_1_percent",
+        "psnr_decibels",
+        "ssim",
+        "reidentified_rank_1",
+        "reidentified_rank_5",
+    )
+    for key, (_, *cells) in zip(keys, privacy, strict=True):
         for who, cell in zip(("released", "clean", "label"), cells, strict=True):
             assert close(cell, record["privacy"][who][key], 4)
     useful, rows = record["utility"], rows_of(found["What users and the server pay"])
@@ -220,9 +228,11 @@ def test_the_pictures_are_those_of_the_audit_each_with_words_and_all_of_one_size
         assert len(set(some)) == len(some)
     first = examples["shown"][0]["query"]
     assert f"Query {first}: as it was sent" in alts
-    worst = next(table for told, table in tables(page).items() if "reconstructs best" in told)
-    error, confidence = rows_of(worst)[-2:]
-    assert error[1:] == [f"{one['errors']['strongest']:.4f}" for one in examples["worst"]]
+    worst = next(table for told, table in tables(page).items() if "beyond the label" in told)
+    gain, clean, confidence = rows_of(worst)[-3:]
+    assert gain[0] == "Gain beyond the label"
+    assert gain[1:] == [f"{one['gains']['strongest']:.4f}" for one in examples["worst"]]
+    assert clean[1:] == [f"{one['gains']['clean']:.4f}" for one in examples["worst"]]
     assert confidence[1:] == [f"{one['confidence']:.3f}" for one in examples["worst"]]
     assert "as confidential as the queries" in verdict_of(page)[2][-1]
 
@@ -232,15 +242,30 @@ def test_without_images_no_picture_is_left_and_the_worst_cases_are_numbers(audit
     page = page_of(record)
     assert page.every("img") == []
     assert "confidential" not in words(page)
-    rows = rows_of(tables(page)["Queries that the strongest attacker reconstructs best"])
+    rows = rows_of(tables(page)["Queries of which the release reveals most beyond the label"])
     assert rows == [
         [
             str(one["query"]),
+            *(f"{one['gains'][who]:.4f}" for who in ("strongest", "clean")),
             *(f"{one['errors'][who]:.4f}" for who in ("strongest", "clean", "label")),
             f"{one['confidence']:.3f}",
         ]
         for one in record["examples"]["worst"]
     ]
+
+
+def test_worst_cases_are_left_out_where_none_is_and_where_gains_were_not_measured(audits):
+    record = audits.images.record.to_json()
+    shown, examples = len(record["examples"]["shown"]), record["examples"]
+    pictures = {source: images[:shown] for source, images in audits.images.pictures.items()}
+    none = page_of(record | {"examples": examples | {"worst": []}}, pictures)
+    assert "reconstructs no query better than the label-only attacker" in words(none)
+    before = [{key: one[key] for key in one if key != "gains"} for one in examples["worst"]]
+    old = page_of(record | {"examples": examples | {"worst": before}}, audits.images.pictures)
+    assert "The worst cases" not in words(old)
+    for page in (none, old):
+        assert len(page.every("img")) == 5 * shown
+        assert not any("beyond the label" in title for title in tables(page))
 
 
 def test_records_are_shown_by_column(audits):

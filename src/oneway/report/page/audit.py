@@ -1,6 +1,6 @@
 """The page of an audit: verdict, pictures, numbers, and how they were measured."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -84,10 +84,17 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
     )
 
 
+CHANCE = (
+    "Gains also vary by chance from training to training: the largest are above 0 even where only "
+    "the label is released."
+)
+
 PRIVACY_NOTE = (
     "The lower an error, the better a query was reconstructed. Re-identified at rank 1: of all "
-    "true inputs, the nearest to the reconstruction is the query itself. Worst queries: those that "
-    "were reconstructed best."
+    "true inputs, the nearest to the reconstruction is the query itself. Gain beyond the label: "
+    "the label-only attacker's error less this attacker's, on the same query. Queries with the "
+    "lowest errors are often those that look like their class; queries with the largest gains are "
+    f"those of which the scores reveal most. {CHANCE}"
 )
 
 
@@ -209,53 +216,75 @@ ROWS = {
 
 
 def _examples(record: AuditRecord, pictures: Gallery | None) -> list[Section]:
-    """Return queries beside their reconstructions, and the queries that were read best."""
+    """Return queries beside their reconstructions, and those that leak most beyond the label.
+
+    Records from before gains were measured have other worst cases, which are left out.
+    """
     examples = record.examples
     shown, worst = examples["shown"], examples["worst"]
     sections = []
     if pictures:
         first = {source: images[: len(shown)] for source, images in pictures.items()}
         title = "Some queries, and what attackers make of them"
-        strips = _strips(title, first, shown, examples["attackers"], record.queries)
+        numbers = ("strongest attacker's error", "model's confidence")
+        strips = _strips(title, first, shown, numbers, record)
         sections.append(Section("seen", "What attackers see", [strips]))
-    title = "Queries that the strongest attacker reconstructs best"
-    blocks: list[Block] = [
-        Prose(
-            (
-                "An average hides the few queries that are recognized. These are the "
-                f"{len(worst)} of {record.queries:,} queries that the strongest attacker of the "
-                "first seed reconstructs best, and how sure the model was of each.",
-            )
-        )
-    ]
-    if pictures:
+    if any("gains" not in query for query in worst):
+        return sections
+    blocks: list[Block] = [Prose((_worst_sentence(len(worst), record.queries),))]
+    title = "Queries of which the release reveals most beyond the label"
+    if worst and pictures:
         last = {source: images[len(shown) :] for source, images in pictures.items()}
-        blocks.append(_strips(title, last, worst, examples["attackers"], record.queries))
-    else:
-        blocks.append(Grid(Listing(title, WORST, worst)))
+        gains = ("gain beyond the label", "gain from clean scores", "model's confidence")
+        blocks.append(_strips(title, last, worst, gains, record))
+    elif worst:
+        blocks.append(Grid(Listing(title, QUERY, worst)))
     return [*sections, Section("worst", "The worst cases", blocks)]
+
+
+def _worst_sentence(worst: int, queries: int) -> str:
+    """Return what the worst cases are; ``worst`` is their number."""
+    if not worst:
+        return (
+            "There is none: the strongest attacker of the first seed reconstructs no query better "
+            "than the label-only attacker does."
+        )
+    return (
+        f"An average hides the few queries that leak most. These are the {worst} of {queries:,} "
+        "queries with the largest gain beyond the label: the label-only attacker's error less the "
+        f"strongest attacker's, on the same query and the first seed. {CHANCE}"
+    )
 
 
 def _error_of(attacker: str) -> Column:
     return Column(lambda row: row["errors"][attacker], ".4f")
 
 
-WORST = {
+def _gain_of(attacker: str) -> Column:
+    return Column(lambda row: row["gains"][attacker], ".4f")
+
+
+QUERY = {
     "query": Column(itemgetter("query")),
+    "gain beyond the label": _gain_of("strongest"),
+    "gain from clean scores": _gain_of("clean"),
     "strongest attacker's error": _error_of("strongest"),
     "from clean scores": _error_of("clean"),
     "from the label alone": _error_of("label"),
-    "confidence": Column(itemgetter("confidence"), ".3f"),
+    "model's confidence": Column(itemgetter("confidence"), ".3f"),
 }
+"""Columns of a table of queries."""
 
 
 def _strips(
     title: str,
     images: Mapping[str, NDArray[np.generic]],
     queries: Sequence[Mapping[str, Any]],
-    attackers: Mapping[str, str],
-    total: int,
+    numbers: Sequence[str],
+    record: AuditRecord,
 ) -> Pictures:
+    """Return queries side by side; ``numbers`` are columns of ``QUERY`` that stand below them."""
+    attackers = record.examples["attackers"]
     rows = [
         picture_row(
             label,
@@ -265,15 +294,13 @@ def _strips(
         )
         for source, (label, note) in ROWS.items()
     ]
-    shown: dict[str, Callable[[Any], str]] = {
-        "Strongest attacker's error": WORST["strongest attacker's error"],
-        "Model's confidence": WORST["confidence"],
-    }
     return Pictures(
-        f"{title} (numbers of {total:,} test queries, from 0)",
+        f"{title} (numbers of {record.queries:,} test queries, from 0)",
         tuple(f"no. {query['query']}" for query in queries),
         tuple(rows),
-        tuple((label, tuple(map(show, queries))) for label, show in shown.items()),
+        tuple(
+            (f"{name[0].upper()}{name[1:]}", tuple(map(QUERY[name], queries))) for name in numbers
+        ),
         shown_size(images["truth"]),
     )
 
