@@ -48,7 +48,7 @@ from oneway.defenses import DEFENSES
 from oneway.defenses.base import ScoreDefense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError, TargetFailedError
+from oneway.errors import InvalidOptionError, InvalidTensorError, TargetFailedError
 from oneway.evaluation import (
     FLAGS,
     AttackResult,
@@ -242,6 +242,51 @@ def test_the_largest_gains_of_the_table_are_means_over_queries(whole):
         # The release is no defense, so that its best attacker is as good as that on clean scores.
         assert privacy["clean"][name] == pytest.approx(privacy["released"][name], rel=0.5)
         assert privacy["label"][name] == 0
+
+
+def embedded_audit(embedder, folder, **settings):
+    own = dataclasses.replace(TINY, **settings)
+    return ModelAudit(subject_of(), Store(folder), own, embedder=embedder).run()
+
+
+def test_an_embedder_from_outside_judges_who_is_reidentified(whole):
+    described = []
+
+    def blind(images):
+        described.append(len(images))
+        return torch.zeros(len(images), 3, dtype=torch.float64)
+
+    outcome = embedded_audit(blind, whole.folder, **whole.settings)
+    assert whole.record.embedder == "principal components of the auxiliary rows"
+    assert outcome.record.embedder == "blind"
+    # Where all inputs look alike, everybody is at chance.
+    attackers = outcome.record.reidentified.values()
+    assert {shares["rank_1"] for shares in attackers} == {1 / TESTS}
+    assert whole.record.privacy["released"]["reidentified_rank_1"] > 5 / TESTS
+    # All else is as it was, and true inputs are described once for all attackers.
+    assert outcome.record.errors == whole.record.errors
+    made = 2 * len(whole.record.errors)
+    assert described[0] == 2
+    assert described.count(TESTS) <= made + 1
+    assert read_back(outcome.record).embedder == "blind"
+
+
+@looped(
+    ("embedder", "message"),
+    [
+        (lambda images: images.flatten(1), "float64 of shape"),
+        (lambda images: images.double(), "float64 of shape"),
+        (lambda images: images.flatten(1).double() * torch.nan, "NaN or infinity for 2 of 2"),
+    ],
+)
+def test_an_embedder_that_breaks_its_promise_is_refused_before_any_query(
+    embedder, message, tmp_path
+):
+    asked = []
+    subject = subject_of(black_box(lambda images: asked.append(1) or answers(images)))
+    with pytest.raises(InvalidTensorError, match=message):
+        ModelAudit(subject, Store(tmp_path), TINY, embedder=embedder).run()
+    assert not asked
 
 
 def test_progress_is_told_to_its_end(whole):

@@ -292,6 +292,24 @@ def test_what_cannot_be_embedded_is_refused_with_the_remedy():
         reidentification_ranks(flatten, blobs(0, 4), blobs(0, 3), generator=generator(), gallery=2)
 
 
+@looped(
+    ("broken", "message"),
+    [
+        (lambda images: images.flatten(1).float(), r"float64 of shape \(9, D\).*returned float32"),
+        (lambda images: flatten(images)[1:], r"float64 of shape \(9, D\).*shape \(8, 144\)"),
+        (lambda images: flatten(images)[:, 0], r"float64 of shape \(9, D\).*shape \(9,\)"),
+        (lambda images: flatten(images) / 0, "NaN or infinity for 9 of 9"),
+    ],
+)
+def test_an_embedder_that_breaks_its_promise_is_refused(broken, message):
+    """NaN compares with nothing, so that every query would be found at rank 1."""
+    images = blobs(20, 9)
+    with pytest.raises(InvalidTensorError, match=message):
+        FeatureRegression.fit(broken, images, images)
+    with pytest.raises(InvalidTensorError, match=message):
+        reidentification_ranks(broken, images, images, generator=generator(), gallery=9)
+
+
 def test_the_regression_of_another_embedder_is_refused():
     images = blobs(20, 9)
     few, more = PrincipalComponents.fit(images, 3), PrincipalComponents.fit(images, 4)

@@ -23,6 +23,7 @@ from oneway.evaluation.records import distortion_of
 from oneway.evaluation.timing import query_times
 from oneway.metrics import (
     GALLERY,
+    Embedder,
     FeatureRegression,
     PrincipalComponents,
     brier_score,
@@ -109,12 +110,14 @@ class Measures:
             ``label``.
         reidentified: Shares of re-identified queries, by attacker on the release.
         columns: By attacker on the release, columns with a value for each test query.
+        embedder: Name of the embedder that re-identified queries.
     """
 
     seed: int
     summary: Mapping[str, Any]
     reidentified: Mapping[str, Any]
     columns: Mapping[str, Mapping[str, Tensor]]
+    embedder: str
 
     def queries(self, seed_results: Sequence[SeedResult]) -> dict[str, Any]:
         """Return columns with a value for each seed, attacker and test query.
@@ -140,7 +143,13 @@ class Measures:
         return rows
 
 
-def measure(first: SeedResult, audited: AuditTarget, images: Tensor, seed: int) -> Measures:
+def measure(
+    first: SeedResult,
+    audited: AuditTarget,
+    images: Tensor,
+    seed: int,
+    embedder: Embedder | None = None,
+) -> Measures:
     """Compare reconstructions with the true inputs.
 
     All attackers re-identify queries, since the attacker of the lowest error need not be the best
@@ -149,14 +158,21 @@ def measure(first: SeedResult, audited: AuditTarget, images: Tensor, seed: int) 
     Args:
         first: Attacks of the first seed.
         audited: Model, data and release.
-        images: ``(N, ...)`` auxiliary inputs; the embedder is fitted to them alone.
+        images: ``(N, ...)`` auxiliary inputs of the attackers.
         seed: Seed of the galleries.
+        embedder: Describes inputs for re-identification; None: principal components, fitted to
+            ``images`` alone.
+
+    Raises:
+        InvalidTensorError: The embedder returns features of another type or shape, or NaN.
     """
-    embedder = PrincipalComponents.fit(images)
+    name_of_embedder = PRINCIPAL_COMPONENTS if embedder is None else _name(embedder)
+    remembered = _Remembered(PrincipalComponents.fit(images) if embedder is None else embedder)
+    held_out = images[first.held_out]
 
     def ranks(results: Mapping[str, AttackResult]) -> dict[str, Tensor]:
         return {
-            name: _ranks(result, audited.test, embedder, images[first.held_out], seed)
+            name: _ranks(result, audited.test, remembered, held_out, seed)
             for name, result in results.items()
         }
 
@@ -178,7 +194,31 @@ def measure(first: SeedResult, audited: AuditTarget, images: Tensor, seed: int) 
         if source == "released":
             columns[result.attack] |= by_query
     reidentified = {name: _shares(each) for name, each in released.items()}
-    return Measures(first.seed, summary, reidentified, columns)
+    return Measures(first.seed, summary, reidentified, columns, name_of_embedder)
+
+
+PRINCIPAL_COMPONENTS = "principal components of the auxiliary rows"
+"""Name of the embedder that an audit fits itself."""
+
+
+def _name(embedder: Embedder) -> str:
+    """Return the name of a function, or of an object's class."""
+    return str(getattr(embedder, "__name__", type(embedder).__name__))
+
+
+class _Remembered:
+    """An embedder that describes each tensor once: all attackers share the true inputs."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._described = dict[int, tuple[Tensor, Tensor]]()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``(N, D)`` features; the same for the same tensor, which must not change."""
+        if id(images) not in self._described:
+            # The tensor is kept, too, so that no other tensor gets its identity.
+            self._described[id(images)] = images, self._embedder(images)
+        return self._described[id(images)][1]
 
 
 def _gallery(test: Tensor) -> int:
@@ -186,7 +226,7 @@ def _gallery(test: Tensor) -> int:
 
 
 def _ranks(
-    result: AttackResult, test: Tensor, embedder: PrincipalComponents, held_out: Tensor, seed: int
+    result: AttackResult, test: Tensor, embedder: Embedder, held_out: Tensor, seed: int
 ) -> Tensor:
     """Return ``(N)`` ranks of each query among the true inputs of a gallery."""
     made = result.own_reconstructions

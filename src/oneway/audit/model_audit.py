@@ -29,6 +29,8 @@ from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import is_simulated
 from oneway.evaluation.store import Store
+from oneway.metrics import Embedder
+from oneway.metrics.reidentification import features_of
 from oneway.targets import DefendedTarget
 
 Executor = Callable[[AuditContext, Sequence[str]], Iterator[TaskResult | OnewayError]]
@@ -74,6 +76,7 @@ class ModelAudit:
         seed: int = 0,
         report: ProgressCallback = no_progress,
         understanding: Understanding | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         """Prepare; nothing is asked yet.
 
@@ -84,10 +87,13 @@ class ModelAudit:
             seed: First of the seeds.
             report: Progress callback.
             understanding: From :func:`~oneway.audit.understand`, if that was called already.
+            embedder: Describes true inputs and reconstructions for re-identification, such as a
+                network that recognizes faces. It must share nothing with the target. None:
+                principal components of the auxiliary rows.
         """
         self.audited, self.store, self.understanding = audited, store, understanding
         self.settings = settings or AuditSettings.for_rows(len(audited.auxiliary))
-        self.seed, self.report = seed, report
+        self.seed, self.report, self.embedder = seed, report, embedder
         self.tasks = AuditTasks(audited, store, self.settings, seed, report)
         self._begin = 0.0
 
@@ -98,6 +104,7 @@ class ModelAudit:
             executor: Runs the tasks on a cluster; None: this process runs them in turn.
 
         Raises:
+            InvalidTensorError: The embedder returns features of another type or shape, or NaN.
             OnewayError: The model or a task of the audit fails. If a seed fails and other seeds
                 are done, the audit ends with those seeds instead.
         """
@@ -112,7 +119,7 @@ class ModelAudit:
             plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
         images = self.audited.auxiliary[context.rows]
         fitted, answers = self.tasks.build(context.clean), context.answers
-        measures = measure(results[0], self.audited, images, self.seed)
+        measures = measure(results[0], self.audited, images, self.seed, self.embedder)
         useful = utility(self.audited, answers, fitted.defense)
         flags = [
             *answers.flags,
@@ -147,6 +154,8 @@ class ModelAudit:
     def _prepare(self) -> AuditContext:
         """Query the model, plan, and find the epochs at which decoders of clean scores converge."""
         audited = self.audited
+        if self.embedder is not None:  # refused now, and not after hours of attacks
+            features_of(self.embedder, audited.test[:2])
         self.report("ask the model", 0.0)
         if self.understanding is None:
             self.understanding = understand(audited)

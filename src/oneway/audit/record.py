@@ -10,7 +10,12 @@ from torch import Tensor
 from oneway.attacks import LabelOnly
 from oneway.audit.audit_target import Answers, AuditTarget
 from oneway.audit.controls import ControlResult, failed_controls
-from oneway.audit.measures import Measures, SeedResult, convergence_over
+from oneway.audit.measures import (
+    PRINCIPAL_COMPONENTS,
+    Measures,
+    SeedResult,
+    convergence_over,
+)
 from oneway.audit.plan import AuditPlan
 from oneway.audit.understanding import Understanding
 from oneway.evaluation.convergence import Convergence
@@ -89,6 +94,7 @@ class AuditRecord(TypedRecord):
             nothing can be claimed.
         matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
             records.
+        embedder: Name of the embedder that re-identified queries.
     """
 
     subject: ClassVar = "an audit"
@@ -138,6 +144,7 @@ class AuditRecord(TypedRecord):
     closed_gap_at_least: float | None = None
 
     matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+    embedder: str = PRINCIPAL_COMPONENTS
 
     @property
     def failed(self) -> bool:
@@ -248,6 +255,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         numerics=numerics_of((*results[0].baselines.attackers, *names)),
         **_bound([result.verdict for result in results], interval),
         matching=findings.matching,
+        embedder=findings.measures.embedder,
     )
 
 

@@ -47,9 +47,32 @@ class Embedder(Protocol):
             images: ``(N, C, H, W)`` images or ``(N, features)`` records, true or reconstructed.
 
         Returns:
-            ``(N, D)`` float64. No row depends on any other row.
+            ``(N, D)`` float64, finite. No row depends on any other row.
         """
         ...
+
+
+def features_of(embedder: Embedder, images: Tensor) -> Tensor:
+    """Return ``(N, D)`` features of ``(N, ...)`` inputs, on their device.
+
+    Raises:
+        InvalidTensorError: The embedder breaks its promise. NaN would be ranked first.
+    """
+    features = embedder(images)
+    if features.dtype != torch.float64 or features.ndim != 2 or len(features) != len(images):
+        raise InvalidTensorError(
+            f"features must be float64 of shape ({len(images)}, D), one row per input, but the "
+            f"embedder returned {name_of(features.dtype)} of shape {tuple(features.shape)}. Let it "
+            "return `features.flatten(1).double()`."
+        )
+    finite = features.isfinite().all(-1)
+    if not finite.all():
+        raise InvalidTensorError(
+            f"features must be finite, but the embedder returned NaN or infinity for "
+            f"{int((~finite).sum())} of {len(images)} inputs. Reconstructions may lie outside "
+            "[0, 1] and may be constant: let it describe them, too."
+        )
+    return features.to(images.device)
 
 
 @dataclass(frozen=True)
@@ -157,14 +180,15 @@ class FeatureRegression:
             reconstructions: Their reconstructions, same shape and order.
 
         Raises:
-            InvalidTensorError: The shapes differ, or there are fewer than two pairs.
+            InvalidTensorError: The shapes differ, there are fewer than two pairs, or the embedder
+                returns features of another type or shape, or NaN.
         """
         check_pairs(images, reconstructions)
         if len(images) < 2:
             raise InvalidTensorError(
                 "a regression needs at least 2 pairs, but got 1. Pass more held-out inputs."
             )
-        true, guess = embedder(images), embedder(reconstructions)
+        true, guess = features_of(embedder, images), features_of(embedder, reconstructions)
         center, shift = true.mean(0), guess.mean(0)
         true, guess = true - center, guess - shift
         variance = true.square().mean(0)
@@ -205,7 +229,8 @@ def reidentification_ranks(
         ``(N)`` int64 from 1, the best, to ``gallery``.
 
     Raises:
-        InvalidTensorError: The shapes differ, or the regression is of another embedder.
+        InvalidTensorError: The shapes differ, the regression is of another embedder, or the
+            embedder returns features of another type or shape, or NaN.
         InvalidOptionError: ``gallery`` is outside its range.
     """
     check_pairs(images, reconstructions)
@@ -216,7 +241,7 @@ def reidentification_ranks(
             f"gallery must be at most the {count} queries, but got {gallery}. Ranks compare "
             "among galleries of one size alone: ask more queries, or use one size everywhere."
         )
-    queries, candidates = embedder(reconstructions), embedder(images)
+    queries, candidates = features_of(embedder, reconstructions), features_of(embedder, images)
     if regression is None:
         queries, candidates, bonus = _cosine_terms(queries, candidates)
     else:

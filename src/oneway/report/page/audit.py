@@ -418,6 +418,7 @@ def _how(record: AuditRecord) -> list[tuple[str, str]]:
         ("Decoder widths", ", ".join(map(str, plan.widths))),
         ("Epochs", sentences.epochs_of(record)),
         ("Seeds", ", ".join(map(str, record.seeds))),
+        ("Re-identified by", record.embedder),
         ("Left out for lack of time", "; ".join(plan.left_out) or "nothing"),
         ("Answers", "random" if record.random else "the same every time"),
         ("Run time", f"{record.seconds / 60:.1f} minutes"),
