@@ -32,7 +32,7 @@ def test_options_that_are_named_exist():
 
 
 def test_numbers_are_those_of_the_code():
-    assert f"the {({8: 'eight'})[WORST]} queries reconstructed best" in PAGE
+    assert f"the {({8: 'eight'})[WORST]} queries with the largest gain beyond the label" in PAGE
     assert f"close {HIDDEN:g}".replace("0.", ".") in PAGE
 
 
