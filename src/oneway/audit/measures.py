@@ -247,8 +247,9 @@ def _shares(ranks: Tensor) -> dict[str, float]:
 
 def _largest_gains(gains: Tensor) -> dict[str, float]:
     """Return the mean of the largest 5 % and 1 % of ``(N)`` gains beyond the label."""
+    # Subtracted from 0 rather than negated: a table would show -0.0000 where nothing is gained.
     return {
-        f"gain_largest_{percent}_percent": -lowest_share(-gains, percent / 100)
+        f"gain_largest_{percent}_percent": 0 - lowest_share(-gains, percent / 100)
         for percent in (5, 1)
     }
 
