@@ -143,6 +143,7 @@ class AuditRecord(TypedRecord):
     detection_limit: float | None = None
     closed_gap_at_least: float | None = None
     matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+    embedder: str = PRINCIPAL_COMPONENTS
 
     embedder: str = PRINCIPAL_COMPONENTS
 
