@@ -24,6 +24,8 @@ from oneway.evaluation import (
     take_baselines,
 )
 from oneway.evaluation.grading import ROWS as ROWS_AT_ONCE
+from oneway.evaluation.verdict import gap_at_least
+from oneway.metrics import bootstrap_gap
 
 ROWS, QUERIES, CLASSES = 12, 8, 3
 HELD_OUT = torch.arange(ROWS) % 3 == 0
@@ -371,25 +373,90 @@ def test_a_gap_may_be_missing_in_the_tail_alone():
     assert verdict.closed_gap_least_confident is None
 
 
-FAILED = "averaging error above the label-only baseline: that attack failed"
+FAILED = "averaging error not below the label-only baseline: that attack failed"
 
 
 @looped(
     ("error", "width", "raised"),
     [
         (0.55, 0.02, True),
-        (0.503, 0.0, False),  # within one percent
-        (0.507, 0.0, True),
-        (0.507, 0.1, False),  # within two standard errors
+        (0.507, 0.1, True),  # within two standard errors
+        (0.5, 0.0, True),  # whoever falls back on the label
+        (0.499, 0.1, False),
         (0.45, 0.02, False),
     ],
 )
-def test_an_error_above_the_label_baseline_is_flagged_unless_it_may_be_chance(error, width, raised):
+def test_an_error_that_is_not_below_the_label_baseline_is_flagged(error, width, raised):
     results = results_of(
         label_only=[0.5] * 100, averaging=spread(error, width=width), retrained=[0.1] * 100
     )
     verdict = judge(results, baselines_of([0.1] * 100, [0.5] * 100), confident(100), 0)
     assert verdict.flags == ((Flag("attack-failed", FAILED, "averaging"),) if raised else ())
+
+
+@looped(
+    ("retrained", "failed"),
+    [
+        ([0.5] * 100, True),
+        ([0.6] * 100, True),
+        ([0.0, 0.998] * 50, True),  # chance
+        ([0.49] * 100, False),
+        ([0.3, 0.6] * 50, False),
+    ],
+)
+def test_an_attack_fails_where_no_trained_attacker_beats_the_label_by_more_than_chance(
+    retrained, failed
+):
+    results = results_of(label_only=[0.5] * 100, static=[0.9] * 100, retrained=retrained)
+    asked = []
+    verdict = judge(
+        results,
+        baselines_of([0.1] * 100, [0.5] * 100),
+        confident(100),
+        0,
+        lambda: asked.append(1) or 0.05,
+    )
+    assert verdict.attack_failed is failed
+    assert len(asked) == failed  # no limit is needed where G is measured
+    assert verdict.detection_limit == (0.05 if failed else None)
+    assert (verdict.closed_gap_at_least is not None) is failed
+    if failed:
+        assert 0 <= verdict.closed_gap_at_least <= 0.95
+
+
+@given(
+    st.lists(st.floats(0.2, 1), min_size=20, max_size=60),
+    st.sampled_from([0.01, 0.02, 0.05, 0.1]),
+    st.integers(0, 99),
+)
+def test_a_bound_falls_with_the_limit_and_with_the_interval(errors, limit, seed):
+    noise = torch.rand(len(errors), generator=torch.Generator().manual_seed(seed)).double()
+    failed = torch.tensor(errors, dtype=torch.float64) + 0.1 * noise
+    label = torch.tensor(errors, dtype=torch.float64)
+    baselines = Baselines(label / 2, label, label)
+    bound, worse = gap_at_least(failed, baselines, limit), gap_at_least(failed, baselines, 0.2)
+    assert 0 <= worse <= bound <= 1 - limit
+    generator = torch.Generator().manual_seed(0)
+    interval = bootstrap_gap(failed, label / 2, label, generator=generator)
+    expected = min(1, interval.estimate) - limit - (interval.high - interval.low) / 2
+    assert bound == pytest.approx(max(0, expected))
+
+
+def test_nothing_is_claimed_where_nothing_is_known():
+    failed, label = torch.full((100,), 0.5), [0.5] * 100
+    results = results_of(label_only=label, retrained=failed.tolist())
+    known = baselines_of([0.1] * 100, label)
+    blind = judge(results, known, confident(100), 0)
+    assert blind.attack_failed
+    assert (blind.detection_limit, blind.closed_gap_at_least) == (None, None)
+    alone = judge(results_of(label_only=label), known, confident(100), 0, lambda: 0.01)
+    assert (alone.attack_failed, alone.closed_gap_at_least) == (True, None)
+    no_gap = judge(results, baselines_of(label, label), confident(100), 0, lambda: 0.01)
+    assert (no_gap.attack_failed, no_gap.closed_gap_at_least) == (True, None)
+    # One query that clean scores tell alone: most draws have no gap.
+    lone = baselines_of([0.5] * 99 + [0.0], label)
+    assert judge(results, lone, confident(100), 0, lambda: 0.01).closed_gap_at_least is None
+    assert gap_at_least(failed[:1].double(), baselines_of([0.1], [0.5]), 0.01) is None
 
 
 def test_an_attacker_who_does_not_know_of_the_defense_may_fail():

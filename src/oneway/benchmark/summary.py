@@ -196,7 +196,7 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
         tuple(dict.fromkeys(name for record in group for name in outdated_attackers(record))),
         failed,
         _bound(group) if "closed_gap" in failed else None,
-        _largest([record.detection_limit for record in group if record.failed]),
+        _largest([record.detection_limit for record in group if _gap_fails(record)]),
     )
 
 
@@ -217,7 +217,7 @@ def _largest(limits: Sequence[float | None]) -> float | None:
 
 
 def _gap_fails(record: ReleaseRecord) -> bool:
-    return record.closed_gap is not None and record.failed
+    return record.closed_gap is not None and (record.failed or record.closed_gap >= 1)
 
 
 def _tail_fails(record: ReleaseRecord) -> bool:
@@ -236,7 +236,7 @@ FAILS: dict[str, Callable[[ReleaseRecord], bool]] = {
 def _bound(group: Sequence[ReleaseRecord]) -> float | None:
     """Return the bound of G over seeds; None if nothing can be claimed."""
     claimed = [
-        record.closed_gap_at_least if record.failed else record.closed_gap for record in group
+        record.closed_gap_at_least if _gap_fails(record) else record.closed_gap for record in group
     ]
     known = [value for value in claimed if value is not None]
     if len(known) < len(claimed):

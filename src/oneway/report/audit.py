@@ -72,9 +72,10 @@ class Gap:
 
 def closed_gap(record: AuditRecord) -> Gap:
     """Return G over all queries, or its bound where the trained attackers failed."""
-    if record.failed and record.closed_gap is not None:
-        return Gap(record.closed_gap, failed=True, bound=record.closed_gap_at_least)
-    return Gap.of(record.closed_gap, record.closed_gap_interval)
+    value = record.closed_gap
+    if value is not None and (record.failed or value >= 1):
+        return Gap(value, failed=True, bound=record.closed_gap_at_least)
+    return Gap.of(value, record.closed_gap_interval)
 
 
 def closed_gap_least_confident(record: AuditRecord) -> Gap:
@@ -140,15 +141,16 @@ def headline(record: AuditRecord) -> Headline:
             "No gap to close",
             f"{NO_GAP} Either nothing leaks, or the attackers are too weak to see it.{left_out}",
         )
-    if gap.failed:
-        return _failed(record, gap)
-    if gap.low is not None and not gap.bounded:
+    measured = Gap.of(record.closed_gap, record.closed_gap_interval)
+    if measured.low is not None and not measured.bounded:
         return Headline(
             "mixed",
             "Inconclusive: too few queries",
             "Inconclusive: clean scores give these attackers hardly more than the label does, so "
             f"that G may be anything. Pass more queries, or more time.{left_out}",
         )
+    if gap.failed:
+        return _failed(record, gap)
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
     facts = f"The release closes G = {gap.text()} of the gap{sure}{_tail(record)}"
     if record.plan.left_out:

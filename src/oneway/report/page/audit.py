@@ -284,7 +284,7 @@ def _frontier(record: AuditRecord) -> list[Section]:
         return []
     moved = record.utility["l1_mean"]
     whole, tail = audit.closed_gap(record), audit.closed_gap_least_confident(record)
-    points = [Point("undefended", 0.0, 0.0, label="undefended", text="0.00")]
+    points = [Point("undefended", 0.0, 0.0, label="undefended")]
     points += [
         Point(
             *(name, moved, gap.claimed, gap.low, gap.high),

@@ -129,7 +129,7 @@ class Point:
         label: Text next to the point.
         shape: Key of ``SHAPES``.
         nudge: Shift to the right, in SVG units, so that two points at one place are both seen.
-        text: ``up`` as text.
+        text: ``up`` as text; empty: as a number.
     """
 
     name: str

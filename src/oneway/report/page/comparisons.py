@@ -19,6 +19,7 @@ from oneway.report.page.charts import (
     line_chart,
     plane_chart,
 )
+from oneway.report.sentences import gap_number
 from oneway.report.table import Column, Listing
 
 BASELINES = {
@@ -54,6 +55,11 @@ def baselines_chart(
     )
 
 
+def _text(point: Point) -> str:
+    """Return the gap of a point as text."""
+    return point.text or gap_number(point.up)
+
+
 def gap_chart(
     name: str,
     title: str,
@@ -87,11 +93,11 @@ def gap_chart(
         legend = [*legend, Legend("below", "plain", f"below {lowest:g}, with its number")]
     if any(point.shape == "at least" for point in points):
         legend = [*legend, Legend("at least", "plain", "at least so much: the attack failed")]
-    strong = [f"{point.name}, {point.text} at {point.across:.3g}" for point in points if point.on]
+    strong = [f"{point.name}, {_text(point)} at {point.across:.3g}" for point in points if point.on]
     table: dict[str, Callable[[Any], str]] = {
         "release": Column(attrgetter("name")),
         labels[0]: Column(attrgetter("across"), ".4f"),
-        labels[1]: Column(attrgetter("text")),
+        labels[1]: Column(_text),
         "95 % from": Column(attrgetter("low"), ".2f"),
         "to": Column(attrgetter("high"), ".2f"),
     }
