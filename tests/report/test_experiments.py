@@ -36,8 +36,8 @@ def test_a_mean_is_shown_with_its_interval_if_it_has_one():
 def test_a_row_shows_every_number_of_one_seed():
     record = record_of("paper, step 0.1", static=0.0777, retrained=0.0333, gap=0.374)
     assert list(cells(COLUMNS, record).values()) == [
-        *("paper, step 0.1", "98.12", "0", "1.23", "0.3456"),
-        *("0.0777", "0.0333", "-", "0.37", "-0.13", "-"),
+        *("paper, step 0.1 †", "98.12", "0", "1.23", "0.3456"),  # † not trained out
+        *("0.0777", "0.0333", "-", "0.37", "-0.13", "not recorded", "-"),
     ]
     assert list(cells(COSTS, record).values()) == [
         *("paper, step 0.1", "123", "0.0345", "4.6", "0.79")
