@@ -48,8 +48,8 @@ KEYS = {
     *("reconstructors", "reconstructor_errors", "errors_per_query", "baselines", "strongest"),
     *("adaptive_error", "closed_gap", "closed_gap_least_confident", "flags", "training_seconds"),
     *("milliseconds_single_query", "milliseconds_per_query_batched", "environment", "provenance"),
-    "convergence",
-    "matching",
+    *("attack_failed", "closed_gap_at_least", "convergence", "detection_limit", "matching"),
+    "numerics",
 }
 ALWAYS = {"label-only", "static", "retrained"}
 """Attacks that apply to every release; adversarial training needs a surrogate to copy, and
@@ -405,6 +405,7 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
             *("query", "random", "repeats", "simulated_defenses", "differentiable_logits"),
+            "candidates",
         }
         assert (
             given.differentiable_logits is None

@@ -104,7 +104,7 @@ def test_bundled_demos_load_and_compare_the_paper_with_both_controls(name):
     defenses = [release.defense for release in spec.releases]
     assert (defenses[0], defenses[-1]) == ("none", "label-only")
     assert "adversarial-noise" in defenses
-    assert set(spec.attackers.names) == {"label-only", "static", "retrained"}
+    assert {"label-only", "static", "retrained", "stack"} <= set(spec.attackers.names)
     assert len(spec.attackers.input_transforms) >= 2
     assert len(spec.attackers.widths) >= 2
     # Equal means for the attackers on every release, and at least the defender's.
@@ -409,8 +409,8 @@ LEARNED = ("retrained", "static", "label-only")
 def test_stages_are_counted_without_a_surrogate_where_none_is_wanted(tmp_path):
     plain = changed('name = "none"\n', f'name = "none"\nattackers = {list(LEARNED)}\n', MINIMAL)
     # One target; and per release the defense itself, matching, and each attacker's contest.
-    assert count_stages(load(tmp_path, plain)) == 1 + 1 * (2 + 3 * 4)
-    assert count_stages(load(tmp_path, FULL)) == 2 + 3 * (1 + 2 * 2)
+    assert count_stages(load(tmp_path, plain)) == 2 + 1 * (2 + 3 * 4)
+    assert count_stages(load(tmp_path, FULL)) == 3 + 3 * (2 + 2 * 2)
 
 
 def test_a_release_may_name_its_own_attackers(tmp_path):
