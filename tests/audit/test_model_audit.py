@@ -684,7 +684,7 @@ class ReadsTheQuery(Identity):
         (
             "attack-failed",
             {"seed_results": (*THREE, planted(0.04))},
-            "retrained error above .*1 of 4",
+            "retrained error not below .*1 of 4",
         ),
         (
             "retraining-failed",
@@ -740,7 +740,6 @@ def test_a_flag_of_an_attack_says_which_attack_over_all_seeds():
 @looped(
     "case",
     [
-        {"seed_results": [planted(0.0302)] * 3},  # within a percent of the label: a tie
         {"seed_results": [planted(0.012, static=0.012)] * 3},
         {"seed_results": [planted(0.01)] * 3},  # as much as clean scores tell
         {"of": useful(0.05, 0.069)},

@@ -68,5 +68,11 @@ def test_labels_in_another_order_than_the_models_are_flagged(shift):
 
 def test_few_seeds_on_purpose_are_explained_and_nothing_else_is():
     flags = [Flag("too-few-seeds", ""), Flag("ties-or-zeros", "")]
-    assert [flag.name for flag in unexplained_flags(flags, 1)] == ["ties-or-zeros"]
-    assert unexplained_flags(flags, 3) == flags
+    assert [flag.name for flag in unexplained_flags(flags, 1, blind=False)] == ["ties-or-zeros"]
+    assert unexplained_flags(flags, 3, blind=False) == flags
+
+
+def test_attackers_who_fail_are_explained_unless_they_are_blind():
+    failed = Flag("attack-failed", "of an attacker", "retrained")
+    assert unexplained_flags([failed], 3, blind=False) == []
+    assert unexplained_flags([failed], 3, blind=True) == [failed]

@@ -129,6 +129,28 @@ def shown(table):
     return stream.getvalue()
 
 
+def test_where_the_trained_attackers_failed_the_headline_says_so_and_states_a_bound():
+    failed = "The trained attackers failed: none does better than the label alone."
+    label = ["label-only"] * 3
+    fell_back = {"closed_gap": 1.0, "strongest": label}
+    # Older records have no bound, and say of a failure what their intervals say.
+    for old in (fell_back, {"closed_gap": 0.98, "closed_gap_interval": ends(0.95, 0.98, 1.01)}):
+        assert headline(**old).startswith(f"{failed} Nothing is claimed of G")
+    known = {"attack_failed": True, "detection_limit": 0.05, "closed_gap_at_least": 0.9289}
+    assert headline(**fell_back, **known) == (
+        f"{failed} G ≥ 0.92 against these attackers, who find known leaks that are worth 5 % of "
+        "the gap."
+    )
+    blind = {"attack_failed": True, "detection_limit": None, "closed_gap_at_least": None}
+    assert "not known to find a leak" in headline(**fell_back, **blind)
+    few = {"attack_failed": True, "detection_limit": 0.05, "closed_gap_at_least": None}
+    assert "too few queries" in headline(**fell_back, **few)
+
+
+def ends(low, estimate, high):
+    return {"low": low, "estimate": estimate, "high": high}
+
+
 def test_the_headline_says_what_the_gap_means():
     more = "little leaks on average, but the least confident queries leak more."
     for gap, meaning in (
@@ -138,7 +160,7 @@ def test_the_headline_says_what_the_gap_means():
         (0.5, "part of what clean scores reveal still leaks."),
         (0.89, "part of what clean scores reveal still leaks."),
         (0.9, more),
-        (1.0, more),
+        (0.99, more),
     ):
         assert headline(closed_gap=gap) == (
             f"The release closes G = {gap:.2f} of the gap (95 % interval: 0.25 to 0.35), and 0.12 "
