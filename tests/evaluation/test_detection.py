@@ -132,11 +132,12 @@ def test_strong_attackers_have_a_small_limit_and_weak_ones_a_large_one_or_none(
     monkeypatch.setattr(kernel_ridge, "CHOICE", 100)
     monkeypatch.setattr(kernel_ridge, "LENGTHS", (2.0,))
     strong = limit_of(tmp_path / "strong", STRONG, rows=500, tests=600)
-    few = limit_of(tmp_path / "few", STRONG, rows=30, tests=600)
+    # Three rows of each label show no covariance, so that no leak of known worth can be planted.
+    few = limit_of(tmp_path / "few", STRONG, rows=9, tests=600)
     # Vectors that differ on every row tell nothing to the means of cells.
     half_blind = limit_of(tmp_path / "blind", ("label-only", "cell-means"), rows=200, tests=300)
     assert strong is not None
-    assert few is None or few > strong
+    assert few is None
     assert half_blind is None
 
 

@@ -88,6 +88,7 @@ def attack(
         draw_reconstructions,
         failure_sentence,
     )
+    from oneway.report.sentences import gap_number
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
@@ -123,7 +124,7 @@ def attack(
         gap = record.closed_gap_at_least
         summary = failure_sentence(gap, record.detection_limit)
     else:
-        summary = f"closed gap G = {gap:.3f} (strongest attacker: {record.strongest})"
+        summary = f"closed gap G = {gap_number(gap, 3)} (strongest attacker: {record.strongest})"
     print_lines(console, [summary, *(f"flag: {flag.detail}" for flag in record.flags)])
     missed = require_gap is not None and (gap is None or gap < require_gap)
     raise typer.Exit(1 if missed or record.label_changes else 0)

@@ -34,6 +34,7 @@ from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.evaluation.attackers import Attackers
+from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
 from oneway.evaluation.verdict import beats_label
@@ -360,6 +361,7 @@ def detection_limit(
         "seed": trainer.seed,
         "gap": gap,
         "attackers": dataclasses.asdict(attackers.spec) | {"names": able},
+        "versions": numerics_of((LabelOnly.name, *able)),
         "data": fingerprint(attackers.images, attackers.held_out, labels, test_images, test_labels),
     }
     found = trainer.store.tensors("detection", spec, compute)["found"]
