@@ -38,6 +38,11 @@ NOT_TRAINED_OUT = (
 )
 """The meaning of ``MARK``."""
 
+STALE_AUDIT = (
+    "Not trained out: older attackers made this audit. Today's attackers may read more from the "
+    "release, so that its G may be lower."
+)
+
 
 def knows(attack: str, *, of_records: bool = False) -> str:
     """Return what an attacker knows; empty for an attack that is not registered.
