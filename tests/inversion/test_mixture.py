@@ -87,6 +87,7 @@ def test_a_candidate_that_is_not_finite_has_no_weight():
     candidates[1, 0, 0, 0] = torch.nan
     weights = non_negative_weights(candidates, truth)
     assert float(weights[1]) == 0
-    torch.testing.assert_close(weights[[0, 2]], non_negative_weights(candidates[[0, 2]], truth))
+    alone = non_negative_weights(candidates[[0, 2]], truth)
+    torch.testing.assert_close(weights[[0, 2]], alone)
     nothing = non_negative_weights(candidates[1:2], truth)
     assert nothing.tolist() == [0]

@@ -1,18 +1,25 @@
 """Measured blocks of pages: what stands in them, and how stale and missing records are marked."""
 
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from laws import looped
+from oneway.attacks import ATTACKS
 from oneway.benchmark import bundled_spec
 from oneway.errors import CorruptDataError, MissingDataError, OnewayError
 from oneway.evaluation import write_records
+from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.store import write_json_lines
 from oneway.report import summary_table
 from oneway.report.measured import END, KINDS, Measurements, renew_blocks
-from oneway.report.sentences import MARK, NOT_TRAINED_OUT
+from oneway.report.sentences import MARK, NOT_TRAINED_OUT, STALE_AUDIT
 from planted_records import release_record, row_of, spec_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def block(what, inside="", below=""):
@@ -31,8 +38,6 @@ def stored(folder, records):
 
 def board_record(release, preset, seed=0, *, stale=False, **changes):
     """Return a record of today's leaderboard, made by all attackers that it asks for, or stale."""
-    from oneway.evaluation.numerics import numerics_of
-
     spec = bundled_spec("leaderboard", preset)
     row = next(row for row in spec.releases if row.name == release)
     names = {*spec.applying_attackers(row), *spec.applying_attackers(spec.releases[0])}
@@ -144,6 +149,20 @@ def test_lines_are_shown_by_the_columns_that_the_block_names(tmp_path):
     assert "commit 0f0f" in made
     write_json_lines(tmp_path / "bench.jsonl", [{"batch": 1, "ms": 1.0}])
     assert "older code" in renew_blocks(page, kept, "page.md")
+
+
+def test_an_audit_says_its_verdict_and_if_older_attackers_made_it(tmp_path):
+    kept = stored(tmp_path, [release_record()])
+    shutil.copy(ROOT / "results" / "audit-lenet-adversarial-noise.json", tmp_path / "audit.json")
+    page = block("audit audit.json")
+    values = json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))
+    quoted = [line for line in renew_blocks(page, kept, "p").splitlines() if line[:2] == "> "]
+    assert quoted[0] == f"> {STALE_AUDIT}"
+    values["numerics"] = numerics_of(ATTACKS)
+    (tmp_path / "audit.json").write_text(json.dumps(values), encoding="utf-8")
+    fresh = [line for line in renew_blocks(page, kept, "p").splitlines() if line[:2] == "> "]
+    assert fresh == quoted[1:]
+    assert fresh[0].startswith(f"> The release closes G = {values['closed_gap']:.2f} of the gap")
 
 
 @looped(

@@ -145,7 +145,6 @@ class AuditRecord(TypedRecord):
     matching: Mapping[str, MatchingResult] = field(default_factory=dict)
     embedder: str = PRINCIPAL_COMPONENTS
 
-
     @property
     def failed(self) -> bool:
         """Whether the attack failed; of an older record, whether its interval of G reaches 1."""

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from operator import attrgetter, itemgetter
 
+from oneway.attacks import inversion_attacks
 from oneway.audit import AuditRecord, Understanding
 from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord, MatchingResult
+from oneway.evaluation.numerics import outdated
 from oneway.metrics import Interval
 from oneway.report.sentences import (
     LABEL_LEAKS,
@@ -320,6 +322,16 @@ def _controls(record: AuditRecord) -> list[str]:
 def _controls_that(record: AuditRecord, *, passed: bool | None) -> list[str]:
     """Return the names of controls that passed, failed (False) or are inconclusive (None)."""
     return [name for name, row in record.controls.items() if row.passed is passed]
+
+
+def is_stale(record: AuditRecord) -> bool:
+    """Return whether an attacker has another version today, or an attacker of every audit is new."""
+    always = (
+        name
+        for name, attack in inversion_attacks().items()
+        if attack.left_out is None and not attack.requires
+    )
+    return bool(outdated(record.numerics, (*record.errors, *always)))
 
 
 def flag_lines(record: AuditRecord) -> list[str]:

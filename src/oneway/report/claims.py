@@ -3,8 +3,8 @@
 ``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
 sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
 ``"OTHER RELEASE" VALUE``, of the same experiment. A claim holds if the 95 % intervals over seeds
-lie wholly on its side, or with ``?``, if they overlap. A claim that rests on stale records, on one
-seed or on none is marked as such before the comment.
+lie wholly on its side, or with ``?``, if they overlap. A claim on stale records, on one seed or on
+none is marked as such before the comment.
 """
 
 import re

@@ -24,9 +24,8 @@ from oneway.audit import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records
-from oneway.evaluation.numerics import outdated
 from oneway.evaluation.store import read_json_lines
-from oneway.report.audit import verdict
+from oneway.report.audit import is_stale, verdict
 from oneway.report.experiments import (
     COLUMNS,
     LEADERBOARD,
@@ -36,7 +35,7 @@ from oneway.report.experiments import (
     spread,
     summary_table,
 )
-from oneway.report.sentences import MARK, NOT_TRAINED_OUT, baselines_sentence
+from oneway.report.sentences import MARK, NOT_TRAINED_OUT, STALE_AUDIT, baselines_sentence
 from oneway.report.table import Column, Listing
 
 RECORDS = "*-seed*.jsonl"
@@ -310,8 +309,8 @@ def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:
         raise MissingDataError(f"a measured block shows {path}, but there is no such record.")
     record = AuditRecord.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
     lines = verdict(record)
-    if outdated(record.numerics, record.errors):
-        lines.append(NOT_TRAINED_OUT)
+    if is_stale(record):
+        lines.insert(0, STALE_AUDIT)
     return "".join(f"> {line}\n" for line in lines)
 
 

@@ -41,6 +41,11 @@ NOT_TRAINED_OUT = (
 )
 """The meaning of ``MARK``."""
 
+STALE_AUDIT = (
+    "Not trained out: older attackers made this audit. Today's attackers may read more from the "
+    "release, so that its G may be lower."
+)
+
 
 def gap_number(value: float, digits: int = 2) -> str:
     """Return a measured G as text; one below 1 is never rounded up to 1, which says too much.

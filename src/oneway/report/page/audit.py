@@ -41,6 +41,8 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
     notices = [sentences.LABEL_LEAKS]
     if len(record.seeds) < SEEDS:
         notices.append(sentences.seeds_notice(len(record.seeds)))
+    if audit.is_stale(record):
+        notices.append(sentences.STALE_AUDIT)
     if not record.controls:
         notices.append(sentences.NO_CONTROLS)
     if pictures:
