@@ -63,13 +63,13 @@ def non_negative_weights(candidates: Tensor, truth: Tensor) -> Tensor:
 def _descend(gram: Tensor, moment: Tensor) -> Tensor:
     """Minimise ``w G w / 2 - m w`` over weights of at least 0, from equal weights."""
     scale = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
-    weights = torch.where(gram.diagonal() > 0, 1 / len(gram), 0.0).to(gram)
+    weights = (gram.diagonal() > 0).to(gram) / max(1, len(gram))
     for _ in range(SWEEPS):
         before = weights.clone()
         for place in range(len(gram)):
             step = (moment[place] - gram[place] @ weights) / scale[place]
             weights[place] = (weights[place] + step).clamp_min(0)
-        if float((weights - before).abs().max()) < STILL:
+        if bool(((weights - before).abs() < STILL).all()):
             break
     return weights
 
