@@ -325,7 +325,7 @@ def _controls_that(record: AuditRecord, *, passed: bool | None) -> list[str]:
 
 
 def is_stale(record: AuditRecord) -> bool:
-    """Return whether an attacker has another version today, or an attacker of every audit is new."""
+    """Return whether an attacker has another version today, or one of every audit is new."""
     always = (
         name
         for name, attack in inversion_attacks().items()
