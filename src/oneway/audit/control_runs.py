@@ -118,6 +118,17 @@ class ControlRun:
         """Return the entries of a query that a control reveals."""
         return plant(self.images, self.classes, control.entries)
 
+    def _shortened(self, rows: int | None) -> AttackerKnowledge:
+        """Return what an attacker knows of clean scores, from at most so many auxiliary rows."""
+        known, chosen = self.knowledge, slice(rows)
+        return dataclasses.replace(
+            known,
+            images=known.images[chosen],
+            clean=self.clean[chosen],
+            released=self.clean[chosen],
+            held_out=known.held_out[chosen],
+        )
+
     def _attack(
         self,
         title: str,
@@ -141,37 +152,37 @@ class ControlRun:
     ) -> tuple[AttackerKnowledge, Tensor]:
         """Return what an attacker knows of a release, and its answers to the test queries."""
         defense = make(self._planted(control), Stream(self.seed, title).generator())
+        known = self._shortened(control.rows)
         shown, released = (
             guarded_release(defense, logits_from_confidences(scores), queries).confidences
-            for scores, queries in ((self.clean, self.images), (self.clean_test, self.test))
+            for scores, queries in ((known.released, known.images), (self.clean_test, self.test))
         )
         if control.copies:
-            copies = (defense,) * COPIES
-            return dataclasses.replace(self.knowledge, simulated_defenses=copies), released
+            return dataclasses.replace(known, simulated_defenses=(defense,) * COPIES), released
         knowledge = dataclasses.replace(
-            self.knowledge,
+            known,
             released=shown,
             random=not defense.deterministic,
             query=DefendedTarget(self.audited.target, defense).repeated,
         )
         return knowledge, released
 
-    def _search(self, title: str, control: Control, model: MakeModel) -> AttackResult:
-        """Attack the release of a model of the control's own, from the mean query."""
-        planted = self._planted(control)
+    def _attack_model(self, title: str, control: Control, model: MakeModel) -> AttackResult:
+        """Attack the release of a model of the control's own, without a trained decoder."""
+        planted, known = self._planted(control), self._shortened(control.rows)
         defense = control.make(planted, Stream(self.seed, title).generator())
         target = DefendedTarget(TorchTarget(model(planted)), defense)
-        shown = target(self.images)
+        shown = target(known.images)
         knowledge = dataclasses.replace(
-            self.knowledge,
+            known,
             clean=shown,
             released=shown,
             differentiable_logits=target.differentiable_logits,
         )
-        start = MeanInput(self.images[~self.knowledge.held_out])
+        mean = MeanInput(known.images[~known.held_out])
         attack, released = inversion_attacks()[control.attack], target(self.test)
         result = run_attack(
-            control.attack, attack, knowledge, lambda *_: start, released, self.test
+            control.attack, attack, knowledge, lambda *_: mean, released, self.test
         )
         assert result is not None  # noqa: S101  the attack has all that it needs
         return result
@@ -183,7 +194,7 @@ class ControlRun:
             seen = self._released(title, control.make, control)
             result = self._attack(title, control.attack, transform, *seen)
         else:
-            result = self._search(title, control, control.model)
+            result = self._attack_model(title, control, control.model)
         if control.expected == "read":
             places = self._planted(control).positions
             errors, label = (

@@ -6,9 +6,15 @@ from typing import Literal
 
 from torch import Generator, Tensor, nn
 
-from oneway.audit.planted import Planted, PlantedScores
+from oneway.audit.planted import Planted, PlantedScores, level_borders
 from oneway.contracts import Defense
-from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
+from oneway.defenses.controls import (
+    ClassOffsets,
+    NoisyTail,
+    Permutation,
+    PlantedLeak,
+    PlantedLevels,
+)
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
@@ -28,6 +34,12 @@ READ_ABOVE = 0.5
 
 CLEAR = 6
 """Smallest gap, in standard errors, that decides a control: G then is known to about a sixth."""
+
+FEW_ENTRIES = 9
+"""Most planted entries for attackers who learn each by itself, as many as ten classes carry."""
+
+FEW_ROWS = 1000
+"""Most auxiliary rows of an attack that takes long with more, and needs no more."""
 
 Expected = Literal["broken", "read", "holds"]
 
@@ -53,10 +65,12 @@ class Control:
             where the attack on the control reaches the reference's error. None: clean scores.
         least_classes: Least number of classes; with fewer, the control proves nothing.
         entries: Most planted entries; None: one less than there are classes.
+        rows: Most auxiliary rows; None: as many as for other controls.
         copies: Whether the attacker has copies of the release instead of its answers, so that only
             an attacker who simulates the release can read it.
         model: Builds a model that is queried instead of the audited model. The attacker has its
-            gradient, and begins with the mean query, so that only a search can read the scores.
+            gradient, and the mean query instead of a trained decoder, so that only the attack
+            itself can read the scores.
     """
 
     make: MakeControl
@@ -66,12 +80,17 @@ class Control:
     reference: MakeControl | None = None
     least_classes: int = 2
     entries: int | None = None
+    rows: int | None = None
     copies: bool = False
     model: MakeModel | None = None
 
 
 def _planted_leak(planted: Planted, _: Generator) -> Defense:
     return PlantedLeak(positions=planted.positions.tolist())
+
+
+def _planted_levels(planted: Planted, _: Generator) -> Defense:
+    return PlantedLevels(position=int(planted.positions), borders=level_borders(planted.values))
 
 
 CONTROLS: dict[str, Control] = {
@@ -101,11 +120,28 @@ CONTROLS: dict[str, Control] = {
         copies=True,
     ),
     "planted-leak": Control(_planted_leak, "read"),
+    "planted-levels": Control(
+        _planted_levels,
+        "read",
+        input_transform=None,
+        attack="cell-means",
+        entries=1,
+    ),
     "planted-scores": Control(
         lambda *_: Identity(),
         "read",
         input_transform=None,
+        attack="kernel-ridge",
+        entries=FEW_ENTRIES,
+        rows=FEW_ROWS,
+        model=PlantedScores,
+    ),
+    "searched-scores": Control(
+        lambda *_: Identity(),
+        "read",
+        input_transform=None,
         attack="optimising",
+        entries=FEW_ENTRIES,
         model=PlantedScores,
     ),
     "label-only": Control(lambda *_: LabelOnly(), "holds"),

@@ -90,20 +90,23 @@ def level_borders(values: Tensor) -> tuple[float, ...]:
 
 
 class PlantedScores(nn.Module):
-    """A model whose logits are the planted entries: its scores determine them."""
+    """A model whose logits are the planted entries: its scores determine them.
+
+    The entries repeat over all classes but the last, whose logit is 0.
+    """
 
     positions: Tensor
 
     def __init__(self, planted: Planted) -> None:
-        """Take the planted entries; there are fewer than classes, so that a score stays 0."""
+        """Take the planted entries."""
         super().__init__()
-        self.classes = planted.classes
-        self.register_buffer("positions", planted.positions)
+        repeated = torch.arange(planted.classes - 1) % len(planted.positions)
+        self.register_buffer("positions", planted.positions[repeated])
 
     def forward(self, queries: Tensor) -> Tensor:
         """Map ``(N, ...)`` queries to ``(N, K)`` logits."""
         entries = SCALE * queries.flatten(1)[:, self.positions.to(queries.device)]
-        return nn.functional.pad(entries, (0, self.classes - entries.shape[-1]))
+        return nn.functional.pad(entries, (0, 1))
 
 
 class MeanInput(nn.Module):
