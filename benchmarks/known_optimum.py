@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,16 +146,15 @@ class Case:
             name: ``"linear"``, ``"smooth"`` or ``"few vectors"``.
             generator: Source of randomness.
         """
-        self.name, self.table, self.patterns = name, None, patterns(generator)
+        self.name, self.patterns = name, patterns(generator)
+        self.table: Tensor | None = None
         if name == "few vectors":
             drawn = draw_scores(50 * CLASSES * VECTORS, generator, None)[0]
             labels = drawn.argmax(-1)
             self.table = torch.cat([drawn[labels == label][:VECTORS] for label in range(CLASSES)])
-            rules = torch.randn(len(self.table), FEATURES, generator=generator)
-            self.features = lambda _, places: rules[places]
+            self.rules = torch.randn(len(self.table), FEATURES, generator=generator)
         else:
-            features = {"linear": linear, "smooth": smooth}[name](generator)
-            self.features = lambda logs, _: features(logs)
+            self.features = {"linear": linear, "smooth": smooth}[name](generator)
         logs, places = draw_scores(200_000, generator, self.table)
         labels, raw = logs.argmax(-1), self._raw(logs, places)
         counts = labels.bincount(minlength=CLASSES).unsqueeze(-1)
@@ -163,7 +163,8 @@ class Case:
         self.center, self.wide = raw.mean(0), (raw - self.centers[labels]).std(0)
 
     def _raw(self, logs: Tensor, places: Tensor) -> Tensor:
-        return self.features(logs, places) @ self.patterns
+        features = self.features(logs) if self.table is None else self.rules[places]
+        return features @ self.patterns
 
     def draw(self, rows: int, generator: Generator) -> Draw:
         """Draw queries.
@@ -188,7 +189,7 @@ class Case:
 
 
 def excess(guess: Tensor, optimum: Tensor) -> float:
-    """Return the mean squared error beyond that of the optimum; noise adds the same to both."""
+    """Return the mean squared difference from the optimum: the error beyond that of the optimum."""
     return float((guess - optimum).double().square().mean())
 
 
@@ -201,13 +202,16 @@ def attack(case: Case, rows: int, steps: int, seed: int) -> Iterator[Row]:
     """Attack a case with so many auxiliary rows; yield a record for each attacker."""
     generator = torch.Generator().manual_seed(1000 * seed + rows)
     own, asked = case.draw(rows, generator), case.draw(QUERIES, generator)
+    epochs = epochs_for(rows, steps)
     spec = AttackerSpec(
         names=ATTACKS,
         input_transforms=("standardized",),
         widths=(16,),
-        training=settings_for(epochs_for(rows, steps)),
+        training=settings_for(epochs),
+        most_epochs=4 * epochs,
     )
-    label = excess(case.label_means(asked.released.argmax(-1)), asked.optimum)
+    of_label = case.label_means(asked.released.argmax(-1))
+    label = excess(of_label, asked.optimum)
     with tempfile.TemporaryDirectory() as folder:
         attackers = prepare_attackers(spec, own.images, Store(Path(folder)), seed, no_progress)
         seen = AttackerKnowledge(own.images, own.released, own.released, attackers.held_out)
@@ -215,22 +219,18 @@ def attack(case: Case, rows: int, steps: int, seed: int) -> Iterator[Row]:
         results = attackers.run(case.name, seen, asked.released, asked.images)
         seconds = time.process_time() - begin
     for name, result in results.items():
+        trained = result.convergence
         yield {
             "case": case.name,
             "rows": rows,
             "attacker": name,
             "seed": seed,
-            "error": result.error,
-            "optimal_error": float((asked.images - asked.optimum).double().square().mean()),
-            "label_error": float(
-                (asked.images - case.label_means(asked.released.argmax(-1)))
-                .double()
-                .square()
-                .mean()
-            ),
             "above_optimum": excess(result.reconstructions, asked.optimum) / label,
-            "seconds_of_all": seconds,
-            "steps": steps,
+            "error": result.error,
+            "optimal_error": excess(asked.images, asked.optimum),
+            "label_error": excess(asked.images, of_label),
+            "convergence": trained and dataclasses.asdict(trained),
+            "processor_seconds_of_all": seconds,
         }
 
 
@@ -241,12 +241,14 @@ def listing(records: Sequence[Row]) -> Listing:
         "attacker": Column(lambda row: row[0]["attacker"]),
     }
     for place, rows in enumerate(ROWS):
-        columns[f"{rows:,} rows"] = Column(
-            lambda row, place=place: 100 * row[place]["above_optimum"], ".1f"
-        )
+        columns[f"{rows:,} rows"] = Column(partial(_share, place), ".1f")
     keys = dict.fromkeys((row["case"], row["attacker"]) for row in records)
     grouped = [[row for row in records if (row["case"], row["attacker"]) == key] for key in keys]
     return Listing("Percent of the gap above the optimum", columns, grouped)
+
+
+def _share(place: int, row: Sequence[Row]) -> float:
+    return 100 * float(row[place]["above_optimum"])
 
 
 def chart(name: str, records: Sequence[Row]) -> Chart:
@@ -301,7 +303,7 @@ def chart(name: str, records: Sequence[Row]) -> Chart:
 def main() -> None:
     """Attack all cases, print, and write records and a picture if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000, help="least training steps")
+    parser.add_argument("--steps", type=int, default=750, help="least steps of a training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--threads", type=int, default=1)
@@ -316,7 +318,7 @@ def main() -> None:
         made = list(attack(case, rows, options.steps, options.seed))
         records += [{**row, "environment": place} for row in made]
         shares = ", ".join(f"{row['attacker']} {100 * row['above_optimum']:.1f}" for row in made)
-        seconds = made[0]["seconds_of_all"]
+        seconds = made[0]["processor_seconds_of_all"]
         console.print(f"{case.name}, {rows} rows: {shares} ({seconds:.0f} s)")
         if options.out is not None:
             write_json_lines(options.out, records)

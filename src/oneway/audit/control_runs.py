@@ -181,9 +181,7 @@ class ControlRun:
         )
         mean = MeanInput(known.images[~known.held_out])
         attack, released = inversion_attacks()[control.attack], target(self.test)
-        result = run_attack(
-            control.attack, attack, knowledge, lambda *_: mean, released, self.test
-        )
+        result = run_attack(control.attack, attack, knowledge, lambda *_: mean, released, self.test)
         assert result is not None  # noqa: S101  the attack has all that it needs
         return result
 
