@@ -1,20 +1,25 @@
 """The controls in full, on real digits with the decoders of a real audit."""
 
 import dataclasses
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
+from attacks.spying import spied
+from oneway.attacks import ATTACKS, adversarial_training, cell_means, kernel_ridge, optimising
 from oneway.audit import CONTROLS, AuditPlan, AuditTarget
 from oneway.audit import control_runs as controls_module
 from oneway.audit.audit_target import ask
-from oneway.audit.control_runs import ControlRun
+from oneway.audit.control_runs import COPIES, ControlRun
 from oneway.audit.plan import MOST_EPOCHS
 from oneway.data import load_dataset, no_progress, split_dataset
+from oneway.defenses.controls import Permutation
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Store
+from oneway.releases import logits_from_confidences
 from oneway.targets import TorchTarget
 
 AUXILIARY, TEST, EPOCHS = 800, 800, 20
@@ -63,11 +68,75 @@ def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
     ).results()
 
 
+QUICK = ("planted-levels", "planted-scores", "searched-scores")
+"""Controls of attackers who train no decoder here."""
+
+
+@pytest.fixture
+def few(digits, monkeypatch):
+    """A few of the digits, and decoders that nobody waits for: they read the label alone."""
+    monkeypatch.setattr(sys.modules[__name__], "EPOCHS", 1)
+    return AuditTarget(digits.target, digits.auxiliary[:300], digits.test[:200])
+
+
+def test_attackers_without_decoders_read_what_is_planted_and_broken_ones_do_not(
+    few, tmp_path, monkeypatch
+):
+    found = judged(few, tmp_path, QUICK)
+    for name in QUICK:
+        assert found[name].measured > 0.7, found
+        assert found[name].passed is True
+        assert found[name].attack == CONTROLS[name].attack
+        assert found[name].input_transform is None
+
+    def shuffled(function, place):
+        """The planted fault: an argument's rows are those of other queries."""
+
+        def faulty(*arguments):
+            rows = list(arguments)
+            rows[place] = rows[place].roll(7, 0)
+            return function(*rows)
+
+        return faulty
+
+    gradient = torch.autograd.grad
+    faults = {
+        "planted-levels": [(cell_means, "_sums", shuffled(cell_means._sums, 0))],
+        "planted-scores": [(kernel_ridge, "_fit", shuffled(kernel_ridge._fit, 1))],
+        "searched-scores": [
+            (torch.autograd, "grad", lambda *given: tuple(-each for each in gradient(*given))),
+            (optimising, "STEP", optimising.STEP / 10),
+            (optimising, "PULLS", (1000.0,)),
+            (optimising, "_descend", shuffled(optimising._descend, 3)),
+        ],
+    }
+    for name, planted in faults.items():
+        for module, attribute, fault in planted:
+            with monkeypatch.context() as patch:
+                patch.setattr(module, attribute, fault)
+                result = judged(few, tmp_path, (name,))[name]
+            assert result.passed is False, (attribute, result)
+
+
+def test_who_simulates_a_release_sees_its_copies_alone(few, tmp_path, monkeypatch):
+    name, seen = "copied-permutation", []
+    attack = ATTACKS[CONTROLS[name].attack]
+    monkeypatch.setitem(ATTACKS, attack.name, spied(attack, seen.append))
+    judged(few, tmp_path, (name,))
+    [knowledge] = seen
+    assert torch.equal(knowledge.released, knowledge.clean)
+    assert len(knowledge.simulated_defenses) == COPIES
+    logits = logits_from_confidences(knowledge.clean)
+    for copy in knowledge.simulated_defenses:
+        assert torch.equal(copy(logits), Permutation()(logits))
+
+
 @pytest.mark.slow
 def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkeypatch):
     found = judged(digits, tmp_path)
     assert list(found) == list(CONTROLS)
-    for name in ("identity", "permutation", "temperature", "class-offsets", "averaged-noise"):
+    broken = ("identity", "permutation", "temperature", "class-offsets", "averaged-noise")
+    for name in (*broken, "copied-permutation"):
         assert found[name].measured < 0.2, found
     assert found["noisy-tail"].measured < 0.1, found
     assert found["planted-leak"].measured > 0.6, found
@@ -94,3 +163,8 @@ def test_real_decoders_judge_every_control_as_they_must(digits, tmp_path, monkey
     # And averaging that asks but once.
     single = judged(digits, tmp_path, ("averaged-noise",), repeats=(1,))["averaged-noise"]
     assert single.passed is False, single
+    # And simulated defenses that change nothing.
+    monkeypatch.undo()
+    monkeypatch.setattr(adversarial_training, "put_through", lambda _, scores, *__, **___: scores)
+    blind = judged(digits, tmp_path, ("identity", "copied-permutation"))["copied-permutation"]
+    assert blind.passed is False, blind

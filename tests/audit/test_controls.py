@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import looped
-from oneway.attacks import ATTACKS
+from oneway.attacks import ATTACKS, inversion_attacks
 from oneway.audit import CONTROLS, ControlResult
 from oneway.audit.controls import (
     BROKEN_BELOW,
@@ -17,6 +17,13 @@ from oneway.audit.controls import (
     controls_for,
     failed_controls,
     judge_control,
+    judge_planted,
+)
+from oneway.audit.planted import (
+    HALVINGS,
+    PlantedScores,
+    level_borders,
+    plant,
     planted_errors,
     planted_positions,
 )
@@ -24,13 +31,15 @@ from oneway.defenses.label_only import LabelOnly
 from oneway.inversion import INPUT_TRANSFORMS, LEADING
 from oneway.releases import release
 
+READ = [name for name, control in CONTROLS.items() if control.expected == "read"]
 BROKEN = [name for name, control in CONTROLS.items() if control.expected == "broken"]
 CLEAN, LABEL = 0.01, 0.03
 
 
 def made(control, images):
     """A control for seven classes."""
-    return control.make(planted_positions(images, 7), torch.Generator().manual_seed(0))
+    planted = plant(images, 7, control.entries)
+    return control.make(planted, torch.Generator().manual_seed(0))
 
 
 def errors(mean, executor=0.0, rows=100):
@@ -47,8 +56,8 @@ def judged(name, mean, clean=CLEAN, label=LABEL):
 def test_each_kind_of_control_is_there():
     assert {control.expected for control in CONTROLS.values()} == {"broken", "read", "holds"}
     plain = {"identity", "permutation", "temperature", "class-offsets"}
-    assert plain | {"noisy-tail", "averaged-noise"} == set(BROKEN)
-    assert CONTROLS["planted-leak"].expected == "read"
+    assert plain | {"noisy-tail", "averaged-noise", "copied-permutation"} == set(BROKEN)
+    assert set(READ) == {"planted-leak", "planted-levels", "planted-scores", "searched-scores"}
     assert CONTROLS["label-only"].expected == "holds"
 
 
@@ -89,16 +98,17 @@ def test_each_side_of_the_thresholds(name, gap, passed):
 
 @given(st.floats(0, 1), st.floats(0.01, 1))
 def test_a_planted_leak_is_measured_by_what_of_the_labels_error_is_gone(left, label):
-    # Of planted pixels clean scores have no part in it, whatever they tell.
-    for clean in (0.0, label, 2 * label):
-        result = judge_control("planted-leak", errors(left * label), errors(clean), errors(label))
+    for name in READ:
+        result = judge_planted(name, errors(left * label), errors(label))
+        assert result.name == name
         assert result.measured == pytest.approx(1 - left, abs=1e-9)
         assert result.passed is (result.measured >= READ_ABOVE)
 
 
 @looped(("share", "passed"), [(0.51, True), (0.49, False), (-3.0, False)])
 def test_each_side_of_what_must_be_read(share, passed):
-    assert judged("planted-leak", (1 - share) * LABEL).passed is passed
+    result = judge_planted("planted-leak", errors((1 - share) * LABEL), errors(LABEL))
+    assert result.passed is passed
 
 
 @looped("name", [*BROKEN, "label-only"])
@@ -162,13 +172,15 @@ def test_planted_errors_are_those_of_the_planted_entries_alone():
 
 @looped("name", CONTROLS)
 def test_each_control_is_what_it_says_of_two_queries_with_one_label(name):
-    """All but the last tell such queries apart; the label alone must not."""
+    """All but the last reveal more of such queries than the label; the label alone must not."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 1, 4, 4, generator=generator)
     logits = torch.tensor(
         [[5.0, 1, 0, -1, 2, 4, 3], [3.0, -2, 0, 1, 2, -4, 2.5]], dtype=torch.float64
     )
     control = made(CONTROLS[name], images)
+    if CONTROLS[name].model is not None:
+        logits = CONTROLS[name].model(plant(images, 7, CONTROLS[name].entries))(images)
     first, second = release(control(logits, images))
     differ = float((first - second).abs().sum())
     assert (differ > 1e-6) is (name != "label-only")
@@ -182,11 +194,19 @@ def test_each_control_is_what_it_says_of_two_queries_with_one_label(name):
 @looped("name", CONTROLS)
 def test_each_control_is_attacked_by_somebody_with_a_input_transform_that_is_there(name):
     assert CONTROLS[name].attack in ATTACKS
-    assert CONTROLS[name].input_transform in INPUT_TRANSFORMS
+    assert CONTROLS[name].input_transform in {None, *INPUT_TRANSFORMS}
+
+
+def test_every_attacker_that_can_beat_the_label_is_vouched_for():
+    """The stack mixes attackers that are, and the static attacker knows of no release."""
+    vouched = {control.attack for control in CONTROLS.values()}
+    others = {"label-only", "static", "stack", "class-representative"}
+    assert vouched == set(inversion_attacks()) - others
 
 
 def test_a_input_transform_that_reads_what_no_other_does_is_vouched_for():
-    assert {CONTROLS[name].input_transform for name in CONTROLS} == {"within-label", "leading"}
+    named = {CONTROLS[name].input_transform for name in CONTROLS} - {None}
+    assert named == {"within-label", "leading"}
 
 
 @given(st.sets(st.sampled_from(sorted(ATTACKS))), st.integers(2, 20))
@@ -195,10 +215,9 @@ def test_a_control_is_run_where_its_attacker_takes_part_and_its_leak_can_be_plan
 ):
     names = controls_for(attacks, classes)
     assert list(names) == [name for name in CONTROLS if name in names]  # in their order
-    assert ("averaged-noise" in names) is ("averaging" in attacks)
     assert ("noisy-tail" in names) is ("retrained" in attacks and classes >= 6)
-    plain = set(CONTROLS) - {"averaged-noise", "noisy-tail"}
-    assert plain & set(names) == (plain if "retrained" in attacks else set())
+    others = set(CONTROLS) - {"noisy-tail"}
+    assert others & set(names) == {name for name in others if CONTROLS[name].attack in attacks}
 
 
 def test_the_noisy_tail_tells_what_its_reference_tells_and_no_more():
@@ -220,3 +239,37 @@ def test_noise_hides_more_from_one_answer_than_is_left_of_ten():
     logits = torch.zeros(500, 7, dtype=torch.float64)
     assert float(noise(logits).std()) > 1
     assert float(noise.draws(logits, None, 10).mean(0).std()) < 0.6
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.sampled_from([0, 0.5]))
+def test_levels_halve_the_values_of_an_entry_around_their_means(seed, rows, rounded):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(rows, 1, generator=generator)
+    values = values.round() if rounded else values
+    borders = level_borders(values)
+    assert list(borders) == sorted(set(borders))
+    assert len(borders) < 2**HALVINGS
+    if values.unique().numel() > 1:
+        mean = values.double().mean().item()
+        assert any(border == pytest.approx(mean) for border in borders)
+        levels = torch.bucketize(values.double().flatten(), torch.tensor(borders).double())
+        assert len(levels.unique()) == len(borders) + 1  # none is empty
+        if rounded:
+            assert len(borders) == 1
+    else:
+        assert borders == () or len(borders) == 1
+
+
+@looped("classes", [2, 7, 30])
+def test_the_scores_of_the_planted_model_are_the_planted_entries(classes):
+    images = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    planted = plant(images, classes, 5)
+    assert len(planted.positions) == min(5, classes - 1)
+    logs = PlantedScores(planted)(images).log_softmax(-1)
+    assert logs.shape == (20, classes)
+    read = (logs - logs[:, -1:])[:, : len(planted.positions)]
+    entries = images.flatten(1)[:, planted.positions]
+    assert torch.equal(entries, planted.values)
+    # An affine function of each entry: the same for all images.
+    slope = (read[1:] - read[:1]) / (entries[1:] - entries[:1])
+    torch.testing.assert_close(slope, slope[:1, :1].expand_as(slope), rtol=1e-2, atol=1e-2)

@@ -136,12 +136,15 @@ def test_an_undefended_model_has_a_closed_gap_of_zero(whole):
 
 def test_controls_are_judged_as_they_must_be(whole):
     run = whole.record.controls
-    # The answers are not random, and there are three classes: no averaging, and no tail.
-    assert set(run) == set(CONTROLS) - {"averaged-noise", "noisy-tail"}
+    # The answers are not random, there are three classes, and nothing simulates no defense.
+    assert set(run) == set(CONTROLS) - {"averaged-noise", "noisy-tail", "copied-permutation"}
     assert {name: result.name for name, result in run.items()} == {name: name for name in run}
-    assert {result.passed for result in run.values()} == {True}
+    assert {result.passed for result in run.values()} == {True}, run
     assert {(result.attack, result.input_transform) for result in run.values()} == {
-        ("retrained", "within-label")
+        ("retrained", "within-label"),
+        ("cell-means", None),
+        ("kernel-ridge", None),
+        ("optimising", None),
     }
     assert whole.record.plan.controls == tuple(run)
     assert whole.record.void is False

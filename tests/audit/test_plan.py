@@ -232,7 +232,9 @@ def test_every_part_that_can_be_left_out_has_a_price(case):
     assert estimate_seconds(longer, costs) > whole
     for name in full.controls:
         rest = tuple(other for other in full.controls if other != name)
-        assert estimate_seconds(dataclasses.replace(full, controls=rest), costs) < whole
+        less = estimate_seconds(dataclasses.replace(full, controls=rest), costs)
+        # Some controls train no decoder, and take no time that counts.
+        assert less < whole if CONTROLS[name].input_transform else less == whole
 
 
 PRICES = {pair: price for price, pair in enumerate(COSTS.training, start=1)}

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from laws import looped
-from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
+from oneway.defenses.controls import (
+    ClassOffsets,
+    NoisyTail,
+    Permutation,
+    PlantedLeak,
+    PlantedLevels,
+)
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.top_k import TopK
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -137,3 +143,24 @@ def test_noise_is_the_same_for_the_same_scores_and_unrelated_for_scores_that_har
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.3
     assert not torch.equal(told, NoisyTail(count=3, seed=1)(logits))
     assert same_bits(NoisyTail(count=3)(torch.zeros(1, 8)), NoisyTail(count=3)(-torch.zeros(1, 8)))
+
+
+@looped("position", [None, 5])
+def test_planted_levels_are_one_vector_for_each_level_of_a_pixel(position):
+    logits, images = random_rows(1, 200, 4, torch.float64, 2), random_images(2, 200)
+    borders = (0.2, 0.5, 0.9)
+    released = release(PlantedLevels(position=position, borders=borders)(logits, images))
+    pixel = images.flatten(1)[:, 32 if position is None else position].tolist()
+    levels = torch.tensor([sum(value > border for border in borders) for value in pixel])
+    assert len(levels.unique()) == len(borders) + 1
+    # A vector for each level, whatever the scores are, and one label.
+    vectors = torch.stack([released[levels == level][0] for level in range(4)])
+    assert torch.equal(released, vectors[levels])
+    assert torch.pdist(vectors).min() > 1e-3
+    assert (released.argmax(-1) == 0).all()
+
+
+def test_a_level_of_a_pixel_outside_the_image_is_refused():
+    logits, images = torch.tensor([[3.0, 0, 0, 0]]), random_images(2, 1)
+    with pytest.raises(InvalidOptionError, match=r"must lie in \[0, 64\)"):
+        PlantedLevels(position=64)(logits, images)

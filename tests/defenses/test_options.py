@@ -105,6 +105,11 @@ REFUSED = {
         "positions": (3, "12", [-1], [1.5], [True]),
         "confidence": (*NOT_ABOVE_0, 1, 1.5),
     },
+    "planted-levels": {
+        "position": (-1, 1.5, True, "1"),
+        "borders": (0.5, [], "12", [0.5, 0.5], [0.5, 0.2], [float("nan")], ["a"]),
+        "step": NOT_ABOVE_0,
+    },
     "noisy-tail": {"count": NO_COUNT, "scale": NOT_ABOVE_0, "seed": NO_SEED},
 }
 """Values of each option that are outside its range, or are something else."""

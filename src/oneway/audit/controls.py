@@ -4,10 +4,17 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
+from oneway.audit.planted import Planted, PlantedScores, level_borders
 from oneway.contracts import Defense
-from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
+from oneway.defenses.controls import (
+    ClassOffsets,
+    NoisyTail,
+    Permutation,
+    PlantedLeak,
+    PlantedLevels,
+)
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
@@ -28,11 +35,19 @@ READ_ABOVE = 0.5
 CLEAR = 6
 """Smallest gap, in standard errors, that decides a control: G then is known to about a sixth."""
 
+FEW_ENTRIES = 9
+"""Most planted entries for attackers who learn each by itself, as many as ten classes carry."""
+
+FEW_ROWS = 1000
+"""Most auxiliary rows of an attack that takes long with more, and needs no more."""
+
 Expected = Literal["broken", "read", "holds"]
 
-MakeControl = Callable[[Tensor, Generator], Defense]
-"""Builds a control, from ``(P)`` flat indices of the pixels that differ most between images, and
-from the control's source of randomness."""
+MakeControl = Callable[[Planted, Generator], Defense]
+"""Builds a control, from the planted entries and from the control's source of randomness."""
+
+MakeModel = Callable[[Planted], nn.Module]
+"""Builds the model of a control, from the planted entries."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +58,39 @@ class Control:
         make: Builds the release.
         expected: ``"broken"``: G must be about 0. ``"read"``: the planted pixels must be read.
             ``"holds"``: G must be about 1.
-        input_transform: Input transform of the decoder that attacks the release.
+        input_transform: Input transform of the decoder that attacks the release; None: the attack
+            trains no decoder.
         attack: Name of the attack. An audit without this attack leaves the control out.
         reference: Builds a release with the same information but without the difficulty. G is 0
             where the attack on the control reaches the reference's error. None: clean scores.
         least_classes: Least number of classes; with fewer, the control proves nothing.
+        entries: Most planted entries; None: one less than there are classes.
+        rows: Most auxiliary rows; None: as many as for other controls.
+        copies: Whether the attacker has copies of the release instead of its answers, so that only
+            an attacker who simulates the release can read it.
+        model: Builds a model that is queried instead of the audited model. The attacker has its
+            gradient, and the mean query instead of a trained decoder, so that only the attack
+            itself can read the scores.
     """
 
     make: MakeControl
     expected: Expected
-    input_transform: str = "within-label"
+    input_transform: str | None = "within-label"
     attack: str = "retrained"
     reference: MakeControl | None = None
     least_classes: int = 2
+    entries: int | None = None
+    rows: int | None = None
+    copies: bool = False
+    model: MakeModel | None = None
+
+
+def _planted_leak(planted: Planted, _: Generator) -> Defense:
+    return PlantedLeak(positions=planted.positions.tolist())
+
+
+def _planted_levels(planted: Planted, _: Generator) -> Defense:
+    return PlantedLevels(position=int(planted.positions), borders=level_borders(planted.values))
 
 
 CONTROLS: dict[str, Control] = {
@@ -77,7 +112,38 @@ CONTROLS: dict[str, Control] = {
         "broken",
         attack="averaging",
     ),
-    "planted-leak": Control(lambda places, _: PlantedLeak(positions=places.tolist()), "read"),
+    "copied-permutation": Control(
+        # Whoever reads these scores under the classes' own names gets labels wrong.
+        lambda *_: Permutation(),
+        "broken",
+        attack="adversarial-training",
+        copies=True,
+    ),
+    "planted-leak": Control(_planted_leak, "read"),
+    "planted-levels": Control(
+        _planted_levels,
+        "read",
+        input_transform=None,
+        attack="cell-means",
+        entries=1,
+    ),
+    "planted-scores": Control(
+        lambda *_: Identity(),
+        "read",
+        input_transform=None,
+        attack="kernel-ridge",
+        entries=FEW_ENTRIES,
+        rows=FEW_ROWS,
+        model=PlantedScores,
+    ),
+    "searched-scores": Control(
+        lambda *_: Identity(),
+        "read",
+        input_transform=None,
+        attack="optimising",
+        entries=FEW_ENTRIES,
+        model=PlantedScores,
+    ),
     "label-only": Control(lambda *_: LabelOnly(), "holds"),
 }
 """Releases whose leak is known by name, with the result that each must have."""
@@ -108,7 +174,8 @@ class ControlResult:
             None where clean scores, or the reference, add nothing to the label.
         passed: Whether the result is as expected; None: inconclusive.
         attack: Name of the attack that the control vouches for.
-        input_transform: Input transform that the control vouches for.
+        input_transform: Input transform that the control vouches for; None: the attack trains no
+            decoder.
     """
 
     name: str
@@ -116,69 +183,48 @@ class ControlResult:
     measured: float | None
     passed: bool | None
     attack: str
-    input_transform: str
-
-
-def planted_positions(images: Tensor, classes: int) -> Tensor:
-    """Return the entries of a query that a planted leak reveals: the entries that vary most.
-
-    Args:
-        images: ``(N, ...)`` auxiliary queries.
-        classes: Number of classes, K.
-
-    Returns:
-        ``(P)`` int64 flat indices in rising order, on the CPU; P is at most K - 1.
-    """
-    variances = images.flatten(1).double().var(0, correction=0)
-    # A softmax ignores a constant, so that K probabilities carry K - 1 numbers.
-    count = min(classes - 1, int((variances > 0).sum()))
-    return variances.topk(max(1, count)).indices.sort().values.cpu()
+    input_transform: str | None
 
 
 def judge_control(name: str, errors: Tensor, clean: Tensor, label: Tensor) -> ControlResult:
     """Compare attacks on a control, on its reference, and on the label alone.
 
-    Errors are of queries; for a planted leak, over the planted entries alone.
-
     Args:
-        name: Key of ``CONTROLS``.
+        name: Key of ``CONTROLS``, a control that must be broken or hold.
         errors: ``(N)`` errors of the attack on the control.
         clean: ``(N)`` errors of the same decoder on clean scores, or on the control's reference.
         label: ``(N)`` errors of the label-only attack.
     """
-    control = CONTROLS[name]
-
-    def result(measured: float | None, passed: bool | None) -> ControlResult:
-        return ControlResult(
-            name, control.expected, measured, passed, control.attack, control.input_transform
-        )
-
-    if control.expected == "read":
-        share = 1 - float(errors.mean()) / max(float(label.mean()), 1e-12)
-        return result(share, share >= READ_ABOVE)
     gain = label - clean
     # A gap within the noise of the queries decides nothing.
     if float(gain.mean()) <= CLEAR * standard_error(gain):
-        return result(None, None)
+        return _result(name, None, None)
     gap = gap_or_none(float(errors.mean()), float(clean.mean()), float(label.mean()))
     if gap is None:
-        return result(None, None)
-    return result(gap, gap <= BROKEN_BELOW if control.expected == "broken" else gap >= HOLDS_ABOVE)
+        return _result(name, None, None)
+    broken = CONTROLS[name].expected == "broken"
+    return _result(name, gap, gap <= BROKEN_BELOW if broken else gap >= HOLDS_ABOVE)
+
+
+def judge_planted(name: str, errors: Tensor, label: Tensor) -> ControlResult:
+    """Compare the attack on planted entries with the label-only attack.
+
+    Args:
+        name: Key of ``CONTROLS``, a control that must be read.
+        errors: ``(N)`` errors of the attack, over the planted entries alone.
+        label: ``(N)`` errors of the label-only attack over the same entries.
+    """
+    share = 1 - float(errors.mean()) / max(float(label.mean()), 1e-12)
+    return _result(name, share, share >= READ_ABOVE)
+
+
+def _result(name: str, measured: float | None, passed: bool | None) -> ControlResult:
+    control = CONTROLS[name]
+    return ControlResult(
+        name, control.expected, measured, passed, control.attack, control.input_transform
+    )
 
 
 def failed_controls(results: Mapping[str, ControlResult]) -> list[str]:
     """Return the names of the controls that failed."""
     return [name for name, result in results.items() if result.passed is False]
-
-
-def planted_errors(images: Tensor, reconstructions: Tensor, places: Tensor) -> Tensor:
-    """Return ``(N)`` float64 mean squared errors per query over the planted entries alone.
-
-    Args:
-        images: ``(N, ...)`` true queries.
-        reconstructions: Same shape.
-        places: ``(P)`` int64 flat indices of the planted entries.
-    """
-    index = places.to(images.device)
-    differences = images.flatten(1)[:, index] - reconstructions.flatten(1)[:, index]
-    return differences.double().square().mean(1)

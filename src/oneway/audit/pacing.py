@@ -38,7 +38,8 @@ def measure_costs(
     images, confidences = audited.auxiliary[:64], answers.clean[:64]
     transforms = dict.fromkeys(settings.input_transforms)
     if settings.controls:
-        transforms |= dict.fromkeys(control.input_transform for control in CONTROLS.values())
+        named = (control.input_transform for control in CONTROLS.values())
+        transforms |= dict.fromkeys(transform for transform in named if transform)
     training = {
         (transform, width): _step_seconds(confidences, images, transform, width, seed)
         for transform, width in product(transforms, settings.widths)

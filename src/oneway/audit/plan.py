@@ -156,12 +156,16 @@ def _expected_epochs(plan: AuditPlan) -> int:
 def _control_seconds(plan: AuditPlan, costs: Costs, epochs: int) -> float:
     """Return the seconds of controls: a decoder each, and a decoder for each kind of reference."""
     controls = [CONTROLS[name] for name in plan.controls]
-    plain = {control.input_transform for control in controls if control.reference is None}
     transforms = [control.input_transform for control in controls]
-    transforms += plain
+    transforms += {
+        control.input_transform
+        for control in controls
+        if control.reference is None and control.expected != "read"
+    }
     transforms += [control.input_transform for control in controls if control.reference is not None]
     rows = min(plan.auxiliary, CONTROL_ROWS)
-    seconds = sum(costs.training[transform, min(plan.widths)] for transform in transforms)
+    width = min(plan.widths)
+    seconds = sum(costs.training[transform, width] for transform in transforms if transform)
     asking = any("query" in inversion_attacks()[control.attack].requires for control in controls)
     queries = rows + min(costs.test, CONTROL_TEST) if asking else 0
     return seconds * rows * epochs + queries * costs.asking

@@ -6,11 +6,12 @@ is too weak to be believed.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from oneway.checks import check_count
+from oneway.checks import check_above, check_count
 from oneway.defenses.base import BaseDefense, LabelOnRequest, ScoreDefense
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.scores import log_probabilities
@@ -123,6 +124,71 @@ class PlantedLeak(BaseDefense):
                 f"but one is {max(self.positions)}."
             )
         return torch.tensor(self.positions, dtype=torch.int64)
+
+
+def check_borders(name: str, value: object) -> None:
+    """Refuse anything but a list of finite numbers in rising order.
+
+    Raises:
+        InvalidOptionError: It is something else.
+    """
+    if not isinstance(value, list | tuple) or not value:
+        raise InvalidOptionError(
+            f"{name} must be a list of at least one number, but is {type(value).__name__}."
+        )
+    for border in value:
+        check_above(f"each of {name}", border, -math.inf)
+    if any(high <= low for low, high in pairwise(value)):
+        raise InvalidOptionError(f"{name} must rise from each number to the next. Sort them.")
+
+
+class PlantedLevels(BaseDefense):
+    """Release the level of one pixel of the query, and nothing else: one vector for each level.
+
+    A release of few vectors, whose cells all have the same label. The best reconstruction of a
+    query is the mean of the queries in its cell.
+    """
+
+    requires_input = True
+    keeps_label = False
+
+    position: int | None = option(
+        "Pixel to release, as an index into a flattened image; None: the pixel in its middle.",
+        default=None,
+        least=0,
+    )
+    borders: Sequence[float] = option(
+        "Values of the pixel between one level and the next, in rising order.",
+        default=(0.25, 0.5, 0.75),
+        check=check_borders,
+    )
+    step: float = option(
+        "What a level adds to the log odds of the first class, in nats.", default=0.25, above=0
+    )
+
+    def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:
+        """Return ``(N, K)`` logits, the first class above all others by the pixel's level.
+
+        Args:
+            logits: ``(N, K)`` clean scores; only their shape is used.
+            images: ``(N, ...)`` the queries.
+
+        Raises:
+            InvalidOptionError: The position lies outside the image.
+        """
+        assert images is not None  # noqa: S101  narrows the type; the base class refuses None
+        pixels = images.flatten(1)
+        count = pixels.shape[-1]
+        position = count // 2 if self.position is None else self.position
+        if position >= count:
+            raise InvalidOptionError(
+                f"position must lie in [0, {count}), the pixels of an image, but is {position}."
+            )
+        borders = torch.tensor(self.borders, dtype=torch.float64, device=pixels.device)
+        levels = torch.bucketize(pixels[:, position].double().contiguous(), borders)
+        released = torch.zeros_like(logits, dtype=torch.float64)
+        released[:, 0] = 1 + self.step * levels.to(released.device)
+        return released
 
 
 class NoisyTail(ScoreDefense):

@@ -9,7 +9,13 @@ from oneway.contracts import Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise, InputFreeNoise
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
-from oneway.defenses.controls import ClassOffsets, NoisyTail, Permutation, PlantedLeak
+from oneway.defenses.controls import (
+    ClassOffsets,
+    NoisyTail,
+    Permutation,
+    PlantedLeak,
+    PlantedLevels,
+)
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.gaussian_noise import GaussianNoise
 from oneway.defenses.identity import Identity
@@ -36,6 +42,7 @@ TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,
     "class-offsets": ClassOffsets,
     "planted-leak": PlantedLeak,
+    "planted-levels": PlantedLevels,
     "noisy-tail": NoisyTail,
 }
 """Releases that hide nothing, or leak a secret: for audits to detect, and never for clients."""

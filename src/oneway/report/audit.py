@@ -447,10 +447,12 @@ def controls_table(record: AuditRecord) -> Listing:
         "measured": Column(
             attrgetter("measured"),
             ".2f",
-            "G; for planted-leak, the share of the label-only error that is gone.",
+            "G; for a control that must be read, the share of the label-only error that is gone.",
         ),
         "passed": Column(lambda row: PASSED[row.passed]),
-        "vouches for": Column(lambda row: f"{row.attack}, {row.input_transform}"),
+        "vouches for": Column(
+            lambda row: ", ".join(filter(None, (row.attack, row.input_transform)))
+        ),
     }
     rows = list(record.controls.values())
     return Listing("Controls: releases whose leak is known", columns, rows)
