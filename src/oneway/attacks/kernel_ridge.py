@@ -122,11 +122,12 @@ def _regression(
         held_features: ``(H, F)`` those of the held-out rows.
         held_residuals: ``(H, D)`` those of the held-out rows.
     """
-    rows, aims = features.double(), residuals.double()
+    rows = features.double()
     few, judges = _spread(len(rows), CHOICE), _spread(len(held_features), CHOICE)
     shown, asked = rows[few], held_features[judges].double()
-    directions = _directions(aims.shape[1]).to(aims)
-    targets, truth = aims[few] @ directions, held_residuals[judges].double() @ directions
+    directions = _directions(residuals.shape[1]).to(rows)
+    targets = residuals[few].double() @ directions
+    truth = held_residuals[judges].double() @ directions
     unit = _median_distance(shown)
     best, least = (unit, PENALTIES[-1]), float("inf")
     for length in (factor * unit for factor in LENGTHS):
@@ -136,21 +137,21 @@ def _regression(
             error = float((guess - truth).square().mean())
             if error < least:
                 best, least = (length, penalty), error
-    return _fit(rows, aims, *best)
+    return _fit(rows, residuals, *best)
 
 
-def _fit(rows: Tensor, aims: Tensor, length: float, penalty: float) -> _Regression:
+def _fit(rows: Tensor, residuals: Tensor, length: float, penalty: float) -> _Regression:
     """Fit exactly, or with the weights of landmarks where there are too many rows."""
     if len(rows) <= LANDMARKS:
         factor = _factor(_kernel(rows, rows, length), penalty)
-        return _Regression(rows, length, torch.cholesky_solve(aims, factor))
+        return _Regression(rows, length, torch.cholesky_solve(residuals.double(), factor))
     landmarks = rows[_spread(len(rows), LANDMARKS)]
     among = _kernel(landmarks, landmarks, length)
-    normal, moment = penalty * among, aims.new_zeros(len(landmarks), aims.shape[1])
-    for part, aim in zip(rows.split(ROWS), aims.split(ROWS), strict=True):
+    normal, moment = penalty * among, rows.new_zeros(len(landmarks), residuals.shape[1])
+    for part, aims in zip(rows.split(ROWS), residuals.split(ROWS), strict=True):
         across = _kernel(part, landmarks, length)
         normal.addmm_(across.mT, across)
-        moment.addmm_(across.mT, aim)
+        moment.addmm_(across.mT, aims.double())
     return _Regression(landmarks, length, torch.cholesky_solve(moment, _factor(normal, 0.0)))
 
 
