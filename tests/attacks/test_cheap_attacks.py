@@ -204,6 +204,20 @@ def test_records_are_reconstructed_like_images(name):
         torch.testing.assert_close(made, each.reconstruct(shown).flatten(1))
 
 
+@looped("name", ["cell-means", "kernel-ridge"])
+def test_categories_are_answered_with_frequencies(name):
+    knowledge = smooth(7, rows=80)
+    category = knowledge.released.argmax(-1).roll(1) % 3
+    records = torch.nn.functional.one_hot(category, 3).float()
+    flat = dataclasses.replace(knowledge, images=records)
+    shown = knowledge.released.unsqueeze(0)
+    for each in ATTACKS[name](flat, untrained).values():
+        made = each.reconstruct(shown)
+        assert bool(((made >= 0) & (made <= 1)).all())
+        if name == "cell-means":  # each row has a vector of its own: its category, or the label's
+            torch.testing.assert_close(made.sum(-1), torch.ones(len(made)))
+
+
 def test_a_stack_is_graded_on_the_mixture_of_all_candidates():
     knowledge = smooth(4, rows=100)
     held = knowledge.images[knowledge.held_out]

@@ -189,7 +189,7 @@ class Attackers:
             knowledge: The attackers' data and access.
             released: ``(M, K)`` released confidences of the test queries.
             images: ``(M, C, H, W)`` test queries, to grade with.
-            names: Attacks to run; None: all attacks of the spec.
+            names: Attacks to run, in the order of the registry; None: all attacks of the spec.
             clean_errors: Errors of the same attackers on clean scores, which say how wide the gap
                 is; None: this run attacks clean scores, and measures them as it goes.
             is_late: Returns whether there is no time for a longer training.
@@ -198,7 +198,9 @@ class Attackers:
         scores = knowledge.released if knowledge.clean is None else knowledge.clean
         label_error = label_only_error(scores, knowledge.images, knowledge.held_out)
         truth = knowledge.images[knowledge.held_out]
-        for name in self.spec.names if names is None else names:
+        chosen = self.spec.names if names is None else names
+        # In the order of the registry: an attack that mixes others comes after them.
+        for name in (name for name in attacks if name in chosen):
             attack, lengths = attacks[name], list[Convergence]()
             selections = itertools.count(1)
             measured = clean_errors or CleanErrors.of(results.values(), truth)
