@@ -238,7 +238,8 @@ class AttackRecord(TypedRecord):
         if self.attack_failed is not None:
             return self.attack_failed
         errors = {
-            name: torch.from_numpy(unpacked(text)) for name, text in self.errors_per_query.items()
+            name: torch.from_numpy(unpacked(text).copy())
+            for name, text in self.errors_per_query.items()
         }
         trained = [name for name in trained_attacks(self.errors) if name in errors]
         if LabelOnly.name in errors and trained:

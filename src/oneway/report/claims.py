@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 from oneway.benchmark import Estimate, Summary
+from oneway.benchmark.summary import VALUES
 from oneway.errors import CorruptDataError
 from oneway.report.measured import Measurements
 
@@ -76,10 +77,13 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
     if first is None or other is None:
         return {MISSING}, None
     left = _estimate(claim, first, parts["value"], where)
-    low, high = _ends(left)
     right = (float(parts["number"]),) * 2 if parts["number"] else None
     if right is None:
-        right = _ends(_estimate(claim, other, parts["its"] or parts["value"], where))
+        its = _estimate(claim, other, parts["its"] or parts["value"], where)
+        right = None if its is None else _ends(its)
+    if left is None or right is None:
+        return {MISSING}, None
+    low, high = _ends(left)
     below, above = high < right[0], low > right[1]
     holds = {"<": below, ">": above, "?": not (below or above)}[parts["sign"]]
     attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
@@ -95,13 +99,14 @@ def _release(summaries: Sequence[Summary], name: str) -> Summary | None:
     return next((summary for summary in summaries if summary.release == name), None)
 
 
-def _estimate(claim: str, summary: Summary, value: str, where: str) -> Estimate:
-    if value not in summary.values:
+def _estimate(claim: str, summary: Summary, value: str, where: str) -> Estimate | None:
+    """Return a value of a release; None where the attack failed, so that there is no such value."""
+    if value not in summary.values and value not in VALUES:
         raise CorruptDataError(
             f"{where}: the claim {claim!r} needs the value {value!r}, but the record of "
             f"{summary.release!r} has {', '.join(summary.values)}."
         )
-    return summary.values[value]
+    return summary.values.get(value)
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:
