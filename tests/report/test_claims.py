@@ -19,7 +19,9 @@ def kept(tmp_path):
     records = [release_record()]
     for name, gaps in GAPS.items():
         records += [release_record(name, seed, closed_gap=gap) for seed, gap in enumerate(gaps)]
-    records += [release_record("old", seed, numerics={}, closed_gap=0.5 + seed / 10) for seed in (0, 1)]
+    records += [
+        release_record("old", seed, numerics={}, closed_gap=0.5 + seed / 10) for seed in (0, 1)
+    ]
     records += [release_record("old one", numerics={})]
     return stored(tmp_path, records)
 
