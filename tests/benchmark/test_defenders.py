@@ -224,7 +224,8 @@ def test_the_defender_uses_its_own_surrogate_and_each_attackers_copy_another(who
         theirs = roles["attacker's surrogate", hardened].module
         released = [options for _, options, inverter in noise if same_weights(inverter, own)]
         copied = [options for _, options, inverter in noise if same_weights(inverter, theirs)]
-        assert released == [row.options] * 2  # and once more for who asks again
+        # Once more for attackers who ask again, and for matching: each has draws of its own.
+        assert released == [row.options] * 3
         assert copied == [
             row.options | {"step_size": factor * row.options["step_size"]}
             for factor in SPEC.attackers.step_factors

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from laws import looped
 from oneway.contracts import AttackerKnowledge
+from oneway.data import no_progress
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import AttackerSpec, Convergence, Store, attackers
 from oneway.evaluation.attackers import CleanErrors, label_only_error, prepare_attackers
@@ -54,8 +55,8 @@ def test_the_search_ends_where_the_curve_gains_less_than_a_share_of_the_gap(
     most = first * 2**20
     found, trained = searched(curve, first, most, gap=lambda _: gap)
     assert found.shown
-    # The longer of the two trainings that show it is kept, and none is repeated.
-    assert found.epochs == first * 2 ** (ends + 1) == trained[-1]
+    # The shorter of the two trainings that show it is long enough, and none is repeated.
+    assert found.epochs == first * 2**ends == trained[-2]
     assert found.gain == pytest.approx(gains[ends], abs=1e-9)
     assert trained == [first * 2**k for k in range(ends + 2)]
 
@@ -67,12 +68,12 @@ def test_a_gain_that_is_small_beside_the_error_is_large_beside_a_small_gap():
         return 0.05 + 0.0004 * math.exp(-epochs / 64)
 
     found, _ = searched(curve, 8, 512, gap=lambda _: 0.002)
-    assert found == Convergence(512, pytest.approx(0.0, abs=1e-2), True)
+    assert found == Convergence(256, pytest.approx(0.0, abs=1e-2), True)
     relative, _ = searched(curve, 8, 512)
-    assert relative.epochs == 16
+    assert relative.epochs == 8
 
 
-@looped(("gap", "epochs"), [(0.0, 16), (-0.01, 16), (-math.inf, 16), (math.inf, 16), (0.01, 64)])
+@looped(("gap", "epochs"), [(0.0, 8), (-0.01, 8), (-math.inf, 8), (math.inf, 8), (0.01, 32)])
 def test_without_a_positive_gap_the_gain_is_a_share_of_the_error(gap, epochs):
     errors = {8: 0.1, 16: 0.0995, 32: 0.0993, 64: 0.09925}
     found, _ = searched(errors.__getitem__, 8, 64, gap=lambda _: gap)
@@ -178,32 +179,39 @@ def run_on(attacking, data, released=None, **options):
     return attacking.run("some", knowledge, released[:30], images[:30], **options)
 
 
-def test_a_selection_trains_each_length_of_its_first_decoder_once_and_the_rest_at_the_last(
+def test_a_selection_trains_each_length_of_its_first_decoder_once_and_the_rest_at_one(
     data, tmp_path, monkeypatch
 ):
-    trained = []
-    train = attackers.train_inverter
+    """The longer training, which showed that it gains nothing, takes part in the mixture."""
+    images, clean = data
+    train, mix = attackers.train_inverter, attackers.mix_decoders
+    trained, mixed = [], []
 
     def seen(network, *args, settings, **options):
         trained.append((network.input_transform.__class__.__name__, settings.epochs))
         return train(network, *args, settings=settings, **options)
 
+    def mixing(decoders, *args):
+        mixed.append(len(decoders))
+        return mix(decoders, *args)
+
     monkeypatch.setattr(attackers, "train_inverter", seen)
-    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, attackers.no_progress)
-    images, clean = data
-    _, found = attacking.train_decoder(
-        "some", clean, images, attacking.held_out, gap=lambda _: 1e-9
-    )
-    first, other = (name for name in dict.fromkeys(name for name, _ in trained))
-    # Of so small a gap each gain is large, unless a longer training is worse.
-    assert trained == [
-        *((first, 2 * 2**k) for k in range((found.epochs // 2).bit_length())),
-        (other, found.epochs),
-    ]
+    monkeypatch.setattr(attackers, "mix_decoders", mixing)
+    # Of so wide a gap any gain is small; of so narrow a one each gain is large.
+    for gap, shown, lengths in ((1e9, True, [2, 4]), (1e-9, False, [2, 4, 8])):
+        attacking = prepare_attackers(SPEC, images, Store(tmp_path / str(gap)), 0, no_progress)
+        trained.clear(), mixed.clear()
+        _, found = attacking.train_decoder(
+            "some", clean, images, attacking.held_out, gap=lambda _, gap=gap: gap
+        )
+        assert (found.shown, found.epochs) == (shown, lengths[0] if shown else lengths[-1])
+        first, other = (name for name in dict.fromkeys(name for name, _ in trained))
+        assert trained == [*((first, length) for length in lengths), (other, found.epochs)]
+        assert mixed == [3 if shown else 2]
 
 
 def test_what_was_trained_is_not_trained_again(data, tmp_path, monkeypatch):
-    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, attackers.no_progress)
+    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, no_progress)
     counts = count_trainings(monkeypatch)
     first = run_on(attacking, data)
     before = counts["inverter"]
@@ -221,7 +229,7 @@ def test_what_was_trained_is_not_trained_again(data, tmp_path, monkeypatch):
 
 
 def test_without_time_no_training_is_longer_than_the_first(data, tmp_path):
-    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, attackers.no_progress)
+    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, no_progress)
     results = run_on(attacking, data, is_late=lambda: True)
     assert results["static"].convergence == Convergence(2, None, shown=False)
 

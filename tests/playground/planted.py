@@ -86,10 +86,15 @@ class PlantedSession:
         clean, label = self.baseline_errors["clean"], self.baseline_errors["label"]
         errors = {"label-only": label, "static": label + 0.01}
         yield Finding(
-            SimpleNamespace(closed_gap=1.0, strongest="label-only", adaptive_error=label), errors
+            SimpleNamespace(
+                closed_gap=1.0, strongest="label-only", adaptive_error=label, attack_failed=True
+            ),
+            errors,
         )
         assert self.proceed.wait(PATIENCE)
         report("train", 0.5)
         error = clean + gap * (label - clean)
-        verdict = SimpleNamespace(closed_gap=gap, strongest="retrained", adaptive_error=error)
+        verdict = SimpleNamespace(
+            closed_gap=gap, strongest="retrained", adaptive_error=error, attack_failed=gap >= 1
+        )
         yield Finding(verdict, {**errors, "retrained": error}, self.decode)

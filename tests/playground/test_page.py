@@ -13,6 +13,7 @@ from browsing import axe_violations, overflow
 from oneway.playground import Worker
 from oneway.playground.settings import SLIDERS
 from oneway.releases import release
+from oneway.report.sentences import FAILED
 from playground.planted import CLOSED_GAPS, PATIENCE, PlantedSession, default_setting
 from playground.tiny import served
 
@@ -192,6 +193,20 @@ def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, s
     assert place_of(page)["step_size"] == "0.6"
 
 
+def test_where_the_attack_failed_no_number_stands_in_the_place_of_g(open_page):
+    page = open_page("defense=label-only")
+    page.wait_for_selector(EXACT)
+    assert FAILED in page.locator("#verdict-text").inner_text()
+    note = page.locator("#verdict-note").inner_text()
+    assert f"G: {FAILED};" in note
+    assert not re.search(r"1\.0", note)
+    assert not page.locator("#mark").is_visible()
+    page = open_page("defense=codebook")
+    page.wait_for_selector(EXACT)
+    assert f"G: {CLOSED_GAPS['codebook']};" in page.locator("#verdict-note").inner_text()
+    assert page.locator("#mark").is_visible()
+
+
 def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, session):
     class Idle(Worker):
         def enqueue(self, setting):
@@ -220,8 +235,9 @@ def test_all_defenses_are_compared_side_by_side(open_page):
     assert "2 decimals" in rows.nth(1).inner_text()
     for row, defense in zip(rows.all(), SLIDERS, strict=True):
         assert "retrained for exactly this setting" in row.inner_text()
-        share = re.search(r"(\d+) %", row.locator(".share").inner_text())
-        assert int(share[1]) == max(0, round(100 * (1 - CLOSED_GAPS[defense])))
+        share = row.locator(".share").inner_text()
+        gap = CLOSED_GAPS[defense]
+        assert share == (FAILED if gap >= 1 else f"{max(0, round(100 * (1 - gap)))} %")
     assert place_of(page)["view"] == "all"
     page.reload()
     page.wait_for_selector(EXACT)

@@ -93,6 +93,7 @@ def test_an_examination_ends_with_a_retrained_attacker_in_the_answers(client, wo
     assert done["state"] == "done"
     finding = done["finding"]
     assert finding["final"]
+    assert (finding["closed_gap"] is None) == finding["attack_failed"]
     assert finding["adaptive_error"] == min(finding["errors"].values())
     answer = ask(client, settings=[ROUNDED]).json()["answers"][0]
     assert answer["exact"]

@@ -20,9 +20,13 @@ def kept(tmp_path):
     for name, gaps in GAPS.items():
         records += [release_record(name, seed, closed_gap=gap) for seed, gap in enumerate(gaps)]
     records += [
-        release_record("old", seed, numerics={}, closed_gap=0.5 + seed / 10) for seed in (0, 1)
+        release_record("old", seed, numerics={}, closed_gap=0.5 + seed / 9) for seed in (0, 1)
     ]
     records += [release_record("old one", numerics={})]
+    for name, bound in (("bounded", 0.9), ("unbounded", None)):
+        failed = {"attack_failed": True, "closed_gap": 1.0, "closed_gap_least_confident": 1.0}
+        failed |= {"closed_gap_at_least": bound, "detection_limit": bound and 0.05}
+        records += [release_record(name, seed, **failed) for seed in range(3)]
     return stored(tmp_path, records)
 
 
@@ -62,6 +66,34 @@ def test_a_claim_holds_if_the_whole_interval_lies_on_its_side(kept, claim, holds
     assert [line.startswith(f"here.md: {claim}, but the records say") for line in refuted] == (
         [] if holds else [True]
     )
+
+
+TAIL = "closed_gap_least_confident"
+
+
+@looped(
+    ("claim", "said"),
+    [
+        ('small "bounded" closed_gap > .89', None),
+        ('small "bounded" closed_gap > .91', "at least 0.9 (attack failed)"),
+        ('small "bounded" closed_gap < 2', "at least 0.9 (attack failed)"),
+        ('small "bounded" closed_gap ? .95', None),
+        ('small "bounded" closed_gap ? .5', "at least 0.9 (attack failed)"),
+        ('small "bounded" closed_gap > "near"', None),
+        ('small "near" closed_gap < "bounded"', None),
+        ('small "bounded" closed_gap > "unbounded"', "at least 0.9 (attack failed) and nothing"),
+        ('small "unbounded" closed_gap > -9', "nothing (attack failed)"),
+        ('small "unbounded" closed_gap < 9', "nothing (attack failed)"),
+        ('small "unbounded" closed_gap ? 0', None),
+        (f'small "bounded" {TAIL} > 0', "nothing (attack failed)"),
+        ('small "bounded" error static < .04', None),
+    ],
+)
+def test_where_the_attack_failed_the_bound_of_g_decides(kept, claim, said):
+    marks, refuted = judged(claim, kept)
+    assert marks == ""
+    assert len(refuted) == (said is not None)
+    assert all(f"but the records say {said}" in line for line in refuted)
 
 
 def test_claims_on_stale_records_on_one_seed_and_on_none_are_marked(kept):

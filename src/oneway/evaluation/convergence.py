@@ -16,7 +16,8 @@ class Convergence:
     """The length of a model selection's trainings, and whether twice the length gains nothing.
 
     Attributes:
-        epochs: Epochs that each decoder was trained. Where ``shown``, twice as many gain nothing.
+        epochs: Epochs that each decoder was trained. Where ``shown``, twice as many gain nothing,
+            as the first decoder showed, which was trained for both.
         gain: Fall of the held-out error at the last doubling of the epochs, as a share of the gap
             between the label and clean scores; as a share of the error where that gap is not
             positive. None: the epochs were never doubled, or an error is not finite.

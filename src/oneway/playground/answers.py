@@ -148,11 +148,16 @@ def progress_json(progress: Progress) -> dict[str, Any]:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """Return the results at a setting over all test queries."""
+    """Return the results at a setting over all test queries.
+
+    Where the attack failed, G is not measured, and null.
+    """
     verdict = finding.verdict
+    failed = verdict.attack_failed and verdict.closed_gap is not None
     return {
         "final": finding.retrained is not None,
-        "closed_gap": verdict.closed_gap,
+        "closed_gap": None if failed else verdict.closed_gap,
+        "attack_failed": failed,
         "strongest": verdict.strongest,
         "adaptive_error": verdict.adaptive_error,
         "errors": dict(finding.errors),

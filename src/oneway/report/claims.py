@@ -3,15 +3,17 @@
 ``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
 sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
 ``"OTHER RELEASE" VALUE``, of the same experiment. A claim holds if the 95 % intervals over seeds
-lie wholly on its side, or with ``?``, if they overlap. A claim on stale records, on one seed or on
-none is marked as such before the comment.
+lie wholly on its side, or with ``?``, if they overlap. Where the attack failed, G is not measured,
+and lies anywhere above its bound: a claim with ``>`` holds if the bound lies above the number, and
+none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim on stale records, on one
+seed or on none is marked as such before the comment.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
-from oneway.benchmark import Estimate, Summary
-from oneway.benchmark.summary import VALUES
+from oneway.benchmark import Summary
 from oneway.errors import CorruptDataError
 from oneway.report.measured import Measurements
 
@@ -76,22 +78,19 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
     other = _release(experiment, parts["other"]) if parts["other"] else first
     if first is None or other is None:
         return {MISSING}, None
-    left = _estimate(claim, first, parts["value"], where)
-    right = (float(parts["number"]),) * 2 if parts["number"] else None
-    if right is None:
-        its = _estimate(claim, other, parts["its"] or parts["value"], where)
-        right = None if its is None else _ends(its)
-    if left is None or right is None:
-        return {MISSING}, None
-    low, high = _ends(left)
-    below, above = high < right[0], low > right[1]
+    left = _interval(claim, first, parts["value"], where)
+    if parts["number"]:
+        right = (float(parts["number"]),) * 2
+    else:
+        right = _interval(claim, other, parts["its"] or parts["value"], where)
+    below, above = left[1] < right[0], left[0] > right[1]
     holds = {"<": below, ">": above, "?": not (below or above)}[parts["sign"]]
     attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
     marks = {OLDER} if attacked and (first.outdated or other.outdated) else set()
     marks |= {ONE_SEED} if min(len(first.seeds), len(other.seeds)) == 1 else set()
-    against = f"{claim}, but the records say {low:.4g} to {high:.4g}"
+    against = f"{claim}, but the records say {_words(left)}"
     if parts["other"]:
-        against += f" and {right[0]:.4g} to {right[1]:.4g}"
+        against += f" and {_words(right)}"
     return marks, None if holds else against
 
 
@@ -99,17 +98,29 @@ def _release(summaries: Sequence[Summary], name: str) -> Summary | None:
     return next((summary for summary in summaries if summary.release == name), None)
 
 
-def _estimate(claim: str, summary: Summary, value: str, where: str) -> Estimate | None:
-    """Return a value of a release; None where the attack failed, so that there is no such value."""
-    if value not in summary.values and value not in VALUES:
+def _interval(claim: str, summary: Summary, value: str, where: str) -> tuple[float, float]:
+    """Return the 95 % interval over seeds of a value; of one seed, the number itself.
+
+    Where the attack failed, G is anything from its bound on; without a bound, anything at all.
+    """
+    if value in summary.failed:
+        bound = summary.claimed(value)
+        return -math.inf if bound is None else bound, math.inf
+    if value not in summary.values:
         raise CorruptDataError(
             f"{where}: the claim {claim!r} needs the value {value!r}, but the record of "
             f"{summary.release!r} has {', '.join(summary.values)}."
         )
-    return summary.values.get(value)
-
-
-def _ends(estimate: Estimate) -> tuple[float, float]:
-    """Return the 95 % interval over seeds; of one seed, the number itself."""
+    estimate = summary.values[value]
     half = estimate.half_width or 0.0
     return estimate.mean - half, estimate.mean + half
+
+
+def _words(interval: tuple[float, float]) -> str:
+    """Return an interval in words."""
+    low, high = interval
+    if math.isfinite(high):
+        return f"{low:.4g} to {high:.4g}"
+    return (
+        f"at least {low:.4g} (attack failed)" if math.isfinite(low) else "nothing (attack failed)"
+    )

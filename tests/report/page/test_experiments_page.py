@@ -67,7 +67,7 @@ def names_on(page, distortion, gap):
 def test_many_releases_have_numbers_in_figures_and_a_key_to_them():
     names = ("none", *(f"defense {place}" for place in range(11)))
     records = [
-        record_of(name, gap=place / 11, l1_mean=place / 100, names=names)
+        record_of(name, gap=place / 12, l1_mean=place / 100, names=names)
         for place, name in enumerate(names)
     ]
     page = page_of(records)

@@ -4,7 +4,7 @@ import * as address from "./address.js";
 import { examine, fetchAnswers, fetchProgress, fetchState } from "./api.js";
 import { Pad } from "./pad.js";
 import { paint, textOf } from "./pictures.js";
-import { NAMES, errorText, settingText, shareOf, valueText, verdictText } from "./words.js";
+import { NAMES, errorText, gapText, settingText, shareOf, shareText, valueText, verdictText } from "./words.js";
 
 const REST = 450;
 const POLL = 350;
@@ -251,7 +251,7 @@ function showVerdict(setting) {
     figure.classList.toggle("strongest", best);
     figure.querySelector(".badge").hidden = !best;
   }
-  at("mark").hidden = !finding;
+  at("mark").hidden = !finding || finding.attack_failed;
   at("numbers-card").hidden = !finding;
   if (!finding) {
     return;
@@ -261,7 +261,7 @@ function showVerdict(setting) {
   const [who] = ATTACKERS[finding.strongest];
   at("verdict-note").textContent =
     `Over ${known.queries.toLocaleString("en")} test digits, of the strongest attacker so far (${who.toLowerCase()}). `
-    + `Closed gap G = ${finding.closed_gap?.toFixed(2) ?? "none"}: 0 is no defense, 1 is the label alone.`;
+    + `Closed gap G: ${gapText(finding)}; 0 is no defense, 1 is the label alone.`;
   at("numbers").replaceChildren(...Object.entries(finding.errors).map(([name, error]) => {
     const [title, taught] = ATTACKERS[name];
     return rowOf([title, taught, errorText(error)]);
@@ -332,8 +332,7 @@ function showAll(answers) {
 function showShare(setting, progress) {
   const row = document.querySelector(`#all-rows [data-defense="${setting.defense}"]`);
   const finding = findings.get(keyOf(setting));
-  const share = finding ? `${Math.max(0, shareOf(finding))} %` : "…";
-  row.querySelector(".share").textContent = finding && !finding.final ? `≥ ${share}` : share;
+  row.querySelector(".share").textContent = finding ? shareText(finding) : "…";
   row.querySelector(".note").textContent = noteOf(finding?.final ? { state: "done" } : progress);
   document.body.dataset.attackers = settings().every((each) => findings.get(keyOf(each))?.final) ? "done" : "working";
 }

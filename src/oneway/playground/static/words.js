@@ -38,16 +38,36 @@ export function errorText(error) {
   return error.toFixed(4).replace(/^0/, "");
 }
 
-// Share of what clean scores give away beyond the label that still leaks, in percent; 0 if they give away nothing.
+// What stands in the place of G where no trained attacker does better than the label alone.
+const FAILED = "attack failed";
+
+// G as text; one below 1 is never rounded up to 1, which says too much.
+export function gapText(finding) {
+  if (finding.attack_failed) {
+    return FAILED;
+  }
+  const gap = finding.closed_gap;
+  return gap === null ? "none" : (gap < 1 ? Math.min(gap, 0.99) : gap).toFixed(2);
+}
+
+// Share of what clean scores give away beyond the label that is known to leak, in percent.
 export function shareOf(finding) {
   return finding.closed_gap === null ? 0 : Math.round(100 * (1 - finding.closed_gap));
+}
+
+export function shareText(finding) {
+  const share = `${Math.max(0, shareOf(finding))} %`;
+  if (!finding.final) {
+    return `≥ ${share}`;
+  }
+  return finding.attack_failed ? FAILED : share;
 }
 
 export function verdictText(finding) {
   if (!finding) {
     return "Measuring what this setting gives back…";
   }
-  if (finding.closed_gap === null) {
+  if (finding.closed_gap === null && !finding.attack_failed) {
     return "Here clean scores give away no more than the label does, so that there is nothing to hide.";
   }
   const share = shareOf(finding);
@@ -56,8 +76,11 @@ export function verdictText(finding) {
       ? `At this setting the scores give back at least ${share} % of what clean scores give away. An attacker for exactly this setting is in training…`
       : "The attackers that are there already get no more than the label out of this. One for exactly this setting is in training…";
   }
+  if (finding.attack_failed) {
+    return "At this setting the attack failed: no trained attacker gets more out of the scores than the label alone. A stronger one might.";
+  }
   if (share <= 0) {
-    return "At this setting the scores give back nothing of what clean scores give away beyond the label.";
+    return "At this setting the scores give back less than 1 % of what clean scores give away beyond the label.";
   }
   if (share > 100) {
     return `At this setting the scores give back ${share} % of what clean scores give away: more than without a defense.`;
