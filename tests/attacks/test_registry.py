@@ -81,7 +81,15 @@ def plan(attacks):
     )
 
 
-COSTS = Costs({("standardized", 16): 1e-3}, asking=1e-4, single=1e-3, auxiliary=2000, test=500)
+COSTS = Costs(
+    {("standardized", 16): 1e-3},
+    asking=1e-4,
+    single=1e-3,
+    solving=1e-10,
+    auxiliary=2000,
+    test=500,
+    entries=64,
+)
 
 
 @pytest.mark.usefixtures("registered")

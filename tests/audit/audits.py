@@ -131,6 +131,7 @@ def quickly(patch):
     for module in (tasks, control_runs):
         patch.setattr(module, "settings_for", settings_for)
     patch.setattr(pacing, "TIMED_SECONDS", 0.01)
+    patch.setattr(pacing, "SOLVED_ROWS", 100)
     patch.setattr(measures, "SINGLE_QUERIES", 5)
 
 

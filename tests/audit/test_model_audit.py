@@ -14,6 +14,7 @@ from audit.audits import (
     CLASSES,
     COLUMNS,
     ROWS,
+    SIDE,
     TESTS,
     TINY,
     RecordScores,
@@ -433,7 +434,7 @@ def test_records_with_columns_are_audited_column_by_column(folder):
 
 
 def costs_of(price, auxiliary, test):
-    return Costs({("standardized", 4): price}, price, price, auxiliary, test)
+    return Costs({("standardized", 4): price}, price, price, 0.0, auxiliary, test, SIDE**2)
 
 
 class TestTime:

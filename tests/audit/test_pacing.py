@@ -43,6 +43,8 @@ def test_every_decoder_that_may_be_trained_has_a_measured_price(answered):
     assert asked == [64, 1]
     assert costs.asking > 0
     assert costs.single > 0
+    assert costs.solving > 0
+    assert costs.entries == audited.test[0].numel()
     # Controls name input transforms of their own.
     more = measure_costs(
         audited, AuditSettings(input_transforms=("faithful",), widths=(2,)), answers, fitted, 0

@@ -28,7 +28,7 @@ from oneway.audit.plan import (
     settings_for,
 )
 
-ALWAYS = ("label-only", "static", "retrained")
+ALWAYS = ("label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack")
 MORE = ("averaging", "adversarial-training", "optimising")
 LEAST_ROWS = 1000
 FULL = AuditPlan(
@@ -40,6 +40,7 @@ FULL = AuditPlan(
     controls=("identity", "label-only"),
     seeds=3,
     auxiliary=8000,
+    detection=True,
 )
 COSTS = Costs(
     {
@@ -49,8 +50,10 @@ COSTS = Costs(
     },
     asking=1e-4,
     single=1e-3,
+    solving=1e-10,
     auxiliary=8000,
     test=1000,
+    entries=784,
 )
 
 
@@ -82,7 +85,15 @@ def full_plans(draw):
         (name, width): by_transform[name] * by_width[width]
         for name, width in itertools.product(FULL_AUDIT_TRANSFORMS, widths)
     }
-    return plan, Costs(training, draw(price), draw(price), rows, draw(st.integers(50, 5000)))
+    return plan, Costs(
+        training,
+        draw(price),
+        draw(price),
+        draw(st.floats(1e-12, 1e-9)),
+        rows,
+        draw(st.integers(50, 5000)),
+        draw(st.sampled_from((7, 64, 784, 12288))),
+    )
 
 
 MINUTES = st.floats(1e-4, 1e5)
@@ -95,6 +106,7 @@ def ranks(plan, full):
         [input_transform in plan.input_transforms for input_transform in full.input_transforms],
         [len(plan.widths), max(plan.widths)],
         [len(plan.repeats)],
+        [plan.detection],
         # Not the most epochs: what is left out gives time for more of them.
         [len(plan.controls), plan.seeds, plan.auxiliary],
     )
@@ -123,6 +135,8 @@ def told_of(plan, full):
         told.append(f"{full.seeds - 1} of {full.seeds} seeds")
     if plan.input_transforms != full.input_transforms:
         told.append("the faithful input transform")
+    if not plan.detection:
+        told.append("the detection limit")
     if plan.auxiliary != full.auxiliary:
         told.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
     return told
@@ -179,6 +193,7 @@ def test_a_plan_fits_or_it_is_the_least_one(case, minutes):
         return
     assert not {"optimising", "adversarial-training"} & set(plan.attacks)
     assert "faithful" not in plan.input_transforms
+    assert not plan.detection
     assert plan.widths == (min(full.widths),)
     assert plan.seeds == 1
     assert plan.auxiliary // 2 < LEAST_ROWS
@@ -215,6 +230,7 @@ def test_every_part_that_can_be_left_out_has_a_price(case):
     for attack in set(full.attacks) & set(MORE):
         kept = tuple(name for name in full.attacks if name != attack)
         assert estimate_seconds(dataclasses.replace(full, attacks=kept), costs) < whole
+    assert estimate_seconds(dataclasses.replace(full, detection=False), costs) < whole
     more = dataclasses.replace(full, seeds=full.seeds + 1)
     assert estimate_seconds(more, costs) > whole
     half = dataclasses.replace(full, auxiliary=full.auxiliary // 2)
@@ -224,6 +240,8 @@ def test_every_part_that_can_be_left_out_has_a_price(case):
     slower = dataclasses.replace(
         costs, training={pair: 10 * price for pair, price in costs.training.items()}
     )
+    assert estimate_seconds(full, slower) > whole
+    slower = dataclasses.replace(costs, solving=10 * costs.solving)
     assert estimate_seconds(full, slower) > whole
     # Single queries are timed whatever is left out.
     slower = dataclasses.replace(costs, single=1 + costs.single)
@@ -295,6 +313,46 @@ def test_an_attack_is_priced_by_its_decoders_and_queries(attack, selections, que
     more = estimate_seconds(with_it, costs) - estimate_seconds(bare, costs)
     selection = selection_of(bare.first_epochs, 800, 2)
     assert more == pytest.approx(selections * selection + 0.5 * queries)
+
+
+def solved(auxiliary, test, entries):
+    """Count what kernel ridge regression multiplies, step by step."""
+    held_out = auxiliary // 8
+    kept = auxiliary - held_out
+    few, judges, columns = min(kept, 2000), min(held_out, 2000), min(entries, 64)
+    total = 0
+    for _transform in range(3):
+        for _length_and_penalty in range(3 * 6):
+            total += few**3 / 6  # a Cholesky factor
+            total += few**2 * columns  # two triangular systems
+            total += judges * few * columns
+        landmarks = min(kept, 10_000)
+        total += landmarks**3 / 6 + landmarks**2 * entries
+        if landmarks < kept:
+            total += kept * landmarks * (landmarks + entries)
+        total += (held_out + test) * landmarks * entries
+    return total
+
+
+@looped(("rows", "entries"), [(800, 10), (8000, 784), (20_000, 784)])
+def test_kernel_ridge_is_priced_on_both_scores_and_on_each_planted_leak(rows, entries):
+    bare = dataclasses.replace(FULL, attacks=(), auxiliary=rows, seeds=2, controls=())
+    costs = dataclasses.replace(COSTS, solving=1.0, entries=entries)
+    alone = dataclasses.replace(bare, detection=False)
+    both = dataclasses.replace(bare, attacks=("kernel-ridge",))
+    once = solved(rows, 1000, entries)
+    found = {
+        name: estimate_seconds(plan, costs) - estimate_seconds(alone, costs)
+        for name, plan in {
+            "no attacker": bare,
+            "attacked": dataclasses.replace(both, detection=False),
+            "with leaks": both,
+        }.items()
+    }
+    # Clean scores and the release; and leaks of two kinds and four worths.
+    assert found == pytest.approx(
+        {"no attacker": 0, "attacked": 2 * 2 * once, "with leaks": 2 * (2 + 2 * 4) * once}
+    )
 
 
 @given(full_plans(), st.data())

@@ -111,10 +111,11 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
         controls=tuple(CONTROLS),
         seeds=settings.seeds,
         auxiliary=8000,
+        detection=True,
     )
     # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
     prices = dict.fromkeys(itertools.product(FULL_AUDIT_TRANSFORMS, settings.widths), 1.0)
-    plan = make_plan(full, Costs(prices, 1.0, 1.0, 8000, 8000), 1.0)
+    plan = make_plan(full, Costs(prices, 1.0, 1.0, 1.0, 8000, 8000, 64), 1.0)
     steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
     marks = (
         *(
@@ -124,11 +125,11 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
             "seeds",
             "faithful",
         ),
-        *("adversarial-training", "width", "auxiliary rows"),
+        *("detection limit", "adversarial-training", "width", "auxiliary rows"),
     )
-    assert [mark in said for mark, (_, said) in zip(marks, steps, strict=True)] == [True] * 8
-    assert "width 32" in steps[6][1]
-    assert [mark in said for mark, said in zip(marks[1:], plan.left_out, strict=True)] == [True] * 7
+    assert [mark in said for mark, (_, said) in zip(marks, steps, strict=True)] == [True] * 9
+    assert "width 32" in steps[7][1]
+    assert [mark in said for mark, said in zip(marks[1:], plan.left_out, strict=True)] == [True] * 8
     assert plan.auxiliary == 1000
 
 

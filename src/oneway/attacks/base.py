@@ -24,11 +24,13 @@ class Workload:
         auxiliary: Number of auxiliary rows that the attacker has.
         test: Number of test queries that the attack is graded on.
         repeats: Numbers of answers to the same query that a repeating attack tries.
+        entries: Number of entries of an input, such as pixels.
     """
 
     auxiliary: int
     test: int
     repeats: tuple[int, ...]
+    entries: int = 1
 
 
 class Attack(ABC):
@@ -104,6 +106,14 @@ class InversionAttack(Attack):
             workload: Size of the evaluation.
         """
         return 1
+
+    def multiplications(self, workload: Workload) -> float:  # noqa: ARG002  others need it
+        """Return the number of float64 multiplications that the attack takes without decoders.
+
+        Args:
+            workload: Size of the evaluation.
+        """
+        return 0
 
     @abstractmethod
     def run(self, knowledge: AttackerKnowledge, train: TrainDecoder) -> Mapping[str, Reconstructor]:

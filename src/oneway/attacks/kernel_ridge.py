@@ -57,6 +57,19 @@ class KernelRidge(InversionAttack):
         """Return 0: the attack trains no decoder."""
         return 0
 
+    def multiplications(self, workload: Workload) -> float:
+        """Return those of Gram matrices that are factored and solved, and of the predictions."""
+        held_out = workload.auxiliary // 8
+        kept = workload.auxiliary - held_out
+        few, landmarks = min(kept, CHOICE), min(kept, LANDMARKS)
+        directions = min(workload.entries, DIRECTIONS)
+        chosen = few**3 / 6 + (few**2 + few * min(held_out, CHOICE)) * directions
+        fitted = landmarks**3 / 6 + landmarks**2 * workload.entries
+        if kept > LANDMARKS:
+            fitted += kept * landmarks * (landmarks + workload.entries)
+        answered = (held_out + workload.test) * landmarks * workload.entries
+        return len(TRANSFORMS) * (len(LENGTHS) * len(PENALTIES) * chosen + fitted + answered)
+
     def run(
         self,
         knowledge: AttackerKnowledge,

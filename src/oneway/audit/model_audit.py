@@ -236,6 +236,7 @@ class ModelAudit:
             controls=controls_for(attacks, classes) if settings.controls else (),
             seeds=settings.seeds,
             auxiliary=len(self.audited.auxiliary),
+            detection=True,
         )
 
     def _is_late(self, seeds_done: int) -> bool:

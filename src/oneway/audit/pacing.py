@@ -1,6 +1,7 @@
-"""Pace an audit: measure the seconds of an epoch and of a query, before it is planned."""
+"""Pace an audit: measure the seconds of epochs, queries and linear systems before the plan."""
 
 import time
+from collections.abc import Callable
 from itertools import product
 
 import torch
@@ -16,7 +17,10 @@ from oneway.evaluation.timing import synchronize
 from oneway.inversion import Inverter, RecordInverter, build_inverter
 
 TIMED_SECONDS = 0.5
-"""Seconds that each decoder is timed before an audit is planned."""
+"""Seconds that each decoder and linear systems are timed before an audit is planned."""
+
+SOLVED_ROWS, SOLVED_COLUMNS = 1000, 64
+"""Size of the linear systems that are timed."""
 
 
 def measure_costs(
@@ -26,7 +30,7 @@ def measure_costs(
     fitted: FittedDefense,
     seed: int,
 ) -> Costs:
-    """Measure the seconds of an epoch and of a query on this machine.
+    """Measure the seconds of epochs, queries and linear systems on this machine.
 
     Args:
         audited: Model, data and release.
@@ -55,8 +59,10 @@ def measure_costs(
         training,
         asking=taken[0] / len(images),
         single=taken[1],
+        solving=_multiplication_seconds(images.device),
         auxiliary=len(audited.auxiliary),
         test=len(audited.test),
+        entries=images[0].numel(),
     )
 
 
@@ -73,13 +79,35 @@ def _step_seconds(
     network = Stream(seed, "timing").call(build, images.device)
     network.fit_input_transform(confidences)
     optimizer = torch.optim.Adam(network.parameters())
-    taken = list[float]()
-    begin = time.perf_counter()
-    while len(taken) < 3 or taken[-1] - taken[0] < TIMED_SECONDS:
+
+    def step() -> None:
         optimizer.zero_grad()
         (network(confidences) - images).square().mean().backward()
         optimizer.step()
-        synchronize(images.device)
+
+    return _seconds(step, images.device) / len(images)
+
+
+def _multiplication_seconds(device: torch.device) -> float:
+    """Return the seconds of a multiplication in a linear system of kernel ridge regression."""
+    rows, columns = SOLVED_ROWS, SOLVED_COLUMNS
+    system = torch.full((rows, rows), 0.5, dtype=torch.float64, device=device)
+    system.diagonal().add_(1.0)
+    sides = torch.ones(rows, columns, dtype=torch.float64, device=device)
+
+    def solve() -> None:
+        torch.cholesky_solve(sides, torch.linalg.cholesky(system))
+
+    return _seconds(solve, device) / (rows**3 / 6 + rows**2 * columns)
+
+
+def _seconds(call: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of a call, on average over ``TIMED_SECONDS`` and at least two calls."""
+    taken = list[float]()
+    begin = time.perf_counter()
+    while len(taken) < 3 or taken[-1] - taken[0] < TIMED_SECONDS:
+        call()
+        synchronize(device)
         taken.append(time.perf_counter() - begin)
-    # The first step is slow, since it prepares kernels.
-    return (taken[-1] - taken[0]) / (len(taken) - 1) / len(images)
+    # The first call is slow, since it prepares kernels.
+    return (taken[-1] - taken[0]) / (len(taken) - 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from oneway.attacks import Workload, inversion_attacks
 from oneway.audit.controls import CONTROLS
+from oneway.evaluation.detection import detection_multiplications
 from oneway.evaluation.matching import matching_queries
 from oneway.inversion import TrainingSettings, decoder_grid
 
@@ -49,15 +50,19 @@ class Costs:
         training: Seconds of an epoch per auxiliary row, by a decoder's input transform and width.
         asking: Seconds per query of the release, in a batch.
         single: Seconds of a query by itself.
+        solving: Seconds per multiplication, in float64 linear systems.
         auxiliary: Number of auxiliary rows.
         test: Number of test queries.
+        entries: Number of entries of an input, such as pixels.
     """
 
     training: Mapping[tuple[str, int], float]
     asking: float
     single: float
+    solving: float
     auxiliary: int
     test: int
+    entries: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class AuditPlan:
         left_out: Parts of a full audit that are left out, in words.
         seconds: Expected run time, in seconds.
         first_epochs: Epochs at which the search for convergence begins.
+        detection: Whether the detection limit is searched where the attack fails; False in older
+            records.
     """
 
     attacks: tuple[str, ...]
@@ -89,6 +96,7 @@ class AuditPlan:
     left_out: tuple[str, ...] = ()
     seconds: float = 0.0
     first_epochs: int = FIRST_EPOCHS
+    detection: bool = False
 
 
 def first_epochs_for(rows: int) -> int:
@@ -131,7 +139,7 @@ def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -
     # The first decoder is trained with each number of epochs on the way; the rest only once.
     searched = (2 * epochs - first) * leader
     selection = rows * (searched + SHARE_TRAINED * epochs * sum(others))
-    workload = Workload(rows, costs.test, plan.repeats)
+    workload = Workload(rows, costs.test, plan.repeats, costs.entries)
     # An attacker that simulates the defense trains another surrogate first.
     selections = sum(
         attacks[name].model_selections(workload) + ("simulated_defenses" in attacks[name].requires)
@@ -144,7 +152,15 @@ def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -
     random = any("random" in attacks[name].requires for name in plan.attacks)
     matched = Workload(rows, costs.test, plan.repeats if random else (1,))
     once += matching_queries(matched) * costs.asking
-    return once + plan.seeds * (selection * selections + queries * costs.asking)
+    # Attackers without decoders have nothing in the store: each release is solved anew.
+    multiplications = sum(
+        (1 + attacks[name].attacks_clean_scores) * attacks[name].multiplications(workload)
+        for name in plan.attacks
+    )
+    if plan.detection:
+        multiplications += detection_multiplications(workload, plan.attacks)
+    each = selection * selections + queries * costs.asking + multiplications * costs.solving
+    return once + plan.seeds * each
 
 
 def _expected_epochs(plan: AuditPlan) -> int:
@@ -232,6 +248,10 @@ def reductions(full: AuditPlan) -> list[Reduction]:
                 if plan.input_transforms != whole.input_transforms
                 else ""
             ),
+        ),
+        Reduction(
+            lambda plan: dataclasses.replace(plan, detection=False),
+            lambda whole, plan: "the detection limit" if plan.detection != whole.detection else "",
         ),
         *late,
         Reduction(

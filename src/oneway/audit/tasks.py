@@ -44,6 +44,7 @@ from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense
 from oneway.evaluation.detection import detection_limit
 from oneway.evaluation.settings import AttackerSpec, SurrogateSpec
 from oneway.evaluation.store import Store
+from oneway.evaluation.verdict import no_limit
 from oneway.inversion import default_depth
 from oneway.metrics import inversion_errors
 from oneway.targets import DefendedTarget
@@ -281,14 +282,24 @@ class AuditTasks:
             is_late=context.is_late,
         )
         gap = float((baselines.label - baselines.clean).mean())
+
+        def find_limit() -> float | None:
+            return detection_limit(
+                attackers,
+                answers.clean,
+                audited.test,
+                answers.clean_test,
+                gap,
+                plan.attacks,
+                context.is_late,
+            )
+
         verdict = judge(
             results,
             baselines,
             answers.clean_test,
             answers.label_changes,
-            lambda: detection_limit(
-                attackers, answers.clean, audited.test, answers.clean_test, gap, plan.attacks
-            ),
+            find_limit if plan.detection else no_limit,
         )
         if seed != self.seed:
             # Only reconstructions of the first seed are used; large images would fill the memory.

@@ -29,11 +29,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from oneway.attacks import LabelOnly
+from oneway.attacks import LabelOnly, Workload, inversion_attacks
 from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.evaluation.attackers import Attackers
+from oneway.evaluation.convergence import never_late
 from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
@@ -305,6 +306,18 @@ KINDS: dict[str, Callable[[Planter, float], PlantedLeak | None]] = {
 """Kinds of planted leaks, by name."""
 
 
+def detection_multiplications(workload: Workload, names: Sequence[str]) -> float:
+    """Return the most float64 multiplications that the search for the detection limit takes.
+
+    Args:
+        workload: Size of the evaluation.
+        names: Registered names of the attacks on the release.
+    """
+    attacks = inversion_attacks()
+    once = sum(attacks[name].multiplications(workload) for name in DETECTORS if name in names)
+    return len(LEVELS) * len(KINDS) * once
+
+
 def detection_limit(
     attackers: Attackers,
     clean: Tensor,
@@ -312,6 +325,7 @@ def detection_limit(
     clean_test: Tensor,
     gap: float,
     names: Sequence[str],
+    is_late: Callable[[], bool] = never_late,
 ) -> float | None:
     """Return the smallest known leak that attackers find, as a share of the gap.
 
@@ -329,6 +343,7 @@ def detection_limit(
         gap: Error of the label-only baseline minus that of the clean baseline.
         names: Registered names of the attacks on the release. Those of ``DETECTORS`` look for
             leaks; there is no limit without any of them.
+        is_late: Returns whether there is no time for a longer training of the label's decoders.
 
     Returns:
         One of ``LEVELS``. None if not even the largest was found, if it could not be planted, or if
@@ -345,7 +360,7 @@ def detection_limit(
 
         def finds(kind: str, level: float) -> bool:
             leak = KINDS[kind](planter, level * gap)
-            return leak is not None and _finds(attackers, able, leak, test_images)
+            return leak is not None and _finds(attackers, able, leak, test_images, is_late)
 
         found = torch.zeros(len(LEVELS), dtype=torch.uint8)
         for place in reversed(range(len(LEVELS))):
@@ -370,7 +385,11 @@ def detection_limit(
 
 
 def _finds(
-    attackers: Attackers, names: Sequence[str], leak: PlantedLeak, test_images: Tensor
+    attackers: Attackers,
+    names: Sequence[str],
+    leak: PlantedLeak,
+    test_images: Tensor,
+    is_late: Callable[[], bool],
 ) -> bool:
     """Return whether attackers find a planted leak."""
     # Decoders of the label are in the store by now, and all planted leaks are one stage.
@@ -379,7 +398,12 @@ def _finds(
         attackers.images, leak.auxiliary, leak.auxiliary, attackers.held_out
     )
     results = dataclasses.replace(attackers, trainer=silent).run(
-        STAGE, knowledge, leak.test, test_images, (LabelOnly.name, *names)
+        STAGE,
+        knowledge,
+        leak.test,
+        test_images,
+        (LabelOnly.name, *names),
+        is_late=is_late,
     )
     label = results.pop(LabelOnly.name).errors
     strongest = min(results.values(), key=lambda result: result.error).errors
