@@ -45,6 +45,7 @@ MEANINGS = {
     "query": "the service itself, to ask",
     "simulated_defenses": "copies of the defense, with surrogates of its own",
     "differentiable_logits": "model and defense, with gradients",
+    "candidates": "reconstructions of these images by all attackers before it",
 }
 """What an attacker has, by the name in ``AttackerKnowledge``."""
 

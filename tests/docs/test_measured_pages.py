@@ -66,6 +66,7 @@ BY_HAND = {
     "docs/decisions/0004-one-cycle-contests.md": 1,
     "docs/decisions/0006-four-input-transforms.md": 2,
     "docs/decisions/0007-boxes-merged-into-cells.md": 1,
+    "docs/decisions/0009-the-judge-mixes.md": 1,
     "docs/flags/control-failed.md": 1,
     "docs/install.md": 1,
     "docs/tutorials/privacy-team.md": 1,
