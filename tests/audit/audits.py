@@ -104,6 +104,9 @@ def subject_of(target=None, *, rows=ROWS, tests=TESTS, **options):
     return AuditTarget(target, auxiliary, test, **{"labels": labels, **options})
 
 
+BLACK_BOX = {"label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack"}
+"""Names of the attackers of a model without a gradient, whose release is not random."""
+
 TINY = AuditSettings(
     seeds=1,
     controls=False,

@@ -89,7 +89,8 @@ class AuditRecord(TypedRecord):
         attack_failed: Whether no trained attacker beats the label, on some seed; None in older
             records, of which :meth:`failed` says what their intervals say.
         detection_limit: Smallest known leak that the attackers find on every seed, as a share of
-            the gap; None if they find none, if the attack did not fail, and in older records.
+            the gap; None if they find none, if the attack did not fail, if there was no time for
+            the search, and in older records.
         closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
             nothing can be claimed.
         matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older

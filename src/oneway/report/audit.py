@@ -152,7 +152,8 @@ def headline(record: AuditRecord) -> Headline:
             f"that G may be anything. Pass more queries, or more time.{left_out}",
         )
     if gap.failed:
-        return _failed(record, gap)
+        failed = _failed(record, gap)
+        return dataclasses.replace(failed, sentence=failed.sentence + left_out)
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
     facts = f"The release closes G = {gap.text()} of the gap{sure}{_tail(record)}"
     if record.plan.left_out:
