@@ -237,7 +237,7 @@ Query = Callable[[Tensor, int], Tensor]
 """``(M, C, H, W)`` images and how often to ask each, to ``(R, M, K)`` confidences."""
 
 TrainDecoder = Callable[[Tensor, Tensor, Tensor], nn.Module]
-"""Trains decoders on ``(confidences, images, held_out)`` and returns the best on held-out rows.
+"""Trains decoders on ``(confidences, images, held_out)``; returns their mixture.
 
 An attack takes one as an argument, so that it neither trains nor stores networks itself.
 """

@@ -68,9 +68,9 @@ def attack(
 ) -> None:
     r"""Train attackers on released scores, and say what they reconstruct.
 
-    `label-only`, `static` and `retrained` attackers compete; the closed gap G is that of the
-    strongest. Without released scores the clean ones are attacked. Where no attacker does better
-    than the label alone, a bound of G stands in its place, and counts for --require-gap.
+    Every attacker that needs no more than recorded scores takes part; the closed gap G is that of
+    the strongest. Without released scores the clean ones are attacked. Where no attacker does
+    better than the label alone, a bound of G stands in its place, and counts for --require-gap.
 
     For example:
 
