@@ -76,7 +76,7 @@ QUICK = ("planted-levels", "planted-scores", "searched-scores")
 def few(digits, monkeypatch):
     """A few of the digits, and decoders that nobody waits for: they read the label alone."""
     monkeypatch.setattr(sys.modules[__name__], "EPOCHS", 1)
-    return AuditTarget(digits.target, digits.auxiliary[:300], digits.test[:200])
+    return AuditTarget(digits.target, digits.auxiliary[:300], digits.test[:100])
 
 
 def test_attackers_without_decoders_read_what_is_planted_and_broken_ones_do_not(

@@ -24,10 +24,10 @@ RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 INDEX = """\
 # Flags
 
-What `oneway audit` finds suspicious about a release, or about its own judgement. A raised flag makes
-the command exit with 1, unless [something explains it](../audit.md#exit-codes). Each page says what
-raised the flag, why it matters and what to do; the report of an audit holds the pages of those that
-it raised. How an audit works: [audit.md](../audit.md).
+What `oneway audit` finds suspicious about a release, or about its own judgement. A raised flag
+makes the command exit with 1, unless [something explains it](../audit.md#exit-codes). Each page
+says what raised the flag, why it matters and what to do; the report of an audit holds the pages of
+those that it raised. How an audit works: [audit.md](../audit.md).
 
 | flag | what it says | about |
 | --- | --- | --- |

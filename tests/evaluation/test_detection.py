@@ -9,9 +9,11 @@ from laws import looped
 from oneway.attacks import kernel_ridge
 from oneway.evaluation import Store, detection
 from oneway.evaluation.attackers import prepare_attackers
+from oneway.evaluation.convergence import never_late
 from oneway.evaluation.detection import KINDS, LEVELS, Planter, detection_limit
 from oneway.evaluation.settings import AttackerSpec
 from oneway.inversion import TrainingSettings
+from trainings import count_trainings
 
 CLASSES, SIDE = 3, 4
 PIXELS = SIDE * SIDE
@@ -113,14 +115,13 @@ def attackers_of(folder, names, *, rows, seed=0):
     return prepare_attackers(spec, images, Store(folder), seed, lambda *_: None), labels
 
 
-def limit_of(folder, names, *, rows, tests=2000, gap=None, seed=0):
+def limit_of(folder, names, *, rows, tests=2000, gap=None, seed=0, is_late=never_late):
     attackers, labels = attackers_of(folder, names, rows=rows, seed=seed)
     test, test_labels = drawn(tests, 6)
     one_hot = torch.eye(CLASSES)
     gap = 0.004 * 3 / PIXELS if gap is None else gap
-    return detection_limit(
-        attackers, one_hot[labels], test, one_hot[test_labels], gap, attackers.spec.names
-    )
+    names, clean, clean_test = attackers.spec.names, one_hot[labels], one_hot[test_labels]
+    return detection_limit(attackers, clean, test, clean_test, gap, names, is_late)
 
 
 STRONG = ("label-only", "cell-means", "kernel-ridge", "stack")
@@ -147,11 +148,21 @@ def test_without_a_gap_or_without_detectors_nothing_is_known(tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_without_time_the_decoder_of_the_label_is_trained_no_longer(tmp_path, monkeypatch):
+    counts = count_trainings(monkeypatch)
+    names = ("label-only", "cell-means")
+    for late in (True, False):
+        counts.clear()
+        limit_of(tmp_path / str(late), names, rows=60, tests=60, is_late=lambda late=late: late)
+        assert counts["inverter"] >= 1
+        assert (counts["inverter"] == 1) == late
+
+
 def found_at(monkeypatch, *levels):
     """Let attackers find leaks of the given levels alone; return the list of what is asked."""
     asked = []
 
-    def finds(_, names, leak, test):  # noqa: ARG001
+    def finds(_, names, leak, *others):  # noqa: ARG001
         asked.append(leak.worth)
         return any(leak.worth == pytest.approx(level * 0.01, rel=1e-3) for level in levels)
 

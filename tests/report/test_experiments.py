@@ -1,5 +1,6 @@
 """Rows over seeds: every mean with its interval, theirs as printed, and a dash for what is not."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from oneway.benchmark import Estimate, bundled_spec, estimate, published, summar
 from oneway.evaluation import Flag, MatchingResult
 from oneway.report import published_table, summary_table
 from oneway.report.experiments import COLUMNS, COSTS, OPTIONAL, raised_flags, spread
+from oneway.report.sentences import MARK
 from report.planted import record_of
 
 
@@ -36,9 +38,11 @@ def test_a_mean_is_shown_with_its_interval_if_it_has_one():
 def test_a_row_shows_every_number_of_one_seed():
     record = record_of("paper, step 0.1", static=0.0777, retrained=0.0333, gap=0.374)
     assert list(cells(COLUMNS, record).values()) == [
-        *("paper, step 0.1 †", "98.12", "0", "1.23", "0.3456"),  # † not trained out
+        *("paper, step 0.1", "98.12", "0", "1.23", "0.3456"),
         *("0.0777", "0.0333", "-", "0.37", "-0.13", "not recorded", "-"),
     ]
+    stale = dataclasses.replace(record, numerics={})
+    assert cells(COLUMNS, stale)["release"] == f"paper, step 0.1 {MARK}"
     assert list(cells(COSTS, record).values()) == [
         *("paper, step 0.1", "123", "0.0345", "4.6", "0.79")
     ]

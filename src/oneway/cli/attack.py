@@ -69,8 +69,8 @@ def attack(
     r"""Train attackers on released scores, and say what they reconstruct.
 
     Every attacker that needs no more than recorded scores takes part; the closed gap G is that of
-    the strongest. Without released scores the clean ones are attacked. Where no attacker does better
-    than the label alone, a bound of G stands in its place, and counts for --require-gap.
+    the strongest. Without released scores the clean ones are attacked. Where no attacker does
+    better than the label alone, a bound of G stands in its place, and counts for --require-gap.
 
     For example:
 

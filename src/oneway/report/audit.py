@@ -152,8 +152,9 @@ def headline(record: AuditRecord) -> Headline:
             f"that G may be anything. Pass more queries, or more time.{left_out}",
         )
     if gap.failed:
-        failed = _failed(record, gap)
-        return dataclasses.replace(failed, sentence=failed.sentence + left_out)
+        verdict_of_failure = _failed(record, gap)
+        sentence = verdict_of_failure.sentence + left_out
+        return dataclasses.replace(verdict_of_failure, sentence=sentence)
     sure = f" (95 % interval: {gap.interval()})" if gap.bounded else ""
     facts = f"The release closes G = {gap.text()} of the gap{sure}{_tail(record)}"
     if record.plan.left_out:
