@@ -278,7 +278,7 @@ def chart(name: str, records: Sequence[Row]) -> Chart:
     ticks = [value for value in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if value < most]
     axes = (
         Axis("auxiliary rows", ROWS, across),
-        Axis("percent of the gap above the optimum", ticks, up),
+        Axis("percent of the gap above the optimum (dashed: the mean of the label)", ticks, up),
     )
     told = "; ".join(
         f"{row['attacker']}, {row['rows']} rows, {100 * row['above_optimum']:.1f} %"
@@ -292,7 +292,7 @@ def chart(name: str, records: Sequence[Row]) -> Chart:
         axes,
         lowest=FLOOR,
         size=(WIDTH, HEIGHT),
-        levels=[Level("the label's mean", 100.0)],
+        levels=[Level("", 100.0)],
         numbers=listing(records),
         legend=[
             Legend(MARKS[name], "strong" if name == "stack" else "plain", name) for name in ATTACKS
