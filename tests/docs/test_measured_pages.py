@@ -69,7 +69,6 @@ BY_HAND = {
     "docs/decisions/0009-the-judge-mixes.md": 1,
     "docs/flags/control-failed.md": 1,
     "docs/install.md": 1,
-    "docs/tutorials/privacy-team.md": 1,
 }
 """Tables of numbers that no block makes, by page.
 
