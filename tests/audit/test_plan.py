@@ -321,8 +321,8 @@ def solved(auxiliary, test, entries):
     kept = auxiliary - held_out
     few, judges, columns = min(kept, 2000), min(held_out, 2000), min(entries, 64)
     total = 0
-    for _transform in range(3):
-        for _length_and_penalty in range(3 * 6):
+    for _regression in range(5):
+        for _length_and_penalty in range(5 * 6):
             total += few**3 / 6  # a Cholesky factor
             total += few**2 * columns  # two triangular systems
             total += judges * few * columns
