@@ -155,7 +155,8 @@ def test_kernel_ridge_reads_most_of_what_the_label_leaves_open():
     labels = knowledge.released.argmax(-1)
     means = torch.stack([knowledge.images[labels == k].mean(0) for k in range(CLASSES)])
     label = float((means[shown.argmax(-1)] - truth).square().mean())
-    made = KernelRidge()(knowledge, untrained)["within-label, rough"].reconstruct(shown.unsqueeze(0))
+    attack = KernelRidge()(knowledge, untrained)["within-label, rough"]
+    made = attack.reconstruct(shown.unsqueeze(0))
     assert float((made - truth).square().mean()) < 0.5 * label
 
 
