@@ -186,7 +186,7 @@ def test_an_audit_finds_the_same_on_a_cluster_whose_worker_is_killed_and_again(
     parts = []
     found = spread_audit(tmp_path / "cache", report=kill_once, finished=parts.append)
     assert int((tmp_path / "killed").read_text()) != os.getpid()
-    assert set(parts) == {"controls", "twice the strength", "seed 0", "seed 1"}
+    assert set(parts) == {"controls", "matching", "twice the strength", "seed 0", "seed 1"}
     assert audits.lasting(found.record) == audits.lasting(audited_here.record)
     assert found.queries == audited_here.queries
     assert found.pictures.keys() == audited_here.pictures.keys()

@@ -57,8 +57,9 @@ def refuse_overwriting(command: Callable[..., None], given: Mapping[str, Any]) -
     for name, value, mark in _marked(command, given):
         flag = _flag(command, name)
         if isinstance(mark, Writes):
-            _refuse_unwritable(flag, Path(value), folder=bool(mark.files))
-            outputs += [(flag, path) for path in _written(Path(value), mark)]
+            for each in map(Path, _several(value)):
+                _refuse_unwritable(flag, each, folder=bool(mark.files))
+                outputs += [(flag, path) for path in _written(each, mark)]
         elif isinstance(mark, Reads):
             folder = Path(given.get(mark.below) or "") if mark.below else Path()
             inputs += [(flag, folder / each, mark.files) for each in _several(value)]

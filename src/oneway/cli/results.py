@@ -27,6 +27,7 @@ def results(
     page: Annotated[
         list[Path] | None,
         typer.Option(help="A page elsewhere with measured blocks to renew, Markdown; repeatable."),
+        Writes(),
     ] = None,
 ) -> None:
     """Write all pages that hold measurements, from stored records.

@@ -314,7 +314,8 @@ class Attackers:
             before, whole = epochs - first, 2 * most
 
             def report(stage: str, share: float) -> None:
-                self.trainer.report(stage, min(0.99, (before + share * epochs) / whole))
+                if share < 1:  # a training from the store reports its end alone
+                    self.trainer.report(stage, (before + share * epochs) / whole)
 
             trainer = dataclasses.replace(self.trainer, report=report)
             quiet = dataclasses.replace(self, trainer=trainer)
