@@ -196,14 +196,13 @@ def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, s
 def test_where_the_attack_failed_no_number_stands_in_the_place_of_g(open_page):
     page = open_page("defense=label-only")
     page.wait_for_selector(EXACT)
-    assert FAILED in page.locator("#verdict-text").inner_text()
+    page.locator("#verdict-text", has_text=FAILED).wait_for()
     note = page.locator("#verdict-note").inner_text()
     assert f"G: {FAILED};" in note
     assert not re.search(r"1\.0", note)
     assert not page.locator("#mark").is_visible()
     page = open_page("defense=codebook")
-    page.wait_for_selector(EXACT)
-    assert f"G: {CLOSED_GAPS['codebook']};" in page.locator("#verdict-note").inner_text()
+    page.locator("#verdict-note", has_text=f"G: {CLOSED_GAPS['codebook']};").wait_for()
     assert page.locator("#mark").is_visible()
 
 

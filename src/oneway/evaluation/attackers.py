@@ -311,7 +311,7 @@ class Attackers:
 
         def held_out_error(epochs: int) -> float:
             # All lengths are a single stage, since their number is not known in advance.
-            before, whole = epochs - first, 2 * most
+            before, whole = epochs - first, 2 * most - first
 
             def report(stage: str, share: float) -> None:
                 if share < 1:  # a training from the store reports its end alone
