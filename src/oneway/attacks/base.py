@@ -85,6 +85,7 @@ class InversionAttack(Attack):
             every query of a class alike: its high error says nothing, and audits leave it out.
         attacks_clean_scores: Whether the attack also runs on clean scores, which gives the clean
             baseline. False where it does not apply to clean scores, or equals another attack there.
+        trains_decoders: Whether the attack trains decoders.
         mixes: Whether the attack mixes the reconstructions of the attacks before it. It then gets
             them as ``candidates``, and its reconstructors map candidates instead of confidences.
         left_out: When an audit that is short of time leaves the attack out: ``"early"``, before
@@ -96,6 +97,7 @@ class InversionAttack(Attack):
     improves_on: ClassVar[str | None] = None
     reads_query: ClassVar[bool] = True
     attacks_clean_scores: ClassVar[bool] = True
+    trains_decoders: ClassVar[bool] = True
     mixes: ClassVar[bool] = False
     left_out: ClassVar[Literal["early", "late"] | None] = "late"
 
@@ -105,7 +107,7 @@ class InversionAttack(Attack):
         Args:
             workload: Size of the evaluation.
         """
-        return 1
+        return int(self.trains_decoders)
 
     def multiplications(self, workload: Workload) -> float:  # noqa: ARG002  others need it
         """Return the number of float64 multiplications that the attack takes without decoders.

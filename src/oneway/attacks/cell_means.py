@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from oneway.attacks.base import InversionAttack, Workload
-from oneway.attacks.label_means import label_means
+from oneway.attacks.base import InversionAttack
+from oneway.attacks.label_means import group_sums, label_means
 from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 
 SAME = 1e-6
@@ -33,11 +33,8 @@ class CellMeans(InversionAttack):
 
     name: ClassVar = "cell-means"
     knows: ClassVar = "released scores of its own images: the mean of those with the same scores"
+    trains_decoders: ClassVar = False
     left_out: ClassVar = None
-
-    def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  part of the contract
-        """Return 0: the attack trains no decoder."""
-        return 0
 
     def run(
         self,
@@ -51,7 +48,7 @@ class CellMeans(InversionAttack):
         cells = [places.setdefault(key, len(places)) for key in _keys(released)]
         members = torch.tensor(cells, device=inputs.device)
         means = label_means(inputs, labels, released.shape[-1])
-        sums, counts = _sums(inputs, members)
+        sums, counts = group_sums(inputs, members)
         pull = _best_pull(inputs, labels, members)
         owners = labels.new_zeros(len(counts)).index_copy_(0, members, labels)
         weights = counts.view(-1, *[1] * (inputs.ndim - 1))
@@ -84,8 +81,8 @@ def _best_pull(inputs: Tensor, labels: Tensor, members: Tensor) -> float:
         labels: ``(N)`` int64 released labels.
         members: ``(N)`` int64 cell of each row.
     """
-    of_cell, in_cell = _sums(inputs, members)
-    of_label, in_label = _sums(inputs, labels)
+    of_cell, in_cell = group_sums(inputs, members)
+    of_label, in_label = group_sums(inputs, labels)
     errors = torch.zeros(len(PULLS), dtype=torch.float64)
     for rows in torch.arange(len(inputs), device=inputs.device).split(ROWS):
         truth = inputs[rows].flatten(1)
@@ -101,9 +98,3 @@ def _best_pull(inputs: Tensor, labels: Tensor, members: Tensor) -> float:
             )
             errors[place] += float((guess - truth).square().sum())
     return PULLS[int(errors.argmin())]
-
-
-def _sums(inputs: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ``(G, ...)`` sum of the inputs of each group, and the ``(G)`` counts."""
-    counts = groups.bincount()
-    return inputs.new_zeros(len(counts), *inputs.shape[1:]).index_add_(0, groups, inputs), counts

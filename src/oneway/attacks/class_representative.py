@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from oneway.attacks.base import InversionAttack, Workload
+from oneway.attacks.base import InversionAttack
 from oneway.contracts import AttackerKnowledge, Query, Reconstructor, TrainDecoder
 
 SEED = 2015
@@ -53,11 +53,8 @@ class ClassRepresentative(InversionAttack):
     name: ClassVar = "class-representative"
     knows: ClassVar = "scores of images it makes up: one image per class, not the query"
     requires: ClassVar = frozenset({"query"})
+    trains_decoders: ClassVar = False
     reads_query: ClassVar = False
-
-    def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  part of the contract
-        """Return 0: the attack trains no decoder."""
-        return 0
 
     def run(
         self,

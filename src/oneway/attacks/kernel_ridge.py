@@ -65,12 +65,9 @@ class KernelRidge(InversionAttack):
 
     name: ClassVar = "kernel-ridge"
     knows: ClassVar = "released scores of its own images, read by kernel ridge regression"
+    trains_decoders: ClassVar = False
     left_out: ClassVar = None
     numerics: ClassVar = 2
-
-    def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  part of the contract
-        """Return 0: the attack trains no decoder."""
-        return 0
 
     def multiplications(self, workload: Workload) -> float:
         """Return those of Gram matrices that are factored and solved, and of the predictions."""
@@ -164,8 +161,10 @@ def _regression(
     truth = held_residuals[judges].double() @ directions
     unit = _median_distance(shown)
     best, least = (unit, PENALTIES[-1]), float("inf")
+    value = KERNELS[kernel]
+    among, across = _distances(shown, shown), _distances(asked, shown)
     for length in (factor * unit for factor in LENGTHS):
-        gram, cross = _kernel(kernel, shown, shown, length), _kernel(kernel, asked, shown, length)
+        gram, cross = value(among / length), value(across / length)
         for penalty in PENALTIES:
             guess = cross @ torch.cholesky_solve(targets, _factor(gram, penalty))
             error = float((guess - truth).square().mean())
@@ -207,6 +206,11 @@ def _kernel(kernel: str, rows: Tensor, columns: Tensor, length: float) -> Tensor
     """Return ``(N, m)`` values of a kernel between float64 rows and columns."""
     value = KERNELS[kernel]
     return torch.cat([value(torch.cdist(part, columns) / length) for part in rows.split(ROWS)])
+
+
+def _distances(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return ``(N, m)`` distances between float64 rows and columns."""
+    return torch.cat([torch.cdist(part, columns) for part in rows.split(ROWS)])
 
 
 def _median_distance(rows: Tensor) -> float:

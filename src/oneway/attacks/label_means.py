@@ -1,4 +1,4 @@
-"""The mean input of each label, from which attacks that use no decoder start."""
+"""Sums of groups and the mean input of each label, from which attacks that use no decoder start."""
 
 import torch
 from torch import Tensor
@@ -15,9 +15,21 @@ def label_means(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
     Returns:
         ``(K, ...)`` means, of the type of the inputs.
     """
-    rows = inputs.flatten(1)
-    sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, labels, rows)
-    counts = labels.bincount(minlength=classes).unsqueeze(-1)
-    means = torch.where(counts > 0, sums / counts.clamp_min(1), rows.mean(0))
-    by_label: Tensor = means.unflatten(-1, inputs.shape[1:])
-    return by_label
+    sums, counts = group_sums(inputs, labels, classes)
+    counts = counts.view(-1, *[1] * (inputs.ndim - 1))
+    return torch.where(counts > 0, sums / counts.clamp_min(1), inputs.mean(0))
+
+
+def group_sums(inputs: Tensor, groups: Tensor, count: int = 0) -> tuple[Tensor, Tensor]:
+    """Return the sum of the inputs of each group, and the number of its inputs.
+
+    Args:
+        inputs: ``(N, ...)`` inputs.
+        groups: ``(N)`` int64 group of each input.
+        count: Least number of groups; there are more if a group's number is higher.
+
+    Returns:
+        ``(G, ...)`` sums and ``(G)`` int64 counts.
+    """
+    counts = groups.bincount(minlength=count)
+    return inputs.new_zeros(len(counts), *inputs.shape[1:]).index_add_(0, groups, inputs), counts

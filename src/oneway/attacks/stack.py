@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from oneway.attacks.base import InversionAttack, Workload
+from oneway.attacks.base import InversionAttack
 from oneway.contracts import AttackerKnowledge, Reconstructor, TrainDecoder
 from oneway.inversion import non_negative_weights
 
@@ -26,11 +26,8 @@ class Stack(InversionAttack):
     knows: ClassVar = "as much as all other attackers together, whose answers it mixes"
     requires: ClassVar = frozenset({"candidates"})
     mixes: ClassVar = True
+    trains_decoders: ClassVar = False
     left_out: ClassVar = None
-
-    def model_selections(self, workload: Workload) -> int:  # noqa: ARG002  part of the contract
-        """Return 0: the attack trains no decoder."""
-        return 0
 
     def run(
         self,
