@@ -9,6 +9,7 @@ import typer
 from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
 from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
 from oneway.cli.paths import Writes
+from oneway.cli.sensitive import MaxL1Worst, Sensitive, read_sensitive
 
 if TYPE_CHECKING:
     from oneway.defenses.codebook import Certificate
@@ -24,6 +25,9 @@ RequireLowerBound = Annotated[
 RequireBits = Annotated[
     float | None, typer.Option(help="Exit 1 if a release can reveal more bits than this.")
 ]
+RequireCells = Annotated[
+    int | None, typer.Option(help="Exit 1 if the table has more cells than this.")
+]
 RequireMembers = Annotated[
     int | None, typer.Option(help="Exit 1 if a vector stands for fewer queries than this.")
 ]
@@ -36,6 +40,8 @@ def certify(
     scores: Scores,
     images: Images = None,
     kind: Kind = None,
+    sensitive: Sensitive = None,
+    max_l1_worst: MaxL1Worst = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
     ] = False,
@@ -44,6 +50,7 @@ def certify(
     require_lower_bound: RequireLowerBound = None,
     require_bits: RequireBits = None,
     require_members: RequireMembers = None,
+    require_cells: RequireCells = None,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="File to write the certificate to, JSON."),
@@ -83,6 +90,10 @@ def certify(
         if wanted is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
     required |= {"--require-members": require_members, "--require-bits": require_bits}
+    required |= {"--require-cells": require_cells}
+    fitted = release.certificate
+    if max_l1_worst is None and fitted is not None and fitted.worst_case is not None:
+        max_l1_worst = fitted.worst_case.limit
     certificate = certify_table(
         release.state,
         logits,
@@ -90,6 +101,8 @@ def certify(
         independent=True,
         generator=torch.Generator().manual_seed(seed),
         level=level,
+        sensitive=read_sensitive(sensitive, len(logits)),
+        max_l1_worst=max_l1_worst,
     )
     if json_out is not None:
         with atomic_file(json_out) as path:
@@ -109,13 +122,16 @@ def certify(
 
 def _missed(certificate: "Certificate", required: "dict[str, float | None]") -> Iterator[str]:
     """Yield which requirements a certificate misses, by flag."""
-    error, most = certificate.error, "--require-bits"
-    got = {"--require-members": certificate.members_least, most: certificate.bits_most or 0.0}
+    error, limits = certificate.error, ("--require-bits", "--require-cells")
+    got: dict[str, float] = {"--require-members": certificate.members_least}
+    got["--require-bits"] = certificate.bits_most or 0.0
+    if certificate.identification is not None:
+        got["--require-cells"] = certificate.identification.cells
     if error is not None:
         got |= {"--require-error": error.low, "--require-lower-bound": error.lower_bound}
     for flag, wanted in required.items():
         if wanted is None:
             continue
-        if not (got[flag] <= wanted if flag == most else got[flag] >= wanted):
-            side = "at most" if flag == most else "at least"
+        if not (got[flag] <= wanted if flag in limits else got[flag] >= wanted):
+            side = "at most" if flag in limits else "at least"
             yield f"missed {flag}: expected {side} {wanted:g}, but got {got[flag]:g}"

@@ -20,6 +20,7 @@ from oneway.cli.common import (
     scores_to_logits,
 )
 from oneway.cli.paths import Writes
+from oneway.cli.sensitive import MaxL1Worst, Sensitive, read_sensitive
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,10 @@ KeepTop5 = Annotated[
     float | None, typer.Option(help="Budget: share of the five likeliest classes kept.")
 ]
 MaxBits = Annotated[float | None, typer.Option(help="Budget: bits beyond the label, measured.")]
+MaxCells = Annotated[
+    int | None,
+    typer.Option(min=1, help="Cells of the table, at most: fewer identify fewer candidates."),
+]
 HeldOut = Annotated[float, typer.Option(help="Share of the queries that certify and do not fit.")]
 ExplicitClasses = Annotated[
     int, typer.Option(min=1, help="Classes whose probabilities each label's table stores.")
@@ -86,9 +91,12 @@ def codebook(
     max_logits: MaxLogits = None,
     keep_top5: KeepTop5 = None,
     max_bits: MaxBits = None,
+    max_l1_worst: MaxL1Worst = None,
+    max_cells: MaxCells = None,
     held_out: HeldOut = 0.2,
     explicit_classes: ExplicitClasses = 32,
     center: Center = "mean",
+    sensitive: Sensitive = None,
     inverter: Inverters = None,
     decoy_l1: DecoyL1 = 0.02,
     seed: Seed = 0,
@@ -117,6 +125,7 @@ def codebook(
     budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
     fitted: dict[str, Any] = {"min_members": min_members, "rate_weight": rate_weight}
     fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
+    fitted |= {"max_cells": max_cells, "max_l1_worst": max_l1_worst}
     where = choose_device(device)
     move = _decoys(inverter or [], decoy_l1, where)
     logits, queries = read_scores(scores, images, kind)
@@ -130,6 +139,7 @@ def codebook(
             settings=FitSettings(**fitted),
             budget=budget,
             held_out=held_out,
+            sensitive=read_sensitive(sensitive, len(logits)),
             move=move,
             on_share=lambda share: report("fit the codebook", share),
         )
@@ -284,10 +294,13 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
     from oneway.defenses.codebook import ASSUMPTIONS
     from oneway.report.page import certificate_page, write_page
     from oneway.report.page.certificate import certificate_lines, certificate_table
+    from oneway.report.page.identification import identification_table
 
     console = Console()
     for line in certificate_lines(certificate):
         console.print(line, highlight=False, markup=False)
+    if certificate.identification is not None:
+        console.print(identification_table(certificate.identification), crop=False)
     if certificate.error is not None:
         console.print(certificate_table(certificate), crop=False)
     for line in ("Assumptions:", *(f"• {line}" for line in ASSUMPTIONS)):

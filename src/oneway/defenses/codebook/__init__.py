@@ -12,10 +12,18 @@ from oneway.defenses.codebook.fit import (
     fit_codebook,
     merge_calibration,
 )
+from oneway.defenses.codebook.identification import (
+    Identification,
+    NamedShare,
+    SensitiveAccuracy,
+    chance_named,
+    mean_chance_named,
+)
 from oneway.defenses.codebook.measures import CertifiedError, certified_error, measure_codebook
 from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.worst_case import WorstCase
 
 __all__ = [
     "ASSUMPTIONS",
@@ -27,11 +35,17 @@ __all__ = [
     "CodebookRelease",
     "DecoyOptions",
     "FitSettings",
+    "Identification",
+    "NamedShare",
+    "SensitiveAccuracy",
+    "WorstCase",
     "certified_error",
     "certify",
+    "chance_named",
     "choose_codebook",
     "cut_calibration",
     "fit_codebook",
+    "mean_chance_named",
     "measure_codebook",
     "merge_calibration",
     "plant_decoys",

@@ -14,6 +14,12 @@ import torch
 from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
+from oneway.defenses.codebook.identification import (
+    Identification,
+    SensitiveAccuracy,
+    identify,
+    sensitive_accuracy,
+)
 from oneway.defenses.codebook.measures import (
     LEVEL,
     CertifiedError,
@@ -22,8 +28,12 @@ from oneway.defenses.codebook.measures import (
     distances,
     pairs_in,
 )
+from oneway.defenses.codebook.options import FitSettings
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.traffic import first_copies, numbers_of_queries
+from oneway.defenses.codebook.worst_case import WorstCase, worst_case
 from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.options import options_of
 
 ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
@@ -75,6 +85,9 @@ class Certificate:
         labels_alone: Number of labels with so few calibration queries that their vector reveals
             the label alone.
         level: Level of intervals and bounds.
+        identification: How many candidates the release tells apart.
+        sensitive: How well a sensitive value is guessed; None if the values were not given.
+        worst_case: How often a cap on each answer's distance is kept; None without a cap.
     """
 
     table: str
@@ -88,6 +101,9 @@ class Certificate:
     members_least: int
     labels_alone: int
     level: float = LEVEL
+    identification: Identification | None = None
+    sensitive: SensitiveAccuracy | None = None
+    worst_case: WorstCase | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
@@ -102,11 +118,18 @@ class Certificate:
             TypeError: A value is unknown or of another kind.
         """
         error, by_label = values["error"], values["error_by_label"]
+        identification, sensitive = values["identification"], values["sensitive"]
+        cap = values["worst_case"]
         return cls(
             **{
                 **values,
                 "error": None if error is None else CertifiedError(**error),
                 "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
+                "identification": Identification.from_json(identification)
+                if identification is not None
+                else None,
+                "sensitive": None if sensitive is None else SensitiveAccuracy(**sensitive),
+                "worst_case": None if cap is None else WorstCase(**cap),
             }
         )
 
@@ -135,6 +158,13 @@ class Certificate:
         for error in (*self.error_by_label.values(), self.error):
             if error is not None:
                 yield from _faults_of_error(error, self.queries)
+        if self.identification is None:
+            yield "it does not state how many candidates the release tells apart"
+        else:
+            yield from self.identification.faults(codebook.sizes.cells, len(labels), self.queries)
+        for part in (self.sensitive, self.worst_case):
+            if part is not None:
+                yield from part.faults()
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -152,6 +182,8 @@ def certify(
     independent: bool,
     generator: Generator,
     level: float = LEVEL,
+    sensitive: Tensor | None = None,
+    max_l1_worst: float | None = None,
 ) -> Certificate:
     """Certify what a codebook lets out, on queries like those that it will see.
 
@@ -164,12 +196,17 @@ def certify(
             and lower bound of the error valid.
         generator: On the CPU; draws the bootstrap and the pairs.
         level: Level of intervals and bounds, in (0, 1).
+        sensitive: ``(N)`` int64, a numbered sensitive value of each query, such as a diagnosis.
+        max_l1_worst: Cap on each answer's L1 distance of probabilities, in (0, 2]: the share of
+            queries within it is certified.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
-        InvalidOptionError: ``level`` is outside its range, or there are too few queries.
+        InvalidOptionError: ``level`` or ``max_l1_worst`` is outside its range, or there are too
+            few queries.
     """
     codebook.check(logits)
+    _check_more(logits, sensitive, max_l1_worst)
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.expand(codebook.values, cells)
@@ -181,7 +218,33 @@ def certify(
             f"{error.alone:.0%} of {len(logits)} are alone. Pass more queries, or fit cells with "
             "more members."
         )
-    return replace(certificate, table=codebook.digest(), **figures_of_table(codebook))
+    # Copies are one candidate. Without the queries, equal scores are taken for copies.
+    distinct = first_copies(numbers_of_queries(logits if queries is None else queries))
+    distinct, cap = distinct.to(cells.device), None
+    if max_l1_worst is not None:
+        cap = worst_case(distances(released, logits.detach())[0], max_l1_worst, level)
+    return replace(
+        certificate,
+        table=codebook.digest(),
+        **figures_of_table(codebook),
+        identification=identify(cells[distinct], logits[distinct], codebook.sizes.cells),
+        sensitive=None
+        if sensitive is None
+        else sensitive_accuracy(cells, logits.argmax(-1), sensitive.to(cells.device), level),
+        worst_case=cap,
+    )
+
+
+def _check_more(logits: Tensor, sensitive: Tensor | None, max_l1_worst: float | None) -> None:
+    if sensitive is not None and (
+        sensitive.dtype != torch.int64 or sensitive.shape != (len(logits),)
+    ):
+        raise InvalidTensorError(
+            f"sensitive must be int64 of shape ({len(logits)},), one per query, but got "
+            f"{sensitive.dtype} of shape {tuple(sensitive.shape)}. Number the values."
+        )
+    if max_l1_worst is not None:
+        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
 
 
 def figures_of_table(codebook: Codebook) -> dict[str, Any]:

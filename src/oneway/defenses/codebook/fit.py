@@ -7,6 +7,10 @@ touch or not, for as long as that lowers
     sum of L1(p, center of cell) + rate_weight * rows * H(cell | label)
         - image_weight * rows * E Var(image | cell)
 
+and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
+brings a row farther than ``max_l1_worst`` from its cell's vector that was within before, and boxes
+with such rows are cut first. Rows that have no ``min_members`` others near stay beyond it.
+
 Source: Chou, Lookabaugh & Gray, "Entropy-constrained vector quantization" (IEEE Transactions on
 Acoustics, Speech, and Signal Processing 37, 1989) for the objective; LeFevre, DeWitt &
 Ramakrishnan, "Mondrian multidimensional k-anonymity" (ICDE 2006) for cuts that keep k on both
@@ -32,6 +36,9 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 RATE_WEIGHTS = (math.inf, *(10 ** (-power / 4) for power in range(17)), 0.0)
 """Values of ``rate_weight`` that a budget chooses from: one cell per label to all boxes apart."""
 
+LARGEST_RATE_WEIGHT = 1e9
+"""Rate weight that counts as infinite: no distortion weighs as much as a bit."""
+
 CUTS_TRIED = 4
 """Axes whose best cut is weighed in L1; they are found by squared distances, which are cheaper."""
 
@@ -48,20 +55,25 @@ class LabelRows:
         rows: ``(n, W)`` float64, probabilities as the table compares them.
         images: ``(n, D)`` float64, or None.
         offsets: ``(n)`` float64, log of the sum of each row's exponentials, in nats.
+        tails: ``(n)`` float64, L1 distance of each row from one that shares its rest evenly; 0
+            where all classes are explicit.
         center: See :class:`FitSettings`.
         boxes: Each box's upper edges, ``(W)``, and the numbers of its rows, in the order in which
             a table tries them; none if the label has too few rows.
-        costs: L1 distortion of unions of boxes, by their numbers. They do not depend on the
-            weights, so that a sweep over weights computes them once.
+        cap: ``max_l1_worst``; infinite without one.
+        costs: L1 distortion of unions of boxes, and their rows beyond the cap, by numbers of boxes.
+            They do not depend on the weights, so that a sweep over weights computes them once.
     """
 
     classes: Tensor
     rows: Tensor
     images: Tensor | None
     offsets: Tensor
+    tails: Tensor
     center: str
     boxes: list[tuple[Tensor, Tensor]]
-    costs: dict[frozenset[int], float] = field(default_factory=dict)
+    cap: float
+    costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
@@ -69,8 +81,22 @@ class LabelRows:
 
     def cost(self, numbers: frozenset[int]) -> float:
         """Return the L1 distortion of several boxes' rows about their common center."""
+        return self._costs(numbers)[0]
+
+    def beyond(self, numbers: frozenset[int]) -> int:
+        """Return how many of several boxes' rows are beyond the cap from their released vector.
+
+        Where classes share a rest evenly, a row's distance is bounded by the sum of that from its
+        own even rest, and that row's from the center.
+        """
+        return self._costs(numbers)[1]
+
+    def _costs(self, numbers: frozenset[int]) -> tuple[float, int]:
         if numbers not in self.costs:
-            self.costs[numbers] = distortion(self.rows[self.union(numbers)], self.center)
+            rows = self.union(numbers)
+            apart = distances_from_center(self.rows[rows], self.center)
+            beyond = int((apart + self.tails[rows] > self.cap).sum())
+            self.costs[numbers] = float(apart.sum()), beyond
         return self.costs[numbers]
 
 
@@ -148,12 +174,27 @@ def cut_calibration(
         classes = mean.topk(explicit).indices
         dense = explicit == num_classes
         rows = project(probabilities, classes.expand(len(numbers), -1), dense=dense)
-        boxes = _cut(rows, settings) if len(numbers) >= settings.min_members else []
+        tails = _tails(probabilities, classes)
+        boxes = _cut(rows, tails, settings) if len(numbers) >= settings.min_members else []
         pixels = None if shown is None else shown[numbers].double()
-        cut.append(LabelRows(classes, rows, pixels, wide.logsumexp(-1), settings.center, boxes))
+        offsets = wide.logsumexp(-1)
+        center, cap = settings.center, _cap_of(settings)
+        cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap))
         if on_label is not None:
             on_label((label + 1) / num_classes)
     return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
+
+
+def _cap_of(settings: FitSettings) -> float:
+    return math.inf if settings.max_l1_worst is None else settings.max_l1_worst
+
+
+def _tails(probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Return the ``(n)`` L1 distances of rows from rows that share their rest evenly."""
+    rest = probabilities.index_fill(-1, classes, 0)
+    others = max(1, probabilities.shape[-1] - len(classes))
+    even = (rest.sum(-1, keepdim=True) / others).expand_as(rest).index_fill(-1, classes, 0)
+    return (rest - even).abs().sum(-1)
 
 
 def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | None) -> None:
@@ -185,7 +226,8 @@ def merge_calibration(
         image_weight: See :class:`FitSettings`; needs a calibration that was cut with images.
 
     Raises:
-        InvalidOptionError: A weight is outside its range, or the calibration has no images.
+        InvalidOptionError: A weight is outside its range, the calibration has no images, or
+            ``max_cells`` is too few.
     """
     check_rate_weight("rate_weight", rate_weight)
     check_weight("image_weight", image_weight)
@@ -195,7 +237,7 @@ def merge_calibration(
             "image_weight needs a calibration that was cut with images, but this one has none. "
             "Cut it under settings with an image_weight above 0."
         )
-    merged = [_merge(each, rate_weight, image_weight) for each in labels]
+    merged = _merge(calibration, rate_weight, image_weight)
     book = Codebook(
         len(labels),
         len(labels[0].classes),
@@ -291,13 +333,20 @@ def center_of(rows: Tensor, center: str) -> Tensor:
     return middle / middle.sum()
 
 
+def distances_from_center(rows: Tensor, center: str) -> Tensor:
+    """Return the ``(n)`` L1 distances of ``(n, W)`` rows from their center."""
+    return (rows - center_of(rows, center)).abs().sum(-1)
+
+
 def distortion(rows: Tensor, center: str) -> float:
     """Return the sum of L1 distances of ``(n, W)`` rows from their center."""
-    return float((rows - center_of(rows, center)).abs().sum())
+    return float(distances_from_center(rows, center).sum())
 
 
-def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
+def _cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
     """Cut rows into boxes, best cut first, until there are enough or none can be cut.
+
+    Boxes with a row beyond ``max_l1_worst`` are cut before all others.
 
     A cut puts its lower side before its upper side, in the place of what was cut. So the first
     box whose upper edges a row keeps within is the one that the cuts lead to, and lower edges
@@ -305,9 +354,9 @@ def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
     """
     open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
     boxes = [(open_ended, torch.arange(len(rows)))]
-    cuts = [_best_cut(rows, settings)]
+    cuts = [_best_cut(rows, tails, settings)]
     while len(boxes) < settings.max_boxes:
-        gains = [-1.0 if cut is None else cut.gain for cut in cuts]
+        gains = [(False, -1.0) if cut is None else (cut.is_urgent, cut.gain) for cut in cuts]
         best = max(range(len(gains)), key=gains.__getitem__)
         cut = cuts[best]
         if cut is None:
@@ -318,20 +367,21 @@ def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
         left = rows[group, cut.axis] <= cut.edge
         sides = (below, group[left]), (edges, group[~left])
         boxes[best : best + 1] = sides
-        cuts[best : best + 1] = [_best_cut(rows[side], settings) for _, side in sides]
+        cuts[best : best + 1] = [_best_cut(rows[side], tails[side], settings) for _, side in sides]
     return boxes
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """Where to cut, and the L1 distortion that the cut removes."""
+    """Where to cut, the L1 distortion that the cut removes, and whether a row is beyond the cap."""
 
     axis: int
     edge: float
     gain: float
+    is_urgent: bool
 
 
-def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
+def _best_cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> _Cut | None:
     """Return the cut that removes most L1 distortion; None if no cut removes any."""
     count, least, center = len(rows), settings.min_members, settings.center
     if count < 2 * least:
@@ -347,7 +397,9 @@ def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
     gains[(edges >= ordered[1:]) | (edges < ordered[:-1])] = -1
     gains[: least - 1], gains[count - least :] = -1, -1
     most, at = gains.max(0)
-    whole, best = distortion(rows, center), None
+    apart = distances_from_center(rows, center)
+    is_urgent = bool((apart + tails > _cap_of(settings)).any())
+    whole, best = float(apart.sum()), None
     for axis in most.topk(min(CUTS_TRIED, rows.shape[1])).indices.tolist():
         if most[axis] <= 0:
             break
@@ -356,47 +408,105 @@ def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
         gain = whole - distortion(rows[left], center) - distortion(rows[~left], center)
         # Axes that part the rows alike gain alike: the last bits must not decide between them.
         if gain > 0 and (best is None or gain > best.gain * (1 + TIE)):
-            best = _Cut(axis, edge, gain)
+            best = _Cut(axis, edge, gain, is_urgent)
     return best
 
 
-def _merge(label: LabelRows, rate_weight: float, image_weight: float) -> list[frozenset[int]]:
-    """Join a label's boxes while that lowers the objective; return cells, as numbers of boxes."""
-    cells = [frozenset([number]) for number in range(len(label.boxes))]
-    if rate_weight == math.inf and cells:
-        return [frozenset(range(len(cells)))]
-    counts = {cell: len(label.union(cell)) for cell in cells}
-    images = label.images if image_weight else None
-    means = {} if images is None else {cell: images[label.union(cell)].mean(0) for cell in cells}
+class _Merging:
+    """A label's boxes on their way to cells.
 
-    def change(first: frozenset[int], second: frozenset[int]) -> float:
-        distance = label.cost(first | second) - label.cost(first) - label.cost(second)
-        one, other = counts[first], counts[second]
-        both = one + other
-        # n H(cell | label) = - sum of n_cell log2(n_cell / n), where n drops out of a difference.
-        bits = one * math.log2(both / one) + other * math.log2(both / other)
-        between = 0.0
-        if means:
-            between = one * other / both * float((means[first] - means[second]).square().mean())
-        return distance - rate_weight * bits - image_weight * between
+    Attributes:
+        cells: The cells so far, as numbers of boxes.
+        cheapest: Least change of the objective by joining two cells; infinite if none may join.
+    """
 
-    changes = {
-        (first, second): change(first, second)
-        for place, first in enumerate(cells)
-        for second in cells[:place]
-    }
-    while changes:
-        pair = min(changes, key=changes.__getitem__)
-        if changes[pair] > 0:
-            break
+    def __init__(self, label: LabelRows, rate_weight: float, image_weight: float) -> None:
+        """Weigh all pairs of a label's boxes.
+
+        Args:
+            label: The label's rows.
+            rate_weight: See :class:`FitSettings`.
+            image_weight: See :class:`FitSettings`.
+        """
+        self._label, self._image_weight = label, image_weight
+        # An infinite weight would leave no order among pairs.
+        self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
+        self.cells = [frozenset([number]) for number in range(len(label.boxes))]
+        if rate_weight == math.inf and self.cells and label.cap == math.inf:
+            self.cells = [frozenset(range(len(self.cells)))]
+        self._counts = {cell: len(label.union(cell)) for cell in self.cells}
+        images = label.images if image_weight else None
+        self._means = (
+            {}
+            if images is None
+            else {cell: images[label.union(cell)].mean(0) for cell in self.cells}
+        )
+        self._changes = {
+            (first, second): self._change(first, second)
+            for place, first in enumerate(self.cells)
+            for second in self.cells[:place]
+        }
+
+    @property
+    def cheapest(self) -> float:
+        return min(self._changes.values(), default=math.inf)
+
+    def join(self) -> None:
+        """Join the two cells whose union costs least."""
+        pair = min(self._changes, key=self._changes.__getitem__)
         first, second = pair
         joined = first | second
-        counts[joined] = counts[first] + counts[second]
-        if means:
-            share = counts[first] / counts[joined]
-            means[joined] = share * means[first] + (1 - share) * means[second]
-        cells = [cell for cell in cells if cell not in pair]
-        changes = {key: value for key, value in changes.items() if not {*key} & {*pair}}
-        changes.update({(joined, cell): change(joined, cell) for cell in cells})
-        cells.append(joined)
-    return sorted(cells, key=min)
+        self._counts[joined] = self._counts[first] + self._counts[second]
+        if self._means:
+            share = self._counts[first] / self._counts[joined]
+            self._means[joined] = share * self._means[first] + (1 - share) * self._means[second]
+        self.cells = [cell for cell in self.cells if cell not in pair]
+        self._changes = {key: value for key, value in self._changes.items() if not {*key} & {*pair}}
+        self._changes.update({(joined, cell): self._change(joined, cell) for cell in self.cells})
+        self.cells.append(joined)
+
+    def _change(self, first: frozenset[int], second: frozenset[int]) -> float:
+        label, both = self._label, first | second
+        if label.beyond(both) > label.beyond(first) + label.beyond(second):
+            return math.inf
+        distance = label.cost(both) - label.cost(first) - label.cost(second)
+        one, other = self._counts[first], self._counts[second]
+        total = one + other
+        # n H(cell | label) = - sum of n_cell log2(n_cell / n), where n drops out of a difference.
+        bits = one * math.log2(total / one) + other * math.log2(total / other)
+        between = 0.0
+        if self._means:
+            apart = self._means[first] - self._means[second]
+            between = one * other / total * float(apart.square().mean())
+        return distance - self._rate_weight * bits - self._image_weight * between
+
+
+def _merge(
+    calibration: Calibration, rate_weight: float, image_weight: float
+) -> list[list[frozenset[int]]]:
+    """Join boxes while that lowers the objective, then down to ``max_cells``.
+
+    Returns:
+        The cells of each label, as numbers of boxes.
+
+    Raises:
+        InvalidOptionError: More cells are left than ``max_cells``.
+    """
+    most, cap = calibration.settings.max_cells, calibration.settings.max_l1_worst
+    mergings = [_Merging(each, rate_weight, image_weight) for each in calibration.labels]
+    for each in mergings:
+        while each.cheapest <= 0:
+            each.join()
+    # A label with too few rows has no boxes, and one cell.
+    cells = sum(max(1, len(each.cells)) for each in mergings)
+    while most is not None and cells > most:
+        least = min(mergings, key=lambda each: each.cheapest)
+        if least.cheapest == math.inf:
+            within = "" if cap is None else f" within a max_l1_worst of {cap:g}"
+            raise InvalidOptionError(
+                f"max_cells must be at least {cells} for {len(mergings)} labels{within}, but got "
+                f"{most}. Raise it."
+            )
+        least.join()
+        cells -= 1
+    return [sorted(each.cells, key=min) for each in mergings]

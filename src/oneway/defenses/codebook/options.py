@@ -52,6 +52,19 @@ class FitSettings(Options):
         default="mean",
     )
     max_boxes: int = option("Largest number of boxes per label.", default=64)
+    max_cells: int | None = option(
+        "Largest number of cells of the table, at least one per label: among M equally likely "
+        "candidates the right one is named at most max_cells / M of the time. Cells are joined "
+        "further where that costs least.",
+        default=None,
+    )
+    max_l1_worst: float | None = option(
+        "Largest L1 distance of probabilities between any calibration query's clean scores and its "
+        "answer. The certificate states what share of other queries keeps it.",
+        default=None,
+        above=0,
+        most=2,
+    )
 
 
 class CodebookOptions(FitSettings):

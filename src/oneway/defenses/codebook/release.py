@@ -104,6 +104,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         settings: FitSettings | None = None,
         budget: Budget | None = None,
         held_out: float = CodebookOptions.held_out,
+        sensitive: Tensor | None = None,
         move: Move | None = None,
         on_share: Callable[[float], None] | None = None,
     ) -> "CodebookRelease":
@@ -119,6 +120,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             budget: What users may lose, or attackers may gain; None: ``settings`` decide.
             held_out: Share of the queries that certify, in [0, 1). 0: the same queries fit and
                 certify, and the certificate says so.
+            sensitive: ``(N)`` int64, a numbered sensitive value of each query, such as a
+                diagnosis: the certificate states how well an answer reveals it.
             move: Changes the table before it is certified: decoys.
             on_share: Called with the share that is done.
 
@@ -135,6 +138,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             # Copies of one query are no company, and must not certify what they fitted.
             distinct = first_copies(queries)
             logits, queries = logits[distinct], queries[distinct]
+            sensitive = None if sensitive is None else sensitive[distinct.cpu()]
         order = torch.randperm(len(logits), generator=generator).to(logits.device)
         apart = round(held_out * len(logits))
         certifying, fitting = order[:apart], order[apart:]
@@ -159,6 +163,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             None if queries is None else queries[rows],
             independent=apart > 0,
             generator=generator,
+            sensitive=None if sensitive is None else sensitive[rows.cpu()],
+            max_l1_worst=settings.max_l1_worst,
         )
         return fitted
 

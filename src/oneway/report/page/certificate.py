@@ -8,10 +8,17 @@ from operator import attrgetter, itemgetter
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
+from oneway.report.page.identification import MEANINGS as IDENTIFICATION
+from oneway.report.page.identification import (
+    identification_figures,
+    identification_lines,
+    identification_sections,
+)
 from oneway.report.sentences import LABEL_LEAKS
 from oneway.report.table import Column, Listing
 
 MEANINGS = {
+    **IDENTIFICATION,
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
@@ -72,7 +79,8 @@ def alone_sentence(certificate: Certificate) -> str | None:
 
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
-    lines = [bits_sentence(certificate), error_sentence(certificate)]
+    lines = identification_lines(certificate)
+    lines += [bits_sentence(certificate), error_sentence(certificate)]
     if certificate.independent:
         lines.append("Assumes that these queries were not used for fitting.")
     else:
@@ -112,9 +120,9 @@ def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
 def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
     """Return the figures to see first: value, and name in ``MEANINGS``."""
     error, most = certificate.error, certificate.bits_most
-    figures = []
+    figures = identification_figures(certificate)
     if error is not None:
-        figures = [
+        figures += [
             (f"{error.estimate:.4f}", "certified error"),
             (f"{error.lower_bound:.4f}", "lower bound"),
         ]
@@ -185,6 +193,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     ]
     sections = [
         Section("numbers", "In numbers", [Figures(figures)]),
+        *identification_sections(certificate),
         Section("words", "In words", [Bullets(certificate_lines(certificate))]),
     ]
     if certificate.error is not None:

@@ -407,15 +407,50 @@ def reliability_chart(
     """
     size, ticks = (400, 380), (0.0, 0.25, 0.5, 0.75, 1.0)
     across = Axis("how sure the answer says it is", ticks, _span(size[0]))
-    up = Axis("how often it is right", ticks, _span(size[1], up=True))
-    parts = _grid((across, up), size)
+    axes = across, share_axis("how often it is right", size[1])
+    diagonal = [(0.0, 0.0), (1.0, 1.0)]
+    return curves_chart(
+        name, title, description, series, axes, numbers=numbers, size=size, level=diagonal
+    )
+
+
+def share_axis(label: str, height: int) -> Axis:
+    """Return the axis upwards of shares, from 0 to 1."""
+    return Axis(label, (0.0, 0.25, 0.5, 0.75, 1.0), _span(height, up=True))
+
+
+def log_axis(label: str, ticks: Sequence[float], width: int) -> Axis:
+    """Return a logarithmic axis across, from the first of at least two ticks to the last."""
+    span, length = _span(width), math.log10(ticks[-1] / ticks[0])
+    return Axis(label, ticks, lambda value: span(math.log10(value / ticks[0]) / length))
+
+
+def curves_chart(
+    name: str,
+    title: str,
+    description: str,
+    series: Sequence[tuple[Legend, Sequence[tuple[float, float]]]],
+    axes: tuple[Axis, Axis],
+    *,
+    numbers: Listing,
+    size: tuple[int, int],
+    level: Sequence[tuple[float, float]] = (),
+) -> Chart:
+    """Return a :class:`Chart` of curves with marks at their points.
+
+    Each series has a legend and points. ``level`` is a line to compare with, without marks.
+    """
+    across, up = axes
+    parts = _grid(axes, size)
 
     def way(places: Sequence[tuple[float, float]]) -> str:
         return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
-    parts.append(element("path", kind="level", d=way([(across.at(v), up.at(v)) for v in (0, 1)])))
+    if level:
+        line = way([(across.at(x), up.at(y)) for x, y in level])
+        parts.append(element("path", kind="level", d=line))
     for legend, points in series:
-        places = [(across.at(sure), up.at(right)) for sure, right in points]
+        places = [(across.at(x), up.at(y)) for x, y in points]
         if len(places) > 1:
             parts.append(element("path", kind=f"curve {legend.weight}", d=way(places)))
         parts += [_mark(legend.shape, legend.weight, x, y) for x, y in places]
