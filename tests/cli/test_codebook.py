@@ -217,3 +217,50 @@ def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
     result = oneway("certify", fitted[0], tmp_path / "scores.npy", "--kind", "logits")
     assert result.exit_code == 2
     assert "over the 10 classes" in result.stderr
+
+
+def test_cells_and_the_worst_case_are_limited_certified_and_required(oneway, scores, tmp_path):
+    path, table = tmp_path / "guard.safetensors", tmp_path / "values.csv"
+    table.write_text("age,sensitive\n" + "".join(f"{at},ward {at % 3}\n" for at in range(500)))
+    limits = ("--max-cells", 40, "--max-l1-worst", 0.75, "--sensitive", table)
+    result = oneway("codebook", scores, "--out", path, *FEW, "--rate-weight", 0, *limits)
+    assert result.exit_code == 0, result.output
+    certificate = CodebookRelease.load(path).certificate
+    cells = certificate.identification.cells
+    assert cells <= 40
+    assert (certificate.worst_case.limit, certificate.sensitive.values) == (0.75, 3)
+    words = " ".join(result.output.split())
+    named = certificate.identification.curve[1].release
+    assert "Of 20 equally likely candidates" in words
+    assert f"names the right one in {100 * named:.1f} % of cases" in words
+    assert f"{cells} cells name the right one in at most {cells}.0 % of cases among 100" in words
+    assert f"at least {100 * certificate.worst_case.kept_least:.1f} % of queries to come" in words
+    assert f"{100 * certificate.sensitive.release_most:.1f} % of queries to come" in words
+    # The cap is that of the fit unless another is given; a share of cells can be required.
+    out = tmp_path / "certificate.json"
+    result = oneway("certify", path, scores, "--json", out, "--require-cells", cells)
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text())["worst_case"]["limit"] == 0.75
+    result = oneway("certify", path, scores, "--max-l1-worst", 0.5, "--require-cells", cells - 1)
+    assert result.exit_code == 1
+    assert f"missed --require-cells: expected at most {cells - 1}, but got {cells}" in result.stderr
+    assert "within an L1 distance of 0.5" in " ".join(result.output.split())
+
+
+def test_sensitive_values_come_from_arrays_and_what_is_none_is_refused(
+    oneway, fitted, scores, tmp_path
+):
+    path, out = tmp_path / "values.npy", tmp_path / "certificate.json"
+    arguments = ("certify", fitted[0], scores, "--json", out, "--sensitive")
+    np.save(path, np.array(["a", "b"])[np.arange(500) % 2])
+    assert oneway(*arguments, path).exit_code == 0
+    told = json.loads(out.read_text())["sensitive"]
+    assert (told["values"], told["nothing"]) == (2, 0.5)
+    for wrong in (np.arange(499), np.arange(500) / 7, np.zeros((500, 2), np.int64)):
+        np.save(path, wrong)
+        result = oneway(*arguments, path)
+        assert result.exit_code == 2
+        assert "must be 500 whole numbers, truth values or texts" in " ".join(result.stderr.split())
+    np.savez(tmp_path / "other.npz", diagnosis=np.arange(500))
+    result = oneway(*arguments, tmp_path / "other.npz")
+    assert "must hold an array named sensitive" in " ".join(result.stderr.split())

@@ -131,6 +131,7 @@ def codebook(
     logits, queries = read_scores(scores, images, kind)
     if move is not None and queries is None:
         raise InvalidOptionError("decoys need the queries, too. Pass --images.")
+    values = read_sensitive(sensitive, len(logits))
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
@@ -139,7 +140,7 @@ def codebook(
             settings=FitSettings(**fitted),
             budget=budget,
             held_out=held_out,
-            sensitive=read_sensitive(sensitive, len(logits)),
+            sensitive=values,
             move=move,
             on_share=lambda share: report("fit the codebook", share),
         )

@@ -4,7 +4,15 @@ import dataclasses
 import os
 from pathlib import Path
 
-from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.defenses.codebook import (
+    ASSUMPTIONS,
+    Certificate,
+    CertifiedError,
+    Identification,
+    NamedShare,
+    SensitiveAccuracy,
+    WorstCase,
+)
 from oneway.report.page import certificate_page, render
 from oneway.report.page.certificate import (
     FITTED,
@@ -30,6 +38,19 @@ WHOLE = Certificate(
     distortion={"l1_probabilities": MOVED, "logits": {**MOVED, "mean": 0.5}},
     members_least=20,
     labels_alone=1,
+    identification=Identification(
+        cells=61,
+        labels=10,
+        distinct=480,
+        curve=(
+            NamedShare(10, 0.65, 0.923, 1.0, 1.0, 1.0),
+            NamedShare(20, 0.44, 0.847, 1.0, 0.999, 1.0),
+            NamedShare(100, 0.1, 0.479, 0.99, 0.998, 0.61),
+            NamedShare(1000, None, None, None, None, 0.061),
+        ),
+    ),
+    sensitive=SensitiveAccuracy(3, 0.51, 0.55, 0.62, 0.68, 0.043),
+    worst_case=WorstCase(0.5, 0.971, 0.955),
 )
 
 
@@ -86,6 +107,39 @@ def test_every_number_of_the_tables_is_the_certificates():
         ["L1 of probabilities", "0.0123", "0.0100", "0.0456", "0.0700", "0.0891"],
         ["centered logits, nats per class", "0.5000", "0.0100", "0.0456", "0.0700", "0.0891"],
     ]
+
+
+def test_identification_stands_first_in_words_in_a_chart_and_in_a_table():
+    page = page_of()
+    text = page.every("main")[0].text().replace("\xa0", " ")
+    assert text.index("84.7 %") < text.index("0.0345", text.index("In numbers"))
+    for part in (
+        "Of 20 equally likely candidates, an attacker who may ask the service about each names "
+        "the right one in 84.7 % of cases (label alone: 44.0 %, clean scores: 99.9 %)",
+        "61 cells name the right one in at most 61.0 % of cases among 100, 6.1 % of cases among "
+        "1,000. Of 61 candidates or fewer they may name every one.",
+        "best chance by at most 61, and by at most 6 beyond the label",
+        "guessed right for at most 68.0 % of queries to come",
+        "4.3 % of these queries are in a cell with one sensitive value alone",
+        "97.1 % of these queries get an answer within an L1 distance of 0.5",
+        "at least 95.5 % of queries to come do (95 %)",
+    ):
+        assert part in text
+    shown = tables(page)
+    assert rows_of(shown["How often the right one of so many candidates is named"]) == [
+        ["10", "65.0 %", "92.3 %", "100.0 %", "100.0 %", "100.0 %"],
+        ["20", "44.0 %", "84.7 %", "100.0 %", "99.9 %", "100.0 %"],
+        ["100", "10.0 %", "47.9 %", "99.0 %", "99.8 %", "61.0 %"],
+        ["1,000", "-", "-", "-", "-", "6.1 %"],
+    ]
+    assert rows_of(shown["Best accuracy at the sensitive value"]) == [
+        ["none", "51.0 %", "-"],
+        ["label alone", "55.0 %", "-"],
+        ["release", "62.0 %", "68.0 %"],
+    ]
+    assert "named-chart-t" in str([title.attributes for title in page.every("title")])
+    bare = page_of(identification=None, sensitive=None, worst_case=None)
+    assert "candidates" not in bare.every("main")[0].text().split("Assumptions")[0]
 
 
 def test_every_figure_of_the_page_has_its_meaning():

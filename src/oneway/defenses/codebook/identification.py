@@ -315,40 +315,41 @@ def sensitive_accuracy(
             independent draws, and each counts as one, whatever its number of queries.
     """
     weights, draws = weights_of_rows(groups, len(cells))
-    accuracy = _best_accuracy(cells, values, weights)
-    pairs = torch.stack([cells, values], -1).unique(dim=0)
-    keys, of_cell = pairs[:, 0].unique(return_counts=True)
-    single = torch.isin(cells, keys[of_cell == 1])
+    numbers = values.unique(return_inverse=True)[1].cpu()
+
+    def masses(known: Tensor) -> Tensor:
+        """Return the weight of each key's rows with each value."""
+        keys = known.unique(return_inverse=True)[1].cpu()
+        shape = int(keys.max()) + 1, int(numbers.max()) + 1
+        return torch.zeros(shape, dtype=torch.float64).index_put(
+            (keys, numbers), weights, accumulate=True
+        )
+
+    def accuracy(known: Tensor) -> float:
+        return min(1.0, float(masses(known).amax(1).sum()) / draws)
+
+    of_cells, best = masses(cells), accuracy(cells)
     return SensitiveAccuracy(
-        values=len(values.unique()),
-        nothing=_best_accuracy(torch.zeros_like(values), values, weights),
-        label=_best_accuracy(labels, values, weights),
-        release=accuracy,
-        release_most=1 - lower_expectation(1 - accuracy, draws, 1 - level),
-        homogeneous=float(weights.to(cells.device)[single].sum()),
+        values=of_cells.shape[1],
+        nothing=accuracy(torch.zeros_like(cells)),
+        label=accuracy(labels),
+        release=best,
+        release_most=1 - lower_expectation(1 - best, draws, 1 - level),
+        homogeneous=float(of_cells[(of_cells > 0).sum(1) == 1].sum()) / draws,
     )
 
 
 def weights_of_rows(groups: Tensor | None, rows: int) -> tuple[Tensor, int]:
-    """Return the ``(N)`` float64 weight of each row, of sum 1, and the number of draws.
+    """Return the ``(N)`` float64 weight of each row, and the number of draws: their sum.
 
     Args:
         groups: ``(N)`` int64, dependent rows share a number and one draw; None: rows are draws.
         rows: N.
     """
     if groups is None:
-        return torch.full((rows,), 1 / rows, dtype=torch.float64), rows
+        return torch.ones(rows, dtype=torch.float64), rows
     numbers, counts = groups.cpu().unique(return_inverse=True, return_counts=True)[1:]
-    return 1 / (len(counts) * counts.double())[numbers], len(counts)
-
-
-def _best_accuracy(known: Tensor, values: Tensor, weights: Tensor) -> float:
-    """Return the weight of rows that have the heaviest value among rows with the same key."""
-    pairs, rows = torch.stack([known, values], -1).cpu().unique(dim=0, return_inverse=True)
-    masses = torch.zeros(len(pairs), dtype=torch.float64).index_add(0, rows, weights)
-    keys = pairs[:, 0].unique(return_inverse=True)[1]
-    largest = torch.zeros(int(keys.max()) + 1, dtype=torch.float64)
-    return min(1.0, float(largest.scatter_reduce(0, keys, masses, "amax").sum()))
+    return 1 / counts[numbers].double(), len(counts)
 
 
 def _check_cells(cells: Tensor) -> None:

@@ -50,5 +50,5 @@ def worst_case(l1: Tensor, limit: float, level: float, groups: Tensor | None = N
             independent draws, and each counts as one.
     """
     weights, draws = weights_of_rows(groups, len(l1))
-    kept = min(1.0, float(weights[(l1 <= limit).cpu()].sum()))
+    kept = min(1.0, float(weights[(l1 <= limit).cpu()].sum()) / draws)
     return WorstCase(float(limit), kept, lower_expectation(kept, draws, 1 - level))
