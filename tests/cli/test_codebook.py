@@ -222,13 +222,13 @@ def test_a_codebook_of_other_classes_is_refused(oneway, fitted, tmp_path):
 def test_cells_and_the_worst_case_are_limited_certified_and_required(oneway, scores, tmp_path):
     path, table = tmp_path / "guard.safetensors", tmp_path / "values.csv"
     table.write_text("age,sensitive\n" + "".join(f"{at},ward {at % 3}\n" for at in range(500)))
-    limits = ("--max-cells", 40, "--max-l1-worst", 0.75, "--sensitive", table)
-    result = oneway("codebook", scores, "--out", path, *FEW, "--rate-weight", 0, *limits)
+    limits = ("--max-cells", 14, "--max-l1-worst", 1.25, "--sensitive", table)
+    result = oneway("codebook", scores, "--out", path, "--min-members", 12, *limits)
     assert result.exit_code == 0, result.output
     certificate = CodebookRelease.load(path).certificate
     cells = certificate.identification.cells
-    assert cells <= 40
-    assert (certificate.worst_case.limit, certificate.sensitive.values) == (0.75, 3)
+    assert cells == 14
+    assert (certificate.worst_case.limit, certificate.sensitive.values) == (1.25, 3)
     words = " ".join(result.output.split())
     named = certificate.identification.curve[1].release
     assert "Of 20 equally likely candidates" in words
@@ -240,7 +240,7 @@ def test_cells_and_the_worst_case_are_limited_certified_and_required(oneway, sco
     out = tmp_path / "certificate.json"
     result = oneway("certify", path, scores, "--json", out, "--require-cells", cells)
     assert result.exit_code == 0, result.output
-    assert json.loads(out.read_text())["worst_case"]["limit"] == 0.75
+    assert json.loads(out.read_text())["worst_case"]["limit"] == 1.25
     result = oneway("certify", path, scores, "--max-l1-worst", 0.5, "--require-cells", cells - 1)
     assert result.exit_code == 1
     assert f"missed --require-cells: expected at most {cells - 1}, but got {cells}" in result.stderr

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, name_of
-from oneway.defenses.codebook.measures import lower_expectation
+from oneway.defenses.codebook.shares import lower_expectation, weights_of_rows
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
 
@@ -337,19 +337,6 @@ def sensitive_accuracy(
         release_most=1 - lower_expectation(1 - best, draws, 1 - level),
         homogeneous=float(of_cells[(of_cells > 0).sum(1) == 1].sum()) / draws,
     )
-
-
-def weights_of_rows(groups: Tensor | None, rows: int) -> tuple[Tensor, int]:
-    """Return the ``(N)`` float64 weight of each row, and the number of draws: their sum.
-
-    Args:
-        groups: ``(N)`` int64, dependent rows share a number and one draw; None: rows are draws.
-        rows: N.
-    """
-    if groups is None:
-        return torch.ones(rows, dtype=torch.float64), rows
-    numbers, counts = groups.cpu().unique(return_inverse=True, return_counts=True)[1:]
-    return 1 / counts[numbers].double(), len(counts)
 
 
 def _check_cells(cells: Tensor) -> None:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from oneway.defenses.codebook.shares import lower_expectation
 from oneway.defenses.codebook.table import Codebook
 from oneway.metrics import bootstrap_mean
 
@@ -237,39 +238,6 @@ def _lower_bound(halves: Tensor, count: int, level: float) -> float:
     # Queries in no pair count as 0.
     seen = mean * 2 * pairs / count
     return lower_expectation(4 * seen, count, risk) / 4
-
-
-def lower_expectation(mean: float, count: int, risk: float) -> float:
-    """Return a lower bound on the expectation of independent values in [0, 1].
-
-    Args:
-        mean: Mean of the values, in [0, 1].
-        count: Number of values, at least 1.
-        risk: Probability with which the expectation may be lower, in (0, 1).
-
-    Returns:
-        The least p with ``count * KL(mean || p) <= log(1 / risk)``.
-
-    Source:
-        Hoeffding, "Probability inequalities for sums of bounded random variables" (1963),
-        Theorem 1.
-    """
-    if mean <= 0:
-        return 0.0
-    mean, limit = min(mean, 1.0), math.log(1 / risk) / count
-    low, high = 0.0, mean
-    for _ in range(60):
-        middle = (low + high) / 2
-        if middle > 0 and _relative_entropy(mean, middle) <= limit:
-            high = middle
-        else:
-            low = middle
-    return low  # the end on the safe side
-
-
-def _relative_entropy(mean: float, other: float) -> float:
-    """Return KL of two Bernoulli distributions, in nats."""
-    return sum(p * math.log(p / q) for p, q in ((mean, other), (1 - mean, 1 - other)) if p > 0)
 
 
 def _centered(rows: Tensor) -> Tensor:

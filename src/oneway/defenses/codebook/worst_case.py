@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from oneway.defenses.codebook.identification import weights_of_rows
-from oneway.defenses.codebook.measures import lower_expectation
+from oneway.defenses.codebook.shares import lower_expectation, weights_of_rows
 
 
 @dataclass(frozen=True)
