@@ -1,0 +1,154 @@
+"""How many candidates each release tells apart: computed, measured by matching, and with copies.
+
+A classifier is trained on private digits, codebooks are fitted on auxiliary ones, and 750 test
+digits are the candidates. ``named`` is exact; ``matching`` is the rate of the attack that asks about
+each candidate; ``copies`` are answers to noisy and shifted copies of one query: how many of the 750
+sequences of answers differ, for attackers who can make the same copies of each candidate.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from oneway.attacks import Matching
+from oneway.benchmark import bundled_spec, load_data
+from oneway.benchmark.runner import trained_target
+from oneway.contracts import AttackerKnowledge, Target
+from oneway.data import no_progress, split_dataset
+from oneway.defenses.codebook import (
+    CodebookRelease,
+    FitSettings,
+    chance_named,
+    fit_codebook,
+    mean_chance_named,
+)
+from oneway.evaluation import Store
+from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.store import write_json_lines
+from oneway.metrics import expected_hits
+from oneway.releases import release
+
+GALLERY = 750
+SIZES = (10, 20, 100, GALLERY)
+COPIES = (4, 16)
+NOISE = 1 / 255
+"""Standard deviation of a copy's noise: one step of a pixel of 8 bits."""
+
+OWN = 256
+"""Rows that the attacker chooses a distance on."""
+
+Row = dict[str, Any]
+Answer = Callable[[Tensor], Tensor]
+"""Clean scores, to released ones."""
+
+
+def releases(fitting: Tensor) -> Iterator[tuple[str, int | None, Answer]]:
+    """Yield name, cells and answers of each release."""
+    num_classes = fitting.shape[-1]
+
+    def label(logits: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(logits.argmax(-1), num_classes).float()
+
+    yield "label alone", num_classes, label
+    for name, options in (
+        ("codebook, 20 members, 20 cells", {"min_members": 20, "max_cells": 20}),
+        ("codebook, 20 members", {"min_members": 20}),
+        ("codebook, 5 members", {"min_members": 5}),
+    ):
+        book = fit_codebook(fitting, FitSettings(**options))
+        guard = CodebookRelease(book)
+        yield name, book.sizes.cells, lambda logits, guard=guard: release(guard(logits))
+    for decimals in (2, 3):
+        yield (
+            f"rounding, {decimals} decimals",
+            None,
+            lambda logits, decimals=decimals: release(logits, decimals=decimals),
+        )
+    yield "none", None, release
+
+
+def cells_of(answers: Tensor) -> Tensor:
+    """Return a number for each different row."""
+    return answers.flatten(1).unique(dim=0, return_inverse=True)[1]
+
+
+def changed_copies(images: Tensor, count: int) -> Iterator[Tensor]:
+    """Yield copies of all images: shifted by up to a pixel, and a little noisy."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        across, down = torch.randint(-1, 2, (2,), generator=generator).tolist()
+        noise = NOISE * torch.randn(images.shape, generator=generator)
+        yield (images.roll((across, down), (-1, -2)) + noise).clamp(0, 1)
+
+
+def matched(target: Target, answer: Answer, own: Tensor, images: Tensor) -> float:
+    """Return the share of candidates that the attack ``matching`` names."""
+
+    def query(asked: Tensor, count: int) -> Tensor:
+        return answer(target.logits(asked)).expand(count, -1, -1)
+
+    released = query(own, 1)[0]
+    knowledge = AttackerKnowledge(
+        own, None, released, torch.arange(len(own)) < len(own) // 3, query=query
+    )
+    matcher = Matching()(knowledge, torch.clone)
+    distances = matcher.distances(query(images, 1)[0], matcher.ask(images))
+    return float(expected_hits(distances, torch.arange(len(images))).mean())
+
+
+def measure(target: Target, fitting: Tensor, own: Tensor, images: Tensor) -> Iterator[Row]:
+    """Yield figures of all releases on one target."""
+    logits = target.logits(images)
+    copies = torch.stack([target.logits(copy) for copy in changed_copies(images, max(COPIES))], 1)
+    for name, cells, answer in releases(fitting):
+        released = answer(logits)
+        numbers = cells_of(released)
+        row: Row = {"release": name, "cells": cells}
+        row |= {f"named_{size}": mean_chance_named(numbers, size) for size in SIZES}
+        row["matching"] = matched(target, answer, own, images)
+        answers = answer(copies.flatten(0, 1)).view(len(images), max(COPIES), -1)
+        row |= {f"copies_{count}": chance_named(cells_of(answers[:, :count])) for count in COPIES}
+        row["l1_mean"] = float((released - logits.softmax(-1)).abs().sum(-1).mean())
+        yield row
+
+
+def main() -> None:
+    """Measure all releases, print, and write records if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["digits", "smoothed"])
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
+    options = parser.parse_args()
+    records, console = list[Row](), Console(width=160)
+    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    for name in options.data:
+        spec = bundled_spec("leaderboard", name)
+        data = spec.data
+        dataset, auxiliary = load_data(data, None)
+        splits = split_dataset(
+            dataset,
+            private=data.private,
+            auxiliary=data.auxiliary,
+            test=data.test,
+            seed=0,
+            auxiliary_dataset=auxiliary,
+            calibration=data.calibration,
+        )
+        target = trained_target(spec, splits, Store(options.cache), no_progress)
+        own = splits.auxiliary_images
+        fitting = target.logits(own)
+        for row in measure(target, fitting, own[:OWN], splits.test_images[:GALLERY]):
+            records.append({"data": name, **row, **place})
+            console.print(name, {key: row[key] for key in row})
+    if options.out is not None:
+        write_json_lines(options.out, records)
+
+
+if __name__ == "__main__":
+    main()
