@@ -1,9 +1,9 @@
 """How many candidates each release tells apart: computed, measured by matching, and with copies.
 
 A classifier is trained on private digits, codebooks are fitted on auxiliary ones, and 750 test
-digits are the candidates. ``named`` is exact; ``matching`` is the rate of the attack that asks about
-each candidate; ``copies`` are answers to noisy and shifted copies of one query: how many of the 750
-sequences of answers differ, for attackers who can make the same copies of each candidate.
+digits are the candidates. ``named`` is exact; ``matching`` is the rate of the attack that asks
+about each candidate; ``copies`` are answers to noisy and shifted copies of one query: how many of
+the 750 sequences of answers differ, for attackers who can make the same copies of each candidate.
 """
 
 import argparse

@@ -59,8 +59,9 @@ class FitSettings(Options):
         default=None,
     )
     max_l1_worst: float | None = option(
-        "Largest L1 distance of probabilities between any calibration query's clean scores and its "
-        "answer. The certificate states what share of other queries keeps it.",
+        "Cap on the L1 distance of probabilities between clean scores and their answer: no cells "
+        "are joined where that brings a calibration query beyond it. The certificate states what "
+        "share of other queries keeps it.",
         default=None,
         above=0,
         most=2,
