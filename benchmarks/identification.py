@@ -9,6 +9,7 @@ the 750 sequences of answers differ, for attackers who can make the same copies 
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from oneway.attacks import Matching
 from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import trained_target
-from oneway.contracts import AttackerKnowledge, Target
+from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress, split_dataset
 from oneway.defenses.codebook import (
     CodebookRelease,
@@ -33,6 +34,7 @@ from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.metrics import expected_hits
 from oneway.releases import release
+from oneway.targets import TorchTarget
 
 GALLERY = 750
 SIZES = (10, 20, 100, GALLERY)
@@ -56,26 +58,27 @@ def releases(fitting: Tensor) -> Iterator[tuple[str, int | None, Answer]]:
         return torch.nn.functional.one_hot(logits.argmax(-1), num_classes).float()
 
     yield "label alone", num_classes, label
-    for name, options in (
-        ("codebook, 20 members, 20 cells", {"min_members": 20, "max_cells": 20}),
-        ("codebook, 20 members", {"min_members": 20}),
-        ("codebook, 5 members", {"min_members": 5}),
+    for name, settings in (
+        ("codebook, 20 members, 20 cells", FitSettings(min_members=20, max_cells=20)),
+        ("codebook, 20 members", FitSettings(min_members=20)),
+        ("codebook, 5 members", FitSettings(min_members=5)),
     ):
-        book = fit_codebook(fitting, FitSettings(**options))
-        guard = CodebookRelease(book)
-        yield name, book.sizes.cells, lambda logits, guard=guard: release(guard(logits))
+        book = fit_codebook(fitting, settings)
+        yield name, book.sizes.cells, partial(guarded, CodebookRelease(book))
     for decimals in (2, 3):
-        yield (
-            f"rounding, {decimals} decimals",
-            None,
-            lambda logits, decimals=decimals: release(logits, decimals=decimals),
-        )
+        yield f"rounding, {decimals} decimals", None, partial(release, decimals=decimals)
     yield "none", None, release
+
+
+def guarded(guard: CodebookRelease, logits: Tensor) -> Tensor:
+    """Return what a codebook releases of ``(N, K)`` clean scores."""
+    return release(guard(logits))
 
 
 def cells_of(answers: Tensor) -> Tensor:
     """Return a number for each different row."""
-    return answers.flatten(1).unique(dim=0, return_inverse=True)[1]
+    numbers: Tensor = answers.flatten(1).unique(dim=0, return_inverse=True)[1]
+    return numbers
 
 
 def changed_copies(images: Tensor, count: int) -> Iterator[Tensor]:
@@ -87,7 +90,7 @@ def changed_copies(images: Tensor, count: int) -> Iterator[Tensor]:
         yield (images.roll((across, down), (-1, -2)) + noise).clamp(0, 1)
 
 
-def matched(target: Target, answer: Answer, own: Tensor, images: Tensor) -> float:
+def matched(target: TorchTarget, answer: Answer, own: Tensor, images: Tensor) -> float:
     """Return the share of candidates that the attack ``matching`` names."""
 
     def query(asked: Tensor, count: int) -> Tensor:
@@ -98,11 +101,12 @@ def matched(target: Target, answer: Answer, own: Tensor, images: Tensor) -> floa
         own, None, released, torch.arange(len(own)) < len(own) // 3, query=query
     )
     matcher = Matching()(knowledge, torch.clone)
+    assert matcher is not None
     distances = matcher.distances(query(images, 1)[0], matcher.ask(images))
     return float(expected_hits(distances, torch.arange(len(images))).mean())
 
 
-def measure(target: Target, fitting: Tensor, own: Tensor, images: Tensor) -> Iterator[Row]:
+def measure(target: TorchTarget, fitting: Tensor, own: Tensor, images: Tensor) -> Iterator[Row]:
     """Yield figures of all releases on one target."""
     logits = target.logits(images)
     copies = torch.stack([target.logits(copy) for copy in changed_copies(images, max(COPIES))], 1)
