@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from defenses.codebook.scored import scored
 from oneway.defenses.codebook import (
     ASSUMPTIONS,
+    NOT_CHECKED,
     Certificate,
     Codebook,
     CodebookRelease,
     FitSettings,
+    HeldOut,
     certified_error,
     certify,
     fit_codebook,
@@ -326,14 +328,14 @@ def book() -> Codebook:
 
 @pytest.fixture(scope="module")
 def found(book) -> Certificate:
-    return certify(book, *scored(2, 1200), independent=True, generator=seeded(0))
+    return certify(book, *scored(2, 1200), held_out=HeldOut("yes"), generator=seeded(0))
 
 
 def test_a_certificate_says_what_was_found(book, found):
     logits, images = scored(2, 1200)
     cells, labels = book(logits), logits.argmax(-1)
     assert found.table == book.digest()
-    assert (found.queries, found.independent, found.level) == (1200, True, 0.95)
+    assert (found.queries, found.held_out, found.level) == (1200, HeldOut("yes"), 0.95)
     assert found.bits_most == math.log2(max(book.labels.tolist().count(k) for k in range(4))) > 1
     assert found.bits_measured == pytest.approx(
         slow.entropy_beyond_label(cells.tolist(), labels.tolist())
@@ -374,22 +376,22 @@ def test_labels_that_were_not_asked_or_once_have_none(book):
     logits, images = scored(2, 1200)
     labels = logits.argmax(-1)
     rows = torch.cat([(labels == 0).nonzero()[:300, 0], (labels == 2).nonzero()[:1, 0]])
-    told = certify(book, logits[rows], images[rows], independent=True, generator=seeded(0))
+    told = certify(book, logits[rows], images[rows], generator=seeded(0))
     assert list(told.error_by_label) == ["0"]
     assert told.error.alone == pytest.approx(1 / 301, abs=0.02)
 
 
 def test_without_queries_bits_and_distortion_are_told_alone(book, found):
-    told = certify(book, scored(2, 1200)[0], independent=False, generator=seeded(0))
+    told = certify(book, scored(2, 1200)[0], generator=seeded(0))
     assert told.error is None
     assert told.error_by_label == {}
-    assert not told.independent
+    assert told.held_out == NOT_CHECKED
     for name in ("bits_measured", "bits_most", "distortion", "table", "members_least"):
         assert getattr(told, name) == getattr(found, name)
 
 
 def test_a_certificate_comes_back_from_json(book, found):
-    bare = certify(book, scored(2, 1200)[0], independent=False, generator=seeded(0))
+    bare = certify(book, scored(2, 1200)[0], generator=seeded(0))
     for one in (found, bare):
         text = json.dumps(one.as_json(), allow_nan=False)
         assert Certificate.from_json(json.loads(text)) == one
@@ -407,8 +409,7 @@ def test_a_certificate_comes_back_from_json(book, found):
 def test_the_draws_are_the_generator_s_alone(book):
     state = torch.get_rng_state()
     one, again, other = (
-        certify(book, *scored(2, 300), independent=True, generator=seeded(seed))
-        for seed in (1, 1, 2)
+        certify(book, *scored(2, 300), generator=seeded(seed)) for seed in (1, 1, 2)
     )
     assert one == again
     assert one.error.estimate == other.error.estimate
@@ -477,7 +478,7 @@ def test_the_table_s_hash_tells_every_value_and_every_size(book):
 
 def test_what_cannot_be_certified_is_refused(book):
     logits, images = scored(2, 60)
-    options = {"independent": True, "generator": seeded(0)}
+    options = {"generator": seeded(0)}
     with pytest.raises(InvalidTensorError, match=r"shape \(N, K\) with N >= 2.*\(1, 4\)"):
         certify(book, logits[:1], **options)
     with pytest.raises(InvalidTensorError, match=r"shape \(N, K\) with N >= 2.*\(4,\)"):
@@ -496,7 +497,7 @@ def test_queries_outside_0_to_1_are_refused_and_not_shown(book):
     for value in (-0.01, 1.01, 255.0):
         images[3, 0, 1, 2] = value
         with pytest.raises(InvalidTensorError, match=r"queries must lie in \[0, 1\]") as caught:
-            certify(book, logits, images, independent=True, generator=seeded(0))
+            certify(book, logits, images, generator=seeded(0))
         assert str(value) not in str(caught.value)
 
 
@@ -505,7 +506,7 @@ def test_queries_that_are_mostly_alone_are_refused_with_the_remedy():
     book = fit_codebook(logits, FitSettings(min_members=1, rate_weight=0.0))
     asked = torch.cat([logits, logits[:40]])
     with pytest.raises(InvalidOptionError, match=r"6\d% of 240 are alone.*Pass more"):
-        certify(book, asked, torch.zeros(240, 1, 2, 2), independent=False, generator=seeded(0))
+        certify(book, asked, torch.zeros(240, 1, 2, 2), generator=seeded(0))
 
 
 def test_an_error_is_certified_of_thirty_pairs_and_of_labels_that_have_as_many():
@@ -516,15 +517,13 @@ def test_an_error_is_certified_of_thirty_pairs_and_of_labels_that_have_as_many()
         images = random_images(1, count, (1, 2, 2))
         if count < 60:
             with pytest.raises(InvalidOptionError, match=r"at least 30 pairs.*59 queries make 29"):
-                certify(book, more, images, independent=True, generator=seeded(0))
+                certify(book, more, images, generator=seeded(0))
         else:
-            found = certify(book, more, images, independent=True, generator=seeded(0))
+            found = certify(book, more, images, generator=seeded(0))
             assert found.error is not None
     few = torch.tensor([[0.0, 2.0]]).repeat(20, 1)
     both = torch.cat([logits, few, logits[:1]])
-    found = certify(
-        book, both, random_images(2, 80, (1, 2, 2)), independent=True, generator=seeded(0)
-    )
+    found = certify(book, both, random_images(2, 80, (1, 2, 2)), generator=seeded(0))
     assert list(found.error_by_label) == ["0"]
 
 
