@@ -39,7 +39,7 @@ Images = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
 MinMembers = Annotated[
-    int, typer.Option(min=1, help="Calibration queries behind each vector, at least.")
+    int, typer.Option(min=1, help="Distinct calibration queries behind each vector, at least.")
 ]
 RateWeight = Annotated[
     float, typer.Option(help="L1 of probabilities that one bit is worth, without a budget.")
