@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
-from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
+from oneway.cli.common import Kind, check_suffix, command, command_line
 from oneway.cli.groups import DropCopies, Groups, KeyFile, read_groups
 from oneway.cli.paths import Writes
 
@@ -66,7 +66,6 @@ def certify(
         typer.Option(help="File to write the page to read to, .html. [GUARD-SCORES.html]"),
         Writes(),
     ] = None,
-    seed: Seed = 0,
 ) -> None:
     """Certify what a codebook lets out, on queries that it was not fitted to.
 
@@ -79,8 +78,6 @@ def certify(
         oneway certify work/guard.safetensors work/other.npz --require-error 0.03
     """
     import json
-
-    import torch
 
     from oneway.defenses import SecretKey
     from oneway.defenses.codebook import CodebookRelease
@@ -106,7 +103,6 @@ def certify(
         release.state,
         logits,
         queries,
-        generator=torch.Generator().manual_seed(seed),
         held_out=_held_out(guard, release.state.digest(), queries, people, key),
         groups=people,
         drop_copies=drop_copies,

@@ -209,7 +209,6 @@ def certify_candidate(
         released,
         logits[rows],
         queries[rows],
-        generator=generator,
         held_out=HeldOut("yes"),
         groups=None if groups is None else groups.to(rows.device)[rows],
         copies="dropped" if drop_copies else "kept",

@@ -7,11 +7,11 @@ what the least error of any attacker rests on.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
@@ -23,6 +23,7 @@ from oneway.defenses.codebook.measures import (
     distances,
     pairs_in,
 )
+from oneway.defenses.codebook.parts import PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import (
     Copies,
@@ -75,8 +76,8 @@ class Certificate:
         bits_measured: Bits beyond the label on average: the entropy of these queries' cells given
             their labels.
         error: Certified error over all queries; None if the queries themselves were not given.
-        error_by_label: Certified error of each predicted label with enough queries. Each interval
-            holds by itself, so that some of many miss.
+        error_by_label: Certified error of each predicted label with enough queries. Intervals, and
+            lower bounds, hold for all labels at once.
         distortion: L1 distance of probabilities (``l1_probabilities``) and mean absolute difference
             of centered logits per class in nats (``logits``), each as ``mean``, ``p50``, ``p95``,
             ``p99`` and ``max``.
@@ -87,6 +88,8 @@ class Certificate:
         level: Level of intervals and bounds.
         groups_least: Least number of groups (people, accounts, devices) behind such a vector; None
             where the codebook was fitted without groups.
+        parts: Certified errors within the parts of a kind, ``cell`` and ``group``; of groups only
+            where they are known.
     """
 
     table: str
@@ -102,6 +105,21 @@ class Certificate:
     labels_alone: int
     level: float = LEVEL
     groups_least: int | None = None
+    parts: Mapping[str, PartErrors] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> dict[str, tuple[str, CertifiedError]]:
+        """The part with the least lower bound, and its error, by kind: label, cell, group.
+
+        The bounds of a kind hold at once, so that the least of them holds, too.
+        """
+        kinds = {"label": self.error_by_label}
+        kinds |= {kind: parts.errors for kind, parts in self.parts.items()}
+        return {
+            kind: min(errors.items(), key=lambda part: part[1].lower_bound)
+            for kind, errors in kinds.items()
+            if errors
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
@@ -123,6 +141,9 @@ class Certificate:
                 "traffic": Traffic.from_json(values["traffic"]),
                 "error": None if error is None else CertifiedError(**error),
                 "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
+                "parts": {
+                    kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
+                },
             }
         )
 
@@ -149,10 +170,16 @@ class Certificate:
         labels = {str(label) for label in range(codebook.sizes.num_classes)}
         if not self.error_by_label.keys() <= labels:
             yield "it certifies a label that does not exist"
-        for error in (*self.error_by_label.values(), self.error):
+        of_parts = [error for parts in self.parts.values() for error in parts.errors.values()]
+        for error in (*self.error_by_label.values(), *of_parts, self.error):
             if error is not None:
                 yield from _faults_of_error(error, self.queries)
         yield from _faults_of_counts(self, codebook)
+        for kind, parts in self.parts.items():
+            if kind not in ("cell", "group"):
+                yield "it certifies parts of a kind that does not exist"
+            if not _is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
+                yield "the parts with few queries are not a number of parts and a share"
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -167,11 +194,10 @@ def certify(
     logits: Tensor,
     queries: Tensor | None = None,
     *,
-    generator: Generator,
     held_out: HeldOut = NOT_CHECKED,
-    groups: Tensor | None = None,
     drop_copies: bool = False,
     level: float = LEVEL,
+    groups: Tensor | None = None,
 ) -> Certificate:
     """Certify what a codebook lets out, on queries like those that it will see.
 
@@ -181,14 +207,14 @@ def certify(
             frequent here.
         queries: ``(N, ...)`` in [0, 1], the queries that gave the scores; None: no error is
             certified.
-        generator: On the CPU; draws the bootstrap and the pairs.
         held_out: Whether the codebook was fitted without these queries, from
             :meth:`FittedQueries.judge`. Only then are interval and lower bound of the error valid.
-        groups: ``(N)`` int64, the person, account or device behind each query: queries of one
-            group depend on each other.
         drop_copies: Count copies of a query once. The certificate then speaks of traffic in which
             each of these queries is as frequent as any other.
         level: Level of intervals and bounds, in (0, 1).
+        groups: ``(N)`` int64, of queries that depend on each other (frames of a video, pictures of
+            one person) the same number; None: all are independent. Errors are then means over
+            groups of the mean over each group's queries.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
@@ -208,7 +234,6 @@ def certify(
         released,
         logits,
         queries,
-        generator=generator,
         held_out=held_out,
         groups=groups,
         copies="dropped" if drop_copies else "kept",
@@ -284,7 +309,6 @@ def certify_cells(
     logits: Tensor,
     queries: Tensor | None,
     *,
-    generator: Generator,
     held_out: HeldOut,
     groups: Tensor | None = None,
     copies: Copies = "kept",
@@ -297,7 +321,6 @@ def certify_cells(
         released: ``(N, K)`` float64 probabilities.
         logits: See :func:`certify`.
         queries: See :func:`certify`.
-        generator: See :func:`certify`.
         held_out: See :func:`certify`.
         groups: See :func:`certify`.
         copies: Whether copies of these queries were dropped.
@@ -318,13 +341,15 @@ def certify_cells(
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
     error, by_label = None, dict[str, CertifiedError]()
+    parts = dict[str, PartErrors]()
     if queries is not None:
         flat = _checked_queries(queries, cells)
-        error = certified_error(cells, flat, generator, level)
-        for label in labels.unique().tolist():
-            rows = labels == label
-            if pairs_in(cells[rows]) >= MIN_PAIRS:
-                by_label[str(label)] = certified_error(cells[rows], flat[rows], generator, level)
+        if groups is not None:
+            # A group is certified by itself, where its queries are draws from what it asks.
+            parts["group"] = certify_parts(groups, cells, flat, level)
+        error = certified_error(cells, flat, level, groups)
+        by_label |= certify_parts(labels, cells, flat, level, groups).errors
+        parts["cell"] = certify_parts(cells, cells, flat, level, groups)
     return Certificate(
         table="",
         queries=len(logits),
@@ -338,6 +363,7 @@ def certify_cells(
         members_least=int(cells.unique(return_counts=True)[1].min()),
         labels_alone=0,
         level=level,
+        parts=parts,
     )
 
 

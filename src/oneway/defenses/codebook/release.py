@@ -130,7 +130,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             queries: ``(N, ...)`` in [0, 1], the queries that gave the scores, for the certified
                 error, and to tell copies. None: only bits and distortion are certified, and each
                 row counts as a query of its own.
-            generator: On the CPU; draws which queries certify, and the bootstrap.
+            generator: On the CPU; draws which queries certify.
             settings: How to fit; None: the defaults. A ``budget`` overrides ``rate_weight``.
             budget: What users may lose, or attackers may gain; None: ``settings`` decide.
             held_out: Share of the queries that certify, in [0, 1). 0: the same queries fit and
@@ -192,7 +192,6 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             fitted.state,
             logits[chosen.to(logits.device)],
             _of(queries, chosen),
-            generator=generator,
             held_out=HeldOut("yes" if apart else "no"),
             groups=_of(groups, chosen),
             drop_copies=drop_copies,
