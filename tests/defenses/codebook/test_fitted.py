@@ -90,6 +90,7 @@ def test_groups_on_both_sides_are_refused():
     queries, groups = torch.rand(8, 2, generator=seeded()), torch.tensor([5, 5, 6, 7, -1, 8, 8, 8])
     fitted = FittedQueries.of("", queries[:4], groups[:4], key=KEY)
     assert fitted.judge(queries[4:], groups[4:]).answer == "yes"
+    assert fitted.judge(queries[4:]).answer == "not checked"
     with pytest.raises(InvalidOptionError, match=r"but 2 of the 4 groups .* Leave out"):
         fitted.judge(queries[2:], groups[2:])
 

@@ -138,7 +138,8 @@ class FittedQueries:
 
         Args:
             queries: ``(N, ...)`` with copies, before any are dropped.
-            groups: ``(N)`` int64, or None.
+            groups: ``(N)`` int64, or None: the answer is at best ``"not checked"`` if the table was
+                fitted with groups.
 
         Raises:
             InvalidTensorError: ``queries`` are no images, or ``groups`` are not as many.
@@ -158,7 +159,10 @@ class FittedQueries:
         shared = len(found.keys() & self.queries.keys())
         too_many = shared - expected > TOLERATED * len(found)
         unlikely = _log_unlikeliness(shared, chances) > math.log(1 / RISK)
-        return HeldOut("no" if too_many and unlikely else "yes", shared, expected)
+        answer: Answer = "no" if too_many and unlikely else "yes"
+        if answer == "yes" and self.groups and groups is None:
+            answer = "not checked"  # other queries of the same people may have been fitted
+        return HeldOut(answer, shared, expected)
 
     def _refuse_groups(self, groups: Tensor) -> None:
         found = set(_digests(self.key, _group_bytes(groups)))

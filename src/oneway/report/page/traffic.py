@@ -29,8 +29,8 @@ def held_out_sentence(held_out: HeldOut) -> str:
     if held_out.answer == "yes":
         return f"Held out: the codebook was fitted without these queries.{found}"
     return (
-        "Not checked whether these queries are held out: the digests of the fitted queries are not "
-        "beside the codebook. Assumes that these queries were not used for fitting."
+        "Not checked whether these queries are held out: the digests of the fitted queries, or the "
+        f"groups of these, are missing. Assumes that they were not used for fitting.{found}"
     )
 
 
