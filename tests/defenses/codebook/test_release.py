@@ -592,6 +592,18 @@ UNTRUE = {
     "more alone than all": ({"error": {"alone": 1.1}}, "the alone of an error"),
     "more queries than all": ({"error": {"queries": 161}}, "on a number of queries that cannot be"),
     "a label's error": ({"error_by_label": {"0": {"estimate": -1.0}}}, "the estimate of an error"),
+    "fewer parts than none": (
+        {"parts": {"cell": {"errors": {}, "few": -1, "few_share": 0.0}}},
+        "the parts with few queries",
+    ),
+    "more than all in few": (
+        {"parts": {"cell": {"errors": {}, "few": 1, "few_share": 1.5}}},
+        "the parts with few queries",
+    ),
+    "parts of another kind": (
+        {"parts": {"pixel": {"errors": {}, "few": 0, "few_share": 0.0}}},
+        "parts of a kind that does not exist",
+    ),
     "distortion of none": ({"distortion": {}}, "distortion of l1_probabilities"),
     "distortion as a list": ({"distortion": []}, "distortion of l1_probabilities"),
     "too far": (

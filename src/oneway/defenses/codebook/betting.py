@@ -15,7 +15,7 @@ The partner then leaves. A row that found no partner waits itself. Three facts m
   stakes s in [0, 1 / m) that depend on the past alone, would be an e-value: positive, with an
   expectation of at most 1, so that it reaches 1 / risk with a probability of at most the risk. An
   average of e-values is one, too: here over several random orders of the rows.
-- **Monotone.** The average falls as m grows. The lower bound is the least m that it does not refute.
+- **Monotone.** The average falls as m grows. The lower bound is the least m that is not refuted.
 
 The upper end is found alike. There a row without a partner counts as 1/4, the largest variance, so
 that ``E[X | past] >= E Var(x | cell)``; and 1/2 - X takes the place of X.
@@ -97,25 +97,31 @@ def bound_error(
     order, seed = canonical_order(cells, queries)
     cells, queries = cells[order.to(cells.device)].cpu(), queries[order]
     groups = torch.arange(len(cells)) if groups is None else groups[order.to(groups.device)].cpu()
-    generator, risk = Generator().manual_seed(seed), (1 - level) / together
-    least, most = list[Tensor](), list[Tensor]()
+    generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
     for _ in range(ORDERS):
-        rows = _one_of_each(groups, generator)
-        asking, partners = pair_up(cells[rows].tolist())
-        paired = partners >= 0
-        halves = _half_squared(queries, rows[asking[paired]], rows[partners[paired]])
-        for values, unpaired in ((least, 0.0), (most, LARGEST)):
-            values.append(torch.full((len(asking),), unpaired).double())
-            values[-1][paired] = halves
-    expected = len(groups.unique()) / 2
+        rows = one_of_each(groups, generator)
+        asks, meets = pair_up(cells[rows].tolist())
+        asking.append(rows[asks])
+        partners.append(torch.where(meets < 0, -1, rows[meets]))
+    # (O, A) numbers of rows; orders with fewer rows that ask are filled up.
+    asked, met = (pad_sequence(each, True, padding_value=-1) for each in (asking, partners))
+    real, paired = asked >= 0, met >= 0
+    least = torch.zeros(asked.shape, dtype=torch.float64)
+    least[paired] = _half_squared(queries, asked[paired], met[paired])
+    most = torch.where(real & ~paired, LARGEST, least)
+    risk, expected = (1 - level) / together, len(groups.unique()) / 2
+    stakes = [
+        stakes_for(least, expected, risk / 2, 0.0),
+        stakes_for(least, expected, risk, 0.0),
+        stakes_for(most, expected, risk / 2, math.inf),
+    ]
     # Of values in [0, 1/2] what is above is below for 1/2 less the values.
-    above = [0.5 - values for values in most]
-    stakes = [_stakes(values, expected, risk / 2, math.inf) for values in most]
-    high = min(LARGEST, 0.5 - _least_mean(above, stakes, risk / 2))
-    low, lower = (
-        _least_mean(least, [_stakes(values, expected, each, 0.0) for values in least], each)
-        for each in (risk / 2, risk)
-    )
+    low, lower, above = least_means(
+        torch.stack([least, least, 0.5 - most]),
+        torch.where(real, torch.stack(stakes), 0.0),
+        torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64),
+    ).tolist()
+    high = min(LARGEST, 0.5 - above)
     return Bounds(min(low, high), high, min(lower, LARGEST))
 
 
@@ -170,7 +176,7 @@ def pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
     return torch.tensor(asking, dtype=torch.int64), torch.tensor(partners, dtype=torch.int64)
 
 
-def _one_of_each(groups: Tensor, generator: Generator) -> Tensor:
+def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
     """Return the number of one random row of each of ``(N)`` groups, groups in random order."""
     shuffled = torch.randperm(len(groups), generator=generator)
     by_group = shuffled[groups[shuffled].argsort(stable=True)]
@@ -181,7 +187,7 @@ def _one_of_each(groups: Tensor, generator: Generator) -> Tensor:
 
 
 def _half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
-    """Return ``(A)`` float64 half mean squared distances of rows from their partners, by number."""
+    """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
     wide = torch.promote_types(queries.dtype, torch.float32)
     parts = []
     for pair in zip(rows.split(AT_ONCE), partners.split(AT_ONCE), strict=True):
@@ -190,37 +196,41 @@ def _half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _stakes(values: Tensor, expected: float, risk: float, without: float) -> Tensor:
-    """Return ``(A)`` stakes, each from the values before it.
+def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> Tensor:
+    """Return ``(..., A)`` stakes, each from the values before it; the first is 0.
 
     Their size is that of the source for a fixed number of values. The variance begins with one
     value as far from the mean as 0 is.
 
     Args:
-        values: ``(A)`` float64, in [0, 1/2].
+        values: ``(..., A)`` float64, in [0, 1/2].
         expected: Number of values that is expected.
         risk: Probability with which the bound may fail.
         without: Stake while all values are 0.
     """
-    counts = torch.arange(1, len(values) + 1, dtype=torch.float64)
-    means = values.cumsum(0) / counts
-    squares = values.square().cumsum(0) - counts * means.square()
+    counts = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64)
+    means = values.cumsum(-1) / counts
+    squares = values.square().cumsum(-1) - counts * means.square()
     variances = (squares.clamp_min(0) + means.square()) / counts
     sizes = (2 * math.log(1 / risk) / (expected * variances)).sqrt()
     sizes = torch.where(means > 0, sizes, without)
-    return torch.cat([sizes.new_zeros(1), sizes])[: len(values)]
+    return torch.cat([torch.zeros_like(sizes[..., :1]), sizes[..., :-1]], -1)
 
 
-def _least_mean(values: Sequence[Tensor], stakes: Sequence[Tensor], risk: float) -> float:
-    """Return the least mean that the average of the products does not refute."""
-    padded, sizes = (pad_sequence(list(each), batch_first=True) for each in (values, stakes))
-    low, high = 0.0, 0.5
+def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
+    """Return the ``(B)`` least means that averages of products do not refute.
+
+    Args:
+        values: ``(B, O, A)`` float64, in [0, 1/2], of O orders.
+        stakes: ``(B, O, A)`` float64, at least 0; 0 where an order has no value.
+        risks: ``(B)`` float64, in (0, 1).
+    """
+    low, high = torch.zeros_like(risks), torch.full_like(risks, 0.5)
+    wanted = values.shape[1] / risks
     for _ in range(HALVINGS):
-        mean = (low + high) / 2
-        # A stake of 0, also where an order has no more values, changes nothing.
-        logs = torch.log1p(sizes.clamp_max(MOST / mean) * (padded - mean)).sum(-1)
-        if float(logs.logsumexp(0)) - math.log(len(logs)) >= math.log(1 / risk):
-            low = mean
-        else:
-            high = mean
+        middle = (low + high) / 2
+        mean = middle[:, None, None]
+        logs = torch.log1p(stakes.minimum(MOST / mean) * (values - mean)).sum(-1)
+        refuted = logs.logsumexp(-1) >= wanted.log()
+        low, high = torch.where(refuted, middle, low), torch.where(refuted, high, middle)
     return low  # the end on the safe side
