@@ -555,6 +555,11 @@ def test_logits_as_high_as_a_type_goes_are_fitted_to_a_table_that_can_be_read(tm
     assert CodebookRelease.load(tmp_path / "high").certificate == fitted.certificate
 
 
+ERROR_OF_ONE = {
+    **{"estimate": 0.0, "low": 0.0, "high": 0.1, "lower_bound": 0.0},
+    **{"queries": 1, "alone": 1.0},
+}
+
 UNTRUE = {
     "more bits": ({"bits_most": 60.0}, "its bits_most is not that of the table"),
     "fewer bits": ({"bits_most": 0.5}, "its bits_most is not that of the table"),
@@ -580,6 +585,10 @@ UNTRUE = {
     "more distinct than all": ({"traffic": {"distinct": 161}}, "number of distinct is out"),
     "more frequent than all": ({"traffic": {"commonest": 1.2}}, "commonest is not a share"),
     "a share of no groups": ({"traffic": {"group_share": 0.5}}, "group_share is not a share"),
+    "a cell that does not exist": (
+        {"parts": {"cell": {"errors": {"99": ERROR_OF_ONE}, "few": 0, "few_share": 0.0}}},
+        "the error of a cell is certified on another number",
+    ),
     "fewer alone": ({"error": {"alone": 0.5}}, "the share of queries that are alone"),
     "groups that were not given": ({"groups_least": 10}, "its groups_least is not that"),
     "measured above the most": ({"bits_measured": 61.0}, "bits_measured is out of range"),

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defenses.codebook.scored import scored
-from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings, certify, measure_codebook
+from oneway.defenses.codebook import (
+    Budget,
+    Codebook,
+    CodebookRelease,
+    FitSettings,
+    certify,
+    measure_codebook,
+)
 from oneway.defenses.codebook.fit import groups_up_to
 from oneway.defenses.codebook.traffic import (
     LEAST_SHARED,
@@ -231,6 +238,14 @@ def test_copies_are_found_in_every_type():
         assert numbers_of_queries(queries).tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 0], dtype
         assert first_copies(numbers_of_queries(queries)).tolist() == [0, 1, 2, 3, 4, 5], dtype
         assert len(numbers_of_queries(images[:, :, 0, 0]).unique()) == 6, dtype
+
+
+def test_a_certificate_does_not_hold_the_numbers_of_people():
+    people = 10**6 + torch.arange(100) % 4
+    logits = torch.tensor([[2.0, 0.0]]).repeat(100, 1)
+    told = certify(Codebook(2, 2, 1, 2), logits, scored(1, 100)[1], groups=people)
+    assert told.traffic.groups == 4
+    assert list(told.parts["group"].errors) == ["0", "1", "2", "3"]
 
 
 def test_groups_and_copies_that_cannot_be_are_refused():

@@ -333,6 +333,8 @@ def certify_cells(
     check_logits_to_fit(logits)
     if groups is not None:
         check_groups(groups, len(logits))
+        # Certificates lie in guards that are deployed: numbers of people stay with the operator.
+        groups = groups.unique(return_inverse=True)[1]
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
@@ -402,6 +404,10 @@ def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[
     for label, each in certificate.error_by_label.items():
         if each.queries != by_label[int(label)]:
             yield f"the error of label {label} is certified on another number of queries"
+    known = {str(cell): count for cell, count in enumerate(counts)}
+    of_cells = certificate.parts["cell"].errors if "cell" in certificate.parts else {}
+    if any(each.queries != known.get(cell) for cell, each in of_cells.items()):
+        yield "the error of a cell is certified on another number of queries"
     if error is not None and error.queries != certificate.queries:
         yield "an error is certified on another number of queries"
     alone = counts.count(1) / certificate.queries
