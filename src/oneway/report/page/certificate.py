@@ -20,7 +20,7 @@ MEANINGS = {
     "high": "upper end of that interval; queries without another one in their cell may add up to "
     "1/4 each",
     "lower bound": "lower bound on the error that holds for any distribution of queries, by "
-    "betting; on digits about 90 % of the estimate with 400 queries, 96 % with 2,000",
+    "betting; on digits 92 % of the estimate with 400 queries, 97 % with 2,000",
     "bits, at most": "log2 of the label's cells: what one answer can reveal beyond its label, to "
     "any attacker",
     "bits, measured": "entropy of the cells given the label, over certified queries",
