@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
-from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
+from oneway.cli.common import Kind, check_suffix, command, command_line
+from oneway.cli.groups import DropCopies, Groups, KeyFile, read_groups
 from oneway.cli.paths import Writes
 from oneway.cli.sensitive import MaxL1Worst, Sensitive, read_sensitive
 
 if TYPE_CHECKING:
-    from oneway.defenses.codebook import Certificate
+    from torch import Tensor
+
+    from oneway.defenses import SecretKey
+    from oneway.defenses.codebook import Certificate, HeldOut
 
 RequireError = Annotated[
     float | None,
@@ -31,6 +35,10 @@ RequireCells = Annotated[
 RequireMembers = Annotated[
     int | None, typer.Option(help="Exit 1 if a vector stands for fewer queries than this.")
 ]
+RequireGroupShare = Annotated[
+    float | None,
+    typer.Option(help="Exit 1 if one group has a larger share of the queries of a cell."),
+]
 
 
 @command
@@ -42,6 +50,9 @@ def certify(
     kind: Kind = None,
     sensitive: Sensitive = None,
     max_l1_worst: MaxL1Worst = None,
+    groups: Groups = None,
+    drop_copies: DropCopies = False,
+    key_file: KeyFile = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
     ] = False,
@@ -51,6 +62,7 @@ def certify(
     require_bits: RequireBits = None,
     require_members: RequireMembers = None,
     require_cells: RequireCells = None,
+    require_group_share: RequireGroupShare = None,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="File to write the certificate to, JSON."),
@@ -61,12 +73,12 @@ def certify(
         typer.Option(help="File to write the page to read to, .html. [GUARD-SCORES.html]"),
         Writes(),
     ] = None,
-    seed: Seed = 0,
 ) -> None:
     """Certify what a codebook lets out, on queries that it was not fitted to.
 
     A page to read goes beside GUARD. Where a requirement is missed, standard error says which, and
-    --write writes nothing.
+    --write writes nothing. A file .fitted beside GUARD, from `oneway codebook`, says whether these
+    queries were fitted; on such queries no requirement of an error is met.
 
     For example:
 
@@ -74,8 +86,7 @@ def certify(
     """
     import json
 
-    import torch
-
+    from oneway.defenses import SecretKey
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
     from oneway.errors import InvalidOptionError
@@ -89,17 +100,23 @@ def certify(
     for flag, wanted in required.items():
         if wanted is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
+    if require_group_share is not None and groups is None:
+        raise InvalidOptionError("--require-group-share needs the groups. Pass --groups.")
     required |= {"--require-members": require_members, "--require-bits": require_bits}
     required |= {"--require-cells": require_cells}
     fitted = release.certificate
     if max_l1_worst is None and fitted is not None and fitted.worst_case is not None:
         max_l1_worst = fitted.worst_case.limit
+    required |= {"--require-group-share": require_group_share}
+    people = read_groups(groups, len(logits))
+    key = None if key_file is None else SecretKey.from_file(key_file)
     certificate = certify_table(
         release.state,
         logits,
         queries,
-        independent=True,
-        generator=torch.Generator().manual_seed(seed),
+        held_out=_held_out(guard, release.state.digest(), queries, people, key),
+        groups=people,
+        drop_copies=drop_copies,
         level=level,
         sensitive=read_sensitive(sensitive, len(logits)),
         max_l1_worst=max_l1_worst,
@@ -120,17 +137,51 @@ def certify(
     raise typer.Exit(1 if missed else 0)
 
 
+def _held_out(
+    guard: Path,
+    table: str,
+    queries: "Tensor | None",
+    groups: "Tensor | None",
+    key: "SecretKey | None",
+) -> "HeldOut":
+    """Return whether queries were fitted, by the digests beside the codebook, if there are any.
+
+    Raises:
+        InvalidOptionError: The digests are of another codebook, or need another key.
+    """
+    from oneway.defenses.codebook import NOT_CHECKED, FittedQueries
+    from oneway.errors import InvalidOptionError
+
+    path = guard.with_suffix(".fitted")
+    if queries is None or not path.is_file():
+        return NOT_CHECKED
+    fitted = FittedQueries.load(path, key)
+    if fitted.table != table:
+        raise InvalidOptionError(
+            f"{path} must hold digests of the queries that {guard} was fitted to, but is about "
+            "another codebook. Put the right file there, or move this one away."
+        )
+    return fitted.judge(queries, groups)
+
+
 def _missed(certificate: "Certificate", required: "dict[str, float | None]") -> Iterator[str]:
     """Yield which requirements a certificate misses, by flag."""
-    error, limits = certificate.error, ("--require-bits", "--require-cells")
+    error = certificate.error
+    limits = ("--require-bits", "--require-cells", "--require-group-share")
     got: dict[str, float] = {"--require-members": certificate.members_least}
     got["--require-bits"] = certificate.bits_most or 0.0
     if certificate.identification is not None:
         got["--require-cells"] = certificate.identification.cells
     if error is not None:
         got |= {"--require-error": error.low, "--require-lower-bound": error.lower_bound}
+    share = certificate.traffic.group_share
+    got["--require-group-share"] = 1.0 if share is None else share
+    fitted = certificate.held_out.answer == "no"
     for flag, wanted in required.items():
         if wanted is None:
+            continue
+        if fitted and flag in ("--require-error", "--require-lower-bound"):
+            yield f"missed {flag}: expected queries that were not fitted, but these were"
             continue
         if not (got[flag] <= wanted if flag in limits else got[flag] >= wanted):
             side = "at most" if flag in limits else "at least"

@@ -115,7 +115,7 @@ def book():
 
 
 def certified(book, logits, images=None, **more):
-    return certify(book, logits, images, independent=True, generator=seeded(), **more)
+    return certify(book, logits, images, **more)
 
 
 def test_a_certificate_states_the_curve_and_copies_are_one_candidate(book):

@@ -12,6 +12,7 @@ from oneway.defenses.codebook.fit import (
     fit_codebook,
     merge_calibration,
 )
+from oneway.defenses.codebook.fitted import NOT_CHECKED, FittedQueries, HeldOut
 from oneway.defenses.codebook.identification import (
     Identification,
     NamedShare,
@@ -23,10 +24,12 @@ from oneway.defenses.codebook.measures import CertifiedError, certified_error, m
 from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.traffic import Traffic
 from oneway.defenses.codebook.worst_case import WorstCase
 
 __all__ = [
     "ASSUMPTIONS",
+    "NOT_CHECKED",
     "Budget",
     "Certificate",
     "CertifiedError",
@@ -35,9 +38,12 @@ __all__ = [
     "CodebookRelease",
     "DecoyOptions",
     "FitSettings",
+    "FittedQueries",
+    "HeldOut",
     "Identification",
     "NamedShare",
     "SensitiveAccuracy",
+    "Traffic",
     "WorstCase",
     "certified_error",
     "certify",

@@ -30,6 +30,7 @@ from oneway.checks import check_logits_to_fit, check_weight
 from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
+from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
@@ -63,6 +64,7 @@ class LabelRows:
         cap: ``max_l1_worst``; infinite without one.
         costs: L1 distortion of unions of boxes, and their rows beyond the cap, by numbers of boxes.
             They do not depend on the weights, so that a sweep over weights computes them once.
+        groups: ``(n)`` int64, the group of each row, or None.
     """
 
     classes: Tensor
@@ -74,6 +76,7 @@ class LabelRows:
     boxes: list[tuple[Tensor, Tensor]]
     cap: float
     costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
+    groups: Tensor | None = None
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
@@ -98,6 +101,13 @@ class LabelRows:
             beyond = int((apart + self.tails[rows] > self.cap).sum())
             self.costs[numbers] = float(apart.sum()), beyond
         return self.costs[numbers]
+
+    def group_share(self, numbers: frozenset[int]) -> float:
+        """Return the share of the largest group in several boxes; 0 without groups."""
+        if self.groups is None:
+            return 0.0
+        counts = self.groups[self.union(numbers)].unique(return_counts=True)[1]
+        return float(counts.max() / counts.sum())
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,8 @@ def cut_calibration(
     settings: FitSettings,
     images: Tensor | None = None,
     on_label: Callable[[float], None] | None = None,
+    *,
+    groups: Tensor | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
@@ -150,12 +162,22 @@ def cut_calibration(
         settings: How to fit.
         images: ``(N, ...)`` the queries themselves, if ``image_weight`` is not 0.
         on_label: Called with the share that is done.
+        groups: ``(N)`` int64, the person, account or device behind each query. Then ``min_members``
+            counts different groups.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them, or
-            ``images`` are not as many.
+            ``images`` or ``groups`` are not as many.
+        InvalidOptionError: ``max_group_share`` is below 1, and there are no groups.
     """
     _check_calibration(logits, settings, images)
+    if groups is not None:
+        check_groups(groups, len(logits))
+    elif settings.max_group_share < 1:
+        raise InvalidOptionError(
+            f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
+            "the group of each query, or leave max_group_share at 1."
+        )
     labels = logits.argmax(-1).cpu()
     shown = (
         images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None
@@ -175,11 +197,12 @@ def cut_calibration(
         dense = explicit == num_classes
         rows = project(probabilities, classes.expand(len(numbers), -1), dense=dense)
         tails = _tails(probabilities, classes)
-        boxes = _cut(rows, tails, settings) if len(numbers) >= settings.min_members else []
+        own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
+        company = len(numbers) if own is None else len(own.unique())
+        boxes = _cut(rows, tails, settings, own) if company >= settings.min_members else []
         pixels = None if shown is None else shown[numbers].double()
-        offsets = wide.logsumexp(-1)
-        center, cap = settings.center, _cap_of(settings)
-        cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap))
+        offsets, center, cap = wide.logsumexp(-1), settings.center, _cap_of(settings)
+        cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap, groups=own))
         if on_label is not None:
             on_label((label + 1) / num_classes)
     return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
@@ -270,6 +293,8 @@ def _fill(
         book.assignment[label, sorted(numbers)] = span.start + number
     members = [rows.union(numbers) for numbers in cells]
     book.members[span] = torch.tensor([len(each) for each in members])
+    if rows.groups is not None:
+        book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
     offsets = torch.stack([rows.offsets[each].mean() for each in members])
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
     values = torch.stack([center_of(rows.rows[each], rows.center) for each in members])
@@ -343,7 +368,9 @@ def distortion(rows: Tensor, center: str) -> float:
     return float(distances_from_center(rows, center).sum())
 
 
-def _cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
+def _cut(
+    rows: Tensor, tails: Tensor, settings: FitSettings, groups: Tensor | None
+) -> list[tuple[Tensor, Tensor]]:
     """Cut rows into boxes, best cut first, until there are enough or none can be cut.
 
     Boxes with a row beyond ``max_l1_worst`` are cut before all others.
@@ -354,7 +381,7 @@ def _cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> list[tuple[Tenso
     """
     open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
     boxes = [(open_ended, torch.arange(len(rows)))]
-    cuts = [_best_cut(rows, tails, settings)]
+    cuts = [_best_cut(rows, tails, settings, groups)]
     while len(boxes) < settings.max_boxes:
         gains = [(False, -1.0) if cut is None else (cut.is_urgent, cut.gain) for cut in cuts]
         best = max(range(len(gains)), key=gains.__getitem__)
@@ -367,7 +394,10 @@ def _cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> list[tuple[Tenso
         left = rows[group, cut.axis] <= cut.edge
         sides = (below, group[left]), (edges, group[~left])
         boxes[best : best + 1] = sides
-        cuts[best : best + 1] = [_best_cut(rows[side], tails[side], settings) for _, side in sides]
+        cuts[best : best + 1] = [
+            _best_cut(rows[side], tails[side], settings, None if groups is None else groups[side])
+            for _, side in sides
+        ]
     return boxes
 
 
@@ -381,12 +411,14 @@ class _Cut:
     is_urgent: bool
 
 
-def _best_cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> _Cut | None:
+def _best_cut(
+    rows: Tensor, tails: Tensor, settings: FitSettings, groups: Tensor | None
+) -> _Cut | None:
     """Return the cut that removes most L1 distortion; None if no cut removes any."""
     count, least, center = len(rows), settings.min_members, settings.center
     if count < 2 * least:
         return None
-    ordered = rows.sort(0).values
+    ordered, order = rows.sort(0)
     sums = ordered.cumsum(0)
     before = torch.arange(1, count, dtype=torch.float64).unsqueeze(-1)
     after = count - before
@@ -396,6 +428,10 @@ def _best_cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> _Cut | None
     edges = (ordered[:-1] + ordered[1:]) / 2
     gains[(edges >= ordered[1:]) | (edges < ordered[:-1])] = -1
     gains[: least - 1], gains[count - least :] = -1, -1
+    if groups is not None:
+        below, above = groups[order], groups[order.flip(0)]
+        few = torch.minimum(groups_up_to(below)[:-1], groups_up_to(above).flip(0)[1:]) < least
+        gains[few] = -1
     most, at = gains.max(0)
     apart = distances_from_center(rows, center)
     is_urgent = bool((apart + tails > _cap_of(settings)).any())
@@ -412,6 +448,14 @@ def _best_cut(rows: Tensor, tails: Tensor, settings: FitSettings) -> _Cut | None
     return best
 
 
+def groups_up_to(groups: Tensor) -> Tensor:
+    """Return how many different groups each column of ``(n, W)`` int64 has up to each row."""
+    places = torch.arange(len(groups)).unsqueeze(-1).expand_as(groups)
+    first = torch.full((int(groups.max()) + 1, groups.shape[1]), len(groups))
+    first = first.scatter_reduce(0, groups, places, "amin")
+    return (first.gather(0, groups) == places).cumsum(0)
+
+
 class _Merging:
     """A label's boxes on their way to cells.
 
@@ -420,20 +464,28 @@ class _Merging:
         cheapest: Least change of the objective by joining two cells; infinite if none may join.
     """
 
-    def __init__(self, label: LabelRows, rate_weight: float, image_weight: float) -> None:
+    def __init__(
+        self, label: LabelRows, rate_weight: float, image_weight: float, max_group_share: float
+    ) -> None:
         """Weigh all pairs of a label's boxes.
 
         Args:
             label: The label's rows.
             rate_weight: See :class:`FitSettings`.
             image_weight: See :class:`FitSettings`.
+            max_group_share: See :class:`FitSettings`. Without cells the label releases one vector:
+                one group has too large a share of all boxes together.
         """
         self._label, self._image_weight = label, image_weight
+        self._max_group_share = max_group_share
         # An infinite weight would leave no order among pairs.
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self.cells = [frozenset([number]) for number in range(len(label.boxes))]
-        if rate_weight == math.inf and self.cells and label.cap == math.inf:
-            self.cells = [frozenset(range(len(self.cells)))]
+        whole = frozenset(range(len(self.cells)))
+        if whole and label.group_share(whole) > max_group_share:
+            self.cells = []
+        elif rate_weight == math.inf and whole and label.cap == math.inf:
+            self.cells = [whole]
         self._counts = {cell: len(label.union(cell)) for cell in self.cells}
         images = label.images if image_weight else None
         self._means = (
@@ -451,9 +503,25 @@ class _Merging:
     def cheapest(self) -> float:
         return min(self._changes.values(), default=math.inf)
 
+    def settle(self) -> None:
+        """Join cells while that lowers the objective, or one group has too large a share of one."""
+        while self._changes:
+            if self.cheapest <= 0:
+                self.join()
+                continue
+            most = self._max_group_share
+            uneven = {cell for cell in self.cells if self._label.group_share(cell) > most}
+            if not uneven:
+                break
+            # Also beyond the cap: who is behind a vector counts more.
+            pairs = filter(uneven.intersection, self._changes)
+            self._join(min(pairs, key=self._changes.__getitem__))
+
     def join(self) -> None:
         """Join the two cells whose union costs least."""
-        pair = min(self._changes, key=self._changes.__getitem__)
+        self._join(min(self._changes, key=self._changes.__getitem__))
+
+    def _join(self, pair: tuple[frozenset[int], frozenset[int]]) -> None:
         first, second = pair
         joined = first | second
         self._counts[joined] = self._counts[first] + self._counts[second]
@@ -493,10 +561,10 @@ def _merge(
         InvalidOptionError: More cells are left than ``max_cells``.
     """
     most, cap = calibration.settings.max_cells, calibration.settings.max_l1_worst
-    mergings = [_Merging(each, rate_weight, image_weight) for each in calibration.labels]
+    share = calibration.settings.max_group_share
+    mergings = [_Merging(each, rate_weight, image_weight, share) for each in calibration.labels]
     for each in mergings:
-        while each.cheapest <= 0:
-            each.join()
+        each.settle()
     # A label with too few rows has no boxes, and one cell.
     cells = sum(max(1, len(each.cells)) for each in mergings)
     while most is not None and cells > most:

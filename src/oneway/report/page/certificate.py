@@ -14,6 +14,7 @@ from oneway.report.page.identification import (
     identification_lines,
     identification_sections,
 )
+from oneway.report.page.traffic import held_out_sentence, held_out_words, traffic_sentences
 from oneway.report.sentences import LABEL_LEAKS
 from oneway.report.table import Column, Listing
 
@@ -22,23 +23,29 @@ MEANINGS = {
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
-    "low": "lower end of the error's interval, by a bootstrap over queries",
-    "high": "upper end of that interval",
-    "lower bound": "distribution-free lower bound on the error (empirical Bernstein and Chernoff); "
-    "far below the estimate unless there are thousands of queries",
+    "low": "lower end of the error's interval, which holds for any distribution of queries",
+    "high": "upper end of that interval; queries without another one in their cell may add up to "
+    "1/4 each",
+    "lower bound": "lower bound on the error that holds for any distribution of queries, by "
+    "betting; on digits 92 % of the estimate with 400 queries, 97 % with 2,000",
     "bits, at most": "log2 of the label's cells: what one answer can reveal beyond its label, to "
     "any attacker",
     "bits, measured": "entropy of the cells given the label, over certified queries",
-    "members, at least": "calibration queries behind any vector that reveals more than its label; "
-    "copies of a query count once",
+    "members, at least": "distinct calibration queries behind any vector that reveals more than "
+    "its label",
+    "groups, at least": "groups (people, accounts, devices) behind any such vector",
+    "largest group": "share of the largest group in the worst cell that has at least 20 certified "
+    "queries; 100 %: one group alone",
+    "distinct queries": "certified queries without their copies",
+    "most frequent": "share of the most frequent query in the certified traffic",
     "labels alone": "labels with too few calibration queries: their vector reveals the label alone",
     "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
     "nats per class: mean, quantiles and maximum",
     "alone": "share of queries that are alone in their cell",
+    "worst": "the part with the least lower bound; the bounds of all parts of a kind hold at once",
+    "too few": "parts with fewer than 20 queries (or groups), of which no error is certified",
 }
 """Meanings of the figures of a certificate, by name."""
-
-FITTED = "The codebook was fitted to these queries too: all figures are too favorable."
 
 DISTANCES = {
     "l1_probabilities": "L1 of probabilities",
@@ -77,22 +84,39 @@ def alone_sentence(certificate: Certificate) -> str | None:
     return f"{share} of queries are alone in their cell and count as fully reconstructed."
 
 
+def parts_sentences(certificate: Certificate) -> list[str]:
+    """Return the worst label, cell and group, and how many parts have too few queries."""
+    level = f"{100 * certificate.level:g} %"
+    lines = [
+        f"Worst {kind}: {name}. Among its queries any attacker's error is at least "
+        f"{error.lower_bound:.4f} (lower bound, {level} for all of them at once; estimate "
+        f"{error.estimate:.4f} from {error.queries:,} queries)."
+        for kind, (name, error) in certificate.worst.items()
+    ]
+    return lines + [
+        f"{parts.few:,} of the {kind}s have too few queries to certify an error by themselves "
+        f"({100 * parts.few_share:.1f} % of queries)."
+        for kind, parts in certificate.parts.items()
+        if parts.few
+    ]
+
+
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
     lines = identification_lines(certificate)
     lines += [bits_sentence(certificate), error_sentence(certificate)]
-    if certificate.independent:
-        lines.append("Assumes that these queries were not used for fitting.")
-    else:
-        lines.append(FITTED)
+    lines += [held_out_sentence(certificate.held_out), *traffic_sentences(certificate.traffic)]
     alone = alone_sentence(certificate)
     if alone is not None:
         lines.append(alone)
+    lines += parts_sentences(certificate)
     if certificate.table and certificate.bits_most and certificate.members_least:
         lines.append(
             "Every vector that reveals more than its label stands for at least "
-            f"{certificate.members_least} calibration queries."
+            f"{certificate.members_least} distinct calibration queries."
         )
+    if certificate.groups_least is not None:
+        lines.append(f"They come from at least {certificate.groups_least} different groups.")
     if certificate.labels_alone:
         lines.append(
             f"{certificate.labels_alone} labels had too few calibration queries: their vectors "
@@ -110,7 +134,7 @@ def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
     """Return the tone of the verdict, the verdict in a few words, and in full."""
     if certificate.error is None:
         tone, stamp = "mixed", "Bits are certified, no error is"
-    elif certificate.independent:
+    elif certificate.held_out.answer != "no":
         tone, stamp = "good", "Certified for any attacker"
     else:
         tone, stamp = "mixed", "Certified on the queries that fitted it"
@@ -126,11 +150,19 @@ def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
             (f"{error.estimate:.4f}", "certified error"),
             (f"{error.lower_bound:.4f}", "lower bound"),
         ]
+    traffic, groups = certificate.traffic, certificate.groups_least
+    behind = [] if groups is None else [(f"{groups}", "groups, at least")]
+    if traffic.group_share is not None:
+        behind.append((f"{100 * traffic.group_share:.1f} %", "largest group"))
+    if traffic.distinct is not None and traffic.commonest is not None:
+        behind.append((f"{traffic.distinct:,}", "distinct queries"))
+        behind.append((f"{100 * traffic.commonest:.1f} %", "most frequent"))
     return [
         *figures,
         ("no bound" if most is None else f"{most:.2f}", "bits, at most"),
         (f"{certificate.bits_measured:.2f}", "bits, measured"),
         (f"{certificate.members_least}", "members, at least"),
+        *behind,
         (f"{certificate.distortion['l1_probabilities']['mean']:.4f}", "distortion"),
         (f"{certificate.labels_alone}", "labels alone"),
     ]
@@ -163,6 +195,31 @@ def certificate_table(certificate: Certificate) -> Listing:
     )
 
 
+def parts_table(certificate: Certificate) -> Listing:
+    """Return the worst label, cell and group."""
+    rows = [
+        {
+            "kind": kind,
+            "part": name,
+            **vars(error),
+            "few": certificate.parts[kind].few if kind in certificate.parts else None,
+        }
+        for kind, (name, error) in certificate.worst.items()
+    ]
+    return Listing(
+        "Worst parts of the traffic",
+        {
+            "parts": Column(itemgetter("kind")),
+            "worst": Column(itemgetter("part"), help=MEANINGS["worst"]),
+            "queries": Column(itemgetter("queries")),
+            "error": Column(itemgetter("estimate"), ".4f", MEANINGS["certified error"]),
+            "lower bound": Column(itemgetter("lower_bound"), ".4f", MEANINGS["lower bound"]),
+            "too few": Column(itemgetter("few"), help=MEANINGS["too few"]),
+        },
+        rows,
+    )
+
+
 def distortion_table(certificate: Certificate) -> Listing:
     """Return how far a release moves scores, over queries."""
     names = {"mean": "mean", "p50": "median", "p95": "95 %", "p99": "99 %", "max": "most"}
@@ -182,8 +239,8 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         command: The command that certified it, if it is known.
     """
     notices = [LABEL_LEAKS]
-    if not certificate.independent:
-        notices.append(FITTED)
+    if certificate.held_out.answer != "yes":
+        notices.append(held_out_sentence(certificate.held_out))
     alone = alone_sentence(certificate)
     if alone is not None:
         notices.append(alone)
@@ -199,13 +256,16 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     if certificate.error is not None:
         blocks: list[Block] = [_chart(certificate), Grid(certificate_table(certificate))]
         sections.append(Section("errors", "The least error of any attacker", blocks))
+    if certificate.worst:
+        worst: list[Block] = [Bullets(parts_sentences(certificate)), Grid(parts_table(certificate))]
+        sections.append(Section("worst", "Where it is least", worst))
     sections += [
         Section("moved", "What users lose", [Grid(distortion_table(certificate))]),
         Section("rests", "Assumptions", [Bullets(ASSUMPTIONS)]),
         Section("how", "How it was certified", [Facts(_facts(certificate, command))]),
     ]
     tone, stamp, verdict = certificate_verdict(certificate)
-    queries = "not used for fitting" if certificate.independent else "used for fitting, too"
+    queries = held_out_words(certificate.held_out)
     return Page(
         kind="certificate",
         title=f"What {name} lets out, at most",
