@@ -195,49 +195,54 @@ def entropy_beyond_label(cells: list[int], labels: list[int]) -> float:
     return bits
 
 
-def relative_entropy(mean: float, other: float) -> float:
-    """KL between coins that fall heads with these chances, in nats."""
-    value = 0.0
-    if mean > 0:
-        value += mean * (math.log(mean) - math.log(other))
-    if mean < 1:
-        value += (1 - mean) * (math.log1p(-mean) - math.log1p(-other))
-    return value
+def within_cells_of_groups(cells: list[int], queries: Matrix, groups: list[int]) -> float:
+    """Return the variance within cells for "a group, then one of its rows", pair by pair."""
+    weights = [1 / (len(set(groups)) * groups.count(group)) for group in groups]
+    total = 0.0
+    for cell in set(cells):
+        rows = [at for at, other in enumerate(cells) if other == cell]
+        pairs = [(i, j) for i in rows for j in rows if groups[i] != groups[j]]
+        if pairs:
+            shares = np.array([weights[i] * weights[j] for i, j in pairs])
+            halves = np.array([((queries[i] - queries[j]) ** 2).mean() / 2 for i, j in pairs])
+            total += sum(weights[at] for at in rows) * float((shares * halves).sum() / shares.sum())
+    return total
 
 
-def chernoff_lower(mean: float, count: int, risk: float) -> float:
-    """Return the p below ``mean`` with ``count * KL(mean || p) = log(1 / risk)``, by SciPy."""
+def pairs_in_turn(cells: list[int], dry: float, latest: float) -> list[tuple[int, int]]:
+    """Return (row, partner or -1) of rows that ask: each from the whole past, as one reads it."""
+    pairs = list[tuple[int, int]]()
+    gone = set[int]()
+    for row, cell in enumerate(cells):
+        waiting = [at for at in range(row) if at not in gone]
+        stocked = {cells[at] for at in waiting}
+        missing = sum(cells[at] not in stocked for at in range(row))
+        once = sum(cells[:row].count(other) == 1 for other in set(cells[:row]))
+        late = row >= latest * len(cells) and len(pairs) < (1 - latest) * row
+        if row and (late or missing + once <= dry * row):
+            partner = max((at for at in waiting if cells[at] == cell), default=-1)
+            pairs.append((row, partner))
+            if partner >= 0:
+                gone |= {row, partner}
+    return pairs
+
+
+def least_mean(orders: list[list[float]], count: float, risk: float, most: float) -> float:
+    """Return the m at which the average over orders of the products of bets is 1 / risk."""
     from scipy.optimize import brentq
 
-    if mean <= 0:
-        return 0.0
-    limit = math.log(1 / risk) / count
-    if mean == 1:
-        return math.exp(-limit)
-    least = 1e-300
-    if relative_entropy(mean, least) <= limit:
-        return 0.0
-    return float(
-        brentq(lambda p: relative_entropy(mean, p) - limit, least, mean, xtol=1e-14, rtol=1e-12)
-    )
+    def excess(mean: float) -> float:
+        total = 0.0
+        for values in orders:
+            product = 1.0
+            for at in range(1, len(values)):
+                past = np.array(values[:at])
+                if past.mean() > 0:
+                    variance = (((past - past.mean()) ** 2).sum() + past.mean() ** 2) / at
+                    stake = math.sqrt(2 * math.log(1 / risk) / (count * variance))
+                    product *= 1 + min(stake, most / mean) * (values[at] - mean)
+            total += product / len(orders)
+        return math.log(total * risk)
 
-
-def lower_bound_of(halves: list[float], count: int, level: float) -> float:
-    """Return the distribution-free lower bound from the halves of the pairs' mean squared
-    differences.
-
-    Maurer & Pontil (COLT 2009), Theorem 11, for twice the halves, which lie in [0, 1]; then
-    Hoeffding (1963), Theorem 1, for four times the variances of the cells of all rows.
-    """
-    if len(halves) < 2:
-        return 0.0
-    risk, pairs = (1 - level) / 2, len(halves)
-    values = [2 * half for half in halves]
-    mean = sum(values) / pairs
-    variance = sum((one - other) ** 2 for one, other in itertools.combinations(values, 2)) / (
-        pairs * (pairs - 1)
-    )
-    log = math.log(2 / risk)
-    least = mean - math.sqrt(2 * variance * log / pairs) - 7 * log / (3 * (pairs - 1))
-    of_rows = max(0.0, least / 2) * 2 * pairs / count
-    return chernoff_lower(4 * of_rows, count, risk) / 4
+    least = 1e-9
+    return float(brentq(excess, least, 0.5, xtol=1e-13)) if excess(least) > 0 else 0.0

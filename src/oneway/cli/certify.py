@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
-from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
+from oneway.cli.common import Kind, check_suffix, command, command_line
 from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def certify(
         typer.Option(help="File to write the page to read to, .html. [GUARD-SCORES.html]"),
         Writes(),
     ] = None,
-    seed: Seed = 0,
 ) -> None:
     """Certify what a codebook lets out, on queries that it was not fitted to.
 
@@ -66,8 +65,6 @@ def certify(
         oneway certify work/guard.safetensors work/other.npz --require-error 0.03
     """
     import json
-
-    import torch
 
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
@@ -88,7 +85,6 @@ def certify(
         logits,
         queries,
         independent=True,
-        generator=torch.Generator().manual_seed(seed),
         level=level,
     )
     if json_out is not None:

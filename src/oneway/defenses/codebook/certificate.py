@@ -7,13 +7,13 @@ what the least error of any attacker rests on.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from oneway.checks import check_images, check_level, check_logits_to_fit
+from oneway.checks import check_images, check_level, check_logits_to_fit, name_of
 from oneway.defenses.codebook.measures import (
     LEVEL,
     CertifiedError,
@@ -22,6 +22,7 @@ from oneway.defenses.codebook.measures import (
     distances,
     pairs_in,
 )
+from oneway.defenses.codebook.parts import PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
@@ -65,8 +66,8 @@ class Certificate:
         bits_measured: Bits beyond the label on average: the entropy of these queries' cells given
             their labels.
         error: Certified error over all queries; None if the queries themselves were not given.
-        error_by_label: Certified error of each predicted label with enough queries. Each interval
-            holds by itself, so that some of many miss.
+        error_by_label: Certified error of each predicted label with enough queries. Intervals, and
+            lower bounds, hold for all labels at once.
         distortion: L1 distance of probabilities (``l1_probabilities``) and mean absolute difference
             of centered logits per class in nats (``logits``), each as ``mean``, ``p50``, ``p95``,
             ``p99`` and ``max``.
@@ -75,6 +76,8 @@ class Certificate:
         labels_alone: Number of labels with so few calibration queries that their vector reveals
             the label alone.
         level: Level of intervals and bounds.
+        parts: Certified errors within the parts of a kind, ``cell`` and ``group``; of groups only
+            where they are known.
     """
 
     table: str
@@ -88,6 +91,21 @@ class Certificate:
     members_least: int
     labels_alone: int
     level: float = LEVEL
+    parts: Mapping[str, PartErrors] = field(default_factory=dict)
+
+    @property
+    def worst(self) -> dict[str, tuple[str, CertifiedError]]:
+        """The part with the least lower bound, and its error, by kind: label, cell, group.
+
+        The bounds of a kind hold at once, so that the least of them holds, too.
+        """
+        kinds = {"label": self.error_by_label}
+        kinds |= {kind: parts.errors for kind, parts in self.parts.items()}
+        return {
+            kind: min(errors.items(), key=lambda part: part[1].lower_bound)
+            for kind, errors in kinds.items()
+            if errors
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
@@ -107,6 +125,9 @@ class Certificate:
                 **values,
                 "error": None if error is None else CertifiedError(**error),
                 "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
+                "parts": {
+                    kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
+                },
             }
         )
 
@@ -132,9 +153,15 @@ class Certificate:
         labels = {str(label) for label in range(codebook.sizes.num_classes)}
         if not self.error_by_label.keys() <= labels:
             yield "it certifies a label that does not exist"
-        for error in (*self.error_by_label.values(), self.error):
+        of_parts = [error for parts in self.parts.values() for error in parts.errors.values()]
+        for error in (*self.error_by_label.values(), *of_parts, self.error):
             if error is not None:
                 yield from _faults_of_error(error, self.queries)
+        for kind, parts in self.parts.items():
+            if kind not in ("cell", "group"):
+                yield "it certifies parts of a kind that does not exist"
+            if not _is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
+                yield "the parts with few queries are not a number of parts and a share"
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -150,8 +177,8 @@ def certify(
     queries: Tensor | None = None,
     *,
     independent: bool,
-    generator: Generator,
     level: float = LEVEL,
+    groups: Tensor | None = None,
 ) -> Certificate:
     """Certify what a codebook lets out, on queries like those that it will see.
 
@@ -162,8 +189,10 @@ def certify(
             certified.
         independent: Whether the codebook was fitted without these queries. Only then are interval
             and lower bound of the error valid.
-        generator: On the CPU; draws the bootstrap and the pairs.
         level: Level of intervals and bounds, in (0, 1).
+        groups: ``(N)`` int64, of queries that depend on each other (frames of a video, pictures of
+            one person) the same number; None: all are independent. Errors are then means over
+            groups of the mean over each group's queries.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
@@ -173,7 +202,7 @@ def certify(
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.expand(codebook.values, cells)
-    certificate = _certificate(cells, released, logits, queries, independent, generator, level)
+    certificate = _certificate(cells, released, logits, queries, independent, level, groups)
     error = certificate.error
     if error is not None and error.alone > MAX_ALONE:
         raise InvalidOptionError(
@@ -200,8 +229,8 @@ def _certificate(
     logits: Tensor,
     queries: Tensor | None,
     independent: bool,
-    generator: Generator,
     level: float,
+    groups: Tensor | None,
 ) -> Certificate:
     """Return the figures that follow from cells and released probabilities."""
     check_logits_to_fit(logits)
@@ -213,13 +242,16 @@ def _certificate(
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
     error, by_label = None, dict[str, CertifiedError]()
+    parts = dict[str, PartErrors]()
     if queries is not None:
         flat = _checked_queries(queries, cells)
-        error = certified_error(cells, flat, generator, level)
-        for label in labels.unique().tolist():
-            rows = labels == label
-            if pairs_in(cells[rows]) >= MIN_PAIRS:
-                by_label[str(label)] = certified_error(cells[rows], flat[rows], generator, level)
+        if groups is not None:
+            _check_groups(groups, len(cells))
+            # A group is certified by itself, where its queries are draws from what it asks.
+            parts["group"] = certify_parts(groups, cells, flat, level)
+        error = certified_error(cells, flat, level, groups)
+        by_label |= certify_parts(labels, cells, flat, level, groups).errors
+        parts["cell"] = certify_parts(cells, cells, flat, level, groups)
     return Certificate(
         table="",
         queries=len(logits),
@@ -232,6 +264,7 @@ def _certificate(
         members_least=int(cells.unique(return_counts=True)[1].min()),
         labels_alone=0,
         level=level,
+        parts=parts,
     )
 
 
@@ -251,6 +284,14 @@ def _checked_queries(queries: Tensor, cells: Tensor) -> Tensor:
             "bits and distortion alone."
         )
     return queries.detach().flatten(1)
+
+
+def _check_groups(groups: Tensor, rows: int) -> None:
+    if groups.dtype != torch.int64 or groups.shape != (rows,):
+        raise InvalidTensorError(
+            f"groups must be int64 of shape ({rows},), one per query, but got "
+            f"{name_of(groups.dtype)} of shape {tuple(groups.shape)}."
+        )
 
 
 def _summary(values: Tensor) -> dict[str, float]:

@@ -12,25 +12,22 @@ their unbiased variance s_c^2,
 
 Cells with one row count as 0, so that T errs to the safe side.
 
-**Confidence.** ``low`` and ``high`` are a bootstrap interval of T over each query's jackknife
-pseudo-value: how much T changes without the query. In a cell of two that exceeds the query's share,
-since both rows depend on each other. ``lower_bound`` holds for any distribution of queries in
-[0, 1] and any sample size, in two steps of half the risk each. Rows of a cell are paired off; half
-their squared distance is unbiased for the cell's variance, lies in [0, 1/2], and pairs are
-independent given the cells, so that an empirical Bernstein bound holds (Maurer & Pontil, "Empirical
-Bernstein bounds and sample variance penalization", COLT 2009, Theorem 11). Then the mean over N
-rows of their cells' variances, which lie in [0, 1/4], is compared with its expectation by
-Chernoff's bound with relative entropy.
+**Confidence.** Bootstrap intervals of T are false where few queries are frequent: T lies below the
+truth as long as the others are alone in their cells. Interval and lower bound come from
+:mod:`oneway.defenses.codebook.betting`, and hold for any distribution and any number of queries.
+
+**Groups.** Of groups of queries that depend on each other, such as the frames of a video, each has
+the same weight, and its queries share it: T is an estimate for "a group, then one of its queries".
+Only pairs of queries from two groups count.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from oneway.defenses.codebook.betting import bound_error
 from oneway.defenses.codebook.table import Codebook
-from oneway.metrics import bootstrap_mean
 
 LEVEL = 0.95
 """Default level of intervals and bounds."""
@@ -51,9 +48,9 @@ class CertifiedError:
 
     Attributes:
         estimate: Estimate from the variance within cells.
-        low: Lower end of its bootstrap interval.
-        high: Upper end of its bootstrap interval.
-        lower_bound: Distribution-free lower bound; 0 if there are too few queries.
+        low: Lower end of an interval that holds for any distribution.
+        high: Upper end of that interval.
+        lower_bound: Lower bound that holds for any distribution; 0 if there are too few queries.
         queries: Number of queries behind these figures.
         alone: Share of queries that are alone in their cell, and count as 0.
     """
@@ -137,37 +134,36 @@ def pairs_in(cells: Tensor) -> int:
 
 
 def certified_error(
-    cells: Tensor, queries: Tensor, generator: Generator, level: float = LEVEL
+    cells: Tensor,
+    queries: Tensor,
+    level: float = LEVEL,
+    groups: Tensor | None = None,
+    together: int = 1,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
     Args:
         cells: ``(N)`` int64, the cell of each query.
         queries: ``(N, D)`` floating, in [0, 1].
-        generator: On the CPU; draws the bootstrap, then the pairs.
         level: Level of interval and lower bound, in (0, 1).
+        groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
+            independent.
+        together: Number of parts of the traffic whose bounds hold at once with this level.
     """
-    values, alone = error_shares(cells, queries)
-    estimate = float(values.mean())
-    inverse, sizes = (
-        numbers.cpu() for numbers in cells.unique(return_inverse=True, return_counts=True)[1:]
-    )
-    company = sizes[inverse].double()
-    # A cell adds n s^2. Without a row it adds (n - 1) s^2 of the others; with n = 2, nothing.
-    whole = torch.zeros(len(sizes), dtype=torch.float64).index_add(0, inverse, values)[inverse]
-    # The others' sum of squares: a row takes away its square times n / (n - 1), which it added.
-    left = (whole * (company - 1) / company - values).clamp_min(0)
-    others = torch.where(company > 2, left * (company - 1) / (company - 2).clamp_min(1), 0.0)
-    added = whole - others
-    interval = bootstrap_mean(added - added.mean() + estimate, generator=generator, level=level)
-    halves = _half_squared_pairs(inverse.to(cells.device), queries, generator)
+    if groups is None:
+        values, lone = error_shares(cells, queries)
+        estimate, alone = float(values.mean()), float(lone.double().mean())
+    else:
+        estimate, alone = estimate_over_groups(cells, queries, groups)
+    bounds = bound_error(cells, queries, level, groups, together)
     return CertifiedError(
         estimate=estimate,
-        low=max(0.0, interval.low),
-        high=interval.high,
-        lower_bound=_lower_bound(halves, len(cells), level),
+        # An end that is moved outwards still holds.
+        low=min(bounds.low, estimate),
+        high=max(bounds.high, estimate),
+        lower_bound=min(bounds.lower, estimate),
         queries=len(cells),
-        alone=float(alone.double().mean()),
+        alone=alone,
     )
 
 
@@ -196,80 +192,43 @@ def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     return values.cpu(), company == 1
 
 
-def _half_squared_pairs(inverse: Tensor, queries: Tensor, generator: Generator) -> Tensor:
-    """Return half the mean squared distance of each pair of queries that share a cell, float64.
+def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tuple[float, float]:
+    """Return the estimate for "a group, then one of its queries", and the share that is alone.
 
-    Within each cell neighbours in a random order are pairs; one of an odd number is left over.
-    """
-    count = len(inverse)
-    order = torch.randperm(count, generator=generator).to(inverse.device)
-    order = order[inverse[order].argsort(stable=True)]
-    cells = inverse[order]
-    starts = torch.ones_like(cells, dtype=torch.bool)
-    starts[1:] = cells[1:] != cells[:-1]
-    places = torch.arange(count, device=order.device)
-    first = torch.where(starts, places, 0).cummax(0).values
-    odd = places[(places - first) % 2 == 1]
-    left, right = (queries[order[rows]].split(ROWS_AT_ONCE) for rows in (odd - 1, odd))
-    parts = [
-        (one.double() - other.double()).square().mean(-1) / 2
-        for one, other in zip(left, right, strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def _lower_bound(halves: Tensor, count: int, level: float) -> float:
-    """Return a lower bound on E Var(x | cell) that holds for any distribution in [0, 1].
+    With weights w that share each group's part among its queries, the variance of a cell is the
+    mean of half the squared distances of two queries from different groups, weighted by both.
 
     Args:
-        halves: From :func:`_half_squared_pairs`, in [0, 1/2].
-        count: N, how many queries there are, with those in no pair.
-        level: Probability with which the bound holds.
+        cells: ``(N)`` int64, the cell of each query.
+        queries: ``(N, D)`` floating, in [0, 1].
+        groups: ``(N)`` int64, of queries that depend on each other the same number.
     """
-    pairs = len(halves)
-    if pairs < 2:
-        return 0.0
-    # In [0, 1] for the inequality; half of the risk for each of the two steps.
-    scaled, risk = 2 * halves, (1 - level) / 2
-    log = math.log(2 / risk)
-    slack = math.sqrt(2 * float(scaled.var()) * log / pairs) + 7 * log / (3 * (pairs - 1))
-    mean = max(0.0, (float(scaled.mean()) - slack) / 2)
-    # Queries in no pair count as 0.
-    seen = mean * 2 * pairs / count
-    return lower_expectation(4 * seen, count, risk) / 4
+    member, sizes = groups.to(cells.device).unique(return_inverse=True, return_counts=True)[1:]
+    weights = 1 / (len(sizes) * sizes[member].double())
+    # All queries of a group that share a cell: (cell, group) pairs.
+    pairs, places = torch.stack([cells, member]).unique(dim=1, return_inverse=True)
+    cell = pairs[0].unique(return_inverse=True)[1]
+    mass = weights.new_zeros(pairs.shape[1]).index_add(0, places, weights)
+    squares = torch.zeros_like(mass)
+    sums = weights.new_zeros(len(mass), queries.shape[1])
+    for rows, numbers, shares in zip(
+        *(each.split(ROWS_AT_ONCE) for each in (queries, places, weights)), strict=True
+    ):
+        wide = rows.double()
+        sums.index_add_(0, numbers, wide * shares.unsqueeze(-1))
+        squares.index_add_(0, numbers, wide.square().mean(-1) * shares)
 
+    def per_cell(values: Tensor) -> Tensor:
+        return values.new_zeros(int(cell.max()) + 1, *values.shape[1:]).index_add(0, cell, values)
 
-def lower_expectation(mean: float, count: int, risk: float) -> float:
-    """Return a lower bound on the expectation of independent values in [0, 1].
-
-    Args:
-        mean: Mean of the values, in [0, 1].
-        count: Number of values, at least 1.
-        risk: Probability with which the expectation may be lower, in (0, 1).
-
-    Returns:
-        The least p with ``count * KL(mean || p) <= log(1 / risk)``.
-
-    Source:
-        Hoeffding, "Probability inequalities for sums of bounded random variables" (1963),
-        Theorem 1.
-    """
-    if mean <= 0:
-        return 0.0
-    mean, limit = min(mean, 1.0), math.log(1 / risk) / count
-    low, high = 0.0, mean
-    for _ in range(60):
-        middle = (low + high) / 2
-        if middle > 0 and _relative_entropy(mean, middle) <= limit:
-            high = middle
-        else:
-            low = middle
-    return low  # the end on the safe side
-
-
-def _relative_entropy(mean: float, other: float) -> float:
-    """Return KL of two Bernoulli distributions, in nats."""
-    return sum(p * math.log(p / q) for p, q in ((mean, other), (1 - mean, 1 - other)) if p > 0)
+    # Over all pairs of rows w w' |x - x'|^2 / 2 adds up to mass * squares - |sum|^2.
+    within = mass * squares - sums.square().mean(-1)
+    whole = per_cell(mass)
+    apart = whole * per_cell(squares) - per_cell(sums).square().mean(-1) - per_cell(within)
+    of_pairs = whole.square() - per_cell(mass.square())
+    company = cell.bincount() > 1
+    variances = torch.where(company, apart.clamp_min(0) / of_pairs, 0.0)
+    return float((whole * variances).sum()), float(whole[~company].sum())
 
 
 def _centered(rows: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             queries: ``(N, ...)`` in [0, 1], the queries that gave the scores, for the certified
                 error; copies of a query count once. None: only bits and distortion are certified,
                 and copies count.
-            generator: On the CPU; draws which queries certify, and the bootstrap.
+            generator: On the CPU; draws which queries certify.
             settings: How to fit; None: the defaults. A ``budget`` overrides ``rate_weight``.
             budget: What users may lose, or attackers may gain; None: ``settings`` decide.
             held_out: Share of the queries that certify, in [0, 1). 0: the same queries fit and
@@ -158,7 +158,6 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             logits[rows],
             None if queries is None else queries[rows],
             independent=apart > 0,
-            generator=generator,
         )
         return fitted
 

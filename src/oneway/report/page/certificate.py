@@ -15,10 +15,11 @@ MEANINGS = {
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
-    "low": "lower end of the error's interval, by a bootstrap over queries",
-    "high": "upper end of that interval",
-    "lower bound": "distribution-free lower bound on the error (empirical Bernstein and Chernoff); "
-    "far below the estimate unless there are thousands of queries",
+    "low": "lower end of the error's interval, which holds for any distribution of queries",
+    "high": "upper end of that interval; queries without another one in their cell may add up to "
+    "1/4 each",
+    "lower bound": "lower bound on the error that holds for any distribution of queries, by "
+    "betting; on digits 92 % of the estimate with 400 queries, 97 % with 2,000",
     "bits, at most": "log2 of the label's cells: what one answer can reveal beyond its label, to "
     "any attacker",
     "bits, measured": "entropy of the cells given the label, over certified queries",
@@ -28,6 +29,8 @@ MEANINGS = {
     "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
     "nats per class: mean, quantiles and maximum",
     "alone": "share of queries that are alone in their cell",
+    "worst": "the part with the least lower bound; the bounds of all parts of a kind hold at once",
+    "too few": "parts with fewer than 20 queries (or groups), of which no error is certified",
 }
 """Meanings of the figures of a certificate, by name."""
 
@@ -70,6 +73,23 @@ def alone_sentence(certificate: Certificate) -> str | None:
     return f"{share} of queries are alone in their cell and count as fully reconstructed."
 
 
+def parts_sentences(certificate: Certificate) -> list[str]:
+    """Return the worst label, cell and group, and how many parts have too few queries."""
+    level = f"{100 * certificate.level:g} %"
+    lines = [
+        f"Worst {kind}: {name}. Among its queries any attacker's error is at least "
+        f"{error.lower_bound:.4f} (lower bound, {level} for all of them at once; estimate "
+        f"{error.estimate:.4f} from {error.queries:,} queries)."
+        for kind, (name, error) in certificate.worst.items()
+    ]
+    return lines + [
+        f"{parts.few:,} of the {kind}s have too few queries to certify an error by themselves "
+        f"({100 * parts.few_share:.1f} % of queries)."
+        for kind, parts in certificate.parts.items()
+        if parts.few
+    ]
+
+
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
     lines = [bits_sentence(certificate), error_sentence(certificate)]
@@ -80,6 +100,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     alone = alone_sentence(certificate)
     if alone is not None:
         lines.append(alone)
+    lines += parts_sentences(certificate)
     if certificate.table and certificate.bits_most and certificate.members_least:
         lines.append(
             "Every vector that reveals more than its label stands for at least "
@@ -155,6 +176,31 @@ def certificate_table(certificate: Certificate) -> Listing:
     )
 
 
+def parts_table(certificate: Certificate) -> Listing:
+    """Return the worst label, cell and group."""
+    rows = [
+        {
+            "kind": kind,
+            "part": name,
+            **vars(error),
+            "few": certificate.parts[kind].few if kind in certificate.parts else None,
+        }
+        for kind, (name, error) in certificate.worst.items()
+    ]
+    return Listing(
+        "Worst parts of the traffic",
+        {
+            "parts": Column(itemgetter("kind")),
+            "worst": Column(itemgetter("part"), help=MEANINGS["worst"]),
+            "queries": Column(itemgetter("queries")),
+            "error": Column(itemgetter("estimate"), ".4f", MEANINGS["certified error"]),
+            "lower bound": Column(itemgetter("lower_bound"), ".4f", MEANINGS["lower bound"]),
+            "too few": Column(itemgetter("few"), help=MEANINGS["too few"]),
+        },
+        rows,
+    )
+
+
 def distortion_table(certificate: Certificate) -> Listing:
     """Return how far a release moves scores, over queries."""
     names = {"mean": "mean", "p50": "median", "p95": "95 %", "p99": "99 %", "max": "most"}
@@ -190,6 +236,9 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     if certificate.error is not None:
         blocks: list[Block] = [_chart(certificate), Grid(certificate_table(certificate))]
         sections.append(Section("errors", "The least error of any attacker", blocks))
+    if certificate.worst:
+        worst: list[Block] = [Bullets(parts_sentences(certificate)), Grid(parts_table(certificate))]
+        sections.append(Section("worst", "Where it is least", worst))
     sections += [
         Section("moved", "What users lose", [Grid(distortion_table(certificate))]),
         Section("rests", "Assumptions", [Bullets(ASSUMPTIONS)]),

@@ -1,0 +1,236 @@
+"""Bounds on the least error of any attacker, by betting: one step, for any distribution.
+
+Rows are independent draws of a cell and a query. They arrive one by one. A row *waits* or *asks*,
+as the cells of earlier rows decide, before anything of the row is seen. For a row that asks,
+
+    X = half its mean squared distance from a row that waits in its cell; 0 if none waits there.
+
+The partner then leaves. A row that found no partner waits itself. Three facts make a bound of it.
+
+- **Never too much.** Of the rows that wait only the cells were used. Given the past they are fresh
+  draws from their cells. So X has expectation Var(x | c) where the row falls in a cell c in which a
+  row waits, and 0 elsewhere: ``E[X | past] <= E Var(x | cell)``. A row that was compared must not
+  come back: given such a row z, the expectation is (Var + |z - mean|^2) / 2.
+- **Betting.** X lies in [0, 1/2]. If the error were at most m, the product of 1 + s (X - m), with
+  stakes s in [0, 1 / m) that depend on the past alone, would be an e-value: positive, with an
+  expectation of at most 1, so that it reaches 1 / risk with a probability of at most the risk. An
+  average of e-values is one, too: here over several random orders of the rows.
+- **Monotone.** The average falls as m grows. The lower bound is the least m that is not refuted.
+
+The upper end is found alike. There a row without a partner counts as 1/4, the largest variance, so
+that ``E[X | past] >= E Var(x | cell)``; and 1/2 - X takes the place of X.
+
+Rows wait while more than ``DRY`` of the traffic, as far as it is known, would find nobody waiting:
+with one cell every other row asks, with many cells a stock is built first. Copies of a query are
+draws like all others: the bounds hold for traffic in which some queries are frequent.
+
+With groups, whose rows depend on each other, each order takes one row of each group at random:
+independent draws of "a group, then one of its rows". What is bounded is the mean over groups of the
+mean error over the group's rows.
+
+The orders come from a hash of the rows: the same rows give the same bounds, and there is no seed to
+try until they please.
+
+Source: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (Journal of
+the Royal Statistical Society B 86, 2024), for the products and the stakes. The pairs are ours.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+ORDERS = 8
+"""Random orders of the rows whose e-values are averaged."""
+
+DRY = 0.01
+"""Share of the traffic that may fall into cells where no row waits, while rows ask."""
+
+LATEST = 0.8
+"""Share of the rows that wait at most: with very many cells there is never enough in stock."""
+
+MOST = 0.9
+"""Largest stake, as a share of the largest that keeps every factor positive."""
+
+LARGEST = 0.25
+"""Largest variance of values in [0, 1]."""
+
+HALVINGS = 32
+"""Steps of the search for a bound, each of which halves what is left of [0, 1/2]."""
+
+AT_ONCE = 4096
+"""Pairs of queries that are compared at once."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What holds of the least mean squared error per pixel of any attacker.
+
+    Attributes:
+        low: Lower end of an interval that holds with the level.
+        high: Its upper end, at most 1/4, the largest variance of values in [0, 1].
+        lower: Bound that holds with the level by itself, so that it is a little above ``low``.
+    """
+
+    low: float
+    high: float
+    lower: float
+
+
+def bound_error(
+    cells: Tensor, queries: Tensor, level: float, groups: Tensor | None = None, together: int = 1
+) -> Bounds:
+    """Return bounds on E Var(query | cell) that hold for any distribution in [0, 1].
+
+    Args:
+        cells: ``(N)`` int64, the cell of each query.
+        queries: ``(N, D)`` floating, in [0, 1].
+        level: Probability with which interval and bound hold, each by itself, in (0, 1).
+        groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
+            independent. See the module for what is bounded then.
+        together: Number of parts of the traffic whose bounds hold at once with this level.
+    """
+    order, seed = canonical_order(cells, queries)
+    cells, queries = cells[order.to(cells.device)].cpu(), queries[order]
+    groups = torch.arange(len(cells)) if groups is None else groups[order.to(groups.device)].cpu()
+    generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
+    for _ in range(ORDERS):
+        rows = one_of_each(groups, generator)
+        asks, meets = pair_up(cells[rows].tolist())
+        asking.append(rows[asks])
+        partners.append(torch.where(meets < 0, -1, rows[meets]))
+    # (O, A) numbers of rows; orders with fewer rows that ask are filled up.
+    asked, met = (pad_sequence(each, True, padding_value=-1) for each in (asking, partners))
+    real, paired = asked >= 0, met >= 0
+    least = torch.zeros(asked.shape, dtype=torch.float64)
+    least[paired] = _half_squared(queries, asked[paired], met[paired])
+    most = torch.where(real & ~paired, LARGEST, least)
+    risk, expected = (1 - level) / together, len(groups.unique()) / 2
+    stakes = [
+        stakes_for(least, expected, risk / 2, 0.0),
+        stakes_for(least, expected, risk, 0.0),
+        stakes_for(most, expected, risk / 2, math.inf),
+    ]
+    # Of values in [0, 1/2] what is above is below for 1/2 less the values.
+    low, lower, above = least_means(
+        torch.stack([least, least, 0.5 - most]),
+        torch.where(real, torch.stack(stakes), 0.0),
+        torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64),
+    ).tolist()
+    high = min(LARGEST, 0.5 - above)
+    return Bounds(min(low, high), high, min(lower, LARGEST))
+
+
+def canonical_order(cells: Tensor, queries: Tensor) -> tuple[Tensor, int]:
+    """Return an order of rows that does not depend on the order that they came in, and a seed.
+
+    Args:
+        cells: ``(N)`` int64.
+        queries: ``(N, D)`` floating.
+
+    Returns:
+        ``(N)`` int64, and a number from the SHA-256 of all rows.
+    """
+    # As bytes, since NumPy has no bfloat16.
+    rows = queries.detach().cpu().contiguous().view(torch.uint8).numpy()
+    digests = [
+        hashlib.sha256(cell.to_bytes(8, "big", signed=True) + row.tobytes()).digest()
+        for cell, row in zip(cells.tolist(), rows, strict=True)
+    ]
+    order = sorted(range(len(digests)), key=digests.__getitem__)
+    whole = hashlib.sha256(b"".join(digests[number] for number in order)).digest()
+    return torch.tensor(order, device=queries.device), int.from_bytes(whole[:8], "big") >> 1
+
+
+def pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Let rows wait or ask, one by one, and pair those that ask; see the module.
+
+    Args:
+        cells: The cell of each row, in the order of arrival.
+
+    Returns:
+        ``(A)`` int64 numbers of the rows that asked, and ``(A)`` of their partners; -1: none.
+    """
+    waiting, seen = dict[int, list[int]](), dict[int, int]()
+    asking, partners = list[int](), list[int]()
+    # Rows so far in cells where nobody waits, and cells with one row so far: their share of all
+    # rows estimates the share of cells not seen yet (Good, Biometrika 40, 1953).
+    dry = lone = 0
+    for number, cell in enumerate(cells):
+        rows, count = waiting.setdefault(cell, []), seen.get(cell, 0)
+        late = number >= LATEST * len(cells) and len(asking) < (1 - LATEST) * number
+        asks = number > 0 and (late or dry + lone <= DRY * number)
+        dry -= 0 if rows else count
+        lone += (count == 0) - (count == 1)
+        if asks:
+            asking.append(number)
+            partners.append(rows.pop() if rows else -1)
+        if not asks or partners[-1] < 0:
+            rows.append(number)
+        seen[cell] = count + 1
+        dry += 0 if rows else count + 1
+    return torch.tensor(asking, dtype=torch.int64), torch.tensor(partners, dtype=torch.int64)
+
+
+def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
+    """Return the number of one random row of each of ``(N)`` groups, groups in random order."""
+    shuffled = torch.randperm(len(groups), generator=generator)
+    by_group = shuffled[groups[shuffled].argsort(stable=True)]
+    sizes = groups.unique(return_counts=True)[1]
+    first = by_group[sizes.cumsum(0) - sizes]
+    # Anew, since a group of many rows would come early.
+    return first[torch.randperm(len(first), generator=generator)]
+
+
+def _half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
+    """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    parts = []
+    for pair in zip(rows.split(AT_ONCE), partners.split(AT_ONCE), strict=True):
+        one, other = (queries[numbers.to(queries.device)].to(wide) for numbers in pair)
+        parts.append((one - other).square_().mean(-1, dtype=torch.float64).cpu() / 2)
+    return torch.cat(parts)
+
+
+def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> Tensor:
+    """Return ``(..., A)`` stakes, each from the values before it; the first is 0.
+
+    Their size is that of the source for a fixed number of values. The variance begins with one
+    value as far from the mean as 0 is.
+
+    Args:
+        values: ``(..., A)`` float64, in [0, 1/2].
+        expected: Number of values that is expected.
+        risk: Probability with which the bound may fail.
+        without: Stake while all values are 0.
+    """
+    counts = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64)
+    means = values.cumsum(-1) / counts
+    squares = values.square().cumsum(-1) - counts * means.square()
+    variances = (squares.clamp_min(0) + means.square()) / counts
+    sizes = (2 * math.log(1 / risk) / (expected * variances)).sqrt()
+    sizes = torch.where(means > 0, sizes, without)
+    return torch.cat([torch.zeros_like(sizes[..., :1]), sizes[..., :-1]], -1)
+
+
+def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
+    """Return the ``(B)`` least means that averages of products do not refute.
+
+    Args:
+        values: ``(B, O, A)`` float64, in [0, 1/2], of O orders.
+        stakes: ``(B, O, A)`` float64, at least 0; 0 where an order has no value.
+        risks: ``(B)`` float64, in (0, 1).
+    """
+    low, high = torch.zeros_like(risks), torch.full_like(risks, 0.5)
+    wanted = values.shape[1] / risks
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        mean = middle[:, None, None]
+        logs = torch.log1p(stakes.minimum(MOST / mean) * (values - mean)).sum(-1)
+        refuted = logs.logsumexp(-1) >= wanted.log()
+        low, high = torch.where(refuted, middle, low), torch.where(refuted, high, middle)
+    return low  # the end on the safe side
