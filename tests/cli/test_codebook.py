@@ -42,7 +42,7 @@ def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, scores)
     assert len(released.unique(dim=0)) <= guard.state.sizes.cells
     assert f"wrote {path}: {guard.state.sizes.cells} vectors for 10 labels" in told
     assert guard.certificate is not None
-    assert guard.certificate.independent
+    assert guard.certificate.held_out.answer == "yes"
     assert guard.certificate.queries == 100  # a fifth
     assert f"{guard.certificate.error.estimate:.4f}" in told
     assert "A single query may be reconstructed better" in " ".join(told.split())
@@ -57,7 +57,7 @@ def test_a_budget_is_kept_on_what_was_fitted_and_the_impossible_one_is_refused(
     assert oneway("codebook", source, *options, "--max-bits", 0.2).exit_code == 0
     guard = CodebookRelease.load(path)
     assert guard.certificate.bits_measured <= 0.2
-    assert not guard.certificate.independent
+    assert guard.certificate.held_out.answer == "no"
     result = oneway("codebook", source, *options, "--max-l1", 1e-9)
     assert result.exit_code == 2
     assert "no codebook of 8 members keeps within the budget" in result.stderr
@@ -131,15 +131,94 @@ def test_too_few_queries_for_a_certificate_are_refused_with_the_reason(
     assert not out.exists()
 
 
-def test_copies_of_one_query_count_once(oneway, scores, tmp_path):
+def test_copies_count_as_traffic_unless_they_are_dropped(oneway, scores, tmp_path):
     arrays = np.load(scores)
     copies = tmp_path / "copies.npz"
     times = np.concatenate([np.arange(500), np.full(300, 7)])
     np.savez(copies, images=arrays["images"][times], logits=arrays["logits"][times])
     once, more = tmp_path / "once.safetensors", tmp_path / "more.safetensors"
-    assert oneway("codebook", scores, "--out", once, *FEW).exit_code == 0
-    assert oneway("codebook", copies, "--out", more, *FEW).exit_code == 0
+    assert oneway("codebook", scores, "--out", once, "--drop-copies", *FEW).exit_code == 0
+    result = oneway("codebook", copies, "--out", more, "--drop-copies", *FEW)
+    assert result.exit_code == 0
     assert once.read_bytes() == more.read_bytes()
+    assert "Copies of queries were dropped" in result.output
+    result = oneway("codebook", copies, "--out", more, *FEW)
+    told, without = (CodebookRelease.load(path).certificate for path in (more, once))
+    assert told.queries == 160
+    assert told.error.estimate < 0.75 * without.error.estimate
+    words = " ".join(result.output.split())
+    assert f"the most frequent makes up {100 * told.traffic.commonest:.1f} %" in words
+    assert told.traffic.commonest > 0.3
+
+
+def test_certify_notices_what_was_fitted_by_the_digests_beside_the_codebook(
+    oneway, scores, tmp_path
+):
+    guard, fresh = tmp_path / "guard.safetensors", tmp_path / "fresh.npz"
+    key, other = tmp_path / "key", tmp_path / "other"
+    key.write_text("k" * 32)
+    other.write_text("o" * 32)
+    assert oneway("codebook", scores, "--out", guard, *FEW, "--key-file", key).exit_code == 0
+    arrays = np.load(scores)
+    np.savez(fresh, images=arrays["images"][:, :, ::-1], logits=arrays["logits"])
+    for file, answer in ((scores, "Not held out"), (fresh, "Held out: the codebook was fitted w")):
+        result = oneway("certify", guard, file, "--key-file", key, "--require-error", 0.001)
+        assert answer in result.output
+        assert result.exit_code == (answer == "Not held out")
+    assert "missed --require-error" not in result.output
+    for options, message in (((), "made with a key"), (("--key-file", other), "another key")):
+        result = oneway("certify", guard, fresh, *options)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    digests = guard.with_suffix(".fitted")
+    assert digests.stat().st_size < 20_000
+    digests.unlink()
+    result = oneway("certify", guard, scores, "--write")
+    assert "Not checked whether these queries are held out" in result.output
+    assert CodebookRelease.load(guard).certificate.held_out.answer == "not checked"
+    assert oneway("codebook", scores, "--out", guard, "--min-members", 9).exit_code == 0
+    moved = tmp_path / "other.safetensors"
+    assert oneway("codebook", scores, "--out", moved, *FEW).exit_code == 0
+    moved.with_suffix(".fitted").replace(digests)
+    result = oneway("certify", guard, scores)
+    assert result.exit_code == 2
+    assert "is about another codebook" in " ".join(result.stderr.split())
+
+
+def test_people_are_counted_split_whole_and_noticed_on_both_sides(oneway, scores, tmp_path):
+    guard, people = tmp_path / "guard.safetensors", tmp_path / "people.csv"
+    names = [f"person {number % 100}" for number in range(500)]
+    people.write_text("groups\n" + "\n".join(names) + "\n")
+    result = oneway("codebook", scores, "--out", guard, *FEW, "--groups", people)
+    assert result.exit_code == 0, result.output
+    told = CodebookRelease.load(guard).certificate
+    assert (told.queries, told.traffic.groups) == (100, 20)
+    assert told.groups_least >= 4
+    assert f"at least {told.groups_least} different groups" in result.output
+    texts = tmp_path / "people.npy"
+    np.save(texts, np.array(names))
+    result = oneway("certify", guard, scores, "--groups", texts)
+    assert result.exit_code == 2
+    assert "80 of the 100 groups of these queries were fitted" in result.stderr
+    np.save(texts, np.arange(500) % 3)
+    result = oneway("certify", guard, scores, "--groups", texts, "--require-group-share", 0.1)
+    assert result.exit_code == 1
+    assert "missed --require-group-share: expected at most 0.1" in result.stderr
+    for values in (np.arange(499), np.zeros(500), np.zeros((500, 1), np.int64)):
+        np.save(texts, values)
+        result = oneway("certify", guard, scores, "--groups", texts)
+        assert result.exit_code == 2
+        assert "must be 500 whole numbers or texts" in result.stderr
+
+
+def test_queries_that_the_model_was_trained_on_are_refused(oneway, scores, tmp_path):
+    training, out = tmp_path / "training.npz", tmp_path / "guard.safetensors"
+    images = np.load(scores)["images"]
+    np.savez(training, images=np.concatenate([images[3:5], 255 - images[:5]]))
+    result = oneway("codebook", scores, "--out", out, *FEW, "--training", training)
+    assert result.exit_code == 2
+    assert "2 of 500 queries are training inputs. Leave them out" in " ".join(result.stderr.split())
+    assert not out.exists()
 
 
 def test_certify_writes_into_the_file_only_if_asked(oneway, scores, tmp_path):
@@ -160,7 +239,10 @@ def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_pa
     out = tmp_path / "guard.safetensors"
     again = [str(out) if word == "guard.safetensors" else word for word in words]
     assert oneway(*again).exit_code == 0
-    assert out.is_file()
+    # The figure that it printed is this certificate's.
+    told = CodebookRelease.load(out).certificate
+    assert f"on {told.queries} queries that neither fitted nor chose it" in result.output
+    assert f"error {told.error.estimate:.4f} (lower bound" in " ".join(result.output.split())
 
 
 def test_export_writes_a_graph_that_answers_the_same(oneway, fitted, work, tmp_path):

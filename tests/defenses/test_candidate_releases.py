@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from oneway.defenses import choose_candidate, measure_candidates, pareto_optimal
+from oneway.defenses import (
+    certify_candidate,
+    choose_candidate,
+    measure_candidates,
+    pareto_optimal,
+)
+from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.errors import InvalidOptionError
 from oneway.releases import release
 from rows import random_rows
@@ -28,10 +34,10 @@ def test_it_holds_codebooks_and_roundings_each_with_its_own_figures(candidates):
     assert len(set(figures)) == len(figures)
 
 
-def test_figures_are_those_of_the_half_that_nothing_was_fitted_to(candidates):
+def test_figures_are_those_of_rows_that_neither_fit_nor_certify(candidates):
     logits, images = random_rows(1, 600, 4, torch.float32, 2), random_images(2, 600, (1, 4, 4))
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
-    own = order[:300]
+    own = order[120:360]
     clean, shown = logits[own].double().softmax(-1), images[own].flatten(1).double().numpy()
     for one in candidates:
         told = release(one.release(logits[own]), dtype=torch.float64)
@@ -44,8 +50,8 @@ def test_figures_are_those_of_the_half_that_nothing_was_fitted_to(candidates):
                 total += len(members) * members.var(0, ddof=1).mean()
             else:
                 alone += 1
-        assert one.certified == pytest.approx(total / 300)
-        assert one.alone == pytest.approx(alone / 300)
+        assert one.certified == pytest.approx(total / 240)
+        assert one.alone == pytest.approx(alone / 240)
 
 
 def test_the_choice_is_the_best_certified_one_within_the_budget(candidates):
@@ -71,10 +77,60 @@ def test_the_pareto_optimal_are_those_that_none_beats_in_both(candidates):
 def test_an_impossible_budget_and_a_share_that_leaves_nothing_are_refused(candidates):
     with pytest.raises(InvalidOptionError, match="the nearest moves them by"):
         choose_candidate(candidates, 0.0)
-    with pytest.raises(InvalidOptionError, match="held_out must leave queries"):
+    for share in (0.0, 0.1, 1.0):
+        with pytest.raises(InvalidOptionError, match="held_out must leave queries"):
+            measure_candidates(
+                torch.zeros(8, 3),
+                torch.zeros(8, 1, 2, 2),
+                generator=torch.Generator(),
+                held_out=share,
+            )
+
+
+def test_the_winner_is_certified_on_rows_that_no_figure_of_a_candidate_depends_on():
+    logits, images = random_rows(1, 240, 4, torch.float32, 2), random_images(2, 240, (1, 4, 4))
+    certifying = torch.randperm(240, generator=seeded())[:96]
+    other, shown = logits.clone(), images.clone()
+    other[certifying], shown[certifying] = logits[:96] * 0.1, 1 - images[:96]
+    candidates, again = (
+        measure_candidates(*rows, generator=seeded(), min_members=(30,), held_out=0.4)
+        for rows in ((logits, images), (other, shown))
+    )
+    assert figures_of(again) == figures_of(candidates)
+    for name in ("codebook", "top-rounding"):
+        chosen = min((one for one in candidates if one.defense == name), key=lambda one: one.alone)
+        told = certify_candidate(chosen, logits, images, generator=seeded(), held_out=0.4)
+        assert (told.queries, told.held_out.answer) == (96, "yes")
+        if name == "codebook":
+            fitting = FitSettings(**chosen.options)
+            refitted = CodebookRelease.fit(
+                logits, images, generator=seeded(), settings=fitting, held_out=0.4
+            )
+            assert told == refitted.certificate
+        else:
+            clean = logits[certifying].double().softmax(-1)
+            released = release(chosen.release(logits[certifying]), dtype=torch.float64)
+            moved = float((released - clean).abs().sum(-1).mean())
+            assert told.distortion["l1_probabilities"]["mean"] == pytest.approx(moved)
+
+
+def test_copies_fit_once_and_judge_as_often_as_they_come():
+    logits, images = random_rows(1, 200, 3, torch.float32, 2), random_images(2, 200, (1, 2, 2))
+    rows = torch.cat([torch.arange(200), torch.full((600,), 7)])
+    kept, dropped = (
         measure_candidates(
-            torch.zeros(8, 3),
-            torch.zeros(8, 1, 2, 2),
-            generator=torch.Generator(),
-            held_out=0.0,
+            logits[rows], images[rows], generator=seeded(), min_members=(20,), drop_copies=drop
         )
+        for drop in (False, True)
+    )
+    assert min(one.release.state.members.sum() for one in kept if one.defense == "codebook") < 100
+    best, unaware = (max(one.certified for one in each) for each in (kept, dropped))
+    assert best < 0.5 * unaware  # three quarters of the traffic are one image
+
+
+def figures_of(candidates):
+    return [(one.options, one.l1_mean, one.certified, one.bits) for one in candidates]
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)

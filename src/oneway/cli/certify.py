@@ -8,10 +8,14 @@ import typer
 
 from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
 from oneway.cli.common import Kind, check_suffix, command, command_line
+from oneway.cli.groups import DropCopies, Groups, KeyFile, read_groups
 from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
-    from oneway.defenses.codebook import Certificate
+    from torch import Tensor
+
+    from oneway.defenses import SecretKey
+    from oneway.defenses.codebook import Certificate, HeldOut
 
 RequireError = Annotated[
     float | None,
@@ -27,6 +31,10 @@ RequireBits = Annotated[
 RequireMembers = Annotated[
     int | None, typer.Option(help="Exit 1 if a vector stands for fewer queries than this.")
 ]
+RequireGroupShare = Annotated[
+    float | None,
+    typer.Option(help="Exit 1 if one group has a larger share of the queries of a cell."),
+]
 
 
 @command
@@ -36,6 +44,9 @@ def certify(
     scores: Scores,
     images: Images = None,
     kind: Kind = None,
+    groups: Groups = None,
+    drop_copies: DropCopies = False,
+    key_file: KeyFile = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
     ] = False,
@@ -44,6 +55,7 @@ def certify(
     require_lower_bound: RequireLowerBound = None,
     require_bits: RequireBits = None,
     require_members: RequireMembers = None,
+    require_group_share: RequireGroupShare = None,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="File to write the certificate to, JSON."),
@@ -58,7 +70,8 @@ def certify(
     """Certify what a codebook lets out, on queries that it was not fitted to.
 
     A page to read goes beside GUARD. Where a requirement is missed, standard error says which, and
-    --write writes nothing.
+    --write writes nothing. A file .fitted beside GUARD, from `oneway codebook`, says whether these
+    queries were fitted; on such queries no requirement of an error is met.
 
     For example:
 
@@ -66,6 +79,7 @@ def certify(
     """
     import json
 
+    from oneway.defenses import SecretKey
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
     from oneway.errors import InvalidOptionError
@@ -79,12 +93,19 @@ def certify(
     for flag, wanted in required.items():
         if wanted is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
+    if require_group_share is not None and groups is None:
+        raise InvalidOptionError("--require-group-share needs the groups. Pass --groups.")
     required |= {"--require-members": require_members, "--require-bits": require_bits}
+    required |= {"--require-group-share": require_group_share}
+    people = read_groups(groups, len(logits))
+    key = None if key_file is None else SecretKey.from_file(key_file)
     certificate = certify_table(
         release.state,
         logits,
         queries,
-        independent=True,
+        held_out=_held_out(guard, release.state.digest(), queries, people, key),
+        groups=people,
+        drop_copies=drop_copies,
         level=level,
     )
     if json_out is not None:
@@ -103,15 +124,48 @@ def certify(
     raise typer.Exit(1 if missed else 0)
 
 
+def _held_out(
+    guard: Path,
+    table: str,
+    queries: "Tensor | None",
+    groups: "Tensor | None",
+    key: "SecretKey | None",
+) -> "HeldOut":
+    """Return whether queries were fitted, by the digests beside the codebook, if there are any.
+
+    Raises:
+        InvalidOptionError: The digests are of another codebook, or need another key.
+    """
+    from oneway.defenses.codebook import NOT_CHECKED, FittedQueries
+    from oneway.errors import InvalidOptionError
+
+    path = guard.with_suffix(".fitted")
+    if queries is None or not path.is_file():
+        return NOT_CHECKED
+    fitted = FittedQueries.load(path, key)
+    if fitted.table != table:
+        raise InvalidOptionError(
+            f"{path} must hold digests of the queries that {guard} was fitted to, but is about "
+            "another codebook. Put the right file there, or move this one away."
+        )
+    return fitted.judge(queries, groups)
+
+
 def _missed(certificate: "Certificate", required: "dict[str, float | None]") -> Iterator[str]:
     """Yield which requirements a certificate misses, by flag."""
     error, most = certificate.error, "--require-bits"
     got = {"--require-members": certificate.members_least, most: certificate.bits_most or 0.0}
     if error is not None:
         got |= {"--require-error": error.low, "--require-lower-bound": error.lower_bound}
+    share, largest = certificate.traffic.group_share, "--require-group-share"
+    got |= {largest: 1.0 if share is None else share}
+    fitted = certificate.held_out.answer == "no"
     for flag, wanted in required.items():
         if wanted is None:
             continue
-        if not (got[flag] <= wanted if flag == most else got[flag] >= wanted):
-            side = "at most" if flag == most else "at least"
+        if fitted and flag in ("--require-error", "--require-lower-bound"):
+            yield f"missed {flag}: expected queries that were not fitted, but these were"
+            continue
+        if not (got[flag] <= wanted if flag in (most, largest) else got[flag] >= wanted):
+            side = "at most" if flag in (most, largest) else "at least"
             yield f"missed {flag}: expected {side} {wanted:g}, but got {got[flag]:g}"

@@ -19,6 +19,7 @@ from oneway.cli.common import (
     progress,
     scores_to_logits,
 )
+from oneway.cli.groups import DropCopies, Groups, KeyFile, read_groups
 from oneway.cli.paths import Writes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Images = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
 MinMembers = Annotated[
-    int, typer.Option(min=1, help="Calibration queries behind each vector, at least.")
+    int, typer.Option(min=1, help="Distinct calibration queries behind each vector, at least.")
 ]
 RateWeight = Annotated[
     float, typer.Option(help="L1 of probabilities that one bit is worth, without a budget.")
@@ -56,6 +57,13 @@ KeepTop5 = Annotated[
 ]
 MaxBits = Annotated[float | None, typer.Option(help="Budget: bits beyond the label, measured.")]
 HeldOut = Annotated[float, typer.Option(help="Share of the queries that certify and do not fit.")]
+MaxGroupShare = Annotated[
+    float, typer.Option(help="Largest share of one group in a cell; cells above it are merged.")
+]
+Training = Annotated[
+    Path | None,
+    typer.Option(help="What the model was trained on, .npy or .npz: refused among the queries."),
+]
 ExplicitClasses = Annotated[
     int, typer.Option(min=1, help="Classes whose probabilities each label's table stores.")
 ]
@@ -89,6 +97,11 @@ def codebook(
     held_out: HeldOut = 0.2,
     explicit_classes: ExplicitClasses = 32,
     center: Center = "mean",
+    groups: Groups = None,
+    max_group_share: MaxGroupShare = 1.0,
+    drop_copies: DropCopies = False,
+    training: Training = None,
+    key_file: KeyFile = None,
     inverter: Inverters = None,
     decoy_l1: DecoyL1 = 0.02,
     seed: Seed = 0,
@@ -96,9 +109,10 @@ def codebook(
 ) -> None:
     """Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
 
-    At least --min-members calibration queries of the same label share each released vector. With a
-    budget the table with fewest bits within it is chosen. The certificate goes into OUT, and, as a
-    page to read, beside it.
+    At least --min-members distinct calibration queries of the same label share each released
+    vector; with --groups, of as many different groups. With a budget the table with fewest bits
+    within it is chosen. The certificate goes into OUT, and, as a page to read, beside it. Digests
+    of the fitted queries go into a file .fitted beside it: keep that file to yourself.
 
     For example:
 
@@ -108,7 +122,8 @@ def codebook(
     """
     import torch
 
-    from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings
+    from oneway.defenses import SecretKey
+    from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings, FittedQueries
     from oneway.errors import InvalidOptionError
 
     check_suffix(out, "--out", ".safetensors")
@@ -117,11 +132,14 @@ def codebook(
     budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
     fitted: dict[str, Any] = {"min_members": min_members, "rate_weight": rate_weight}
     fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
+    fitted |= {"max_group_share": max_group_share}
+    key = None if key_file is None else SecretKey.from_file(key_file)
     where = choose_device(device)
     move = _decoys(inverter or [], decoy_l1, where)
     logits, queries = read_scores(scores, images, kind)
     if move is not None and queries is None:
         raise InvalidOptionError("decoys need the queries, too. Pass --images.")
+    people = read_groups(groups, len(logits))
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
@@ -130,10 +148,18 @@ def codebook(
             settings=FitSettings(**fitted),
             budget=budget,
             held_out=held_out,
+            groups=people,
+            drop_copies=drop_copies,
+            training=None if training is None else images_beside({}, scores, training),
             move=move,
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)
+    rows = release.fitting_rows
+    if queries is not None and rows is not None:
+        own = None if people is None else people[rows]
+        digests = FittedQueries.of(release.state.digest(), queries[rows], own, key=key)
+        digests.save(out.with_suffix(".fitted"))
     sizes = release.state.sizes
     typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels")
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
@@ -189,12 +215,15 @@ def choose(
         list[int] | None,
         typer.Option(min=1, help="Least members of a candidate codebook; repeatable. [5 20]"),
     ] = None,
+    groups: Groups = None,
+    drop_copies: DropCopies = False,
     seed: Seed = 0,
 ) -> None:
     """Find the release that hides most within a budget, among rounding, top-k and codebooks.
 
-    Each candidate is fitted on half of the queries, and judged on the other half by the least
-    error of any attacker. Prints the Pareto-optimal candidates, and the command for the best one.
+    Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
+    attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, the
+    certificate of the best one, and the command that makes it.
 
     For example:
 
@@ -203,7 +232,12 @@ def choose(
     import torch
     from rich.console import Console
 
-    from oneway.defenses import choose_candidate, measure_candidates, pareto_optimal
+    from oneway.defenses import (
+        certify_candidate,
+        choose_candidate,
+        measure_candidates,
+        pareto_optimal,
+    )
     from oneway.defenses.candidate_releases import MIN_MEMBERS
     from oneway.errors import InvalidOptionError
     from oneway.report import candidates_table
@@ -211,47 +245,57 @@ def choose(
     logits, queries = read_scores(scores, images, kind)
     if queries is None:
         raise InvalidOptionError("choosing needs the queries, too. Pass --images.")
+    traffic: dict[str, Any] = {"groups": read_groups(groups, len(logits))}
+    traffic |= {"drop_copies": drop_copies}
     with progress(1) as report:
         candidates = measure_candidates(
             logits,
             queries,
             generator=torch.Generator().manual_seed(seed),
             min_members=tuple(min_members or MIN_MEMBERS),
+            **traffic,
             on_share=lambda share: report("fit and judge the candidates", share),
         )
     Console().print(candidates_table(pareto_optimal(candidates)), crop=False)
     chosen = choose_candidate(candidates, max_l1)
-    words, judged = _way_to(chosen, scores, images, seed)
-    if kind is not None:
-        words += ["--kind", kind]
+    # The same seed as above: the rows that certify neither fitted nor judged a candidate.
+    generator = torch.Generator().manual_seed(seed)
+    certificate = certify_candidate(chosen, logits, queries, generator=generator, **traffic)
+    assert certificate.error is not None  # noqa: S101  narrows the type; the queries are given
+    given = {"--images": images, "--groups": groups, "--kind": kind, "--seed": seed or None}
+    words = _way_to(chosen, scores, given, drop_copies=drop_copies)
     typer.echo(
-        f"Within {max_l1:g}: certified error {chosen.certified:.4f} at L1 {chosen.l1_mean:.4f}, "
-        f"{judged}, the best of {len(candidates)} candidates. Use {shlex.join(words)}"
+        f"The best of {len(candidates)} candidates within {max_l1:g}, certified on "
+        f"{certificate.queries:,} queries that neither fitted nor chose it: error "
+        f"{certificate.error.estimate:.4f} (lower bound {certificate.error.lower_bound:.4f}) at L1 "
+        f"{certificate.distortion['l1_probabilities']['mean']:.4f}. Use {shlex.join(words)}"
     )
 
 
 def _way_to(
-    chosen: "ReleaseCandidate", scores: Path, images: Path | None, seed: int
-) -> tuple[list[str], str]:
-    """Return the command that makes a candidate, word by word, and how it was judged."""
+    chosen: "ReleaseCandidate", scores: Path, given: "dict[str, Any]", *, drop_copies: bool
+) -> list[str]:
+    """Return the command that makes a candidate, word by word.
+
+    Args:
+        chosen: The candidate.
+        scores: File of the scores.
+        given: Options of the running command by flag; None: not given.
+        drop_copies: Whether copies were dropped.
+    """
     if chosen.defense != "codebook":
         # It needs neither the queries nor a seed.
         words = ["oneway", "defend", str(scores), "--out", "released.npy"]
         words += ["--defense", chosen.defense]
         for name, value in chosen.options.items():
             words += ["--option", f"{name}={value}"]
-        return words, "judged on half of the queries"
+        return words + (["--kind", given["--kind"]] if given["--kind"] else [])
     words = ["oneway", "codebook", str(scores), "--out", "guard.safetensors"]
     for name, value in chosen.options.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    if images is not None:
-        words += ["--images", str(images)]
-    if seed:
-        words += ["--seed", str(seed)]
-    return words, (
-        "judged on the half that it was not fitted to (the refitted codebook's own certificate "
-        "counts)"
-    )
+    for flag, value in given.items():
+        words += [] if value is None else [flag, str(value)]
+    return words + (["--drop-copies"] if drop_copies else [])
 
 
 def read_scores(

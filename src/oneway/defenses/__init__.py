@@ -2,6 +2,7 @@
 
 from oneway.defenses.candidate_releases import (
     ReleaseCandidate,
+    certify_candidate,
     choose_candidate,
     measure_candidates,
     pareto_optimal,
@@ -36,6 +37,7 @@ __all__ = [
     "ServableDefense",
     "StoredModule",
     "build_defense",
+    "certify_candidate",
     "check_options",
     "choose_candidate",
     "codebook_to_onnx",

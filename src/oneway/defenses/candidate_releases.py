@@ -4,6 +4,9 @@ Codebooks, the largest entries rounded, everything rounded: all map many scores 
 judged by the same figures on the same queries: what users lose, and the least error of any
 attacker. Queries that are alone in their cell count as fully reconstructed, so that a fine grid is
 credited only with what its cells hold together.
+
+Rows are split in three: some fit, some judge, and some certify the winner. Figures of the best of
+many candidates on the rows that judged them are too favorable.
 """
 
 import itertools
@@ -17,14 +20,19 @@ from torch import Generator, Tensor
 from oneway.checks import check_images, check_logits_to_fit
 from oneway.contracts import Defense
 from oneway.defenses.codebook import (
+    Certificate,
+    CodebookOptions,
     CodebookRelease,
     FitSettings,
+    HeldOut,
     cut_calibration,
     merge_calibration,
 )
+from oneway.defenses.codebook.certificate import certify_cells, rows_without_copies
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
 from oneway.defenses.codebook.options import CENTERS
+from oneway.defenses.codebook.traffic import first_copies, numbers_of_queries, split_rows
 from oneway.defenses.registry import build_defense
 from oneway.errors import InvalidOptionError
 from oneway.releases import guarded_release
@@ -73,40 +81,42 @@ def measure_candidates(
     *,
     generator: Generator,
     min_members: tuple[int, ...] = MIN_MEMBERS,
-    held_out: float = 0.5,
+    held_out: float = CodebookOptions.held_out,
+    groups: Tensor | None = None,
+    drop_copies: bool = False,
     on_share: Callable[[float], None] | None = None,
 ) -> list[ReleaseCandidate]:
-    """Fit and certify all candidate releases.
+    """Fit and judge all candidate releases, on the rows that do not certify the winner.
+
+    Half of these rows fit, the others judge. :func:`certify_candidate` certifies on the rest.
 
     Args:
         logits: ``(N, K)`` clean scores of queries like those to come.
         queries: ``(N, ...)`` in [0, 1], the queries that gave the scores.
-        generator: On the CPU; draws which queries certify.
+        generator: On the CPU; draws which queries fit, judge and certify.
         min_members: Least numbers of members of the candidate codebooks.
-        held_out: Share of the queries that certify, in (0, 1).
+        held_out: Share of the queries that certify the winner, in (0, 1).
+        groups: See :meth:`CodebookRelease.fit`.
+        drop_copies: See :meth:`CodebookRelease.fit`.
         on_share: Called with the share that is done.
 
     Raises:
         InvalidTensorError: There are too few queries, or a tensor breaks the lines above.
-        InvalidOptionError: ``held_out`` leaves nothing to fit or to certify with.
+        InvalidOptionError: ``held_out`` leaves nothing to fit, to judge or to certify with.
     """
     check_logits_to_fit(logits)
     check_images(queries, rows=len(logits))
-    apart = round(held_out * len(logits))
-    if not 1 < apart < len(logits):
-        raise InvalidOptionError(
-            f"held_out must leave queries to fit and to certify with, but {held_out} of "
-            f"{len(logits)} leaves {len(logits) - apart} and {apart}."
-        )
-    order = torch.randperm(len(logits), generator=generator).to(logits.device)
-    certifying, fitting = order[:apart], order[apart:]
-    shown = queries[certifying].flatten(1)
+    judging, fitting = _parts(queries, generator, held_out, groups, drop_copies)[1:]
+    fitting = fitting[first_copies(numbers_of_queries(queries[fitting.to(queries.device)]))]
+    judging, fitting = judging.to(logits.device), fitting.to(logits.device)
+    shown = queries[judging].flatten(1)
+    own = None if groups is None else groups.to(fitting.device)[fitting]
     total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(RELEASE_GRID)
     candidates = dict[tuple[float, ...], ReleaseCandidate]()
     numbers = itertools.count(1)
 
     def add(name: str, options: Mapping[str, Any], defense: Defense) -> None:
-        candidate = _measured(name, options, defense, logits[certifying], shown)
+        candidate = _measured(name, options, defense, logits[judging], shown)
         # Two weights may give the same table: the first stands for both.
         figures = (candidate.l1_mean, candidate.certified, candidate.bits)
         candidates.setdefault(figures, candidate)
@@ -116,7 +126,7 @@ def measure_candidates(
     for least in min_members:
         for center in reversed(CENTERS):
             settings = FitSettings(min_members=least, center=center)
-            calibration = cut_calibration(logits[fitting], settings)
+            calibration = cut_calibration(logits[fitting], settings, groups=own)
             for rate_weight in RATE_WEIGHTS:
                 book = merge_calibration(calibration, rate_weight).to(logits.device)
                 fitted = {"min_members": least, "rate_weight": rate_weight, "center": center}
@@ -124,6 +134,85 @@ def measure_candidates(
     for name, options in RELEASE_GRID:
         add(name, options, build_defense(name, options, None))
     return list(candidates.values())
+
+
+def _parts(
+    queries: Tensor,
+    generator: Generator,
+    held_out: float,
+    groups: Tensor | None,
+    drop_copies: bool,
+) -> list[Tensor]:
+    """Return the rows that certify, those that judge, and those that fit.
+
+    The first are those that :meth:`CodebookRelease.fit` certifies on, with the same generator.
+    """
+    rows = torch.arange(len(queries))
+    if drop_copies:
+        rows = rows_without_copies(queries, len(queries))
+        groups = None if groups is None else groups.cpu()[rows]
+    parts = split_rows(len(rows), [held_out, (1 - held_out) / 2], generator, groups)
+    sizes = [len(part) for part in parts]
+    if not 0 < held_out < 1 or min(sizes) < 2:
+        raise InvalidOptionError(
+            f"held_out must leave queries to certify, to judge and to fit with, but {held_out} of "
+            f"{len(rows)} leaves {sizes[0]}, {sizes[1]} and {sizes[2]}. Pass more queries, or "
+            "another share."
+        )
+    return [rows[part] for part in parts]
+
+
+def certify_candidate(
+    candidate: ReleaseCandidate,
+    logits: Tensor,
+    queries: Tensor,
+    *,
+    generator: Generator,
+    held_out: float = CodebookOptions.held_out,
+    groups: Tensor | None = None,
+    drop_copies: bool = False,
+) -> Certificate:
+    """Certify the chosen candidate on rows that neither fitted nor chose it.
+
+    A codebook is fitted anew to all other rows, as :meth:`CodebookRelease.fit` does: the same
+    options and the same generator give the same table and the same certificate.
+
+    Args:
+        candidate: The chosen one of :func:`measure_candidates`.
+        logits: As given there.
+        queries: As given there.
+        generator: Seeded as it was there, so that the same rows certify.
+        held_out: As given there.
+        groups: As given there.
+        drop_copies: As given there.
+
+    Raises:
+        InvalidTensorError: See :func:`measure_candidates`.
+        InvalidOptionError: There are too few queries for a certificate.
+    """
+    if candidate.defense == "codebook":
+        fitted = CodebookRelease.fit(
+            logits,
+            queries,
+            generator=generator,
+            settings=FitSettings(**candidate.options),
+            held_out=held_out,
+            groups=groups,
+            drop_copies=drop_copies,
+        )
+        assert fitted.certificate is not None  # noqa: S101  narrows the type; fit gives one
+        return fitted.certificate
+    rows = _parts(queries, generator, held_out, groups, drop_copies)[0].to(logits.device)
+    released = guarded_release(candidate.release, logits[rows], dtype=torch.float64).confidences
+    return certify_cells(
+        released.unique(dim=0, return_inverse=True)[1],
+        released,
+        logits[rows],
+        queries[rows],
+        held_out=HeldOut("yes"),
+        groups=None if groups is None else groups.to(rows.device)[rows],
+        copies="dropped" if drop_copies else "kept",
+    )
 
 
 def _measured(

@@ -26,7 +26,7 @@ from oneway.defenses.codebook.betting import (
 )
 from oneway.defenses.codebook.measures import error_shares, estimate_over_groups
 from oneway.defenses.codebook.parts import certify_parts
-from oneway.defenses.codebook.release import first_copies
+from oneway.defenses.codebook.traffic import first_copies, numbers_of_queries
 from reference import codebook as slow
 
 DRAWS = 200
@@ -105,7 +105,7 @@ def test_without_their_copies_frequent_queries_are_certified_falsely():
     truth, generator, misses = true_error(cells, queries, shares), seeded(2), 0
     for _ in range(10):
         rows = torch.multinomial(shares, 2000, replacement=True, generator=generator)
-        rows = rows[first_copies(queries[rows])]
+        rows = rows[first_copies(numbers_of_queries(queries[rows]))]
         misses += bound_error(cells[rows], queries[rows], 0.95).lower > truth
     assert misses == 10
 

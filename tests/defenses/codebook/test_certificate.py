@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from defenses.codebook.scored import scored
 from oneway.defenses.codebook import (
     ASSUMPTIONS,
+    NOT_CHECKED,
     Certificate,
     Codebook,
     CodebookRelease,
     FitSettings,
+    HeldOut,
     certified_error,
     certify,
     fit_codebook,
@@ -120,14 +122,14 @@ def book() -> Codebook:
 
 @pytest.fixture(scope="module")
 def found(book) -> Certificate:
-    return certify(book, *scored(2, 1200), independent=True)
+    return certify(book, *scored(2, 1200), held_out=HeldOut("yes"))
 
 
 def test_a_certificate_says_what_was_found(book, found):
     logits, images = scored(2, 1200)
     cells, labels = book(logits), logits.argmax(-1)
     assert found.table == book.digest()
-    assert (found.queries, found.independent, found.level) == (1200, True, 0.95)
+    assert (found.queries, found.held_out, found.level) == (1200, HeldOut("yes"), 0.95)
     assert found.bits_most == math.log2(max(book.labels.tolist().count(k) for k in range(4))) > 1
     assert found.bits_measured == pytest.approx(
         slow.entropy_beyond_label(cells.tolist(), labels.tolist())
@@ -168,22 +170,22 @@ def test_labels_that_were_not_asked_or_once_have_none(book):
     logits, images = scored(2, 1200)
     labels = logits.argmax(-1)
     rows = torch.cat([(labels == 0).nonzero()[:300, 0], (labels == 2).nonzero()[:1, 0]])
-    told = certify(book, logits[rows], images[rows], independent=True)
+    told = certify(book, logits[rows], images[rows])
     assert list(told.error_by_label) == ["0"]
     assert told.error.alone == pytest.approx(1 / 301, abs=0.02)
 
 
 def test_without_queries_bits_and_distortion_are_told_alone(book, found):
-    told = certify(book, scored(2, 1200)[0], independent=False)
+    told = certify(book, scored(2, 1200)[0])
     assert told.error is None
     assert told.error_by_label == {}
-    assert not told.independent
+    assert told.held_out == NOT_CHECKED
     for name in ("bits_measured", "bits_most", "distortion", "table", "members_least"):
         assert getattr(told, name) == getattr(found, name)
 
 
 def test_a_certificate_comes_back_from_json(book, found):
-    bare = certify(book, scored(2, 1200)[0], independent=False)
+    bare = certify(book, scored(2, 1200)[0])
     for one in (found, bare):
         text = json.dumps(one.as_json(), allow_nan=False)
         assert Certificate.from_json(json.loads(text)) == one
@@ -192,7 +194,7 @@ def test_a_certificate_comes_back_from_json(book, found):
         with pytest.raises((KeyError, TypeError)):
             Certificate.from_json(
                 {key: value for key, value in values.items() if key != name}
-                | ({"more": 1} if name == "level" else {})
+                | ({"more": 1} if name in ("level", "groups_least") else {})
             )
     with pytest.raises(TypeError):
         Certificate.from_json(values | {"error": {**values["error"], "more": 1}})
@@ -202,7 +204,7 @@ def test_the_same_queries_in_any_order_have_the_same_certificate(book, found):
     logits, images = scored(2, 1200)
     order = torch.randperm(1200, generator=seeded(3))
     state = torch.get_rng_state()
-    again = certify(book, logits[order], images[order], independent=True)
+    again = certify(book, logits[order], images[order])
     assert torch.equal(torch.get_rng_state(), state)
     assert (again.error.low, again.error.lower_bound, again.error.high) == (
         found.error.low,
@@ -273,18 +275,17 @@ def test_the_table_s_hash_tells_every_value_and_every_size(book):
 
 def test_what_cannot_be_certified_is_refused(book):
     logits, images = scored(2, 60)
-    options = {"independent": True}
     with pytest.raises(InvalidTensorError, match=r"shape \(N, K\) with N >= 2.*\(1, 4\)"):
-        certify(book, logits[:1], **options)
+        certify(book, logits[:1])
     with pytest.raises(InvalidTensorError, match=r"shape \(N, K\) with N >= 2.*\(4,\)"):
-        certify(book, logits[0], **options)
+        certify(book, logits[0])
     with pytest.raises(InvalidTensorError, match="4 classes"):
-        certify(book, logits[:, :3], **options)
+        certify(book, logits[:, :3])
     with pytest.raises(InvalidTensorError, match="one per row of scores, 60, but got 59"):
-        certify(book, logits, images[:59], **options)
+        certify(book, logits, images[:59])
     for level in (0.0, 1.0, 1, True, "0.9", math.nan):
         with pytest.raises(InvalidOptionError, match="level must be between 0 and 1"):
-            certify(book, logits, level=level, **options)
+            certify(book, logits, level=level)
 
 
 def test_queries_outside_0_to_1_are_refused_and_not_shown(book):
@@ -292,7 +293,7 @@ def test_queries_outside_0_to_1_are_refused_and_not_shown(book):
     for value in (-0.01, 1.01, 255.0):
         images[3, 0, 1, 2] = value
         with pytest.raises(InvalidTensorError, match=r"queries must lie in \[0, 1\]") as caught:
-            certify(book, logits, images, independent=True)
+            certify(book, logits, images)
         assert str(value) not in str(caught.value)
 
 
@@ -301,7 +302,7 @@ def test_queries_that_are_mostly_alone_are_refused_with_the_remedy():
     book = fit_codebook(logits, FitSettings(min_members=1, rate_weight=0.0))
     asked = torch.cat([logits, logits[:40]])
     with pytest.raises(InvalidOptionError, match=r"6\d% of 240 are alone.*Pass more"):
-        certify(book, asked, torch.zeros(240, 1, 2, 2), independent=False)
+        certify(book, asked, torch.zeros(240, 1, 2, 2))
 
 
 def test_an_error_is_certified_of_thirty_pairs_and_of_labels_with_twenty_queries():
@@ -312,15 +313,15 @@ def test_an_error_is_certified_of_thirty_pairs_and_of_labels_with_twenty_queries
         images = random_images(1, count, (1, 2, 2))
         if count < 60:
             with pytest.raises(InvalidOptionError, match=r"at least 30 pairs.*59 queries make 29"):
-                certify(book, more, images, independent=True)
+                certify(book, more, images)
         else:
-            found = certify(book, more, images, independent=True)
+            found = certify(book, more, images)
             assert found.error is not None
     for count, labels in ((19, ["0"]), (20, ["0", "1"])):
         few = torch.tensor([[0.0, 2.0]]).repeat(count, 1)
         both = torch.cat([logits, few, logits[:1]])
         images = random_images(2, 60 + count, (1, 2, 2))
-        found = certify(book, both, images, independent=True)
+        found = certify(book, both, images)
         assert list(found.error_by_label) == labels
         assert found.parts["cell"].few == 2 - len(labels)
         assert found.worst["label"][0] in labels
@@ -329,18 +330,18 @@ def test_an_error_is_certified_of_thirty_pairs_and_of_labels_with_twenty_queries
 def test_dependent_queries_are_certified_over_groups_and_by_group(book, found):
     logits, images = scored(2, 1200)
     groups = torch.arange(1200) // 6
-    told = certify(book, logits, images, independent=True, groups=groups)
+    told = certify(book, logits, images, groups=groups)
     assert told.error.estimate == pytest.approx(found.error.estimate, rel=0.03)
     # 200 groups say less than 1,200 queries.
     assert told.error.lower_bound < 0.97 * found.error.lower_bound
     assert told.parts["group"].errors == {}
     assert told.parts["group"].few == 200
-    large = certify(book, logits, images, independent=True, groups=torch.arange(1200) // 30)
+    large = certify(book, logits, images, groups=torch.arange(1200) // 30)
     assert large.worst["group"][1].queries == 30
     assert Certificate.from_json(json.loads(json.dumps(large.as_json()))) == large
     for wrong in (groups[:9], groups.double(), groups.unsqueeze(1)):
         with pytest.raises(InvalidTensorError, match=r"groups must be int64 of shape \(1200,\)"):
-            certify(book, logits, images, independent=True, groups=wrong)
+            certify(book, logits, images, groups=wrong)
 
 
 def test_a_cell_that_two_labels_share_tells_of_both():

@@ -29,7 +29,6 @@ from oneway.defenses.codebook import (
     table,
 )
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
-from oneway.defenses.codebook.release import first_copies
 from oneway.defenses.codebook.table import MAX_OFFSET, first_box
 from oneway.errors import (
     CorruptDataError,
@@ -211,7 +210,7 @@ def test_a_share_of_the_queries_certifies_and_does_not_fit(release):
     for name, tensor in book.state_dict().items():
         assert torch.equal(tensor, release.state.state_dict()[name])
     told = release.certificate
-    assert told.independent
+    assert told.held_out.answer == "yes"
     assert told.queries == told.error.queries == 160
     assert told.bits_measured == pytest.approx(
         slow.entropy_beyond_label(
@@ -226,13 +225,13 @@ def test_a_share_of_the_queries_certifies_and_does_not_fit(release):
 def test_without_a_share_the_same_queries_do_both_and_the_certificate_says_so():
     logits, images = scored(1, 300)
     release = CodebookRelease.fit(logits, images, generator=seeded(), settings=SETTINGS, held_out=0)
-    assert not release.certificate.independent
+    assert release.certificate.held_out.answer == "no"
     assert release.certificate.queries == 300
     assert release.certificate.members_least >= 10
     assert release.state.members.sum() == 300
     # A share of which nothing is left is none.
     few = CodebookRelease.fit(logits[:50], generator=seeded(), settings=SETTINGS, held_out=0.009)
-    assert not few.certificate.independent
+    assert few.certificate.held_out.answer == "no"
     assert few.certificate.error is None
 
 
@@ -556,6 +555,11 @@ def test_logits_as_high_as_a_type_goes_are_fitted_to_a_table_that_can_be_read(tm
     assert CodebookRelease.load(tmp_path / "high").certificate == fitted.certificate
 
 
+ERROR_OF_ONE = {
+    **{"estimate": 0.0, "low": 0.0, "high": 0.1, "lower_bound": 0.0},
+    **{"queries": 1, "alone": 1.0},
+}
+
 UNTRUE = {
     "more bits": ({"bits_most": 60.0}, "its bits_most is not that of the table"),
     "fewer bits": ({"bits_most": 0.5}, "its bits_most is not that of the table"),
@@ -570,7 +574,23 @@ UNTRUE = {
     "level in words": ({"level": "0.95"}, "level is not between 0 and 1"),
     "no queries": ({"queries": 0}, "queries is not a number of queries"),
     "half a query": ({"queries": 160.5}, "queries is not a number of queries"),
-    "independent in words": ({"independent": "yes"}, "independent is neither"),
+    "perhaps held out": ({"held_out": {"answer": "perhaps"}}, "held_out is neither"),
+    "shared in words": (
+        {"held_out": {"answer": "yes", "shared": "2"}},
+        "a number of shared queries is out of range",
+    ),
+    "no bits in many cells": ({"bits_measured": 0.0}, "are not those of the cells"),
+    "copies of some": ({"traffic": {"copies": "some"}}, "copies are neither kept nor dropped"),
+    "cells of another table": ({"traffic": {"cells": [160]}}, "how many queries each cell has"),
+    "more distinct than all": ({"traffic": {"distinct": 161}}, "number of distinct is out"),
+    "more frequent than all": ({"traffic": {"commonest": 1.2}}, "commonest is not a share"),
+    "a share of no groups": ({"traffic": {"group_share": 0.5}}, "group_share is not a share"),
+    "a cell that does not exist": (
+        {"parts": {"cell": {"errors": {"99": ERROR_OF_ONE}, "few": 0, "few_share": 0.0}}},
+        "the error of a cell is certified on another number",
+    ),
+    "fewer alone": ({"error": {"alone": 0.5}}, "the share of queries that are alone"),
+    "groups that were not given": ({"groups_least": 10}, "its groups_least is not that"),
     "measured above the most": ({"bits_measured": 61.0}, "bits_measured is out of range"),
     "measured below none": ({"bits_measured": -0.1}, "bits_measured is out of range"),
     "measured as nothing": ({"bits_measured": math.nan}, "bits_measured is out of range"),
@@ -611,7 +631,7 @@ def test_a_certificate_that_says_what_cannot_be_is_refused(stored):
     for fault, (changes, text) in UNTRUE.items():
         certificate = copy.deepcopy(header["certificate"])
         for name, value in changes.items():
-            if name == "error":
+            if name in ("error", "traffic"):
                 certificate[name].update(value)
             elif name == "error_by_label":
                 certificate[name]["0"] = certificate["error"] | value["0"]
@@ -626,9 +646,6 @@ def test_a_certificate_that_says_what_cannot_be_is_refused(stored):
 def test_a_certified_label_that_there_is_not_is_refused(stored):
     tensors, header = parts_of(stored)
     told = header["certificate"]
-    told["error_by_label"]["3"] = told["error"]
-    write_tensors(stored, tensors, header)
-    CodebookRelease.load(stored)
     told["error_by_label"]["4"] = told["error"]
     write_tensors(stored, tensors, header)
     assert "a label that does not exist" in refusal(stored)
@@ -726,15 +743,7 @@ def test_every_table_that_is_fitted_is_sound():
 def test_a_table_can_be_certified_again_and_kept(release, stored):
     logits, images = scored(5, 300)
     again = CodebookRelease.load(stored)
-    again.certificate = certify(again.state, logits, images, independent=True)
+    again.certificate = certify(again.state, logits, images)
     again.save(stored)
     assert CodebookRelease.load(stored).certificate.queries == 300
     assert release.certificate.queries == 160
-
-
-def test_copies_of_a_query_are_found_in_every_type():
-    for dtype in FLOATING:
-        images = torch.rand(6, 1, 3, 3, generator=seeded(3)).to(dtype)
-        queries = torch.cat([images, images[2:4], images[:1]])
-        assert first_copies(queries).tolist() == [0, 1, 2, 3, 4, 5], dtype
-        assert first_copies(images[:, :, 0, 0]).tolist() == [0, 1, 2, 3, 4, 5], dtype

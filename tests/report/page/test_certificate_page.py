@@ -4,22 +4,23 @@ import dataclasses
 import os
 from pathlib import Path
 
-from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError, HeldOut, Traffic
 from oneway.report.page import certificate_page, render
 from oneway.report.page.certificate import (
-    FITTED,
     MEANINGS,
     certificate_figures,
     certificate_lines,
     certificate_verdict,
 )
+from oneway.report.page.traffic import FITTED
 from report.page.reading import assert_stands_alone, rows_of, tables
 
 MOVED = {"mean": 0.0123, "p50": 0.01, "p95": 0.0456, "p99": 0.07, "max": 0.0891}
 WHOLE = Certificate(
     table="ab" * 32,
     queries=480,
-    independent=True,
+    held_out=HeldOut("yes"),
+    traffic=Traffic("kept", (240, 240), 400, 0.15, 30, 0.025, 0.4),
     bits_most=2.58,
     bits_measured=1.75,
     error=CertifiedError(0.0345, 0.0321, 0.0367, 0.0111, 480, 0.05),
@@ -55,7 +56,7 @@ def test_the_verdict_has_the_error_its_interval_its_lower_bound_and_the_bits():
 
 def test_what_is_weaker_is_said_above():
     for changes, words in (
-        ({"independent": False}, FITTED),
+        ({"held_out": HeldOut("no")}, FITTED),
         ({"bits_most": None}, "reveals 1.75 bits on average over these queries; nothing bounds"),
         ({"error": None, "error_by_label": {}}, "No error is certified"),
     ):
@@ -66,7 +67,7 @@ def test_what_is_weaker_is_said_above():
 
 
 def test_page_and_terminal_say_the_same_sentences():
-    for changes in ({}, {"independent": False}, {"bits_most": None}, {"labels_alone": 0}):
+    for changes in ({}, {"held_out": HeldOut("no")}, {"bits_most": None}, {"labels_alone": 0}):
         certificate = dataclasses.replace(WHOLE, **changes)
         text = page_of(**changes).every("main")[0].text().replace("\xa0", " ")
         for line in (*certificate_lines(certificate), *certificate_verdict(certificate)[1:]):

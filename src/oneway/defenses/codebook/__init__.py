@@ -12,13 +12,16 @@ from oneway.defenses.codebook.fit import (
     fit_codebook,
     merge_calibration,
 )
+from oneway.defenses.codebook.fitted import NOT_CHECKED, FittedQueries, HeldOut
 from oneway.defenses.codebook.measures import CertifiedError, certified_error, measure_codebook
 from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.traffic import Traffic
 
 __all__ = [
     "ASSUMPTIONS",
+    "NOT_CHECKED",
     "Budget",
     "Certificate",
     "CertifiedError",
@@ -27,6 +30,9 @@ __all__ = [
     "CodebookRelease",
     "DecoyOptions",
     "FitSettings",
+    "FittedQueries",
+    "HeldOut",
+    "Traffic",
     "certified_error",
     "certify",
     "choose_codebook",

@@ -6,14 +6,15 @@ what the least error of any attacker rests on.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from oneway.checks import check_images, check_level, check_logits_to_fit, name_of
+from oneway.checks import check_images, check_level, check_logits_to_fit
+from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.measures import (
     LEVEL,
     CertifiedError,
@@ -24,6 +25,14 @@ from oneway.defenses.codebook.measures import (
 )
 from oneway.defenses.codebook.parts import PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.traffic import (
+    Copies,
+    Traffic,
+    check_groups,
+    first_copies,
+    measure_traffic,
+    numbers_of_queries,
+)
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
 ASSUMPTIONS = (
@@ -60,7 +69,8 @@ class Certificate:
     Attributes:
         table: SHA-256 of the certified table; empty for a release without a table.
         queries: Number of certified queries.
-        independent: Whether the codebook was fitted without these queries.
+        held_out: Whether the codebook was fitted without these queries.
+        traffic: Which traffic these queries stand for, and who is behind each cell.
         bits_most: Largest number of bits beyond the label that one release can reveal; None where
             nothing bounds it but the type of the numbers.
         bits_measured: Bits beyond the label on average: the entropy of these queries' cells given
@@ -71,18 +81,21 @@ class Certificate:
         distortion: L1 distance of probabilities (``l1_probabilities``) and mean absolute difference
             of centered logits per class in nats (``logits``), each as ``mean``, ``p50``, ``p95``,
             ``p99`` and ``max``.
-        members_least: Least number of calibration queries behind a vector that reveals more than
-            its label; of a release without a table, of certified queries behind a vector.
+        members_least: Least number of distinct calibration queries behind a vector that reveals
+            more than its label; of a release without a table, of certified queries behind a vector.
         labels_alone: Number of labels with so few calibration queries that their vector reveals
             the label alone.
         level: Level of intervals and bounds.
+        groups_least: Least number of groups (people, accounts, devices) behind such a vector; None
+            where the codebook was fitted without groups.
         parts: Certified errors within the parts of a kind, ``cell`` and ``group``; of groups only
             where they are known.
     """
 
     table: str
     queries: int
-    independent: bool
+    held_out: HeldOut
+    traffic: Traffic
     bits_most: float | None
     bits_measured: float
     error: CertifiedError | None
@@ -91,6 +104,7 @@ class Certificate:
     members_least: int
     labels_alone: int
     level: float = LEVEL
+    groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
 
     @property
@@ -123,6 +137,8 @@ class Certificate:
         return cls(
             **{
                 **values,
+                "held_out": HeldOut(**values["held_out"]),
+                "traffic": Traffic.from_json(values["traffic"]),
                 "error": None if error is None else CertifiedError(**error),
                 "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
                 "parts": {
@@ -141,13 +157,14 @@ class Certificate:
             value = getattr(self, name)
             if type(value) is not type(true) or value != true:
                 yield f"its {name} is not that of the table"
-        independent: object = self.independent
-        if not isinstance(independent, bool):
-            yield "independent is neither true nor false"
+        yield from self.held_out.faults()
         if not _is_count(self.queries, 2):
             yield "queries is not a number of queries"
+        yield from self.traffic.faults(codebook, self.queries)
         if not _is_within(self.bits_measured, 0, figures["bits_most"] + 1e-9):
             yield "bits_measured is out of range"
+        elif abs(self.bits_measured - bits_of_counts(self.traffic.cells, codebook)) > 1e-9:
+            yield "its bits_measured are not those of the cells that it counts"
         if not _is_within(self.level, 0, 1) or self.level in (0, 1):
             yield "level is not between 0 and 1"
         labels = {str(label) for label in range(codebook.sizes.num_classes)}
@@ -157,6 +174,7 @@ class Certificate:
         for error in (*self.error_by_label.values(), *of_parts, self.error):
             if error is not None:
                 yield from _faults_of_error(error, self.queries)
+        yield from _faults_of_counts(self, codebook)
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
@@ -176,7 +194,8 @@ def certify(
     logits: Tensor,
     queries: Tensor | None = None,
     *,
-    independent: bool,
+    held_out: HeldOut = NOT_CHECKED,
+    drop_copies: bool = False,
     level: float = LEVEL,
     groups: Tensor | None = None,
 ) -> Certificate:
@@ -184,11 +203,14 @@ def certify(
 
     Args:
         codebook: A fitted table.
-        logits: ``(N, K)`` clean scores, N at least 2.
+        logits: ``(N, K)`` clean scores, N at least 2; a query that is frequent in the traffic is as
+            frequent here.
         queries: ``(N, ...)`` in [0, 1], the queries that gave the scores; None: no error is
             certified.
-        independent: Whether the codebook was fitted without these queries. Only then are interval
-            and lower bound of the error valid.
+        held_out: Whether the codebook was fitted without these queries, from
+            :meth:`FittedQueries.judge`. Only then are interval and lower bound of the error valid.
+        drop_copies: Count copies of a query once. The certificate then speaks of traffic in which
+            each of these queries is as frequent as any other.
         level: Level of intervals and bounds, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other (frames of a video, pictures of
             one person) the same number; None: all are independent. Errors are then means over
@@ -196,13 +218,27 @@ def certify(
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
-        InvalidOptionError: ``level`` is outside its range, or there are too few queries.
+        InvalidOptionError: ``level`` is outside its range, there are too few queries, or copies
+            are to be dropped of queries that are not given.
     """
     codebook.check(logits)
+    if drop_copies:
+        distinct = rows_without_copies(queries, len(logits)).to(logits.device)
+        logits, queries = logits[distinct], None if queries is None else queries[distinct]
+        groups = None if groups is None else groups[distinct.to(groups.device)]
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.expand(codebook.values, cells)
-    certificate = _certificate(cells, released, logits, queries, independent, level, groups)
+    certificate = certify_cells(
+        cells,
+        released,
+        logits,
+        queries,
+        held_out=held_out,
+        groups=groups,
+        copies="dropped" if drop_copies else "kept",
+        level=level,
+    )
     error = certificate.error
     if error is not None and error.alone > MAX_ALONE:
         raise InvalidOptionError(
@@ -210,30 +246,95 @@ def certify(
             f"{error.alone:.0%} of {len(logits)} are alone. Pass more queries, or fit cells with "
             "more members."
         )
-    return replace(certificate, table=codebook.digest(), **figures_of_table(codebook))
+    counts = cells.bincount(minlength=codebook.sizes.cells).tolist()
+    traffic = replace(certificate.traffic, cells=tuple(counts))
+    figures = figures_of_table(codebook)
+    return replace(certificate, table=codebook.digest(), traffic=traffic, **figures)
+
+
+def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
+    """Return the ``(M)`` int64 rows of distinct queries: of copies, the first.
+
+    Raises:
+        InvalidTensorError: ``queries`` are not as many as ``rows``.
+        InvalidOptionError: They are not given.
+    """
+    if queries is None:
+        raise InvalidOptionError(
+            "copies can only be dropped of queries that are given. Pass the queries, or keep the "
+            "copies."
+        )
+    check_images(queries, rows=rows)
+    return first_copies(numbers_of_queries(queries))
 
 
 def figures_of_table(codebook: Codebook) -> dict[str, Any]:
     """Return the certificate's figures that follow from the table alone, by name."""
     members = codebook.members[codebook.members > 0]
+    groups = codebook.groups[codebook.groups > 0]
     return {
         "bits_most": math.log2(int(codebook.labels.bincount().max())),
         "members_least": int(members.min()) if len(members) else 0,
         "labels_alone": int((codebook.members == 0).sum()),
+        "groups_least": int(groups.min()) if len(groups) else None,
     }
 
 
-def _certificate(
+def bits_of_counts(counts: Sequence[int], codebook: Codebook) -> float:
+    """Return the entropy of cells given labels, in bits.
+
+    Args:
+        counts: Number of certified queries in each cell of the table; at least one.
+        codebook: The table.
+    """
+    by_label = _counts_by_label(counts, codebook)
+    bits = [
+        count * math.log2(by_label[label] / count)
+        for count, label in zip(counts, codebook.labels.tolist(), strict=True)
+        if count
+    ]
+    return math.fsum(bits) / sum(counts)
+
+
+def _counts_by_label(counts: Sequence[int], codebook: Codebook) -> list[int]:
+    by_label = [0] * codebook.sizes.num_classes
+    for count, label in zip(counts, codebook.labels.tolist(), strict=True):
+        by_label[label] += count
+    return by_label
+
+
+def certify_cells(
     cells: Tensor,
     released: Tensor,
     logits: Tensor,
     queries: Tensor | None,
-    independent: bool,
-    level: float,
-    groups: Tensor | None,
+    *,
+    held_out: HeldOut,
+    groups: Tensor | None = None,
+    copies: Copies = "kept",
+    level: float = LEVEL,
 ) -> Certificate:
-    """Return the figures that follow from cells and released probabilities."""
+    """Certify what any release into cells lets out, with a table or without.
+
+    Args:
+        cells: ``(N)`` int64.
+        released: ``(N, K)`` float64 probabilities.
+        logits: See :func:`certify`.
+        queries: See :func:`certify`.
+        held_out: See :func:`certify`.
+        groups: See :func:`certify`.
+        copies: Whether copies of these queries were dropped.
+        level: See :func:`certify`.
+
+    Raises:
+        InvalidTensorError: See :func:`certify`.
+        InvalidOptionError: See :func:`certify`.
+    """
     check_logits_to_fit(logits)
+    if groups is not None:
+        check_groups(groups, len(logits))
+        # Certificates lie in guards that are deployed: numbers of people stay with the operator.
+        groups = groups.unique(return_inverse=True)[1]
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
@@ -246,7 +347,6 @@ def _certificate(
     if queries is not None:
         flat = _checked_queries(queries, cells)
         if groups is not None:
-            _check_groups(groups, len(cells))
             # A group is certified by itself, where its queries are draws from what it asks.
             parts["group"] = certify_parts(groups, cells, flat, level)
         error = certified_error(cells, flat, level, groups)
@@ -255,7 +355,8 @@ def _certificate(
     return Certificate(
         table="",
         queries=len(logits),
-        independent=independent,
+        held_out=held_out,
+        traffic=measure_traffic(cells, copies, queries=queries, groups=groups),
         bits_most=None,
         bits_measured=bits_beyond_label(cells, labels),
         error=error,
@@ -286,14 +387,6 @@ def _checked_queries(queries: Tensor, cells: Tensor) -> Tensor:
     return queries.detach().flatten(1)
 
 
-def _check_groups(groups: Tensor, rows: int) -> None:
-    if groups.dtype != torch.int64 or groups.shape != (rows,):
-        raise InvalidTensorError(
-            f"groups must be int64 of shape ({rows},), one per query, but got "
-            f"{name_of(groups.dtype)} of shape {tuple(groups.shape)}."
-        )
-
-
 def _summary(values: Tensor) -> dict[str, float]:
     shares = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
     quantiles = zip(QUANTILES, values.quantile(shares).tolist(), strict=True)
@@ -302,6 +395,27 @@ def _summary(values: Tensor) -> dict[str, float]:
         **{f"p{100 * share:g}": value for share, value in quantiles},
         "max": float(values.max()),
     }
+
+
+def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[str]:
+    """Yield which figures of errors contradict the number of queries in each cell."""
+    counts, error = certificate.traffic.cells, certificate.error
+    by_label = _counts_by_label(counts, codebook)
+    for label, each in certificate.error_by_label.items():
+        if each.queries != by_label[int(label)]:
+            yield f"the error of label {label} is certified on another number of queries"
+    known = {str(cell): count for cell, count in enumerate(counts)}
+    of_cells = certificate.parts["cell"].errors if "cell" in certificate.parts else {}
+    if any(each.queries != known.get(cell) for cell, each in of_cells.items()):
+        yield "the error of a cell is certified on another number of queries"
+    if error is not None and error.queries != certificate.queries:
+        yield "an error is certified on another number of queries"
+    alone = counts.count(1) / certificate.queries
+    # With groups, a cell of one group is alone, too.
+    if error is None or certificate.traffic.groups is not None:
+        return
+    if abs(error.alone - alone) > 1e-9:
+        yield "the share of queries that are alone is not that of the cells that it counts"
 
 
 def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:

@@ -26,6 +26,7 @@ from oneway.checks import check_logits_to_fit, check_weight
 from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
+from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
@@ -53,6 +54,7 @@ class LabelRows:
             a table tries them; none if the label has too few rows.
         costs: L1 distortion of unions of boxes, by their numbers. They do not depend on the
             weights, so that a sweep over weights computes them once.
+        groups: ``(n)`` int64, the group of each row, or None.
     """
 
     classes: Tensor
@@ -62,6 +64,7 @@ class LabelRows:
     center: str
     boxes: list[tuple[Tensor, Tensor]]
     costs: dict[frozenset[int], float] = field(default_factory=dict)
+    groups: Tensor | None = None
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
@@ -72,6 +75,13 @@ class LabelRows:
         if numbers not in self.costs:
             self.costs[numbers] = distortion(self.rows[self.union(numbers)], self.center)
         return self.costs[numbers]
+
+    def group_share(self, numbers: frozenset[int]) -> float:
+        """Return the share of the largest group in several boxes; 0 without groups."""
+        if self.groups is None:
+            return 0.0
+        counts = self.groups[self.union(numbers)].unique(return_counts=True)[1]
+        return float(counts.max() / counts.sum())
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,8 @@ def cut_calibration(
     settings: FitSettings,
     images: Tensor | None = None,
     on_label: Callable[[float], None] | None = None,
+    *,
+    groups: Tensor | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
@@ -124,12 +136,22 @@ def cut_calibration(
         settings: How to fit.
         images: ``(N, ...)`` the queries themselves, if ``image_weight`` is not 0.
         on_label: Called with the share that is done.
+        groups: ``(N)`` int64, the person, account or device behind each query. Then ``min_members``
+            counts different groups.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them, or
-            ``images`` are not as many.
+            ``images`` or ``groups`` are not as many.
+        InvalidOptionError: ``max_group_share`` is below 1, and there are no groups.
     """
     _check_calibration(logits, settings, images)
+    if groups is not None:
+        check_groups(groups, len(logits))
+    elif settings.max_group_share < 1:
+        raise InvalidOptionError(
+            f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
+            "the group of each query, or leave max_group_share at 1."
+        )
     labels = logits.argmax(-1).cpu()
     shown = (
         images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None
@@ -148,9 +170,12 @@ def cut_calibration(
         classes = mean.topk(explicit).indices
         dense = explicit == num_classes
         rows = project(probabilities, classes.expand(len(numbers), -1), dense=dense)
-        boxes = _cut(rows, settings) if len(numbers) >= settings.min_members else []
+        own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
+        company = len(numbers) if own is None else len(own.unique())
+        boxes = _cut(rows, settings, own) if company >= settings.min_members else []
         pixels = None if shown is None else shown[numbers].double()
-        cut.append(LabelRows(classes, rows, pixels, wide.logsumexp(-1), settings.center, boxes))
+        offsets, center = wide.logsumexp(-1), settings.center
+        cut.append(LabelRows(classes, rows, pixels, offsets, center, boxes, groups=own))
         if on_label is not None:
             on_label((label + 1) / num_classes)
     return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
@@ -195,7 +220,8 @@ def merge_calibration(
             "image_weight needs a calibration that was cut with images, but this one has none. "
             "Cut it under settings with an image_weight above 0."
         )
-    merged = [_merge(each, rate_weight, image_weight) for each in labels]
+    most = calibration.settings.max_group_share
+    merged = [_merge(each, rate_weight, image_weight, most) for each in labels]
     book = Codebook(
         len(labels),
         len(labels[0].classes),
@@ -228,6 +254,8 @@ def _fill(
         book.assignment[label, sorted(numbers)] = span.start + number
     members = [rows.union(numbers) for numbers in cells]
     book.members[span] = torch.tensor([len(each) for each in members])
+    if rows.groups is not None:
+        book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
     offsets = torch.stack([rows.offsets[each].mean() for each in members])
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
     values = torch.stack([center_of(rows.rows[each], rows.center) for each in members])
@@ -296,7 +324,7 @@ def distortion(rows: Tensor, center: str) -> float:
     return float((rows - center_of(rows, center)).abs().sum())
 
 
-def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
+def _cut(rows: Tensor, settings: FitSettings, groups: Tensor | None) -> list[tuple[Tensor, Tensor]]:
     """Cut rows into boxes, best cut first, until there are enough or none can be cut.
 
     A cut puts its lower side before its upper side, in the place of what was cut. So the first
@@ -305,7 +333,7 @@ def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
     """
     open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
     boxes = [(open_ended, torch.arange(len(rows)))]
-    cuts = [_best_cut(rows, settings)]
+    cuts = [_best_cut(rows, settings, groups)]
     while len(boxes) < settings.max_boxes:
         gains = [-1.0 if cut is None else cut.gain for cut in cuts]
         best = max(range(len(gains)), key=gains.__getitem__)
@@ -318,7 +346,10 @@ def _cut(rows: Tensor, settings: FitSettings) -> list[tuple[Tensor, Tensor]]:
         left = rows[group, cut.axis] <= cut.edge
         sides = (below, group[left]), (edges, group[~left])
         boxes[best : best + 1] = sides
-        cuts[best : best + 1] = [_best_cut(rows[side], settings) for _, side in sides]
+        cuts[best : best + 1] = [
+            _best_cut(rows[side], settings, None if groups is None else groups[side])
+            for _, side in sides
+        ]
     return boxes
 
 
@@ -331,12 +362,12 @@ class _Cut:
     gain: float
 
 
-def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
+def _best_cut(rows: Tensor, settings: FitSettings, groups: Tensor | None) -> _Cut | None:
     """Return the cut that removes most L1 distortion; None if no cut removes any."""
     count, least, center = len(rows), settings.min_members, settings.center
     if count < 2 * least:
         return None
-    ordered = rows.sort(0).values
+    ordered, order = rows.sort(0)
     sums = ordered.cumsum(0)
     before = torch.arange(1, count, dtype=torch.float64).unsqueeze(-1)
     after = count - before
@@ -346,6 +377,10 @@ def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
     edges = (ordered[:-1] + ordered[1:]) / 2
     gains[(edges >= ordered[1:]) | (edges < ordered[:-1])] = -1
     gains[: least - 1], gains[count - least :] = -1, -1
+    if groups is not None:
+        below, above = groups[order], groups[order.flip(0)]
+        few = torch.minimum(groups_up_to(below)[:-1], groups_up_to(above).flip(0)[1:]) < least
+        gains[few] = -1
     most, at = gains.max(0)
     whole, best = distortion(rows, center), None
     for axis in most.topk(min(CUTS_TRIED, rows.shape[1])).indices.tolist():
@@ -360,11 +395,28 @@ def _best_cut(rows: Tensor, settings: FitSettings) -> _Cut | None:
     return best
 
 
-def _merge(label: LabelRows, rate_weight: float, image_weight: float) -> list[frozenset[int]]:
-    """Join a label's boxes while that lowers the objective; return cells, as numbers of boxes."""
+def groups_up_to(groups: Tensor) -> Tensor:
+    """Return how many different groups each column of ``(n, W)`` int64 has up to each row."""
+    places = torch.arange(len(groups)).unsqueeze(-1).expand_as(groups)
+    first = torch.full((int(groups.max()) + 1, groups.shape[1]), len(groups))
+    first = first.scatter_reduce(0, groups, places, "amin")
+    return (first.gather(0, groups) == places).cumsum(0)
+
+
+def _merge(
+    label: LabelRows, rate_weight: float, image_weight: float, max_group_share: float
+) -> list[frozenset[int]]:
+    """Join a label's boxes while that lowers the objective; return cells, as numbers of boxes.
+
+    Cells in which one group has too large a share are joined all the same. None is returned where
+    that holds of all boxes together.
+    """
     cells = [frozenset([number]) for number in range(len(label.boxes))]
+    whole = frozenset(range(len(cells)))
+    if cells and label.group_share(whole) > max_group_share:
+        return []
     if rate_weight == math.inf and cells:
-        return [frozenset(range(len(cells)))]
+        return [whole]
     counts = {cell: len(label.union(cell)) for cell in cells}
     images = label.images if image_weight else None
     means = {} if images is None else {cell: images[label.union(cell)].mean(0) for cell in cells}
@@ -388,7 +440,10 @@ def _merge(label: LabelRows, rate_weight: float, image_weight: float) -> list[fr
     while changes:
         pair = min(changes, key=changes.__getitem__)
         if changes[pair] > 0:
-            break
+            uneven = {cell for cell in cells if label.group_share(cell) > max_group_share}
+            if not uneven:
+                break
+            pair = min(filter(uneven.intersection, changes), key=changes.__getitem__)
         first, second = pair
         joined = first | second
         counts[joined] = counts[first] + counts[second]

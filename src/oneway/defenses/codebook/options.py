@@ -25,8 +25,9 @@ class FitSettings(Options):
     """How a codebook is fitted to calibration scores."""
 
     min_members: int = option(
-        "k: calibration queries behind each released vector, at least. A label with fewer releases "
-        "one vector, which reveals the label alone.",
+        "k: distinct calibration queries, and distinct groups where these are given, behind each "
+        "released vector, at least. A label with fewer releases one vector, which reveals the "
+        "label alone.",
         default=20,
     )
     rate_weight: float = option(
@@ -52,6 +53,14 @@ class FitSettings(Options):
         default="mean",
     )
     max_boxes: int = option("Largest number of boxes per label.", default=64)
+    max_group_share: float = option(
+        "Largest share of a cell's calibration queries that one group may have. Cells above it are "
+        "merged; a label above it releases one vector, which reveals the label alone. Needs groups "
+        "below 1.",
+        default=1.0,
+        above=0,
+        most=1,
+    )
 
 
 class CodebookOptions(FitSettings):
@@ -70,6 +79,11 @@ class CodebookOptions(FitSettings):
         default=0.2,
         least=0,
         below=1,
+    )
+    drop_copies: bool = option(
+        "Count copies of a query once, also where they certify. For files whose copies are an "
+        "artefact; in real traffic copies are part of what a certificate speaks of.",
+        default=False,
     )
 
 

@@ -1,6 +1,5 @@
 """The codebook as a defense: k-anonymous scores, at the price of a lookup."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,10 +10,17 @@ from torch import Generator, Tensor, nn
 from oneway.checks import check_images, check_logits_to_fit, name_of
 from oneway.contracts import TrainingData
 from oneway.defenses.base import DefenseWithState, ScoreDefense
-from oneway.defenses.codebook.certificate import Certificate, certify
+from oneway.defenses.codebook.certificate import Certificate, certify, rows_without_copies
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
+from oneway.defenses.codebook.fitted import HeldOut, refuse_training
 from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.traffic import (
+    check_groups,
+    first_copies,
+    numbers_of_queries,
+    split_rows,
+)
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
 from oneway.errors import CorruptDataError, InvalidTensorError
@@ -43,6 +49,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
 
     Attributes:
         certificate: What the table lets out, if it was fitted or loaded with a certificate.
+        fitting_rows: ``(n)`` int64, the rows of the queries that :meth:`fit` fitted the table to,
+            with all their copies; None if it was loaded.
     """
 
     state_type = Codebook
@@ -56,6 +64,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         """Begin without a certificate; see :meth:`fit` and :meth:`load`."""
         super().__post_init__()
         self.certificate: Certificate | None = None
+        self.fitting_rows: Tensor | None = None
         self._lookups: dict[tuple[object, ...], _Lookup] = {}
 
     def transform(self, logits: Tensor) -> Tensor:
@@ -104,60 +113,88 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         settings: FitSettings | None = None,
         budget: Budget | None = None,
         held_out: float = CodebookOptions.held_out,
+        groups: Tensor | None = None,
+        drop_copies: bool = CodebookOptions.drop_copies,
+        training: Tensor | None = None,
         move: Move | None = None,
         on_share: Callable[[float], None] | None = None,
     ) -> "CodebookRelease":
         """Fit a table to the scores of unlabelled queries, and certify it on others.
 
+        Rows are split at random with their copies, so that both parts are drawn from the traffic. A
+        budget's limits are about the rows that fit, with copies. Cells are made of distinct
+        queries: what a cell mixes, and how many members it has, must not depend on copies.
+
         Args:
             logits: ``(N, K)`` clean scores of queries like those to come.
             queries: ``(N, ...)`` in [0, 1], the queries that gave the scores, for the certified
-                error; copies of a query count once. None: only bits and distortion are certified,
-                and copies count.
+                error, and to tell copies. None: only bits and distortion are certified, and each
+                row counts as a query of its own.
             generator: On the CPU; draws which queries certify.
             settings: How to fit; None: the defaults. A ``budget`` overrides ``rate_weight``.
             budget: What users may lose, or attackers may gain; None: ``settings`` decide.
             held_out: Share of the queries that certify, in [0, 1). 0: the same queries fit and
                 certify, and the certificate says so.
+            groups: ``(N)`` int64, the person, account or device behind each query. A group is split
+                whole, and ``min_members`` counts different groups.
+            drop_copies: Count copies of a query once, also where they certify; see
+                :func:`certify`.
+            training: ``(M, ...)`` inputs that the model was trained on; if some of the queries are
+                among them, they are refused.
             move: Changes the table before it is certified: decoys.
             on_share: Called with the share that is done.
 
         Raises:
             InvalidTensorError: There are too few queries, or a tensor breaks the lines above.
-            InvalidOptionError: No table keeps within the budget, or an option is outside its
-                range.
+            InvalidOptionError: No table keeps within the budget, an option is outside its range, or
+                queries are training inputs.
         """
         options_of(CodebookOptions)["held_out"].refuse(held_out)
         check_logits_to_fit(logits, "calibration logits")
         settings = settings or FitSettings()
+        rows, numbers = torch.arange(len(logits)), torch.arange(len(logits))
         if queries is not None:
             check_images(queries, rows=len(logits))
-            # Copies of one query are no company, and must not certify what they fitted.
-            distinct = first_copies(queries)
-            logits, queries = logits[distinct], queries[distinct]
-        order = torch.randperm(len(logits), generator=generator).to(logits.device)
-        apart = round(held_out * len(logits))
-        certifying, fitting = order[:apart], order[apart:]
-        if apart and logits.ndim == 2 and len(fitting) < settings.min_members:
+            numbers = numbers_of_queries(queries)
+        if training is not None:
+            refuse_training(queries, training)
+        if groups is not None:
+            check_groups(groups, len(logits))
+            groups = groups.cpu()
+        if drop_copies:
+            rows = rows_without_copies(queries, len(logits))
+        parts = split_rows(len(rows), [held_out], generator, _of(groups, rows))
+        certifying, fitting = (rows[part] for part in parts)
+        apart = len(certifying) > 0
+        # Copies of one query are no company.
+        made_of = fitting[first_copies(numbers[fitting])]
+        if apart and logits.ndim == 2 and len(made_of) < settings.min_members:
             raise InvalidTensorError(
-                f"held_out {held_out} leaves {len(fitting)} of {len(logits)} queries to fit to, "
-                f"but the smallest cell has {settings.min_members} members. Pass more calibration "
-                "queries, or lower held_out or min_members."
+                f"held_out {held_out} leaves {len(made_of)} of {len(numbers.unique())} distinct "
+                f"queries to fit to, but the smallest cell has {settings.min_members} members. "
+                "Pass more calibration queries, or lower held_out or min_members."
             )
-        scores, shown = logits[fitting], None if queries is None else queries[fitting]
-        calibration = cut_calibration(scores, settings, shown, on_share)
+        scores, shown = logits[made_of.to(logits.device)], _of(queries, made_of)
+        calibration = cut_calibration(
+            scores, settings, shown, on_share, groups=_of(groups, made_of)
+        )
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
         else:
-            book = choose_codebook(calibration, scores, budget)
+            book = choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
         book = book.to(logits.device)
         fitted = cls(book if move is None else move(book, scores, shown))
-        rows = certifying if apart else fitting
+        fitted.fitting_rows = fitting
+        if drop_copies:
+            fitted.fitting_rows = torch.isin(numbers, numbers[fitting]).nonzero()[:, 0]
+        chosen = certifying if apart else fitting
         fitted.certificate = certify(
             fitted.state,
-            logits[rows],
-            None if queries is None else queries[rows],
-            independent=apart > 0,
+            logits[chosen.to(logits.device)],
+            _of(queries, chosen),
+            held_out=HeldOut("yes" if apart else "no"),
+            groups=_of(groups, chosen),
+            drop_copies=drop_copies,
         )
         return fitted
 
@@ -194,6 +231,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             settings=settings,
             budget=None if settings.l1_budget is None else Budget(l1_mean=settings.l1_budget),
             held_out=settings.held_out,
+            drop_copies=settings.drop_copies,
             move=move,
             on_share=report if move is None else None,
         )
@@ -337,14 +375,9 @@ class _Lookup:
         return release(logits, dtype=self.dtype, decimals=self.decimals)
 
 
-def first_copies(queries: Tensor) -> Tensor:
-    """Return the ``(M)`` int64 numbers of distinct ``(N, ...)`` queries: of copies, the first."""
-    first = dict[bytes, int]()
-    for number, query in enumerate(queries.detach().cpu()):
-        # As bytes, since NumPy has no bfloat16.
-        flat = query.clone(memory_format=torch.contiguous_format).flatten()
-        first.setdefault(hashlib.sha256(flat.view(torch.uint8).numpy().tobytes()).digest(), number)
-    return torch.tensor(list(first.values()), device=queries.device)
+def _of(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Return some rows of what there may be."""
+    return None if values is None else values[rows.to(values.device)]
 
 
 def _refuse_other_tensors(

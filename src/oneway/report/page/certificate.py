@@ -8,6 +8,7 @@ from operator import attrgetter, itemgetter
 from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
+from oneway.report.page.traffic import held_out_sentence, held_out_words, traffic_sentences
 from oneway.report.sentences import LABEL_LEAKS
 from oneway.report.table import Column, Listing
 
@@ -23,8 +24,13 @@ MEANINGS = {
     "bits, at most": "log2 of the label's cells: what one answer can reveal beyond its label, to "
     "any attacker",
     "bits, measured": "entropy of the cells given the label, over certified queries",
-    "members, at least": "calibration queries behind any vector that reveals more than its label; "
-    "copies of a query count once",
+    "members, at least": "distinct calibration queries behind any vector that reveals more than "
+    "its label",
+    "groups, at least": "groups (people, accounts, devices) behind any such vector",
+    "largest group": "share of the largest group in the worst cell that has at least 20 certified "
+    "queries; 100 %: one group alone",
+    "distinct queries": "certified queries without their copies",
+    "most frequent": "share of the most frequent query in the certified traffic",
     "labels alone": "labels with too few calibration queries: their vector reveals the label alone",
     "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
     "nats per class: mean, quantiles and maximum",
@@ -33,8 +39,6 @@ MEANINGS = {
     "too few": "parts with fewer than 20 queries (or groups), of which no error is certified",
 }
 """Meanings of the figures of a certificate, by name."""
-
-FITTED = "The codebook was fitted to these queries too: all figures are too favorable."
 
 DISTANCES = {
     "l1_probabilities": "L1 of probabilities",
@@ -93,10 +97,7 @@ def parts_sentences(certificate: Certificate) -> list[str]:
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
     lines = [bits_sentence(certificate), error_sentence(certificate)]
-    if certificate.independent:
-        lines.append("Assumes that these queries were not used for fitting.")
-    else:
-        lines.append(FITTED)
+    lines += [held_out_sentence(certificate.held_out), *traffic_sentences(certificate.traffic)]
     alone = alone_sentence(certificate)
     if alone is not None:
         lines.append(alone)
@@ -104,8 +105,10 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     if certificate.table and certificate.bits_most and certificate.members_least:
         lines.append(
             "Every vector that reveals more than its label stands for at least "
-            f"{certificate.members_least} calibration queries."
+            f"{certificate.members_least} distinct calibration queries."
         )
+    if certificate.groups_least is not None:
+        lines.append(f"They come from at least {certificate.groups_least} different groups.")
     if certificate.labels_alone:
         lines.append(
             f"{certificate.labels_alone} labels had too few calibration queries: their vectors "
@@ -123,7 +126,7 @@ def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
     """Return the tone of the verdict, the verdict in a few words, and in full."""
     if certificate.error is None:
         tone, stamp = "mixed", "Bits are certified, no error is"
-    elif certificate.independent:
+    elif certificate.held_out.answer != "no":
         tone, stamp = "good", "Certified for any attacker"
     else:
         tone, stamp = "mixed", "Certified on the queries that fitted it"
@@ -139,11 +142,19 @@ def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
             (f"{error.estimate:.4f}", "certified error"),
             (f"{error.lower_bound:.4f}", "lower bound"),
         ]
+    traffic, groups = certificate.traffic, certificate.groups_least
+    behind = [] if groups is None else [(f"{groups}", "groups, at least")]
+    if traffic.group_share is not None:
+        behind.append((f"{100 * traffic.group_share:.1f} %", "largest group"))
+    if traffic.distinct is not None and traffic.commonest is not None:
+        behind.append((f"{traffic.distinct:,}", "distinct queries"))
+        behind.append((f"{100 * traffic.commonest:.1f} %", "most frequent"))
     return [
         *figures,
         ("no bound" if most is None else f"{most:.2f}", "bits, at most"),
         (f"{certificate.bits_measured:.2f}", "bits, measured"),
         (f"{certificate.members_least}", "members, at least"),
+        *behind,
         (f"{certificate.distortion['l1_probabilities']['mean']:.4f}", "distortion"),
         (f"{certificate.labels_alone}", "labels alone"),
     ]
@@ -220,8 +231,8 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         command: The command that certified it, if it is known.
     """
     notices = [LABEL_LEAKS]
-    if not certificate.independent:
-        notices.append(FITTED)
+    if certificate.held_out.answer != "yes":
+        notices.append(held_out_sentence(certificate.held_out))
     alone = alone_sentence(certificate)
     if alone is not None:
         notices.append(alone)
@@ -245,7 +256,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         Section("how", "How it was certified", [Facts(_facts(certificate, command))]),
     ]
     tone, stamp, verdict = certificate_verdict(certificate)
-    queries = "not used for fitting" if certificate.independent else "used for fitting, too"
+    queries = held_out_words(certificate.held_out)
     return Page(
         kind="certificate",
         title=f"What {name} lets out, at most",

@@ -1,0 +1,221 @@
+"""Which rows fit a codebook, which certify it, and of which traffic a certificate speaks.
+
+Rows are split at random, with their copies: a query that makes up half of the traffic makes up half
+of each part. Otherwise the rows that certify would not be drawn from the traffic, and a bound on
+their error would be false for the queries that a server sees. Copies never make members of a cell:
+a hundred copies of one query are no company to each other.
+
+Rows that depend on each other (frames of a video, images of one person) share a *group*. Groups are
+split whole.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from oneway.defenses.codebook.table import Codebook
+from oneway.errors import InvalidTensorError
+
+LEAST_SHARED = 20
+"""Certified queries of a cell below which the share of its largest group says nothing."""
+
+Copies = Literal["kept", "dropped"]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Which traffic a certificate speaks of, and who is behind each of its cells.
+
+    Attributes:
+        copies: ``"kept"``: copies of a query count, as in the traffic. ``"dropped"``: the traffic
+            is one in which each of these queries is as frequent as any other.
+        cells: Number of certified queries in each cell of the table; empty for a release without a
+            table.
+        distinct: Number of distinct certified queries; None if the queries were not given.
+        commonest: Share of the most frequent query, in (0, 1]; None if the queries were not given.
+        groups: Number of groups (people, accounts, devices) of the certified queries; None if they
+            were not given.
+        one_group: Share of queries whose cell holds certified queries of one group alone; None
+            without groups.
+        group_share: Share of the largest group in the worst cell, among cells with at least 20
+            certified queries; None without groups or without such a cell.
+    """
+
+    copies: Copies
+    cells: tuple[int, ...]
+    distinct: int | None
+    commonest: float | None
+    groups: int | None
+    one_group: float | None
+    group_share: float | None
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Traffic":
+        """Read the JSON values of :func:`dataclasses.asdict`.
+
+        Raises:
+            TypeError: A value is missing, unknown, or of another kind.
+        """
+        return cls(**{**values, "cells": tuple(values.get("cells", ()))})
+
+    def faults(self, codebook: Codebook, queries: int) -> Iterator[str]:
+        """Yield what cannot be true of certified queries of a table, in words.
+
+        Args:
+            codebook: The table.
+            queries: Number of certified queries.
+        """
+        if self.copies not in ("kept", "dropped"):
+            yield "copies are neither kept nor dropped"
+        counts: tuple[object, ...] = self.cells
+        if len(counts) != codebook.sizes.cells or not all(_is_count(count, 0) for count in counts):
+            yield "it does not say how many queries each cell has"
+        elif sum(self.cells) != queries:
+            yield "its cells hold another number of queries"
+        for name in ("distinct", "groups"):
+            value = getattr(self, name)
+            if value is not None and not (_is_count(value, 1) and value <= queries):
+                yield f"the number of {name} is out of range"
+        for name, given in (
+            ("commonest", self.distinct),
+            ("one_group", self.groups),
+            ("group_share", self.groups),
+        ):
+            value = getattr(self, name)
+            if value is not None and (
+                given is None or not isinstance(value, float) or not 0 <= value <= 1
+            ):
+                yield f"{name} is not a share"
+
+
+def measure_traffic(
+    cells: Tensor,
+    copies: Copies,
+    *,
+    queries: Tensor | None = None,
+    groups: Tensor | None = None,
+) -> Traffic:
+    """Return which traffic certified queries stand for, without the counts of a table's cells.
+
+    Args:
+        cells: ``(N)`` int64, the cell of each certified query.
+        copies: Whether copies of queries were dropped.
+        queries: ``(N, ...)``, or None.
+        groups: ``(N)`` int64, or None.
+    """
+    distinct, commonest, one_group, group_share = None, None, None, None
+    if queries is not None:
+        counts = numbers_of_queries(queries).bincount()
+        distinct, commonest = len(counts), float(counts.max()) / len(cells)
+    if groups is not None:
+        inverse = cells.unique(return_inverse=True)[1]
+        sizes, largest = inverse.bincount(), largest_groups(inverse, groups.to(cells.device))
+        one_group = float(sizes[sizes == largest].sum()) / len(cells)
+        enough = sizes >= LEAST_SHARED
+        if enough.any():
+            group_share = float((largest[enough] / sizes[enough].double()).max())
+    return Traffic(
+        copies=copies,
+        cells=(),
+        distinct=distinct,
+        commonest=commonest,
+        groups=None if groups is None else len(groups.unique()),
+        one_group=one_group,
+        group_share=group_share,
+    )
+
+
+def largest_groups(cells: Tensor, groups: Tensor) -> Tensor:
+    """Return how many rows the largest group of each cell has, ``(C)`` int64.
+
+    Args:
+        cells: ``(N)`` int64 from 0 to C - 1, each number at least once.
+        groups: ``(N)`` int64.
+    """
+    pairs, counts = torch.stack([cells, groups], -1).unique(dim=0, return_counts=True)
+    largest = torch.zeros(int(cells.max()) + 1, dtype=torch.int64, device=cells.device)
+    return largest.scatter_reduce(0, pairs[:, 0], counts, "amax")
+
+
+def split_rows(
+    count: int,
+    shares: Sequence[float],
+    generator: Generator,
+    groups: Tensor | None = None,
+) -> list[Tensor]:
+    """Split rows at random; a group stays in one part.
+
+    The same generator and the same first shares give the same first parts, however the rest is
+    split.
+
+    Args:
+        count: N, number of rows.
+        shares: Shares of the rows, or of the groups, of all parts but the last, which has the rest.
+        generator: On the CPU.
+        groups: ``(N)`` int64; None: each row is a group by itself.
+
+    Returns:
+        ``(n)`` int64 row numbers of each part, on the CPU.
+    """
+    if groups is None:
+        units = torch.arange(count)
+    else:
+        check_groups(groups, count)
+        units = groups.cpu().unique(return_inverse=True)[1]
+    total = int(units.max()) + 1 if count else 0
+    order = torch.randperm(total, generator=generator)
+    place = order.argsort()[units]
+    rows, sizes, start, taken = place.argsort(stable=True), [], 0, 0.0
+    for share in shares:
+        taken += share
+        end = int((place < round(taken * total)).sum())
+        sizes.append(end - start)
+        start = end
+    return list(rows.split([*sizes, count - start]))
+
+
+def check_groups(groups: Tensor, rows: int) -> None:
+    """Refuse groups that are not one whole number per row.
+
+    Raises:
+        InvalidTensorError: They are something else.
+    """
+    if groups.dtype != torch.int64 or groups.shape != (rows,):
+        raise InvalidTensorError(
+            f"groups must be int64 of shape ({rows},), one per query, but got {groups.dtype} of "
+            f"shape {tuple(groups.shape)}. Number the people, accounts or devices."
+        )
+
+
+def query_bytes(queries: Tensor) -> Iterator[bytes]:
+    """Yield what tells one of ``(N, ...)`` queries from others: its values in float32."""
+    for query in queries.detach().cpu():
+        # Adding 0 turns -0 into 0, which is the same value in other bytes.
+        flat = query.to(torch.float32).flatten() + 0.0
+        yield flat.numpy().tobytes()
+
+
+def numbers_of_queries(queries: Tensor) -> Tensor:
+    """Return ``(N)`` int64 numbers on the CPU: equal queries of ``(N, ...)`` have the same."""
+    numbers = dict[bytes, int]()
+    found = [
+        numbers.setdefault(hashlib.sha256(query).digest(), len(numbers))
+        for query in query_bytes(queries)
+    ]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+def first_copies(numbers: Tensor) -> Tensor:
+    """Return the ``(M)`` int64 rows of distinct ``(N)`` numbers: of equal ones, the first."""
+    seen = dict[int, int]()
+    for row, number in enumerate(numbers.tolist()):
+        seen.setdefault(number, row)
+    return torch.tensor(list(seen.values()), dtype=torch.int64)
+
+
+def _is_count(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
