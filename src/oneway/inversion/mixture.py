@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from oneway.errors import InvalidTensorError
+
+Floats = NDArray[np.float64]
 
 SWEEPS = 1000
 """Most sweeps of the coordinate descent, which ends earlier where no weight moves."""
@@ -56,20 +60,22 @@ def non_negative_weights(candidates: Tensor, truth: Tensor) -> Tensor:
         wide = part.double()
         gram += wide @ wide.mT
         moment += wide @ aim.double()
-    weights[usable] = _descend(gram.cpu(), moment.cpu()).to(weights.device)
+    found = _descend(gram.cpu().numpy(), moment.cpu().numpy())
+    weights[usable] = torch.from_numpy(found).to(weights.device)
     return weights
 
 
-def _descend(gram: Tensor, moment: Tensor) -> Tensor:
+def _descend(gram: Floats, moment: Floats) -> Floats:
     """Minimise ``w G w / 2 - m w`` over weights of at least 0, from equal weights."""
-    scale = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
-    weights = (gram.diagonal() > 0).to(gram) / max(1, len(gram))
+    # In NumPy, whose calls on a few numbers cost a tenth of torch's.
+    scale = np.maximum(gram.diagonal(), np.finfo(gram.dtype).tiny)
+    weights = (gram.diagonal() > 0) / max(1, len(gram))
     for _ in range(SWEEPS):
-        before = weights.clone()
+        before = weights.copy()
         for place in range(len(gram)):
             step = (moment[place] - gram[place] @ weights) / scale[place]
-            weights[place] = (weights[place] + step).clamp_min(0)
-        if bool(((weights - before).abs() < STILL).all()):
+            weights[place] = max(weights[place] + step, 0.0)
+        if np.all(np.abs(weights - before) < STILL):
             break
     return weights
 

