@@ -342,7 +342,9 @@ def test_sensitive_values_come_from_arrays_and_what_is_none_is_refused(
         np.save(path, wrong)
         result = oneway(*arguments, path)
         assert result.exit_code == 2
-        assert "must be 500 whole numbers, truth values or texts" in " ".join(result.stderr.split())
+        assert "must be 500 whole numbers or truth values or texts" in " ".join(
+            result.stderr.split()
+        )
     np.savez(tmp_path / "other.npz", diagnosis=np.arange(500))
     result = oneway(*arguments, tmp_path / "other.npz")
     assert "must hold an array named sensitive" in " ".join(result.stderr.split())

@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneway.cli.codebook import Images, Scores, read_scores, show_certificate
+from oneway.cli.codebook import (
+    DropCopies,
+    Images,
+    KeyFile,
+    MaxL1Worst,
+    Scores,
+    read_scores,
+    show_certificate,
+)
 from oneway.cli.common import Kind, check_suffix, command, command_line
-from oneway.cli.groups import DropCopies, Groups, KeyFile, read_groups
 from oneway.cli.paths import Writes
-from oneway.cli.sensitive import MaxL1Worst, Sensitive, read_sensitive
+from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
 
 if TYPE_CHECKING:
     from torch import Tensor

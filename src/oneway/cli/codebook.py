@@ -19,9 +19,8 @@ from oneway.cli.common import (
     progress,
     scores_to_logits,
 )
-from oneway.cli.groups import DropCopies, Groups, KeyFile, read_groups
 from oneway.cli.paths import Writes
-from oneway.cli.sensitive import MaxL1Worst, Sensitive, read_sensitive
+from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +73,20 @@ ExplicitClasses = Annotated[
 ]
 Center = Annotated[
     str, typer.Option(help="What a cell releases: mean (calibrated) or median (least L1).")
+]
+MaxL1Worst = Annotated[
+    float | None,
+    typer.Option(help="Cap on each answer's L1 distance of probabilities: its share is certified."),
+]
+DropCopies = Annotated[
+    bool,
+    typer.Option(
+        "--drop-copies", help="Count copies of a query once: they are an artefact of the file."
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="Key of the digests of fitted queries, a file. [a salt beside them]"),
 ]
 Inverters = Annotated[
     list[Path] | None,
@@ -272,15 +285,21 @@ def choose(
     # The same seed as above: the rows that certify neither fitted nor judged a candidate.
     generator = torch.Generator().manual_seed(seed)
     certificate = certify_candidate(chosen, logits, queries, generator=generator, **traffic)
-    assert certificate.error is not None  # noqa: S101  narrows the type; the queries are given
     given = {"--images": images, "--groups": groups, "--kind": kind, "--seed": seed or None}
     words = _way_to(chosen, scores, given, drop_copies=drop_copies)
     typer.echo(
         f"The best of {len(candidates)} candidates within {max_l1:g}, certified on "
-        f"{certificate.queries:,} queries that neither fitted nor chose it: error "
-        f"{certificate.error.estimate:.4f} (lower bound {certificate.error.lower_bound:.4f}) at L1 "
+        f"{certificate.queries:,} queries that neither fitted nor chose it: "
+        f"{_error_of(certificate)} at L1 "
         f"{certificate.distortion['l1_probabilities']['mean']:.4f}. Use {shlex.join(words)}"
     )
+
+
+def _error_of(certificate: "Certificate") -> str:
+    error = certificate.error
+    if error is None:
+        return "no error (nearly every query has an answer of its own, which may tell it all)"
+    return f"error {error.estimate:.4f} (lower bound {error.lower_bound:.4f})"
 
 
 def _way_to(

@@ -28,9 +28,9 @@ from oneway.defenses.codebook import (
     cut_calibration,
     merge_calibration,
 )
-from oneway.defenses.codebook.certificate import certify_cells, rows_without_copies
+from oneway.defenses.codebook.certificate import MIN_PAIRS, certify_cells, rows_without_copies
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
-from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
+from oneway.defenses.codebook.measures import bits_beyond_label, error_shares, pairs_in
 from oneway.defenses.codebook.options import CENTERS
 from oneway.defenses.codebook.traffic import first_copies, numbers_of_queries, split_rows
 from oneway.defenses.registry import build_defense
@@ -186,9 +186,13 @@ def certify_candidate(
         groups: As given there.
         drop_copies: As given there.
 
+    Returns:
+        The certificate. It has no error where hardly any queries share an answer, as with fine
+        rounding.
+
     Raises:
         InvalidTensorError: See :func:`measure_candidates`.
-        InvalidOptionError: There are too few queries for a certificate.
+        InvalidOptionError: There are too few queries for a codebook's certificate.
     """
     if candidate.defense == "codebook":
         fitted = CodebookRelease.fit(
@@ -204,11 +208,12 @@ def certify_candidate(
         return fitted.certificate
     rows = _parts(queries, generator, held_out, groups, drop_copies)[0].to(logits.device)
     released = guarded_release(candidate.release, logits[rows], dtype=torch.float64).confidences
+    cells = released.unique(dim=0, return_inverse=True)[1]
     return certify_cells(
-        released.unique(dim=0, return_inverse=True)[1],
+        cells,
         released,
         logits[rows],
-        queries[rows],
+        queries[rows] if pairs_in(cells) >= MIN_PAIRS else None,
         held_out=HeldOut("yes"),
         groups=None if groups is None else groups.to(rows.device)[rows],
         copies="dropped" if drop_copies else "kept",
