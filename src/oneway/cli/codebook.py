@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +111,7 @@ def codebook(
 
     from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings
     from oneway.errors import InvalidOptionError
+    from oneway.evaluation import compare_with_clean_scores
 
     check_suffix(out, "--out", ".safetensors")
     limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
@@ -122,15 +124,17 @@ def codebook(
     logits, queries = read_scores(scores, images, kind)
     if move is not None and queries is None:
         raise InvalidOptionError("decoys need the queries, too. Pass --images.")
+    generator = torch.Generator().manual_seed(seed)
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
             None if queries is None else queries.to(where),
-            generator=torch.Generator().manual_seed(seed),
+            generator=generator,
             settings=FitSettings(**fitted),
             budget=budget,
             held_out=held_out,
             move=move,
+            complete=partial(compare_with_clean_scores, generator=generator),
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)

@@ -1,4 +1,4 @@
-"""k-anonymous scores: a release that no attacker can undo, with a certificate."""
+"""k-anonymous scores: a release of few vectors, with a certificate of what it lets out at most."""
 
 from oneway.defenses.codebook.certificate import (
     ASSUMPTIONS,
@@ -16,6 +16,7 @@ from oneway.defenses.codebook.measures import CertifiedError, certified_error, m
 from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.yardsticks import Yardstick, Yardsticks
 
 __all__ = [
     "ASSUMPTIONS",
@@ -27,6 +28,8 @@ __all__ = [
     "CodebookRelease",
     "DecoyOptions",
     "FitSettings",
+    "Yardstick",
+    "Yardsticks",
     "certified_error",
     "certify",
     "choose_codebook",

@@ -23,6 +23,7 @@ from oneway.defenses.codebook.measures import (
     pairs_in,
 )
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
 ASSUMPTIONS = (
@@ -75,6 +76,7 @@ class Certificate:
         labels_alone: Number of labels with so few calibration queries that their vector reveals
             the label alone.
         level: Level of intervals and bounds.
+        yardsticks: Errors to compare the certified error with; None if none is certified.
     """
 
     table: str
@@ -88,6 +90,7 @@ class Certificate:
     members_least: int
     labels_alone: int
     level: float = LEVEL
+    yardsticks: Yardsticks | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the certificate as JSON values."""
@@ -102,11 +105,13 @@ class Certificate:
             TypeError: A value is unknown or of another kind.
         """
         error, by_label = values["error"], values["error_by_label"]
+        yardsticks = values["yardsticks"]
         return cls(
             **{
                 **values,
                 "error": None if error is None else CertifiedError(**error),
                 "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
+                "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
             }
         )
 
@@ -135,6 +140,10 @@ class Certificate:
         for error in (*self.error_by_label.values(), self.error):
             if error is not None:
                 yield from _faults_of_error(error, self.queries)
+        if (self.yardsticks is None) != (self.error is None):
+            yield "an error stands without its yardsticks, or they without it"
+        elif self.yardsticks is not None:
+            yield from self.yardsticks.faults()
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -212,7 +221,7 @@ def _certificate(
     check_level(level)
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
-    error, by_label = None, dict[str, CertifiedError]()
+    error, by_label, yardsticks = None, dict[str, CertifiedError](), None
     if queries is not None:
         flat = _checked_queries(queries, cells)
         error = certified_error(cells, flat, generator, level)
@@ -220,6 +229,7 @@ def _certificate(
             rows = labels == label
             if pairs_in(cells[rows]) >= MIN_PAIRS:
                 by_label[str(label)] = certified_error(cells[rows], flat[rows], generator, level)
+        yardsticks = yardsticks_of_labels(labels, flat, generator, level)
     return Certificate(
         table="",
         queries=len(logits),
@@ -232,6 +242,7 @@ def _certificate(
         members_least=int(cells.unique(return_counts=True)[1].min()),
         labels_alone=0,
         level=level,
+        yardsticks=yardsticks,
     )
 
 

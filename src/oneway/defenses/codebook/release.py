@@ -32,6 +32,13 @@ MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Move = Callable[[Codebook, Tensor, Tensor | None], Codebook]
 """Changes a table before it is certified, given the scores and queries that it was fitted to."""
 
+Rows = tuple[Tensor, Tensor]
+"""``(N, K)`` clean scores, and the ``(N, ...)`` queries that gave them."""
+
+Complete = Callable[[Certificate, Codebook, Rows, Rows | None], Certificate]
+"""Completes a certificate, given the table, the certified rows, and the rows that it was fitted to;
+None if they are the same. :func:`oneway.evaluation.compare_with_clean_scores` is one."""
+
 
 class CodebookRelease(DefenseWithState, ScoreDefense):
     """Release one of a few vectors per label: many scores, one answer, and no way back.
@@ -105,6 +112,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         budget: Budget | None = None,
         held_out: float = CodebookOptions.held_out,
         move: Move | None = None,
+        complete: Complete | None = None,
         on_share: Callable[[float], None] | None = None,
     ) -> "CodebookRelease":
         """Fit a table to the scores of unlabelled queries, and certify it on others.
@@ -120,6 +128,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             held_out: Share of the queries that certify, in [0, 1). 0: the same queries fit and
                 certify, and the certificate says so.
             move: Changes the table before it is certified: decoys.
+            complete: Adds to the certificate what a defense cannot measure itself, where the
+                queries are given.
             on_share: Called with the share that is done.
 
         Raises:
@@ -160,6 +170,10 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             independent=apart > 0,
             generator=generator,
         )
+        if complete is not None and queries is not None:
+            certified = logits[rows], queries[rows]
+            others = (scores, queries[fitting]) if apart else None
+            fitted.certificate = complete(fitted.certificate, fitted.state, certified, others)
         return fitted
 
     @classmethod

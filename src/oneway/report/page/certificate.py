@@ -5,10 +5,16 @@ A terminal prints the sentences, the table of errors and the assumptions. The pa
 
 from operator import attrgetter, itemgetter
 
-from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.defenses.codebook import (
+    ASSUMPTIONS,
+    Certificate,
+    CertifiedError,
+    Yardstick,
+    Yardsticks,
+)
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
-from oneway.report.sentences import LABEL_LEAKS
+from oneway.report.sentences import LABEL_LEAKS, NO_GAP, baselines_sentence, gap_number
 from oneway.report.table import Column, Listing
 
 MEANINGS = {
@@ -28,8 +34,21 @@ MEANINGS = {
     "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
     "nats per class: mean, quantiles and maximum",
     "alone": "share of queries that are alone in their cell",
+    "label alone": "error of an attacker who reads the label and nothing else, estimated in the "
+    "same way: no release that keeps the label has a larger certified error",
+    "clean scores": "error of the best attack that was run on clean scores, on the same queries; "
+    "better attacks may exist",
+    "mean query": "error of answering each query with the mean of all",
+    "certified G": "share of what clean scores reveal beyond the label that the release hides from "
+    "any attacker: at least this much, at the certificate's level, by one bet on all three errors; "
+    "none: G of 0 or less is not excluded, which takes thousands of queries",
+    "worst label": "least certified error of a label, which the mean over all queries hides; the "
+    "table has the error of that label alone beside it",
 }
 """Meanings of the figures of a certificate, by name."""
+
+GOOD_GAP = 0.5
+"""Certified G from which on a verdict is green."""
 
 FITTED = "The codebook was fitted to these queries too: all figures are too favorable."
 
@@ -61,6 +80,58 @@ def error_sentence(certificate: Certificate) -> str:
     )
 
 
+NOT_EXCLUDED = "This bound does not exclude that clean scores reveal no more than the release."
+
+NO_CLEAN_ATTACK = (
+    "No attack was run on clean scores, so that it is not known whether the release hides anything."
+)
+
+
+def yardsticks_sentence(certificate: Certificate) -> str | None:
+    """Return what other guesses err on the same queries; None if no error is certified."""
+    yardsticks = certificate.yardsticks
+    if yardsticks is None:
+        return None
+    clean, label, prior = (
+        "not measured" if each is None else f"{each.error:.4f} ({each.low:.4f} to {each.high:.4f})"
+        for each in (yardsticks.clean, yardsticks.label, yardsticks.prior)
+    )
+    return baselines_sentence(clean, label, prior)
+
+
+def gap_sentence(certificate: Certificate) -> str | None:
+    """Return what the bound proves beside clean scores; None if no error is certified."""
+    error, yardsticks = certificate.error, certificate.yardsticks
+    if error is None or yardsticks is None:
+        return None
+    if yardsticks.clean is None:
+        return NO_CLEAN_ATTACK
+    gap = yardsticks.gap(error.estimate)
+    if gap is None:
+        return f"{NO_GAP} {NOT_EXCLUDED}" if yardsticks.least_gap is None else NO_GAP
+    estimate = f"Estimated G: {gap_number(gap)}."
+    if yardsticks.least_gap is None:
+        return f"{NOT_EXCLUDED} {estimate}"
+    return (
+        f"Of what clean scores reveal beyond the label, the release hides at least "
+        f"{100 * yardsticks.least_gap:.0f} % from any attacker "
+        f"({100 * certificate.level:g} %). {estimate}"
+    )
+
+
+def worst_label(certificate: Certificate) -> str | None:
+    """Return the label with the least certified error; None if no label has one."""
+    by_label = certificate.error_by_label
+    return min(by_label, key=lambda label: by_label[label].estimate, default=None)
+
+
+def yardsticks_of(yardsticks: Yardsticks) -> list[tuple[str, Yardstick]]:
+    """Return the errors to compare with, by name in ``MEANINGS``."""
+    errors = [("label alone", yardsticks.label), ("clean scores", yardsticks.clean)]
+    errors.append(("mean query", yardsticks.prior))
+    return [(name, each) for name, each in errors if each is not None]
+
+
 def alone_sentence(certificate: Certificate) -> str | None:
     """Return how many queries are alone in their cell; None if none are."""
     error = certificate.error
@@ -73,6 +144,9 @@ def alone_sentence(certificate: Certificate) -> str | None:
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
     lines = [bits_sentence(certificate), error_sentence(certificate)]
+    for line in (yardsticks_sentence(certificate), gap_sentence(certificate)):
+        if line is not None:
+            lines.append(line)
     if certificate.independent:
         lines.append("Assumes that these queries were not used for fitting.")
     else:
@@ -100,24 +174,45 @@ def certificate_lines(certificate: Certificate) -> list[str]:
 
 def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
     """Return the tone of the verdict, the verdict in a few words, and in full."""
-    if certificate.error is None:
-        tone, stamp = "mixed", "Bits are certified, no error is"
-    elif certificate.independent:
-        tone, stamp = "good", "Certified for any attacker"
+    tone, yardsticks = "mixed", certificate.yardsticks
+    least = None if yardsticks is None else yardsticks.least_gap
+    if yardsticks is None:
+        stamp = "Bits are certified, no error is"
+    elif not certificate.independent:
+        stamp = "Certified on the queries that fitted it"
+    elif yardsticks.clean is None:
+        stamp = "Certified, and not compared with clean scores"
+    elif least is None:
+        stamp = "Not proven to hide more than clean scores do"
     else:
-        tone, stamp = "mixed", "Certified on the queries that fitted it"
-    return tone, stamp, f"{error_sentence(certificate)} {bits_sentence(certificate)}"
+        tone = "good" if least >= GOOD_GAP else "mixed"
+        stamp = f"Hides at least {100 * least:.0f} % of the gap from any attacker"
+    parts = (
+        error_sentence(certificate),
+        yardsticks_sentence(certificate),
+        gap_sentence(certificate),
+        bits_sentence(certificate),
+    )
+    return tone, stamp, " ".join(part for part in parts if part is not None)
 
 
 def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
     """Return the figures to see first: value, and name in ``MEANINGS``."""
     error, most = certificate.error, certificate.bits_most
+    yardsticks, worst = certificate.yardsticks, worst_label(certificate)
     figures = []
-    if error is not None:
+    if error is not None and yardsticks is not None:
         figures = [
             (f"{error.estimate:.4f}", "certified error"),
+            *((f"{each.error:.4f}", name) for name, each in yardsticks_of(yardsticks)),
             (f"{error.lower_bound:.4f}", "lower bound"),
         ]
+        if yardsticks.clean is not None:
+            least = yardsticks.least_gap
+            figures.append(("none" if least is None else f"{least:.2f}", "certified G"))
+    if worst is not None:
+        estimate = certificate.error_by_label[worst].estimate
+        figures.append((f"{estimate:.4f} (label {worst})", "worst label"))
     return [
         *figures,
         ("no bound" if most is None else f"{most:.2f}", "bits, at most"),
@@ -134,10 +229,22 @@ def certified_errors(certificate: Certificate) -> list[tuple[str, CertifiedError
     return ([] if certificate.error is None else [("all", certificate.error)]) + by_label
 
 
+def _of_label_alone(certificate: Certificate, label: str) -> float | None:
+    yardsticks = certificate.yardsticks
+    if yardsticks is None:
+        return None
+    return yardsticks.label.error if label == "all" else yardsticks.by_label.get(label)
+
+
 def certificate_table(certificate: Certificate) -> Listing:
     """Return the certified errors, over all queries and by predicted label."""
     rows = [
-        {"label": label, **vars(error), "alone": 100 * error.alone}
+        {
+            "label": label,
+            **vars(error),
+            "alone": 100 * error.alone,
+            "label alone": _of_label_alone(certificate, label),
+        }
         for label, error in certified_errors(certificate)
     ]
     return Listing(
@@ -149,6 +256,7 @@ def certificate_table(certificate: Certificate) -> Listing:
             "low": Column(itemgetter("low"), ".4f", MEANINGS["low"]),
             "high": Column(itemgetter("high"), ".4f", MEANINGS["high"]),
             "lower bound": Column(itemgetter("lower_bound"), ".4f", MEANINGS["lower bound"]),
+            "label alone": Column(itemgetter("label alone"), ".4f", MEANINGS["label alone"]),
             "alone, %": Column(itemgetter("alone"), ".1f", MEANINGS["alone"]),
         },
         rows,
@@ -221,14 +329,19 @@ def _chart(certificate: Certificate) -> Chart:
     ]
     title = "Least error of any attacker (0: fully reconstructed)"
     total = rows[0][1]
+    levels = [Level("fully reconstructed", 0.0), Level("lower bound", total.lower_bound)]
+    if certificate.yardsticks is not None:
+        errors = yardsticks_of(certificate.yardsticks)
+        levels += [Level(name, each.error) for name, each in errors]
     columns = {"queries": Column(attrgetter("label")), "error": Column(attrgetter("text"))}
     columns |= {end: Column(attrgetter(end), ".4f") for end in ("low", "high")}
     return line_chart(
         "certified-chart",
         title,
         f"A line of mean squared errors from 0 on. All queries: {total.estimate:.4f}, from "
-        f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves.",
-        (Level("fully reconstructed", 0.0), Level("lower bound", total.lower_bound)),
+        f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves. To "
+        f"compare with: {', '.join(f'{each.label} {each.value:.4f}' for each in levels)}.",
+        levels,
         places,
         numbers=Listing(title, columns, places),
         banded=False,
