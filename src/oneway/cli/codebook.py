@@ -225,12 +225,14 @@ def choose(
         )
     Console().print(candidates_table(pareto_optimal(candidates)), crop=False)
     chosen = choose_candidate(candidates, max_l1)
+    label_alone = min(candidates, key=lambda candidate: candidate.bits).certified
     words, judged = _way_to(chosen, scores, images, seed)
     if kind is not None:
         words += ["--kind", kind]
     typer.echo(
-        f"Within {max_l1:g}: certified error {chosen.certified:.4f} at L1 {chosen.l1_mean:.4f}, "
-        f"{judged}, the best of {len(candidates)} candidates. Use {shlex.join(words)}"
+        f"Within {max_l1:g}: certified error {chosen.certified:.4f} (label alone: "
+        f"{label_alone:.4f}) at L1 {chosen.l1_mean:.4f}, {judged}, the best of {len(candidates)} "
+        f"candidates. Use {shlex.join(words)}"
     )
 
 

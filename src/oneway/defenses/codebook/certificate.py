@@ -30,7 +30,7 @@ ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
     "The error is the mean squared error per pixel, averaged over queries. A single query may be "
     "reconstructed better; so may any query by an attacker who knows more about it than its "
-    "distribution (who sent it, another picture of the same thing).",
+    "distribution (who sent it, another picture of the same thing, a short list of candidates).",
     "The label is released as it is, and attacks that read only the label are not hindered.",
     "The attacker sees one answer of this codebook per query, and no other output of the model. "
     "Equal scores always get the same answer, but a query that is changed a little and sent again "

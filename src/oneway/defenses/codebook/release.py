@@ -45,8 +45,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
 
     Each vector is the mean of the clean confidences of the calibration queries in its cell, at
     least ``min_members`` of them: k-anonymous scores. A cell depends on the scores alone, and
-    nothing but its number leaves, so that no attacker can do better than guess the mean of the
-    cell, whatever they know and train: see :class:`Certificate`.
+    nothing but its number leaves: the best guess of a query, for an attacker who knows no more of
+    it than its distribution, is the mean of the cell. See :class:`Certificate`.
 
     Attributes:
         certificate: What the table lets out, if it was fitted or loaded with a certificate.
