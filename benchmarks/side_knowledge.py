@@ -54,7 +54,7 @@ COMPONENTS = 60
 
 LENGTHS = (0.5, 1.0, 2.0)
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
-WEIGHTS = (0.2, 0.5, 0.8)
+WEIGHTS = (0.0, 0.2, 0.5, 0.8)
 """Weights of the squared distance of second pictures, beside that of scores."""
 
 Row = dict[str, Any]
@@ -287,7 +287,8 @@ def listing(records: Sequence[Row]) -> Listing:
         "release": Column(lambda row: row["release"]),
     }
     for name in ("mean query", "second picture", "release", "both"):
-        columns[name] = Column(lambda row, key=f"error {name}": row[key], ".4f")  # type: ignore[misc]
+        key = f"error {name}"
+        columns[key] = Column(lambda row, key=key: row[key], ".4f")  # type: ignore[misc]
     for size, kind in itertools.product(GALLERIES, ("queries", "second pictures")):
         key = f"identified of {size} {kind}"
         columns[f"named of {size} {kind}, %"] = Column(

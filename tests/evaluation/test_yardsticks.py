@@ -198,9 +198,10 @@ def test_one_row_of_a_group_counts_and_few_rows_are_not_attacked(compared, monke
     found = certified(copies, groups=torch.arange(90).repeat_interleave(10))
     assert found.yardsticks.clean == Yardstick(0, 0, 0)
     assert len(used[0]) == len(used[0].unique(dim=0)) == 90
-    assert certified(tuple(part[:59] for part in rows)).yardsticks.clean is None
     with pytest.raises(InvalidOptionError, match=r"about 120 queries, but got 90"):
         compare_with_clean_scores(compared.certificate, table, rows, generator=seeded(0))
+    monkeypatch.setattr(yardsticks, "MIN_ROWS", 91)
+    assert certified(rows).yardsticks.clean is None
     assert len(used) == 1
 
 
