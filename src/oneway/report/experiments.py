@@ -161,8 +161,8 @@ CERTIFICATES = {
         _gap_of_bound,
         lambda gap: f"{gap:.2f}" if gap > 0 else "none",
         "(lower bound - clean scores) / (label alone - clean scores), of means over seeds; none: "
-        "0 or less, so that the bound does not exclude that clean scores reveal no more than the "
-        "release. It is no 95 % statement, since the other two errors have sampling errors, too.",
+        "0 or less, so that the bound does not exclude that the release reveals as much as clean "
+        "scores do. It is no 95 % statement, since the other two errors have sampling errors, too.",
     ),
     "members, at least": _column("members_least", 0),
 }

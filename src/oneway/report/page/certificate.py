@@ -74,26 +74,35 @@ def error_sentence(certificate: Certificate) -> str:
         return "No error is certified, since the queries themselves were not given."
     level = f"{100 * certificate.level:g} %"
     return (
-        f"Any attacker's mean squared error per pixel is at least {error.estimate:.4f} (estimated "
-        f"from {error.queries:,} queries; {level} interval: {error.low:.4f} to {error.high:.4f}). "
-        f"Distribution-free lower bound ({level}): {error.lower_bound:.4f}."
+        f"The least mean squared error per pixel of any attacker is estimated at "
+        f"{error.estimate:.4f} ({error.queries:,} queries; {level} interval: {error.low:.4f} to "
+        f"{error.high:.4f}). Distribution-free lower bound ({level}): {error.lower_bound:.4f}."
     )
 
 
-NOT_EXCLUDED = "This bound does not exclude that clean scores reveal no more than the release."
+NOT_EXCLUDED = (
+    "The lower bound does not exclude that the release reveals as much as clean scores do."
+)
 
 NO_CLEAN_ATTACK = (
     "No attack was run on clean scores, so that it is not known whether the release hides anything."
 )
 
 
-def yardsticks_sentence(certificate: Certificate) -> str | None:
-    """Return what other guesses err on the same queries; None if no error is certified."""
+def yardsticks_sentence(certificate: Certificate, *, ends: bool = True) -> str | None:
+    """Return what other guesses err on the same queries; None if no error is certified.
+
+    Args:
+        certificate: The certificate.
+        ends: Whether to give the ends of intervals.
+    """
     yardsticks = certificate.yardsticks
     if yardsticks is None:
         return None
     clean, label, prior = (
-        "not measured" if each is None else f"{each.error:.4f} ({each.low:.4f} to {each.high:.4f})"
+        "not measured"
+        if each is None
+        else f"{each.error:.4f}" + (f" ({each.low:.4f} to {each.high:.4f})" if ends else "")
         for each in (yardsticks.clean, yardsticks.label, yardsticks.prior)
     )
     return baselines_sentence(clean, label, prior)
@@ -189,7 +198,7 @@ def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
         stamp = f"Hides at least {100 * least:.0f} % of the gap from any attacker"
     parts = (
         error_sentence(certificate),
-        yardsticks_sentence(certificate),
+        yardsticks_sentence(certificate, ends=False),
         gap_sentence(certificate),
         bits_sentence(certificate),
     )
@@ -212,7 +221,7 @@ def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
             figures.append(("none" if least is None else f"{least:.2f}", "certified G"))
     if worst is not None:
         estimate = certificate.error_by_label[worst].estimate
-        figures.append((f"{estimate:.4f} (label {worst})", "worst label"))
+        figures.append((f"{worst}: {estimate:.4f}", "worst label"))
     return [
         *figures,
         ("no bound" if most is None else f"{most:.2f}", "bits, at most"),
@@ -341,7 +350,7 @@ def _chart(certificate: Certificate) -> Chart:
         f"A line of mean squared errors from 0 on. All queries: {total.estimate:.4f}, from "
         f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves. To "
         f"compare with: {', '.join(f'{each.label} {each.value:.4f}' for each in levels)}.",
-        levels,
+        sorted(levels, key=attrgetter("value")),
         places,
         numbers=Listing(title, columns, places),
         banded=False,
