@@ -123,6 +123,16 @@ def test_the_bound_holds_at_its_level_and_says_something():
             assert np.median([-1 if gap is None else gap for gap in found]) > 0.4 * truth > 0
 
 
+def test_the_bound_holds_where_clean_scores_err_rarely_and_then_in_everything():
+    # A hundredth of queries is misread in every pixel: F = C = .01, so that G is 0. Until the first
+    # of them comes, clean scores look perfect; the bound must wait that long.
+    errors = (torch.rand(DRAWS, 400, generator=seeded(3)) < 0.01).double()
+    halves, label = torch.full((400,), 0.01), torch.full((400,), 0.02)
+    missed = sum(log_wealth(halves, each, label, 0.0) >= -math.log(0.05) for each in errors)
+    # Not far from its level, either: larger bets would break it.
+    assert 0.005 < missed / DRAWS <= 0.066
+
+
 def test_without_a_gap_nothing_is_proven():
     # Clean scores tell as much as the release: G = 0, and in this draw clean scores tell less.
     halves, errors = torch.full((5000,), 0.04), torch.full((5000,), 0.04)
