@@ -84,14 +84,16 @@ def certify(
         if wanted is not None and queries is None:
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
     required |= {"--require-members": require_members, "--require-bits": require_bits}
-    generator = torch.Generator().manual_seed(seed)
     certificate = certify_table(
-        release.state, logits, queries, independent=True, generator=generator, level=level
+        release.state,
+        logits,
+        queries,
+        independent=True,
+        generator=torch.Generator().manual_seed(seed),
+        level=level,
     )
     if queries is not None:
-        certificate = compare_with_clean_scores(
-            certificate, release.state, (logits, queries), generator=generator
-        )
+        certificate = compare_with_clean_scores(certificate, release.state, (logits, queries))
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")

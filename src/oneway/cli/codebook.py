@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,17 +123,16 @@ def codebook(
     logits, queries = read_scores(scores, images, kind)
     if move is not None and queries is None:
         raise InvalidOptionError("decoys need the queries, too. Pass --images.")
-    generator = torch.Generator().manual_seed(seed)
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
             None if queries is None else queries.to(where),
-            generator=generator,
+            generator=torch.Generator().manual_seed(seed),
             settings=FitSettings(**fitted),
             budget=budget,
             held_out=held_out,
             move=move,
-            complete=partial(compare_with_clean_scores, generator=generator),
+            complete=compare_with_clean_scores,
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)

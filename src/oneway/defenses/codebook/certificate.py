@@ -229,7 +229,7 @@ def _certificate(
             rows = labels == label
             if pairs_in(cells[rows]) >= MIN_PAIRS:
                 by_label[str(label)] = certified_error(cells[rows], flat[rows], generator, level)
-        yardsticks = yardsticks_of_labels(labels, flat, generator, level)
+        yardsticks = yardsticks_of_labels(labels, flat, level)
     return Certificate(
         table="",
         queries=len(logits),
