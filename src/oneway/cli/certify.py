@@ -83,6 +83,7 @@ def certify(
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
     from oneway.errors import InvalidOptionError
+    from oneway.evaluation import compare_with_clean_scores
     from oneway.files import atomic_file
 
     if page is not None:
@@ -108,6 +109,10 @@ def certify(
         drop_copies=drop_copies,
         level=level,
     )
+    if queries is not None:
+        certificate = compare_with_clean_scores(
+            certificate, release.state, (logits, queries), groups=people
+        )
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")

@@ -125,6 +125,7 @@ def codebook(
     from oneway.defenses import SecretKey
     from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings, FittedQueries
     from oneway.errors import InvalidOptionError
+    from oneway.evaluation import compare_with_clean_scores
 
     check_suffix(out, "--out", ".safetensors")
     limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
@@ -152,6 +153,7 @@ def codebook(
             drop_copies=drop_copies,
             training=None if training is None else images_beside({}, scores, training),
             move=move,
+            complete=compare_with_clean_scores,
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)
@@ -261,13 +263,16 @@ def choose(
     # The same seed as above: the rows that certify neither fitted nor judged a candidate.
     generator = torch.Generator().manual_seed(seed)
     certificate = certify_candidate(chosen, logits, queries, generator=generator, **traffic)
-    assert certificate.error is not None  # noqa: S101  narrows the type; the queries are given
+    error, yardsticks = certificate.error, certificate.yardsticks
+    assert error is not None  # noqa: S101  narrows the type; the queries are given
+    assert yardsticks is not None  # noqa: S101  as above
     given = {"--images": images, "--groups": groups, "--kind": kind, "--seed": seed or None}
     words = _way_to(chosen, scores, given, drop_copies=drop_copies)
     typer.echo(
         f"The best of {len(candidates)} candidates within {max_l1:g}, certified on "
         f"{certificate.queries:,} queries that neither fitted nor chose it: error "
-        f"{certificate.error.estimate:.4f} (lower bound {certificate.error.lower_bound:.4f}) at L1 "
+        f"{error.estimate:.4f} (lower bound {error.lower_bound:.4f}; label alone: "
+        f"{yardsticks.label.error:.4f}) at L1 "
         f"{certificate.distortion['l1_probabilities']['mean']:.4f}. Use {shlex.join(words)}"
     )
 

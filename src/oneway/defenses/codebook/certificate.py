@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
+from oneway.defenses.codebook.betting import one_of_each
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.measures import (
     LEVEL,
@@ -33,13 +34,14 @@ from oneway.defenses.codebook.traffic import (
     measure_traffic,
     numbers_of_queries,
 )
+from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
 ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
     "The error is the mean squared error per pixel, averaged over queries. A single query may be "
     "reconstructed better; so may any query by an attacker who knows more about it than its "
-    "distribution (who sent it, another picture of the same thing).",
+    "distribution (who sent it, another picture of the same thing, a short list of candidates).",
     "The label is released as it is, and attacks that read only the label are not hindered.",
     "The attacker sees one answer of this codebook per query, and no other output of the model. "
     "Equal scores always get the same answer, but a query that is changed a little and sent again "
@@ -90,6 +92,7 @@ class Certificate:
             where the codebook was fitted without groups.
         parts: Certified errors within the parts of a kind, ``cell`` and ``group``; of groups only
             where they are known.
+        yardsticks: Errors to compare the certified error with; None if none is certified.
     """
 
     table: str
@@ -106,6 +109,7 @@ class Certificate:
     level: float = LEVEL
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
+    yardsticks: Yardsticks | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -134,6 +138,7 @@ class Certificate:
             TypeError: A value is unknown or of another kind.
         """
         error, by_label = values["error"], values["error_by_label"]
+        yardsticks = values["yardsticks"]
         return cls(
             **{
                 **values,
@@ -144,6 +149,7 @@ class Certificate:
                 "parts": {
                     kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
                 },
+                "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
             }
         )
 
@@ -180,6 +186,10 @@ class Certificate:
                 yield "it certifies parts of a kind that does not exist"
             if not _is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
+        if (self.yardsticks is None) != (self.error is None):
+            yield "an error stands without its yardsticks, or they without it"
+        elif self.yardsticks is not None:
+            yield from self.yardsticks.faults()
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -342,7 +352,7 @@ def certify_cells(
     check_level(level)
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
-    error, by_label = None, dict[str, CertifiedError]()
+    error, by_label, yardsticks = None, dict[str, CertifiedError](), None
     parts = dict[str, PartErrors]()
     if queries is not None:
         flat = _checked_queries(queries, cells)
@@ -352,6 +362,13 @@ def certify_cells(
         error = certified_error(cells, flat, level, groups)
         by_label |= certify_parts(labels, cells, flat, level, groups).errors
         parts["cell"] = certify_parts(cells, cells, flat, level, groups)
+        # As the attack on clean scores, they are about independent draws.
+        alone = torch.arange(len(labels))
+        if groups is not None:
+            alone = one_of_each(groups.cpu(), Generator().manual_seed(0))
+        yardsticks = yardsticks_of_labels(
+            labels[alone.to(labels.device)], flat[alone.to(flat.device)], level
+        )
     return Certificate(
         table="",
         queries=len(logits),
@@ -366,6 +383,7 @@ def certify_cells(
         labels_alone=0,
         level=level,
         parts=parts,
+        yardsticks=yardsticks,
     )
 
 
