@@ -3,10 +3,8 @@
 A defense loads no attack, so that whoever certifies passes this on: the commands do.
 """
 
-import hashlib
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -14,9 +12,10 @@ from oneway.attacks import KernelRidge, Stack
 from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses.codebook import Certificate, Codebook
+from oneway.defenses.codebook.betting import canonical_order, one_of_each
 from oneway.defenses.codebook.certificate import rows_without_copies
 from oneway.defenses.codebook.release import Rows
-from oneway.defenses.codebook.yardsticks import halves_to_pool, least_gap, yardstick
+from oneway.defenses.codebook.yardsticks import least_gap, yardstick
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.grading import run_attack
 from oneway.metrics import inversion_errors
@@ -43,8 +42,8 @@ def compare_with_clean_scores(
     """Return a certificate with the error of an attack on clean scores, and the bound on G.
 
     The attack mixes kernel ridge regressions. It is fitted to other rows of the same traffic where
-    there are some, else to a third of the certified ones, and is graded on all others. They are
-    also the queries and the pool of the bound; see :mod:`oneway.defenses.codebook.yardsticks`.
+    there are some, else to a third of the certified ones, and is graded on all others. The bound
+    is about the same rows; see :mod:`oneway.defenses.codebook.yardsticks`.
 
     Args:
         certificate: What was certified on these queries. Without an error it is returned as it is,
@@ -54,7 +53,7 @@ def compare_with_clean_scores(
         others: Rows of the same traffic that are not among them, such as those that the table was
             fitted to.
         groups: ``(N)`` int64, the group of each certified row where rows of a group depend on each
-            other. One row of each group is drawn, and the others are left out.
+            other. They are split whole, and each counts the same.
 
     Raises:
         InvalidOptionError: The certificate is about another number of queries.
@@ -71,36 +70,47 @@ def compare_with_clean_scores(
         )
     if certificate.yardsticks is None or len(logits) < MIN_ROWS:
         return certificate
+    level, flat = certificate.level, queries.flatten(1)
+    cells = codebook(logits)
     # From the rows themselves, so that nobody looks for a favorable split.
-    digest = hashlib.sha256(queries.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    generator = Generator().manual_seed(int.from_bytes(digest.digest()[:7], "big"))
-    order = torch.randperm(len(logits), generator=generator)
-    if groups is not None:
-        first = np.unique(groups.cpu()[order].numpy(), return_index=True)[1]
-        order = order[torch.from_numpy(np.sort(first))]
-    order = order.to(logits.device)
+    seed = canonical_order(cells, flat)[1]
+    generator = Generator().manual_seed(seed)
+    members = (
+        torch.arange(len(cells)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
+    )
+    asked = torch.arange(len(cells))
     if others is None or len(others[0]) < MIN_ROWS:
-        own, order = order.tensor_split([min(len(order) // 3, ATTACKER_ROWS)])
-        fitting = logits[own], queries[own]
+        count = int(members.max()) + 1
+        own = torch.randperm(count, generator=generator)[: min(count // 3, ATTACKER_ROWS)]
+        used = torch.isin(members, own)
+        fitting, asked = _rows((logits, queries), used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
     else:
-        own = torch.randperm(len(others[0]), generator=generator)[:ATTACKER_ROWS].to(logits.device)
-        fitting = others[0][own], others[1][own]
-    asked = logits[order], queries[order]
-    clean = _clean_errors(fitting, asked)
+        fitting = _rows(others, torch.randperm(len(others[0]), generator=generator)[:ATTACKER_ROWS])
+    members, rows = members[asked], _rows((logits, queries), asked)
+    clean = _clean_errors(fitting, rows)
     guess = label_means(fitting[1], fitting[0].argmax(-1), logits.shape[-1])
-    label = inversion_errors(asked[1], guess[asked[0].argmax(-1)])
-    cells, flat = codebook(asked[0]), asked[1].flatten(1)
-    pool = len(order) // 2
-    halves = halves_to_pool(cells[pool:], flat[pool:], cells[:pool], flat[:pool]).cpu()
-    level = certificate.level
+    once = one_of_each(members.unique(return_inverse=True)[1], generator)
     return replace(
         certificate,
         yardsticks=replace(
             certificate.yardsticks,
-            clean=yardstick(clean, level),
-            least_gap=least_gap(halves, clean[pool:], label[pool:].cpu(), level),
+            clean=yardstick(clean[once], level),
+            least_gap=least_gap(
+                cells[asked.to(cells.device)],
+                rows[1].flatten(1),
+                clean,
+                inversion_errors(rows[1], guess[rows[0].argmax(-1)]),
+                largest=float(guess.maximum(1 - guess).square().flatten(1).mean(-1).max()),
+                level=level,
+                groups=members,
+            ),
         ),
     )
+
+
+def _rows(rows: Rows, numbers: Tensor) -> Rows:
+    logits, queries = rows
+    return logits[numbers.to(logits.device)], queries[numbers.to(queries.device)]
 
 
 def _clean_errors(fitting: Rows, asked: Rows) -> Tensor:

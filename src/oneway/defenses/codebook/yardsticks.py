@@ -5,15 +5,23 @@ the share of what clean scores reveal beyond the label that a release hides is
 
     G = (F - C) / (Y - C),    G <= g    if and only if    F <= (1 - g) C + g Y.
 
-:func:`least_gap` tests each g by one bet on all three at once. Queries meet rows of a pool: X is
-half the squared distance of a query to a row of its cell that no other query met, 0 if none is
-left, so that E X <= F. A fixed attack on clean scores errs c >= C on average, and a fixed guess by
-label y >= Y. If G <= g, then X - (1 - g) c - g y has a mean of at most 0 given all earlier queries,
-and for each bet b in [0, 1] the product of 1 + b (X - (1 - g) c - g y) is a nonnegative
-supermartingale: it exceeds 1 / risk with a probability of at most risk (Ville's inequality). A
-mixture of bets keeps this. An attack that errs more than the best one makes the bound smaller:
-conservative. Pool, queries, and the rows that attack and guess were fitted to must be different
-draws.
+:func:`least_gap` tests each g by bets on all three at once. Rows wait, ask and are paired off as
+:mod:`oneway.defenses.codebook.betting` says. An attack on clean scores and a guess for each label
+are fixed: fitted to rows that neither ask nor wait. A row q that asks and its partner z, which
+waited in its cell, give
+
+    X = half their mean squared distance,
+    c, y = mean error of the attack, and of the guess, over q and z.
+
+Without a partner X is 0, and c and y are those of q alone, which does not wait then. The gain
+X - (1 - g) c - g y has a mean of at most 0 given the past, if G <= g. For of rows that wait only
+the cells were used, so that z is one more draw from the cell of q: X adds up to at most F, and as
+q and z are alike, c and y have the means of the attack's and the guess's errors, at least C and Y.
+Gains are at least -L, with L = (1 - g) + g times the largest error of a guess: with stakes below
+1 / L that depend on earlier gains alone, the product of 1 + stake * gain is an e-value, and so is
+its average over orders. What z adds is what makes it sharp: X - y is minus the product of what q
+and z differ from the guess by, which is near 0 for most pairs, though X and y are not. An attack
+that errs more than the best one makes the bound smaller: conservative.
 
 Source: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (Journal of
 the Royal Statistical Society B 86, 2024). The statement about three means at once is ours.
@@ -27,11 +35,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.defenses.codebook.measures import ROWS_AT_ONCE, error_shares
+from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
+from oneway.defenses.codebook.measures import error_shares
 from oneway.metrics import bootstrap_mean
-
-BETS = (1.0, 0.5, 0.25, 0.125, 0.0625)
-"""Fractions that are bet at once; each has half the stake of the one before."""
 
 GAPS = tuple(hundredth / 100 for hundredth in range(100))
 """Values of G that are tested, in rising order until one is not rejected."""
@@ -146,70 +152,65 @@ def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yards
     return Yardsticks(ends[0], ends[1], by_label)
 
 
-def halves_to_pool(cells: Tensor, queries: Tensor, pool_cells: Tensor, pool: Tensor) -> Tensor:
-    """Return half the squared distance of each query to an unused pool row of its cell.
-
-    Args:
-        cells: ``(N)`` int64, the cell of each query.
-        queries: ``(N, D)`` floating, in [0, 1].
-        pool_cells: ``(M)`` int64, the cell of each pool row.
-        pool: ``(M, D)`` the pool rows.
-
-    Returns:
-        ``(N)`` float64 means over entries, in [0, 1/2]; 0 where no row of the cell is left.
-    """
-    numbers = torch.cat([cells, pool_cells]).unique(return_inverse=True)[1]
-    own, theirs = numbers[: len(cells)], numbers[len(cells) :]
-    counts = theirs.bincount(minlength=int(numbers.max()) + 1)
-    order = theirs.argsort(stable=True)
-    begin = counts.cumsum(0) - counts
-    # A query's number within its cell is that of the pool row that it meets.
-    sizes = own.bincount(minlength=len(counts))
-    ranks = torch.empty_like(own)
-    first = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    ranks[own.argsort(stable=True)] = torch.arange(len(own), device=own.device) - first
-    meets = ranks < counts[own]
-    met = order[(begin[own] + ranks)[meets]]
-    halves = torch.zeros(len(own), dtype=torch.float64, device=own.device)
-    parts = zip(queries[meets].split(ROWS_AT_ONCE), pool[met].split(ROWS_AT_ONCE), strict=True)
-    halves[meets] = torch.cat(
-        [(one.double() - other.double()).square().mean(-1) / 2 for one, other in parts]
-    )
-    return halves
-
-
 def least_gap(
-    halves: Tensor, clean_errors: Tensor, label_errors: Tensor, level: float
+    cells: Tensor,
+    queries: Tensor,
+    clean_errors: Tensor,
+    label_errors: Tensor,
+    *,
+    largest: float,
+    level: float,
+    groups: Tensor | None = None,
 ) -> float | None:
     """Return a lower bound on the closed gap of any attacker; see the module.
 
     Args:
-        halves: ``(N)`` from :func:`halves_to_pool`, in [0, 1/2].
-        clean_errors: ``(N)`` errors of a fixed attack on clean scores, in [0, 1], same queries.
-        label_errors: ``(N)`` errors of a fixed guess by label, in [0, 1], same queries.
+        cells: ``(N)`` int64, the cell of each query.
+        queries: ``(N, D)`` floating, in [0, 1].
+        clean_errors: ``(N)`` errors of a fixed attack on clean scores, in [0, 1].
+        label_errors: ``(N)`` errors of a fixed guess for each label, in [0, 1].
+        largest: Largest error that such a guess can have, for any query.
         level: Probability with which the bound holds, in (0, 1).
+        groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
+            independent.
 
     Returns:
         The largest tested value up to which all are rejected, at least 0; None if 0 is not.
     """
-    found = None
+    asked, met = orders_of_pairs(cells, queries, groups)
+    # What a row that asked in vain differs by is known: nobody meets it.
+    vain = torch.zeros(len(asked), len(cells) + 1, dtype=torch.bool)
+    vain.scatter_(1, torch.where(met < 0, asked, -1) + 1, True)
+    real, paired = asked >= 0, (met >= 0) & ~vain.gather(1, met + 1)
+    halves = torch.zeros(asked.shape, dtype=torch.float64)
+    halves[paired] = half_squared(queries, asked[paired], met[paired])
+    partners = torch.where(paired, met, asked)
+    clean, label = (
+        torch.where(real, (errors[asked] + errors[partners]) / 2, 0.0)
+        for errors in (clean_errors.double().cpu(), label_errors.double().cpu())
+    )
+    risk, found = 1 - level, None
     for gap in GAPS:
-        if log_wealth(halves, clean_errors, label_errors, gap) < -math.log(1 - level):
+        logs = log_wealth(halves, clean, label, gap, largest=largest, risk=risk)
+        if float(logs.logsumexp(0)) < math.log(len(logs) / risk):
             break
         found = gap
     return found
 
 
-def log_wealth(halves: Tensor, clean_errors: Tensor, label_errors: Tensor, gap: float) -> float:
-    """Return the logarithm of what betting against "G is at most ``gap``" earned.
+def log_wealth(
+    halves: Tensor, clean: Tensor, label: Tensor, gap: float, *, largest: float, risk: float
+) -> Tensor:
+    """Return the logarithm of what betting against "G is at most ``gap``" earned, by order.
 
     Args:
-        halves: See :func:`least_gap`.
-        clean_errors: See :func:`least_gap`.
-        label_errors: See :func:`least_gap`.
+        halves: ``(O, A)`` float64, half the squared distances of pairs, in [0, 1/2].
+        clean: ``(O, A)`` float64 errors of the attack on clean scores, in [0, 1].
+        label: ``(O, A)`` float64 errors of the guess for the label, in [0, ``largest``].
         gap: From 0 to 1.
+        largest: See :func:`least_gap`.
+        risk: Probability with which the bound may fail.
     """
-    gains = (halves - (1 - gap) * clean_errors - gap * label_errors).double()
-    bets = torch.tensor(BETS, dtype=torch.float64, device=gains.device)
-    earned = torch.stack([(bet * gains).log1p().sum() for bet in bets])
-    return float((earned + (bets / bets.sum()).log()).logsumexp(0))
+    gains = halves - (1 - gap) * clean - gap * label
+    stakes = stakes_for(gains, gains.shape[-1], risk, 0.0)
+    return (stakes.clamp_max(MOST / (1 - gap + gap * largest)) * gains).log1p().sum(-1)

@@ -47,8 +47,8 @@ MEANINGS = {
     "better attacks may exist",
     "mean query": "error of answering each query with the mean of all",
     "certified G": "share of what clean scores reveal beyond the label that the release hides from "
-    "any attacker: at least this much, at the certificate's level, by one bet on all three errors; "
-    "none: G of 0 or less is not excluded, which takes thousands of queries",
+    "any attacker: at least this much, at the certificate's level, by bets on all three errors at "
+    "once; none: G of 0 or less is not excluded",
     "worst": "the part with the least lower bound; the bounds of all parts of a kind hold at once",
     "too few": "parts with fewer than 20 queries (or groups), of which no error is certified",
 }
