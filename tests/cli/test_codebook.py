@@ -9,10 +9,19 @@ import torch
 
 from oneway.cli import codebook
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
+from oneway.evaluation import yardsticks
 from oneway.options import options_of
 from oneway.releases import release
 
 FEW = ("--min-members", 4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_attacks():
+    """Fit attacks on clean scores to few rows: how strong they are is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yardsticks, "ATTACKER_ROWS", 80)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,13 @@ def test_the_written_codebook_keeps_labels_and_tells_few_vectors(fitted, scores)
     assert guard.certificate.held_out.answer == "yes"
     assert guard.certificate.queries == 100  # a fifth
     assert f"{guard.certificate.error.estimate:.4f}" in told
+    # An error never stands without those of label and clean scores on the same queries.
+    errors = guard.certificate.yardsticks
+    assert f"best attack on clean scores {errors.clean.error:.4f}" in " ".join(told.split())
+    assert f"given the label alone {errors.label.error:.4f}" in " ".join(told.split())
+    # Images are noise here, and nothing hides or reveals them.
+    assert errors.least_gap is None
+    assert "does not exclude that the release reveals as much as clean" in " ".join(told.split())
     assert "A single query may be reconstructed better" in " ".join(told.split())
 
 
@@ -112,6 +128,7 @@ def test_certify_measures_other_queries(oneway, fitted, scores, tmp_path):
     assert result.exit_code == 0, result.output
     certificate = json.loads(out.read_text())
     assert certificate["queries"] == 500
+    assert certificate["yardsticks"]["clean"]["error"] > 0
     assert certificate["table"] == CodebookRelease.load(path).certificate.table
 
 
@@ -235,6 +252,7 @@ def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_pa
     result = oneway("choose", scores, "--max-l1", 2, "--min-members", 3)
     assert result.exit_code == 0, result.output
     assert "codebook" in result.output
+    assert "label alone: 0." in result.output
     words = result.output.split("Use oneway ")[1].split()
     out = tmp_path / "guard.safetensors"
     again = [str(out) if word == "guard.safetensors" else word for word in words]

@@ -42,8 +42,8 @@ CODEBOOK = {
     "l1_budget": (-0.1, 2.1, math.nan, "1", True),
     "held_out": (*NOT_AT_LEAST_0, 1, 1.0),
     "drop_copies": NO_SWITCH,
-    "max_cells": NO_COUNT,
-    "max_l1_worst": (*NOT_ABOVE_0, 2.1),
+    "max_cells": (0, -1, 1.5, "1", True),
+    "max_l1_worst": (0, -0.1, 2.1, math.nan, "1", True),
     "max_group_share": (*NOT_ABOVE_0, 1.1),
 }
 

@@ -8,7 +8,14 @@ from rich.console import Console
 from oneway.benchmark import Estimate, bundled_spec, estimate, published, summarise
 from oneway.evaluation import Flag, MatchingResult
 from oneway.report import published_table, summary_table
-from oneway.report.experiments import COLUMNS, COSTS, OPTIONAL, raised_flags, spread
+from oneway.report.experiments import (
+    CERTIFICATES,
+    COLUMNS,
+    COSTS,
+    OPTIONAL,
+    raised_flags,
+    spread,
+)
 from oneway.report.sentences import MARK
 from report.planted import record_of
 
@@ -165,3 +172,13 @@ def test_flags_are_counted_over_seeds_and_named_with_their_releases():
     for flag in flags:
         assert list(flag.releases) == ["none (1 of 2 seeds)", "hardened (1 of 2 seeds)"]
         assert flag.text() == f"{flag.detail}: {'; '.join(flag.releases)}"
+
+
+def test_a_certified_error_stands_beside_label_and_clean_scores_and_proves_what_its_bound_does():
+    figures = {"certified_error": 0.055, "bits_most": 2.0, "members_least": 20}
+    # Of a clean error of .02 and a label of .06.
+    for bound, gap in ((0.05, "0.75"), (0.02, "none"), (0.0, "none"), (None, "-")):
+        more = {} if bound is None else {"certified_error_lower_bound": bound}
+        row = cells(CERTIFICATES, record_of(training={**figures, **more}))
+        assert (row["label alone"], row["clean scores"]) == ("0.0600", "0.0200")
+        assert row["G of the bound"] == gap

@@ -111,7 +111,10 @@ VALUES: dict[str, Callable[[ReleaseRecord], Any]] = {
     "matching noisy copies": lambda record: _matched(record, NOISY_COPIES),
     **{
         name: lambda record, name=name: record.training.get(name)  # type: ignore[misc]
-        for name in ("bits_most", "bits_measured", "certified_error", "members_least")
+        for name in (
+            *("bits_most", "bits_measured", "members_least"),
+            *("certified_error", "certified_error_lower_bound"),
+        )
     },
 }
 """Values that are averaged over seeds, by name; errors of attackers are added."""

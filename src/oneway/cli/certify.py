@@ -97,6 +97,7 @@ def certify(
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
     from oneway.errors import InvalidOptionError
+    from oneway.evaluation import compare_with_clean_scores
     from oneway.files import atomic_file
 
     if page is not None:
@@ -128,6 +129,10 @@ def certify(
         sensitive=read_sensitive(sensitive, len(logits)),
         max_l1_worst=max_l1_worst,
     )
+    if queries is not None:
+        certificate = compare_with_clean_scores(
+            certificate, release.state, (logits, queries), groups=people
+        )
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")

@@ -146,6 +146,7 @@ def codebook(
     from oneway.defenses import SecretKey
     from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings, FittedQueries
     from oneway.errors import InvalidOptionError
+    from oneway.evaluation import compare_with_clean_scores
 
     check_suffix(out, "--out", ".safetensors")
     limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
@@ -176,6 +177,7 @@ def codebook(
             drop_copies=drop_copies,
             training=None if training is None else images_beside({}, scores, training),
             move=move,
+            complete=compare_with_clean_scores,
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)
@@ -296,10 +298,13 @@ def choose(
 
 
 def _error_of(certificate: "Certificate") -> str:
-    error = certificate.error
-    if error is None:
+    error, yardsticks = certificate.error, certificate.yardsticks
+    if error is None or yardsticks is None:
         return "no error (nearly every query has an answer of its own, which may tell it all)"
-    return f"error {error.estimate:.4f} (lower bound {error.lower_bound:.4f})"
+    return (
+        f"error {error.estimate:.4f} (lower bound {error.lower_bound:.4f}; label alone: "
+        f"{yardsticks.label.error:.4f})"
+    )
 
 
 def _way_to(

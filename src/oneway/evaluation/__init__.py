@@ -26,6 +26,7 @@ from oneway.evaluation.verdict import (
     least_confident,
     standard_error,
 )
+from oneway.evaluation.yardsticks import compare_with_clean_scores
 
 __all__ = [
     "FLAGS",
@@ -49,6 +50,7 @@ __all__ = [
     "SurrogateSpec",
     "Verdict",
     "attack_recorded",
+    "compare_with_clean_scores",
     "errors_on",
     "gap_or_none",
     "judge",

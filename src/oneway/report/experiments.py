@@ -56,6 +56,15 @@ def _adaptive(summary: Summary) -> Estimate | None:
     return values.get("error adversarial-training") or values.get("error averaging")
 
 
+def _gap_of_bound(summary: Summary) -> float | None:
+    """Return G of the lower bound; None without a bound or without a gap."""
+    names = ("certified_error_lower_bound", "baseline clean", "baseline label")
+    if not all(name in summary.values for name in names):
+        return None
+    bound, clean, label = (summary.values[name].mean for name in names)
+    return None if clean >= label else (bound - clean) / (label - clean)
+
+
 def gap_text(summary: Summary, name: str = "closed_gap") -> str:
     """Return a closed gap with its interval, or what may be claimed where the attack failed.
 
@@ -141,7 +150,20 @@ CERTIFICATES = {
         "the least error of any attacker, estimated on calibration queries that fitted nothing. "
         "Attackers were graded on other queries, so that either error may be a little lower.",
     ),
+    "lower bound": _column(
+        *("certified_error_lower_bound", 4, 1),
+        "distribution-free lower bound on that error (95 %, for each seed).",
+    ),
     "strongest attacker's error": _column("adaptive_error", 4),
+    "label alone": _column("baseline label", 4),
+    "clean scores": _column("baseline clean", 4),
+    "G of the bound": Column(
+        _gap_of_bound,
+        lambda gap: f"{gap:.2f}" if gap > 0 else "none",
+        "(lower bound - clean scores) / (label alone - clean scores), of means over seeds; none: "
+        "0 or less, so that the bound does not exclude that the release reveals as much as clean "
+        "scores do. It is no 95 % statement, since the other two errors have sampling errors, too.",
+    ),
     "members, at least": _column("members_least", 0),
 }
 

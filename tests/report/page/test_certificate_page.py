@@ -14,13 +14,18 @@ from oneway.defenses.codebook import (
     SensitiveAccuracy,
     Traffic,
     WorstCase,
+    Yardstick,
+    Yardsticks,
 )
 from oneway.report.page import certificate_page, render
 from oneway.report.page.certificate import (
     MEANINGS,
+    NO_CLEAN_ATTACK,
+    NOT_EXCLUDED,
     certificate_figures,
     certificate_lines,
     certificate_verdict,
+    further_figures,
 )
 from oneway.report.page.traffic import FITTED
 from report.page.reading import assert_stands_alone, rows_of, tables
@@ -54,7 +59,19 @@ WHOLE = Certificate(
     ),
     sensitive=SensitiveAccuracy(3, 0.51, 0.55, 0.62, 0.68, 0.043),
     worst_case=WorstCase(0.5, 0.971, 0.955),
+    yardsticks=Yardsticks(
+        prior=Yardstick(0.0512, 0.0501, 0.0523),
+        label=Yardstick(0.0356, 0.0346, 0.0366),
+        by_label={"10": 0.0311, "2": 0.0422},
+        clean=Yardstick(0.0256, 0.0244, 0.0268),
+        least_gap=0.62,
+    ),
 )
+
+
+def compared(**changes):
+    """Return the yardsticks with some changed."""
+    return dataclasses.replace(WHOLE.yardsticks, **changes)
 
 
 def page_of(name="guard.safetensors", **changes):
@@ -69,8 +86,8 @@ def verdict(page):
 
 def test_the_verdict_has_the_error_its_interval_its_lower_bound_and_the_bits():
     words = verdict(page_of())
-    assert "Certified for any attacker" in words
-    for part in ("at least 0.0345", "95 % interval: 0.0321 to 0.0367", "2.58 bits"):
+    assert "Hides at least 62 % of the gap from any attacker" in words
+    for part in ("estimated at 0.0345", "95 % interval: 0.0321 to 0.0367", "2.58 bits"):
         assert part in words
     assert "Distribution-free lower bound (95 %): 0.0111" in words
     assert "No label-preserving release can help" in words
@@ -81,12 +98,59 @@ def test_what_is_weaker_is_said_above():
     for changes, words in (
         ({"held_out": HeldOut("no")}, FITTED),
         ({"bits_most": None}, "reveals 1.75 bits on average over these queries; nothing bounds"),
-        ({"error": None, "error_by_label": {}}, "No error is certified"),
+        ({"error": None, "error_by_label": {}, "yardsticks": None}, "No error is certified"),
     ):
         page = page_of(**changes)
         assert words in verdict(page)
         charts = str([title.attributes for title in page.every("title")])
         assert ("certified-chart-t" in charts) == (changes.get("error", WHOLE.error) is not None)
+
+
+def test_the_verdict_claims_no_more_than_the_bound_proves():
+    for yardsticks, tone, stamp, words in (
+        (compared(), "good", "Hides at least 62 %", "hides at least 62 % from any attacker (95 %)"),
+        (compared(least_gap=0.2), "mixed", "Hides at least 20 %", "Estimated G: 0.89."),
+        (compared(least_gap=None), "mixed", "Not proven to hide more", NOT_EXCLUDED),
+        (compared(least_gap=None, clean=None), "mixed", "not compared", NO_CLEAN_ATTACK),
+        (
+            compared(least_gap=None, clean=Yardstick(0.0356, 0.03, 0.04)),
+            *("mixed", "Not proven to hide more", "no gap to close"),
+        ),
+    ):
+        certificate = dataclasses.replace(WHOLE, yardsticks=yardsticks)
+        got = certificate_verdict(certificate)
+        assert got[0] == tone
+        assert stamp in got[1]
+        assert words in got[2]
+        # Whatever the verdict is, the error stands beside that of the label alone.
+        assert "given the label alone 0.0356" in got[2]
+        assert words in " ".join(certificate_lines(certificate))
+    for answer, stamp in (
+        ("no", "Certified on the queries that fitted it"),
+        ("not checked", "Hides at least 62 % of the gap from any attacker, if held out"),
+    ):
+        certificate = dataclasses.replace(WHOLE, held_out=HeldOut(answer))
+        assert certificate_verdict(certificate)[:2] == ("mixed", stamp)
+
+
+def test_the_first_screen_names_the_worst_part_and_the_chart_has_every_error_to_compare_with():
+    figures = [(name, value) for value, name in certificate_figures(WHOLE)]
+    assert ("worst", "label 10: 0.0000") in figures
+    assert len(figures) == 10
+    assert ("certified G", "0.62") in figures
+    unproven = dataclasses.replace(WHOLE, yardsticks=compared(least_gap=None))
+    assert ("none", "certified G") in certificate_figures(unproven)
+    page = page_of()
+    levels = [
+        each.text() for each in page.every("text") if each.attributes["class"] == "level-name"
+    ]
+    assert levels == [
+        "fully reconstructed 0.0000",
+        "lower bound 0.0111",
+        "clean scores 0.0256",
+        "label alone 0.0356",
+        "mean query 0.0512",
+    ]
 
 
 def test_page_and_terminal_say_the_same_sentences():
@@ -101,9 +165,9 @@ def test_every_number_of_the_tables_is_the_certificates():
     shown = tables(page_of())
     rows = rows_of(shown["The least mean squared error per pixel of any attacker"])
     assert rows == [
-        ["all", "480", "0.0345", "0.0321", "0.0367", "0.0111", "5.0"],
-        ["2", "80", "0.0400", "0.0300", "0.0500", "0.0000", "10.0"],
-        ["10", "90", "0.0300", "0.0200", "0.0400", "0.0000", "0.0"],
+        ["all", "480", "0.0345", "0.0321", "0.0367", "0.0111", "0.0356", "5.0"],
+        ["2", "80", "0.0400", "0.0300", "0.0500", "0.0000", "0.0422", "10.0"],
+        ["10", "90", "0.0300", "0.0200", "0.0400", "0.0000", "0.0311", "0.0"],
     ]
     distortion = rows_of(shown["Distortion of released scores, over queries"])
     assert distortion == [
@@ -147,7 +211,7 @@ def test_identification_stands_first_in_words_in_a_chart_and_in_a_table():
 
 def test_every_figure_of_the_page_has_its_meaning():
     text = page_of().every("main")[0].text().replace("\xa0", " ")
-    for value, name in certificate_figures(WHOLE):
+    for value, name in certificate_figures(WHOLE) + further_figures(WHOLE):
         assert value in text
         assert MEANINGS[name] in text
 

@@ -1,4 +1,4 @@
-"""k-anonymous scores: a release that no attacker can undo, with a certificate."""
+"""k-anonymous scores: a release of few vectors, with a certificate of what it lets out at most."""
 
 from oneway.defenses.codebook.certificate import (
     ASSUMPTIONS,
@@ -26,6 +26,7 @@ from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import Traffic
 from oneway.defenses.codebook.worst_case import WorstCase
+from oneway.defenses.codebook.yardsticks import Yardstick, Yardsticks
 
 __all__ = [
     "ASSUMPTIONS",
@@ -45,6 +46,8 @@ __all__ = [
     "SensitiveAccuracy",
     "Traffic",
     "WorstCase",
+    "Yardstick",
+    "Yardsticks",
     "certified_error",
     "certify",
     "chance_named",

@@ -94,22 +94,13 @@ def bound_error(
             independent. See the module for what is bounded then.
         together: Number of parts of the traffic whose bounds hold at once with this level.
     """
-    order, seed = canonical_order(cells, queries)
-    cells, queries = cells[order.to(cells.device)].cpu(), queries[order]
-    groups = torch.arange(len(cells)) if groups is None else groups[order.to(groups.device)].cpu()
-    generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
-    for _ in range(ORDERS):
-        rows = one_of_each(groups, generator)
-        asks, meets = pair_up(cells[rows].tolist())
-        asking.append(rows[asks])
-        partners.append(torch.where(meets < 0, -1, rows[meets]))
-    # (O, A) numbers of rows; orders with fewer rows that ask are filled up.
-    asked, met = (pad_sequence(each, True, padding_value=-1) for each in (asking, partners))
+    asked, met = orders_of_pairs(cells, queries, groups)
     real, paired = asked >= 0, met >= 0
     least = torch.zeros(asked.shape, dtype=torch.float64)
-    least[paired] = _half_squared(queries, asked[paired], met[paired])
+    least[paired] = half_squared(queries, asked[paired], met[paired])
     most = torch.where(real & ~paired, LARGEST, least)
-    risk, expected = (1 - level) / together, len(groups.unique()) / 2
+    draws = len(cells if groups is None else groups.unique())
+    risk, expected = (1 - level) / together, draws / 2
     stakes = [
         stakes_for(least, expected, risk / 2, 0.0),
         stakes_for(least, expected, risk, 0.0),
@@ -123,6 +114,32 @@ def bound_error(
     ).tolist()
     high = min(LARGEST, 0.5 - above)
     return Bounds(min(low, high), high, min(lower, LARGEST))
+
+
+def orders_of_pairs(cells: Tensor, queries: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return who asks and who is met in each of several random orders; see the module.
+
+    Args:
+        cells: ``(N)`` int64.
+        queries: ``(N, D)`` floating.
+        groups: ``(N)`` int64, of rows that depend on each other the same number; None: all are
+            independent.
+
+    Returns:
+        ``(O, A)`` int64 numbers of the rows that asked, filled up with -1, and of their partners;
+        -1: none.
+    """
+    order, seed = canonical_order(cells, queries)
+    cells, order = cells[order.to(cells.device)].cpu(), order.cpu()
+    groups = torch.arange(len(cells)) if groups is None else groups[order.to(groups.device)].cpu()
+    generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
+    for _ in range(ORDERS):
+        rows = one_of_each(groups, generator)
+        asks, meets = pair_up(cells[rows].tolist())
+        asking.append(order[rows[asks]])
+        partners.append(torch.where(meets < 0, -1, order[rows[meets]]))
+    asked, met = (pad_sequence(each, True, padding_value=-1) for each in (asking, partners))
+    return asked, met
 
 
 def canonical_order(cells: Tensor, queries: Tensor) -> tuple[Tensor, int]:
@@ -186,7 +203,7 @@ def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
     return first[torch.randperm(len(first), generator=generator)]
 
 
-def _half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
+def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
     wide = torch.promote_types(queries.dtype, torch.float32)
     parts = []
@@ -203,10 +220,10 @@ def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> 
     value as far from the mean as 0 is.
 
     Args:
-        values: ``(..., A)`` float64, in [0, 1/2].
+        values: ``(..., A)`` float64, in [-1, 1/2].
         expected: Number of values that is expected.
         risk: Probability with which the bound may fail.
-        without: Stake while all values are 0.
+        without: Stake while the mean of the values is 0 or less.
     """
     counts = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64)
     means = values.cumsum(-1) / counts

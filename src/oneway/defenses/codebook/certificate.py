@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
+from oneway.defenses.codebook.betting import one_of_each
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.identification import (
     Identification,
@@ -41,6 +42,7 @@ from oneway.defenses.codebook.traffic import (
     numbers_of_queries,
 )
 from oneway.defenses.codebook.worst_case import WorstCase, worst_case
+from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.options import options_of
 
@@ -48,7 +50,7 @@ ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
     "The error is the mean squared error per pixel, averaged over queries. A single query may be "
     "reconstructed better; so may any query by an attacker who knows more about it than its "
-    "distribution (who sent it, another picture of the same thing).",
+    "distribution (who sent it, another picture of the same thing, a short list of candidates).",
     "The label is released as it is, and attacks that read only the label are not hindered.",
     "The attacker sees one answer of this codebook per query, and no other output of the model. "
     "Equal scores always get the same answer, but a query that is changed a little and sent again "
@@ -102,6 +104,7 @@ class Certificate:
             where the codebook was fitted without groups.
         parts: Certified errors within the parts of a kind, ``cell`` and ``group``; of groups only
             where they are known.
+        yardsticks: Errors to compare the certified error with; None if none is certified.
     """
 
     table: str
@@ -121,6 +124,7 @@ class Certificate:
     worst_case: WorstCase | None = None
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
+    yardsticks: Yardsticks | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -150,7 +154,7 @@ class Certificate:
         """
         error, by_label = values["error"], values["error_by_label"]
         identification, sensitive = values["identification"], values["sensitive"]
-        cap = values["worst_case"]
+        cap, yardsticks = values["worst_case"], values["yardsticks"]
         return cls(
             **{
                 **values,
@@ -166,6 +170,7 @@ class Certificate:
                 "parts": {
                     kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
                 },
+                "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
             }
         )
 
@@ -209,6 +214,10 @@ class Certificate:
                 yield "it certifies parts of a kind that does not exist"
             if not _is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
+        if (self.yardsticks is None) != (self.error is None):
+            yield "an error stands without its yardsticks, or they without it"
+        elif self.yardsticks is not None:
+            yield from self.yardsticks.faults()
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -407,7 +416,7 @@ def certify_cells(
     check_level(level)
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
-    error, by_label = None, dict[str, CertifiedError]()
+    error, by_label, yardsticks = None, dict[str, CertifiedError](), None
     parts = dict[str, PartErrors]()
     if queries is not None:
         flat = _checked_queries(queries, cells)
@@ -417,6 +426,13 @@ def certify_cells(
         error = certified_error(cells, flat, level, groups)
         by_label |= certify_parts(labels, cells, flat, level, groups).errors
         parts["cell"] = certify_parts(cells, cells, flat, level, groups)
+        # As the attack on clean scores, they are about independent draws.
+        alone = torch.arange(len(labels))
+        if groups is not None:
+            alone = one_of_each(groups.cpu(), Generator().manual_seed(0))
+        yardsticks = yardsticks_of_labels(
+            labels[alone.to(labels.device)], flat[alone.to(flat.device)], level
+        )
     return Certificate(
         table="",
         queries=len(logits),
@@ -431,6 +447,7 @@ def certify_cells(
         labels_alone=0,
         level=level,
         parts=parts,
+        yardsticks=yardsticks,
     )
 
 

@@ -38,14 +38,22 @@ MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Move = Callable[[Codebook, Tensor, Tensor | None], Codebook]
 """Changes a table before it is certified, given the scores and queries that it was fitted to."""
 
+Rows = tuple[Tensor, Tensor]
+"""``(N, K)`` clean scores, and the ``(N, ...)`` queries that gave them."""
+
+Complete = Callable[[Certificate, Codebook, Rows, Rows | None, Tensor | None], Certificate]
+"""Completes a certificate, given the table, the certified rows, the rows that it was fitted to
+(None if they are the same), and the groups of the certified rows, if they are known.
+:func:`oneway.evaluation.compare_with_clean_scores` is one."""
+
 
 class CodebookRelease(DefenseWithState, ScoreDefense):
     """Release one of a few vectors per label: many scores, one answer, and no way back.
 
     Each vector is the mean of the clean confidences of the calibration queries in its cell, at
     least ``min_members`` of them: k-anonymous scores. A cell depends on the scores alone, and
-    nothing but its number leaves, so that no attacker can do better than guess the mean of the
-    cell, whatever they know and train: see :class:`Certificate`.
+    nothing but its number leaves: the best guess of a query, for an attacker who knows no more of
+    it than its distribution, is the mean of the cell. See :class:`Certificate`.
 
     Attributes:
         certificate: What the table lets out, if it was fitted or loaded with a certificate.
@@ -118,6 +126,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         drop_copies: bool = CodebookOptions.drop_copies,
         training: Tensor | None = None,
         move: Move | None = None,
+        complete: Complete | None = None,
         on_share: Callable[[float], None] | None = None,
     ) -> "CodebookRelease":
         """Fit a table to the scores of unlabelled queries, and certify it on others.
@@ -145,6 +154,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             training: ``(M, ...)`` inputs that the model was trained on; if some of the queries are
                 among them, they are refused.
             move: Changes the table before it is certified: decoys.
+            complete: Adds to the certificate what a defense cannot measure itself, where the
+                queries are given.
             on_share: Called with the share that is done.
 
         Raises:
@@ -201,6 +212,18 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             sensitive=_of(sensitive, chosen),
             max_l1_worst=settings.max_l1_worst,
         )
+        if complete is not None and queries is not None:
+            certified, others = (
+                (logits[part.to(logits.device)], queries[part.to(queries.device)])
+                for part in (chosen, fitting)
+            )
+            fitted.certificate = complete(
+                fitted.certificate,
+                fitted.state,
+                certified,
+                others if apart else None,
+                _of(groups, chosen),
+            )
         return fitted
 
     @classmethod

@@ -5,7 +5,13 @@ A terminal prints the sentences, the table of errors and the assumptions. The pa
 
 from operator import attrgetter, itemgetter
 
-from oneway.defenses.codebook import ASSUMPTIONS, Certificate, CertifiedError
+from oneway.defenses.codebook import (
+    ASSUMPTIONS,
+    Certificate,
+    CertifiedError,
+    Yardstick,
+    Yardsticks,
+)
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
 from oneway.report.page.identification import MEANINGS as IDENTIFICATION
@@ -15,7 +21,7 @@ from oneway.report.page.identification import (
     identification_sections,
 )
 from oneway.report.page.traffic import held_out_sentence, held_out_words, traffic_sentences
-from oneway.report.sentences import LABEL_LEAKS
+from oneway.report.sentences import LABEL_LEAKS, NO_GAP, baselines_sentence, gap_number
 from oneway.report.table import Column, Listing
 
 MEANINGS = {
@@ -42,10 +48,21 @@ MEANINGS = {
     "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
     "nats per class: mean, quantiles and maximum",
     "alone": "share of queries that are alone in their cell",
+    "label alone": "error of an attacker who reads the label and nothing else, estimated in the "
+    "same way: no release that keeps the label has a larger certified error",
+    "clean scores": "error of the best attack that was run on clean scores, on the same queries; "
+    "better attacks may exist",
+    "mean query": "error of answering each query with the mean of all",
+    "certified G": "share of what clean scores reveal beyond the label that the release hides from "
+    "any attacker: at least this much, at the certificate's level, by bets on all three errors at "
+    "once; none: G of 0 or less is not excluded",
     "worst": "the part with the least lower bound; the bounds of all parts of a kind hold at once",
     "too few": "parts with fewer than 20 queries (or groups), of which no error is certified",
 }
 """Meanings of the figures of a certificate, by name."""
+
+GOOD_GAP = 0.5
+"""Certified G from which on a verdict is green."""
 
 DISTANCES = {
     "l1_probabilities": "L1 of probabilities",
@@ -69,10 +86,65 @@ def error_sentence(certificate: Certificate) -> str:
         return "No error is certified, since the queries themselves were not given."
     level = f"{100 * certificate.level:g} %"
     return (
-        f"Any attacker's mean squared error per pixel is at least {error.estimate:.4f} (estimated "
-        f"from {error.queries:,} queries; {level} interval: {error.low:.4f} to {error.high:.4f}). "
-        f"Distribution-free lower bound ({level}): {error.lower_bound:.4f}."
+        f"The least mean squared error per pixel of any attacker is estimated at "
+        f"{error.estimate:.4f} ({error.queries:,} queries; {level} interval: {error.low:.4f} to "
+        f"{error.high:.4f}). Distribution-free lower bound ({level}): {error.lower_bound:.4f}."
     )
+
+
+NOT_EXCLUDED = (
+    "The lower bound does not exclude that the release reveals as much as clean scores do."
+)
+
+NO_CLEAN_ATTACK = (
+    "No attack was run on clean scores, so that it is not known whether the release hides anything."
+)
+
+
+def yardsticks_sentence(certificate: Certificate, *, ends: bool = True) -> str | None:
+    """Return what other guesses err on the same queries; None if no error is certified.
+
+    Args:
+        certificate: The certificate.
+        ends: Whether to give the ends of intervals.
+    """
+    yardsticks = certificate.yardsticks
+    if yardsticks is None:
+        return None
+    clean, label, prior = (
+        "not measured"
+        if each is None
+        else f"{each.error:.4f}" + (f" ({each.low:.4f} to {each.high:.4f})" if ends else "")
+        for each in (yardsticks.clean, yardsticks.label, yardsticks.prior)
+    )
+    return baselines_sentence(clean, label, prior)
+
+
+def gap_sentence(certificate: Certificate) -> str | None:
+    """Return what the bound proves beside clean scores; None if no error is certified."""
+    error, yardsticks = certificate.error, certificate.yardsticks
+    if error is None or yardsticks is None:
+        return None
+    if yardsticks.clean is None:
+        return NO_CLEAN_ATTACK
+    gap = yardsticks.gap(error.estimate)
+    if gap is None:
+        return f"{NO_GAP} {NOT_EXCLUDED}" if yardsticks.least_gap is None else NO_GAP
+    estimate = f"Estimated G: {gap_number(gap)}."
+    if yardsticks.least_gap is None:
+        return f"{NOT_EXCLUDED} {estimate}"
+    return (
+        f"Of what clean scores reveal beyond the label, the release hides at least "
+        f"{100 * yardsticks.least_gap:.0f} % from any attacker "
+        f"({100 * certificate.level:g} %). {estimate}"
+    )
+
+
+def yardsticks_of(yardsticks: Yardsticks) -> list[tuple[str, Yardstick]]:
+    """Return the errors to compare with, by name in ``MEANINGS``."""
+    errors = [("label alone", yardsticks.label), ("clean scores", yardsticks.clean)]
+    errors.append(("mean query", yardsticks.prior))
+    return [(name, each) for name, each in errors if each is not None]
 
 
 def alone_sentence(certificate: Certificate) -> str | None:
@@ -105,6 +177,9 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
     lines = identification_lines(certificate)
     lines += [bits_sentence(certificate), error_sentence(certificate)]
+    for line in (yardsticks_sentence(certificate), gap_sentence(certificate)):
+        if line is not None:
+            lines.append(line)
     lines += [held_out_sentence(certificate.held_out), *traffic_sentences(certificate.traffic)]
     alone = alone_sentence(certificate)
     if alone is not None:
@@ -132,37 +207,69 @@ def certificate_lines(certificate: Certificate) -> list[str]:
 
 def certificate_verdict(certificate: Certificate) -> tuple[str, str, str]:
     """Return the tone of the verdict, the verdict in a few words, and in full."""
-    if certificate.error is None:
-        tone, stamp = "mixed", "Bits are certified, no error is"
-    elif certificate.held_out.answer != "no":
-        tone, stamp = "good", "Certified for any attacker"
+    tone, yardsticks, answer = "mixed", certificate.yardsticks, certificate.held_out.answer
+    least = None if yardsticks is None else yardsticks.least_gap
+    if yardsticks is None:
+        stamp = "Bits are certified, no error is"
+    elif answer == "no":
+        stamp = "Certified on the queries that fitted it"
+    elif yardsticks.clean is None:
+        stamp = "Certified, and not compared with clean scores"
+    elif least is None:
+        stamp = "Not proven to hide more than clean scores do"
     else:
-        tone, stamp = "mixed", "Certified on the queries that fitted it"
-    return tone, stamp, f"{error_sentence(certificate)} {bits_sentence(certificate)}"
+        held_out = answer == "yes"
+        tone = "good" if held_out and least >= GOOD_GAP else "mixed"
+        stamp = f"Hides at least {100 * least:.0f} % of the gap from any attacker"
+        stamp += "" if held_out else ", if held out"
+    parts = (
+        error_sentence(certificate),
+        yardsticks_sentence(certificate, ends=False),
+        gap_sentence(certificate),
+        bits_sentence(certificate),
+    )
+    return tone, stamp, " ".join(part for part in parts if part is not None)
 
 
 def certificate_figures(certificate: Certificate) -> list[tuple[str, str]]:
-    """Return the figures to see first: value, and name in ``MEANINGS``."""
+    """Return the figures to see first, at most ten: value, and name in ``MEANINGS``."""
     error, most = certificate.error, certificate.bits_most
+    yardsticks = certificate.yardsticks
     figures = identification_figures(certificate)
-    if error is not None:
+    if error is not None and yardsticks is not None:
         figures += [
             (f"{error.estimate:.4f}", "certified error"),
+            *((f"{each.error:.4f}", name) for name, each in yardsticks_of(yardsticks)),
             (f"{error.lower_bound:.4f}", "lower bound"),
         ]
-    traffic, groups = certificate.traffic, certificate.groups_least
-    behind = [] if groups is None else [(f"{groups}", "groups, at least")]
-    if traffic.group_share is not None:
-        behind.append((f"{100 * traffic.group_share:.1f} %", "largest group"))
-    if traffic.distinct is not None and traffic.commonest is not None:
-        behind.append((f"{traffic.distinct:,}", "distinct queries"))
-        behind.append((f"{100 * traffic.commonest:.1f} %", "most frequent"))
+        if yardsticks.clean is not None:
+            least = yardsticks.least_gap
+            figures.append(("none" if least is None else f"{least:.2f}", "certified G"))
+    if certificate.worst:
+        kind, (part, worst) = min(
+            certificate.worst.items(), key=lambda each: each[1][1].lower_bound
+        )
+        figures.append((f"{kind} {part}: {worst.lower_bound:.4f}", "worst"))
     return [
         *figures,
         ("no bound" if most is None else f"{most:.2f}", "bits, at most"),
-        (f"{certificate.bits_measured:.2f}", "bits, measured"),
         (f"{certificate.members_least}", "members, at least"),
-        *behind,
+    ]
+
+
+def further_figures(certificate: Certificate) -> list[tuple[str, str]]:
+    """Return the figures that are not to see first: value, and name in ``MEANINGS``."""
+    traffic, groups = certificate.traffic, certificate.groups_least
+    figures = [(f"{certificate.bits_measured:.2f}", "bits, measured")]
+    if groups is not None:
+        figures.append((f"{groups}", "groups, at least"))
+    if traffic.group_share is not None:
+        figures.append((f"{100 * traffic.group_share:.1f} %", "largest group"))
+    if traffic.distinct is not None and traffic.commonest is not None:
+        figures.append((f"{traffic.distinct:,}", "distinct queries"))
+        figures.append((f"{100 * traffic.commonest:.1f} %", "most frequent"))
+    return [
+        *figures,
         (f"{certificate.distortion['l1_probabilities']['mean']:.4f}", "distortion"),
         (f"{certificate.labels_alone}", "labels alone"),
     ]
@@ -174,10 +281,22 @@ def certified_errors(certificate: Certificate) -> list[tuple[str, CertifiedError
     return ([] if certificate.error is None else [("all", certificate.error)]) + by_label
 
 
+def _of_label_alone(certificate: Certificate, label: str) -> float | None:
+    yardsticks = certificate.yardsticks
+    if yardsticks is None:
+        return None
+    return yardsticks.label.error if label == "all" else yardsticks.by_label.get(label)
+
+
 def certificate_table(certificate: Certificate) -> Listing:
     """Return the certified errors, over all queries and by predicted label."""
     rows = [
-        {"label": label, **vars(error), "alone": 100 * error.alone}
+        {
+            "label": label,
+            **vars(error),
+            "alone": 100 * error.alone,
+            "label alone": _of_label_alone(certificate, label),
+        }
         for label, error in certified_errors(certificate)
     ]
     return Listing(
@@ -189,6 +308,7 @@ def certificate_table(certificate: Certificate) -> Listing:
             "low": Column(itemgetter("low"), ".4f", MEANINGS["low"]),
             "high": Column(itemgetter("high"), ".4f", MEANINGS["high"]),
             "lower bound": Column(itemgetter("lower_bound"), ".4f", MEANINGS["lower bound"]),
+            "label alone": Column(itemgetter("label alone"), ".4f", MEANINGS["label alone"]),
             "alone, %": Column(itemgetter("alone"), ".1f", MEANINGS["alone"]),
         },
         rows,
@@ -244,12 +364,8 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     alone = alone_sentence(certificate)
     if alone is not None:
         notices.append(alone)
-    figures = [
-        Figure(value, each[0].upper() + each[1:], MEANINGS[each])
-        for value, each in certificate_figures(certificate)
-    ]
     sections = [
-        Section("numbers", "In numbers", [Figures(figures)]),
+        Section("numbers", "In numbers", [_figures(certificate_figures(certificate))]),
         *identification_sections(certificate),
         Section("words", "In words", [Bullets(certificate_lines(certificate))]),
     ]
@@ -260,6 +376,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         worst: list[Block] = [Bullets(parts_sentences(certificate)), Grid(parts_table(certificate))]
         sections.append(Section("worst", "Where it is least", worst))
     sections += [
+        Section("more", "Traffic and codebook", [_figures(further_figures(certificate))]),
         Section("moved", "What users lose", [Grid(distortion_table(certificate))]),
         Section("rests", "Assumptions", [Bullets(ASSUMPTIONS)]),
         Section("how", "How it was certified", [Facts(_facts(certificate, command))]),
@@ -278,6 +395,12 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     )
 
 
+def _figures(figures: list[tuple[str, str]]) -> Figures:
+    return Figures(
+        [Figure(value, name[0].upper() + name[1:], MEANINGS[name]) for value, name in figures]
+    )
+
+
 def _chart(certificate: Certificate) -> Chart:
     """Return the certified error, and that of each label, on a line from a perfect attacker on."""
     rows = [
@@ -290,14 +413,19 @@ def _chart(certificate: Certificate) -> Chart:
     ]
     title = "Least error of any attacker (0: fully reconstructed)"
     total = rows[0][1]
+    levels = [Level("fully reconstructed", 0.0), Level("lower bound", total.lower_bound)]
+    if certificate.yardsticks is not None:
+        errors = yardsticks_of(certificate.yardsticks)
+        levels += [Level(name, each.error) for name, each in errors]
     columns = {"queries": Column(attrgetter("label")), "error": Column(attrgetter("text"))}
     columns |= {end: Column(attrgetter(end), ".4f") for end in ("low", "high")}
     return line_chart(
         "certified-chart",
         title,
         f"A line of mean squared errors from 0 on. All queries: {total.estimate:.4f}, from "
-        f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves.",
-        (Level("fully reconstructed", 0.0), Level("lower bound", total.lower_bound)),
+        f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves. To "
+        f"compare with: {', '.join(f'{each.label} {each.value:.4f}' for each in levels)}.",
+        sorted(levels, key=attrgetter("value")),
         places,
         numbers=Listing(title, columns, places),
         banded=False,

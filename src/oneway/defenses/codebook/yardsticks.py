@@ -1,0 +1,216 @@
+"""What a certified error is compared with, on the same queries: mean query, label, clean scores.
+
+With the certified error F, the label's error Y and the least error C of any attack on clean scores,
+the share of what clean scores reveal beyond the label that a release hides is
+
+    G = (F - C) / (Y - C),    G <= g    if and only if    F <= (1 - g) C + g Y.
+
+:func:`least_gap` tests each g by bets on all three at once. Rows wait, ask and are paired off as
+:mod:`oneway.defenses.codebook.betting` says. An attack on clean scores and a guess for each label
+are fixed: fitted to rows that neither ask nor wait. A row q that asks and its partner z, which
+waited in its cell, give
+
+    X = half their mean squared distance,
+    c, y = mean error of the attack, and of the guess, over q and z.
+
+Without a partner X is 0, and c and y are those of q alone, which does not wait then. The gain
+X - (1 - g) c - g y has a mean of at most 0 given the past, if G <= g. For of rows that wait only
+the cells were used, so that z is one more draw from the cell of q: X adds up to at most F, and as
+q and z are alike, c and y have the means of the attack's and the guess's errors, at least C and Y.
+Gains are at least -L, with L = (1 - g) + g times the largest error of a guess: with stakes below
+1 / L that depend on earlier gains alone, the product of 1 + stake * gain is an e-value, and so is
+its average over orders. What z adds is what makes it sharp: X - y is minus the product of what q
+and z differ from the guess by, which is near 0 for most pairs, though X and y are not. An attack
+that errs more than the best one makes the bound smaller: conservative.
+
+Source: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting" (Journal of
+the Royal Statistical Society B 86, 2024). The statement about three means at once is ours.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
+from oneway.defenses.codebook.measures import error_shares
+from oneway.metrics import bootstrap_mean
+
+GAPS = tuple(hundredth / 100 for hundredth in range(100))
+"""Values of G that are tested, in rising order until one is not rejected."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The mean squared error per pixel of one way of guessing, with its bootstrap interval.
+
+    Attributes:
+        error: Mean over queries, in [0, 1].
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    error: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Errors to compare a certified error with, on the same traffic.
+
+    Attributes:
+        prior: Guess: the mean of all queries.
+        label: Guess: the mean of the queries with the same label. No release that keeps the label
+            hides more.
+        by_label: The same among the queries of each label, by label; of labels with two or more.
+        clean: The best attack that was run on clean scores; None if none was.
+        least_gap: Lower bound on the closed gap G of any attacker, at the certificate's level, from
+            one bet on all errors; None where it does not exclude that G is 0 or less.
+    """
+
+    prior: Yardstick
+    label: Yardstick
+    by_label: Mapping[str, float]
+    clean: Yardstick | None = None
+    least_gap: float | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Yardsticks":
+        """Read what :func:`dataclasses.asdict` returned.
+
+        Raises:
+            KeyError: A value is missing.
+            TypeError: A value is unknown or of another kind.
+        """
+        errors = {
+            name: None if values[name] is None else Yardstick(**values[name])
+            for name in ("prior", "label", "clean")
+        }
+        return cls(**{**values, **errors})
+
+    def gap(self, error: float) -> float | None:
+        """Return the closed gap that an error estimates; None where there is no gap to close.
+
+        Args:
+            error: Mean squared error per pixel.
+        """
+        if self.clean is None or self.clean.error >= self.label.error:
+            return None
+        return (error - self.clean.error) / (self.label.error - self.clean.error)
+
+    def faults(self) -> Iterator[str]:
+        """Yield what cannot be true of them, in words."""
+        for name in ("prior", "label", "clean"):
+            each: Yardstick | None = getattr(self, name)
+            if each is None and name == "clean":
+                continue
+            ends = (None,) if each is None else (each.low, each.error, each.high)
+            if not all(isinstance(end, float) and 0 <= end <= 1 for end in ends):
+                yield f"the error of the {name} is not from 0 to 1"
+            elif each is not None and not each.low <= each.error <= each.high:
+                yield f"the interval of the {name} does not hold its error"
+        if not all(
+            isinstance(error, float) and 0 <= error <= 1 for error in self.by_label.values()
+        ):
+            yield "the error of a label alone is not from 0 to 1"
+        least: object = self.least_gap
+        if least is not None and not (isinstance(least, float) and 0 <= least < 1):
+            yield "least_gap is not from 0 to 1"
+
+
+def yardstick(errors: Tensor, level: float) -> Yardstick:
+    """Return the mean of ``(N)`` errors in [0, 1] with its bootstrap interval.
+
+    Args:
+        errors: ``(N)`` floating, N at least 2.
+        level: Level of the interval.
+    """
+    # Always the same draws, so that nobody picks them.
+    interval = bootstrap_mean(errors, generator=Generator().manual_seed(0), level=level)
+    return Yardstick(interval.estimate, interval.low, min(interval.high, 1.0))
+
+
+def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yardsticks:
+    """Return what guesses by mean and by label err, estimated as the certified error is.
+
+    Args:
+        labels: ``(N)`` int64, the predicted label of each query.
+        queries: ``(N, D)`` floating, in [0, 1].
+        level: Level of the intervals.
+    """
+    prior, label = (error_shares(cells, queries)[0] for cells in (torch.zeros_like(labels), labels))
+    numbers, counts = labels.cpu().unique(return_counts=True)
+    by_label = {
+        str(number): float(label[labels.cpu() == number].mean())
+        for number in numbers[counts > 1].tolist()
+    }
+    ends = [yardstick(errors, level) for errors in (prior, label)]
+    return Yardsticks(ends[0], ends[1], by_label)
+
+
+def least_gap(
+    cells: Tensor,
+    queries: Tensor,
+    clean_errors: Tensor,
+    label_errors: Tensor,
+    *,
+    largest: float,
+    level: float,
+    groups: Tensor | None = None,
+) -> float | None:
+    """Return a lower bound on the closed gap of any attacker; see the module.
+
+    Args:
+        cells: ``(N)`` int64, the cell of each query.
+        queries: ``(N, D)`` floating, in [0, 1].
+        clean_errors: ``(N)`` errors of a fixed attack on clean scores, in [0, 1].
+        label_errors: ``(N)`` errors of a fixed guess for each label, in [0, 1].
+        largest: Largest error that such a guess can have, for any query.
+        level: Probability with which the bound holds, in (0, 1).
+        groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
+            independent.
+
+    Returns:
+        The largest tested value up to which all are rejected, at least 0; None if 0 is not.
+    """
+    asked, met = orders_of_pairs(cells, queries, groups)
+    # What a row that asked in vain differs by is known: nobody meets it.
+    vain = torch.zeros(len(asked), len(cells) + 1, dtype=torch.bool)
+    vain.scatter_(1, torch.where(met < 0, asked, -1) + 1, True)
+    real, paired = asked >= 0, (met >= 0) & ~vain.gather(1, met + 1)
+    halves = torch.zeros(asked.shape, dtype=torch.float64)
+    halves[paired] = half_squared(queries, asked[paired], met[paired])
+    partners = torch.where(paired, met, asked)
+    clean, label = (
+        torch.where(real, (errors[asked] + errors[partners]) / 2, 0.0)
+        for errors in (clean_errors.double().cpu(), label_errors.double().cpu())
+    )
+    risk, found = 1 - level, None
+    for gap in GAPS:
+        logs = log_wealth(halves, clean, label, gap, largest=largest, risk=risk)
+        if float(logs.logsumexp(0)) < math.log(len(logs) / risk):
+            break
+        found = gap
+    return found
+
+
+def log_wealth(
+    halves: Tensor, clean: Tensor, label: Tensor, gap: float, *, largest: float, risk: float
+) -> Tensor:
+    """Return the logarithm of what betting against "G is at most ``gap``" earned, by order.
+
+    Args:
+        halves: ``(O, A)`` float64, half the squared distances of pairs, in [0, 1/2].
+        clean: ``(O, A)`` float64 errors of the attack on clean scores, in [0, 1].
+        label: ``(O, A)`` float64 errors of the guess for the label, in [0, ``largest``].
+        gap: From 0 to 1.
+        largest: See :func:`least_gap`.
+        risk: Probability with which the bound may fail.
+    """
+    gains = halves - (1 - gap) * clean - gap * label
+    stakes = stakes_for(gains, gains.shape[-1], risk, 0.0)
+    return (stakes.clamp_max(MOST / (1 - gap + gap * largest)) * gains).log1p().sum(-1)

@@ -1,0 +1,133 @@
+"""Attack clean scores on a certificate's own traffic, so that its error has a scale.
+
+A defense loads no attack, so that whoever certifies passes this on: the commands do.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Generator, Tensor
+
+from oneway.attacks import KernelRidge, Stack
+from oneway.attacks.label_means import label_means
+from oneway.contracts import AttackerKnowledge
+from oneway.defenses.codebook import Certificate, Codebook
+from oneway.defenses.codebook.betting import canonical_order, one_of_each
+from oneway.defenses.codebook.certificate import rows_without_copies
+from oneway.defenses.codebook.release import Rows
+from oneway.defenses.codebook.yardsticks import least_gap, yardstick
+from oneway.errors import InvalidOptionError
+from oneway.evaluation.grading import run_attack
+from oneway.metrics import inversion_errors
+from oneway.releases import release
+
+ATTACKER_ROWS = 2000
+"""Most rows that the attack is fitted to. It takes seconds; more would make it a little stronger,
+and the bound on G a little larger."""
+
+MIN_ROWS = 60
+"""Queries below which no attack is run: it would learn next to nothing."""
+
+HELD_OUT = 8
+"""One of so many of the attacker's rows is held out, for choices and for the mixture."""
+
+
+def compare_with_clean_scores(
+    certificate: Certificate,
+    codebook: Codebook,
+    certified: Rows,
+    others: Rows | None = None,
+    groups: Tensor | None = None,
+) -> Certificate:
+    """Return a certificate with the error of an attack on clean scores, and the bound on G.
+
+    The attack mixes kernel ridge regressions. It is fitted to other rows of the same traffic where
+    there are some, else to a third of the certified ones, and is graded on all others. The bound
+    is about the same rows; see :mod:`oneway.defenses.codebook.yardsticks`.
+
+    Args:
+        certificate: What was certified on these queries. Without an error it is returned as it is,
+            and with fewer than ``MIN_ROWS`` queries, too.
+        codebook: The certified table.
+        certified: The certified rows.
+        others: Rows of the same traffic that are not among them, such as those that the table was
+            fitted to.
+        groups: ``(N)`` int64, the group of each certified row where rows of a group depend on each
+            other. They are split whole, and each counts the same.
+
+    Raises:
+        InvalidOptionError: The certificate is about another number of queries.
+    """
+    logits, queries = certified
+    if certificate.traffic.copies == "dropped":
+        distinct = rows_without_copies(queries, len(logits))
+        logits, queries = logits[distinct.to(logits.device)], queries[distinct.to(queries.device)]
+        groups = None if groups is None else groups[distinct.to(groups.device)]
+    if certificate.queries != len(logits):
+        raise InvalidOptionError(
+            f"the certificate is about {certificate.queries} queries, but got {len(logits)}. Pass "
+            "those that it was made of."
+        )
+    if certificate.yardsticks is None or len(logits) < MIN_ROWS:
+        return certificate
+    level, flat = certificate.level, queries.flatten(1)
+    cells = codebook(logits)
+    # From the rows themselves, so that nobody looks for a favorable split.
+    seed = canonical_order(cells, flat)[1]
+    generator = Generator().manual_seed(seed)
+    members = (
+        torch.arange(len(cells)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
+    )
+    asked = torch.arange(len(cells))
+    if others is None or len(others[0]) < MIN_ROWS:
+        count = int(members.max()) + 1
+        own = torch.randperm(count, generator=generator)[: min(count // 3, ATTACKER_ROWS)]
+        used = torch.isin(members, own)
+        fitting, asked = _rows((logits, queries), used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
+    else:
+        fitting = _rows(others, torch.randperm(len(others[0]), generator=generator)[:ATTACKER_ROWS])
+    members, rows = members[asked], _rows((logits, queries), asked)
+    clean = _clean_errors(fitting, rows)
+    guess = label_means(fitting[1], fitting[0].argmax(-1), logits.shape[-1])
+    once = one_of_each(members.unique(return_inverse=True)[1], generator)
+    return replace(
+        certificate,
+        yardsticks=replace(
+            certificate.yardsticks,
+            clean=yardstick(clean[once], level),
+            least_gap=least_gap(
+                cells[asked.to(cells.device)],
+                rows[1].flatten(1),
+                clean,
+                inversion_errors(rows[1], guess[rows[0].argmax(-1)]),
+                largest=float(guess.maximum(1 - guess).square().flatten(1).mean(-1).max()),
+                level=level,
+                groups=members,
+            ),
+        ),
+    )
+
+
+def _rows(rows: Rows, numbers: Tensor) -> Rows:
+    logits, queries = rows
+    return logits[numbers.to(logits.device)], queries[numbers.to(queries.device)]
+
+
+def _clean_errors(fitting: Rows, asked: Rows) -> Tensor:
+    """Return the ``(N)`` float64 errors on the CPU of an attack on clean scores, by query."""
+    (own, images), (logits, queries) = fitting, asked
+    held_out = torch.arange(len(own), device=own.device) % HELD_OUT == 0
+    confidences, released = release(own), release(logits)
+    knowledge = AttackerKnowledge(images, confidences, confidences, held_out)
+    ridge = run_attack("", KernelRidge(), knowledge, _no_decoder, released, queries)
+    assert ridge is not None  # noqa: S101  narrows the type; it always applies
+    knowledge = replace(knowledge, candidates=[each.held_out for each in ridge.candidates])
+    mixed = run_attack(
+        "", Stack(), knowledge, _no_decoder, released, queries, candidates=ridge.candidates
+    )
+    assert mixed is not None  # noqa: S101  as above
+    return mixed.errors.double().cpu()
+
+
+def _no_decoder(*_: Tensor) -> torch.nn.Module:
+    raise AssertionError("these attacks train no decoder")
