@@ -1,6 +1,7 @@
 """The person, account or device behind each query, from a file."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,12 +30,15 @@ KeyFile = Annotated[
     typer.Option(help="Key of the digests of fitted queries, a file. [a salt beside them]"),
 ]
 
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+"""Texts that stand for a whole number of at most 63 bits, in its only spelling."""
+
 
 def read_groups(path: Path | None, rows: int) -> "Tensor | None":
     """Return ``(N)`` int64 groups from a file; None without one.
 
-    Whole numbers stay as they are. A text becomes a number of 63 bits that depends on the text
-    alone, so that files of different rows agree.
+    Whole numbers stay as they are, also where they are written as texts. Any other text becomes a
+    number of 63 bits that depends on the text alone, so that files of different rows agree.
 
     Args:
         path: .npy, .npz with ``groups``, or .csv with a column ``groups``; whole numbers or texts.
@@ -68,6 +72,8 @@ def read_groups(path: Path | None, rows: int) -> "Tensor | None":
 def _number(value: object) -> int | None:
     """Return the number of a group; None if it is neither a whole number nor a text."""
     if isinstance(value, str):
+        if WHOLE.fullmatch(value):
+            return int(value)  # a column of numbers is read as texts if one row is none
         return int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big") >> 1
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
