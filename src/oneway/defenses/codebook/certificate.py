@@ -492,6 +492,8 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
             yield f"the {name} of an error is not from 0 to 1"
     if not _is_within(error.high, 0, math.inf) or error.high < error.low:
         yield "the interval of an error is empty"
+    elif not max(error.low, error.lower_bound) <= error.estimate <= error.high:
+        yield "an error's estimate is not between its bounds"
 
 
 def _is_count(value: object, least: int) -> bool:
