@@ -268,15 +268,16 @@ def measure(name: str, own: Pictures, asked: Pictures, seed: int) -> Iterator[Ro
     for release, guard in guards.items():
         row: Row = {"data": name, "release": release, "seed": seed, "rows": min(ROWS, own.size)}
         row |= {"queries": min(QUERIES, asked.size)}
-        row |= {"error mean query": found["mean"], "error second picture": found["picture"]}
-        row |= {"error release": found[release], "error both": found[f"{release} and picture"]}
+        row |= {"error_mean_query": found["mean"], "error_second_picture": found["picture"]}
+        row |= {"error_release": found[release], "error_both": found[f"{release} and picture"]}
         answered = shown[release][1], answers(guard, asked.second_logits)
         for size, (kind, candidates) in itertools.product(
             GALLERIES, zip(("queries", "second pictures"), answered, strict=True)
         ):
             generator = torch.Generator().manual_seed(seed + size)
             share, count = identified(answered[0], candidates, labels, size, generator)
-            row |= {f"identified of {size} {kind}": share, f"asked of {size}": count}
+            field = f"identified_of_{size}_{kind.replace(' ', '_')}"
+            row |= {field: share, f"asked_of_{size}": count}
         yield row
 
 
@@ -287,10 +288,10 @@ def listing(records: Sequence[Row]) -> Listing:
         "release": Column(lambda row: row["release"]),
     }
     for name in ("mean query", "second picture", "release", "both"):
-        key = f"error {name}"
+        key = f"error_{name.replace(' ', '_')}"
         columns[key] = Column(lambda row, key=key: row[key], ".4f")  # type: ignore[misc]
     for size, kind in itertools.product(GALLERIES, ("queries", "second pictures")):
-        key = f"identified of {size} {kind}"
+        key = f"identified_of_{size}_{kind.replace(' ', '_')}"
         columns[f"named of {size} {kind}, %"] = Column(
             lambda row, key=key: 100 * row[key],  # type: ignore[misc]
             ".1f",

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from oneway.cli.groups import read_groups
 
 from oneway.cli import codebook
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
@@ -226,6 +227,15 @@ def test_people_are_counted_split_whole_and_noticed_on_both_sides(oneway, scores
         result = oneway("certify", guard, scores, "--groups", texts)
         assert result.exit_code == 2
         assert "must be 500 whole numbers or texts" in result.stderr
+
+
+def test_groups_written_as_texts_are_those_written_as_numbers(tmp_path):
+    numbers, texts = tmp_path / "numbers.npy", tmp_path / "texts.npy"
+    np.save(numbers, np.array([0, 7, -3, 10**17]))
+    np.save(texts, np.array(["0", "7", "-3", "100000000000000000"]))
+    assert torch.equal(read_groups(numbers, 4), read_groups(texts, 4))
+    np.save(texts, np.array(["7", "07", "+7", "9" * 30]))
+    assert len(read_groups(texts, 4).unique()) == 4
 
 
 def test_queries_that_the_model_was_trained_on_are_refused(oneway, scores, tmp_path):

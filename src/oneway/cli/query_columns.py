@@ -1,6 +1,7 @@
 """What a file says of each query: who is behind it, and a sensitive value."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,11 +31,13 @@ Sensitive = Annotated[
 KINDS = {int: "whole numbers", bool: "truth values", str: "texts"}
 """What a file may say, by Python's type."""
 
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
 
 def read_groups(path: Path | None, rows: int) -> "Tensor | None":
     """Return ``(N)`` int64 groups from a file; None without one.
 
-    Whole numbers stay as they are. A text becomes a number of 63 bits that depends on the text
+    Whole numbers stay as they are, also where they are texts. Another text becomes a number of 63 bits that depends on the text
     alone, so that files of different rows agree.
 
     Args:
@@ -111,5 +114,7 @@ def _is_large(value: int | str) -> bool:
 def _number(value: int | str) -> int:
     """Return the number of a group."""
     if isinstance(value, str):
+        if WHOLE.fullmatch(value):
+            return int(value)  # a column of numbers is read as texts if one row is none
         return int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], "big") >> 1
     return value

@@ -597,6 +597,7 @@ UNTRUE = {
     "too much error": ({"error": {"estimate": 1.5}}, "the estimate of an error"),
     "an endless error": ({"error": {"lower_bound": math.inf}}, "the lower_bound of an error"),
     "less than no error": ({"error": {"low": -0.1}}, "the low of an error"),
+    "a bound above its estimate": ({"error": {"lower_bound": 0.9}}, "is not between its bounds"),
     "an interval upside down": ({"error": {"high": 0.0}}, "the interval of an error"),
     "more alone than all": ({"error": {"alone": 1.1}}, "the alone of an error"),
     "more queries than all": ({"error": {"queries": 161}}, "on a number of queries that cannot be"),

@@ -103,7 +103,8 @@ class Certificate:
         groups_least: Least number of groups (people, accounts, devices) behind such a vector; None
             where the codebook was fitted without groups.
         parts: Certified errors within the parts of a kind, ``cell`` and ``group``; of groups only
-            where they are known.
+            where they are known, numbered from the worst on. The bound of a group takes its queries
+            as independent draws from what the group asks.
         yardsticks: Errors to compare the certified error with; None if none is certified.
     """
 
@@ -342,6 +343,12 @@ def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
     return first_copies(numbers_of_queries(queries))
 
 
+def _of_groups(found: PartErrors) -> PartErrors:
+    """Return errors of groups, numbered from the worst on: whose they are is nobody's business."""
+    errors = sorted(found.errors.values(), key=lambda error: error.lower_bound)
+    return replace(found, errors={str(place): error for place, error in enumerate(errors, 1)})
+
+
 def figures_of_table(codebook: Codebook) -> dict[str, Any]:
     """Return the certificate's figures that follow from the table alone, by name."""
     members = codebook.members[codebook.members > 0]
@@ -421,8 +428,7 @@ def certify_cells(
     if queries is not None:
         flat = _checked_queries(queries, cells)
         if groups is not None:
-            # A group is certified by itself, where its queries are draws from what it asks.
-            parts["group"] = certify_parts(groups, cells, flat, level)
+            parts["group"] = _of_groups(certify_parts(groups, cells, flat, level))
         error = certified_error(cells, flat, level, groups)
         by_label |= certify_parts(labels, cells, flat, level, groups).errors
         parts["cell"] = certify_parts(cells, cells, flat, level, groups)
@@ -509,6 +515,8 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
             yield f"the {name} of an error is not from 0 to 1"
     if not _is_within(error.high, 0, math.inf) or error.high < error.low:
         yield "the interval of an error is empty"
+    elif not max(error.low, error.lower_bound) <= error.estimate <= error.high:
+        yield "an error's estimate is not between its bounds"
 
 
 def _is_count(value: object, least: int) -> bool:
