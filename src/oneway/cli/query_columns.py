@@ -37,8 +37,8 @@ WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 def read_groups(path: Path | None, rows: int) -> "Tensor | None":
     """Return ``(N)`` int64 groups from a file; None without one.
 
-    Whole numbers stay as they are, also where they are texts. Another text becomes a number of 63 bits that depends on the text
-    alone, so that files of different rows agree.
+    Whole numbers stay as they are, also where they are texts. Another text becomes a number of 63
+    bits that depends on the text alone, so that files of different rows agree.
 
     Args:
         path: .npy, .npz with ``groups``, or .csv with a column ``groups``; whole numbers or texts.
