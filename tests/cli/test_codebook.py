@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from oneway.cli.groups import read_groups
 
 from oneway.cli import codebook
+from oneway.cli.query_columns import read_groups
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
 from oneway.evaluation import yardsticks
 from oneway.options import options_of

@@ -43,7 +43,7 @@ def compare_with_clean_scores(
 
     The attack mixes kernel ridge regressions. It is fitted to other rows of the same traffic where
     there are some, else to a third of the certified ones, and is graded on all others. The bound
-    is about the same rows; see :mod:`oneway.defenses.codebook.yardsticks`.
+    is about the same rows; see :class:`oneway.defenses.codebook.Yardsticks`.
 
     Args:
         certificate: What was certified on these queries. Without an error it is returned as it is,
