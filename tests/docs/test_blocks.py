@@ -1,5 +1,6 @@
 """Every code block of the README and the documentation runs, in the order of its page."""
 
+import functools
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from audit.audits import search_little
 from endpoints import OpenInferenceServer, as_json, running
 from fences import LANGUAGES, ROOT, WRITE, PageRun, blocks_of, check_command, commands_of
 from guarded_servers import logged
+from oneway.audit import AuditSettings
 
 PAGES = sorted(
     [path.name for path in ROOT.glob("*.md")]
@@ -35,6 +37,8 @@ def _little_search():
     with pytest.MonkeyPatch.context() as patch:
         if not WRITE:
             search_little(patch)
+            small = functools.partial(AuditSettings, first_epochs=8, most_epochs=8, widths=(8,))
+            patch.setattr(AuditSettings, "for_rows", lambda _, **others: small(**others))
         yield
 
 

@@ -242,10 +242,15 @@ def test_copies_are_found_in_every_type():
 
 def test_a_certificate_does_not_hold_the_numbers_of_people():
     people = 10**6 + torch.arange(100) % 4
+    images = scored(1, 100)[1] * (0.2 + 0.2 * (3 - people.view(-1, 1, 1, 1) % 4))
     logits = torch.tensor([[2.0, 0.0]]).repeat(100, 1)
-    told = certify(Codebook(2, 2, 1, 2), logits, scored(1, 100)[1], groups=people)
+    told = certify(Codebook(2, 2, 1, 2), logits, images, groups=people)
     assert told.traffic.groups == 4
-    assert list(told.parts["group"].errors) == ["0", "1", "2", "3"]
+    # Numbered from the worst on, whoever they are: here the last of them is the worst.
+    assert list(told.parts["group"].errors) == ["1", "2", "3", "4"]
+    bounds = [error.lower_bound for error in told.parts["group"].errors.values()]
+    assert bounds == sorted(bounds)
+    assert bounds[0] < bounds[-1]
 
 
 def test_groups_and_copies_that_cannot_be_are_refused():
