@@ -23,8 +23,8 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import trained_target
-from oneway.data import no_progress, split_dataset
+from oneway.benchmark.runner import split_data, trained_target
+from oneway.data import no_progress
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
@@ -155,18 +155,9 @@ def main() -> None:
     options = parser.parse_args()
     spec = bundled_spec("leaderboard", options.data)
     dataset, auxiliary = load_data(spec.data, options.data_root)
-    data = spec.data
-    splits = split_dataset(
-        dataset,
-        private=data.private,
-        auxiliary=data.auxiliary,
-        test=data.test,
-        seed=0,
-        auxiliary_dataset=auxiliary,
-        calibration=data.calibration,
-    )
+    splits = split_data(spec, dataset, auxiliary)
     target = trained_target(spec, splits, Store(options.cache), no_progress)
-    own = splits.calibration_images if data.calibration else splits.auxiliary_images
+    own = splits.calibration_images if spec.data.calibration else splits.auxiliary_images
     fitting, asked = target.logits(own), target.logits(splits.test_images)
     images, members = splits.test_images.flatten(1), options.members
     fitted, clean = (logits.double().softmax(-1) for logits in (fitting, asked))

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from oneway.attacks import Matching
 from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import trained_target
+from oneway.benchmark.runner import split_data, trained_target
 from oneway.contracts import AttackerKnowledge
-from oneway.data import no_progress, split_dataset
+from oneway.data import no_progress
 from oneway.defenses.codebook import (
     CodebookRelease,
     FitSettings,
@@ -133,17 +133,8 @@ def main() -> None:
     place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
     for name in options.data:
         spec = bundled_spec("leaderboard", name)
-        data = spec.data
-        dataset, auxiliary = load_data(data, None)
-        splits = split_dataset(
-            dataset,
-            private=data.private,
-            auxiliary=data.auxiliary,
-            test=data.test,
-            seed=0,
-            auxiliary_dataset=auxiliary,
-            calibration=data.calibration,
-        )
+        dataset, auxiliary = load_data(spec.data, None)
+        splits = split_data(spec, dataset, auxiliary)
         target = trained_target(spec, splits, Store(options.cache), no_progress)
         own = splits.auxiliary_images
         fitting = target.logits(own)

@@ -24,8 +24,8 @@ from rich.table import Table
 from torch import Generator, Tensor
 
 from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import trained_target
-from oneway.data import no_progress, split_dataset
+from oneway.benchmark.runner import split_data, trained_target
+from oneway.data import no_progress
 from oneway.defenses.codebook import FitSettings, fit_codebook
 from oneway.defenses.codebook.betting import bound_error, least_means, stakes_for
 from oneway.defenses.codebook.measures import error_shares
@@ -102,16 +102,7 @@ def digits(cache: Path) -> Population:
     """Return digits that neither target nor codebook has seen, and their cells."""
     spec = bundled_spec("leaderboard", "digits")
     dataset, auxiliary = load_data(spec.data, None)
-    data = spec.data
-    splits = split_dataset(
-        dataset,
-        private=data.private,
-        auxiliary=data.auxiliary,
-        test=data.test,
-        seed=0,
-        auxiliary_dataset=auxiliary,
-        calibration=data.calibration,
-    )
+    splits = split_data(spec, dataset, auxiliary)
     target = trained_target(spec, splits, Store(cache), no_progress)
     images = torch.cat([splits.auxiliary_images, splits.test_images])
     logits = target.logits(images)

@@ -13,7 +13,7 @@ it ranks them by the distance of their answers.
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
 from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import trained_target
-from oneway.data import no_progress, split_dataset
+from oneway.benchmark.runner import split_data, trained_target
+from oneway.data import no_progress
 from oneway.defenses import build_defense
 from oneway.defenses.codebook import CodebookRelease, FitSettings
 from oneway.evaluation import Store
@@ -86,10 +86,7 @@ def digits(preset: str, cache: Path, seed: int) -> tuple[Pictures, Pictures]:
     """Return the attacker's digits and the queries, of a preset of the leaderboard."""
     spec = bundled_spec("leaderboard", preset)
     dataset, _ = load_data(spec.data, None)
-    data = spec.data
-    splits = split_dataset(
-        dataset, private=data.private, auxiliary=data.auxiliary, test=data.test, seed=seed
-    )
+    splits = split_data(replace(spec, seed=seed), dataset)
     target = trained_target(spec, splits, Store(cache), no_progress)
     generator = torch.Generator().manual_seed(seed)
 

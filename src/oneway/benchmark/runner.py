@@ -81,16 +81,7 @@ class Experiment:
             OverlappingSplitsError: The auxiliary data set holds private or test images.
         """
         self.spec, self.device, self.report = spec, device, report
-        data = spec.data
-        self.splits = split_dataset(
-            dataset,
-            private=data.private,
-            auxiliary=data.auxiliary,
-            test=data.test,
-            seed=spec.seed,
-            auxiliary_dataset=auxiliary_dataset,
-            calibration=data.calibration,
-        ).to(device)
+        self.splits = split_data(spec, dataset, auxiliary_dataset).to(device)
         splits = self.splits
         calibration = splits.calibration_images if len(splits.calibration_images) else None
         self.data = fingerprint(
@@ -278,6 +269,32 @@ class Experiment:
             "milliseconds_per_query_batched": batched / len(batch),
             "spec": json_values(dataclasses.asdict(self.spec)),
         }
+
+
+def split_data(
+    spec: ExperimentSpec, dataset: Dataset, auxiliary_dataset: Dataset | None = None
+) -> Splits:
+    """Return the splits of an experiment, by its sizes and seed.
+
+    Args:
+        spec: Sizes and seed.
+        dataset: The data set that ``spec.data`` names.
+        auxiliary_dataset: Source of the auxiliary images; None: the same data set.
+
+    Raises:
+        InvalidOptionError: The data set is too small.
+        OverlappingSplitsError: The auxiliary data set holds private or test images.
+    """
+    data = spec.data
+    return split_dataset(
+        dataset,
+        private=data.private,
+        auxiliary=data.auxiliary,
+        test=data.test,
+        seed=spec.seed,
+        auxiliary_dataset=auxiliary_dataset,
+        calibration=data.calibration,
+    )
 
 
 def trained_target(

@@ -89,7 +89,7 @@ def compare_with_clean_scores(
     members, rows = members[asked], _rows((logits, queries), asked)
     clean = _clean_errors(fitting, rows)
     guess = label_means(fitting[1], fitting[0].argmax(-1), logits.shape[-1])
-    once = one_of_each(members.unique(return_inverse=True)[1], generator)
+    once = one_of_each(members, generator)
     return replace(
         certificate,
         yardsticks=replace(

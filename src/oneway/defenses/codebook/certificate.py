@@ -38,6 +38,7 @@ from oneway.defenses.codebook.traffic import (
     Traffic,
     check_groups,
     first_copies,
+    is_count,
     measure_traffic,
     numbers_of_queries,
 )
@@ -186,7 +187,7 @@ class Certificate:
             if type(value) is not type(true) or value != true:
                 yield f"its {name} is not that of the table"
         yield from self.held_out.faults()
-        if not _is_count(self.queries, 2):
+        if not is_count(self.queries, 2):
             yield "queries is not a number of queries"
         yield from self.traffic.faults(codebook, self.queries)
         if not _is_within(self.bits_measured, 0, figures["bits_most"] + 1e-9):
@@ -213,7 +214,7 @@ class Certificate:
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
-            if not _is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
+            if not is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
@@ -344,7 +345,10 @@ def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
 
 
 def _of_groups(found: PartErrors) -> PartErrors:
-    """Return errors of groups, numbered from the worst on: whose they are is nobody's business."""
+    """Return errors of groups, numbered from the worst on.
+
+    Certificates lie in guards that are deployed: numbers of people stay with the operator.
+    """
     errors = sorted(found.errors.values(), key=lambda error: error.lower_bound)
     return replace(found, errors={str(place): error for place, error in enumerate(errors, 1)})
 
@@ -414,8 +418,6 @@ def certify_cells(
     check_logits_to_fit(logits)
     if groups is not None:
         check_groups(groups, len(logits))
-        # Certificates lie in guards that are deployed: numbers of people stay with the operator.
-        groups = groups.unique(return_inverse=True)[1]
     if logits.ndim != 2 or len(logits) < 2:
         raise InvalidTensorError(
             f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
@@ -508,7 +510,7 @@ def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[
 
 def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
     """Yield what cannot be true of squared errors of values in [0, 1]."""
-    if not _is_count(error.queries, 1) or error.queries > queries:
+    if not is_count(error.queries, 1) or error.queries > queries:
         yield "an error is certified on a number of queries that cannot be"
     for name in ("estimate", "low", "lower_bound", "alone"):
         if not _is_within(getattr(error, name), 0, 1):
@@ -517,10 +519,6 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
         yield "the interval of an error is empty"
     elif not max(error.low, error.lower_bound) <= error.estimate <= error.high:
         yield "an error's estimate is not between its bounds"
-
-
-def _is_count(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _is_within(value: object, least: float, most: float) -> bool:

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from oneway.checks import check_count, name_of
 from oneway.defenses.codebook.shares import lower_expectation, weights_of_rows
+from oneway.defenses.codebook.traffic import is_count
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
 
@@ -105,9 +106,9 @@ class Identification:
         """
         if (self.cells, self.labels) != (cells, labels):
             yield "its numbers of cells and labels are not those of the table"
-        if isinstance(self.distinct, bool) or not isinstance(self.distinct, int):
+        if not is_count(self.distinct, 1):
             yield "distinct is not a number of queries"
-        elif not 1 <= self.distinct <= queries:
+        elif self.distinct > queries:
             yield "it has more different queries than queries"
         if tuple(each.candidates for each in self.curve) != CANDIDATES:
             yield "its numbers of candidates are not those of every certificate"
@@ -161,7 +162,7 @@ class SensitiveAccuracy:
 
     def faults(self) -> Iterator[str]:
         """Yield what cannot be true of accuracies."""
-        if isinstance(self.values, bool) or not isinstance(self.values, int) or self.values < 1:
+        if not is_count(self.values, 1):
             yield "values is not a number of sensitive values"
         ordered = (0.0, self.nothing, self.label, self.release, self.release_most, 1.0)
         if not all(isinstance(each, float) for each in (*ordered, self.homogeneous)):

@@ -72,13 +72,13 @@ class Traffic:
         if self.copies not in ("kept", "dropped"):
             yield "copies are neither kept nor dropped"
         counts: tuple[object, ...] = self.cells
-        if len(counts) != codebook.sizes.cells or not all(_is_count(count, 0) for count in counts):
+        if len(counts) != codebook.sizes.cells or not all(is_count(count, 0) for count in counts):
             yield "it does not say how many queries each cell has"
         elif sum(self.cells) != queries:
             yield "its cells hold another number of queries"
         for name in ("distinct", "groups"):
             value = getattr(self, name)
-            if value is not None and not (_is_count(value, 1) and value <= queries):
+            if value is not None and not (is_count(value, 1) and value <= queries):
                 yield f"the number of {name} is out of range"
         for name, given in (
             ("commonest", self.distinct),
@@ -217,5 +217,6 @@ def first_copies(numbers: Tensor) -> Tensor:
     return torch.tensor(list(seen.values()), dtype=torch.int64)
 
 
-def _is_count(value: object, least: int) -> bool:
+def is_count(value: object, least: int) -> bool:
+    """Return whether a value is a whole number of at least ``least``."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
