@@ -22,6 +22,16 @@ WEIGHTS = np.random.default_rng(1).normal(size=(16, 3))
 """Of the model that the servers serve: images of 16 pixels, 3 classes."""
 
 
+KINDS = {
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "UINT8": np.uint8,
+    "BYTES": str,
+}
+"""Types of a request's numbers."""
+
+
 def served_logits(queries) -> np.ndarray:
     return np.asarray(queries, np.float64).reshape(len(queries), -1) @ WEIGHTS
 
@@ -168,7 +178,7 @@ class OpenInferenceServer:
         if (asked.method, path) != ("POST", f"{self.path}/infer"):
             return as_json({"error": "no such path"}, 404)
         (tensor,) = asked.json["inputs"]
-        kind = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}[tensor["datatype"]]
+        kind = KINDS[tensor["datatype"]]
         queries = np.array(tensor["data"], kind).reshape(tensor["shape"])
         scores = self.model(queries)
         data = scores if self.nested else scores.ravel()

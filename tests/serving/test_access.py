@@ -1,16 +1,20 @@
 """Who may ask, how much, how long; and what is written down of it."""
 
+import asyncio
+import gzip
 import hmac
 import http.client
 import json
 import socket
 import ssl
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 import torch
 import trustme
+from starlette.requests import ClientDisconnect
 
 from guarded_servers import (
     PATH,
@@ -26,7 +30,8 @@ from guarded_servers import (
 )
 from oneway.errors import InvalidOptionError
 from oneway.serving import base_app, listen, middleware, serving_app
-from oneway.serving.running import server_of
+from oneway.serving.metrics import ServerMetrics
+from oneway.serving.running import beside, server_of
 from oneway.targets import TorchTarget
 
 TOKEN = "correct-horse-battery"
@@ -68,6 +73,80 @@ def test_with_the_token_all_is_answered_and_it_is_logged_nowhere(locked):
 def test_two_tokens_are_no_token(locked):
     given = [("Authorization", f"Bearer {TOKEN}"), ("Authorization", "Bearer x")]
     assert locked.client.get("/v2", headers=given).status_code == 401
+
+
+def test_a_path_is_served_as_it_is_written_or_not_at_all(locked):
+    """A gateway that keeps clients from /metrics compares texts."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    for path in ("/%6detrics", "/metric%73", "/v2%2Fhealth/live", "/v2/models/digit%73/infer"):
+        answer = http_get(locked, path, headers)
+        assert answer == 400, path
+    for path in ("//metrics", "/v2/../metrics", "/metrics/", "/METRICS"):
+        assert http_get(locked, path, headers) == 404, path
+    assert http_get(locked, "/metrics", headers) == 200
+
+
+def http_get(server, path, headers):
+    """Ask for a path as it is written here, which clients would tidy up."""
+    connection = http.client.HTTPConnection(*server.address(), timeout=PATIENCE)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_a_name_that_is_not_this_machine_s_is_refused_on_a_loopback_address():
+    """A page elsewhere can let its own name point to 127.0.0.1, and read the answers."""
+    with serving() as server:
+        for host in ("localhost", "127.0.0.1:99", "[::1]:8000", "LOCALHOST"):
+            assert http_get(server, "/v2", {"Host": host}) == 200, host
+        for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", ""):
+            assert http_get(server, "/v2", {"Host": host}) == 421, host
+            assert http_get(server, "/v2/health/live", {"Host": host}) == 200, "a probe's own name"
+    with serving(allowed_hosts="scores.example.org, *.internal") as server:
+        for host, status in (("Scores.example.org", 200), ("a.b.internal:8", 200), ("x.org", 421)):
+            assert http_get(server, "/v2", {"Host": host}) == status, host
+
+
+def test_packed_requests_are_refused(locked):
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Encoding": "gzip"}
+    packed = gzip.compress(json.dumps(request_of(QUERIES)).encode())
+    answer = locked.client.post(f"{PATH}/infer", content=packed, headers=headers)
+    assert answer.status_code == 415
+    headers["Content-Encoding"] = "identity"
+    answer = locked.client.post(f"{PATH}/infer", json=request_of(QUERIES), headers=headers)
+    assert answer.status_code == 200
+
+
+def test_refused_requests_are_not_counted_as_under_way():
+    """Else whoever has no token, or only probes, keeps those out who have one."""
+
+    async def app(*_):
+        raise AssertionError("refused before it is asked")
+
+    layer = middleware.AccessMiddleware(
+        app, token=b"x" * 16, metrics=ServerMetrics(), hosts=None, most_bytes=1, most_requests=1
+    )
+    counts = []
+
+    async def send(_):
+        counts.append(layer.requests)
+
+    scope = {"type": "http", "path": "/v2", "raw_path": b"/v2", "query_string": b"", "headers": []}
+    asyncio.run(layer({**scope, "method": "GET"}, None, send))
+    assert counts == [0, 0]
+
+
+def test_a_request_is_no_larger_than_its_queries_can_be():
+    with serving() as server:  # 64 queries of 16 numbers, whatever max_request_bytes allows
+        answer = server.client.post(f"{PATH}/infer", content=b" " * 200_000)
+        assert answer.status_code == 413
+        queries = torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))
+        wordy = request_of(queries.double() / 3e-7)
+        wordy["inputs"][0]["datatype"] = "FP64"
+        text = json.dumps(wordy, indent=2)
+        assert server.client.post(f"{PATH}/infer", content=text).status_code == 200
 
 
 def test_a_token_is_compared_in_constant_time(locked, monkeypatch):
@@ -129,7 +208,7 @@ def test_too_large_requests_are_refused_without_being_read():
         assert server.client.post(f"{PATH}/infer", content=pieces).status_code == 413
         # Nobody waits for the rest of what is too long by its own account.
         with socket.create_connection(server.address(), timeout=PATIENCE) as connection:
-            head = f"POST {PATH}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
+            head = f"POST {PATH}/infer HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 99999999\r\n\r\n"
             connection.sendall(head.encode())
             assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
@@ -140,7 +219,7 @@ def test_a_request_that_does_not_arrive_is_given_up():
         socket.create_connection(server.address(), timeout=PATIENCE) as connection,
     ):
         connection.sendall(
-            f"POST {PATH}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode()
+            f"POST {PATH}/infer HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 100\r\n\r\n{{".encode()
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
@@ -193,11 +272,46 @@ def test_a_model_that_hangs_makes_the_server_unwell_and_does_not_keep_it_from_en
         model.go.set()
 
 
+def test_health_and_metrics_have_a_port_that_no_load_delays(monkeypatch):
+    """The event loop of the queries is held here until the other port has answered."""
+    held, go = threading.Event(), threading.Event()
+
+    async def holding(*_):
+        held.set()
+        assert go.wait(PATIENCE)
+        raise ClientDisconnect
+
+    monkeypatch.setattr(base_app, "read_body", holding)
+    how = settings(admin_port=0, token=TOKEN)
+    app = serving_app(served_model(), how)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with (
+        running(app, how, headers=headers) as server,
+        listen(how, admin=True) as listener,
+        beside(app.state.admin, how, listener),
+        httpx.Client(
+            base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE
+        ) as admin,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert admin.get("/v2/health/ready").status_code == 200
+        assert server.client.get("/metrics").status_code == 404
+        asked = pool.submit(server.infer, QUERIES)
+        assert held.wait(PATIENCE)
+        assert admin.get("/v2/health/live").status_code == 200
+        assert admin.get("/v2/health/ready").status_code == 503, "no query can be answered"
+        assert admin.get("/metrics").status_code == 401
+        assert "oneway_requests" in admin.get("/metrics", headers=headers).text
+        assert admin.get("/v2", headers=headers).status_code == 404
+        go.set()
+        asked.exception(PATIENCE)
+
+
 def test_requests_together_may_hold_so_much_and_give_it_back():
     limits = {"max_request_bytes": 2048, "max_waiting_bytes": 2048}
     with serving(**limits) as server:
         with socket.create_connection(server.address(), timeout=PATIENCE) as connection:
-            head = f"POST {PATH}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 2000\r\n\r\n"
+            head = f"POST {PATH}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\n"
             connection.sendall(head.encode() + b" " * 1900)
             eventually(lambda: server.infer(QUERIES[:1]).status_code == 429)
             assert server.infer(QUERIES[:1]).headers["retry-after"] == "1"

@@ -37,7 +37,7 @@ def connected(server: Running) -> Iterator[socket.socket]:
 
 
 def head(*headers: str, method: str = "POST", path: str = f"{PATH}/infer") -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def told(connection: socket.socket) -> bytes:
@@ -114,6 +114,14 @@ def test_headers_without_end_are_refused():
                 except ConnectionError:  # it has had enough
                     continue
                 assert told(connection)[:12] in (b"", b"HTTP/1.1 400"), name
+
+
+def test_headers_that_come_in_one_piece_have_the_same_limit():
+    with serving() as server:
+        for path, filler in (("/v2", "a" * 65_600), ("/v2/" + "a" * 64_000, "a" * 1600)):
+            with connected(server) as connection:
+                connection.sendall(head(f"X: {filler}", method="GET", path=path))
+                assert told(connection)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431")
 
 
 def test_idle_connections_keep_nobody_out():
@@ -193,6 +201,34 @@ def test_an_answer_that_is_not_taken_is_given_up():
     whole, _, begun = said.partition(b"\r\n\r\n")
     assert b"200 OK" in whole
     assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
+
+
+def test_clients_that_ask_on_and_never_read_keep_nobody_out():
+    """Each may have one answer on its way; while that is not taken, nothing it sends helps it."""
+    limits = {"max_connections": 4, "timeout_seconds": 0.5}
+    ask = head(method="GET", path="/openapi.json")
+    with serving(**limits) as server, ExitStack() as stack:
+        deaf = []
+        for _ in range(6):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(server.address())
+            connection.settimeout(0.05)
+            deaf.append(connection)
+
+        def each_asks_until_it_is_cut():
+            for connection in deaf[:]:
+                try:
+                    connection.sendall(20 * ask)
+                except TimeoutError:  # nothing more fits into what nobody reads
+                    pass
+                except ConnectionError:
+                    deaf.remove(connection)
+            return not deaf
+
+        eventually(each_asks_until_it_is_cut)
+        assert server.log.getvalue().count("connection_cut") >= 1
+        eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
 def test_clients_that_are_gone_are_not_answered():

@@ -1,6 +1,7 @@
 """A proxy before a real server: what passes, what is dropped, and what happens when it breaks."""
 
 import asyncio
+import functools
 import gzip
 import json
 import threading
@@ -160,6 +161,57 @@ def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
         assert answer.status_code == 400
         assert "image" in answer.json()["error"]
     assert len(endpoint.posts) == before
+
+
+def test_rows_are_counted_and_types_are_the_model_s_whatever_a_client_says(pair):
+    server, endpoint = pair
+    asked = len(endpoint.posts)
+    request = request_of(QUERIES)
+    (tensor,) = request["inputs"]
+    for change, said in (
+        ({"datatype": "UINT8", "data": [0] * 48}, "FP32, as the model declares"),
+        ({"datatype": "FP64"}, "FP32, as the model declares"),
+        ({"datatype": "BYTES", "data": ["a"] * 48}, "FP32, as the model declares"),
+        ({"shape": [65, 16], "data": [0.5] * 65 * 16}, "from 1 to 64 queries, but holds 65"),
+        ({"shape": [2, 16]}, "must be 32 numbers"),
+    ):
+        answer = server.client.post(f"{PATH}/infer", json={"inputs": [{**tensor, **change}]})
+        assert answer.status_code == 400, change
+        assert said in answer.json()["error"]
+    assert len(endpoint.posts) == asked
+
+
+@pytest.mark.parametrize("datatype", ["UINT8", "BYTES"])
+def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path):
+    value = {"UINT8": 1, "BYTES": "a, b"}[datatype]
+
+    def model(queries):
+        return served_confidences(np.full((len(queries) - missing, 16), 0.5))
+
+    def asked(rows):
+        tensor = {"name": "image", "datatype": datatype, "shape": [rows, 1], "data": [value] * rows}
+        return {"inputs": [tensor]}
+
+    missing = 0
+    inputs = [{"name": "image", "datatype": datatype, "shape": [-1, 1]}]
+    upstream = OpenInferenceServer(inputs=inputs, model=model)
+    probe = tmp_path / "probe.json"
+    probe.write_text(json.dumps(asked(2)))
+    with proxied(upstream, probe=probe) as (server, endpoint):
+        ask = functools.partial(server.client.post, f"{PATH}/infer")
+        assert len(ask(json=asked(64)).json()["outputs"][0]["data"]) == 64 * 3
+        before = len(endpoint.posts)
+        answer = ask(json=asked(65))
+        assert answer.status_code == 400
+        assert "from 1 to 64" in answer.json()["error"]
+        lying = asked(65)
+        lying["inputs"][0]["shape"] = [2, 1]
+        assert ask(json=lying).status_code == 400
+        assert len(endpoint.posts) == before
+        missing = 1  # no row belongs to a query for sure
+        answer = ask(json=asked(4))
+        assert answer.status_code == 502
+        assert '"upstream_rows"' in server.log.getvalue()
 
 
 def test_binary_data_is_refused_with_the_remedy(pair):
@@ -349,8 +401,9 @@ def test_the_same_query_in_another_writing_has_the_same_draws():
             return super().__call__(asked)
 
     query = QUERIES[:1].half().float()
-    with proxied(Lenient(), guard=guard) as (server, _):
-        for datatype in ("FP16", "FP32"):
+    for datatype in ("FP16", "FP32"):
+        inputs = [{"name": "image", "datatype": datatype, "shape": [-1, *SHAPE]}]
+        with proxied(Lenient(inputs=inputs), guard=guard) as (server, _):
             request = request_of(query)
             (sent,) = request["inputs"]
             sent["datatype"] = datatype

@@ -339,14 +339,18 @@ def run_server(
     import logging
 
     from oneway.serving import listen, run
+    from oneway.serving.settings import LOOPBACK
 
     log = logging.getLogger("oneway.serving")
     if guard.name == "none":
         log.warning("clean_scores_are_released")
-    if settings.bearer_token() is None and settings.host not in ("127.0.0.1", "::1", "localhost"):
+    if settings.bearer_token() is None and settings.host not in LOOPBACK:
         log.warning("no_token_is_needed")
     listener = listen(settings)
+    admin = None if settings.admin_port is None else listen(settings, admin=True)
     port = listener.getsockname()[1]
+    if admin is not None:
+        facts = {**facts, "admin_port": admin.getsockname()[1]}
     scheme = "http" if settings.tls_certificate is None else "https"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
@@ -355,7 +359,7 @@ def run_server(
         log.info("started", extra={"facts": line})
         typer.echo(f"serving {scheme}://{host}:{port}{path} behind {guard.name}")
 
-    run(app, settings, listener, started=started)
+    run(app, settings, listener, admin=admin, started=started)
     log.info("stopped")
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import from_json
 
 from oneway.openinference.tensors import FLOATS, Datatype, MessageError
 
@@ -23,6 +24,19 @@ Size = Annotated[int, Field(ge=0, le=2**31)]
 Parameters = dict[Text, str | int | float | bool]
 
 MOST_DIMENSIONS = 16
+
+VALUES: dict[str, tuple[str, set[type]]] = {
+    **dict.fromkeys(FLOATS, ("numbers", {int, float})),
+    "BOOL": ("true or false", {bool}),
+    "BYTES": ("texts", {str}),
+}
+"""Values of a datatype in JSON, in words and as types; of every other datatype, whole numbers."""
+
+MOST_VALUES = 2**22
+"""Most numbers and texts in the JSON of one request, and a 16th of it the most lists and objects.
+
+As Python's objects they take up to 32 bytes each, however short their text is, and a list 64.
+"""
 
 
 class _Message(BaseModel):
@@ -134,15 +148,38 @@ def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, by
             )
         body, binary = body[: int(json_bytes)], body[int(json_bytes) :]
     try:
-        return InferRequest.model_validate_json(body), binary
+        return InferRequest.model_validate(parse_json(body)), binary
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise MessageError("the request must be JSON, but is not") from None
         # Names of fields and places in lists; keys that the client chose are left out.
         place = ".".join(str(part) for part in first["loc"] if part not in ("", None))
         known = "parameters" if "parameters" in first["loc"] else place
         raise MessageError(f"the request's {known or 'body'}: {first['msg']}") from None
+
+
+def parse_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
+    """Return the JSON value of a request.
+
+    Args:
+        body: The body of the request.
+        most_values: Most numbers and texts in it. They are counted before anything is parsed: by
+            commas, so that commas within texts count, too.
+
+    Raises:
+        MessageError: The body is no JSON, or holds more.
+    """
+    size, most_lists = len(body), max(most_values // 16, 4096)
+    if (size > most_values and body.count(b",") >= most_values) or (
+        size > most_lists and body.count(b"[") + body.count(b"{") > most_lists
+    ):
+        raise MessageError(
+            f"the request may hold {most_values} numbers and texts, and a 16th as many lists; send "
+            "fewer queries at once, or flat data"
+        )
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise MessageError("the request must be JSON, but is not") from None
 
 
 def read_queries(
@@ -211,9 +248,21 @@ def flat_numbers(sent: InputTensor) -> NDArray[np.float64]:
     Raises:
         MessageError: The data are something else.
     """
+    try:
+        return np.array(flat_values(sent), np.float64)
+    except OverflowError:
+        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
+
+
+def flat_values(sent: InputTensor) -> list[Any]:
+    """Return the values of a tensor in JSON, of its datatype and as many as its shape says, flat.
+
+    Raises:
+        MessageError: The data are something else.
+    """
     flat: list[Any] = sent.data or []
     sizes = [len(flat)]
-    while set(map(type, flat)) == {list}:
+    while (types := set(map(type, flat))) == {list}:
         lengths = set(map(len, flat))
         if len(lengths) > 1 or len(sizes) >= len(sent.shape):
             raise MessageError(
@@ -221,17 +270,15 @@ def flat_numbers(sent: InputTensor) -> NDArray[np.float64]:
             )
         sizes.append(lengths.pop())
         flat = list(chain.from_iterable(flat))
-    if not set(map(type, flat)) <= {int, float}:  # true and false count as numbers elsewhere
-        raise MessageError(f"the data of input {sent.name!r} must be numbers")
+    kind, allowed = VALUES.get(sent.datatype, ("whole numbers", {int}))
+    if not types <= allowed:  # true and false count as numbers elsewhere
+        raise MessageError(f"the data of input {sent.name!r} must be {kind}")
     if len(flat) != prod(sent.shape) or (len(sizes) > 1 and sizes != sent.shape):
         raise MessageError(
-            f"the data of input {sent.name!r} must be {prod(sent.shape)} numbers, flat or nested "
+            f"the data of input {sent.name!r} must be {prod(sent.shape)} {kind}, flat or nested "
             "as its shape says"
         )
-    try:
-        return np.array(flat, np.float64)
-    except OverflowError:
-        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
+    return flat
 
 
 def as_float32(numbers: NDArray[Any], refusal: str) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -68,7 +69,11 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
         )
         path = f"/v2/models/{settings.model_name}"
         paths = path, f"{path}/versions/{settings.model_version}"
-        super().__init__(model, settings, metadata, paths)
+        super().__init__(model, settings, metadata, paths, self.numbers_per_query())
+
+    def numbers_per_query(self) -> int | None:
+        """Return how many numbers a query has; None if its columns may hold texts."""
+        return None
 
     @abstractmethod
     def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:
@@ -129,6 +134,9 @@ class _TensorServer(_ModelServer):
 
     def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:
         return [_floats(settings.input_name, *self.model.input_shape)]
+
+    def numbers_per_query(self) -> int:
+        return prod(self.model.input_shape)
 
     def read_queries(self, request: InferRequest, binary: bytes) -> torch.Tensor:
         queries = read_queries(

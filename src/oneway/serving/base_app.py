@@ -1,5 +1,6 @@
 """The application of a guarded server: routes, batches, health, metrics and access."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence, Sized
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -27,6 +28,18 @@ from oneway.serving.settings import ServingSettings
 Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R", bound=InferenceRequest)
 
+CLOSE_SECONDS = 1.0
+"""How long a batch may go on that nobody waits for: the server has given requests their time."""
+
+READY_SECONDS = 1.0
+"""How long the admin port waits to hear whether queries can be answered."""
+
+NUMBER_BYTES = 32
+"""Most bytes of a number in JSON, with comma and blanks: FP64 takes 26."""
+
+ENVELOPE_BYTES = 2**16
+"""Most bytes of a request beside its numbers."""
+
 
 class GuardedServer(ABC, Generic[Q, R]):
     """Answers queries about one model with releases of a guard.
@@ -47,6 +60,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         settings: ServingSettings,
         metadata: ModelMetadata | None,
         paths: Sequence[str],
+        numbers_per_query: int | None = None,
     ) -> None:
         """Prepare a server.
 
@@ -55,18 +69,24 @@ class GuardedServer(ABC, Generic[Q, R]):
             settings: How the server behaves.
             metadata: The model's metadata for clients; None for plain JSON.
             paths: The paths of the model.
+            numbers_per_query: Numbers of one query, which limit the largest request beside the
+                settings; None where that is not known, or queries hold texts.
         """
         if guarded.classes is None:
             raise RuntimeError("the model must pass its self test before it is served")
         self.guarded, self.settings = guarded, settings
         self.metadata, self.paths = metadata, paths
+        self.most_bytes = settings.max_request_bytes
+        if numbers_per_query is not None:
+            numbers = settings.max_request_rows * numbers_per_query
+            self.most_bytes = min(self.most_bytes, ENVELOPE_BYTES + NUMBER_BYTES * numbers)
         self.metrics = ServerMetrics()
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
             max_waiting_rows=settings.max_waiting_rows,
             longest_seconds=2 * settings.timeout_seconds,
-            close_seconds=settings.shutdown_seconds,
+            close_seconds=CLOSE_SECONDS,
             wait_seconds=settings.batch_wait_milliseconds / 1000,
         )
 
@@ -143,10 +163,9 @@ class GuardedServer(ABC, Generic[Q, R]):
     async def infer(self, request: Request) -> Response:
         """Answer queries."""
         self.check_path(request)
-        settings = self.settings
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
-            await read_body(request, settings.max_request_bytes, settings.timeout_seconds),
+            await read_body(request, self.most_bytes, self.settings.timeout_seconds),
             request.headers.get(BINARY_HEADER),
         )
         if parsed.queries is not None:
@@ -177,13 +196,22 @@ class GuardedServer(ABC, Generic[Q, R]):
         ready = await self.is_ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
+    async def admin_ready(self, _: Request) -> Response:
+        """Answer the same on the admin port, whose event loop is another."""
+        asked = asyncio.run_coroutine_threadsafe(self.is_ready(), self._loop)
+        try:
+            ready = await asyncio.wait_for(asyncio.wrap_future(asked), READY_SECONDS)
+        except TimeoutError:
+            ready = False
+        return json_response({"ready": ready}, 200 if ready else 503)
+
     async def metrics_text(self, _: Request) -> Response:
         """Answer with the metrics, in Prometheus' text format."""
         self.metrics.waiting.set(self.batcher.waiting_rows)
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def app(self) -> Starlette:
-        """Return the application.
+        """Return the application; its ``state.admin`` is that of the admin port, or None.
 
         Raises:
             InvalidOptionError: The token in the settings cannot be used.
@@ -197,6 +225,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             async with self.around():
+                self._loop = asyncio.get_running_loop()
                 await self.batcher.start()
                 yield
                 await self.batcher.close()
@@ -206,18 +235,39 @@ class GuardedServer(ABC, Generic[Q, R]):
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.health_ready),
             Route("/openapi.json", openapi_json),
+            *self.routes(),
         ]
-        if settings.metrics:
-            routes.append(Route("/metrics", self.metrics_text))
+        metrics = [Route("/metrics", self.metrics_text)] if settings.metrics else []
+        admin = None
+        if settings.admin_port is None:
+            routes += metrics
+        else:
+            health = [
+                Route("/v2/health/live", self.live),
+                Route("/v2/health/ready", self.admin_ready),
+            ]
+            admin = self._behind_access([*health, *metrics], token, None)
+        app = self._behind_access(routes, token, settings.served_hosts, lifespan)
+        app.state.admin = admin
+        return app
+
+    def _behind_access(
+        self,
+        routes: list[Route],
+        token: bytes | None,
+        hosts: Sequence[str] | None,
+        lifespan: Any = None,
+    ) -> Starlette:
         access = Middleware(
             AccessMiddleware,
             token=token,
             metrics=self.metrics,
-            most_bytes=settings.max_waiting_bytes,
-            most_requests=settings.max_connections,
+            hosts=hosts,
+            most_bytes=self.settings.max_waiting_bytes,
+            most_requests=self.settings.max_connections,
         )
         app = Starlette(
-            routes=[*routes, *self.routes()],
+            routes=routes,
             middleware=[access],
             exception_handlers=dict.fromkeys((RefusedError, MessageError, HTTPException), on_error),
             lifespan=lifespan,

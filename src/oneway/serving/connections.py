@@ -15,13 +15,14 @@ def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
 
     It is always h11, whatever else is installed: h11 takes 64 KiB of headers and no more, and
     httptools takes any number. A connection is cut if a request's headers are not there after
-    ``timeout_seconds``, or if an answer has not been taken after as long. Beyond
-    ``max_connections``, a new connection replaces the one that is idle longest.
+    ``timeout_seconds``, or if its client takes nothing of an answer for as long, whatever else it
+    sends. Beyond ``max_connections``, a new connection replaces the one that is idle longest.
     """
     idle: dict[H11Protocol, None] = {}
 
     class Connection(H11Protocol):
         deadline: asyncio.TimerHandle | None = None
+        taking: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -46,8 +47,19 @@ def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
                 if self.transport.get_write_buffer_size():
                     self.start_deadline()
 
+        def pause_writing(self) -> None:
+            # Apart from the other deadline: what a client sends meanwhile is no sign that it reads.
+            super().pause_writing()
+            if self.taking is None:
+                self.taking = self.loop.call_later(settings.timeout_seconds, self.cut)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.taken()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self.go_on()
+            self.taken()
             super().connection_lost(exc)
 
         @property
@@ -66,6 +78,11 @@ def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
         def cut(self) -> None:
             log.info("connection_cut")
             self.transport.abort()
+
+        def taken(self) -> None:
+            if self.taking is not None:
+                self.taking.cancel()
+                self.taking = None
 
         def go_on(self) -> None:
             idle.pop(self, None)

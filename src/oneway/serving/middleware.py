@@ -3,7 +3,9 @@
 import hmac
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,7 +17,10 @@ from oneway.serving.metrics import ServerMetrics
 log = logging.getLogger("oneway.serving")
 
 OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")
-"""Paths that a probe may ask without a token."""
+"""Paths that a probe may ask without a token, and by any name of this machine."""
+
+MOST_HEADER_BYTES = 64 * 2**10
+"""Most bytes of a request's path and headers together."""
 
 
 class AccessMiddleware:
@@ -30,6 +35,7 @@ class AccessMiddleware:
         *,
         token: bytes | None,
         metrics: ServerMetrics,
+        hosts: Sequence[str] | None,
         most_bytes: int,
         most_requests: int,
     ) -> None:
@@ -39,10 +45,13 @@ class AccessMiddleware:
             app: The application.
             token: The bearer token that clients must send; None for none.
             metrics: Where requests are counted.
+            hosts: Names, or patterns such as ``"*.example.org"``, that a request's header Host may
+                have, without a port; None for any.
             most_bytes: Most bytes that all requests under way may hold together.
-            most_requests: Most requests under way. Probes are always answered.
+            most_requests: Most requests under way. Probes are always answered, and neither they
+                nor refused requests are counted.
         """
-        self.app, self.token, self.metrics = app, token, metrics
+        self.app, self.token, self.metrics, self.hosts = app, token, metrics, hosts
         self.most_bytes, self.most_requests = most_bytes, most_requests
         self.bytes = self.requests = 0
 
@@ -73,7 +82,8 @@ class AccessMiddleware:
 
         facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("facts", {})
         refusal = self._refusal(scope)
-        self.requests += 1
+        counts = refusal is None and scope["path"] not in OPEN_ROUTES
+        self.requests += counts
         try:
             if refusal is None:
                 await self.app(scope, counted, watched)
@@ -91,17 +101,30 @@ class AccessMiddleware:
                 await error_response(failed)(scope, receive, watched)
         finally:
             self.bytes -= read
-            self.requests -= 1
+            self.requests -= counts
         self._write(scope, status, time.perf_counter() - begin, facts)
 
     def _refusal(self, scope: Scope) -> RefusedError | None:
         """Return why a request is turned away before it is read, or None."""
-        names = {name for name, _ in scope["headers"]}
-        if {b"content-length", b"transfer-encoding"} <= names:
+        headers = dict(scope["headers"])
+        if {b"content-length", b"transfer-encoding"} <= headers.keys():
             # A gateway before this server may have seen another end of the request.
             return RefusedError(400, "a request must have one length", "bad_request", closing=True)
+        # The parser's own limit does not hold for headers that arrive in one piece.
+        size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if size + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
+            text = f"path and headers may have {MOST_HEADER_BYTES} bytes"
+            return RefusedError(431, text, "too_large", closing=True)
+        # Whoever guards a path by its text, as a gateway does, must see the text that is served.
+        if quote(scope["path"], safe="/:@!$&'()*+,;=~").encode() != scope["raw_path"]:
+            text = "the path must be written without percent signs where none are needed"
+            return RefusedError(400, text, "bad_request")
         if scope["path"] in OPEN_ROUTES:
             return None
+        if not self._serves(scope):
+            return RefusedError(421, "this server is not asked by that name", "host")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            return RefusedError(415, "a request must not be packed", "bad_request")
         if not self._authorized(scope):
             return RefusedError(401, "a valid bearer token is needed", "unauthorized")
         if self.requests >= self.most_requests:
@@ -109,6 +132,20 @@ class AccessMiddleware:
                 503, "too many requests are under way; ask again later", "busy", retry_after=1
             )
         return None
+
+    def _serves(self, scope: Scope) -> bool:
+        """Say whether a request names this server: a page elsewhere may point its name here."""
+        if self.hosts is None:
+            return True
+        sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if len(sent) != 1:
+            return False
+        host = sent[0].lower()
+        name = host.partition("]")[0] + "]" if host[:1] == "[" else host.rpartition(":")[0] or host
+        return any(
+            name == known or (known.startswith("*.") and name.endswith(known[1:]))
+            for known in self.hosts
+        )
 
     def _authorized(self, scope: Scope) -> bool:
         if self.token is None:

@@ -3,7 +3,7 @@
 Anything in an answer that is neither guarded nor listed is dropped.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,15 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic_core import from_json
 from torch import Tensor
 
 from oneway.openinference.key_paths import KeyPath, mask
 from oneway.openinference.messages import (
-    InferRequest,
     InputTensor,
     as_float32,
-    flat_numbers,
+    flat_values,
+    parse_json,
     parse_request,
 )
 from oneway.openinference.tensors import (
@@ -44,10 +43,12 @@ class ProxyRequest(InferenceRequest):
 
     Attributes:
         upstream: The request to the server, as a JSON value.
+        rows: N, the number of its queries; None if that cannot be told, of plain JSON.
         outputs: Names of the outputs that the client asked for; None for all.
     """
 
     upstream: Any
+    rows: int | None
     outputs: frozenset[str] | None = None
 
 
@@ -62,7 +63,7 @@ class OpenInferenceAdapter:
         model_name: The model's name.
         output_name: The guarded output.
         input_name: The input that a guard sees; None for the only one of a request.
-        inputs: Names of the server's inputs.
+        inputs: Datatypes of the server's inputs, by name.
         passed: Names of outputs that pass.
         parameters: The parameters of each answer.
     """
@@ -70,7 +71,7 @@ class OpenInferenceAdapter:
     model_name: str
     output_name: str
     input_name: str | None
-    inputs: frozenset[str]
+    inputs: Mapping[str, str]
     passed: frozenset[str]
     parameters: dict[str, str]
 
@@ -88,27 +89,32 @@ class OpenInferenceAdapter:
             if not wanted <= known:
                 raise MessageError(f"the outputs are {', '.join(sorted(known))}, and no other")
         names = [tensor.name for tensor in request.inputs]
-        if len(set(names)) < len(names) or not set(names) <= (self.inputs or set(names)):
+        if len(set(names)) < len(names) or not set(names) <= (self.inputs.keys() or set(names)):
             raise MessageError(
                 f"the inputs are {', '.join(sorted(self.inputs)) or 'free'}, each of them once"
             )
-        if any(tensor.data is None for tensor in request.inputs):
-            raise MessageError("every input must have data in JSON; binary data does not pass")
+        for tensor in request.inputs:
+            wanted_type = self.inputs.get(tensor.name, tensor.datatype)
+            if tensor.datatype != wanted_type:
+                raise MessageError(
+                    f"input {tensor.name!r} must be {wanted_type}, as the model declares, but is "
+                    f"{tensor.datatype}"
+                )
+            if tensor.data is None:
+                raise MessageError("every input must have data in JSON; binary data does not pass")
         upstream = {
             "inputs": [_passed(tensor) for tensor in request.inputs],
             # The guarded output is always asked for: what passes beside it must not go unguarded.
             "outputs": [{"name": name} for name in sorted((wanted or known) | {self.output_name})],
         }
-        return ProxyRequest(self._queries(request), request.id, upstream, wanted)
-
-    def _queries(self, request: InferRequest) -> Tensor | None:
-        tensors = [sent for sent in request.inputs if self.input_name in (None, sent.name)]
-        if len(tensors) != 1 or tensors[0].datatype not in FLOATS or len(tensors[0].shape) < 2:
-            return None
-        with np.errstate(over="ignore"):
-            # As the server reads them: draws must not follow digits that it does not see.
-            numbers = flat_numbers(tensors[0]).astype(FLOATS[tensors[0].datatype])
-        return _as_queries(numbers.reshape(tensors[0].shape))
+        # Every tensor is counted, whatever its datatype: rows are what limits are about.
+        values = {tensor.name: flat_values(tensor) for tensor in request.inputs}
+        seen = [sent for sent in request.inputs if self.input_name in (None, sent.name)]
+        rows = max((sent.shape[0] for sent in seen or request.inputs if sent.shape), default=1)
+        queries = None
+        if len(seen) == 1 and seen[0].datatype in FLOATS and len(seen[0].shape) > 1:
+            queries = _floats(seen[0], values[seen[0].name])
+        return ProxyRequest(queries, request.id, upstream, rows, wanted)
 
     def read_scores(self, answer: Any) -> Scores:
         """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
@@ -140,6 +146,16 @@ class OpenInferenceAdapter:
             "outputs": outputs,
         }
         return message if request.id is None else {**message, "id": request.id}
+
+
+def _floats(sent: InputTensor, values: list[Any]) -> Tensor:
+    """Return queries as the server reads them: draws must not follow digits that it does not."""
+    try:
+        with np.errstate(over="ignore"):
+            numbers = np.array(values, np.float64).astype(FLOATS[sent.datatype])
+    except OverflowError:
+        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
+    return _as_queries(numbers.reshape(sent.shape))
 
 
 def _passed(tensor: InputTensor | MessageTensor) -> dict[str, Any]:
@@ -181,11 +197,13 @@ class PlainJsonAdapter:
         except MessageError:
             raise MessageError(f"the request must have {str(self.request_key)!r}") from None
         upstream = self.request_key.replace(self.template, data)
+        rows = len(data) if isinstance(data, list) else None
         try:
             numbers = read_numbers(data, booleans=True)
         except MessageError:
-            return ProxyRequest(None, None, upstream)
-        return ProxyRequest(_as_queries(numbers) if numbers.ndim > 1 else None, None, upstream)
+            return ProxyRequest(None, None, upstream, rows)
+        queries = _as_queries(numbers) if numbers.ndim > 1 else None
+        return ProxyRequest(queries, None, upstream, rows)
 
     def read_scores(self, answer: Any) -> Scores:
         """See :class:`OpenInferenceAdapter`."""
@@ -208,18 +226,6 @@ def upstream_errors() -> Iterator[None]:
         yield
     except MessageError as error:
         raise upstream_failed(f"upstream_{error.reason}") from None
-
-
-def parse_json(body: bytes) -> Any:
-    """Return the JSON value of a request.
-
-    Raises:
-        MessageError: The body is no JSON.
-    """
-    try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError:
-        raise MessageError("the request must be JSON, but is not") from None
 
 
 def _as_queries(numbers: NDArray[Any]) -> Tensor:

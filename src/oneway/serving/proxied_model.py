@@ -21,7 +21,7 @@ from oneway.errors import (
 )
 from oneway.openinference.addresses import EndpointOptions, ModelAddress, shown_address
 from oneway.openinference.key_paths import KeyPath
-from oneway.openinference.messages import ModelMetadata, TensorMetadata
+from oneway.openinference.messages import ModelMetadata, TensorMetadata, parse_json
 from oneway.openinference.tensors import (
     FLOATS,
     MOST_ROWS,
@@ -35,7 +35,6 @@ from oneway.serving.protocol_adapters import (
     OpenInferenceAdapter,
     PlainJsonAdapter,
     ProtocolAdapter,
-    parse_json,
 )
 from oneway.serving.settings import ServingSettings
 from oneway.serving.upstream import Upstream
@@ -145,7 +144,7 @@ async def open_upstream(
             address.name,
             guarded,
             input_name,
-            frozenset(inputs),
+            {name: tensor.datatype for name, tensor in inputs.items()},
             frozenset(options.passed),
             parameters,
         ),

@@ -13,7 +13,12 @@ from oneway.openinference.messages import BINARY_HEADER
 from oneway.openinference.tensors import MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedScores, Released, Scored
-from oneway.serving.http_errors import RefusedError, bad_request, json_response
+from oneway.serving.http_errors import (
+    RefusedError,
+    bad_request,
+    json_response,
+    upstream_failed,
+)
 from oneway.serving.openapi import operation
 from oneway.serving.protocol_adapters import ProxyRequest
 from oneway.serving.proxied_model import ProxiedModel
@@ -104,21 +109,20 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
 
     def read_request(self, body: bytes, json_bytes: str | None) -> ProxyRequest:  # noqa: ARG002
         request, most = self.model.adapter.read_request(body), self.settings.max_request_rows
-        if request.queries is None:
-            if self.guarded.guard.defense.requires_input:
-                raise MessageError(
-                    "the queries must be rows of numbers, but could not be read as such"
-                )
-        elif not 1 <= len(request.queries) <= most:
+        if request.queries is None and self.guarded.guard.defense.requires_input:
+            raise MessageError("the queries must be rows of numbers, but could not be read as such")
+        if request.rows is not None and not 1 <= request.rows <= most:
             raise MessageError(
-                f"a request may hold from 1 to {most} queries, but holds {len(request.queries)}",
-                most_rows=most if len(request.queries) > most else None,
+                f"a request may hold from 1 to {most} queries, but holds {request.rows}",
+                most_rows=most if request.rows > most else None,
             )
         return request
 
     async def answer(self, request: ProxyRequest) -> tuple[Any, Released]:
         answer = await self.upstream.post_json(self.model.infer_url, request.upstream)
         scored = Scored(self.model.adapter.read_scores(answer), request.queries)
+        if request.rows not in (None, len(scored)):
+            raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
         return answer, await self.batcher.ask(scored, self.settings.timeout_seconds)
 
     def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:

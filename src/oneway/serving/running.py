@@ -4,7 +4,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,19 +16,25 @@ from oneway.serving.settings import ServingSettings
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
-def listen(settings: ServingSettings) -> socket.socket:
+def listen(settings: ServingSettings, *, admin: bool = False) -> socket.socket:
     """Return a socket that listens where the settings say.
+
+    Args:
+        settings: The settings.
+        admin: Listen on ``admin_port``, which must be given, instead of ``port``.
 
     Raises:
         InvalidOptionError: The address cannot be used.
     """
+    name = "admin_port" if admin else "port"
+    port = getattr(settings, name)
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return socket.create_server((settings.host, port), family=family, backlog=2048)
     except OSError as error:
         raise InvalidOptionError(
-            f"cannot listen on {settings.host} port {settings.port} ({type(error).__name__}: "
-            f"{error.strerror}). Choose another by the settings host and port."
+            f"cannot listen on {settings.host} port {port} ({type(error).__name__}: "
+            f"{error.strerror}). Choose another by the settings host and {name}."
         ) from error
 
 
@@ -37,6 +43,7 @@ def run(
     settings: ServingSettings,
     listener: socket.socket,
     *,
+    admin: socket.socket | None = None,
     started: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests that are being answered may then end.
@@ -45,12 +52,30 @@ def run(
         app: The application.
         settings: How it is served.
         listener: A socket that listens.
+        admin: One for health and metrics, if the settings have an admin port.
         started: Called once requests are taken.
 
     Raises:
         InvalidOptionError: The certificate or its key cannot be used.
     """
-    server_of(app, settings, started).run(sockets=[listener])
+    server = server_of(app, settings, started)
+    with nullcontext() if admin is None else beside(app.state.admin, settings, admin):
+        server.run(sockets=[listener])
+
+
+@contextmanager
+def beside(app: Starlette, settings: ServingSettings, listener: socket.socket) -> Iterator[None]:
+    """Serve on a thread and an event loop of its own, so that no load of the other delays it."""
+    server = server_of(app, settings)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="oneway-admin", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(timeout=2.0)
 
 
 def server_of(

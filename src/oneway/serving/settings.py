@@ -21,6 +21,9 @@ from oneway.releases import MOST_DECIMALS
 PREFIX = "ONEWAY_SERVE_"
 """What the names of settings begin with in the environment."""
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only this machine reaches, and the pages in its browsers."""
+
 LEAST_TOKEN = 16
 """Characters of the shortest bearer token."""
 
@@ -35,6 +38,7 @@ Multiple = Annotated[int, Field(ge=1, le=64)]
 Wait = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
+Hosts = str | None
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 WaitSeconds = Annotated[float, Field(ge=0, le=3600)]
 WholeSeconds = Annotated[int, Field(ge=1, le=3600)]
@@ -58,6 +62,16 @@ class ServingSettings(BaseSettings):
 
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: Port = _setting(8000, "Port to listen on; 0 takes a free port.")
+    admin_port: Port | None = _setting(
+        None,
+        "Port for health and metrics alone, which no load delays; metrics are then served there "
+        "only. 0 takes a free port. [no such port]",
+    )
+    allowed_hosts: Hosts = _setting(
+        None,
+        "Names that clients may call this server by, with commas between them, such as "
+        "*.example.org. [on a loopback address, the names of this machine; else any]",
+    )
     tls_certificate: File = _setting(None, "PEM file of the certificate chain; with tls_key.")
     tls_key: File = _setting(None, "PEM file of the certificate's private key.")
     token: Secret = _setting(None, "Bearer token that clients must send; or use token_file.")
@@ -108,6 +122,15 @@ class ServingSettings(BaseSettings):
             if getattr(self, waiting) < getattr(self, request):
                 raise ValueError(f"{waiting} must be at least {request}")
         return self
+
+    @property
+    def served_hosts(self) -> list[str] | None:
+        """Names that a request's header Host may have, in lower case; None for any."""
+        if self.allowed_hosts is not None:
+            return [host.strip() for host in self.allowed_hosts.lower().split(",")]
+        if self.host in LOOPBACK:
+            return ["localhost", "127.0.0.1", "[::1]"]
+        return None
 
     @property
     def most_batch_rows(self) -> int:
