@@ -48,6 +48,14 @@ def test_tritons_client_finds_what_is_served(client):
     assert client.get_server_metadata()["name"] == "oneway"
     told = client.get_model_metadata("digits")
     assert told["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, *SHAPE]}]
+    config = client.get_model_config("digits")
+    assert config["max_batch_size"] == 64
+    assert config["input"] == [{"name": "image", "data_type": "TYPE_FP32", "dims": [*SHAPE]}]
+    assert [output["dims"] for output in config["output"]] == [[3]]
+    (found,) = client.get_model_repository_index()
+    assert (found["name"], found["version"], found["state"]) == ("digits", "1", "READY")
+    with pytest.raises(InferenceServerException):
+        client.unload_model("digits")
 
 
 # This client sends FP16 in binary only.

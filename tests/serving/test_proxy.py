@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from tritonclient import http as triton
 
 from endpoints import (
     Asked,
@@ -145,7 +146,7 @@ def test_parameters_do_not_pass(pair):
     server, endpoint = pair
     asked = request_of(QUERIES, parameters={"classification": 3})
     asked["inputs"][0]["parameters"] = {"x": 1}
-    asked["outputs"] = [{"name": "probabilities", "parameters": {"classification": 3}}]
+    asked["outputs"] = [{"name": "probabilities", "parameters": {"top": 3}}]
     assert server.client.post(f"{PATH}/infer", json=asked).status_code == 200
     assert "parameters" not in endpoint.posts[-1].body.decode()
 
@@ -214,12 +215,26 @@ def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path
         assert '"upstream_rows"' in server.log.getvalue()
 
 
-def test_binary_data_is_refused_with_the_remedy(pair):
+def test_tritons_client_asks_through_it_in_its_default_settings(pair):
+    """It sends and wants binary data, whatever the server behind speaks."""
     server, _ = pair
-    headers = {"Inference-Header-Content-Length": "5"}
-    answer = server.client.post(f"{PATH}/infer", json=request_of(QUERIES), headers=headers)
-    assert answer.status_code == 400
-    assert "JSON" in answer.json()["error"]
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        assert client.get_model_config("digits")["input"][0]["name"] == "image"
+        for binary in (True, False):
+            sent = triton.InferInput("image", list(QUERIES.shape), "FP32")
+            sent.set_data_from_numpy(QUERIES.numpy(), binary_data=binary)
+            answer = client.infer("digits", [sent])
+            assert np.array_equal(answer.as_numpy("probabilities"), expected().numpy())
+            assert answer.as_numpy("label").tolist() == LABEL["data"]
+    body = request_of(QUERIES)
+    del body["inputs"][0]["data"]
+    for size, sent in ((192, 191), (191, 191), (-1, 0), (True, 1)):
+        body["inputs"][0]["parameters"] = {"binary_data_size": size}
+        head = json.dumps(body).encode()
+        headers = {"Inference-Header-Content-Length": str(len(head))}
+        answer = server.client.post(f"{PATH}/infer", content=head + bytes(sent), headers=headers)
+        assert answer.status_code == 400, size
+        assert "binary data" in answer.json()["error"]
 
 
 def renamed(answer):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import from_json
 
-from oneway.openinference.tensors import FLOATS, Datatype, MessageError
+from oneway.openinference.tensors import FLOATS, LAYOUTS, Datatype, MessageError
 
 BINARY_HEADER = "inference-header-content-length"
 """HTTP header that says how many bytes of a body are JSON; tensors follow in binary."""
@@ -220,36 +220,97 @@ def read_queries(
             f"input {input_name!r} must be FP32 (FP16 and FP64 are converted), but is "
             f"{sent.datatype}; convert it as the model's training did"
         )
+    part = binary_parts(request, binary).get(input_name)
     return as_float32(
-        _numbers(sent, binary).reshape(sent.shape),
+        as_numbers(sent, read_values(sent, part)),
         f"input {input_name!r} must be finite in FP32, but some numbers are not",
     )
 
 
-def _numbers(sent: InputTensor, binary: bytes) -> NDArray[Any]:
-    """Return a tensor's numbers, flat, from JSON or from binary data."""
-    size = (sent.parameters or {}).get("binary_data_size")
-    if size is not None:
-        kind = FLOATS[sent.datatype]
-        expected = prod(sent.shape) * kind.itemsize
-        if sent.data is not None or size != len(binary) or size != expected:
+def binary_parts(request: InferRequest, binary: bytes) -> dict[str, bytes]:
+    """Return the binary data of each input that has some, by its name.
+
+    Args:
+        request: The request.
+        binary: What follows the JSON: the data of those inputs, in their order.
+
+    Raises:
+        MessageError: The sizes that the inputs state are not those of the data.
+    """
+    parts, start = {}, 0
+    for tensor in request.inputs:
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if size is None:
+            continue
+        if type(size) is not int or size < 0 or tensor.data is not None:
             raise MessageError(
-                f"input {sent.name!r} must have {expected} bytes of binary data and no other data"
+                f"input {tensor.name!r} must have binary data of a stated size, and no other data"
             )
-        return np.frombuffer(binary, kind)
-    if binary or sent.data is None:
-        raise MessageError(f"input {sent.name!r} must have data, and nothing may follow the JSON")
-    return flat_numbers(sent)
+        parts[tensor.name] = binary[start : start + size]
+        start += size
+    if start != len(binary):
+        raise MessageError(
+            f"the inputs state {start} bytes of binary data, but {len(binary)} follow the JSON"
+        )
+    return parts
 
 
-def flat_numbers(sent: InputTensor) -> NDArray[np.float64]:
-    """Return the numbers of a tensor in JSON, as many as its shape says, flat.
+def read_values(sent: InputTensor, part: bytes | None) -> NDArray[Any] | list[Any]:
+    """Return the values of a tensor, flat, as many as its shape says.
+
+    Args:
+        sent: The tensor.
+        part: Its binary data; None if its data are in JSON.
+
+    Returns:
+        An array of the tensor's datatype of binary numbers; else a list.
 
     Raises:
         MessageError: The data are something else.
     """
+    if part is None:
+        if sent.data is None:
+            raise MessageError(f"input {sent.name!r} must have data")
+        return flat_values(sent)
+    if sent.datatype == "BYTES":
+        return _texts(sent, part)
+    layout, count = LAYOUTS[sent.datatype], prod(sent.shape)
+    if len(part) != count * layout.itemsize:
+        raise MessageError(
+            f"input {sent.name!r} must have {count * layout.itemsize} bytes of binary data, but "
+            f"has {len(part)}"
+        )
+    return np.frombuffer(part, layout)
+
+
+def _texts(sent: InputTensor, part: bytes) -> list[str]:
+    """Return texts in binary form: each behind its length, four bytes."""
+    texts, start = [], 0
     try:
-        return np.array(flat_values(sent), np.float64)
+        while start < len(part):
+            begin = start + 4
+            start = begin + int.from_bytes(part[start:begin], "little")
+            if start > len(part):
+                break
+            texts.append(part[begin:start].decode())
+    except UnicodeDecodeError:
+        raise MessageError(f"input {sent.name!r} must hold texts in UTF-8") from None
+    if start != len(part) or len(texts) != prod(sent.shape):
+        raise MessageError(
+            f"input {sent.name!r} must have {prod(sent.shape)} texts, each behind its length"
+        )
+    return texts
+
+
+def as_numbers(sent: InputTensor, values: NDArray[Any] | list[Any]) -> NDArray[Any]:
+    """Return the values of a tensor of floats as an array of its shape.
+
+    Raises:
+        MessageError: A number is beyond FP64.
+    """
+    try:
+        numbers = values if isinstance(values, np.ndarray) else np.array(values, np.float64)
+        return numbers.reshape(sent.shape)
     except OverflowError:
         raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
 
@@ -299,17 +360,16 @@ def as_float32(numbers: NDArray[Any], refusal: str) -> NDArray[np.float32]:
 
 
 def wants_binary(request: InferRequest, output_name: str) -> bool:
-    """Say whether the client asked for the output in binary.
+    """Say whether the client asked for an output in binary.
 
     Raises:
-        MessageError: The client asked for another output, or for another form of this one.
+        MessageError: The client asked for another form of an output.
     """
     chosen = (request.parameters or {}).get("binary_data_output", False)
     for output in request.outputs or ():
-        if output.name != output_name:
-            raise MessageError(f"the only output is {output_name!r}")
         parameters = output.parameters or {}
         if "classification" in parameters or "shared_memory_region" in parameters:
-            raise MessageError(f"output {output_name!r} comes as JSON or as binary data only")
-        chosen = parameters.get("binary_data", chosen)
+            raise MessageError(f"output {output.name!r} comes as JSON or as binary data only")
+        if output.name == output_name:
+            chosen = parameters.get("binary_data", chosen)
     return chosen is True

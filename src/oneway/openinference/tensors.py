@@ -16,12 +16,16 @@ Datatype: TypeAlias = Literal[
     "FP32", "FP64", "BYTES",
 ]  # fmt: skip
 
-FLOATS: dict[str, np.dtype[Any]] = {
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
+LAYOUTS: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
-"""Datatypes of queries and scores, and the layout of their binary data."""
+"""Layout of each datatype's binary data. A text of BYTES follows its length, four bytes."""
+
+FLOATS = {name: layout for name, layout in LAYOUTS.items() if layout.kind == "f"}
+"""Those of queries and scores."""
 
 
 MOST_ROWS = "max_request_rows"

@@ -6,14 +6,12 @@ from math import prod
 from typing import Any
 
 import torch
-from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
 from oneway.openinference.frames import DATATYPES, read_columns
 from oneway.openinference.messages import (
-    BINARY_HEADER,
     InferRequest,
     ModelMetadata,
     TensorMetadata,
@@ -21,12 +19,13 @@ from oneway.openinference.messages import (
     read_queries,
     wants_binary,
 )
-from oneway.openinference.tensors import MOST_ROWS, tensor_message
+from oneway.openinference.tensors import MOST_ROWS, MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
-from oneway.serving.http_errors import RefusedError, json_response
+from oneway.serving.http_errors import RefusedError
 from oneway.serving.requests import InferenceRequest
+from oneway.serving.responses import infer_response
 from oneway.serving.settings import ServingSettings
 
 
@@ -99,6 +98,8 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
     def read_request(self, body: bytes, json_bytes: str | None) -> _ModelRequest:
         settings = self.settings
         request, binary = parse_request(body, json_bytes)
+        if any(output.name != settings.output_name for output in request.outputs or ()):
+            raise MessageError(f"the only output is {settings.output_name!r}")
         in_binary = wants_binary(request, settings.output_name)
         return _ModelRequest(self.read_queries(request, binary), request.id, in_binary)
 
@@ -107,26 +108,14 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
 
     def write(self, answer: None, released: Released, request: _ModelRequest) -> Response:  # noqa: ARG002
         settings = self.settings
-        output = tensor_message(settings.output_name, "FP32", released)
-        if request.in_binary:
-            del output["data"]
-            output["parameters"] = {"binary_data_size": released.nbytes}
-        message: dict[str, Any] = {
+        message = {
             "model_name": settings.model_name,
             "model_version": settings.model_version,
             "parameters": self.parameters,
-            "outputs": [output],
         }
         if request.id is not None:
             message["id"] = request.id
-        if not request.in_binary:
-            return json_response(message)
-        head = to_json(message)
-        return Response(
-            head + released.astype("<f4").tobytes(),
-            headers={BINARY_HEADER: str(len(head))},
-            media_type="application/octet-stream",
-        )
+        return infer_response(message, settings.output_name, released, in_binary=request.in_binary)
 
 
 class _TensorServer(_ModelServer):

@@ -18,11 +18,12 @@ from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMe
 from oneway.openinference.tensors import MessageError
 from oneway.serving.batching import Batcher
 from oneway.serving.guarded import Guarded, Released
-from oneway.serving.http_errors import RefusedError, json_response, on_error
+from oneway.serving.http_errors import RefusedError, on_error
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
+from oneway.serving.responses import json_response
 from oneway.serving.settings import ServingSettings
 
 Q = TypeVar("Q", bound=Sized)
@@ -139,6 +140,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         for path in self.route_paths or self.paths:
             routes += [
                 Route(path, self.model_metadata),
+                Route(f"{path}/config", self.model_config),
                 Route(f"{path}/ready", self.model_ready),
                 Route(f"{path}/infer", self.infer, methods=["POST"]),
             ]
@@ -152,6 +154,36 @@ class GuardedServer(ABC, Generic[Q, R]):
         """Answer what the model takes and gives."""
         self.check_path(request)
         return json_response(self.metadata)
+
+    async def model_config(self, request: Request) -> Response:
+        """Answer the same as Triton does, whose tools ask for it."""
+        self.check_path(request)
+        told = self.metadata
+        if told is None:
+            raise RefusedError(404, "there is no such path", "bad_request")
+        sides = {
+            side: [
+                {
+                    "name": tensor.name,
+                    "data_type": f"TYPE_{tensor.datatype.replace('BYTES', 'STRING')}",
+                    "dims": tensor.shape[1:] or [1],
+                }
+                for tensor in tensors
+            ]
+            for side, tensors in (("input", told.inputs), ("output", told.outputs))
+        }
+        rows = self.settings.max_request_rows
+        names = {"name": told.name, "platform": told.platform, "backend": told.platform}
+        return json_response({**names, "max_batch_size": rows, **sides})
+
+    async def repository_index(self, _: Request) -> Response:
+        """Answer which models there are; none can be loaded or unloaded."""
+        told = self.metadata
+        if told is None:
+            return json_response([])
+        state = {"state": "READY" if await self.is_ready() else "UNAVAILABLE", "reason": ""}
+        versions = told.versions or ["1"]
+        return json_response([{"name": told.name, "version": v, **state} for v in versions])
 
     async def model_ready(self, request: Request) -> Response:
         """Answer whether the model is ready."""
@@ -234,6 +266,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             Route("/v2", self.server_metadata),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.health_ready),
+            Route("/v2/repository/index", self.repository_index, methods=["POST"]),
             Route("/openapi.json", openapi_json),
             *self.routes(),
         ]

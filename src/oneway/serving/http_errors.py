@@ -1,13 +1,11 @@
 """Errors of HTTP: a status and a text for a client that gets no scores, without any value."""
 
-from typing import Any
-
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER, MessageError
+from oneway.serving.responses import json_response
 
 
 class RefusedError(Exception):
@@ -51,13 +49,6 @@ def no_release(reason: str) -> RefusedError:
 def upstream_failed(reason: str) -> RefusedError:
     """Refuse because the guarded server did not answer as it must."""
     return RefusedError(502, "the guarded server did not answer as expected", reason)
-
-
-def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return an answer in JSON. Numbers are written so that reading them gives the same bits."""
-    return Response(
-        to_json(value, exclude_none=True), status, headers, media_type="application/json"
-    )
 
 
 def error_response(error: RefusedError) -> Response:

@@ -21,7 +21,10 @@ REFUSALS = {
     "404": "there is no such model or version",
     "408": "the request did not arrive in time",
     "413": "the request is too large",
+    "415": "the request is packed",
+    "421": "the server is asked by a name that is not its own",
     "429": "too many queries wait; see Retry-After",
+    "431": "path and headers are too large",
     "503": "no scores can be released, and no clean score is in the answer",
     "504": "there was no answer in time",
 }
@@ -56,6 +59,7 @@ def model_paths(path: str) -> dict[str, Any]:
     ready = _flag("Whether it can answer", "ready", {"name": {"type": "string"}}, REFUSALS)
     return {
         path: {"get": operation("What the model takes and gives", _schema("ModelMetadata"))},
+        f"{path}/config": {"get": operation("The same, as Triton says it", {"type": "object"})},
         f"{path}/ready": {"get": ready},
         f"{path}/infer": {
             "post": operation("Ask", _schema("InferResponse"), body=_schema("InferRequest"))
@@ -88,6 +92,8 @@ def operation(
 
 def _health() -> dict[str, Any]:
     paths = {"/v2": {"get": operation("What the server is", _schema("ServerMetadata"))}}
+    index = {"type": "array", "items": {"type": "object"}}
+    paths["/v2/repository/index"] = {"post": operation("Which models there are", index)}
     for name in ("live", "ready"):
         probe = _flag(f"Whether the server is {name}", name, {}, {})
         paths[f"/v2/health/{name}"] = {"get": {**probe, "security": []}}

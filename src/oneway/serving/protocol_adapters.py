@@ -11,15 +11,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from starlette.responses import Response
 from torch import Tensor
 
 from oneway.openinference.key_paths import KeyPath, mask
 from oneway.openinference.messages import (
     InputTensor,
     as_float32,
-    flat_values,
+    as_numbers,
+    binary_parts,
     parse_json,
     parse_request,
+    read_values,
+    wants_binary,
 )
 from oneway.openinference.tensors import (
     FLOATS,
@@ -28,11 +32,11 @@ from oneway.openinference.tensors import (
     read_numbers,
     read_scores,
     read_tensors,
-    tensor_message,
 )
 from oneway.serving.guarded import Released
 from oneway.serving.http_errors import upstream_failed
 from oneway.serving.requests import InferenceRequest
+from oneway.serving.responses import infer_response, json_response
 
 Scores = NDArray[np.float64]
 
@@ -45,11 +49,13 @@ class ProxyRequest(InferenceRequest):
         upstream: The request to the server, as a JSON value.
         rows: N, the number of its queries; None if that cannot be told, of plain JSON.
         outputs: Names of the outputs that the client asked for; None for all.
+        in_binary: Whether it asked for the release in binary.
     """
 
     upstream: Any
     rows: int | None
     outputs: frozenset[str] | None = None
+    in_binary: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,13 +81,17 @@ class OpenInferenceAdapter:
     passed: frozenset[str]
     parameters: dict[str, str]
 
-    def read_request(self, body: bytes) -> ProxyRequest:
+    def read_request(self, body: bytes, json_bytes: str | None = None) -> ProxyRequest:
         """Read a client's request.
+
+        Args:
+            body: Its body.
+            json_bytes: The value of ``BINARY_HEADER``, or None.
 
         Raises:
             MessageError: The request cannot be used.
         """
-        request, _ = parse_request(body, None)
+        request, binary = parse_request(body, json_bytes)
         known = {self.output_name, *self.passed}
         wanted = None
         if request.outputs:
@@ -100,21 +110,23 @@ class OpenInferenceAdapter:
                     f"input {tensor.name!r} must be {wanted_type}, as the model declares, but is "
                     f"{tensor.datatype}"
                 )
-            if tensor.data is None:
-                raise MessageError("every input must have data in JSON; binary data does not pass")
+        parts = binary_parts(request, binary)
+        # Every tensor is counted, whatever its datatype: rows are what limits are about.
+        values = {
+            tensor.name: read_values(tensor, parts.get(tensor.name)) for tensor in request.inputs
+        }
         upstream = {
-            "inputs": [_passed(tensor) for tensor in request.inputs],
+            "inputs": [_sent(tensor, values[tensor.name]) for tensor in request.inputs],
             # The guarded output is always asked for: what passes beside it must not go unguarded.
             "outputs": [{"name": name} for name in sorted((wanted or known) | {self.output_name})],
         }
-        # Every tensor is counted, whatever its datatype: rows are what limits are about.
-        values = {tensor.name: flat_values(tensor) for tensor in request.inputs}
         seen = [sent for sent in request.inputs if self.input_name in (None, sent.name)]
         rows = max((sent.shape[0] for sent in seen or request.inputs if sent.shape), default=1)
         queries = None
         if len(seen) == 1 and seen[0].datatype in FLOATS and len(seen[0].shape) > 1:
             queries = _floats(seen[0], values[seen[0].name])
-        return ProxyRequest(queries, request.id, upstream, rows, wanted)
+        in_binary = wants_binary(request, self.output_name)
+        return ProxyRequest(queries, request.id, upstream, rows, wanted, in_binary)
 
     def read_scores(self, answer: Any) -> Scores:
         """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
@@ -126,41 +138,41 @@ class OpenInferenceAdapter:
             (output,) = _outputs(answer, {self.output_name})
             return _as_scores(read_scores(output))
 
-    def write(self, answer: Any, released: Released, request: ProxyRequest) -> dict[str, Any]:
-        """Return the client's answer as a JSON value: the release, and what is listed.
+    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:
+        """Return the client's answer: the release, and what is listed, in JSON.
 
         Raises:
             RefusedError: What is listed is not as it must be.
         """
         wanted = {self.output_name, *self.passed} if request.outputs is None else request.outputs
         outputs: list[dict[str, Any]] = []
-        if self.output_name in wanted:
-            outputs.append(tensor_message(self.output_name, "FP32", released))
         with upstream_errors():
             for output in _outputs(answer, wanted & self.passed):
                 output.check()
-                outputs.append(_passed(output))
-        message = {
-            "model_name": self.model_name,
-            "parameters": self.parameters,
-            "outputs": outputs,
-        }
-        return message if request.id is None else {**message, "id": request.id}
+                fields = ("name", "shape", "datatype", "data")
+                outputs.append({field: getattr(output, field) for field in fields})
+        message = {"model_name": self.model_name, "parameters": self.parameters}
+        if request.id is not None:
+            message["id"] = request.id
+        return infer_response(
+            message,
+            self.output_name,
+            released if self.output_name in wanted else None,
+            in_binary=request.in_binary,
+            outputs=outputs,
+        )
 
 
-def _floats(sent: InputTensor, values: list[Any]) -> Tensor:
+def _floats(sent: InputTensor, values: Any) -> Tensor:
     """Return queries as the server reads them: draws must not follow digits that it does not."""
-    try:
-        with np.errstate(over="ignore"):
-            numbers = np.array(values, np.float64).astype(FLOATS[sent.datatype])
-    except OverflowError:
-        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
-    return _as_queries(numbers.reshape(sent.shape))
+    with np.errstate(over="ignore"):
+        return _as_queries(as_numbers(sent, values).astype(FLOATS[sent.datatype]))
 
 
-def _passed(tensor: InputTensor | MessageTensor) -> dict[str, Any]:
-    """Return a tensor as JSON, as it came, without its parameters."""
-    return {field: getattr(tensor, field) for field in ("name", "shape", "datatype", "data")}
+def _sent(tensor: InputTensor, values: Any) -> dict[str, Any]:
+    """Return an input in JSON, as it came or from its binary data, without its parameters."""
+    data = values.tolist() if isinstance(values, np.ndarray) else tensor.data or values
+    return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data}
 
 
 def _outputs(answer: Any, names: Set[str]) -> list[MessageTensor]:
@@ -181,16 +193,20 @@ class PlainJsonAdapter:
         request_key: The place of the queries.
         response_key: The place of the scores.
         template: The operator's own request: what stands beside the queries.
+        headers: Headers of each answer.
         passed: Places in answers that pass as they are.
     """
 
     request_key: KeyPath
     response_key: KeyPath
     template: Any
+    headers: dict[str, str]
     passed: tuple[KeyPath, ...] = ()
 
-    def read_request(self, body: bytes) -> ProxyRequest:
-        """See :class:`OpenInferenceAdapter`."""
+    def read_request(self, body: bytes, json_bytes: str | None = None) -> ProxyRequest:
+        """See :class:`OpenInferenceAdapter`; binary data do not pass."""
+        if json_bytes is not None:
+            raise MessageError("binary data do not pass before plain JSON; send JSON")
         request = parse_json(body)
         try:
             data = self.request_key.find(request)
@@ -210,9 +226,11 @@ class PlainJsonAdapter:
         with upstream_errors():
             return _as_scores(read_numbers(self.response_key.find(answer)))
 
-    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Any:  # noqa: ARG002
-        """See :class:`OpenInferenceAdapter`."""
-        return mask(answer, self.response_key, released.tolist(), self.passed)
+    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:  # noqa: ARG002
+        """See :class:`OpenInferenceAdapter`; headers say what stands before the model."""
+        return json_response(
+            mask(answer, self.response_key, released.tolist(), self.passed), headers=self.headers
+        )
 
 
 ProtocolAdapter: TypeAlias = OpenInferenceAdapter | PlainJsonAdapter

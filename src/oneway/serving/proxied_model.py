@@ -121,7 +121,7 @@ async def open_upstream(
     shown = shown_address(where)  # refuses an address that cannot be shown
     address = options.model_address(where, f"{SERVER}, {shown},")
     if address is None:
-        return _plain(where, options)
+        return _plain(where, guard, options)
     metadata = await _ask_metadata(address, shown, settings)
     inputs = {tensor.name: tensor for tensor in metadata.inputs}
     outputs = {tensor.name: tensor for tensor in metadata.outputs}
@@ -225,7 +225,7 @@ def _drawn_as(shape: tuple[int, ...], tensor: TensorMetadata, seed: int) -> np.n
     return drawn > 0.5 if tensor.datatype == "BOOL" else drawn.round().astype(np.int64)
 
 
-def _plain(where: str, options: ProxyOptions) -> ProxiedModel:
+def _plain(where: str, guard: ServableDefense, options: ProxyOptions) -> ProxiedModel:
     request_key, response_key = options.keys or (KeyPath(()), KeyPath(()))
     passed = tuple(map(KeyPath.parse, options.passed))
     for key in passed:
@@ -243,7 +243,8 @@ def _plain(where: str, options: ProxyOptions) -> ProxiedModel:
             "the request that --probe names is no JSON. Look into it."
         ) from None
     path = urlsplit(where).path or "/"
-    adapter = PlainJsonAdapter(request_key, response_key, template, passed)
+    headers = {"Oneway-Guard": guard.name, "Oneway-Guard-Version": guard.version}
+    adapter = PlainJsonAdapter(request_key, response_key, template, headers, passed)
     return ProxiedModel(adapter, where, None, None, (path,), probes, (), tuple(options.passed))
 
 

@@ -4,19 +4,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from oneway.errors import TargetFailedError
-from oneway.openinference.messages import BINARY_HEADER
 from oneway.openinference.tensors import MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedScores, Released, Scored
 from oneway.serving.http_errors import (
     RefusedError,
-    bad_request,
-    json_response,
     upstream_failed,
 )
 from oneway.serving.openapi import operation
@@ -102,13 +98,9 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
             return super().openapi_paths()
         return {path: {"post": operation("Ask", {}, body={})} for path in self.paths}
 
-    async def infer(self, request: Request) -> Response:
-        if BINARY_HEADER in request.headers:
-            raise bad_request("binary data does not pass this proxy; send JSON")
-        return await super().infer(request)
-
-    def read_request(self, body: bytes, json_bytes: str | None) -> ProxyRequest:  # noqa: ARG002
-        request, most = self.model.adapter.read_request(body), self.settings.max_request_rows
+    def read_request(self, body: bytes, json_bytes: str | None) -> ProxyRequest:
+        request = self.model.adapter.read_request(body, json_bytes)
+        most = self.settings.max_request_rows
         if request.queries is None and self.guarded.guard.defense.requires_input:
             raise MessageError("the queries must be rows of numbers, but could not be read as such")
         if request.rows is not None and not 1 <= request.rows <= most:
@@ -126,6 +118,4 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         return answer, await self.batcher.ask(scored, self.settings.timeout_seconds)
 
     def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:
-        message, guard = self.model.adapter.write(answer, released, request), self.guarded.guard
-        headers = {"Oneway-Guard": guard.name, "Oneway-Guard-Version": guard.version}
-        return json_response(message, headers=headers if self.metadata is None else None)
+        return self.model.adapter.write(answer, released, request)
