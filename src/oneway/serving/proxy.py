@@ -80,6 +80,7 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
     ) -> None:
         super().__init__(guarded, settings, model.metadata, model.paths)
         self.model, self.upstream = model, Upstream(settings)
+        self.extensions = () if model.metadata is None else ("binary_tensor_data",)
 
     def around(self) -> AbstractAsyncContextManager[Any]:
         return self.upstream
