@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from tritonclient import http as triton
 
 from guarded_servers import CPU, rounding, running, settings
 from laws import looped
@@ -105,6 +106,24 @@ def test_columns_in_any_order_and_shape_are_released_as_the_library_does(server)
     [output] = answer.json()["outputs"]
     released = torch.tensor(output["data"]).reshape(output["shape"])
     assert torch.equal(released, release(expected))
+
+
+def test_columns_may_come_in_binary_as_tritons_client_sends_them(server):
+    values = {
+        "age": np.array([71.5, 34.0]),
+        "visits": np.array([3.0, 1.0]),
+        "ward": np.array([b"ICU", "Übergang".encode()], object),
+        "smoker": np.array([True, False]),
+    }
+    sent = []
+    for column in server.client.get("/v2/models/digits").json()["inputs"]:
+        sent.append(triton.InferInput(column["name"], [2], column["datatype"]))
+        sent[-1].set_data_from_numpy(values[column["name"]])
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        got = client.infer("digits", sent).as_numpy("probabilities")
+    frame = pandas.DataFrame({**values, "ward": ["ICU", "Übergang"]})
+    expected = release(rounding().defense(Hospital().frame_logits(frame)))
+    assert np.array_equal(got, expected.numpy())
 
 
 def test_metadata_names_the_columns_and_their_types(server):

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, Literal
 
-from oneway.openinference.messages import InferRequest, InputTensor
+import numpy as np
+
+from oneway.openinference.messages import InferRequest, InputTensor, read_values
 from oneway.openinference.tensors import Datatype, MessageError
 
 ColumnKind = Literal["numbers", "booleans", "texts"]
@@ -22,14 +24,18 @@ TYPES: dict[ColumnKind, tuple[type, ...]] = {
 
 
 def read_columns(
-    request: InferRequest, binary: bytes, *, columns: Mapping[str, ColumnKind], most_rows: int
+    request: InferRequest,
+    parts: Mapping[str, bytes],
+    *,
+    columns: Mapping[str, ColumnKind],
+    most_rows: int,
 ) -> dict[str, list[Any]]:
     """Return the columns of a request.
 
     Args:
-        request: The request. Each input is a column of shape ``(N)`` or ``(N, 1)``, in JSON; null
+        request: The request. Each input is a column of shape ``(N)`` or ``(N, 1)``; null in JSON
             is a missing value.
-        binary: The binary data behind it: none.
+        parts: Binary data of inputs, by name.
         columns: Names and kinds of the model's columns, in order.
         most_rows: Most rows in one request.
 
@@ -47,18 +53,18 @@ def read_columns(
             f"the request must hold each of the {len(columns)} columns once, as an input of its "
             f"own, but lacks {', '.join(map(repr, missing)) or 'none'} and holds {extra} others"
         )
-    if binary:
-        raise MessageError("columns must be sent in JSON, and nothing may follow it")
     rows = sent[next(iter(columns))].shape[0] if sent[next(iter(columns))].shape else 0
     if not 1 <= rows <= most_rows:
         raise MessageError(
             f"a request must have 1 to {most_rows} rows, but has {rows}",
             most_rows=most_rows if rows > most_rows else None,
         )
-    return {name: _values(sent[name], kind, rows) for name, kind in columns.items()}
+    return {
+        name: _values(sent[name], parts.get(name), kind, rows) for name, kind in columns.items()
+    }
 
 
-def _values(sent: InputTensor, kind: ColumnKind, rows: int) -> list[Any]:
+def _values(sent: InputTensor, part: bytes | None, kind: ColumnKind, rows: int) -> list[Any]:
     """Return the values of a column."""
     datatypes = {
         "numbers": sent.datatype not in ("BOOL", "BYTES"),
@@ -71,10 +77,13 @@ def _values(sent: InputTensor, kind: ColumnKind, rows: int) -> list[Any]:
             f"{sent.datatype} of shape {sent.shape}"
         )
     values = sent.data
+    if part is not None:
+        read = read_values(sent, part)
+        values = read.tolist() if isinstance(read, np.ndarray) else read
     if values is not None and set(map(type, values)) == {list}:
         values = list(chain.from_iterable(values))
     if values is None or len(values) != rows:
-        raise MessageError(f"input {sent.name!r} must have {rows} values in JSON")
+        raise MessageError(f"input {sent.name!r} must have {rows} values")
     # True counts as a number elsewhere.
     if not {type(value) for value in values if value is not None} <= set(TYPES[kind]):
         raise MessageError(f"the data of input {sent.name!r} must be {kind}, or null")

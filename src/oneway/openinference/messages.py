@@ -3,6 +3,7 @@
 Clients do without this module: it needs pydantic.
 """
 
+from collections.abc import Mapping
 from itertools import chain
 from math import prod
 from typing import Annotated, Any
@@ -184,7 +185,7 @@ def parse_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
 
 def read_queries(
     request: InferRequest,
-    binary: bytes,
+    parts: Mapping[str, bytes],
     *,
     input_name: str,
     input_shape: tuple[int, ...],
@@ -194,7 +195,7 @@ def read_queries(
 
     Args:
         request: The request.
-        binary: The binary data behind it.
+        parts: Binary data of inputs, by name: see :func:`binary_parts`.
         input_name: The name of the model's input, the only one.
         input_shape: The shape of one query.
         most_rows: Most queries in one request.
@@ -220,9 +221,8 @@ def read_queries(
             f"input {input_name!r} must be FP32 (FP16 and FP64 are converted), but is "
             f"{sent.datatype}; convert it as the model's training did"
         )
-    part = binary_parts(request, binary).get(input_name)
     return as_float32(
-        as_numbers(sent, read_values(sent, part)),
+        as_numbers(sent, read_values(sent, parts.get(input_name))),
         f"input {input_name!r} must be finite in FP32, but some numbers are not",
     )
 

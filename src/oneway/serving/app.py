@@ -1,6 +1,7 @@
 """The server of a model in this process: the Open Inference Protocol over a guarded model."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,6 +16,7 @@ from oneway.openinference.messages import (
     InferRequest,
     ModelMetadata,
     TensorMetadata,
+    binary_parts,
     parse_request,
     read_queries,
     wants_binary,
@@ -79,7 +81,7 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
         """Return the inputs that a request must have."""
 
     @abstractmethod
-    def read_queries(self, request: InferRequest, binary: bytes) -> Any:
+    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> Any:
         """Return the queries of a request.
 
         Raises:
@@ -101,7 +103,8 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
         if any(output.name != settings.output_name for output in request.outputs or ()):
             raise MessageError(f"the only output is {settings.output_name!r}")
         in_binary = wants_binary(request, settings.output_name)
-        return _ModelRequest(self.read_queries(request, binary), request.id, in_binary)
+        queries = self.read_queries(request, binary_parts(request, binary))
+        return _ModelRequest(queries, request.id, in_binary)
 
     async def answer(self, request: _ModelRequest) -> tuple[None, Released]:
         return None, await self.batcher.ask(request.queries, self.settings.timeout_seconds)
@@ -127,10 +130,10 @@ class _TensorServer(_ModelServer):
     def numbers_per_query(self) -> int:
         return prod(self.model.input_shape)
 
-    def read_queries(self, request: InferRequest, binary: bytes) -> torch.Tensor:
+    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> torch.Tensor:
         queries = read_queries(
             request,
-            binary,
+            parts,
             input_name=self.settings.input_name,
             input_shape=self.model.input_shape,
             most_rows=self.settings.max_request_rows,
@@ -147,9 +150,9 @@ class _FrameServer(_ModelServer):
             for name, kind in self.model.columns.items()
         ]
 
-    def read_queries(self, request: InferRequest, binary: bytes) -> Any:
+    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> Any:
         most_rows = self.settings.max_request_rows
-        columns = read_columns(request, binary, columns=self.model.columns, most_rows=most_rows)
+        columns = read_columns(request, parts, columns=self.model.columns, most_rows=most_rows)
         return self.model.frame(columns)
 
 
