@@ -55,6 +55,13 @@ def test_a_random_defense_needs_a_key_and_is_deterministic_with_it(name):
     assert isinstance(guard.defense, KeyedRandomness)
     logits, images = torch.randn(4, 3), torch.rand(4, 2)
     assert torch.equal(guard.defense(logits, images), guard.defense(logits, images))
+    # What changes scores invisibly has the same draws: else whoever sends a thousand such changes
+    # averages them. Scores of steps of a quarter of a nat lie in the middle of the grid's cells.
+    middle = torch.tensor([[0.0, 0.0]])
+    first = guard.defense(middle, images[:1])
+    assert torch.equal(guard.defense(middle, images[:1] + 1e-3), first)
+    moved = guard.defense(middle + torch.tensor([[1e-3, 0.0]]), images[:1])
+    assert torch.allclose(moved.softmax(1), first.softmax(1), atol=1e-3)
 
 
 def test_a_defense_that_may_flip_labels_is_refused():

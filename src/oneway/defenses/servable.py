@@ -97,7 +97,7 @@ def open_guard(
                 f"the defense {name!r} is random: without a secret key, a client who "
                 "asks again averages its noise away. Give a key, by the setting key_file."
             )
-        defense = KeyedRandomness(build, SecretKey(key), bind="input")
+        defense = KeyedRandomness(build, SecretKey(key))
     return ServableDefense(name, oneway.__version__, defense)
 
 
