@@ -200,6 +200,15 @@ def test_a_certificate_comes_back_from_json(book, found):
         Certificate.from_json(values | {"error": {**values["error"], "more": 1}})
 
 
+def test_an_error_that_its_cells_contradict_is_noticed(book, found):
+    assert found.fault(book) is None
+    for estimate in (found.error.estimate / 2, found.error.estimate * 2):
+        ends = {"low": 0.0, "lower_bound": 0.0, "high": 0.25}
+        false = dataclasses.replace(found.error, estimate=estimate, **ends)
+        false = dataclasses.replace(found, error=false)
+        assert false.fault(book) == "its error is not the mean of those of its cells"
+
+
 def test_the_same_queries_in_any_order_have_the_same_certificate(book, found):
     logits, images = scored(2, 1200)
     order = torch.randperm(1200, generator=seeded(3))

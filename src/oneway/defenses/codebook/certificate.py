@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
-from oneway.defenses.codebook.betting import one_of_each
+from oneway.defenses.codebook.betting import LARGEST, one_of_each
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.identification import (
     Identification,
@@ -31,7 +31,7 @@ from oneway.defenses.codebook.measures import (
     pairs_in,
 )
 from oneway.defenses.codebook.options import FitSettings
-from oneway.defenses.codebook.parts import PartErrors, certify_parts
+from oneway.defenses.codebook.parts import LEAST_ROWS, PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import (
     Copies,
@@ -40,7 +40,7 @@ from oneway.defenses.codebook.traffic import (
     first_copies,
     is_count,
     measure_traffic,
-    numbers_of_queries,
+    query_keys,
 )
 from oneway.defenses.codebook.worst_case import WorstCase, worst_case
 from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
@@ -210,12 +210,12 @@ class Certificate:
         for part in (self.sensitive, self.worst_case):
             if part is not None:
                 yield from part.faults()
-        yield from _faults_of_counts(self, codebook)
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
             if not is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
+        yield from _faults_of_counts(self, codebook)
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
@@ -268,11 +268,12 @@ def certify(
     """
     codebook.check(logits)
     _check_more(logits, sensitive, max_l1_worst)
+    keys = None if queries is None else query_keys(queries)
     if drop_copies:
-        distinct = rows_without_copies(queries, len(logits)).to(logits.device)
-        logits, queries = logits[distinct], None if queries is None else queries[distinct]
-        groups, sensitive = (
-            None if each is None else each[distinct.to(each.device)] for each in (groups, sensitive)
+        distinct = rows_without_copies(queries, len(logits), keys)
+        logits, queries, groups, sensitive, keys = (
+            None if each is None else each[distinct.to(each.device)]
+            for each in (logits, queries, groups, sensitive, keys)
         )
     with torch.no_grad():
         cells = codebook(logits)
@@ -286,6 +287,7 @@ def certify(
         groups=groups,
         copies="dropped" if drop_copies else "kept",
         level=level,
+        keys=keys,
     )
     error = certificate.error
     if error is not None and error.alone > MAX_ALONE:
@@ -296,7 +298,7 @@ def certify(
         )
     counts = cells.bincount(minlength=codebook.sizes.cells).tolist()
     # Copies are one candidate. Without the queries, equal scores are taken for copies.
-    distinct = first_copies(numbers_of_queries(logits if queries is None else queries))
+    distinct = first_copies(query_keys(logits) if keys is None else keys)
     distinct, cap = distinct.to(cells.device), None
     if max_l1_worst is not None:
         l1 = distances(released, logits.detach())[0]
@@ -328,8 +330,13 @@ def _check_more(logits: Tensor, sensitive: Tensor | None, max_l1_worst: float | 
         options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
 
 
-def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
+def rows_without_copies(queries: Tensor | None, rows: int, keys: Tensor | None = None) -> Tensor:
     """Return the ``(M)`` int64 rows of distinct queries: of copies, the first.
+
+    Args:
+        queries: ``(N, ...)``; None is refused.
+        rows: N.
+        keys: See :func:`bound_error`.
 
     Raises:
         InvalidTensorError: ``queries`` are not as many as ``rows``.
@@ -341,7 +348,7 @@ def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
             "copies."
         )
     check_images(queries, rows=rows)
-    return first_copies(numbers_of_queries(queries))
+    return first_copies(query_keys(queries) if keys is None else keys)
 
 
 def _of_groups(found: PartErrors) -> PartErrors:
@@ -398,6 +405,7 @@ def certify_cells(
     groups: Tensor | None = None,
     copies: Copies = "kept",
     level: float = LEVEL,
+    keys: Tensor | None = None,
 ) -> Certificate:
     """Certify what any release into cells lets out, with a table or without.
 
@@ -410,6 +418,7 @@ def certify_cells(
         groups: See :func:`certify`.
         copies: Whether copies of these queries were dropped.
         level: See :func:`certify`.
+        keys: See :func:`bound_error`.
 
     Raises:
         InvalidTensorError: See :func:`certify`.
@@ -428,12 +437,13 @@ def certify_cells(
     error, by_label, yardsticks = None, dict[str, CertifiedError](), None
     parts = dict[str, PartErrors]()
     if queries is not None:
-        flat = _checked_queries(queries, cells)
+        flat = _checked_queries(queries, cells, groups)
+        keys = query_keys(queries) if keys is None else keys
         if groups is not None:
-            parts["group"] = _of_groups(certify_parts(groups, cells, flat, level))
-        error = certified_error(cells, flat, level, groups)
-        by_label |= certify_parts(labels, cells, flat, level, groups).errors
-        parts["cell"] = certify_parts(cells, cells, flat, level, groups)
+            parts["group"] = _of_groups(certify_parts(groups, cells, flat, level, keys=keys))
+        error = certified_error(cells, flat, level, groups, keys=keys)
+        by_label |= certify_parts(labels, cells, flat, level, groups, keys=keys).errors
+        parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys=keys)
         # As the attack on clean scores, they are about independent draws.
         alone = torch.arange(len(labels))
         if groups is not None:
@@ -445,7 +455,7 @@ def certify_cells(
         table="",
         queries=len(logits),
         held_out=held_out,
-        traffic=measure_traffic(cells, copies, queries=queries, groups=groups),
+        traffic=measure_traffic(cells, copies, keys=keys, groups=groups),
         bits_most=None,
         bits_measured=bits_beyond_label(cells, labels),
         error=error,
@@ -459,18 +469,26 @@ def certify_cells(
     )
 
 
-def _checked_queries(queries: Tensor, cells: Tensor) -> Tensor:
+def _checked_queries(queries: Tensor, cells: Tensor, groups: Tensor | None) -> Tensor:
     """Return ``(N, D)`` flat queries that an error can be certified of."""
     check_images(queries, rows=len(cells))
+    if not queries.numel():
+        raise InvalidTensorError(
+            f"queries must have values, but have shape {tuple(queries.shape)}. Leave them out to "
+            "certify bits and distortion alone."
+        )
     if not (float(queries.min()) >= 0 and float(queries.max()) <= 1):
         raise InvalidTensorError(
             "queries must lie in [0, 1], since the lower bound rests on it, but some do not. "
             "Divide them by their range."
         )
-    pairs = pairs_in(cells)
+    pairs, of = (
+        pairs_in(cells, groups),
+        "queries" if groups is None else "different groups' queries",
+    )
     if pairs < MIN_PAIRS:
         raise InvalidOptionError(
-            f"an error needs at least {MIN_PAIRS} pairs of queries that share a cell, but "
+            f"an error needs at least {MIN_PAIRS} pairs of {of} that share a cell, but "
             f"{len(cells)} queries make {pairs}. Pass more queries, or leave them out to certify "
             "bits and distortion alone."
         )
@@ -506,6 +524,23 @@ def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[
         return
     if abs(error.alone - alone) > 1e-9:
         yield "the share of queries that are alone is not that of the cells that it counts"
+    if certificate.parts.keys() != {"cell"}:
+        yield "it does not certify the cells by themselves"
+        return
+    few = [count for count in counts if 0 < count < LEAST_ROWS]
+    if (certificate.parts["cell"].few, len(of_cells)) != (len(few), _many(counts)):
+        yield "it certifies another number of cells than have enough queries"
+    elif len(certificate.error_by_label) != _many(by_label):
+        yield "it certifies another number of labels than have enough queries"
+    # The estimate is the mean of those of all cells, and a variance is at most 1/4.
+    least = sum(each.estimate * each.queries for each in of_cells.values())
+    most = least + sum(LARGEST * count * count / (count - 1) for count in few if count > 1)
+    if not least - 1e-6 <= error.estimate * certificate.queries <= most + 1e-6:
+        yield "its error is not the mean of those of its cells"
+
+
+def _many(counts: Sequence[int]) -> int:
+    return sum(count >= LEAST_ROWS for count in counts)
 
 
 def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:

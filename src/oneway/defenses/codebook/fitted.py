@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_images
-from oneway.defenses.codebook.traffic import check_groups, query_bytes
+from oneway.defenses.codebook.traffic import check_groups, query_bytes, query_keys
 from oneway.defenses.keyed import SecretKey
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.files import corrupt, read_tensors, write_tensors
@@ -252,8 +252,7 @@ def refuse_training(queries: Tensor | None, training: Tensor) -> None:
             f"training inputs must have the shape of queries, {tuple(queries.shape[1:])}, but have "
             f"{tuple(training.shape[1:])}. Pass them as the model takes them."
         )
-    known = set(query_bytes(training))
-    found = sum(query in known for query in query_bytes(queries))
+    found = int(torch.isin(query_keys(queries), query_keys(training)).sum())
     if found:
         raise InvalidOptionError(
             f"a codebook must not be fitted to what the model was trained on, since its table "

@@ -37,6 +37,7 @@ from torch import Generator, Tensor
 
 from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
 from oneway.defenses.codebook.measures import error_shares
+from oneway.defenses.codebook.traffic import query_keys
 from oneway.metrics import bootstrap_mean
 
 GAPS = tuple(hundredth / 100 for hundredth in range(100))
@@ -161,6 +162,7 @@ def least_gap(
     largest: float,
     level: float,
     groups: Tensor | None = None,
+    keys: Tensor | None = None,
 ) -> float | None:
     """Return a lower bound on the closed gap of any attacker; see the module.
 
@@ -173,11 +175,12 @@ def least_gap(
         level: Probability with which the bound holds, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
+        keys: See :func:`oneway.defenses.codebook.betting.bound_error`.
 
     Returns:
         The largest tested value up to which all are rejected, at least 0; None if 0 is not.
     """
-    asked, met = orders_of_pairs(cells, queries, groups)
+    asked, met = orders_of_pairs(cells, query_keys(queries) if keys is None else keys, groups)
     # What a row that asked in vain differs by is known: nobody meets it.
     vain = torch.zeros(len(asked), len(cells) + 1, dtype=torch.bool)
     vain.scatter_(1, torch.where(met < 0, asked, -1) + 1, True)
