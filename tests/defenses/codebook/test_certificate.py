@@ -29,7 +29,7 @@ from oneway.defenses.codebook import (
     fit_codebook,
 )
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from reference import codebook as slow
 from rows import random_rows
 from surrogates import random_images
@@ -190,14 +190,18 @@ def test_a_certificate_comes_back_from_json(book, found):
         text = json.dumps(one.as_json(), allow_nan=False)
         assert Certificate.from_json(json.loads(text)) == one
     values = found.as_json()
-    for name in values:
-        with pytest.raises((KeyError, TypeError)):
-            Certificate.from_json(
-                {key: value for key, value in values.items() if key != name}
-                | ({"more": 1} if name in ("level", "groups_least") else {})
-            )
-    with pytest.raises(TypeError):
-        Certificate.from_json(values | {"error": {**values["error"], "more": 1}})
+    for name in ("table", "queries", "traffic", "distortion", "error_by_label"):
+        with pytest.raises(InvalidOptionError, match=f"the certificate lacks the key '{name}'"):
+            Certificate.from_json({key: value for key, value in values.items() if key != name})
+    for more in ({"more": 1}, {"error": {**values["error"], "more": 1}}):
+        with pytest.raises(UnknownNameError, match="'more'"):
+            Certificate.from_json(values | more)
+    kinds = {"members_least": "10", "labels_alone": False, "queries": 160.5, "level": "0.95"}
+    kinds |= {"held_out": {"answer": "perhaps"}, "distortion": [], "bits_most": True}
+    kinds |= {"traffic": {**values["traffic"], "copies": "some"}}
+    for name, value in kinds.items():
+        with pytest.raises(InvalidOptionError, match=rf"certificate\.{name}.* must be"):
+            Certificate.from_json(values | {name: value})
 
 
 def test_an_error_that_its_cells_contradict_is_noticed(book, found):

@@ -37,8 +37,8 @@ from oneway.defenses.codebook.traffic import (
     Copies,
     Traffic,
     check_groups,
+    check_sensitive,
     first_copies,
-    is_count,
     measure_traffic,
     query_keys,
 )
@@ -46,6 +46,7 @@ from oneway.defenses.codebook.worst_case import WorstCase, worst_case
 from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.options import options_of
+from oneway.parsing import build_from
 
 ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
@@ -151,30 +152,10 @@ class Certificate:
         """Read what :meth:`as_json` returned.
 
         Raises:
-            KeyError: A value is missing.
-            TypeError: A value is unknown or of another kind.
+            UnknownNameError: A value is unknown.
+            InvalidOptionError: A value is missing, or of another kind.
         """
-        error, by_label = values["error"], values["error_by_label"]
-        identification, sensitive = values["identification"], values["sensitive"]
-        cap, yardsticks = values["worst_case"], values["yardsticks"]
-        return cls(
-            **{
-                **values,
-                "held_out": HeldOut(**values["held_out"]),
-                "traffic": Traffic.from_json(values["traffic"]),
-                "error": None if error is None else CertifiedError(**error),
-                "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
-                "identification": Identification.from_json(identification)
-                if identification is not None
-                else None,
-                "sensitive": None if sensitive is None else SensitiveAccuracy(**sensitive),
-                "worst_case": None if cap is None else WorstCase(**cap),
-                "parts": {
-                    kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
-                },
-                "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
-            }
-        )
+        return build_from(cls, values, "the certificate")
 
     def fault(self, codebook: Codebook) -> str | None:
         """Return the first value that cannot be true of a table, in words; None if all can."""
@@ -183,11 +164,10 @@ class Certificate:
     def _faults(self, codebook: Codebook) -> Iterator[str]:
         figures = figures_of_table(codebook)
         for name, true in figures.items():
-            value = getattr(self, name)
-            if type(value) is not type(true) or value != true:
+            if getattr(self, name) != true:
                 yield f"its {name} is not that of the table"
         yield from self.held_out.faults()
-        if not is_count(self.queries, 2):
+        if self.queries < 2:
             yield "queries is not a number of queries"
         yield from self.traffic.faults(codebook, self.queries)
         if not _is_within(self.bits_measured, 0, figures["bits_most"] + 1e-9):
@@ -213,19 +193,16 @@ class Certificate:
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
-            if not is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
+            if parts.few < 0 or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
         yield from _faults_of_counts(self, codebook)
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
             yield from self.yardsticks.faults()
-        distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
-            values = distortion.get(name) if isinstance(distortion, dict) else None
-            if not isinstance(values, dict) or not all(
-                _is_within(value, 0, largest) for value in values.values()
-            ):
+            values = self.distortion.get(name, {"": math.nan}).values()
+            if not all(_is_within(value, 0, largest) for value in values):
                 yield f"the distortion of {name} is out of range"
 
 
@@ -267,13 +244,17 @@ def certify(
             queries, or copies are to be dropped of queries that are not given.
     """
     codebook.check(logits)
-    _check_more(logits, sensitive, max_l1_worst)
+    if sensitive is not None:
+        check_sensitive(sensitive, len(logits))
+    if max_l1_worst is not None:
+        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
     keys = None if queries is None else query_keys(queries)
     if drop_copies:
         distinct = rows_without_copies(queries, len(logits), keys)
-        logits, queries, groups, sensitive, keys = (
+        logits = logits[distinct.to(logits.device)]
+        queries, groups, sensitive, keys = (
             None if each is None else each[distinct.to(each.device)]
-            for each in (logits, queries, groups, sensitive, keys)
+            for each in (queries, groups, sensitive, keys)
         )
     with torch.no_grad():
         cells = codebook(logits)
@@ -316,18 +297,6 @@ def certify(
         worst_case=cap,
         **figures_of_table(codebook),
     )
-
-
-def _check_more(logits: Tensor, sensitive: Tensor | None, max_l1_worst: float | None) -> None:
-    if sensitive is not None and (
-        sensitive.dtype != torch.int64 or sensitive.shape != (len(logits),)
-    ):
-        raise InvalidTensorError(
-            f"sensitive must be int64 of shape ({len(logits)},), one per query, but got "
-            f"{sensitive.dtype} of shape {tuple(sensitive.shape)}. Number the values."
-        )
-    if max_l1_worst is not None:
-        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
 
 
 def rows_without_copies(queries: Tensor | None, rows: int, keys: Tensor | None = None) -> Tensor:
@@ -545,7 +514,7 @@ def _many(counts: Sequence[int]) -> int:
 
 def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
     """Yield what cannot be true of squared errors of values in [0, 1]."""
-    if not is_count(error.queries, 1) or error.queries > queries:
+    if not 1 <= error.queries <= queries:
         yield "an error is certified on a number of queries that cannot be"
     for name in ("estimate", "low", "lower_bound", "alone"):
         if not _is_within(getattr(error, name), 0, 1):
@@ -556,6 +525,6 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
         yield "an error's estimate is not between its bounds"
 
 
-def _is_within(value: object, least: float, most: float) -> bool:
-    """Return whether a value is a finite float from ``least`` to ``most``."""
-    return isinstance(value, float) and math.isfinite(value) and least <= value <= most
+def _is_within(value: float, least: float, most: float) -> bool:
+    """Return whether a value is finite, and from ``least`` to ``most``."""
+    return math.isfinite(value) and least <= value <= most

@@ -7,7 +7,6 @@ that the least of them holds, too.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -31,17 +30,6 @@ class PartErrors:
     errors: Mapping[str, CertifiedError]
     few: int
     few_share: float
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "PartErrors":
-        """Read what ``dataclasses.asdict`` gave.
-
-        Raises:
-            KeyError: A value is missing.
-            TypeError: A value is unknown or of another kind.
-        """
-        errors = {name: CertifiedError(**each) for name, each in values["errors"].items()}
-        return cls(**{**values, "errors": errors})
 
 
 def certify_parts(

@@ -17,13 +17,14 @@ from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSetting
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import (
     check_groups,
+    check_sensitive,
     first_copies,
     query_keys,
     split_rows,
 )
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
-from oneway.errors import CorruptDataError, InvalidTensorError
+from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
 from oneway.files import corrupt, read_tensors, write_tensors
 from oneway.options import injected, options_of
 from oneway.releases import release
@@ -178,6 +179,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         if groups is not None:
             check_groups(groups, len(logits))
             groups = groups.cpu()
+        if sensitive is not None:
+            check_sensitive(sensitive, len(logits))
         if drop_copies:
             rows = rows_without_copies(queries, len(logits))
         parts = split_rows(len(rows), [held_out], generator, _of(groups, rows))

@@ -12,7 +12,7 @@ split whole.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,15 +57,6 @@ class Traffic:
     one_group: float | None
     group_share: float | None
 
-    @classmethod
-    def from_json(cls, values: Any) -> "Traffic":
-        """Read the JSON values of :func:`dataclasses.asdict`.
-
-        Raises:
-            TypeError: A value is missing, unknown, or of another kind.
-        """
-        return cls(**{**values, "cells": tuple(values.get("cells", ()))})
-
     def faults(self, codebook: Codebook, queries: int) -> Iterator[str]:
         """Yield what cannot be true of certified queries of a table, in words.
 
@@ -73,16 +64,13 @@ class Traffic:
             codebook: The table.
             queries: Number of certified queries.
         """
-        if self.copies not in ("kept", "dropped"):
-            yield "copies are neither kept nor dropped"
-        counts: tuple[object, ...] = self.cells
-        if len(counts) != codebook.sizes.cells or not all(is_count(count, 0) for count in counts):
+        if len(self.cells) != codebook.sizes.cells or min(self.cells) < 0:
             yield "it does not say how many queries each cell has"
         elif sum(self.cells) != queries:
             yield "its cells hold another number of queries"
         for name in ("distinct", "groups"):
             value = getattr(self, name)
-            if value is not None and not (is_count(value, 1) and value <= queries):
+            if value is not None and not 1 <= value <= queries:
                 yield f"the number of {name} is out of range"
         for name, given in (
             ("commonest", self.distinct),
@@ -90,9 +78,7 @@ class Traffic:
             ("group_share", self.groups),
         ):
             value = getattr(self, name)
-            if value is not None and (
-                given is None or not isinstance(value, float) or not 0 <= value <= 1
-            ):
+            if value is not None and (given is None or not 0 <= value <= 1):
                 yield f"{name} is not a share"
 
 
@@ -195,6 +181,19 @@ def check_groups(groups: Tensor, rows: int) -> None:
         )
 
 
+def check_sensitive(sensitive: Tensor, rows: int) -> None:
+    """Refuse sensitive values that are not one whole number per row.
+
+    Raises:
+        InvalidTensorError: They are something else.
+    """
+    if sensitive.dtype != torch.int64 or sensitive.shape != (rows,):
+        raise InvalidTensorError(
+            f"sensitive must be int64 of shape ({rows},), one per query, but got "
+            f"{sensitive.dtype} of shape {tuple(sensitive.shape)}. Number the values."
+        )
+
+
 def query_bytes(queries: Tensor) -> Iterator[bytes]:
     """Yield what tells one of ``(N, ...)`` queries from others: its values in float32."""
     for rows in queries.detach().split(ROWS_AT_ONCE):
@@ -219,8 +218,3 @@ def first_copies(keys: Tensor) -> Tensor:
     rows = torch.arange(len(keys), device=keys.device)
     first = torch.full_like(rows, len(keys)).scatter_reduce(0, numbers, rows, "amin")
     return (first[numbers] == rows).nonzero()[:, 0]
-
-
-def is_count(value: object, least: int) -> bool:
-    """Return whether a value is a whole number of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -30,7 +30,6 @@ the Royal Statistical Society B 86, 2024). The statement about three means at on
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -79,20 +78,6 @@ class Yardsticks:
     clean: Yardstick | None = None
     least_gap: float | None = None
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Yardsticks":
-        """Read what :func:`dataclasses.asdict` returned.
-
-        Raises:
-            KeyError: A value is missing.
-            TypeError: A value is unknown or of another kind.
-        """
-        errors = {
-            name: None if values[name] is None else Yardstick(**values[name])
-            for name in ("prior", "label", "clean")
-        }
-        return cls(**{**values, **errors})
-
     def gap(self, error: float) -> float | None:
         """Return the closed gap that an error estimates; None where there is no gap to close.
 
@@ -105,21 +90,12 @@ class Yardsticks:
 
     def faults(self) -> Iterator[str]:
         """Yield what cannot be true of them, in words."""
-        for name in ("prior", "label", "clean"):
-            each: Yardstick | None = getattr(self, name)
-            if each is None and name == "clean":
-                continue
-            ends = (None,) if each is None else (each.low, each.error, each.high)
-            if not all(isinstance(end, float) and 0 <= end <= 1 for end in ends):
-                yield f"the error of the {name} is not from 0 to 1"
-            elif each is not None and not each.low <= each.error <= each.high:
-                yield f"the interval of the {name} does not hold its error"
-        if not all(
-            isinstance(error, float) and 0 <= error <= 1 for error in self.by_label.values()
-        ):
+        for name, each in (("prior", self.prior), ("label", self.label), ("clean", self.clean)):
+            if each is not None and not 0 <= each.low <= each.error <= each.high <= 1:
+                yield f"the error of the {name} and its interval are not in order from 0 to 1"
+        if not all(0 <= error <= 1 for error in self.by_label.values()):
             yield "the error of a label alone is not from 0 to 1"
-        least: object = self.least_gap
-        if least is not None and not (isinstance(least, float) and 0 <= least < 1):
+        if self.least_gap is not None and not 0 <= self.least_gap < 1:
             yield "least_gap is not from 0 to 1"
 
 
