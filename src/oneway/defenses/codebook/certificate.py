@@ -72,6 +72,9 @@ MAX_ALONE = 0.5
 
 QUANTILES = (0.5, 0.95, 0.99)
 
+DECIMALS = 4
+"""Digits after the point of a distance of a single query."""
+
 LARGEST_DISTORTION = {"l1_probabilities": 2 + 1e-9, "logits": math.inf}
 
 
@@ -244,6 +247,7 @@ def certify(
             queries, or copies are to be dropped of queries that are not given.
     """
     codebook.check(logits)
+    _check_rows(logits)
     if sensitive is not None:
         check_sensitive(sensitive, len(logits))
     if max_l1_worst is not None:
@@ -396,10 +400,7 @@ def certify_cells(
     check_logits_to_fit(logits)
     if groups is not None:
         check_groups(groups, len(logits))
-    if logits.ndim != 2 or len(logits) < 2:
-        raise InvalidTensorError(
-            f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
-        )
+    _check_rows(logits)
     check_level(level)
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
@@ -438,6 +439,14 @@ def certify_cells(
     )
 
 
+def _check_rows(logits: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) < 2:
+        raise InvalidTensorError(
+            f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}. Pass the "
+            "scores of more queries."
+        )
+
+
 def _checked_queries(queries: Tensor, cells: Tensor, groups: Tensor | None) -> Tensor:
     """Return ``(N, D)`` flat queries that an error can be certified of."""
     check_images(queries, rows=len(cells))
@@ -466,12 +475,11 @@ def _checked_queries(queries: Tensor, cells: Tensor, groups: Tensor | None) -> T
 
 def _summary(values: Tensor) -> dict[str, float]:
     shares = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
-    quantiles = zip(QUANTILES, values.quantile(shares).tolist(), strict=True)
-    return {
-        "mean": float(values.mean()),
-        **{f"p{100 * share:g}": value for share, value in quantiles},
-        "max": float(values.max()),
-    }
+    single = [*values.quantile(shares).tolist(), float(values.max())]
+    names = [*(f"p{100 * share:g}" for share in QUANTILES), "max"]
+    # With all digits, whoever has the certificate could test whether a candidate is this query.
+    rounded = {name: round(value, DECIMALS) for name, value in zip(names, single, strict=True)}
+    return {"mean": float(values.mean()), **rounded}
 
 
 def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[str]:

@@ -185,6 +185,7 @@ def cut_calibration(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
             "the group of each query, or leave max_group_share at 1."
         )
+    logits = logits.detach()
     labels = logits.argmax(-1).cpu()
     shown = (
         images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None

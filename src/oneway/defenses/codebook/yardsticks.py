@@ -37,7 +37,11 @@ from torch import Generator, Tensor
 from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
 from oneway.defenses.codebook.measures import error_shares
 from oneway.defenses.codebook.traffic import query_keys
+from oneway.errors import InvalidOptionError
 from oneway.metrics import bootstrap_mean
+
+MOST_LEVEL = 0.999
+"""Largest level of a bootstrap interval."""
 
 GAPS = tuple(hundredth / 100 for hundredth in range(100))
 """Values of G that are tested, in rising order until one is not rejected."""
@@ -105,7 +109,14 @@ def yardstick(errors: Tensor, level: float) -> Yardstick:
     Args:
         errors: ``(N)`` floating, N at least 2.
         level: Level of the interval.
+
+    Raises:
+        InvalidOptionError: ``level`` is above ``MOST_LEVEL``.
     """
+    if level > MOST_LEVEL:
+        raise InvalidOptionError(
+            f"level must be at most {MOST_LEVEL}, as far as resamples show, but got {level!r}."
+        )
     # Always the same draws, so that nobody picks them.
     interval = bootstrap_mean(errors, generator=Generator().manual_seed(0), level=level)
     return Yardstick(interval.estimate, interval.low, min(interval.high, 1.0))
