@@ -10,6 +10,7 @@ import torch
 from oneway.cli import codebook
 from oneway.cli.query_columns import read_groups
 from oneway.defenses.codebook import CodebookRelease, DecoyOptions
+from oneway.errors import CorruptDataError
 from oneway.evaluation import yardsticks
 from oneway.options import options_of
 from oneway.releases import release
@@ -96,10 +97,12 @@ def test_a_budget_that_other_queries_break_is_warned_of(oneway, scores, tmp_path
 def test_scores_without_queries_are_fitted_and_no_error_is_certified(oneway, scores, tmp_path):
     np.save(tmp_path / "scores.npy", np.load(scores)["logits"])
     path = tmp_path / "guard.safetensors"
+    path.with_suffix(".fitted").write_text("digests of an earlier fit, of another table")
     scores = (tmp_path / "scores.npy", "--kind", "logits")
     result = oneway("codebook", *scores, "--out", path, *FEW)
     assert result.exit_code == 0, result.output
     assert "No error is certified" in result.output
+    assert not path.with_suffix(".fitted").exists()
     result = oneway("certify", path, *scores, "--require-error", 0.01)
     assert result.exit_code == 2
     assert "Pass --images" in result.stderr
@@ -229,6 +232,18 @@ def test_people_are_counted_split_whole_and_noticed_on_both_sides(oneway, scores
         assert "must be 500 whole numbers or texts" in result.stderr
 
 
+def test_a_query_without_a_group_is_named_by_its_row(tmp_path):
+    path = tmp_path / "people.csv"
+    for values in (["4", "5", "", "7"], ["ann", "bob", "", "eve"]):
+        path.write_text("number,groups\n" + "".join(f"1,{value}\n" for value in values))
+        with pytest.raises(CorruptDataError, match="missing in 1 rows, row 2 first"):
+            read_groups(path, 4)
+    texts = tmp_path / "people.npy"
+    np.save(texts, np.array(["ann", "", "eve"]))
+    with pytest.raises(CorruptDataError, match="missing in 1 rows, row 1 first"):
+        read_groups(texts, 3)
+
+
 def test_groups_written_as_texts_are_those_written_as_numbers(tmp_path):
     numbers, texts = tmp_path / "numbers.npy", tmp_path / "texts.npy"
     np.save(numbers, np.array([0, 7, -3, 10**17]))
@@ -248,14 +263,22 @@ def test_queries_that_the_model_was_trained_on_are_refused(oneway, scores, tmp_p
     assert not out.exists()
 
 
-def test_certify_writes_into_the_file_only_if_asked(oneway, scores, tmp_path):
+def test_certify_writes_into_the_file_only_if_asked(oneway, fitted, scores, tmp_path, monkeypatch):
     path = tmp_path / "guard.safetensors"
-    oneway("codebook", scores, "--out", path, *FEW)
+    path.write_bytes(fitted[0].read_bytes())
     before = path.read_bytes()
     assert oneway("certify", path, scores).exit_code == 0
     assert path.read_bytes() == before
-    assert oneway("certify", path, scores, "--write").exit_code == 0
+    path.with_name("guard-scores.html").unlink()
+
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    # Files are whole also if nobody reads to the end what is printed.
+    monkeypatch.setattr("rich.console.Console.print", closed)
+    oneway("certify", path, scores, "--write")
     assert CodebookRelease.load(path).certificate.queries == 500
+    assert path.with_name("guard-scores.html").is_file()
 
 
 def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_path):

@@ -195,7 +195,7 @@ def test_what_is_no_source_is_refused_in_one_line(oneway, copied, tmp_path):
     (tmp_path / "cut.json").write_text('{"a"', encoding="utf-8")
     refused(oneway("report", tmp_path / "cut.json"), "not JSON")
     (tmp_path / "part.json").write_text('{"bits_measured": 1}', encoding="utf-8")
-    refused(oneway("report", tmp_path / "part.json"), "lacks a part of a certificate")
+    refused(oneway("report", tmp_path / "part.json"), "is no certificate")
     (tmp_path / "other.jsonl").write_text('{"a": 1}\n', encoding="utf-8")
     refused(oneway("report", tmp_path / "other.jsonl"), "line 1 of", "must be a record")
     (tmp_path / "none.jsonl").write_text("", encoding="utf-8")

@@ -34,6 +34,17 @@ def test_it_holds_codebooks_and_roundings_each_with_its_own_figures(candidates):
     assert len(set(figures)) == len(figures)
 
 
+def test_few_cells_leave_codebooks_alone_and_are_kept_where_the_winner_is_certified():
+    logits, images = random_rows(1, 400, 3, torch.float32, 2), random_images(2, 400, (1, 4, 4))
+    limits = {"min_members": (10,), "max_cells": 4}
+    few = measure_candidates(logits, images, generator=torch.Generator().manual_seed(0), **limits)
+    assert {(one.defense, one.options["max_cells"]) for one in few} == {("codebook", 4)}
+    assert max(one.release.state.sizes.cells for one in few) == 4
+    for one in few:
+        seeded = torch.Generator().manual_seed(0)
+        assert certify_candidate(one, logits, images, generator=seeded).identification.cells <= 4
+
+
 def test_figures_are_those_of_rows_that_neither_fit_nor_certify(candidates):
     logits, images = random_rows(1, 600, 4, torch.float32, 2), random_images(2, 600, (1, 4, 4))
     order = torch.randperm(600, generator=torch.Generator().manual_seed(0))

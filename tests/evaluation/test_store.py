@@ -14,9 +14,12 @@ from pyarrow import ArrowInvalid, parquet
 
 from laws import looped
 from networks import inverter, same_bits, target
+from oneway.defenses.codebook import Codebook
+from oneway.defenses.codebook.fit import DIGITS
+from oneway.defenses.codebook.release import FORMAT
 from oneway.errors import MissingExtraError
 from oneway.evaluation import Store, write_queries
-from oneway.evaluation.store import fingerprint, spec_key, write_json_lines
+from oneway.evaluation.store import RECIPES, fingerprint, spec_key, write_json_lines
 from oneway.targets import TargetNetwork
 
 SPEC = {"role": "some", "seed": 0, "training": {"epochs": 2, "rate": 0.1}}
@@ -117,6 +120,16 @@ def test_the_recipe_is_part_of_every_key(monkeypatch):
     before = spec_key(SPEC)
     monkeypatch.setattr("oneway.evaluation.store.RECIPE", -1)
     assert spec_key(SPEC) != before
+
+
+def test_codebooks_of_another_format_are_fitted_anew():
+    """A change of the table's tensors, or of what they hold, raises the recipe."""
+    tensors = {name: str(value.dtype) for name, value in Codebook(2, 2, 1, 2).state_dict().items()}
+    wanted = dict.fromkeys(("edges", "offsets", "values"), "torch.float64")
+    whole = ("assignment", "classes", "groups", "labels", "members")
+    wanted |= dict.fromkeys(whole, "torch.int64")
+    assert (tensors, DIGITS, FORMAT) == (wanted, 12, 2)
+    assert RECIPES == {"codebook": 2, "decoy-codebook": 2}
 
 
 def test_a_fingerprint_is_of_type_shape_and_every_byte():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from oneway.benchmark.spec import bundled_toml
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import ReleaseRecord
-from oneway.evaluation.parsing import build_from
+from oneway.parsing import build_from
 
 
 @dataclass(frozen=True)

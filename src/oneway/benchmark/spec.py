@@ -12,7 +12,6 @@ from typing import Any
 from oneway.attacks import LabelOnly, Static, inversion_attacks
 from oneway.checks import check_count
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
-from oneway.evaluation.parsing import build_from
 from oneway.evaluation.records import json_values
 from oneway.evaluation.settings import (
     AttackerSpec,
@@ -22,6 +21,7 @@ from oneway.evaluation.settings import (
     sketch_defense,
 )
 from oneway.evaluation.store import spec_key
+from oneway.parsing import build_from
 from oneway.targets import TargetTrainingSettings
 
 NAME = re.compile(r"\w[\w.-]*")

@@ -136,16 +136,16 @@ def certify(
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")
+    missed = list(_missed(certificate, required))
+    if write and not missed:
+        release.certificate = certificate
+        release.save(guard)
     place = page or guard.with_name(f"{guard.stem}-{scores.stem}.html")
     show_certificate(certificate, guard, place, command_line(context))
-    missed = list(_missed(certificate, required))
     for line in missed:
         typer.echo(line, err=True)
     if write and missed:
         typer.echo(f"not written: {guard} keeps the certificate that it had", err=True)
-    elif write:
-        release.certificate = certificate
-        release.save(guard)
     raise typer.Exit(1 if missed else 0)
 
 

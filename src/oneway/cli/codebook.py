@@ -181,11 +181,12 @@ def codebook(
             on_share=lambda share: report("fit the codebook", share),
         )
     release.save(out)
-    rows = release.fitting_rows
+    rows, digests = release.fitting_rows, out.with_suffix(".fitted")
     if queries is not None and rows is not None:
         own = None if people is None else people[rows]
-        digests = FittedQueries.of(release.state.digest(), queries[rows], own, key=key)
-        digests.save(out.with_suffix(".fitted"))
+        FittedQueries.of(release.state.digest(), queries[rows], own, key=key).save(digests)
+    else:  # those of an earlier fit would speak of another table
+        digests.unlink(missing_ok=True)
     sizes = release.state.sizes
     typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels")
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
@@ -241,6 +242,7 @@ def choose(
         list[int] | None,
         typer.Option(min=1, help="Least members of a candidate codebook; repeatable. [5 20]"),
     ] = None,
+    max_cells: MaxCells = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
     seed: Seed = 0,
@@ -279,6 +281,7 @@ def choose(
             queries,
             generator=torch.Generator().manual_seed(seed),
             min_members=tuple(min_members or MIN_MEMBERS),
+            max_cells=max_cells,
             **traffic,
             on_share=lambda share: report("fit and judge the candidates", share),
         )
@@ -365,6 +368,8 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
     from oneway.report.page.certificate import certificate_lines, certificate_table
     from oneway.report.page.identification import identification_table
 
+    # First, since whoever reads what is printed may stop early, as `head` does.
+    write_page(page, certificate_page(certificate, guard.name, made_by))
     console = Console()
     for line in certificate_lines(certificate):
         console.print(line, highlight=False, markup=False)
@@ -374,5 +379,4 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
         console.print(certificate_table(certificate), crop=False)
     for line in ("Assumptions:", *(f"• {line}" for line in ASSUMPTIONS)):
         console.print(line, highlight=False, markup=False)
-    write_page(page, certificate_page(certificate, guard.name, made_by))
     typer.echo(f"wrote {page}")

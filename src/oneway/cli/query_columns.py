@@ -96,6 +96,12 @@ def _read(
     columns = read_table_file(path).columns if is_table else read_npz(path)
     values = take_array(dict[str, Any](columns), path, name)
     read = values.tolist() if values.shape == (rows,) else []
+    missing = [row for row, each in enumerate(read) if each in (None, "") or each != each]
+    if missing:
+        raise CorruptDataError(
+            f"{name} in {path} must say something of each of {rows} queries, but is missing in "
+            f"{len(missing)} rows, row {missing[0]} first, counted from 0. {remedy}."
+        )
     known = [each for each in read if type(each) in kinds and not _is_large(each)]
     if len(known) != rows:
         words = " or ".join(KINDS[kind] for kind in kinds)

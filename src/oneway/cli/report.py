@@ -9,7 +9,7 @@ import typer
 
 from oneway.cli.common import CACHE, Cache, NoImages, check_suffix, command, galleries_in
 from oneway.cli.paths import Reads, Writes
-from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, OnewayError
 
 if TYPE_CHECKING:
     from oneway.report.page.blocks import Page
@@ -123,9 +123,9 @@ def _of_certificate(record: Mapping[str, Any], path: Path) -> "Page":
 
     try:
         return certificate_page(Certificate.from_json(record), path.name)
-    except (KeyError, TypeError) as error:
+    except OnewayError as error:
         raise CorruptDataError(
-            f"{path} lacks a part of a certificate ({error}). Make it again with `oneway certify`."
+            f"{path} is no certificate: {error} Make it again with `oneway certify`."
         ) from error
 
 

@@ -32,7 +32,7 @@ from oneway.defenses.codebook.certificate import MIN_PAIRS, certify_cells, rows_
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import bits_beyond_label, error_shares, pairs_in
 from oneway.defenses.codebook.options import CENTERS
-from oneway.defenses.codebook.traffic import first_copies, numbers_of_queries, split_rows
+from oneway.defenses.codebook.traffic import first_copies, query_keys, split_rows
 from oneway.defenses.registry import build_defense
 from oneway.errors import InvalidOptionError
 from oneway.releases import guarded_release
@@ -81,6 +81,7 @@ def measure_candidates(
     *,
     generator: Generator,
     min_members: tuple[int, ...] = MIN_MEMBERS,
+    max_cells: int | None = None,
     held_out: float = CodebookOptions.held_out,
     groups: Tensor | None = None,
     drop_copies: bool = False,
@@ -95,6 +96,8 @@ def measure_candidates(
         queries: ``(N, ...)`` in [0, 1], the queries that gave the scores.
         generator: On the CPU; draws which queries fit, judge and certify.
         min_members: Least numbers of members of the candidate codebooks.
+        max_cells: Largest number of cells; then all candidates are codebooks, since nothing bounds
+            the answers of the others.
         held_out: Share of the queries that certify the winner, in (0, 1).
         groups: See :meth:`CodebookRelease.fit`.
         drop_copies: See :meth:`CodebookRelease.fit`.
@@ -107,11 +110,13 @@ def measure_candidates(
     check_logits_to_fit(logits)
     check_images(queries, rows=len(logits))
     judging, fitting = _parts(queries, generator, held_out, groups, drop_copies)[1:]
-    fitting = fitting[first_copies(numbers_of_queries(queries[fitting.to(queries.device)]))]
+    fitting = fitting[first_copies(query_keys(queries[fitting.to(queries.device)]))]
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown = queries[judging].flatten(1)
     own = None if groups is None else groups.to(fitting.device)[fitting]
-    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(RELEASE_GRID)
+    limits = {} if max_cells is None else {"max_cells": max_cells}
+    others = RELEASE_GRID if max_cells is None else ()
+    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(others)
     candidates = dict[tuple[float, ...], ReleaseCandidate]()
     numbers = itertools.count(1)
 
@@ -125,13 +130,13 @@ def measure_candidates(
 
     for least in min_members:
         for center in reversed(CENTERS):
-            settings = FitSettings(min_members=least, center=center)
+            settings = FitSettings(min_members=least, center=center, max_cells=max_cells)
             calibration = cut_calibration(logits[fitting], settings, groups=own)
             for rate_weight in RATE_WEIGHTS:
                 book = merge_calibration(calibration, rate_weight).to(logits.device)
                 fitted = {"min_members": least, "rate_weight": rate_weight, "center": center}
-                add("codebook", fitted, CodebookRelease(book))
-    for name, options in RELEASE_GRID:
+                add("codebook", fitted | limits, CodebookRelease(book))
+    for name, options in others:
         add(name, options, build_defense(name, options, None))
     return list(candidates.values())
 
@@ -209,13 +214,14 @@ def certify_candidate(
     rows = _parts(queries, generator, held_out, groups, drop_copies)[0].to(logits.device)
     released = guarded_release(candidate.release, logits[rows], dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
+    own = None if groups is None else groups.to(rows.device)[rows]
     return certify_cells(
         cells,
         released,
         logits[rows],
-        queries[rows] if pairs_in(cells) >= MIN_PAIRS else None,
+        queries[rows] if pairs_in(cells, own) >= MIN_PAIRS else None,
         held_out=HeldOut("yes"),
-        groups=None if groups is None else groups.to(rows.device)[rows],
+        groups=own,
         copies="dropped" if drop_copies else "kept",
     )
 

@@ -27,10 +27,10 @@ from oneway.evaluation.flags import Flag
 from oneway.evaluation.grading import AttackResult, Baselines
 from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.numerics import numerics_of
-from oneway.evaluation.parsing import build_from
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.evaluation.verdict import beats_label, judge, no_limit, trained_attacks
 from oneway.metrics import distortion
+from oneway.parsing import build_from
 from oneway.targets import Trace
 
 SCHEMA = 2

@@ -23,6 +23,10 @@ RECIPE = 1
 """Part of every key. Raise it when a change of training code changes the trained network."""
 
 
+RECIPES = {"codebook": 2, "decoy-codebook": 2}
+"""Recipes of kinds whose training code, or whose tensors, changed by themselves."""
+
+
 def spec_key(spec: Mapping[str, Any]) -> str:
     """Return the hash of a spec's canonical JSON and of the recipe's number, 20 hex digits."""
     text = json.dumps({"recipe": RECIPE, **spec}, sort_keys=True, separators=(",", ":"))
@@ -66,7 +70,9 @@ class Store:
         Returns:
             The network as read back from the disk, so that a rerun computes with the same.
         """
-        path = self.root / "networks" / f"{kind}-{spec_key({'kind': kind, **spec})}.safetensors"
+        recipe = {"recipe": RECIPES[kind]} if kind in RECIPES else {}
+        key = spec_key({"kind": kind, **spec, **recipe})
+        path = self.root / "networks" / f"{kind}-{key}.safetensors"
         if not path.is_file():
             begin = time.perf_counter()
             network, facts = train()

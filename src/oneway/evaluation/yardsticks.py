@@ -13,8 +13,8 @@ from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses.codebook import Certificate, Codebook
 from oneway.defenses.codebook.betting import canonical_order, one_of_each
-from oneway.defenses.codebook.certificate import rows_without_copies
 from oneway.defenses.codebook.release import Rows
+from oneway.defenses.codebook.traffic import first_copies, query_keys
 from oneway.defenses.codebook.yardsticks import least_gap, yardstick
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.grading import run_attack
@@ -47,7 +47,7 @@ def compare_with_clean_scores(
 
     Args:
         certificate: What was certified on these queries. Without an error it is returned as it is,
-            and with fewer than ``MIN_ROWS`` queries, too.
+            and with fewer than ``MIN_ROWS`` queries, or a handful of groups, too.
         codebook: The certified table.
         certified: The certified rows.
         others: Rows of the same traffic that are not among them, such as those that the table was
@@ -59,8 +59,10 @@ def compare_with_clean_scores(
         InvalidOptionError: The certificate is about another number of queries.
     """
     logits, queries = certified
+    keys = query_keys(queries)
     if certificate.traffic.copies == "dropped":
-        distinct = rows_without_copies(queries, len(logits))
+        distinct = first_copies(keys)
+        keys = keys[distinct]
         logits, queries = logits[distinct.to(logits.device)], queries[distinct.to(queries.device)]
         groups = None if groups is None else groups[distinct.to(groups.device)]
     if certificate.queries != len(logits):
@@ -70,10 +72,9 @@ def compare_with_clean_scores(
         )
     if certificate.yardsticks is None or len(logits) < MIN_ROWS:
         return certificate
-    level, flat = certificate.level, queries.flatten(1)
-    cells = codebook(logits)
+    level, cells = certificate.level, codebook(logits)
     # From the rows themselves, so that nobody looks for a favorable split.
-    seed = canonical_order(cells, flat)[1]
+    seed = canonical_order(cells, keys)[1]
     generator = Generator().manual_seed(seed)
     members = (
         torch.arange(len(cells)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
@@ -86,6 +87,8 @@ def compare_with_clean_scores(
         fitting, asked = _rows((logits, queries), used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
     else:
         fitting = _rows(others, torch.randperm(len(others[0]), generator=generator)[:ATTACKER_ROWS])
+    if len(fitting[0]) < MIN_ROWS // 3 or len(members[asked].unique()) < 2:
+        return certificate  # groups so large that one part has too few
     members, rows = members[asked], _rows((logits, queries), asked)
     clean = _clean_errors(fitting, rows)
     guess = label_means(fitting[1], fitting[0].argmax(-1), logits.shape[-1])
@@ -103,6 +106,7 @@ def compare_with_clean_scores(
                 largest=float(guess.maximum(1 - guess).square().flatten(1).mean(-1).max()),
                 level=level,
                 groups=members,
+                keys=keys[asked],
             ),
         ),
     )

@@ -200,7 +200,7 @@ def test_figures_come_back_from_json_and_impossible_ones_are_named(book):
         ({"cells": found.cells - 1}, "cells and labels are not those of the table"),
         ({"labels": 3}, "cells and labels are not those of the table"),
         ({"distinct": 301}, "more different queries than queries"),
-        ({"distinct": True}, "distinct is not a number"),
+        ({"distinct": 0}, "more different queries than queries, or none"),
         ({"distinct": 50}, "more than it has queries"),
         ({"curve": found.curve[:-1]}, "numbers of candidates"),
         (curve(-1, most=most.most / 2), "largest share for 1000 candidates"),
@@ -215,12 +215,11 @@ def test_figures_come_back_from_json_and_impossible_ones_are_named(book):
     assert "how many candidates" in dataclasses.replace(whole, identification=None).fault(book)
     for part, changes, words in (
         ("sensitive", {"release_most": 0.1}, "not in their order"),
-        ("sensitive", {"release": "0.5"}, "is not a number"),
         ("sensitive", {"values": 0}, "number of sensitive values"),
         ("sensitive", {"homogeneous": 1.0}, "cells of a single value"),
         ("worst_case", {"kept_least": 1.0}, "keep a cap is out of range"),
         ("worst_case", {"limit": 3.0}, "keep a cap is out of range"),
-        ("worst_case", {"kept": None}, "is not a number"),
+        ("worst_case", {"kept": math.nan}, "keep a cap is out of range"),
     ):
         broken = dataclasses.replace(getattr(whole, part), **changes)
         assert words in dataclasses.replace(whole, **{part: broken}).fault(book)

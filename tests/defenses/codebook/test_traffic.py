@@ -22,7 +22,7 @@ from oneway.defenses.codebook.traffic import (
     LEAST_SHARED,
     first_copies,
     measure_traffic,
-    numbers_of_queries,
+    query_keys,
     split_rows,
 )
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -87,7 +87,7 @@ def test_members_are_distinct_queries_and_distinct_groups(case, least, weight, m
     release = CodebookRelease.fit(
         logits, images, generator=seeded(), settings=fitting, held_out=0, groups=groups
     )
-    book, first = release.state, first_copies(numbers_of_queries(images))
+    book, first = release.state, first_copies(query_keys(images))
     assert sorted(release.fitting_rows.tolist()) == list(range(len(logits)))
     cells, seen = book(logits).tolist(), set()
     for cell in range(book.sizes.cells):
@@ -155,7 +155,7 @@ def test_who_is_behind_each_cell_is_counted(seed, count, cells, people):
     at, groups, queries = (
         torch.randint(0, most, (count,), generator=generator) for most in (cells, people, 9)
     )
-    found = measure_traffic(at, "kept", queries=queries.view(-1, 1).float(), groups=groups)
+    found = measure_traffic(at, "kept", keys=query_keys(queries.view(-1, 1).float()), groups=groups)
     counts = [queries.tolist().count(value) for value in set(queries.tolist())]
     assert (found.distinct, found.commonest) == (len(counts), max(counts) / count)
     rows = list(zip(at.tolist(), groups.tolist(), strict=True))
@@ -235,9 +235,10 @@ def test_copies_are_found_in_every_type():
     for dtype in FLOATING:
         images = torch.rand(6, 1, 3, 3, generator=seeded(3)).to(dtype)
         queries = torch.cat([images, images[2:4], images[:1]])
-        assert numbers_of_queries(queries).tolist() == [0, 1, 2, 3, 4, 5, 2, 3, 0], dtype
-        assert first_copies(numbers_of_queries(queries)).tolist() == [0, 1, 2, 3, 4, 5], dtype
-        assert len(numbers_of_queries(images[:, :, 0, 0]).unique()) == 6, dtype
+        keys = query_keys(queries)
+        assert torch.equal(keys[6:], keys[[2, 3, 0]]), dtype
+        assert first_copies(keys).tolist() == [0, 1, 2, 3, 4, 5], dtype
+        assert len(query_keys(images[:, :, 0, 0]).unique()) == 6, dtype
 
 
 def test_a_certificate_does_not_hold_the_numbers_of_people():

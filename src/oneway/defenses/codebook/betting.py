@@ -44,6 +44,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from oneway.defenses.codebook.traffic import query_keys
+
 ORDERS = 8
 """Random orders of the rows whose e-values are averaged."""
 
@@ -82,7 +84,12 @@ class Bounds:
 
 
 def bound_error(
-    cells: Tensor, queries: Tensor, level: float, groups: Tensor | None = None, together: int = 1
+    cells: Tensor,
+    queries: Tensor,
+    level: float,
+    groups: Tensor | None = None,
+    together: int = 1,
+    keys: Tensor | None = None,
 ) -> Bounds:
     """Return bounds on E Var(query | cell) that hold for any distribution in [0, 1].
 
@@ -93,8 +100,9 @@ def bound_error(
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent. See the module for what is bounded then.
         together: Number of parts of the traffic whose bounds hold at once with this level.
+        keys: ``(N)`` int64 from :func:`query_keys`, where they are at hand; None: they are made.
     """
-    asked, met = orders_of_pairs(cells, queries, groups)
+    asked, met = orders_of_pairs(cells, query_keys(queries) if keys is None else keys, groups)
     real, paired = asked >= 0, met >= 0
     least = torch.zeros(asked.shape, dtype=torch.float64)
     least[paired] = half_squared(queries, asked[paired], met[paired])
@@ -116,12 +124,12 @@ def bound_error(
     return Bounds(min(low, high), high, min(lower, LARGEST))
 
 
-def orders_of_pairs(cells: Tensor, queries: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return who asks and who is met in each of several random orders; see the module.
 
     Args:
         cells: ``(N)`` int64.
-        queries: ``(N, D)`` floating.
+        keys: ``(N)`` int64, from :func:`query_keys`.
         groups: ``(N)`` int64, of rows that depend on each other the same number; None: all are
             independent.
 
@@ -129,8 +137,8 @@ def orders_of_pairs(cells: Tensor, queries: Tensor, groups: Tensor | None) -> tu
         ``(O, A)`` int64 numbers of the rows that asked, filled up with -1, and of their partners;
         -1: none.
     """
-    order, seed = canonical_order(cells, queries)
-    cells, order = cells[order.to(cells.device)].cpu(), order.cpu()
+    order, seed = canonical_order(cells, keys)
+    cells = cells.cpu()[order]
     groups = torch.arange(len(cells)) if groups is None else groups[order.to(groups.device)].cpu()
     generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
     for _ in range(ORDERS):
@@ -142,25 +150,21 @@ def orders_of_pairs(cells: Tensor, queries: Tensor, groups: Tensor | None) -> tu
     return asked, met
 
 
-def canonical_order(cells: Tensor, queries: Tensor) -> tuple[Tensor, int]:
+def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
     """Return an order of rows that does not depend on the order that they came in, and a seed.
 
     Args:
         cells: ``(N)`` int64.
-        queries: ``(N, D)`` floating.
+        keys: ``(N)`` int64, from :func:`query_keys`.
 
     Returns:
-        ``(N)`` int64, and a number from the SHA-256 of all rows.
+        ``(N)`` int64 on the CPU, and a number from the SHA-256 of all rows.
     """
-    # As bytes, since NumPy has no bfloat16.
-    rows = queries.detach().cpu().contiguous().view(torch.uint8).numpy()
-    digests = [
-        hashlib.sha256(cell.to_bytes(8, "big", signed=True) + row.tobytes()).digest()
-        for cell, row in zip(cells.tolist(), rows, strict=True)
-    ]
-    order = sorted(range(len(digests)), key=digests.__getitem__)
-    whole = hashlib.sha256(b"".join(digests[number] for number in order)).digest()
-    return torch.tensor(order, device=queries.device), int.from_bytes(whole[:8], "big") >> 1
+    rows = torch.stack([keys.cpu(), cells.cpu()])
+    order = rows[0].argsort(stable=True)
+    order = order[rows[1, order].argsort(stable=True)]
+    whole = hashlib.sha256(rows[:, order].contiguous().numpy().tobytes()).digest()
+    return order, int.from_bytes(whole[:8], "big") >> 1
 
 
 def pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
-from oneway.defenses.codebook.betting import one_of_each
+from oneway.defenses.codebook.betting import LARGEST, one_of_each
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.identification import (
     Identification,
@@ -31,21 +31,22 @@ from oneway.defenses.codebook.measures import (
     pairs_in,
 )
 from oneway.defenses.codebook.options import FitSettings
-from oneway.defenses.codebook.parts import PartErrors, certify_parts
+from oneway.defenses.codebook.parts import LEAST_ROWS, PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import (
     Copies,
     Traffic,
     check_groups,
+    check_sensitive,
     first_copies,
-    is_count,
     measure_traffic,
-    numbers_of_queries,
+    query_keys,
 )
 from oneway.defenses.codebook.worst_case import WorstCase, worst_case
 from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.options import options_of
+from oneway.parsing import build_from
 
 ASSUMPTIONS = (
     "Queries to come are independent draws from the distribution of the certified queries.",
@@ -70,6 +71,9 @@ MAX_ALONE = 0.5
 """Share of queries that may be alone in their cell of a codebook; with more, there are too few."""
 
 QUANTILES = (0.5, 0.95, 0.99)
+
+DECIMALS = 4
+"""Digits after the point of a distance of a single query."""
 
 LARGEST_DISTORTION = {"l1_probabilities": 2 + 1e-9, "logits": math.inf}
 
@@ -151,30 +155,10 @@ class Certificate:
         """Read what :meth:`as_json` returned.
 
         Raises:
-            KeyError: A value is missing.
-            TypeError: A value is unknown or of another kind.
+            UnknownNameError: A value is unknown.
+            InvalidOptionError: A value is missing, or of another kind.
         """
-        error, by_label = values["error"], values["error_by_label"]
-        identification, sensitive = values["identification"], values["sensitive"]
-        cap, yardsticks = values["worst_case"], values["yardsticks"]
-        return cls(
-            **{
-                **values,
-                "held_out": HeldOut(**values["held_out"]),
-                "traffic": Traffic.from_json(values["traffic"]),
-                "error": None if error is None else CertifiedError(**error),
-                "error_by_label": {name: CertifiedError(**each) for name, each in by_label.items()},
-                "identification": Identification.from_json(identification)
-                if identification is not None
-                else None,
-                "sensitive": None if sensitive is None else SensitiveAccuracy(**sensitive),
-                "worst_case": None if cap is None else WorstCase(**cap),
-                "parts": {
-                    kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
-                },
-                "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
-            }
-        )
+        return build_from(cls, values, "the certificate")
 
     def fault(self, codebook: Codebook) -> str | None:
         """Return the first value that cannot be true of a table, in words; None if all can."""
@@ -183,11 +167,10 @@ class Certificate:
     def _faults(self, codebook: Codebook) -> Iterator[str]:
         figures = figures_of_table(codebook)
         for name, true in figures.items():
-            value = getattr(self, name)
-            if type(value) is not type(true) or value != true:
+            if getattr(self, name) != true:
                 yield f"its {name} is not that of the table"
         yield from self.held_out.faults()
-        if not is_count(self.queries, 2):
+        if self.queries < 2:
             yield "queries is not a number of queries"
         yield from self.traffic.faults(codebook, self.queries)
         if not _is_within(self.bits_measured, 0, figures["bits_most"] + 1e-9):
@@ -210,22 +193,19 @@ class Certificate:
         for part in (self.sensitive, self.worst_case):
             if part is not None:
                 yield from part.faults()
-        yield from _faults_of_counts(self, codebook)
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
-            if not is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
+            if parts.few < 0 or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
+        yield from _faults_of_counts(self, codebook)
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
             yield from self.yardsticks.faults()
-        distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
-            values = distortion.get(name) if isinstance(distortion, dict) else None
-            if not isinstance(values, dict) or not all(
-                _is_within(value, 0, largest) for value in values.values()
-            ):
+            values = self.distortion.get(name, {"": math.nan}).values()
+            if not all(_is_within(value, 0, largest) for value in values):
                 yield f"the distortion of {name} is out of range"
 
 
@@ -267,12 +247,18 @@ def certify(
             queries, or copies are to be dropped of queries that are not given.
     """
     codebook.check(logits)
-    _check_more(logits, sensitive, max_l1_worst)
+    _check_rows(logits)
+    if sensitive is not None:
+        check_sensitive(sensitive, len(logits))
+    if max_l1_worst is not None:
+        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
+    keys = None if queries is None else query_keys(queries)
     if drop_copies:
-        distinct = rows_without_copies(queries, len(logits)).to(logits.device)
-        logits, queries = logits[distinct], None if queries is None else queries[distinct]
-        groups, sensitive = (
-            None if each is None else each[distinct.to(each.device)] for each in (groups, sensitive)
+        distinct = rows_without_copies(queries, len(logits), keys)
+        logits = logits[distinct.to(logits.device)]
+        queries, groups, sensitive, keys = (
+            None if each is None else each[distinct.to(each.device)]
+            for each in (queries, groups, sensitive, keys)
         )
     with torch.no_grad():
         cells = codebook(logits)
@@ -286,6 +272,7 @@ def certify(
         groups=groups,
         copies="dropped" if drop_copies else "kept",
         level=level,
+        keys=keys,
     )
     error = certificate.error
     if error is not None and error.alone > MAX_ALONE:
@@ -296,7 +283,7 @@ def certify(
         )
     counts = cells.bincount(minlength=codebook.sizes.cells).tolist()
     # Copies are one candidate. Without the queries, equal scores are taken for copies.
-    distinct = first_copies(numbers_of_queries(logits if queries is None else queries))
+    distinct = first_copies(query_keys(logits) if keys is None else keys)
     distinct, cap = distinct.to(cells.device), None
     if max_l1_worst is not None:
         l1 = distances(released, logits.detach())[0]
@@ -316,20 +303,13 @@ def certify(
     )
 
 
-def _check_more(logits: Tensor, sensitive: Tensor | None, max_l1_worst: float | None) -> None:
-    if sensitive is not None and (
-        sensitive.dtype != torch.int64 or sensitive.shape != (len(logits),)
-    ):
-        raise InvalidTensorError(
-            f"sensitive must be int64 of shape ({len(logits)},), one per query, but got "
-            f"{sensitive.dtype} of shape {tuple(sensitive.shape)}. Number the values."
-        )
-    if max_l1_worst is not None:
-        options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
-
-
-def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
+def rows_without_copies(queries: Tensor | None, rows: int, keys: Tensor | None = None) -> Tensor:
     """Return the ``(M)`` int64 rows of distinct queries: of copies, the first.
+
+    Args:
+        queries: ``(N, ...)``; None is refused.
+        rows: N.
+        keys: See :func:`bound_error`.
 
     Raises:
         InvalidTensorError: ``queries`` are not as many as ``rows``.
@@ -341,7 +321,7 @@ def rows_without_copies(queries: Tensor | None, rows: int) -> Tensor:
             "copies."
         )
     check_images(queries, rows=rows)
-    return first_copies(numbers_of_queries(queries))
+    return first_copies(query_keys(queries) if keys is None else keys)
 
 
 def _of_groups(found: PartErrors) -> PartErrors:
@@ -398,6 +378,7 @@ def certify_cells(
     groups: Tensor | None = None,
     copies: Copies = "kept",
     level: float = LEVEL,
+    keys: Tensor | None = None,
 ) -> Certificate:
     """Certify what any release into cells lets out, with a table or without.
 
@@ -410,6 +391,7 @@ def certify_cells(
         groups: See :func:`certify`.
         copies: Whether copies of these queries were dropped.
         level: See :func:`certify`.
+        keys: See :func:`bound_error`.
 
     Raises:
         InvalidTensorError: See :func:`certify`.
@@ -418,22 +400,20 @@ def certify_cells(
     check_logits_to_fit(logits)
     if groups is not None:
         check_groups(groups, len(logits))
-    if logits.ndim != 2 or len(logits) < 2:
-        raise InvalidTensorError(
-            f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}."
-        )
+    _check_rows(logits)
     check_level(level)
     labels = logits.argmax(-1)
     l1, difference = distances(released, logits.detach())
     error, by_label, yardsticks = None, dict[str, CertifiedError](), None
     parts = dict[str, PartErrors]()
     if queries is not None:
-        flat = _checked_queries(queries, cells)
+        flat = _checked_queries(queries, cells, groups)
+        keys = query_keys(queries) if keys is None else keys
         if groups is not None:
-            parts["group"] = _of_groups(certify_parts(groups, cells, flat, level))
-        error = certified_error(cells, flat, level, groups)
-        by_label |= certify_parts(labels, cells, flat, level, groups).errors
-        parts["cell"] = certify_parts(cells, cells, flat, level, groups)
+            parts["group"] = _of_groups(certify_parts(groups, cells, flat, level, keys=keys))
+        error = certified_error(cells, flat, level, groups, keys=keys)
+        by_label |= certify_parts(labels, cells, flat, level, groups, keys=keys).errors
+        parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys=keys)
         # As the attack on clean scores, they are about independent draws.
         alone = torch.arange(len(labels))
         if groups is not None:
@@ -445,7 +425,7 @@ def certify_cells(
         table="",
         queries=len(logits),
         held_out=held_out,
-        traffic=measure_traffic(cells, copies, queries=queries, groups=groups),
+        traffic=measure_traffic(cells, copies, keys=keys, groups=groups),
         bits_most=None,
         bits_measured=bits_beyond_label(cells, labels),
         error=error,
@@ -459,18 +439,34 @@ def certify_cells(
     )
 
 
-def _checked_queries(queries: Tensor, cells: Tensor) -> Tensor:
+def _check_rows(logits: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) < 2:
+        raise InvalidTensorError(
+            f"logits must have shape (N, K) with N >= 2, but got {tuple(logits.shape)}. Pass the "
+            "scores of more queries."
+        )
+
+
+def _checked_queries(queries: Tensor, cells: Tensor, groups: Tensor | None) -> Tensor:
     """Return ``(N, D)`` flat queries that an error can be certified of."""
     check_images(queries, rows=len(cells))
+    if not queries.numel():
+        raise InvalidTensorError(
+            f"queries must have values, but have shape {tuple(queries.shape)}. Leave them out to "
+            "certify bits and distortion alone."
+        )
     if not (float(queries.min()) >= 0 and float(queries.max()) <= 1):
         raise InvalidTensorError(
             "queries must lie in [0, 1], since the lower bound rests on it, but some do not. "
             "Divide them by their range."
         )
-    pairs = pairs_in(cells)
+    pairs, of = (
+        pairs_in(cells, groups),
+        "queries" if groups is None else "different groups' queries",
+    )
     if pairs < MIN_PAIRS:
         raise InvalidOptionError(
-            f"an error needs at least {MIN_PAIRS} pairs of queries that share a cell, but "
+            f"an error needs at least {MIN_PAIRS} pairs of {of} that share a cell, but "
             f"{len(cells)} queries make {pairs}. Pass more queries, or leave them out to certify "
             "bits and distortion alone."
         )
@@ -479,12 +475,11 @@ def _checked_queries(queries: Tensor, cells: Tensor) -> Tensor:
 
 def _summary(values: Tensor) -> dict[str, float]:
     shares = torch.tensor(QUANTILES, dtype=values.dtype, device=values.device)
-    quantiles = zip(QUANTILES, values.quantile(shares).tolist(), strict=True)
-    return {
-        "mean": float(values.mean()),
-        **{f"p{100 * share:g}": value for share, value in quantiles},
-        "max": float(values.max()),
-    }
+    single = [*values.quantile(shares).tolist(), float(values.max())]
+    names = [*(f"p{100 * share:g}" for share in QUANTILES), "max"]
+    # With all digits, whoever has the certificate could test whether a candidate is this query.
+    rounded = {name: round(value, DECIMALS) for name, value in zip(names, single, strict=True)}
+    return {"mean": float(values.mean()), **rounded}
 
 
 def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[str]:
@@ -506,11 +501,28 @@ def _faults_of_counts(certificate: Certificate, codebook: Codebook) -> Iterator[
         return
     if abs(error.alone - alone) > 1e-9:
         yield "the share of queries that are alone is not that of the cells that it counts"
+    if certificate.parts.keys() != {"cell"}:
+        yield "it does not certify the cells by themselves"
+        return
+    few = [count for count in counts if 0 < count < LEAST_ROWS]
+    if (certificate.parts["cell"].few, len(of_cells)) != (len(few), _many(counts)):
+        yield "it certifies another number of cells than have enough queries"
+    elif len(certificate.error_by_label) != _many(by_label):
+        yield "it certifies another number of labels than have enough queries"
+    # The estimate is the mean of those of all cells, and a variance is at most 1/4.
+    least = sum(each.estimate * each.queries for each in of_cells.values())
+    most = least + sum(LARGEST * count * count / (count - 1) for count in few if count > 1)
+    if not least - 1e-6 <= error.estimate * certificate.queries <= most + 1e-6:
+        yield "its error is not the mean of those of its cells"
+
+
+def _many(counts: Sequence[int]) -> int:
+    return sum(count >= LEAST_ROWS for count in counts)
 
 
 def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
     """Yield what cannot be true of squared errors of values in [0, 1]."""
-    if not is_count(error.queries, 1) or error.queries > queries:
+    if not 1 <= error.queries <= queries:
         yield "an error is certified on a number of queries that cannot be"
     for name in ("estimate", "low", "lower_bound", "alone"):
         if not _is_within(getattr(error, name), 0, 1):
@@ -521,6 +533,6 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
         yield "an error's estimate is not between its bounds"
 
 
-def _is_within(value: object, least: float, most: float) -> bool:
-    """Return whether a value is a finite float from ``least`` to ``most``."""
-    return isinstance(value, float) and math.isfinite(value) and least <= value <= most
+def _is_within(value: float, least: float, most: float) -> bool:
+    """Return whether a value is finite, and from ``least`` to ``most``."""
+    return math.isfinite(value) and least <= value <= most

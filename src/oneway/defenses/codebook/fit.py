@@ -46,6 +46,13 @@ CUTS_TRIED = 4
 TIE = 1e-9
 """Share by which the gains of two cuts must differ, or else they are the same."""
 
+DIGITS = 12
+"""Binary digits of edges and released values: with all 53, whoever holds the table could test which
+candidates it was fitted to, since an edge lies half way between two of them."""
+
+OFFSET_DECIMALS = 3
+"""Decimal digits of offsets, in nats."""
+
 
 @dataclass
 class LabelRows:
@@ -178,6 +185,7 @@ def cut_calibration(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
             "the group of each query, or leave max_group_share at 1."
         )
+    logits = logits.detach()
     labels = logits.argmax(-1).cpu()
     shown = (
         images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None
@@ -296,8 +304,12 @@ def _fill(
     if rows.groups is not None:
         book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
     offsets = torch.stack([rows.offsets[each].mean() for each in members])
+    offsets = offsets.round(decimals=OFFSET_DECIMALS)
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
     values = torch.stack([center_of(rows.rows[each], rows.center) for each in members])
+    # Cut off, not rounded: what is left goes to the label, which stays on top.
+    others = short(values[:, 1:], torch.floor)
+    values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)
     if not book.is_dense:
         explicit = book.sizes.explicit_classes
         values[:, explicit:] /= book.sizes.num_classes - explicit
@@ -347,6 +359,20 @@ def choose_codebook(calibration: Calibration, logits: Tensor, budget: Budget) ->
     if budget.limits.keys() == {"bits"}:
         return min(within, key=lambda pair: pair[0].l1_mean)[1]
     return min(within, key=lambda pair: (pair[0].bits, pair[0].l1_mean))[1]
+
+
+def short(
+    values: Tensor, rounding: Callable[[Tensor], Tensor] = torch.round, digits: int = DIGITS
+) -> Tensor:
+    """Return float64 values with few binary digits.
+
+    Args:
+        values: Of any shape, finite.
+        rounding: Rounds to whole numbers.
+        digits: Binary digits that stay, at least 1.
+    """
+    mantissas, exponents = values.frexp()
+    return rounding(mantissas * 2.0**digits).ldexp(exponents - digits)
 
 
 def center_of(rows: Tensor, center: str) -> Tensor:
@@ -424,8 +450,9 @@ def _best_cut(
     after = count - before
     apart = sums[:-1] / before - (sums[-1] - sums[:-1]) / after
     gains = before * after / count * apart.square()
-    # Half way between two rows, so that neither's last bit decides; equals cannot be parted.
-    edges = (ordered[:-1] + ordered[1:]) / 2
+    # Half way between two rows, so that neither's last bit decides; nearly equal rows cannot be
+    # parted by a short number.
+    edges = short((ordered[:-1] + ordered[1:]) / 2)
     gains[(edges >= ordered[1:]) | (edges < ordered[:-1])] = -1
     gains[: least - 1], gains[count - least :] = -1, -1
     if groups is not None:

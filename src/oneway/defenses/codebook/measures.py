@@ -28,6 +28,7 @@ from torch import Tensor
 
 from oneway.defenses.codebook.betting import bound_error
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.traffic import ROWS_AT_ONCE
 
 LEVEL = 0.95
 """Default level of intervals and bounds."""
@@ -37,9 +38,6 @@ L1_QUANTILE = 0.95
 
 TOP = 5
 """Likeliest classes that the limit ``top5_kept`` of a budget is about."""
-
-ROWS_AT_ONCE = 4096
-"""Queries that are widened to float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,13 @@ def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:
     return max(0.0, float((alone * alone.log2()).sum() - (joint * joint.log2()).sum()))
 
 
-def pairs_in(cells: Tensor) -> int:
-    """Return the number of disjoint pairs of queries that share one of ``(N)`` int64 cells."""
+def pairs_in(cells: Tensor, groups: Tensor | None = None) -> int:
+    """Return the number of disjoint pairs of queries that share one of ``(N)`` int64 cells.
+
+    Of ``(N)`` int64 groups, each counts once in a cell.
+    """
+    if groups is not None:
+        cells = torch.stack([cells, groups.to(cells.device)]).unique(dim=1)[0]
     return int((cells.unique(return_counts=True)[1] // 2).sum())
 
 
@@ -139,6 +142,7 @@ def certified_error(
     level: float = LEVEL,
     groups: Tensor | None = None,
     together: int = 1,
+    keys: Tensor | None = None,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
@@ -149,13 +153,14 @@ def certified_error(
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
         together: Number of parts of the traffic whose bounds hold at once with this level.
+        keys: See :func:`bound_error`.
     """
     if groups is None:
         values, lone = error_shares(cells, queries)
         estimate, alone = float(values.mean()), float(lone.double().mean())
     else:
         estimate, alone = estimate_over_groups(cells, queries, groups)
-    bounds = bound_error(cells, queries, level, groups, together)
+    bounds = bound_error(cells, queries, level, groups, together, keys)
     return CertifiedError(
         estimate=estimate,
         # An end that is moved outwards still holds.

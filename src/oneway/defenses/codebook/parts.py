@@ -7,7 +7,6 @@ that the least of them holds, too.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -32,20 +31,14 @@ class PartErrors:
     few: int
     few_share: float
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "PartErrors":
-        """Read what ``dataclasses.asdict`` gave.
-
-        Raises:
-            KeyError: A value is missing.
-            TypeError: A value is unknown or of another kind.
-        """
-        errors = {name: CertifiedError(**each) for name, each in values["errors"].items()}
-        return cls(**{**values, "errors": errors})
-
 
 def certify_parts(
-    parts: Tensor, cells: Tensor, queries: Tensor, level: float, groups: Tensor | None = None
+    parts: Tensor,
+    cells: Tensor,
+    queries: Tensor,
+    level: float,
+    groups: Tensor | None = None,
+    keys: Tensor | None = None,
 ) -> PartErrors:
     """Certify the error of each part with at least ``LEAST_ROWS`` queries, or groups of them.
 
@@ -56,22 +49,33 @@ def certify_parts(
         level: Level of intervals and bounds, in (0, 1), for all parts together.
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
+        keys: See :func:`oneway.defenses.codebook.betting.bound_error`.
     """
-    rows = {
-        part: (parts == part).nonzero()[:, 0].to(cells.device) for part in parts.unique().tolist()
-    }
-    draws = {
-        part: len(numbers if groups is None else groups[numbers.to(groups.device)].unique())
-        for part, numbers in rows.items()
-    }
+    numbers, sizes = parts.unique(return_counts=True)
+    rows = dict(
+        zip(numbers.tolist(), parts.argsort(stable=True).split(sizes.tolist()), strict=True)
+    )
+
+    def of(values: Tensor | None, own: Tensor) -> Tensor | None:
+        return None if values is None else values[own.to(values.device)]
+
     # How many there are says nothing of what they show: bounds hold for any choice by it.
-    enough = [part for part, count in draws.items() if count >= LEAST_ROWS]
-    errors = {}
-    for part in enough:
-        own = rows[part]
-        same = None if groups is None else groups[own.to(groups.device)]
-        errors[str(part)] = certified_error(
-            cells[own], queries[own], level, same, together=len(enough)
+    enough = {
+        part: own
+        for part, own in rows.items()
+        if len(own) >= LEAST_ROWS
+        and (groups is None or len(groups[own.to(groups.device)].unique()) >= LEAST_ROWS)
+    }
+    errors = {
+        str(part): certified_error(
+            cells[own.to(cells.device)],
+            queries[own.to(queries.device)],
+            level,
+            of(groups, own),
+            together=len(enough),
+            keys=of(keys, own),
         )
-    left = sum(len(numbers) for part, numbers in rows.items() if part not in enough)
+        for part, own in enough.items()
+    }
+    left = len(parts) - sum(len(own) for own in enough.values())
     return PartErrors(errors, len(rows) - len(enough), left / len(parts))

@@ -17,18 +17,22 @@ from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSetting
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import (
     check_groups,
+    check_sensitive,
     first_copies,
-    numbers_of_queries,
+    query_keys,
     split_rows,
 )
 from oneway.defenses.label_modifier import lift_label
 from oneway.defenses.scores import narrowed
-from oneway.errors import CorruptDataError, InvalidTensorError
+from oneway.errors import CorruptDataError, InvalidOptionError, InvalidTensorError
 from oneway.files import corrupt, read_tensors, write_tensors
 from oneway.options import injected, options_of
 from oneway.releases import release
 
 KIND = "codebook"
+
+FORMAT = 2
+"""Format of the file. Raise it when its tensors, or the certificate's values, change."""
 
 REMEDY = "Pass a file from `oneway codebook`."
 
@@ -166,25 +170,33 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         options_of(CodebookOptions)["held_out"].refuse(held_out)
         check_logits_to_fit(logits, "calibration logits")
         settings = settings or FitSettings()
-        rows, numbers = torch.arange(len(logits)), torch.arange(len(logits))
+        rows = keys = torch.arange(len(logits))
         if queries is not None:
             check_images(queries, rows=len(logits))
-            numbers = numbers_of_queries(queries)
+            keys = query_keys(queries)
         if training is not None:
             refuse_training(queries, training)
         if groups is not None:
             check_groups(groups, len(logits))
             groups = groups.cpu()
+        if sensitive is not None:
+            check_sensitive(sensitive, len(logits))
         if drop_copies:
             rows = rows_without_copies(queries, len(logits))
         parts = split_rows(len(rows), [held_out], generator, _of(groups, rows))
         certifying, fitting = (rows[part] for part in parts)
         apart = len(certifying) > 0
+        if held_out and not apart:
+            raise InvalidOptionError(
+                f"held_out must leave queries, or groups, that certify, but {held_out} of "
+                f"{len(rows) if groups is None else len(groups.unique())} leaves none. Pass more, "
+                "or hold out a larger share."
+            )
         # Copies of one query are no company.
-        made_of = fitting[first_copies(numbers[fitting])]
+        made_of = fitting[first_copies(keys[fitting])]
         if apart and logits.ndim == 2 and len(made_of) < settings.min_members:
             raise InvalidTensorError(
-                f"held_out {held_out} leaves {len(made_of)} of {len(numbers.unique())} distinct "
+                f"held_out {held_out} leaves {len(made_of)} of {len(keys.unique())} distinct "
                 f"queries to fit to, but the smallest cell has {settings.min_members} members. "
                 "Pass more calibration queries, or lower held_out or min_members."
             )
@@ -200,7 +212,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         fitted = cls(book if move is None else move(book, scores, shown))
         fitted.fitting_rows = fitting
         if drop_copies:
-            fitted.fitting_rows = torch.isin(numbers, numbers[fitting]).nonzero()[:, 0]
+            fitted.fitting_rows = torch.isin(keys, keys[fitting]).nonzero()[:, 0]
         chosen = certifying if apart else fitting
         fitted.certificate = certify(
             fitted.state,
@@ -236,6 +248,9 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
         """Fit a table to the operator's queries, or, where none are kept, to auxiliary ones.
+
+        Training data does not say who is behind a query, so that each counts as a person. With
+        groups, call :meth:`fit`.
 
         Args:
             training_data: Its calibration images and logits.
@@ -316,6 +331,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         certificate = None if self.certificate is None else self.certificate.as_json()
         header = {
             "kind": KIND,
+            "format": FORMAT,
             "architecture": self.state.architecture,
             "certificate": certificate,
         }
@@ -339,6 +355,11 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             if header["kind"] != KIND:
                 raise CorruptDataError(
                     f"{path} holds a {header['kind']!r}, not a codebook. {REMEDY}"
+                )
+            if header.get("format") != FORMAT:
+                raise CorruptDataError(
+                    f"{path} must be a codebook of format {FORMAT}, but was written by another "
+                    "version of oneway. Fit it again with `oneway codebook`."
                 )
             with torch.device("meta"):  # no memory for what a header says
                 described = Codebook(**header["architecture"]).state_dict()

@@ -12,13 +12,17 @@ split whole.
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidTensorError
+
+ROWS_AT_ONCE = 4096
+"""Queries that are widened at once."""
 
 LEAST_SHARED = 20
 """Certified queries of a cell below which the share of its largest group says nothing."""
@@ -53,15 +57,6 @@ class Traffic:
     one_group: float | None
     group_share: float | None
 
-    @classmethod
-    def from_json(cls, values: Any) -> "Traffic":
-        """Read the JSON values of :func:`dataclasses.asdict`.
-
-        Raises:
-            TypeError: A value is missing, unknown, or of another kind.
-        """
-        return cls(**{**values, "cells": tuple(values.get("cells", ()))})
-
     def faults(self, codebook: Codebook, queries: int) -> Iterator[str]:
         """Yield what cannot be true of certified queries of a table, in words.
 
@@ -69,16 +64,13 @@ class Traffic:
             codebook: The table.
             queries: Number of certified queries.
         """
-        if self.copies not in ("kept", "dropped"):
-            yield "copies are neither kept nor dropped"
-        counts: tuple[object, ...] = self.cells
-        if len(counts) != codebook.sizes.cells or not all(is_count(count, 0) for count in counts):
+        if len(self.cells) != codebook.sizes.cells or min(self.cells) < 0:
             yield "it does not say how many queries each cell has"
         elif sum(self.cells) != queries:
             yield "its cells hold another number of queries"
         for name in ("distinct", "groups"):
             value = getattr(self, name)
-            if value is not None and not (is_count(value, 1) and value <= queries):
+            if value is not None and not 1 <= value <= queries:
                 yield f"the number of {name} is out of range"
         for name, given in (
             ("commonest", self.distinct),
@@ -86,9 +78,7 @@ class Traffic:
             ("group_share", self.groups),
         ):
             value = getattr(self, name)
-            if value is not None and (
-                given is None or not isinstance(value, float) or not 0 <= value <= 1
-            ):
+            if value is not None and (given is None or not 0 <= value <= 1):
                 yield f"{name} is not a share"
 
 
@@ -96,7 +86,7 @@ def measure_traffic(
     cells: Tensor,
     copies: Copies,
     *,
-    queries: Tensor | None = None,
+    keys: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Traffic:
     """Return which traffic certified queries stand for, without the counts of a table's cells.
@@ -104,12 +94,12 @@ def measure_traffic(
     Args:
         cells: ``(N)`` int64, the cell of each certified query.
         copies: Whether copies of queries were dropped.
-        queries: ``(N, ...)``, or None.
+        keys: ``(N)`` int64, from :func:`query_keys`; None if the queries were not given.
         groups: ``(N)`` int64, or None.
     """
     distinct, commonest, one_group, group_share = None, None, None, None
-    if queries is not None:
-        counts = numbers_of_queries(queries).bincount()
+    if keys is not None:
+        counts = keys.unique(return_counts=True)[1]
         distinct, commonest = len(counts), float(counts.max()) / len(cells)
     if groups is not None:
         inverse = cells.unique(return_inverse=True)[1]
@@ -191,32 +181,40 @@ def check_groups(groups: Tensor, rows: int) -> None:
         )
 
 
+def check_sensitive(sensitive: Tensor, rows: int) -> None:
+    """Refuse sensitive values that are not one whole number per row.
+
+    Raises:
+        InvalidTensorError: They are something else.
+    """
+    if sensitive.dtype != torch.int64 or sensitive.shape != (rows,):
+        raise InvalidTensorError(
+            f"sensitive must be int64 of shape ({rows},), one per query, but got "
+            f"{sensitive.dtype} of shape {tuple(sensitive.shape)}. Number the values."
+        )
+
+
 def query_bytes(queries: Tensor) -> Iterator[bytes]:
     """Yield what tells one of ``(N, ...)`` queries from others: its values in float32."""
-    for query in queries.detach().cpu():
+    for rows in queries.detach().split(ROWS_AT_ONCE):
         # Adding 0 turns -0 into 0, which is the same value in other bytes.
-        flat = query.to(torch.float32).flatten() + 0.0
-        yield flat.numpy().tobytes()
+        flat = rows.flatten(1).cpu().to(torch.float32) + 0.0
+        yield from (row.tobytes() for row in flat.numpy())
 
 
-def numbers_of_queries(queries: Tensor) -> Tensor:
-    """Return ``(N)`` int64 numbers on the CPU: equal queries of ``(N, ...)`` have the same."""
-    numbers = dict[bytes, int]()
-    found = [
-        numbers.setdefault(hashlib.sha256(query).digest(), len(numbers))
-        for query in query_bytes(queries)
-    ]
-    return torch.tensor(found, dtype=torch.int64)
+def query_keys(queries: Tensor) -> Tensor:
+    """Return ``(N)`` int64 keys on the CPU: equal queries of ``(N, ...)`` have the same.
+
+    They are 64 bits of a SHA-256: of a million different queries two have the same key with a
+    chance of one to 37 million.
+    """
+    digests = b"".join(hashlib.sha256(query).digest()[:8] for query in query_bytes(queries))
+    return torch.from_numpy(np.frombuffer(digests, np.int64).copy())
 
 
-def first_copies(numbers: Tensor) -> Tensor:
-    """Return the ``(M)`` int64 rows of distinct ``(N)`` numbers: of equal ones, the first."""
-    seen = dict[int, int]()
-    for row, number in enumerate(numbers.tolist()):
-        seen.setdefault(number, row)
-    return torch.tensor(list(seen.values()), dtype=torch.int64)
-
-
-def is_count(value: object, least: int) -> bool:
-    """Return whether a value is a whole number of at least ``least``."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def first_copies(keys: Tensor) -> Tensor:
+    """Return the ``(M)`` int64 rows of distinct ``(N)`` keys: of equal ones, the first."""
+    numbers = keys.unique(return_inverse=True)[1]
+    rows = torch.arange(len(keys), device=keys.device)
+    first = torch.full_like(rows, len(keys)).scatter_reduce(0, numbers, rows, "amin")
+    return (first[numbers] == rows).nonzero()[:, 0]

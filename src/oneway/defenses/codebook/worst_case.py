@@ -30,10 +30,7 @@ class WorstCase:
 
     def faults(self) -> Iterator[str]:
         """Yield what cannot be true of a cap and shares that keep it."""
-        values: tuple[object, ...] = (self.limit, self.kept, self.kept_least)
-        if not all(isinstance(value, float) for value in values):
-            yield "a cap on each answer's distance, or the share that keeps it, is not a number"
-        elif not (0 < self.limit <= 2 and 0 <= self.kept_least <= self.kept <= 1):
+        if not (0 < self.limit <= 2 and 0 <= self.kept_least <= self.kept <= 1):
             yield "the share of queries that keep a cap is out of range"
 
 

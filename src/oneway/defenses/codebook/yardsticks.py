@@ -30,14 +30,18 @@ the Royal Statistical Society B 86, 2024). The statement about three means at on
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
 from oneway.defenses.codebook.measures import error_shares
+from oneway.defenses.codebook.traffic import query_keys
+from oneway.errors import InvalidOptionError
 from oneway.metrics import bootstrap_mean
+
+MOST_LEVEL = 0.999
+"""Largest level of a bootstrap interval."""
 
 GAPS = tuple(hundredth / 100 for hundredth in range(100))
 """Values of G that are tested, in rising order until one is not rejected."""
@@ -78,20 +82,6 @@ class Yardsticks:
     clean: Yardstick | None = None
     least_gap: float | None = None
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Yardsticks":
-        """Read what :func:`dataclasses.asdict` returned.
-
-        Raises:
-            KeyError: A value is missing.
-            TypeError: A value is unknown or of another kind.
-        """
-        errors = {
-            name: None if values[name] is None else Yardstick(**values[name])
-            for name in ("prior", "label", "clean")
-        }
-        return cls(**{**values, **errors})
-
     def gap(self, error: float) -> float | None:
         """Return the closed gap that an error estimates; None where there is no gap to close.
 
@@ -104,21 +94,12 @@ class Yardsticks:
 
     def faults(self) -> Iterator[str]:
         """Yield what cannot be true of them, in words."""
-        for name in ("prior", "label", "clean"):
-            each: Yardstick | None = getattr(self, name)
-            if each is None and name == "clean":
-                continue
-            ends = (None,) if each is None else (each.low, each.error, each.high)
-            if not all(isinstance(end, float) and 0 <= end <= 1 for end in ends):
-                yield f"the error of the {name} is not from 0 to 1"
-            elif each is not None and not each.low <= each.error <= each.high:
-                yield f"the interval of the {name} does not hold its error"
-        if not all(
-            isinstance(error, float) and 0 <= error <= 1 for error in self.by_label.values()
-        ):
+        for name, each in (("prior", self.prior), ("label", self.label), ("clean", self.clean)):
+            if each is not None and not 0 <= each.low <= each.error <= each.high <= 1:
+                yield f"the error of the {name} and its interval are not in order from 0 to 1"
+        if not all(0 <= error <= 1 for error in self.by_label.values()):
             yield "the error of a label alone is not from 0 to 1"
-        least: object = self.least_gap
-        if least is not None and not (isinstance(least, float) and 0 <= least < 1):
+        if self.least_gap is not None and not 0 <= self.least_gap < 1:
             yield "least_gap is not from 0 to 1"
 
 
@@ -128,7 +109,14 @@ def yardstick(errors: Tensor, level: float) -> Yardstick:
     Args:
         errors: ``(N)`` floating, N at least 2.
         level: Level of the interval.
+
+    Raises:
+        InvalidOptionError: ``level`` is above ``MOST_LEVEL``.
     """
+    if level > MOST_LEVEL:
+        raise InvalidOptionError(
+            f"level must be at most {MOST_LEVEL}, as far as resamples show, but got {level!r}."
+        )
     # Always the same draws, so that nobody picks them.
     interval = bootstrap_mean(errors, generator=Generator().manual_seed(0), level=level)
     return Yardstick(interval.estimate, interval.low, min(interval.high, 1.0))
@@ -161,6 +149,7 @@ def least_gap(
     largest: float,
     level: float,
     groups: Tensor | None = None,
+    keys: Tensor | None = None,
 ) -> float | None:
     """Return a lower bound on the closed gap of any attacker; see the module.
 
@@ -173,11 +162,12 @@ def least_gap(
         level: Probability with which the bound holds, in (0, 1).
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
+        keys: See :func:`oneway.defenses.codebook.betting.bound_error`.
 
     Returns:
         The largest tested value up to which all are rejected, at least 0; None if 0 is not.
     """
-    asked, met = orders_of_pairs(cells, queries, groups)
+    asked, met = orders_of_pairs(cells, query_keys(queries) if keys is None else keys, groups)
     # What a row that asked in vain differs by is known: nobody meets it.
     vain = torch.zeros(len(asked), len(cells) + 1, dtype=torch.bool)
     vain.scatter_(1, torch.where(met < 0, asked, -1) + 1, True)

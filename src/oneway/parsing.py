@@ -59,7 +59,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return _value(kind, value, where)
     if origin is Literal and value in arguments:
         return value
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         return tuple(
             _value(arguments[0], item, f"{where}[{place}]") for place, item in enumerate(value)
         )

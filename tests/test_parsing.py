@@ -12,8 +12,8 @@ from hypothesis import given
 
 from laws import looped
 from oneway.errors import InvalidOptionError, UnknownNameError
-from oneway.evaluation.parsing import build_from
 from oneway.evaluation.records import json_values
+from oneway.parsing import build_from
 from typed_values import values_of
 
 
