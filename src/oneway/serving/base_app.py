@@ -16,13 +16,16 @@ import oneway
 from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMetadata
 from oneway.openinference.tensors import MessageError
 from oneway.serving.batching import Batcher
-from oneway.serving.guarded import Guarded, Released
+from oneway.serving.guarded import Guarded, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, json_response, on_error
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.settings import ServingSettings
+
+REQUIRE_GUARD = "oneway-require-guard"
+"""HTTP header by which a client takes answers of one version of the guard alone."""
 
 Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R", bound=InferenceRequest)
@@ -60,7 +63,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             raise RuntimeError("the model must pass its self test before it is served")
         self.guarded, self.settings = guarded, settings
         self.metadata, self.paths = metadata, paths
-        self.metrics = ServerMetrics()
+        self.metrics = ServerMetrics(guard_parameters(guarded.guard))
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -143,6 +146,7 @@ class GuardedServer(ABC, Generic[Q, R]):
     async def infer(self, request: Request) -> Response:
         """Answer queries."""
         self.check_path(request)
+        self._check_version(request)
         settings = self.settings
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
@@ -154,6 +158,13 @@ class GuardedServer(ABC, Generic[Q, R]):
         answer, released = await while_connected(request, self.answer(parsed))
         self.metrics.released.inc(len(released))
         return self.write(answer, released, parsed)
+
+    def _check_version(self, request: Request) -> None:
+        version = self.guarded.guard.version
+        if request.headers.get(REQUIRE_GUARD, version) != version:
+            raise RefusedError(
+                412, f"the guard is of version {version}, and another one is required", "version"
+            )
 
     def _answer_batch(self, requests: Sequence[Q]) -> Sequence[Released]:
         self.metrics.batches.observe(sum(map(len, requests)))

@@ -20,6 +20,7 @@ REFUSALS = {
     "401": "a bearer token is needed",
     "404": "there is no such model or version",
     "408": "the request did not arrive in time",
+    "412": "the guard is of another version than the one that the client requires",
     "413": "the request is too large",
     "429": "too many queries wait; see Retry-After",
     "503": "no scores can be released, and no clean score is in the answer",

@@ -33,6 +33,7 @@ from oneway.defenses.codebook.measures import (
 from oneway.defenses.codebook.options import FitSettings
 from oneway.defenses.codebook.parts import PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.together import Together
 from oneway.defenses.codebook.traffic import (
     Copies,
     Traffic,
@@ -53,7 +54,8 @@ ASSUMPTIONS = (
     "reconstructed better; so may any query by an attacker who knows more about it than its "
     "distribution (who sent it, another picture of the same thing, a short list of candidates).",
     "The label is released as it is, and attacks that read only the label are not hindered.",
-    "The attacker sees one answer of this codebook per query, and no other output of the model. "
+    "The attacker sees one answer of each certified version per query, and no other output of the "
+    "model. "
     "Equal scores always get the same answer, but a query that is changed a little and sent again "
     "may fall into another cell, and reveal more.",
     "The certificate is about queries to come. The codebook itself is made from calibration "
@@ -107,6 +109,8 @@ class Certificate:
             where they are known, numbered from the worst on. The bound of a group takes its queries
             as independent draws from what the group asks.
         yardsticks: Errors to compare the certified error with; None if none is certified.
+        version: Version of the guard, as servers state it; empty for a release without a table.
+        together: What answers of several versions reveal, if the certificate is about those.
     """
 
     table: str
@@ -127,6 +131,8 @@ class Certificate:
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
     yardsticks: Yardsticks | None = None
+    version: str = ""
+    together: Together | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -157,6 +163,7 @@ class Certificate:
         error, by_label = values["error"], values["error_by_label"]
         identification, sensitive = values["identification"], values["sensitive"]
         cap, yardsticks = values["worst_case"], values["yardsticks"]
+        together = values["together"]
         return cls(
             **{
                 **values,
@@ -173,6 +180,8 @@ class Certificate:
                     kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
                 },
                 "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
+                "version": values["version"],
+                "together": None if together is None else Together.from_json(together),
             }
         )
 
@@ -216,6 +225,8 @@ class Certificate:
                 yield "it certifies parts of a kind that does not exist"
             if not is_count(parts.few, 0) or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
+        if self.together is not None:
+            yield "it is about answers of several versions, and not about this table alone"
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
@@ -362,6 +373,7 @@ def figures_of_table(codebook: Codebook) -> dict[str, Any]:
         "members_least": int(members.min()) if len(members) else 0,
         "labels_alone": int((codebook.members == 0).sum()),
         "groups_least": int(groups.min()) if len(groups) else None,
+        "version": codebook.version,
     }
 
 

@@ -30,7 +30,14 @@ from torch import Tensor
 
 from oneway.checks import check_logits_to_fit, check_weight
 from oneway.defenses.codebook.measures import Measured, measure_codebook
-from oneway.defenses.codebook.nesting import Box, Nesting, check_older, nest, older_boxes, refuse_kept
+from oneway.defenses.codebook.nesting import (
+    Box,
+    Nesting,
+    check_older,
+    nest,
+    older_boxes,
+    refuse_kept,
+)
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
 from oneway.defenses.codebook.traffic import check_groups

@@ -44,7 +44,7 @@ class Nesting:
         return self.parents[min(first)] == self.parents[min(second)]
 
     def keep(self, book: Codebook, span: slice, cells: list[frozenset[int]]) -> None:
-        """Copy what the older table has of cells that stay as they are; all cells are at ``span``."""
+        """Copy what the older table has of the kept ones among the cells at ``span``."""
         for number, boxes in enumerate(cells):
             parent = self.parents[min(boxes)]
             if parent in self.kept:
