@@ -1,0 +1,107 @@
+"""What answers of two versions of a codebook reveal together: a refit of its own, and a refinement.
+
+A classifier is trained on private digits. The old codebook is fitted to one half of the auxiliary
+digits. Of new ones, one is fitted freely, and one within the cells of the old one: to the other
+half, to all auxiliary digits, and to the other half with fewer members. 750 test digits certify each
+by itself, and each together with the old one; they are the candidates, too.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from oneway.benchmark import bundled_spec, load_data
+from oneway.benchmark.runner import split_data, trained_target
+from oneway.data import no_progress
+from oneway.defenses.codebook import (
+    Certificate,
+    Codebook,
+    FitSettings,
+    JointCodebook,
+    certify,
+    certify_together,
+    chance_named,
+    cut_calibration,
+    merge_calibration,
+)
+from oneway.evaluation import Store
+from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.store import write_json_lines
+
+GALLERY = 750
+MEMBERS, FEWER = 20, 10
+
+Row = dict[str, Any]
+
+
+def fitted(logits: Tensor, members: int, older: Codebook | None = None) -> Codebook:
+    """Return a codebook, within the cells of an older one if there is one."""
+    settings = FitSettings(min_members=members)
+    return merge_calibration(cut_calibration(logits, settings, older=older), settings.rate_weight)
+
+
+def figures(name: str, certificate: Certificate, table: Codebook, logits: Tensor) -> Row:
+    """Return what a certificate says of one release."""
+    assert certificate.error is not None
+    per_label = table.labels.bincount()
+    return {
+        "release": name,
+        "cells": table.sizes.cells,
+        "cells_per_label_most": int(per_label.max()),
+        "named": chance_named(table(logits)),
+        "named_most": min(1.0, table.sizes.cells / len(logits)),
+        "bits_measured": certificate.bits_measured,
+        "error": certificate.error.estimate,
+        "lower_bound": certificate.error.lower_bound,
+        "l1_mean": certificate.distortion["l1_probabilities"]["mean"],
+    }
+
+
+def measure(auxiliary: Tensor, logits: Tensor, images: Tensor) -> Iterator[Row]:
+    """Yield figures of each version, and of each together with the old one."""
+    first, second = auxiliary[0::2], auxiliary[1::2]
+    old = fitted(first, MEMBERS)
+    yield figures("old", certify(old, logits, images), old, logits)
+    for rows, name, members in (
+        (second, "other rows", MEMBERS),
+        (auxiliary, "all rows", MEMBERS),
+        (second, f"other rows, {FEWER} members", FEWER),
+    ):
+        for kind, older in (("refit", None), ("refined", old)):
+            new = fitted(rows, members, older)
+            yield figures(f"{kind}, {name}", certify(new, logits, images), new, logits)
+            both, joint = certify_together([new, old], logits, images)
+            assert isinstance(joint, JointCodebook)
+            yield figures(f"old and {kind}, {name}", both, joint, logits)
+
+
+def main() -> None:
+    """Measure all versions, print, and write records if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["digits", "smoothed"])
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
+    options = parser.parse_args()
+    records, console = list[Row](), Console(width=160)
+    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    for name in options.data:
+        spec = bundled_spec("leaderboard", name)
+        dataset, auxiliary = load_data(spec.data, None)
+        splits = split_data(spec, dataset, auxiliary)
+        target = trained_target(spec, splits, Store(options.cache), no_progress)
+        asked = splits.test_images[:GALLERY]
+        for row in measure(target.logits(splits.auxiliary_images), target.logits(asked), asked):
+            records.append({"data": name, "rows": len(splits.auxiliary_images), **row, **place})
+            console.print(name, row)
+    if options.out is not None:
+        write_json_lines(options.out, records)
+
+
+if __name__ == "__main__":
+    main()
