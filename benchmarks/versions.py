@@ -1,9 +1,9 @@
 """What answers of two versions of a codebook reveal together: a refit of its own, and a refinement.
 
 A classifier is trained on private digits. The old codebook is fitted to one half of the auxiliary
-digits. Of new ones, one is fitted freely, and one within the cells of the old one: to the other
-half, to all auxiliary digits, and to the other half with fewer members. 750 test digits certify each
-by itself, and each together with the old one; they are the candidates, too.
+digits. New ones are fitted freely (a refit) or within the cells of the old one (refined): to the
+other half, to all auxiliary digits, and to the other half with fewer members. 750 test digits
+certify each by itself, and each together with the old one; they are the candidates, too.
 """
 
 import argparse
