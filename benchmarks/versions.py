@@ -64,7 +64,9 @@ def figures(table: Codebook, first: Codebook, logits: Tensor, images: Tensor) ->
 
 def measure(auxiliary: Tensor, logits: Tensor, images: Tensor) -> Iterator[Row]:
     """Yield figures of each version, and of each together with the old one."""
-    first, second = auxiliary[0::2], auxiliary[1::2]
+    # Rows lie in the order of their classes.
+    order = torch.randperm(len(auxiliary), generator=torch.Generator().manual_seed(0))
+    first, second = auxiliary[order].chunk(2)
     old = fitted(first, MEMBERS)
     yield {"release": "old", "fit": "one half"} | figures(old, old, logits, images)
     for rows, fit, members in (
