@@ -57,7 +57,7 @@ def measure(target: Any, queries: Tensor, variants: int, name: str) -> Iterator[
                     generator=drawing,
                 ),
                 SecretKey(b"0123456789abcdef"),
-                bind=bind,  # type: ignore[arg-type]
+                bind=bind,
             )
             draws, single, averaged = [], [], []
             for query, right in zip(queries, clean, strict=True):

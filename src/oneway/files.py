@@ -1,6 +1,7 @@
 """Files that are never half written: arrays as .npz, tensors and a header as safetensors."""
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -104,6 +106,21 @@ def read_tensors(path: Path, what: str, remedy: str) -> tuple[dict[str, Tensor],
     if not isinstance(header, dict):
         raise corrupt(path, what, remedy, TypeError())
     return tensors, header
+
+
+def digest_tensors(tensors: Mapping[str, Tensor], start: str = "") -> str:
+    """Return the SHA-256 of named tensors, in hexadecimal: of names, types, shapes and values.
+
+    Args:
+        tensors: Tensors on any device, by name.
+        start: What is digested before them.
+    """
+    digest = hashlib.sha256(start.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
 
 
 def corrupt(path: Path, what: str, remedy: str, error: Exception) -> CorruptDataError:

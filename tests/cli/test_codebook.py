@@ -281,6 +281,29 @@ def test_certify_writes_into_the_file_only_if_asked(oneway, fitted, scores, tmp_
     assert path.with_name("guard-scores.html").is_file()
 
 
+def test_a_refined_codebook_reveals_no_more_beside_the_old_one(oneway, fitted, scores, tmp_path):
+    old, new, out = fitted[0], tmp_path / "new.safetensors", tmp_path / "both.json"
+    result = oneway("codebook", scores, "--out", new, "--refine", old, "--min-members", 3)
+    assert result.exit_code == 0, result.output
+    guard = CodebookRelease.load(new)
+    assert f"Guard version: {guard.state.version}." in result.output
+    with_old = ("certify", new, scores, "--with", old)
+    result = oneway(*with_old, "--json", out, "--require-cells", guard.state.sizes.cells)
+    assert result.exit_code == 0, result.output
+    told = json.loads(out.read_text())
+    assert told["held_out"]["answer"] == "no"
+    assert told["identification"]["cells"] == guard.state.sizes.cells
+    assert told["bits_measured"] == told["together"]["alone"][0]["bits_measured"]
+    words = " ".join(result.output.split())
+    assert f"together they reveal what {guard.state.version} reveals alone" in words
+    page = (tmp_path / "new-guard-scores.html").read_text()
+    assert "Versions together" in page
+    assert guard.state.version in page
+    refused = oneway(*with_old, "--write")
+    assert refused.exit_code == 2
+    assert "not written into one of them" in " ".join(refused.stderr.split())
+
+
 def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_path):
     result = oneway("choose", scores, "--max-l1", 2, "--min-members", 3)
     assert result.exit_code == 0, result.output

@@ -20,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from guarded_servers import PATIENCE, logged, running
+from oneway.defenses import open_guard
 from oneway.defenses.codebook import CodebookRelease
 
 ONEWAY = [sys.executable, "-c", "from oneway.cli.main import app; app()"]
@@ -170,6 +171,10 @@ NOISE = ["--defense", "adversarial-noise", "--option", "step_size=1"]
 REFUSED = {
     "no guard": (SERVE, "--guard FILE, or --defense NAME"),
     "two guards": ([*SERVE, *ROUNDING, "--guard", NETWORK], "--guard FILE, or --defense NAME"),
+    "a guard of another version": (
+        [*SERVE, *ROUNDING, "--require-guard", "0123456789abcdef"],
+        "the guard must be of version 0123456789abcdef, but is of version",
+    ),
     "options of another guard": ([*SERVE, "--guard", NETWORK, "--option", "x=1"], "--defense"),
     "a corrupt codebook": ([*SERVE, "--guard", NETWORK], "codebook"),
     "a codebook of other classes": ([*SERVE, "--guard", CODEBOOK], "classes"),
@@ -260,3 +265,21 @@ def test_it_does_not_start_without_a_guard_that_works(folder, oneway, monkeypatc
         assert "correct-horse" not in result.stderr, fault
     # All of it could be refused for another reason.
     assert len(in_process([*SERVE, *ROUNDING], folder, oneway, monkeypatch)) == 1
+
+
+def test_workers_that_require_one_version_start_only_with_it(folder, oneway, monkeypatch):
+    guard = open_guard("rounding", {"decimals": 1}, device=torch.device("cpu"))
+    rounded = guard.rounded(1).version
+    assert guard.version != rounded
+    monkeypatch.setenv("ONEWAY_REQUIRE_GUARD", guard.version)
+    ((app, how),) = in_process([*SERVE, *ROUNDING], folder, oneway, monkeypatch)
+    with running(app, how) as server:
+        assert ask(server.url)["parameters"]["guard_version"] == guard.version
+        metadata = server.client.get("/v2/models/model").json()
+        assert metadata["parameters"]["guard_version"] == guard.version
+        told = f'guard="rounding",guard_version="{guard.version}"'
+        assert server.metric(f"oneway_guard_info{{{told}}} 1.0")
+    refused = in_process(
+        [*SERVE, *ROUNDING, "--setting", "decimals=1"], folder, oneway, monkeypatch
+    )
+    assert f"but is of version {rounded}" in " ".join(refused.stderr.split())

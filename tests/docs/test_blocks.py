@@ -19,6 +19,9 @@ PAGES = sorted(
 )
 INDEX = "docs/defenses/index.md"
 BLOCKS = {page: blocks_of(page) for page in PAGES}
+WORKING = ("README.md", "docs/codebook.md", "docs/versions.md")
+"""Pages whose blocks work on the folder ``work/``, beside those of defenses."""
+
 MOST_PARSED = 0.2
 """Largest share of the blocks that are only held against the command line."""
 
@@ -76,7 +79,7 @@ def prepared(runs, request):
             return request.getfixturevalue("work")
         run = runs(name)
         if run.done == 0:
-            if name in ("README.md", "docs/codebook.md") or name.startswith("docs/defenses/"):
+            if name in WORKING or name.startswith("docs/defenses/"):
                 made = request.getfixturevalue("work").folder / "work"
                 (run.folder / "work").symlink_to(made)
             PREPARED.get(name, lambda _: None)(run)

@@ -145,6 +145,15 @@ BAD = {
 }
 
 
+def test_a_client_gets_answers_of_the_version_that_it_requires_alone(server, images):
+    for version, status in (("7", 200), ("8", 412), ("", 412)):
+        headers = {"Oneway-Require-Guard": version}
+        answer = server.client.post(f"{PATH}/infer", json=request_of(images), headers=headers)
+        assert answer.status_code == status
+    assert answer.json() == {"error": "the guard is of version 7, and another one is required"}
+    assert answer.headers["oneway-refused"] == "true"
+
+
 def test_bad_requests_are_refused_without_their_numbers(server):
     for fault, request in BAD.items():
         answer = server.client.post(f"{PATH}/infer", json=request)

@@ -16,6 +16,7 @@ from oneway.checks import (
     name_of,
 )
 from oneway.contracts import Defense
+from oneway.defenses.guard_versions import guard_version, refuse_other_version
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import (
     Outputs,
@@ -49,6 +50,7 @@ class Guard:
         *,
         decimals: int | None = None,
         batch_size: int = 512,
+        require_version: str | None = None,
     ) -> None:
         """Guard scores by a defense.
 
@@ -59,10 +61,12 @@ class Guard:
                 probabilities; never guessed from their values.
             decimals: Decimals of the released probabilities: see :func:`oneway.release`. None: all.
             batch_size: Most rows that the defense gets at once.
+            require_version: The version that the guard must have, so that no worker answers by
+                another one; None: any.
 
         Raises:
             InvalidOptionError: An option is outside its range, or ``defense`` is no defense, may
-                change labels, or answers the same query differently.
+                change labels, answers the same query differently, or is of another version.
         """
         check_defense(defense)
         if not defense.keeps_label:
@@ -82,6 +86,17 @@ class Guard:
         self.defense, self.outputs = defense, outputs
         self.decimals, self.batch_size = decimals, batch_size
         self._watch = LooksLikeProbabilities("scores") if outputs == "logits" else None
+        if require_version is not None:
+            refuse_other_version(require_version, self.version)
+
+    @property
+    def version(self) -> str:
+        """Digest of what decides the answers; see :func:`oneway.defenses.guard_version`.
+
+        Raises:
+            InvalidOptionError: It is not known of this defense.
+        """
+        return guard_version(self.defense, decimals=self.decimals)
 
     @property
     def requires_input(self) -> bool:

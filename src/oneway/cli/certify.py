@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -60,6 +60,13 @@ def certify(
     groups: Groups = None,
     drop_copies: DropCopies = False,
     key_file: KeyFile = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            help="Another version, whose answers to the same queries an attacker has; repeatable.",
+        ),
+    ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
     ] = False,
@@ -85,16 +92,19 @@ def certify(
 
     A page to read goes beside GUARD. Where a requirement is missed, standard error says which, and
     --write writes nothing. A file .fitted beside GUARD, from `oneway codebook`, says whether these
-    queries were fitted; on such queries no requirement of an error is met.
+    queries were fitted; on such queries no requirement of an error is met. --with certifies what
+    the answers of several versions reveal together.
 
     For example:
 
         oneway certify work/guard.safetensors work/other.npz --require-error 0.03
+
+        oneway certify new.safetensors work/other.npz --with old.safetensors
     """
     import json
 
     from oneway.defenses import SecretKey
-    from oneway.defenses.codebook import CodebookRelease
+    from oneway.defenses.codebook import CodebookRelease, certify_together
     from oneway.defenses.codebook import certify as certify_table
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import compare_with_clean_scores
@@ -102,7 +112,13 @@ def certify(
 
     if page is not None:
         check_suffix(page, "--page", ".html")
+    if beside and write:
+        raise InvalidOptionError(
+            "a certificate of several versions is not written into one of them. Leave out --write, "
+            "or --with."
+        )
     release = CodebookRelease.load(guard)
+    others = [CodebookRelease.load(path).state for path in beside or ()]
     logits, queries = read_scores(scores, images, kind)
     required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}
     for flag, wanted in required.items():
@@ -118,20 +134,27 @@ def certify(
     required |= {"--require-group-share": require_group_share}
     people = read_groups(groups, len(logits))
     key = None if key_file is None else SecretKey.from_file(key_file)
-    certificate = certify_table(
-        release.state,
-        logits,
-        queries,
-        held_out=_held_out(guard, release.state.digest(), queries, people, key),
-        groups=people,
-        drop_copies=drop_copies,
-        level=level,
-        sensitive=read_sensitive(sensitive, len(logits)),
-        max_l1_worst=max_l1_worst,
-    )
+    tables = {guard: release.state, **dict(zip(beside or (), others, strict=True))}
+    judged = [
+        _held_out(path, table.digest(), queries, people, key) for path, table in tables.items()
+    ]
+    options: dict[str, Any] = {
+        # One version that was fitted to these queries spoils the figures of all.
+        "held_out": min(judged, key=lambda each: ("no", "not checked", "yes").index(each.answer)),
+        "groups": people,
+        "drop_copies": drop_copies,
+        "level": level,
+        "sensitive": read_sensitive(sensitive, len(logits)),
+        "max_l1_worst": max_l1_worst,
+    }
+    table = release.state
+    if others:
+        certificate, table = certify_together([release.state, *others], logits, queries, **options)
+    else:
+        certificate = certify_table(release.state, logits, queries, **options)
     if queries is not None:
         certificate = compare_with_clean_scores(
-            certificate, release.state, (logits, queries), groups=people
+            certificate, table, (logits, queries), groups=people
         )
     if json_out is not None:
         with atomic_file(json_out) as path:
@@ -140,7 +163,8 @@ def certify(
     if write and not missed:
         release.certificate = certificate
         release.save(guard)
-    place = page or guard.with_name(f"{guard.stem}-{scores.stem}.html")
+    names = "-".join([guard.stem, *(path.stem for path in beside or ()), scores.stem])
+    place = page or guard.with_name(f"{names}.html")
     show_certificate(certificate, guard, place, command_line(context))
     for line in missed:
         typer.echo(line, err=True)

@@ -84,6 +84,13 @@ DropCopies = Annotated[
         "--drop-copies", help="Count copies of a query once: they are an artefact of the file."
     ),
 ]
+Refine = Annotated[
+    Path | None,
+    typer.Option(
+        help="Codebook in use: cut its cells further and join none, so that answers of both reveal "
+        "what the new one reveals."
+    ),
+]
 KeyFile = Annotated[
     Path | None,
     typer.Option(help="Key of the digests of fitted queries, a file. [a salt beside them]"),
@@ -122,6 +129,7 @@ def codebook(
     max_group_share: MaxGroupShare = 1.0,
     drop_copies: DropCopies = False,
     training: Training = None,
+    refine: Refine = None,
     key_file: KeyFile = None,
     inverter: Inverters = None,
     decoy_l1: DecoyL1 = 0.02,
@@ -134,6 +142,8 @@ def codebook(
     vector; with --groups, of as many different groups. With a budget the table with fewest bits
     within it is chosen. The certificate goes into OUT, and, as a page to read, beside it. Digests
     of the fitted queries go into a file .fitted beside it: keep that file to yourself.
+    Before a codebook replaces another one that serves, --refine OLD keeps what both reveal
+    together at what the new one reveals.
 
     For example:
 
@@ -176,6 +186,7 @@ def codebook(
             groups=people,
             drop_copies=drop_copies,
             training=None if training is None else images_beside({}, scores, training),
+            older=None if refine is None else CodebookRelease.load(refine).state,
             move=move,
             complete=compare_with_clean_scores,
             on_share=lambda share: report("fit the codebook", share),

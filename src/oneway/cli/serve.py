@@ -75,6 +75,13 @@ AllowCleanScores = Annotated[
     bool,
     Option("--allow-clean-scores", help="With --defense none: release clean scores, unguarded."),
 ]
+RequireGuard = Annotated[
+    Text,
+    Option(
+        envvar="ONEWAY_REQUIRE_GUARD",
+        help="Start only with a guard of this version, which answers and the log state.",
+    ),
+]
 SettingsFile = Annotated[File, Option(help="TOML file with settings: docs/serving.md.")]
 Setting = Annotated[Texts, Option(help="Setting, such as port=8080; repeatable.")]
 
@@ -99,6 +106,7 @@ def serve(
     inverter: InverterFile = None,
     state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,
+    require_guard: RequireGuard = None,
     settings: SettingsFile = None,
     setting: Setting = None,
     device: Device = "auto",
@@ -124,11 +132,15 @@ def serve(
             --response-key predictions --input-shape 13 --defense rounding
     """
     load_serving()
+    from oneway.defenses.guard_versions import refuse_other_version
     from oneway.serving import ProxyOptions
 
     parsed, where = read_settings(settings, setting), choose_device(device)
     files = {"inverter": inverter, "state": state}
     opened = guard_of(guard, defense, option, files, parsed, where, allow_clean_scores)
+    opened = opened.rounded(parsed.decimals)
+    if require_guard is not None:
+        refuse_other_version(require_guard, opened.version)
     options = ProxyOptions(
         input_name,
         output_name,
@@ -252,7 +264,7 @@ def prepare_proxy(
             "is never guessed from the values."
         )
     guarded = GuardedScores(guard, outputs, device=device, decimals=settings.decimals)
-    upstream = asyncio.run(open_upstream(address, settings, guard, options))
+    upstream = asyncio.run(open_upstream(address, settings, guarded.guard, options))
     asyncio.run(check_proxy(upstream, guarded, settings))
     facts = {"passes_unguarded": upstream.passed, "dropped": upstream.dropped}
     app = proxy_app(upstream, guarded, settings)

@@ -7,6 +7,7 @@ from oneway.defenses.candidate_releases import (
     measure_candidates,
     pareto_optimal,
 )
+from oneway.defenses.guard_versions import guard_version
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.module_files import (
     StoredModule,
@@ -43,6 +44,7 @@ __all__ = [
     "codebook_to_onnx",
     "effective_options",
     "guard_onnx_model",
+    "guard_version",
     "load_module",
     "measure_candidates",
     "needs_state",

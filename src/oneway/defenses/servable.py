@@ -1,16 +1,16 @@
 """Open the guard of a server: from name, options and files to a defense."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator, nn
 
-import oneway
 from oneway.contracts import Defense
 from oneway.defenses.codebook import CodebookRelease
+from oneway.defenses.guard_versions import guard_version
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.module_files import load_module
 from oneway.defenses.registry import (
@@ -28,13 +28,19 @@ class ServableDefense:
 
     Attributes:
         name: The defense's registered name, or the kind of its file.
-        version: Version of oneway, or hash of the table: of what decides the releases.
+        version: Digest of what decides the releases, from :func:`guard_version`.
         defense: The defense.
     """
 
     name: str
     version: str
     defense: Defense
+
+    def rounded(self, decimals: int | None) -> "ServableDefense":
+        """Return the guard whose answers are rounded; it has another version."""
+        if decimals is None:
+            return self
+        return replace(self, version=guard_version(self.defense, decimals=decimals))
 
 
 def open_guard(
@@ -98,7 +104,7 @@ def open_guard(
                 "asks again averages its noise away. Give a key, by the setting key_file."
             )
         defense = KeyedRandomness(build, SecretKey(key))
-    return ServableDefense(name, oneway.__version__, defense)
+    return ServableDefense(name, guard_version(defense), defense)
 
 
 def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
@@ -114,9 +120,8 @@ def open_guard_file(path: Path, *, device: torch.device) -> ServableDefense:
             certificate is about another table.
     """
     release = CodebookRelease.load(path)
-    version = release.state.digest()[:12]
     release.state.to(device)
-    return ServableDefense("codebook", version, release)
+    return ServableDefense("codebook", guard_version(release), release)
 
 
 def _surrogate(path: Path, device: torch.device) -> nn.Module:

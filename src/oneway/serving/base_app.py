@@ -17,7 +17,7 @@ import oneway
 from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMetadata
 from oneway.openinference.tensors import MessageError
 from oneway.serving.batching import Batcher
-from oneway.serving.guarded import Guarded, Released
+from oneway.serving.guarded import Guarded, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, on_error
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
@@ -25,6 +25,9 @@ from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.responses import json_response
 from oneway.serving.settings import ServingSettings
+
+REQUIRE_GUARD = "oneway-require-guard"
+"""HTTP header by which a client takes answers of one version of the guard alone."""
 
 Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R", bound=InferenceRequest)
@@ -81,7 +84,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         if numbers_per_query is not None:
             numbers = settings.max_request_rows * numbers_per_query
             self.most_bytes = min(self.most_bytes, ENVELOPE_BYTES + NUMBER_BYTES * numbers)
-        self.metrics = ServerMetrics()
+        self.metrics = ServerMetrics(guard_parameters(guarded.guard))
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -195,6 +198,7 @@ class GuardedServer(ABC, Generic[Q, R]):
     async def infer(self, request: Request) -> Response:
         """Answer queries."""
         self.check_path(request)
+        self._check_version(request)
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
             await read_body(request, self.most_bytes, self.settings.timeout_seconds),
@@ -205,6 +209,13 @@ class GuardedServer(ABC, Generic[Q, R]):
         answer, released = await while_connected(request, self.answer(parsed))
         self.metrics.released.inc(len(released))
         return self.write(answer, released, parsed)
+
+    def _check_version(self, request: Request) -> None:
+        version = self.guarded.guard.version
+        if request.headers.get(REQUIRE_GUARD, version) != version:
+            raise RefusedError(
+                412, f"the guard is of version {version}, and another one is required", "version"
+            )
 
     def _answer_batch(self, requests: Sequence[Q]) -> Sequence[Released]:
         self.metrics.batches.observe(sum(map(len, requests)))

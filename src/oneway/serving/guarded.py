@@ -79,7 +79,7 @@ class Guarded(ABC, Generic[Q]):
             InvalidOptionError: ``decimals`` is outside its range.
         """
         check_release_options(torch.float32, decimals)
-        self.guard, self.device, self.decimals = guard, device, decimals
+        self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
         self.classes: int | None = None  # K, which every release has, once it has been checked
 
     @abstractmethod

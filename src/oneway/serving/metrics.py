@@ -1,6 +1,8 @@
 """Metrics for Prometheus: counts and durations, and nothing about any query or score."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -9,9 +11,14 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 class ServerMetrics:
     """The metrics of one server, in a registry of its own."""
 
-    def __init__(self) -> None:
-        """Register all metrics, at zero."""
+    def __init__(self, guard: Mapping[str, str]) -> None:
+        """Register all metrics, at zero.
+
+        Args:
+            guard: Name and version of the guard.
+        """
         self.registry = CollectorRegistry()
+        Info("oneway_guard", "The guard that answers.", registry=self.registry).info(dict(guard))
         self.requests = Counter(
             "oneway_requests_total", "Requests.", ("route", "status"), registry=self.registry
         )

@@ -20,6 +20,7 @@ REFUSALS = {
     "401": "a bearer token is needed",
     "404": "there is no such model or version",
     "408": "the request did not arrive in time",
+    "412": "the guard is of another version than the one that the client requires",
     "413": "the request is too large",
     "415": "the request is packed",
     "421": "the server is asked by a name that is not its own",

@@ -20,10 +20,12 @@ from oneway.defenses.codebook.identification import (
     chance_named,
     mean_chance_named,
 )
+from oneway.defenses.codebook.joint import JointCodebook, certify_together
 from oneway.defenses.codebook.measures import CertifiedError, certified_error, measure_codebook
 from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.together import Alone, Together
 from oneway.defenses.codebook.traffic import Traffic
 from oneway.defenses.codebook.worst_case import WorstCase
 from oneway.defenses.codebook.yardsticks import Yardstick, Yardsticks
@@ -31,6 +33,7 @@ from oneway.defenses.codebook.yardsticks import Yardstick, Yardsticks
 __all__ = [
     "ASSUMPTIONS",
     "NOT_CHECKED",
+    "Alone",
     "Budget",
     "Certificate",
     "CertifiedError",
@@ -42,14 +45,17 @@ __all__ = [
     "FittedQueries",
     "HeldOut",
     "Identification",
+    "JointCodebook",
     "NamedShare",
     "SensitiveAccuracy",
+    "Together",
     "Traffic",
     "WorstCase",
     "Yardstick",
     "Yardsticks",
     "certified_error",
     "certify",
+    "certify_together",
     "chance_named",
     "choose_codebook",
     "cut_calibration",

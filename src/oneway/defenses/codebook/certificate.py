@@ -33,6 +33,7 @@ from oneway.defenses.codebook.measures import (
 from oneway.defenses.codebook.options import FitSettings
 from oneway.defenses.codebook.parts import LEAST_ROWS, PartErrors, certify_parts
 from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.together import Together
 from oneway.defenses.codebook.traffic import (
     Copies,
     Traffic,
@@ -54,7 +55,8 @@ ASSUMPTIONS = (
     "reconstructed better; so may any query by an attacker who knows more about it than its "
     "distribution (who sent it, another picture of the same thing, a short list of candidates).",
     "The label is released as it is, and attacks that read only the label are not hindered.",
-    "The attacker sees one answer of this codebook per query, and no other output of the model. "
+    "The attacker sees one answer of each certified version per query, and no other output of the "
+    "model. "
     "Equal scores always get the same answer, but a query that is changed a little and sent again "
     "may fall into another cell, and reveal more.",
     "The certificate is about queries to come. The codebook itself is made from calibration "
@@ -111,6 +113,8 @@ class Certificate:
             where they are known, numbered from the worst on. The bound of a group takes its queries
             as independent draws from what the group asks.
         yardsticks: Errors to compare the certified error with; None if none is certified.
+        version: Version of the guard, as servers state it; empty for a release without a table.
+        together: What answers of several versions reveal, if the certificate is about those.
     """
 
     table: str
@@ -131,6 +135,8 @@ class Certificate:
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
     yardsticks: Yardsticks | None = None
+    version: str = ""
+    together: Together | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -199,6 +205,8 @@ class Certificate:
             if parts.few < 0 or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
         yield from _faults_of_counts(self, codebook)
+        if self.together is not None:
+            yield "it is about answers of several versions, and not about this table alone"
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
@@ -342,6 +350,7 @@ def figures_of_table(codebook: Codebook) -> dict[str, Any]:
         "members_least": int(members.min()) if len(members) else 0,
         "labels_alone": int((codebook.members == 0).sum()),
         "groups_least": int(groups.min()) if len(groups) else None,
+        "version": codebook.version,
     }
 
 

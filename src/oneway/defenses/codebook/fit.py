@@ -19,15 +19,25 @@ sides. Together, and with a term for what a cell mixes, they are ours. Nearest-c
 distort more, since they cut rare rows into cells that are too small to keep.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from oneway.checks import check_logits_to_fit, check_weight
 from oneway.defenses.codebook.measures import Measured, measure_codebook
+from oneway.defenses.codebook.nesting import (
+    Box,
+    Nesting,
+    check_older,
+    nest,
+    older_boxes,
+    refuse_kept,
+)
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
 from oneway.defenses.codebook.traffic import check_groups
@@ -72,6 +82,7 @@ class LabelRows:
         costs: L1 distortion of unions of boxes, and their rows beyond the cap, by numbers of boxes.
             They do not depend on the weights, so that a sweep over weights computes them once.
         groups: ``(n)`` int64, the group of each row, or None.
+        nesting: How the boxes lie in an older table's cells; None: in no others.
     """
 
     classes: Tensor
@@ -84,6 +95,7 @@ class LabelRows:
     cap: float
     costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
     groups: Tensor | None = None
+    nesting: Nesting | None = None
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
@@ -161,6 +173,7 @@ def cut_calibration(
     on_label: Callable[[float], None] | None = None,
     *,
     groups: Tensor | None = None,
+    older: Codebook | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
@@ -171,11 +184,14 @@ def cut_calibration(
         on_label: Called with the share that is done.
         groups: ``(N)`` int64, the person, account or device behind each query. Then ``min_members``
             counts different groups.
+        older: A table whose cells are cut further, and never joined; its explicit classes are
+            taken. See :mod:`oneway.defenses.codebook.nesting`.
 
     Raises:
-        InvalidTensorError: ``logits`` are not finite scores, there are too few of them, or
-            ``images`` or ``groups`` are not as many.
-        InvalidOptionError: ``max_group_share`` is below 1, and there are no groups.
+        InvalidTensorError: ``logits`` are not finite scores, there are too few of them,
+            ``images`` or ``groups`` are not as many, or the older table is over other classes.
+        InvalidOptionError: ``max_group_share`` is below 1, and there are no groups; or a vector of
+            the older table must stay, and stands for fewer queries than ``min_members``.
     """
     _check_calibration(logits, settings, images)
     if groups is not None:
@@ -192,6 +208,9 @@ def cut_calibration(
     )
     num_classes = logits.shape[-1]
     explicit = min(settings.explicit_classes, num_classes)
+    if older is not None:
+        check_older(older, num_classes)
+        older, explicit = copy.deepcopy(older).cpu(), older.sizes.explicit_classes
     top = torch.cat([part.double().softmax(-1).amax(-1) for part in logits.split(4096)]).mean()
     cut = []
     for label in range(num_classes):
@@ -201,19 +220,60 @@ def cut_calibration(
         probabilities = wide.softmax(-1)
         mean = probabilities.mean(0) if len(numbers) else probabilities.new_zeros(num_classes)
         mean[label] = torch.inf  # the label itself comes first
-        classes = mean.topk(explicit).indices
+        classes = mean.topk(explicit).indices if older is None else older.classes[label]
         dense = explicit == num_classes
         rows = project(probabilities, classes.expand(len(numbers), -1), dense=dense)
         tails = _tails(probabilities, classes)
         own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
-        company = len(numbers) if own is None else len(own.unique())
-        boxes = _cut(rows, tails, settings, own) if company >= settings.min_members else []
+        is_enough = partial(_is_enough, own, settings)
+        nesting, boxes = None, list[Box]()
+        if older is not None:
+            boxes, parents = older_boxes(older, label, rows)
+            boxes, parents = _cut(rows, tails, settings, own, boxes, parents)
+            nesting = nest(older, boxes, parents, is_enough)
+        elif len(numbers) and _company(own, torch.arange(len(numbers))) >= settings.min_members:
+            open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
+            everything = [(open_ended, torch.arange(len(rows)))]
+            boxes, _ = _cut(rows, tails, settings, own, everything, [label])
         pixels = None if shown is None else shown[numbers].double()
         offsets, center, cap = wide.logsumexp(-1), settings.center, _cap_of(settings)
-        cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap, groups=own))
+        cut.append(
+            LabelRows(
+                classes,
+                rows,
+                pixels,
+                offsets,
+                tails,
+                center,
+                boxes,
+                cap,
+                groups=own,
+                nesting=nesting,
+            )
+        )
         if on_label is not None:
             on_label((label + 1) / num_classes)
+    refuse_kept(
+        (each.nesting for each in cut if each.nesting is not None),
+        settings.min_members,
+        with_groups=groups is not None,
+    )
     return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
+
+
+def _company(groups: Tensor | None, rows: Tensor) -> int:
+    """Return how many rows, or groups where these are known, some of a label's rows are."""
+    return len(rows) if groups is None else len(groups[rows].unique())
+
+
+def _is_enough(groups: Tensor | None, settings: FitSettings, rows: Tensor) -> bool:
+    """Return whether some of a label's rows may stand behind a vector."""
+    if _company(groups, rows) < settings.min_members:
+        return False
+    if groups is None:
+        return True
+    counts = groups[rows].unique(return_counts=True)[1]
+    return float(counts.max() / counts.sum()) <= settings.max_group_share
 
 
 def _cap_of(settings: FitSettings) -> float:
@@ -306,7 +366,11 @@ def _fill(
     offsets = torch.stack([rows.offsets[each].mean() for each in members])
     offsets = offsets.round(decimals=OFFSET_DECIMALS)
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
-    values = torch.stack([center_of(rows.rows[each], rows.center) for each in members])
+    # A cell that stays as it was may have no new rows.
+    values = torch.zeros(len(members), rows.rows.shape[1], dtype=torch.float64)
+    for number, each in enumerate(members):
+        if len(each):
+            values[number] = center_of(rows.rows[each], rows.center)
     # Cut off, not rounded: what is left goes to the label, which stays on top.
     others = short(values[:, 1:], torch.floor)
     values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)
@@ -314,6 +378,8 @@ def _fill(
         explicit = book.sizes.explicit_classes
         values[:, explicit:] /= book.sizes.num_classes - explicit
     book.values[span] = with_leading_label(values)
+    if rows.nesting is not None:
+        rows.nesting.keep(book, span, cells)
 
 
 def _canonical(top: float, book: Codebook) -> Tensor:
@@ -395,20 +461,32 @@ def distortion(rows: Tensor, center: str) -> float:
 
 
 def _cut(
-    rows: Tensor, tails: Tensor, settings: FitSettings, groups: Tensor | None
-) -> list[tuple[Tensor, Tensor]]:
-    """Cut rows into boxes, best cut first, until there are enough or none can be cut.
+    rows: Tensor,
+    tails: Tensor,
+    settings: FitSettings,
+    groups: Tensor | None,
+    boxes: list[Box],
+    parents: list[int],
+) -> tuple[list[Box], list[int]]:
+    """Cut boxes of rows further, best cut first, until there are enough or none can be cut.
 
     Boxes with a row beyond ``max_l1_worst`` are cut before all others.
 
     A cut puts its lower side before its upper side, in the place of what was cut. So the first
     box whose upper edges a row keeps within is the one that the cuts lead to, and lower edges
     need not be kept.
+
+    Returns:
+        The boxes, and the parent of each: that of the box that it was cut from. There are at most
+        ``max_boxes`` more than before, less one.
     """
-    open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
-    boxes = [(open_ended, torch.arange(len(rows)))]
-    cuts = [_best_cut(rows, tails, settings, groups)]
-    while len(boxes) < settings.max_boxes:
+
+    def cut_of(side: Tensor) -> _Cut | None:
+        own = None if groups is None else groups[side]
+        return _best_cut(rows[side], tails[side], settings, own)
+
+    cuts, most = [cut_of(side) for _, side in boxes], len(boxes) + settings.max_boxes - 1
+    while len(boxes) < most:
         gains = [(False, -1.0) if cut is None else (cut.is_urgent, cut.gain) for cut in cuts]
         best = max(range(len(gains)), key=gains.__getitem__)
         cut = cuts[best]
@@ -420,11 +498,9 @@ def _cut(
         left = rows[group, cut.axis] <= cut.edge
         sides = (below, group[left]), (edges, group[~left])
         boxes[best : best + 1] = sides
-        cuts[best : best + 1] = [
-            _best_cut(rows[side], tails[side], settings, None if groups is None else groups[side])
-            for _, side in sides
-        ]
-    return boxes
+        cuts[best : best + 1] = [cut_of(side) for _, side in sides]
+        parents[best : best + 1] = [parents[best]] * 2
+    return boxes, parents
 
 
 @dataclass(frozen=True)
@@ -509,7 +585,9 @@ class _Merging:
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self.cells = [frozenset([number]) for number in range(len(label.boxes))]
         whole = frozenset(range(len(self.cells)))
-        if whole and label.group_share(whole) > max_group_share:
+        if label.nesting is not None:
+            self.cells = label.nesting.cells
+        elif whole and label.group_share(whole) > max_group_share:
             self.cells = []
         elif rate_weight == math.inf and whole and label.cap == math.inf:
             self.cells = [whole]
@@ -524,6 +602,7 @@ class _Merging:
             (first, second): self._change(first, second)
             for place, first in enumerate(self.cells)
             for second in self.cells[:place]
+            if self._may_join(first, second)
         }
 
     @property
@@ -541,7 +620,9 @@ class _Merging:
             if not uneven:
                 break
             # Also beyond the cap: who is behind a vector counts more.
-            pairs = filter(uneven.intersection, self._changes)
+            pairs = list(filter(uneven.intersection, self._changes))
+            if not pairs:  # an older table's cell, which stays as it was
+                break
             self._join(min(pairs, key=self._changes.__getitem__))
 
     def join(self) -> None:
@@ -557,8 +638,13 @@ class _Merging:
             self._means[joined] = share * self._means[first] + (1 - share) * self._means[second]
         self.cells = [cell for cell in self.cells if cell not in pair]
         self._changes = {key: value for key, value in self._changes.items() if not {*key} & {*pair}}
-        self._changes.update({(joined, cell): self._change(joined, cell) for cell in self.cells})
+        mates = [cell for cell in self.cells if self._may_join(joined, cell)]
+        self._changes.update({(joined, cell): self._change(joined, cell) for cell in mates})
         self.cells.append(joined)
+
+    def _may_join(self, first: frozenset[int], second: frozenset[int]) -> bool:
+        nesting = self._label.nesting
+        return nesting is None or nesting.may_join(first, second)
 
     def _change(self, first: frozenset[int], second: frozenset[int]) -> float:
         label, both = self._label, first | second

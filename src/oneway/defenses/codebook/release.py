@@ -129,6 +129,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         groups: Tensor | None = None,
         drop_copies: bool = CodebookOptions.drop_copies,
         training: Tensor | None = None,
+        older: Codebook | None = None,
         move: Move | None = None,
         complete: Complete | None = None,
         on_share: Callable[[float], None] | None = None,
@@ -157,6 +158,9 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 :func:`certify`.
             training: ``(M, ...)`` inputs that the model was trained on; if some of the queries are
                 among them, they are refused.
+            older: A table of the same model, fitted before: its cells are cut further, and never
+                joined, so that answers of both reveal what those of the new one reveal. Cells with
+                too few new queries keep their vector.
             move: Changes the table before it is certified: decoys.
             complete: Adds to the certificate what a defense cannot measure itself, where the
                 queries are given.
@@ -202,7 +206,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             )
         scores, shown = logits[made_of.to(logits.device)], _of(queries, made_of)
         calibration = cut_calibration(
-            scores, settings, shown, on_share, groups=_of(groups, made_of)
+            scores, settings, shown, on_share, groups=_of(groups, made_of), older=older
         )
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from oneway.checks import check_count, check_logits
 from oneway.errors import InvalidTensorError
+from oneway.files import digest_tensors
 
 MAX_OFFSET = 1e6
 """Largest offset, in nats: a softmax ignores it, and float32 has no digits left beside it."""
@@ -188,11 +189,19 @@ class Codebook(nn.Module):
 
     def digest(self) -> str:
         """Return the SHA-256 of the table's sizes and of all its tensors, in hexadecimal."""
-        digest = hashlib.sha256(repr(sorted(self.architecture.items())).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_tensors(self.state_dict(), repr(sorted(self.architecture.items())))
+
+    @property
+    def version(self) -> str:
+        """A short digest of what decides the answers: each box, in order, and its vector.
+
+        How many queries are behind a vector is not part of it, nor how cells are numbered.
+        """
+        used = (self.edges > -torch.inf).all(-1)
+        cells = self.assignment[used]
+        answers = {"counts": used.sum(-1), "classes": self.classes, "edges": self.edges[used]}
+        answers |= {"values": self.values[cells], "offsets": self.offsets[cells]}
+        return short_digest(digest_tensors(answers))
 
     def fault(self) -> str | None:
         """Return the first rule that the table breaks, in words; None if it is sound."""
@@ -233,6 +242,11 @@ class Codebook(nn.Module):
         ):
             return "its boxes and cells do not fit together"
         return fault
+
+
+def short_digest(text: str) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def first_box(rows: Tensor, edges: Tensor) -> Tensor:

@@ -21,11 +21,14 @@ from oneway.report.page.identification import (
     identification_sections,
 )
 from oneway.report.page.traffic import held_out_sentence, held_out_words, traffic_sentences
+from oneway.report.page.versions import MEANINGS as VERSIONS
+from oneway.report.page.versions import version_lines, version_sections
 from oneway.report.sentences import LABEL_LEAKS, NO_GAP, baselines_sentence, gap_number
 from oneway.report.table import Column, Listing
 
 MEANINGS = {
     **IDENTIFICATION,
+    **VERSIONS,
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
@@ -175,7 +178,7 @@ def parts_sentences(certificate: Certificate) -> list[str]:
 
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
-    lines = identification_lines(certificate)
+    lines = version_lines(certificate) + identification_lines(certificate)
     lines += [bits_sentence(certificate), error_sentence(certificate)]
     for line in (yardsticks_sentence(certificate), gap_sentence(certificate)):
         if line is not None:
@@ -366,6 +369,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         notices.append(alone)
     sections = [
         Section("numbers", "In numbers", [_figures(certificate_figures(certificate))]),
+        *version_sections(certificate),
         *identification_sections(certificate),
         Section("words", "In words", [Bullets(certificate_lines(certificate))]),
     ]
@@ -435,10 +439,9 @@ def _chart(certificate: Certificate) -> Chart:
 def _facts(certificate: Certificate, command: str) -> list[tuple[str, str]]:
     facts = [("Command", command)] if command else []
     level = f"{100 * certificate.level:g} %"
-    table = certificate.table[:16] + "..." if certificate.table else "none"
     return [
         *facts,
         ("Queries", f"{certificate.queries:,}"),
         ("Level of intervals and bounds", level),
-        ("Table", table),
+        ("Guard version", certificate.version or "none"),
     ]
