@@ -193,10 +193,9 @@ def line_chart(
     if not banded:
         # Names stand beside the upper ends of lines, in an order in which no line crosses a name:
         # first those to the right of their line, from the left on, then the others, from the right.
-        right = [level for level in levels if at(level.value) <= ROOM]
-        left = [level for level in levels if at(level.value) > ROOM]
-        value = attrgetter("value")
-        levels = [*sorted(right, key=value), *sorted(left, key=value, reverse=True)]
+        rising = sorted(levels, key=attrgetter("value"))
+        levels = [level for level in rising if at(level.value) <= ROOM]
+        levels += [level for level in rising[::-1] if at(level.value) > ROOM]
     step, lift, size = (26, 6, " small") if len(places) > 9 else (46, 14, "")
     head = 22
     top = head * len(levels) + 10
