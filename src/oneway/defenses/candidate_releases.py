@@ -96,8 +96,8 @@ def measure_candidates(
         queries: ``(N, ...)`` in [0, 1], the queries that gave the scores.
         generator: On the CPU; draws which queries fit, judge and certify.
         min_members: Least numbers of members of the candidate codebooks.
-        max_cells: Largest number of cells; then all candidates are codebooks, since nothing bounds
-            the answers of the others.
+        max_cells: Largest number of cells of a table, at least one per label. Releases without a
+            table are then left out: more queries fill more of their cells.
         held_out: Share of the queries that certify the winner, in (0, 1).
         groups: See :meth:`CodebookRelease.fit`.
         drop_copies: See :meth:`CodebookRelease.fit`.
@@ -114,9 +114,8 @@ def measure_candidates(
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown = queries[judging].flatten(1)
     own = None if groups is None else groups.to(fitting.device)[fitting]
-    limits = {} if max_cells is None else {"max_cells": max_cells}
-    others = RELEASE_GRID if max_cells is None else ()
-    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(others)
+    grid = RELEASE_GRID if max_cells is None else ()
+    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(grid)
     candidates = dict[tuple[float, ...], ReleaseCandidate]()
     numbers = itertools.count(1)
 
@@ -135,8 +134,9 @@ def measure_candidates(
             for rate_weight in RATE_WEIGHTS:
                 book = merge_calibration(calibration, rate_weight).to(logits.device)
                 fitted = {"min_members": least, "rate_weight": rate_weight, "center": center}
-                add("codebook", fitted | limits, CodebookRelease(book))
-    for name, options in others:
+                fitted |= {} if max_cells is None else {"max_cells": max_cells}
+                add("codebook", fitted, CodebookRelease(book))
+    for name, options in grid:
         add(name, options, build_defense(name, options, None))
     return list(candidates.values())
 

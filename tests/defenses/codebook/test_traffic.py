@@ -49,8 +49,8 @@ def test_a_split_has_every_row_once_and_every_group_whole(count, shares, grouped
     total, taken = len(set(units)), 0.0
     behind = [{units[row] for row in part.tolist()} for part in parts]
     for share, part in zip(shares, behind, strict=False):
-        taken += share
-        assert len(part) == round(taken * total) - round((taken - share) * total)
+        before, taken = taken, taken + share
+        assert len(part) == round(taken * total) - round(before * total)
     assert sum(map(len, behind)) == total
     # However the rest is split, the first part stays.
     if shares:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from oneway.report import Listing
 from oneway.report.page import write_charts
 from oneway.report.page.charts import (
+    ROOM,
     SHARE,
     Legend,
     Level,
@@ -78,6 +79,21 @@ def test_an_interval_reaches_as_far_to_both_sides_and_is_never_cut_short(pairs, 
         left, right = (percent(whisker.attributes[end]) for end in ("x1", "x2"))
         assert 0 <= left <= right <= SHARE
         assert left + right == pytest.approx(2 * percent(one.attributes["x"]), abs=0.03)
+
+
+@given(st.lists(ERRORS, min_size=2, max_size=6, unique=True))
+def test_no_line_begins_above_a_name_on_the_side_where_the_name_stands(values):
+    page = line_of([(f"{value}", value) for value in values], [], banded=False)
+    lines = [one.attributes for one in page.every("line") if one.has("level")]
+    names = [one.attributes for one in page.every("text") if one.has("level-name")]
+    for row, name in enumerate(names):
+        own = percent(name["x"])
+        for above in lines[:row]:
+            x = percent(above["x1"])
+            if name.get("text-anchor") == "end":
+                assert x >= own or x <= ROOM
+            else:
+                assert x <= own
 
 
 def test_the_band_reaches_from_one_floor_to_the_other():

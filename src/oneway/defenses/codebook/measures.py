@@ -129,10 +129,12 @@ def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:
 def pairs_in(cells: Tensor, groups: Tensor | None = None) -> int:
     """Return the number of disjoint pairs of queries that share one of ``(N)`` int64 cells.
 
-    Of ``(N)`` int64 groups, each counts once in a cell.
+    With ``(N)`` int64 groups there are none where no two groups share a cell.
     """
     if groups is not None:
-        cells = torch.stack([cells, groups.to(cells.device)]).unique(dim=1)[0]
+        shared = torch.stack([cells, groups.to(cells.device)]).unique(dim=1)[0]
+        if len(shared.unique()) == len(shared):
+            return 0
     return int((cells.unique(return_counts=True)[1] // 2).sum())
 
 

@@ -159,13 +159,18 @@ def alone_sentence(certificate: Certificate) -> str | None:
     return f"{share} of queries are alone in their cell and count as fully reconstructed."
 
 
+IF_INDEPENDENT = ", if a group's queries are independent draws from what it asks"
+"""What the bound of a group rests on, though groups are given because queries may depend."""
+
+
 def parts_sentences(certificate: Certificate) -> list[str]:
     """Return the worst label, cell and group, and how many parts have too few queries."""
     level = f"{100 * certificate.level:g} %"
     lines = [
         f"Worst {kind}: {name}. Among its queries any attacker's error is at least "
-        f"{error.lower_bound:.4f} (lower bound, {level} for all of them at once; estimate "
-        f"{error.estimate:.4f} from {error.queries:,} queries)."
+        f"{error.lower_bound:.4f} (lower bound, {level} for all of them at once"
+        f"{IF_INDEPENDENT if kind == 'group' else ''}; estimate {error.estimate:.4f} from "
+        f"{error.queries:,} queries)."
         for kind, (name, error) in certificate.worst.items()
     ]
     return lines + [
@@ -429,7 +434,7 @@ def _chart(certificate: Certificate) -> Chart:
         f"A line of mean squared errors from 0 on. All queries: {total.estimate:.4f}, from "
         f"{total.low:.4f} to {total.high:.4f}; and {len(rows) - 1} labels by themselves. To "
         f"compare with: {', '.join(f'{each.label} {each.value:.4f}' for each in levels)}.",
-        sorted(levels, key=attrgetter("value")),
+        levels,
         places,
         numbers=Listing(title, columns, places),
         banded=False,

@@ -6,6 +6,7 @@ Charts measure nothing, and only place numbers. Colors come from ``chart.css``.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from markupsafe import Markup
 
@@ -13,6 +14,9 @@ from oneway.report.table import Listing
 
 WIDTH, HEIGHT = 920, 430
 """Size of a plot with two axes, in its own units; a page scales it."""
+
+ROOM = 60
+"""Percent of a line's width up to which a level's name stands to the right of its line."""
 
 SHARE = 78
 """Percent of a line's width that places lie on; their numbers stand beside them."""
@@ -186,6 +190,12 @@ def line_chart(
     first, second = levels[0].value, levels[1].value
     reach = max(first, second) + 2 * abs(second - first) if banded else math.inf
     at, limit = _line_scale(levels, places, reach)
+    if not banded:
+        # Names stand beside the upper ends of lines, in an order in which no line crosses a name:
+        # first those to the right of their line, from the left on, then the others, from the right.
+        rising = sorted(levels, key=attrgetter("value"))
+        levels = [level for level in rising if at(level.value) <= ROOM]
+        levels += [level for level in rising[::-1] if at(level.value) > ROOM]
     step, lift, size = (26, 6, " small") if len(places) > 9 else (46, 14, "")
     head = 22
     top = head * len(levels) + 10
@@ -200,7 +210,7 @@ def line_chart(
         across = {"x1": _percent(x), "x2": _percent(x)}
         parts.append(element("line", kind="level", y1=y + 5, y2=height - 4, **across))
         # The first stands to the left of its line, others to the right, where there is room.
-        beside = {"dx": -5, "text_anchor": "end"} if x > (60 if order else 25) else {"dx": 5}
+        beside = {"dx": -5, "text_anchor": "end"} if x > (ROOM if order else 25) else {"dx": 5}
         text = f"{level.label} {level.value:.4f}"
         parts.append(element("text", text, kind="level-name", x=_percent(x), y=y, **beside))
     for order, place in enumerate(places):
