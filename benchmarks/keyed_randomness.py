@@ -103,8 +103,8 @@ def main() -> None:
     """Measure, print, and write records if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=["smoothed"])
-    parser.add_argument("--queries", type=int, default=50)
-    parser.add_argument("--variants", type=int, default=2048)
+    parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument("--variants", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
