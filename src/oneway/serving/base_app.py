@@ -17,12 +17,13 @@ from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMe
 from oneway.openinference.tensors import MessageError
 from oneway.serving.batching import Batcher
 from oneway.serving.guarded import Guarded, Released
-from oneway.serving.http_errors import RefusedError, json_response, on_error
+from oneway.serving.http_errors import RefusedError, json_response, on_error, traffic_changed
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.settings import ServingSettings
+from oneway.serving.watching import watch_traffic
 
 Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R", bound=InferenceRequest)
@@ -60,7 +61,10 @@ class GuardedServer(ABC, Generic[Q, R]):
             raise RuntimeError("the model must pass its self test before it is served")
         self.guarded, self.settings = guarded, settings
         self.metadata, self.paths = metadata, paths
-        self.metrics = ServerMetrics()
+        self.watch = watch_traffic(guarded.guard, settings)
+        if self.watch is not None:
+            guarded.count = self.watch.see
+        self.metrics = ServerMetrics(None if self.watch is None else self.watch.test)
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -105,6 +109,13 @@ class GuardedServer(ABC, Generic[Q, R]):
             RefusedError: The request is refused.
         """
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is released any more, since the traffic has changed."""
+        if self.watch is None or not self.settings.stop_on_drift:
+            return False
+        return self.watch.test.drift is not None
+
     async def is_ready(self) -> bool:
         """Say whether the model can answer now."""
         return self.batcher.alive
@@ -136,7 +147,7 @@ class GuardedServer(ABC, Generic[Q, R]):
     async def model_ready(self, request: Request) -> Response:
         """Answer whether the model is ready."""
         self.check_path(request)
-        ready = await self.is_ready()
+        ready = not self.stopped and await self.is_ready()
         name = None if self.metadata is None else self.metadata.name
         return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
@@ -144,6 +155,8 @@ class GuardedServer(ABC, Generic[Q, R]):
         """Answer queries."""
         self.check_path(request)
         settings = self.settings
+        if self.stopped:
+            raise traffic_changed()
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
             await read_body(request, settings.max_request_bytes, settings.timeout_seconds),
@@ -174,7 +187,7 @@ class GuardedServer(ABC, Generic[Q, R]):
 
     async def health_ready(self, _: Request) -> Response:
         """Answer whether queries can be answered now."""
-        ready = await self.is_ready()
+        ready = not self.stopped and await self.is_ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def metrics_text(self, _: Request) -> Response:
@@ -200,6 +213,8 @@ class GuardedServer(ABC, Generic[Q, R]):
                 await self.batcher.start()
                 yield
                 await self.batcher.close()
+                if self.watch is not None:
+                    self.watch.save()
 
         routes = [
             Route("/v2", self.server_metadata),

@@ -6,6 +6,7 @@ from oneway.defenses.codebook.certificate import (
     certify,
 )
 from oneway.defenses.codebook.decoys import plant_decoys
+from oneway.defenses.codebook.drift import Drift, DriftTest
 from oneway.defenses.codebook.fit import (
     choose_codebook,
     cut_calibration,
@@ -38,6 +39,8 @@ __all__ = [
     "CodebookOptions",
     "CodebookRelease",
     "DecoyOptions",
+    "Drift",
+    "DriftTest",
     "FitSettings",
     "FittedQueries",
     "HeldOut",
