@@ -8,6 +8,7 @@ what the least error of any attacker rests on.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from typing import Any
 
 import torch
@@ -107,6 +108,8 @@ class Certificate:
             where they are known, numbered from the worst on. The bound of a group takes its queries
             as independent draws from what the group asks.
         yardsticks: Errors to compare the certified error with; None if none is certified.
+        certified_on: Day on which it was certified, in UTC, as in ``"2026-12-31"``; None where
+            nobody said it.
     """
 
     table: str
@@ -127,6 +130,7 @@ class Certificate:
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
     yardsticks: Yardsticks | None = None
+    certified_on: str | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -173,6 +177,7 @@ class Certificate:
                     kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
                 },
                 "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
+                "certified_on": values["certified_on"],
             }
         )
 
@@ -220,6 +225,8 @@ class Certificate:
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
             yield from self.yardsticks.faults()
+        if self.certified_on is not None and not _is_day(self.certified_on):
+            yield "it was certified on a day that does not exist"
         distortion: Any = self.distortion
         for name, largest in LARGEST_DISTORTION.items():
             values = distortion.get(name) if isinstance(distortion, dict) else None
@@ -519,6 +526,13 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
         yield "the interval of an error is empty"
     elif not max(error.low, error.lower_bound) <= error.estimate <= error.high:
         yield "an error's estimate is not between its bounds"
+
+
+def _is_day(value: object) -> bool:
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
 
 
 def _is_within(value: object, least: float, most: float) -> bool:

@@ -125,24 +125,14 @@ class DriftTest:
             InvalidOptionError: The certified queries are no independent draws of the traffic that
                 the table was not fitted to, or ``risk`` is outside its range.
         """
-        traffic = certificate.traffic
-        faults = (
-            (certificate.held_out.answer == "no", "were fitted, too", "queries that were not."),
-            (traffic.copies == "dropped", "were stripped of their copies", "queries with copies."),
-            (
-                traffic.groups is not None,
-                "depend on each other within groups",
-                "independent queries, such as one of each group, without --groups.",
-            ),
-        )
-        for broken, fault, remedy in faults:
-            if broken:
-                raise InvalidOptionError(
-                    "the certified queries must be independent draws of the traffic that the "
-                    f"guard was not fitted to, but they {fault}. Certify the guard again, by "
-                    f"`oneway certify GUARD FILE --write`, on {remedy}"
-                )
-        return cls(traffic.cells, risk=risk)
+        fault = fault_of_reference(certificate)
+        if fault is not None:
+            raise InvalidOptionError(
+                "the certified queries must be independent draws of the traffic that the guard was "
+                f"not fitted to, but they {fault[0]}. Certify the guard again, by `oneway certify "
+                f"GUARD FILE --write`, on {fault[1]}"
+            )
+        return cls(certificate.traffic.cells, risk=risk)
 
     @property
     def wealth(self) -> float:
@@ -254,6 +244,24 @@ class _Gambler:
             raise ValueError
         self.bag, self.block, self.wealths = bag, block, wealths
         self.blocks, self.began = values["blocks"], None if began is None else float(began)
+
+
+def fault_of_reference(certificate: Certificate) -> tuple[str, str] | None:
+    """Return why answers cannot be compared with certified queries, and with which they could.
+
+    Returns:
+        What the queries are, and a remedy; None if answers can be compared with them.
+    """
+    if certificate.held_out.answer == "no":
+        return "were fitted, too", "queries that were not fitted."
+    if certificate.traffic.copies == "dropped":
+        return "were stripped of their copies", "queries with their copies."
+    if certificate.traffic.groups is not None:
+        return (
+            "depend on each other within groups",
+            "independent queries, such as one of each group, without --groups.",
+        )
+    return None
 
 
 def chance_of_block(block: Counts, bag: Counts, generator: np.random.Generator) -> float:
