@@ -33,7 +33,7 @@ FITTING = 1000
 """Digits that the codebook is fitted to; 2,000 others are the traffic."""
 
 RISK = 0.01
-CERTIFIED = (400, 1000)
+METHODS = ("blocks", "universal", "known")
 LONGEST = 3000
 """Answers of a stream."""
 
@@ -131,10 +131,10 @@ def others(counts: list[int], stream: NDArray[np.int64]) -> dict[str, float]:
     pooled, known = reference + seen, reference + 0.5
     mixtures = log_mixture(seen)
     evidence = {
-        "universal inference": log_mixture(reference)
+        "universal": log_mixture(reference)
         + mixtures
         - log_likelihood(pooled, pooled / pooled.sum(-1, keepdim=True)),
-        "shares taken as known": mixtures - log_likelihood(seen, known / known.sum()),
+        "known": mixtures - log_likelihood(seen, known / known.sum()),
     }
     found = {}
     for name, logs in evidence.items():
@@ -143,33 +143,41 @@ def others(counts: list[int], stream: NDArray[np.int64]) -> dict[str, float]:
     return found
 
 
-def measure(traffic: Traffic, repetitions: int, changes: int) -> Iterator[Row]:
-    """Yield a record for each number of certified queries, each traffic and each method."""
-    for certified in CERTIFIED:
-        for change, population in {"as certified": traffic.certified, **traffic.changed}.items():
-            for late in (False,) if change == "as certified" else (False, True):
-                generator, found = np.random.default_rng(certified), dict[str, list[float]]()
-                for _ in range(repetitions if change == "as certified" else changes):
-                    rows = generator.choice(traffic.certified, certified)
-                    counts = np.bincount(rows, minlength=traffic.cells).tolist()
-                    stream = generator.choice(population, LONGEST)
-                    own = generator.spawn(1)[0]
-                    answers = ours(traffic, counts, stream, own, late=late)
-                    found.setdefault("blocks", []).append(answers)
-                    for name, first in ({} if late else others(counts, stream)).items():
-                        found.setdefault(name, []).append(first)
-                for name, seen in found.items():
-                    yield {
-                        "method": name,
-                        "cells": traffic.cells,
-                        "certified": certified,
-                        "traffic": change,
-                        "answers_before": EARLIER if late else 0,
-                        "repetitions": len(seen),
-                        "alarms": float(np.mean(np.isfinite(seen))),
-                        "within_300": float(np.mean(np.array(seen) <= SOON)),
-                        "median": None if np.isinf(np.median(seen)) else float(np.median(seen)),
-                    }
+def figures(name: str, answers: list[float]) -> dict[str, float | None]:
+    """Return how often, and after how many answers, a method sees a change; None: not asked."""
+    seen = np.array(answers)
+    median = float(np.median(seen)) if answers else math.inf
+    return {
+        f"{name}_alarms": float(np.isfinite(seen).mean()) if answers else None,
+        f"{name}_within_300": float((seen <= SOON).mean()) if answers else None,
+        f"{name}_median": median if math.isfinite(median) else None,
+    }
+
+
+def measure(traffic: Traffic, certified: int, repetitions: int, changes: int) -> Iterator[Row]:
+    """Yield a record for each traffic: shares of streams with an alarm, and median answers."""
+    for change, population in {"as certified": traffic.certified, **traffic.changed}.items():
+        same = change == "as certified"
+        for late in (False,) if same else (False, True):
+            generator, found = np.random.default_rng(certified), dict[str, list[float]]()
+            for _ in range(repetitions if same else changes):
+                rows = generator.choice(traffic.certified, certified)
+                counts = np.bincount(rows, minlength=traffic.cells).tolist()
+                stream = generator.choice(population, LONGEST)
+                own = generator.spawn(1)[0]
+                seen = {"blocks": ours(traffic, counts, stream, own, late=late)}
+                for name, answers in {**seen, **({} if late else others(counts, stream))}.items():
+                    found.setdefault(name, []).append(answers)
+            row: Row = {
+                "cells": traffic.cells,
+                "certified": certified,
+                "traffic": change,
+                "answers_before": EARLIER if late else 0,
+                "streams": len(found["blocks"]),
+            }
+            for name in METHODS:
+                row |= figures(name, found.get(name, []))
+            yield row
 
 
 def main() -> None:
@@ -177,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=["digits", "smoothed"])
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--certified", type=int, default=400, help="certified queries")
     parser.add_argument("--repetitions", type=int, default=1000, help="streams as certified")
     parser.add_argument("--changes", type=int, default=100, help="streams of each change")
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
@@ -185,7 +194,7 @@ def main() -> None:
     records, console = list[Row](), Console(width=180)
     for name in options.data:
         traffic = traffic_of(name, options.cache)
-        for row in measure(traffic, options.repetitions, options.changes):
+        for row in measure(traffic, options.certified, options.repetitions, options.changes):
             records.append({"data": name, **row, **place})
             console.print(name, row)
             if options.out is not None:
