@@ -34,7 +34,7 @@ FITTING = 1000
 
 RISK = 0.01
 METHODS = ("blocks", "universal", "known")
-LONGEST = 3000
+LONGEST = 2000
 """Answers of a stream."""
 
 SOON = 300
