@@ -94,7 +94,7 @@ def test_a_change_is_seen_over_restarts_and_may_stop_the_service(guard, tmp_path
         assert server.metric(f'oneway_refused_total{{reason="drift"}} {refused}')
         (line,) = events(server, "drift_seen")
         answered = 101 + 64 * statuses.count(200)
-        assert 101 < line["answers"] <= answered
+        assert answered - 64 < line["answers"] <= answered  # with those before the restart
         assert line["answers"] == state_in(tmp_path / "state")["answers"]
     with running(serving_app(served_model(guard), how), how) as server:
         assert server.infer(images(2, 1)).status_code == 503

@@ -48,22 +48,39 @@ def test_the_chance_of_a_block_is_that_over_all_parts_of_the_bag():
         assert 0 < max(found) < np.mean(exact) + 0.05
 
 
-def alarms(monkeypatch, repetitions=40):
-    """Alarms at a risk of .05, of calibrations and streams that are drawn anew each time."""
+def alarms(monkeypatch, repetitions, certified=80):
+    """Alarms and p-values of small blocks, of calibrations and streams that are drawn anew."""
     monkeypatch.setattr(drift, "DRAWS", 99)
-    rng, seen, wealths = np.random.default_rng(1), 0, []
+    rng, seen, chances = np.random.default_rng(1), 0, list[float]()
+    inner = drift.chance_of_block
+
+    def kept(block, *given):
+        chance = inner(block, *given)
+        if block.sum() == min(drift.BLOCKS):
+            chances.append(chance)
+        return chance
+
+    monkeypatch.setattr(drift, "chance_of_block", kept)
     for seed in range(repetitions):
-        test = begun(counts(rng, 80), seed, risk=0.05)
+        test = begun(counts(rng, certified), seed, risk=0.05)
         test.see(stream(rng, 1600))
         seen += test.drift is not None
-        wealths.append(min(test.wealth, 1e3))
-    return seen, float(np.median(wealths))
+    return seen, np.array(chances)
 
 
 def test_fresh_traffic_rarely_alarms_though_few_queries_were_certified(monkeypatch):
-    seen, wealth = alarms(monkeypatch)
+    seen, _ = alarms(monkeypatch, 40)
     assert seen <= 8  # at most 2 expected; more than 8 with a chance of 1 in 5,000
-    assert wealth < 1.5
+
+
+def test_chances_are_uniform_and_do_not_depend_on_each_other(monkeypatch):
+    monkeypatch.setattr(drift, "BLOCKS", (50,))
+    _, chances = alarms(monkeypatch, 40, certified=20)
+    means = chances.reshape(40, 32).mean(1)
+    assert 0.45 < chances.mean() < 0.55
+    assert 0.9 < 12 * chances.var() < 1.1
+    # Chances that all rest on the same few certified queries would move together: 9.
+    assert 0.4 < 12 * 32 * means.var() < 2
 
 
 def test_shares_that_are_taken_as_known_alarm_falsely(monkeypatch):
@@ -106,6 +123,7 @@ def test_a_change_is_found_soon_at_first_and_after_a_million_answers():
             assert test.see(stream(rng, 200)) is None
             found = test.see(stream(rng, 400, MOVED))
             assert found == test.drift
+            assert test.wealth >= 2 / test.risk
             assert found.since == 12.5
             assert 200 < found.answers <= 500
             assert test.see(stream(rng, 400, MOVED)) is None
