@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -254,8 +255,15 @@ def test_certify_writes_into_the_file_only_if_asked(oneway, scores, tmp_path):
     before = path.read_bytes()
     assert oneway("certify", path, scores).exit_code == 0
     assert path.read_bytes() == before
-    assert oneway("certify", path, scores, "--write").exit_code == 0
-    assert CodebookRelease.load(path).certificate.queries == 500
+    days = [datetime.now(UTC).date().isoformat()]
+    result = oneway("certify", path, scores, "--write")
+    assert result.exit_code == 0
+    certificate = CodebookRelease.load(path).certificate
+    assert certificate.queries == 500
+    assert certificate.certified_on in [*days, datetime.now(UTC).date().isoformat()]
+    assert f"500 certified queries, on {certificate.certified_on}" in " ".join(
+        result.output.split()
+    )
 
 
 def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_path):
