@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -270,6 +271,7 @@ def test_certify_writes_into_the_file_only_if_asked(oneway, fitted, scores, tmp_
     assert oneway("certify", path, scores).exit_code == 0
     assert path.read_bytes() == before
     path.with_name("guard-scores.html").unlink()
+    days = [datetime.now(UTC).date().isoformat()]
 
     def closed(*_, **__):
         raise BrokenPipeError
@@ -277,7 +279,9 @@ def test_certify_writes_into_the_file_only_if_asked(oneway, fitted, scores, tmp_
     # Files are whole also if nobody reads to the end what is printed.
     monkeypatch.setattr("rich.console.Console.print", closed)
     oneway("certify", path, scores, "--write")
-    assert CodebookRelease.load(path).certificate.queries == 500
+    certificate = CodebookRelease.load(path).certificate
+    assert certificate.queries == 500
+    assert certificate.certified_on in [*days, datetime.now(UTC).date().isoformat()]
     assert path.with_name("guard-scores.html").is_file()
 
 

@@ -12,6 +12,7 @@ from oneway.cli.codebook import (
     KeyFile,
     MaxL1Worst,
     Scores,
+    dated,
     read_scores,
     show_certificate,
 )
@@ -90,6 +91,9 @@ def certify(
 ) -> None:
     """Certify what a codebook lets out, on queries that it was not fitted to.
 
+    On rows of today's traffic, with --write, where `oneway serve` reports drift: servers then
+    compare their answers with these rows.
+
     A page to read goes beside GUARD. Where a requirement is missed, standard error says which, and
     --write writes nothing. A file .fitted beside GUARD, from `oneway codebook`, says whether these
     queries were fitted; on such queries no requirement of an error is met. --with certifies what
@@ -156,6 +160,7 @@ def certify(
         certificate = compare_with_clean_scores(
             certificate, table, (logits, queries), groups=people
         )
+    certificate = dated(certificate)
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")

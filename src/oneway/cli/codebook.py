@@ -2,6 +2,8 @@
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -191,6 +193,8 @@ def codebook(
             complete=compare_with_clean_scores,
             on_share=lambda share: report("fit the codebook", share),
         )
+    assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
+    release.certificate = dated(release.certificate)
     release.save(out)
     rows, digests = release.fitting_rows, out.with_suffix(".fitted")
     if queries is not None and rows is not None:
@@ -200,7 +204,6 @@ def codebook(
         digests.unlink(missing_ok=True)
     sizes = release.state.sizes
     typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels")
-    assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
     show_certificate(release.certificate, out, out.with_suffix(".html"), command_line(context))
     for line in _over_budget(release.certificate, budget):
         typer.echo(f"warning: {line}", err=True)
@@ -361,6 +364,11 @@ def read_scores(
 
     arrays = read_npz(scores)
     return scores_to_logits(arrays, scores, kind), images_beside(arrays, scores, images)
+
+
+def dated(certificate: "Certificate") -> "Certificate":
+    """Return a certificate that was made today."""
+    return replace(certificate, certified_on=datetime.now(UTC).date().isoformat())
 
 
 def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_by: str) -> None:

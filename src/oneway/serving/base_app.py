@@ -18,13 +18,14 @@ from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMe
 from oneway.openinference.tensors import MessageError
 from oneway.serving.batching import Batcher
 from oneway.serving.guarded import Guarded, Released, guard_parameters
-from oneway.serving.http_errors import RefusedError, on_error
+from oneway.serving.http_errors import RefusedError, on_error, traffic_changed
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.responses import json_response
 from oneway.serving.settings import ServingSettings
+from oneway.serving.watching import watch_traffic
 
 REQUIRE_GUARD = "oneway-require-guard"
 """HTTP header by which a client takes answers of one version of the guard alone."""
@@ -84,7 +85,11 @@ class GuardedServer(ABC, Generic[Q, R]):
         if numbers_per_query is not None:
             numbers = settings.max_request_rows * numbers_per_query
             self.most_bytes = min(self.most_bytes, ENVELOPE_BYTES + NUMBER_BYTES * numbers)
-        self.metrics = ServerMetrics(guard_parameters(guarded.guard))
+        self.watch = watch_traffic(guarded.guard, settings)
+        if self.watch is not None:
+            guarded.count = self.watch.see
+        test = None if self.watch is None else self.watch.test
+        self.metrics = ServerMetrics(guard_parameters(guarded.guard), test)
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -128,6 +133,17 @@ class GuardedServer(ABC, Generic[Q, R]):
         Raises:
             RefusedError: The request is refused.
         """
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is released any more, since the traffic has changed."""
+        if self.watch is None or not self.settings.stop_on_drift:
+            return False
+        return self.watch.test.drift is not None
+
+    async def ready(self) -> bool:
+        """Say whether queries are answered now."""
+        return not self.stopped and await self.is_ready()
 
     async def is_ready(self) -> bool:
         """Say whether the model can answer now."""
@@ -184,14 +200,14 @@ class GuardedServer(ABC, Generic[Q, R]):
         told = self.metadata
         if told is None:
             return json_response([])
-        state = {"state": "READY" if await self.is_ready() else "UNAVAILABLE", "reason": ""}
+        state = {"state": "READY" if await self.ready() else "UNAVAILABLE", "reason": ""}
         versions = told.versions or ["1"]
         return json_response([{"name": told.name, "version": v, **state} for v in versions])
 
     async def model_ready(self, request: Request) -> Response:
         """Answer whether the model is ready."""
         self.check_path(request)
-        ready = await self.is_ready()
+        ready = await self.ready()
         name = None if self.metadata is None else self.metadata.name
         return json_response({"name": name, "ready": ready}, 200 if ready else 503)
 
@@ -199,6 +215,8 @@ class GuardedServer(ABC, Generic[Q, R]):
         """Answer queries."""
         self.check_path(request)
         self._check_version(request)
+        if self.stopped:
+            raise traffic_changed()
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
             await read_body(request, self.most_bytes, self.settings.timeout_seconds),
@@ -236,12 +254,12 @@ class GuardedServer(ABC, Generic[Q, R]):
 
     async def health_ready(self, _: Request) -> Response:
         """Answer whether queries can be answered now."""
-        ready = await self.is_ready()
+        ready = await self.ready()
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def admin_ready(self, _: Request) -> Response:
         """Answer the same on the admin port, whose event loop is another."""
-        asked = asyncio.run_coroutine_threadsafe(self.is_ready(), self._loop)
+        asked = asyncio.run_coroutine_threadsafe(self.ready(), self._loop)
         try:
             ready = await asyncio.wait_for(asyncio.wrap_future(asked), READY_SECONDS)
         except TimeoutError:
@@ -272,6 +290,8 @@ class GuardedServer(ABC, Generic[Q, R]):
                 await self.batcher.start()
                 yield
                 await self.batcher.close()
+                if self.watch is not None:
+                    self.watch.save()
 
         routes = [
             Route("/v2", self.server_metadata),

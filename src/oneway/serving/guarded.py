@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -81,6 +81,7 @@ class Guarded(ABC, Generic[Q]):
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
         self.classes: int | None = None  # K, which every release has, once it has been checked
+        self.count: Callable[[Tensor], None] | None = None  # gets the clean scores of all answers
 
     @abstractmethod
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
@@ -206,12 +207,15 @@ class GuardedHere(Guarded[Q]):
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
         counts = [len(queries) for queries in requests]
         queries = self._filled(self._join(requests))
-        released = self._release(self._asked(queries), self._images(queries), self.batch_size)
+        clean = self._asked(queries)
+        released = self._release(clean, self._images(queries), self.batch_size)
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "
                 f"{released.shape[1]}; nothing is released."
             )
+        if self.count is not None:
+            self.count(clean[: sum(counts)])
         return np.split(released[: sum(counts)], np.cumsum(counts)[:-1])
 
     def _filled(self, queries: Q) -> Q:
@@ -385,9 +389,15 @@ class GuardedScores(Guarded[Scored]):
         self._watch = LooksLikeProbabilities("the server's scores", DECLARE_CONFIDENCES)
 
     def _answer(self, requests: Sequence[Scored]) -> list[Released]:
-        return [
-            self._release(self._clean_logits(scored), self._queries(scored)) for scored in requests
+        logits = [self._clean_logits(scored) for scored in requests]
+        released = [
+            self._release(clean, self._queries(scored))
+            for clean, scored in zip(logits, requests, strict=True)
         ]
+        # After the last release: where one fails, all requests are tried again.
+        if self.count is not None:
+            self.count(torch.cat(logits))
+        return released
 
     def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.

@@ -46,6 +46,11 @@ def no_release(reason: str) -> RefusedError:
     return RefusedError(503, "no scores can be released for this request", reason)
 
 
+def traffic_changed() -> RefusedError:
+    """Refuse because the traffic is not that of the guard's certificate."""
+    return RefusedError(503, "the traffic is not as certified, and nothing is released", "drift")
+
+
 def upstream_failed(reason: str) -> RefusedError:
     """Refuse because the guarded server did not answer as it must."""
     return RefusedError(502, "the guarded server did not answer as expected", reason)

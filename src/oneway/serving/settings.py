@@ -42,6 +42,7 @@ Hosts = str | None
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 WaitSeconds = Annotated[float, Field(ge=0, le=3600)]
 WholeSeconds = Annotated[int, Field(ge=1, le=3600)]
+Risk = Annotated[float, Field(gt=0, lt=1)]
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -107,6 +108,23 @@ class ServingSettings(BaseSettings):
     upstream_wait_seconds: WaitSeconds = _setting(0.0, "Address: wait until the server is ready.")
     max_upstream_bytes: Bytes = _setting(64 * 2**20, "Address: bytes of its largest answer.")
     max_upstream_requests: Count = _setting(64, "Address: most requests at once; beyond, 429.")
+    watch_drift: bool = _setting(
+        True,
+        "Codebook: count cells of answers, and test whether their shares are still those of the "
+        "certified queries.",
+    )
+    drift_risk: Risk = _setting(
+        0.01, "Probability of an alarm, ever, while the traffic is as certified."
+    )
+    drift_folder: File = _setting(
+        None,
+        "Folder for the state of that test, a file per certificate and port. [lost at the end]",
+    )
+    stop_on_drift: bool = _setting(
+        False,
+        "Release nothing after an alarm, until the guard has a new certificate. Clients can then "
+        "stop the service: unusual queries are enough.",
+    )
     metrics: bool = _setting(True, "Serve Prometheus metrics at /metrics.")
     log_level: Level = _setting("info", "Least severe line of the log.")
 

@@ -597,6 +597,8 @@ UNTRUE = {
     "no cells": ({"parts": {}}, "it does not certify the cells by themselves"),
     "fewer alone": ({"error": {"alone": 0.5}}, "the share of queries that are alone"),
     "groups that were not given": ({"groups_least": 10}, "its groups_least is not that"),
+    "a day that does not exist": ({"certified_on": "2026-02-30"}, "a day that does not exist"),
+    "no day": ({"certified_on": 20260228}, "a day that does not exist"),
     "measured above the most": ({"bits_measured": 61.0}, "bits_measured is out of range"),
     "measured below none": ({"bits_measured": -0.1}, "bits_measured is out of range"),
     "measured as nothing": ({"bits_measured": math.nan}, "bits_measured is out of range"),

@@ -6,6 +6,7 @@ from oneway.defenses.codebook.certificate import (
     certify,
 )
 from oneway.defenses.codebook.decoys import plant_decoys
+from oneway.defenses.codebook.drift import Drift, DriftTest, fault_of_reference
 from oneway.defenses.codebook.fit import (
     choose_codebook,
     cut_calibration,
@@ -41,6 +42,8 @@ __all__ = [
     "CodebookOptions",
     "CodebookRelease",
     "DecoyOptions",
+    "Drift",
+    "DriftTest",
     "FitSettings",
     "FittedQueries",
     "HeldOut",
@@ -59,6 +62,7 @@ __all__ = [
     "chance_named",
     "choose_codebook",
     "cut_calibration",
+    "fault_of_reference",
     "fit_codebook",
     "mean_chance_named",
     "measure_codebook",

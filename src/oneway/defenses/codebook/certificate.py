@@ -8,6 +8,7 @@ what the least error of any attacker rests on.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from typing import Any
 
 import torch
@@ -115,6 +116,8 @@ class Certificate:
         yardsticks: Errors to compare the certified error with; None if none is certified.
         version: Version of the guard, as servers state it; empty for a release without a table.
         together: What answers of several versions reveal, if the certificate is about those.
+        certified_on: Day on which it was certified, in UTC, as in ``"2026-12-31"``; None where
+            nobody said it.
     """
 
     table: str
@@ -137,6 +140,7 @@ class Certificate:
     yardsticks: Yardsticks | None = None
     version: str = ""
     together: Together | None = None
+    certified_on: str | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -211,6 +215,8 @@ class Certificate:
             yield "an error stands without its yardsticks, or they without it"
         elif self.yardsticks is not None:
             yield from self.yardsticks.faults()
+        if self.certified_on is not None and not _is_day(self.certified_on):
+            yield "it was certified on a day that does not exist"
         for name, largest in LARGEST_DISTORTION.items():
             values = self.distortion.get(name, {"": math.nan}).values()
             if not all(_is_within(value, 0, largest) for value in values):
@@ -540,6 +546,13 @@ def _faults_of_error(error: CertifiedError, queries: int) -> Iterator[str]:
         yield "the interval of an error is empty"
     elif not max(error.low, error.lower_bound) <= error.estimate <= error.high:
         yield "an error's estimate is not between its bounds"
+
+
+def _is_day(value: str) -> bool:
+    try:
+        return date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
 
 
 def _is_within(value: float, least: float, most: float) -> bool:

@@ -11,6 +11,7 @@ from oneway.defenses.codebook import (
     CertifiedError,
     Yardstick,
     Yardsticks,
+    fault_of_reference,
 )
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
@@ -181,6 +182,22 @@ def parts_sentences(certificate: Certificate) -> list[str]:
     ]
 
 
+def drift_sentences(certificate: Certificate) -> list[str]:
+    """Return of which traffic a table's certificate speaks, and what shows that it has changed."""
+    if not certificate.table:
+        return []
+    day = "" if certificate.certified_on is None else f", on {certificate.certified_on}"
+    fault = fault_of_reference(certificate)
+    watched = (
+        "`oneway serve` tests whether the shares of cells have changed since. It cannot see a "
+        "change within a cell."
+        if fault is None
+        else f"`oneway serve` cannot test whether it has changed since: these queries {fault[0]}."
+    )
+    lines = [f"It speaks of traffic like the {certificate.queries:,} certified queries{day}."]
+    return [*lines, watched]
+
+
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
     lines = version_lines(certificate) + identification_lines(certificate)
@@ -189,6 +206,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         if line is not None:
             lines.append(line)
     lines += [held_out_sentence(certificate.held_out), *traffic_sentences(certificate.traffic)]
+    lines += drift_sentences(certificate)
     alone = alone_sentence(certificate)
     if alone is not None:
         lines.append(alone)
@@ -443,6 +461,8 @@ def _chart(certificate: Certificate) -> Chart:
 
 def _facts(certificate: Certificate, command: str) -> list[tuple[str, str]]:
     facts = [("Command", command)] if command else []
+    if certificate.certified_on is not None:
+        facts.append(("Day", certificate.certified_on))
     level = f"{100 * certificate.level:g} %"
     return [
         *facts,
