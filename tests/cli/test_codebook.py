@@ -303,9 +303,10 @@ def test_a_refined_codebook_reveals_no_more_beside_the_old_one(oneway, fitted, s
     page = (tmp_path / "new-guard-scores.html").read_text()
     assert "Versions together" in page
     assert guard.state.version in page
-    refused = oneway(*with_old, "--write")
-    assert refused.exit_code == 2
-    assert "not written into one of them" in " ".join(refused.stderr.split())
+    for options in (("--write",), ("--require-members", 3)):
+        refused = oneway(*with_old, *options)
+        assert refused.exit_code == 2
+        assert "not written into one of them" in " ".join(refused.stderr.split())
 
 
 def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_path):

@@ -1,6 +1,6 @@
 """`oneway certify`: certify a codebook on queries that it was not fitted to."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from oneway.defenses import SecretKey
-    from oneway.defenses.codebook import Certificate, HeldOut
+    from oneway.defenses.codebook import Certificate, Codebook, HeldOut
 
 RequireError = Annotated[
     float | None,
@@ -108,21 +108,18 @@ def certify(
     import json
 
     from oneway.defenses import SecretKey
-    from oneway.defenses.codebook import CodebookRelease, certify_together
-    from oneway.defenses.codebook import certify as certify_table
+    from oneway.defenses.codebook import CodebookRelease
     from oneway.errors import InvalidOptionError
-    from oneway.evaluation import compare_with_clean_scores
     from oneway.files import atomic_file
 
     if page is not None:
         check_suffix(page, "--page", ".html")
-    if beside and write:
+    if beside and (write or require_members is not None):
         raise InvalidOptionError(
-            "a certificate of several versions is not written into one of them. Leave out --write, "
-            "or --with."
+            "a certificate of several versions is not written into one of them, and says nothing "
+            "of members. Leave out --write and --require-members, or --with."
         )
     release = CodebookRelease.load(guard)
-    others = [CodebookRelease.load(path).state for path in beside or ()]
     logits, queries = read_scores(scores, images, kind)
     required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}
     for flag, wanted in required.items():
@@ -137,29 +134,16 @@ def certify(
         max_l1_worst = fitted.worst_case.limit
     required |= {"--require-group-share": require_group_share}
     people = read_groups(groups, len(logits))
-    key = None if key_file is None else SecretKey.from_file(key_file)
-    tables = {guard: release.state, **dict(zip(beside or (), others, strict=True))}
-    judged = [
-        _held_out(path, table.digest(), queries, people, key) for path, table in tables.items()
-    ]
-    options: dict[str, Any] = {
-        # One version that was fitted to these queries spoils the figures of all.
-        "held_out": min(judged, key=lambda each: ("no", "not checked", "yes").index(each.answer)),
-        "groups": people,
-        "drop_copies": drop_copies,
-        "level": level,
-        "sensitive": read_sensitive(sensitive, len(logits)),
-        "max_l1_worst": max_l1_worst,
-    }
-    table = release.state
-    if others:
-        certificate, table = certify_together([release.state, *others], logits, queries, **options)
-    else:
-        certificate = certify_table(release.state, logits, queries, **options)
-    if queries is not None:
-        certificate = compare_with_clean_scores(
-            certificate, table, (logits, queries), groups=people
-        )
+    certificate = _certified(
+        {guard: release.state, **{path: CodebookRelease.load(path).state for path in beside or ()}},
+        (logits, queries),
+        people,
+        None if key_file is None else SecretKey.from_file(key_file),
+        drop_copies=drop_copies,
+        level=level,
+        sensitive=read_sensitive(sensitive, len(logits)),
+        max_l1_worst=max_l1_worst,
+    )
     certificate = dated(certificate)
     if json_out is not None:
         with atomic_file(json_out) as path:
@@ -176,6 +160,49 @@ def certify(
     if write and missed:
         typer.echo(f"not written: {guard} keeps the certificate that it had", err=True)
     raise typer.Exit(1 if missed else 0)
+
+
+def _certified(
+    tables: Mapping[Path, "Codebook"],
+    rows: "tuple[Tensor, Tensor | None]",
+    groups: "Tensor | None",
+    key: "SecretKey | None",
+    **options: Any,
+) -> "Certificate":
+    """Return the certificate of a codebook, or of several versions together.
+
+    Args:
+        tables: By file, the first one's distortion is certified.
+        rows: Scores, and queries if there are any.
+        groups: The group of each query, if they are known.
+        key: Key of the digests beside the files, if one made them.
+        **options: Further options of ``oneway.defenses.codebook.certify``.
+
+    Raises:
+        OnewayError: These queries cannot certify these tables.
+    """
+    from oneway.defenses.codebook import certify as certify_table
+    from oneway.defenses.codebook import certify_together
+    from oneway.evaluation import compare_with_clean_scores
+
+    logits, queries = rows
+    judged = [
+        _held_out(path, table.digest(), queries, groups, key) for path, table in tables.items()
+    ]
+    # One version that was fitted to these queries spoils the figures of all.
+    options["held_out"] = min(
+        judged, key=lambda each: ("no", "not checked", "yes").index(each.answer)
+    )
+    table, *others = tables.values()
+    if others:
+        certificate, table = certify_together(
+            [table, *others], logits, queries, groups=groups, **options
+        )
+    else:
+        certificate = certify_table(table, logits, queries, groups=groups, **options)
+    if queries is None:
+        return certificate
+    return compare_with_clean_scores(certificate, table, (logits, queries), groups=groups)
 
 
 def _held_out(

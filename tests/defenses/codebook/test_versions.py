@@ -168,7 +168,7 @@ def test_what_cannot_be_is_not_counted():
 
 
 def test_a_certificate_of_two_is_that_of_a_table_with_their_pairs():
-    logits, images = scored(6, 700)
+    logits, images = scored(6, 300)
     tables = [TABLES[4], fit_codebook(NEW, FitSettings(min_members=9))]
     told, joint = certify_together(tables, logits, images)
     pairs = list(zip(*(table(logits).tolist() for table in tables), strict=True))
@@ -178,8 +178,8 @@ def test_a_certificate_of_two_is_that_of_a_table_with_their_pairs():
     for pair, count in counts.items():
         rows = flat[[number for number, each in enumerate(pairs) if each == pair]]
         within += 0.0 if count == 1 else float(rows.var(0, correction=1).mean()) * count
-    assert told.error.estimate == pytest.approx(within / 700)
-    assert told.together.named == pytest.approx(len(counts) / 700)
+    assert told.error.estimate == pytest.approx(within / 300)
+    assert told.together.named == pytest.approx(len(counts) / 300)
     assert told.identification.cells == joint.sizes.cells >= len(counts)
     assert told.members_least == min(counts.values())
     alone = [certify(table, logits, images) for table in tables]
@@ -192,13 +192,13 @@ def test_a_certificate_of_two_is_that_of_a_table_with_their_pairs():
     assert (told.table, told.version, told.labels_alone) == ("", "", 0)
     assert Certificate.from_json(json.loads(json.dumps(told.as_json()))) == told
     assert "several versions" in told.fault(joint) or told.fault(joint)
-    copies = torch.arange(900) % 700
+    copies = torch.arange(400) % 300
     dropped, _ = certify_together(tables, logits[copies], images[copies], drop_copies=True)
     assert dropped.together == told.together
 
 
 def test_beside_a_finer_nested_version_the_older_one_reveals_nothing():
-    logits, images = scored(6, 700)
+    logits, images = scored(6, 300)
     newer = refined(TABLES[4], NEW)
     both, alone = (
         certify_together([newer, TABLES[4]], logits, images)[0],
@@ -241,9 +241,7 @@ def test_versions_name_answers_and_nothing_else(tmp_path):
     assert same.version == book.version
     assert same.digest() != book.digest()
     # Neither the certificate nor what it was made of is in it.
-    fitted = CodebookRelease.fit(
-        *scored(1, 400), generator=seeded(), settings=FitSettings(min_members=9)
-    )
+    fitted = CodebookRelease.fit(OLD, generator=seeded(), settings=FitSettings(min_members=9))
     fitted.save(tmp_path / "guard.safetensors")
     loaded = CodebookRelease.load(tmp_path / "guard.safetensors")
     assert loaded.certificate.version == loaded.state.version == fitted.state.version
@@ -262,9 +260,7 @@ def test_versions_name_answers_and_nothing_else(tmp_path):
 
 
 def test_a_certificate_of_another_version_is_refused(tmp_path):
-    fitted = CodebookRelease.fit(
-        *scored(1, 400), generator=seeded(), settings=FitSettings(min_members=9)
-    )
+    fitted = CodebookRelease.fit(OLD, generator=seeded(), settings=FitSettings(min_members=9))
     path = tmp_path / "guard.safetensors"
     fitted.save(path)
     path.write_bytes(path.read_bytes().replace(fitted.state.version.encode(), b"0" * 16))

@@ -207,50 +207,18 @@ def cut_calibration(
         images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None
     )
     num_classes = logits.shape[-1]
-    explicit = min(settings.explicit_classes, num_classes)
     if older is not None:
         check_older(older, num_classes)
-        older, explicit = copy.deepcopy(older).cpu(), older.sizes.explicit_classes
+        older = copy.deepcopy(older).cpu()
     top = torch.cat([part.double().softmax(-1).amax(-1) for part in logits.split(4096)]).mean()
     cut = []
     for label in range(num_classes):
         numbers = (labels == label).nonzero()[:, 0]
         # Label by label: all rows in float64 would take twice the memory of the scores.
         wide = logits[numbers.to(logits.device)].detach().double().cpu()
-        probabilities = wide.softmax(-1)
-        mean = probabilities.mean(0) if len(numbers) else probabilities.new_zeros(num_classes)
-        mean[label] = torch.inf  # the label itself comes first
-        classes = mean.topk(explicit).indices if older is None else older.classes[label]
-        dense = explicit == num_classes
-        rows = project(probabilities, classes.expand(len(numbers), -1), dense=dense)
-        tails = _tails(probabilities, classes)
-        own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
-        is_enough = partial(_is_enough, own, settings)
-        nesting, boxes = None, list[Box]()
-        if older is not None:
-            boxes, parents = older_boxes(older, label, rows)
-            boxes, parents = _cut(rows, tails, settings, own, boxes, parents)
-            nesting = nest(older, boxes, parents, is_enough)
-        elif len(numbers) and _company(own, torch.arange(len(numbers))) >= settings.min_members:
-            open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
-            everything = [(open_ended, torch.arange(len(rows)))]
-            boxes, _ = _cut(rows, tails, settings, own, everything, [label])
         pixels = None if shown is None else shown[numbers].double()
-        offsets, center, cap = wide.logsumexp(-1), settings.center, _cap_of(settings)
-        cut.append(
-            LabelRows(
-                classes,
-                rows,
-                pixels,
-                offsets,
-                tails,
-                center,
-                boxes,
-                cap,
-                groups=own,
-                nesting=nesting,
-            )
-        )
+        own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
+        cut.append(_cut_label(label, wide, pixels, own, settings, older))
         if on_label is not None:
             on_label((label + 1) / num_classes)
     refuse_kept(
@@ -259,6 +227,47 @@ def cut_calibration(
         with_groups=groups is not None,
     )
     return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
+
+
+def _cut_label(
+    label: int,
+    logits: Tensor,
+    images: Tensor | None,
+    groups: Tensor | None,
+    settings: FitSettings,
+    older: Codebook | None,
+) -> LabelRows:
+    """Cut the rows of one label into boxes; see :class:`LabelRows`."""
+    count, num_classes = logits.shape
+    explicit = settings.explicit_classes if older is None else older.sizes.explicit_classes
+    probabilities = logits.softmax(-1)
+    mean = probabilities.mean(0) if count else probabilities.new_zeros(num_classes)
+    mean[label] = torch.inf  # the label itself comes first
+    classes = mean.topk(min(explicit, num_classes)).indices
+    if older is not None:
+        classes = older.classes[label]
+    rows = project(probabilities, classes.expand(count, -1), dense=explicit >= num_classes)
+    tails = _tails(probabilities, classes)
+    nesting, boxes = None, list[Box]()
+    if older is not None:
+        boxes, parents = older_boxes(older, label, rows)
+        boxes, parents = _cut(rows, tails, settings, groups, boxes, parents)
+        nesting = nest(older, boxes, parents, partial(_is_enough, groups, settings))
+    elif _company(groups, torch.arange(count)) >= settings.min_members:
+        open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
+        boxes, _ = _cut(rows, tails, settings, groups, [(open_ended, torch.arange(count))], [label])
+    return LabelRows(
+        classes,
+        rows,
+        images,
+        logits.logsumexp(-1),
+        tails,
+        settings.center,
+        boxes,
+        _cap_of(settings),
+        groups=groups,
+        nesting=nesting,
+    )
 
 
 def _company(groups: Tensor | None, rows: Tensor) -> int:
