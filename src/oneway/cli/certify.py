@@ -15,9 +15,10 @@ from oneway.cli.codebook import (
     read_scores,
     show_certificate,
 )
-from oneway.cli.common import Kind, check_suffix, command, command_line
+from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
 from oneway.cli.paths import Writes
 from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
+from oneway.cli.variants import Repeats, Variants, VariantsModel, read_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,10 @@ def certify(
     max_l1_worst: MaxL1Worst = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
+    variants: Variants = None,
+    model: VariantsModel = None,
+    repeats: Repeats = 16,
+    seed: Seed = 0,
     key_file: KeyFile = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
@@ -96,6 +101,7 @@ def certify(
     from oneway.defenses import SecretKey
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.codebook import certify as certify_table
+    from oneway.defenses.codebook.release import Rows
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import compare_with_clean_scores
     from oneway.files import atomic_file
@@ -118,6 +124,7 @@ def certify(
     required |= {"--require-group-share": require_group_share}
     people = read_groups(groups, len(logits))
     key = None if key_file is None else SecretKey.from_file(key_file)
+    changed = read_variants(variants, model, repeats, seed, (logits, queries), kind)
     certificate = certify_table(
         release.state,
         logits,
@@ -128,10 +135,11 @@ def certify(
         level=level,
         sensitive=read_sensitive(sensitive, len(logits)),
         max_l1_worst=max_l1_worst,
+        variants=changed,
     )
     if queries is not None:
         certificate = compare_with_clean_scores(
-            certificate, release.state, (logits, queries), groups=people
+            certificate, release.state, Rows(logits, queries, changed), groups=people
         )
     if json_out is not None:
         with atomic_file(json_out) as path:

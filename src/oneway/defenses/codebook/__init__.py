@@ -5,6 +5,7 @@ from oneway.defenses.codebook.certificate import (
     Certificate,
     certify,
 )
+from oneway.defenses.codebook.composition import Composition, SeveralAnswers
 from oneway.defenses.codebook.decoys import plant_decoys
 from oneway.defenses.codebook.fit import (
     choose_codebook,
@@ -37,6 +38,7 @@ __all__ = [
     "Codebook",
     "CodebookOptions",
     "CodebookRelease",
+    "Composition",
     "DecoyOptions",
     "FitSettings",
     "FittedQueries",
@@ -44,6 +46,7 @@ __all__ = [
     "Identification",
     "NamedShare",
     "SensitiveAccuracy",
+    "SeveralAnswers",
     "Traffic",
     "WorstCase",
     "Yardstick",

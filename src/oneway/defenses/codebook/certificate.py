@@ -15,6 +15,8 @@ from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.defenses.codebook.betting import one_of_each
+from oneway.defenses.codebook.composition import Composition, compose
+from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.identification import (
     Identification,
@@ -107,6 +109,8 @@ class Certificate:
             where they are known, numbered from the worst on. The bound of a group takes its queries
             as independent draws from what the group asks.
         yardsticks: Errors to compare the certified error with; None if none is certified.
+        composition: What several answers tell, to a query and to changed copies of it; None if the
+            scores of such copies were not given.
     """
 
     table: str
@@ -127,6 +131,7 @@ class Certificate:
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
     yardsticks: Yardsticks | None = None
+    composition: Composition | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -157,6 +162,7 @@ class Certificate:
         error, by_label = values["error"], values["error_by_label"]
         identification, sensitive = values["identification"], values["sensitive"]
         cap, yardsticks = values["worst_case"], values["yardsticks"]
+        composition = values["composition"]
         return cls(
             **{
                 **values,
@@ -173,6 +179,7 @@ class Certificate:
                     kind: PartErrors.from_json(each) for kind, each in values["parts"].items()
                 },
                 "yardsticks": None if yardsticks is None else Yardsticks.from_json(yardsticks),
+                "composition": None if composition is None else Composition.from_json(composition),
             }
         )
 
@@ -210,6 +217,8 @@ class Certificate:
         for part in (self.sensitive, self.worst_case):
             if part is not None:
                 yield from part.faults()
+        if self.composition is not None:
+            yield from self.composition.faults(codebook.sizes.cells, self.queries)
         yield from _faults_of_counts(self, codebook)
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
@@ -240,6 +249,7 @@ def certify(
     sensitive: Tensor | None = None,
     max_l1_worst: float | None = None,
     groups: Tensor | None = None,
+    variants: Tensor | None = None,
 ) -> Certificate:
     """Certify what a codebook lets out, on queries like those that it will see.
 
@@ -260,6 +270,8 @@ def certify(
         sensitive: ``(N)`` int64, a numbered sensitive value of each query, such as a diagnosis.
         max_l1_worst: Cap on each answer's L1 distance of probabilities, in (0, 2]: the share of
             queries within it is certified.
+        variants: ``(N, m, K)`` clean scores of m changed copies of each query, such as frames of a
+            video: the certificate states what several answers tell.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
@@ -268,11 +280,14 @@ def certify(
     """
     codebook.check(logits)
     _check_more(logits, sensitive, max_l1_worst)
+    if variants is not None:
+        check_variants(variants, logits)
     if drop_copies:
         distinct = rows_without_copies(queries, len(logits)).to(logits.device)
         logits, queries = logits[distinct], None if queries is None else queries[distinct]
-        groups, sensitive = (
-            None if each is None else each[distinct.to(each.device)] for each in (groups, sensitive)
+        groups, sensitive, variants = (
+            None if each is None else each[distinct.to(each.device)]
+            for each in (groups, sensitive, variants)
         )
     with torch.no_grad():
         cells = codebook(logits)
@@ -297,7 +312,11 @@ def certify(
     counts = cells.bincount(minlength=codebook.sizes.cells).tolist()
     # Copies are one candidate. Without the queries, equal scores are taken for copies.
     distinct = first_copies(numbers_of_queries(logits if queries is None else queries))
-    distinct, cap = distinct.to(cells.device), None
+    distinct, cap, composition = distinct.to(cells.device), None, None
+    if variants is not None:
+        # The first of several equal queries stands for them, with its own copies.
+        changed = variants[distinct.to(variants.device)]
+        composition = compose(codebook, logits[distinct], changed)
     if max_l1_worst is not None:
         l1 = distances(released, logits.detach())[0]
         cap = worst_case(l1, max_l1_worst, level, groups)
@@ -312,6 +331,7 @@ def certify(
         identification=identify(cells[distinct], logits[distinct], codebook.sizes.cells),
         sensitive=accuracy,
         worst_case=cap,
+        composition=composition,
         **figures_of_table(codebook),
     )
 

@@ -6,6 +6,7 @@ touch or not, for as long as that lowers
 
     sum of L1(p, center of cell) + rate_weight * rows * H(cell | label)
         - image_weight * rows * E Var(image | cell)
+        + variant_weight * rows * P(two answers to changed copies of a query have two cells)
 
 and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
 brings a row farther than ``max_l1_worst`` from its cell's vector that was within before, and boxes
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_logits_to_fit, check_weight
+from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
 from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
@@ -65,6 +67,8 @@ class LabelRows:
         costs: L1 distortion of unions of boxes, and their rows beyond the cap, by numbers of boxes.
             They do not depend on the weights, so that a sweep over weights computes them once.
         groups: ``(n)`` int64, the group of each row, or None.
+        crossings: ``(m, m)`` float64, how many queries each pair of boxes parts from their changed
+            copies; see :mod:`oneway.defenses.codebook.crossings`; None without these.
     """
 
     classes: Tensor
@@ -77,6 +81,7 @@ class LabelRows:
     cap: float
     costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
     groups: Tensor | None = None
+    crossings: Tensor | None = None
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
@@ -101,6 +106,12 @@ class LabelRows:
             beyond = int((apart + self.tails[rows] > self.cap).sum())
             self.costs[numbers] = float(apart.sum()), beyond
         return self.costs[numbers]
+
+    def crossing(self, first: frozenset[int], second: frozenset[int]) -> float:
+        """Return how many queries two cells part from their changed copies; 0 without these."""
+        if self.crossings is None:
+            return 0.0
+        return float(self.crossings[sorted(first)][:, sorted(second)].sum())
 
     def group_share(self, numbers: frozenset[int]) -> float:
         """Return the share of the largest group in several boxes; 0 without groups."""
@@ -154,6 +165,7 @@ def cut_calibration(
     on_label: Callable[[float], None] | None = None,
     *,
     groups: Tensor | None = None,
+    variants: Tensor | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
@@ -164,13 +176,15 @@ def cut_calibration(
         on_label: Called with the share that is done.
         groups: ``(N)`` int64, the person, account or device behind each query. Then ``min_members``
             counts different groups.
+        variants: ``(N, m, K)`` clean scores of m changed copies of each query, if
+            ``variant_weight`` is not 0.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them, or
-            ``images`` or ``groups`` are not as many.
+            ``images``, ``groups`` or ``variants`` are not as many.
         InvalidOptionError: ``max_group_share`` is below 1, and there are no groups.
     """
-    _check_calibration(logits, settings, images)
+    _check_calibration(logits, settings, images, variants)
     if groups is not None:
         check_groups(groups, len(logits))
     elif settings.max_group_share < 1:
@@ -202,7 +216,12 @@ def cut_calibration(
         boxes = _cut(rows, tails, settings, own) if company >= settings.min_members else []
         pixels = None if shown is None else shown[numbers].double()
         offsets, center, cap = wide.logsumexp(-1), settings.center, _cap_of(settings)
-        cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap, groups=own))
+        each = LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap, groups=own)
+        if variants is not None and settings.variant_weight and boxes:
+            edges = torch.stack([edges for edges, _ in boxes])
+            answers = answers_of(logits, variants)
+            each.crossings = crossings_between(answers, label, classes, edges, dense=dense)
+        cut.append(each)
         if on_label is not None:
             on_label((label + 1) / num_classes)
     return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
@@ -220,7 +239,9 @@ def _tails(probabilities: Tensor, classes: Tensor) -> Tensor:
     return (rest - even).abs().sum(-1)
 
 
-def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | None) -> None:
+def _check_calibration(
+    logits: Tensor, settings: FitSettings, images: Tensor | None, variants: Tensor | None
+) -> None:
     check_logits_to_fit(logits, "calibration logits")
     if logits.ndim != 2 or len(logits) < settings.min_members:
         raise InvalidTensorError(
@@ -235,6 +256,13 @@ def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | N
     if images is not None and len(images) != len(logits):
         raise InvalidTensorError(
             f"images must be as many as calibration logits, {len(logits)}, but got {len(images)}."
+        )
+    if variants is not None:
+        check_variants(variants, logits)
+    elif settings.variant_weight:
+        raise InvalidTensorError(
+            "variants must be given with variant_weight, but are missing. Pass the scores of "
+            "changed copies of the queries."
         )
 
 
@@ -465,7 +493,7 @@ class _Merging:
     """
 
     def __init__(
-        self, label: LabelRows, rate_weight: float, image_weight: float, max_group_share: float
+        self, label: LabelRows, rate_weight: float, image_weight: float, settings: FitSettings
     ) -> None:
         """Weigh all pairs of a label's boxes.
 
@@ -473,16 +501,17 @@ class _Merging:
             label: The label's rows.
             rate_weight: See :class:`FitSettings`.
             image_weight: See :class:`FitSettings`.
-            max_group_share: See :class:`FitSettings`. Without cells the label releases one vector:
-                one group has too large a share of all boxes together.
+            settings: Its ``variant_weight`` and ``max_group_share`` count. Without cells the label
+                releases one vector: one group has too large a share of all boxes together.
         """
         self._label, self._image_weight = label, image_weight
-        self._max_group_share = max_group_share
+        self._max_group_share = settings.max_group_share
+        self._variant_weight = settings.variant_weight
         # An infinite weight would leave no order among pairs.
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self.cells = [frozenset([number]) for number in range(len(label.boxes))]
         whole = frozenset(range(len(self.cells)))
-        if whole and label.group_share(whole) > max_group_share:
+        if whole and label.group_share(whole) > self._max_group_share:
             self.cells = []
         elif rate_weight == math.inf and whole and label.cap == math.inf:
             self.cells = [whole]
@@ -546,7 +575,8 @@ class _Merging:
         if self._means:
             apart = self._means[first] - self._means[second]
             between = one * other / total * float(apart.square().mean())
-        return distance - self._rate_weight * bits - self._image_weight * between
+        crossing = self._variant_weight * label.crossing(first, second)
+        return distance - self._rate_weight * bits - self._image_weight * between - crossing
 
 
 def _merge(
@@ -560,9 +590,9 @@ def _merge(
     Raises:
         InvalidOptionError: More cells are left than ``max_cells``.
     """
-    most, cap = calibration.settings.max_cells, calibration.settings.max_l1_worst
-    share = calibration.settings.max_group_share
-    mergings = [_Merging(each, rate_weight, image_weight, share) for each in calibration.labels]
+    settings = calibration.settings
+    most, cap = settings.max_cells, settings.max_l1_worst
+    mergings = [_Merging(each, rate_weight, image_weight, settings) for each in calibration.labels]
     for each in mergings:
         each.settle()
     # A label with too few rows has no boxes, and one cell.

@@ -14,6 +14,8 @@ from oneway.defenses.codebook import (
 )
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
+from oneway.report.page.composition import MEANINGS as COMPOSITION
+from oneway.report.page.composition import composition_lines, composition_sections
 from oneway.report.page.identification import MEANINGS as IDENTIFICATION
 from oneway.report.page.identification import (
     identification_figures,
@@ -26,6 +28,7 @@ from oneway.report.table import Column, Listing
 
 MEANINGS = {
     **IDENTIFICATION,
+    **COMPOSITION,
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
@@ -175,7 +178,7 @@ def parts_sentences(certificate: Certificate) -> list[str]:
 
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
-    lines = identification_lines(certificate)
+    lines = [*identification_lines(certificate), *composition_lines(certificate)]
     lines += [bits_sentence(certificate), error_sentence(certificate)]
     for line in (yardsticks_sentence(certificate), gap_sentence(certificate)):
         if line is not None:
@@ -367,6 +370,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
     sections = [
         Section("numbers", "In numbers", [_figures(certificate_figures(certificate))]),
         *identification_sections(certificate),
+        *composition_sections(certificate),
         Section("words", "In words", [Bullets(certificate_lines(certificate))]),
     ]
     if certificate.error is not None:
