@@ -14,9 +14,13 @@ from oneway.defenses.codebook.composition import cells_of_answers
 from oneway.defenses.codebook.crossings import answers_of
 from oneway.defenses.codebook.release import Rows
 from oneway.evaluation.grading import Candidate, run_attack
+from oneway.releases import release
 
 HELD_OUT = 8
 """One of so many of the attacker's rows is held out, for choices and for the mixture."""
+
+ROWS = 600
+"""Most rows that attacks on several answers are fitted to: they take seconds for each number."""
 
 Pair = tuple[Tensor, Tensor]
 """``(n, F)`` vectors on the simplex of the attacker's rows, and ``(N, F)`` those of the queries."""
@@ -30,7 +34,8 @@ def with_errors(
     The attack mixes kernel ridge regressions on the mean released vector and on the share of each
     cell among the answers. Where changes are drawn alike for all queries, their order tells
     nothing. It is fitted to other rows of the same traffic with as many answers. Whoever has more
-    answers may use fewer, so that errors do not rise with their number.
+    answers may use fewer, so that errors do not rise with their number. To compare with, the same
+    attack reads one clean answer.
 
     Args:
         composition: Without errors; None is returned as it is.
@@ -41,6 +46,9 @@ def with_errors(
     """
     if composition is None or fitting.variants is None or asked.variants is None:
         return composition
+    fitting = fitting.of(torch.arange(min(len(fitting.logits), ROWS)))
+    read = release(fitting.logits), release(asked.logits)
+    clean = ridge_errors([read], fitting.queries, asked.queries)[once]
     cells = [
         cells_of_answers(codebook, answers_of(each.logits, each.variants))
         for each in (fitting, asked)
@@ -55,7 +63,7 @@ def with_errors(
         errors = ridge_errors(known, fitting.queries, asked.queries)
         least = min(least, float(errors[once].mean()))
         rows.append(replace(row, error=least))
-    return replace(composition, rows=tuple(rows))
+    return replace(composition, rows=tuple(rows), clean=float(clean.mean()))
 
 
 def _shares(cells: Tensor, codebook: Codebook) -> Tensor:

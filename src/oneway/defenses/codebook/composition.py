@@ -63,10 +63,24 @@ class Composition:
     Attributes:
         distinct: M, the different queries whose copies were asked about.
         rows: The figures, by number of answers.
+        clean: Error of the same attack, fitted to as many rows, on one clean answer; None where
+            none was run.
     """
 
     distinct: int
     rows: tuple[SeveralAnswers, ...]
+    clean: float | None = None
+
+    def gap(self, row: SeveralAnswers, label: float) -> float | None:
+        """Return the closed gap that the attack on several answers leaves; None without one.
+
+        Args:
+            row: Figures of a number of answers.
+            label: Error of the label alone.
+        """
+        if row.error is None or self.clean is None or self.clean >= label:
+            return None
+        return (row.error - self.clean) / (label - self.clean)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Composition":
@@ -92,6 +106,8 @@ class Composition:
         if not counts or not all(is_count(count, 1) for count in counts):
             yield "it does not say how many answers were asked for"
             return
+        if not _is_error(self.clean) or any(not _is_error(each.error) for each in self.rows):
+            yield "an error of several answers, or of a clean one, is not from 0 to 1"
         before: SeveralAnswers | None = None
         for each in self.rows:
             yield from _faults_of_row(each, before, self.distinct, cells)
@@ -116,9 +132,11 @@ def _faults_of_row(
         yield f"the labels or cells {where} name too many"
     if before is not None and before.release > row.release + 1e-9:
         yield "more answers name fewer queries"
-    error: object = row.error
-    if error is not None and not (isinstance(error, float) and 0 <= error <= 1):
-        yield f"the error {where} is not from 0 to 1"
+
+
+def _is_error(value: object) -> bool:
+    """Return whether a value is None or a mean squared error of values in [0, 1]."""
+    return value is None or (isinstance(value, float) and 0 <= value <= 1)
 
 
 def largest_share(distinct: int, cells: int, answers: int) -> float:

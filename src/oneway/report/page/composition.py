@@ -58,12 +58,12 @@ def _gaps(certificate: Certificate) -> str:
 
 def _rows(certificate: Certificate) -> list[dict[str, float | None]]:
     found, yardsticks = certificate.composition, certificate.yardsticks
+    if found is None:
+        return []
+    label = None if yardsticks is None else yardsticks.label.error
     return [
-        {
-            **vars(each),
-            "gap": None if each.error is None or yardsticks is None else yardsticks.gap(each.error),
-        }
-        for each in (() if found is None else found.rows)
+        {**vars(each), "gap": None if label is None else found.gap(each, label)}
+        for each in found.rows
     ]
 
 
