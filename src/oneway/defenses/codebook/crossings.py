@@ -23,7 +23,6 @@ def check_variants(variants: Tensor, logits: Tensor) -> None:
     Raises:
         InvalidTensorError: ``variants`` are not finite ``(N, m, K)`` scores for ``(N, K)`` scores.
     """
-    check_logits_to_fit(variants, "variants")
     rows, classes = len(logits), logits.shape[-1]
     if (
         variants.ndim != 3
@@ -35,6 +34,7 @@ def check_variants(variants: Tensor, logits: Tensor) -> None:
             f"each query with m >= 1, but got {tuple(variants.shape)}. Ask the model about as many "
             "copies of each query."
         )
+    check_logits_to_fit(variants, "variants")
 
 
 def answers_of(logits: Tensor, variants: Tensor) -> Tensor:
