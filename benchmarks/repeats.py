@@ -4,8 +4,8 @@ A classifier is trained on private digits, and codebooks are fitted to auxiliary
 asked with 15 changed copies: turned by up to .1 radians, shifted by up to 1.5 pixels, with noise of
 .05. ``named`` is the share of 750 queries, and the mean over all sets of 20 of them, that is told
 apart by an attacker who can make the same copies of each: exact for these copies. ``error`` is that
-of a mixture of kernel ridge regressions on the mean answer, the mean log answer and, of codebooks,
-the share of each cell; fitted to 600 auxiliary queries with as many answers. Better attacks may
+of a mixture of kernel ridge regressions on the mean answer and on the mean log answer, of codebooks
+on the share of each cell; fitted to 400 auxiliary queries with as many answers. Better attacks may
 exist. G compares with one clean answer (0) and with the label of one answer (1).
 """
 
@@ -42,7 +42,7 @@ from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
 from oneway.targets import ask_variants
 
-QUERIES, ROWS = 750, 600
+QUERIES, ROWS = 750, 400
 """Queries that are told apart, and auxiliary rows that attacks are fitted to."""
 
 GRADED = 400
@@ -81,13 +81,13 @@ def features(answers: Tensor, table: Tensor | None) -> list[Tensor]:
         answers: Released confidences.
         table: ``(C, K)`` the vectors that a codebook released; None for other releases.
     """
-    read = [answers.mean(1)]
-    if answers.shape[1] > 1:
-        read.append(mean_answer(answers.transpose(0, 1)))
-    if table is not None:
-        cells = (answers.unsqueeze(-2) - table).abs().sum(-1).argmin(-1)
-        read.append(one_hot(cells, len(table)).float().mean(1))
-    return read
+    mean = answers.mean(1)
+    if answers.shape[1] == 1:
+        return [mean]
+    if table is None:
+        return [mean, mean_answer(answers.transpose(0, 1))]
+    cells = (answers.unsqueeze(-2) - table).abs().sum(-1).argmin(-1)
+    return [mean, one_hot(cells, len(table)).float().mean(1)]
 
 
 def measure(

@@ -15,7 +15,7 @@ from oneway.cli.codebook import (
     read_scores,
     show_certificate,
 )
-from oneway.cli.common import Kind, Seed, check_suffix, command, command_line
+from oneway.cli.common import Kind, check_suffix, command, command_line
 from oneway.cli.paths import Writes
 from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
 from oneway.cli.variants import Repeats, Variants, VariantsModel, read_variants
@@ -63,7 +63,6 @@ def certify(
     variants: Variants = None,
     model: VariantsModel = None,
     repeats: Repeats = 16,
-    seed: Seed = 0,
     key_file: KeyFile = None,
     write: Annotated[
         bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
@@ -124,7 +123,7 @@ def certify(
     required |= {"--require-group-share": require_group_share}
     people = read_groups(groups, len(logits))
     key = None if key_file is None else SecretKey.from_file(key_file)
-    changed = read_variants(variants, model, repeats, seed, (logits, queries), kind)
+    changed = read_variants(variants, model, repeats, (logits, queries), kind)
     certificate = certify_table(
         release.state,
         logits,

@@ -176,7 +176,7 @@ def codebook(
         raise InvalidOptionError("decoys need the queries, too. Pass --images.")
     values = read_sensitive(sensitive, len(logits))
     people = read_groups(groups, len(logits))
-    changed = read_variants(variants, model, repeats, seed, (logits, queries), kind)
+    changed = read_variants(variants, model, repeats, (logits, queries), kind)
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
