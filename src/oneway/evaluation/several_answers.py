@@ -8,12 +8,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from oneway.attacks import KernelRidge, Stack
+from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses.codebook import Codebook, Composition
 from oneway.defenses.codebook.composition import cells_of_answers
 from oneway.defenses.codebook.crossings import answers_of
 from oneway.defenses.codebook.release import Rows
 from oneway.evaluation.grading import Candidate, run_attack
+from oneway.metrics import inversion_errors
 from oneway.releases import release
 
 HELD_OUT = 8
@@ -35,7 +37,7 @@ def with_errors(
     cell among the answers. Where changes are drawn alike for all queries, their order tells
     nothing. It is fitted to other rows of the same traffic with as many answers. Whoever has more
     answers may use fewer, so that errors do not rise with their number. To compare with, the same
-    attack reads one clean answer.
+    attack reads one clean answer, and the label's mean is a guess from as many rows.
 
     Args:
         composition: Without errors; None is returned as it is.
@@ -63,7 +65,19 @@ def with_errors(
         errors = ridge_errors(known, fitting.queries, asked.queries)
         least = min(least, float(errors[once].mean()))
         rows.append(replace(row, error=least))
-    return replace(composition, rows=tuple(rows), clean=float(clean.mean()))
+    return replace(
+        composition,
+        rows=tuple(rows),
+        clean=float(clean.mean()),
+        label=float(_label_errors(fitting, asked)[once].mean()),
+    )
+
+
+def _label_errors(fitting: Rows, asked: Rows) -> Tensor:
+    """Return the ``(N)`` errors of label means of the rows that the attacks are fitted to."""
+    kept = fitting.of((torch.arange(len(fitting.logits)) % HELD_OUT > 0).nonzero()[:, 0])
+    means = label_means(kept.queries, kept.logits.argmax(-1), kept.logits.shape[-1])
+    return inversion_errors(asked.queries, means[asked.logits.argmax(-1)])
 
 
 def _shares(cells: Tensor, codebook: Codebook) -> Tensor:

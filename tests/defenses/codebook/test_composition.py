@@ -160,7 +160,7 @@ def test_noise_turns_a_coarse_answer_into_a_fine_one(monkeypatch):
     found = compare_with_clean_scores(certificate, book, rest, others)
     one, many = found.composition.rows
     assert many.error < 0.65 * one.error
-    gaps = [found.composition.gap(row, found.yardsticks.label.error) for row in (one, many)]
+    gaps = [found.composition.gap(row) for row in (one, many)]
     assert gaps[1] < 0.65 < 0.85 < gaps[0]
     # Without the copies of its own rows the attacker is not run, and nothing is said.
     blind = compare_with_clean_scores(certificate, book, rest, Rows(*others[:2]))
@@ -189,6 +189,7 @@ def test_the_figures_survive_a_file_and_impossible_ones_are_refused(asked, tmp_p
         {"rows": (dataclasses.replace(first, label=1.0), *others)},
         {"rows": (first, dataclasses.replace(others[0], error=2.0), *others[1:])},
         {"clean": "none"},
+        {"clean": 0.01},
     ):
         broken = dataclasses.replace(whole, composition=dataclasses.replace(several, **change))
         assert broken.fault(guard.state) is not None, change

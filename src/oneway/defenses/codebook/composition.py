@@ -65,22 +65,24 @@ class Composition:
         rows: The figures, by number of answers.
         clean: Error of the same attack, fitted to as many rows, on one clean answer; None where
             none was run.
+        label: Error of the mean of the label, from as many rows; None where no attack was run.
     """
 
     distinct: int
     rows: tuple[SeveralAnswers, ...]
     clean: float | None = None
+    label: float | None = None
 
-    def gap(self, row: SeveralAnswers, label: float) -> float | None:
-        """Return the closed gap that the attack on several answers leaves; None without one.
+    def gap(self, row: SeveralAnswers) -> float | None:
+        """Return the closed gap G that the attack on several answers leaves; None without one.
 
         Args:
             row: Figures of a number of answers.
-            label: Error of the label alone.
         """
-        if row.error is None or self.clean is None or self.clean >= label:
+        clean, label = self.clean, self.label
+        if row.error is None or clean is None or label is None or clean >= label:
             return None
-        return (row.error - self.clean) / (label - self.clean)
+        return (row.error - clean) / (label - clean)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Composition":
@@ -106,8 +108,11 @@ class Composition:
         if not counts or not all(is_count(count, 1) for count in counts):
             yield "it does not say how many answers were asked for"
             return
-        if not _is_error(self.clean) or any(not _is_error(each.error) for each in self.rows):
-            yield "an error of several answers, or of a clean one, is not from 0 to 1"
+        errors = [self.clean, self.label, *(each.error for each in self.rows)]
+        if not all(map(_is_error, errors)):
+            yield "an error of several answers, of a clean one or of the label is not from 0 to 1"
+        elif len({error is None for error in errors}) > 1:
+            yield "errors of several answers stand without those to compare them with"
         before: SeveralAnswers | None = None
         for each in self.rows:
             yield from _faults_of_row(each, before, self.distinct, cells)

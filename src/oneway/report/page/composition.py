@@ -57,14 +57,8 @@ def _gaps(certificate: Certificate) -> str:
 
 
 def _rows(certificate: Certificate) -> list[dict[str, float | None]]:
-    found, yardsticks = certificate.composition, certificate.yardsticks
-    if found is None:
-        return []
-    label = None if yardsticks is None else yardsticks.label.error
-    return [
-        {**vars(each), "gap": None if label is None else found.gap(each, label)}
-        for each in found.rows
-    ]
+    found = certificate.composition
+    return [] if found is None else [{**vars(each), "gap": found.gap(each)} for each in found.rows]
 
 
 def composition_table(certificate: Certificate, found: Composition) -> Listing:
