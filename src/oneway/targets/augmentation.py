@@ -55,9 +55,9 @@ def jitter(inputs: Tensor, generator: Generator) -> Tensor:
         generator: Source of the changes, on the CPU.
 
     Returns:
-        As many inputs, of the same shape: images are turned by up to .1 radians, shifted by up to
-        1.5 pixels, and get noise of .05 per pixel, in ``[0, 1]``. Records get noise of .05 standard
-        deviations of each column, within the range of the column.
+        ``(N, ...)`` inputs of the same shape. Images are turned by up to .1 radians, shifted by up
+        to 1.5 pixels, and get noise of .05 per pixel, in ``[0, 1]``. Records get noise of .05
+        standard deviations of each column, within the range of the column.
     """
     noise = JITTER_NOISE * torch.randn(inputs.shape, generator=generator).to(inputs)
     if inputs.ndim == 2:
