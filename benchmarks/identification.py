@@ -1,9 +1,8 @@
-"""How many candidates each release tells apart: computed, measured by matching, and with copies.
+"""How many candidates each release tells apart: computed, and measured by matching.
 
 A classifier is trained on private digits, codebooks are fitted on auxiliary ones, and 750 test
 digits are the candidates. ``named`` is exact; ``matching`` is the rate of the attack that asks
-about each candidate; ``copies`` are answers to noisy and shifted copies of one query: how many of
-the 750 sequences of answers differ, for attackers who can make the same copies of each candidate.
+about each candidate. What several answers tell is in ``repeats.py``.
 """
 
 import argparse
@@ -25,7 +24,6 @@ from oneway.data import no_progress
 from oneway.defenses.codebook import (
     CodebookRelease,
     FitSettings,
-    chance_named,
     fit_codebook,
     mean_chance_named,
 )
@@ -38,10 +36,6 @@ from oneway.targets import TorchTarget
 
 GALLERY = 750
 SIZES = (10, 20, 100, GALLERY)
-COPIES = (4, 16)
-NOISE = 1 / 255
-"""Standard deviation of a copy's noise: one step of a pixel of 8 bits."""
-
 OWN = 256
 """Rows that the attacker chooses a distance on."""
 
@@ -81,15 +75,6 @@ def cells_of(answers: Tensor) -> Tensor:
     return numbers
 
 
-def changed_copies(images: Tensor, count: int) -> Iterator[Tensor]:
-    """Yield copies of all images: shifted by up to a pixel, and a little noisy."""
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(count):
-        across, down = torch.randint(-1, 2, (2,), generator=generator).tolist()
-        noise = NOISE * torch.randn(images.shape, generator=generator)
-        yield (images.roll((across, down), (-1, -2)) + noise).clamp(0, 1)
-
-
 def matched(target: TorchTarget, answer: Answer, own: Tensor, images: Tensor) -> float:
     """Return the share of candidates that the attack ``matching`` names."""
 
@@ -109,15 +94,12 @@ def matched(target: TorchTarget, answer: Answer, own: Tensor, images: Tensor) ->
 def measure(target: TorchTarget, fitting: Tensor, own: Tensor, images: Tensor) -> Iterator[Row]:
     """Yield figures of all releases on one target."""
     logits = target.logits(images)
-    copies = torch.stack([target.logits(copy) for copy in changed_copies(images, max(COPIES))], 1)
     for name, cells, answer in releases(fitting):
         released = answer(logits)
         numbers = cells_of(released)
         row: Row = {"release": name, "cells": cells}
         row |= {f"named_{size}": mean_chance_named(numbers, size) for size in SIZES}
         row["matching"] = matched(target, answer, own, images)
-        answers = answer(copies.flatten(0, 1)).view(len(images), max(COPIES), -1)
-        row |= {f"copies_{count}": chance_named(cells_of(answers[:, :count])) for count in COPIES}
         row["l1_mean"] = float((released - logits.softmax(-1)).abs().sum(-1).mean())
         yield row
 

@@ -427,3 +427,58 @@ def test_sensitive_values_come_from_arrays_and_what_is_none_is_refused(
     np.savez(tmp_path / "other.npz", diagnosis=np.arange(500))
     result = oneway(*arguments, tmp_path / "other.npz")
     assert "must hold an array named sensitive" in " ".join(result.stderr.split())
+
+
+MODELS = """
+import torch
+
+def model():
+    layer = torch.nn.Linear(1024, 10, bias=False)
+    generator = torch.Generator().manual_seed(0)
+    torch.nn.init.normal_(layer.weight, 0, 0.2, generator=generator)
+    return torch.nn.Sequential(torch.nn.Flatten(), layer)
+
+def other():
+    network = model()
+    network[1].weight.data.neg_()
+    return network
+"""
+
+
+def test_several_answers_are_certified_from_a_file_or_by_asking_the_model(
+    oneway, scores, tmp_path, monkeypatch
+):
+    (tmp_path / "asked_about_copies.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import asked_about_copies
+
+    model, stored = asked_about_copies.model(), np.load(scores)["images"]
+    images = torch.from_numpy(stored).float().div(255)
+    own, copies = tmp_path / "own.npz", tmp_path / "copies.npz"
+    guard, json_file = tmp_path / "guard.safetensors", tmp_path / "certificate.json"
+    with torch.no_grad():
+        changed = torch.stack([model(images), model(images * 0.9)], 1)
+    np.savez(own, images=stored, logits=changed[:, 0].numpy())
+    np.savez(copies, logits=changed.numpy())
+    asked = "--model", "asked_about_copies:model", "--repeats", 4
+    result = oneway("codebook", own, "--out", guard, *FEW, *asked, "--variant-weight", 0.01)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "4 answers (to a query and to changed copies of it) name" in text
+    found = CodebookRelease.load(guard).certificate.composition
+    assert [row.answers for row in found.rows] == [1, 4]
+    assert found.rows[-1].error is not None
+    result = oneway("certify", guard, own, "--variants", copies, "--json", json_file)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(json_file.read_text())["composition"]["rows"]
+    assert [row["answers"] for row in rows] == [1, 3]
+    # The first copy is the query itself; the other one is paler.
+    assert rows[0]["release"] <= rows[1]["release"]
+    for wrong, words in (
+        (("--variants", copies, *asked), "not both"),
+        (("--variants", own), "m changed copies"),
+        (("--model", "asked_about_copies:other"), "other labels"),
+    ):
+        result = oneway("certify", guard, own, *wrong)
+        assert result.exit_code != 0
+        assert words in " ".join(result.output.split()), result.output

@@ -36,6 +36,7 @@ CODEBOOK = {
     "min_members": NO_COUNT,
     "rate_weight": (-1, math.nan, -math.inf, "1", True, None),
     "image_weight": NOT_AT_LEAST_0,
+    "variant_weight": NOT_AT_LEAST_0,
     "explicit_classes": NO_COUNT,
     "max_boxes": NO_COUNT,
     "center": NO_NAME,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from defenses.codebook.scored import scored
 from oneway.defenses.codebook import Certificate, CodebookRelease, FitSettings, betting, certify
 from oneway.defenses.codebook import yardsticks as certified_yardsticks
+from oneway.defenses.codebook.release import Rows
 from oneway.defenses.codebook.traffic import query_keys
 from oneway.defenses.codebook.yardsticks import (
     Yardstick,
@@ -218,10 +219,10 @@ def test_a_fit_compares_its_certificate_with_an_attack_on_clean_scores(compared,
 
 
 def test_one_row_of_a_group_counts_and_few_rows_are_not_attacked(compared, monkeypatch):
-    rows, table, used = told(5, 90), compared.state, []
+    rows, table, used = Rows(*told(5, 90)), compared.state, []
 
     def certified(rows, **options):
-        plain = certify(table, *rows, **options)
+        plain = certify(table, *rows[:2], **options)
         return compare_with_clean_scores(plain, table, rows, **options)
 
     def watched(fitting, asked):
@@ -229,7 +230,7 @@ def test_one_row_of_a_group_counts_and_few_rows_are_not_attacked(compared, monke
         return torch.zeros(len(asked[0]))
 
     monkeypatch.setattr(yardsticks, "_clean_errors", watched)
-    copies = tuple(part.repeat_interleave(10, 0) for part in rows)
+    copies = Rows(*(part.repeat_interleave(10, 0) for part in rows[:2]))
     found = certified(copies, groups=torch.arange(90).repeat_interleave(10))
     assert found.yardsticks.clean == Yardstick(0, 0, 0)
     # Groups are split whole.

@@ -19,6 +19,7 @@ from oneway.cli.codebook import (
 from oneway.cli.common import Kind, check_suffix, command, command_line
 from oneway.cli.paths import Writes
 from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
+from oneway.cli.variants import Repeats, Variants, VariantsModel, read_variants
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +61,9 @@ def certify(
     max_l1_worst: MaxL1Worst = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
+    variants: Variants = None,
+    model: VariantsModel = None,
+    repeats: Repeats = 16,
     key_file: KeyFile = None,
     beside: Annotated[
         list[Path] | None,
@@ -139,6 +143,7 @@ def certify(
         (logits, queries),
         people,
         None if key_file is None else SecretKey.from_file(key_file),
+        variants=read_variants(variants, model, repeats, (logits, queries), kind),
         drop_copies=drop_copies,
         level=level,
         sensitive=read_sensitive(sensitive, len(logits)),
@@ -183,6 +188,7 @@ def _certified(
     """
     from oneway.defenses.codebook import certify as certify_table
     from oneway.defenses.codebook import certify_together
+    from oneway.defenses.codebook.release import Rows
     from oneway.evaluation import compare_with_clean_scores
 
     logits, queries = rows
@@ -202,7 +208,8 @@ def _certified(
         certificate = certify_table(table, logits, queries, groups=groups, **options)
     if queries is None:
         return certificate
-    return compare_with_clean_scores(certificate, table, (logits, queries), groups=groups)
+    certified = Rows(logits, queries, options["variants"])
+    return compare_with_clean_scores(certificate, table, certified, groups=groups)
 
 
 def _held_out(

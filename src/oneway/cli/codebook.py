@@ -23,6 +23,7 @@ from oneway.cli.common import (
 )
 from oneway.cli.paths import Writes
 from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
+from oneway.cli.variants import Repeats, Variants, VariantsModel, read_variants
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,13 @@ RateWeight = Annotated[
 ]
 ImageWeight = Annotated[
     float, typer.Option(help="L1 that mixing a mean squared error of 1 is worth.")
+]
+VariantWeight = Annotated[
+    float,
+    typer.Option(
+        help="L1 that the chance of two answers to changed copies is worth; needs --variants or "
+        "--model."
+    ),
 ]
 MaxL1 = Annotated[float | None, typer.Option(help="Budget: mean L1 distance of probabilities.")]
 MaxL1P95 = Annotated[float | None, typer.Option(help="Budget: 95 % quantile of that distance.")]
@@ -130,6 +138,10 @@ def codebook(
     groups: Groups = None,
     max_group_share: MaxGroupShare = 1.0,
     drop_copies: DropCopies = False,
+    variants: Variants = None,
+    model: VariantsModel = None,
+    repeats: Repeats = 16,
+    variant_weight: VariantWeight = 0.0,
     training: Training = None,
     refine: Refine = None,
     key_file: KeyFile = None,
@@ -167,7 +179,7 @@ def codebook(
     fitted: dict[str, Any] = {"min_members": min_members, "rate_weight": rate_weight}
     fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
     fitted |= {"max_cells": max_cells, "max_l1_worst": max_l1_worst}
-    fitted |= {"max_group_share": max_group_share}
+    fitted |= {"max_group_share": max_group_share, "variant_weight": variant_weight}
     key = None if key_file is None else SecretKey.from_file(key_file)
     where = choose_device(device)
     move = _decoys(inverter or [], decoy_l1, where)
@@ -176,6 +188,7 @@ def codebook(
         raise InvalidOptionError("decoys need the queries, too. Pass --images.")
     values = read_sensitive(sensitive, len(logits))
     people = read_groups(groups, len(logits))
+    changed = read_variants(variants, model, repeats, (logits, queries), kind)
     with progress(1) as report:
         release = CodebookRelease.fit(
             logits.to(where),
@@ -187,6 +200,7 @@ def codebook(
             sensitive=values,
             groups=people,
             drop_copies=drop_copies,
+            variants=None if changed is None else changed.to(where),
             training=None if training is None else images_beside({}, scores, training),
             older=None if refine is None else CodebookRelease.load(refine).state,
             move=move,
@@ -385,6 +399,7 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
     from oneway.defenses.codebook import ASSUMPTIONS
     from oneway.report.page import certificate_page, write_page
     from oneway.report.page.certificate import certificate_lines, certificate_table
+    from oneway.report.page.composition import composition_table
     from oneway.report.page.identification import identification_table
 
     # First, since whoever reads what is printed may stop early, as `head` does.
@@ -394,6 +409,8 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
         console.print(line, highlight=False, markup=False)
     if certificate.identification is not None:
         console.print(identification_table(certificate.identification), crop=False)
+    if certificate.composition is not None:
+        console.print(composition_table(certificate, certificate.composition), crop=False)
     if certificate.error is not None:
         console.print(certificate_table(certificate), crop=False)
     for line in ("Assumptions:", *(f"• {line}" for line in ASSUMPTIONS)):

@@ -1,5 +1,7 @@
 """Attack clean scores on a certificate's own traffic, so that its error has a scale.
 
+Where scores of changed copies were given, several guarded answers are attacked, too.
+
 A defense loads no attack, so that whoever certifies passes this on: the commands do.
 """
 
@@ -8,16 +10,14 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from oneway.attacks import KernelRidge, Stack
 from oneway.attacks.label_means import label_means
-from oneway.contracts import AttackerKnowledge
 from oneway.defenses.codebook import Certificate, Codebook
 from oneway.defenses.codebook.betting import canonical_order, one_of_each
 from oneway.defenses.codebook.release import Rows
 from oneway.defenses.codebook.traffic import first_copies, query_keys
 from oneway.defenses.codebook.yardsticks import least_gap, yardstick
 from oneway.errors import InvalidOptionError
-from oneway.evaluation.grading import run_attack
+from oneway.evaluation.several_answers import ridge_errors, with_errors
 from oneway.metrics import inversion_errors
 from oneway.releases import release
 
@@ -27,9 +27,6 @@ and the bound on G a little larger."""
 
 MIN_ROWS = 60
 """Queries below which no attack is run: it would learn next to nothing."""
-
-HELD_OUT = 8
-"""One of so many of the attacker's rows is held out, for choices and for the mixture."""
 
 
 def compare_with_clean_scores(
@@ -58,13 +55,12 @@ def compare_with_clean_scores(
     Raises:
         InvalidOptionError: The certificate is about another number of queries.
     """
-    logits, queries = certified
-    keys = query_keys(queries)
+    keys = query_keys(certified.queries)
     if certificate.traffic.copies == "dropped":
         distinct = first_copies(keys)
-        keys = keys[distinct]
-        logits, queries = logits[distinct.to(logits.device)], queries[distinct.to(queries.device)]
+        keys, certified = keys[distinct], certified.of(distinct)
         groups = None if groups is None else groups[distinct.to(groups.device)]
+    logits = certified.logits
     if certificate.queries != len(logits):
         raise InvalidOptionError(
             f"the certificate is about {certificate.queries} queries, but got {len(logits)}. Pass "
@@ -80,18 +76,19 @@ def compare_with_clean_scores(
         torch.arange(len(cells)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
     )
     asked = torch.arange(len(cells))
-    if others is None or len(others[0]) < MIN_ROWS:
+    if others is None or len(others.logits) < MIN_ROWS:
         count = int(members.max()) + 1
         own = torch.randperm(count, generator=generator)[: min(count // 3, ATTACKER_ROWS)]
         used = torch.isin(members, own)
-        fitting, asked = _rows((logits, queries), used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
+        fitting, asked = certified.of(used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
     else:
-        fitting = _rows(others, torch.randperm(len(others[0]), generator=generator)[:ATTACKER_ROWS])
-    if len(fitting[0]) < MIN_ROWS // 3 or len(members[asked].unique()) < 2:
+        drawn = torch.randperm(len(others.logits), generator=generator)[:ATTACKER_ROWS]
+        fitting = others.of(drawn)
+    if len(fitting.logits) < MIN_ROWS // 3 or len(members[asked].unique()) < 2:
         return certificate  # groups so large that one part has too few
-    members, rows = members[asked], _rows((logits, queries), asked)
+    members, rows = members[asked], certified.of(asked)
     clean = _clean_errors(fitting, rows)
-    guess = label_means(fitting[1], fitting[0].argmax(-1), logits.shape[-1])
+    guess = label_means(fitting.queries, fitting.logits.argmax(-1), logits.shape[-1])
     once = one_of_each(members, generator)
     return replace(
         certificate,
@@ -100,38 +97,20 @@ def compare_with_clean_scores(
             clean=yardstick(clean[once], level),
             least_gap=least_gap(
                 cells[asked.to(cells.device)],
-                rows[1].flatten(1),
+                rows.queries.flatten(1),
                 clean,
-                inversion_errors(rows[1], guess[rows[0].argmax(-1)]),
+                inversion_errors(rows.queries, guess[rows.logits.argmax(-1)]),
                 largest=float(guess.maximum(1 - guess).square().flatten(1).mean(-1).max()),
                 level=level,
                 groups=members,
                 keys=keys[asked],
             ),
         ),
+        composition=with_errors(certificate.composition, codebook, fitting, rows, once),
     )
-
-
-def _rows(rows: Rows, numbers: Tensor) -> Rows:
-    logits, queries = rows
-    return logits[numbers.to(logits.device)], queries[numbers.to(queries.device)]
 
 
 def _clean_errors(fitting: Rows, asked: Rows) -> Tensor:
     """Return the ``(N)`` float64 errors on the CPU of an attack on clean scores, by query."""
-    (own, images), (logits, queries) = fitting, asked
-    held_out = torch.arange(len(own), device=own.device) % HELD_OUT == 0
-    confidences, released = release(own), release(logits)
-    knowledge = AttackerKnowledge(images, confidences, confidences, held_out)
-    ridge = run_attack("", KernelRidge(), knowledge, _no_decoder, released, queries)
-    assert ridge is not None  # noqa: S101  narrows the type; it always applies
-    knowledge = replace(knowledge, candidates=[each.held_out for each in ridge.candidates])
-    mixed = run_attack(
-        "", Stack(), knowledge, _no_decoder, released, queries, candidates=ridge.candidates
-    )
-    assert mixed is not None  # noqa: S101  as above
-    return mixed.errors.double().cpu()
-
-
-def _no_decoder(*_: Tensor) -> torch.nn.Module:
-    raise AssertionError("these attacks train no decoder")
+    released = release(fitting.logits), release(asked.logits)
+    return ridge_errors([released], fitting.queries, asked.queries)

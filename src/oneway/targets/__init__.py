@@ -1,6 +1,7 @@
 """Targets: models that answer queries, wherever they are."""
 
 from oneway.targets.answers import class_names_of
+from oneway.targets.augmentation import ask_variants, jitter
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
@@ -21,7 +22,9 @@ __all__ = [
     "TargetTrainingSettings",
     "TorchTarget",
     "Trace",
+    "ask_variants",
     "class_names_of",
+    "jitter",
     "open_target",
     "records_target",
     "target_kind",

@@ -5,6 +5,7 @@ from oneway.defenses.codebook.certificate import (
     Certificate,
     certify,
 )
+from oneway.defenses.codebook.composition import Composition, SeveralAnswers
 from oneway.defenses.codebook.decoys import plant_decoys
 from oneway.defenses.codebook.drift import Drift, DriftTest, fault_of_reference
 from oneway.defenses.codebook.fit import (
@@ -41,6 +42,7 @@ __all__ = [
     "Codebook",
     "CodebookOptions",
     "CodebookRelease",
+    "Composition",
     "DecoyOptions",
     "Drift",
     "DriftTest",
@@ -51,6 +53,7 @@ __all__ = [
     "JointCodebook",
     "NamedShare",
     "SensitiveAccuracy",
+    "SeveralAnswers",
     "Together",
     "Traffic",
     "WorstCase",

@@ -16,6 +16,8 @@ from torch import Generator, Tensor
 
 from oneway.checks import check_images, check_level, check_logits_to_fit
 from oneway.defenses.codebook.betting import LARGEST, one_of_each
+from oneway.defenses.codebook.composition import Composition, compose
+from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fitted import NOT_CHECKED, HeldOut
 from oneway.defenses.codebook.identification import (
     Identification,
@@ -118,6 +120,8 @@ class Certificate:
         together: What answers of several versions reveal, if the certificate is about those.
         certified_on: Day on which it was certified, in UTC, as in ``"2026-12-31"``; None where
             nobody said it.
+        composition: What several answers tell, to a query and to changed copies of it; None if the
+            scores of such copies were not given.
     """
 
     table: str
@@ -141,6 +145,7 @@ class Certificate:
     version: str = ""
     together: Together | None = None
     certified_on: str | None = None
+    composition: Composition | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -203,6 +208,8 @@ class Certificate:
         for part in (self.sensitive, self.worst_case):
             if part is not None:
                 yield from part.faults()
+        if self.composition is not None:
+            yield from self.composition.faults(codebook.sizes.cells, self.queries)
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
@@ -234,6 +241,7 @@ def certify(
     sensitive: Tensor | None = None,
     max_l1_worst: float | None = None,
     groups: Tensor | None = None,
+    variants: Tensor | None = None,
 ) -> Certificate:
     """Certify what a codebook lets out, on queries like those that it will see.
 
@@ -254,6 +262,8 @@ def certify(
         sensitive: ``(N)`` int64, a numbered sensitive value of each query, such as a diagnosis.
         max_l1_worst: Cap on each answer's L1 distance of probabilities, in (0, 2]: the share of
             queries within it is certified.
+        variants: ``(N, m, K)`` clean scores of m changed copies of each query, such as frames of a
+            video: the certificate states what several answers tell.
 
     Raises:
         InvalidTensorError: A tensor breaks the lines above.
@@ -266,13 +276,15 @@ def certify(
         check_sensitive(sensitive, len(logits))
     if max_l1_worst is not None:
         options_of(FitSettings)["max_l1_worst"].refuse(max_l1_worst)
+    if variants is not None:
+        check_variants(variants, logits)
     keys = None if queries is None else query_keys(queries)
     if drop_copies:
         distinct = rows_without_copies(queries, len(logits), keys)
         logits = logits[distinct.to(logits.device)]
-        queries, groups, sensitive, keys = (
+        queries, groups, sensitive, keys, variants = (
             None if each is None else each[distinct.to(each.device)]
-            for each in (queries, groups, sensitive, keys)
+            for each in (queries, groups, sensitive, keys, variants)
         )
     with torch.no_grad():
         cells = codebook(logits)
@@ -298,7 +310,11 @@ def certify(
     counts = cells.bincount(minlength=codebook.sizes.cells).tolist()
     # Copies are one candidate. Without the queries, equal scores are taken for copies.
     distinct = first_copies(query_keys(logits) if keys is None else keys)
-    distinct, cap = distinct.to(cells.device), None
+    distinct, cap, composition = distinct.to(cells.device), None, None
+    if variants is not None:
+        # The first of several equal queries stands for them, with its own copies.
+        changed = variants[distinct.to(variants.device)]
+        composition = compose(codebook, logits[distinct], changed)
     if max_l1_worst is not None:
         l1 = distances(released, logits.detach())[0]
         cap = worst_case(l1, max_l1_worst, level, groups)
@@ -313,6 +329,7 @@ def certify(
         identification=identify(cells[distinct], logits[distinct], codebook.sizes.cells),
         sensitive=accuracy,
         worst_case=cap,
+        composition=composition,
         **figures_of_table(codebook),
     )
 

@@ -6,6 +6,7 @@ touch or not, for as long as that lowers
 
     sum of L1(p, center of cell) + rate_weight * rows * H(cell | label)
         - image_weight * rows * E Var(image | cell)
+        + variant_weight * rows * P(two answers to changed copies of a query have two cells)
 
 and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
 brings a row farther than ``max_l1_worst`` from its cell's vector that was within before, and boxes
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_logits_to_fit, check_weight
+from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
 from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.nesting import (
     Box,
@@ -83,6 +85,8 @@ class LabelRows:
             They do not depend on the weights, so that a sweep over weights computes them once.
         groups: ``(n)`` int64, the group of each row, or None.
         nesting: How the boxes lie in an older table's cells; None: in no others.
+        crossings: ``(m, m)`` float64, how many queries each pair of boxes parts from their changed
+            copies; see :mod:`oneway.defenses.codebook.crossings`; None without these.
     """
 
     classes: Tensor
@@ -96,6 +100,7 @@ class LabelRows:
     costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
     groups: Tensor | None = None
     nesting: Nesting | None = None
+    crossings: Tensor | None = None
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
@@ -120,6 +125,12 @@ class LabelRows:
             beyond = int((apart + self.tails[rows] > self.cap).sum())
             self.costs[numbers] = float(apart.sum()), beyond
         return self.costs[numbers]
+
+    def crossing(self, first: frozenset[int], second: frozenset[int]) -> float:
+        """Return how many queries two cells part from their changed copies; 0 without these."""
+        if self.crossings is None:
+            return 0.0
+        return float(self.crossings[sorted(first)][:, sorted(second)].sum())
 
     def group_share(self, numbers: frozenset[int]) -> float:
         """Return the share of the largest group in several boxes; 0 without groups."""
@@ -174,6 +185,7 @@ def cut_calibration(
     *,
     groups: Tensor | None = None,
     older: Codebook | None = None,
+    variants: Tensor | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
@@ -186,14 +198,17 @@ def cut_calibration(
             counts different groups.
         older: A table whose cells are cut further, and never joined; its explicit classes are
             taken. See :mod:`oneway.defenses.codebook.nesting`.
+        variants: ``(N, m, K)`` clean scores of m changed copies of each query, if
+            ``variant_weight`` is not 0.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them,
-            ``images`` or ``groups`` are not as many, or the older table is over other classes.
+            ``images``, ``groups`` or ``variants`` are not as many, or the older table is over
+            other classes.
         InvalidOptionError: ``max_group_share`` is below 1, and there are no groups; or a vector of
             the older table must stay, and stands for fewer queries than ``min_members``.
     """
-    _check_calibration(logits, settings, images)
+    _check_calibration(logits, settings, images, variants)
     if groups is not None:
         check_groups(groups, len(logits))
     elif settings.max_group_share < 1:
@@ -218,7 +233,12 @@ def cut_calibration(
         wide = logits[numbers.to(logits.device)].detach().double().cpu()
         pixels = None if shown is None else shown[numbers].double()
         own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
-        cut.append(_cut_label(label, wide, pixels, own, settings, older))
+        each = _cut_label(label, wide, pixels, own, settings, older)
+        if variants is not None and settings.variant_weight and each.boxes:
+            edges = torch.stack([edges for edges, _ in each.boxes])
+            answers, dense = answers_of(logits, variants), len(each.classes) == num_classes
+            each.crossings = crossings_between(answers, label, each.classes, edges, dense=dense)
+        cut.append(each)
         if on_label is not None:
             on_label((label + 1) / num_classes)
     refuse_kept(
@@ -297,7 +317,9 @@ def _tails(probabilities: Tensor, classes: Tensor) -> Tensor:
     return (rest - even).abs().sum(-1)
 
 
-def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | None) -> None:
+def _check_calibration(
+    logits: Tensor, settings: FitSettings, images: Tensor | None, variants: Tensor | None
+) -> None:
     check_logits_to_fit(logits, "calibration logits")
     if logits.ndim != 2 or len(logits) < settings.min_members:
         raise InvalidTensorError(
@@ -312,6 +334,13 @@ def _check_calibration(logits: Tensor, settings: FitSettings, images: Tensor | N
     if images is not None and len(images) != len(logits):
         raise InvalidTensorError(
             f"images must be as many as calibration logits, {len(logits)}, but got {len(images)}."
+        )
+    if variants is not None:
+        check_variants(variants, logits)
+    elif settings.variant_weight:
+        raise InvalidTensorError(
+            "variants must be given with variant_weight, but are missing. Pass the scores of "
+            "changed copies of the queries."
         )
 
 
@@ -577,7 +606,7 @@ class _Merging:
     """
 
     def __init__(
-        self, label: LabelRows, rate_weight: float, image_weight: float, max_group_share: float
+        self, label: LabelRows, rate_weight: float, image_weight: float, settings: FitSettings
     ) -> None:
         """Weigh all pairs of a label's boxes.
 
@@ -585,18 +614,19 @@ class _Merging:
             label: The label's rows.
             rate_weight: See :class:`FitSettings`.
             image_weight: See :class:`FitSettings`.
-            max_group_share: See :class:`FitSettings`. Without cells the label releases one vector:
-                one group has too large a share of all boxes together.
+            settings: Its ``variant_weight`` and ``max_group_share`` count. Without cells the label
+                releases one vector: one group has too large a share of all boxes together.
         """
         self._label, self._image_weight = label, image_weight
-        self._max_group_share = max_group_share
+        self._max_group_share = settings.max_group_share
+        self._variant_weight = settings.variant_weight
         # An infinite weight would leave no order among pairs.
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self.cells = [frozenset([number]) for number in range(len(label.boxes))]
         whole = frozenset(range(len(self.cells)))
         if label.nesting is not None:
             self.cells = label.nesting.cells
-        elif whole and label.group_share(whole) > max_group_share:
+        elif whole and label.group_share(whole) > self._max_group_share:
             self.cells = []
         elif rate_weight == math.inf and whole and label.cap == math.inf:
             self.cells = [whole]
@@ -668,7 +698,8 @@ class _Merging:
         if self._means:
             apart = self._means[first] - self._means[second]
             between = one * other / total * float(apart.square().mean())
-        return distance - self._rate_weight * bits - self._image_weight * between
+        crossing = self._variant_weight * label.crossing(first, second)
+        return distance - self._rate_weight * bits - self._image_weight * between - crossing
 
 
 def _merge(
@@ -682,9 +713,9 @@ def _merge(
     Raises:
         InvalidOptionError: More cells are left than ``max_cells``.
     """
-    most, cap = calibration.settings.max_cells, calibration.settings.max_l1_worst
-    share = calibration.settings.max_group_share
-    mergings = [_Merging(each, rate_weight, image_weight, share) for each in calibration.labels]
+    settings = calibration.settings
+    most, cap = settings.max_cells, settings.max_l1_worst
+    mergings = [_Merging(each, rate_weight, image_weight, settings) for each in calibration.labels]
     for each in mergings:
         each.settle()
     # A label with too few rows has no boxes, and one cell.

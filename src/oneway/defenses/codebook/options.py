@@ -43,6 +43,12 @@ class FitSettings(Options):
         default=0.0,
         least=0,
     )
+    variant_weight: float = option(
+        "L1 distance that the chance of two answers is worth: joins cells between which changed "
+        "copies of a query move. Needs the scores of such copies (`variants`) above 0.",
+        default=0.0,
+        least=0,
+    )
     explicit_classes: int = option(
         "Classes whose probabilities each label's table stores. All others share the rest evenly.",
         default=32,

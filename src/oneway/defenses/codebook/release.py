@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,6 +11,7 @@ from oneway.checks import check_images, check_logits_to_fit, name_of
 from oneway.contracts import TrainingData
 from oneway.defenses.base import DefenseWithState, ScoreDefense
 from oneway.defenses.codebook.certificate import Certificate, certify, rows_without_copies
+from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fitted import HeldOut, refuse_training
 from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
@@ -42,8 +43,24 @@ MALFORMED = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Move = Callable[[Codebook, Tensor, Tensor | None], Codebook]
 """Changes a table before it is certified, given the scores and queries that it was fitted to."""
 
-Rows = tuple[Tensor, Tensor]
-"""``(N, K)`` clean scores, and the ``(N, ...)`` queries that gave them."""
+
+class Rows(NamedTuple):
+    """Rows of traffic.
+
+    Attributes:
+        logits: ``(N, K)`` clean scores.
+        queries: ``(N, ...)`` the queries that gave them.
+        variants: ``(N, m, K)`` clean scores of changed copies of each query, if they are known.
+    """
+
+    logits: Tensor
+    queries: Tensor
+    variants: Tensor | None = None
+
+    def of(self, numbers: Tensor) -> "Rows":
+        """Return the rows with these ``(n)`` int64 numbers."""
+        return Rows(*(None if each is None else each[numbers.to(each.device)] for each in self))  # type: ignore[arg-type]
+
 
 Complete = Callable[[Certificate, Codebook, Rows, Rows | None, Tensor | None], Certificate]
 """Completes a certificate, given the table, the certified rows, the rows that it was fitted to
@@ -130,6 +147,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         drop_copies: bool = CodebookOptions.drop_copies,
         training: Tensor | None = None,
         older: Codebook | None = None,
+        variants: Tensor | None = None,
         move: Move | None = None,
         complete: Complete | None = None,
         on_share: Callable[[float], None] | None = None,
@@ -161,6 +179,9 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             older: A table of the same model, fitted before: its cells are cut further, and never
                 joined, so that answers of both reveal what those of the new one reveal. Cells with
                 too few new queries keep their vector.
+            variants: ``(N, m, K)`` clean scores of m changed copies of each query, such as frames
+                of a video: the certificate states what several answers tell, and
+                ``variant_weight`` makes that less.
             move: Changes the table before it is certified: decoys.
             complete: Adds to the certificate what a defense cannot measure itself, where the
                 queries are given.
@@ -185,6 +206,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             groups = groups.cpu()
         if sensitive is not None:
             check_sensitive(sensitive, len(logits))
+        if variants is not None:
+            check_variants(variants, logits)
         if drop_copies:
             rows = rows_without_copies(queries, len(logits))
         parts = split_rows(len(rows), [held_out], generator, _of(groups, rows))
@@ -206,7 +229,13 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             )
         scores, shown = logits[made_of.to(logits.device)], _of(queries, made_of)
         calibration = cut_calibration(
-            scores, settings, shown, on_share, groups=_of(groups, made_of), older=older
+            scores,
+            settings,
+            shown,
+            on_share,
+            groups=_of(groups, made_of),
+            older=older,
+            variants=_of(variants, made_of),
         )
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
@@ -227,12 +256,11 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             drop_copies=drop_copies,
             sensitive=_of(sensitive, chosen),
             max_l1_worst=settings.max_l1_worst,
+            variants=_of(variants, chosen),
         )
         if complete is not None and queries is not None:
-            certified, others = (
-                (logits[part.to(logits.device)], queries[part.to(queries.device)])
-                for part in (chosen, fitting)
-            )
+            rows_given = Rows(logits, queries, variants)
+            certified, others = (rows_given.of(part) for part in (chosen, fitting))
             fitted.certificate = complete(
                 fitted.certificate,
                 fitted.state,

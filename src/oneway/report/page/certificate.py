@@ -15,6 +15,8 @@ from oneway.defenses.codebook import (
 )
 from oneway.report.page.blocks import Block, Bullets, Facts, Figure, Figures, Grid, Page, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
+from oneway.report.page.composition import MEANINGS as COMPOSITION
+from oneway.report.page.composition import composition_lines, composition_sections
 from oneway.report.page.identification import MEANINGS as IDENTIFICATION
 from oneway.report.page.identification import (
     identification_figures,
@@ -30,6 +32,7 @@ from oneway.report.table import Column, Listing
 MEANINGS = {
     **IDENTIFICATION,
     **VERSIONS,
+    **COMPOSITION,
     "certified error": "estimated least mean squared error per pixel of any attacker, averaged "
     "over queries: the unbiased variance within cells; a query that is alone in its cell counts as "
     "fully reconstructed",
@@ -200,7 +203,11 @@ def drift_sentences(certificate: Certificate) -> list[str]:
 
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a certificate says, sentence by sentence."""
-    lines = version_lines(certificate) + identification_lines(certificate)
+    lines = [
+        *version_lines(certificate),
+        *identification_lines(certificate),
+        *composition_lines(certificate),
+    ]
     lines += [bits_sentence(certificate), error_sentence(certificate)]
     for line in (yardsticks_sentence(certificate), gap_sentence(certificate)):
         if line is not None:
@@ -394,6 +401,7 @@ def certificate_page(certificate: Certificate, name: str, command: str = "") -> 
         Section("numbers", "In numbers", [_figures(certificate_figures(certificate))]),
         *version_sections(certificate),
         *identification_sections(certificate),
+        *composition_sections(certificate),
         Section("words", "In words", [Bullets(certificate_lines(certificate))]),
     ]
     if certificate.error is not None:

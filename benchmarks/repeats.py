@@ -1,0 +1,162 @@
+"""What several answers to changed copies of a query reveal, by release and number of answers.
+
+A classifier is trained on private digits, and codebooks are fitted to auxiliary ones. Each query is
+asked with 15 changed copies: turned by up to .1 radians, shifted by up to 1.5 pixels, with noise of
+.05. ``named`` is the share of 750 queries, and the mean over all sets of 20 of them, that is told
+apart by an attacker who can make the same copies of each: exact for these copies. ``error`` is that
+of a mixture of kernel ridge regressions on the mean answer and on the mean log answer, of codebooks
+on the share of each cell; fitted to 400 auxiliary queries with as many answers. Better attacks may
+exist. G compares with the same attack on one clean answer (0) and on one label (1).
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from oneway.attacks.averaging import mean_answer
+from oneway.benchmark import bundled_spec, load_data
+from oneway.benchmark.runner import split_data, trained_target
+from oneway.data import no_progress
+from oneway.defenses.codebook import (
+    CodebookRelease,
+    FitSettings,
+    chance_named,
+    cut_calibration,
+    mean_chance_named,
+    merge_calibration,
+)
+from oneway.defenses.codebook.composition import ANSWERS, WARD, largest_share, sequences
+from oneway.evaluation import Store
+from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.several_answers import ridge_errors
+from oneway.evaluation.store import write_json_lines
+from oneway.releases import release
+from oneway.targets import ask_variants
+
+QUERIES, ROWS = 750, 400
+"""Queries that are told apart, and auxiliary rows that attacks are fitted to."""
+
+GRADED = 400
+"""Queries that attacks are graded on."""
+
+CODEBOOKS = {
+    "codebook, 5 members": FitSettings(min_members=5),
+    "codebook, 20 members": FitSettings(),
+    "codebook, 20 members, 20 cells": FitSettings(max_cells=20),
+    "codebook, 20 members, rate .05": FitSettings(rate_weight=0.05),
+    "codebook, 20 members, rate .1": FitSettings(rate_weight=0.1),
+    "codebook, 20 members, variants .1": FitSettings(variant_weight=0.1),
+    "codebook, 20 members, variants .3": FitSettings(variant_weight=0.3),
+    "label alone": FitSettings(rate_weight=math.inf),
+}
+
+Row = dict[str, Any]
+Answer = Callable[[Tensor], Tensor]
+"""``(..., K)`` clean scores, to released ones."""
+
+
+def releases(logits: Tensor, variants: Tensor) -> Iterator[tuple[str, int | None, Answer]]:
+    """Yield name, cells and answers of each release."""
+    yield "none", None, release
+    yield "rounding, 2 decimals", None, lambda scores: release(scores, decimals=2)
+    for name, settings in CODEBOOKS.items():
+        calibration = cut_calibration(logits, settings, variants=variants)
+        book = merge_calibration(calibration, settings.rate_weight)
+        yield name, book.sizes.cells, CodebookRelease(book).probabilities
+
+
+def features(answers: Tensor, table: Tensor | None) -> list[Tensor]:
+    """Return what an attacker reads of ``(N, m, K)`` answers, each ``(N, F)``.
+
+    Args:
+        answers: Released confidences.
+        table: ``(C, K)`` the vectors that a codebook released; None for other releases.
+    """
+    mean = answers.mean(1)
+    if answers.shape[1] == 1:
+        return [mean]
+    if table is None:
+        return [mean, mean_answer(answers.transpose(0, 1))]
+    cells = (answers.unsqueeze(-2) - table).abs().sum(-1).argmin(-1)
+    return [mean, one_hot(cells, len(table)).float().mean(1)]
+
+
+def measure(
+    answers: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], cells: int | None
+) -> Row:
+    """Return the figures of one release.
+
+    Args:
+        answers: ``(n, m, K)`` of the attacker's rows, and ``(N, m, K)`` of the queries.
+        images: Those of both.
+        cells: Cells of a codebook.
+    """
+    row, (own, asked), least = Row(), answers, 1.0
+    numbers = sequences(asked.flatten(0, 1)).view(asked.shape[:2])
+    table = None if cells is None else torch.cat([own, asked]).flatten(0, 1).unique(dim=0)
+    for count in ANSWERS:
+        named = sequences(numbers[:, :count])
+        row[f"named_{count}"] = chance_named(named)
+        row[f"named_of_{WARD}_{count}"] = mean_chance_named(named, WARD)
+        row[f"most_{count}"] = None if cells is None else largest_share(len(asked), cells, count)
+        read = (features(each[:, :count], table) for each in (own[:ROWS], asked[:GRADED]))
+        known = list(zip(*read, strict=True))
+        found = ridge_errors(known, images[0][:ROWS], images[1][:GRADED])
+        least = min(least, float(found.mean()))
+        row[f"error_{count}"] = least
+    return row
+
+
+def measured(name: str, cache: Path, seed: int) -> list[Row]:
+    """Return a record for each release of one data set, from clean scores to the label alone."""
+    spec = bundled_spec("leaderboard", name)
+    splits = split_data(spec, *load_data(spec.data, None))
+    target = trained_target(spec, splits, Store(cache), no_progress)
+    generator = Generator().manual_seed(seed)
+    images = splits.auxiliary_images, splits.test_images[:QUERIES]
+    clean = [
+        torch.cat([target.logits(each).unsqueeze(1), ask_variants(target, each, 15, generator)], 1)
+        for each in images
+    ]
+    rows = list[Row]()
+    for name_of_release, cells, answer in releases(clean[0][:, 0], clean[0][:, 1:]):
+        own, asked = (answer(each) for each in clean)
+        row: Row = {"data": name, "release": name_of_release, "seed": seed, "cells": cells}
+        l1 = (asked[:, 0] - clean[1][:, 0].softmax(-1)).abs().sum(-1)
+        row |= {"l1_mean": float(l1.mean())}
+        rows.append(row | measure((own, asked), images, cells))
+    clean_error, label = rows[0]["error_1"], rows[-1]["error_1"]
+    for row in rows:
+        for count in ANSWERS:
+            row[f"gap_{count}"] = (row[f"error_{count}"] - clean_error) / (label - clean_error)
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and write records if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["digits", "smoothed"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
+    options = parser.parse_args()
+    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    records, console = list[Row](), Console(width=160)
+    for name in options.data:
+        for row in measured(name, options.cache, options.seed):
+            records.append({**row, **place})
+            console.print({key: row[key] for key in row})
+            if options.out is not None:
+                write_json_lines(options.out, records)
+
+
+if __name__ == "__main__":
+    main()
