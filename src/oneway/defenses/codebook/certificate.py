@@ -95,6 +95,7 @@ class Certificate:
             ``p99`` and ``max``.
         members_least: Least number of distinct calibration queries behind a vector that reveals
             more than its label; of a release without a table, of certified queries behind a vector.
+            Where labels share levels, the queries of one label alone: perhaps none.
         labels_alone: Number of labels with so few calibration queries that their vector reveals
             the label alone.
         level: Level of intervals and bounds.
@@ -107,6 +108,8 @@ class Certificate:
             where they are known, numbered from the worst on. The bound of a group takes its queries
             as independent draws from what the group asks.
         yardsticks: Errors to compare the certified error with; None if none is certified.
+        shared_least: Least number of distinct calibration queries of all labels (or groups, where
+            they were given) behind a level that labels share; None if none share any.
     """
 
     table: str
@@ -127,6 +130,7 @@ class Certificate:
     groups_least: int | None = None
     parts: Mapping[str, PartErrors] = field(default_factory=dict)
     yardsticks: Yardsticks | None = None
+    shared_least: int | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -277,11 +281,15 @@ def certify(
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.expand(codebook.values, cells)
+    shown = queries
+    if codebook.shared.any() and 2 * _alone(cells) > len(cells):
+        # Labels that share levels have too few queries each; identification holds without any.
+        shown = None
     certificate = certify_cells(
         cells,
         released,
         logits,
-        queries,
+        shown,
         held_out=held_out,
         groups=groups,
         copies="dropped" if drop_copies else "kept",
@@ -314,6 +322,11 @@ def certify(
         worst_case=cap,
         **figures_of_table(codebook),
     )
+
+
+def _alone(cells: Tensor) -> int:
+    """Return how many queries are alone in their cell."""
+    return int((cells.unique(return_counts=True)[1] == 1).sum())
 
 
 def _check_more(logits: Tensor, sensitive: Tensor | None, max_l1_worst: float | None) -> None:
@@ -355,13 +368,17 @@ def _of_groups(found: PartErrors) -> PartErrors:
 
 def figures_of_table(codebook: Codebook) -> dict[str, Any]:
     """Return the certificate's figures that follow from the table alone, by name."""
-    members = codebook.members[codebook.members > 0]
-    groups = codebook.groups[codebook.groups > 0]
+    cells = codebook.labels.bincount()
+    is_shared, is_only = codebook.shared > 0, cells[codebook.labels] == 1
+    # The only vector of a label that shares its shape says nothing of the queries in its cell.
+    counts = ~(is_shared & is_only)
+    levels = codebook.shared[is_shared & ~is_only]
     return {
-        "bits_most": math.log2(int(codebook.labels.bincount().max())),
-        "members_least": int(members.min()) if len(members) else 0,
-        "labels_alone": int((codebook.members == 0).sum()),
-        "groups_least": int(groups.min()) if len(groups) else None,
+        "bits_most": math.log2(int(cells.max())),
+        "members_least": int(codebook.members[counts].min()) if counts.any() else 0,
+        "labels_alone": int((is_shared & is_only).sum()),
+        "groups_least": int(codebook.groups[counts].min()) if codebook.groups.any() else None,
+        "shared_least": int(levels.min()) if len(levels) else None,
     }
 
 

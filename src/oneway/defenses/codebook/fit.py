@@ -21,7 +21,7 @@ distort more, since they cut rare rows into cells that are too small to keep.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,13 @@ from torch import Tensor
 from oneway.checks import check_logits_to_fit, check_weight
 from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
+from oneway.defenses.codebook.shared import (
+    SharedRows,
+    fill_shared,
+    profiles_of,
+    runs_of,
+    share_rows,
+)
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
 from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
@@ -42,6 +49,9 @@ LARGEST_RATE_WEIGHT = 1e9
 
 CUTS_TRIED = 4
 """Axes whose best cut is weighed in L1; they are found by squared distances, which are cheaper."""
+
+BOXES_PER_LEVEL = 8
+"""Boxes that are cut for each level that labels share, before they are merged."""
 
 TIE = 1e-9
 """Share by which the gains of two cuts must differ, or else they are the same."""
@@ -116,12 +126,12 @@ class Calibration:
 
     Attributes:
         labels: One :class:`LabelRows` per label.
-        canonical_top: Probability of the label in the vector of a label with too few rows.
+        shared: The rows of labels without boxes of their own; None if there are no such labels.
         settings: How the scores were cut.
     """
 
     labels: tuple[LabelRows, ...]
-    canonical_top: float
+    shared: SharedRows | None
     settings: FitSettings
 
 
@@ -184,7 +194,7 @@ def cut_calibration(
     )
     num_classes = logits.shape[-1]
     explicit = min(settings.explicit_classes, num_classes)
-    top = torch.cat([part.double().softmax(-1).amax(-1) for part in logits.split(4096)]).mean()
+    people = None if groups is None else groups.cpu()
     cut = []
     for label in range(num_classes):
         numbers = (labels == label).nonzero()[:, 0]
@@ -197,15 +207,54 @@ def cut_calibration(
         dense = explicit == num_classes
         rows = project(probabilities, classes.expand(len(numbers), -1), dense=dense)
         tails = _tails(probabilities, classes)
-        own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
+        own = None if people is None else people[numbers].unique(return_inverse=True)[1]
         company = len(numbers) if own is None else len(own.unique())
-        boxes = _cut(rows, tails, settings, own) if company >= settings.min_members else []
+        # With fewer there is no cut, and one vector for all of the label's scores.
+        boxes = _cut(rows, tails, settings, own) if company >= 2 * settings.min_members else []
         pixels = None if shown is None else shown[numbers].double()
         offsets, center, cap = wide.logsumexp(-1), settings.center, _cap_of(settings)
         cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap, groups=own))
         if on_label is not None:
             on_label((label + 1) / num_classes)
-    return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
+    few = torch.tensor([not each.boxes for each in cut])
+    shared = _share(logits, few, settings, people) if few.any() else None
+    return Calibration(tuple(cut), shared, settings)
+
+
+def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | None) -> SharedRows:
+    """Cut the rows of labels with too few of them by their top score, all labels together.
+
+    Args:
+        logits: See :func:`cut_calibration`.
+        few: ``(K)`` bool, the labels.
+        settings: How to fit.
+        groups: ``(N)`` int64, or None.
+    """
+    wide = logits.detach().cpu().double()
+    probabilities, offsets = wide.softmax(-1), wide.logsumexp(-1)
+    labels, rows = few.nonzero()[:, 0], few[wide.argmax(-1)].nonzero()[:, 0]
+    explicit, least = min(settings.explicit_classes, len(few)), settings.min_members
+    profiles = profiles_of(probabilities, labels, least, settings.center, explicit, groups)
+    own = None if groups is None else groups[rows].unique(return_inverse=True)[1]
+    tops, boxes = probabilities.amax(-1), list[tuple[Tensor, Tensor]]()
+    if (len(rows) if own is None else len(own.unique())) >= least:
+        # The mean of one number per row needs no scaling to sum to 1.
+        one, zero = tops[rows].unsqueeze(-1), torch.zeros(len(rows), dtype=torch.float64)
+        most = min(settings.max_boxes, BOXES_PER_LEVEL * settings.shared_levels)
+        boxes = _cut(one, zero, replace(settings, center="mean", max_boxes=most), own)
+    everyone = len(tops) if groups is None else len(groups.unique())
+    return share_rows(
+        probabilities,
+        boxes,
+        profiles,
+        labels,
+        rows,
+        offsets[rows],
+        own,
+        settings.center,
+        _cap_of(settings),
+        (float(tops.mean()), float(offsets.mean()), everyone),
+    )
 
 
 def _cap_of(settings: FitSettings) -> float:
@@ -260,24 +309,25 @@ def merge_calibration(
             "image_weight needs a calibration that was cut with images, but this one has none. "
             "Cut it under settings with an image_weight above 0."
         )
-    merged = _merge(calibration, rate_weight, image_weight)
+    merged, levels = _merge(calibration, rate_weight, image_weight)
+    shared = calibration.shared
+    alike = 0 if shared is None else len(shared.labels)
     book = Codebook(
         len(labels),
         len(labels[0].classes),
-        max(1, *(len(each.boxes) for each in labels)),
-        sum(max(1, len(cells)) for cells in merged),
+        max(
+            1 if shared is None else runs_of(shared, levels), *(len(each.boxes) for each in labels)
+        ),
+        sum(map(len, merged)) + alike * max(1, len(levels)),
     )
     start = 0
     for label, (each, cells) in enumerate(zip(labels, merged, strict=True)):
-        book.classes[label] = each.classes
-        span = slice(start, start + max(1, len(cells)))
-        book.labels[span] = label
-        if cells:
+        if each.boxes:
+            span = slice(start, start + len(cells))
             _fill(book, label, span, each, cells)
-        else:
-            book.assignment[label] = start
-            book.values[start] = _canonical(calibration.canonical_top, book)
-        start = span.stop
+            start = span.stop
+    if shared is not None:
+        fill_shared(book, start, shared, levels, with_leading_label)
     return book
 
 
@@ -286,6 +336,8 @@ def _fill(
 ) -> None:
     """Write a label's boxes and cells into a table, the cells at ``span``."""
     boxes = len(rows.boxes)
+    book.classes[label] = rows.classes
+    book.labels[span] = label
     book.edges[label] = -torch.inf
     book.edges[label, :boxes] = torch.stack([edges for edges, _ in rows.boxes])
     book.assignment[label] = span.start
@@ -302,13 +354,6 @@ def _fill(
         explicit = book.sizes.explicit_classes
         values[:, explicit:] /= book.sizes.num_classes - explicit
     book.values[span] = with_leading_label(values)
-
-
-def _canonical(top: float, book: Codebook) -> Tensor:
-    """Return the vector of a label with too few rows: ``top``, and the rest evenly."""
-    vector = torch.full_like(book.values[0], (1 - top) / (book.sizes.num_classes - 1))
-    vector[0] = top
-    return vector.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def with_leading_label(values: Tensor) -> Tensor:
@@ -465,7 +510,12 @@ class _Merging:
     """
 
     def __init__(
-        self, label: LabelRows, rate_weight: float, image_weight: float, max_group_share: float
+        self,
+        label: LabelRows | SharedRows,
+        rate_weight: float,
+        image_weight: float,
+        max_group_share: float,
+        alike: int = 1,
     ) -> None:
         """Weigh all pairs of a label's boxes.
 
@@ -475,7 +525,9 @@ class _Merging:
             image_weight: See :class:`FitSettings`.
             max_group_share: See :class:`FitSettings`. Without cells the label releases one vector:
                 one group has too large a share of all boxes together.
+            alike: Number of labels that have these cells.
         """
+        self.alike = alike
         self._label, self._image_weight = label, image_weight
         self._max_group_share = max_group_share
         # An infinite weight would leave no order among pairs.
@@ -551,30 +603,41 @@ class _Merging:
 
 def _merge(
     calibration: Calibration, rate_weight: float, image_weight: float
-) -> list[list[frozenset[int]]]:
+) -> tuple[list[list[frozenset[int]]], list[frozenset[int]]]:
     """Join boxes while that lowers the objective, then down to ``max_cells``.
 
     Returns:
-        The cells of each label, as numbers of boxes.
+        The cells of each label, and those of the labels that share levels, as numbers of boxes.
 
     Raises:
         InvalidOptionError: More cells are left than ``max_cells``.
     """
-    most, cap = calibration.settings.max_cells, calibration.settings.max_l1_worst
-    share = calibration.settings.max_group_share
-    mergings = [_Merging(each, rate_weight, image_weight, share) for each in calibration.labels]
+    settings, shared = calibration.settings, calibration.shared
+    most, cap, share = settings.max_cells, settings.max_l1_worst, settings.max_group_share
+    mergings = [
+        _Merging(each, rate_weight, image_weight, share)
+        for each in calibration.labels
+        if each.boxes
+    ]
+    if shared is not None:
+        mergings.append(_Merging(shared, rate_weight, 0.0, share, len(shared.labels)))
     for each in mergings:
         each.settle()
-    # A label with too few rows has no boxes, and one cell.
-    cells = sum(max(1, len(each.cells)) for each in mergings)
+    while shared is not None and len(mergings[-1].cells) > settings.shared_levels:
+        mergings[-1].join()
+    # A label without cells has one vector.
+    cells = sum(each.alike * max(1, len(each.cells)) for each in mergings)
     while most is not None and cells > most:
-        least = min(mergings, key=lambda each: each.cheapest)
+        least = min(mergings, key=lambda each: each.cheapest / each.alike)
         if least.cheapest == math.inf:
             within = "" if cap is None else f" within a max_l1_worst of {cap:g}"
             raise InvalidOptionError(
-                f"max_cells must be at least {cells} for {len(mergings)} labels{within}, but got "
-                f"{most}. Raise it."
+                f"max_cells must be at least {cells} for {len(calibration.labels)} labels{within}, "
+                f"but got {most}. Raise it."
             )
         least.join()
-        cells -= 1
-    return [sorted(each.cells, key=min) for each in mergings]
+        cells -= least.alike
+    chosen = [sorted(each.cells, key=min) for each in mergings]
+    levels = [] if shared is None else chosen.pop()
+    own = iter(chosen)
+    return [next(own) if each.boxes else [] for each in calibration.labels], levels
