@@ -74,6 +74,10 @@ ExplicitClasses = Annotated[
 Center = Annotated[
     str, typer.Option(help="What a cell releases: mean (calibrated) or median (least L1).")
 ]
+SharedLevels = Annotated[
+    int,
+    typer.Option(min=1, help="Levels of the top score that labels with few queries share."),
+]
 MaxL1Worst = Annotated[
     float | None,
     typer.Option(help="Cap on each answer's L1 distance of probabilities: its share is certified."),
@@ -117,6 +121,7 @@ def codebook(
     held_out: HeldOut = 0.2,
     explicit_classes: ExplicitClasses = 32,
     center: Center = "mean",
+    shared_levels: SharedLevels = 4,
     sensitive: Sensitive = None,
     groups: Groups = None,
     max_group_share: MaxGroupShare = 1.0,
@@ -155,7 +160,7 @@ def codebook(
     fitted: dict[str, Any] = {"min_members": min_members, "rate_weight": rate_weight}
     fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
     fitted |= {"max_cells": max_cells, "max_l1_worst": max_l1_worst}
-    fitted |= {"max_group_share": max_group_share}
+    fitted |= {"max_group_share": max_group_share, "shared_levels": shared_levels}
     key = None if key_file is None else SecretKey.from_file(key_file)
     where = choose_device(device)
     move = _decoys(inverter or [], decoy_l1, where)
@@ -241,6 +246,7 @@ def choose(
         list[int] | None,
         typer.Option(min=1, help="Least members of a candidate codebook; repeatable. [5 20]"),
     ] = None,
+    max_cells: MaxCells = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
     seed: Seed = 0,
@@ -249,7 +255,8 @@ def choose(
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
     attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, the
-    certificate of the best one, and the command that makes it.
+    certificate of the best one, and the command that makes it. With --max-cells only codebooks of
+    so few cells are candidates: more queries would fill more cells, and identify more.
 
     For example:
 
@@ -279,6 +286,7 @@ def choose(
             queries,
             generator=torch.Generator().manual_seed(seed),
             min_members=tuple(min_members or MIN_MEMBERS),
+            max_cells=max_cells,
             **traffic,
             on_share=lambda share: report("fit and judge the candidates", share),
         )

@@ -64,6 +64,7 @@ class ReleaseCandidate:
             are alone in their cell count as 0.
         alone: Share of queries that are alone in their cell.
         bits: Measured bits beyond the label.
+        cells: Cells of the table; None for a release without one, whose cells nothing bounds.
     """
 
     defense: str
@@ -73,6 +74,7 @@ class ReleaseCandidate:
     certified: float
     alone: float
     bits: float
+    cells: int | None
 
 
 def measure_candidates(
@@ -81,6 +83,7 @@ def measure_candidates(
     *,
     generator: Generator,
     min_members: tuple[int, ...] = MIN_MEMBERS,
+    max_cells: int | None = None,
     held_out: float = CodebookOptions.held_out,
     groups: Tensor | None = None,
     drop_copies: bool = False,
@@ -95,6 +98,8 @@ def measure_candidates(
         queries: ``(N, ...)`` in [0, 1], the queries that gave the scores.
         generator: On the CPU; draws which queries fit, judge and certify.
         min_members: Least numbers of members of the candidate codebooks.
+        max_cells: Largest number of cells of a table, at least one per label. Releases without a
+            table are then left out: more queries fill more of their cells.
         held_out: Share of the queries that certify the winner, in (0, 1).
         groups: See :meth:`CodebookRelease.fit`.
         drop_copies: See :meth:`CodebookRelease.fit`.
@@ -111,7 +116,8 @@ def measure_candidates(
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown = queries[judging].flatten(1)
     own = None if groups is None else groups.to(fitting.device)[fitting]
-    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(RELEASE_GRID)
+    grid = RELEASE_GRID if max_cells is None else ()
+    total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(grid)
     candidates = dict[tuple[float, ...], ReleaseCandidate]()
     numbers = itertools.count(1)
 
@@ -125,13 +131,14 @@ def measure_candidates(
 
     for least in min_members:
         for center in reversed(CENTERS):
-            settings = FitSettings(min_members=least, center=center)
+            settings = FitSettings(min_members=least, center=center, max_cells=max_cells)
             calibration = cut_calibration(logits[fitting], settings, groups=own)
             for rate_weight in RATE_WEIGHTS:
                 book = merge_calibration(calibration, rate_weight).to(logits.device)
                 fitted = {"min_members": least, "rate_weight": rate_weight, "center": center}
+                fitted |= {} if max_cells is None else {"max_cells": max_cells}
                 add("codebook", fitted, CodebookRelease(book))
-    for name, options in RELEASE_GRID:
+    for name, options in grid:
         add(name, options, build_defense(name, options, None))
     return list(candidates.values())
 
@@ -235,6 +242,7 @@ def _measured(
         certified=float(values.mean()),
         alone=float(alone.double().mean()),
         bits=bits_beyond_label(cells, logits.argmax(-1)),
+        cells=defense.state.sizes.cells if isinstance(defense, CodebookRelease) else None,
     )
 
 
