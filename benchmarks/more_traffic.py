@@ -28,7 +28,7 @@ from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 
-TEST, CANDIDATES, ATTACKER_ROWS = 2000, 750, 1600
+TEST, CANDIDATES, ATTACKER_ROWS = 2000, 750, 1000
 CAPS = (None, 40)
 """Most cells of the table."""
 
@@ -88,7 +88,11 @@ def main() -> None:
     count = TEST + max(options.sizes)
     # Those that a target was trained on are dropped below.
     mnist = split_dataset(
-        load_dataset("mnist", options.data_root), private=10, auxiliary=count + 2000, test=0, seed=0
+        load_dataset("mnist", options.data_root),
+        private=10,
+        auxiliary=count + 2000,
+        test=10,
+        seed=0,
     )
     for name in options.data:
         spec = bundled_spec("leaderboard", name)
