@@ -310,10 +310,11 @@ def test_a_refined_codebook_reveals_no_more_beside_the_old_one(oneway, fitted, s
 
 
 def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_path):
-    result = oneway("choose", scores, "--max-l1", 2, "--min-members", 3)
+    result = oneway("choose", scores, "--max-l1", 2, "--min-members", 3, "--max-cells", 30)
     assert result.exit_code == 0, result.output
     assert "codebook" in result.output
     assert "label alone: 0." in result.output
+    assert "--max-cells 30" in " ".join(result.output.split())
     words = result.output.split("Use oneway ")[1].split()
     out = tmp_path / "guard.safetensors"
     again = [str(out) if word == "guard.safetensors" else word for word in words]

@@ -145,3 +145,18 @@ def figures_of(candidates):
 
 def seeded():
     return torch.Generator().manual_seed(0)
+
+
+def test_with_a_cap_on_cells_all_candidates_are_tables_within_it(candidates):
+    logits = random_rows(1, 600, 4, torch.float32, 2)
+    capped = measure_candidates(
+        logits,
+        random_images(2, 600, (1, 4, 4)),
+        generator=torch.Generator().manual_seed(0),
+        min_members=(10,),
+        max_cells=8,
+    )
+    assert all(4 <= one.cells <= 8 and one.options["max_cells"] == 8 for one in capped)
+    free = [one for one in candidates if one.cells is not None]
+    assert max(one.cells for one in free) > 8
+    assert len(free) < len(candidates)

@@ -39,6 +39,7 @@ CODEBOOK = {
     "variant_weight": NOT_AT_LEAST_0,
     "explicit_classes": NO_COUNT,
     "max_boxes": NO_COUNT,
+    "shared_levels": NO_COUNT,
     "center": NO_NAME,
     "l1_budget": (-0.1, 2.1, math.nan, "1", True),
     "held_out": (*NOT_AT_LEAST_0, 1, 1.0),

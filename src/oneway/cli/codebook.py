@@ -84,6 +84,10 @@ ExplicitClasses = Annotated[
 Center = Annotated[
     str, typer.Option(help="What a cell releases: mean (calibrated) or median (least L1).")
 ]
+SharedLevels = Annotated[
+    int,
+    typer.Option(min=1, help="Levels of the top score that labels with few queries share."),
+]
 MaxL1Worst = Annotated[
     float | None,
     typer.Option(help="Cap on each answer's L1 distance of probabilities: its share is certified."),
@@ -134,6 +138,7 @@ def codebook(
     held_out: HeldOut = 0.2,
     explicit_classes: ExplicitClasses = 32,
     center: Center = "mean",
+    shared_levels: SharedLevels = 4,
     sensitive: Sensitive = None,
     groups: Groups = None,
     max_group_share: MaxGroupShare = 1.0,
@@ -180,6 +185,7 @@ def codebook(
     fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
     fitted |= {"max_cells": max_cells, "max_l1_worst": max_l1_worst}
     fitted |= {"max_group_share": max_group_share, "variant_weight": variant_weight}
+    fitted |= {"shared_levels": shared_levels}
     key = None if key_file is None else SecretKey.from_file(key_file)
     where = choose_device(device)
     move = _decoys(inverter or [], decoy_l1, where)
@@ -279,7 +285,8 @@ def choose(
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
     attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, the
-    certificate of the best one, and the command that makes it.
+    certificate of the best one, and the command that makes it. With --max-cells only codebooks of
+    so few cells are candidates: more queries would fill more cells, and identify more.
 
     For example:
 

@@ -64,6 +64,7 @@ class ReleaseCandidate:
             are alone in their cell count as 0.
         alone: Share of queries that are alone in their cell.
         bits: Measured bits beyond the label.
+        cells: Cells of the table; None for a release without one, whose cells nothing bounds.
     """
 
     defense: str
@@ -73,6 +74,7 @@ class ReleaseCandidate:
     certified: float
     alone: float
     bits: float
+    cells: int | None
 
 
 def measure_candidates(
@@ -241,6 +243,7 @@ def _measured(
         certified=float(values.mean()),
         alone=float(alone.double().mean()),
         bits=bits_beyond_label(cells, logits.argmax(-1)),
+        cells=defense.state.sizes.cells if isinstance(defense, CodebookRelease) else None,
     )
 
 

@@ -23,6 +23,7 @@ def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
             "certified error": Column(attrgetter("certified"), ".4f"),
             "alone, %": Column(lambda row: 100 * row.alone, ".1f"),
             "bits": Column(attrgetter("bits"), ".2f"),
+            "cells": Column(attrgetter("cells")),
         },
         candidates,
     )

@@ -187,7 +187,7 @@ def test_the_figures_survive_a_file_and_impossible_ones_are_refused(asked, tmp_p
         {"rows": (dataclasses.replace(first, release=1.5), *others)},
         {"rows": (dataclasses.replace(first, label=1.0), *others)},
         {"rows": (first, dataclasses.replace(others[0], error=2.0), *others[1:])},
-        {"clean": "none"},
+        {"clean": 2.0},
         {"clean": 0.01},
     ):
         broken = dataclasses.replace(whole, composition=dataclasses.replace(several, **change))

@@ -164,8 +164,7 @@ def test_every_cell_has_its_members_and_releases_their_mean(
     for label, numbers in by_label(logits).items():
         own = (book.labels == label).nonzero()[:, 0].tolist()
         if len(numbers) < least:
-            assert len(own) == 1
-            assert book.members[own[0]] == 0
+            assert (book.shared[own] >= least).all()
             continue
         # Cells hold all rows of their label, and no others.
         assert sorted(set(cells[numbers].tolist())) == own
@@ -188,29 +187,6 @@ def test_every_cell_has_its_members_and_releases_their_mean(
     assert (
         released.gather(-1, index) > released.scatter(-1, index, -1).amax(-1, keepdim=True)
     ).all()
-
-
-def test_a_label_of_which_too_little_is_known_tells_itself_and_no_more():
-    logits = random_rows(3, 120, 6, torch.float64, 2)
-    logits[:, 2] = -50
-    logits[:4, 5] = 50
-    logits[4:, 5] = -50
-    book = fit_codebook(logits, FitSettings(min_members=5))
-    tops = slow.softmaxes(logits.numpy()).max(1).mean()
-    for label in (2, 5):
-        (cell,) = (book.labels == label).nonzero()[:, 0].tolist()
-        released = book.expand(book.values, torch.tensor([cell]))[0]
-        wanted = np.full(6, (1 - tops) / 5)
-        wanted[label] = tops
-        np.testing.assert_allclose(released.numpy(), wanted, rtol=1e-12)
-        # Whatever is asked.
-        asked = random_rows(4, 40, 6, torch.float64, 2)
-        asked[:, label] = 30
-        assert (book(asked) == cell).all()
-    # Where nobody is sure, the label still leads.
-    even = fit_codebook(torch.zeros(10, 6), FitSettings(min_members=5))
-    released = even.expand(even.values, torch.arange(1, 6))
-    np.testing.assert_allclose(released.amax(-1).numpy(), 1.5 / 6, rtol=1e-12)
 
 
 def test_scores_that_all_tie_have_one_cell_whose_label_leads():

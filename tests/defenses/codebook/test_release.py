@@ -368,7 +368,10 @@ def test_options_of_training_reach_the_fit():
         return CodebookRelease.train(training_data(), generator=seeded(), **options)
 
     plain = train()
-    assert train(min_members=60)[1]["members_least"] >= 60
+    # A label with fewer has one vector.
+    table, figures = train(min_members=40)
+    assert figures["members_least"] >= 40 or table.shared.any()
+    assert train(min_members=100, shared_levels=2)[0].sizes.cells == 8
     assert train(rate_weight=math.inf)[0].sizes.cells == 4
     assert train(explicit_classes=2)[0].sizes.explicit_classes == 2
     assert train(image_weight=100.0)[0].sizes.cells < plain[0].sizes.cells
@@ -598,7 +601,6 @@ UNTRUE = {
     "fewer alone": ({"error": {"alone": 0.5}}, "the share of queries that are alone"),
     "groups that were not given": ({"groups_least": 10}, "its groups_least is not that"),
     "a day that does not exist": ({"certified_on": "2026-02-30"}, "a day that does not exist"),
-    "no day": ({"certified_on": 20260228}, "a day that does not exist"),
     "measured above the most": ({"bits_measured": 61.0}, "bits_measured is out of range"),
     "measured below none": ({"bits_measured": -0.1}, "bits_measured is out of range"),
     "measured as nothing": ({"bits_measured": math.nan}, "bits_measured is out of range"),

@@ -104,6 +104,7 @@ class Certificate:
             ``p99`` and ``max``.
         members_least: Least number of distinct calibration queries behind a vector that reveals
             more than its label; of a release without a table, of certified queries behind a vector.
+            Where labels share levels, the queries of one label alone: perhaps none.
         labels_alone: Number of labels with so few calibration queries that their vector reveals
             the label alone.
         level: Level of intervals and bounds.
@@ -122,6 +123,8 @@ class Certificate:
             nobody said it.
         composition: What several answers tell, to a query and to changed copies of it; None if the
             scores of such copies were not given.
+        shared_least: Least number of distinct calibration queries of all labels (or groups, where
+            they were given) behind a level that labels share; None if none share any.
     """
 
     table: str
@@ -146,6 +149,7 @@ class Certificate:
     together: Together | None = None
     certified_on: str | None = None
     composition: Composition | None = None
+    shared_least: int | None = None
 
     @property
     def worst(self) -> dict[str, tuple[str, CertifiedError]]:
@@ -289,11 +293,15 @@ def certify(
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.expand(codebook.values, cells)
+    shown = queries
+    if codebook.shared.any() and not _share_cells(cells):
+        # Labels with few queries each: identification holds without any that share a cell.
+        shown = None
     certificate = certify_cells(
         cells,
         released,
         logits,
-        queries,
+        shown,
         held_out=held_out,
         groups=groups,
         copies="dropped" if drop_copies else "kept",
@@ -334,6 +342,13 @@ def certify(
     )
 
 
+def _share_cells(cells: Tensor) -> bool:
+    """Return whether enough queries share a cell with another one, so that errors are certified."""
+    counts = cells.unique(return_counts=True)[1]
+    alone = int((counts == 1).sum())
+    return alone <= MAX_ALONE * len(cells) and int((counts // 2).sum()) >= MIN_PAIRS
+
+
 def rows_without_copies(queries: Tensor | None, rows: int, keys: Tensor | None = None) -> Tensor:
     """Return the ``(M)`` int64 rows of distinct queries: of copies, the first.
 
@@ -366,14 +381,20 @@ def _of_groups(found: PartErrors) -> PartErrors:
 
 def figures_of_table(codebook: Codebook) -> dict[str, Any]:
     """Return the certificate's figures that follow from the table alone, by name."""
-    members = codebook.members[codebook.members > 0]
-    groups = codebook.groups[codebook.groups > 0]
+    cells = codebook.labels.bincount()
+    is_shared, is_only = codebook.shared > 0, cells[codebook.labels] == 1
+    # The only vector of a label that shares its shape says nothing of the queries in its cell.
+    counts = ~(is_shared & is_only)
+    levels = codebook.shared[is_shared & ~is_only]
     return {
-        "bits_most": math.log2(int(codebook.labels.bincount().max())),
-        "members_least": int(members.min()) if len(members) else 0,
-        "labels_alone": int((codebook.members == 0).sum()),
-        "groups_least": int(groups.min()) if len(groups) else None,
+        "bits_most": math.log2(int(cells.max())),
+        "members_least": int(codebook.members[counts].min()) if counts.any() else 0,
+        "labels_alone": int((is_shared & is_only).sum()),
+        "groups_least": int(codebook.groups[counts].min())
+        if codebook.groups.any() and counts.any()
+        else None,
         "version": codebook.version,
+        "shared_least": int(levels.min()) if len(levels) else None,
     }
 
 

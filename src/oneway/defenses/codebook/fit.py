@@ -23,7 +23,7 @@ distort more, since they cut rare rows into cells that are too small to keep.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -41,6 +41,13 @@ from oneway.defenses.codebook.nesting import (
     refuse_kept,
 )
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
+from oneway.defenses.codebook.shared import (
+    SharedRows,
+    fill_shared,
+    profiles_of,
+    runs_of,
+    share_rows,
+)
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
 from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
@@ -54,6 +61,9 @@ LARGEST_RATE_WEIGHT = 1e9
 
 CUTS_TRIED = 4
 """Axes whose best cut is weighed in L1; they are found by squared distances, which are cheaper."""
+
+BOXES_PER_LEVEL = 8
+"""Boxes that are cut for each level that labels share, before they are merged."""
 
 TIE = 1e-9
 """Share by which the gains of two cuts must differ, or else they are the same."""
@@ -146,12 +156,12 @@ class Calibration:
 
     Attributes:
         labels: One :class:`LabelRows` per label.
-        canonical_top: Probability of the label in the vector of a label with too few rows.
+        shared: The rows of labels without boxes of their own; None if there are no such labels.
         settings: How the scores were cut.
     """
 
     labels: tuple[LabelRows, ...]
-    canonical_top: float
+    shared: SharedRows | None
     settings: FitSettings
 
 
@@ -216,6 +226,11 @@ def cut_calibration(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
             "the group of each query, or leave max_group_share at 1."
         )
+    if settings.max_group_share < 1 and settings.shared_levels > 1:
+        raise InvalidOptionError(
+            f"shared_levels must be 1 with max_group_share {settings.max_group_share}: a label "
+            "with few queries has few groups at each level. Leave one of them out."
+        )
     logits = logits.detach()
     labels = logits.argmax(-1).cpu()
     shown = (
@@ -225,7 +240,6 @@ def cut_calibration(
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()
-    top = torch.cat([part.double().softmax(-1).amax(-1) for part in logits.split(4096)]).mean()
     cut = []
     for label in range(num_classes):
         numbers = (labels == label).nonzero()[:, 0]
@@ -238,6 +252,9 @@ def cut_calibration(
             edges = torch.stack([edges for edges, _ in each.boxes])
             answers, dense = answers_of(logits, variants), len(each.classes) == num_classes
             each.crossings = crossings_between(answers, label, each.classes, edges, dense=dense)
+        whole = frozenset(range(len(each.boxes)))
+        if older is None and whole and each.group_share(whole) > settings.max_group_share:
+            each.boxes = []  # one vector for all of the label's scores
         cut.append(each)
         if on_label is not None:
             on_label((label + 1) / num_classes)
@@ -246,7 +263,50 @@ def cut_calibration(
         settings.min_members,
         with_groups=groups is not None,
     )
-    return Calibration(tuple(cut), max(float(top), 1.5 / num_classes), settings)
+    few = torch.tensor([not each.boxes for each in cut])
+    people = None if groups is None else groups.cpu()
+    shared = _share(logits, few, settings, people) if few.any() else None
+    return Calibration(tuple(cut), shared, settings)
+
+
+def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | None) -> SharedRows:
+    """Cut the rows of labels with too few of them by their top score, all labels together.
+
+    Args:
+        logits: See :func:`cut_calibration`.
+        few: ``(K)`` bool, the labels.
+        settings: How to fit.
+        groups: ``(N)`` int64, or None.
+    """
+    wide = logits.cpu().double()
+    probabilities, offsets = wide.softmax(-1), wide.logsumexp(-1)
+    labels, rows = few.nonzero()[:, 0], few[wide.argmax(-1)].nonzero()[:, 0]
+    explicit, least = min(settings.explicit_classes, len(few)), settings.min_members
+    profiles = profiles_of(probabilities, labels, least, settings.center, explicit, groups)
+    own = None if groups is None else groups[rows].unique(return_inverse=True)[1]
+    tops, boxes = probabilities.amax(-1), list[Box]()
+    if _company(groups, rows) >= least:
+        # The mean of one number per row needs no scaling to sum to 1.
+        one, zero = tops[rows].unsqueeze(-1), torch.zeros(len(rows), dtype=torch.float64)
+        most = min(settings.max_boxes, BOXES_PER_LEVEL * settings.shared_levels)
+        open_ended = torch.full((1,), torch.inf, dtype=torch.float64)
+        whole = (open_ended, torch.arange(len(rows)))
+        boxes, _ = _cut(
+            one, zero, replace(settings, center="mean", max_boxes=most), own, [whole], [0]
+        )
+    everyone = len(tops) if groups is None else len(groups.unique())
+    return share_rows(
+        probabilities,
+        boxes,
+        profiles,
+        labels,
+        rows,
+        offsets[rows],
+        own,
+        settings.center,
+        _cap_of(settings),
+        (float(tops.mean()), float(offsets.mean()), everyone),
+    )
 
 
 def _cut_label(
@@ -273,7 +333,7 @@ def _cut_label(
         boxes, parents = older_boxes(older, label, rows)
         boxes, parents = _cut(rows, tails, settings, groups, boxes, parents)
         nesting = nest(older, boxes, parents, partial(_is_enough, groups, settings))
-    elif _company(groups, torch.arange(count)) >= settings.min_members:
+    elif _has_own_cells(groups, settings, count):
         open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
         boxes, _ = _cut(rows, tails, settings, groups, [(open_ended, torch.arange(count))], [label])
     return LabelRows(
@@ -288,6 +348,13 @@ def _cut_label(
         groups=groups,
         nesting=nesting,
     )
+
+
+def _has_own_cells(groups: Tensor | None, settings: FitSettings, count: int) -> bool:
+    """Return whether a label with so many rows has cells of its own."""
+    # With fewer than twice the members there is no cut, and levels move answers less.
+    times = 1 if settings.shared_levels == 1 else 2
+    return _company(groups, torch.arange(count)) >= times * settings.min_members
 
 
 def _company(groups: Tensor | None, rows: Tensor) -> int:
@@ -366,24 +433,25 @@ def merge_calibration(
             "image_weight needs a calibration that was cut with images, but this one has none. "
             "Cut it under settings with an image_weight above 0."
         )
-    merged = _merge(calibration, rate_weight, image_weight)
+    merged, levels = _merge(calibration, rate_weight, image_weight)
+    shared = calibration.shared
+    alike = 0 if shared is None else len(shared.labels)
     book = Codebook(
         len(labels),
         len(labels[0].classes),
-        max(1, *(len(each.boxes) for each in labels)),
-        sum(max(1, len(cells)) for cells in merged),
+        max(
+            1 if shared is None else runs_of(shared, levels), *(len(each.boxes) for each in labels)
+        ),
+        sum(map(len, merged)) + alike * max(1, len(levels)),
     )
     start = 0
     for label, (each, cells) in enumerate(zip(labels, merged, strict=True)):
-        book.classes[label] = each.classes
-        span = slice(start, start + max(1, len(cells)))
-        book.labels[span] = label
-        if cells:
+        if each.boxes:
+            span = slice(start, start + len(cells))
             _fill(book, label, span, each, cells)
-        else:
-            book.assignment[label] = start
-            book.values[start] = _canonical(calibration.canonical_top, book)
-        start = span.stop
+            start = span.stop
+    if shared is not None:
+        fill_shared(book, start, shared, levels, with_leading_label)
     return book
 
 
@@ -392,6 +460,8 @@ def _fill(
 ) -> None:
     """Write a label's boxes and cells into a table, the cells at ``span``."""
     boxes = len(rows.boxes)
+    book.classes[label] = rows.classes
+    book.labels[span] = label
     book.edges[label] = -torch.inf
     book.edges[label, :boxes] = torch.stack([edges for edges, _ in rows.boxes])
     book.assignment[label] = span.start
@@ -418,13 +488,6 @@ def _fill(
     book.values[span] = with_leading_label(values)
     if rows.nesting is not None:
         rows.nesting.keep(book, span, cells)
-
-
-def _canonical(top: float, book: Codebook) -> Tensor:
-    """Return the vector of a label with too few rows: ``top``, and the rest evenly."""
-    vector = torch.full_like(book.values[0], (1 - top) / (book.sizes.num_classes - 1))
-    vector[0] = top
-    return vector.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def with_leading_label(values: Tensor) -> Tensor:
@@ -606,7 +669,12 @@ class _Merging:
     """
 
     def __init__(
-        self, label: LabelRows, rate_weight: float, image_weight: float, settings: FitSettings
+        self,
+        label: LabelRows | SharedRows,
+        rate_weight: float,
+        image_weight: float,
+        settings: FitSettings,
+        alike: int = 1,
     ) -> None:
         """Weigh all pairs of a label's boxes.
 
@@ -614,9 +682,10 @@ class _Merging:
             label: The label's rows.
             rate_weight: See :class:`FitSettings`.
             image_weight: See :class:`FitSettings`.
-            settings: Its ``variant_weight`` and ``max_group_share`` count. Without cells the label
-                releases one vector: one group has too large a share of all boxes together.
+            settings: Its ``variant_weight`` and ``max_group_share`` count.
+            alike: Number of labels that have these cells.
         """
+        self.alike = alike
         self._label, self._image_weight = label, image_weight
         self._max_group_share = settings.max_group_share
         self._variant_weight = settings.variant_weight
@@ -626,8 +695,6 @@ class _Merging:
         whole = frozenset(range(len(self.cells)))
         if label.nesting is not None:
             self.cells = label.nesting.cells
-        elif whole and label.group_share(whole) > self._max_group_share:
-            self.cells = []
         elif rate_weight == math.inf and whole and label.cap == math.inf:
             self.cells = [whole]
         self._counts = {cell: len(label.union(cell)) for cell in self.cells}
@@ -704,30 +771,41 @@ class _Merging:
 
 def _merge(
     calibration: Calibration, rate_weight: float, image_weight: float
-) -> list[list[frozenset[int]]]:
+) -> tuple[list[list[frozenset[int]]], list[frozenset[int]]]:
     """Join boxes while that lowers the objective, then down to ``max_cells``.
 
     Returns:
-        The cells of each label, as numbers of boxes.
+        The cells of each label, and those of the labels that share levels, as numbers of boxes.
 
     Raises:
         InvalidOptionError: More cells are left than ``max_cells``.
     """
-    settings = calibration.settings
+    settings, shared = calibration.settings, calibration.shared
     most, cap = settings.max_cells, settings.max_l1_worst
-    mergings = [_Merging(each, rate_weight, image_weight, settings) for each in calibration.labels]
+    mergings = [
+        _Merging(each, rate_weight, image_weight, settings)
+        for each in calibration.labels
+        if each.boxes
+    ]
+    if shared is not None:
+        mergings.append(_Merging(shared, rate_weight, 0.0, settings, len(shared.labels)))
     for each in mergings:
         each.settle()
-    # A label with too few rows has no boxes, and one cell.
-    cells = sum(max(1, len(each.cells)) for each in mergings)
+    while shared is not None and len(mergings[-1].cells) > settings.shared_levels:
+        mergings[-1].join()
+    # A label without cells has one vector.
+    cells = sum(each.alike * max(1, len(each.cells)) for each in mergings)
     while most is not None and cells > most:
-        least = min(mergings, key=lambda each: each.cheapest)
+        least = min(mergings, key=lambda each: each.cheapest / each.alike)
         if least.cheapest == math.inf:
             within = "" if cap is None else f" within a max_l1_worst of {cap:g}"
             raise InvalidOptionError(
-                f"max_cells must be at least {cells} for {len(mergings)} labels{within}, but got "
-                f"{most}. Raise it."
+                f"max_cells must be at least {cells} for {len(calibration.labels)} labels{within}, "
+                f"but got {most}. Raise it."
             )
         least.join()
-        cells -= 1
-    return [sorted(each.cells, key=min) for each in mergings]
+        cells -= least.alike
+    chosen = [sorted(each.cells, key=min) for each in mergings]
+    levels = [] if shared is None else chosen.pop()
+    own = iter(chosen)
+    return [next(own) if each.boxes else [] for each in calibration.labels], levels

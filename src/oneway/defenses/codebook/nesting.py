@@ -48,7 +48,7 @@ class Nesting:
         for number, boxes in enumerate(cells):
             parent = self.parents[min(boxes)]
             if parent in self.kept:
-                for name in ("values", "offsets", "members", "groups"):
+                for name in ("values", "offsets", "members", "shared", "groups"):
                     target, source = getattr(book, name), getattr(self.older, name)
                     target[span.start + number] = source[parent]
 
@@ -127,12 +127,13 @@ def refuse_kept(nestings: Iterable[Nesting], least: int, *, with_groups: bool) -
     """
     for nesting in nestings:
         for parent in sorted(nesting.kept):
-            members, groups = (
-                int(counts[parent]) for counts in (nesting.older.members, nesting.older.groups)
+            members, groups, shared = (
+                int(counts[parent])
+                for counts in (nesting.older.members, nesting.older.groups, nesting.older.shared)
             )
             company = groups if with_groups else members
-            # A vector of a label alone reveals nothing more, however few stand behind it.
-            if members and company < least:
+            # A vector of a shared level stands for the queries of all labels that share it.
+            if not shared and company < least:
                 kind = "groups" if with_groups else "queries"
                 raise InvalidOptionError(
                     f"each vector must stand for {least} {kind} or more, but the new ones are too "

@@ -26,8 +26,7 @@ class FitSettings(Options):
 
     min_members: int = option(
         "k: distinct calibration queries, and distinct groups where these are given, behind each "
-        "released vector, at least. A label with fewer releases one vector, which reveals the "
-        "label alone.",
+        "released vector, at least. Labels with fewer than twice as many share levels.",
         default=20,
     )
     rate_weight: float = option(
@@ -57,6 +56,12 @@ class FitSettings(Options):
         "What a cell releases: the mean of its members' probabilities (calibrated), or their "
         "median, rescaled to sum to 1 (nearest to most of them in L1).",
         default="mean",
+    )
+    shared_levels: int = option(
+        "Largest number of levels of the top score that labels with too few calibration queries "
+        "share: each such label has as many vectors, and min_members are behind a level of all "
+        "labels together. 1: the vector of such a label reveals the label alone.",
+        default=1,
     )
     max_boxes: int = option("Largest number of boxes per label.", default=64)
     max_cells: int | None = option(

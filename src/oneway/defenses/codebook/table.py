@@ -57,8 +57,10 @@ class Codebook(nn.Module):
             their probabilities. A softmax ignores it; it keeps released logits near clean ones, in
             float32 and wider.
         labels: ``(C)`` int64, the label of each cell.
-        members: ``(C)`` int64, distinct calibration queries in each cell; 0 for a label with too
-            few, whose vector is the same for every query.
+        members: ``(C)`` int64, distinct calibration queries in each cell. Where labels share
+            levels, cells with few or none, too.
+        shared: ``(C)`` int64, distinct calibration queries (or groups, where these were given) of
+            all labels behind a level that labels share; 0 for a cell of its label's own queries.
         groups: ``(C)`` int64, distinct groups (people, accounts, devices) of these queries; 0 where
             groups were not given.
     """
@@ -70,6 +72,7 @@ class Codebook(nn.Module):
     offsets: Tensor
     labels: Tensor
     members: Tensor
+    shared: Tensor
     groups: Tensor
 
     def __init__(self, num_classes: int, explicit_classes: int, boxes: int, cells: int) -> None:
@@ -104,6 +107,7 @@ class Codebook(nn.Module):
         self.register_buffer("offsets", torch.zeros(cells, dtype=torch.float64))
         self.register_buffer("labels", torch.arange(cells).clamp_max(num_classes - 1))
         self.register_buffer("members", torch.zeros(cells, dtype=torch.int64))
+        self.register_buffer("shared", torch.zeros(cells, dtype=torch.int64))
         self.register_buffer("groups", torch.zeros(cells, dtype=torch.int64))
 
     @property
@@ -228,7 +232,10 @@ class Codebook(nn.Module):
             (not (values.isfinite().all() and (values > 0).all()), "a probability is not positive"),
             ((total - 1).abs().max() > 1e-6, "probabilities do not sum to 1"),
             ((values[:, :1] <= values[:, 1:]).any(), "a label is not the largest"),
-            ((self.members < 0).any(), "a cell has a negative member count"),
+            (
+                ((self.members < 0) | (self.shared < 0)).any(),
+                "a cell has a negative member count",
+            ),
             (
                 ((self.groups < 0) | (self.groups > self.members)).any(),
                 "a cell has more groups than members, or a negative number of groups",

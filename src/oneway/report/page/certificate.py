@@ -51,6 +51,8 @@ MEANINGS = {
     "queries; 100 %: one group alone",
     "distinct queries": "certified queries without their copies",
     "most frequent": "share of the most frequent query in the certified traffic",
+    "behind a shared level": "distinct calibration queries (or groups) of all labels that share a "
+    "level of the top score, in the smallest; each label has fewer of its own",
     "labels alone": "labels with too few calibration queries: their vector reveals the label alone",
     "distortion": "L1 distance of probabilities, from 0 to 2, and difference of centered logits in "
     "nats per class: mean, quantiles and maximum",
@@ -90,7 +92,10 @@ def error_sentence(certificate: Certificate) -> str:
     """Return the least error of any attacker, and how sure it is."""
     error = certificate.error
     if error is None:
-        return "No error is certified, since the queries themselves were not given."
+        return (
+            "No error is certified: the queries themselves were not given, or too few of them "
+            "share a cell."
+        )
     level = f"{100 * certificate.level:g} %"
     return (
         f"The least mean squared error per pixel of any attacker is estimated at "
@@ -218,10 +223,18 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     if alone is not None:
         lines.append(alone)
     lines += parts_sentences(certificate)
-    if certificate.table and certificate.bits_most and certificate.members_least:
+    if certificate.table and certificate.bits_most and (least := certificate.members_least):
         lines.append(
             "Every vector that reveals more than its label stands for at least "
-            f"{certificate.members_least} distinct calibration queries."
+            f"{least} distinct calibration queries."
+        )
+    if certificate.shared_least is not None:
+        lines.append(
+            f"Labels with few calibration queries share levels of the top score. At least "
+            f"{certificate.shared_least} calibration queries (or groups) of all these labels are "
+            f"behind a level, and at least {certificate.members_least} of its own label behind a "
+            "vector: that is no k-anonymity within a label. The number of cells bounds what the "
+            "vectors identify."
         )
     if certificate.groups_least is not None:
         lines.append(f"They come from at least {certificate.groups_least} different groups.")
@@ -301,6 +314,8 @@ def further_figures(certificate: Certificate) -> list[tuple[str, str]]:
     if traffic.distinct is not None and traffic.commonest is not None:
         figures.append((f"{traffic.distinct:,}", "distinct queries"))
         figures.append((f"{100 * traffic.commonest:.1f} %", "most frequent"))
+    if certificate.shared_least is not None:
+        figures.append((f"{certificate.shared_least}", "behind a shared level"))
     return [
         *figures,
         (f"{certificate.distortion['l1_probabilities']['mean']:.4f}", "distortion"),
