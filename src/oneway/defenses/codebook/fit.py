@@ -177,8 +177,8 @@ def cut_calibration(
         on_label: Called with the share that is done.
         groups: ``(N)`` int64, the person, account or device behind each query. Then ``min_members``
             counts different groups.
-        older: A table whose cells are cut further, and never joined; its explicit classes are
-            taken. See :mod:`oneway.defenses.codebook.nesting`.
+        older: A table whose cells are cut further, and never joined, so that its cells follow from
+            those of the new one; its explicit classes are taken.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them,
