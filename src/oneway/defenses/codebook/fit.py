@@ -206,8 +206,8 @@ def cut_calibration(
         on_label: Called with the share that is done.
         groups: ``(N)`` int64, the person, account or device behind each query. Then ``min_members``
             counts different groups.
-        older: A table whose cells are cut further, and never joined; its explicit classes are
-            taken. See :mod:`oneway.defenses.codebook.nesting`.
+        older: A table whose cells are cut further, and never joined, so that its cells follow from
+            those of the new one; its explicit classes are taken.
         variants: ``(N, m, K)`` clean scores of m changed copies of each query, if
             ``variant_weight`` is not 0.
 
