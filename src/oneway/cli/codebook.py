@@ -53,8 +53,8 @@ ImageWeight = Annotated[
 VariantWeight = Annotated[
     float,
     typer.Option(
-        help="L1 that the chance of two answers to changed copies is worth; needs --variants or "
-        "--model."
+        help="L1 that the chance is worth that two answers to changed copies differ; needs "
+        "--variants or --model."
     ),
 ]
 MaxL1 = Annotated[float | None, typer.Option(help="Budget: mean L1 distance of probabilities.")]

@@ -43,8 +43,9 @@ class FitSettings(Options):
         least=0,
     )
     variant_weight: float = option(
-        "L1 distance that the chance of two answers is worth: joins cells between which changed "
-        "copies of a query move. Needs the scores of such copies (`variants`) above 0.",
+        "L1 distance that the chance is worth that two answers to changed copies of a query "
+        "differ: joins cells between which they move. Needs the scores of such copies "
+        "(`variants`) above 0.",
         default=0.0,
         least=0,
     )
