@@ -74,7 +74,7 @@ def measure(target: Any, queries: Tensor, variants: int, name: str) -> Iterator[
                 averaged.append(float((released.mean(0) - right).abs().sum()))
             yield {
                 "data": name,
-                "draws follow": bind,
+                "draws_follow": bind,
                 "distortion": distortion,
                 "variants": variants,
                 "queries": len(queries),
@@ -89,7 +89,7 @@ def listing(records: list[Row]) -> Listing:
     """Return a row per way to bind and distortion."""
     columns = {
         "data": Column(lambda row: row["data"]),
-        "draws follow": Column(lambda row: row["draws follow"]),
+        "draws follow": Column(lambda row: row["draws_follow"]),
         "change of a pixel": Column(lambda row: row["distortion"], "g"),
         "draws, median": Column(lambda row: row["draws_median"], ".0f"),
         "most": Column(lambda row: row["draws_most"], ".0f"),

@@ -126,7 +126,7 @@ def test_codebooks_of_another_format_are_fitted_anew():
     """A change of the table's tensors, or of what they hold, raises the recipe."""
     tensors = {name: str(value.dtype) for name, value in Codebook(2, 2, 1, 2).state_dict().items()}
     wanted = dict.fromkeys(("edges", "offsets", "values"), "torch.float64")
-    whole = ("assignment", "classes", "groups", "labels", "members")
+    whole = ("assignment", "classes", "groups", "labels", "members", "shared")
     wanted |= dict.fromkeys(whole, "torch.int64")
     assert (tensors, DIGITS, FORMAT) == (wanted, 12, 2)
     assert RECIPES == {"codebook": 2, "decoy-codebook": 2}

@@ -138,7 +138,7 @@ def codebook(
     held_out: HeldOut = 0.2,
     explicit_classes: ExplicitClasses = 32,
     center: Center = "mean",
-    shared_levels: SharedLevels = 4,
+    shared_levels: SharedLevels = 1,
     sensitive: Sensitive = None,
     groups: Groups = None,
     max_group_share: MaxGroupShare = 1.0,

@@ -293,8 +293,8 @@ def certify(
     with torch.no_grad():
         cells = codebook(logits)
         released = codebook.expand(codebook.values, cells)
-    shown = queries
-    if codebook.shared.any() and not _share_cells(cells):
+    shown, figures = queries, figures_of_table(codebook)
+    if figures["shared_least"] is not None and not _share_cells(cells):
         # Labels with few queries each: identification holds without any that share a cell.
         shown = None
     certificate = certify_cells(
@@ -338,7 +338,7 @@ def certify(
         sensitive=accuracy,
         worst_case=cap,
         composition=composition,
-        **figures_of_table(codebook),
+        **figures,
     )
 
 
