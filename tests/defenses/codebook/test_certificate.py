@@ -194,7 +194,7 @@ def test_a_certificate_comes_back_from_json(book, found):
         with pytest.raises((KeyError, TypeError)):
             Certificate.from_json(
                 {key: value for key, value in values.items() if key != name}
-                | ({"more": 1} if name in ("level", "groups_least") else {})
+                | ({"more": 1} if name in ("level", "groups_least", "shared_least") else {})
             )
     with pytest.raises(TypeError):
         Certificate.from_json(values | {"error": {**values["error"], "more": 1}})

@@ -209,8 +209,10 @@ def cut_calibration(
         tails = _tails(probabilities, classes)
         own = None if people is None else people[numbers].unique(return_inverse=True)[1]
         company = len(numbers) if own is None else len(own.unique())
-        # With fewer there is no cut, and one vector for all of the label's scores.
-        boxes = _cut(rows, tails, settings, own) if company >= 2 * settings.min_members else []
+        # With fewer there is no cut; nor may one group be behind all of a label's cells.
+        one = 0.0 if own is None or not len(own) else float(own.bincount().max()) / len(own)
+        is_few = company < 2 * settings.min_members or one > settings.max_group_share
+        boxes = [] if is_few else _cut(rows, tails, settings, own)
         pixels = None if shown is None else shown[numbers].double()
         offsets, center, cap = wide.logsumexp(-1), settings.center, _cap_of(settings)
         cut.append(LabelRows(classes, rows, pixels, offsets, tails, center, boxes, cap, groups=own))
@@ -523,8 +525,7 @@ class _Merging:
             label: The label's rows.
             rate_weight: See :class:`FitSettings`.
             image_weight: See :class:`FitSettings`.
-            max_group_share: See :class:`FitSettings`. Without cells the label releases one vector:
-                one group has too large a share of all boxes together.
+            max_group_share: See :class:`FitSettings`.
             alike: Number of labels that have these cells.
         """
         self.alike = alike
@@ -534,9 +535,7 @@ class _Merging:
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self.cells = [frozenset([number]) for number in range(len(label.boxes))]
         whole = frozenset(range(len(self.cells)))
-        if whole and label.group_share(whole) > max_group_share:
-            self.cells = []
-        elif rate_weight == math.inf and whole and label.cap == math.inf:
+        if rate_weight == math.inf and whole and label.cap == math.inf:
             self.cells = [whole]
         self._counts = {cell: len(label.union(cell)) for cell in self.cells}
         images = label.images if image_weight else None
@@ -623,7 +622,9 @@ def _merge(
         mergings.append(_Merging(shared, rate_weight, 0.0, share, len(shared.labels)))
     for each in mergings:
         each.settle()
-    while shared is not None and len(mergings[-1].cells) > settings.shared_levels:
+    # A level of one label has few queries: nothing is known of the groups that will be behind it.
+    few = settings.shared_levels if share == 1 else 1
+    while shared is not None and len(mergings[-1].cells) > few:
         mergings[-1].join()
     # A label without cells has one vector.
     cells = sum(each.alike * max(1, len(each.cells)) for each in mergings)
