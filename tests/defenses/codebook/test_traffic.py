@@ -93,17 +93,16 @@ def test_members_are_distinct_queries_and_distinct_groups(case, least, weight, m
     for cell in range(book.sizes.cells):
         rows = [row for row, at in enumerate(cells) if at == cell]
         distinct = {images[row].numpy().tobytes() for row in rows}
-        assert len(distinct) == book.members[cell]
         if book.shared[cell]:  # the only vector of a label with too few queries
             assert (book.labels == book.labels[cell]).sum() == 1
             continue
         seen.add(cell)
-        assert book.members[cell] >= least
+        assert len(distinct) == book.members[cell] >= least
         # Each query counts for one of those who sent it.
         assert least <= book.groups[cell] <= len({int(groups[row]) for row in rows})
         assert book.groups[cell] <= len(distinct)
     told = release.certificate
-    if seen:
+    if seen and told.shared_least is None:
         assert told.members_least >= least
         assert told.groups_least == min(int(book.groups[cell]) for cell in seen)
     assert told.traffic.distinct == len(first)

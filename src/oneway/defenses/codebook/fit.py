@@ -226,11 +226,6 @@ def cut_calibration(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
             "the group of each query, or leave max_group_share at 1."
         )
-    if settings.max_group_share < 1 and settings.shared_levels > 1:
-        raise InvalidOptionError(
-            f"shared_levels must be 1 with max_group_share {settings.max_group_share}: a label "
-            "with few queries has few groups at each level. Leave one of them out."
-        )
     logits = logits.detach()
     labels = logits.argmax(-1).cpu()
     shown = (
@@ -791,7 +786,9 @@ def _merge(
         mergings.append(_Merging(shared, rate_weight, 0.0, settings, len(shared.labels)))
     for each in mergings:
         each.settle()
-    while shared is not None and len(mergings[-1].cells) > settings.shared_levels:
+    # A level of one label has few queries: nothing is known of the groups that will be behind it.
+    few = settings.shared_levels if settings.max_group_share == 1 else 1
+    while shared is not None and len(mergings[-1].cells) > few:
         mergings[-1].join()
     # A label without cells has one vector.
     cells = sum(each.alike * max(1, len(each.cells)) for each in mergings)

@@ -81,8 +81,8 @@ class FitSettings(Options):
     )
     max_group_share: float = option(
         "Largest share of a cell's calibration queries that one group may have. Cells above it are "
-        "merged; a label above it releases one vector, which reveals the label alone. Needs groups "
-        "below 1.",
+        "merged; a label above it, or with too few queries for a cut, releases one vector, which "
+        "reveals the label alone. Needs groups below 1.",
         default=1.0,
         above=0,
         most=1,

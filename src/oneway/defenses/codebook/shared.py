@@ -287,8 +287,9 @@ def fill_shared(
         book.offsets[own], book.shared[own] = offset, behind
         book.labels[own] = shared.labels
     everywhere = slice(start, start + len(counts))
-    book.members[everywhere] = counts if cells else 0
-    if shared.groups is not None and cells:
+    # The only vector of a label says nothing of the queries behind it.
+    book.members[everywhere] = counts if len(cells) > 1 else 0
+    if shared.groups is not None and len(cells) > 1:
         pairs = torch.stack([shared.owners * len(levels) + of_box, shared.groups]).unique(dim=1)
         book.groups[everywhere] = pairs[0].bincount(minlength=len(counts))
     first = start + len(levels) * _count(len(shared.labels)).unsqueeze(-1)

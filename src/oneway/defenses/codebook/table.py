@@ -58,7 +58,7 @@ class Codebook(nn.Module):
             float32 and wider.
         labels: ``(C)`` int64, the label of each cell.
         members: ``(C)`` int64, distinct calibration queries in each cell. Where labels share
-            levels, cells with few or none, too.
+            levels, perhaps few or none; 0 for the only vector of such a label.
         shared: ``(C)`` int64, distinct calibration queries (or groups, where these were given) of
             all labels behind a level that labels share; 0 for a cell of its label's own queries.
         groups: ``(C)`` int64, distinct groups (people, accounts, devices) of these queries; 0 where
