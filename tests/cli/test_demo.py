@@ -13,6 +13,12 @@ from oneway.targets import TargetTrainingSettings
 from report.page.reading import assert_stands_alone
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Networks of the first demo, which later ones find."""
+    return tmp_path_factory.mktemp("demo") / "cache"
+
+
 @pytest.fixture
 def small_demo(monkeypatch):
     """Shrink the bundled experiment: the same releases and attackers, few images and epochs."""
@@ -32,10 +38,10 @@ def small_demo(monkeypatch):
 
 
 def test_demo_prints_the_table_and_writes_records_table_and_figure(
-    oneway, small_demo, tmp_path, monkeypatch
+    oneway, small_demo, tmp_path, monkeypatch, cache
 ):
     monkeypatch.setenv("COLUMNS", "200")
-    options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    options = ("--out", tmp_path / "out", "--cache", cache)
     result = oneway("demo", *options)
     assert result.exit_code == 0, result.output
     for words in (
@@ -58,18 +64,14 @@ def test_demo_prints_the_table_and_writes_records_table_and_figure(
     assert len(page.every("img")) >= 60
     assert "oneway demo --data digits" in page.text()
     again = tmp_path / "again.html"
-    told = oneway("report", tmp_path / "out", "--cache", tmp_path / "cache", "--out", again)
+    told = oneway("report", tmp_path / "out", "--cache", cache, "--out", again)
     assert told.exit_code == 0, told.output
     assert again.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
 
     # Again: every network comes from the cache, and every figure but the clock's is the same.
-    before = sorted(
-        (path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.safetensors")
-    )
+    before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*.safetensors"))
     assert oneway("demo", *options).exit_code == 0
-    after = sorted(
-        (path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.safetensors")
-    )
+    after = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*.safetensors"))
     assert after == before
     assert (tmp_path / "out" / "reconstructions.png").is_file()
     lines = (tmp_path / "out" / "records.jsonl").read_text().splitlines()
@@ -85,8 +87,8 @@ def timeless(record):
 
 
 @pytest.mark.usefixtures("small_demo")
-def test_without_images_none_are_left(oneway, tmp_path):
-    options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+def test_without_images_none_are_left(oneway, tmp_path, cache):
+    options = ("--out", tmp_path / "out", "--cache", cache)
     assert oneway("demo", *options).exit_code == 0
     result = oneway("demo", *options, "--no-images")
     assert result.exit_code == 0, result.output

@@ -126,7 +126,7 @@ def test_refused_requests_are_not_counted_as_under_way():
         raise AssertionError("refused before it is asked")
 
     layer = middleware.AccessMiddleware(
-        app, token=b"x" * 16, metrics=ServerMetrics(), hosts=None, most_bytes=1, most_requests=1
+        app, token=b"x" * 16, metrics=ServerMetrics({}), hosts=None, most_bytes=1, most_requests=1
     )
     counts = []
 

@@ -355,7 +355,7 @@ def rows_without_copies(queries: Tensor | None, rows: int, keys: Tensor | None =
     Args:
         queries: ``(N, ...)``; None is refused.
         rows: N.
-        keys: See :func:`bound_error`.
+        keys: ``(N)`` int64, equal for equal queries; None: they are computed.
 
     Raises:
         InvalidTensorError: ``queries`` are not as many as ``rows``.
@@ -444,7 +444,7 @@ def certify_cells(
         groups: See :func:`certify`.
         copies: Whether copies of these queries were dropped.
         level: See :func:`certify`.
-        keys: See :func:`bound_error`.
+        keys: ``(N)`` int64, equal for equal queries; None: they are computed.
 
     Raises:
         InvalidTensorError: See :func:`certify`.

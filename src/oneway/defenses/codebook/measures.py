@@ -155,7 +155,7 @@ def certified_error(
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
         together: Number of parts of the traffic whose bounds hold at once with this level.
-        keys: See :func:`bound_error`.
+        keys: ``(N)`` int64, equal for equal queries; None: they are computed.
     """
     if groups is None:
         values, lone = error_shares(cells, queries)
