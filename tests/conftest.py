@@ -20,8 +20,9 @@ for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # pytest rewrites every test module; keep that for the next run, or collection takes twice as long.
 sys.dont_write_bytecode = False
 
-settings.register_profile("default", deadline=None, max_examples=40)
-settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.register_profile("default", deadline=None, max_examples=60)
+# The same few examples each time; developers search further, and elsewhere.
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, max_examples=25)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 GROUPS = {

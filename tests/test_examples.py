@@ -36,7 +36,7 @@ def small_decoders(monkeypatch):
     """Two decoders of eight channels instead of eight wider ones, trained once."""
     search_little(monkeypatch)
     small = {"widths": (8,), "input_transforms": ("within-label",)}
-    settings = functools.partial(AuditSettings, first_epochs=16, most_epochs=16, **small)
+    settings = functools.partial(AuditSettings, first_epochs=8, most_epochs=8, **small)
     monkeypatch.setattr(AuditSettings, "for_rows", lambda _, **others: settings(**others))
 
 

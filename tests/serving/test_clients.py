@@ -128,7 +128,7 @@ def test_the_server_shows_this_document(server, document):
 
 @pytest.mark.usefixtures("_named")
 @schemathesis.pytest.from_fixture("api").parametrize()
-@search(max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+@search(max_examples=15, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_whatever_openapi_allows_is_answered_as_it_says(case, server):
     checks = (
         not_a_server_error,

@@ -3,7 +3,12 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence, Sized
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from typing import Any, Generic, TypeVar
 
 from starlette.applications import Starlette
@@ -90,6 +95,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             guarded.count = self.watch.see
         test = None if self.watch is None else self.watch.test
         self.metrics = ServerMetrics(guard_parameters(guarded.guard), test)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -259,11 +265,11 @@ class GuardedServer(ABC, Generic[Q, R]):
 
     async def admin_ready(self, _: Request) -> Response:
         """Answer the same on the admin port, whose event loop is another."""
-        asked = asyncio.run_coroutine_threadsafe(self.ready(), self._loop)
-        try:
-            ready = await asyncio.wait_for(asyncio.wrap_future(asked), READY_SECONDS)
-        except TimeoutError:
-            ready = False
+        ready = False
+        if self._loop is not None:
+            asked = asyncio.run_coroutine_threadsafe(self.ready(), self._loop)
+            with suppress(TimeoutError):
+                ready = await asyncio.wait_for(asyncio.wrap_future(asked), READY_SECONDS)
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def metrics_text(self, _: Request) -> Response:
