@@ -74,7 +74,7 @@ def beside(app: Starlette, settings: ServingSettings, listener: socket.socket) -
     try:
         yield
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join(timeout=2.0)
 
 
