@@ -280,9 +280,12 @@ class PageRun:
         import oneway.serving
         from oneway.serving.running import server_of
 
-        printed = next((word[5:] for word in words if word.startswith("port=")), "8000")
-        words = ["port=0" if word.startswith("port=") else word for word in words]
-        words += [] if "port=0" in words else ["--setting", "port=0"]
+        printed = "8000"
+        if "--port" in words:
+            at = words.index("--port")
+            printed = words[at + 1]
+            words = [*words[:at], *words[at + 2 :]]
+        words = [*words, "--port", "0"]
         served: list[Any] = []
         original = oneway.serving.run
         oneway.serving.run = lambda *given, **_: served.extend(given)  # type: ignore[assignment]

@@ -62,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
 def started(folder, *arguments, **environment):
     """Run a command of oneway that serves; give its process and its address."""
     process = subprocess.Popen(  # noqa: S603  our own command
-        [*ONEWAY, *arguments, "--setting", "port=0"],
+        [*ONEWAY, *arguments, "--port", "0"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -225,6 +225,10 @@ REFUSED = {
     "a secret on the command line": (
         [*SERVE, *ROUNDING, "--setting", "token=correct-horse-battery"],
         "token_file",
+    ),
+    "a setting twice": (
+        [*SERVE, *ROUNDING, "--port", "0", "--setting", "port=1"],
+        "give one of --port and --setting port=",
     ),
     "an unknown setting": ([*SERVE, *ROUNDING, "--setting", "prot=1"], "Did you mean 'port'"),
     "nobody at the address": ([*ADDRESS, *ROUNDING], "not ready"),

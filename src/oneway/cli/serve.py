@@ -82,6 +82,9 @@ RequireGuard = Annotated[
         help="Start only with a guard of this version, which answers and the log state.",
     ),
 ]
+Host = Annotated[Text, Option(help="Address to listen on. [127.0.0.1]")]
+Port = Annotated[int | None, Option(min=0, max=65535, help="Port; 0 takes a free one. [8000]")]
+TokenFile = Annotated[File, Option(help="File with the bearer token that clients must send.")]
 SettingsFile = Annotated[File, Option(help="TOML file with settings: docs/serving.md.")]
 Setting = Annotated[Texts, Option(help="Setting, such as port=8080; repeatable.")]
 
@@ -107,6 +110,9 @@ def serve(
     state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,
     require_guard: RequireGuard = None,
+    host: Host = None,
+    port: Port = None,
+    token_file: TokenFile = None,
     settings: SettingsFile = None,
     setting: Setting = None,
     device: Device = "auto",
@@ -126,7 +132,7 @@ def serve(
         oneway serve model.pt2 --outputs logits --input-shape 1x28x28 --guard guard.safetensors
 
         oneway serve http://10.0.0.7:8000/v2/models/digits --outputs confidences \
-            --guard guard.safetensors --setting port=8080
+            --guard guard.safetensors --port 8080
 
         oneway serve http://10.0.0.7:8000/predict --outputs confidences --request-key instances \
             --response-key predictions --input-shape 13 --defense rounding
@@ -135,7 +141,8 @@ def serve(
     from oneway.defenses.guard_versions import refuse_other_version
     from oneway.serving import ProxyOptions
 
-    parsed, where = read_settings(settings, setting), choose_device(device)
+    given = {"host": host, "port": port, "token_file": token_file}
+    parsed, where = read_settings(settings, setting, given), choose_device(device)
     files = {"inverter": inverter, "state": state}
     opened = guard_of(guard, defense, option, files, parsed, where, allow_clean_scores)
     opened = opened.rounded(parsed.decimals)
@@ -282,8 +289,13 @@ def load_serving() -> None:
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 
-def read_settings(file: File, pairs: Texts) -> "ServingSettings":
+def read_settings(file: File, pairs: Texts, options: Mapping[str, Any]) -> "ServingSettings":
     """Return the settings of file, environment and command line, and begin to log.
+
+    Args:
+        file: TOML, or None.
+        pairs: Settings as ``name=value``.
+        options: Settings that have an option of their own; None where it was not given.
 
     Raises:
         OnewayError: They cannot be used.
@@ -291,7 +303,13 @@ def read_settings(file: File, pairs: Texts) -> "ServingSettings":
     from oneway.serving import load_settings, start_logging
 
     # As text, as the environment gives it: a model's version may be 2.
-    given = parse_pairs(pairs, "--setting")
+    given: dict[str, Any] = {**parse_pairs(pairs, "--setting")}
+    for name, value in options.items():
+        if value is not None and name in given:
+            raise InvalidOptionError(
+                f"give one of --{name.replace('_', '-')} and --setting {name}=..., not both."
+            )
+    given |= {name: value for name, value in options.items() if value is not None}
     for secret in ("token", "key"):
         if secret in given:
             raise InvalidOptionError(
