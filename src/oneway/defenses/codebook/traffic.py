@@ -174,11 +174,7 @@ def check_groups(groups: Tensor, rows: int) -> None:
     Raises:
         InvalidTensorError: They are something else.
     """
-    if groups.dtype != torch.int64 or groups.shape != (rows,):
-        raise InvalidTensorError(
-            f"groups must be int64 of shape ({rows},), one per query, but got {groups.dtype} of "
-            f"shape {tuple(groups.shape)}. Number the people, accounts or devices."
-        )
+    _check_numbers("groups", groups, rows, "Number the people, accounts or devices.")
 
 
 def check_sensitive(sensitive: Tensor, rows: int) -> None:
@@ -187,10 +183,14 @@ def check_sensitive(sensitive: Tensor, rows: int) -> None:
     Raises:
         InvalidTensorError: They are something else.
     """
-    if sensitive.dtype != torch.int64 or sensitive.shape != (rows,):
+    _check_numbers("sensitive", sensitive, rows, "Number the values.")
+
+
+def _check_numbers(name: str, numbers: Tensor, rows: int, remedy: str) -> None:
+    if numbers.dtype != torch.int64 or numbers.shape != (rows,):
         raise InvalidTensorError(
-            f"sensitive must be int64 of shape ({rows},), one per query, but got "
-            f"{sensitive.dtype} of shape {tuple(sensitive.shape)}. Number the values."
+            f"{name} must be int64 of shape ({rows},), one per query, but got {numbers.dtype} of "
+            f"shape {tuple(numbers.shape)}. {remedy}"
         )
 
 
