@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Generator, Tensor
 
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fit import center_of
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 
@@ -168,10 +165,10 @@ def main() -> None:
     records, console = list[Row](), Console(width=160)
     place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
     for name in options.data:
-        spec = bundled_spec("leaderboard", name)
-        splits = split_data(spec, *load_data(spec.data, options.data_root))
-        target = trained_target(spec, splits, Store(options.cache), no_progress)
-        own = splits.calibration_images if spec.data.calibration else splits.auxiliary_images
+        target, splits = trained(name, options.cache, data_root=options.data_root)
+        own = (
+            splits.calibration_images if len(splits.calibration_images) else splits.auxiliary_images
+        )
         fitting, asked = target.logits(own), target.logits(splits.test_images)
         for members in options.members:
             for row in with_excess(list(measure(fitting, asked, members))):

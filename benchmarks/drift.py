@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from presets import trained
 from rich.console import Console
 from torch import Tensor
 
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses.codebook import DriftTest, FitSettings, fit_codebook
 from oneway.defenses.codebook.drift import LARGEST_BAG
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 
@@ -58,10 +55,7 @@ class Traffic:
 
 def traffic_of(name: str, cache: Path) -> Traffic:
     """Return the cells of digits, and of digits that are changed."""
-    spec = bundled_spec("leaderboard", name)
-    dataset, auxiliary = load_data(spec.data, None)
-    splits = split_data(spec, dataset, auxiliary)
-    target = trained_target(spec, splits, Store(cache), no_progress)
+    target, splits = trained(name, cache)
     images = torch.cat([splits.auxiliary_images, splits.test_images])
     logits = target.logits(images)
     book = fit_codebook(logits[:FITTING], FitSettings(min_members=20))

@@ -13,21 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Tensor
 
 from oneway.attacks import Matching
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
 from oneway.contracts import AttackerKnowledge
-from oneway.data import no_progress
 from oneway.defenses.codebook import (
     CodebookRelease,
     FitSettings,
     fit_codebook,
     mean_chance_named,
 )
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.metrics import expected_hits
@@ -114,10 +111,7 @@ def main() -> None:
     records, console = list[Row](), Console(width=160)
     place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
     for name in options.data:
-        spec = bundled_spec("leaderboard", name)
-        dataset, auxiliary = load_data(spec.data, None)
-        splits = split_data(spec, dataset, auxiliary)
-        target = trained_target(spec, splits, Store(options.cache), no_progress)
+        target, splits = trained(name, options.cache)
         own = splits.auxiliary_images
         fitting = target.logits(own)
         for row in measure(target, fitting, own[:OWN], splits.test_images[:GALLERY]):

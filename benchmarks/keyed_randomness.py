@@ -8,19 +8,16 @@ sends many variants of each query, each pixel changed by at most so much, and av
 import argparse
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Generator, Tensor
 
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses import KeyedRandomness, SecretKey, build_defense
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.releases import release
@@ -37,10 +34,8 @@ Row = dict[str, Any]
 
 def digits(preset: str, cache: Path, seed: int, queries: int) -> tuple[Any, Tensor]:
     """Return a preset's target and some of its queries."""
-    spec = bundled_spec("leaderboard", preset)
-    dataset, _ = load_data(spec.data, None)
-    splits = split_data(replace(spec, seed=seed), dataset)
-    return trained_target(spec, splits, Store(cache), no_progress), splits.test_images[:queries]
+    target, splits = trained(preset, cache, seed=seed)
+    return target, splits.test_images[:queries]
 
 
 def measure(target: Any, queries: Tensor, variants: int, name: str) -> Iterator[Row]:

@@ -19,17 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from rich.table import Table
 from torch import Generator, Tensor
 
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses.codebook import FitSettings, fit_codebook
 from oneway.defenses.codebook.betting import bound_error, least_means, stakes_for
 from oneway.defenses.codebook.measures import error_shares
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 
@@ -100,10 +97,7 @@ def told_means(squares: Tensor) -> float:
 
 def digits(cache: Path) -> Population:
     """Return digits that neither target nor codebook has seen, and their cells."""
-    spec = bundled_spec("leaderboard", "digits")
-    dataset, auxiliary = load_data(spec.data, None)
-    splits = split_data(spec, dataset, auxiliary)
-    target = trained_target(spec, splits, Store(cache), no_progress)
+    target, splits = trained("digits", cache)
     images = torch.cat([splits.auxiliary_images, splits.test_images])
     logits = target.logits(images)
     book = fit_codebook(logits[:FITTING], FitSettings(min_members=20))

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Tensor
 
 from oneway.attacks.kernel_ridge import KERNELS
 from oneway.attacks.label_means import group_sums
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses.codebook import (
     Codebook,
     FitSettings,
@@ -34,7 +32,6 @@ from oneway.defenses.codebook import (
     mean_chance_named,
     merge_calibration,
 )
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import read_json_lines, write_json_lines
 from oneway.inversion import INPUT_TRANSFORMS
@@ -72,10 +69,7 @@ class Scores:
 
 def people(data_root: Path | None, cache: Path) -> Scores:
     """Return the scores of the preset ``people``."""
-    spec = bundled_spec("leaderboard", "people")
-    dataset, auxiliary = load_data(spec.data, data_root)
-    splits = split_data(spec, dataset, auxiliary)
-    target = trained_target(spec, splits, Store(cache), no_progress)
+    target, splits = trained("people", cache, data_root=data_root)
     own = splits.auxiliary_images
     asked, fitting, known = (
         torch.cat([target.logits(part) for part in images.split(256)])

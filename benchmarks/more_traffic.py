@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Tensor
 
 from oneway.attacks.kernel_ridge import KernelRidge
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
 from oneway.contracts import AttackerKnowledge
-from oneway.data import load_dataset, no_progress, split_dataset
+from oneway.data import load_dataset, split_dataset
 from oneway.defenses.codebook import FitSettings, fit_codebook, mean_chance_named
 from oneway.defenses.codebook.measures import error_shares
 from oneway.defenses.codebook.traffic import query_bytes
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 
@@ -95,9 +93,7 @@ def main() -> None:
         seed=0,
     )
     for name in options.data:
-        spec = bundled_spec("leaderboard", name)
-        splits = split_data(spec, *load_data(spec.data, options.data_root))
-        target = trained_target(spec, splits, Store(options.cache), no_progress)
+        target, splits = trained(name, options.cache, data_root=options.data_root)
         known = set(query_bytes(splits.private_images))
         drawn = enumerate(query_bytes(mnist.auxiliary_images))
         fresh = [place for place, one in drawn if one not in known]

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from oneway.attacks.averaging import mean_answer
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses.codebook import (
     CodebookRelease,
     FitSettings,
@@ -34,7 +32,6 @@ from oneway.defenses.codebook import (
     merge_calibration,
 )
 from oneway.defenses.codebook.composition import ANSWERS, WARD, largest_share, sequences
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.several_answers import ridge_errors
 from oneway.evaluation.store import write_json_lines
@@ -117,9 +114,7 @@ def measure(
 
 def measured(name: str, cache: Path, seed: int) -> list[Row]:
     """Return a record for each release of one data set, from clean scores to the label alone."""
-    spec = bundled_spec("leaderboard", name)
-    splits = split_data(spec, *load_data(spec.data, None))
-    target = trained_target(spec, splits, Store(cache), no_progress)
+    target, splits = trained(name, cache)
     generator = Generator().manual_seed(seed)
     images = splits.auxiliary_images, splits.test_images[:QUERIES]
     clean = [

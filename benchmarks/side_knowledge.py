@@ -13,22 +13,19 @@ it ranks them by the distance of their answers.
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses import build_defense
 from oneway.defenses.codebook import CodebookRelease, FitSettings
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import INPUT_TRANSFORMS
@@ -84,10 +81,7 @@ class Pictures:
 
 def digits(preset: str, cache: Path, seed: int) -> tuple[Pictures, Pictures]:
     """Return the attacker's digits and the queries, of a preset of the leaderboard."""
-    spec = bundled_spec("leaderboard", preset)
-    dataset, _ = load_data(spec.data, None)
-    splits = split_data(replace(spec, seed=seed), dataset)
-    target = trained_target(spec, splits, Store(cache), no_progress)
+    target, splits = trained(preset, cache, seed=seed)
     generator = torch.Generator().manual_seed(seed)
 
     def pictures(images: Tensor) -> Pictures:

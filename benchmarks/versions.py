@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import trained
 from rich.console import Console
 from torch import Tensor
 
-from oneway.benchmark import bundled_spec, load_data
-from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import no_progress
 from oneway.defenses.codebook import (
     Codebook,
     FitSettings,
@@ -29,7 +27,6 @@ from oneway.defenses.codebook import (
     merge_calibration,
 )
 from oneway.defenses.codebook.measures import LEVEL, bits_beyond_label, distances
-from oneway.evaluation import Store
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 
@@ -91,10 +88,7 @@ def main() -> None:
     records, console = list[Row](), Console(width=160)
     place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
     for name in options.data:
-        spec = bundled_spec("leaderboard", name)
-        dataset, auxiliary = load_data(spec.data, None)
-        splits = split_data(spec, dataset, auxiliary)
-        target = trained_target(spec, splits, Store(options.cache), no_progress)
+        target, splits = trained(name, options.cache)
         asked = splits.test_images[:GALLERY]
         for row in measure(target.logits(splits.auxiliary_images), target.logits(asked), asked):
             records.append({"data": name, "rows": len(splits.auxiliary_images), **row, **place})
