@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from oneway.audit.plan import settings_for
+from oneway.auditing.plan import settings_for
 from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.evaluation import Store

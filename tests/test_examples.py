@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from audit.audits import search_little
 from endpoints import OpenInferenceServer, running
-from oneway.audit import AuditSettings
+from oneway.auditing import AuditSettings
 from oneway.cli.main import app
 
 ROOT = Path(__file__).parents[1]

@@ -28,7 +28,7 @@ from audit.audits import audit, quickly
 from oneway.adapters import Guard, GuardedFunction, GuardedModule
 from oneway.adapters.onnx_session import GuardedSession
 from oneway.adapters.scikit_learn import GuardedClassifier
-from oneway.audit import AuditTarget, understand
+from oneway.auditing import AuditTarget, understand
 from oneway.defenses import build_defense
 from oneway.targets import class_names_of, open_target
 

@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.label_modifier import keep_label
     from oneway.errors import OnewayError
+    from oneway.interface import (
+        AuditResult,
+        Choice,
+        audit,
+        certify,
+        choose,
+        fit_codebook,
+        load_guard,
+        protect,
+    )
     from oneway.inversion import Inverter, TrainingSettings, train_inverter
     from oneway.metrics import closed_gap
     from oneway.releases import logits_from_confidences, release
@@ -20,6 +30,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AdversarialNoise": "oneway.defenses.adversarial_noise",
+    "AuditResult": "oneway.interface",
+    "Choice": "oneway.interface",
     "CodebookRelease": "oneway.defenses.codebook",
     "DefendedTarget": "oneway.targets",
     "Inverter": "oneway.inversion",
@@ -27,16 +39,24 @@ _HOMES = {
     "RecordedTarget": "oneway.targets",
     "TorchTarget": "oneway.targets",
     "TrainingSettings": "oneway.inversion",
+    "audit": "oneway.interface",
+    "certify": "oneway.interface",
+    "choose": "oneway.interface",
     "closed_gap": "oneway.metrics",
+    "fit_codebook": "oneway.interface",
     "keep_label": "oneway.defenses.label_modifier",
+    "load_guard": "oneway.interface",
     "logits_from_confidences": "oneway.releases",
     "noise_vector": "oneway.defenses.adversarial_noise",
+    "protect": "oneway.interface",
     "release": "oneway.releases",
     "train_inverter": "oneway.inversion",
 }
 
 __all__ = [
     "AdversarialNoise",
+    "AuditResult",
+    "Choice",
     "CodebookRelease",
     "DefendedTarget",
     "Inverter",
@@ -44,10 +64,16 @@ __all__ = [
     "RecordedTarget",
     "TorchTarget",
     "TrainingSettings",
+    "audit",
+    "certify",
+    "choose",
     "closed_gap",
+    "fit_codebook",
     "keep_label",
+    "load_guard",
     "logits_from_confidences",
     "noise_vector",
+    "protect",
     "release",
     "train_inverter",
 ]

@@ -12,7 +12,8 @@
     │   └── OverlappingSplitsError         one image stands in two splits
     ├── MissingExtraError    (ImportError) an optional package is not installed
     ├── TargetFailedError    (RuntimeError) a target did not answer
-    └── DefenseFailedError   (RuntimeError) a defense broke its promise; nothing was released
+    ├── DefenseFailedError   (RuntimeError) a defense broke its promise; nothing was released
+    └── GapTooSmallError     (AssertionError) an audit's release hides less than asked for
 
 Messages say what was expected, what came, where, and the remedy. They name shapes, types,
 counts and row numbers, never a value from a query: an error text travels to logs and clients.
@@ -107,6 +108,10 @@ class MissingExtraError(OnewayError, ImportError):
 
 class DefenseFailedError(OnewayError, RuntimeError):
     """A defense could not keep its promise, so nothing was released."""
+
+
+class GapTooSmallError(OnewayError, AssertionError):
+    """An audit's release hides less than was asked for, or a flag speaks against it."""
 
 
 class TargetFailedError(OnewayError, RuntimeError):

@@ -9,8 +9,8 @@ from audit import audits
 from benchmark.small import NONE, experiment, spec_of
 from laws import looped
 from oneway.attacks import ATTACKS, Attack, InversionAttack, Retrained, Workload, inversion_attacks
-from oneway.audit import AuditSettings
-from oneway.audit.plan import AuditPlan, Costs, estimate_seconds, make_plan
+from oneway.auditing import AuditSettings
+from oneway.auditing.plan import AuditPlan, Costs, estimate_seconds, make_plan
 from oneway.benchmark import count_stages
 from oneway.cli.main import app
 from oneway.contracts import Reconstructor

@@ -13,7 +13,7 @@ import pytest
 
 from audit import audits
 from benchmark.small import CPU, LABEL, NOISE, NONE, blobs, lasting, spec_of
-from oneway.audit import AuditJob, ModelAudit, audit_on_ray
+from oneway.auditing import AuditJob, ModelAudit, audit_on_ray
 from oneway.benchmark import Cells, CellsJob, run_on_ray
 from oneway.benchmark.spec import DataSpec
 from oneway.data import no_progress

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from audit.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly
 from endpoints import OpenInferenceServer, as_json, running
 from laws import looped
-from oneway.audit import AuditRecord, AuditSettings, ModelAudit
+from oneway.auditing import AuditRecord, AuditSettings, ModelAudit
 from oneway.cli.audit import parse_size
 from oneway.cli.common import parse_options
 from oneway.errors import InvalidOptionError
@@ -174,7 +174,7 @@ def test_a_raised_flag_exits_1(audited):
 def test_a_flag_that_the_settings_explain_does_not_change_the_exit_code(
     oneway, place, tmp_path, monkeypatch, flag, code
 ):
-    monkeypatch.setattr("oneway.audit.model_audit.suspicions", lambda *_: [Flag(flag, "so")])
+    monkeypatch.setattr("oneway.auditing.model_audit.suspicions", lambda *_: [Flag(flag, "so")])
     ran(oneway(*arguments(place, out=tmp_path), "--no-controls"), code)
 
 
@@ -234,7 +234,7 @@ def test_an_unknown_executor_is_refused_before_any_audit(oneway, place):
 @pytest.fixture
 def nothing_is_suspicious(monkeypatch):
     """Flags of an audit are tested beside it; here it is what the command makes of them."""
-    monkeypatch.setattr("oneway.audit.model_audit.suspicions", lambda *_: [])
+    monkeypatch.setattr("oneway.auditing.model_audit.suspicions", lambda *_: [])
 
 
 @pytest.mark.usefixtures("nothing_is_suspicious", "audited")

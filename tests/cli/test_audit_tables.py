@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from laws import looped
-from oneway.audit import ModelAudit
+from oneway.auditing import ModelAudit
 from oneway.cli.audit import Source
 from oneway.errors import OverlappingSplitsError
 from oneway.evaluation.settings import ReleaseSpec

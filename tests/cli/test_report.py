@@ -10,7 +10,7 @@ import torch
 from audit.audits import ROWS, TESTS, TINY, blobs, quickly
 from cli.test_audit import arguments, ran
 from cli.test_reproduce import TINY as EXPERIMENT
-from oneway.audit import AuditSettings
+from oneway.auditing import AuditSettings
 from oneway.evaluation import read_records
 from report.page.reading import assert_stands_alone
 

@@ -30,8 +30,8 @@ from oneway import defenses
 from oneway.adapters import Guard, GuardedEndpoint, GuardedFunction, GuardedModule, GuardedSession
 from oneway.adapters.ray import GuardRows, answer_together
 from oneway.attacks.adversarial_training import put_through
-from oneway.audit import AuditTarget
-from oneway.audit.audit_target import ask
+from oneway.auditing import AuditTarget
+from oneway.auditing.audit_target import ask
 from oneway.data import no_progress
 from oneway.defenses import ServableDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise

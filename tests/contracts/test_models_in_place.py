@@ -16,8 +16,8 @@ from torch import nn
 from guarded_servers import SHAPE, linear_model
 from oneway.adapters import Guard, GuardedFunction, GuardedModule, GuardedSession
 from oneway.adapters.ray import answer_together
-from oneway.audit import AuditTarget
-from oneway.audit.audit_target import ask
+from oneway.auditing import AuditTarget
+from oneway.auditing.audit_target import ask
 from oneway.contracts import ScoredTarget, Target
 from oneway.defenses.identity import Identity
 from oneway.targets import (

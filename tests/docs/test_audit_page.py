@@ -11,10 +11,10 @@ from typer.main import get_command
 
 from fences import blocks_of, commands_of
 from laws import looped
-from oneway.audit import CONTROLS, AuditSettings, AuditTarget, ModelAudit, pacing
-from oneway.audit.audit_target import LEAST_AUXILIARY, LEAST_TEST
-from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
-from oneway.audit.plan import FULL_AUDIT_TRANSFORMS, AuditPlan, Costs, make_plan
+from oneway.auditing import CONTROLS, AuditSettings, AuditTarget, ModelAudit, pacing
+from oneway.auditing.audit_target import LEAST_AUXILIARY, LEAST_TEST
+from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.auditing.plan import FULL_AUDIT_TRANSFORMS, AuditPlan, Costs, make_plan
 from oneway.cli.common import parse_options
 from oneway.cli.main import app
 from oneway.defenses import check_options

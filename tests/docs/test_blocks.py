@@ -11,7 +11,7 @@ from audit.audits import search_little
 from endpoints import OpenInferenceServer, as_json, running
 from fences import LANGUAGES, ROOT, WRITE, PageRun, blocks_of, check_command, commands_of
 from guarded_servers import logged
-from oneway.audit import AuditSettings
+from oneway.auditing import AuditSettings
 
 PAGES = sorted(
     [path.name for path in ROOT.glob("*.md")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typer.main import get_command
 
-from oneway.audit.examples import WORST
+from oneway.auditing.examples import WORST
 from oneway.cli.main import app
 from oneway.report.audit import HIDDEN
 

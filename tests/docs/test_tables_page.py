@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from audit.audits import TINY, quickly
 from fences import PageRun, commands_of
-from oneway.audit import CONTROLS, AuditRecord, AuditSettings
-from oneway.audit.audit_target import LEAST_AUXILIARY
+from oneway.auditing import CONTROLS, AuditRecord, AuditSettings
+from oneway.auditing.audit_target import LEAST_AUXILIARY
 from oneway.cli.main import app
 
 PAGE = "docs/tutorials/tables.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oneway.audit import AuditRecord
+from oneway.auditing import AuditRecord
 from oneway.evaluation import FLAGS
 from oneway.report import (
     attackers_table,

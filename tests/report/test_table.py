@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from oneway.attacks import ATTACKS
-from oneway.audit import AuditRecord
+from oneway.auditing import AuditRecord
 from oneway.report import Listing, attackers_table
 from oneway.report.table import Column
 from planted_records import release_record

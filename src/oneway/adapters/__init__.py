@@ -7,6 +7,7 @@ What needs an optional package lives in a module of its own: ``oneway.adapters.s
 from oneway.adapters.endpoint import GuardedEndpoint
 from oneway.adapters.function import GuardedFunction
 from oneway.adapters.guard import Guard
+from oneway.adapters.hugging_face import GuardedPipeline
 from oneway.adapters.onnx_session import GuardedSession
 from oneway.adapters.torch_module import GuardedModule
 from oneway.defenses import KeyedRandomness, SecretKey
@@ -16,6 +17,7 @@ __all__ = [
     "GuardedEndpoint",
     "GuardedFunction",
     "GuardedModule",
+    "GuardedPipeline",
     "GuardedSession",
     "KeyedRandomness",
     "SecretKey",

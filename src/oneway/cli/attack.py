@@ -14,7 +14,6 @@ from oneway.cli.common import (
     command,
     print_lines,
     progress,
-    take_array,
 )
 from oneway.cli.paths import Writes
 
@@ -132,10 +131,10 @@ def attack(
 
 def _recording(name: str, path: Path, released: Path | None, device: "torch.device") -> "Recording":
     """Read images with their clean and released scores, which must be one to one."""
-    from oneway.cli.common import scores_to_confidences, scores_to_logits
     from oneway.data import image_tensor, read_npz
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import Recording
+    from oneway.interface.models import scores_to_confidences, scores_to_logits, take_array
 
     arrays = read_npz(path)
     images = image_tensor(take_array(arrays, path, "images"), path)

@@ -1,31 +1,33 @@
 """`oneway certify`: certify a codebook on queries that it was not fitted to."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneway.cli.codebook import (
-    DropCopies,
-    Images,
-    KeyFile,
-    MaxL1Worst,
-    Scores,
-    dated,
-    read_scores,
-    show_certificate,
-)
-from oneway.cli.common import Kind, check_suffix, command, command_line
+from oneway.cli.codebook import DropCopies, KeyFile, MaxL1Worst, show_certificate
+from oneway.cli.common import ModelOptions, ModelOutputs, check_suffix, command, command_line
 from oneway.cli.paths import Writes
-from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
-from oneway.cli.variants import Repeats, Variants, VariantsModel, read_variants
+from oneway.cli.sources import (
+    Categorical,
+    Channels,
+    Drop,
+    Groups,
+    Label,
+    MissingValues,
+    Queries,
+    Sensitive,
+    Size,
+    Source,
+    model_options,
+    reading_of,
+)
+from oneway.cli.variants import Repeats, Variants, read_variants
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from oneway.defenses import SecretKey
-    from oneway.defenses.codebook import Certificate, Codebook, HeldOut
+    from oneway.defenses.codebook import Certificate
 
 RequireError = Annotated[
     float | None,
@@ -54,16 +56,16 @@ RequireGroupShare = Annotated[
 def certify(
     context: typer.Context,
     guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
-    scores: Scores,
-    images: Images = None,
-    kind: Kind = None,
+    source: Source,
+    queries: Queries = None,
+    outputs: ModelOutputs = None,
+    model_option: ModelOptions = None,
     sensitive: Sensitive = None,
     max_l1_worst: MaxL1Worst = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
     variants: Variants = None,
-    model: VariantsModel = None,
-    repeats: Repeats = 16,
+    repeats: Repeats = None,
     key_file: KeyFile = None,
     beside: Annotated[
         list[Path] | None,
@@ -82,6 +84,12 @@ def certify(
     require_members: RequireMembers = None,
     require_cells: RequireCells = None,
     require_group_share: RequireGroupShare = None,
+    size: Size = None,
+    channels: Channels = None,
+    label: Label = None,
+    categorical: Categorical = None,
+    drop: Drop = None,
+    missing_value: MissingValues = None,
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="File to write the certificate to, JSON."),
@@ -89,7 +97,7 @@ def certify(
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(help="File to write the page to read to, .html. [GUARD-SCORES.html]"),
+        typer.Option(help="File to write the page to read to, .html. [GUARD-SOURCE.html]"),
         Writes(),
     ] = None,
 ) -> None:
@@ -112,9 +120,10 @@ def certify(
     import json
 
     from oneway.defenses import SecretKey
-    from oneway.defenses.codebook import CodebookRelease
     from oneway.errors import InvalidOptionError
     from oneway.files import atomic_file
+    from oneway.interface import certify as certify_guard
+    from oneway.interface import load_guard
 
     if page is not None:
         check_suffix(page, "--page", ".html")
@@ -123,33 +132,32 @@ def certify(
             "a certificate of several versions is not written into one of them, and says nothing "
             "of members. Leave out --write and --require-members, or --with."
         )
-    release = CodebookRelease.load(guard)
-    logits, queries = read_scores(scores, images, kind)
-    required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}
-    for flag, wanted in required.items():
-        if wanted is not None and queries is None:
-            raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --images.")
+    release = load_guard(guard)
     if require_group_share is not None and groups is None:
         raise InvalidOptionError("--require-group-share needs the groups. Pass --groups.")
-    required |= {"--require-members": require_members, "--require-bits": require_bits}
-    required |= {"--require-cells": require_cells}
-    fitted = release.certificate
-    if max_l1_worst is None and fitted is not None and fitted.worst_case is not None:
-        max_l1_worst = fitted.worst_case.limit
-    required |= {"--require-group-share": require_group_share}
-    people = read_groups(groups, len(logits))
-    certificate = _certified(
-        {guard: release.state, **{path: CodebookRelease.load(path).state for path in beside or ()}},
-        (logits, queries),
-        people,
-        None if key_file is None else SecretKey.from_file(key_file),
-        variants=read_variants(variants, model, repeats, (logits, queries), kind),
+    certificate = certify_guard(
+        guard,
+        source,
+        queries,
+        outputs=outputs,
+        others=beside or (),
+        groups=groups,
+        variants=read_variants(variants, outputs),
+        repeats=repeats,
+        key=None if key_file is None else SecretKey.from_file(key_file),
+        reading=reading_of(size, channels, label, categorical, drop, missing_value),
+        model_options=model_options(model_option, "--model-option"),
         drop_copies=drop_copies,
         level=level,
-        sensitive=read_sensitive(sensitive, len(logits)),
+        sensitive=sensitive,
         max_l1_worst=max_l1_worst,
     )
-    certificate = dated(certificate)
+    required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}
+    for flag, wanted in required.items():
+        if wanted is not None and certificate.error is None:
+            raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --queries.")
+    required |= {"--require-members": require_members, "--require-bits": require_bits}
+    required |= {"--require-cells": require_cells, "--require-group-share": require_group_share}
     if json_out is not None:
         with atomic_file(json_out) as path:
             path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")
@@ -157,7 +165,7 @@ def certify(
     if write and not missed:
         release.certificate = certificate
         release.save(guard)
-    names = "-".join([guard.stem, *(path.stem for path in beside or ()), scores.stem])
+    names = "-".join([guard.stem, *(path.stem for path in beside or ()), _stem(source)])
     place = page or guard.with_name(f"{names}.html")
     show_certificate(certificate, guard, place, command_line(context))
     for line in missed:
@@ -167,76 +175,9 @@ def certify(
     raise typer.Exit(1 if missed else 0)
 
 
-def _certified(
-    tables: Mapping[Path, "Codebook"],
-    rows: "tuple[Tensor, Tensor | None]",
-    groups: "Tensor | None",
-    key: "SecretKey | None",
-    **options: Any,
-) -> "Certificate":
-    """Return the certificate of a codebook, or of several versions together.
-
-    Args:
-        tables: By file, the first one's distortion is certified.
-        rows: Scores, and queries if there are any.
-        groups: The group of each query, if they are known.
-        key: Key of the digests beside the files, if one made them.
-        **options: Further options of ``oneway.defenses.codebook.certify``.
-
-    Raises:
-        OnewayError: These queries cannot certify these tables.
-    """
-    from oneway.defenses.codebook import certify as certify_table
-    from oneway.defenses.codebook import certify_together
-    from oneway.defenses.codebook.release import Rows
-    from oneway.evaluation import compare_with_clean_scores
-
-    logits, queries = rows
-    judged = [
-        _held_out(path, table.digest(), queries, groups, key) for path, table in tables.items()
-    ]
-    # One version that was fitted to these queries spoils the figures of all.
-    options["held_out"] = min(
-        judged, key=lambda each: ("no", "not checked", "yes").index(each.answer)
-    )
-    table, *others = tables.values()
-    if others:
-        certificate, table = certify_together(
-            [table, *others], logits, queries, groups=groups, **options
-        )
-    else:
-        certificate = certify_table(table, logits, queries, groups=groups, **options)
-    if queries is None:
-        return certificate
-    certified = Rows(logits, queries, options["variants"])
-    return compare_with_clean_scores(certificate, table, certified, groups=groups)
-
-
-def _held_out(
-    guard: Path,
-    table: str,
-    queries: "Tensor | None",
-    groups: "Tensor | None",
-    key: "SecretKey | None",
-) -> "HeldOut":
-    """Return whether queries were fitted, by the digests beside the codebook, if there are any.
-
-    Raises:
-        InvalidOptionError: The digests are of another codebook, or need another key.
-    """
-    from oneway.defenses.codebook import NOT_CHECKED, FittedQueries
-    from oneway.errors import InvalidOptionError
-
-    path = guard.with_suffix(".fitted")
-    if queries is None or not path.is_file():
-        return NOT_CHECKED
-    fitted = FittedQueries.load(path, key)
-    if fitted.table != table:
-        raise InvalidOptionError(
-            f"{path} must hold digests of the queries that {guard} was fitted to, but is about "
-            "another codebook. Put the right file there, or move this one away."
-        )
-    return fitted.judge(queries, groups)
+def _stem(source: str) -> str:
+    """Return what a page is called after: the name of a file, or of a model."""
+    return Path(re.split(r"[/:]", source)[-1]).stem
 
 
 def _missed(certificate: "Certificate", required: "dict[str, float | None]") -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,36 +9,40 @@ import typer
 
 from oneway.cli.common import (
     Device,
-    Kind,
+    ModelOptions,
+    ModelOutputs,
     Seed,
     check_suffix,
     choose_device,
     command,
     command_line,
-    images_beside,
     progress,
-    scores_to_logits,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.query_columns import Groups, Sensitive, read_groups, read_sensitive
-from oneway.cli.variants import Repeats, Variants, VariantsModel, read_variants
+from oneway.cli.sources import (
+    Categorical,
+    Channels,
+    Drop,
+    Groups,
+    Label,
+    MissingValues,
+    Queries,
+    Sensitive,
+    Size,
+    Source,
+    model_options,
+    reading_of,
+)
+from oneway.cli.variants import Repeats, Variants, read_variants
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from oneway.defenses import ReleaseCandidate
     from oneway.defenses.codebook import Budget, Certificate
-    from oneway.defenses.codebook.release import Move
 
-Scores = Annotated[
-    Path, typer.Argument(help=".npy scores, or .npz with `logits` or `confidences`.")
-]
-Images = Annotated[
-    Path | None,
-    typer.Option(help="The queries, .npy or .npz, for the certified error. [the scores' file]"),
-]
 Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
+DATA = ("--queries", "--outputs", "--size", "--channels", "--label")
+"""Options that say what the queries are."""
+
 MinMembers = Annotated[
     int, typer.Option(min=1, help="Distinct calibration queries behind each vector, at least.")
 ]
@@ -54,7 +56,7 @@ VariantWeight = Annotated[
     float,
     typer.Option(
         help="L1 that the chance is worth that two answers to changed copies differ; needs "
-        "--variants or --model."
+        "--variants or --repeats."
     ),
 ]
 MaxL1 = Annotated[float | None, typer.Option(help="Budget: mean L1 distance of probabilities.")]
@@ -76,7 +78,7 @@ MaxGroupShare = Annotated[
 ]
 Training = Annotated[
     Path | None,
-    typer.Option(help="What the model was trained on, .npy or .npz: refused among the queries."),
+    typer.Option(help="What the model was trained on, as --queries: refused among them."),
 ]
 ExplicitClasses = Annotated[
     int, typer.Option(min=1, help="Classes whose probabilities each label's table stores.")
@@ -121,10 +123,11 @@ DecoyL1 = Annotated[
 @command
 def codebook(
     context: typer.Context,
-    scores: Scores,
+    source: Source,
     out: Out,
-    images: Images = None,
-    kind: Kind = None,
+    queries: Queries = None,
+    outputs: ModelOutputs = None,
+    model_option: ModelOptions = None,
     min_members: MinMembers = 20,
     rate_weight: RateWeight = 0.01,
     image_weight: ImageWeight = 0.0,
@@ -144,105 +147,93 @@ def codebook(
     max_group_share: MaxGroupShare = 1.0,
     drop_copies: DropCopies = False,
     variants: Variants = None,
-    model: VariantsModel = None,
-    repeats: Repeats = 16,
+    repeats: Repeats = None,
     variant_weight: VariantWeight = 0.0,
     training: Training = None,
     refine: Refine = None,
     key_file: KeyFile = None,
     inverter: Inverters = None,
     decoy_l1: DecoyL1 = 0.02,
+    size: Size = None,
+    channels: Channels = None,
+    label: Label = None,
+    categorical: Categorical = None,
+    drop: Drop = None,
+    missing_value: MissingValues = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
+    r"""Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
 
     At least --min-members distinct calibration queries of the same label share each released
     vector; with --groups, of as many different groups. With a budget the table with fewest bits
     within it is chosen. The certificate goes into OUT, and, as a page to read, beside it. Digests
     of the fitted queries go into a file .fitted beside it: keep that file to yourself.
     Before a codebook replaces another one that serves, --refine OLD keeps what both reveal
-    together at what the new one reveals.
+    together at what the new one reveals. Exits 1 if a budget that the queries which fit keep is
+    missed on those that certify.
 
     For example:
 
         oneway codebook work/test.npz --out work/guard.safetensors --max-l1 0.05
 
-        oneway codebook scores.npy --kind confidences --images images.npy --out guard.safetensors
-    """
-    import torch
+        oneway codebook model.onnx --outputs logits --queries photos/ --size 64x64 \
+            --out guard.safetensors --max-l1 0.1
 
-    from oneway.defenses import SecretKey
-    from oneway.defenses.codebook import Budget, CodebookRelease, FitSettings, FittedQueries
-    from oneway.errors import InvalidOptionError
-    from oneway.evaluation import compare_with_clean_scores
+        oneway codebook scores.npy --outputs confidences --queries images.npy \
+            --out guard.safetensors
+    """
+    from oneway.defenses import SecretKey, load_module
+    from oneway.defenses.codebook import Budget
+    from oneway.interface import fit_codebook
 
     check_suffix(out, "--out", ".safetensors")
     limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
     limits |= {"top5_kept": keep_top5, "bits": max_bits}
     budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
-    fitted: dict[str, Any] = {"min_members": min_members, "rate_weight": rate_weight}
-    fitted |= {"image_weight": image_weight, "explicit_classes": explicit_classes, "center": center}
-    fitted |= {"max_cells": max_cells, "max_l1_worst": max_l1_worst}
-    fitted |= {"max_group_share": max_group_share, "variant_weight": variant_weight}
-    fitted |= {"shared_levels": shared_levels}
-    key = None if key_file is None else SecretKey.from_file(key_file)
     where = choose_device(device)
-    move = _decoys(inverter or [], decoy_l1, where)
-    logits, queries = read_scores(scores, images, kind)
-    if move is not None and queries is None:
-        raise InvalidOptionError("decoys need the queries, too. Pass --images.")
-    values = read_sensitive(sensitive, len(logits))
-    people = read_groups(groups, len(logits))
-    changed = read_variants(variants, model, repeats, (logits, queries), kind)
     with progress(1) as report:
-        release = CodebookRelease.fit(
-            logits.to(where),
-            None if queries is None else queries.to(where),
-            generator=torch.Generator().manual_seed(seed),
-            settings=FitSettings(**fitted),
+        release = fit_codebook(
+            source,
+            queries,
+            outputs=outputs,
             budget=budget,
+            sensitive=sensitive,
+            groups=groups,
+            variants=read_variants(variants, outputs),
+            repeats=repeats,
+            training=training,
+            older=refine,
             held_out=held_out,
-            sensitive=values,
-            groups=people,
             drop_copies=drop_copies,
-            variants=None if changed is None else changed.to(where),
-            training=None if training is None else images_beside({}, scores, training),
-            older=None if refine is None else CodebookRelease.load(refine).state,
-            move=move,
-            complete=compare_with_clean_scores,
-            on_share=lambda share: report("fit the codebook", share),
+            inverters=[load_module(path, "inverter").module.to(where) for path in inverter or ()],
+            decoy_l1=decoy_l1,
+            key=None if key_file is None else SecretKey.from_file(key_file),
+            seed=seed,
+            device=where,
+            reading=reading_of(size, channels, label, categorical, drop, missing_value),
+            report=report,
+            model_options=model_options(model_option, "--model-option"),
+            min_members=min_members,
+            rate_weight=rate_weight,
+            image_weight=image_weight,
+            explicit_classes=explicit_classes,
+            center=center,
+            max_cells=max_cells,
+            max_l1_worst=max_l1_worst,
+            max_group_share=max_group_share,
+            variant_weight=variant_weight,
+            shared_levels=shared_levels,
         )
-    assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
-    release.certificate = dated(release.certificate)
     release.save(out)
-    rows, digests = release.fitting_rows, out.with_suffix(".fitted")
-    if queries is not None and rows is not None:
-        own = None if people is None else people[rows]
-        FittedQueries.of(release.state.digest(), queries[rows], own, key=key).save(digests)
-    else:  # those of an earlier fit would speak of another table
-        digests.unlink(missing_ok=True)
-    sizes = release.state.sizes
+    sizes, certificate = release.state.sizes, release.certificate
+    assert certificate is not None  # noqa: S101  narrows the type; fit gives one
     typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels")
-    show_certificate(release.certificate, out, out.with_suffix(".html"), command_line(context))
-    for line in _over_budget(release.certificate, budget):
-        typer.echo(f"warning: {line}", err=True)
-
-
-def _decoys(inverters: list[Path], l1_budget: float, device: "torch.device") -> "Move | None":
-    """Return what plants decoys against inverters from files; None if there are none."""
-    from oneway.defenses import load_module
-    from oneway.defenses.codebook import Codebook, plant_decoys
-
-    surrogates = [load_module(path, "inverter").module.to(device) for path in inverters]
-    if not surrogates:
-        return None
-
-    def move(book: Codebook, scores: "Tensor", queries: "Tensor | None") -> Codebook:
-        assert queries is not None  # noqa: S101  narrows the type; the command refuses None
-        return plant_decoys(book, scores, queries, surrogates, l1_budget=l1_budget)
-
-    return move
+    show_certificate(certificate, out, out.with_suffix(".html"), command_line(context))
+    missed = list(_over_budget(certificate, budget))
+    for line in missed:
+        typer.echo(f"missed: {line}", err=True)
+    raise typer.Exit(1 if missed else 0)
 
 
 def _over_budget(certificate: "Certificate", budget: "Budget | None") -> Iterator[str]:
@@ -266,12 +257,18 @@ def _over_budget(certificate: "Certificate", budget: "Budget | None") -> Iterato
 
 @command
 def choose(
-    scores: Scores,
+    source: Source,
     max_l1: Annotated[
-        float, typer.Option(min=0, help="Mean L1 distance of probabilities that users may lose.")
-    ],
-    images: Images = None,
-    kind: Kind = None,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Mean L1 distance of probabilities that users may lose. [what nine tenths of the "
+            "largest certified error cost]",
+        ),
+    ] = None,
+    queries: Queries = None,
+    outputs: ModelOutputs = None,
+    model_option: ModelOptions = None,
     min_members: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Least members of a candidate codebook; repeatable. [5 20]"),
@@ -279,56 +276,58 @@ def choose(
     max_cells: MaxCells = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
+    size: Size = None,
+    channels: Channels = None,
+    label: Label = None,
+    categorical: Categorical = None,
+    drop: Drop = None,
+    missing_value: MissingValues = None,
     seed: Seed = 0,
 ) -> None:
     """Find the release that hides most within a budget, among rounding, top-k and codebooks.
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
-    attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, the
-    certificate of the best one, and the command that makes it. With --max-cells only codebooks of
+    attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, what the
+    best one is certified to do, and the command that makes it. With --max-cells only codebooks of
     so few cells are candidates: more queries would fill more cells, and identify more.
 
     For example:
 
+        oneway choose work/test.npz
+
         oneway choose work/test.npz --max-l1 0.02
     """
-    import torch
     from rich.console import Console
 
-    from oneway.defenses import (
-        certify_candidate,
-        choose_candidate,
-        measure_candidates,
-        pareto_optimal,
-    )
     from oneway.defenses.candidate_releases import MIN_MEMBERS
-    from oneway.errors import InvalidOptionError
+    from oneway.interface import choose as choose_release
     from oneway.report import candidates_table
 
-    logits, queries = read_scores(scores, images, kind)
-    if queries is None:
-        raise InvalidOptionError("choosing needs the queries, too. Pass --images.")
-    traffic: dict[str, Any] = {"groups": read_groups(groups, len(logits))}
-    traffic |= {"drop_copies": drop_copies}
     with progress(1) as report:
-        candidates = measure_candidates(
-            logits,
+        found = choose_release(
+            source,
             queries,
-            generator=torch.Generator().manual_seed(seed),
-            min_members=tuple(min_members or MIN_MEMBERS),
+            max_l1=max_l1,
+            outputs=outputs,
+            min_members=min_members or MIN_MEMBERS,
             max_cells=max_cells,
-            **traffic,
-            on_share=lambda share: report("fit and judge the candidates", share),
+            groups=groups,
+            drop_copies=drop_copies,
+            seed=seed,
+            reading=reading_of(size, channels, label, categorical, drop, missing_value),
+            report=report,
+            model_options=model_options(model_option, "--model-option"),
         )
-    Console().print(candidates_table(pareto_optimal(candidates)), crop=False)
-    chosen = choose_candidate(candidates, max_l1)
-    # The same seed as above: the rows that certify neither fitted nor judged a candidate.
-    generator = torch.Generator().manual_seed(seed)
-    certificate = certify_candidate(chosen, logits, queries, generator=generator, **traffic)
-    given = {"--images": images, "--groups": groups, "--kind": kind, "--seed": seed or None}
-    words = _way_to(chosen, scores, given, drop_copies=drop_copies)
+    certificate = found.certificate
+    Console().print(candidates_table(found.frontier), crop=False)
+    given: dict[str, Any] = {"--queries": queries, "--outputs": outputs, "--groups": groups}
+    given |= {"--size": size, "--channels": channels, "--label": label, "--seed": seed or None}
+    lists = {"--model-option": model_option, "--categorical": categorical, "--drop": drop}
+    lists |= {"--missing-value": missing_value}
+    words = _way_to(found.candidate, source, given, lists, drop_copies=drop_copies)
+    asked = "without a budget" if max_l1 is None else f"within {max_l1:g}"
     typer.echo(
-        f"The best of {len(candidates)} candidates within {max_l1:g}, certified on "
+        f"The best of {len(found.candidates)} candidates {asked}, certified on "
         f"{certificate.queries:,} queries that neither fitted nor chose it: "
         f"{_error_of(certificate)} at L1 "
         f"{certificate.distortion['l1_probabilities']['mean']:.4f}. Use {shlex.join(words)}"
@@ -346,50 +345,38 @@ def _error_of(certificate: "Certificate") -> str:
 
 
 def _way_to(
-    chosen: "ReleaseCandidate", scores: Path, given: "dict[str, Any]", *, drop_copies: bool
+    chosen: "ReleaseCandidate",
+    source: str,
+    given: dict[str, Any],
+    lists: dict[str, list[str] | None],
+    *,
+    drop_copies: bool,
 ) -> list[str]:
     """Return the command that makes a candidate, word by word.
 
     Args:
         chosen: The candidate.
-        scores: File of the scores.
+        source: Scores or model.
         given: Options of the running command by flag; None: not given.
+        lists: Those that may be repeated.
         drop_copies: Whether copies were dropped.
     """
-    if chosen.defense != "codebook":
-        # It needs neither the queries nor a seed.
-        words = ["oneway", "defend", str(scores), "--out", "released.npy"]
+    if chosen.defense == "codebook":
+        words = ["oneway", "codebook", source, "--out", "guard.safetensors"]
+        for name, value in chosen.options.items():
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    else:
+        words = ["oneway", "defend", source, "--out", "released.npy"]
         words += ["--defense", chosen.defense]
         for name, value in chosen.options.items():
             words += ["--option", f"{name}={value}"]
-        return words + (["--kind", given["--kind"]] if given["--kind"] else [])
-    words = ["oneway", "codebook", str(scores), "--out", "guard.safetensors"]
-    for name, value in chosen.options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        # It needs neither groups nor a seed.
+        given = {flag: value for flag, value in given.items() if flag in DATA}
     for flag, value in given.items():
         words += [] if value is None else [flag, str(value)]
-    return words + (["--drop-copies"] if drop_copies else [])
-
-
-def read_scores(
-    scores: Path, images: Path | None, kind: str | None
-) -> "tuple[Tensor, Tensor | None]":
-    """Return ``(N, K)`` logits, and the ``(N, ...)`` queries if there are any.
-
-    Raises:
-        CorruptDataError: A file does not hold what it should.
-        InvalidOptionError: ``kind`` is missing or unknown.
-        InvalidTensorError: The scores are not what their name says.
-    """
-    from oneway.data import read_npz
-
-    arrays = read_npz(scores)
-    return scores_to_logits(arrays, scores, kind), images_beside(arrays, scores, images)
-
-
-def dated(certificate: "Certificate") -> "Certificate":
-    """Return a certificate that was made today."""
-    return replace(certificate, certified_on=datetime.now(UTC).date().isoformat())
+    for flag, values in lists.items():
+        words += [word for value in values or () for word in (flag, value)]
+    return words + (["--drop-copies"] if drop_copies and chosen.defense == "codebook" else [])
 
 
 def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_by: str) -> None:

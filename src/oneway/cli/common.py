@@ -16,7 +16,6 @@ from typer.core import TyperCommand
 
 from oneway.cli.paths import Shares, Writes, refuse_overwriting
 from oneway.errors import (
-    CorruptDataError,
     InvalidOptionError,
     OnewayError,
     UnknownNameError,
@@ -37,7 +36,6 @@ P = ParamSpec("P")
 Cache = Annotated[Path, typer.Option(help="Folder for trained networks."), Shares()]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files."), Shares()]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
-Kind = Annotated[str | None, typer.Option(help="What an .npy file holds: logits or confidences.")]
 NoImages = Annotated[
     bool,
     typer.Option("--no-images", help="Leave images of queries out of the page and its folder."),
@@ -47,7 +45,7 @@ ModelOptions = Annotated[
 ]
 ModelOutputs = Annotated[
     Literal["logits", "confidences"] | None,
-    typer.Option(help="Output of the model; needed where its kind does not fix it."),
+    typer.Option(help="What the scores are; needed where neither file nor kind of model says so."),
 ]
 Options = Annotated[
     list[str] | None,
@@ -447,108 +445,3 @@ def parse_pairs(pairs: Sequence[str] | None, flag: str) -> dict[str, str]:
             raise InvalidOptionError(f"{flag} must be NAME=VALUE, but got {pair!r}.")
         texts[name] = value
     return texts
-
-
-def take_array(arrays: dict[str, Any], path: Path, *names: str) -> Any:
-    """Return the one array of an .npy file, or the first of ``names`` that an .npz file has.
-
-    Raises:
-        CorruptDataError: It has none of them.
-    """
-    for name in (*names, "array"):
-        if name in arrays:
-            return arrays[name]
-    raise CorruptDataError(
-        f"{path} must hold an array named {' or '.join(names)}, "
-        f"but holds {', '.join(sorted(arrays)) or 'nothing'}."
-    )
-
-
-def images_beside(
-    arrays: dict[str, Any], scores: Path, images: Path | None
-) -> "torch.Tensor | None":
-    """Return the queries from a file of their own, or from beside their scores; None: neither.
-
-    Args:
-        arrays: Arrays in the file of scores.
-        scores: That file.
-        images: The file of the queries, if there is one.
-
-    Raises:
-        CorruptDataError: They are no images.
-    """
-    from oneway.data import image_tensor, read_npz
-
-    if images is None and "images" not in arrays:
-        return None
-    source = images or scores
-    stored = arrays if images is None else read_npz(images)
-    return image_tensor(take_array(stored, source, "images"), source)
-
-
-def scores_to_logits(arrays: dict[str, Any], path: Path, kind: str | None = None) -> "torch.Tensor":
-    """Return ``(N, K)`` logits from an .npz that names its scores, or an .npy with its ``kind``.
-
-    Raises:
-        CorruptDataError: There are no scores in it.
-        InvalidOptionError: ``kind`` is missing for an .npy file.
-        InvalidTensorError: The scores are not what their name says.
-    """
-    from oneway.checks import check_logits
-    from oneway.releases import logits_from_confidences
-
-    scores, found = _scores(arrays, path, kind)
-    if found == "confidences":
-        return logits_from_confidences(scores)
-    check_logits(scores, f"logits in {path}")
-    return scores
-
-
-def scores_to_confidences(
-    arrays: dict[str, Any], path: Path, kind: str | None = None
-) -> "torch.Tensor":
-    """Return ``(N, K)`` float32 confidences: what a client would see of these scores.
-
-    Raises:
-        CorruptDataError: There are no scores in it.
-        InvalidOptionError: ``kind`` is missing for an .npy file.
-        InvalidTensorError: The scores are not what their name says.
-    """
-    from oneway.checks import check_confidences
-    from oneway.releases import release
-
-    scores, found = _scores(arrays, path, kind)
-    if found == "logits":
-        return release(scores)
-    check_confidences(scores, f"confidences in {path}")
-    return scores.float()
-
-
-def _scores(arrays: dict[str, Any], path: Path, kind: str | None) -> "tuple[torch.Tensor, str]":
-    import numpy as np
-    import torch
-
-    from oneway.checks import refuse_probabilities
-
-    found = next((name for name in ("logits", "confidences") if name in arrays), kind)
-    if "array" in arrays and kind is None:
-        raise InvalidOptionError(
-            f"{path} does not say what it holds. Pass --kind logits or --kind confidences."
-        )
-    if found not in ("logits", "confidences"):
-        if found is not None:
-            raise InvalidOptionError(f"--kind must be logits or confidences, but is {found!r}.")
-        take_array(arrays, path, "logits", "confidences")
-    scores = take_array(arrays, path, str(found))
-    if scores.ndim != 2 or scores.dtype not in (np.float16, np.float32, np.float64):
-        raise CorruptDataError(
-            f"scores in {path} must be float16, float32 or float64 of shape (N, K), but are "
-            f"{scores.dtype} of shape {scores.shape}. Save `np.asarray(scores, np.float64)`."
-        )
-    if not len(scores):
-        raise CorruptDataError(f"scores in {path} must have at least one row, but have none.")
-    tensor = torch.from_numpy(scores)
-    if found == "logits":
-        remedy = "Pass --kind confidences." if "array" in arrays else "Name the array confidences."
-        refuse_probabilities(tensor, f"the logits in {path}", remedy)
-    return tensor, str(found)

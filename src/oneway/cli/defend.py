@@ -8,16 +8,17 @@ import typer
 
 from oneway.cli.common import (
     Device,
-    Kind,
+    ModelOptions,
+    ModelOutputs,
     Options,
     check_suffix,
     choose_device,
     command,
-    images_beside,
     parse_options,
     progress,
 )
 from oneway.cli.paths import Writes
+from oneway.cli.sources import Queries, Source, model_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,17 +31,14 @@ if TYPE_CHECKING:
 BATCH = 512
 """Rows that a defense gets at once."""
 
-Scores = Annotated[
-    Path, typer.Argument(help=".npy scores, or .npz with `logits` or `confidences`.")
-]
 Out = Annotated[
     Path, typer.Option(help="File to write: .npy, or .npz with `confidences`."), Writes()
 ]
 Surrogate = Annotated[
     Path | None, typer.Option(help="Surrogate inverter, from `oneway train inverter`.")
 ]
-Images = Annotated[
-    Path | None, typer.Option(help="Queries that gave the scores, .npy or .npz. [SCORES]")
+GuardFile = Annotated[
+    Path | None, typer.Option(help="Codebook file, from `oneway codebook`, instead of --defense.")
 ]
 DefenseName = Annotated[
     str, typer.Option(help="Registered defense that trains no network of its own.")
@@ -51,11 +49,13 @@ Decimals = Annotated[int | None, typer.Option(help="Decimals to round to. [no ro
 
 @command
 def defend(
-    scores: Scores,
+    source: Source,
     out: Out,
+    queries: Queries = None,
+    outputs: ModelOutputs = None,
+    model_option: ModelOptions = None,
+    guard: GuardFile = None,
     inverter: Surrogate = None,
-    images: Images = None,
-    kind: Kind = None,
     defense: DefenseName = "adversarial-noise",
     option: Options = None,
     dtype: Dtype = "float32",
@@ -73,40 +73,61 @@ def defend(
         oneway defend work/test.npz --inverter work/surrogate.safetensors \
             --option step_size=0.4 --out work/released.npy
 
-        oneway defend scores.npy --kind confidences --defense top-k --option count=2 \
+        oneway defend scores.npy --outputs confidences --defense top-k --option count=2 \
             --decimals 4 --out released.npz
     """
     import torch
 
-    from oneway.cli.common import scores_to_logits
-    from oneway.data import read_npz
     from oneway.errors import UnknownNameError
+    from oneway.interface import read_scores
     from oneway.releases import guarded_release
 
     dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
     if dtype not in dtypes:
         raise UnknownNameError("dtype", dtype, dtypes)
     check_suffix(out, "--out", ".npy", ".npz")
-    options = parse_options(option, "--option")
-    _check_defense(defense, options)
-    where = choose_device(device)
-    arrays = read_npz(scores)
-    logits = scores_to_logits(arrays, scores, kind).to(where)
-    guard = _build(defense, options, inverter, where)
-    queries = _queries(guard, images_beside(arrays, scores, images), len(logits), scores)
+    options, where = parse_options(option, "--option"), choose_device(device)
+    given = defense if guard is None else guard
+    defended = _opened(given, options, inverter, where)
     parts = []
     with progress() as report:
+        logits, shown, _ = read_scores(
+            source,
+            queries,
+            outputs=outputs,
+            device=where,
+            report=report,
+            **model_options(model_option, "--model-option"),
+        )
+        logits, needed = logits.to(where), _queries(defended, shown, source)
         for begin in range(0, len(logits), BATCH):
             rows = slice(begin, begin + BATCH)
-            batch = None if queries is None else queries[rows].to(where)
+            batch = None if needed is None else needed[rows].to(where)
             parts.append(
-                guarded_release(guard, logits[rows], batch, dtype=dtypes[dtype], decimals=decimals)
+                guarded_release(
+                    defended, logits[rows], batch, dtype=dtypes[dtype], decimals=decimals
+                )
             )
             report(f"defend {len(logits)} queries", min(1.0, (begin + BATCH) / len(logits)))
     confidences = torch.cat([part.confidences for part in parts]).cpu().numpy()
     _write(out, confidences)
     changes = sum(part.label_changes for part in parts)
     typer.echo(f"released {len(confidences)} rows, {changes} labels changed; wrote {out}")
+
+
+def _opened(
+    given: str | Path, options: "Mapping[str, Any]", inverter: Path | None, device: "torch.device"
+) -> "Defense":
+    """Return the defense of a name, or the codebook of a file."""
+    from oneway.errors import InvalidOptionError
+    from oneway.interface import load_guard
+
+    if isinstance(given, str):
+        _check_defense(given, options)
+        return _build(given, options, inverter, device)
+    if options or inverter is not None:
+        raise InvalidOptionError("--option and --inverter are for --defense, not for --guard.")
+    return load_guard(given, device=device)
 
 
 def _check_defense(defense: str, options: "Mapping[str, Any]") -> None:
@@ -147,25 +168,18 @@ def _build(
     return build_defense(name, options, surrogate, generator=generator)
 
 
-def _queries(
-    defense: "Defense", images: "Tensor | None", rows: int, scores: Path
-) -> "Tensor | None":
-    """Return the queries that a defense needs, one per row of scores; None if it needs none."""
+def _queries(defense: "Defense", queries: "Tensor | None", source: str) -> "Tensor | None":
+    """Return the queries that a defense needs; None if it needs none."""
     from oneway.errors import InvalidOptionError
 
     if not defense.requires_input:
         return None
-    if images is None:
+    if queries is None:
         raise InvalidOptionError(
-            f"{type(defense).__name__} needs the queries as well as their scores, and {scores} "
-            "holds no array named images. Pass --images FILE."
+            f"{type(defense).__name__} needs the queries as well as their scores, and {source} "
+            "holds no array named images. Pass --queries DATA."
         )
-    if len(images) != rows:
-        raise InvalidOptionError(
-            f"there are {rows} rows of scores, but {len(images)} images. Pass one image per row, "
-            "in the same order."
-        )
-    return images
+    return queries
 
 
 def _write(out: Path, confidences: "NDArray[np.generic]") -> None:

@@ -21,6 +21,7 @@ from oneway.cli import (
     report,
     reproduce,
     results,
+    score,
     serve,
     train,
 )
@@ -78,6 +79,7 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(playground.playground)
 app.add_typer(train.app, name="train")
+app.command()(score.score)
 app.command()(defend.defend)
 app.command()(codebook.codebook)
 app.command()(certify.certify)

@@ -94,7 +94,7 @@ def _of_guard(path: Path) -> "Page":
 
 def _of_json(path: Path, *, no_images: bool) -> "Page":
     """Return the page of an audit or of a certificate, whichever the file holds."""
-    from oneway.audit import AuditRecord
+    from oneway.auditing import AuditRecord
     from oneway.report.page import audit_page
 
     try:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from oneway.cli.audit import model_options
 from oneway.cli.common import (
     Device,
     ModelOptions,
@@ -18,6 +17,7 @@ from oneway.cli.common import (
     parse_options,
     parse_pairs,
 )
+from oneway.cli.sources import model_options
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
 

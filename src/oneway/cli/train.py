@@ -13,7 +13,6 @@ from oneway.cli.common import (
     command,
     print_notes,
     progress,
-    take_array,
 )
 from oneway.cli.paths import Reads, Writes
 
@@ -147,10 +146,10 @@ def inverter(
     """
     import torch
 
-    from oneway.cli.common import scores_to_confidences
     from oneway.data import image_tensor, read_npz
     from oneway.defenses import save_module
     from oneway.errors import UnknownNameError
+    from oneway.interface.models import scores_to_confidences, take_array
     from oneway.inversion import (
         INPUT_TRANSFORMS,
         INVERTER_WIDTHS,

@@ -178,7 +178,7 @@ def certify_candidate(
     held_out: float = CodebookOptions.held_out,
     groups: Tensor | None = None,
     drop_copies: bool = False,
-) -> Certificate:
+) -> tuple[Defense, Certificate]:
     """Certify the chosen candidate on rows that neither fitted nor chose it.
 
     A codebook is fitted anew to all other rows, as :meth:`CodebookRelease.fit` does: the same
@@ -194,8 +194,8 @@ def certify_candidate(
         drop_copies: As given there.
 
     Returns:
-        The certificate. It has no error where hardly any queries share an answer, as with fine
-        rounding.
+        The release, a codebook fitted anew, and the certificate. It has no error where hardly any
+        queries share an answer, as with fine rounding.
 
     Raises:
         InvalidTensorError: See :func:`measure_candidates`.
@@ -212,12 +212,12 @@ def certify_candidate(
             drop_copies=drop_copies,
         )
         assert fitted.certificate is not None  # noqa: S101  narrows the type; fit gives one
-        return fitted.certificate
+        return fitted, fitted.certificate
     rows = _parts(queries, generator, held_out, groups, drop_copies)[0].to(logits.device)
     released = guarded_release(candidate.release, logits[rows], dtype=torch.float64).confidences
     cells = released.unique(dim=0, return_inverse=True)[1]
     own = None if groups is None else groups.to(rows.device)[rows]
-    return certify_cells(
+    certificate = certify_cells(
         cells,
         released,
         logits[rows],
@@ -226,6 +226,7 @@ def certify_candidate(
         groups=own,
         copies="dropped" if drop_copies else "kept",
     )
+    return candidate.release, certificate
 
 
 def _measured(

@@ -74,6 +74,11 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
 """All defenses, by their name in commands, experiments and files."""
 
 
+def registered_name(defense: Defense) -> str | None:
+    """Return the name of a defense of oneway; None if it is somebody's own."""
+    return next((name for name, kind in DEFENSES.items() if kind is type(defense)), None)
+
+
 def needs_surrogate(name: str) -> bool:
     """Say whether a defense takes the defender's surrogate inverter."""
     return "inverter" in _injected(name)

@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass
 from operator import attrgetter, itemgetter
 
 from oneway.attacks import inversion_attacks
-from oneway.audit import AuditRecord, Understanding
-from oneway.audit.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
+from oneway.auditing import AuditRecord, Understanding
+from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord, MatchingResult
 from oneway.evaluation.numerics import outdated
 from oneway.metrics import Interval

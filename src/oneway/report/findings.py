@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from oneway.audit import SEEDS
+from oneway.auditing import SEEDS
 from oneway.benchmark import Estimate, Summary
 from oneway.evaluation import ReleaseRecord
 from oneway.report.audit import HIDDEN

@@ -20,7 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from oneway.attacks import ATTACKS
-from oneway.audit import AuditRecord
+from oneway.auditing import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records

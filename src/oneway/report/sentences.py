@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from oneway.attacks import ATTACKS
-from oneway.audit import SEEDS, AuditRecord
+from oneway.auditing import SEEDS, AuditRecord
 from oneway.evaluation import Convergence, Environment, Provenance
 
 LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."

@@ -5,6 +5,7 @@ from oneway.targets.augmentation import ask_variants, jitter
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
+from oneway.targets.objects import target_of
 from oneway.targets.opening import open_target, target_kind
 from oneway.targets.recorded import RecordedTarget
 from oneway.targets.records import records_target
@@ -28,5 +29,6 @@ __all__ = [
     "open_target",
     "records_target",
     "target_kind",
+    "target_of",
     "train_target",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from oneway.contracts import ScoredTarget, Target
+from oneway.contracts import Target
 from oneway.errors import (
     DataError,
     InvalidOptionError,
@@ -17,14 +17,7 @@ from oneway.errors import (
     where_raised,
 )
 from oneway.releases import Outputs
-from oneway.targets.answers import refuse_logits, require_outputs
-from oneway.targets.callables import CallableTarget, callable_target
-from oneway.targets.defended import DefendedTarget
-from oneway.targets.estimator import estimator_target
-from oneway.targets.recorded import RecordedTarget
-from oneway.targets.torch_module import TorchTarget
-
-OWN_TARGETS = (CallableTarget, DefendedTarget, RecordedTarget, ScoredTarget)
+from oneway.targets.objects import target_of
 
 
 def open_entry_point(
@@ -35,13 +28,10 @@ def open_entry_point(
     The current directory is put on the path, and stays there, as with uvicorn and gunicorn:
     a model may import modules at its first query.
 
-    A result counts as a target if its class is oneway's, has ``logits``, or derives from
-    :class:`oneway.contracts.Target`; any other callable takes and gives NumPy arrays.
-
     Args:
-        where: ``package.module:factory``. The factory returns a ``torch.nn.Module``, a
-            scikit-learn classifier, a target, or a callable from NumPy arrays to NumPy arrays.
-        outputs: What a module or callable answers with; the other two kinds fix it.
+        where: ``package.module:factory``. The factory returns a model as
+            :func:`oneway.targets.target_of` takes it.
+        outputs: What the model answers with, where its kind does not fix that.
         device: Where a module goes.
         batch_size: Most queries that the model gets at once.
 
@@ -52,38 +42,14 @@ def open_entry_point(
         InvalidOptionError: The result is of none of these kinds, or ``outputs`` do not fit the
             result.
     """
-    name = f"target {where!r}"
-    result = _build(where)
-    if isinstance(result, nn.Module):
-        outputs = require_outputs(outputs, name)
-        return TorchTarget(result.to(device), outputs=outputs, batch_size=batch_size, name=name)
-    if isinstance(result, OWN_TARGETS) or Target in type(result).__mro__:
-        refuse_logits(outputs, name, "it is a target already")
-        target: Target = result
-        return target
-    if hasattr(result, "predict_proba") and not isinstance(result, type):
-        refuse_logits(outputs, name, "it has predict_proba")
-        return estimator_target(result, batch_size=batch_size, name=name)
-    if callable(result) and not isinstance(result, type):
-        outputs = require_outputs(outputs, name)
-        return callable_target(result, outputs, batch_size=batch_size, name=name)
-    got = f"the class {result.__name__}" if isinstance(result, type) else type(result).__name__
-    raise InvalidOptionError(
-        f"the factory {where!r} must return a torch.nn.Module, a scikit-learn classifier with "
-        "predict_proba, a target, or a callable from a NumPy array to a NumPy array, but "
-        f"returned {got}. {_remedy(result)}"
+    return target_of(
+        _build(where),
+        outputs=outputs,
+        device=device,
+        batch_size=batch_size,
+        name=f"target {where!r}",
+        said="returned",
     )
-
-
-def _remedy(result: object) -> str:
-    """Return what to do about the result of a factory that is no model as a target takes it."""
-    if type(result).__name__ == "Booster" and hasattr(result, "predict"):
-        return (
-            "A booster's predict gives one column for two classes: return a function that gives "
-            "two, as by `numpy.stack([1 - p, p], 1)`, or fit its scikit-learn class, such as "
-            "LGBMClassifier or XGBClassifier."
-        )
-    return "Return an instance of one of these."
 
 
 def _build(where: str) -> Any:

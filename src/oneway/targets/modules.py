@@ -88,6 +88,11 @@ def _needed_inputs(module: nn.Module) -> list[str]:
     ]
 
 
+def names_its_logits(module: nn.Module) -> bool:
+    """Say whether a module is a classifier of transformers, whose answers name their logits."""
+    return hasattr(getattr(module, "config", None), "id2label")
+
+
 def named_in_config(module: nn.Module) -> tuple[str, ...] | None:
     """Return the names in a module's ``config.id2label``, as models of transformers have one.
 

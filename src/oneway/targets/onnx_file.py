@@ -56,6 +56,24 @@ def open_onnx(
     outputs = require_outputs(outputs, name)
     runtime = load_extra("onnxruntime", extra="onnx", purpose="opening an .onnx file")
     session = _load(runtime, where, _providers(runtime, device))
+    return session_target(
+        session, outputs, batch_size=batch_size, output_name=output_name, name=name
+    )
+
+
+def session_target(
+    session: Any,
+    outputs: Outputs,
+    *,
+    batch_size: int,
+    output_name: str | None = None,
+    name: str,
+) -> Target:
+    """Take an ONNX Runtime session as a target; see :func:`open_onnx`.
+
+    Raises:
+        OnewayError: The model's inputs or outputs do not fit.
+    """
     inputs = session.get_inputs()
     scores = ScoreOutput(session, _choose_output(session.get_outputs(), output_name, name))
     if are_columns(inputs):

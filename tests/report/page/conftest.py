@@ -14,7 +14,7 @@ from audit.audits import (
     records,
     subject_of,
 )
-from oneway.audit import AuditTarget
+from oneway.auditing import AuditTarget
 from oneway.evaluation import ReleaseSpec
 from oneway.targets import TorchTarget
 from report.planted import STEPS, record_of

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from oneway.audit import AuditRecord
+from oneway.auditing import AuditRecord
 from oneway.evaluation import FLAGS
 from oneway.report import verdict
 from oneway.report.page import audit_page, render

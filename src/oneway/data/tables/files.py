@@ -63,7 +63,7 @@ class TableFile:
 
 
 def read_table_file(
-    path: Path,
+    path: Path | Any,
     *,
     texts: Collection[str] = (),
     numbers: Collection[str] = (),
@@ -81,7 +81,8 @@ def read_table_file(
     no column of the frame. Cells such as ``007`` are numbers, as for pandas, and counted.
 
     Args:
-        path: Ends in .csv, .parquet or .npz, in any case of letters.
+        path: Ends in .csv, .parquet or .npz, in any case of letters. Or a table in memory: a pandas
+            DataFrame, or an array per column by name.
         texts: Columns of a .csv file that are text even if all their cells look like numbers.
         numbers: Columns of a .csv file in which every cell must be a number or missing.
         mixed: Columns of a .csv file that may mix numbers and texts, and that are texts if a cell
@@ -100,6 +101,13 @@ def read_table_file(
     """
     if isinstance(missing_values, str):
         raise InvalidOptionError(f"missing values must be in a tuple: ({missing_values!r},).")
+    if isinstance(path, Mapping):
+        return TableFile(_without(_columns_of(path, Path("the table")), missing_values), {})
+    if not isinstance(path, Path):
+        pyarrow = load_extra("pyarrow", extra="records", purpose="reading a DataFrame")
+        return _from_arrow(
+            pyarrow.Table.from_pandas(path), Path("the frame"), mixed, missing_values
+        )
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InvalidOptionError(
@@ -111,19 +119,34 @@ def read_table_file(
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}.")
     load_extra("pyarrow", extra="records", purpose=f"reading {suffix} tables")
+    if suffix == ".parquet":
+        return _from_arrow(_read_parquet(path), path, mixed, missing_values)
     nulls = _null_words(missing_values)
-    table = _read_csv(path, texts, nulls) if suffix == ".csv" else _read_parquet(path)
+    table = _read_csv(path, texts, nulls)
     _check_names(table.column_names, path)
     table, notes = _without_index(table, mixed, path)
-    if suffix == ".csv":
-        table, zeros = _with_codes(table, path, nulls, mixed, numbers)
-        notes += zeros
+    table, zeros = _with_codes(table, path, nulls, mixed, numbers)
+    for name in table.column_names:
+        if name not in {*texts, *mixed}:
+            must = name in numbers
+            column = plain_column(name, table.column(name), str(path), must_be_numbers=must)
+            table = table.set_column(table.column_names.index(name), name, column)
+    return _columns_in(table, missing_values, notes + zeros)
+
+
+def _from_arrow(
+    table: Any, path: Path, mixed: Collection[str], missing_values: Collection[str]
+) -> TableFile:
+    """Return a table that keeps the types of its columns, as .parquet files and frames do."""
+    _check_names(table.column_names, path)
+    table, notes = _without_index(table, mixed, path)
+    return _columns_in(table, missing_values, notes)
+
+
+def _columns_in(table: Any, missing_values: Collection[str], notes: tuple[str, ...]) -> TableFile:
     columns, levels = {}, {}
     for name in table.column_names:
-        column = table.column(name)
-        if suffix == ".csv" and name not in {*texts, *mixed}:
-            column = plain_column(name, column, str(path), must_be_numbers=name in numbers)
-        columns[name], declared = _to_array(column)
+        columns[name], declared = _to_array(table.column(name))
         if declared is not None:
             levels[name] = declared
     return TableFile(_without(columns, missing_values), levels, notes)

@@ -44,7 +44,7 @@ class Records:
 
 
 def load_records(
-    path: Path,
+    path: Path | Any,
     *,
     label: str | None,
     categorical: Collection[str] = (),
@@ -58,7 +58,8 @@ def load_records(
     table, and a range that covers the others would reveal something about them.
 
     Args:
-        path: A .csv, .parquet or .npz file: see :func:`oneway.data.tables.read_table_file`.
+        path: A .csv, .parquet or .npz file, a DataFrame, or an array per column by name: see
+            :func:`oneway.data.tables.read_table_file`.
         label: The column of classes, which is no input. None: the table has no label.
         categorical: Columns of numbers that stand for categories.
         drop: Columns that are no inputs of the model, such as names and identifiers.
@@ -73,7 +74,7 @@ def load_records(
         CorruptDataError: A column cannot be used; the message says which and why.
         MissingExtraError: pyarrow is not installed.
     """
-    path, where = Path(path), str(path)
+    where = str(path) if isinstance(path, Path) else "the table"
     known_columns = encoding.columns if encoding else ()
     named = [*drop, *([] if label is None else [label])]
     file = read_table_file(

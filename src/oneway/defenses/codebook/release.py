@@ -13,7 +13,7 @@ from oneway.defenses.base import DefenseWithState, ScoreDefense
 from oneway.defenses.codebook.certificate import Certificate, certify, rows_without_copies
 from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
-from oneway.defenses.codebook.fitted import HeldOut, refuse_training
+from oneway.defenses.codebook.fitted import FittedQueries, HeldOut, refuse_training
 from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
 from oneway.defenses.codebook.table import Codebook
 from oneway.defenses.codebook.traffic import (
@@ -80,6 +80,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         certificate: What the table lets out, if it was fitted or loaded with a certificate.
         fitting_rows: ``(n)`` int64, the rows of the queries that :meth:`fit` fitted the table to,
             with all their copies; None if it was loaded.
+        fitted: Digests of these queries, which :meth:`save` writes beside the table, for the
+            operator alone; None if there are none.
     """
 
     state_type = Codebook
@@ -94,6 +96,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         super().__post_init__()
         self.certificate: Certificate | None = None
         self.fitting_rows: Tensor | None = None
+        self.fitted: FittedQueries | None = None
         self._lookups: dict[tuple[object, ...], _Lookup] = {}
 
     def transform(self, logits: Tensor) -> Tensor:
@@ -358,8 +361,12 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             parts.append(torch.cat(values, -1))
         return torch.cat(parts)
 
-    def save(self, path: Path) -> None:
-        """Write table and certificate as one safetensors file; it appears only when it is whole."""
+    def save(self, path: str | Path) -> None:
+        """Write table and certificate as one safetensors file; it appears only when it is whole.
+
+        The digests in ``fitted`` go into a file beside it that ends in .fitted.
+        """
+        path = Path(path)
         certificate = None if self.certificate is None else self.certificate.as_json()
         header = {
             "kind": KIND,
@@ -368,9 +375,13 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             "certificate": certificate,
         }
         write_tensors(path, self.state.state_dict(), header)
+        if self.fitted is not None:
+            self.fitted.save(path.with_suffix(".fitted"))
+        elif self.fitting_rows is not None:  # those of an earlier fit are of another table
+            path.with_suffix(".fitted").unlink(missing_ok=True)
 
     @classmethod
-    def load(cls, path: Path) -> "CodebookRelease":
+    def load(cls, path: str | Path) -> "CodebookRelease":
         """Read what :meth:`save` wrote.
 
         The checks guard against accidents: damage, a mix-up, a file of something else. They are no
@@ -382,6 +393,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             CorruptDataError: The file is something else, its table breaks its own rules, or its
                 certificate is impossible or about another table.
         """
+        path = Path(path)
         state, header = read_tensors(path, KIND, REMEDY)
         try:
             if header["kind"] != KIND:

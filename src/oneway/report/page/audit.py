@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneway.attacks import identification_attacks
-from oneway.audit import SEEDS, AuditRecord
+from oneway.auditing import SEEDS, AuditRecord
 from oneway.report import audit, sentences
 from oneway.report.page.blocks import (
     Block,

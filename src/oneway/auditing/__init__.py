@@ -1,0 +1,28 @@
+"""Audit a model: plan, controls, attacks, measures, and flags about them."""
+
+from oneway.auditing.audit_target import AuditTarget
+from oneway.auditing.cluster import AuditJob, audit_on_ray
+from oneway.auditing.controls import CONTROLS, ControlResult
+from oneway.auditing.model_audit import AuditOutcome, ModelAudit
+from oneway.auditing.plan import AuditPlan
+from oneway.auditing.record import AuditRecord
+from oneway.auditing.settings import AuditSettings
+from oneway.auditing.suspicions import SEEDS, unexplained_flags
+from oneway.auditing.understanding import Understanding, understand
+
+__all__ = [
+    "CONTROLS",
+    "SEEDS",
+    "AuditJob",
+    "AuditOutcome",
+    "AuditPlan",
+    "AuditRecord",
+    "AuditSettings",
+    "AuditTarget",
+    "ControlResult",
+    "ModelAudit",
+    "Understanding",
+    "audit_on_ray",
+    "understand",
+    "unexplained_flags",
+]

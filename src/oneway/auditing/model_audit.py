@@ -1,0 +1,253 @@
+"""Audit a model: all attackers, their controls, and a verdict that can be checked."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from oneway.attacks import inversion_attacks
+from oneway.auditing.audit_target import Answers, AuditTarget, ask, has_gradient
+from oneway.auditing.controls import ControlResult, controls_for
+from oneway.auditing.examples import examples_of
+from oneway.auditing.measures import SeedResult, measure, utility
+from oneway.auditing.pacing import measure_costs
+from oneway.auditing.plan import AuditPlan, make_plan
+from oneway.auditing.record import AuditRecord, Findings, compose_record
+from oneway.auditing.settings import AuditSettings
+from oneway.auditing.suspicions import suspicions
+from oneway.auditing.tasks import SEED_TASK, AuditContext, AuditTasks, Matched, TaskResult, tasks_of
+from oneway.auditing.understanding import Understanding, understand
+from oneway.data import ProgressCallback, no_progress
+from oneway.defenses.identity import Identity
+from oneway.errors import OnewayError
+from oneway.evaluation.flags import Flag
+from oneway.evaluation.matching import MatchingResult
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.settings import is_simulated
+from oneway.evaluation.store import Store
+from oneway.metrics import Embedder
+from oneway.metrics.reidentification import features_of
+from oneway.targets import DefendedTarget
+
+Executor = Callable[[AuditContext, Sequence[str]], Iterator[TaskResult | OnewayError]]
+"""Runs the tasks of an audit; yields the result of each, or the error that the task raised on
+purpose, in the order of the tasks."""
+
+
+@dataclass(frozen=True)
+class AuditOutcome:
+    """The results of an audit.
+
+    Attributes:
+        record: All results except those of single queries.
+        queries: Columns with a value for each seed, attacker and test query.
+        pictures: Images of the record's examples, uint8, by view; empty for tables of records.
+    """
+
+    record: AuditRecord
+    queries: dict[str, Any]
+    pictures: dict[str, Any]
+
+
+@dataclass
+class _Collected:
+    """The results of an audit's tasks, by their types."""
+
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+    controls: dict[str, ControlResult] = field(default_factory=dict)
+    flags: list[Flag] = field(default_factory=list)
+    seeds: list[SeedResult] = field(default_factory=list)
+    stopped: str | None = None
+
+
+class ModelAudit:
+    """An audit of a release."""
+
+    def __init__(
+        self,
+        audited: AuditTarget,
+        store: Store,
+        settings: AuditSettings | None = None,
+        *,
+        seed: int = 0,
+        report: ProgressCallback = no_progress,
+        understanding: Understanding | None = None,
+        embedder: Embedder | None = None,
+    ) -> None:
+        """Prepare; nothing is asked yet.
+
+        Args:
+            audited: Model, data and release.
+            store: Store of trained networks; a rerun trains only what is missing.
+            settings: Settings of the audit; None: a full audit.
+            seed: First of the seeds.
+            report: Progress callback.
+            understanding: From :func:`~oneway.auditing.understand`, if that was called already.
+            embedder: Describes true inputs and reconstructions for re-identification, such as a
+                network that recognizes faces. It must share nothing with the target. None:
+                principal components of the auxiliary rows.
+        """
+        self.audited, self.store, self.understanding = audited, store, understanding
+        self.settings = settings or AuditSettings.for_rows(len(audited.auxiliary))
+        self.seed, self.report, self.embedder = seed, report, embedder
+        self.tasks = AuditTasks(audited, store, self.settings, seed, report)
+        self._begin = 0.0
+
+    def run(self, executor: Executor | None = None) -> AuditOutcome:
+        """Query the model, plan, attack, run the controls, and judge.
+
+        Args:
+            executor: Runs the tasks on a cluster; None: this process runs them in turn.
+
+        Raises:
+            InvalidTensorError: The embedder returns features of another type or shape, or NaN.
+            OnewayError: The model or a task of the audit fails. If a seed fails and other seeds
+                are done, the audit ends with those seeds instead.
+        """
+        self._begin = time.perf_counter()
+        context = self._prepare()
+        # A guard that is at hand cannot be built anew at twice its strength.
+        rebuilt = "none" if self.audited.guard else self.audited.release.defense
+        names = tasks_of(context.plan, rebuilt, self.seed)
+        run = self._one_by_one if executor is None else executor
+        collected = self._collect(run(context, names))
+        plan, results, controls = context.plan, collected.seeds, collected.controls
+        if len(results) < plan.seeds and collected.stopped is None:
+            late = f"{plan.seeds - len(results)} of {plan.seeds} seeds"
+            plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
+        images = self.audited.auxiliary[context.rows]
+        fitted, answers = self.tasks.build(context.clean), context.answers
+        measures = measure(results[0], self.audited, images, self.seed, self.embedder)
+        useful = utility(self.audited, answers, fitted.defense)
+        flags = [
+            *answers.flags,
+            *collected.flags,
+            *suspicions(
+                results,
+                self.settings.seeds,
+                controls,
+                fitted.defense,
+                useful,
+            ),
+        ]
+        examples, pictures = examples_of(results[0], self.audited, answers)
+        findings = Findings(
+            plan=plan,
+            seed_results=results,
+            controls=controls,
+            flags=flags,
+            measures=measures,
+            utility=useful,
+            fitted=fitted,
+            answers=answers,
+            stopped=collected.stopped,
+            examples=examples,
+            matching=collected.matching,
+            seconds=self._spent(),
+            understanding=self.understanding,
+        )
+        record = compose_record(self.audited, findings, self.seed)
+        return AuditOutcome(record, measures.queries(results), pictures)
+
+    def _prepare(self) -> AuditContext:
+        """Query the model, plan, and find the epochs at which decoders of clean scores converge."""
+        audited = self.audited
+        if self.embedder is not None:  # refused now, and not after hours of attacks
+            features_of(self.embedder, audited.test[:2])
+        self.report("ask the model", 0.0)
+        if self.understanding is None:
+            self.understanding = understand(audited)
+        clean = DefendedTarget(audited.target, Identity())(audited.auxiliary)
+        fitted = self.tasks.build(clean)
+        answers = ask(audited, fitted.defense, clean)
+        self.report("ask the model", 1.0)
+        costs = measure_costs(audited, self.settings, answers, fitted, self.seed)
+        plan = make_plan(self._full_plan(answers), costs, self.settings.minutes)
+        # In random order, since files are often sorted by class, and controls take the first rows.
+        order = Stream(self.seed, "auxiliary rows").generator()
+        rows = torch.randperm(len(clean), generator=order)[: plan.auxiliary].to(clean.device)
+        answers = dataclasses.replace(
+            answers, clean=answers.clean[rows], released=answers.released[rows]
+        )
+        minutes = self.settings.minutes
+        left = math.inf if minutes is None else 60 * minutes - self._spent()
+        context = AuditContext(plan, rows, clean, answers, plan.first_epochs, time.time() + left)
+        images = audited.auxiliary[rows]
+        epochs = self.tasks.clean_epochs(plan, answers.clean, images, context.is_late)
+        return dataclasses.replace(context, epochs=epochs)
+
+    def _collect(self, outcomes: Iterator[TaskResult | OnewayError]) -> "_Collected":
+        """Sort results of tasks by their types; say why the seeds ended early, if they did."""
+        collected = _Collected()
+        for result in outcomes:
+            if isinstance(result, SeedResult):
+                collected.seeds.append(result)
+            elif isinstance(result, list):
+                collected.flags += result
+            elif isinstance(result, dict):
+                collected.controls = result
+            elif isinstance(result, Matched):
+                collected.matching = result.by_gallery
+            # If the model fails now, the finished seeds are kept.
+            elif collected.seeds:
+                collected.stopped = f"{type(result).__name__}: {result}"
+                break
+            else:
+                raise result
+        return collected
+
+    def _one_by_one(
+        self, context: AuditContext, names: Sequence[str]
+    ) -> Iterator[TaskResult | OnewayError]:
+        """Run all tasks in this process; leave out seeds without enough time."""
+        done = 0
+        for name in names:
+            is_seed = name.startswith(SEED_TASK)
+            if is_seed and done and self._is_late(done):
+                return
+            try:
+                yield self.tasks.run(name, context)
+            except OnewayError as error:
+                yield error
+            done += is_seed
+
+    def _full_plan(self, answers: Answers) -> AuditPlan:
+        """Return the plan of a full audit, without regard to time."""
+        available = {"clean", "query", "candidates"}
+        available |= {"random"} if answers.random else set()
+        available |= {"simulated_defenses"} if is_simulated(self.audited.release) else set()
+        available |= {"differentiable_logits"} if has_gradient(self.audited) else set()
+        attacks = tuple(
+            name
+            for name, attack in inversion_attacks().items()
+            if attack.reads_query and attack.applies(available)
+        )
+        settings = self.settings
+        classes = answers.clean.shape[-1]
+        return AuditPlan(
+            attacks=attacks,
+            input_transforms=settings.input_transforms,
+            widths=settings.widths,
+            repeats=settings.repeats,
+            most_epochs=settings.most_epochs,
+            first_epochs=settings.first_epochs,
+            controls=controls_for(attacks, classes) if settings.controls else (),
+            seeds=settings.seeds,
+            auxiliary=len(self.audited.auxiliary),
+            detection=True,
+        )
+
+    def _is_late(self, seeds_done: int) -> bool:
+        """Return whether another seed would exceed the target run time."""
+        if self.settings.minutes is None:
+            return False
+        spent = self._spent()
+        return spent + spent / (seeds_done + 1) > 60 * self.settings.minutes
+
+    def _spent(self) -> float:
+        """Return the seconds since the audit began."""
+        return time.perf_counter() - self._begin

@@ -1,0 +1,324 @@
+"""Plan an audit that fits the target run time, and list what is left out for it."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from oneway.attacks import Workload, inversion_attacks
+from oneway.auditing.controls import CONTROLS
+from oneway.evaluation.detection import detection_multiplications
+from oneway.evaluation.matching import matching_queries
+from oneway.inversion import TrainingSettings, decoder_grid
+
+FULL_AUDIT_TRANSFORMS = ("standardized", "within-label", "leading", "faithful")
+"""Input transforms of a full audit: the whole registry, the most robust first."""
+
+WIDTHS = (16, 32)
+"""Channels of the last hidden layer of a decoder."""
+
+FIRST_EPOCHS = 6
+"""Epochs at which the search for convergence begins."""
+
+LEAST_STEPS = 600
+"""Least steps of a decoder in the shortest training of that search."""
+
+MOST_EPOCHS = 48
+"""Epochs at which the search for convergence ends."""
+
+REPEATS = (10, 100)
+"""Numbers of answers to the same query that averaging tries."""
+
+CONTROL_ROWS = 4000
+"""Most auxiliary images that decoders of controls are trained on."""
+
+CONTROL_TEST = 2000
+"""Most test queries that controls are graded on."""
+
+SINGLE_QUERIES = 200
+"""Single queries that are timed at the end, with and without the defense."""
+
+SHARE_TRAINED = 0.7
+"""Expected share of a model selection's epochs: training stops early for decoders that trail."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Times and sizes, measured before planning.
+
+    Attributes:
+        training: Seconds of an epoch per auxiliary row, by a decoder's input transform and width.
+        asking: Seconds per query of the release, in a batch.
+        single: Seconds of a query by itself.
+        solving: Seconds per multiplication, in float64 linear systems.
+        auxiliary: Number of auxiliary rows.
+        test: Number of test queries.
+        entries: Number of entries of an input, such as pixels.
+    """
+
+    training: Mapping[tuple[str, int], float]
+    asking: float
+    single: float
+    solving: float
+    auxiliary: int
+    test: int
+    entries: int
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """Attackers, decoders, controls and run time of an audit.
+
+    Attributes:
+        attacks: Registered names of the attacks, each with the same decoders.
+        input_transforms: Input transforms in each model selection.
+        widths: Decoder widths in each model selection.
+        repeats: Numbers of answers to the same query that averaging tries.
+        most_epochs: Epochs at which the search for convergence ends, as far as there is time.
+        controls: Names of the controls.
+        seeds: Number of seeds; each repeats all attacks.
+        auxiliary: Number of auxiliary rows that are used.
+        left_out: Parts of a full audit that are left out, in words.
+        seconds: Expected run time, in seconds.
+        first_epochs: Epochs at which the search for convergence begins.
+        detection: Whether the detection limit is searched where the attack fails; False in older
+            records.
+    """
+
+    attacks: tuple[str, ...]
+    input_transforms: tuple[str, ...]
+    widths: tuple[int, ...]
+    repeats: tuple[int, ...]
+    most_epochs: int
+    controls: tuple[str, ...]
+    seeds: int
+    auxiliary: int
+    left_out: tuple[str, ...] = ()
+    seconds: float = 0.0
+    first_epochs: int = FIRST_EPOCHS
+    detection: bool = False
+
+
+def first_epochs_for(rows: int) -> int:
+    """Return the epochs at which the search for convergence begins.
+
+    With few rows an epoch has few steps, so that there must be more epochs.
+
+    Args:
+        rows: Number of auxiliary rows.
+    """
+    steps = -(-rows // TrainingSettings().batch_size)
+    return max(FIRST_EPOCHS, -(-LEAST_STEPS // steps))
+
+
+def settings_for(epochs: int) -> TrainingSettings:
+    """Return the training settings of a decoder of an audit: one cycle of ``epochs``."""
+    return TrainingSettings(
+        epochs=epochs,
+        learning_rate=0.01,
+        schedule="one-cycle",
+        grace=max(2, epochs // 3),
+    )
+
+
+def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -> float:
+    """Return the expected run time of a plan, in seconds.
+
+    Args:
+        plan: The plan.
+        costs: Measured costs.
+        epochs: Epochs at which decoders converge, a power of two times the first epochs; None:
+            twice the first epochs, or the first where the plan ends there.
+    """
+    attacks = inversion_attacks()
+    first, rows, price = plan.first_epochs, plan.auxiliary, costs.training
+    if epochs is None:
+        epochs = _expected_epochs(plan)
+    decoders = decoder_grid(plan.input_transforms, plan.widths)
+    leader, *others = (price[decoder.input_transform, decoder.width] for decoder in decoders)
+    # The first decoder is trained with each number of epochs on the way; the rest only once.
+    searched = (2 * epochs - first) * leader
+    selection = rows * (searched + SHARE_TRAINED * epochs * sum(others))
+    workload = Workload(rows, costs.test, plan.repeats, costs.entries)
+    # An attacker that simulates the defense trains another surrogate first.
+    selections = sum(
+        attacks[name].model_selections(workload) + ("simulated_defenses" in attacks[name].requires)
+        for name in plan.attacks
+    )
+    extra = sum(attacks[name].extra_queries(workload) for name in plan.attacks)
+    queries = rows + costs.test + extra
+    timing = 2 * SINGLE_QUERIES * costs.single
+    once = _control_seconds(plan, costs, epochs) + timing
+    random = any("random" in attacks[name].requires for name in plan.attacks)
+    matched = Workload(rows, costs.test, plan.repeats if random else (1,))
+    once += matching_queries(matched) * costs.asking
+    # Attackers without decoders have nothing in the store: each release is solved anew.
+    multiplications = sum(
+        (1 + attacks[name].attacks_clean_scores) * attacks[name].multiplications(workload)
+        for name in plan.attacks
+    )
+    if plan.detection:
+        multiplications += detection_multiplications(workload, plan.attacks)
+    each = selection * selections + queries * costs.asking + multiplications * costs.solving
+    return once + plan.seeds * each
+
+
+def _expected_epochs(plan: AuditPlan) -> int:
+    """Return the epochs at which a search ends where twice the first epochs gain nothing."""
+    twice = 2 * plan.first_epochs
+    return twice if twice <= plan.most_epochs else plan.first_epochs
+
+
+def _control_seconds(plan: AuditPlan, costs: Costs, epochs: int) -> float:
+    """Return the seconds of controls: a decoder each, and a decoder for each kind of reference."""
+    controls = [CONTROLS[name] for name in plan.controls]
+    transforms = [control.input_transform for control in controls]
+    transforms += {
+        control.input_transform
+        for control in controls
+        if control.reference is None and control.expected != "read"
+    }
+    transforms += [control.input_transform for control in controls if control.reference is not None]
+    rows = min(plan.auxiliary, CONTROL_ROWS)
+    width = min(plan.widths)
+    seconds = sum(costs.training[transform, width] for transform in transforms if transform)
+    asking = any("query" in inversion_attacks()[control.attack].requires for control in controls)
+    queries = rows + min(costs.test, CONTROL_TEST) if asking else 0
+    return seconds * rows * epochs + queries * costs.asking
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A part of a plan that is left out when time is short.
+
+    Attributes:
+        apply: Returns a plan without the part; the same plan where the part is not in it.
+        describe: Returns the missing part in words, given the full and the final plan; empty where
+            nothing is missing.
+    """
+
+    apply: Callable[[AuditPlan], AuditPlan]
+    describe: Callable[[AuditPlan, AuditPlan], str]
+
+
+def reductions(full: AuditPlan) -> list[Reduction]:
+    """Return the parts that a full plan may leave out, the least important first."""
+    attacks = [inversion_attacks()[name] for name in full.attacks]
+    early = [_without(attack.name) for attack in attacks if attack.left_out == "early"]
+    late = [_without(attack.name) for attack in attacks if attack.left_out == "late"]
+    repeating = [name for name in full.attacks if _repeats(name)]
+    return [
+        Reduction(
+            lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
+            lambda whole, plan: (
+                f"decoders of width {', '.join(map(str, sorted({*whole.widths} - {*plan.widths})))}"
+                if plan.widths != whole.widths and max(whole.widths) in plan.widths
+                else ""
+            ),
+        ),
+        *early,
+        Reduction(
+            lambda plan: (
+                dataclasses.replace(plan, repeats=(min(plan.repeats),))
+                if {*repeating} & {*plan.attacks}
+                else plan
+            ),
+            lambda whole, plan: (
+                f"{' and '.join(repeating)} of more than {min(whole.repeats)} answers"
+                if plan.repeats != whole.repeats
+                else ""
+            ),
+        ),
+        Reduction(
+            lambda plan: dataclasses.replace(plan, seeds=1),
+            lambda whole, plan: (
+                f"{whole.seeds - plan.seeds} of {whole.seeds} seeds"
+                if plan.seeds < whole.seeds
+                else ""
+            ),
+        ),
+        Reduction(
+            lambda plan: dataclasses.replace(
+                plan,
+                input_transforms=tuple(name for name in plan.input_transforms if name != "faithful")
+                or plan.input_transforms,
+            ),
+            lambda whole, plan: (
+                "the faithful input transform"
+                if plan.input_transforms != whole.input_transforms
+                else ""
+            ),
+        ),
+        Reduction(
+            lambda plan: dataclasses.replace(plan, detection=False),
+            lambda whole, plan: "the detection limit" if plan.detection != whole.detection else "",
+        ),
+        *late,
+        Reduction(
+            lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
+            lambda whole, plan: (
+                ""
+                if max(whole.widths) in plan.widths
+                else f"decoders of another width than {min(whole.widths)}"
+            ),
+        ),
+    ]
+
+
+def make_plan(
+    full: AuditPlan, costs: Costs, minutes: float | None, *, least_rows: int = 1000
+) -> AuditPlan:
+    """Leave parts out of a full plan until it fits, the least important first.
+
+    Args:
+        full: Plan of a full audit.
+        costs: Measured costs.
+        minutes: Target run time, in minutes; None: no limit.
+        least_rows: Least number of auxiliary rows that are used, where there are so many.
+
+    Returns:
+        The plan, with what it leaves out. If the smallest plan does not fit, it is returned even
+        so, and its ``seconds`` exceed the target run time.
+    """
+    limit = math.inf if minutes is None else 60 * minutes
+    plan, steps = full, reductions(full)
+    for step in steps:
+        if estimate_seconds(plan, costs) <= limit:
+            break
+        plan = step.apply(plan)
+    if estimate_seconds(plan, costs) > limit:
+        # Half of the rows would save as much, and would weaken attackers that train no decoder.
+        plan = dataclasses.replace(plan, most_epochs=plan.first_epochs)
+    # The first epochs stay. With more epochs for fewer rows, the steps and so the time would hardly
+    # fall.
+    while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least_rows:
+        plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
+    longest = _expected_epochs(plan)
+    while 2 * longest <= plan.most_epochs and estimate_seconds(plan, costs, 2 * longest) <= limit:
+        longest *= 2
+    if 2 * longest <= plan.most_epochs:
+        plan = dataclasses.replace(plan, most_epochs=longest)
+    missing = [step.describe(full, plan) for step in steps]
+    if plan.auxiliary < full.auxiliary:
+        missing.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
+    return dataclasses.replace(
+        plan,
+        left_out=tuple(words for words in missing if words),
+        seconds=estimate_seconds(plan, costs),
+    )
+
+
+def _repeats(name: str) -> bool:
+    """Return whether an attack repeats the same query."""
+    few, many = (inversion_attacks()[name].extra_queries(Workload(1, 1, (n,))) for n in (1, 2))
+    return few != many
+
+
+def _without(attack: str) -> Reduction:
+    def apply(plan: AuditPlan) -> AuditPlan:
+        kept = tuple(name for name in plan.attacks if name != attack)
+        return dataclasses.replace(plan, attacks=kept)
+
+    return Reduction(
+        apply, lambda _, plan: "" if attack in plan.attacks else f"the {attack} attacker"
+    )

@@ -1,0 +1,325 @@
+"""The typed record of an audit: all of its results except those of single queries."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from oneway.attacks import LabelOnly
+from oneway.auditing.audit_target import Answers, AuditTarget
+from oneway.auditing.controls import ControlResult, failed_controls
+from oneway.auditing.measures import (
+    PRINCIPAL_COMPONENTS,
+    Measures,
+    SeedResult,
+    convergence_over,
+)
+from oneway.auditing.plan import AuditPlan
+from oneway.auditing.understanding import Understanding
+from oneway.defenses import guard_version
+from oneway.evaluation.convergence import Convergence
+from oneway.evaluation.defenders import FittedDefense
+from oneway.evaluation.flags import Flag
+from oneway.evaluation.matching import MatchingResult
+from oneway.evaluation.numerics import numerics_of
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import (
+    BaselineErrors,
+    Environment,
+    Provenance,
+    TypedRecord,
+    environment,
+    json_values,
+)
+from oneway.evaluation.store import fingerprint
+from oneway.evaluation.verdict import Verdict, errors_on, least_confident
+from oneway.metrics import Interval, bootstrap_gap
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord(TypedRecord):
+    """The results of an audit.
+
+    Attributes:
+        release: Name of the release.
+        defense: Registered name of the defense, or ``"guarded endpoint"``.
+        options: Options of the defense.
+        auxiliary: Auxiliary rows that were used.
+        queries: Test queries.
+        classes: Number of classes, K.
+        shape: Shape of one query.
+        plan: Attackers, decoders and controls, with what was left out.
+        seeds: Seeds that were run.
+        stopped: Why seeds are missing, if the model failed after the first seed; else None.
+        errors: Mean squared error per pixel of each attacker, mean over seeds.
+        reconstructors: Name of the reconstructor that each attacker chose, on the first seed.
+        strongest: Strongest attacker of each seed.
+        baselines: Errors of the baselines, means over seeds.
+        adaptive_error: Error of the strongest attacker, mean over seeds.
+        closed_gap: G, of errors that are averaged over seeds; None where there is no gap. Where
+            the attack failed, it is no measurement.
+        closed_gap_by_seed: G of each seed.
+        closed_gap_interval: 95 % interval of G over queries.
+        closed_gap_least_confident: G over the least confident 5 % of queries.
+        closed_gap_least_confident_interval: Its 95 % interval.
+        least_confident_queries: Number of the least confident queries.
+        label_changes: Number of queries with another released label than the model's.
+        keeps_label: Whether the defense promises to keep labels.
+        random: Whether the same query is answered differently each time.
+        controls: Result of each control, by name.
+        void: Whether a control failed.
+        flags: Suspicious facts about the release or the audit.
+        privacy: Similarity and re-identification by ``released``, ``clean`` and ``label``.
+        reidentified: Shares of re-identified queries, by attacker on the release.
+        utility: Quality, distortion and cost for users and the server.
+        defender_training_seconds: Seconds that the defense trained.
+        examples: Queries that are shown, with errors.
+        seconds: Seconds that the audit took.
+        environment: Software and hardware.
+        provenance: Code, date, data and model.
+        command: The command as it was typed, without credentials; None from Python.
+        understanding: What the audit understood of model and data; None in older records.
+        convergence: Epochs of each attacker's decoders on the release, and whether twice as many
+            gain nothing, on the seed that converged least; no entry for an attacker that trains no
+            decoder; empty in older records.
+        clean_convergence: The same on clean scores.
+        numerics: Version of each attacker that took part, on the release or on clean scores; empty
+            in records that are older than versions.
+        attack_failed: Whether no trained attacker beats the label, on some seed; None in older
+            records, of which :meth:`failed` says what their intervals say.
+        detection_limit: Smallest known leak that the attackers find on every seed, as a share of
+            the gap; None if they find none, if the attack did not fail, if there was no time for
+            the search, and in older records.
+        closed_gap_at_least: Bound of G where the attack failed, the lowest of all seeds; None if
+            nothing can be claimed.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery; empty in older
+            records.
+        embedder: Name of the embedder that re-identified queries.
+        guard_version: Version of the guard, if it was given as it serves; else None.
+    """
+
+    subject: ClassVar = "an audit"
+
+    release: str
+    defense: str
+    options: Mapping[str, Any]
+    auxiliary: int
+    queries: int
+    classes: int
+    shape: tuple[int, ...]
+    plan: AuditPlan
+    seeds: tuple[int, ...]
+    stopped: str | None
+    errors: Mapping[str, float]
+    reconstructors: Mapping[str, str]
+    strongest: tuple[str, ...]
+    baselines: BaselineErrors
+    adaptive_error: float
+    closed_gap: float | None
+    closed_gap_by_seed: tuple[float | None, ...]
+    closed_gap_interval: Interval | None
+    closed_gap_least_confident: float | None
+    closed_gap_least_confident_interval: Interval | None
+    least_confident_queries: int
+    label_changes: int
+    keeps_label: bool
+    random: bool
+    controls: Mapping[str, ControlResult]
+    void: bool
+    flags: tuple[Flag, ...]
+    privacy: Mapping[str, Any]
+    reidentified: Mapping[str, Any]
+    utility: Mapping[str, Any]
+    defender_training_seconds: float
+    examples: Mapping[str, Any]
+    seconds: float
+    environment: Environment
+    provenance: Provenance
+    command: str | None = None
+    understanding: Understanding | None = None
+    convergence: Mapping[str, Convergence] = field(default_factory=dict)
+    clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
+    numerics: Mapping[str, int] = field(default_factory=dict)
+    attack_failed: bool | None = None
+    detection_limit: float | None = None
+    closed_gap_at_least: float | None = None
+    matching: Mapping[str, MatchingResult] = field(default_factory=dict)
+    embedder: str = PRINCIPAL_COMPONENTS
+    guard_version: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the attack failed; of an older record, whether its interval of G reaches 1."""
+        if self.attack_failed is not None:
+            return self.attack_failed
+        interval = self.closed_gap_interval
+        reaches = interval is not None and interval.high >= 1
+        return reaches or LabelOnly.name in self.strongest
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The results of an audit's tasks, before they are summed up.
+
+    Attributes:
+        plan: Attackers, decoders and controls, with what was left out.
+        seed_results: Result of each seed that was run.
+        controls: Result of each control, by name.
+        flags: Suspicious facts about the release or the audit.
+        measures: Similarity and re-identification, of the first seed.
+        utility: Quality, distortion and cost for users and the server.
+        fitted: The defense, ready to answer.
+        answers: Answers of the model and of the release.
+        stopped: Why seeds are missing, if the model failed after the first seed; else None.
+        examples: Queries that are shown, with errors.
+        matching: Shares of queries that ``matching`` identifies, by kind of gallery.
+        seconds: Seconds that the audit took.
+        understanding: What the audit understood of model and data.
+    """
+
+    plan: AuditPlan
+    seed_results: Sequence[SeedResult]
+    controls: Mapping[str, ControlResult]
+    flags: Sequence[Flag]
+    measures: Measures
+    utility: Mapping[str, Any]
+    fitted: FittedDefense
+    answers: Answers
+    stopped: str | None
+    examples: Mapping[str, Any]
+    matching: Mapping[str, MatchingResult]
+    seconds: float
+    understanding: Understanding | None
+
+
+def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> AuditRecord:
+    """Return the record of an audit.
+
+    Args:
+        audited: Model, data and release.
+        findings: Results of the audit's tasks.
+        seed: First of the seeds; draws the bootstrap's queries.
+    """
+    results, answers = findings.seed_results, findings.answers
+    names = list(results[0].results)
+    tail = least_confident(answers.clean_test)
+    interval = _gap_interval(results, seed, lambda result: result.strongest.errors)
+    tail_interval = _gap_interval(
+        results,
+        seed,
+        lambda result: errors_on(tail, result.results, result.verdict.strongest),
+        tail,
+    )
+    return AuditRecord(
+        release=audited.release.name,
+        defense="guarded endpoint" if audited.guarded else audited.release.defense,
+        options=json_values(audited.release.options),
+        auxiliary=findings.plan.auxiliary,
+        queries=len(audited.test),
+        classes=answers.clean.shape[-1],
+        shape=tuple(audited.test.shape[1:]),
+        plan=findings.plan,
+        seeds=tuple(result.seed for result in results),
+        stopped=findings.stopped,
+        errors={name: _mean([result.results[name].error for result in results]) for name in names},
+        reconstructors={name: results[0].results[name].reconstructor for name in names},
+        strongest=tuple(result.verdict.strongest for result in results),
+        baselines=_mean_baselines(results),
+        adaptive_error=_mean([result.verdict.adaptive_error for result in results]),
+        # G of the mean errors over seeds: a mean of ratios would follow the seed of the smallest
+        # gap.
+        closed_gap=interval.estimate if interval else None,
+        closed_gap_by_seed=tuple(result.verdict.closed_gap for result in results),
+        closed_gap_interval=interval,
+        closed_gap_least_confident=tail_interval.estimate if tail_interval else None,
+        closed_gap_least_confident_interval=tail_interval,
+        least_confident_queries=len(tail),
+        label_changes=answers.label_changes,
+        keeps_label=audited.guarded is None and findings.fitted.defense.keeps_label,
+        random=answers.random,
+        controls=findings.controls,
+        void=bool(failed_controls(findings.controls)),
+        flags=tuple(findings.flags),
+        privacy=findings.measures.summary,
+        reidentified=findings.measures.reidentified,
+        utility=findings.utility,
+        defender_training_seconds=findings.fitted.seconds,
+        examples=findings.examples,
+        seconds=findings.seconds,
+        environment=environment(audited.test.device),
+        provenance=Provenance.now(
+            fingerprint(audited.auxiliary, audited.test), audited.model_fingerprint()
+        ),
+        understanding=findings.understanding,
+        convergence=convergence_over([result.results for result in results]),
+        clean_convergence=convergence_over([result.clean_results for result in results]),
+        numerics=numerics_of((*results[0].baselines.attackers, *names)),
+        **_bound([result.verdict for result in results], interval),
+        matching=findings.matching,
+        embedder=findings.measures.embedder,
+        guard_version=None if audited.guard is None else guard_version(audited.guard),
+    )
+
+
+def _bound(verdicts: Sequence[Verdict], interval: Interval | None) -> dict[str, Any]:
+    """Return whether the attack failed on some seed, and what may be claimed then.
+
+    Args:
+        verdicts: Verdict of each seed.
+        interval: Interval of G; None where there is no gap. It counts for seeds that did not fail.
+    """
+    failed = [verdict for verdict in verdicts if verdict.attack_failed]
+    if not failed:
+        return {"attack_failed": False}
+    limits = [verdict.detection_limit for verdict in failed]
+    bounds = [verdict.closed_gap_at_least for verdict in failed]
+    if len(failed) < len(verdicts):
+        low = None if interval is None else max(0.0, interval.low)
+        bounds.append(low)
+    known_limits = [limit for limit in limits if limit is not None]
+    known_bounds = [bound for bound in bounds if bound is not None]
+    return {
+        "attack_failed": True,
+        "detection_limit": max(known_limits) if len(known_limits) == len(limits) else None,
+        "closed_gap_at_least": min(known_bounds) if len(known_bounds) == len(bounds) else None,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_baselines(results: Sequence[SeedResult]) -> BaselineErrors:
+    baselines = [BaselineErrors.of(result.baselines) for result in results]
+    return BaselineErrors(
+        *(
+            _mean([getattr(each, name) for each in baselines])
+            for name in ("clean", "label", "prior")
+        )
+    )
+
+
+def _gap_interval(
+    results: Sequence[SeedResult],
+    seed: int,
+    errors: Callable[[SeedResult], Tensor],
+    rows: Tensor | None = None,
+) -> Interval | None:
+    """Return the bootstrap interval of G over queries, of mean errors over seeds.
+
+    Args:
+        results: Result of each seed.
+        seed: Seed of the bootstrap.
+        errors: Returns ``(n)`` errors of a seed's attacker.
+        rows: ``(n)`` row numbers of the queries; None: all queries.
+    """
+    index = slice(None) if rows is None else rows
+    adaptive = torch.stack([errors(result) for result in results]).mean(0)
+    clean = torch.stack([result.baselines.clean[index] for result in results]).mean(0)
+    label = torch.stack([result.baselines.label[index] for result in results]).mean(0)
+    if float(clean.mean()) >= float(label.mean()):
+        return None
+    generator = Stream(seed, "bootstrap").generator()
+    return bootstrap_gap(adaptive, clean, label, generator=generator)

@@ -1,0 +1,383 @@
+"""The independent tasks of an audit: matching, controls, twice the strength, and the seeds.
+
+A task queries and trains with its own random streams. Its result depends neither on the machine nor
+on the order of the tasks, unless time runs out.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from oneway.attacks import inversion_attacks
+from oneway.auditing.audit_target import Answers, AuditTarget, access, clean_access
+from oneway.auditing.control_runs import ControlRun
+from oneway.auditing.controls import ControlResult
+from oneway.auditing.measures import SeedResult
+from oneway.auditing.plan import AuditPlan, settings_for
+from oneway.auditing.settings import AuditSettings
+from oneway.auditing.suspicions import LUCK
+from oneway.contracts import AttackerKnowledge
+from oneway.data import ProgressCallback, no_progress
+from oneway.defenses import effective_options, strength_option
+from oneway.defenses.identity import Identity
+from oneway.evaluation import (
+    Flag,
+    GalleryMatching,
+    MatchedScores,
+    MatchingResult,
+    judge,
+    standard_error,
+    take_baselines,
+)
+from oneway.evaluation.attackers import (
+    Attackers,
+    CleanErrors,
+    label_only_error,
+    prepare_attackers,
+)
+from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense
+from oneway.evaluation.detection import detection_limit
+from oneway.evaluation.settings import AttackerSpec, SurrogateSpec
+from oneway.evaluation.store import Store
+from oneway.evaluation.verdict import no_limit
+from oneway.inversion import default_depth
+from oneway.metrics import inversion_errors
+from oneway.targets import DefendedTarget
+
+MATCHING_TASK, CONTROLS_TASK, BUDGET_TASK = "matching", "controls", "twice the strength"
+SEED_TASK = "seed "
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The queries that ``matching`` identifies.
+
+    Attributes:
+        by_gallery: Result of each kind of gallery, by name.
+    """
+
+    by_gallery: Mapping[str, MatchingResult]
+
+
+TaskResult = Matched | dict[str, ControlResult] | list[Flag] | SeedResult
+"""Result of a task: identified queries, results of controls, flags, or the attacks of a seed."""
+
+
+@dataclass(frozen=True)
+class AuditContext:
+    """Results that all tasks of an audit share, as plain values and tensors.
+
+    Attributes:
+        plan: Attackers, decoders and controls.
+        rows: ``(N)`` int64 numbers of the auxiliary rows that are used, in random order.
+        clean: ``(A, K)`` undefended confidences of all auxiliary rows.
+        answers: Answers of the model and of the release, for the rows that are used.
+        epochs: Epochs at which decoders of clean scores converge, for controls.
+        deadline: Time after which no longer training begins, in seconds since 1970; infinite
+            without a target run time.
+    """
+
+    plan: AuditPlan
+    rows: Tensor
+    clean: Tensor
+    answers: Answers
+    epochs: int
+    deadline: float
+
+    def is_late(self) -> bool:
+        """Return whether the target run time is over."""
+        return time.time() > self.deadline
+
+
+def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
+    """Return the names of an audit's tasks, in the order in which a single machine runs them.
+
+    Args:
+        plan: Plan of the audit.
+        release: Registered name of the defense.
+        seed: First of the seeds.
+    """
+    first = (MATCHING_TASK, CONTROLS_TASK) if plan.controls else (MATCHING_TASK,)
+    more = (BUDGET_TASK,) if strength_option(release) is not None else ()
+    return (*first, *more, *(f"{SEED_TASK}{n}" for n in range(seed, seed + plan.seeds)))
+
+
+class AuditTasks:
+    """Runs the tasks of an audit, one at a time."""
+
+    def __init__(
+        self,
+        audited: AuditTarget,
+        store: Store,
+        settings: AuditSettings,
+        seed: int,
+        report: ProgressCallback = no_progress,
+    ) -> None:
+        """Prepare; the model is not queried yet.
+
+        Args:
+            audited: Model, data and release.
+            store: Store of trained networks.
+            settings: Settings of the audit.
+            seed: First of the seeds.
+            report: Progress callback.
+        """
+        self.audited, self.store, self.settings = audited, store, settings
+        self.seed, self.report = seed, report
+        self._fitted: FittedDefense | None = None
+
+    def run(self, name: str, context: AuditContext) -> TaskResult:
+        """Run a task.
+
+        Args:
+            name: Name of the task, from :func:`tasks_of`.
+            context: Results that all tasks share.
+        """
+        if name == MATCHING_TASK:
+            return self._matching(context)
+        if name == CONTROLS_TASK:
+            return ControlRun(
+                context.plan,
+                self.audited,
+                context.answers,
+                self.audited.auxiliary[context.rows],
+                context.epochs,
+                self.store,
+                self.seed,
+                self.report,
+            ).results()
+        if name == BUDGET_TASK:
+            return self._more_budget(context)
+        return self._seed(int(name.removeprefix(SEED_TASK)), name, context)
+
+    def build(self, clean: Tensor) -> FittedDefense:
+        """Build the release's defense, once, since its training may query the model.
+
+        Args:
+            clean: ``(A, K)`` undefended confidences of all auxiliary rows.
+        """
+        guard = self.audited.guard
+        if guard is not None:
+            return FittedDefense(guard, lambda _: guard, 0.0, {})
+        if self._fitted is None:
+            self._fitted = self.defender.build(self.audited.release, self.audited.target, clean)
+        return self._fitted
+
+    @cached_property
+    def defender(self) -> Defender:
+        """The defender, who trains surrogates and states of defenses."""
+        images = self.audited.auxiliary
+        attackers = self.attackers(self.seed, (), images)
+        removed = min(2, default_depth(images.shape[1:]) - 1)
+        surrogate = SurrogateSpec(
+            width=max(self.settings.widths),
+            hidden_layers_removed=removed,
+            training=settings_for(2 * self.settings.first_epochs),
+        )
+        public = DefenderImages(images, attackers.held_out)
+        factors = (0.5, 1.0, 2.0)
+        return Defender(surrogate, factors, public, self.store, attackers.trainer, self.report)
+
+    def attackers(
+        self,
+        seed: int,
+        names: Sequence[str],
+        images: Tensor,
+        plan: AuditPlan | None = None,
+    ) -> Attackers:
+        """Return attackers with equal means, and with the rows that they hold out.
+
+        Args:
+            seed: Seed of the attackers.
+            names: Registered names of the attacks.
+            images: ``(N, ...)`` auxiliary inputs.
+            plan: Plan with the decoders of model selections; None: all decoders.
+        """
+        means = plan or self.settings
+        spec = AttackerSpec(
+            names=tuple(names),
+            input_transforms=means.input_transforms,
+            widths=means.widths,
+            repeats=means.repeats,
+            training=settings_for(means.first_epochs),
+            most_epochs=means.most_epochs,
+        )
+        return prepare_attackers(spec, images, self.store, seed, self.report)
+
+    def clean_epochs(
+        self, plan: AuditPlan, clean: Tensor, images: Tensor, is_late: Callable[[], bool]
+    ) -> int:
+        """Return the epochs at which a decoder of clean scores converges, on the first seed.
+
+        The store keeps its trainings, which the attacks on clean scores need again.
+
+        Args:
+            plan: Plan with the decoders of model selections.
+            clean: ``(N, K)`` undefended confidences of the images.
+            images: ``(N, ...)`` auxiliary inputs.
+            is_late: Returns whether there is no time for a longer training.
+        """
+        attackers = self.attackers(self.seed, (), images, plan)
+        label_error = label_only_error(clean, images, attackers.held_out)
+        return attackers.search(
+            "pace: clean",
+            clean,
+            images,
+            attackers.held_out,
+            lambda held_out_error: label_error - held_out_error,
+            is_late,
+        ).epochs
+
+    def _seed(self, seed: int, name: str, context: AuditContext) -> SeedResult:
+        """Attack clean scores and the release, with a seed."""
+        audited, plan, answers = self.audited, context.plan, context.answers
+        attacks = inversion_attacks()
+        images = audited.auxiliary[context.rows]
+        attackers = self.attackers(seed, plan.attacks, images, plan)
+        simulated = (
+            self.defender.simulated_defenses(audited.release, context.clean)
+            if any("simulated_defenses" in attacks[attack].requires for attack in plan.attacks)
+            else ()
+        )
+        again = self.build(context.clean).again(f"asked again, {name}")
+        allowed = access(audited, again, undeclared=answers.undeclared)
+        knowledge = AttackerKnowledge(
+            images=images,
+            clean=answers.clean,
+            released=answers.released,
+            held_out=attackers.held_out,
+            query=allowed.query,
+            random=answers.random,
+            repeats=plan.repeats,
+            simulated_defenses=simulated,
+            differentiable_logits=allowed.differentiable_logits,
+        )
+        # Clean scores are attacked with the same means, else the gap would be too small.
+        bare = DefendedTarget(audited.target, Identity())
+        undefended = dataclasses.replace(
+            knowledge,
+            released=answers.clean,
+            random=False,
+            differentiable_logits=allowed.differentiable_logits and bare.differentiable_logits,
+        )
+        names = [attack for attack in plan.attacks if attacks[attack].attacks_clean_scores]
+        clean_results = attackers.run(
+            f"seed {seed}, clean",
+            undefended,
+            answers.clean_test,
+            audited.test,
+            names,
+            is_late=context.is_late,
+        )
+        baselines = take_baselines(clean_results, images, audited.test)
+        results = attackers.run(
+            f"seed {seed}",
+            knowledge,
+            answers.trace.released,
+            audited.test,
+            plan.attacks,
+            clean_errors=CleanErrors.of(clean_results.values(), images[attackers.held_out]),
+            is_late=context.is_late,
+        )
+        gap = float((baselines.label - baselines.clean).mean())
+
+        def find_limit() -> float | None:
+            return detection_limit(
+                attackers,
+                answers.clean,
+                audited.test,
+                answers.clean_test,
+                gap,
+                plan.attacks,
+                context.is_late,
+            )
+
+        verdict = judge(
+            results,
+            baselines,
+            answers.clean_test,
+            answers.label_changes,
+            find_limit if plan.detection else no_limit,
+        )
+        if seed != self.seed:
+            # Only reconstructions of the first seed are used; large images would fill the memory.
+            clean_results, results = (
+                {
+                    attack: dataclasses.replace(result, reconstructions=result.reconstructions[:0])
+                    for attack, result in by_attack.items()
+                }
+                for by_attack in (clean_results, results)
+            )
+        return SeedResult(seed, clean_results, results, baselines, verdict, attackers.held_out)
+
+    def _matching(self, context: AuditContext) -> Matched:
+        """Ask about each candidate of galleries that hold the test queries."""
+        audited, answers = self.audited, context.answers
+        self.report(MATCHING_TASK, 0.0)
+        images = audited.auxiliary[context.rows]
+        again = self.build(context.clean).again("asked by matching")
+        clean = AttackerKnowledge(
+            images=images,
+            clean=answers.clean,
+            released=answers.clean,
+            held_out=self.attackers(self.seed, (), images).held_out,
+            query=clean_access(audited, undeclared=answers.undeclared),
+            random=answers.undeclared,
+            repeats=context.plan.repeats,
+        )
+        released = dataclasses.replace(
+            clean,
+            released=answers.released,
+            query=access(audited, again, undeclared=answers.undeclared).query,
+            random=answers.random,
+        )
+        matching = GalleryMatching(
+            audited.test, MatchedScores(clean, answers.clean_test), self.seed, audited.columns
+        )
+        found = matching.results(MatchedScores(released, answers.trace.released))
+        self.report(MATCHING_TASK, 1.0)
+        return Matched(found)
+
+    def _more_budget(self, context: AuditContext) -> list[Flag]:
+        """Attack the release at twice its strength, too, which must not reveal more."""
+        row, plan, answers = self.audited.release, context.plan, context.answers
+        images = self.audited.auxiliary[context.rows]
+        option = str(strength_option(row.defense))  # planned for defenses that have it
+        strength = effective_options(row.defense, row.options)[option]
+        double = 2 * strength
+        stronger = dataclasses.replace(row, options={**row.options, option: double})
+        other = self.defender.build(stronger, self.audited.target, context.clean).defense
+        guard = DefendedTarget(self.audited.target, other)
+        attackers, errors = self.attackers(self.seed, (), images, plan), []
+        for name, shown, released in (
+            ("at its strength", answers.released, answers.trace.released),
+            ("at twice its strength", guard(images), guard(self.audited.test)),
+        ):
+            network, _ = attackers.trainer.train(
+                "attacker",
+                {"input_transform": plan.input_transforms[0], "width": min(plan.widths)},
+                attackers.spec.training_for(context.epochs),
+                shown,
+                images,
+                attackers.held_out,
+                stage=f"budget: {name}",
+            )
+            with torch.no_grad():
+                parts = [network(rows) for rows in released.split(512)]
+            errors.append(inversion_errors(self.audited.test, torch.cat(parts)))
+        gain = errors[0] - errors[1]
+        # Decoders also differ by the luck of their training, and not by the queries alone.
+        slack = LUCK * float(errors[0].mean())
+        if float(gain.mean()) <= max(2 * standard_error(gain), slack):
+            return []
+        detail = (
+            f"at {option} {double:g} a decoder errs by {float(errors[1].mean()):.4f}, at "
+            f"{strength:g} by {float(errors[0].mean()):.4f}: the stronger defense leaks "
+            "more"
+        )
+        return [Flag("more-budget-smaller-gap", detail)]

@@ -1,0 +1,76 @@
+"""`oneway score`: ask a model about queries, and keep queries and scores in one file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oneway.cli.common import (
+    Device,
+    ModelOptions,
+    ModelOutputs,
+    check_suffix,
+    choose_device,
+    command,
+    progress,
+)
+from oneway.cli.paths import Reads, Writes
+from oneway.cli.sources import (
+    Categorical,
+    Channels,
+    Drop,
+    Label,
+    MissingValues,
+    Size,
+    model_options,
+    reading_of,
+)
+
+
+@command
+def score(
+    model: Annotated[
+        str, typer.Argument(help="The undefended model, as `oneway audit` takes it."), Reads()
+    ],
+    queries: Annotated[
+        Path, typer.Argument(help="A folder or file of images, or a table of records.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write, .npz."), Writes()],
+    outputs: ModelOutputs = None,
+    model_option: ModelOptions = None,
+    size: Size = None,
+    channels: Channels = None,
+    label: Label = None,
+    categorical: Categorical = None,
+    drop: Drop = None,
+    missing_value: MissingValues = None,
+    device: Device = "auto",
+) -> None:
+    """Ask a model about queries, and write queries and clean scores into one file.
+
+    The file holds `images` or encoded `records`, in [0, 1], and `logits`: what `choose`,
+    `codebook`, `certify` and `defend` take. Keep it to yourself: it holds the queries and their
+    clean scores.
+
+    For example:
+
+        oneway score model.onnx photos/ --outputs logits --size 64x64 --out scores.npz
+    """
+    from oneway.files import write_npz
+    from oneway.interface import read_scores
+
+    check_suffix(out, "--out", ".npz")
+    with progress(1) as report:
+        logits, shown, _ = read_scores(
+            model,
+            queries,
+            outputs=outputs,
+            device=choose_device(device),
+            reading=reading_of(size, channels, label, categorical, drop, missing_value),
+            report=report,
+            **model_options(model_option, "--model-option"),
+        )
+    assert shown is not None  # noqa: S101  narrows the type: a model is asked about queries
+    name = "images" if shown.ndim == 4 else "records"
+    write_npz(out, {name: shown.cpu().numpy(), "logits": logits.cpu().numpy()})
+    typer.echo(f"wrote {out}: {len(logits)} queries, {logits.shape[-1]} classes")

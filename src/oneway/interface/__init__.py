@@ -1,0 +1,24 @@
+"""The interface of Python: the same words as the command line, which is built on it."""
+
+from oneway.interface.audits import AuditResult, AuditSource, audit, run_audit
+from oneway.interface.codebooks import Choice, certify, choose, fit_codebook, load_guard
+from oneway.interface.data import Reading, read_rows
+from oneway.interface.models import open_model, read_scores
+from oneway.interface.protection import protect
+
+__all__ = [
+    "AuditResult",
+    "AuditSource",
+    "Choice",
+    "Reading",
+    "audit",
+    "certify",
+    "choose",
+    "fit_codebook",
+    "load_guard",
+    "open_model",
+    "protect",
+    "read_rows",
+    "read_scores",
+    "run_audit",
+]

@@ -1,0 +1,402 @@
+"""Fit, choose and certify releases that many queries share, from a model or from its scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from oneway.contracts import Defense
+from oneway.data import ProgressCallback, no_progress
+from oneway.defenses import (
+    ReleaseCandidate,
+    SecretKey,
+    certify_candidate,
+    measure_candidates,
+    open_guard_file,
+    pareto_optimal,
+)
+from oneway.defenses import choose_candidate as choose_within
+from oneway.defenses.candidate_releases import MIN_MEMBERS
+from oneway.defenses.codebook import (
+    NOT_CHECKED,
+    Budget,
+    Certificate,
+    Codebook,
+    CodebookRelease,
+    FitSettings,
+    FittedQueries,
+    HeldOut,
+    certify_together,
+    plant_decoys,
+)
+from oneway.defenses.codebook import certify as certify_table
+from oneway.defenses.codebook.release import Move, Rows
+from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.evaluation import compare_with_clean_scores
+from oneway.interface.data import AS_IT_IS, Reading
+from oneway.interface.models import read_queries, read_scores
+from oneway.interface.query_columns import read_groups, read_sensitive
+from oneway.releases import Outputs
+
+Guard = CodebookRelease | str | Path
+"""A fitted codebook, or its file."""
+
+ENOUGH = 0.9
+"""Share of the largest certified error of all candidates that a release without a budget has."""
+
+
+def fit_codebook(
+    model_or_scores: Any,
+    queries: Any = None,
+    *,
+    max_l1: float | None = None,
+    outputs: Outputs | None = None,
+    budget: Budget | None = None,
+    sensitive: Any = None,
+    groups: Any = None,
+    variants: Tensor | None = None,
+    repeats: int | None = None,
+    training: Any = None,
+    older: Guard | None = None,
+    held_out: float = 0.2,
+    drop_copies: bool = False,
+    inverters: Sequence[nn.Module] = (),
+    decoy_l1: float = 0.02,
+    key: SecretKey | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+    reading: Reading = AS_IT_IS,
+    report: ProgressCallback = no_progress,
+    model_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> CodebookRelease:
+    """Fit a codebook to a model's scores of unlabelled queries, and certify it on others of them.
+
+    For example::
+
+        guard = oneway.fit_codebook(model, images, outputs="logits", max_l1=0.1)
+        guard.save("guard.safetensors")
+
+    Args:
+        model_or_scores: A model, or ``(N, K)`` scores: see
+            :func:`oneway.interface.models.read_scores`.
+        queries: Queries like those to come, which the model was not trained on: see
+            :func:`oneway.interface.data.read_rows`. With scores they may be missing; then no error
+            is certified.
+        max_l1: Budget: mean L1 distance of probabilities that users may lose, in [0, 2].
+        outputs: What the scores are, ``"logits"`` or ``"confidences"``, where neither file nor
+            model says so.
+        budget: Other limits instead of ``max_l1``. Without any, ``settings`` decide.
+        sensitive: A sensitive value of each query, or the file of them: see
+            :func:`oneway.interface.query_columns.read_sensitive`. The certificate states how well
+            an answer reveals it.
+        groups: The person, account or device behind each query, or the file of them: see
+            :func:`oneway.interface.query_columns.read_groups`.
+        variants: ``(N, m, K)`` logits of changed copies: see :meth:`oneway.CodebookRelease.fit`.
+        repeats: Answers to each query, its own among them: a model is asked about changed copies,
+            and the certificate states what several answers tell.
+        training: What the model was trained on, as ``queries``: refused among them.
+        older: A codebook in use, whose cells are cut further, and never joined.
+        held_out: Share of the queries that certify, and do not fit.
+        drop_copies: Count copies of a query once.
+        inverters: Surrogate inverters that decoys are planted against.
+        decoy_l1: Largest move of a vector by a decoy, L1 of probabilities.
+        key: Key of the digests of fitted queries. None: a salt is kept beside them.
+        seed: Seed of the split.
+        device: Where the table is fitted; None: the CPU.
+        reading: How files are read.
+        report: Receives the progress.
+        model_options: Options of the kind of model.
+        **settings: Those of :class:`oneway.defenses.codebook.FitSettings`, such as
+            ``min_members=20``.
+
+    Returns:
+        The guard, with its ``certificate``. ``save`` writes it, and digests of the queries beside
+        it, in a file that the operator keeps.
+
+    Raises:
+        OnewayError: Something cannot be used, or no codebook keeps within the budget.
+    """
+    known = [field.name for field in fields(FitSettings)]
+    for name in settings:
+        if name not in known:
+            raise UnknownNameError("setting of a codebook", name, known)
+    if max_l1 is not None:
+        if budget is not None:
+            raise InvalidOptionError("give max_l1, or a budget with l1_mean, not both.")
+        budget = Budget(l1_mean=max_l1)
+    where = device or torch.device("cpu")
+    scores = read_scores(
+        model_or_scores,
+        queries,
+        outputs=outputs,
+        reading=reading,
+        device=where,
+        report=report,
+        **(model_options or {}),
+    )
+    logits, shown, _ = scores
+    changed = scores.variants(repeats) if variants is None else variants
+    people = read_groups(groups, len(logits))
+    if inverters and shown is None:
+        raise InvalidOptionError("decoys need the queries, too. Pass --queries (queries=...).")
+    release = CodebookRelease.fit(
+        logits.to(where),
+        None if shown is None else shown.to(where),
+        generator=torch.Generator().manual_seed(seed),
+        settings=FitSettings(**settings),
+        budget=budget,
+        held_out=held_out,
+        sensitive=read_sensitive(sensitive, len(logits)),
+        groups=people,
+        drop_copies=drop_copies,
+        variants=None if changed is None else changed.to(where),
+        training=None if training is None else read_queries(training, reading),
+        older=None if older is None else _opened(older).state,
+        move=_decoys(inverters, decoy_l1) if inverters else None,
+        complete=compare_with_clean_scores,
+        on_share=lambda share: report("fit the codebook", share),
+    )
+    assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
+    release.certificate = dated(release.certificate)
+    rows = release.fitting_rows
+    if shown is not None and rows is not None:
+        own = None if people is None else people[rows]
+        release.fitted = FittedQueries.of(release.state.digest(), shown[rows], own, key=key)
+    return release
+
+
+def _decoys(inverters: Sequence[nn.Module], l1_budget: float) -> Move:
+    """Return what plants decoys against inverters."""
+
+    def move(book: Codebook, scores: Tensor, queries: Tensor | None) -> Codebook:
+        assert queries is not None  # noqa: S101  narrows the type; the caller refuses None
+        return plant_decoys(book, scores, queries, inverters, l1_budget=l1_budget)
+
+    return move
+
+
+def load_guard(path: str | Path, *, device: torch.device | None = None) -> CodebookRelease:
+    """Read a guard that ``save`` wrote.
+
+    Args:
+        path: The file.
+        device: Where its table goes; None: the CPU.
+
+    Raises:
+        MissingDataError: The file is not there.
+        CorruptDataError: The file is something else, or damaged.
+    """
+    guard = open_guard_file(Path(path), device=device or torch.device("cpu")).defense
+    assert isinstance(guard, CodebookRelease)  # noqa: S101  narrows the type
+    return guard
+
+
+def certify(
+    guard: Guard,
+    model_or_scores: Any,
+    queries: Any = None,
+    *,
+    outputs: Outputs | None = None,
+    others: Sequence[Guard] = (),
+    groups: Any = None,
+    sensitive: Any = None,
+    variants: Tensor | None = None,
+    repeats: int | None = None,
+    key: SecretKey | None = None,
+    reading: Reading = AS_IT_IS,
+    report: ProgressCallback = no_progress,
+    model_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Certificate:
+    """Certify what a codebook lets out, on queries that it was not fitted to.
+
+    Args:
+        guard: The codebook. Of a file, the digests beside it say whether these queries were
+            fitted; of an object, those of its own fit.
+        model_or_scores: See :func:`fit_codebook`.
+        queries: See there.
+        outputs: See there.
+        others: Further versions, whose answers to the same queries an attacker has.
+        groups: See :func:`fit_codebook`.
+        sensitive: See :func:`fit_codebook`.
+        variants: See :func:`fit_codebook`.
+        repeats: See :func:`fit_codebook`.
+        key: Key of the digests, if one made them.
+        reading: How files are read.
+        report: Receives the progress.
+        model_options: Options of the kind of model.
+        **options: Those of :func:`oneway.defenses.codebook.certify`.
+
+    Raises:
+        OnewayError: These queries cannot certify this codebook.
+    """
+    scores = read_scores(
+        model_or_scores,
+        queries,
+        outputs=outputs,
+        reading=reading,
+        report=report,
+        **(model_options or {}),
+    )
+    logits, shown, _ = scores
+    changed = scores.variants(repeats) if variants is None else variants
+    people = read_groups(groups, len(logits))
+    options |= {"variants": changed, "sensitive": read_sensitive(sensitive, len(logits))}
+    tables = [_opened(each) for each in (guard, *others)]
+    judged = [
+        _held_out(given, table, shown, people, key)
+        for given, table in zip((guard, *others), tables, strict=True)
+    ]
+    # One version that was fitted to these queries spoils the figures of all.
+    options["held_out"] = min(
+        judged, key=lambda each: ("no", "not checked", "yes").index(each.answer)
+    )
+    worst = tables[0].certificate and tables[0].certificate.worst_case
+    if options.get("max_l1_worst") is None and worst:
+        options["max_l1_worst"] = worst.limit
+    table: Any = tables[0].state
+    if others:
+        states = [each.state for each in tables]
+        certificate, table = certify_together(states, logits, shown, groups=people, **options)
+    else:
+        certificate = certify_table(table, logits, shown, groups=people, **options)
+    if shown is not None:
+        certified = Rows(logits, shown, changed)
+        certificate = compare_with_clean_scores(certificate, table, certified, groups=people)
+    return dated(certificate)
+
+
+def _opened(guard: Guard) -> CodebookRelease:
+    return guard if isinstance(guard, CodebookRelease) else load_guard(guard)
+
+
+def _held_out(
+    guard: Guard,
+    release: CodebookRelease,
+    queries: Tensor | None,
+    groups: Tensor | None,
+    key: SecretKey | None,
+) -> HeldOut:
+    """Return whether queries were fitted, by the digests of a fit, if there are any.
+
+    Raises:
+        InvalidOptionError: The digests are of another codebook, or need another key.
+    """
+    fitted = release.fitted
+    if queries is None:
+        return NOT_CHECKED
+    if not isinstance(guard, CodebookRelease):
+        path = Path(guard).with_suffix(".fitted")
+        if not path.is_file():
+            return NOT_CHECKED
+        fitted = FittedQueries.load(path, key)
+        if fitted.table != release.state.digest():
+            raise InvalidOptionError(
+                f"{path} must hold digests of the queries that {guard} was fitted to, but is about "
+                "another codebook. Put the right file there, or move this one away."
+            )
+    return NOT_CHECKED if fitted is None else fitted.judge(queries, groups)
+
+
+def dated(certificate: Certificate) -> Certificate:
+    """Return a certificate that was made today."""
+    return replace(certificate, certified_on=datetime.now(UTC).date().isoformat())
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The release that was chosen among candidates.
+
+    Attributes:
+        guard: The release: a codebook, fitted to all queries but those that certify, or a defense
+            without a table.
+        candidate: It, with its figures on the queries that judged it.
+        certificate: Its certificate, on queries that neither fitted nor chose it.
+        frontier: The candidates that no other beats in both distortion and certified error.
+        candidates: All candidates.
+    """
+
+    guard: Defense
+    candidate: ReleaseCandidate
+    certificate: Certificate
+    frontier: Sequence[ReleaseCandidate]
+    candidates: Sequence[ReleaseCandidate]
+
+
+def choose(
+    model_or_scores: Any,
+    queries: Any = None,
+    *,
+    max_l1: float | None = None,
+    outputs: Outputs | None = None,
+    min_members: Sequence[int] = MIN_MEMBERS,
+    max_cells: int | None = None,
+    groups: Any = None,
+    drop_copies: bool = False,
+    seed: int = 0,
+    reading: Reading = AS_IT_IS,
+    report: ProgressCallback = no_progress,
+    model_options: Mapping[str, Any] | None = None,
+) -> Choice:
+    """Find the release that hides most within a budget, among rounding, top-k and codebooks.
+
+    Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
+    attacker. The last fifth certifies the best one.
+
+    Args:
+        model_or_scores: See :func:`fit_codebook`.
+        queries: See there; needed.
+        max_l1: Mean L1 distance of probabilities that users may lose. None: the cheapest candidate
+            is chosen that has nine tenths of the largest certified error of all.
+        outputs: See :func:`fit_codebook`.
+        min_members: Least members of candidate codebooks.
+        max_cells: Largest number of cells of a codebook; releases without a table are left out.
+        groups: See :func:`fit_codebook`.
+        drop_copies: Count copies of a query once.
+        seed: Seed of the split.
+        reading: How files are read.
+        report: Receives the progress.
+        model_options: Options of the kind of model.
+
+    Raises:
+        OnewayError: Something cannot be used, or no candidate keeps within the budget.
+    """
+    logits, shown, _ = read_scores(
+        model_or_scores,
+        queries,
+        outputs=outputs,
+        reading=reading,
+        report=report,
+        **(model_options or {}),
+    )
+    if shown is None:
+        raise InvalidOptionError("choosing needs the queries, too. Pass --queries (queries=...).")
+    people = read_groups(groups, len(logits))
+    traffic: dict[str, Any] = {"groups": people, "drop_copies": drop_copies}
+    candidates = measure_candidates(
+        logits,
+        shown,
+        generator=torch.Generator().manual_seed(seed),
+        min_members=tuple(min_members),
+        max_cells=max_cells,
+        **traffic,
+        on_share=lambda share: report("fit and judge the candidates", share),
+    )
+    frontier = pareto_optimal(candidates)
+    if max_l1 is None:
+        chosen = next(each for each in frontier if each.certified >= _enough(frontier))
+    else:
+        chosen = choose_within(candidates, max_l1)
+    # The same seed as above: the rows that certify neither fitted nor judged a candidate.
+    generator = torch.Generator().manual_seed(seed)
+    guard, certificate = certify_candidate(chosen, logits, shown, generator=generator, **traffic)
+    return Choice(guard, chosen, certificate, frontier, candidates)
+
+
+def _enough(frontier: Sequence[ReleaseCandidate]) -> float:
+    return ENOUGH * max(each.certified for each in frontier)

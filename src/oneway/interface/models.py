@@ -1,0 +1,243 @@
+"""Models as people have them, opened; and scores, from files, arrays or by asking a model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oneway.checks import check_confidences, check_logits, refuse_probabilities
+from oneway.contracts import ScoredTarget, Target
+from oneway.data import ProgressCallback, image_tensor, no_progress, read_npz
+from oneway.defenses.identity import Identity
+from oneway.errors import CorruptDataError, InvalidOptionError
+from oneway.interface.data import AS_IT_IS, Reading, read_rows
+from oneway.releases import Outputs, logits_from_confidences, release
+from oneway.targets import DefendedTarget, ask_variants, open_target, target_of
+
+SCORE_FILES = (".npy", ".npz")
+"""Endings of files that hold scores rather than a model."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def open_model(
+    model: Any,
+    *,
+    outputs: Outputs | None = None,
+    device: torch.device | None = None,
+    batch_size: int = 512,
+    class_names: Sequence[str] | None = None,
+    **options: Any,
+) -> Target:
+    """Open a model, wherever it is.
+
+    Args:
+        model: A path, an address or ``package.module:factory`` as
+            :func:`oneway.targets.open_target` takes it, or an object as
+            :func:`oneway.targets.target_of` does.
+        outputs: What the model answers with, ``"logits"`` or ``"confidences"``; needed where its
+            kind does not fix that, and never guessed.
+        device: Where a module goes; None: the CPU.
+        batch_size: Most queries that the model gets at once.
+        class_names: Names of the classes in the order of the scores; None: the model's own.
+        **options: Of the kind of model.
+
+    Raises:
+        OnewayError: The model cannot be opened.
+    """
+    asked: dict[str, Any] = {"outputs": outputs, "device": device or torch.device("cpu")}
+    asked |= {"batch_size": batch_size, **options}
+    if isinstance(model, str | Path):
+        return open_target(str(model), class_names=class_names, **asked)
+    target = target_of(model, **asked)
+    if class_names is not None:
+        target.class_names = tuple(class_names)  # type: ignore[attr-defined]
+    return target
+
+
+class Scores(NamedTuple):
+    """Clean scores of queries.
+
+    Attributes:
+        logits: ``(N, K)`` logits, in nats.
+        queries: ``(N, ...)`` in ``[0, 1]``, or None.
+        target: The model that was asked; None where its scores were given.
+    """
+
+    logits: Tensor
+    queries: Tensor | None
+    target: Target | None
+
+    def variants(self, repeats: int | None) -> Tensor | None:
+        """Return ``(N, m, K)`` logits of changed copies of each query; None without ``repeats``.
+
+        Args:
+            repeats: m + 1, answers to each query, its own among them.
+
+        Raises:
+            InvalidOptionError: There is no model to ask, or it may answer defended.
+        """
+        if repeats is None:
+            return None
+        if not isinstance(self.target, ScoredTarget) or self.queries is None:
+            raise InvalidOptionError(
+                "repeats need the undefended model itself, to ask about changed copies of the "
+                "queries. Pass the model and queries, or scores of changed copies: --variants "
+                "FILE (variants=...)."
+            )
+        # Always the same changes, so that nobody looks for favorable ones.
+        generator = torch.Generator().manual_seed(0)
+        return ask_variants(self.target, self.queries, repeats - 1, generator)
+
+
+def read_scores(
+    model_or_scores: Any,
+    queries: Any = None,
+    *,
+    outputs: Outputs | None = None,
+    reading: Reading = AS_IT_IS,
+    device: torch.device | None = None,
+    report: ProgressCallback = no_progress,
+    **options: Any,
+) -> Scores:
+    """Return clean scores of queries, and the queries if they are there.
+
+    Args:
+        model_or_scores: Scores: ``(N, K)`` as an array or a tensor, or an .npy or .npz file of
+            them, which may hold the queries as ``images``, too. Or a model: see
+            :func:`open_model`; it is asked about the queries.
+        queries: Data: see :func:`~oneway.interface.data.read_rows`. None: those in the file.
+        outputs: What the scores are, where neither an .npz file nor the kind of model says so.
+        reading: How the queries are read.
+        device: Where a model is asked.
+        report: Receives the progress.
+        **options: Of the kind of model.
+
+    Raises:
+        OnewayError: Scores, model or queries cannot be used.
+    """
+    source = model_or_scores
+    in_file = isinstance(source, str | Path) and Path(source).suffix.lower() in SCORE_FILES
+    if not in_file and not isinstance(source, np.ndarray | Tensor):
+        if queries is None:
+            raise InvalidOptionError(
+                "a model needs queries to be asked about. Pass --queries DATA (queries=...): a "
+                "folder or file of images, or a table."
+            )
+        rows = read_rows(queries, "the queries", reading, report=report)
+        target = rows.asked(open_model(source, outputs=outputs, device=device, **options))
+        report("ask the model", 0.0)
+        clean = DefendedTarget(target, Identity()).trace(rows.queries).clean_logits
+        report("ask the model", 1.0)
+        return Scores(clean, rows.queries, target)
+    if options:
+        raise InvalidOptionError(
+            f"scores take no options of a model, but got {', '.join(options)}. Leave them out."
+        )
+    path = Path(source) if in_file else Path("the scores")
+    arrays = read_npz(path) if in_file else {"array": np.asarray(source)}
+    logits = scores_to_logits(arrays, path, outputs)
+    if queries is None:
+        return Scores(logits, _queries_in(arrays, path), None)
+    shown = read_queries(queries, reading, report)
+    if len(shown) != len(logits):
+        raise InvalidOptionError(
+            f"there must be a query for each row of scores, but there are {len(shown)} queries and "
+            f"{len(logits)} rows. Pass those that the scores are of, in the same order."
+        )
+    return Scores(logits, shown, None)
+
+
+def _queries_in(arrays: Arrays, path: Path) -> Tensor | None:
+    """Return the queries that ``oneway score`` writes beside scores; None if there are none."""
+    if "records" in arrays:
+        return torch.from_numpy(arrays["records"]).float()
+    return image_tensor(arrays["images"], path) if "images" in arrays else None
+
+
+def read_queries(
+    queries: Any, reading: Reading = AS_IT_IS, report: ProgressCallback = no_progress
+) -> Tensor:
+    """Return ``(N, ...)`` queries in ``[0, 1]``; an .npy file may hold images alone.
+
+    Raises:
+        OnewayError: They cannot be used.
+    """
+    if isinstance(queries, str | Path) and Path(queries).suffix.lower() == ".npy":
+        return image_tensor(read_npz(Path(queries))["array"], Path(queries))
+    return read_rows(queries, "the queries", reading, report=report).queries
+
+
+def take_array(arrays: Arrays, path: Path, *names: str) -> NDArray[Any]:
+    """Return the one array of an .npy file, or the first of ``names`` that an .npz file has.
+
+    Raises:
+        CorruptDataError: It has none of them.
+    """
+    for name in (*names, "array"):
+        if name in arrays:
+            return arrays[name]
+    raise CorruptDataError(
+        f"{path} must hold an array named {' or '.join(names)}, "
+        f"but holds {', '.join(sorted(arrays)) or 'nothing'}."
+    )
+
+
+def scores_to_logits(arrays: Arrays, path: Path, outputs: str | None = None) -> Tensor:
+    """Return ``(N, K)`` logits from an .npz that names its scores, or an array with its kind.
+
+    Raises:
+        CorruptDataError: There are no scores in it.
+        InvalidOptionError: ``outputs`` is missing for an array without a name.
+        InvalidTensorError: The scores are not what their name says.
+    """
+    scores, found = _scores(arrays, path, outputs)
+    if found == "confidences":
+        return logits_from_confidences(scores)
+    check_logits(scores, f"logits in {path}")
+    return scores
+
+
+def scores_to_confidences(arrays: Arrays, path: Path, outputs: str | None = None) -> Tensor:
+    """Return ``(N, K)`` float32 confidences: what a client would see of these scores.
+
+    Raises:
+        CorruptDataError: There are no scores in it.
+        InvalidOptionError: ``outputs`` is missing for an array without a name.
+        InvalidTensorError: The scores are not what their name says.
+    """
+    scores, found = _scores(arrays, path, outputs)
+    if found == "logits":
+        return release(scores)
+    check_confidences(scores, f"confidences in {path}")
+    return scores.float()
+
+
+def _scores(arrays: Arrays, path: Path, outputs: str | None) -> tuple[Tensor, str]:
+    found = next((name for name in ("logits", "confidences") if name in arrays), outputs)
+    if "array" in arrays and outputs is None:
+        raise InvalidOptionError(
+            f"{path} does not say what it holds. Pass --outputs logits or --outputs confidences "
+            "(outputs=...)."
+        )
+    if found not in ("logits", "confidences"):
+        if found is not None:
+            raise InvalidOptionError(f"outputs must be logits or confidences, but is {found!r}.")
+        take_array(arrays, path, "logits", "confidences")
+    scores = take_array(arrays, path, str(found))
+    if scores.ndim != 2 or scores.dtype not in (np.float16, np.float32, np.float64):
+        raise CorruptDataError(
+            f"scores in {path} must be float16, float32 or float64 of shape (N, K), but are "
+            f"{scores.dtype} of shape {scores.shape}. Save `np.asarray(scores, np.float64)`."
+        )
+    if not len(scores):
+        raise CorruptDataError(f"scores in {path} must have at least one row, but have none.")
+    tensor = torch.from_numpy(scores)
+    if found == "logits":
+        remedy = "Say confidences." if "array" in arrays else "Name the array confidences."
+        refuse_probabilities(tensor, f"the logits in {path}", remedy)
+    return tensor, str(found)

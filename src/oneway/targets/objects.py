@@ -1,0 +1,137 @@
+"""A model that is at hand as a Python object, as a target."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from oneway.contracts import ScoredTarget, Target
+from oneway.errors import InvalidOptionError
+from oneway.releases import Outputs
+from oneway.targets.answers import Array, refuse_logits, require_outputs
+from oneway.targets.callables import CallableTarget, callable_target
+from oneway.targets.defended import DefendedTarget
+from oneway.targets.estimator import estimator_target
+from oneway.targets.modules import named_in_config, names_its_logits
+from oneway.targets.onnx_file import session_target
+from oneway.targets.recorded import RecordedTarget
+from oneway.targets.torch_module import TorchTarget
+
+OWN_TARGETS = (CallableTarget, DefendedTarget, RecordedTarget, ScoredTarget)
+
+KINDS = (
+    "a torch.nn.Module, an ONNX Runtime session, a scikit-learn classifier with predict_proba, a "
+    "pipeline of transformers, an MLflow model, a target, or a callable from a NumPy array to a "
+    "NumPy array"
+)
+
+
+def target_of(
+    model: Any,
+    *,
+    outputs: Outputs | None,
+    device: torch.device,
+    batch_size: int = 512,
+    name: str = "the model",
+    said: str = "is",
+    **options: Any,
+) -> Target:
+    """Take an object as a target.
+
+    A target is one whose class is oneway's, has ``logits``, or derives from
+    :class:`oneway.contracts.Target`; any other callable takes and gives NumPy arrays.
+
+    Args:
+        model: A ``torch.nn.Module``, of timm or transformers among others; an
+            ``onnxruntime.InferenceSession``; a fitted classifier with ``predict_proba``; a
+            pipeline of transformers that classifies images, which are asked in ``[0, 1]``; an
+            MLflow model; a target; or a callable from a NumPy array to a NumPy array.
+        outputs: What the model answers with, where its kind does not fix that.
+        device: Where a module goes.
+        batch_size: Most queries that the model gets at once.
+        name: What messages call the model.
+        said: The verb of the message that refuses another object.
+        **options: Of a session: ``output_name``.
+
+    Raises:
+        InvalidOptionError: The object is of none of these kinds, ``outputs`` do not fit it, or it
+            takes no such option.
+    """
+    if is_session(model):
+        outputs = require_outputs(outputs, name)
+        return session_target(model, outputs, batch_size=batch_size, name=name, **options)
+    if options:
+        raise InvalidOptionError(f"{name} takes no option {next(iter(options))!r}. Leave it out.")
+    if isinstance(model, nn.Module):
+        if outputs is None and names_its_logits(model):
+            outputs = "logits"
+        outputs = require_outputs(outputs, name)
+        return TorchTarget(model.to(device), outputs=outputs, batch_size=batch_size, name=name)
+    if isinstance(model, OWN_TARGETS) or Target in type(model).__mro__:
+        refuse_logits(outputs, name, "it is a target already")
+        target: Target = model
+        return target
+    if hasattr(model, "predict_proba") and not isinstance(model, type):
+        refuse_logits(outputs, name, "it has predict_proba")
+        return estimator_target(model, batch_size=batch_size, name=name)
+    if is_pipeline(model):
+        return _pipeline_target(model, batch_size, name)
+    score = model.predict if is_pyfunc(model) else model
+    if callable(score) and not isinstance(score, type):
+        outputs = require_outputs(outputs, name)
+        return callable_target(score, outputs, batch_size=batch_size, name=name)
+    got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    must = f"must {said.replace('returned', 'return')}" if said != "is" else "must be"
+    raise InvalidOptionError(f"{name} {must} {KINDS}, but {said} {got}. {_remedy(model)}")
+
+
+def is_session(model: Any) -> bool:
+    """Say whether an object is an ONNX Runtime session, or is asked as one."""
+    return all(callable(getattr(model, each, None)) for each in ("run", "get_inputs"))
+
+
+def is_pyfunc(model: Any) -> bool:
+    """Say whether an object is a model that ``mlflow.pyfunc.load_model`` returned."""
+    return any(each.__name__ == "PyFuncModel" for each in type(model).__mro__)
+
+
+def is_pipeline(model: Any) -> bool:
+    """Say whether an object is a pipeline of transformers."""
+    return isinstance(getattr(model, "model", None), nn.Module) and hasattr(model, "postprocess")
+
+
+def _pipeline_target(pipeline: Any, batch_size: int, name: str) -> Target:
+    """Return a pipeline that classifies images as a target of images in ``[0, 1]``."""
+    prepare = getattr(pipeline, "image_processor", None)
+    if pipeline.task != "image-classification" or prepare is None:
+        raise InvalidOptionError(
+            f"{name} must be a pipeline of transformers for 'image-classification', but is for "
+            f"{pipeline.task!r}. Ask its model by a function of the arrays that it takes."
+        )
+
+    @torch.no_grad()
+    def score(images: Array) -> Array:
+        # The pipeline itself would round them to 8 bits.
+        inputs = prepare(
+            images=list(images),
+            do_rescale=False,
+            input_data_format="channels_first",
+            return_tensors="pt",
+        ).to(pipeline.model.device)
+        scores: Array = pipeline.model(**inputs).logits.float().cpu().numpy()
+        return scores
+
+    target = callable_target(score, "logits", batch_size=batch_size, name=name)
+    target.class_names = named_in_config(pipeline.model)
+    return target
+
+
+def _remedy(model: object) -> str:
+    """Return what to do about an object that is no model as a target takes it."""
+    if type(model).__name__ == "Booster" and hasattr(model, "predict"):
+        return (
+            "A booster's predict gives one column for two classes: pass a function that gives "
+            "two, as by `numpy.stack([1 - p, p], 1)`, or fit its scikit-learn class, such as "
+            "LGBMClassifier or XGBClassifier."
+        )
+    return "Pass an instance of one of these."
