@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from audit.audits import search_little
+from auditing.audits import search_little
 from endpoints import OpenInferenceServer, running
 from oneway.auditing import AuditSettings
 from oneway.cli.main import app

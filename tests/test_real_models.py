@@ -24,7 +24,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from torch import nn
 
-from audit.audits import audit, quickly
+from auditing.audits import audit, quickly
 from oneway.adapters import Guard, GuardedFunction, GuardedModule
 from oneway.adapters.onnx_session import GuardedSession
 from oneway.adapters.scikit_learn import GuardedClassifier

@@ -5,7 +5,7 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from audit import audits
+from auditing import audits
 from benchmark.small import NONE, experiment, spec_of
 from laws import looped
 from oneway.attacks import ATTACKS, Attack, InversionAttack, Retrained, Workload, inversion_attacks

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from audit.audits import CLASSES, Scores, answers, black_box, blobs, subject_of
+from auditing.audits import CLASSES, Scores, answers, black_box, blobs, subject_of
 from laws import looped
 from oneway.auditing import measures, understand
 from oneway.auditing.audit_target import (

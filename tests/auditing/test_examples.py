@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.audits import CLASSES, blobs, subject_of
+from auditing.audits import CLASSES, blobs, subject_of
 from oneway.auditing.examples import WORST, examples_of
 from oneway.auditing.measures import SeedResult
 from oneway.evaluation import AttackResult, Baselines, judge

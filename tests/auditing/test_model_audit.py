@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.audits import (
+from auditing.audits import (
     BLACK_BOX,
     CLASSES,
     COLUMNS,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from audit.audits import Scores, subject_of
+from auditing.audits import Scores, subject_of
 from oneway.auditing import CONTROLS, AuditSettings, pacing
 from oneway.auditing.audit_target import ask
 from oneway.auditing.pacing import measure_costs

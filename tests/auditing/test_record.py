@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.audits import Scores, black_box, subject_of
+from auditing.audits import Scores, black_box, subject_of
 from laws import looped
 from oneway.auditing import AuditPlan, AuditRecord
 from oneway.errors import CorruptDataError

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from audit.audits import COLUMNS, RecordScores, Scores, black_box, records, subject_of
+from auditing.audits import COLUMNS, RecordScores, Scores, black_box, records, subject_of
 from oneway.auditing import AuditTarget, understand, unexplained_flags
 from oneway.auditing.audit_target import ask
 from oneway.defenses.identity import Identity

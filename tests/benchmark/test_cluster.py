@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audit import audits
+from auditing import audits
 from benchmark.small import CPU, LABEL, NOISE, NONE, blobs, lasting, spec_of
 from oneway.auditing import AuditJob, ModelAudit, audit_on_ray
 from oneway.benchmark import Cells, CellsJob, run_on_ray

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly
+from auditing.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly
 from endpoints import OpenInferenceServer, as_json, running
 from laws import looped
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit
-from oneway.cli.audit import parse_size
 from oneway.cli.common import parse_options
+from oneway.cli.sources import parse_size
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import Flag
 from oneway.evaluation.records import weights_hash
@@ -26,7 +26,7 @@ from oneway.evaluation.store import fingerprint
 FACTORY = """
 import numpy as np
 import torch
-from audit.audits import Scores
+from auditing.audits import Scores
 
 
 def network():

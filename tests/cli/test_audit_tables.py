@@ -4,7 +4,6 @@ import joblib
 import numpy as np
 import pandas
 import pytest
-import torch
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -12,9 +11,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 from laws import looped
 from oneway.auditing import ModelAudit
-from oneway.cli.audit import Source
 from oneway.errors import OverlappingSplitsError
-from oneway.evaluation.settings import ReleaseSpec
+from oneway.interface import AuditSource, Reading
 
 ORDER = ["low", "high", "middle"]
 
@@ -46,20 +44,8 @@ def place(tmp_path_factory):
 
 def opened(folder, auxiliary, test):
     """What an audit opens of a model and two tables."""
-    return Source(
-        ((str(folder / "model.joblib"), {"outputs": None, "trust_pickle": True}),),
-        (auxiliary, test),
-        ReleaseSpec("as it is", "none"),
-        torch.device("cpu"),
-        512,
-        None,
-        None,
-        "risk",
-        None,
-        (),
-        (),
-        (),
-    ).open()
+    model = (str(folder / "model.joblib"), {"trust_pickle": True})
+    return AuditSource(model, auxiliary, test, reading=Reading(label="risk")).open()
 
 
 def test_classes_that_a_table_lacks_move_no_label_and_columns_go_by_name(place):

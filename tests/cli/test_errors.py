@@ -83,8 +83,8 @@ def test_a_file_that_is_no_network_is_refused(oneway, work, out):
 def test_scores_must_say_what_they_are(oneway, work, out, tmp_path):
     np.save(tmp_path / "scores.npy", np.load(work / "test.npz")["logits"])
     options = ("--defense", "label-only", "--out", out)
-    refused(oneway("defend", tmp_path / "scores.npy", *options), "--kind logits")
-    result = oneway("defend", tmp_path / "scores.npy", "--kind", "confidences", *options)
+    refused(oneway("defend", tmp_path / "scores.npy", *options), "--outputs logits")
+    result = oneway("defend", tmp_path / "scores.npy", "--outputs", "confidences", *options)
     refused(result, "confidences must be probabilities")
 
 
@@ -108,12 +108,12 @@ def test_images_must_be_one_per_row_and_of_the_inverters_shape(oneway, work, out
     arrays = np.load(work / "test.npz")
     options = ("--inverter", work / "s.safetensors", "--out", out, *STEP)
     np.savez(tmp_path / "few.npz", images=arrays["images"][:3], logits=arrays["logits"])
-    refused(oneway("defend", tmp_path / "few.npz", *options), "40 rows of scores, but 3 images")
+    refused(oneway("defend", tmp_path / "few.npz", *options), "there are 3 queries and 40 rows")
     small = arrays["images"][:, :, :28, :28]
     np.savez(tmp_path / "small.npz", images=small, logits=arrays["logits"])
     refused(oneway("defend", tmp_path / "small.npz", *options), "images of shape", "28")
     np.savez(tmp_path / "none.npz", logits=arrays["logits"])
-    refused(oneway("defend", tmp_path / "none.npz", *options), "Pass --images FILE")
+    refused(oneway("defend", tmp_path / "none.npz", *options), "Pass --queries DATA")
     wild = arrays["images"].astype(np.float32)
     np.savez(tmp_path / "wild.npz", images=wild, logits=arrays["logits"])
     refused(oneway("defend", tmp_path / "wild.npz", *options), "must lie in [0, 1]")

@@ -141,7 +141,7 @@ def test_a_command_that_would_overwrite_its_input_leaves_it_as_it_is(oneway, tmp
     images.mkdir()
     before = scores.read_bytes()
     for words in (
-        ("defend", scores, "--kind", "confidences", "--defense", "rounding", "--out", scores),
+        ("defend", scores, "--outputs", "confidences", "--defense", "rounding", "--out", scores),
         ("train", "inverter", scores, "--out", scores),
         ("codebook", scores, "--out", scores),
         ("certify", scores, scores, "--json", scores),

@@ -60,7 +60,7 @@ def test_confidences_alone_are_enough_for_a_third_party(oneway, work, tmp_path):
     np.save(tmp_path / "scores.npy", confidences)
     np.save(tmp_path / "images.npy", arrays["images"])
     result = oneway(
-        "defend", tmp_path / "scores.npy", "--kind", "confidences", "--images",
+        "defend", tmp_path / "scores.npy", "--outputs", "confidences", "--queries",
         tmp_path / "images.npy", "--inverter", work / "s.safetensors", "--option", "step_size=0.4",
         "--out", tmp_path / "released.npz",
     )  # fmt: skip

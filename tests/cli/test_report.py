@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.audits import ROWS, TESTS, TINY, blobs, quickly
+from auditing.audits import ROWS, TESTS, TINY, blobs, quickly
 from cli.test_audit import arguments, ran
 from cli.test_reproduce import TINY as EXPERIMENT
 from oneway.auditing import AuditSettings
@@ -15,7 +15,7 @@ from oneway.evaluation import read_records
 from report.page.reading import assert_stands_alone
 
 FACTORY = """
-from audit.audits import Scores
+from auditing.audits import Scores
 
 
 def network():

@@ -74,14 +74,14 @@ def test_all_that_is_missed_is_told_and_what_is_kept_is_written(oneway, scores, 
 
 
 def test_a_lower_bound_needs_the_queries(oneway, scores, guard):
-    source = (scores / "logits.npy", "--kind", "logits")
+    source = (scores / "logits.npy", "--outputs", "logits")
     result = oneway("certify", guard, *source, "--require-lower-bound", 0.01)
     assert result.exit_code == 2
-    assert "--require-lower-bound needs the queries themselves. Pass --images" in result.stderr
+    assert "--require-lower-bound needs the queries themselves. Pass --queries" in result.stderr
 
 
 def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, tmp_path):
-    files = ("--kind", "logits", "--images", scores / "images.npy", "--seed", 3)
+    files = ("--outputs", "logits", "--queries", scores / "images.npy", "--seed", 3)
     source = scores / "logits.npy"
     for max_l1, command in ((2, "codebook"), (0.005, "defend")):
         result = oneway("choose", source, *files, "--max-l1", max_l1, "--min-members", 20)
@@ -90,11 +90,11 @@ def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, t
         words = shlex.split(way)
         assert words[:2] == ["oneway", command]
         assert words[2] == str(source)
-        assert words[words.index("--kind") + 1] == "logits"
+        assert words[words.index("--outputs") + 1] == "logits"
         assert "certified on 80 queries that neither fitted nor chose it" in said
         assert ("no error (nearly every query has an answer of its own" in said) == (max_l1 < 1)
         if command == "codebook":
-            assert words[words.index("--images") + 1] == str(scores / "images.npy")
+            assert words[words.index("--queries") + 1] == str(scores / "images.npy")
             assert words[words.index("--seed") + 1] == "3"
         out = words.index("--out") + 1
         words[out] = str(tmp_path / words[out])
@@ -109,26 +109,26 @@ def test_confidences_that_are_declared_logits_are_refused_in_files(oneway, score
     refused, path = "look like confidences", tmp_path / "scores.npy"
     images = scores / "images.npy"
     named, out = tmp_path / "scores.npz", tmp_path / "guard.safetensors"
-    result = oneway("codebook", scores / "logits.npy", "--kind", "logits", "--out", out)
+    result = oneway("codebook", scores / "logits.npy", "--outputs", "logits", "--out", out)
     assert result.exit_code == 0, result.output
     np.savez(named, logits=confidences)
     for decimals in (4, 2):
         np.save(path, confidences.round(decimals))
         for command, *options in (
-            ("codebook", path, "--kind", "logits", "--out", tmp_path / "other.safetensors"),
-            ("choose", path, "--kind", "logits", "--images", images, "--max-l1", 2),
-            ("certify", out, path, "--kind", "logits"),
-            ("defend", path, "--kind", "logits", "--defense", "label-only", "--out", "told.npy"),
+            ("codebook", path, "--outputs", "logits", "--out", tmp_path / "other.safetensors"),
+            ("choose", path, "--outputs", "logits", "--queries", images, "--max-l1", 2),
+            ("certify", out, path, "--outputs", "logits"),
+            ("defend", path, "--outputs", "logits", "--defense", "label-only", "--out", "told.npy"),
         ):
             result = oneway(command, *options)
             assert result.exit_code == 2, (command, decimals, result.output)
             assert f"the logits in {path} are declared logits, but {refused}" in result.stderr
-            assert "Pass --kind confidences" in result.stderr
+            assert "Say confidences" in result.stderr
     result = oneway("defend", named, "--defense", "label-only", "--out", tmp_path / "told.npy")
     assert result.exit_code == 2, result.output
     assert "Name the array confidences" in result.stderr
     np.save(path, confidences.round(4))
-    result = oneway("codebook", path, "--kind", "confidences", "--out", out)
+    result = oneway("codebook", path, "--outputs", "confidences", "--out", out)
     assert result.exit_code == 0, result.output
     # Rows that are none are enough: below 0 though it sums to 1, or summing to more.
     for moved in ((-0.1, 0.1), (0.0, 0.002)):
@@ -136,13 +136,13 @@ def test_confidences_that_are_declared_logits_are_refused_in_files(oneway, score
         other[::2] = (0.05, 0.05, 0.1, 0.8)
         other[::2, :2] += moved
         np.save(path, other)
-        result = oneway("codebook", path, "--kind", "logits", "--out", out)
+        result = oneway("codebook", path, "--outputs", "logits", "--out", out)
         assert result.exit_code == 0, result.output
 
 
 def test_scores_of_other_types_are_read_or_refused_by_name(oneway, scores, tmp_path):
     logits, path, out = np.load(scores / "logits.npy"), tmp_path / "s.npy", tmp_path / "out.npy"
-    command = ("defend", path, "--kind", "logits", "--defense", "label-only", "--out", out)
+    command = ("defend", path, "--outputs", "logits", "--defense", "label-only", "--out", out)
     for kind in (">f4", ">f8", "f2"):
         np.save(path, logits.astype(kind))
         assert oneway(*command).exit_code == 0, kind

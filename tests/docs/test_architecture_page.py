@@ -85,7 +85,7 @@ def test_a_command_takes_it_with_its_option(tmp_path):
     scores = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     np.save(tmp_path / "scores.npy", scores)
     out = tmp_path / "released.npy"
-    words = ["defend", tmp_path / "scores.npy", "--kind", "logits", "--out", out]
+    words = ["defend", tmp_path / "scores.npy", "--outputs", "logits", "--out", out]
     named = ["--defense", NAME, "--option", "step=2.0"]
     done = CliRunner().invoke(app, [str(word) for word in (*words, *named)])
     assert done.exit_code == 0, done.output

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import trustme
 
-from audit.audits import search_little
+from auditing.audits import search_little
 from endpoints import OpenInferenceServer, as_json, running
 from fences import LANGUAGES, ROOT, WRITE, PageRun, blocks_of, check_command, commands_of
 from guarded_servers import logged

@@ -9,7 +9,7 @@ import warnings
 import pytest
 from typer.testing import CliRunner
 
-from audit.audits import TINY, quickly
+from auditing.audits import TINY, quickly
 from fences import PageRun, commands_of
 from oneway.auditing import CONTROLS, AuditRecord, AuditSettings
 from oneway.auditing.audit_target import LEAST_AUXILIARY

@@ -240,9 +240,9 @@ def test_the_line_that_is_named_is_the_user_s_and_not_that_of_a_library(project)
 @looped(
     ("attribute", "message"),
     [
-        ("number", "predict_proba, a target, or a callable .* but returned int"),
+        ("number", "predict_proba, .* a target, or a callable .* but returned int"),
         ("none", "but returned NoneType"),
-        ("net_type", "but returned the class Linear. Return an instance"),
+        ("net_type", "but returned the class Linear. Pass an instance"),
         ("model", "must be a function that takes nothing .* but is a Sequential"),
         ("model.training", "must be a function that takes nothing .* but is a bool"),
     ],

@@ -164,8 +164,12 @@ def audit(
         choose_device(device),
         batch_size,
     )
-    _make_folder(out)
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
+
+    def begin(understanding: "Understanding") -> None:
+        print_understanding(understanding)
+        _make_folder(out)
+
     with progress() as report:
         result = run_audit(
             source,
@@ -173,7 +177,7 @@ def audit(
             seed=seed,
             cache=cache,
             executor=executor,
-            understood=print_understanding,
+            understood=begin,
             report=report,
         )
     outcome = result.outcome

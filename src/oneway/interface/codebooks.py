@@ -140,7 +140,7 @@ def fit_codebook(
         **(model_options or {}),
     )
     logits, shown, _ = scores
-    changed = scores.variants(repeats) if variants is None else variants
+    changed = scores.variants(variants, repeats)
     people = read_groups(groups, len(logits))
     if inverters and shown is None:
         raise InvalidOptionError("decoys need the queries, too. Pass --queries (queries=...).")
@@ -244,7 +244,7 @@ def certify(
         **(model_options or {}),
     )
     logits, shown, _ = scores
-    changed = scores.variants(repeats) if variants is None else variants
+    changed = scores.variants(variants, repeats)
     people = read_groups(groups, len(logits))
     options |= {"variants": changed, "sensitive": read_sensitive(sensitive, len(logits))}
     tables = [_opened(each) for each in (guard, *others)]

@@ -142,7 +142,7 @@ def read_rows(
     if isinstance(data, str | Path):
         name = str(data)
     labels = None
-    if isinstance(data, tuple) and len(data) == 2:
+    if _is_pair(data):
         data, labels = data[0], np.asarray(data[1])
     elif _is_data_set(data):
         data, labels = _items(data, name)
@@ -171,11 +171,17 @@ def read_pair(
     Raises:
         OnewayError: Data cannot be used, or one is of tables and the other of images.
     """
+    tables = [_as_table(data[0] if _is_pair(data) else data) for data in (first[0], second[0])]
+    if (tables[0] is None) is not (tables[1] is None):
+        raise InvalidOptionError(f"{first[1]} and {second[1]} must both be tables, or both images.")
     auxiliary = read_rows(*first, reading, report=report)
     test = read_rows(*second, reading, like=auxiliary, report=report)
-    if (auxiliary.encoding is None) is not (test.encoding is None):
-        raise InvalidOptionError(f"{first[1]} and {second[1]} must both be tables, or both images.")
     return auxiliary, test.without(auxiliary)
+
+
+def _is_pair(data: Any) -> bool:
+    """Say whether data is a pair of queries and their classes."""
+    return isinstance(data, tuple) and len(data) == 2
 
 
 def _is_data_set(data: Any) -> bool:

@@ -72,17 +72,21 @@ class Scores(NamedTuple):
     queries: Tensor | None
     target: Target | None
 
-    def variants(self, repeats: int | None) -> Tensor | None:
-        """Return ``(N, m, K)`` logits of changed copies of each query; None without ``repeats``.
+    def variants(self, given: Tensor | None, repeats: int | None) -> Tensor | None:
+        """Return ``(N, m, K)`` logits of changed copies of each query; None if none are wanted.
 
         Args:
-            repeats: m + 1, answers to each query, its own among them.
+            given: These, if they are known.
+            repeats: m + 1, answers to each query, its own among them, if a model is to be asked.
 
         Raises:
-            InvalidOptionError: There is no model to ask, or it may answer defended.
+            InvalidOptionError: Both are given, or there is no model to ask, or it may answer
+                defended.
         """
         if repeats is None:
-            return None
+            return given
+        if given is not None:
+            raise InvalidOptionError("give scores of changed copies, or repeats, not both.")
         if not isinstance(self.target, ScoredTarget) or self.queries is None:
             raise InvalidOptionError(
                 "repeats need the undefended model itself, to ask about changed copies of the "
@@ -142,9 +146,10 @@ def read_scores(
     arrays = read_npz(path) if in_file else {"array": np.asarray(source)}
     logits = scores_to_logits(arrays, path, outputs)
     if queries is None:
-        return Scores(logits, _queries_in(arrays, path), None)
-    shown = read_queries(queries, reading, report)
-    if len(shown) != len(logits):
+        shown = _queries_in(arrays, path)
+    else:
+        shown = read_queries(queries, reading, report)
+    if shown is not None and len(shown) != len(logits):
         raise InvalidOptionError(
             f"there must be a query for each row of scores, but there are {len(shown)} queries and "
             f"{len(logits)} rows. Pass those that the scores are of, in the same order."

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from audit.audits import (
+from auditing.audits import (
     COLUMNS,
     TESTS,
     RecordScores,

@@ -74,6 +74,7 @@ def load_records(
         CorruptDataError: A column cannot be used; the message says which and why.
         MissingExtraError: pyarrow is not installed.
     """
+    path = Path(path) if isinstance(path, str) else path
     where = str(path) if isinstance(path, Path) else "the table"
     known_columns = encoding.columns if encoding else ()
     named = [*drop, *([] if label is None else [label])]
