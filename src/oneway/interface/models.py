@@ -145,9 +145,8 @@ def read_scores(
     path = Path(source) if in_file else Path("the scores")
     arrays = read_npz(path) if in_file else {"array": np.asarray(source)}
     logits = scores_to_logits(arrays, path, outputs)
-    if queries is None:
-        shown = _queries_in(arrays, path)
-    else:
+    shown = _queries_in(arrays, path)
+    if queries is not None:
         shown = read_queries(queries, reading, report)
     if shown is not None and len(shown) != len(logits):
         raise InvalidOptionError(

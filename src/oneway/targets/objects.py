@@ -111,7 +111,6 @@ def _pipeline_target(pipeline: Any, batch_size: int, name: str) -> Target:
 
     @torch.no_grad()
     def score(images: Array) -> Array:
-        # The pipeline itself would round them to 8 bits.
         inputs = prepare(
             images=list(images),
             do_rescale=False,

@@ -1,0 +1,135 @@
+"""Codebooks from a model and data, in Python and on the command line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import oneway
+from oneway.cli.main import app
+from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.evaluation import yardsticks
+from oneway.interface import read_scores
+
+MODEL = """
+import torch
+
+def build():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(16, 3)
+        torch.nn.init.normal_(layer.weight)
+    return torch.nn.Sequential(torch.nn.Flatten(), layer)
+"""
+PIXELS = np.random.default_rng(0).integers(0, 256, (600, 4, 4), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def quick_attacks(monkeypatch):
+    """Fit attacks on clean scores to few rows: how strong they are is tested elsewhere."""
+    monkeypatch.setattr(yardsticks, "ATTACKER_ROWS", 40)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "one_model.py").write_text(MODEL)
+    (folder / "photos").mkdir()
+    for at, pixels in enumerate(PIXELS):
+        Image.fromarray(pixels).save(folder / "photos" / f"{at:03}.png")
+    np.savez(folder / "photos.npz", images=PIXELS)
+    return folder
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def model(place, monkeypatch):
+    monkeypatch.syspath_prepend(str(place))
+    from one_model import build
+
+    return build()
+
+
+def test_a_model_and_a_folder_give_the_codebook_of_their_scores(place, model, tmp_path):
+    images = torch.from_numpy(PIXELS).float()[:, None] / 255
+    with torch.no_grad():
+        logits = model(images)
+    options = {"min_members": 8, "max_l1": 0.5, "seed": 3}
+    guard = oneway.fit_codebook(model, images, outputs="logits", **options)
+    assert guard.state.digest() == (
+        oneway.fit_codebook(logits, images, outputs="logits", **options).state.digest()
+    )
+    for source, queries in (
+        (("one_model:build", "--outputs", "logits"), place / "photos"),
+        ((tmp_path / "scores.npz",), None),
+    ):
+        if queries is None:
+            made = ("one_model:build", place / "photos.npz", "--outputs", "logits")
+            told = run("score", *made, "--out", source[0])
+            assert told.exit_code == 0, told.output
+        given = () if queries is None else ("--queries", queries)
+        told = run(
+            "codebook",
+            *source,
+            *given,
+            "--out",
+            tmp_path / "g.safetensors",
+            "--min-members",
+            8,
+            "--max-l1",
+            0.5,
+            "--seed",
+            3,
+        )
+        assert told.exit_code == 0, told.output
+        loaded = oneway.load_guard(tmp_path / "g.safetensors")
+        assert loaded.state.digest() == guard.state.digest()
+        assert loaded.certificate == guard.certificate
+    # The digests beside it say that these queries were fitted.
+    certificate = oneway.certify(tmp_path / "g.safetensors", model, images, outputs="logits")
+    assert certificate.held_out.answer == "no"
+    assert oneway.certify(loaded, model, images, outputs="logits").held_out.answer == "not checked"
+    assert oneway.certify(guard, model, images, outputs="logits").held_out.answer == "no"
+
+
+def test_without_a_budget_the_cheapest_release_that_hides_nearly_all_is_chosen(model):
+    found = oneway.choose(model, PIXELS, outputs="logits", min_members=[8])
+    most = found.frontier[-1].certified
+    enough = [each for each in found.frontier if each.certified >= 0.9 * most]
+    assert found.candidate == min(enough, key=lambda each: each.l1_mean)
+    within = oneway.choose(model, PIXELS, outputs="logits", min_members=[8], max_l1=0.2)
+    assert within.candidate.l1_mean <= 0.2
+    assert within.candidate.certified == max(
+        each.certified for each in within.candidates if each.l1_mean <= 0.2
+    )
+    with torch.no_grad():
+        scores = model(torch.from_numpy(PIXELS).float()[:, None] / 255)
+    assert torch.equal(within.guard(scores).argmax(-1), scores.argmax(-1))
+
+
+def test_what_is_missing_or_unknown_is_said_before_any_work(model):
+    scores = np.zeros((4, 3), np.float32)
+    for call, error, words in (
+        (lambda: read_scores(scores), InvalidOptionError, "does not say what it holds"),
+        (lambda: read_scores(model, outputs="logits"), InvalidOptionError, "needs queries"),
+        (lambda: oneway.fit_codebook(scores, min_member=3), UnknownNameError, "min_members"),
+        (lambda: read_scores(scores, PIXELS, outputs="logits"), InvalidOptionError, "600 queries"),
+        (lambda: oneway.choose(scores, outputs="logits"), InvalidOptionError, "--queries"),
+        (lambda: read_scores(scores, outputs="logits", x=1), InvalidOptionError, "no options"),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+
+
+def test_groups_are_taken_as_texts_and_numbers(model):
+    people = [f"person {at // 3}" for at in range(600)]
+    fitted = [
+        oneway.fit_codebook(model, PIXELS, outputs="logits", groups=groups, min_members=4)
+        for groups in (people, np.array(people))
+    ]
+    assert fitted[0].state.digest() == fitted[1].state.digest()
+    assert fitted[0].certificate.traffic.groups is not None
