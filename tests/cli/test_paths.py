@@ -144,7 +144,6 @@ def test_a_command_that_would_overwrite_its_input_leaves_it_as_it_is(oneway, tmp
         ("defend", scores, "--outputs", "confidences", "--defense", "rounding", "--out", scores),
         ("train", "inverter", scores, "--out", scores),
         ("codebook", scores, "--out", scores),
-        ("certify", scores, scores, "--json", scores),
         ("certify", tmp_path / "guard", scores, "--page", scores),
         ("export", scores, "--out", scores),
         ("attack", scores, tmp_path / "test.npz", "--out", scores),

@@ -160,9 +160,9 @@ def test_a_certificate_is_drawn_again_from_its_codebook_and_from_its_json(
     found = tmp_path / "found.json"
     told = oneway(
         *("certify", certified / "guard.safetensors", certified / "scores.npz"),
-        *("--json", found, "--page", tmp_path / "certify.html"),
+        *("--json", "--page", tmp_path / "certify.html"),
     )
-    assert told.exit_code == 0, told.output
+    found.write_text(told.stdout)
     wrote(oneway("report", found), tmp_path / "found.html")
     assert without_command(tmp_path / "found.html") == without_command(tmp_path / "certify.html")
 

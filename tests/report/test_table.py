@@ -54,6 +54,20 @@ def test_every_layout_has_every_cell_in_order(count):
         assert all(word in "\n".join(lines) for word in heading.split())
 
 
+def test_a_narrow_terminal_shows_every_cell_after_its_heading():
+    console = Console(file=io.StringIO(), width=24, force_terminal=True, color_system=None)
+    console.print(Listing("some title [red]", COLUMNS, ROWS), crop=False)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "some title [red]"
+    assert max(map(len, lines)) <= 24
+    begins = [lines.index(cells[0]) for cells in CELLS]
+    for begin, cells in zip(begins, CELLS, strict=True):
+        for line, heading, text in zip(
+            lines[begin + 1 :], list(COLUMNS)[1:], cells[1:], strict=False
+        ):
+            assert " ".join(line.split()) == f"{heading} {text}"
+
+
 def test_the_meaning_of_a_column_is_a_note():
     assert Listing("t", COLUMNS, ROWS).notes() == ["error: the lower, the more was read."]
 

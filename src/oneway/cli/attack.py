@@ -7,11 +7,13 @@ import typer
 
 from oneway.cli.common import (
     CACHE,
+    AsJson,
     Cache,
     Device,
     Seed,
     choose_device,
     command,
+    print_json,
     print_lines,
     progress,
 )
@@ -64,6 +66,7 @@ def attack(
     most_epochs: MostEpochs = None,
     seed: Seed = 0,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     r"""Train attackers on released scores, and say what they reconstruct.
 
@@ -115,7 +118,9 @@ def attack(
         write_records(out, [record])
     if figure is not None:
         draw_reconstructions(gallery, figure, "What the released scores give away")
-    console, gap = Console(), record.closed_gap
+    console, gap = Console(stderr=as_json), record.closed_gap
+    if as_json:
+        print_json(record.to_json())
     console.print(attackers_table(record), crop=False)
     if gap is None:
         summary = "no gap to close: clean scores add nothing to the label for these attackers"

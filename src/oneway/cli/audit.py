@@ -7,6 +7,7 @@ import typer
 
 from oneway.cli.common import (
     CACHE,
+    AsJson,
     Cache,
     Device,
     Executor,
@@ -19,6 +20,7 @@ from oneway.cli.common import (
     command,
     command_line,
     parse_options,
+    print_json,
     print_lines,
     progress,
 )
@@ -123,6 +125,7 @@ def audit(
     device: Device = "auto",
     executor: Executor = "local",
     no_images: NoImages = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Attack a model's scores, with or without a defense, and say what leaks.
 
@@ -167,7 +170,8 @@ def audit(
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
 
     def begin(understanding: "Understanding") -> None:
-        print_understanding(understanding)
+        if not as_json:
+            print_understanding(understanding)
         _make_folder(out)
 
     with progress() as report:
@@ -183,7 +187,10 @@ def audit(
     outcome = result.outcome
     outcome = replace(outcome, record=replace(outcome.record, command=command_line(context)))
     AuditResult(outcome, seeds).write(out, images=not no_images)
-    _print(outcome, out)
+    if as_json:
+        print_json(outcome.record.to_json())
+    else:
+        _print(outcome, out)
     raise typer.Exit(1 if result.missed(require_gap) else 0)
 
 

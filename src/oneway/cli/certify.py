@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneway.cli.codebook import DropCopies, KeyFile, MaxL1Worst, show_certificate
-from oneway.cli.common import ModelOptions, ModelOutputs, check_suffix, command, command_line
+from oneway.cli.common import (
+    AsJson,
+    ModelOptions,
+    ModelOutputs,
+    check_suffix,
+    command,
+    command_line,
+)
 from oneway.cli.paths import Writes
 from oneway.cli.sources import (
     Categorical,
@@ -90,11 +97,7 @@ def certify(
     categorical: Categorical = None,
     drop: Drop = None,
     missing_value: MissingValues = None,
-    json_out: Annotated[
-        Path | None,
-        typer.Option("--json", help="File to write the certificate to, JSON."),
-        Writes(),
-    ] = None,
+    as_json: AsJson = False,
     page: Annotated[
         Path | None,
         typer.Option(help="File to write the page to read to, .html. [GUARD-SOURCE.html]"),
@@ -117,11 +120,8 @@ def certify(
 
         oneway certify new.safetensors work/other.npz --with old.safetensors
     """
-    import json
-
     from oneway.defenses import SecretKey
     from oneway.errors import InvalidOptionError
-    from oneway.files import atomic_file
     from oneway.interface import certify as certify_guard
     from oneway.interface import load_guard
 
@@ -158,16 +158,13 @@ def certify(
             raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --queries.")
     required |= {"--require-members": require_members, "--require-bits": require_bits}
     required |= {"--require-cells": require_cells, "--require-group-share": require_group_share}
-    if json_out is not None:
-        with atomic_file(json_out) as path:
-            path.write_text(json.dumps(certificate.as_json(), indent=2) + "\n", encoding="utf-8")
     missed = list(_missed(certificate, required))
     if write and not missed:
         release.certificate = certificate
         release.save(guard)
     names = "-".join([guard.stem, *(path.stem for path in beside or ()), _stem(source)])
     place = page or guard.with_name(f"{names}.html")
-    show_certificate(certificate, guard, place, command_line(context))
+    show_certificate(certificate, guard, place, command_line(context), as_json=as_json)
     for line in missed:
         typer.echo(line, err=True)
     if write and missed:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oneway.cli.common import (
+    AsJson,
     Device,
     ModelOptions,
     ModelOutputs,
@@ -16,6 +17,7 @@ from oneway.cli.common import (
     choose_device,
     command,
     command_line,
+    print_json,
     progress,
 )
 from oneway.cli.paths import Writes
@@ -162,6 +164,7 @@ def codebook(
     missing_value: MissingValues = None,
     seed: Seed = 0,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     r"""Fit a codebook to the scores of unlabelled queries, and certify it on others of them.
 
@@ -228,8 +231,9 @@ def codebook(
     release.save(out)
     sizes, certificate = release.state.sizes, release.certificate
     assert certificate is not None  # noqa: S101  narrows the type; fit gives one
-    typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels")
-    show_certificate(certificate, out, out.with_suffix(".html"), command_line(context))
+    typer.echo(f"wrote {out}: {sizes.cells} vectors for {sizes.num_classes} labels", err=as_json)
+    page = out.with_suffix(".html")
+    show_certificate(certificate, out, page, command_line(context), as_json=as_json)
     missed = list(_over_budget(certificate, budget))
     for line in missed:
         typer.echo(f"missed: {line}", err=True)
@@ -283,6 +287,7 @@ def choose(
     drop: Drop = None,
     missing_value: MissingValues = None,
     seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Find the release that hides most within a budget, among rounding, top-k and codebooks.
 
@@ -319,12 +324,17 @@ def choose(
             model_options=model_options(model_option, "--model-option"),
         )
     certificate = found.certificate
-    Console().print(candidates_table(found.frontier), crop=False)
     given: dict[str, Any] = {"--queries": queries, "--outputs": outputs, "--groups": groups}
     given |= {"--size": size, "--channels": channels, "--label": label, "--seed": seed or None}
     lists = {"--model-option": model_option, "--categorical": categorical, "--drop": drop}
     lists |= {"--missing-value": missing_value}
     words = _way_to(found.candidate, source, given, lists, drop_copies=drop_copies)
+    if as_json:
+        rows = {"frontier": found.frontier, "chosen": [found.candidate]}
+        told = {name: [_plain(each) for each in part] for name, part in rows.items()}
+        print_json({**told, "certificate": certificate.as_json(), "command": words})
+        return
+    Console().print(candidates_table(found.frontier), crop=False)
     asked = "without a budget" if max_l1 is None else f"within {max_l1:g}"
     typer.echo(
         f"The best of {len(found.candidates)} candidates {asked}, certified on "
@@ -332,6 +342,11 @@ def choose(
         f"{_error_of(certificate)} at L1 "
         f"{certificate.distortion['l1_probabilities']['mean']:.4f}. Use {shlex.join(words)}"
     )
+
+
+def _plain(candidate: "ReleaseCandidate") -> dict[str, Any]:
+    """Return a candidate's figures as JSON values."""
+    return {name: value for name, value in vars(candidate).items() if name != "release"}
 
 
 def _error_of(certificate: "Certificate") -> str:
@@ -379,7 +394,9 @@ def _way_to(
     return words + (["--drop-copies"] if drop_copies and chosen.defense == "codebook" else [])
 
 
-def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_by: str) -> None:
+def show_certificate(
+    certificate: "Certificate", guard: Path, page: Path, made_by: str, *, as_json: bool
+) -> None:
     """Print a certificate, and write its page.
 
     Args:
@@ -387,6 +404,7 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
         guard: File of the codebook.
         page: File to write.
         made_by: The command that is running.
+        as_json: Whether to print JSON.
     """
     from rich.console import Console
 
@@ -398,6 +416,9 @@ def show_certificate(certificate: "Certificate", guard: Path, page: Path, made_b
 
     # First, since whoever reads what is printed may stop early, as `head` does.
     write_page(page, certificate_page(certificate, guard.name, made_by))
+    if as_json:
+        print_json(certificate.as_json())
+        return
     console = Console()
     for line in certificate_lines(certificate):
         console.print(line, highlight=False, markup=False)

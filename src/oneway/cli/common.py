@@ -1,6 +1,7 @@
 """What commands share: errors as one line, progress bars, arrays from files."""
 
 import functools
+import json
 import os
 import re
 import shlex
@@ -46,6 +47,10 @@ ModelOptions = Annotated[
 ModelOutputs = Annotated[
     Literal["logits", "confidences"] | None,
     typer.Option(help="What the scores are; needed where neither file nor kind of model says so."),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as JSON on standard output, and nothing else."),
 ]
 Options = Annotated[
     list[str] | None,
@@ -163,6 +168,11 @@ def check_suffix(path: Path, flag: str, *suffixes: str) -> str:
     if suffix not in suffixes:
         raise InvalidOptionError(f"{flag} must end in {' or '.join(suffixes)}, but is {path}.")
     return suffix
+
+
+def print_json(value: Any) -> None:
+    """Print a result for machines: JSON with finite numbers alone."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def print_lines(console: "Console", lines: Sequence[str]) -> None:

@@ -108,7 +108,7 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
     if "closed_gap" not in record:
         raise CorruptDataError(
             f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
-            "`oneway audit`, or the file of `oneway certify --json`."
+            "`oneway audit`, or what `oneway certify --json` prints."
         )
     audited = AuditRecord.from_json(record, str(path))
     pictures = path.with_name("pictures.npz")

@@ -1,6 +1,6 @@
 """Tables, laid out for a terminal, as Markdown, or (by a page) as HTML."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 
 
@@ -63,10 +64,10 @@ class Listing:
         return [*meanings, *self.footnotes]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the table out for a terminal; print it with ``crop=False``, since it may be wider.
+        """Lay the table out; print it with ``crop=False``, since it may be wider than a file's 80.
 
         Headings wrap between words, never within a word. Numbers are never cut. The first column,
-        of names, never wraps.
+        of names, never wraps. On a terminal that is too narrow each row becomes a block of lines.
         """
         cells = self.cells()
         table = Table(
@@ -84,8 +85,21 @@ class Listing:
         for row in cells:
             table.add_row(*map(escape, row))
         needed = Measurement.get(console, options.update(width=1000), table).minimum
+        if needed > options.max_width and console.is_terminal:
+            yield from self._blocks(cells)
+            return
         table.width = needed if needed > options.max_width else None
         yield table
+
+    def _blocks(self, cells: list[list[str]]) -> Iterator[str | Padding]:
+        """Yield the rows one below the other, each cell on a line after its heading."""
+        yield f"[italic]{escape(self.title)}[/italic]"
+        for name, *others in cells:
+            yield f"[bold]{escape(name)}[/bold]"
+            block = Table.grid(padding=(0, 2))
+            for heading, text in zip(list(self.columns)[1:], others, strict=True):
+                block.add_row(heading, escape(text))
+            yield Padding(block, (0, 0, 0, 2))
 
     def markdown(self) -> str:
         """Return the table as Markdown, without its title."""
