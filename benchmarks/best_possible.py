@@ -132,10 +132,10 @@ def rivals(
         restarts: Random starts of k-medians.
     """
     methods: dict[str, Callable[[Tensor, int], Iterator[Tensor]]] = {
-        "k-medians": lambda rows, label: k_medians(
+        "k_medians": lambda rows, label: k_medians(
             rows, members, restarts, torch.Generator().manual_seed(label)
         ),
-        "ModelGuard, offline": lambda rows, _: within_caps(rows, members),
+        "model_guard": lambda rows, _: within_caps(rows, members),
     }
     for name, method in methods.items():
         labels = [list(method(rows, label)) for label, rows in enumerate(parts[0])]
@@ -175,13 +175,13 @@ def measure(fitting: Tensor, asked: Tensor, members: int, restarts: int) -> Iter
         row: Row = {"members": members, "labels": len(labels), "cells": cells}
         for place, logits in zip(("fitted", "mean"), kept, strict=True):
             released = book.expand(book.values, book(logits))
-            apart = (released - logits.double().softmax(-1)).abs().sum(-1)
-            row[f"l1_{place}"] = float(apart.mean())
+            moved = (released - logits.double().softmax(-1)).abs().sum(-1)
+            row[f"l1_{place}"] = float(moved.mean())
         best = dict(zip(("fitted", "mean"), (torch.inf, torch.inf), strict=True))
         for name, found in beside.items():
             apart = found[min(cells, max(found))]
             for number, place in enumerate(best):
-                row[f"{name}, l1_{place}"] = apart[number]
+                row[f"{name}_l1_{place}"] = apart[number]
                 best[place] = min(best[place], apart[number])
         yield row | {f"excess_{key}": row[f"l1_{key}"] / best[key] - 1 for key in best}
 
