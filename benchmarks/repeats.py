@@ -7,12 +7,19 @@ apart by an attacker who can make the same copies of each: exact for these copie
 of a mixture of kernel ridge regressions on the mean answer and on the mean log answer, of codebooks
 on the share of each cell; fitted to 400 auxiliary queries with as many answers. Better attacks may
 exist. G compares with the same attack on one clean answer (0) and on one label (1).
+
+``remembered`` is a server that keeps what it has told a client: scores of the same label that lie
+near others which it answered before get that answer again. A client of the copies' rows asks about
+one query and its copies. Four clients share a query's copies evenly in ``named_16_by_4_clients``;
+in ``named_by_others`` another user of the same client asks about 50 pictures of their own after a
+query, whose answer they do not see. ``l1_busy`` is of a client who asks about all queries.
 """
 
 import argparse
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +51,12 @@ QUERIES, ROWS = 750, 400
 GRADED = 400
 """Queries that attacks are graded on."""
 
+RADII = (0.1, 0.3, 0.5, 2.0)
+"""L1 distances of probabilities within which an answer is remembered."""
+
+CLIENTS, PROBES = 4, 50
+"""Clients who share the copies of a query, and queries of another user of the same client."""
+
 CODEBOOKS = {
     "codebook, 5 members": FitSettings(min_members=5),
     "codebook, 20 members": FitSettings(),
@@ -55,9 +68,33 @@ CODEBOOKS = {
     "label alone": FitSettings(rate_weight=math.inf),
 }
 
+REMEMBERED = ("codebook, 20 members",)
+"""Codebooks whose answers are remembered, too."""
+
 Row = dict[str, Any]
 Answer = Callable[[Tensor], Tensor]
-"""``(..., K)`` clean scores, to released ones."""
+"""``(N, m, K)`` clean scores of N clients with m queries each, in their order, to released ones."""
+
+
+def remembered(guard: CodebookRelease, radius: float, clean: Tensor) -> Tensor:
+    """Return ``(N, m, K)`` answers to N clients with a memory each, of what they were told before.
+
+    Scores get the answer to the nearest ones of the same label that were answered by their own
+    cell, if these are within ``radius``.
+    """
+    own, rows, labels = guard.probabilities(clean), clean.softmax(-1), clean.argmax(-1)
+    told, kept = own.clone(), torch.zeros(labels.shape, dtype=torch.bool)
+    for place in range(labels.shape[1]):
+        before = slice(0, place)
+        apart = (rows[:, before] - rows[:, place, None]).abs().sum(-1)
+        apart[~kept[:, before] | (labels[:, before] != labels[:, place, None])] = torch.inf
+        kept[:, place] = True
+        if place:
+            near = apart.min(1)
+            again = (near.values <= radius).nonzero()[:, 0]
+            told[again, place] = own[again, near.indices[again]]
+            kept[again, place] = False
+    return told
 
 
 def releases(logits: Tensor, variants: Tensor) -> Iterator[tuple[str, int | None, Answer]]:
@@ -67,7 +104,12 @@ def releases(logits: Tensor, variants: Tensor) -> Iterator[tuple[str, int | None
     for name, settings in CODEBOOKS.items():
         calibration = cut_calibration(logits, settings, variants=variants)
         book = merge_calibration(calibration, settings.rate_weight)
-        yield name, book.sizes.cells, CodebookRelease(book).probabilities
+        guard = CodebookRelease(book)
+        yield name, book.sizes.cells, guard.probabilities
+        if name in REMEMBERED:
+            for radius in RADII:
+                told = f"{name}, remembered within {radius:g}"
+                yield told, book.sizes.cells, partial(remembered, guard, radius)
 
 
 def features(answers: Tensor, table: Tensor | None) -> list[Tensor]:
@@ -112,6 +154,32 @@ def measure(
     return row
 
 
+def with_memory(answer: Answer, clean: Tensor, probes: Tensor) -> Row:
+    """Return figures that a memory of answers changes.
+
+    Args:
+        answer: The release.
+        clean: ``(N, m, K)`` clean scores of queries and their copies.
+        probes: ``(P, K)`` those of another user's queries.
+    """
+    count, copies, classes = clean.shape
+    shared = answer(clean.reshape(count * CLIENTS, copies // CLIENTS, classes))
+    after = torch.cat([clean[:, :1], probes.expand(count, -1, -1)], 1)
+    first, rows = clean[:, 0], clean.softmax(-1)
+    return {
+        "l1_copies": float((answer(clean) - rows).abs().sum(-1).mean()),
+        "l1_busy": float((answer(first.unsqueeze(0))[0] - rows[:, 0]).abs().sum(-1).mean()),
+        f"named_{copies}_by_{CLIENTS}_clients": named(shared.reshape(clean.shape)),
+        "named_by_others": named(answer(after)[:, 1:]),
+    }
+
+
+def named(answers: Tensor) -> float:
+    """Return the share of queries that is told apart by ``(N, m, K)`` answers."""
+    numbers = sequences(answers.flatten(0, 1)).view(answers.shape[:2])
+    return chance_named(sequences(numbers))
+
+
 def measured(name: str, cache: Path, seed: int) -> list[Row]:
     """Return a record for each release of one data set, from clean scores to the label alone."""
     target, splits = trained(name, cache)
@@ -127,6 +195,7 @@ def measured(name: str, cache: Path, seed: int) -> list[Row]:
         row: Row = {"data": name, "release": name_of_release, "seed": seed, "cells": cells}
         l1 = (asked[:, 0] - clean[1][:, 0].softmax(-1)).abs().sum(-1)
         row |= {"l1_mean": float(l1.mean())}
+        row |= with_memory(answer, clean[1], clean[0][-PROBES:, 0])
         rows.append(row | measure((own, asked), images, cells))
     clean_error, label = rows[0]["error_1"], rows[-1]["error_1"]
     for row in rows:
