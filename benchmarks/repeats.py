@@ -58,7 +58,7 @@ CLIENTS, PROBES = 4, 50
 """Clients who share the copies of a query, and queries of another user of the same client."""
 
 CODEBOOKS = {
-    "codebook, 5 members": FitSettings(min_members=5),
+    "codebook, 5 members": FitSettings(min_members=5, rate_weight=0.003),
     "codebook, 20 members": FitSettings(),
     "codebook, 20 members, 20 cells": FitSettings(max_cells=20),
     "codebook, 20 members, rate .05": FitSettings(rate_weight=0.05),
@@ -68,8 +68,27 @@ CODEBOOKS = {
     "label alone": FitSettings(rate_weight=math.inf),
 }
 
-REMEMBERED = ("codebook, 20 members",)
-"""Codebooks whose answers are remembered, too."""
+REMEMBERED = "codebook, 20 members"
+"""The codebook whose answers are remembered, too."""
+
+BESIDE = (
+    REMEMBERED,
+    "codebook, 20 members, rate .05",
+    "codebook, 20 members, variants .1",
+    "codebook, 20 members, variants .3",
+    "label alone",
+)
+"""Releases that a memory is compared with."""
+
+ON_LEADERBOARD = {
+    "none": "none",
+    "rounding, 2 decimals": "rounding, 2 decimals",
+    "codebook, 5 members": "codebook, 5 members",
+    "codebook, 20 members": "codebook, 20 members",
+    "codebook, 20 members, rate .1": "codebook, 20 members, fewer bits",
+    "label alone": "label only",
+}
+"""What the leaderboard calls releases with the same options."""
 
 Row = dict[str, Any]
 Answer = Callable[[Tensor], Tensor]
@@ -106,7 +125,7 @@ def releases(logits: Tensor, variants: Tensor) -> Iterator[tuple[str, int | None
         book = merge_calibration(calibration, settings.rate_weight)
         guard = CodebookRelease(book)
         yield name, book.sizes.cells, guard.probabilities
-        if name in REMEMBERED:
+        if name == REMEMBERED:
             for radius in RADII:
                 told = f"{name}, remembered within {radius:g}"
                 yield told, book.sizes.cells, partial(remembered, guard, radius)
@@ -195,7 +214,10 @@ def measured(name: str, cache: Path, seed: int) -> list[Row]:
         row: Row = {"data": name, "release": name_of_release, "seed": seed, "cells": cells}
         l1 = (asked[:, 0] - clean[1][:, 0].softmax(-1)).abs().sum(-1)
         row |= {"l1_mean": float(l1.mean())}
-        row |= with_memory(answer, clean[1], clean[0][-PROBES:, 0])
+        if name_of_release in ON_LEADERBOARD:
+            row["leaderboard"] = ON_LEADERBOARD[name_of_release]
+        if name_of_release in BESIDE or isinstance(answer, partial):
+            row |= with_memory(answer, clean[1], clean[0][-PROBES:, 0])
         rows.append(row | measure((own, asked), images, cells))
     clean_error, label = rows[0]["error_1"], rows[-1]["error_1"]
     for row in rows:
