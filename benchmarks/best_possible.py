@@ -7,6 +7,9 @@ the nearest center, until each center has ``members`` distinct queries, as ours 
 label's centers for many numbers and caps; the fewest L1 over all ways to share a number of cells
 out to labels is compared, which neither of them offers by itself. Labels with fewer queries than
 ``members`` are left out. Distances are means over the rows that all are fitted to, and over others.
+
+``nearest`` are our vectors, too, with each row at its label's nearest vector in the place of its
+box's; vectors with fewer than ``members`` such rows are dropped, and the others moved.
 """
 
 import argparse
@@ -45,6 +48,12 @@ def nearest(rows: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Return each row's L1 distance from the nearest of the centers, and its number."""
     least = torch.cdist(rows, centers, p=1).min(1)
     return least.values, least.indices
+
+
+def mean_apart(part: list[Tensor], centers: list[Tensor]) -> float:
+    """Return the mean L1 distance of all labels' rows from the nearest of their centers."""
+    apart = [nearest(*pair)[0] for pair in zip(part, centers, strict=True)]
+    return float(torch.cat(apart).mean())
 
 
 def improved(rows: Tensor, centers: Tensor) -> Tensor:
@@ -141,11 +150,7 @@ def rivals(
         labels = [list(method(rows, label)) for label, rows in enumerate(parts[0])]
         for cells, chosen in enumerate(shared_out(labels, parts[0])):
             if chosen:
-                apart = [
-                    torch.cat([nearest(*pair)[0] for pair in zip(part, chosen, strict=True)])
-                    for part in parts
-                ]
-                yield name, cells, [float(each.mean()) for each in apart]
+                yield name, cells, [mean_apart(part, chosen) for part in parts]
 
 
 def measure(fitting: Tensor, asked: Tensor, members: int, restarts: int) -> Iterator[Row]:
@@ -177,13 +182,30 @@ def measure(fitting: Tensor, asked: Tensor, members: int, restarts: int) -> Iter
             released = book.expand(book.values, book(logits))
             moved = (released - logits.double().softmax(-1)).abs().sum(-1)
             row[f"l1_{place}"] = float(moved.mean())
-        best = dict(zip(("fitted", "mean"), (torch.inf, torch.inf), strict=True))
+        vectors = book.expand(book.values, torch.arange(book.sizes.cells))
+        own = [
+            merged(rows, vectors[book.labels == label], members)
+            for label, rows in zip(labels.tolist(), parts[0], strict=True)
+        ]
+        row["nearest_cells"] = sum(map(len, own))
+        row["nearest_l1_fitted"], row["nearest_l1_mean"] = (mean_apart(part, own) for part in parts)
+        best = {"fitted": torch.inf, "mean": torch.inf}
         for name, found in beside.items():
             apart = found[min(cells, max(found))]
             for number, place in enumerate(best):
                 row[f"{name}_l1_{place}"] = apart[number]
                 best[place] = min(best[place], apart[number])
-        yield row | {f"excess_{key}": row[f"l1_{key}"] / best[key] - 1 for key in best}
+        row |= {f"excess_{key}": row[f"l1_{key}"] / best[key] - 1 for key in best}
+        yield row | {f"nearest_excess_{k}": row[f"nearest_l1_{k}"] / best[k] - 1 for k in best}
+
+
+def largest(rows: list[Row]) -> Row:
+    """Return the largest excesses of a data set's rows with so many members."""
+    sizes = [row["cells"] for row in rows]
+    summary: Row = {"sizes": f"{min(sizes)} to {max(sizes)}", "members": rows[0]["members"]}
+    for excess in ("excess_fitted", "excess_mean", "nearest_excess_fitted", "nearest_excess_mean"):
+        summary[f"largest_{excess}"] = max(row[excess] for row in rows)
+    return summary
 
 
 def main() -> None:
@@ -208,7 +230,8 @@ def main() -> None:
             for images in (own, splits.test_images)
         )
         for members in options.members:
-            for row in measure(fitting, asked, members, options.restarts):
+            rows = list(measure(fitting, asked, members, options.restarts))
+            for row in [*rows, largest(rows)]:
                 records.append({"data": name, **row, "restarts": options.restarts, **place})
                 console.print(name, row)
             if options.out is not None:
