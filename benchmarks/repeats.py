@@ -147,26 +147,33 @@ def features(answers: Tensor, table: Tensor | None) -> list[Tensor]:
     return [mean, one_hot(cells, len(table)).float().mean(1)]
 
 
-def measure(
-    answers: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], cells: int | None
+def told_apart(asked: Tensor, cells: int | None) -> Row:
+    """Return how many queries ``(N, m, K)`` answers name; ``cells`` are those of a codebook."""
+    row: Row = {}
+    numbers = sequences(asked.flatten(0, 1)).view(asked.shape[:2])
+    for count in ANSWERS:
+        apart = sequences(numbers[:, :count])
+        row[f"named_{count}"] = chance_named(apart)
+        row[f"named_of_{WARD}_{count}"] = mean_chance_named(apart, WARD)
+        row[f"most_{count}"] = None if cells is None else largest_share(len(asked), cells, count)
+    return row
+
+
+def attacked(
+    answers: tuple[Tensor, Tensor], images: tuple[Tensor, Tensor], *, has_cells: bool
 ) -> Row:
-    """Return the figures of one release.
+    """Return the errors of attacks on one release.
 
     Args:
         answers: ``(n, m, K)`` of the attacker's rows, and ``(N, m, K)`` of the queries.
         images: Those of both.
-        cells: Cells of a codebook.
+        has_cells: Whether the release is a codebook.
     """
-    row, (own, asked), least = Row(), answers, 1.0
-    numbers = sequences(asked.flatten(0, 1)).view(asked.shape[:2])
-    table = None if cells is None else torch.cat([own, asked]).flatten(0, 1).unique(dim=0)
+    row, least = Row(), 1.0
+    table = torch.cat(answers).flatten(0, 1).unique(dim=0) if has_cells else None
     for count in ANSWERS:
-        named = sequences(numbers[:, :count])
-        row[f"named_{count}"] = chance_named(named)
-        row[f"named_of_{WARD}_{count}"] = mean_chance_named(named, WARD)
-        row[f"most_{count}"] = None if cells is None else largest_share(len(asked), cells, count)
-        read = (features(each[:, :count], table) for each in (own[:ROWS], asked[:GRADED]))
-        known = list(zip(*read, strict=True))
+        parts = (answers[0][:ROWS], answers[1][:GRADED])
+        known = list(zip(*(features(each[:, :count], table) for each in parts), strict=True))
         found = ridge_errors(known, images[0][:ROWS], images[1][:GRADED])
         least = min(least, float(found.mean()))
         row[f"error_{count}"] = least
@@ -210,7 +217,7 @@ def measured(name: str, cache: Path, seed: int) -> list[Row]:
     ]
     rows = list[Row]()
     for name_of_release, cells, answer in releases(clean[0][:, 0], clean[0][:, 1:]):
-        own, asked = (answer(each) for each in clean)
+        own, asked = answer(clean[0][:ROWS]), answer(clean[1])
         row: Row = {"data": name, "release": name_of_release, "seed": seed, "cells": cells}
         l1 = (asked[:, 0] - clean[1][:, 0].softmax(-1)).abs().sum(-1)
         row |= {"l1_mean": float(l1.mean())}
@@ -218,10 +225,13 @@ def measured(name: str, cache: Path, seed: int) -> list[Row]:
             row["leaderboard"] = ON_LEADERBOARD[name_of_release]
         if name_of_release in BESIDE or isinstance(answer, partial):
             row |= with_memory(answer, clean[1], clean[0][-PROBES:, 0])
-        rows.append(row | measure((own, asked), images, cells))
+        row |= told_apart(asked, cells)
+        if not isinstance(answer, partial):
+            row |= attacked((own, asked), images, has_cells=cells is not None)
+        rows.append(row)
     clean_error, label = rows[0]["error_1"], rows[-1]["error_1"]
     for row in rows:
-        for count in ANSWERS:
+        for count in ANSWERS if "error_1" in row else ():
             row[f"gap_{count}"] = (row[f"error_{count}"] - clean_error) / (label - clean_error)
     return rows
 
