@@ -18,7 +18,7 @@ query, whose answer they do not see. ``l1_busy`` is of a client who asks about a
 import argparse
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from oneway.defenses.codebook import (
     merge_calibration,
 )
 from oneway.defenses.codebook.composition import ANSWERS, WARD, largest_share, sequences
+from oneway.defenses.codebook.fit import Calibration
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.several_answers import ridge_errors
 from oneway.evaluation.store import write_json_lines
@@ -120,8 +121,13 @@ def releases(logits: Tensor, variants: Tensor) -> Iterator[tuple[str, int | None
     """Yield name, cells and answers of each release."""
     yield "none", None, release
     yield "rounding, 2 decimals", None, lambda scores: release(scores, decimals=2)
+    cuts: dict[int, Calibration] = {}
     for name, settings in CODEBOOKS.items():
-        calibration = cut_calibration(logits, settings, variants=variants)
+        members = settings.min_members
+        if members not in cuts:
+            with_crossings = replace(settings, variant_weight=1.0)
+            cuts[members] = cut_calibration(logits, with_crossings, variants=variants)
+        calibration = replace(cuts[members], settings=settings)
         book = merge_calibration(calibration, settings.rate_weight)
         guard = CodebookRelease(book)
         yield name, book.sizes.cells, guard.probabilities
