@@ -67,15 +67,18 @@ class Scores:
     images: Tensor | None = None
 
 
-def people(data_root: Path | None, cache: Path) -> Scores:
-    """Return the scores of the preset ``people``."""
+def people(data_root: Path | None, cache: Path, *, attack: bool) -> Scores:
+    """Return the scores of the preset ``people``, with pictures if they are to be attacked."""
     target, splits = trained("people", cache, data_root=data_root)
+
+    def scores(images: Tensor) -> Tensor:
+        return torch.cat([target.logits(part) for part in images.split(256)])
+
+    found = Scores(scores(splits.calibration_images), scores(splits.test_images))
+    if not attack:
+        return found
     own = splits.auxiliary_images
-    asked, fitting, known = (
-        torch.cat([target.logits(part) for part in images.split(256)])
-        for images in (splits.test_images, splits.calibration_images, own)
-    )
-    return Scores(fitting, asked, known, own, splits.test_images)
+    return replace(found, own=scores(own), own_images=own, images=splits.test_images)
 
 
 def synthetic(num_classes: int, per_label: int) -> Scores:
@@ -212,6 +215,7 @@ def main() -> None:
     parser.add_argument(
         "--record", type=Path, default=Path("results/leaderboard-people-seed0.jsonl")
     )
+    parser.add_argument("--attack", action="store_true", help="attack people's releases, too")
     parser.add_argument("--no-people", action="store_true", help="synthetic scores alone")
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
@@ -220,7 +224,8 @@ def main() -> None:
         for count, each in ((250, 4), (1000, 5), (1000, 20))
     }
     if not options.no_people:
-        drawn = {"people": partial(people, options.data_root, options.cache)} | drawn
+        asked = partial(people, options.data_root, options.cache, attack=options.attack)
+        drawn = {"people": asked} | drawn
     records, console = list[Row](), Console(width=200)
     place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
     for name, make in drawn.items():

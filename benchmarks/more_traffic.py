@@ -8,7 +8,7 @@ queries that are alone count as read. G compares them with kernel ridge regressi
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from torch import Tensor
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.contracts import AttackerKnowledge
 from oneway.data import load_dataset, split_dataset
-from oneway.defenses.codebook import FitSettings, fit_codebook, mean_chance_named
+from oneway.defenses.codebook import (
+    FitSettings,
+    cut_calibration,
+    mean_chance_named,
+    merge_calibration,
+)
 from oneway.defenses.codebook.measures import error_shares
 from oneway.defenses.codebook.traffic import query_bytes
 from oneway.evaluation.records import environment, source_commit
@@ -52,9 +57,10 @@ def measure(logits: Tensor, images: Tensor, sizes: list[int]) -> Iterator[Row]:
     clean = clean_error(logits[: 2 * ATTACKER_ROWS], images[: 2 * ATTACKER_ROWS])
     label = float(error_shares(asked.argmax(-1), shown)[0].mean())
     for size in sizes:
+        calibration = cut_calibration(logits[TEST : TEST + size], FitSettings())
         for cap in CAPS:
-            fitting = logits[TEST : TEST + size]
-            book = fit_codebook(fitting, FitSettings(min_members=20, max_cells=cap))
+            limited = replace(calibration, settings=FitSettings(max_cells=cap))
+            book = merge_calibration(limited, limited.settings.rate_weight)
             cells = book(asked)
             released = book.expand(book.values, cells)
             apart = (released - asked.double().softmax(-1)).abs().sum(-1)
@@ -77,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=["digits", "smoothed"])
     parser.add_argument("--data-root", type=Path, default=None)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 4000, 12000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 4000, 12000, 40000])
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
@@ -102,8 +108,8 @@ def main() -> None:
         for row in measure(logits, images, options.sizes):
             records.append({"data": name, **row, **place})
             console.print(name, row)
-        if options.out is not None:
-            write_json_lines(options.out, records)
+            if options.out is not None:
+                write_json_lines(options.out, records)
 
 
 if __name__ == "__main__":
