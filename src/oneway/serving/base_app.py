@@ -30,6 +30,7 @@ from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.responses import json_response
 from oneway.serving.settings import ServingSettings
+from oneway.serving.tracing import TracingMiddleware, end_traces, span, tracer_provider
 from oneway.serving.watching import watch_traffic
 
 REQUIRE_GUARD = "oneway-require-guard"
@@ -96,6 +97,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         test = None if self.watch is None else self.watch.test
         self.metrics = ServerMetrics(guard_parameters(guarded.guard), test)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.traces = tracer_provider()
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -223,11 +225,12 @@ class GuardedServer(ABC, Generic[Q, R]):
         self._check_version(request)
         if self.stopped:
             raise traffic_changed()
-        # Nothing keeps the body: it may be many times as large as the queries in it.
-        parsed = self.read_request(
-            await read_body(request, self.most_bytes, self.settings.timeout_seconds),
-            request.headers.get(BINARY_HEADER),
-        )
+        with span("receive"):
+            # Nothing keeps the body: it may be many times as large as the queries in it.
+            parsed = self.read_request(
+                await read_body(request, self.most_bytes, self.settings.timeout_seconds),
+                request.headers.get(BINARY_HEADER),
+            )
         if parsed.queries is not None:
             request.scope["state"]["facts"]["queries"] = len(parsed.queries)
         answer, released = await while_connected(request, self.answer(parsed))
@@ -298,6 +301,8 @@ class GuardedServer(ABC, Generic[Q, R]):
                 await self.batcher.close()
                 if self.watch is not None:
                     self.watch.save()
+                if self.traces is not None:
+                    await end_traces(self.traces)
 
         routes = [
             Route("/v2", self.server_metadata),
@@ -318,6 +323,8 @@ class GuardedServer(ABC, Generic[Q, R]):
             ]
             admin = self._behind_access([*health, *metrics], token, None)
         app = self._behind_access(routes, token, settings.served_hosts, lifespan)
+        if self.traces is not None:
+            app.user_middleware.insert(0, Middleware(TracingMiddleware, provider=self.traces))
         app.state.admin = admin
         return app
 

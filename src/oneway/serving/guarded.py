@@ -33,6 +33,7 @@ from oneway.releases import (
     release_checked,
 )
 from oneway.serving.http_errors import RefusedError, no_release, upstream_failed
+from oneway.serving.tracing import span
 from oneway.targets.answers import DECLARE_CONFIDENCES
 from oneway.targets.failure import failed
 
@@ -207,8 +208,10 @@ class GuardedHere(Guarded[Q]):
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
         counts = [len(queries) for queries in requests]
         queries = self._filled(self._join(requests))
-        clean = self._asked(queries)
-        released = self._release(clean, self._images(queries), self.batch_size)
+        with span("model"):
+            clean = self._asked(queries)
+        with span("guard"):
+            released = self._release(clean, self._images(queries), self.batch_size)
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "
@@ -390,10 +393,11 @@ class GuardedScores(Guarded[Scored]):
 
     def _answer(self, requests: Sequence[Scored]) -> list[Released]:
         logits = [self._clean_logits(scored) for scored in requests]
-        released = [
-            self._release(clean, self._queries(scored))
-            for clean, scored in zip(logits, requests, strict=True)
-        ]
+        with span("guard"):
+            released = [
+                self._release(clean, self._queries(scored))
+                for clean, scored in zip(logits, requests, strict=True)
+            ]
         # After the last release: where one fails, all requests are tried again.
         if self.count is not None:
             self.count(torch.cat(logits))
