@@ -32,7 +32,8 @@ def instructions() -> list[tuple[str, str]]:
 
 def build(folder: Path, arguments: dict[str, str]) -> dict[str, str]:
     """Take every step, with ``/`` as a folder; return the last stage's instructions."""
-    source, last = folder / "source", {}
+    source = folder / "source"
+    last: dict[str, str] = {}
     source.mkdir()
     for name, rest in instructions():
         words = shlex.split(rest)
