@@ -115,9 +115,10 @@ class Guarded(ABC, Generic[Q]):
         self, clean: Tensor, queries: Tensor | None, batch_size: int | None = None
     ) -> Released:
         """Return the release of ``(N, K)`` clean logits, which are checked."""
-        answer = release_checked(
-            self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
-        )
+        with span("guard"):
+            answer = release_checked(
+                self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
+            )
         return answer.confidences.cpu().numpy()
 
     def _check_guard(self, clean: Tensor, queries: Tensor | None) -> None:
@@ -208,10 +209,8 @@ class GuardedHere(Guarded[Q]):
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
         counts = [len(queries) for queries in requests]
         queries = self._filled(self._join(requests))
-        with span("model"):
-            clean = self._asked(queries)
-        with span("guard"):
-            released = self._release(clean, self._images(queries), self.batch_size)
+        clean = self._asked(queries)
+        released = self._release(clean, self._images(queries), self.batch_size)
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "
@@ -234,7 +233,8 @@ class GuardedHere(Guarded[Q]):
         count = len(queries)
         starts = range(0, count, self.batch_size)
         parts = [range(start, min(start + self.batch_size, count)) for start in starts]
-        logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
+        with span("model"):
+            logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
         check_logits(logits, "the logits of the model")
         self._watch.check(logits)
         return logits
@@ -393,11 +393,10 @@ class GuardedScores(Guarded[Scored]):
 
     def _answer(self, requests: Sequence[Scored]) -> list[Released]:
         logits = [self._clean_logits(scored) for scored in requests]
-        with span("guard"):
-            released = [
-                self._release(clean, self._queries(scored))
-                for clean, scored in zip(logits, requests, strict=True)
-            ]
+        released = [
+            self._release(clean, self._queries(scored))
+            for clean, scored in zip(logits, requests, strict=True)
+        ]
         # After the last release: where one fails, all requests are tried again.
         if self.count is not None:
             self.count(torch.cat(logits))
