@@ -679,7 +679,7 @@ def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
         assert server.client.post("/predict", content=probe.read_bytes()).status_code == 200
 
 
-@pytest.mark.hostile("a storm of requests that are given up", 24 * 6, "well afterwards")
+@pytest.mark.hostile("a storm of requests that are given up", 24 * 5, "well afterwards")
 def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch):
     """Whoever gives up takes no connection with him: in the end there would be none."""
     ended, opened = threading.Event(), []
@@ -705,7 +705,7 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch
 
         def give_up(at):
             with httpx.Client(base_url=server.url, trust_env=False) as client:
-                for _ in range(6):
+                for _ in range(5):
                     try:
                         client.post(f"{PATH}/infer", json=request_of(QUERIES), timeout=0.01 * at)
                     except httpx.TimeoutException:

@@ -32,9 +32,9 @@ PURPOSES = {
     "export": "a codebook, or a model with one behind it, as ONNX",
     "records": "tables: audits of models of records, .csv and .parquet",
     "serve": "`oneway serve`: guarded HTTP servers",
-    "otel": "traces of `oneway serve`, for OpenTelemetry",
     "sklearn": "scikit-learn models, and a guard around `predict_proba`",
     "mlflow": "a guard around an MLflow model",
+    "otel": "traces of `oneway serve`, for OpenTelemetry",
     "playground": "`oneway playground`: a page to try defenses on, with bundled digits",
     "ray": "guards on Ray Serve and Ray Data, experiments on a cluster",
 }

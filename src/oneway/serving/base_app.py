@@ -30,7 +30,7 @@ from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.responses import json_response
 from oneway.serving.settings import ServingSettings
-from oneway.serving.tracing import TracingMiddleware, end_traces, span, tracer_provider
+from oneway.serving.tracing import TracingMiddleware, end_traces, tracer_provider
 from oneway.serving.watching import watch_traffic
 
 REQUIRE_GUARD = "oneway-require-guard"
@@ -225,12 +225,11 @@ class GuardedServer(ABC, Generic[Q, R]):
         self._check_version(request)
         if self.stopped:
             raise traffic_changed()
-        with span("receive"):
-            # Nothing keeps the body: it may be many times as large as the queries in it.
-            parsed = self.read_request(
-                await read_body(request, self.most_bytes, self.settings.timeout_seconds),
-                request.headers.get(BINARY_HEADER),
-            )
+        # Nothing keeps the body: it may be many times as large as the queries in it.
+        parsed = self.read_request(
+            await read_body(request, self.most_bytes, self.settings.timeout_seconds),
+            request.headers.get(BINARY_HEADER),
+        )
         if parsed.queries is not None:
             request.scope["state"]["facts"]["queries"] = len(parsed.queries)
         answer, released = await while_connected(request, self.answer(parsed))
