@@ -304,7 +304,7 @@ def test_health_and_metrics_have_a_port_that_no_load_delays(monkeypatch):
         ) as admin,
         ThreadPoolExecutor(1) as pool,
     ):
-        assert admin.get("/v2/health/ready").status_code == 200
+        eventually(lambda: admin.get("/v2/health/ready").status_code == 200)
         assert server.client.get("/metrics").status_code == 404
         asked = pool.submit(server.infer, QUERIES)
         assert held.wait(PATIENCE)
