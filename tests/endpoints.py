@@ -74,13 +74,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server sends; it says ``promised`` bytes, if that is more than it has."""
+    """What a server sends; it says ``promised`` bytes, if that is more than it has.
+
+    ``raw`` is sent in place of all of it; then the connection ends.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     promised: int | None = None
     drip: Callable[[], None] | None = None
+    raw: bytes | None = None
 
 
 def as_json(value: Any, status: int = 200) -> Reply:
@@ -115,6 +119,10 @@ def running(answer: Callable[[Asked], Reply]) -> Iterator[Endpoint]:
             endpoint.asked.append(asked)
             faulty = self.command == "POST" and endpoint.faults
             reply = endpoint.faults.popleft() if faulty else endpoint.answer(asked)
+            if reply.raw is not None:
+                self.wfile.write(reply.raw)
+                self.close_connection = True
+                return
             self.send_response(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)

@@ -102,6 +102,7 @@ def _no_fault_stays(faulty):
     faulty.fault = None
 
 
+@pytest.mark.hostile("guards that fail", len(FAULTS), "503, no score")
 def test_a_guard_that_fails_releases_nothing(server, faulty):
     expected = release(faulty.inner(TorchTarget(linear_model()).logits(QUERIES)))
     for name, fault in FAULTS.items():
@@ -124,6 +125,7 @@ def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard():
     assert len(digits_in(said, QUERIES)) >= 9
 
 
+@pytest.mark.hostile("models that fail", 8, "503, no score")
 def test_a_model_that_fails_releases_nothing():
     class Model(torch.nn.Module):
         fault = None
@@ -158,6 +160,7 @@ def test_the_log_says_what_was_raised_where_and_not_what_it_said(server, faulty)
     assert "scores were" not in said
 
 
+@pytest.mark.hostile("queries that break a guard for a batch", 1, "503 for that one alone")
 def test_one_query_that_breaks_the_guard_takes_nobody_else_down():
     """Requests of one batch: the poisonous one fails, its neighbours get what they would alone."""
     entered, go = threading.Event(), threading.Event()

@@ -81,6 +81,7 @@ def test_queries_may_be_flat_or_nested_in_any_float(server, images):
             assert torch.equal(got, expected), datatype
 
 
+@pytest.mark.hostile("more queries than a request may hold", 1, "400")
 def test_a_request_may_hold_so_many_queries_and_no_more():
     with serving(max_request_rows=4) as server:
         for rows, status in ((1, 200), (4, 200), (5, 400)):
@@ -154,6 +155,7 @@ def test_a_client_gets_answers_of_the_version_that_it_requires_alone(server, ima
     assert answer.headers["oneway-refused"] == "true"
 
 
+@pytest.mark.hostile("malformed requests", len(BAD), "400, no number of theirs")
 def test_bad_requests_are_refused_without_their_numbers(server):
     for fault, request in BAD.items():
         answer = server.client.post(f"{PATH}/infer", json=request)
@@ -162,6 +164,7 @@ def test_bad_requests_are_refused_without_their_numbers(server):
         assert "625" not in answer.text, fault
 
 
+@pytest.mark.hostile("bodies that are no JSON, or nested without end", 5, "400")
 def test_what_is_no_json_is_refused(server):
     for body in (b"", b"{", b"\xff\xfe", b"[" * 50_000, b'{"inputs": [NaN]}'):
         answer = server.client.post(f"{PATH}/infer", content=body)
@@ -169,6 +172,7 @@ def test_what_is_no_json_is_refused(server):
         assert set(answer.json()) == {"error"}, body[:20]
 
 
+@pytest.mark.hostile("numbers that are not finite", 3, "400")
 def test_numbers_that_are_not_finite_are_refused(server):
     text = (
         '{"inputs": [{"name": "image", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": [%s]}]}'
@@ -178,6 +182,7 @@ def test_numbers_that_are_not_finite_are_refused(server):
         assert server.client.post(f"{PATH}/infer", content=body).status_code == 400
 
 
+@pytest.mark.hostile("other paths and methods", 10, "400, 404 or 405")
 def test_other_paths_and_methods_are_errors_of_the_protocol(server):
     for method, path, status in (
         ("GET", "/v2/models/other", 404),

@@ -131,6 +131,7 @@ def test_metadata_show_only_what_passes(pair):
     assert server.client.get(f"{PATH}/versions/1").status_code == 404
 
 
+@pytest.mark.hostile("outputs that are not listed, behind an address", 1, "400")
 def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
     server, endpoint = pair
     only = server.infer(QUERIES, outputs=[{"name": "label"}]).json()
@@ -141,6 +142,7 @@ def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
     assert len(endpoint.posts) == before
 
 
+@pytest.mark.hostile("parameters for the guarded server", 3, "dropped")
 def test_parameters_do_not_pass(pair):
     """One of them could ask the server for another form of its scores."""
     server, endpoint = pair
@@ -151,6 +153,9 @@ def test_parameters_do_not_pass(pair):
     assert "parameters" not in endpoint.posts[-1].body.decode()
 
 
+@pytest.mark.hostile(
+    "inputs that the guarded server does not declare", 4, "400, and it is not asked"
+)
 def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
     """One of them could be a switch that its makers left in."""
     server, endpoint = pair
@@ -164,6 +169,9 @@ def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
     assert len(endpoint.posts) == before
 
 
+@pytest.mark.hostile(
+    "other types, and rows that are not counted for it", 5, "400, and it is not asked"
+)
 def test_rows_are_counted_and_types_are_the_model_s_whatever_a_client_says(pair):
     server, endpoint = pair
     asked = len(endpoint.posts)
@@ -182,6 +190,9 @@ def test_rows_are_counted_and_types_are_the_model_s_whatever_a_client_says(pair)
     assert len(endpoint.posts) == asked
 
 
+@pytest.mark.hostile(
+    "integer and text rows beyond the limit, or missing in the answer", 6, "400 or 502"
+)
 @pytest.mark.parametrize("datatype", ["UINT8", "BYTES"])
 def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path):
     value = {"UINT8": 1, "BYTES": "a, b"}[datatype]
@@ -215,6 +226,7 @@ def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path
         assert '"upstream_rows"' in server.log.getvalue()
 
 
+@pytest.mark.hostile("wrong sizes of binary data", 4, "400")
 def test_tritons_client_asks_through_it_in_its_default_settings(pair):
     """It sends and wants binary data, whatever the server behind speaks."""
     server, _ = pair
@@ -297,6 +309,11 @@ DYING = {
 STATUSES = {"says it is the client": 400, "is busy": 503}
 
 
+@pytest.mark.hostile(
+    "guarded servers that answer something else, or an error, or half",
+    len(BROKEN) + len(DYING),
+    "502 (400 or 503 by its status), no score",
+)
 def test_a_server_that_breaks_gets_nothing_through():
     upstream = OpenInferenceServer()
     with proxied(upstream) as (server, endpoint):
@@ -316,6 +333,7 @@ def test_a_server_that_breaks_gets_nothing_through():
             assert torch.equal(server.release(QUERIES), expected()), fault
 
 
+@pytest.mark.hostile("guarded servers whose answer is too large", 1, "502")
 def test_a_server_that_is_too_large_is_given_up():
     with proxied(OpenInferenceServer(), how={"max_upstream_bytes": 1024}) as (server, endpoint):
         endpoint.faults.append(Reply(200, b" " * 2048 + TEXT))
@@ -323,6 +341,7 @@ def test_a_server_that_is_too_large_is_given_up():
         assert server.infer(QUERIES).status_code == 200
 
 
+@pytest.mark.hostile("guarded servers that drip", 1, "504")
 def test_a_server_that_is_too_slow_is_given_up():
     ended, how = threading.Event(), {"upstream_timeout_seconds": 0.4}
     with proxied(OpenInferenceServer(), how=how) as (server, endpoint):
@@ -332,6 +351,7 @@ def test_a_server_that_is_too_slow_is_given_up():
         eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
+@pytest.mark.hostile("guards that fail behind an address", 1, "503, no score")
 def test_a_guard_that_fails_lets_nothing_through():
     from oneway.defenses.rounding import Rounding
 
@@ -352,6 +372,9 @@ def test_a_guard_that_fails_lets_nothing_through():
         assert digits_in(server.everything(answer), QUERIES) == []
 
 
+@pytest.mark.hostile(
+    "probes that crowd out queries", 8, "one question to the guarded server; queries are answered"
+)
 def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place(monkeypatch):
     """Probes need no token: many at once ask the server once, and never wait for it in queries."""
     monkeypatch.setattr(upstream_module, "READY_SECONDS", PATIENCE)
@@ -381,6 +404,7 @@ def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place(monkeypatch):
         assert len(endpoint.asked) - before - 1 < 8
 
 
+@pytest.mark.hostile("guarded servers that never end to say that they are ready", 1, "not read")
 def test_a_server_that_never_ends_to_say_that_it_is_ready_is_not_read():
     class Endless(OpenInferenceServer):
         def __call__(self, asked):
@@ -392,6 +416,7 @@ def test_a_server_that_never_ends_to_say_that_it_is_ready_is_not_read():
         assert server.client.get("/v2/health/ready").status_code == 200
 
 
+@pytest.mark.hostile("proxies of the environment", 3, "not asked")
 def test_no_proxy_of_the_environment_gets_to_see_clean_scores(monkeypatch):
     with upstream_running(OpenInferenceServer()) as eavesdropper:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -594,6 +619,7 @@ def test_plain_json_keeps_its_form_without_what_is_not_listed():
         assert server.client.post("/other", json={}).status_code == 404
 
 
+@pytest.mark.hostile("plain JSON with switches beside the queries", 2, "dropped")
 def test_of_a_plain_request_nothing_but_the_queries_passes(tmp_path):
     """Beside them a client could ask the server for another form of its scores."""
     with proxied(plain, **PLAIN) as (server, endpoint):
@@ -653,6 +679,7 @@ def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
         assert server.client.post("/predict", content=probe.read_bytes()).status_code == 200
 
 
+@pytest.mark.hostile("a storm of requests that are given up", 24 * 5, "well afterwards")
 def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch):
     """Whoever gives up takes no connection with him: in the end there would be none."""
     ended, opened = threading.Event(), []
@@ -678,7 +705,7 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch
 
         def give_up(at):
             with httpx.Client(base_url=server.url, trust_env=False) as client:
-                for _ in range(14):
+                for _ in range(5):
                     try:
                         client.post(f"{PATH}/infer", json=request_of(QUERIES), timeout=0.01 * at)
                     except httpx.TimeoutException:
@@ -696,6 +723,7 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch
         assert server.client.get("/v2/health/ready").status_code == 200
 
 
+@pytest.mark.hostile("more requests than the guarded server may get", 1, "429 and Retry-After")
 def test_more_requests_than_the_server_may_get_are_turned_away():
     entered, go = threading.Event(), threading.Event()
 

@@ -34,6 +34,7 @@ PURPOSES = {
     "serve": "`oneway serve`: guarded HTTP servers",
     "sklearn": "scikit-learn models, and a guard around `predict_proba`",
     "mlflow": "a guard around an MLflow model",
+    "otel": "traces of `oneway serve`, for OpenTelemetry",
     "playground": "`oneway playground`: a page to try defenses on, with bundled digits",
     "ray": "guards on Ray Serve and Ray Data, experiments on a cluster",
 }

@@ -30,6 +30,7 @@ from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
 from oneway.serving.responses import json_response
 from oneway.serving.settings import ServingSettings
+from oneway.serving.tracing import TracingMiddleware, end_traces, tracer_provider
 from oneway.serving.watching import watch_traffic
 
 REQUIRE_GUARD = "oneway-require-guard"
@@ -96,6 +97,7 @@ class GuardedServer(ABC, Generic[Q, R]):
         test = None if self.watch is None else self.watch.test
         self.metrics = ServerMetrics(guard_parameters(guarded.guard), test)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.traces = tracer_provider()
         self.batcher = Batcher[Q, Released](
             self._answer_batch,
             max_batch_size=settings.max_batch_size,
@@ -298,6 +300,8 @@ class GuardedServer(ABC, Generic[Q, R]):
                 await self.batcher.close()
                 if self.watch is not None:
                     self.watch.save()
+                if self.traces is not None:
+                    await end_traces(self.traces)
 
         routes = [
             Route("/v2", self.server_metadata),
@@ -318,6 +322,8 @@ class GuardedServer(ABC, Generic[Q, R]):
             ]
             admin = self._behind_access([*health, *metrics], token, None)
         app = self._behind_access(routes, token, settings.served_hosts, lifespan)
+        if self.traces is not None:
+            app.user_middleware.insert(0, Middleware(TracingMiddleware, provider=self.traces))
         app.state.admin = admin
         return app
 

@@ -9,12 +9,13 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, TypeVar, cast
 
 from oneway.errors import where_raised
 from oneway.serving.http_errors import RefusedError
+from oneway.serving.tracing import Parents, current_parents, under
 
 Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R")
@@ -36,12 +37,14 @@ def stuck() -> RefusedError:
 class _Waiting(Generic[Q, R]):
     query: Q
     answer: asyncio.Future[R]
+    traced: Parents = field(default_factory=current_parents)
 
 
 @dataclass
 class _Job(Generic[Q, R]):
     queries: Sequence[Q]
     answers: asyncio.Future[Sequence[R | RefusedError]]
+    traced: Parents
 
 
 def _settle(future: asyncio.Future[R], result: R | None, error: Exception | None) -> None:
@@ -176,7 +179,8 @@ class Batcher(Generic[Q, R]):
             if not batch:
                 continue
             self._batch, self._began = batch, loop.time()
-            job = _Job([waiting.query for waiting in batch], loop.create_future())
+            traced = tuple(parent for waiting in batch for parent in waiting.traced)
+            job = _Job([waiting.query for waiting in batch], loop.create_future(), traced)
             self._jobs.put(job)
             answers = await job.answers
             self._began = None
@@ -206,7 +210,8 @@ class Batcher(Generic[Q, R]):
             loop = job.answers.get_loop()
             outcome: tuple[Sequence[R | RefusedError] | None, Exception | None]
             try:
-                outcome = self._answers(job.queries), None
+                with under(job.traced):
+                    outcome = self._answers(job.queries), None
             except Exception as error:  # noqa: BLE001  it is raised where it is awaited
                 outcome = None, error
             if loop.is_closed():  # this batch was given up

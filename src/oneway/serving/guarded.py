@@ -33,6 +33,7 @@ from oneway.releases import (
     release_checked,
 )
 from oneway.serving.http_errors import RefusedError, no_release, upstream_failed
+from oneway.serving.tracing import span
 from oneway.targets.answers import DECLARE_CONFIDENCES
 from oneway.targets.failure import failed
 
@@ -114,9 +115,10 @@ class Guarded(ABC, Generic[Q]):
         self, clean: Tensor, queries: Tensor | None, batch_size: int | None = None
     ) -> Released:
         """Return the release of ``(N, K)`` clean logits, which are checked."""
-        answer = release_checked(
-            self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
-        )
+        with span("guard"):
+            answer = release_checked(
+                self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
+            )
         return answer.confidences.cpu().numpy()
 
     def _check_guard(self, clean: Tensor, queries: Tensor | None) -> None:
@@ -231,7 +233,8 @@ class GuardedHere(Guarded[Q]):
         count = len(queries)
         starts = range(0, count, self.batch_size)
         parts = [range(start, min(start + self.batch_size, count)) for start in starts]
-        logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
+        with span("model"):
+            logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
         check_logits(logits, "the logits of the model")
         self._watch.check(logits)
         return logits

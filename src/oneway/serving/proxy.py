@@ -19,6 +19,7 @@ from oneway.serving.openapi import operation
 from oneway.serving.protocol_adapters import ProxyRequest
 from oneway.serving.proxied_model import ProxiedModel
 from oneway.serving.settings import ServingSettings
+from oneway.serving.tracing import span
 from oneway.serving.upstream import Upstream
 
 
@@ -112,7 +113,8 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         return request
 
     async def answer(self, request: ProxyRequest) -> tuple[Any, Released]:
-        answer = await self.upstream.post_json(self.model.infer_url, request.upstream)
+        with span("upstream"):
+            answer = await self.upstream.post_json(self.model.infer_url, request.upstream)
         scored = Scored(self.model.adapter.read_scores(answer), request.queries)
         if request.rows not in (None, len(scored)):
             raise upstream_failed("upstream_rows")  # no row would belong to its query for sure

@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from torch import Tensor
 
 from oneway.serving.http_errors import RefusedError
+from oneway.serving.tracing import span
 
 T = TypeVar("T")
 
@@ -45,11 +46,12 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(timeout_seconds):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > most_bytes:
-                    raise too_large
+        with span("receive"):
+            async with asyncio.timeout(timeout_seconds):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > most_bytes:
+                        raise too_large
     except TimeoutError:
         raise RefusedError(408, "the request did not arrive in time", "timeout") from None
     return bytes(body)

@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 
 from oneway.serving.http_errors import RefusedError, upstream_failed
 from oneway.serving.settings import ServingSettings
+from oneway.serving.tracing import trace_headers
 from oneway.targets.http_client import json_headers, made_client
 
 T = TypeVar("T")
@@ -133,7 +134,8 @@ class Upstream:
         loop = asyncio.get_running_loop()
         until = loop.time() + self.timeout_seconds
         try:
-            async with self._opened().stream(method, url, content=body) as answer:
+            headers = trace_headers()
+            async with self._opened().stream(method, url, content=body, headers=headers) as answer:
                 _check_status(answer.status_code)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise upstream_failed("upstream_packed")
