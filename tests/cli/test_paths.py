@@ -113,8 +113,8 @@ def commands():
             yield f"{group} {info.callback.__name__}".strip(), info.callback
 
 
-OUTPUTS = {"out", "figure", "json_out", "page"}
-INPUTS = {"classes", "model", "guarded", "what", "data_path"}
+OUTPUTS = {"out", "figure", "page"}
+INPUTS = {"classes", "model", "guarded", "source", "what", "data_path"}
 """Parameters that are text, and may name a file."""
 
 
