@@ -20,7 +20,6 @@ COLORS = "color-contrast"
 """The one rule of axe that another color scheme may break."""
 
 
-
 def chromium_path() -> str:
     """Return where Chromium is, or skip; where ``ONEWAY_BROWSER`` is ``required``, fail instead."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
