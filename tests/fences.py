@@ -36,7 +36,7 @@ from markdown_it import MarkdownIt
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from guarded_servers import PATIENCE
+from endpoints import PATIENCE
 from oneway.cli.main import app
 
 ROOT = Path(__file__).parents[1]

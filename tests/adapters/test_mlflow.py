@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
+from endpoints import PATIENCE
 from faulty_defenses import REFUSED, Faulty
-from guarded_servers import PATIENCE
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.identity import Identity

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from endpoints import PATIENCE
 from faulty_defenses import REFUSED, Faulty
-from guarded_servers import PATIENCE
 from laws import looped
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.adapters.ray import (
