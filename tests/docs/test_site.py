@@ -13,6 +13,7 @@ from browsing import axe_violations, overflow
 from fences import ROOT
 
 pytest.importorskip("sphinx", reason="needs the dependency group docs")
+pytestmark = pytest.mark.slow
 
 LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/attacks")
 """A page of cards, of equations and tables, of commands, and of signatures."""
