@@ -16,6 +16,8 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+COLORS = "color-contrast"
+"""The one rule of axe that another color scheme may break."""
 
 
 def chromium_path() -> str:
@@ -29,18 +31,20 @@ def chromium_path() -> str:
     return found
 
 
-def axe_violations(page: Any) -> list[str]:
+def axe_violations(page: Any, *rules: str) -> list[str]:
     """Return what axe finds wrong with a page for people who cannot see it as it is meant.
 
     Args:
         page: Of Playwright, loaded, in the colors that are to be looked at.
+        rules: Names of the only rules to hold it against, such as that of colors; all by default.
 
     Returns:
         One line per element: the rule that it breaks, how bad that is, and where it is.
     """
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{one['id']} ({one['impact']}): {one['help']}: {node['html'][:160]}"
         for one in found

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 from browsing import ARGUMENTS, chromium_path
+from built import Built, build
 
 # Before torch is imported, here and in every process that a test starts. Two workers with two
 # threads each wait for each other: on a busy machine that takes 15 times as long.
@@ -29,7 +30,7 @@ GROUPS = {
     "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test\w*_on_(a_cluster|ray)(?![a-z])"),
     "distribution": re.compile(r"/test_(clean_install|wheel)\.py::"),
     "audited pages": re.compile(r"/report/page/test_(audit_page|in_a_browser)\.py::"),
-    "playground": re.compile(r"/playground/test_(drawing|session)\.py::"),
+    "playground": re.compile(r"/playground/test_(drawing|server|session)\.py::"),
 }
 """Which tests stay in one worker although they are in several files, by their ids."""
 
@@ -78,6 +79,12 @@ def pytest_runtest_teardown(item, nextitem):
             if "ray.serve" in sys.modules:
                 sys.modules["ray.serve"].shutdown()  # its threads ask the cluster once a second
             ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> Built:
+    """The distributions, for all tests of them."""
+    return build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")

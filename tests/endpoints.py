@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 import trustme
 
+PATIENCE = 120
+"""Seconds after which a test gives up waiting, on a machine however busy."""
+
 WEIGHTS = np.random.default_rng(1).normal(size=(16, 3))
 """Of the model that the servers serve: images of 16 pixels, 3 classes."""
 

@@ -36,6 +36,7 @@ from markdown_it import MarkdownIt
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from endpoints import PATIENCE
 from oneway.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -302,7 +303,7 @@ class PageRun:
         self.stack.callback(listener.close)
         self.stack.callback(thread.join)
         self.stack.callback(setattr, server, "should_exit", True)
-        assert started.wait(30)
+        assert started.wait(PATIENCE)
 
     def _curl(self, words: list[str]) -> str:
         url, body, headers = "", None, dict[str, str]()

@@ -15,7 +15,7 @@ import torch
 from starlette.applications import Starlette
 from torch import Tensor, nn
 
-from endpoints import WEIGHTS
+from endpoints import PATIENCE, WEIGHTS
 from oneway.defenses import ServableDefense
 from oneway.defenses.rounding import Rounding
 from oneway.releases import release
@@ -26,9 +26,6 @@ from oneway.targets import TorchTarget
 SHAPE = (1, 4, 4)
 PATH = "/v2/models/digits"
 CPU = torch.device("cpu")
-
-PATIENCE = 120
-"""Seconds after which a test gives up waiting, on a machine however busy."""
 
 
 def eventually(condition: Callable[[], Any]) -> None:

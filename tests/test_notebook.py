@@ -26,22 +26,42 @@ json.dumps({
     "members": certificate.members_least,
 })
 """
+SHORTER = {"auxiliary=2000": "auxiliary=1000", "epochs=6": "epochs=4"}
+"""What tests put in the place of what a reader runs: half of the work."""
 
 
 @pytest.fixture(scope="module")
 def facts():
     """Run it as Jupyter would, with one more cell that says what was found."""
     pytest.importorskip("mlxtend")
-    played = nbformat.from_dict(NOTEBOOK)
+    played = nbformat.from_dict(NOTEBOOK)  # a copy
+    for old, new in SHORTER.items() if not WRITE else ():
+        (cell,) = (one for one in played.cells if one.cell_type == "code" and old in one.source)
+        cell.source = cell.source.replace(old, new)
     played.cells.append(nbformat.v4.new_code_cell(FACTS))
     client = nbclient.NotebookClient(
-        played, timeout=240, resources={"metadata": {"path": str(PATH.parent)}}
+        played, timeout=None, resources={"metadata": {"path": str(PATH.parent)}}
     )
     client.execute()
     last = played.cells.pop()
     if WRITE:
         write(played)
     return json.loads(ast.literal_eval(last.outputs[0]["data"]["text/plain"]))
+
+
+def printed():
+    """Return what the notebook shows its readers: a row for each guard, clean error, label's."""
+    text = "\n".join(
+        output["text"]
+        for cell in NOTEBOOK.cells
+        for output in cell.get("outputs", ())
+        if "text" in output
+    )
+    names = ("L1", "label_changes", "static", "retrained", "G")
+    rows = re.findall(r"^(rounding|noise \.\d|codebook) +([-. \d]+)$", text, re.MULTILINE)
+    found = {name: dict(zip(names, map(float, row.split()), strict=True)) for name, row in rows}
+    (baselines,) = re.findall(r"from clean scores ([.\d]+), from the label ([.\d]+)", text)
+    return found, *map(float, baselines)
 
 
 def write(played) -> None:
@@ -54,9 +74,19 @@ def write(played) -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_and_what_it_says_of_the_guards_is_so(facts):
+def test_it_runs_and_its_guards_keep_labels_and_hide_what_they_must(facts):
     found, clean, label = facts["found"], facts["clean"], facts["label"]
-    assert facts["accuracy"] > 0.93
+    assert facts["accuracy"] > 0.9
+    assert clean < label
+    assert all(row["label_changes"] == 0 for row in found.values())
+    assert found["noise .4"]["static"] > 1.5 * label
+    assert found["codebook"]["G"] > 0.9
+    assert found["noise .4"]["L1"] > 2 * found["noise .1"]["L1"]
+
+
+def test_what_it_says_of_the_guards_is_so_in_what_it_shows():
+    found, clean, label = printed()
+    assert len(found) == 4
     assert clean < 0.9 * label
     assert all(row["label_changes"] == 0 for row in found.values())
     # "Large noise looks like a triumph", against the static attacker alone.

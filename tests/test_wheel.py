@@ -7,12 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from built import ROOT, Built, build
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> Built:
-    return build(tmp_path_factory.mktemp("dist"))
+from built import ROOT
 
 
 @pytest.fixture(scope="module")

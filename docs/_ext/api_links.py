@@ -5,6 +5,7 @@ other packages become text, since their documentation is on the network, and so 
 signatures that are no part of the public surface.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -52,6 +53,7 @@ def _is_elsewhere(target: str) -> bool:
     return found is not None and "." in target
 
 
+@cache  # each reference asks for all that is documented, and a failing import searches the disk
 def _import(name: str) -> Any:
     """Return what a dotted name is, or None."""
     parts = name.split(".")

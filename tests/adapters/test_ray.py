@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from endpoints import PATIENCE
 from faulty_defenses import REFUSED, Faulty
 from laws import looped
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
@@ -115,7 +116,7 @@ def post(port, body):
         data=body if isinstance(body, bytes) else json.dumps(body).encode(),
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:  # noqa: S310
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -125,7 +126,7 @@ def post(port, body):
 @pytest.mark.slow
 def test_a_deployment_answers_with_what_the_guard_releases_in_any_batch(served):
     expected = load_guard()(scores_of(QUERIES))
-    released = served.handle.answer.remote(QUERIES).result(timeout_s=60)
+    released = served.handle.answer.remote(QUERIES).result(timeout_s=PATIENCE)
     np.testing.assert_array_equal(released, expected)
     np.testing.assert_array_equal(released.argmax(1), scores_of(QUERIES).argmax(1))
     status, told = post(served.port, {"instances": QUERIES.tolist()})
@@ -167,7 +168,7 @@ def test_a_guard_that_fails_lets_nothing_out(served):
     status, told = post(served.port, {"instances": twos.tolist()})
     assert (status, told) == (503, {"error": "the guard or its model failed; nothing is released"})
     with pytest.raises(DefenseFailedError, match="nothing is released") as raised:
-        served.handle.answer.remote(twos).result(timeout_s=60)
+        served.handle.answer.remote(twos).result(timeout_s=PATIENCE)
     assert "cannot defend" not in str(raised.value)
     assert "777" not in str(raised.value)
 

@@ -55,7 +55,7 @@ def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
     plan = AuditPlan(
         attacks=("label-only", "static", "retrained"),
         input_transforms=("standardized",),
-        widths=(8, 16),
+        widths=(8,),
         repeats=repeats,
         most_epochs=MOST_EPOCHS,
         controls=names,

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from browsing import axe_violations, overflow
+from browsing import COLORS, axe_violations, overflow
 from oneway.playground import Worker
 from oneway.playground.settings import SLIDERS
 from oneway.releases import release
@@ -39,29 +39,31 @@ def address(worker):
 
 @pytest.fixture(scope="module")
 def open_page(browser, address):
-    """Open the page at a place; whatever the browser complains of fails the test."""
-    opened = []
+    """Open the page at a place, in one tab; whatever the browser complains of fails the test."""
+    complaints = []
 
     def at_home(url):
-        return url.startswith(address)
+        return url.startswith(address) or url == "about:blank"
 
-    def open_at(place="", **options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_default_timeout(1000 * PATIENCE)
-        page = context.new_page()
-        complaints = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: complaints.append(said.text))
-        page.on("request", lambda request: at_home(request.url) or complaints.append(request.url))
+    context = browser.new_context()
+    context.set_default_timeout(1000 * PATIENCE)
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("request", lambda request: at_home(request.url) or complaints.append(request.url))
+
+    def open_at(place="", width=1280, **media):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(**{"color_scheme": "light", "reduced_motion": "no-preference"} | media)
+        page.goto("about:blank")  # else only what follows the # would change
         page.goto(f"{address}/#{place}")
         page.wait_for_selector(SHOWN)
-        opened.append((context, complaints))
+        assert complaints == []
         return page
 
     yield open_at
-    for context, complaints in opened:
-        context.close()
-        assert complaints == []
+    context.close()
+    assert complaints == []
 
 
 def place_of(page):
@@ -273,17 +275,19 @@ def test_an_address_that_says_nonsense_is_read_as_far_as_it_makes_sense(open_pag
 
 
 def test_it_is_readable_for_everybody_and_fits(open_page):
-    for view, width, scheme in (
-        ("one", 1280, "light"),
-        ("one", 390, "dark"),
-        ("all", 390, "light"),
-        ("all", 1280, "dark"),
+    # Another scheme changes colors alone, and another width what is beside what.
+    for view, (width, scheme), (other_width, other_scheme) in (
+        ("one", (1280, "light"), (390, "dark")),
+        ("all", (390, "light"), (1280, "dark")),
     ):
-        viewport = {"width": width, "height": 844}
-        page = open_page(f"view={view}", color_scheme=scheme, viewport=viewport)
+        page = open_page(f"view={view}", width, color_scheme=scheme)
         page.wait_for_selector(EXACT)
         assert axe_violations(page) == [], (view, width, scheme)
         assert overflow(page) <= 0, (view, width, scheme)
+        page.set_viewport_size({"width": other_width, "height": 900})
+        page.emulate_media(color_scheme=other_scheme)
+        assert axe_violations(page, COLORS) == [], (view, other_width, other_scheme)
+        assert overflow(page) <= 0, (view, other_width, other_scheme)
 
 
 def test_nothing_moves_for_who_wants_nothing_to_move(open_page):

@@ -27,7 +27,7 @@ def tiny_spec():
         surrogate=dataclasses.replace(spec.surrogate, width=4, training=training),
         attackers=dataclasses.replace(
             spec.attackers,
-            widths=(8,),
+            widths=(4,),
             input_transforms=("standardized",),
             training=training,
             most_epochs=training.epochs,  # one length, as in the playground itself

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from browsing import axe_violations, overflow
+from browsing import COLORS, axe_violations, overflow
 from oneway.benchmark import published
 from oneway.evaluation import Flag
 from oneway.report.page import audit_page, certificate_page, records_page, write_page
@@ -35,42 +35,43 @@ def pages(audits, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened(browser, pages):
-    """Open a page; whatever a browser fetches for it or complains of fails the test."""
-    contexts = []
+    """Open a page, in one tab; whatever it fetches or the browser complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page, wrong, addresses = context.new_page(), [], set()
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request",
+        lambda asked: (
+            asked.url.partition("#")[0] in addresses
+            or asked.url.startswith("data:")
+            or wrong.append(asked.url)
+        ),
+    )
 
-    def open_page(kind, *, width=1280, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page, wrong = context.new_page(), []
-        page.on("console", lambda message: wrong.append(message.text))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
+    def open_page(kind, color_scheme="light"):
         address = (pages / f"{kind}.html").as_uri()
-        page.on(
-            "request",
-            lambda asked: (
-                asked.url in (address, f"{address}#")
-                or asked.url.startswith("data:")
-                or wrong.append(asked.url)
-            ),
-        )
+        addresses.add(address)
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.emulate_media(media="screen", color_scheme=color_scheme)
         page.goto(address)
         assert wrong == []
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    context.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(opened, kind):
     page = opened(kind)
+    assert page.locator("h1").inner_text()
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    for colors in ("light", "dark"):
-        page.emulate_media(color_scheme=colors)
-        assert axe_violations(page) == [], colors
+    for scheme, rules in (("light", ()), ("dark", (COLORS,))):
+        page.emulate_media(color_scheme=scheme)
+        assert axe_violations(page, *rules) == [], scheme
     for width in (320, 390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
         assert overflow(page) == 0, width
@@ -88,11 +89,6 @@ def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(ope
     printed = page.pdf(prefer_css_page_size=True)
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
-
-
-def test_pages_read_without_a_script(opened):
-    for kind in KINDS:
-        assert opened(kind, java_script_enabled=False).locator("h1").inner_text()
 
 
 def lightness(page, selector, what):
