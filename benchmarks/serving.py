@@ -118,7 +118,7 @@ def make_load(count: int) -> Load:
             "data": [round(number, 4) for number in query.flatten().tolist()],
         }
         body = json.dumps({"inputs": [tensor]}).encode()
-        head = f"POST /v2/models/model/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+        head = f"POST /v2/models/model/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}"
         requests.append(head.encode() + b"\r\n\r\n" + body)
     begun = [[f"{number:.7f}"[:7] for number in row] for row in clean.tolist()]
     return Load(requests, clean.argmax(1).tolist(), begun)
