@@ -217,7 +217,12 @@ def prepare_model(
     else:
         served = GuardedModel(target, guard, input_shape=shape, **more)
     same_bits = served.check()
-    facts = {"classes": served.classes, "same_bits_in_any_batch": same_bits}
+    facts = {
+        "classes": served.classes,
+        "same_bits_in_any_batch": same_bits,
+        "batch_multiple": served.batch_multiple,
+        "max_batch_size": served.batch_size,
+    }
     return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
 
 
