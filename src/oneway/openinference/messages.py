@@ -27,7 +27,7 @@ Parameters = dict[Text, str | int | float | bool]
 
 MOST_DIMENSIONS = 16
 
-BYTES_AT_ONCE = 2**18
+BYTES_AT_ONCE = 2**16
 """Bytes of JSON whose numbers are Python objects at the same time: up to 16 times as many bytes."""
 
 VALUES: dict[str, tuple[str, Any]] = {
