@@ -375,6 +375,8 @@ class GuardedModel(GuardedHere[Tensor]):
             batch_size=batch_size,
         )
         self.target, self.input_shape = target, input_shape
+        # Asked once: to look for a protocol's attributes takes as long as a small model.
+        self._logits = target.logits if isinstance(target, ScoredTarget) else None
 
     def _join(self, requests: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(requests)).to(self.device)
@@ -383,9 +385,9 @@ class GuardedModel(GuardedHere[Tensor]):
         return queries[list(places)]  # a copy: a model may work in place
 
     def _clean_logits(self, queries: Tensor) -> Tensor:
-        if isinstance(self.target, ScoredTarget):
-            return self.target.logits(queries)
-        return logits_from_confidences(self.target(queries))
+        if self._logits is None:
+            return logits_from_confidences(self.target(queries))
+        return self._logits(queries)
 
     def _images(self, queries: Tensor) -> Tensor:
         return queries
