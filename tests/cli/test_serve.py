@@ -39,6 +39,11 @@ def softmaxed():
 
 def broken():
     return torch.nn.Linear(5, 3)
+
+def watched():
+    import atexit, pathlib, sys
+    atexit.register(lambda: pathlib.Path("modules").write_text("\\n".join(sys.modules)))
+    return torch.nn.Linear(4, 5)
 """
 
 QUERY = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.25, 0.875, 0.125, 0.5]}
@@ -149,6 +154,17 @@ def test_a_random_defense_answers_the_same_in_another_process(
     with running(app, how) as server:
         answers += [ask(server.url) for _ in range(2)]
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_a_server_behind_a_codebook_loads_no_symbolic_algebra(folder):
+    """PyTorch loads it for some tensors without memory: a second of the start, and 80 MB."""
+    arguments = [*SERVE, "--guard", CODEBOOK]
+    arguments[1] = "served_flowers:watched"
+    with started(folder, *arguments) as (process, address):
+        assert ask(address)["parameters"]["guard"] == "codebook"
+        (line,) = [line for line in ended(process) if line["event"] == "started"]
+    assert line["batch_multiple"] == 1  # it needs no bits
+    assert not {"sympy", "httpx"} & set((folder / "modules").read_text().split())
 
 
 def in_process(arguments, folder, oneway, monkeypatch):

@@ -716,7 +716,7 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch
         ended.set()
         upstream.slow = False
         # From here on, a machine may be as slow as it likes.
-        opened[-1].timeout_seconds = opened[-1]._client.timeout = PATIENCE
+        opened[-1].timeout_seconds = PATIENCE
         eventually(lambda: server.infer(QUERIES).status_code != 429)  # the last has been answered
         for _ in range(20):
             assert torch.equal(server.release(QUERIES), expected())

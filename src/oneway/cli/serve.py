@@ -217,7 +217,12 @@ def prepare_model(
     else:
         served = GuardedModel(target, guard, input_shape=shape, **more)
     same_bits = served.check()
-    facts = {"classes": served.classes, "same_bits_in_any_batch": same_bits}
+    facts = {
+        "classes": served.classes,
+        "same_bits_in_any_batch": same_bits,
+        "batch_multiple": served.batch_multiple,
+        "max_batch_size": served.batch_size,
+    }
     return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
 
 
@@ -285,7 +290,7 @@ def load_serving() -> None:
         MissingExtraError: A package is not installed.
     """
     packages = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings"}
-    for module in ("httpx", "starlette", "uvicorn", *packages):
+    for module in ("aiohttp", "msgspec", "starlette", "uvicorn", *packages):
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 

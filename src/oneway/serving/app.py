@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from oneway.openinference.frames import DATATYPES, read_columns
 from oneway.openinference.messages import (
+    Buffer,
     InferRequest,
     ModelMetadata,
     TensorMetadata,
@@ -81,7 +82,7 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
         """Return the inputs that a request must have."""
 
     @abstractmethod
-    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> Any:
+    def read_queries(self, request: InferRequest, parts: Mapping[str, Buffer]) -> Any:
         """Return the queries of a request.
 
         Raises:
@@ -130,7 +131,7 @@ class _TensorServer(_ModelServer):
     def numbers_per_query(self) -> int:
         return prod(self.model.input_shape)
 
-    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> torch.Tensor:
+    def read_queries(self, request: InferRequest, parts: Mapping[str, Buffer]) -> torch.Tensor:
         queries = read_queries(
             request,
             parts,
@@ -150,7 +151,7 @@ class _FrameServer(_ModelServer):
             for name, kind in self.model.columns.items()
         ]
 
-    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> Any:
+    def read_queries(self, request: InferRequest, parts: Mapping[str, Buffer]) -> Any:
         most_rows = self.settings.max_request_rows
         columns = read_columns(request, parts, columns=self.model.columns, most_rows=most_rows)
         return self.model.frame(columns)

@@ -18,8 +18,8 @@ from oneway.openinference.key_paths import KeyPath, mask
 from oneway.openinference.messages import (
     InputTensor,
     as_float32,
-    as_numbers,
     binary_parts,
+    has_json,
     parse_json,
     parse_request,
     read_values,
@@ -165,13 +165,14 @@ class OpenInferenceAdapter:
 
 def _floats(sent: InputTensor, values: Any) -> Tensor:
     """Return queries as the server reads them: draws must not follow digits that it does not."""
-    with np.errstate(over="ignore"):
-        return _as_queries(as_numbers(sent, values).astype(FLOATS[sent.datatype]))
+    return _as_queries(values.reshape(sent.shape))
 
 
 def _sent(tensor: InputTensor, values: Any) -> dict[str, Any]:
     """Return an input in JSON, as it came or from its binary data, without its parameters."""
-    data = values.tolist() if isinstance(values, np.ndarray) else tensor.data or values
+    data = values.tolist() if isinstance(values, np.ndarray) else values
+    if has_json(tensor):
+        data = tensor.data
     return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data}
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 import torch
-from pydantic import ValidationError
-from pydantic_core import to_json
 
 from oneway.checks import LooksLikeProbabilities
 from oneway.defenses import ServableDefense
@@ -138,7 +137,7 @@ async def open_upstream(
         (input_name,) = inputs
     probe = options.read_probe()
     parameters = guard_parameters(guard)
-    released = outputs[guarded].model_copy(update={"datatype": "FP32"})
+    released = msgspec.structs.replace(outputs[guarded], datatype="FP32")
     return ProxiedModel(
         OpenInferenceAdapter(
             address.name,
@@ -181,8 +180,8 @@ async def _ask_metadata(
             await asyncio.sleep(WAIT_SECONDS)
         try:
             answer = await upstream.get_json(address.url())
-            return ModelMetadata.model_validate({"platform": "", **answer}, strict=True)
-        except (RefusedError, ValidationError, TypeError):
+            return msgspec.convert(answer, ModelMetadata)
+        except (RefusedError, msgspec.ValidationError):
             raise TargetFailedError(
                 f"{SERVER}, {shown}, does not say what it takes and gives as the Open Inference "
                 "Protocol does. Check the address."
@@ -206,7 +205,7 @@ def _made_up(
             )
         shapes[name] = (tensor.shape[0] if tensor.shape[0] > 0 else PROBE_ROWS, *shape)
     return tuple(
-        to_json(
+        msgspec.json.encode(
             {
                 "inputs": [
                     tensor_message(name, inputs[name].datatype, _drawn_as(shape, inputs[name], at))
@@ -256,7 +255,10 @@ def _made_up_plain(request_key: KeyPath, options: ProxyOptions) -> tuple[bytes, 
         )
     shape = (PROBE_ROWS, *options.input_shape)
     try:
-        return tuple(to_json(request_key.wrap(_drawn(shape, at).tolist())) for at in range(PROBES))
+        return tuple(
+            msgspec.json.encode(request_key.wrap(_drawn(shape, at).tolist()))
+            for at in range(PROBES)
+        )
     except InvalidOptionError as error:
         raise InvalidOptionError(
             f"no request can be made up: {error} Give one in a file by --probe."

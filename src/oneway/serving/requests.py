@@ -44,17 +44,18 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most_bytes:
         raise too_large
-    body = bytearray()
+    pieces, size = list[bytes](), 0
     try:
         with span("receive"):
             async with asyncio.timeout(timeout_seconds):
                 async for piece in request.stream():
-                    body += piece
-                    if len(body) > most_bytes:
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > most_bytes:
                         raise too_large
     except TimeoutError:
         raise RefusedError(408, "the request did not arrive in time", "timeout") from None
-    return bytes(body)
+    return b"".join(pieces)
 
 
 async def while_connected(request: Request, answer: Awaitable[T]) -> T:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from oneway.openinference.messages import BINARY_HEADER
@@ -14,9 +14,7 @@ from oneway.openinference.tensors import tensor_message
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return an answer in JSON. Numbers are written so that reading them gives the same bits."""
-    return Response(
-        to_json(value, exclude_none=True), status, headers, media_type="application/json"
-    )
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def infer_response(
@@ -43,7 +41,7 @@ def infer_response(
         return json_response({**message, "outputs": [output, *outputs]})
     del output["data"]
     output["parameters"] = {"binary_data_size": released.nbytes}
-    head = to_json({**message, "outputs": [output, *outputs]})
+    head = msgspec.json.encode({**message, "outputs": [output, *outputs]})
     return Response(
         head + released.astype("<f4").tobytes(),
         headers={BINARY_HEADER: str(len(head))},

@@ -34,7 +34,7 @@ Secret = SecretStr | None
 Port = Annotated[int, Field(ge=0, le=65535)]
 Decimals = Annotated[int, Field(ge=0, le=MOST_DECIMALS)] | None
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
-Multiple = Annotated[int, Field(ge=1, le=64)]
+Multiple = Annotated[int, Field(ge=1, le=64)] | None
 Wait = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
@@ -86,9 +86,9 @@ class ServingSettings(BaseSettings):
     decimals: Decimals = _setting(None, "Decimals of what is released. [no rounding]")
     max_batch_size: BatchSize = _setting(64, "Most queries that the model is asked at once.")
     batch_multiple: Multiple = _setting(
-        4,
+        None,
         "Batches of a served model are filled up to a multiple of this, so that a query's scores "
-        "have the same bits in any batch.",
+        "have the same bits in any batch. [as the self test finds the guard to need]",
     )
     batch_wait_milliseconds: Wait = _setting(0.0, "Wait of a batch for more queries.")
     max_request_rows: Count = _setting(64, "Most queries in one request.")
@@ -153,7 +153,8 @@ class ServingSettings(BaseSettings):
     @property
     def most_batch_rows(self) -> int:
         """Most queries that a served model sees at once, with those that fill a batch up."""
-        return -(-self.max_batch_size // self.batch_multiple) * self.batch_multiple
+        multiple = self.batch_multiple or 1
+        return -(-self.max_batch_size // multiple) * multiple
 
     def bearer_token(self) -> bytes | None:
         """Return the token that clients must send, or None if they need none.
