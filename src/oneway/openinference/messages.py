@@ -148,8 +148,17 @@ def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, by
                 "are JSON"
             )
         body, binary = body[: int(json_bytes)], body[int(json_bytes) :]
+    return checked_request(parse_json(body)), binary
+
+
+def checked_request(value: Any) -> InferRequest:
+    """Return a value as a request.
+
+    Raises:
+        MessageError: It is none.
+    """
     try:
-        return InferRequest.model_validate(parse_json(body)), binary
+        return InferRequest.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         # Names of fields and places in lists; keys that the client chose are left out.

@@ -2,22 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
 
 from oneway.openinference.frames import DATATYPES, read_columns
 from oneway.openinference.messages import (
     InferRequest,
     ModelMetadata,
     TensorMetadata,
-    binary_parts,
-    parse_request,
     read_queries,
     wants_binary,
 )
@@ -25,9 +21,8 @@ from oneway.openinference.tensors import MOST_ROWS, MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
-from oneway.serving.http_errors import RefusedError
 from oneway.serving.requests import InferenceRequest
-from oneway.serving.responses import infer_response
+from oneway.serving.responses import InferAnswer
 from oneway.serving.settings import ServingSettings
 
 
@@ -45,13 +40,7 @@ def serving_app(model: GuardedModel | GuardedFrames, settings: ServingSettings) 
     return kind(model, settings).app()
 
 
-@dataclass(frozen=True)
-class _ModelRequest(InferenceRequest):
-    queries: Any
-    in_binary: bool
-
-
-class _ModelServer(GuardedServer[Any, _ModelRequest]):
+class _ModelServer(GuardedServer[Any, InferenceRequest]):
     """Serves a model in this process; a subclass says what a request holds."""
 
     extensions = ("binary_tensor_data",)
@@ -89,27 +78,24 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
         """
 
     def check_path(self, request: Request) -> None:
-        settings = self.settings
-        version = request.path_params.get("version", settings.model_version)
-        if (request.path_params["name"], version) != (
-            settings.model_name,
-            settings.model_version,
-        ):
-            raise RefusedError(404, "there is no such model, or no such version", "bad_request")
+        self.check_model(request.path_params["name"], request.path_params.get("version"))
 
-    def read_request(self, body: bytes, json_bytes: str | None) -> _ModelRequest:
-        settings = self.settings
-        request, binary = parse_request(body, json_bytes)
-        if any(output.name != settings.output_name for output in request.outputs or ()):
-            raise MessageError(f"the only output is {settings.output_name!r}")
-        in_binary = wants_binary(request, settings.output_name)
-        queries = self.read_queries(request, binary_parts(request, binary))
-        return _ModelRequest(queries, request.id, in_binary)
+    def read_infer(self, request: InferRequest, parts: Mapping[str, bytes]) -> InferenceRequest:
+        output_name = self.settings.output_name
+        if any(output.name != output_name for output in request.outputs or ()):
+            raise MessageError(f"the only output is {output_name!r}")
+        in_binary = wants_binary(request, output_name)
+        return InferenceRequest(self.read_queries(request, parts), request.id, in_binary=in_binary)
 
-    async def answer(self, request: _ModelRequest) -> tuple[None, Released]:
+    async def answer(self, request: InferenceRequest) -> tuple[None, Released]:
         return None, await self.batcher.ask(request.queries, self.settings.timeout_seconds)
 
-    def write(self, answer: None, released: Released, request: _ModelRequest) -> Response:  # noqa: ARG002
+    def infer_answer(
+        self,
+        answer: None,  # noqa: ARG002
+        released: Released,
+        request: InferenceRequest,
+    ) -> InferAnswer:
         settings = self.settings
         message = {
             "model_name": settings.model_name,
@@ -118,7 +104,7 @@ class _ModelServer(GuardedServer[Any, _ModelRequest]):
         }
         if request.id is not None:
             message["id"] = request.id
-        return infer_response(message, settings.output_name, released, in_binary=request.in_binary)
+        return InferAnswer(message, settings.output_name, released)
 
 
 class _TensorServer(_ModelServer):

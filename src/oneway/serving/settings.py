@@ -68,6 +68,9 @@ class ServingSettings(BaseSettings):
         "Port for health and metrics alone, which no load delays; metrics are then served there "
         "only. 0 takes a free port. [no such port]",
     )
+    grpc_port: Port | None = _setting(
+        None, "Port for gRPC; 0 takes a free port. [gRPC is not spoken]"
+    )
     allowed_hosts: Hosts = _setting(
         None,
         "Names that clients may call this server by, with commas between them, such as "
