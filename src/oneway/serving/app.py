@@ -49,15 +49,18 @@ class _ModelServer(GuardedServer[Any, InferenceRequest]):
 
     def __init__(self, model: Any, settings: ServingSettings) -> None:
         self.model, self.parameters = model, guard_parameters(model.guard)
+        self.name = settings.model_name or "model"
+        own = getattr(model.target, "output_name", None)
+        self.output_name: str = settings.output_name or own or "probabilities"
         metadata = ModelMetadata(
-            name=settings.model_name,
+            name=self.name,
             versions=[settings.model_version],
             platform="oneway",
             inputs=self.inputs(settings),
-            outputs=[_floats(settings.output_name, model.classes or 0)],
+            outputs=[_floats(self.output_name, model.classes or 0)],
             parameters={**self.parameters, MOST_ROWS: settings.max_request_rows},
         )
-        path = f"/v2/models/{settings.model_name}"
+        path = f"/v2/models/{self.name}"
         paths = path, f"{path}/versions/{settings.model_version}"
         super().__init__(model, settings, metadata, paths, self.numbers_per_query())
 
@@ -81,7 +84,7 @@ class _ModelServer(GuardedServer[Any, InferenceRequest]):
         self.check_model(request.path_params["name"], request.path_params.get("version"))
 
     def read_infer(self, request: InferRequest, parts: Mapping[str, bytes]) -> InferenceRequest:
-        output_name = self.settings.output_name
+        output_name = self.output_name
         if any(output.name != output_name for output in request.outputs or ()):
             raise MessageError(f"the only output is {output_name!r}")
         in_binary = wants_binary(request, output_name)
@@ -96,22 +99,23 @@ class _ModelServer(GuardedServer[Any, InferenceRequest]):
         released: Released,
         request: InferenceRequest,
     ) -> InferAnswer:
-        settings = self.settings
         message = {
-            "model_name": settings.model_name,
-            "model_version": settings.model_version,
+            "model_name": self.name,
+            "model_version": self.settings.model_version,
             "parameters": self.parameters,
         }
         if request.id is not None:
             message["id"] = request.id
-        return InferAnswer(message, settings.output_name, released)
+        return InferAnswer(message, self.output_name, released)
 
 
 class _TensorServer(_ModelServer):
     """Takes one input, a tensor of queries."""
 
     def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:
-        return [_floats(settings.input_name, *self.model.input_shape)]
+        own = getattr(self.model.target, "input_name", None)
+        self.input_name: str = settings.input_name or own or "input"
+        return [_floats(self.input_name, *self.model.input_shape)]
 
     def numbers_per_query(self) -> int:
         return prod(self.model.input_shape)
@@ -120,7 +124,7 @@ class _TensorServer(_ModelServer):
         queries = read_queries(
             request,
             parts,
-            input_name=self.settings.input_name,
+            input_name=self.input_name,
             input_shape=self.model.input_shape,
             most_rows=self.settings.max_request_rows,
         )

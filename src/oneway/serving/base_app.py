@@ -354,8 +354,8 @@ class GuardedServer(ABC, Generic[Q, R]):
     def app(self) -> Starlette:
         """Return the application.
 
-        Its ``state.admin`` is the application of the admin port, its ``state.grpc`` what listens
-        on the gRPC port; each is None without such a port.
+        Its ``state.server`` is this server, its ``state.admin`` the application of the admin port,
+        its ``state.grpc`` what listens on the gRPC port; these are None without such a port.
 
         Raises:
             InvalidOptionError: The token in the settings cannot be used, or gRPC cannot be spoken.
@@ -404,7 +404,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             ]
             admin = _behind([*health, *metrics], self._admission(token), None)
         app = _behind(routes, admission, settings.served_hosts, lifespan)
-        app.state.admin, app.state.grpc = admin, grpc
+        app.state.server, app.state.admin, app.state.grpc = self, admin, grpc
         return app
 
     def _admission(self, token: bytes | None) -> Admission:

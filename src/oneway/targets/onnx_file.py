@@ -78,6 +78,7 @@ def open_onnx(
         model, outputs, batch_size=batch_size, fill_batches=model.fixed_batch is not None, name=name
     )
     target.class_names = model.class_names()
+    target.input_name, target.output_name = inputs[0].name, scores.name
     return target
 
 
