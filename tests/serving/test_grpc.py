@@ -1,6 +1,9 @@
 """gRPC of the protocol: Triton's client in default settings, and what hostile clients get."""
 
 import asyncio
+import contextlib
+import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -366,3 +369,50 @@ def test_messages_that_would_grow_in_memory_are_refused():
 
 def _varint(number):
     return bytes([number & 127 | 128, number >> 7 & 127 | 128, number >> 14])
+
+
+def frame(kind, flags, stream, body):
+    """Return a frame of HTTP/2."""
+    return struct.pack(">I", len(body))[1:] + struct.pack(">BBI", kind, flags, stream) + body
+
+
+def asked_without_a_window():
+    """Return what a client sends that asks a query, and allows no byte of the answer."""
+    fields = {
+        b":method": b"POST", b":scheme": b"http", b":path": f"{SERVICE}ModelInfer".encode(),
+        b":authority": b"x", b"te": b"trailers", b"content-type": b"application/grpc",
+    }  # fmt: skip
+    head = b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in fields.items()
+    )
+    body = infer_message(request_of(QUERIES)).SerializeToString()
+    sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, 0))
+    sent += frame(1, 4, 1, head)
+    return sent + frame(0, 1, 1, b"\0" + struct.pack(">I", len(body)) + body)
+
+
+def test_a_client_that_takes_no_answer_loses_its_place_and_then_its_connection():
+    how = settings(grpc_port=0, timeout_seconds=0.05, max_connections=1)
+    app = serving_app(served_model(), how)
+    with running(app, how) as server:
+        with connected(server) as connection:
+            connection.sendall(asked_without_a_window())
+            eventually(lambda: '"refused": "timeout"' in server.log.getvalue())
+            assert server.client.get("/v2").status_code == 200
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(1000):
+                    pass
+        eventually(lambda: server.infer(QUERIES).status_code != 503)
+
+
+def connected(server):
+    return socket.create_connection(("127.0.0.1", server.grpc.port), timeout=PATIENCE)
+
+
+def test_there_are_so_many_connections_and_no_more():
+    with serving(grpc_port=0, max_connections=1) as server:
+        assert server.infer(QUERIES).status_code == 200
+        with connected(server) as other, contextlib.suppress(ConnectionError):
+            assert other.recv(1) == b""
+        assert server.infer(QUERIES).status_code == 200

@@ -37,6 +37,9 @@ STATUSES = {
 }
 """Statuses of gRPC, by that of HTTP."""
 
+CONNECTION_AGE = 10
+"""How many times ``timeout_seconds`` a connection may last."""
+
 REQUIRE_GUARD = "oneway-require-guard"
 """HTTP header, and metadata of gRPC, by which a client takes answers of one version of the guard
 alone."""
@@ -87,13 +90,19 @@ class GrpcEndpoint:
             InvalidOptionError: The port cannot be used.
         """
         settings, grpc = self.core.settings, self._grpc
-        seconds = 1000 * settings.timeout_seconds
+        milliseconds = int(1000 * settings.timeout_seconds)
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", self.core.most_bytes),
                 ("grpc.so_reuseport", 0),  # another process on this port is a mistake
                 ("grpc.compression_enabled_algorithms_bitset", 1),  # none: it hides a size
-                ("grpc.server_handshake_timeout_ms", int(seconds)),
+                ("grpc.server_handshake_timeout_ms", milliseconds),
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.max_connection_idle_ms", milliseconds),
+                # An answer that nobody takes stays with its connection. Clients connect anew
+                # unseen, and requests under way have the time that they may take.
+                ("grpc.max_connection_age_ms", CONNECTION_AGE * milliseconds),
+                ("grpc.max_connection_age_grace_ms", 3 * milliseconds),
             ]
         )
         methods = {
