@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
     from oneway.cli.serve_summary import Sample
     from oneway.defenses import ServableDefense
-    from oneway.serving import GuardedFrames, GuardedModel, ProxyOptions, ServingSettings
+    from oneway.serving import (
+        GuardedFrames,
+        GuardedModel,
+        GuardedTensors,
+        ProxyOptions,
+        ServingSettings,
+        TensorBatch,
+    )
+    from oneway.targets.onnx_tensors import OnnxTensorTarget
 
     Prepared = tuple[Starlette, str, dict[str, Any], Sample | None]
 
@@ -203,8 +211,15 @@ def prepare_model(
         OnewayError: The model cannot be served behind this guard.
     """
     from oneway.contracts import FrameTarget
-    from oneway.serving import GuardedFrames, GuardedModel, ProxyOptions, serving_app
-    from oneway.targets import open_target
+    from oneway.serving import (
+        GuardedFrames,
+        GuardedModel,
+        GuardedTensors,
+        ProxyOptions,
+        serving_app,
+    )
+    from oneway.targets import open_served
+    from oneway.targets.onnx_tensors import OnnxTensorTarget
 
     shape, table = options.input_shape, options.probe
     if options != ProxyOptions(input_shape=shape, probe=table):
@@ -213,7 +228,7 @@ def prepare_model(
             "address of a server. Give a model's options by --model-option, and the names that "
             "clients use by --setting."
         )
-    target = open_target(
+    target = open_served(
         model,
         outputs=outputs,
         device=device,
@@ -226,10 +241,17 @@ def prepare_model(
         "batch_multiple": settings.batch_multiple,
         "batch_size": settings.most_batch_rows,
     }
-    served: GuardedModel | GuardedFrames
+    served: GuardedModel | GuardedFrames | GuardedTensors
     if isinstance(target, FrameTarget):
         example = read_frame(table, shape, reading)
         served = GuardedFrames(target, guard, example=example, **more)
+    elif isinstance(target, OnnxTensorTarget):
+        if shape is not None or any(reading.values()):
+            raise InvalidOptionError(
+                "the model declares its inputs: give no --input-shape, --categorical or "
+                "--missing-value. --probe takes a request in JSON for the self test."
+            )
+        served = GuardedTensors(target, guard, probes=read_probe(options, target), **more)
     elif shape is None or table is not None or any(reading.values()):
         raise InvalidOptionError(
             "give the shape of one query: --input-shape 1x32x32 for images, 13 for records; "
@@ -244,6 +266,30 @@ def prepare_model(
     return app, f"/v2/models/{name}", facts, None
 
 
+def read_probe(options: "ProxyOptions", target: "OnnxTensorTarget") -> "TensorBatch | None":
+    """Return the queries of a request in a file, for the self test; None without a file.
+
+    Raises:
+        OnewayError: The file cannot be read, or is no request for the model.
+    """
+    from oneway.openinference.inputs import read_inputs
+    from oneway.openinference.messages import parse_request
+    from oneway.openinference.tensors import MessageError
+    from oneway.serving import TensorBatch
+
+    body = options.read_probe()
+    if body is None:
+        return None
+    try:
+        request, _ = parse_request(body, None)
+        rows = max(tensor.shape[0] for tensor in request.inputs)
+        return TensorBatch(read_inputs(request, {}, declared=target.inputs, most_rows=rows))
+    except (MessageError, IndexError) as error:
+        raise InvalidOptionError(
+            f"the request in {options.probe} must be one for the model: {error}."
+        ) from None
+
+
 def model_name(model: str) -> str:
     """Return the name of a model for clients: its file's stem; of a factory ``"model"``."""
     if not Path(model).is_file():
@@ -252,7 +298,7 @@ def model_name(model: str) -> str:
     return stem[:128] or "model"
 
 
-def self_tested(served: "GuardedModel | GuardedFrames") -> bool:
+def self_tested(served: "GuardedModel | GuardedFrames | GuardedTensors") -> bool:
     """Test a guarded model: see its ``check``. Queries that oneway made up may be quoted.
 
     Raises:

@@ -9,7 +9,9 @@ import torch
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from oneway.errors import InvalidOptionError
 from oneway.openinference.frames import DATATYPES, read_columns
+from oneway.openinference.inputs import read_inputs
 from oneway.openinference.messages import (
     InferRequest,
     ModelMetadata,
@@ -17,16 +19,19 @@ from oneway.openinference.messages import (
     read_queries,
     wants_binary,
 )
-from oneway.openinference.tensors import MOST_ROWS, MessageError
+from oneway.openinference.tensors import MOST_ROWS, DeclaredTensor, MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.frames import GuardedFrames
 from oneway.serving.guarded import GuardedModel, Released, guard_parameters
 from oneway.serving.requests import InferenceRequest
 from oneway.serving.responses import InferAnswer
 from oneway.serving.settings import ServingSettings
+from oneway.serving.tensors import GuardedTensors, TensorBatch
 
 
-def serving_app(model: GuardedModel | GuardedFrames, settings: ServingSettings) -> Starlette:
+def serving_app(
+    model: GuardedModel | GuardedFrames | GuardedTensors, settings: ServingSettings
+) -> Starlette:
     """Return the server of a model that has passed its self test.
 
     Args:
@@ -36,8 +41,12 @@ def serving_app(model: GuardedModel | GuardedFrames, settings: ServingSettings) 
     Raises:
         InvalidOptionError: A secret in ``settings`` cannot be used.
     """
-    kind = _TensorServer if isinstance(model, GuardedModel) else _FrameServer
-    return kind(model, settings).app()
+    kinds: dict[type[Any], type[_ModelServer]] = {
+        GuardedModel: _TensorServer,
+        GuardedFrames: _FrameServer,
+        GuardedTensors: _InputsServer,
+    }
+    return kinds[type(model)](model, settings).app()
 
 
 class _ModelServer(GuardedServer[Any, InferenceRequest]):
@@ -144,6 +153,33 @@ class _FrameServer(_ModelServer):
         most_rows = self.settings.max_request_rows
         columns = read_columns(request, parts, columns=self.model.columns, most_rows=most_rows)
         return self.model.frame(columns)
+
+
+class _InputsServer(_ModelServer):
+    """Takes the tensors that the model declares."""
+
+    def inputs(self, settings: ServingSettings) -> list[TensorMetadata]:
+        declared = self.model.target.inputs
+        if settings.input_name is not None:
+            raise InvalidOptionError(
+                f"the setting input_name is for a model of one tensor of floats, but this one has "
+                f"the inputs {', '.join(declared)}. They keep these names."
+            )
+        return [
+            TensorMetadata(name=name, datatype=each.datatype, shape=[-1, *each.shape])
+            for name, each in declared.items()
+        ]
+
+    def numbers_per_query(self) -> int | None:
+        declared: list[DeclaredTensor] = [*self.model.target.inputs.values()]
+        sizes = [size for each in declared for size in each.shape]
+        if min(sizes, default=1) < 0 or any(each.datatype == "BYTES" for each in declared):
+            return None
+        return sum(prod(each.shape) for each in declared)
+
+    def read_queries(self, request: InferRequest, parts: Mapping[str, bytes]) -> TensorBatch:
+        declared, most = self.model.target.inputs, self.settings.max_request_rows
+        return TensorBatch(read_inputs(request, parts, declared=declared, most_rows=most))
 
 
 def _floats(name: str, *sizes: int) -> TensorMetadata:
