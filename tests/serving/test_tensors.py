@@ -1,6 +1,5 @@
 """ONNX models of tokens, flags and texts behind a guard, over HTTP and gRPC, by Triton's client."""
 
-
 import numpy as np
 import pytest
 import torch

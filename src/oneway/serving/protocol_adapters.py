@@ -34,7 +34,7 @@ from oneway.openinference.tensors import (
     read_tensors,
 )
 from oneway.serving.guarded import Released
-from oneway.serving.http_errors import upstream_errors
+from oneway.serving.http_errors import upstream_errors, upstream_failed
 from oneway.serving.requests import InferenceRequest
 from oneway.serving.responses import InferAnswer, infer_response, json_response
 
@@ -65,6 +65,7 @@ class OpenInferenceAdapter:
 
     Attributes:
         model_name: The model's name.
+        model_version: The only version whose answers are guarded; None if none is known.
         output_name: The guarded output.
         input_name: The input that a guard sees; None for the only one of a request.
         inputs: Datatypes of the server's inputs, by name.
@@ -73,6 +74,7 @@ class OpenInferenceAdapter:
     """
 
     model_name: str
+    model_version: str | None
     output_name: str
     input_name: str | None
     inputs: Mapping[str, str]
@@ -160,7 +162,12 @@ class OpenInferenceAdapter:
                 output.check()
                 fields = ("name", "shape", "datatype", "data")
                 outputs.append({field: getattr(output, field) for field in fields})
-        message = {"model_name": self.model_name, "parameters": self.parameters}
+        message: dict[str, Any] = {"model_name": self.model_name, "parameters": self.parameters}
+        if self.model_version is not None:
+            # Of another version neither the guard nor its self test has seen anything.
+            if answer.get("model_version") not in (None, self.model_version):
+                raise upstream_failed("upstream_version")
+            message["model_version"] = self.model_version
         if request.id is not None:
             message["id"] = request.id
         asked = released if self.output_name in wanted else None

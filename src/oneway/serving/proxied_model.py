@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import torch
@@ -136,12 +136,17 @@ async def open_upstream(
         raise UnknownNameError(f"input of {SERVER}", input_name, inputs)
     if input_name is None and len(inputs) == 1:
         (input_name,) = inputs
+    version, paths, versions = address.version, address.paths, metadata.versions or []
+    if version is None and len(versions) == 1:
+        version = versions[0]
+        paths = (*paths, *(f"{path}/versions/{quote(version, safe='')}" for path in paths))
     probe = options.read_probe()
     parameters = guard_parameters(guard)
     released = outputs[guarded].model_copy(update={"datatype": "FP32"})
     return ProxiedModel(
         OpenInferenceAdapter(
             address.name,
+            version,
             guarded,
             input_name,
             {name: tensor.datatype for name, tensor in inputs.items()},
@@ -152,13 +157,13 @@ async def open_upstream(
         address.url("/ready"),
         ModelMetadata(
             name=address.name,
-            versions=None if address.version is None else [address.version],
+            versions=None if version is None else [version],
             platform="oneway",
             inputs=metadata.inputs,
             outputs=[released, *(outputs[name] for name in options.passed)],
             parameters={**parameters, MOST_ROWS: settings.max_request_rows},
         ),
-        address.paths,
+        paths,
         _made_up(inputs, options.input_shape) if probe is None else (probe,),
         tuple(name for name in outputs if name != guarded and name not in options.passed),
         tuple(options.passed),
