@@ -339,12 +339,15 @@ def test_a_model_keeps_its_names_and_those_of_the_settings_come_first(
 ):
     (tmp_path / "two words.v1.onnx").write_bytes(runpy.run_path(str(EXAMPLE))["small_model"]())
     serve = ["serve", "two words.v1.onnx", "--outputs", "logits", "--input-shape", "64"]
+    serve += ["--model-option", "output_name=logits"]
     for more, name, input_name, output_name in (
         ([], "two-words.v1", "image", "logits"),
         (["--setting", "model_name=a", "--setting", "input_name=b", "--setting", "output_name=c"],
          "a", "b", "c"),
     ):  # fmt: skip
-        ((app, _),) = in_process([*serve, *ROUNDING, *more], tmp_path, oneway, monkeypatch)
+        ran = in_process([*serve, *ROUNDING, *more], tmp_path, oneway, monkeypatch)
+        assert isinstance(ran, list), ran.stderr
+        ((app, _),) = ran
         told = app.state.server.metadata
         assert [told.name, told.inputs[0].name, told.outputs[0].name] == [
             name, input_name, output_name,
