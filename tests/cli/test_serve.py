@@ -26,7 +26,7 @@ from guarded_servers import PATIENCE, logged, running
 from oneway.cli.serve_summary import sample_of, sample_requests
 from oneway.defenses import open_guard
 from oneway.defenses.codebook import CodebookRelease
-from oneway.openinference.messages import ModelMetadata
+from oneway.openinference.messages import ModelMetadata, TensorMetadata
 from oneway.serving import ProxyOptions, ServingSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "guarded_onnx.py"
@@ -368,7 +368,7 @@ SAMPLED = {
 def test_requests_that_are_printed_fit_token_tls_and_address():
     for name, (given, wanted) in SAMPLED.items():
         settings = ServingSettings(**given)
-        tensor = {"name": "x", "datatype": "FP32", "shape": [-1, 3, 64, 64]}
+        tensor = TensorMetadata(name="x", datatype="FP32", shape=[-1, 3, 64, 64])
         metadata = ModelMetadata(name="m", platform="oneway", inputs=[tensor], outputs=[tensor])
         server = SimpleNamespace(settings=settings, metadata=metadata)
         said = "\n".join(sample_requests(server, {"port": 1, "grpc_port": 2}, "/v2/models/m", None))

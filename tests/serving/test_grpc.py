@@ -32,8 +32,8 @@ from guarded_servers import (
     settings,
 )
 from oneway.errors import InvalidOptionError
-from oneway.openinference.grpc_messages import MOST_FIELDS, check_fields
-from oneway.openinference.tensors import MessageError
+from oneway.openinference.grpc_messages import MOST_FIELDS, check_fields, packed_output
+from oneway.openinference.tensors import LAYOUTS, MessageError
 from oneway.releases import release
 from oneway.serving import serving_app
 from oneway.targets import TorchTarget
@@ -339,6 +339,28 @@ def start(how):
         serving_app(served_model(), how).state.grpc.bind()
 
     asyncio.run(bind())
+
+
+def test_outputs_beside_the_guarded_one_are_packed_as_they_are_or_refused():
+    for datatype, values, shape in (
+        ("FP32", [0.5, 1, -2.25], [3]),
+        ("FP64", [[0.1], [1e300]], [2, 1]),
+        ("BOOL", [True, False], [2]),
+        ("INT64", [2**62, -1], [1, 2]),
+        ("UINT8", [255], [1]),
+    ):
+        output = {"datatype": datatype, "shape": shape, "data": values}
+        packed = np.array(values, LAYOUTS[datatype]).tobytes()
+        assert packed_output(output) == packed, datatype
+    texts = {"datatype": "BYTES", "shape": [2], "data": ["", "müde"]}
+    assert packed_output(texts) == b"\0\0\0\0" + b"\5\0\0\0" + "müde".encode()
+    for datatype, values in (
+        ("INT64", [1.5]), ("INT64", [True]), ("INT64", [2**70]), ("UINT8", [256]), ("BOOL", [1]),
+        ("FP32", ["0.5"]), ("FP32", [None]), ("FP32", None), ("FP32", [1, 2]), ("FP32", [[1, 2], 3]),
+        ("BYTES", [1]), ("BYTES", ["\ud800"]),
+    ):  # fmt: skip
+        with pytest.raises(MessageError, match="declares them"):
+            packed_output({"datatype": datatype, "shape": [1], "data": values})
 
 
 @given(st.binary(max_size=300))

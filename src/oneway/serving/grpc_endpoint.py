@@ -12,7 +12,7 @@ from oneway.openinference.grpc_messages import check_fields, packed_output, read
 from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER, MessageError
 from oneway.serving.admission import Admission
 from oneway.serving.http_errors import RefusedError, bad_request, refusal_of, upstream_errors
-from oneway.serving.responses import InferAnswer
+from oneway.serving.responses import InferAnswer, json_response
 
 if TYPE_CHECKING:
     from oneway.serving.base_app import GuardedServer
@@ -195,9 +195,9 @@ class GrpcEndpoint:
             raise MessageError(f"the message must be a {kind}, but is none") from None
 
     def _filled(self, kind: str, value: Any) -> Any:
-        """Return a message from what is answered as JSON over HTTP."""
-        message = getattr(self._messages, kind)()
-        return self._json_format.ParseDict(value, message, ignore_unknown_fields=True)
+        """Return a message from what is answered over HTTP, written as there."""
+        message, text = getattr(self._messages, kind)(), json_response(value).body
+        return self._json_format.Parse(text, message, ignore_unknown_fields=True)
 
     def _methods(self) -> dict[str, "Method"]:
         core, filled = self.core, self._filled
@@ -216,11 +216,11 @@ class GrpcEndpoint:
             return filled("ModelReadyResponse", {"ready": await core.ready()})
 
         async def about(*_: Any) -> Any:
-            return filled("ServerMetadataResponse", core.about().model_dump())
+            return filled("ServerMetadataResponse", core.about())
 
         async def metadata(asked: Any, *_: Any) -> Any:
             core.check_model(asked.name, asked.version or None)
-            return filled("ModelMetadataResponse", self.metadata.model_dump(exclude_none=True))
+            return filled("ModelMetadataResponse", self.metadata)
 
         async def config(asked: Any, *_: Any) -> Any:
             core.check_model(asked.name, asked.version or None)
