@@ -168,6 +168,8 @@ def test_bad_requests_are_refused_without_their_numbers(server):
         assert "625" not in answer.text, fault
     for body in (b"", b"\xff", b"\x0a\x7f", b"\x2a\x01", b"\x2b\x2c"):
         assert server.grpc.call("ModelInfer", body).status_code in (400, 404), body
+    grown = server.grpc.call("ModelInfer", b"\x2a\x00" * (MOST_FIELDS + 1))
+    assert (grown.status_code, "16384 fields" in grown.text) == (400, True)
     raw = change()
     raw.inputs[0].contents.fp32_contents.extend([0.625] * 32)
     assert server.grpc.call("ModelInfer", raw.SerializeToString()).status_code == 400
@@ -356,8 +358,8 @@ def test_outputs_beside_the_guarded_one_are_packed_as_they_are_or_refused():
     assert packed_output(texts) == b"\0\0\0\0" + b"\5\0\0\0" + "müde".encode()
     for datatype, values in (
         ("INT64", [1.5]), ("INT64", [True]), ("INT64", [2**70]), ("UINT8", [256]), ("BOOL", [1]),
-        ("FP32", ["0.5"]), ("FP32", [None]), ("FP32", None), ("FP32", [1, 2]), ("FP32", [[1, 2], 3]),
-        ("BYTES", [1]), ("BYTES", ["\ud800"]),
+        ("FP32", ["0.5"]), ("FP32", [None]), ("FP32", None), ("FP32", [1, 2]),
+        ("FP32", [[1, 2], 3]), ("BYTES", [1]), ("BYTES", ["\ud800"]),
     ):  # fmt: skip
         with pytest.raises(MessageError, match="declares them"):
             packed_output({"datatype": datatype, "shape": [1], "data": values})
