@@ -10,7 +10,8 @@ from oneway.defenses.identity import Identity
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.releases import release
 from oneway.serving import GuardedTensors, ServingSettings, TensorBatch, serving_app
-from oneway.targets import open_served, open_target
+from oneway.targets import open_target
+from oneway.targets.opening import open_served
 from optional import later
 
 helper = later("onnx.helper")

@@ -218,8 +218,8 @@ def prepare_model(
         ProxyOptions,
         serving_app,
     )
-    from oneway.targets import open_served
     from oneway.targets.onnx_tensors import OnnxTensorTarget
+    from oneway.targets.opening import open_served
 
     shape, table = options.input_shape, options.probe
     if options != ProxyOptions(input_shape=shape, probe=table):

@@ -5,7 +5,7 @@ from oneway.targets.augmentation import ask_variants, jitter
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
 from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
-from oneway.targets.opening import open_served, open_target, target_kind
+from oneway.targets.opening import open_target, target_kind
 from oneway.targets.recorded import RecordedTarget
 from oneway.targets.records import records_target
 from oneway.targets.torch_module import TorchTarget
@@ -25,7 +25,6 @@ __all__ = [
     "ask_variants",
     "class_names_of",
     "jitter",
-    "open_served",
     "open_target",
     "records_target",
     "target_kind",
