@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from oneway.cli.serve_summary import Sample
+    from oneway.contracts import Target
     from oneway.defenses import ServableDefense
     from oneway.serving import (
         GuardedFrames,
@@ -210,15 +211,7 @@ def prepare_model(
     Raises:
         OnewayError: The model cannot be served behind this guard.
     """
-    from oneway.contracts import FrameTarget
-    from oneway.serving import (
-        GuardedFrames,
-        GuardedModel,
-        GuardedTensors,
-        ProxyOptions,
-        serving_app,
-    )
-    from oneway.targets.onnx_tensors import OnnxTensorTarget
+    from oneway.serving import ProxyOptions, serving_app
     from oneway.targets.opening import open_served
 
     shape, table = options.input_shape, options.probe
@@ -241,29 +234,47 @@ def prepare_model(
         "batch_multiple": settings.batch_multiple,
         "batch_size": settings.most_batch_rows,
     }
-    served: GuardedModel | GuardedFrames | GuardedTensors
+    served = guarded_model(target, guard, options, reading, more)
+    facts = {"same_bits_in_any_batch": self_tested(served), "classes": served.classes}
+    name = settings.model_name or model_name(model)
+    app = serving_app(served, settings.model_copy(update={"model_name": name}))
+    return app, f"/v2/models/{name}", facts, None
+
+
+def guarded_model(
+    target: "Target | OnnxTensorTarget",
+    guard: "ServableDefense",
+    options: "ProxyOptions",
+    reading: Reading,
+    more: dict[str, Any],
+) -> "GuardedModel | GuardedFrames | GuardedTensors":
+    """Put a guard before a model, by what the model takes.
+
+    Raises:
+        OnewayError: The options do not fit the model, or the guard does not.
+    """
+    from oneway.contracts import FrameTarget
+    from oneway.serving import GuardedFrames, GuardedModel, GuardedTensors
+    from oneway.targets.onnx_tensors import OnnxTensorTarget
+
+    shape, table = options.input_shape, options.probe
     if isinstance(target, FrameTarget):
         example = read_frame(table, shape, reading)
-        served = GuardedFrames(target, guard, example=example, **more)
-    elif isinstance(target, OnnxTensorTarget):
+        return GuardedFrames(target, guard, example=example, **more)
+    if isinstance(target, OnnxTensorTarget):
         if shape is not None or any(reading.values()):
             raise InvalidOptionError(
                 "the model declares its inputs: give no --input-shape, --categorical or "
                 "--missing-value. --probe takes a request in JSON for the self test."
             )
-        served = GuardedTensors(target, guard, probes=read_probe(options, target), **more)
-    elif shape is None or table is not None or any(reading.values()):
+        return GuardedTensors(target, guard, probes=read_probe(options, target), **more)
+    if shape is None or table is not None or any(reading.values()):
         raise InvalidOptionError(
             "give the shape of one query: --input-shape 1x32x32 for images, 13 for records; "
             "and no --probe, which is for an address or a model of tables, and no --categorical "
             "or --missing-value, which say how its table is read."
         )
-    else:
-        served = GuardedModel(target, guard, input_shape=shape, **more)
-    facts = {"same_bits_in_any_batch": self_tested(served), "classes": served.classes}
-    name = settings.model_name or model_name(model)
-    app = serving_app(served, settings.model_copy(update={"model_name": name}))
-    return app, f"/v2/models/{name}", facts, None
+    return GuardedModel(target, guard, input_shape=shape, **more)
 
 
 def read_probe(options: "ProxyOptions", target: "OnnxTensorTarget") -> "TensorBatch | None":

@@ -136,10 +136,7 @@ async def open_upstream(
         raise UnknownNameError(f"input of {SERVER}", input_name, inputs)
     if input_name is None and len(inputs) == 1:
         (input_name,) = inputs
-    version, paths, versions = address.version, address.paths, metadata.versions or []
-    if version is None and len(versions) == 1:
-        version = versions[0]
-        paths = (*paths, *(f"{path}/versions/{quote(version, safe='')}" for path in paths))
+    version, paths = _version_of(address, metadata)
     probe = options.read_probe()
     parameters = guard_parameters(guard)
     released = outputs[guarded].model_copy(update={"datatype": "FP32"})
@@ -168,6 +165,17 @@ async def open_upstream(
         tuple(name for name in outputs if name != guarded and name not in options.passed),
         tuple(options.passed),
     )
+
+
+def _version_of(
+    address: ModelAddress, metadata: ModelMetadata
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the version of the address, or else the only one of the server; and the paths."""
+    versions = metadata.versions or []
+    if address.version is not None or len(versions) != 1:
+        return address.version, address.paths
+    (path,) = address.paths
+    return versions[0], (path, f"{path}/versions/{quote(versions[0], safe='')}")
 
 
 async def _ask_metadata(
