@@ -131,6 +131,18 @@ def test_metadata_show_only_what_passes(pair):
     assert server.client.get(f"{PATH}/versions/1").status_code == 404
 
 
+def test_the_only_version_of_a_server_is_kept_and_no_other_one_is_guarded():
+    upstream = OpenInferenceServer(versions=("3",))
+    with proxied(upstream) as (server, _):
+        assert server.client.get(PATH).json()["versions"] == ["3"]
+        for path in (PATH, f"{PATH}/versions/3"):
+            answer = server.client.post(f"{path}/infer", json=request_of(QUERIES))
+            assert answer.json()["model_version"] == "3", path
+        assert server.client.get(f"{PATH}/versions/2").status_code == 404
+        upstream.change = lambda answer: answer | {"model_version": "4"}
+        assert server.infer(QUERIES).status_code == 502
+
+
 @pytest.mark.hostile("outputs that are not listed, behind an address", 1, "400")
 def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
     server, endpoint = pair

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import numpy as np
@@ -135,12 +135,14 @@ async def open_upstream(
         raise UnknownNameError(f"input of {SERVER}", input_name, inputs)
     if input_name is None and len(inputs) == 1:
         (input_name,) = inputs
+    version, paths = _version_of(address, metadata)
     probe = options.read_probe()
     parameters = guard_parameters(guard)
     released = msgspec.structs.replace(outputs[guarded], datatype="FP32")
     return ProxiedModel(
         OpenInferenceAdapter(
             address.name,
+            version,
             guarded,
             input_name,
             {name: tensor.datatype for name, tensor in inputs.items()},
@@ -151,17 +153,28 @@ async def open_upstream(
         address.url("/ready"),
         ModelMetadata(
             name=address.name,
-            versions=None if address.version is None else [address.version],
+            versions=None if version is None else [version],
             platform="oneway",
             inputs=metadata.inputs,
             outputs=[released, *(outputs[name] for name in options.passed)],
             parameters={**parameters, MOST_ROWS: settings.max_request_rows},
         ),
-        address.paths,
+        paths,
         _made_up(inputs, options.input_shape) if probe is None else (probe,),
         tuple(name for name in outputs if name != guarded and name not in options.passed),
         tuple(options.passed),
     )
+
+
+def _version_of(
+    address: ModelAddress, metadata: ModelMetadata
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the version of the address, or else the only one of the server; and the paths."""
+    versions = metadata.versions or []
+    if address.version is not None or len(versions) != 1:
+        return address.version, address.paths
+    (path,) = address.paths
+    return versions[0], (path, f"{path}/versions/{quote(versions[0], safe='')}")
 
 
 async def _ask_metadata(

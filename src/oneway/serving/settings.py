@@ -68,6 +68,9 @@ class ServingSettings(BaseSettings):
         "Port for health and metrics alone, which no load delays; metrics are then served there "
         "only. 0 takes a free port. [no such port]",
     )
+    grpc_port: Port | None = _setting(
+        None, "Port for gRPC; 0 takes a free port. [gRPC is not spoken]"
+    )
     allowed_hosts: Hosts = _setting(
         None,
         "Names that clients may call this server by, with commas between them, such as "
@@ -79,10 +82,16 @@ class ServingSettings(BaseSettings):
     token_file: File = _setting(None, "File with the bearer token.")
     key: Secret = _setting(None, "Secret that fixes a random defense's draws; or use key_file.")
     key_file: File = _setting(None, "File with that secret.")
-    model_name: Name = _setting("model", "Name of a served model, for clients.")
+    model_name: Name | None = _setting(
+        None, "Name of a served model, for clients. [its file's stem, or model]"
+    )
     model_version: Name = _setting("1", "Version of a served model.")
-    input_name: Name = _setting("input", "Name of a served model's input.")
-    output_name: Name = _setting("probabilities", "Name of a served model's output.")
+    input_name: Name | None = _setting(
+        None, "Name of a served model's input. [as its ONNX file says, or input]"
+    )
+    output_name: Name | None = _setting(
+        None, "Name of a served model's output. [as its ONNX file says, or probabilities]"
+    )
     decimals: Decimals = _setting(None, "Decimals of what is released. [no rounding]")
     max_batch_size: BatchSize = _setting(64, "Most queries that the model is asked at once.")
     batch_multiple: Multiple = _setting(
