@@ -238,6 +238,26 @@ def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path
         assert '"upstream_rows"' in server.log.getvalue()
 
 
+@pytest.mark.hostile("answers of a server at an address to another request", 1, "502, no score")
+def test_an_answer_to_another_request_is_released_to_nobody():
+    """A server may send a second answer behind the first, or a cache mix two up."""
+    upstream = OpenInferenceServer()
+    asked = []
+
+    def echo(answer):
+        return answer | {"id": asked[-1]}
+
+    with proxied(upstream) as (server, endpoint):
+        upstream.change = lambda answer: echo(answer) if asked else answer
+        assert server.infer(QUERIES).status_code == 200
+        asked.append(endpoint.posts[-1].json["id"])
+        answer = server.infer(QUERIES)  # bears the id of the request before
+        assert answer.status_code == 502
+        assert digits_in(answer.text, QUERIES) == []
+        assert '"upstream_id"' in server.log.getvalue()
+        assert len({post.json["id"] for post in endpoint.posts}) == len(endpoint.posts)
+
+
 @pytest.mark.hostile("wrong sizes of binary data", 4, "400")
 def test_tritons_client_asks_through_it_in_its_default_settings(pair):
     """It sends and wants binary data, whatever the server behind speaks."""

@@ -3,6 +3,7 @@
 Anything in an answer that is neither guarded nor listed is dropped.
 """
 
+import secrets
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -128,6 +129,8 @@ class OpenInferenceAdapter:
             tensor.name: read_values(tensor, parts.get(tensor.name)) for tensor in request.inputs
         }
         upstream = {
+            # An answer must bear it: two answers in one connection must not change places.
+            "id": secrets.token_hex(8),
             "inputs": [_sent(tensor, values[tensor.name]) for tensor in request.inputs],
             # The guarded output is always asked for: what passes beside it must not go unguarded.
             "outputs": [{"name": name} for name in sorted((wanted or known) | {self.output_name})],

@@ -128,9 +128,12 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         return request
 
     async def answer(self, request: ProxyRequest) -> tuple[Any, Released]:
+        sent = request.upstream
         with span("upstream"):
-            answer = await self.upstream.post_json(self.model.infer_url, request.upstream)
+            answer = await self.upstream.post_json(self.model.infer_url, sent)
         scored = Scored(self.model.adapter.read_scores(answer), request.queries)
+        if self.metadata is not None and answer.get("id", sent["id"]) != sent["id"]:
+            raise upstream_failed("upstream_id")  # it answers another request
         if request.rows not in (None, len(scored)):
             raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
         return answer, await self.batcher.ask(scored, self.settings.timeout_seconds)
