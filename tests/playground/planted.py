@@ -61,6 +61,10 @@ class PlantedSession:
     def _logits(self, images):
         return 10 * torch.nn.functional.normalize(images.flatten(1)) @ self._units.T
 
+    def trained_for(self, setting):
+        known = {"none": self.static, "label-only": self.label_alone}.get(setting.defense)
+        return None if known is None else known.reconstructor
+
     def trace(self, setting, images):
         """Keep the label, and give each slider's position as the score of another class."""
         clean = release(self.target.logits(images))

@@ -1,15 +1,15 @@
 """`oneway playground`: a page that shows what scores reveal, before and after a defense."""
 
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneway.cli.common import CACHE, Cache, command, progress
+from oneway.cli.common import CACHE, Cache, command
 from oneway.extras import load_extra
 
 if TYPE_CHECKING:
-    from oneway.data import ProgressCallback
     from oneway.playground import Session
 
 
@@ -25,9 +25,8 @@ def playground(
 ) -> None:
     """Draw a digit, move a defense's sliders, and see what an attacker sees of your digit.
 
-    Opens a page that this machine alone can reach. The first start trains a classifier, its
-    defenses and their attackers on the bundled digits, in about two minutes; later starts take
-    seconds. Press Ctrl-C to stop.
+    Opens a page that this machine alone can reach. Its networks come with oneway; attackers of
+    your settings train in the background, and are kept. Press Ctrl-C to stop.
 
     For example:
 
@@ -44,29 +43,31 @@ def playground(
     from oneway.benchmark import bundled_spec
     from oneway.data import load_dataset
     from oneway.evaluation import Store
-    from oneway.playground import Server, Session, Worker, count_stages, listen
+    from oneway.playground import (
+        Server,
+        Session,
+        Worker,
+        listen,
+        load_networks,
+        networks_file,
+    )
 
     # One thread for answers; the other cores stay free for training and the browser.
     torch.set_num_threads(1)
     spec = bundled_spec("playground")
-    stages, store, listener = count_stages(spec), Store(cache), listen(port)
+    listener = listen(port)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
-    def prepare(report: "ProgressCallback") -> "Session":
-        with progress(stages) as show:
-
-            def report_both(stage: str, share: float) -> None:
-                show(stage, share)
-                report(stage, share)
-
-            return Session(spec, load_dataset("digits"), store, report_both)
+    def prepare() -> "Session":
+        digits = load_dataset("digits")
+        return Session(spec, digits, Store(cache), partial(load_networks, networks_file()))
 
     def started() -> None:
         typer.echo(f"playground at {address}")
         if open_browser:
             webbrowser.open(address)
 
-    worker = Worker(prepare, stages)
+    worker = Worker(prepare)
     server = Server(worker, started)
     # Ctrl-C is the usual way to stop.
     with suppress(KeyboardInterrupt):

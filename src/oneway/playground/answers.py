@@ -67,13 +67,7 @@ def state_json(worker: Worker) -> dict[str, Any]:
     """Return whether the session is ready, and then the samples, sliders and baselines."""
     session = worker.session
     if session is None:
-        progress = worker.preparing
-        return {
-            "ready": False,
-            "state": progress.state,
-            "stage": progress.stage,
-            "share": progress.share,
-        }
+        return {"ready": False, "failure": worker.failure}
     return {
         "ready": True,
         "samples": [
@@ -119,9 +113,9 @@ def _answer_json(
 ) -> dict[str, Any]:
     released = session.trace(setting, query).released
     finding = worker.finding(setting)
-    # These two defenses release exactly what these two attackers trained on.
-    known = {"none": session.static.reconstructor, "label-only": session.label_alone.reconstructor}
-    exact = known.get(setting.defense, None if finding is None else finding.retrained)
+    exact = session.trained_for(setting)
+    if exact is None and finding is not None:
+        exact = finding.retrained
     retrained = session.mixed[setting.defense] if exact is None else exact
     return {
         "setting": setting.as_json(),

@@ -131,7 +131,7 @@ def playground_app(worker: Worker) -> Starlette:
 def _ready(worker: Worker) -> Session:
     session = worker.session
     if session is None:
-        raise HTTPException(503, "the networks are being trained; ask /api/state how far it is")
+        raise HTTPException(503, "the page is starting; ask /api/state whether it is ready")
     return session
 
 

@@ -1,44 +1,37 @@
-"""Train everything that the page shows: a target, its defenses, and their attackers."""
+"""What the page shows: a target behind its defenses, and attackers of each setting."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from oneway.attacks import inversion_attacks
 from oneway.benchmark import Experiment, ExperimentSpec
-from oneway.benchmark.runner import trained_target
 from oneway.contracts import (
     AttackerKnowledge,
     AttackFunction,
     Defense,
     Reconstructor,
     TrainDecoder,
-    TrainingData,
 )
 from oneway.data import Dataset, ProgressCallback
-from oneway.defenses import build_defense
-from oneway.defenses.codebook import Codebook, CodebookRelease
 from oneway.evaluation import (
     AttackResult,
     Baselines,
-    ReleaseSpec,
     Store,
     Verdict,
     judge,
     run_attack,
     take_baselines,
 )
-from oneway.evaluation.attackers import Attackers, selection_size
-from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
 from oneway.metrics import label_changes
-from oneway.playground.settings import SLIDERS, Setting, all_settings, mixed_settings
+from oneway.playground.networks import Networks, networks_key
+from oneway.playground.settings import Setting
 from oneway.releases import guarded_release, release
-from oneway.targets import DefendedTarget, Trace
+from oneway.targets import DefendedTarget, TorchTarget, Trace
 
 ROWS = 128
 """Queries per batch of a release in the background, which can be canceled after each batch."""
@@ -51,6 +44,10 @@ KEPT = 64
 
 CLEAR, UNSURE = 10, 6
 """Numbers of samples: one of each digit, and those that the classifier is least sure of."""
+
+
+def _train_nothing(*_: Tensor) -> nn.Module:
+    raise AssertionError("an attacker that is trained already trained again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,50 +87,43 @@ class Session:
     """
 
     def __init__(
-        self, spec: ExperimentSpec, dataset: Dataset, store: Store, report: ProgressCallback
+        self,
+        spec: ExperimentSpec,
+        dataset: Dataset,
+        store: Store,
+        networks: Callable[[str], Networks],
     ) -> None:
-        """Train whatever the store lacks.
+        """Grade the attackers of clean scores and of the label.
 
         Args:
             spec: Target, surrogate and attackers.
             dataset: The data set that ``spec`` names.
-            store: Keeps networks and releases.
-            report: Receives the progress.
+            store: Keeps releases, and the attackers of single settings.
+            networks: Returns the networks of a key, as :func:`load_networks` does.
 
         Raises:
             InvalidOptionError: The data set is too small for the splits of ``spec``.
         """
-        self._experiment = Experiment(
-            spec, dataset, store, device=torch.device("cpu"), report=report
-        )
+        self._experiment = Experiment(spec, dataset, store, device=torch.device("cpu"))
         self._store, splits = store, self._experiment.splits
-        self.target = trained_target(spec, splits, store, report)
+        trained = networks(networks_key(spec, self._experiment.data))
+        self.target = TorchTarget(trained.target)
         images = {"auxiliary": splits.auxiliary_images, "test": splits.test_images}
-        spec_of_logits = {
-            "target": fingerprint(*self.target.module.state_dict().values()),
-            "data": self._experiment.data,
-        }
-        logits = store.tensors(
-            "logits",
-            spec_of_logits,
-            lambda: {name: self.target.logits(each) for name, each in images.items()},
+        self._queries = {name: (each, self.target.logits(each)) for name, each in images.items()}
+        self._clean = release(self._queries["auxiliary"][1])
+        clean_test = release(self._queries["test"][1])
+        self._codebooks = trained.codebooks
+        self.defense: Callable[[Setting], Defense] = functools.lru_cache(KEPT)(trained.defense)
+        self._surrogate_hash = fingerprint(*trained.surrogate.state_dict().values())
+        self.mixed = {name: _decoded_by(decoder) for name, decoder in trained.mixed.items()}
+        undefended = {"auxiliary": self._clean, "test": clean_test}
+        self.static, self.label_alone = (
+            self._grade(name, _trained_already(reconstructor), undefended)
+            for name, reconstructor in (
+                ("static", _decoded_by(trained.static)),
+                ("label-only", Reconstructor(lambda each: trained.label_alone[each[0].argmax(-1)])),
+            )
         )
-        self._queries = {name: (each, logits[name]) for name, each in images.items()}
-        self._clean, clean_test = release(logits["auxiliary"]), release(logits["test"])
-        bare = ReleaseSpec("none", "none")
-        self._surrogate, _ = self._experiment.defender.trained_surrogate(bare, self._clean)
-        self._codebooks = self._fit_codebooks(report)
-        self.defense: Callable[[Setting], Defense] = functools.lru_cache(KEPT)(self._build)
-        self._surrogate_hash = fingerprint(*self._surrogate.state_dict().values())
-        none, attackers = Setting.of("none", {}), self._experiment.attackers
-        undefended = self._all_releases(none, report)
-        self.static = self._attack("static", none, undefended, attackers)
-        self.label_alone = self._attack("label-only", none, undefended, attackers)
-        self.mixed = {
-            defense: self._train_mixed(defense, report)
-            for defense in SLIDERS
-            if mixed_settings(defense)
-        }
         self.baselines: Baselines = take_baselines(
             {"static": self.static.result, "label-only": self.label_alone.result},
             splits.auxiliary_images,
@@ -155,6 +145,11 @@ class Session:
             name: float(getattr(self.baselines, name).mean())
             for name in ("clean", "label", "prior")
         }
+
+    def trained_for(self, setting: Setting) -> Reconstructor | None:
+        """Return the attacker who trained on exactly what a setting releases, if it is there."""
+        known = {"none": self.static, "label-only": self.label_alone}.get(setting.defense)
+        return None if known is None else known.reconstructor
 
     def trace(self, setting: Setting, images: Tensor) -> Trace:
         """Answer queries as the defended target does.
@@ -194,9 +189,16 @@ class Session:
         results = {"label-only": self.label_alone.result}
         for name, reconstructor in trained.items():
             attack = _trained_already(reconstructor)
-            results[name] = self._grade(name, attack, released, attackers).result
+            results[name] = self._grade(name, attack, released).result
         yield self._finding(results, released["test"], None)
-        retrained = self._attack("retrained", setting, released, attackers)
+
+        def train(confidences: Tensor, auxiliary: Tensor, held_out: Tensor) -> nn.Module:
+            title = f"attack {setting}"
+            return attackers.train_decoder(title, confidences, auxiliary, held_out)[0]
+
+        known = self.trained_for(setting)
+        attack = inversion_attacks()["retrained"] if known is None else _trained_already(known)
+        retrained = self._grade("retrained", attack, released, train)
         results["retrained"] = retrained.result
         yield self._finding(results, released["test"], retrained.reconstructor)
 
@@ -210,19 +212,12 @@ class Session:
         verdict = judge(results, self.baselines, release(logits), label_changes(logits, released))
         return Finding(verdict, {name: each.error for name, each in results.items()}, retrained)
 
-    def _attack(
-        self, name: str, setting: Setting, released: Mapping[str, Tensor], attackers: Attackers
-    ) -> Graded:
-        of = {"static": "clean scores", "label-only": "the label alone"}.get(name, str(setting))
-        return self._grade(name, inversion_attacks()[name], released, attackers, f"attack {of}")
-
     def _grade(
         self,
         name: str,
         attack: AttackFunction,
         released: Mapping[str, Tensor],
-        attackers: Attackers,
-        title: str = "",
+        train: TrainDecoder = _train_nothing,
     ) -> Graded:
         """Run an attack, and keep the reconstructor that it chose."""
         splits = self._experiment.splits
@@ -238,27 +233,11 @@ class Session:
             images=splits.auxiliary_images,
             clean=self._clean,
             released=released["auxiliary"],
-            held_out=attackers.held_out,
+            held_out=self._experiment.attackers.held_out,
         )
-
-        def train(confidences: Tensor, auxiliary: Tensor, held_out: Tensor) -> nn.Module:
-            return attackers.train_decoder(title, confidences, auxiliary, held_out)[0]
-
         result = run_attack(name, recorded, knowledge, train, released["test"], splits.test_images)
         assert result is not None  # noqa: S101  each of these attacks applies to every release
         return Graded(reconstructors[result.reconstructor], result)
-
-    def _train_mixed(self, defense: str, report: ProgressCallback) -> Reconstructor:
-        """Train an attacker on scores of a defense at several settings, a row at each in turn."""
-        settings = mixed_settings(defense)
-        released = torch.empty_like(self._clean)
-        for position, setting in enumerate(settings):
-            rows = slice(position, None, len(settings))
-            released[rows] = self._releases(setting, "auxiliary", report)[rows]
-        attackers, images = self._experiment.attackers, self._experiment.splits.auxiliary_images
-        title = f"attack {defense} at several settings"
-        decoder, _ = attackers.train_decoder(title, released, images, attackers.held_out)
-        return Reconstructor(lambda answers: decoder(answers[0]))
 
     def _all_releases(self, setting: Setting, report: ProgressCallback) -> dict[str, Tensor]:
         return {split: self._releases(setting, split, report) for split in self._queries}
@@ -286,46 +265,15 @@ class Session:
         report(stage, 1.0)
         return released
 
-    def _fit_codebooks(self, report: ProgressCallback) -> dict[Setting, Codebook]:
-        """Fit a codebook at every position of its sliders, as an experiment does."""
-        images, logits = self._queries["auxiliary"]
-        training_data = TrainingData(None, None, None, images, logits)
-        data, seed = fingerprint(images, logits), self._experiment.spec.seed
-        settings, codebooks = all_settings("codebook"), dict[Setting, Codebook]()
-        for setting in settings:
-            options = dict(setting.options)
-
-            def fit(options: dict[str, Any] = options) -> tuple[nn.Module, Mapping[str, Any]]:
-                generator = Stream(seed, "codebook order").generator()
-                return CodebookRelease.train(training_data, generator=generator, **options)
-
-            spec = {"role": "codebook", "seed": seed, "options": options, "data": data}
-            stored = self._store.network("codebook", spec, fit)
-            codebooks[setting] = cast("Codebook", stored.module)
-            report("fit codebooks", len(codebooks) / len(settings))
-        return codebooks
-
-    def _build(self, setting: Setting) -> Defense:
-        return build_defense(
-            setting.defense,
-            dict(setting.options),
-            self._surrogate,
-            state=self._codebooks.get(setting),
-        )
-
-
-def count_stages(spec: ExperimentSpec) -> int:
-    """Return the number of stages that preparing a session reports."""
-    mixtures = [len(mixed_settings(defense)) for defense in SLIDERS if mixed_settings(defense)]
-    selections = 2 + len(mixtures)  # those on clean scores and on labels come first
-    networks, undefended = len(("target", "surrogate", "codebooks")), len(("auxiliary", "test"))
-    return networks + undefended + sum(mixtures) + selections * selection_size(spec.attackers)
-
 
 @torch.no_grad()
 def reconstruct(reconstructor: Reconstructor, released: Tensor) -> Tensor:
     """Reconstruct ``(N, 1, 32, 32)`` images from ``(N, K)`` released confidences."""
     return reconstructor.reconstruct(released.unsqueeze(0))
+
+
+def _decoded_by(decoder: nn.Module) -> Reconstructor:
+    return Reconstructor(lambda answers: decoder(answers[0]))
 
 
 def _trained_already(reconstructor: Reconstructor) -> AttackFunction:

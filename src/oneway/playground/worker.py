@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from oneway.data import ProgressCallback
 from oneway.errors import OnewayError
 from oneway.playground.session import KEPT, Finding, Session
 from oneway.playground.settings import Setting
@@ -16,12 +15,12 @@ State = Literal["none", "waiting", "working", "done", "superseded", "failed"]
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of an examination, or of preparing the session.
+    """The progress of an examination.
 
     Attributes:
         state: ``"superseded"``: another setting was requested before this one was done.
         stage: The stage under way, in words; or the error.
-        share: From 0 to 1: of the stage, or of all stages while the session is prepared.
+        share: Of the stage, from 0 to 1.
         finding: The newest finding about a setting; None: there is none yet.
     """
 
@@ -50,21 +49,18 @@ class Worker:
     All of it runs on one thread, so that the other cores stay free for answers.
     """
 
-    def __init__(self, prepare: Callable[[ProgressCallback], Session], stages: int = 1) -> None:
+    def __init__(self, prepare: Callable[[], Session]) -> None:
         """Begin to prepare.
 
         Args:
-            prepare: Builds the session, and reports progress to the callback that it gets.
-            stages: Number of stages that it will report.
+            prepare: Builds the session.
         """
-        self._stages, self._begun = stages, 0
         self._lock = threading.Lock()
         self._closing = False
-        self._preparing = Progress("waiting")
         self._findings: dict[Setting, Finding] = {}
         self._job: _Job | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="oneway-playground")
-        self.prepared: Future[Session] = self._executor.submit(prepare, self._report_preparing)
+        self.prepared: Future[Session] = self._executor.submit(prepare)
 
     @property
     def session(self) -> Session | None:
@@ -73,14 +69,11 @@ class Worker:
         return self.prepared.result() if ready and self.prepared.exception() is None else None
 
     @property
-    def preparing(self) -> Progress:
-        """The progress of preparing the session."""
-        if not self.prepared.done():
-            return self._preparing
-        if self.prepared.cancelled():
-            return Progress("superseded")
-        error = self.prepared.exception()
-        return Progress("done", share=1.0) if error is None else Progress("failed", _text(error))
+    def failure(self) -> str:
+        """Why the session could not be prepared; empty: it is prepared, or will be."""
+        done = self.prepared.done() and not self.prepared.cancelled()
+        error = self.prepared.exception() if done else None
+        return "" if error is None else _text(error)
 
     def enqueue(self, setting: Setting) -> None:
         """Examine a setting next; cancel the examination of any other setting.
@@ -124,13 +117,6 @@ class Worker:
             if self._job is not None:
                 self._job.superseded = True
         self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _report_preparing(self, stage: str, share: float) -> None:
-        if self._closing:
-            raise _SupersededError
-        self._begun += stage != self._preparing.stage
-        done = min(1.0, (self._begun - 1 + share) / self._stages)
-        self._preparing = Progress("working", stage, done)
 
     def _examine(self, job: _Job) -> None:
         session = self.session
