@@ -85,9 +85,9 @@ class Networks:
         for name, decoder in {"static": self.static, **self.mixed}.items():
             parts = decoder.decoders if isinstance(decoder, Mixture) else [decoder]
             weights = decoder.weights if isinstance(decoder, Mixture) else torch.ones(1)
-            tensors[f"{name} weights"] = weights
+            tensors[f"attacker {name} weights"] = weights
             for number, part in enumerate(parts):
-                put(f"{name} {number}", "inverter", part, narrow=True)
+                put(f"attacker {name} {number}", "inverter", part, narrow=True)
         write_tensors(path, tensors, {"key": key, "modules": modules})
 
 
@@ -136,8 +136,9 @@ def load_networks(path: Path, key: str) -> Networks:
         return module.eval()
 
     def take_decoder(name: str) -> Mixture:
-        weights = tensors[f"{name} weights"]
-        return Mixture([take(f"{name} {number}") for number in range(len(weights))], weights)
+        weights = tensors[f"attacker {name} weights"]
+        parts = [take(f"attacker {name} {number}") for number in range(len(weights))]
+        return Mixture(parts, weights)
 
     try:
         settings = all_settings("codebook")

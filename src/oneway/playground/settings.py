@@ -12,7 +12,6 @@ Value = int | float | None
 
 SLIDERS: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
     "none": {},
-    "rounding": {"decimals": (1, 2, 3, 4, 5)},
     "adversarial-noise": {
         "step_size": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
         "steps": (1, 2, 3, 5, 7, 10, 15, 20),
@@ -22,21 +21,21 @@ SLIDERS: Mapping[str, Mapping[str, tuple[Value, ...]]] = {
         "min_members": (5, 10, 20, 50, 100),
         "rate_weight": (0.0, 0.01, 0.03, 0.1),
     },
+    "rounding": {"decimals": (1, 2, 3, 4, 5)},
     "label-only": {},
 }
 """Slider positions by defense and option."""
 
 DEFAULTS: Mapping[str, Mapping[str, Value]] = {
     "none": {},
-    "rounding": {"decimals": 1},
     "adversarial-noise": {"step_size": 0.1, "steps": 10, "budget": None},
     "codebook": {"min_members": 20, "rate_weight": 0.01},
+    "rounding": {"decimals": 1},
     "label-only": {},
 }
 """The first position of each slider; the noise has the step size of its paper."""
 
 MIXED: Mapping[str, tuple[Mapping[str, Value], ...]] = {
-    "rounding": tuple({"decimals": decimals} for decimals in (1, 2, 3, 4)),
     "adversarial-noise": (
         {"step_size": 0.1, "steps": 10, "budget": None},
         {"step_size": 0.4, "steps": 10, "budget": None},
@@ -49,6 +48,7 @@ MIXED: Mapping[str, tuple[Mapping[str, Value], ...]] = {
         {"min_members": members, "rate_weight": weight}
         for members, weight in ((5, 0.01), (20, 0.01), (5, 0.0), (20, 0.1))
     ),
+    "rounding": tuple({"decimals": decimals} for decimals in (1, 2, 3, 4)),
 }
 """Settings by defense, for an attacker who does not know which of them is used."""
 

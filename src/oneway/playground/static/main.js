@@ -30,7 +30,7 @@ const painted = () => new Promise((go) => {
 
 let known;
 let pad;
-const shown = { view: "one", defense: "adversarial-noise", options: {}, query: { sample: 3 } };
+const shown = { view: "all", defense: "codebook", options: {}, query: { sample: 6 } };
 const findings = new Map();
 let newest = 0;
 let answered = 0;
@@ -121,7 +121,10 @@ async function examineAll(mine) {
   if (isEmpty()) {
     return;
   }
-  for (const setting of settings()) {
+  // The chosen defense first.
+  const chosen = settingOf(shown.defense);
+  const others = settings().filter((each) => each.defense !== shown.defense);
+  for (const setting of [chosen, ...others]) {
     try {
       let progress = await examine(setting);
       while (mine === newest && ["waiting", "working"].includes(progress.state)) {
@@ -178,7 +181,7 @@ function showControls() {
     at(`view-${view}`).setAttribute("aria-pressed", String(shown.view === view));
     at(view).hidden = shown.view === other;
   }
-  at("verdict").hidden = at("numbers-card").hidden = shown.view === "all";
+  at("numbers-card").hidden = shown.view === "all";
   for (const radio of document.getElementsByName("sample")) {
     radio.checked = Number(radio.value) === shown.query.sample;
   }
@@ -480,10 +483,8 @@ async function start() {
   known = await fetchState();
   while (!known.ready) {
     at("preparing").hidden = false;
-    at("preparing-stage").textContent = known.stage ? `Now: ${known.stage}` : "Starting";
-    at("preparing-bar").value = known.share;
-    if (known.state === "failed") {
-      throw new Error(known.stage);
+    if (known.failure) {
+      throw new Error(known.failure);
     }
     await pause(POLL);
     known = await fetchState();

@@ -1,10 +1,11 @@
 // How values and verdicts are said.
 
+// In the order of the comparison.
 export const NAMES = {
   none: "None",
-  rounding: "Rounding",
   "adversarial-noise": "Adversarial noise",
   codebook: "Codebook",
+  rounding: "Rounding",
   "label-only": "Label only",
 };
 
@@ -26,11 +27,11 @@ export function settingText({ defense, options }) {
       return `step ${options.step_size}, ${options.steps} steps${budget}`;
     }
     case "codebook":
-      return `${options.min_members} members per cell, joining: ${JOINING[options.rate_weight]}`;
+      return `${options.min_members} members, joining: ${JOINING[options.rate_weight]}`;
     case "label-only":
-      return "which digit, and nothing else";
+      return "the digit alone";
     default:
-      return "scores as they are";
+      return "clean scores";
   }
 }
 
