@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO := $(VENV)/.demo
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -11,16 +12,26 @@ ARGS ?=
 help: ## Say what there is to make.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-setup: $(READY) ## Make .venv with oneway, its extras and the developers' tools.
+define venv
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "oneway needs Python 3.11 or newer; run `make PYTHON=python3.11 ...`")'
+$(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+endef
+
+setup: $(READY) ## Make .venv with oneway, its extras and the developers' tools: @SETUP@.
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "oneway needs Python 3.11 or newer; run `make PYTHON=python3.11 ...`")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(venv)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable ".[demo,audit,export,grpc,http,mlflow,onnx,otel,playground,ray,records,serve,sklearn]"
 	touch $@
 
-demo: $(READY) ## Invert a classifier's scores, defend them, and show what still leaks.
+# The demo needs a tenth of that.
+$(DEMO): pyproject.toml constraints.txt
+	$(venv)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+demo: $(or $(wildcard $(READY)),$(DEMO)) ## Invert a classifier's scores, defend them, and show what still leaks; on a bare machine @DEMO@ first.
 	$(BIN)/oneway demo $(ARGS)
 
 # ARGS come last: "-n 8" takes more workers, "-n 0" none.

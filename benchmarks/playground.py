@@ -3,8 +3,10 @@
 A server process, and Chromium beside it: the page's own clock runs from the event of a slider to
 after the next paint. The server's time is that of one request over loopback. All along, an
 attacker trains in the background, as it does when a visitor moves a slider. A first page, which is
-not counted, warms server and browser up. Run
-`python benchmarks/playground.py`; the first run trains the networks, for about two minutes.
+not counted, warms server and browser up. Run `python benchmarks/playground.py`.
+
+`--picture docs/images/playground.png` draws the picture of the documentation instead: the first
+view, when an attacker has trained for each setting.
 """
 
 import argparse
@@ -107,7 +109,7 @@ def server_times(address: str, defense: str, changes: int) -> list[float]:
 def page_times(page: Page, address: str, defense: str, slider: str, changes: int) -> list[float]:
     """Move a slider to and fro; return the milliseconds from each event to after the paint."""
     page.goto("about:blank")
-    page.goto(f"{address}#defense={defense}&sample=3")
+    page.goto(f"{address}#view=one&defense={defense}&sample=3")
     page.wait_for_selector("body[data-state=shown]")
     positions = len(SLIDERS[defense][slider])
     at = SLIDERS[defense][slider].index(DEFAULTS[defense][slider])
@@ -136,15 +138,31 @@ def record_of(where: str, defense: str, slider: str, taken: list[float]) -> dict
     }
 
 
+def draw(cache: Path, chromium: str, picture: Path) -> None:
+    """Write a picture of the first view, when an attacker has trained for each setting."""
+    with serving(cache) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1366, "height": 850})
+        page.set_default_timeout(600_000)
+        page.goto(address)
+        page.wait_for_selector("body[data-attackers=done][data-state=shown]")
+        page.screenshot(path=picture)
+        browser.close()
+
+
 def main() -> None:
     """Measure and print; exit 1 if a 99th percentile misses the goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--changes", type=int, default=200, help="changes of each slider")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, help="also write records as JSON Lines")
+    parser.add_argument("--picture", type=Path, help="draw the page, and measure nothing")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "needs a browser: chromium or google-chrome"
+    if options.picture is not None:
+        draw(options.cache, chromium, options.picture)
+        return
     records = []
     with serving(options.cache) as address, training(address), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -6,7 +6,7 @@ import torch
 from oneway.data import load_dataset
 from oneway.data.source import no_progress
 from oneway.evaluation import Store
-from oneway.playground import Session, Worker
+from oneway.playground import Session, Worker, train_networks
 from playground.tiny import served, tiny_spec
 
 
@@ -33,13 +33,18 @@ def one_thread_and_one_batch():
 
 
 @pytest.fixture(scope="session")
-def session(digits, folder):
-    return Session(tiny_spec(), digits, Store(folder), no_progress)
+def networks(digits, folder):
+    return train_networks(tiny_spec(), digits, Store(folder), no_progress)
+
+
+@pytest.fixture(scope="session")
+def session(digits, folder, networks):
+    return Session(tiny_spec(), digits, Store(folder), lambda _: networks)
 
 
 @pytest.fixture(scope="session")
 def worker(session):
-    return Worker(lambda _: session)
+    return Worker(lambda: session)
 
 
 @pytest.fixture(scope="session")

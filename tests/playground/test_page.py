@@ -28,7 +28,7 @@ def session():
 
 @pytest.fixture(scope="module")
 def worker(session):
-    return Worker(lambda _: session)
+    return Worker(lambda: session)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def open_page(browser, address):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(**{"color_scheme": "light", "reduced_motion": "no-preference"} | media)
         page.goto("about:blank")  # else only what follows the # would change
-        page.goto(f"{address}/#{place}")
+        page.goto(f"{address}/#view=one&{place}")
         page.wait_for_selector(SHOWN)
         assert complaints == []
         return page
@@ -213,10 +213,10 @@ def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, session)
         def enqueue(self, setting):
             """Never get to it."""
 
-    with served(Idle(lambda _: session)) as url:
+    with served(Idle(lambda: session)) as url:
         page = browser.new_page()
         page.set_default_timeout(1000 * PATIENCE)
-        page.goto(f"{url}/#defense=rounding")
+        page.goto(f"{url}/#view=one&defense=rounding")
         page.wait_for_selector(SHOWN)
         note = page.locator("#retrained-note").inner_text()
         assert note == "retrained on mixed settings; training for this one…"
@@ -233,7 +233,7 @@ def test_all_defenses_are_compared_side_by_side(open_page):
     assert not page.locator("#one").is_visible()
     rows = page.locator("#all-rows tr")
     assert rows.count() == len(SLIDERS)
-    assert "2 decimals" in rows.nth(1).inner_text()
+    assert "2 decimals" in rows.nth(3).inner_text()
     for row, defense in zip(rows.all(), SLIDERS, strict=True):
         assert "retrained for exactly this setting" in row.inner_text()
         share = row.locator(".share").inner_text()
@@ -269,7 +269,7 @@ def test_an_address_that_is_changed_by_hand_is_followed(open_page):
 def test_an_address_that_says_nonsense_is_read_as_far_as_it_makes_sense(open_page):
     nonsense = "view=x&defense=y&decimals=77&sample=999&drawing=!!!&steps=3"
     place = place_of(open_page(nonsense))
-    assert (place["view"], place["defense"], place["decimals"]) == ("one", "adversarial-noise", "1")
+    assert (place["view"], place["defense"], place["decimals"]) == ("one", "codebook", "1")
     assert place["steps"] == "3"
     assert "drawing" not in place or place["drawing"] == ""
 

@@ -194,28 +194,15 @@ def test_browsers_are_told_to_load_nothing_from_elsewhere(client):
     assert client.get("/static/%2e%2e/app.py").status_code == 404
 
 
-def test_before_the_session_is_ready_the_page_says_how_far_it_is():
-    reported, go = threading.Event(), threading.Event()
-
-    def prepare(report):
-        report("train the target", 0.5)
-        reported.set()
-        assert go.wait(PATIENCE)
-        report("train the target", 1.0)
-
-    worker = Worker(prepare)
+def test_before_the_session_is_ready_the_page_says_so():
+    go = threading.Event()
+    worker = Worker(lambda: go.wait(PATIENCE))
     with (
         served(worker) as url,
         httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client,
     ):
-        assert reported.wait(PATIENCE)
         try:
-            assert client.get("/api/state").json() == {
-                "ready": False,
-                "state": "working",
-                "stage": "train the target",
-                "share": 0.5,
-            }
+            assert client.get("/api/state").json() == {"ready": False, "failure": ""}
             refused = client.post("/api/examine", json=NONE)
             assert refused.status_code == 503
             assert "ask /api/state" in refused.json()["error"]
@@ -224,7 +211,7 @@ def test_before_the_session_is_ready_the_page_says_how_far_it_is():
 
 
 def test_a_server_whose_session_fails_ends_by_itself():
-    def prepare(_):
+    def prepare():
         raise MissingDataError("no digits")
 
     with listen(0) as listener:

@@ -1,22 +1,24 @@
 """What the page shows is what the library computes, to the bit, wherever its sliders stand."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 
-from oneway.benchmark import Experiment
+from oneway.benchmark import Experiment, bundled_spec
 from oneway.benchmark.runner import trained_target
 from oneway.data.source import no_progress
 from oneway.defenses import build_defense
+from oneway.errors import CorruptDataError
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.metrics import inversion_errors
+from oneway.playground import load_networks, networks_file, networks_key
 from oneway.playground.session import (
     CLEAR,
     UNSURE,
     Session,
     _sample_rows,
-    count_stages,
     reconstruct,
 )
 from oneway.playground.settings import SLIDERS, Setting, all_settings
@@ -123,7 +125,6 @@ def test_nothing_is_hidden_without_a_defense_and_all_by_the_label_alone(session)
     *_, none = session.examine(Setting.of("none", {}), no_progress)
     *_, label = session.examine(Setting.of("label-only", {}), no_progress)
     assert none.verdict.closed_gap == 0
-    # An attacker of labels trained twice errs a little more or less.
     assert label.verdict.closed_gap == pytest.approx(1, abs=0.25)
 
 
@@ -149,19 +150,40 @@ def test_samples_are_a_clear_one_of_each_digit_and_then_the_least_sure():
     assert rows[CLEAR:].tolist() == [59, 58, 57, 56, 55, 54]
 
 
-def stored(folder):
-    """Return when each file of a store was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+def test_networks_come_back_from_their_file_all_but_exactly(session, networks, digits, tmp_path):
+    path, key = tmp_path / "networks.safetensors", networks_key(tiny_spec(), "data")
+    networks.save(path, key)
+    again = Session(tiny_spec(), digits, Store(tmp_path), lambda _: load_networks(path, key))
+    for setting in EVERY[::50]:
+        released = again.trace(setting, session.samples).released
+        assert torch.equal(released, session.trace(setting, session.samples).released), setting
+    for name, error in session.baseline_errors.items():
+        assert again.baseline_errors[name] == pytest.approx(error, rel=1e-3)
+    clean = session.target(session.samples)
+    for defense, mixed in session.mixed.items():
+        ours = reconstruct(again.mixed[defense], clean)
+        assert torch.allclose(ours, reconstruct(mixed, clean), atol=1 / 256), defense
 
 
-def test_a_second_start_trains_nothing_and_releases_nothing_again(digits, folder, session):
-    reports, before = {}, stored(folder)
-    again = Session(tiny_spec(), digits, Store(folder), reports.__setitem__)
-    assert len(reports) == count_stages(tiny_spec())
-    assert set(reports.values()) == {1.0}
-    assert stored(folder) == before
-    assert again.baseline_errors == session.baseline_errors
-    assert torch.equal(again.samples, session.samples)
+def test_networks_of_another_spec_or_of_other_data_are_refused(networks, tmp_path):
+    path, key = tmp_path / "networks.safetensors", networks_key(tiny_spec(), "data")
+    networks.save(path, key)
+    for other in (
+        networks_key(tiny_spec(), "other data"),
+        networks_key(bundled_spec("playground"), "data"),
+    ):
+        with pytest.raises(CorruptDataError, match="playground_networks.py"):
+            load_networks(path, other)
+
+
+def test_the_installed_networks_are_those_of_the_installed_spec_and_digits(digits, tmp_path):
+    """If this fails: `python benchmarks/playground_networks.py`, and commit the file."""
+    spec = bundled_spec("playground")
+    installed = Session(spec, digits, Store(tmp_path), partial(load_networks, networks_file()))
+    assert not list(tmp_path.iterdir())  # nothing was trained
+    errors = installed.baseline_errors
+    assert errors["clean"] < errors["label"] < errors["prior"]
+    assert 10 < installed.cells(default_setting("codebook")) < 2000 / 20
 
 
 def test_a_library_built_noise_of_the_same_surrogate_is_the_same(session):

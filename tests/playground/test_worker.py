@@ -40,7 +40,7 @@ def session():
 
 @pytest.fixture
 def worker(session):
-    started = Worker(lambda _: session)
+    started = Worker(lambda: session)
     started.prepared.result(PATIENCE)
     yield started
     for event in session.go.values():
@@ -131,40 +131,15 @@ def test_a_failure_is_reported_and_the_next_setting_is_examined(worker, session)
 
 
 def test_a_session_that_cannot_be_prepared_says_why():
-    def prepare(report):
-        report("read", 0.1)
+    def prepare():
         raise InvalidOptionError("no digits. Fetch them.")
 
     worker = Worker(prepare)
     with pytest.raises(InvalidOptionError):
         worker.prepared.result(PATIENCE)
     assert worker.session is None
-    assert worker.preparing.state == "failed"
-    assert worker.preparing.stage == "no digits. Fetch them."
+    assert worker.failure == "no digits. Fetch them."
     worker.close()
-
-
-def test_preparation_is_reported_and_ends_when_the_page_does():
-    reported, go = threading.Event(), threading.Event()
-
-    def prepare(report):
-        report("train the target", 0.25)
-        reported.set()
-        assert go.wait(PATIENCE)
-        report("train the target", 0.5)
-        raise AssertionError("it went on")
-
-    worker = Worker(prepare)
-    assert reported.wait(PATIENCE)
-    now = worker.preparing
-    assert (now.state, now.stage, now.share) == ("working", "train the target", 0.25)
-    closing = threading.Thread(target=worker.close)
-    closing.start()
-    while not worker._closing:
-        closing.join(0.01)
-    go.set()
-    closing.join(PATIENCE)
-    assert not isinstance(worker.prepared.exception(), AssertionError)
 
 
 def test_of_many_findings_the_newest_are_kept(worker, session):
@@ -184,7 +159,7 @@ def test_of_many_findings_the_newest_are_kept(worker, session):
 
 
 def test_a_closed_worker_takes_no_setting(session):
-    worker = Worker(lambda _: session)
+    worker = Worker(lambda: session)
     worker.prepared.result(PATIENCE)
     worker.close()
     worker.enqueue(default_setting("rounding"))
