@@ -52,8 +52,8 @@ def open_page(browser, address):
     page.on("console", lambda said: complaints.append(said.text))
     page.on("request", lambda request: at_home(request.url) or complaints.append(request.url))
 
-    def open_at(place="", width=1280, **media):
-        page.set_viewport_size({"width": width, "height": 900})
+    def open_at(place="", width=1280, height=900, **media):
+        page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(**{"color_scheme": "light", "reduced_motion": "no-preference"} | media)
         page.goto("about:blank")  # else only what follows the # would change
         page.goto(f"{address}/#view=one&{place}")
@@ -243,6 +243,37 @@ def test_all_defenses_are_compared_side_by_side(open_page):
     page.reload()
     page.wait_for_selector(EXACT)
     assert page.locator("#all-rows").is_visible()
+
+
+def test_a_slider_and_its_effect_are_in_sight_together_from_the_first_view_on(open_page):
+    for width, height in ((1366, 850), (390, 844)):
+        page = open_page("view=", width, height)
+        page.wait_for_selector("#all-rows tr.current[data-defense=codebook]")
+        for view, effect in (("all", "#all-rows tr.current .retrained canvas"), ("one", "#mark")):
+            page.locator(f"#view-{view}").click()
+            page.wait_for_selector(EXACT)
+            for seen in ("#min_members", "#rate_weight", effect):
+                box = page.locator(seen).bounding_box()
+                assert box["y"] >= 0, (seen, width)
+                assert box["y"] + box["height"] <= height, (seen, width)
+        assert page.evaluate("scrollY") == 0
+
+
+def test_a_slider_asks_for_its_own_row_of_the_comparison_alone(open_page):
+    page = open_page("view=all&defense=rounding")
+    page.wait_for_selector(EXACT)
+    strips = page.locator("#all-rows .strip")
+    before = [strip.get_attribute("aria-label") for strip in strips.all()]
+    with page.expect_request("**/api/answers") as asked:
+        page.locator("#decimals").fill("4")
+    (setting,) = asked.value.post_data_json["settings"]
+    assert setting == {"defense": "rounding", "options": {"decimals": 5}}
+    page.wait_for_selector(EXACT)
+    after = [strip.get_attribute("aria-label") for strip in strips.all()]
+    row = list(SLIDERS).index("rounding")
+    assert [a != b for a, b in zip(after, before, strict=True)] == [
+        number == row for number in range(len(SLIDERS))
+    ]
 
 
 def test_a_preset_sets_defense_and_sliders(open_page):

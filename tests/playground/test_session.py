@@ -172,7 +172,7 @@ def test_networks_of_another_spec_or_of_other_data_are_refused(networks, tmp_pat
         networks_key(tiny_spec(), "other data"),
         networks_key(bundled_spec("playground"), "data"),
     ):
-        with pytest.raises(CorruptDataError, match="playground_networks.py"):
+        with pytest.raises(CorruptDataError, match=r"playground_networks\.py"):
             load_networks(path, other)
 
 

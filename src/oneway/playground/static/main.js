@@ -37,6 +37,9 @@ let answered = 0;
 let asking = false;
 let began;
 let resting;
+// What the rows of the comparison show: a query, and a setting of each defense.
+let compared = "";
+const drawn = new Map();
 let writing;
 
 const settingOf = (defense) => ({ defense, options: { ...shown.options[defense] } });
@@ -79,21 +82,15 @@ async function refresh() {
   asking = true;
   try {
     while (answered !== newest) {
-      const now = newest;
+      // Before the answer: an attacker who is trained meanwhile asks for another.
+      answered = newest;
       const since = began;
       began = undefined;
       if (isEmpty()) {
         showNothing();
       } else {
-        const answers = await fetchAnswers(queryOf(), settings());
-        for (const { setting, finding } of answers.answers) {
-          if (finding) {
-            findings.set(keyOf(setting), finding);
-          }
-        }
-        show(answers);
+        await ask(queryOf());
       }
-      answered = now;
       await painted();
       if (since !== undefined) {
         performance.measure("change to paint", { start: since, end: performance.now() });
@@ -103,11 +100,36 @@ async function refresh() {
     document.body.dataset.state = "shown";
   } catch (error) {
     answered = newest;
+    compared = "";
     trouble(error);
     document.body.dataset.state = "failed";
   } finally {
     asking = false;
   }
+}
+
+// Of the comparison, only what its rows do not show yet.
+async function ask(query) {
+  const all = shown.view === "all";
+  const key = JSON.stringify(query);
+  if (key !== compared) {
+    drawn.clear();
+  }
+  const asked = settings().filter((each) => !all || drawn.get(each.defense) !== keyOf(each));
+  if (asked.length === 0) {
+    return;
+  }
+  compared = key;
+  if (all) {
+    asked.forEach((each) => drawn.set(each.defense, keyOf(each)));
+  }
+  const answers = await fetchAnswers(query, asked);
+  for (const { setting, finding } of answers.answers) {
+    if (finding) {
+      findings.set(keyOf(setting), finding);
+    }
+  }
+  show(answers, all);
 }
 
 function queryOf() {
@@ -152,6 +174,7 @@ function learn(setting, progress) {
   if (progress.state === "done" && !before?.final) {
     // From now on another attacker rebuilds.
     answered = -1;
+    drawn.delete(setting.defense);
     refresh();
   }
   if (shown.view === "one") {
@@ -182,19 +205,24 @@ function showControls() {
     at(view).hidden = shown.view === other;
   }
   at("numbers-card").hidden = shown.view === "all";
+  for (const row of at("all-rows").rows) {
+    row.classList.toggle("current", row.dataset.defense === defense);
+  }
   for (const radio of document.getElementsByName("sample")) {
     radio.checked = Number(radio.value) === shown.query.sample;
   }
 }
 
-function show(answers) {
+function show(answers, all) {
   paint(at("as-sent"), answers.sent);
   if (shown.query.sample !== undefined) {
     pad.show([], at("as-sent"));
   }
   const cells = answers.answers.find((answer) => answer.cells !== null)?.cells;
-  at("cells").textContent = cells === undefined ? "…" : `${cells} codewords`;
-  if (shown.view === "all") {
+  if (cells !== undefined) {
+    at("cells").textContent = `${cells} codewords`;
+  }
+  if (all) {
     showAll(answers);
     return;
   }
@@ -316,7 +344,6 @@ function showAll(answers) {
   paint(at("all-sent"), answers.sent);
   for (const answer of answers.answers) {
     const row = document.querySelector(`#all-rows [data-defense="${answer.setting.defense}"]`);
-    row.classList.toggle("current", answer.setting.defense === shown.defense);
     row.querySelector(".setting").textContent = settingText(answer.setting);
     row.querySelectorAll(".strip span").forEach((bar, digit) => {
       bar.style.height = `${100 * answer.released[digit]}%`;
