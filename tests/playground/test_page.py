@@ -56,7 +56,7 @@ def open_page(browser, address):
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(**{"color_scheme": "light", "reduced_motion": "no-preference"} | media)
         page.goto("about:blank")  # else only what follows the # would change
-        page.goto(f"{address}/#view=one&{place}")
+        page.goto(f"{address}/#{place if 'view=' in place else 'view=one&' + place}")
         page.wait_for_selector(SHOWN)
         assert complaints == []
         return page
@@ -300,7 +300,7 @@ def test_an_address_that_is_changed_by_hand_is_followed(open_page):
 def test_an_address_that_says_nonsense_is_read_as_far_as_it_makes_sense(open_page):
     nonsense = "view=x&defense=y&decimals=77&sample=999&drawing=!!!&steps=3"
     place = place_of(open_page(nonsense))
-    assert (place["view"], place["defense"], place["decimals"]) == ("one", "codebook", "1")
+    assert (place["view"], place["defense"], place["decimals"]) == ("all", "codebook", "1")
     assert place["steps"] == "3"
     assert "drawing" not in place or place["drawing"] == ""
 
