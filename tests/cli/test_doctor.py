@@ -225,7 +225,7 @@ app()
 def test_this_installation_works(tmp_path):
     """In a process of its own, with secrets in its environment that nobody may see."""
     secrets = {"ONEWAY_KEY": "hush-1", "API_TOKEN": "hush-2", "PIP_INDEX_URL": "https://u:hush-3@x"}
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603  our own script
         [sys.executable, "-c", OF_SERVE, "doctor", "--json"],
         cwd=tmp_path,
         env=os.environ | secrets | {"OMP_NUM_THREADS": "1"},
