@@ -83,7 +83,17 @@ def clean(built, tmp_path_factory):
     return made
 
 
-PACKAGES = ["adapters", "attacks", "auditing", "benchmark", "data", "defenses", "metrics", "report"]
+PACKAGES = [
+    "adapters",
+    "attacks",
+    "auditing",
+    "benchmark",
+    "data",
+    "defenses",
+    "interface",
+    "metrics",
+    "report",
+]
 
 
 HELP = f"""
