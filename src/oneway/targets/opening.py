@@ -107,7 +107,7 @@ def open_target(
     if "class_names" in known:
         options["class_names"] = names
     target = kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
-    return target if names is None else _named(target, names, where)
+    return target if names is None else named_target(target, names, where)
 
 
 def open_served(
@@ -155,7 +155,7 @@ def _checked_options(kind: _Kind, options: Mapping[str, Any]) -> Collection[str]
     return signature.keys()
 
 
-def _named(target: Target, names: tuple[str, ...], where: str) -> Target:
+def named_target(target: Target, names: tuple[str, ...], where: str) -> Target:
     """Give a target the names of its classes.
 
     Raises:
