@@ -18,7 +18,7 @@ $(PYTHON) -m venv $(VENV)
 $(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 endef
 
-setup: $(READY) ## Make .venv with oneway, its extras and the developers' tools: @SETUP@.
+setup: $(READY) ## Make .venv with oneway, its extras and the developers' tools (3.0 GB).
 
 $(READY): pyproject.toml constraints.txt
 	$(venv)
@@ -31,7 +31,7 @@ $(DEMO): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
 	touch $@
 
-demo: $(or $(wildcard $(READY)),$(DEMO)) ## Invert a classifier's scores, defend them, and show what still leaks; on a bare machine @DEMO@ first.
+demo: $(or $(wildcard $(READY)),$(DEMO)) ## Invert a classifier's scores, defend them, and show what still leaks (installs 1.4 GB at first).
 	$(BIN)/oneway demo $(ARGS)
 
 # ARGS come last: "-n 8" takes more workers, "-n 0" none.
