@@ -217,9 +217,7 @@ def _distortions(turned: Matrix, lefts: list[NDArray[np.bool_] | None], center: 
         sizes = shares.sum(axis=1)
         sums = turned @ shares.T
         firsts = sums / sizes
-        with np.errstate(invalid="ignore"):
-            others = (turned.sum(axis=1)[:, None] - sums) / (count - sizes)
-        others[:, sizes == count] = 0
+        others = (turned.sum(axis=1)[:, None] - sums) / np.maximum(1, count - sizes)
     else:
         sides = [np.ones(count, dtype=bool) if left is None else left for left in lefts]
         firsts = np.stack([_middle(turned[:, side]) for side in sides], axis=1)
