@@ -101,7 +101,7 @@ def measure(job: str, rows: int, classes: int, with_peers: bool) -> dict[str, An
             return measure_candidates(logits, images, generator=generator)
         if job == "certify":
             return certify(book, logits, images)
-        return CodebookRelease.fit(logits, images, generator=generator, budget=Budget(l1_mean=0.1))
+        return CodebookRelease.fit(logits, images, generator=generator, budget=Budget(l1_mean=0.4))
 
     book = fit_codebook(logits) if job == "certify" else None
     data = logits.nbytes + (0 if images is None else images.nbytes)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_logits_to_fit, check_weight
-from oneway.defenses.codebook.boxes import cap_of, center_of, cut_boxes, short
+from oneway.defenses.codebook.boxes import cap_of, cut_boxes, short
 from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
 from oneway.defenses.codebook.label_rows import LabelRows
 from oneway.defenses.codebook.measures import Measured, measure_codebook
@@ -343,19 +343,14 @@ def _fill(
     book.assignment[label] = span.start
     for number, numbers in enumerate(cells):
         book.assignment[label, sorted(numbers)] = span.start + number
-    scores, members = rows.scores(), [rows.union(numbers) for numbers in cells]
-    probabilities, everyone = rows.rows(scores.softmax(-1)), scores.logsumexp(-1)
+    members = [rows.union(numbers) for numbers in cells]
     book.members[span] = torch.tensor([len(each) for each in members])
     if rows.groups is not None:
         book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
-    offsets = torch.stack([everyone[each].mean() for each in members])
+    # A cell that stays as it was may have no new rows.
+    offsets, values = rows.vectors_of(cells)
     offsets = offsets.round(decimals=OFFSET_DECIMALS)
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
-    # A cell that stays as it was may have no new rows.
-    values = torch.zeros(len(members), probabilities.shape[1], dtype=torch.float64)
-    for number, each in enumerate(members):
-        if len(each):
-            values[number] = center_of(probabilities[each], rows.center)
     # Cut off, not rounded: what is left goes to the label, which stays on top.
     others = short(values[:, 1:], torch.floor)
     values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)

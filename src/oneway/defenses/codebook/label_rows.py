@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from oneway.defenses.codebook.boxes import distances_from_center
+from oneway.defenses.codebook.boxes import center_of, distances_from_center
 from oneway.defenses.codebook.merging import Cell, Matrix, SortedRows, Vector
 from oneway.defenses.codebook.nesting import Box, Nesting
 from oneway.defenses.codebook.table import project
@@ -32,8 +32,9 @@ class LabelRows:
         image_distances: ``(m, m)`` mean squared differences of the boxes' mean images, or None.
         crossings: ``(m, m)`` float64, how many queries each pair of boxes parts from their changed
             copies; see :mod:`oneway.defenses.codebook.crossings`; None without these.
-        pairs: L1 distortion of cells and of pairs of them, by cells. It does not depend on the
-            weights, so that a sweep over weights computes it once.
+        pairs: See :class:`oneway.defenses.codebook.merging.Mergeable`.
+        known: See there.
+        vectors: Offset, in nats, and ``(W)`` center of cells, as far as they were computed.
     """
 
     logits: Tensor
@@ -47,6 +48,8 @@ class LabelRows:
     image_distances: Matrix | None = None
     crossings: Tensor | None = None
     pairs: dict[tuple[Cell, ...], Vector] = field(default_factory=dict)
+    known: dict[int, float] = field(default_factory=dict)
+    vectors: dict[Cell, tuple[float, Tensor]] = field(default_factory=dict)
 
     def scores(self) -> Tensor:
         """Return ``(n, K)`` float64 clean scores."""
@@ -100,6 +103,21 @@ class LabelRows:
             apart = apart if tails is None else apart + tails[members]
             self._beyond[numbers] = int((apart > self.cap).sum())
         return self._beyond[numbers]
+
+    def vectors_of(self, cells: list[Cell]) -> tuple[Tensor, Tensor]:
+        """Return the ``(C)`` mean offsets and the ``(C, W)`` centers of cells; 0 without rows."""
+        new = [cell for cell in cells if cell not in self.vectors]
+        if new:
+            scores = self.scores()
+            rows, offsets = self.rows(scores.softmax(-1)), scores.logsumexp(-1)
+            for cell in new:
+                own = self.union(cell)
+                center = center_of(rows[own], self.center) if len(own) else rows.new_zeros(1)
+                center = center.expand(rows.shape[1])
+                self.vectors[cell] = float(offsets[own].mean()) if len(own) else 0.0, center
+        found = [self.vectors[cell] for cell in cells]
+        offsets = torch.tensor([offset for offset, _ in found], dtype=torch.float64)
+        return offsets, torch.stack([center for _, center in found])
 
     def group_share(self, numbers: Cell) -> float:
         """Return the share of the largest group in several boxes; 0 without groups."""

@@ -145,6 +145,7 @@ def certified_error(
     groups: Tensor | None = None,
     together: int = 1,
     keys: Tensor | None = None,
+    shares: tuple[Tensor, Tensor] | None = None,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
@@ -156,9 +157,10 @@ def certified_error(
             independent.
         together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64, equal for equal queries; None: they are computed.
+        shares: From :func:`error_shares`, of these queries; None: they are computed.
     """
     if groups is None:
-        values, lone = error_shares(cells, queries)
+        values, lone = error_shares(cells, queries) if shares is None else shares
         estimate, alone = float(values.mean()), float(lone.double().mean())
     else:
         estimate, alone = estimate_over_groups(cells, queries, groups)

@@ -62,9 +62,12 @@ class Mergeable(Protocol):
 
     Attributes:
         pairs: L1 distortion of cells and of pairs of them, by cells: what is known of it.
+        known: The same of unions, by the sum of 2 to the power of each box. Neither
+            depends on the weights, so that a sweep over weights computes it once.
     """
 
     pairs: dict[tuple[Cell, ...], Vector]
+    known: dict[int, float]
 
     @property
     def boxes(self) -> list[Box]:
@@ -301,7 +304,7 @@ class _Pairs:
         image_weight: float,
         variant_weight: float,
     ) -> None:
-        self._label, self._cells = label, list(cells)
+        self._label, self._starting, self._cells = label, cells, list(cells)
         # An infinite weight would leave no order among pairs.
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self._image_weight, self._variant_weight = image_weight, variant_weight
@@ -324,6 +327,8 @@ class _Pairs:
         if variant_weight and label.crossings is not None:
             self._crossings = member @ label.crossings.numpy() @ member.T
         self._unions: Unions | None = None
+        self._codes = [sum(1 << number for number in cell) for cell in cells]
+        self._joins = list[tuple[int, int, int]]()
         self._gone = np.zeros(slots, dtype=bool)
         later, earlier = np.tril_indices(len(cells), -1)
         alike = self._parents[later] == self._parents[earlier]
@@ -343,9 +348,12 @@ class _Pairs:
         self._weigh(later, earlier, apart)
 
     def _distortions(self, first: Indices, second: Indices) -> Vector:
-        # Where no cells are joined but those whose pairs are known, rows need not be sorted.
+        # Where all unions are known, rows need not be sorted.
         if self._unions is None:
-            self._unions = self._label.unions(self._cells)
+            self._unions = self._label.unions(self._starting)
+        for join in self._joins:
+            self._unions.join(*join)
+        self._joins.clear()
         return self._unions.distortions(first, second)
 
     def _weigh(self, later: Indices, earlier: Indices, distorted: Vector) -> None:
@@ -396,9 +404,8 @@ class _Pairs:
     def join(self, first: int, second: int) -> tuple[float, int, int, int]:
         """Make a union of two cells, weigh all unions with it, and return what ``ahead`` holds."""
         slot = len(self._cells)
-        if self._unions is None:
-            self._unions = self._label.unions(self._cells)
-        self._unions.join(first, second, slot)
+        self._joins.append((first, second, slot))
+        self._codes.append(self._codes[first] | self._codes[second])
         self._cells.append(self._cells[first] | self._cells[second])
         one, other = self._counts[first], self._counts[second]
         self._counts[slot], self._parents[slot] = one + other, self._parents[first]
@@ -416,6 +423,11 @@ class _Pairs:
         self._gone[pair] = True
         mates = np.flatnonzero(~self._gone[:slot] & (self._parents[:slot] == self._parents[slot]))
         if len(mates):
-            later = np.full_like(mates, slot)
-            self._weigh(later, mates, self._distortions(later, mates))
+            later, known = np.full_like(mates, slot), self._label.known
+            codes = [self._codes[slot] | self._codes[mate] for mate in mates.tolist()]
+            new = [place for place, code in enumerate(codes) if code not in known]
+            if new:
+                apart = self._distortions(later[new], mates[new]).tolist()
+                known.update(zip((codes[place] for place in new), apart, strict=True))
+            self._weigh(later, mates, np.array([known[code] for code in codes]))
         return float(self.changes[first, second]), first, second, slot

@@ -58,7 +58,8 @@ class SharedRows:
         nesting: None: levels lie in no older table's cells.
         image_distances: None: what a level mixes is not weighed.
         crossings: None: nor is which queries two levels part from their changed copies.
-        pairs: See :class:`oneway.defenses.codebook.label_rows.LabelRows`.
+        pairs: See :class:`oneway.defenses.codebook.merging.Mergeable`.
+        known: See there.
     """
 
     labels: Tensor
@@ -78,6 +79,7 @@ class SharedRows:
     image_distances: Matrix | None = None
     crossings: Tensor | None = None
     pairs: dict[tuple[Cell, ...], Vector] = field(default_factory=dict)
+    known: dict[int, float] = field(default_factory=dict)
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
