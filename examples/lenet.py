@@ -1,7 +1,8 @@
 """A model that oneway did not train: LeNet-5 on 5,000 digits, exported, with data to audit it.
 
     python examples/lenet.py work
-    oneway audit work/lenet.pt2 --outputs logits --auxiliary work/auxiliary.npz --test work/test.npz
+    oneway audit work/lenet.pt2 --outputs logits --attacker-data work/auxiliary.npz \
+        --queries work/test.npz
 
 The first takes about 20 seconds on a CPU; what the second prints is in the README.
 """

@@ -79,8 +79,8 @@ def arguments(place, model="audited_models:network", outputs="logits", **options
     """What a user types; ``release="x"`` is ``--release x``, None leaves an option out."""
     options = {
         "outputs": outputs,
-        "auxiliary": place / "own.npz",
-        "test": place / "queries.npz",
+        "attacker_data": place / "own.npz",
+        "queries": place / "queries.npz",
         "out": place / "report",
         "cache": place / "cache",
         "seeds": 1,
@@ -196,7 +196,7 @@ def test_a_class_that_a_folder_lacks_is_matched_by_name_or_refused(
     own, queries = tmp_path / "own", tmp_path / "queries"
     write_folder(own, ROWS, 0, ("fox", None, "cat"))
     write_folder(queries, TESTS, 1, ("fox", None, "cat"))
-    told = arguments(place, auxiliary=own, test=queries, out=tmp_path / "out")
+    told = arguments(place, attacker_data=own, queries=queries, out=tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(ModelAudit, "run", never_audited)
         refused(oneway(*told), "3 scores", "names 2", "'cat', 'fox'", "--classes")
@@ -309,7 +309,7 @@ def color_files(place):
         images, labels = in_color(rows, seed)
         # As cameras and Pillow have them: channels last.
         np.savez(place / f"{name}.npz", images=np.moveaxis(images, 1, -1), labels=labels)
-    return {"auxiliary": place / "color-own.npz", "test": place / "color-queries.npz"}
+    return {"attacker_data": place / "color-own.npz", "queries": place / "color-queries.npz"}
 
 
 def test_an_endpoint_is_audited_over_http_in_color_and_not_square(
@@ -395,8 +395,8 @@ def test_a_table_is_audited_column_by_column(oneway, place, tmp_path):
             place,
             "audited_tables:model",
             "confidences",
-            auxiliary=own,
-            test=queries,
+            attacker_data=own,
+            queries=queries,
             label="risk",
             out=tmp_path / "out",
         ),
@@ -431,14 +431,14 @@ WRONG = {
     "option of none": ({"option": "step_size=0.1"}, "unknown option of 'none' 'step_size'"),
     "missing option": ({"defense": "temperature", "option": "temprature=2"}, "'temperature'"),
     "out of range": ({"defense": "temperature", "option": "temperature=-1"}, "positive"),
-    "mixed data": ({"test": "queries.csv"}, "both be tables, or both images"),
+    "mixed data": ({"queries": "queries.csv"}, "both be tables, or both images"),
     "no outputs": ({"outputs": None}, "outputs"),
-    "no such file": ({"auxiliary": "onw.npz"}, "onw.npz"),
+    "no such file": ({"attacker_data": "onw.npz"}, "onw.npz"),
     "two defenses": (
         {"defense": "label-only", "guarded": "audited_models:network"},
         "either a defense or a guarded endpoint",
     ),
-    "same data": ({"test": "own.npz"}, "share 300 images"),
+    "same data": ({"queries": "own.npz"}, "share 300 images"),
     "device": ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
 }
 
@@ -490,7 +490,7 @@ def test_what_is_no_model_is_refused(oneway, place, tmp_path):
 def test_too_few_rows_are_refused_with_how_many_it_takes(oneway, place, tmp_path):
     np.savez(tmp_path / "few.npz", images=blobs(20, 3)[0].numpy())
     refused(
-        oneway(*arguments(place, test=tmp_path / "few.npz", out=tmp_path / "no")),
+        oneway(*arguments(place, queries=tmp_path / "few.npz", out=tmp_path / "no")),
         "at least 50 test rows, but got 20",
     )
 

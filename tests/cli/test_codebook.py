@@ -341,14 +341,14 @@ def test_wrong_usage_is_told_in_one_line_and_nothing_is_written(
 ):
     monkeypatch.chdir(tmp_path)
     scores, guard = work / "auxiliary.npz", fitted[0]
-    model = ("--out", "g.onnx", "--output", "y", "--model")
+    model = ("--out", "g.onnx", "--output-name", "y", "--model")
     for arguments, message in (
         (("codebook", scores, "--out", "guard.npz"), "--out must end in .safetensors"),
         (("codebook", scores, "--out", "g.safetensors", "--center", "mode"), "center 'mode'"),
         (("certify", work / "s.safetensors", scores), "not a codebook"),
         (("certify", "absent.safetensors", scores), "no codebook file absent.safetensors"),
         (("export", guard, "--out", "guard.bin"), "--out must end in .onnx"),
-        (("export", guard, "--out", "g.onnx", "--output", "logits"), "go together"),
+        (("export", guard, "--out", "g.onnx", "--output-name", "logits"), "go together"),
         (("export", guard, *model, "absent.onnx"), "no model file absent.onnx"),
         (("export", guard, *model, scores), "is not an ONNX model"),
     ):

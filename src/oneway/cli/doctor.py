@@ -1,6 +1,5 @@
 """`oneway doctor`: show what is installed, whether it works, and how to get what is missing."""
 
-import json as json_module
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,15 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from oneway import __version__
-from oneway.cli.common import CACHE, command
+from oneway.cli.common import CACHE, AsJson, command, print_json
 
 COLORS = {"ready": "green", "incomplete": "yellow", "note": "yellow", "broken": "red"}
 
 
 @command
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
     cache: Annotated[Path, typer.Option(help="Folder for trained networks to measure.")] = CACHE,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is installed, whether it works, and how to get what is missing.
 
@@ -35,8 +34,8 @@ def doctor(
     from oneway.cli.diagnosis import diagnose
 
     diagnosis = diagnose(__version__, cache)
-    if json:
-        typer.echo(json_module.dumps(diagnosis, indent=2))
+    if as_json:
+        print_json(diagnosis)
     else:
         for line in _lines(diagnosis):
             typer.echo(line)

@@ -12,6 +12,7 @@ from oneway.cli.common import (
     Device,
     ModelOptions,
     ModelOutputs,
+    Options,
     choose_device,
     command,
     parse_options,
@@ -68,8 +69,7 @@ MissingValues = Annotated[
 ]
 GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
 DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
-DefenseOption = Annotated[Texts, Option(help="Defense option, such as decimals=2; repeatable.")]
-InverterFile = Annotated[File, Option(help="Surrogate file, if the defense takes one.")]
+InverterFile = Annotated[File, Option(help="Surrogate inverter, from `oneway train inverter`.")]
 StateFile = Annotated[File, Option(help="File of the defense's fitted state, if it has one.")]
 AllowCleanScores = Annotated[
     bool,
@@ -105,7 +105,7 @@ def serve(
     missing_value: MissingValues = None,
     guard: GuardFile = None,
     defense: DefenseName = None,
-    option: DefenseOption = None,
+    option: Options = None,
     inverter: InverterFile = None,
     state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,
