@@ -227,10 +227,6 @@ def test_an_audit_runs_on_a_cluster_with_a_model_that_each_worker_opens(oneway, 
     assert len(list((place / "sent" / "networks").glob("inverter-*"))) >= 4
 
 
-def test_an_unknown_executor_is_refused_before_any_audit(oneway, place):
-    refused(oneway(*arguments(place), "--executor", "rai"), "executor", "ray")
-
-
 @pytest.fixture
 def nothing_is_suspicious(monkeypatch):
     """Flags of an audit are tested beside it; here it is what the command makes of them."""

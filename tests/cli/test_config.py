@@ -90,7 +90,7 @@ WRONG = {
     "choice": (FILE.replace('"logits"', '"scores"'), "Invalid value for '--outputs'"),
     "range": (FILE.replace("seeds = 2", "seeds = 0"), "Invalid value for '--seeds'"),
     "no TOML": ("model = model.pt", "it is no TOML"),
-    "missing": (FILE.replace('model = "model.pt"', ""), "Missing argument 'MODEL'"),
+    "missing": (FILE.replace('model = "model.pt"', ""), "Missing argument"),
 }
 
 

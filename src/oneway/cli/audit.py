@@ -15,7 +15,6 @@ from oneway.cli.common import (
     ModelOutputs,
     NoImages,
     Options,
-    check_executor,
     choose_device,
     command,
     command_line,
@@ -24,6 +23,7 @@ from oneway.cli.common import (
     print_lines,
     progress,
 )
+from oneway.cli.completion import defense_names
 from oneway.cli.config import ConfigFile
 from oneway.cli.paths import Reads, Writes, existing_file
 from oneway.cli.sources import (
@@ -55,7 +55,10 @@ AttackerData = Annotated[
 Queries = Annotated[
     Path, typer.Option(help="Queries that attacks are graded on, in the same formats.")
 ]
-AuditedDefense = Annotated[str, typer.Option(help="Registered defense to audit.")]
+AuditedDefense = Annotated[
+    str,
+    typer.Option(help="Registered defense to audit.", autocompletion=defense_names),
+]
 GuardFile = Annotated[
     Path | None, typer.Option(help="Codebook file to audit, from `oneway codebook`, instead.")
 ]
@@ -154,7 +157,6 @@ def audit(
     from oneway.evaluation import ReleaseSpec
     from oneway.interface import AuditResult, AuditSource, run_audit
 
-    check_executor(executor)
     _check_options(minutes, require_gap)
     name = "as it is" if defense == "none" else defense
     given = None

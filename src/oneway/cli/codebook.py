@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -86,7 +86,8 @@ ExplicitClasses = Annotated[
     int, typer.Option(min=1, help="Classes whose probabilities each label's table stores.")
 ]
 Center = Annotated[
-    str, typer.Option(help="What a cell releases: mean (calibrated) or median (least L1).")
+    Literal["mean", "median"],
+    typer.Option(help="What a cell releases: mean (calibrated) or median (least L1)."),
 ]
 SharedLevels = Annotated[
     int,

@@ -25,7 +25,7 @@ from oneway.cli import (
     serve,
     train,
 )
-from oneway.cli.common import NamesAttackers
+from oneway.cli.help import NamesAttackers, ShowsExamples
 
 
 class Application(typer.Typer):
@@ -75,20 +75,14 @@ def _root(
     """
 
 
-app.command()(demo.demo)
-app.command()(doctor.doctor)
-app.command()(playground.playground)
+for each in (demo.demo, doctor.doctor, playground.playground):
+    app.command(cls=ShowsExamples)(each)
 app.add_typer(train.app, name="train")
-app.command()(score.score)
-app.command()(defend.defend)
-app.command()(codebook.codebook)
-app.command()(certify.certify)
-app.command()(codebook.choose)
-app.command()(export.export)
+for each in (score.score, defend.defend, codebook.codebook, certify.certify, codebook.choose):
+    app.command(cls=ShowsExamples)(each)
+app.command(cls=ShowsExamples)(export.export)
 app.command(cls=NamesAttackers)(audit.audit)
-app.command()(attack.attack)
-app.command()(reproduce.reproduce)
-app.command()(leaderboard.leaderboard)
-app.command()(results.results)
-app.command()(report.report)
-app.command()(serve.serve)
+for each in (attack.attack, reproduce.reproduce, leaderboard.leaderboard, results.results):
+    app.command(cls=ShowsExamples)(each)
+app.command(cls=ShowsExamples)(report.report)
+app.command(cls=ShowsExamples)(serve.serve)

@@ -18,6 +18,7 @@ from oneway.cli.common import (
     parse_options,
     parse_pairs,
 )
+from oneway.cli.completion import defense_names
 from oneway.cli.sources import model_options
 from oneway.errors import InvalidOptionError
 from oneway.extras import load_extra
@@ -68,7 +69,9 @@ MissingValues = Annotated[
     Option(help="Model of tables: text that means a missing value in the probe; repeatable."),
 ]
 GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
-DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
+DefenseName = Annotated[
+    Text, Option(help="Registered defense, such as rounding.", autocompletion=defense_names)
+]
 InverterFile = Annotated[File, Option(help="Surrogate inverter, from `oneway train inverter`.")]
 StateFile = Annotated[File, Option(help="File of the defense's fitted state, if it has one.")]
 AllowCleanScores = Annotated[
