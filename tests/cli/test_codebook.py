@@ -314,7 +314,7 @@ def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_pa
     assert "codebook" in result.output
     assert "label alone: 0." in result.output
     assert "--max-cells 30" in " ".join(result.output.split())
-    words = result.output.split("Use oneway ")[1].split()
+    words = result.output.split("Make it: oneway ")[1].split()
     out = tmp_path / "guard.safetensors"
     again = [str(out) if word == "guard.safetensors" else word for word in words]
     assert oneway(*again).exit_code == 0
