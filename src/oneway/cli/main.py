@@ -75,14 +75,20 @@ def _root(
     """
 
 
-for each in (demo.demo, doctor.doctor, playground.playground):
-    app.command(cls=ShowsExamples)(each)
+app.command(cls=ShowsExamples)(demo.demo)
+app.command(cls=ShowsExamples)(doctor.doctor)
+app.command(cls=ShowsExamples)(playground.playground)
 app.add_typer(train.app, name="train")
-for each in (score.score, defend.defend, codebook.codebook, certify.certify, codebook.choose):
-    app.command(cls=ShowsExamples)(each)
+app.command(cls=ShowsExamples)(score.score)
+app.command(cls=ShowsExamples)(defend.defend)
+app.command(cls=ShowsExamples)(codebook.codebook)
+app.command(cls=ShowsExamples)(certify.certify)
+app.command(cls=ShowsExamples)(codebook.choose)
 app.command(cls=ShowsExamples)(export.export)
 app.command(cls=NamesAttackers)(audit.audit)
-for each in (attack.attack, reproduce.reproduce, leaderboard.leaderboard, results.results):
-    app.command(cls=ShowsExamples)(each)
+app.command(cls=ShowsExamples)(attack.attack)
+app.command(cls=ShowsExamples)(reproduce.reproduce)
+app.command(cls=ShowsExamples)(leaderboard.leaderboard)
+app.command(cls=ShowsExamples)(results.results)
 app.command(cls=ShowsExamples)(report.report)
 app.command(cls=ShowsExamples)(serve.serve)
