@@ -20,8 +20,8 @@ def doctor(
     """Show what is installed, whether it works, and how to get what is missing.
 
     Imports every package that oneway may use, each in another process, and compares its version
-    with the range that oneway accepts. Changes nothing itself (ART writes a folder .art into the home
-    directory when it is imported), and prints no environment variable.
+    with the range that oneway accepts. Changes nothing itself (ART writes a folder .art into
+    the home directory when it is imported), and prints no environment variable.
 
     Exits 2 if the core does not work, or if an installed package is broken. A missing extra is no
     fault.
