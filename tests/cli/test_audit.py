@@ -12,16 +12,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import guarded_servers
 from auditing.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly
 from endpoints import OpenInferenceServer, as_json, running
 from laws import looped
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit
 from oneway.cli.common import parse_options
 from oneway.cli.sources import parse_size
+from oneway.defenses import ServableDefense
+from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import Flag
 from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
+from oneway.releases import release
+from oneway.serving import GuardedModel, ServingSettings, serving_app
+from oneway.targets import TorchTarget
 
 FACTORY = """
 import numpy as np
@@ -257,18 +263,28 @@ def test_a_release_that_tells_the_label_alone_reaches_the_required_gap(oneway, p
 
 
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning")
-def test_a_torchscript_file_and_a_guarded_endpoint(oneway, place, tmp_path):
+def test_a_torchscript_file_and_our_own_server_with_the_defaults_of_both(oneway, place, tmp_path):
     path = tmp_path / "model.pt"
     torch.jit.trace(Scores(), torch.rand(2, 1, 8, 8)).save(str(path))
-    result = oneway(
-        *arguments(place, str(path), guarded="audited_models:network", out=tmp_path / "out"),
-        "--no-controls",
-        *("--guarded-outputs", "logits"),
-    )
-    ran(result, 1)
+    guard = ServableDefense("rounding", "7", Rounding(decimals=2))
+    where = torch.device("cpu")
+    model = GuardedModel(TorchTarget(Scores()), guard, input_shape=(1, 8, 8), device=where)
+    model.check()
+    how = ServingSettings(port=0)
+    with guarded_servers.running(serving_app(model, how), how) as server:
+        (name,) = (each["name"] for each in server.client.post("/v2/repository/index").json())
+        address = f"{server.url}/v2/models/{name}"
+        result = oneway(
+            *arguments(place, str(path), guarded=address, out=tmp_path / "out"), "--no-controls"
+        )
+    ran(result, 0, 1)
     record = read_record(tmp_path / "out")
     assert record.defense == "guarded endpoint"
-    assert record.closed_gap == pytest.approx(0, abs=0.2)
+    assert record.label_changes == 0
+    rounded = Scores()(torch.as_tensor(np.load(place / "queries.npz")["images"])).softmax(-1)
+    moved = release(Rounding(decimals=2)(rounded.log())) - rounded
+    l1 = float(moved.abs().sum(-1).mean())
+    assert record.utility["l1_mean"] == pytest.approx(l1, rel=1e-3)
     assert record.provenance.model == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
