@@ -15,7 +15,6 @@ from oneway.cli.common import (
     NoImages,
     Records,
     Releases,
-    check_executor,
     choose_device,
     chosen_releases,
     command,
@@ -23,6 +22,7 @@ from oneway.cli.common import (
     print_table,
     run_seeds,
 )
+from oneway.cli.completion import preset_names
 
 
 @command
@@ -33,7 +33,10 @@ def leaderboard(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]"),
+        typer.Option(
+            help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]",
+            autocompletion=preset_names,
+        ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
     release: Releases = None,
@@ -63,7 +66,6 @@ def leaderboard(
     from oneway.report.experiments import todays
     from oneway.report.page import chart_key, frontier_charts, write_charts
 
-    check_executor(executor)
     device_used = choose_device(device)
     specs = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
