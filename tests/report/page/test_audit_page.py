@@ -374,7 +374,7 @@ def test_how_it_was_measured_is_all_there(shown):
 def test_a_figure_has_a_title_a_description_and_a_table(shown):
     page, _ = shown
     charts = [one for one in page.every("svg") if one.has("chart")]
-    assert len(charts) == 3
+    assert len(charts) == 4
     for chart in charts:
         named = chart.attributes["aria-labelledby"].split()
         kinds = [page.every(id=one)[0].name for one in named]

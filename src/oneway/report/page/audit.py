@@ -24,6 +24,7 @@ from oneway.report.page.blocks import (
 from oneway.report.page.charts import Chart, Legend, Place, Point, reliability_chart
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.flags import flag_texts
+from oneway.report.page.groups import group_sections
 from oneway.report.page.pictures import Gallery, Pictures, picture_row, shown_size
 from oneway.report.table import Column, Listing
 
@@ -50,6 +51,7 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
     sections = [
         Section("numbers", "In numbers", [_figures(record), Prose(sentences.READING)]),
         *_examples(record, pictures),
+        *group_sections(record),
         Section("baselines", "Attackers between the baselines", [_baselines(record)]),
         *_frontier(record),
         Section("words", "In words", [Bullets(audit.verdict(record)[1:-1])]),

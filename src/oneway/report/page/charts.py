@@ -92,10 +92,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class Level:
-    """A named number to compare with, such as a baseline."""
+    """A named number to compare with, such as a baseline.
+
+    Attributes:
+        label: Name of the number.
+        value: The number.
+        text: Text at its line; empty: the name and the number.
+    """
 
     label: str
     value: float
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,7 +218,7 @@ def line_chart(
         parts.append(element("line", kind="level", y1=y + 5, y2=height - 4, **across))
         # The first stands to the left of its line, others to the right, where there is room.
         beside = {"dx": -5, "text_anchor": "end"} if x > (ROOM if order else 25) else {"dx": 5}
-        text = f"{level.label} {level.value:.4f}"
+        text = level.text or f"{level.label} {level.value:.4f}"
         parts.append(element("text", text, kind="level-name", x=_percent(x), y=y, **beside))
     for order, place in enumerate(places):
         y = top + step * (order + 1) - lift
