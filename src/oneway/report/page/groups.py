@@ -105,8 +105,8 @@ def _chart(name: str, title: str, record: AuditRecord, groups: Sequence[GroupLea
         Level("all queries", overall, f"all queries: {100 * overall:.1f} %"),
     )
     columns = {
-        "group": attrgetter("label"),
-        "taken off": attrgetter("text"),
+        "group": Column(attrgetter("label")),
+        "taken off": Column(attrgetter("text")),
         "low": Column(attrgetter("low"), ".1%"),
         "high": Column(attrgetter("high"), ".1%"),
     }
