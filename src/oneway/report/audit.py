@@ -348,12 +348,7 @@ def attackers_table(record: AuditRecord | AttackRecord) -> Listing:
     """
     ranks = record.reidentified if isinstance(record, AuditRecord) else None
     of_records = isinstance(record, AuditRecord) and len(record.shape) == 1
-    label = record.baselines.label
-    columns = {
-        "attacker": Column(itemgetter(0)),
-        "error": Column(itemgetter(1), ".4f"),
-        "from the label alone": Column(lambda _: label, ".4f"),
-    }
+    columns = {"attacker": Column(itemgetter(0)), "error": Column(itemgetter(1), ".4f")}
     if ranks is not None:
         columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
     columns["what it knows"] = Column(lambda row: knows(row[0], of_records=of_records))

@@ -168,10 +168,21 @@ CERTIFICATES = {
 }
 
 
-def summary_table(
-    summaries: Sequence[Summary], title: str = "Means, with 95 % intervals over seeds"
-) -> Listing:
-    """Return one row per release; without columns of attackers that no release was attacked by."""
+def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Listing:
+    """Return one row per release; without columns of attackers that no release was attacked by.
+
+    Args:
+        summaries: Summaries of an experiment.
+        title: The caption; None: it says which errors to compare those of the table with.
+    """
+    if title is None:
+        label, clean = (
+            spread(summaries[0].values.get(f"baseline {name}"), 4) for name in ("label", "clean")
+        )
+        title = (
+            "Means, with 95 % intervals over seeds. To compare errors with: from the label alone "
+            f"{label}, from clean scores {clean}"
+        )
     shown = {
         heading: column
         for heading, column in COLUMNS.items()

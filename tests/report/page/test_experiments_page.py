@@ -64,20 +64,16 @@ def names_on(page, distortion, gap):
     return {one.text() for one in chart.every("text")}
 
 
-def test_many_releases_have_numbers_in_figures_and_a_key_to_them():
+def test_many_releases_are_all_named_within_the_figures():
     names = ("none", *(f"defense {place}" for place in range(11)))
     records = [
         record_of(name, gap=place / 12, l1_mean=place / 100, names=names)
         for place, name in enumerate(names)
     ]
     page = page_of(records)
-    (key,) = [one for one in page.every("ol") if one.has("key")]
-    assert [one.text() for one in key.every("li")] == list(names)
     table = tables(page)["G against L1 of probabilities"]
-    assert [[row[0], row[-2]] for row in rows_of(table)] == [
-        [name, str(number)] for number, name in enumerate(names, start=1)
-    ]
-    assert names_on(page, "l1_mean", "closed_gap") >= {str(number) for number in range(1, 13)}
+    assert [row[0] for row in rows_of(table)] == list(names)
+    assert names_on(page, "l1_mean", "closed_gap") >= set(names)
 
 
 def test_the_verdict_names_who_hides_most_and_who_changes_least_of_those_that_hide_enough(board):

@@ -91,6 +91,16 @@ def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(ope
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
 
 
+def test_the_first_sheet_of_a_printed_audit_holds_what_is_to_be_filed(opened):
+    page = opened("audit")
+    page.set_viewport_size({"width": 688, "height": 900})
+    page.emulate_media(media="print")
+    end = page.locator("#filing").evaluate("e => e.getBoundingClientRect().bottom + scrollY")
+    assert end < 1009  # A4 without its margins, in CSS pixels
+    after = page.locator("#filing").evaluate("e => getComputedStyle(e).breakAfter")
+    assert after == "page"
+
+
 def lightness(page, selector, what):
     told = page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{what}")
     return sum(map(int, re.findall(r"\d+", told)[:3])) / 3

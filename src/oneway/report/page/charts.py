@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
-from textwrap import shorten
 
 from markupsafe import Markup
 
@@ -393,7 +392,9 @@ def _labels(
     labelled = []
     for point, (x, y) in zip(points, centers, strict=True):
         text = f"{point.label}: {point.up:.1f}" if point.up < lowest else point.label
-        labelled.append(Labelled(shorten(text, MOST_LETTERS, placeholder="…"), x, y, point.on))
+        if len(text) > MOST_LETTERS:
+            text = f"{text[: MOST_LETTERS - 1]}…"
+        labelled.append(Labelled(text, x, y, point.on))
     frame = Box(LEFT, 2, width, up.at(lowest) + 2 * MARK)
     parts = []
     spots = place_labels(labelled, [*marks, *taken], frame, [*whiskers, *lines])

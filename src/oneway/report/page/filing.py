@@ -63,6 +63,7 @@ def identity_facts(record: AuditRecord) -> list[tuple[str, str]]:
     """Return when, by what and of what an audit was made."""
     seeds = ", ".join(map(str, record.seeds))
     return [
+        ("Version", f"oneway {record.environment.oneway}"),
         *sentences.provenance_facts(record.provenance),
         ("Guard version", record.guard_version or "none: the guard was not given as it serves"),
         ("Command", record.command or "not recorded: started from Python, or an older record"),
