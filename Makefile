@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "oneway needs Python 3.11 or newer; run `make PYTHON=python3.11 ...`")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable ".[demo,audit,export,http,mlflow,onnx,otel,playground,ray,records,serve,sklearn]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable ".[demo,audit,export,grpc,http,mlflow,onnx,otel,playground,ray,records,serve,sklearn]"
 	touch $@
 
 demo: $(READY) ## Invert a classifier's scores, defend them, and show what still leaks.

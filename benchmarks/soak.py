@@ -34,7 +34,7 @@ from torch import Tensor
 from oneway import CodebookRelease, TorchTarget, release
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
-from serving import FACTORY, SHAPE, build, write_guards
+from serving import FACTORY, SMALL, build, write_guards
 
 PATH = "/v2/models/model/infer"
 TIMEOUT = 2.0
@@ -89,7 +89,7 @@ class Server:
 def make_queries(codebook: CodebookRelease, count: int) -> list[Query]:
     """Draw queries that lie in the midst of a cell: another order of sums must not move them."""
     generator = torch.Generator().manual_seed(1)
-    images = torch.rand(4 * count, *SHAPE, generator=generator).mul(10_000).round().div(10_000)
+    images = torch.rand(4 * count, *SMALL, generator=generator).mul(10_000).round().div(10_000)
     logits = TorchTarget(build()).logits(images)
     released = release(codebook(logits))
     firm = torch.ones(len(images), dtype=torch.bool)
@@ -106,7 +106,7 @@ def make_queries(codebook: CodebookRelease, count: int) -> list[Query]:
 
 
 def _query(image: Tensor, released: Tensor, clean: Tensor, *, in_binary: bool) -> Query:
-    tensor: dict[str, Any] = {"name": "input", "shape": [1, *SHAPE], "datatype": "FP32"}
+    tensor: dict[str, Any] = {"name": "input", "shape": [1, *SMALL], "datatype": "FP32"}
     wanted: dict[str, Any] = {"inputs": [tensor]}
     texts = tuple(f"{number:.7f}"[:7].encode() for number in clean.tolist())
     if not in_binary:
@@ -330,7 +330,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write records as JSON Lines")
     options = parser.parse_args()
     random.seed(0)
-    model = ("served:build", "--outputs", "logits", "--input-shape", "x".join(map(str, SHAPE)))
+    model = ("served:build", "--outputs", "logits", "--input-shape", "x".join(map(str, SMALL)))
     guard = ("--guard", "codebook.safetensors")
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as stack:
         folder = Path(place)

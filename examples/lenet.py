@@ -1,9 +1,12 @@
 """A model that oneway did not train: LeNet-5 on 5,000 digits, exported, with data to audit it.
 
     python examples/lenet.py work
-    oneway audit work/lenet.pt2 --outputs logits --auxiliary work/auxiliary.npz --test work/test.npz
+    oneway codebook work/lenet.pt2 --outputs logits --queries work/queries.npz --max-l1 0.16 \\
+        --out work/guard.safetensors
+    oneway audit work/lenet.pt2 --outputs logits --auxiliary work/auxiliary.npz \\
+        --test work/test.npz --guard work/guard.safetensors
 
-The first takes about 20 seconds on a CPU; what the second prints is in the README.
+The first takes about 20 seconds on a CPU; what the last prints is in the README.
 """
 
 import sys
@@ -35,18 +38,19 @@ def lenet() -> nn.Sequential:
 
 
 def main(folder: Path, epochs: int = 20) -> None:
-    """Train, export, and write the attacker's images and the test queries."""
+    """Train, export, and write the attacker's images, the operator's queries and test queries."""
     torch.manual_seed(0)
     digits = load_dataset("digits")
     images = torch.from_numpy(digits.images).float().unsqueeze(1) / 255
     classes = torch.from_numpy(digits.labels)
-    private, auxiliary, test = torch.randperm(len(images)).split([2000, 2400, 600])
+    private, auxiliary, queries, test = torch.randperm(len(images)).split([1800, 1900, 700, 600])
     model = lenet()
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(epochs):
         for rows in private[torch.randperm(len(private))].split(50):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images[rows]), classes[rows]).backward()
+            loss(model(images[rows]), classes[rows]).backward()
             optimizer.step()
     model.eval()
     with torch.no_grad():
@@ -55,10 +59,10 @@ def main(folder: Path, epochs: int = 20) -> None:
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},))
     torch.export.save(program, folder / "lenet.pt2")
-    for name, rows in (("auxiliary", auxiliary), ("test", test)):
+    for name, rows in (("auxiliary", auxiliary), ("queries", queries), ("test", test)):
         pixels_of = (images[rows] * 255).round().byte().numpy()
         np.savez(folder / f"{name}.npz", images=pixels_of, labels=classes[rows].numpy())
-    print(f"wrote {folder}/lenet.pt2 (accuracy {right:.3f}), auxiliary.npz and test.npz")
+    print(f"wrote {folder}/lenet.pt2 (accuracy {right:.3f}), auxiliary.npz, queries.npz, test.npz")
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ class OpenInferenceServer:
             {"name": "label", "datatype": "INT64", "shape": [-1]},
         ]
     )
+    versions: tuple[str, ...] = ()
     ready: int = 200
     model: Callable[[Any], np.ndarray] = served_confidences
     nested: bool = False
@@ -185,7 +186,9 @@ class OpenInferenceServer:
         if (asked.method, path) == ("GET", f"{self.path}/ready"):
             return as_json({"name": "digits", "ready": self.ready == 200}, self.ready)
         if (asked.method, path) == ("GET", self.path):
-            return as_json({"name": "digits", "inputs": self.inputs, "outputs": self.outputs})
+            told = {"versions": list(self.versions)} if self.versions else {}
+            told |= {"name": "digits", "inputs": self.inputs, "outputs": self.outputs}
+            return as_json(told)
         if (asked.method, path) != ("POST", f"{self.path}/infer"):
             return as_json({"error": "no such path"}, 404)
         (tensor,) = asked.json["inputs"]

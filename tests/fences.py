@@ -222,7 +222,7 @@ class PageRun:
             self._check_data(block)
 
     def _run_python(self, block: Block) -> None:
-        text = self._with_replaced(block.text)
+        text = self._moved_to(self._with_replaced(block.text))
         code = compile("\n" * block.line + text, str(ROOT / self.page), "exec")
         told = io.StringIO()
         with contextlib.redirect_stdout(told):
@@ -286,7 +286,10 @@ class PageRun:
             at = words.index("--port")
             printed = words[at + 1]
             words = [*words[:at], *words[at + 2 :]]
-        words = [*words, "--port", "0"]
+        words, spoken = [*words, "--port", "0"], None
+        if "--grpc-port" in words:
+            at = words.index("--grpc-port") + 1
+            spoken, words[at] = words[at], "0"
         served: list[Any] = []
         original = oneway.serving.run
         oneway.serving.run = lambda *given, **_: served.extend(given)  # type: ignore[assignment]
@@ -304,6 +307,8 @@ class PageRun:
         self.stack.callback(thread.join)
         self.stack.callback(setattr, server, "should_exit", True)
         assert started.wait(PATIENCE)
+        if spoken is not None:
+            self.moved[spoken] = str(asgi.state.grpc.port)
 
     def _curl(self, words: list[str]) -> str:
         url, body, headers = "", None, dict[str, str]()

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from torch import Tensor, nn
 
 from endpoints import PATIENCE, WEIGHTS
+from grpc_client import GrpcClient
 from oneway.defenses import ServableDefense
 from oneway.defenses.rounding import Rounding
 from oneway.releases import release
@@ -92,8 +93,12 @@ class Running:
     client: httpx.Client
     log: io.StringIO
     stop: Callable[[], None]
+    grpc: GrpcClient | None = None
 
-    def infer(self, queries: Tensor, **more: Any) -> httpx.Response:
+    def infer(self, queries: Tensor, **more: Any) -> Any:
+        """Ask over gRPC where the server speaks it, else over HTTP."""
+        if self.grpc is not None:
+            return self.grpc.infer(request_of(queries, **more))
         return self.client.post(f"{PATH}/infer", json=request_of(queries, **more))
 
     def metric(self, line: str) -> bool:
@@ -181,8 +186,12 @@ def running(app: Starlette, how: ServingSettings, **client: Any) -> Iterator[Run
         try:
             assert started.wait(PATIENCE)
             options = {"base_url": url, "trust_env": False, "timeout": PATIENCE, "verify": False}
-            with httpx.Client(**(options | client)) as asker:
-                yield Running(url, asker, log, stop)
+            port = None if app.state.grpc is None else app.state.grpc.port
+            with (
+                httpx.Client(**(options | client)) as asker,
+                nullcontext() if port is None else GrpcClient.to(port) as grpc,
+            ):
+                yield Running(url, asker, log, stop, grpc)
         finally:
             stop()
 

@@ -82,7 +82,17 @@ def clean(built, tmp_path_factory):
     return made
 
 
-PACKAGES = ["adapters", "attacks", "audit", "benchmark", "data", "defenses", "metrics", "report"]
+PACKAGES = [
+    "adapters",
+    "attacks",
+    "auditing",
+    "benchmark",
+    "data",
+    "defenses",
+    "interface",
+    "metrics",
+    "report",
+]
 
 
 def test_importing_and_help_need_no_extra(clean):

@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import re
+import runpy
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import joblib
@@ -20,8 +23,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from guarded_servers import PATIENCE, logged, running
+from oneway.cli.serve_summary import sample_of, sample_requests
 from oneway.defenses import open_guard
 from oneway.defenses.codebook import CodebookRelease
+from oneway.openinference.messages import ModelMetadata, TensorMetadata
+from oneway.serving import ProxyOptions, ServingSettings
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "guarded_onnx.py"
 
 ONEWAY = [sys.executable, "-c", "from oneway.cli.main import app; app()"]
 
@@ -39,6 +47,11 @@ def softmaxed():
 
 def broken():
     return torch.nn.Linear(5, 3)
+
+def watched():
+    import atexit, pathlib, sys
+    atexit.register(lambda: pathlib.Path("modules").write_text("\\n".join(sys.modules)))
+    return torch.nn.Linear(4, 5)
 """
 
 QUERY = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0.25, 0.875, 0.125, 0.5]}
@@ -82,6 +95,30 @@ def started(folder, *arguments, **environment):
         process.stderr.close()
 
 
+def copied(process, **environment):
+    """Run the two requests that a server printed at its start, as a user who copies them."""
+    said = process.stdout.readline()
+    lines = [said]
+    while not said.startswith("print("):
+        said = process.stdout.readline()
+        assert said, process.stderr.read()
+        lines.append(said)
+    text = "".join(lines)
+    curl, program = text[text.index("curl ") :].split("\n\n", 1)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    answers = [
+        subprocess.run(  # noqa: S603  our own commands
+            ["bash", "-c", each],  # noqa: S607
+            env={**os.environ, "PATH": path, **environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for each in (curl.replace("curl", "curl --noproxy '*'", 1), program)
+    ]
+    return text, json.loads(answers[0])["outputs"][0]["data"], answers[1]
+
+
 def ask(address, model="model", token=None):
     answer = httpx.post(
         f"{address}/v2/models/{model}/infer",
@@ -113,9 +150,14 @@ def test_a_server_and_one_before_its_address_end_well_when_told_to(folder, tmp_p
     file, token = tmp_path / "serve.toml", "correct-horse-battery"
     file.write_text('model_name = "flowers"\noutput_name = "scores"\nmodel_version = "1"\n')
     clean = ["--defense", "none", "--allow-clean-scores", "--settings", str(file)]
-    arguments = [*SERVE, *clean, "--setting", "model_version=2"]
+    arguments = [*SERVE, *clean, "--setting", "model_version=2", "--grpc-port", "0"]
     environment = {"ONEWAY_SERVE_OUTPUT_NAME": "risk", "ONEWAY_SERVE_TOKEN": token}
     with started(folder, *arguments, **environment) as (server, address):
+        said, data, printed = copied(server, ONEWAY_SERVE_TOKEN=token)
+        assert "flowers, version 2: input FP32 [-1, 4] to risk FP32 [-1, 3]" in said
+        assert re.search(r"ports +\d+ HTTP, \d+ gRPC\n", said)
+        assert data == pytest.approx([0.2741, 0.2741, 0.4519], abs=1e-4)
+        assert "0.451" in printed
         path = f"{address}/v2/models/flowers"
         patient = {"trust_env": False, "timeout": PATIENCE}
         assert httpx.get(path, **patient).status_code == 401
@@ -149,6 +191,17 @@ def test_a_random_defense_answers_the_same_in_another_process(
     with running(app, how) as server:
         answers += [ask(server.url) for _ in range(2)]
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_a_server_behind_a_codebook_loads_no_symbolic_algebra(folder):
+    """PyTorch loads it for some tensors without memory: a second of the start, and 80 MB."""
+    arguments = [*SERVE, "--guard", CODEBOOK]
+    arguments[1] = "served_flowers:watched"
+    with started(folder, *arguments) as (process, address):
+        assert ask(address)["parameters"]["guard"] == "codebook"
+        (line,) = [line for line in ended(process) if line["event"] == "started"]
+    assert line["batch_multiple"] == 1  # it needs no bits
+    assert not {"sympy", "httpx"} & set((folder / "modules").read_text().split())
 
 
 def in_process(arguments, folder, oneway, monkeypatch):
@@ -202,6 +255,10 @@ REFUSED = {
         ],
         "is not a network",
     ),
+    "another shape, in the model's own words": (
+        ["serve", "served_flowers:broken", "--outputs", "logits", "--input-shape", "4", *ROUNDING],
+        "mat1 and mat2 shapes cannot be multiplied",
+    ),
     "another shape": (
         ["serve", "served_flowers:broken", "--outputs", "logits", "--input-shape", "4", *ROUNDING],
         "takes queries of this shape",
@@ -231,6 +288,10 @@ REFUSED = {
         "give one of --port and --setting port=",
     ),
     "an unknown setting": ([*SERVE, *ROUNDING, "--setting", "prot=1"], "Did you mean 'port'"),
+    "a port of gRPC twice": (
+        [*SERVE, *ROUNDING, "--grpc-port", "0", "--setting", "grpc_port=1"],
+        "give one of --grpc-port and --setting grpc_port=",
+    ),
     "nobody at the address": ([*ADDRESS, *ROUNDING], "not ready"),
     "an address that says no scores": (
         ["serve", "http://127.0.0.1:9/predict", "--outputs", "confidences", *ROUNDING],
@@ -287,3 +348,57 @@ def test_workers_that_require_one_version_start_only_with_it(folder, oneway, mon
         [*SERVE, *ROUNDING, "--setting", "decimals=1"], folder, oneway, monkeypatch
     )
     assert f"but is of version {rounded}" in " ".join(refused.stderr.split())
+
+
+def test_a_model_keeps_its_names_and_those_of_the_settings_come_first(
+    tmp_path, oneway, monkeypatch
+):
+    (tmp_path / "two words.v1.onnx").write_bytes(runpy.run_path(str(EXAMPLE))["small_model"]())
+    serve = ["serve", "two words.v1.onnx", "--outputs", "logits", "--input-shape", "64"]
+    serve += ["--model-option", "output_name=logits"]
+    for more, name, input_name, output_name in (
+        ([], "two-words.v1", "image", "logits"),
+        (["--setting", "model_name=a", "--setting", "input_name=b", "--setting", "output_name=c"],
+         "a", "b", "c"),
+    ):  # fmt: skip
+        ran = in_process([*serve, *ROUNDING, *more], tmp_path, oneway, monkeypatch)
+        assert isinstance(ran, list), ran.stderr
+        ((app, _),) = ran
+        told = app.state.server.metadata
+        assert [told.name, told.inputs[0].name, told.outputs[0].name] == [
+            name, input_name, output_name,
+        ]  # fmt: skip
+
+
+SAMPLED = {
+    "a token file and TLS": (
+        {"token_file": Path("a token"), "tls_certificate": Path("cert.pem"), "tls_key": Path("k")},
+        [r"curl --cacert cert\.pem https://127\.0\.0\.1:1/v2/models/m/infer",
+         r'-H "Authorization: Bearer \$\(cat \'a token\'\)"', r'root_certificates="cert\.pem"',
+         r'"Bearer " \+ open\("a token"\)'],
+    ),
+    "every address": ({"host": "::"}, [r"http://localhost:1/v2", r'"localhost:2"']),
+}  # fmt: skip
+
+
+def test_requests_that_are_printed_fit_token_tls_and_address():
+    for name, (given, wanted) in SAMPLED.items():
+        settings = ServingSettings(**given)
+        tensor = TensorMetadata(name="x", datatype="FP32", shape=[-1, 3, 64, 64])
+        metadata = ModelMetadata(name="m", platform="oneway", inputs=[tensor], outputs=[tensor])
+        server = SimpleNamespace(settings=settings, metadata=metadata)
+        said = "\n".join(sample_requests(server, {"port": 1, "grpc_port": 2}, "/v2/models/m", None))
+        for pattern in wanted:
+            assert re.search(pattern, said), (name, said)
+        assert "[0.5] * 12288" in said
+    plain = ProxyOptions(request_key="a.0.b", response_key="c", input_shape=(2, 3))
+    server = SimpleNamespace(settings=ServingSettings(), metadata=None)
+    (curl,) = sample_requests(server, {"port": 1}, "/predict", sample_of(plain))
+    program = curl.partition(" | ")[0].removeprefix("python3 -c ")
+    done = subprocess.run(  # noqa: S603  our own program
+        [sys.executable, "-c", *shlex.split(program)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == {"a": [{"b": [[[0.5] * 3] * 2]}]}
+    assert curl.endswith("| curl http://127.0.0.1:1/predict -d @-")
+    (curl,) = sample_requests(server, {"port": 1}, "/p", sample_of(ProxyOptions(probe=Path("f"))))
+    assert curl == "curl http://127.0.0.1:1/p -d @f"

@@ -81,6 +81,9 @@ def test_what_scores_are_is_asked_for_and_never_guessed(guard):
     for model in (network(), lambda rows: rows):
         with pytest.raises(InvalidOptionError, match="say what the model's scores are"):
             oneway.protect(model, guard)
+    fitted = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    with pytest.raises(InvalidOptionError, match="predict_proba gives confidences"):
+        oneway.protect(fitted, guard, outputs="logits")
     with pytest.raises(InvalidOptionError, match="but is int"):
         oneway.protect(3, guard, outputs="logits")
 

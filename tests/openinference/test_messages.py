@@ -1,15 +1,20 @@
 """Bodies of requests: what is counted before anything is parsed, and binary data beside JSON."""
 
 import json
+import re
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from oneway.openinference.messages import (
     MOST_VALUES,
-    InferRequest,
     binary_parts,
     parse_json,
+    parse_request,
     read_values,
 )
 from oneway.openinference.tensors import LAYOUTS, MessageError
@@ -18,7 +23,7 @@ from oneway.openinference.tensors import LAYOUTS, MessageError
 @pytest.mark.hostile("JSON of more values than memory should hold", 3, "400, unparsed")
 def test_more_values_than_fit_into_memory_are_refused_unparsed(monkeypatch):
     """A body of 15 MB of empty lists would take a gigabyte and seconds of the event loop."""
-    monkeypatch.setattr("oneway.openinference.messages.from_json", None)  # never asked
+    monkeypatch.setattr("oneway.openinference.messages.msgspec", None)  # never asked
     for body in (
         b"[" + b"[]," * (MOST_VALUES // 16 + 1) + b"[]]",
         b"[" + b"{}," * (MOST_VALUES // 16 + 1) + b"{}]",
@@ -50,7 +55,7 @@ def test_binary_data_are_read_as_they_were_written(datatype):
         {"name": "first", "shape": [1], "datatype": "INT8", "data": [7]},
         {"name": "x", "shape": [3], "datatype": datatype, "parameters": sizes},
     ]
-    request = InferRequest.model_validate({"inputs": inputs})
+    request, _ = parse_request(json.dumps({"inputs": inputs}).encode(), None)
     parts = binary_parts(request, binary)
     assert parts.keys() == {"x"}
     assert list(read_values(request.inputs[1], parts["x"])) == list(values)
@@ -59,3 +64,101 @@ def test_binary_data_are_read_as_they_were_written(datatype):
             binary_parts(request, wrong)
         with pytest.raises(MessageError, match="must have"):
             read_values(request.inputs[1], wrong)
+
+
+def tensor_of(shape, data, datatype="FP32"):
+    """Return a tensor of a request whose data are a text of JSON."""
+    named = f'"name": "x", "shape": {json.dumps(shape)}, "datatype": "{datatype}"'
+    request, _ = parse_request(f'{{"inputs": [{{{named}, "data": {data}}}]}}'.encode(), None)
+    return request.inputs[0]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 2**16])
+@given(st.data())
+def test_numbers_in_json_are_read_as_they_were_written(at_once, data):
+    layout = LAYOUTS[datatype := data.draw(st.sampled_from([*LAYOUTS]))]
+    shape = arrays.array_shapes(max_dims=4, max_side=4, min_side=0)
+    values = data.draw(arrays.arrays(layout, shape, elements=arrays.from_dtype(
+        layout, allow_nan=False, allow_infinity=False
+    )))  # fmt: skip
+    separators = data.draw(st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", ":")]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oneway.openinference.messages.BYTES_AT_ONCE", at_once)
+        for nested in (values, values.ravel()):
+            text = json.dumps(nested.tolist(), separators=separators)
+            found = read_values(tensor_of(list(values.shape), text, datatype), None)
+            assert found.dtype == layout
+            assert found.tobytes() == values.tobytes()
+
+
+def test_data_in_json_that_are_not_as_the_tensor_says_are_refused():
+    for shape, datatype, texts in (
+        ([2, 2], "FP32", (
+            "[1,2,3]", "[1,2,3,4,5]", "[[1,2],[3]]", "[[1,2],[3,4,5]]", "[[1,2,3,4]]", "[]", "5",
+            "[[[1,2],[3,4]]]", "[1,2,3,true]", "[1,2,3,null]", '[1,2,3,"4"]', '["1,2",3,4]',
+            "[[1,2],[3,[4]]]", "[[1,2],3,4]", '{"a": 1}', '"1234567890"', "[[1,2],[3,{}]]",
+            "[[true,2],[3,4]]", "[[1,2],[3,e]]".replace("e", "null"),
+        )),
+        ([2, 2**31, 0], "FP32", ("[[],[]]",)),
+        ([2**31, 2**31], "FP32", ("[1,2]", "[[1],[2]]")),
+        ([2], "UINT8", ("[1,2.0]", "[1,true]", "[1.5,2]")),
+        ([2], "BOOL", ("[1,0]", '["true",true]')),
+        ([2, 1], "BYTES", ("[1,2]", '["a"]', '[["a"],["b","c"]]', '[[["a"]],[["b"]]]', "7")),
+    ):  # fmt: skip
+        for text in texts:
+            with pytest.raises(MessageError, match="flat or nested as its shape says"):
+                read_values(tensor_of(shape, text, datatype), None)
+    for datatype, text in (
+        ("UINT8", "[256]"),
+        ("UINT64", "[-1]"),
+        ("INT8", "[-129]"),
+        ("INT64", f"[{2**63}]"),
+        ("FP32", "[1e999]"),
+        ("FP64", f"[1{400 * '0'}]"),
+    ):
+        with pytest.raises(MessageError, match=f"finite in {datatype}"):
+            read_values(tensor_of([1], text, datatype), None)
+
+
+def test_what_is_wrong_with_a_request_is_named_and_never_quoted():
+    good = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+    for change, said in (
+        ({"datatype": "s3cret"}, "inputs.0.datatype: Expected one of BOOL"),
+        ({"shape": ["s3cret"]}, "inputs.0.shape.0: Expected `int`"),
+        ({"shape": [-1]}, "inputs.0.shape.0"),
+        ({"name": 7.1234}, "inputs.0.name"),
+        ({"parameters": {"s3cret": [1]}}, "inputs.0.parameters: Expected"),
+    ):
+        body = json.dumps({"inputs": [{**good, **change}]}).encode()
+        with pytest.raises(MessageError, match=re.escape(said)) as caught:
+            parse_request(body, None)
+        assert "s3cret" not in str(caught.value)
+        assert "7.1234" not in str(caught.value)
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b"7",
+        b'{"inputs": []}',
+        b'{"inputs": [7]}',
+        b"[" * 10**5,
+        b'{"inputs": [{"name": "x", "data": ' + b"[" * 10**5,
+    ):
+        with pytest.raises(MessageError, match="the request"):
+            parse_request(body, None)
+
+
+def test_memory_is_at_most_three_times_the_body_however_short_its_numbers_are(monkeypatch):
+    monkeypatch.setattr("oneway.openinference.messages.BYTES_AT_ONCE", 2**10)
+    for number, datatype in ((b"0", "FP32"), (b"1e1", "FP32"), (b"-7", "FP32"), (b"0.5", "FP64")):
+        count = 60_000 // (len(number) + 1)
+        kept = {"name": "x", "shape": [count], "datatype": datatype}
+        head = json.dumps({"inputs": [kept]}).encode().removesuffix(b"}]}")
+        body = head + b', "data": [' + b",".join([number] * count) + b"]}]}"
+        tracemalloc.start()
+        request, _ = parse_request(body, None)
+        read_values(request.inputs[0], None, np.dtype(np.float32))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # The body itself is there, too; and Python's objects of one part.
+        assert len(body) + peak <= 3 * len(body) + 40 * 2**10 + 10_000, (number, datatype)

@@ -28,7 +28,7 @@ from guarded_servers import (
     settings,
 )
 from oneway.errors import InvalidOptionError
-from oneway.serving import base_app, listen, middleware, serving_app
+from oneway.serving import admission, base_app, listen, middleware, serving_app
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.running import beside, server_of
 from oneway.targets import TorchTarget
@@ -129,13 +129,12 @@ def test_refused_requests_are_not_counted_as_under_way():
     async def app(*_):
         raise AssertionError("refused before it is asked")
 
-    layer = middleware.AccessMiddleware(
-        app, token=b"x" * 16, metrics=ServerMetrics({}), hosts=None, most_bytes=1, most_requests=1
-    )
+    admitted = admission.Admission(b"x" * 16, ServerMetrics({}), most_bytes=1, most_requests=1)
+    layer = middleware.AccessMiddleware(app, admission=admitted, hosts=None)
     counts = []
 
     async def send(_):
-        counts.append(layer.requests)
+        counts.append(admitted.requests)
 
     scope = {"type": "http", "path": "/v2", "raw_path": b"/v2", "query_string": b"", "headers": []}
     asyncio.run(layer({**scope, "method": "GET"}, None, send))
@@ -164,7 +163,7 @@ def test_a_token_is_compared_in_constant_time(locked, monkeypatch):
             compared.append((first, second))
             return hmac.compare_digest(first, second)
 
-    monkeypatch.setattr(middleware, "hmac", Watched)
+    monkeypatch.setattr(admission, "hmac", Watched)
     assert locked.client.get("/v2", headers={"Authorization": "Bearer x"}).status_code == 401
     assert compared == [(b"x", TOKEN.encode())]
 

@@ -90,9 +90,15 @@ def faulty():
     return Faulty()
 
 
+@pytest.fixture(scope="module", params=["http", "grpc"])
+def ports(request):
+    """Settings of a server that is asked over HTTP, or over gRPC."""
+    return {} if request.param == "http" else {"grpc_port": 0}
+
+
 @pytest.fixture(scope="module")
-def server(faulty):
-    with serving(ServableDefense("faulty", "1", faulty)) as running:
+def server(faulty, ports):
+    with serving(ServableDefense("faulty", "1", faulty), **ports) as running:
         yield running
 
 
@@ -115,18 +121,18 @@ def test_a_guard_that_fails_releases_nothing(server, faulty):
         assert torch.equal(server.release(QUERIES), expected), name
 
 
-def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard():
+def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard(ports):
     """Else the search above would pass on anything."""
     from oneway.defenses.identity import Identity
 
-    with serving(ServableDefense("none", "1", Identity())) as server:
+    with serving(ServableDefense("none", "1", Identity()), **ports) as server:
         answer = server.infer(QUERIES)
         said = server.everything(answer)
     assert len(digits_in(said, QUERIES)) >= 9
 
 
 @pytest.mark.hostile("models that fail", 8, "503, no score")
-def test_a_model_that_fails_releases_nothing():
+def test_a_model_that_fails_releases_nothing(ports):
     class Model(torch.nn.Module):
         fault = None
 
@@ -139,7 +145,7 @@ def test_a_model_that_fails_releases_nothing():
             return scores if self.fault is None else self.fault(scores)
 
     model = Model()
-    with serving(target=TorchTarget(model)) as server:
+    with serving(target=TorchTarget(model), **ports) as server:
         for name in (
             *("raises", "no memory", "exits", "panics", "tells the log", "NaN", "fewer rows"),
             "nothing",
@@ -161,7 +167,7 @@ def test_the_log_says_what_was_raised_where_and_not_what_it_said(server, faulty)
 
 
 @pytest.mark.hostile("queries that break a guard for a batch", 1, "503 for that one alone")
-def test_one_query_that_breaks_the_guard_takes_nobody_else_down():
+def test_one_query_that_breaks_the_guard_takes_nobody_else_down(ports):
     """Requests of one batch: the poisonous one fails, its neighbours get what they would alone."""
     entered, go = threading.Event(), threading.Event()
 
@@ -180,7 +186,10 @@ def test_one_query_that_breaks_the_guard_takes_nobody_else_down():
         if any(torch.allclose(row, clean[1]) for row in logits):
             raise ValueError("poison")
 
-    with serving(ServableDefense("gate", "1", gate)) as server, ThreadPoolExecutor(4) as pool:
+    with (
+        serving(ServableDefense("gate", "1", gate), **ports) as server,
+        ThreadPoolExecutor(4) as pool,
+    ):
         gate.fault = hold
         first = pool.submit(server.infer, QUERIES[:1])
         assert entered.wait(PATIENCE)
@@ -191,9 +200,9 @@ def test_one_query_that_breaks_the_guard_takes_nobody_else_down():
         assert server.metric("oneway_batch_queries_sum 7.0")
 
 
-def test_a_server_that_cannot_go_on_says_so():
+def test_a_server_that_cannot_go_on_says_so(ports):
     """A fault in oneway's own code must not let clients wait, nor tell them anything."""
-    how, model = settings(), served_model()
+    how, model = settings(**ports), served_model()
     app = serving_app(model, how)
 
     def broken(queries):

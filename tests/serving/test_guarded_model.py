@@ -26,7 +26,8 @@ from oneway.defenses.rounding import Rounding
 from oneway.errors import DefenseFailedError, InvalidOptionError, InvalidTensorError, OnewayError
 from oneway.inversion import Inverter
 from oneway.releases import release
-from oneway.serving import GuardedModel
+from oneway.serving import GuardedModel, GuardedScores
+from oneway.serving.guarded import Scored
 from oneway.serving.http_errors import RefusedError
 from oneway.targets import TorchTarget
 from rows import leads
@@ -124,12 +125,69 @@ class Blocked(nn.Module):
         return torch.cat([scores[:whole], scores[whole:] * (1 + 1e-6)])
 
 
-def test_filling_batches_up_gives_queries_the_same_bits_and_the_self_test_knows():
-    target = TorchTarget(Blocked())
-    assert served_model(target=target).check()
-    loose = GuardedModel(target, rounding(), input_shape=SHAPE, device=CPU, batch_multiple=1)
-    assert not loose.check()
-    assert loose.classes == 10
+class Crowded(RowByRow):
+    """A model whose rows have other bits with any other number of rows beside them."""
+
+    def forward(self, images):
+        return super().forward(images) * (1 + 1e-6 * len(images))
+
+
+def test_batches_are_filled_up_no_more_than_the_guard_needs_and_the_self_test_knows():
+    given = {"input_shape": SHAPE, "device": CPU, "batch_size": 64}
+    for module, guard, multiple, size, same_bits in (
+        (RowByRow(), random_guard(), 1, 64, True),
+        (Blocked(), random_guard(), 4, 64, True),
+        (Crowded(), random_guard(), 1, 1, True),  # each query by itself: nothing else is left
+        (Blocked(), rounding(), 1, 64, False),
+        (Crowded(), rounding(), 1, 64, False),
+    ):
+        model = GuardedModel(TorchTarget(module), guard, **given)
+        case = type(module).__name__, guard.name
+        assert model.check() is same_bits, case
+        assert (model.batch_multiple, model.batch_size) == (multiple, size), case
+        assert model.classes == 10
+        if same_bits:
+            (whole,) = model.answer([QUERIES])
+            parts = model.answer([QUERIES[:1], QUERIES[1:6], QUERIES[6:]])
+            assert np.array_equal(np.concatenate(parts), whole), case
+    loose = GuardedModel(TorchTarget(Blocked()), random_guard(), batch_multiple=1, **given)
+    assert not loose.check()  # as its user wants it
+
+
+class Counting(Rounding):
+    """Rounds, and counts how often it is asked; the bits follow the number of rows if unsteady."""
+
+    needs_same_bits = True
+
+    def __init__(self, unsteady=False):
+        super().__init__(decimals=1)
+        self.asked, self.unsteady = [], unsteady
+
+    def transform(self, logits):
+        self.asked.append(len(logits))
+        return super().transform(logits) * (1 + 1e-6 * self.unsteady * (len(logits) % 4))
+
+
+def scored(rows, images=None):
+    return Scored(RowByRow()(QUERIES[rows]).double().softmax(-1).detach().numpy(), images)
+
+
+def test_answers_of_a_server_are_guarded_together_as_they_are_alone():
+    for unsteady, multiple in ((False, 1), (True, 4)):
+        defense = Counting(unsteady)
+        guard = ServableDefense("counting", "1", defense)
+        guarded = GuardedScores(guard, "confidences", device=CPU)
+        guarded.check([scored(slice(0, 12))], scored(slice(0, 12)).scores)
+        assert guarded.batch_multiple == multiple
+        cuts = [slice(0, 1), slice(1, 4), slice(4, 12)]
+        alone = [guarded.answer([scored(rows)])[0] for rows in cuts]
+        defense.asked.clear()
+        together = guarded.answer([scored(rows) for rows in cuts])
+        assert defense.asked == [12]
+        assert all(map(np.array_equal, together, alone))
+        # Queries of another shape, or none, are no reason to refuse either.
+        mixed = [scored(cuts[0], QUERIES[:1]), scored(cuts[1]), scored(cuts[2], QUERIES[4:, 0])]
+        assert all(map(np.array_equal, guarded.answer(mixed), alone))
 
 
 class Normalising(nn.Module):

@@ -104,7 +104,9 @@ def test_a_target_that_asks_this_server_keeps_to_its_limits(monkeypatch):
             wanted = torch.cat([server.release(part) for part in queries.split(2)])
             target = open_target(f"{server.url}{PATH}", outputs="confidences", device=CPU)
             assert torch.equal(target(queries), wanted), limits
-            with pytest.raises(TargetFailedError, match="status 400: the request's inputs: List"):
+            with pytest.raises(
+                TargetFailedError, match="status 400: the request's inputs: Expected"
+            ):
                 HttpClient("the server").post_json(f"{server.url}{PATH}/infer", {"inputs": []})
 
 

@@ -131,6 +131,18 @@ def test_metadata_show_only_what_passes(pair):
     assert server.client.get(f"{PATH}/versions/1").status_code == 404
 
 
+def test_the_only_version_of_a_server_is_kept_and_no_other_one_is_guarded():
+    upstream = OpenInferenceServer(versions=("3",))
+    with proxied(upstream) as (server, _):
+        assert server.client.get(PATH).json()["versions"] == ["3"]
+        for path in (PATH, f"{PATH}/versions/3"):
+            answer = server.client.post(f"{path}/infer", json=request_of(QUERIES))
+            assert answer.json()["model_version"] == "3", path
+        assert server.client.get(f"{PATH}/versions/2").status_code == 404
+        upstream.change = lambda answer: answer | {"model_version": "4"}
+        assert server.infer(QUERIES).status_code == 502
+
+
 @pytest.mark.hostile("outputs that are not listed, behind an address", 1, "400")
 def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
     server, endpoint = pair
@@ -224,6 +236,26 @@ def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path
         answer = ask(json=asked(4))
         assert answer.status_code == 502
         assert '"upstream_rows"' in server.log.getvalue()
+
+
+@pytest.mark.hostile("answers of a server at an address to another request", 1, "502, no score")
+def test_an_answer_to_another_request_is_released_to_nobody():
+    """A server may send a second answer behind the first, or a cache mix two up."""
+    upstream = OpenInferenceServer()
+    asked = []
+
+    def echo(answer):
+        return answer | {"id": asked[-1]}
+
+    with proxied(upstream) as (server, endpoint):
+        upstream.change = lambda answer: echo(answer) if asked else answer
+        assert server.infer(QUERIES).status_code == 200
+        asked.append(endpoint.posts[-1].json["id"])
+        answer = server.infer(QUERIES)  # bears the id of the request before
+        assert answer.status_code == 502
+        assert digits_in(answer.text, QUERIES) == []
+        assert '"upstream_id"' in server.log.getvalue()
+        assert len({post.json["id"] for post in endpoint.posts}) == len(endpoint.posts)
 
 
 @pytest.mark.hostile("wrong sizes of binary data", 4, "400")
@@ -716,7 +748,7 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch
         ended.set()
         upstream.slow = False
         # From here on, a machine may be as slow as it likes.
-        opened[-1].timeout_seconds = opened[-1]._client.timeout = PATIENCE
+        opened[-1].timeout_seconds = PATIENCE
         eventually(lambda: server.infer(QUERIES).status_code != 429)  # the last has been answered
         for _ in range(20):
             assert torch.equal(server.release(QUERIES), expected())

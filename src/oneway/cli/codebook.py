@@ -195,7 +195,7 @@ def codebook(
     limits |= {"top5_kept": keep_top5, "bits": max_bits}
     budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
     where = choose_device(device)
-    with progress(1) as report:
+    with progress() as report:
         release = fit_codebook(
             source,
             queries,
@@ -308,7 +308,7 @@ def choose(
     from oneway.interface import choose as choose_release
     from oneway.report import candidates_table
 
-    with progress(1) as report:
+    with progress() as report:
         found = choose_release(
             source,
             queries,

@@ -32,6 +32,7 @@ PURPOSES = {
     "export": "a codebook, or a model with one behind it, as ONNX",
     "records": "tables: audits of models of records, .csv and .parquet",
     "serve": "`oneway serve`: guarded HTTP servers",
+    "grpc": "`oneway serve --grpc-port`: the same servers over gRPC",
     "sklearn": "scikit-learn models, and a guard around `predict_proba`",
     "mlflow": "a guard around an MLflow model",
     "otel": "traces of `oneway serve`, for OpenTelemetry",

@@ -60,7 +60,7 @@ def score(
     from oneway.interface import read_scores
 
     check_suffix(out, "--out", ".npz")
-    with progress(1) as report:
+    with progress() as report:
         logits, shown, _ = read_scores(
             model,
             queries,

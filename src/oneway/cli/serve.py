@@ -1,4 +1,4 @@
-"""`oneway serve`: a guard before a model, or before a server that runs already, over HTTP."""
+"""`oneway serve`: a guard before a model, or before a server that runs already."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,18 +18,33 @@ from oneway.cli.common import (
     parse_pairs,
 )
 from oneway.cli.sources import model_options
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.extras import load_extra
 
 if TYPE_CHECKING:
     import torch
     from starlette.applications import Starlette
 
+    from oneway.cli.serve_summary import Sample
+    from oneway.contracts import Target
     from oneway.defenses import ServableDefense
-    from oneway.serving import ProxyOptions, ServingSettings
+    from oneway.serving import (
+        GuardedFrames,
+        GuardedModel,
+        GuardedTensors,
+        ProxyOptions,
+        ServingSettings,
+        TensorBatch,
+    )
+    from oneway.targets.onnx_tensors import OnnxTensorTarget
+
+    Prepared = tuple[Starlette, str, dict[str, Any], Sample | None]
 
 Reading = Mapping[str, Sequence[str]]
 """Arguments of :func:`oneway.data.tables.read_table_file`."""
+
+MOST_TEXT = 400
+"""Characters of a model's own error at the start; exceptions of compilers have pages."""
 
 File = Path | None
 Text = str | None
@@ -84,6 +99,13 @@ RequireGuard = Annotated[
 ]
 Host = Annotated[Text, Option(help="Address to listen on. [127.0.0.1]")]
 Port = Annotated[int | None, Option(min=0, max=65535, help="Port; 0 takes a free one. [8000]")]
+GrpcPort = Annotated[
+    int | None, Option(min=0, max=65535, help="Port for gRPC; 0 takes a free one. [none]")
+]
+AdminPort = Annotated[
+    int | None,
+    Option(min=0, max=65535, help="Port for health and metrics alone; 0 takes a free one. [none]"),
+]
 TokenFile = Annotated[File, Option(help="File with the bearer token that clients must send.")]
 SettingsFile = Annotated[File, Option(help="TOML file with settings: docs/serving.md.")]
 Setting = Annotated[Texts, Option(help="Setting, such as port=8080; repeatable.")]
@@ -112,14 +134,17 @@ def serve(
     require_guard: RequireGuard = None,
     host: Host = None,
     port: Port = None,
+    grpc_port: GrpcPort = None,
+    admin_port: AdminPort = None,
     token_file: TokenFile = None,
     settings: SettingsFile = None,
     setting: Setting = None,
     device: Device = "auto",
 ) -> None:
-    r"""Serve a model behind a guard, or guard a server that runs already, over HTTP.
+    r"""Serve a model behind a guard, or guard a server that runs already.
 
-    Speaks the Open Inference Protocol v2; before an address, also plain JSON. Starts only if the
+    Speaks the Open Inference Protocol v2 over HTTP, and over gRPC with --grpc-port; before an
+    address, also plain JSON. Starts only if the
     guard works on the model's own output. If model or guard fail later, clients get an error and
     no score. Settings may also stand in the environment, such as ONEWAY_SERVE_PORT=8080.
 
@@ -141,7 +166,13 @@ def serve(
     from oneway.defenses.guard_versions import refuse_other_version
     from oneway.serving import ProxyOptions
 
-    given = {"host": host, "port": port, "token_file": token_file}
+    given = {
+        "host": host,
+        "port": port,
+        "grpc_port": grpc_port,
+        "admin_port": admin_port,
+        "token_file": token_file,
+    }
     parsed, where = read_settings(settings, setting, given), choose_device(device)
     files = {"inverter": inverter, "state": state}
     opened = guard_of(guard, defense, option, files, parsed, where, allow_clean_scores)
@@ -159,10 +190,10 @@ def serve(
     )
     reading = {"mixed": categorical or (), "missing_values": missing_value or ()}
     prepare = prepare_proxy if re.match(r"https?://", model, re.IGNORECASE) else prepare_model
-    app, path, facts = prepare(
+    app, path, facts, sample = prepare(
         model, outputs, model_option, options, reading, opened, parsed, where
     )
-    run_server(app, parsed, opened, path, facts)
+    run_server(app, parsed, opened, path, facts, sample)
 
 
 def prepare_model(
@@ -174,15 +205,14 @@ def prepare_model(
     guard: "ServableDefense",
     settings: "ServingSettings",
     device: "torch.device",
-) -> "tuple[Starlette, str, dict[str, Any]]":
+) -> "Prepared":
     """Open a model and test it; return its server, its path, and facts for the log.
 
     Raises:
         OnewayError: The model cannot be served behind this guard.
     """
-    from oneway.contracts import FrameTarget
-    from oneway.serving import GuardedFrames, GuardedModel, ProxyOptions, serving_app
-    from oneway.targets import open_target
+    from oneway.serving import ProxyOptions, serving_app
+    from oneway.targets.opening import open_served
 
     shape, table = options.input_shape, options.probe
     if options != ProxyOptions(input_shape=shape, probe=table):
@@ -191,7 +221,7 @@ def prepare_model(
             "address of a server. Give a model's options by --model-option, and the names that "
             "clients use by --setting."
         )
-    target = open_target(
+    target = open_served(
         model,
         outputs=outputs,
         device=device,
@@ -204,21 +234,107 @@ def prepare_model(
         "batch_multiple": settings.batch_multiple,
         "batch_size": settings.most_batch_rows,
     }
-    served: GuardedModel | GuardedFrames
+    served = guarded_model(target, guard, options, reading, more)
+    same_bits = self_tested(served)
+    facts = {
+        "classes": served.classes,
+        "same_bits_in_any_batch": same_bits,
+        "batch_multiple": served.batch_multiple,
+        "max_batch_size": served.batch_size,
+    }
+    name = settings.model_name or model_name(model)
+    app = serving_app(served, settings.model_copy(update={"model_name": name}))
+    return app, f"/v2/models/{name}", facts, None
+
+
+def guarded_model(
+    target: "Target | OnnxTensorTarget",
+    guard: "ServableDefense",
+    options: "ProxyOptions",
+    reading: Reading,
+    more: dict[str, Any],
+) -> "GuardedModel | GuardedFrames | GuardedTensors":
+    """Put a guard before a model, by what the model takes.
+
+    Raises:
+        OnewayError: The options do not fit the model, or the guard does not.
+    """
+    from oneway.contracts import FrameTarget
+    from oneway.serving import GuardedFrames, GuardedModel, GuardedTensors
+    from oneway.targets.onnx_tensors import OnnxTensorTarget
+
+    shape, table = options.input_shape, options.probe
     if isinstance(target, FrameTarget):
         example = read_frame(table, shape, reading)
-        served = GuardedFrames(target, guard, example=example, **more)
-    elif shape is None or table is not None or any(reading.values()):
+        return GuardedFrames(target, guard, example=example, **more)
+    if isinstance(target, OnnxTensorTarget):
+        if shape is not None or any(reading.values()):
+            raise InvalidOptionError(
+                "the model declares its inputs: give no --input-shape, --categorical or "
+                "--missing-value. --probe takes a request in JSON for the self test."
+            )
+        return GuardedTensors(target, guard, probes=read_probe(options, target), **more)
+    if shape is None or table is not None or any(reading.values()):
         raise InvalidOptionError(
             "give the shape of one query: --input-shape 1x32x32 for images, 13 for records; "
             "and no --probe, which is for an address or a model of tables, and no --categorical "
             "or --missing-value, which say how its table is read."
         )
-    else:
-        served = GuardedModel(target, guard, input_shape=shape, **more)
-    same_bits = served.check()
-    facts = {"classes": served.classes, "same_bits_in_any_batch": same_bits}
-    return serving_app(served, settings), f"/v2/models/{settings.model_name}", facts
+    return GuardedModel(target, guard, input_shape=shape, **more)
+
+
+def read_probe(options: "ProxyOptions", target: "OnnxTensorTarget") -> "TensorBatch | None":
+    """Return the queries of a request in a file, for the self test; None without a file.
+
+    Raises:
+        OnewayError: The file cannot be read, or is no request for the model.
+    """
+    from oneway.openinference.inputs import read_inputs
+    from oneway.openinference.messages import parse_request
+    from oneway.openinference.tensors import MessageError
+    from oneway.serving import TensorBatch
+
+    body = options.read_probe()
+    if body is None:
+        return None
+    try:
+        request, _ = parse_request(body, None)
+        rows = max(tensor.shape[0] for tensor in request.inputs)
+        return TensorBatch(read_inputs(request, {}, declared=target.inputs, most_rows=rows))
+    except (MessageError, IndexError) as error:
+        raise InvalidOptionError(
+            f"the request in {options.probe} must be one for the model: {error}."
+        ) from None
+
+
+def model_name(model: str) -> str:
+    """Return the name of a model for clients: its file's stem; of a factory ``"model"``."""
+    if not Path(model).is_file():
+        return "model"
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).stem).strip("._-")
+    return stem[:128] or "model"
+
+
+def self_tested(served: "GuardedModel | GuardedFrames | GuardedTensors") -> bool:
+    """Test a guarded model: see its ``check``. Queries that oneway made up may be quoted.
+
+    Raises:
+        OnewayError: It must not serve.
+    """
+    from oneway.serving import GuardedModel
+
+    try:
+        return served.check()
+    except TargetFailedError as error:
+        cause = error.__cause__
+        if cause is None or not isinstance(served, GuardedModel):
+            raise
+        shape = ", ".join(map(str, served.input_shape))
+        raise TargetFailedError(
+            f"the model must take queries of shape (N, {shape}), as --input-shape says, but "
+            f"raised {type(cause).__name__}: {' '.join(str(cause).split())[:MOST_TEXT]}. Check "
+            "that the model takes queries of this shape and type; these were random numbers."
+        ) from error
 
 
 def read_frame(table: File, shape: tuple[int, ...] | None, reading: Reading) -> Any:
@@ -250,14 +366,15 @@ def prepare_proxy(
     guard: "ServableDefense",
     settings: "ServingSettings",
     device: "torch.device",
-) -> "tuple[Starlette, str, dict[str, Any]]":
-    """Look at a server and test it; return its proxy, its path, and facts for the log.
+) -> "Prepared":
+    """Look at a server and test it; return its proxy, its path, facts for the log, and a request.
 
     Raises:
         OnewayError: The server cannot be guarded like this.
     """
     import asyncio
 
+    from oneway.cli.serve_summary import sample_of
     from oneway.serving import GuardedScores, check_proxy, open_upstream, proxy_app
 
     if model_option or any(reading.values()):
@@ -275,7 +392,8 @@ def prepare_proxy(
     asyncio.run(check_proxy(upstream, guarded, settings))
     facts = {"passes_unguarded": upstream.passed, "dropped": upstream.dropped}
     app = proxy_app(upstream, guarded, settings)
-    return app, upstream.paths[0], {"classes": guarded.classes, **facts}
+    sample = sample_of(options)
+    return app, upstream.paths[0], {"classes": guarded.classes, **facts}, sample
 
 
 def load_serving() -> None:
@@ -285,7 +403,7 @@ def load_serving() -> None:
         MissingExtraError: A package is not installed.
     """
     packages = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings"}
-    for module in ("httpx", "starlette", "uvicorn", *packages):
+    for module in ("aiohttp", "msgspec", "starlette", "uvicorn", *packages):
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 
@@ -364,10 +482,12 @@ def run_server(
     guard: "ServableDefense",
     path: str,
     facts: dict[str, Any],
+    sample: "Sample | None",
 ) -> None:
-    """Listen, print where, and serve until the process gets a signal to stop."""
+    """Listen, print where and what, and serve until the process gets a signal to stop."""
     import logging
 
+    from oneway.cli.serve_summary import sample_requests, start_summary
     from oneway.serving import listen, run
     from oneway.serving.settings import LOOPBACK
 
@@ -378,16 +498,22 @@ def run_server(
         log.warning("no_token_is_needed")
     listener = listen(settings)
     admin = None if settings.admin_port is None else listen(settings, admin=True)
-    port = listener.getsockname()[1]
-    if admin is not None:
-        facts = {**facts, "admin_port": admin.getsockname()[1]}
     scheme = "http" if settings.tls_certificate is None else "https"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
 
     def started() -> None:
-        line = {"guard": guard.name, "guard_version": guard.version, "port": port, **facts}
+        ports = {"port": listener.getsockname()[1]}
+        if app.state.grpc is not None:
+            ports["grpc_port"] = app.state.grpc.port
+        if admin is not None:
+            ports["admin_port"] = admin.getsockname()[1]
+        line = {"guard": guard.name, "guard_version": guard.version, **ports, **facts}
         log.info("started", extra={"facts": line})
-        typer.echo(f"serving {scheme}://{host}:{port}{path} behind {guard.name}")
+        typer.echo(f"serving {scheme}://{host}:{ports['port']}{path} behind {guard.name}")
+        for text in start_summary(app.state.server, ports):
+            typer.echo(text)
+        for text in sample_requests(app.state.server, ports, path, sample):
+            typer.echo(f"\n{text}")
 
     run(app, settings, listener, admin=admin, started=started)
     log.info("stopped")

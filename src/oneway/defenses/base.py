@@ -30,6 +30,9 @@ class BaseDefense(ABC):
         requires_input: Whether the defense needs the queries, not their logits alone.
         keeps_label: It promises that the arg max stays, strictly; a caller checks.
         deterministic: The same query always has the same answer.
+        needs_same_bits: Scores that differ in their last bits may have answers that differ by far
+            more than that, and not at edges alone: a server then keeps a query's bits the same,
+            whatever other queries are in its batch.
         is_finished: Answers of :meth:`respond` have the type of the logits, and the label on top
             where that is promised: nothing more is done to them.
     """
@@ -37,6 +40,7 @@ class BaseDefense(ABC):
     requires_input = False
     keeps_label = True
     deterministic = True
+    needs_same_bits: ClassVar[bool] = True
     is_finished: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -134,6 +138,8 @@ class BaseDefense(ABC):
 
 class ScoreDefense(BaseDefense):
     """A deterministic defense whose answer follows from the scores alone."""
+
+    needs_same_bits = False
 
     def respond(self, logits: Tensor, images: Tensor | None) -> Tensor:  # noqa: ARG002
         """Answer with :meth:`transform`."""

@@ -36,6 +36,11 @@ class ServableDefense:
     version: str
     defense: Defense
 
+    @property
+    def needs_same_bits(self) -> bool:
+        """Whether a query must have the same bits in any batch; a foreign defense must."""
+        return getattr(self.defense, "needs_same_bits", True)
+
     def rounded(self, decimals: int | None) -> "ServableDefense":
         """Return the guard whose answers are rounded; it has another version."""
         if decimals is None:

@@ -17,6 +17,8 @@ from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.interface.data import AS_IT_IS, Reading, read_rows
 from oneway.releases import Outputs, logits_from_confidences, release
 from oneway.targets import DefendedTarget, ask_variants, open_target, target_of
+from oneway.targets.answers import checked_class_names
+from oneway.targets.opening import named_target
 
 SCORE_FILES = (".npy", ".npz")
 """Endings of files that hold scores rather than a model."""
@@ -55,7 +57,7 @@ def open_model(
         return open_target(str(model), class_names=class_names, **asked)
     target = target_of(model, **asked)
     if class_names is not None:
-        target.class_names = tuple(class_names)  # type: ignore[attr-defined]
+        return named_target(target, checked_class_names(class_names), type(model).__name__)
     return target
 
 

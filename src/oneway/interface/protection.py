@@ -72,6 +72,7 @@ def protect(
     if isinstance(model, str | Path):
         return _opened(str(model), defense, outputs, decimals, options)
     if is_pipeline(model):
+        _refuse_other(outputs, "logits", "a pipeline of transformers guards its model's logits")
         return GuardedPipeline(model, defense, **chosen)
     if isinstance(model, nn.Module):
         if outputs is None and names_its_logits(model):
@@ -81,6 +82,7 @@ def protect(
         chosen.setdefault("output_name", _only_output(model))
         return GuardedSession(model, defense, outputs=_declared(outputs), **chosen)
     if hasattr(model, "predict_proba") and not isinstance(model, type):
+        _refuse_other(outputs, "confidences", "predict_proba gives confidences")
         from oneway.adapters.scikit_learn import GuardedClassifier
 
         return GuardedClassifier.of_fitted(model, defense, **chosen)
@@ -116,6 +118,11 @@ def _opened(
         return scores if isinstance(queries, torch.Tensor) else scores.numpy()
 
     return GuardedFunction(ask, Guard(defense, said, decimals=decimals))
+
+
+def _refuse_other(outputs: Outputs | None, fixed: Outputs, why: str) -> None:
+    if outputs not in (None, fixed):
+        raise InvalidOptionError(f"outputs must be {fixed!r}, since {why}, but are {outputs!r}.")
 
 
 def _declared(outputs: Outputs | None) -> Outputs:

@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from oneway.openinference.messages import InferRequest, InputTensor, read_values
+from oneway.openinference.messages import (
+    Buffer,
+    InferRequest,
+    InputTensor,
+    parse_json,
+    read_values,
+)
 from oneway.openinference.tensors import Datatype, MessageError
 
 ColumnKind = Literal["numbers", "booleans", "texts"]
@@ -25,7 +31,7 @@ TYPES: dict[ColumnKind, tuple[type, ...]] = {
 
 def read_columns(
     request: InferRequest,
-    parts: Mapping[str, bytes],
+    parts: Mapping[str, Buffer],
     *,
     columns: Mapping[str, ColumnKind],
     most_rows: int,
@@ -64,7 +70,7 @@ def read_columns(
     }
 
 
-def _values(sent: InputTensor, part: bytes | None, kind: ColumnKind, rows: int) -> list[Any]:
+def _values(sent: InputTensor, part: Buffer | None, kind: ColumnKind, rows: int) -> list[Any]:
     """Return the values of a column."""
     datatypes = {
         "numbers": sent.datatype not in ("BOOL", "BYTES"),
@@ -76,13 +82,13 @@ def _values(sent: InputTensor, part: bytes | None, kind: ColumnKind, rows: int) 
             f"input {sent.name!r} must be {DATATYPES[kind]} of shape [{rows}], but is "
             f"{sent.datatype} of shape {sent.shape}"
         )
-    values = sent.data
+    values = parse_json(bytes(sent.data))
     if part is not None:
         read = read_values(sent, part)
         values = read.tolist() if isinstance(read, np.ndarray) else read
-    if values is not None and set(map(type, values)) == {list}:
+    if isinstance(values, list) and set(map(type, values)) == {list}:
         values = list(chain.from_iterable(values))
-    if values is None or len(values) != rows:
+    if not isinstance(values, list) or len(values) != rows:
         raise MessageError(f"input {sent.name!r} must have {rows} values")
     # True counts as a number elsewhere.
     if not {type(value) for value in values if value is not None} <= set(TYPES[kind]):

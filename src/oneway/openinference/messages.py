@@ -1,37 +1,42 @@
 """Requests and answers as a server reads and writes them, and as its OpenAPI document says.
 
-Clients do without this module: it needs pydantic.
+Clients do without this module: it needs msgspec.
 """
 
+import re
 from collections.abc import Mapping
 from itertools import chain
 from math import prod
 from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import from_json
 
 from oneway.openinference.tensors import FLOATS, LAYOUTS, Datatype, MessageError
 
 BINARY_HEADER = "inference-header-content-length"
 """HTTP header that says how many bytes of a body are JSON; tensors follow in binary."""
 
-Text = Annotated[str, StringConstraints(max_length=1024)]
+Text = Annotated[str, Meta(max_length=1024)]
 
-Size = Annotated[int, Field(ge=0, le=2**31)]
+Size = Annotated[int, Meta(ge=0, le=2**31)]
 
 Parameters = dict[Text, str | int | float | bool]
 
 MOST_DIMENSIONS = 16
 
-VALUES: dict[str, tuple[str, set[type]]] = {
-    **dict.fromkeys(FLOATS, ("numbers", {int, float})),
-    "BOOL": ("true or false", {bool}),
-    "BYTES": ("texts", {str}),
+BYTES_AT_ONCE = 2**16
+"""Bytes of JSON whose numbers are Python objects at the same time: up to 16 times as many bytes."""
+
+VALUES: dict[str, tuple[str, Any]] = {
+    "f": ("numbers", msgspec.json.Decoder(list[float])),
+    "b": ("true or false", msgspec.json.Decoder(list[bool])),
+    "i": ("whole numbers", msgspec.json.Decoder(list[int])),
+    "u": ("whole numbers", msgspec.json.Decoder(list[int])),
 }
-"""Values of a datatype in JSON, in words and as types; of every other datatype, whole numbers."""
+"""Values in JSON, by kind of layout, in words and what reads a list of them."""
 
 MOST_VALUES = 2**22
 """Most numbers and texts in the JSON of one request, and a 16th of it the most lists and objects.
@@ -39,40 +44,45 @@ MOST_VALUES = 2**22
 As Python's objects they take up to 32 bytes each, however short their text is, and a list 64.
 """
 
+Json = Annotated[
+    msgspec.Raw,
+    Meta(
+        description="Values, flat in row-major order or nested as the shape says.",
+        extra_json_schema={"type": "array"},
+    ),
+]
+"""Values in JSON that are not read yet."""
 
-class _Message(BaseModel):
-    model_config = ConfigDict(hide_input_in_errors=True)
+Buffer = bytes | memoryview
 
 
-class InputTensor(_Message):
+class InputTensor(msgspec.Struct, omit_defaults=True):
     """One tensor of a request."""
 
     name: Text
-    shape: list[Size] = Field(max_length=MOST_DIMENSIONS)
+    shape: Annotated[list[Size], Meta(max_length=MOST_DIMENSIONS)]
     datatype: Datatype
     parameters: Parameters | None = None
-    data: list[Any] | None = Field(
-        default=None, description="Numbers, flat in row-major order or nested as the shape says."
-    )
+    data: Json = msgspec.field(default_factory=lambda: msgspec.Raw(b"null"))
 
 
-class WantedOutput(_Message):
+class WantedOutput(msgspec.Struct, omit_defaults=True):
     """One output that a client asks for."""
 
     name: Text
     parameters: Parameters | None = None
 
 
-class InferRequest(_Message):
+class InferRequest(msgspec.Struct, omit_defaults=True):
     """What a client asks."""
 
+    inputs: Annotated[list[InputTensor], Meta(min_length=1, max_length=1024)]
     id: Text | None = None
     parameters: Parameters | None = None
-    inputs: list[InputTensor] = Field(min_length=1, max_length=1024)
-    outputs: list[WantedOutput] | None = Field(default=None, max_length=64)
+    outputs: Annotated[list[WantedOutput], Meta(max_length=64)] | None = None
 
 
-class OutputTensor(_Message):
+class OutputTensor(msgspec.Struct, omit_defaults=True):
     """One tensor of an answer."""
 
     name: str
@@ -82,19 +92,20 @@ class OutputTensor(_Message):
     data: list[Any] | None = None
 
 
-class InferResponse(_Message):
+class InferResponse(msgspec.Struct, omit_defaults=True):
     """What it gets."""
 
     model_name: str
+    outputs: list[OutputTensor]
     model_version: str | None = None
     id: str | None = None
-    parameters: Parameters | None = Field(
-        default=None, description="`guard` and `guard_version`: what stands before the model."
-    )
-    outputs: list[OutputTensor]
+    parameters: Annotated[
+        Parameters | None,
+        Meta(description="`guard` and `guard_version`: what stands before the model."),
+    ] = None
 
 
-class TensorMetadata(_Message):
+class TensorMetadata(msgspec.Struct):
     """A tensor as a model declares it; -1 is a size that may vary."""
 
     name: str
@@ -102,18 +113,18 @@ class TensorMetadata(_Message):
     shape: list[int]
 
 
-class ModelMetadata(_Message):
+class ModelMetadata(msgspec.Struct, omit_defaults=True):
     """What a model takes and gives."""
 
     name: str
-    versions: list[str] | None = None
-    platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    platform: str = ""
+    versions: list[str] | None = None
     parameters: Parameters | None = None
 
 
-class ServerMetadata(_Message):
+class ServerMetadata(msgspec.Struct):
     """What a server is."""
 
     name: str
@@ -121,13 +132,20 @@ class ServerMetadata(_Message):
     extensions: list[str]
 
 
-class ErrorMessage(_Message):
+class ErrorMessage(msgspec.Struct):
     """Why there is no answer."""
 
     error: str
 
 
-def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, bytes]:
+REQUEST = msgspec.json.Decoder(InferRequest)
+
+COMMA = re.compile(rb",")
+
+NESTED = re.compile(rb"\[\s*\[")
+
+
+def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, memoryview]:
     """Read a request.
 
     Args:
@@ -140,34 +158,55 @@ def parse_request(body: bytes, json_bytes: str | None) -> tuple[InferRequest, by
     Raises:
         MessageError: The body is no request.
     """
-    binary = b""
+    binary = memoryview(b"")
     if json_bytes is not None:
         if not json_bytes.isdecimal() or len(json_bytes) > 12 or int(json_bytes) > len(body):
             raise MessageError(
                 "the header Inference-Header-Content-Length must say how many bytes of the body "
                 "are JSON"
             )
-        body, binary = body[: int(json_bytes)], body[int(json_bytes) :]
+        body, binary = body[: int(json_bytes)], memoryview(body)[int(json_bytes) :]
+    check_count_of_values(body)
     try:
-        return InferRequest.model_validate(parse_json(body)), binary
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        # Names of fields and places in lists; keys that the client chose are left out.
-        place = ".".join(str(part) for part in first["loc"] if part not in ("", None))
-        known = "parameters" if "parameters" in first["loc"] else place
-        raise MessageError(f"the request's {known or 'body'}: {first['msg']}") from None
+        return REQUEST.decode(body), binary
+    except msgspec.ValidationError as error:
+        raise _refused(error) from None
+    except (msgspec.DecodeError, RecursionError):
+        raise MessageError("the request must be JSON, but is not") from None
 
 
-def parse_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
-    """Return the JSON value of a request.
+def checked_request(value: Any) -> InferRequest:
+    """Return a value without tensors' data as a request.
+
+    Raises:
+        MessageError: It is none.
+    """
+    try:
+        return msgspec.convert(value, InferRequest)
+    except msgspec.ValidationError as error:
+        raise _refused(error) from None
+
+
+def _refused(error: msgspec.ValidationError) -> MessageError:
+    """Return what is wrong with a request: place and type, without a value of the client."""
+    text, _, place = str(error).partition(" - at `$")
+    if text.startswith("Invalid enum value"):  # it quotes the value
+        text = f"Expected one of {', '.join([*LAYOUTS, 'BYTES'])}"
+    # Names of fields and places in lists; of keys that the client chose there is none.
+    place = re.sub(r"\[(\d+)\]", r".\1", place.partition("`")[0]).replace("[...]", "")
+    return MessageError(f"the request's {place.strip('.') or 'body'}: {text}")
+
+
+def check_count_of_values(body: bytes, most_values: int = MOST_VALUES) -> None:
+    """Refuse JSON of too many values, before anything is parsed.
 
     Args:
         body: The body of the request.
-        most_values: Most numbers and texts in it. They are counted before anything is parsed: by
-            commas, so that commas within texts count, too.
+        most_values: Most numbers and texts in it. They are counted by commas, so that commas
+            within texts count, too.
 
     Raises:
-        MessageError: The body is no JSON, or holds more.
+        MessageError: The body holds more.
     """
     size, most_lists = len(body), max(most_values // 16, 4096)
     if (size > most_values and body.count(b",") >= most_values) or (
@@ -177,15 +216,28 @@ def parse_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
             f"the request may hold {most_values} numbers and texts, and a 16th as many lists; send "
             "fewer queries at once, or flat data"
         )
+
+
+def parse_json(body: bytes, most_values: int = MOST_VALUES) -> Any:
+    """Return the JSON value of a request.
+
+    Args:
+        body: The body of the request.
+        most_values: Most numbers and texts in it.
+
+    Raises:
+        MessageError: The body is no JSON, or holds more.
+    """
+    check_count_of_values(body, most_values)
     try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
         raise MessageError("the request must be JSON, but is not") from None
 
 
 def read_queries(
     request: InferRequest,
-    parts: Mapping[str, bytes],
+    parts: Mapping[str, Buffer],
     *,
     input_name: str,
     input_shape: tuple[int, ...],
@@ -221,13 +273,14 @@ def read_queries(
             f"input {input_name!r} must be FP32 (FP16 and FP64 are converted), but is "
             f"{sent.datatype}; convert it as the model's training did"
         )
+    numbers = read_values(sent, parts.get(input_name), np.dtype(np.float32))
     return as_float32(
-        as_numbers(sent, read_values(sent, parts.get(input_name))),
+        np.asarray(numbers).reshape(sent.shape),
         f"input {input_name!r} must be finite in FP32, but some numbers are not",
     )
 
 
-def binary_parts(request: InferRequest, binary: bytes) -> dict[str, bytes]:
+def binary_parts(request: InferRequest, binary: Buffer) -> dict[str, Buffer]:
     """Return the binary data of each input that has some, by its name.
 
     Args:
@@ -237,12 +290,13 @@ def binary_parts(request: InferRequest, binary: bytes) -> dict[str, bytes]:
     Raises:
         MessageError: The sizes that the inputs state are not those of the data.
     """
-    parts, start = {}, 0
+    parts: dict[str, Buffer] = {}
+    start = 0
     for tensor in request.inputs:
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             continue
-        if type(size) is not int or size < 0 or tensor.data is not None:
+        if type(size) is not int or size < 0 or has_json(tensor):
             raise MessageError(
                 f"input {tensor.name!r} must have binary data of a stated size, and no other data"
             )
@@ -255,26 +309,29 @@ def binary_parts(request: InferRequest, binary: bytes) -> dict[str, bytes]:
     return parts
 
 
-def read_values(sent: InputTensor, part: bytes | None) -> NDArray[Any] | list[Any]:
+def read_values(
+    sent: InputTensor, part: Buffer | None, kept: np.dtype[Any] | None = None
+) -> NDArray[Any] | list[Any]:
     """Return the values of a tensor, flat, as many as its shape says.
 
     Args:
         sent: The tensor.
         part: Its binary data; None if its data are in JSON.
+        kept: The type that numbers in JSON are kept in; None: the tensor's.
 
     Returns:
-        An array of the tensor's datatype of binary numbers; else a list.
+        An array of numbers; a list of texts for BYTES.
 
     Raises:
         MessageError: The data are something else.
     """
-    if part is None:
-        if sent.data is None:
-            raise MessageError(f"input {sent.name!r} must have data")
-        return flat_values(sent)
+    if part is None and not has_json(sent):
+        raise MessageError(f"input {sent.name!r} must have data")
     if sent.datatype == "BYTES":
-        return _texts(sent, part)
+        return _texts_in_json(sent) if part is None else _texts(sent, part)
     layout, count = LAYOUTS[sent.datatype], prod(sent.shape)
+    if part is None:
+        return _numbers_in_json(sent, layout, kept or layout)
     if len(part) != count * layout.itemsize:
         raise MessageError(
             f"input {sent.name!r} must have {count * layout.itemsize} bytes of binary data, but "
@@ -283,7 +340,109 @@ def read_values(sent: InputTensor, part: bytes | None) -> NDArray[Any] | list[An
     return np.frombuffer(part, layout)
 
 
-def _texts(sent: InputTensor, part: bytes) -> list[str]:
+def has_json(tensor: InputTensor) -> bool:
+    """Say whether a tensor has its data in JSON."""
+    return bytes(memoryview(tensor.data)[:4]) != b"null"
+
+
+def _numbers_in_json(sent: InputTensor, layout: np.dtype[Any], kept: np.dtype[Any]) -> NDArray[Any]:
+    """Return numbers in JSON, in memory that the bytes of their text bound.
+
+    A list of Python objects takes up to 16 times as many: it never holds more than a part.
+    """
+    kind, decoder = VALUES[layout.kind]
+    wrong = _wrong_data(sent, kind)
+    text: Any = memoryview(sent.data)
+    count = prod(sent.shape)
+    if 2 * count > len(text) or text[:1] != b"[":  # a number and a comma take two bytes
+        raise wrong
+    whole = bytes(text) if NESTED.match(text) or not count else b""
+    if not count and whole.translate(None, b" \t\r\n") not in (b"[]", _brackets(sent, len(text))):
+        raise wrong
+    if whole and count:
+        if whole.translate(None, b"0123456789.eE+-truefals \t\r\n") != _brackets(sent, len(text)):
+            raise wrong
+        text = memoryview(b"[%b]" % whole.translate(None, b"[]"))
+    numbers = np.empty(count, kept)
+    start, end, filled = 1, len(text) - 1 if count else 0, 0
+    while start < end:
+        comma = COMMA.search(text, min(start + BYTES_AT_ONCE, end))
+        stop = end if comma is None else comma.start()
+        try:
+            values = _as_layout(decoder.decode(b"[%b]" % text[start:stop]), layout)
+        except (msgspec.DecodeError, OverflowError) as error:
+            if isinstance(error, OverflowError) or str(error).startswith("Number out of range"):
+                raise MessageError(
+                    f"input {sent.name!r} must be finite in {sent.datatype}, but some numbers are "
+                    "not"
+                ) from None
+            raise wrong from None
+        if filled + len(values) > count:
+            raise wrong
+        with np.errstate(over="ignore"):
+            numbers[filled : filled + len(values)] = values
+        filled, start = filled + len(values), stop + 1
+    if filled < count:
+        raise wrong
+    return numbers
+
+
+def _as_layout(values: list[Any], layout: np.dtype[Any]) -> NDArray[Any]:
+    """Return values as an array.
+
+    Raises:
+        OverflowError: The layout does not hold a whole number.
+    """
+    if layout.kind in "iu":
+        wide = np.array(values, f"{layout.kind}8")
+        if (wide != wide.astype(layout)).any():
+            raise OverflowError
+        return wide
+    with np.errstate(over="ignore"):
+        return np.array(values, layout)
+
+
+def _wrong_data(sent: InputTensor, kind: str) -> MessageError:
+    return MessageError(
+        f"the data of input {sent.name!r} must be {prod(sent.shape)} {kind}, flat or nested as "
+        "its shape says"
+    )
+
+
+def _brackets(sent: InputTensor, most: int) -> bytes:
+    """Return the brackets and commas of nested data; empty if these were more than ``most``."""
+    pattern, shape = b"", sent.shape
+    for size in reversed(shape[: shape.index(0) + 1] if 0 in shape else shape):
+        if size * (len(pattern) + 1) > most:
+            return b""
+        pattern = b"[%b]" % b",".join([pattern] * size)
+    return pattern
+
+
+def _texts_in_json(sent: InputTensor) -> list[str]:
+    """Return texts in JSON."""
+    wrong = _wrong_data(sent, "texts")
+    try:
+        flat = msgspec.json.decode(sent.data)
+    except (msgspec.DecodeError, RecursionError):
+        raise wrong from None
+    if not isinstance(flat, list):
+        raise wrong
+    sizes = [len(flat)]
+    while set(map(type, flat)) == {list} and len(sizes) < len(sent.shape):
+        lengths = set(map(len, flat))
+        sizes.append(lengths.pop() if len(lengths) == 1 else -1)
+        flat = list(chain.from_iterable(flat))
+    if (
+        len(flat) != prod(sent.shape)
+        or (len(sizes) > 1 and sizes != sent.shape)
+        or not all(isinstance(text, str) for text in flat)
+    ):
+        raise wrong
+    return flat
+
+
+def _texts(sent: InputTensor, part: Buffer) -> list[str]:
     """Return texts in binary form: each behind its length, four bytes."""
     texts, start = [], 0
     try:
@@ -292,7 +451,7 @@ def _texts(sent: InputTensor, part: bytes) -> list[str]:
             start = begin + int.from_bytes(part[start:begin], "little")
             if start > len(part):
                 break
-            texts.append(part[begin:start].decode())
+            texts.append(str(part[begin:start], "utf-8"))
     except UnicodeDecodeError:
         raise MessageError(f"input {sent.name!r} must hold texts in UTF-8") from None
     if start != len(part) or len(texts) != prod(sent.shape):
@@ -302,48 +461,8 @@ def _texts(sent: InputTensor, part: bytes) -> list[str]:
     return texts
 
 
-def as_numbers(sent: InputTensor, values: NDArray[Any] | list[Any]) -> NDArray[Any]:
-    """Return the values of a tensor of floats as an array of its shape.
-
-    Raises:
-        MessageError: A number is beyond FP64.
-    """
-    try:
-        numbers = values if isinstance(values, np.ndarray) else np.array(values, np.float64)
-        return numbers.reshape(sent.shape)
-    except OverflowError:
-        raise MessageError(f"input {sent.name!r} must be finite in FP32, but is not") from None
-
-
-def flat_values(sent: InputTensor) -> list[Any]:
-    """Return the values of a tensor in JSON, of its datatype and as many as its shape says, flat.
-
-    Raises:
-        MessageError: The data are something else.
-    """
-    flat: list[Any] = sent.data or []
-    sizes = [len(flat)]
-    while (types := set(map(type, flat))) == {list}:
-        lengths = set(map(len, flat))
-        if len(lengths) > 1 or len(sizes) >= len(sent.shape):
-            raise MessageError(
-                f"the data of input {sent.name!r} must be flat, or as its shape says"
-            )
-        sizes.append(lengths.pop())
-        flat = list(chain.from_iterable(flat))
-    kind, allowed = VALUES.get(sent.datatype, ("whole numbers", {int}))
-    if not types <= allowed:  # true and false count as numbers elsewhere
-        raise MessageError(f"the data of input {sent.name!r} must be {kind}")
-    if len(flat) != prod(sent.shape) or (len(sizes) > 1 and sizes != sent.shape):
-        raise MessageError(
-            f"the data of input {sent.name!r} must be {prod(sent.shape)} {kind}, flat or nested "
-            "as its shape says"
-        )
-    return flat
-
-
 def as_float32(numbers: NDArray[Any], refusal: str) -> NDArray[np.float32]:
-    """Return numbers as float32, in a copy.
+    """Return numbers as float32, in memory that may be written to.
 
     Args:
         numbers: An array of any floating type.
@@ -353,7 +472,7 @@ def as_float32(numbers: NDArray[Any], refusal: str) -> NDArray[np.float32]:
         MessageError: A number is not finite in float32.
     """
     with np.errstate(over="ignore"):
-        converted = numbers.astype(np.float32)
+        converted = numbers.astype(np.float32, copy=not numbers.flags.writeable)
     if not np.isfinite(converted).all():
         raise MessageError(refusal)
     return converted

@@ -88,6 +88,19 @@ class MessageTensor:
             )
 
 
+@dataclass(frozen=True)
+class DeclaredTensor:
+    """An input as a model declares it.
+
+    Attributes:
+        datatype: Its datatype.
+        shape: The shape of one query; -1 where any size goes.
+    """
+
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
 def read_tensors(message: Any, key: str) -> dict[str, MessageTensor]:
     """Return the tensors that a message lists, by name.
 

@@ -8,13 +8,16 @@ from oneway.serving.proxied_model import ProxyOptions, open_upstream
 from oneway.serving.proxy import check_proxy, proxy_app
 from oneway.serving.running import listen, run
 from oneway.serving.settings import ServingSettings, load_settings
+from oneway.serving.tensors import GuardedTensors, TensorBatch
 
 __all__ = [
     "GuardedFrames",
     "GuardedModel",
     "GuardedScores",
+    "GuardedTensors",
     "ProxyOptions",
     "ServingSettings",
+    "TensorBatch",
     "check_proxy",
     "listen",
     "load_settings",

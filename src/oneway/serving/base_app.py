@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence, Sized
+from collections.abc import AsyncIterator, Mapping, Sequence, Sized
 from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
@@ -19,22 +19,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import oneway
-from oneway.openinference.messages import BINARY_HEADER, ModelMetadata, ServerMetadata
+from oneway.openinference.messages import (
+    BINARY_HEADER,
+    Buffer,
+    InferRequest,
+    ModelMetadata,
+    ServerMetadata,
+    binary_parts,
+    parse_request,
+)
 from oneway.openinference.tensors import MessageError
+from oneway.serving.admission import Admission
 from oneway.serving.batching import Batcher
+from oneway.serving.grpc_endpoint import REQUIRE_GUARD, GrpcEndpoint
 from oneway.serving.guarded import Guarded, Released, guard_parameters
 from oneway.serving.http_errors import RefusedError, on_error, traffic_changed
 from oneway.serving.metrics import ServerMetrics
 from oneway.serving.middleware import AccessMiddleware
 from oneway.serving.openapi import model_paths, openapi_document
 from oneway.serving.requests import InferenceRequest, read_body, while_connected
-from oneway.serving.responses import json_response
+from oneway.serving.responses import InferAnswer, infer_response, json_response
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import TracingMiddleware, end_traces, tracer_provider
 from oneway.serving.watching import watch_traffic
-
-REQUIRE_GUARD = "oneway-require-guard"
-"""HTTP header by which a client takes answers of one version of the guard alone."""
 
 Q = TypeVar("Q", bound=Sized)
 R = TypeVar("R", bound=InferenceRequest)
@@ -108,8 +115,19 @@ class GuardedServer(ABC, Generic[Q, R]):
         )
 
     @abstractmethod
+    def read_infer(self, request: InferRequest, parts: Mapping[str, Buffer]) -> R:
+        """Read a request of the Open Inference Protocol, however it came.
+
+        Args:
+            request: The request.
+            parts: Binary data of inputs, by name.
+
+        Raises:
+            MessageError: The request cannot be used.
+        """
+
     def read_request(self, body: bytes, json_bytes: str | None) -> R:
-        """Read a request.
+        """Read the body of a request.
 
         Args:
             body: Its body.
@@ -118,6 +136,8 @@ class GuardedServer(ABC, Generic[Q, R]):
         Raises:
             MessageError: The request cannot be used.
         """
+        request, binary = parse_request(body, json_bytes)
+        return self.read_infer(request, binary_parts(request, binary))
 
     @abstractmethod
     async def answer(self, request: R) -> tuple[Any, Released]:
@@ -128,19 +148,39 @@ class GuardedServer(ABC, Generic[Q, R]):
         """
 
     @abstractmethod
-    def write(self, answer: Any, released: Released, request: R) -> Response:
-        """Return the client's answer.
+    def infer_answer(self, answer: Any, released: Released, request: R) -> InferAnswer:
+        """Return the client's answer, which is then written as the client wants it.
 
         Raises:
             RefusedError: The server's answer is not as it must be.
         """
 
+    def write(self, answer: Any, released: Released, request: R) -> Response:
+        """Return the client's answer over HTTP.
+
+        Raises:
+            RefusedError: See :meth:`infer_answer`.
+        """
+        return infer_response(
+            self.infer_answer(answer, released, request), in_binary=request.in_binary
+        )
+
     def check_path(self, request: Request) -> None:
-        """Refuse a request for another model.
+        """Refuse a request for another model, where a route takes any name.
 
         Raises:
             RefusedError: The request is refused.
         """
+
+    def check_model(self, name: str, version: str | None) -> None:
+        """Refuse a request for another model, or another version.
+
+        Raises:
+            RefusedError: The request is refused.
+        """
+        told = self.metadata
+        if told is None or name != told.name or version not in (None, *(told.versions or ())):
+            raise RefusedError(404, "there is no such model, or no such version", "bad_request")
 
     @property
     def stopped(self) -> bool:
@@ -182,9 +222,12 @@ class GuardedServer(ABC, Generic[Q, R]):
         self.check_path(request)
         return json_response(self.metadata)
 
-    async def model_config(self, request: Request) -> Response:
-        """Answer the same as Triton does, whose tools ask for it."""
-        self.check_path(request)
+    def config(self) -> dict[str, Any]:
+        """Return what Triton's tools ask for.
+
+        Raises:
+            RefusedError: There is no metadata, since the server takes plain JSON.
+        """
         told = self.metadata
         if told is None:
             raise RefusedError(404, "there is no such path", "bad_request")
@@ -201,16 +244,28 @@ class GuardedServer(ABC, Generic[Q, R]):
         }
         rows = self.settings.max_request_rows
         names = {"name": told.name, "platform": told.platform, "backend": told.platform}
-        return json_response({**names, "max_batch_size": rows, **sides})
+        parameters = {
+            name: {"string_value": str(value)} for name, value in (told.parameters or {}).items()
+        }
+        return {**names, "max_batch_size": rows, **sides, "parameters": parameters}
 
-    async def repository_index(self, _: Request) -> Response:
-        """Answer which models there are; none can be loaded or unloaded."""
+    async def model_config(self, request: Request) -> Response:
+        """Answer the same as Triton does, whose tools ask for it."""
+        self.check_path(request)
+        return json_response(self.config())
+
+    async def index(self) -> list[dict[str, str]]:
+        """Return which models there are; none can be loaded or unloaded."""
         told = self.metadata
         if told is None:
-            return json_response([])
+            return []
         state = {"state": "READY" if await self.ready() else "UNAVAILABLE", "reason": ""}
         versions = told.versions or ["1"]
-        return json_response([{"name": told.name, "version": v, **state} for v in versions])
+        return [{"name": told.name, "version": version, **state} for version in versions]
+
+    async def repository_index(self, _: Request) -> Response:
+        """Answer which models there are."""
+        return json_response(await self.index())
 
     async def model_ready(self, request: Request) -> Response:
         """Answer whether the model is ready."""
@@ -222,38 +277,58 @@ class GuardedServer(ABC, Generic[Q, R]):
     async def infer(self, request: Request) -> Response:
         """Answer queries."""
         self.check_path(request)
-        self._check_version(request)
-        if self.stopped:
-            raise traffic_changed()
+        self.check_guard(request.headers.getlist(REQUIRE_GUARD))
         # Nothing keeps the body: it may be many times as large as the queries in it.
         parsed = self.read_request(
             await read_body(request, self.most_bytes, self.settings.timeout_seconds),
             request.headers.get(BINARY_HEADER),
         )
-        if parsed.queries is not None:
-            request.scope["state"]["facts"]["queries"] = len(parsed.queries)
-        answer, released = await while_connected(request, self.answer(parsed))
-        self.metrics.released.inc(len(released))
+        facts = request.scope["state"]["facts"]
+        answer, released = await while_connected(request, self.ask(parsed, facts))
         return self.write(answer, released, parsed)
 
-    def _check_version(self, request: Request) -> None:
+    async def ask(self, request: R, facts: dict[str, Any]) -> tuple[Any, Released]:
+        """Answer a request that has been read; note its size, and count what is released.
+
+        Raises:
+            RefusedError: There is no release.
+        """
+        if request.queries is not None:
+            facts["queries"] = len(request.queries)
+        answer, released = await self.answer(request)
+        self.metrics.released.inc(len(released))
+        return answer, released
+
+    def check_guard(self, required: Sequence[str]) -> None:
+        """Refuse a request that this guard does not answer.
+
+        Args:
+            required: The versions of the guard of which alone the client takes answers.
+
+        Raises:
+            RefusedError: The guard is of another version, or has stopped.
+        """
         version = self.guarded.guard.version
-        if request.headers.get(REQUIRE_GUARD, version) != version:
+        if not set(required) <= {version}:
             raise RefusedError(
                 412, f"the guard is of version {version}, and another one is required", "version"
             )
+        if self.stopped:
+            raise traffic_changed()
 
     def _answer_batch(self, requests: Sequence[Q]) -> Sequence[Released]:
         self.metrics.batches.observe(sum(map(len, requests)))
         return self.guarded.answer(requests)
 
+    def about(self) -> ServerMetadata:
+        """Return what the server is."""
+        return ServerMetadata(
+            name="oneway", version=oneway.__version__, extensions=list(self.extensions)
+        )
+
     async def server_metadata(self, _: Request) -> Response:
         """Answer what the server is."""
-        return json_response(
-            ServerMetadata(
-                name="oneway", version=oneway.__version__, extensions=list(self.extensions)
-            )
-        )
+        return json_response(self.about())
 
     async def live(self, _: Request) -> Response:
         """Answer whether queries are being answered."""
@@ -280,13 +355,21 @@ class GuardedServer(ABC, Generic[Q, R]):
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def app(self) -> Starlette:
-        """Return the application; its ``state.admin`` is that of the admin port, or None.
+        """Return the application.
+
+        Its ``state.server`` is this server, its ``state.admin`` the application of the admin port,
+        its ``state.grpc`` what listens on the gRPC port; these are None without such a port.
 
         Raises:
-            InvalidOptionError: The token in the settings cannot be used.
+            InvalidOptionError: The token in the settings cannot be used, or gRPC cannot be spoken.
+            MissingExtraError: A package that speaks gRPC is not installed.
         """
         settings, token = self.settings, self.settings.bearer_token()
         openapi = openapi_document(self.openapi_paths(), token=token is not None)
+        admission = self._admission(token)
+        grpc = None
+        if settings.grpc_port is not None:
+            grpc = GrpcEndpoint(self, admission)
 
         async def openapi_json(_: Request) -> Response:
             return json_response(openapi)
@@ -296,7 +379,11 @@ class GuardedServer(ABC, Generic[Q, R]):
             async with self.around():
                 self._loop = asyncio.get_running_loop()
                 await self.batcher.start()
+                if grpc is not None:
+                    await grpc.start()
                 yield
+                if grpc is not None:
+                    await grpc.stop()
                 await self.batcher.close()
                 if self.watch is not None:
                     self.watch.save()
@@ -320,34 +407,33 @@ class GuardedServer(ABC, Generic[Q, R]):
                 Route("/v2/health/live", self.live),
                 Route("/v2/health/ready", self.admin_ready),
             ]
-            admin = self._behind_access([*health, *metrics], token, None)
-        app = self._behind_access(routes, token, settings.served_hosts, lifespan)
+            admin = _behind([*health, *metrics], self._admission(token), None)
+        app = _behind(routes, admission, settings.served_hosts, lifespan)
         if self.traces is not None:
             app.user_middleware.insert(0, Middleware(TracingMiddleware, provider=self.traces))
-        app.state.admin = admin
+        app.state.server, app.state.admin, app.state.grpc = self, admin, grpc
         return app
 
-    def _behind_access(
-        self,
-        routes: list[Route],
-        token: bytes | None,
-        hosts: Sequence[str] | None,
-        lifespan: Any = None,
-    ) -> Starlette:
-        access = Middleware(
-            AccessMiddleware,
-            token=token,
-            metrics=self.metrics,
-            hosts=hosts,
+    def _admission(self, token: bytes | None) -> Admission:
+        return Admission(
+            token,
+            self.metrics,
             most_bytes=self.settings.max_waiting_bytes,
             most_requests=self.settings.max_connections,
         )
-        app = Starlette(
-            routes=routes,
-            middleware=[access],
-            exception_handlers=dict.fromkeys((RefusedError, MessageError, HTTPException), on_error),
-            lifespan=lifespan,
-        )
-        # An address that a client's Host header decides is no place to send others to.
-        app.router.redirect_slashes = False
-        return app
+
+
+def _behind(
+    routes: list[Route], admission: Admission, hosts: Sequence[str] | None, lifespan: Any = None
+) -> Starlette:
+    """Return the application of these routes, behind an admission."""
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(AccessMiddleware, admission=admission, hosts=hosts)],
+        exception_handlers=dict.fromkeys((RefusedError, MessageError, HTTPException), on_error),
+        lifespan=lifespan,
+    )
+    # An address that a client's Host header decides is no place to send others to.
+    app.router.redirect_slashes = False
+    app.state.admin = app.state.grpc = None
+    return app

@@ -26,7 +26,7 @@ class GuardedFrames(GuardedHere[Any]):
         example: Any,
         device: torch.device,
         decimals: int | None = None,
-        batch_multiple: int = 1,
+        batch_multiple: int | None = None,
         batch_size: int = 512,
     ) -> None:
         """Put a guard before a model of tables. Call :meth:`check` before it serves.
@@ -38,7 +38,8 @@ class GuardedFrames(GuardedHere[Any]):
                 the columns and the self test.
             device: Device of the defense.
             decimals: Decimals of the release: see :func:`oneway.release`.
-            batch_multiple: Batches are filled up to a multiple of this.
+            batch_multiple: Batches are filled up to a multiple of this. None: :meth:`check`
+                chooses the smallest that the guard needs.
             batch_size: Most rows that model and guard get at once; a multiple of that.
 
         Raises:

@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ BATCH_TOLERANCE = 1e-3
 REPEAT_TOLERANCE = 1e-3
 """Most that a probability may differ when the same is asked again, as sums on a GPU do."""
 
+MULTIPLES = (1, 2, 4, 8, 16)
+"""Batches are filled up to a multiple of the first of these that keeps scores' bits: linear algebra
+on a CPU gives the last rows of a batch other last bits."""
+
 LEAST_CHANGE = 1e-6
 """Least change of a probability that counts as a change: below, it is rounding in float32."""
 
@@ -81,6 +85,7 @@ class Guarded(ABC, Generic[Q]):
         """
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
+        self.batch_multiple, self.batch_size = 1, 0
         self.classes: int | None = None  # K, which every release has, once it has been checked
         self.count: Callable[[Tensor], None] | None = None  # gets the clean scores of all answers
 
@@ -111,15 +116,38 @@ class Guarded(ABC, Generic[Q]):
         log.error("no_release", extra={"facts": {"error": kind, "raised": place}})
         raise no_release(reason)
 
-    def _release(
-        self, clean: Tensor, queries: Tensor | None, batch_size: int | None = None
-    ) -> Released:
+    def _release(self, clean: Tensor, queries: Tensor | None) -> Released:
         """Return the release of ``(N, K)`` clean logits, which are checked."""
         with span("guard"):
             answer = release_checked(
-                self.guard.defense, clean, queries, decimals=self.decimals, batch_size=batch_size
+                self.guard.defense,
+                clean,
+                queries,
+                decimals=self.decimals,
+                batch_size=self.batch_size or None,
             )
         return answer.confidences.cpu().numpy()
+
+    def _choose_multiple(self, multiples: Sequence[int], same_bits: Callable[[], bool]) -> bool:
+        """Settle what batches are filled up to: the first multiple that keeps bits.
+
+        Where none does, a guard that needs the same bits gets each query by itself.
+
+        Args:
+            multiples: Those that may be chosen; a single one is taken in any case.
+            same_bits: Says whether bits are the same in different batches, as they are filled now.
+
+        Returns:
+            Whether bits are the same in any batch.
+        """
+        for multiple in multiples:
+            self.batch_multiple = multiple
+            if same_bits():
+                return True
+        if len(multiples) > 1:
+            self.batch_multiple = self.batch_size = 1
+            return same_bits()
+        return False
 
     def _check_guard(self, clean: Tensor, queries: Tensor | None) -> None:
         """Refuse a guard that changes nothing, of a model's own scores or of others of its size.
@@ -165,7 +193,7 @@ class GuardedHere(Guarded[Q]):
         *,
         device: torch.device,
         decimals: int | None,
-        batch_multiple: int,
+        batch_multiple: int | None,
         batch_size: int,
     ) -> None:
         """Put a guard before a model. Call :meth:`check` before it serves.
@@ -174,17 +202,24 @@ class GuardedHere(Guarded[Q]):
             guard: The defense.
             device: Device of the defense.
             decimals: Decimals of the release: see :func:`oneway.release`.
-            batch_multiple: Batches are filled up to a multiple of this.
+            batch_multiple: Batches are filled up to a multiple of this. None: :meth:`check`
+                chooses the smallest that the guard needs.
             batch_size: Most queries that model and guard get at once; a multiple of that.
 
         Raises:
             InvalidOptionError: An option is outside its range.
         """
         super().__init__(guard, device=device, decimals=decimals)
-        check_count("batch_multiple", batch_multiple)
         check_count("batch_size", batch_size)
+        if batch_multiple is not None:
+            check_count("batch_multiple", batch_multiple)
+            self._multiples: Sequence[int] = (batch_multiple,)
+        elif guard.needs_same_bits:
+            self._multiples = [each for each in MULTIPLES if batch_size % each == 0]
+        else:
+            self._multiples = (1,)
         self._watch = LooksLikeProbabilities("the logits of the model", DECLARE_CONFIDENCES)
-        self.batch_multiple, self.batch_size = batch_multiple, batch_size
+        self.batch_multiple, self.batch_size = self._multiples[0], batch_size
 
     @abstractmethod
     def _join(self, requests: Sequence[Q]) -> Q:
@@ -210,7 +245,7 @@ class GuardedHere(Guarded[Q]):
         counts = [len(queries) for queries in requests]
         queries = self._filled(self._join(requests))
         clean = self._asked(queries)
-        released = self._release(clean, self._images(queries), self.batch_size)
+        released = self._release(clean, self._images(queries))
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "
@@ -258,19 +293,30 @@ class GuardedHere(Guarded[Q]):
 
     def _check(self) -> bool:
         rows = self._probes(3 * PROBES)
-        places = range(PROBES)
+        places, others = range(PROBES), range(PROBES, 3 * PROBES)
+        self.classes = self._clean_of(rows, places[:1]).shape[-1]
+        same_bits = self._choose_multiple(self._multiples, lambda: self._has_same_bits(rows))
+        self._check_guard(self._clean_of(rows, places), self._images(self._take(rows, places)))
+        for count in (1, PROBES, 2 * PROBES):
+            self._answer([self._take(rows, others[:count])])
+        return same_bits
 
-        def clean_of(chosen: Sequence[int]) -> Tensor:
-            return self._asked(self._filled(self._take(rows, chosen)))[: len(chosen)]
+    def _clean_of(self, rows: Q, chosen: Sequence[int]) -> Tensor:
+        return self._asked(self._filled(self._take(rows, chosen)))[: len(chosen)]
 
-        clean = clean_of(places)
-        self.classes = clean.shape[-1]
-        alone = torch.cat([clean_of([place]) for place in places])
-        others = range(PROBES, 3 * PROBES)
-        among = clean_of([*others, *reversed(places)])[len(others) :].flip(0)
+    def _has_same_bits(self, rows: Q) -> bool:
+        """Say whether the first rows have the same bits alone, together, and among others.
+
+        Raises:
+            OnewayError: Their scores differ by more than bits.
+        """
+        places, others = range(PROBES), range(PROBES, 3 * PROBES)
+        clean = self._clean_of(rows, places)
+        alone = torch.cat([self._clean_of(rows, [place]) for place in places])
+        among = self._clean_of(rows, [*others, *reversed(places)])[len(others) :].flip(0)
         again, *others_beside = (
             float((scores.double() - clean.double()).abs().amax())
-            for scores in (clean_of(places), alone, among)
+            for scores in (self._clean_of(rows, places), alone, among)
         )
         if again > BATCH_TOLERANCE:
             raise InvalidOptionError(
@@ -279,17 +325,20 @@ class GuardedHere(Guarded[Q]):
                 "it: `F.dropout(x)` draws in eval mode, too, unless it gets "
                 "training=self.training."
             )
-        moved = max(others_beside)
-        if moved > BATCH_TOLERANCE:
+        if max(others_beside) > BATCH_TOLERANCE:
             raise InvalidOptionError(
                 "the model answers a query differently with other queries beside it, so that "
                 "a client who repeats a query averages the guard away. Put it in eval mode, or "
                 "serve with max_batch_size=1 and batch_multiple=1."
             )
-        self._check_guard(clean, self._images(self._take(rows, places)))
-        for count in (1, PROBES, 2 * PROBES):
-            self._answer([self._take(rows, others[:count])])
-        return moved == 0
+        if max(others_beside) > 0 or not self.guard.needs_same_bits:
+            return max(others_beside) == 0
+        (together,) = self._answer([self._take(rows, places)])
+        singles = [self._take(rows, [place]) for place in places]
+        return all(
+            np.array_equal(self._answer([single])[0][0], row)
+            for single, row in zip(singles, together, strict=True)
+        )
 
 
 class GuardedModel(GuardedHere[Tensor]):
@@ -303,7 +352,7 @@ class GuardedModel(GuardedHere[Tensor]):
         input_shape: tuple[int, ...],
         device: torch.device,
         decimals: int | None = None,
-        batch_multiple: int = 1,
+        batch_multiple: int | None = None,
         batch_size: int = 512,
     ) -> None:
         """Put a guard before a model. Call :meth:`check` before it serves.
@@ -314,7 +363,8 @@ class GuardedModel(GuardedHere[Tensor]):
             input_shape: The shape of one query.
             device: Device of queries and defense.
             decimals: Decimals of the release: see :func:`oneway.release`.
-            batch_multiple: Batches are filled up to a multiple of this.
+            batch_multiple: Batches are filled up to a multiple of this. None: :meth:`check`
+                chooses the smallest that the guard needs.
             batch_size: Most queries that model and guard get at once; a multiple of that.
 
         Raises:
@@ -328,6 +378,8 @@ class GuardedModel(GuardedHere[Tensor]):
             batch_size=batch_size,
         )
         self.target, self.input_shape = target, input_shape
+        # Asked once: to look for a protocol's attributes takes as long as a small model.
+        self._logits = target.logits if isinstance(target, ScoredTarget) else None
 
     def _join(self, requests: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(requests)).to(self.device)
@@ -336,9 +388,9 @@ class GuardedModel(GuardedHere[Tensor]):
         return queries[list(places)]  # a copy: a model may work in place
 
     def _clean_logits(self, queries: Tensor) -> Tensor:
-        if isinstance(self.target, ScoredTarget):
-            return self.target.logits(queries)
-        return logits_from_confidences(self.target(queries))
+        if self._logits is None:
+            return logits_from_confidences(self.target(queries))
+        return self._logits(queries)
 
     def _images(self, queries: Tensor) -> Tensor:
         return queries
@@ -393,14 +445,34 @@ class GuardedScores(Guarded[Scored]):
 
     def _answer(self, requests: Sequence[Scored]) -> list[Released]:
         logits = [self._clean_logits(scored) for scored in requests]
-        released = [
-            self._release(clean, self._queries(scored))
-            for clean, scored in zip(logits, requests, strict=True)
-        ]
+        queries = [self._queries(scored) for scored in requests]
+        released: list[Released | None] = [None] * len(requests)
+        # Queries of one shape are guarded together.
+        shapes = [None if rows is None else rows.shape[1:] for rows in queries]
+        for shape in set(shapes):
+            places = [place for place, other in enumerate(shapes) if other == shape]
+            parts = self._guarded_together(
+                [logits[place] for place in places], [queries[place] for place in places]
+            )
+            for place, part in zip(places, parts, strict=True):
+                released[place] = part
         # After the last release: where one fails, all requests are tried again.
         if self.count is not None:
             self.count(torch.cat(logits))
-        return released
+        return cast("list[Released]", released)
+
+    def _guarded_together(
+        self, logits: Sequence[Tensor], queries: Sequence[Tensor | None]
+    ) -> list[Released]:
+        """Return releases of several requests whose queries have one shape, or are not at hand."""
+        counts = [len(rows) for rows in logits]
+        total = sum(counts)
+        filled = [*range(total), *[total - 1] * (-total % self.batch_multiple)]
+        at_hand = [rows for rows in queries if rows is not None]
+        released = self._release(
+            torch.cat(list(logits))[filled], torch.cat(at_hand)[filled] if at_hand else None
+        )
+        return np.split(released[:total], np.cumsum(counts)[:-1])
 
     def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
@@ -439,6 +511,19 @@ class GuardedScores(Guarded[Scored]):
             )
         self._answer([probe])
         self._check_guard(clean, queries)
+        if self.guard.needs_same_bits:
+            self._choose_multiple(MULTIPLES, lambda: self._has_same_bits(probes))
+
+    def _has_same_bits(self, probes: Sequence[Scored]) -> bool:
+        """Say whether the guard's answers have the same bits alone and together."""
+        alone = [
+            self._answer([Scored(row[None], None if rows is None else rows[None])])[0]
+            for probe in probes
+            for row, rows in zip(
+                probe.scores, _rows_of(probe.queries, len(probe.scores)), strict=True
+            )
+        ]
+        return np.array_equal(np.concatenate(alone), np.concatenate(self._answer(probes)))
 
     def _clean_logits(self, scored: Scored) -> Tensor:
         try:
@@ -463,3 +548,8 @@ class GuardedScores(Guarded[Scored]):
 
     def _queries(self, scored: Scored) -> Tensor | None:
         return None if scored.queries is None else scored.queries.to(self.device)
+
+
+def _rows_of(queries: Tensor | None, count: int) -> Sequence[Tensor | None]:
+    """Return each query, or None as often as there are scores."""
+    return [None] * count if queries is None else list(queries)

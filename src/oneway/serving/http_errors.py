@@ -1,9 +1,14 @@
 """Errors of HTTP: a status and a text for a client that gets no scores, without any value."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from oneway.errors import where_raised
 from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER, MessageError
 from oneway.serving.responses import json_response
 
@@ -56,6 +61,15 @@ def upstream_failed(reason: str) -> RefusedError:
     return RefusedError(502, "the guarded server did not answer as expected", reason)
 
 
+@contextmanager
+def upstream_errors() -> Iterator[None]:
+    """Refuse a malformed answer of the guarded server, without a word of it."""
+    try:
+        yield
+    except MessageError as error:
+        raise upstream_failed(f"upstream_{error.reason}") from None
+
+
 def error_response(error: RefusedError) -> Response:
     """Return the answer to a refused request, as the Open Inference Protocol says."""
     headers = {REFUSED_HEADER: "true"}
@@ -70,16 +84,27 @@ def error_response(error: RefusedError) -> Response:
     return json_response({"error": error.text}, error.status, headers)
 
 
+def refusal_of(error: Exception, facts: dict[str, Any]) -> RefusedError:
+    """Return what a client is told of any exception, and note its reason.
+
+    Args:
+        error: The exception. Its text is kept only if it is oneway's own for clients.
+        facts: Gets the reason, and of another exception its type and place.
+    """
+    if isinstance(error, MessageError):
+        error = bad_request(str(error), error.most_rows)
+    if not isinstance(error, RefusedError):
+        facts |= {"error": type(error).__name__, "raised": where_raised(error)}
+        error = RefusedError(500, "the server failed", "failure")
+    facts["refused"] = error.reason
+    return error
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer a refusal, a malformed request, or a path that is not there; note the reason."""
     facts = request.scope["state"]["facts"]
-    if isinstance(error, MessageError):
-        error = bad_request(str(error), error.most_rows)
-    if isinstance(error, RefusedError):
-        facts["refused"] = error.reason
-        return error_response(error)
     if not isinstance(error, HTTPException):
-        raise error
+        return error_response(refusal_of(error, facts))
     facts["refused"] = "bad_request"
     texts = {404: "there is no such path", 405: "this path takes another method"}
     text = texts.get(error.status_code, "the request is refused")

@@ -11,8 +11,7 @@ QUIET = (
     "uvicorn",
     "uvicorn.error",
     "uvicorn.access",
-    "httpx",
-    "httpcore",
+    "aiohttp",
     "asyncio",
     "py.warnings",
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+import msgspec
 
 import oneway
 from oneway.openinference.messages import (
@@ -38,11 +38,10 @@ def openapi_document(paths: dict[str, Any], *, token: bool) -> dict[str, Any]:
         paths: The paths of the model, whose schemas refer to ``MESSAGES`` by name.
         token: Whether clients must send a bearer token.
     """
-    _, defined = models_json_schema(
-        [(message, "validation") for message in MESSAGES],
-        ref_template="#/components/schemas/{model}",
+    _, defined = msgspec.json.schema_components(
+        MESSAGES, ref_template="#/components/schemas/{name}"
     )
-    components: dict[str, Any] = {"schemas": defined["$defs"]}
+    components: dict[str, Any] = {"schemas": defined}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "oneway", "version": oneway.__version__},

@@ -3,8 +3,8 @@
 Anything in an answer that is neither guarded nor listed is dropped.
 """
 
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+import secrets
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,10 +16,12 @@ from torch import Tensor
 
 from oneway.openinference.key_paths import KeyPath, mask
 from oneway.openinference.messages import (
+    Buffer,
+    InferRequest,
     InputTensor,
     as_float32,
-    as_numbers,
     binary_parts,
+    has_json,
     parse_json,
     parse_request,
     read_values,
@@ -34,9 +36,9 @@ from oneway.openinference.tensors import (
     read_tensors,
 )
 from oneway.serving.guarded import Released
-from oneway.serving.http_errors import upstream_failed
+from oneway.serving.http_errors import upstream_errors, upstream_failed
 from oneway.serving.requests import InferenceRequest
-from oneway.serving.responses import infer_response, json_response
+from oneway.serving.responses import InferAnswer, infer_response, json_response
 
 Scores = NDArray[np.float64]
 
@@ -49,13 +51,11 @@ class ProxyRequest(InferenceRequest):
         upstream: The request to the server, as a JSON value.
         rows: N, the number of its queries; None if that cannot be told, of plain JSON.
         outputs: Names of the outputs that the client asked for; None for all.
-        in_binary: Whether it asked for the release in binary.
     """
 
     upstream: Any
     rows: int | None
     outputs: frozenset[str] | None = None
-    in_binary: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class OpenInferenceAdapter:
 
     Attributes:
         model_name: The model's name.
+        model_version: The only version whose answers are guarded; None if none is known.
         output_name: The guarded output.
         input_name: The input that a guard sees; None for the only one of a request.
         inputs: Datatypes of the server's inputs, by name.
@@ -75,6 +76,7 @@ class OpenInferenceAdapter:
     """
 
     model_name: str
+    model_version: str | None
     output_name: str
     input_name: str | None
     inputs: Mapping[str, str]
@@ -92,6 +94,18 @@ class OpenInferenceAdapter:
             MessageError: The request cannot be used.
         """
         request, binary = parse_request(body, json_bytes)
+        return self.read(request, binary_parts(request, binary))
+
+    def read(self, request: InferRequest, parts: Mapping[str, Buffer]) -> ProxyRequest:
+        """Read a client's request, however it came.
+
+        Args:
+            request: The request.
+            parts: Binary data of inputs, by name.
+
+        Raises:
+            MessageError: The request cannot be used.
+        """
         known = {self.output_name, *self.passed}
         wanted = None
         if request.outputs:
@@ -110,12 +124,13 @@ class OpenInferenceAdapter:
                     f"input {tensor.name!r} must be {wanted_type}, as the model declares, but is "
                     f"{tensor.datatype}"
                 )
-        parts = binary_parts(request, binary)
         # Every tensor is counted, whatever its datatype: rows are what limits are about.
         values = {
             tensor.name: read_values(tensor, parts.get(tensor.name)) for tensor in request.inputs
         }
         upstream = {
+            # An answer must bear it: two answers in one connection must not change places.
+            "id": secrets.token_hex(8),
             "inputs": [_sent(tensor, values[tensor.name]) for tensor in request.inputs],
             # The guarded output is always asked for: what passes beside it must not go unguarded.
             "outputs": [{"name": name} for name in sorted((wanted or known) | {self.output_name})],
@@ -126,7 +141,7 @@ class OpenInferenceAdapter:
         if len(seen) == 1 and seen[0].datatype in FLOATS and len(seen[0].shape) > 1:
             queries = _floats(seen[0], values[seen[0].name])
         in_binary = wants_binary(request, self.output_name)
-        return ProxyRequest(queries, request.id, upstream, rows, wanted, in_binary)
+        return ProxyRequest(queries, request.id, upstream, rows, wanted, in_binary=in_binary)
 
     def read_scores(self, answer: Any) -> Scores:
         """Return the ``(N, K)`` clean scores in the server's answer, N from 1, K from 2.
@@ -138,8 +153,8 @@ class OpenInferenceAdapter:
             (output,) = _outputs(answer, {self.output_name})
             return _as_scores(read_scores(output))
 
-    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:
-        """Return the client's answer: the release, and what is listed, in JSON.
+    def infer_answer(self, answer: Any, released: Released, request: ProxyRequest) -> InferAnswer:
+        """Return the client's answer: the release, and what is listed.
 
         Raises:
             RefusedError: What is listed is not as it must be.
@@ -151,27 +166,38 @@ class OpenInferenceAdapter:
                 output.check()
                 fields = ("name", "shape", "datatype", "data")
                 outputs.append({field: getattr(output, field) for field in fields})
-        message = {"model_name": self.model_name, "parameters": self.parameters}
+        message: dict[str, Any] = {"model_name": self.model_name, "parameters": self.parameters}
+        if self.model_version is not None:
+            # Of another version neither the guard nor its self test has seen anything.
+            if answer.get("model_version") not in (None, self.model_version):
+                raise upstream_failed("upstream_version")
+            message["model_version"] = self.model_version
         if request.id is not None:
             message["id"] = request.id
+        asked = released if self.output_name in wanted else None
+        return InferAnswer(message, self.output_name, asked, outputs)
+
+    def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:
+        """Return the client's answer over HTTP; what is listed is in JSON.
+
+        Raises:
+            RefusedError: See :meth:`infer_answer`.
+        """
         return infer_response(
-            message,
-            self.output_name,
-            released if self.output_name in wanted else None,
-            in_binary=request.in_binary,
-            outputs=outputs,
+            self.infer_answer(answer, released, request), in_binary=request.in_binary
         )
 
 
 def _floats(sent: InputTensor, values: Any) -> Tensor:
     """Return queries as the server reads them: draws must not follow digits that it does not."""
-    with np.errstate(over="ignore"):
-        return _as_queries(as_numbers(sent, values).astype(FLOATS[sent.datatype]))
+    return _as_queries(values.reshape(sent.shape))
 
 
 def _sent(tensor: InputTensor, values: Any) -> dict[str, Any]:
     """Return an input in JSON, as it came or from its binary data, without its parameters."""
-    data = values.tolist() if isinstance(values, np.ndarray) else tensor.data or values
+    data = values.tolist() if isinstance(values, np.ndarray) else values
+    if has_json(tensor):
+        data = tensor.data
     return {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": data}
 
 
@@ -235,15 +261,6 @@ class PlainJsonAdapter:
 
 ProtocolAdapter: TypeAlias = OpenInferenceAdapter | PlainJsonAdapter
 """One way to ask a server."""
-
-
-@contextmanager
-def upstream_errors() -> Iterator[None]:
-    """Refuse a malformed answer of the guarded server, without a word of it."""
-    try:
-        yield
-    except MessageError as error:
-        raise upstream_failed(f"upstream_{error.reason}") from None
 
 
 def _as_queries(numbers: NDArray[Any]) -> Tensor:

@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+import msgspec
 import numpy as np
 import torch
-from pydantic import ValidationError
-from pydantic_core import to_json
 
 from oneway.checks import LooksLikeProbabilities
 from oneway.defenses import ServableDefense
@@ -136,12 +135,14 @@ async def open_upstream(
         raise UnknownNameError(f"input of {SERVER}", input_name, inputs)
     if input_name is None and len(inputs) == 1:
         (input_name,) = inputs
+    version, paths = _version_of(address, metadata)
     probe = options.read_probe()
     parameters = guard_parameters(guard)
-    released = outputs[guarded].model_copy(update={"datatype": "FP32"})
+    released = msgspec.structs.replace(outputs[guarded], datatype="FP32")
     return ProxiedModel(
         OpenInferenceAdapter(
             address.name,
+            version,
             guarded,
             input_name,
             {name: tensor.datatype for name, tensor in inputs.items()},
@@ -152,17 +153,28 @@ async def open_upstream(
         address.url("/ready"),
         ModelMetadata(
             name=address.name,
-            versions=None if address.version is None else [address.version],
+            versions=None if version is None else [version],
             platform="oneway",
             inputs=metadata.inputs,
             outputs=[released, *(outputs[name] for name in options.passed)],
             parameters={**parameters, MOST_ROWS: settings.max_request_rows},
         ),
-        address.paths,
+        paths,
         _made_up(inputs, options.input_shape) if probe is None else (probe,),
         tuple(name for name in outputs if name != guarded and name not in options.passed),
         tuple(options.passed),
     )
+
+
+def _version_of(
+    address: ModelAddress, metadata: ModelMetadata
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the version of the address, or else the only one of the server; and the paths."""
+    versions = metadata.versions or []
+    if address.version is not None or len(versions) != 1:
+        return address.version, address.paths
+    (path,) = address.paths
+    return versions[0], (path, f"{path}/versions/{quote(versions[0], safe='')}")
 
 
 async def _ask_metadata(
@@ -181,8 +193,8 @@ async def _ask_metadata(
             await asyncio.sleep(WAIT_SECONDS)
         try:
             answer = await upstream.get_json(address.url())
-            return ModelMetadata.model_validate({"platform": "", **answer}, strict=True)
-        except (RefusedError, ValidationError, TypeError):
+            return msgspec.convert(answer, ModelMetadata)
+        except (RefusedError, msgspec.ValidationError):
             raise TargetFailedError(
                 f"{SERVER}, {shown}, does not say what it takes and gives as the Open Inference "
                 "Protocol does. Check the address."
@@ -206,7 +218,7 @@ def _made_up(
             )
         shapes[name] = (tensor.shape[0] if tensor.shape[0] > 0 else PROBE_ROWS, *shape)
     return tuple(
-        to_json(
+        msgspec.json.encode(
             {
                 "inputs": [
                     tensor_message(name, inputs[name].datatype, _drawn_as(shape, inputs[name], at))
@@ -256,7 +268,10 @@ def _made_up_plain(request_key: KeyPath, options: ProxyOptions) -> tuple[bytes, 
         )
     shape = (PROBE_ROWS, *options.input_shape)
     try:
-        return tuple(to_json(request_key.wrap(_drawn(shape, at).tolist())) for at in range(PROBES))
+        return tuple(
+            msgspec.json.encode(request_key.wrap(_drawn(shape, at).tolist()))
+            for at in range(PROBES)
+        )
     except InvalidOptionError as error:
         raise InvalidOptionError(
             f"no request can be made up: {error} Give one in a file by --probe."

@@ -1,5 +1,6 @@
 """A guard before a server that runs already: only what is listed passes."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -8,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from oneway.errors import TargetFailedError
+from oneway.openinference.messages import Buffer, InferRequest
 from oneway.openinference.tensors import MessageError
 from oneway.serving.base_app import GuardedServer
 from oneway.serving.guarded import GuardedScores, Released, Scored
@@ -16,8 +18,9 @@ from oneway.serving.http_errors import (
     upstream_failed,
 )
 from oneway.serving.openapi import operation
-from oneway.serving.protocol_adapters import ProxyRequest
+from oneway.serving.protocol_adapters import OpenInferenceAdapter, ProxyRequest
 from oneway.serving.proxied_model import ProxiedModel
+from oneway.serving.responses import InferAnswer
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import span
 from oneway.serving.upstream import Upstream
@@ -101,7 +104,19 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         return {path: {"post": operation("Ask", {}, body={})} for path in self.paths}
 
     def read_request(self, body: bytes, json_bytes: str | None) -> ProxyRequest:
-        request = self.model.adapter.read_request(body, json_bytes)
+        return self._checked(self.model.adapter.read_request(body, json_bytes))
+
+    def read_infer(self, request: InferRequest, parts: Mapping[str, Buffer]) -> ProxyRequest:
+        return self._checked(self._protocol.read(request, parts))
+
+    @property
+    def _protocol(self) -> OpenInferenceAdapter:
+        adapter = self.model.adapter
+        if not isinstance(adapter, OpenInferenceAdapter):
+            raise TypeError("plain JSON comes over HTTP alone")
+        return adapter
+
+    def _checked(self, request: ProxyRequest) -> ProxyRequest:
         most = self.settings.max_request_rows
         if request.queries is None and self.guarded.guard.defense.requires_input:
             raise MessageError("the queries must be rows of numbers, but could not be read as such")
@@ -113,12 +128,18 @@ class _ProxyServer(GuardedServer[Scored, ProxyRequest]):
         return request
 
     async def answer(self, request: ProxyRequest) -> tuple[Any, Released]:
+        sent = request.upstream
         with span("upstream"):
-            answer = await self.upstream.post_json(self.model.infer_url, request.upstream)
+            answer = await self.upstream.post_json(self.model.infer_url, sent)
         scored = Scored(self.model.adapter.read_scores(answer), request.queries)
+        if self.metadata is not None and answer.get("id", sent["id"]) != sent["id"]:
+            raise upstream_failed("upstream_id")  # it answers another request
         if request.rows not in (None, len(scored)):
             raise upstream_failed("upstream_rows")  # no row would belong to its query for sure
         return answer, await self.batcher.ask(scored, self.settings.timeout_seconds)
+
+    def infer_answer(self, answer: Any, released: Released, request: ProxyRequest) -> InferAnswer:
+        return self._protocol.infer_answer(answer, released, request)
 
     def write(self, answer: Any, released: Released, request: ProxyRequest) -> Response:
         return self.model.adapter.write(answer, released, request)

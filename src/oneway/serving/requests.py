@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from torch import Tensor
 
 from oneway.serving.http_errors import RefusedError
 from oneway.serving.tracing import span
@@ -19,12 +18,15 @@ class InferenceRequest:
     """A client's request, read.
 
     Attributes:
-        queries: ``(N, ...)`` float32, finite; None if they cannot be read as numbers.
+        queries: N queries as the guard takes them, ``(N, ...)`` float32 and finite, or the rows of
+            a table; None if they cannot be read as numbers.
         id: The client's name for the request, to be echoed, or None.
+        in_binary: Whether the client asked for the release in binary.
     """
 
-    queries: Tensor | None
+    queries: Any
     id: str | None
+    in_binary: bool = field(default=False, kw_only=True)
 
 
 async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -> bytes:
@@ -44,17 +46,18 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most_bytes:
         raise too_large
-    body = bytearray()
+    pieces, size = list[bytes](), 0
     try:
         with span("receive"):
             async with asyncio.timeout(timeout_seconds):
                 async for piece in request.stream():
-                    body += piece
-                    if len(body) > most_bytes:
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > most_bytes:
                         raise too_large
     except TimeoutError:
         raise RefusedError(408, "the request did not arrive in time", "timeout") from None
-    return bytes(body)
+    return b"".join(pieces)
 
 
 async def while_connected(request: Request, answer: Awaitable[T]) -> T:

@@ -1,11 +1,12 @@
 """Successful answers, in JSON or in the protocol's binary form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import to_json
 from starlette.responses import Response
 
 from oneway.openinference.messages import BINARY_HEADER
@@ -14,36 +15,37 @@ from oneway.openinference.tensors import tensor_message
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return an answer in JSON. Numbers are written so that reading them gives the same bits."""
-    return Response(
-        to_json(value, exclude_none=True), status, headers, media_type="application/json"
-    )
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
-def infer_response(
-    message: dict[str, Any],
-    name: str,
-    released: NDArray[np.float32] | None,
-    *,
-    in_binary: bool,
-    outputs: Sequence[Any] = (),
-) -> Response:
-    """Return a release as an answer of the Open Inference Protocol.
+@dataclass(frozen=True)
+class InferAnswer:
+    """An answer of the Open Inference Protocol, before it is written.
 
-    Args:
-        message: The rest of the answer.
-        name: The name of the output.
+    Attributes:
+        message: What stands beside the outputs: name and version of the model, parameters, id.
+        output_name: The name of the guarded output.
         released: ``(N, K)`` the release; None if the client did not ask for this output.
-        in_binary: Send it in binary, behind the JSON.
         outputs: Other outputs, as JSON.
     """
+
+    message: Mapping[str, Any]
+    output_name: str
+    released: NDArray[np.float32] | None
+    outputs: Sequence[Any] = ()
+
+
+def infer_response(answer: InferAnswer, *, in_binary: bool) -> Response:
+    """Return an answer in JSON, or with the release in binary behind it."""
+    released, outputs = answer.released, answer.outputs
     if released is None:
-        return json_response({**message, "outputs": list(outputs)})
-    output = tensor_message(name, "FP32", released)
+        return json_response({**answer.message, "outputs": list(outputs)})
+    output = tensor_message(answer.output_name, "FP32", released)
     if not in_binary:
-        return json_response({**message, "outputs": [output, *outputs]})
+        return json_response({**answer.message, "outputs": [output, *outputs]})
     del output["data"]
     output["parameters"] = {"binary_data_size": released.nbytes}
-    head = to_json({**message, "outputs": [output, *outputs]})
+    head = msgspec.json.encode({**answer.message, "outputs": [output, *outputs]})
     return Response(
         head + released.astype("<f4").tobytes(),
         headers={BINARY_HEADER: str(len(head))},

@@ -1,5 +1,6 @@
 """Listen, serve until a signal to stop, and let requests end."""
 
+import asyncio
 import signal
 import socket
 import threading
@@ -11,6 +12,7 @@ from starlette.applications import Starlette
 
 from oneway.errors import InvalidOptionError
 from oneway.serving.connections import protocol_of
+from oneway.serving.grpc_endpoint import GrpcEndpoint
 from oneway.serving.settings import ServingSettings
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -106,20 +108,34 @@ def server_of(
             f"the TLS certificate {settings.tls_certificate} and its key cannot be used "
             f"({type(error).__name__}). Give PEM files that belong together."
         ) from error
-    return _Server(config, started)
+    return _Server(config, started, app.state.grpc)
 
 
 class _Server(uvicorn.Server):
     """Reports its start, and ends with exit code 0 at a signal to stop."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_start: Callable[[], None] | None,
+        grpc: GrpcEndpoint | None,
+    ) -> None:
         super().__init__(config)
-        self._on_start = on_start
+        self._on_start, self._grpc = on_start, grpc
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._grpc is not None:
+            self._grpc.bind()  # first, since it may fail
         await super().startup(sockets)
         if self.started and self._on_start is not None:
             self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Both take no more requests from now on; the application waits for gRPC, too.
+        stopping = None if self._grpc is None else asyncio.create_task(self._grpc.stop())
+        await super().shutdown(sockets)
+        if stopping is not None:
+            await stopping
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

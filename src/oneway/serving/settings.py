@@ -34,7 +34,7 @@ Secret = SecretStr | None
 Port = Annotated[int, Field(ge=0, le=65535)]
 Decimals = Annotated[int, Field(ge=0, le=MOST_DECIMALS)] | None
 BatchSize = Annotated[int, Field(ge=1, le=4096)]
-Multiple = Annotated[int, Field(ge=1, le=64)]
+Multiple = Annotated[int, Field(ge=1, le=64)] | None
 Wait = Annotated[float, Field(ge=0, le=1000)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
@@ -68,6 +68,9 @@ class ServingSettings(BaseSettings):
         "Port for health and metrics alone, which no load delays; metrics are then served there "
         "only. 0 takes a free port. [no such port]",
     )
+    grpc_port: Port | None = _setting(
+        None, "Port for gRPC; 0 takes a free port. [gRPC is not spoken]"
+    )
     allowed_hosts: Hosts = _setting(
         None,
         "Names that clients may call this server by, with commas between them, such as "
@@ -79,16 +82,22 @@ class ServingSettings(BaseSettings):
     token_file: File = _setting(None, "File with the bearer token.")
     key: Secret = _setting(None, "Secret that fixes a random defense's draws; or use key_file.")
     key_file: File = _setting(None, "File with that secret.")
-    model_name: Name = _setting("model", "Name of a served model, for clients.")
+    model_name: Name | None = _setting(
+        None, "Name of a served model, for clients. [its file's stem, or model]"
+    )
     model_version: Name = _setting("1", "Version of a served model.")
-    input_name: Name = _setting("input", "Name of a served model's input.")
-    output_name: Name = _setting("probabilities", "Name of a served model's output.")
+    input_name: Name | None = _setting(
+        None, "Name of a served model's input. [as its ONNX file says, or input]"
+    )
+    output_name: Name | None = _setting(
+        None, "Name of a served model's output. [as its ONNX file says, or probabilities]"
+    )
     decimals: Decimals = _setting(None, "Decimals of what is released. [no rounding]")
     max_batch_size: BatchSize = _setting(64, "Most queries that the model is asked at once.")
     batch_multiple: Multiple = _setting(
-        4,
+        None,
         "Batches of a served model are filled up to a multiple of this, so that a query's scores "
-        "have the same bits in any batch.",
+        "have the same bits in any batch. [as the self test finds the guard to need]",
     )
     batch_wait_milliseconds: Wait = _setting(0.0, "Wait of a batch for more queries.")
     max_request_rows: Count = _setting(64, "Most queries in one request.")
@@ -153,7 +162,8 @@ class ServingSettings(BaseSettings):
     @property
     def most_batch_rows(self) -> int:
         """Most queries that a served model sees at once, with those that fill a batch up."""
-        return -(-self.max_batch_size // self.batch_multiple) * self.batch_multiple
+        multiple = self.batch_multiple or 1
+        return -(-self.max_batch_size // multiple) * multiple
 
     def bearer_token(self) -> bytes | None:
         """Return the token that clients must send, or None if they need none.

@@ -1,17 +1,21 @@
 """The server behind a proxy, asked without blocking: a whole answer in time, or a refusal."""
 
 import asyncio
-from collections.abc import Coroutine
+import os
+import ssl
+from collections.abc import Awaitable
+from io import BytesIO
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import httpx
-from pydantic_core import from_json, to_json
+import aiohttp
+import msgspec
 
+from oneway.errors import InvalidOptionError
 from oneway.serving.http_errors import RefusedError, upstream_failed
 from oneway.serving.settings import ServingSettings
 from oneway.serving.tracing import trace_headers
-from oneway.targets.http_client import json_headers, made_client
+from oneway.targets.http_client import json_headers
 
 T = TypeVar("T")
 
@@ -34,24 +38,22 @@ class Upstream:
         self.requests = 0
         # A packed answer could unpack to more than may be read.
         self._headers = {**json_headers(), "Accept-Encoding": "identity"}
-        self._client: httpx.AsyncClient | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._looks: dict[str, asyncio.Task[bool]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
-        # Redirects are not followed: they could carry token and queries to another server. Nor is
-        # a proxy of the environment asked: clean scores would pass it. A transport of its own
-        # takes only certificates from there.
-        self._client = made_client(
-            lambda: httpx.AsyncClient(
-                timeout=self.timeout_seconds,
-                headers=self._headers,
-                follow_redirects=False,
-                transport=httpx.AsyncHTTPTransport(
-                    # One more for the question whether it is ready.
-                    limits=httpx.Limits(max_connections=self.most_requests + 1)
-                ),
-            )
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            # A proxy of the environment would see clean scores.
+            trust_env=False,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),  # none: asyncio.timeout is around each request
+            connector=aiohttp.TCPConnector(
+                # One more for the question whether it is ready.
+                limit=self.most_requests + 1,
+                ssl=_trusted(),
+            ),
         )
         return self
 
@@ -61,12 +63,11 @@ class Upstream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        for look in self._looks.values():
+            look.cancel()
+        await asyncio.gather(*self._looks.values(), return_exceptions=True)
+        await self._opened().close()
+        self._session = None
 
     async def get_json(self, url: str) -> Any:
         """Return the JSON value of a successful answer.
@@ -74,7 +75,7 @@ class Upstream:
         Raises:
             RefusedError: There was no successful answer.
         """
-        return await self._in_time(self._ask("GET", url, None), self.timeout_seconds)
+        return await self._in_time(self._ask("GET", url, None))
 
     async def post_json(self, url: str, value: Any) -> Any:
         """Send a JSON value; return that of a successful answer.
@@ -87,90 +88,83 @@ class Upstream:
                 429, "too many queries are under way; ask again later", "busy", retry_after=1
             )
         self.requests += 1
-        return await self._in_time(self._counted(url, to_json(value)), self.timeout_seconds)
+        try:
+            return await self._in_time(self._ask("POST", url, msgspec.json.encode(value)))
+        finally:
+            self.requests -= 1
 
     async def is_ready(self, url: str) -> bool:
         """Say whether a server answers there with success. Calls meanwhile share that answer."""
         if url not in self._looks:
-            self._looks[url] = self._started(self._look(url))
+            self._looks[url] = asyncio.create_task(self._look(url))
             self._looks[url].add_done_callback(lambda _: self._looks.pop(url, None))
+        return await asyncio.shield(self._looks[url])
+
+    async def _in_time(self, work: Awaitable[T]) -> T:
+        """Wait for work, and cancel it when its time is over, however a server drips."""
         try:
-            async with asyncio.timeout(READY_SECONDS):
-                return await asyncio.shield(self._looks[url])
+            async with asyncio.timeout(self.timeout_seconds):
+                return await work
         except TimeoutError:
-            return False
-
-    def _started(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # the caller may have given up, and nobody else looks
-
-    async def _in_time(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
-        """Wait so long for work, and let it end by itself if that was not enough.
-
-        It must not be cancelled: a cancelled request keeps its place in the pool of httpcore for
-        ever, so that in the end no place is left (https://github.com/encode/httpcore/issues/1093).
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.shield(self._started(work))
-        except TimeoutError:
-            raise _too_slow() from None
-
-    async def _counted(self, url: str, body: bytes) -> Any:
-        try:
-            return await self._ask("POST", url, body)
-        finally:
-            self.requests -= 1
+            raise RefusedError(
+                504, "the guarded server did not answer in time", "upstream_timeout"
+            ) from None
+        # The texts of these errors may quote the answer.
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise upstream_failed("upstream_connection") from None
 
     async def _ask(self, method: str, url: str, body: bytes | None) -> Any:
-        read = bytearray()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self.timeout_seconds
+        # Redirects are not followed: they could carry token and queries to another server.
+        async with self._opened().request(
+            method,
+            url,
+            data=None if body is None else BytesIO(body),
+            headers=trace_headers(),
+            allow_redirects=False,
+        ) as answer:
+            _check_status(answer.status)
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise upstream_failed("upstream_packed")
+            read = bytearray()
+            async for piece in answer.content.iter_any():
+                read += piece
+                if len(read) > self.most_bytes:
+                    raise upstream_failed("upstream_too_large")
         try:
-            headers = trace_headers()
-            async with self._opened().stream(method, url, content=body, headers=headers) as answer:
-                _check_status(answer.status_code)
-                if answer.headers.get("Content-Encoding", "identity") != "identity":
-                    raise upstream_failed("upstream_packed")
-                async for piece in answer.aiter_raw():
-                    read += piece
-                    if len(read) > self.most_bytes:
-                        raise upstream_failed("upstream_too_large")
-                    # httpx limits the wait for each piece; a server may drip for ever.
-                    if loop.time() > until:
-                        raise _too_slow()
-        except httpx.TimeoutException:
-            raise _too_slow() from None
-        # The texts of these errors may quote the answer.
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError):
-            raise upstream_failed("upstream_connection") from None
-        try:
-            return from_json(bytes(read), allow_inf_nan=False)
-        except ValueError:
+            return msgspec.json.decode(read)
+        except (msgspec.DecodeError, RecursionError):
             raise upstream_failed("upstream_no_json") from None
 
     async def _look(self, url: str) -> bool:
         try:
-            async with self._opened().stream("GET", url, timeout=READY_SECONDS) as answer:
-                return answer.is_success  # the body is not read
-        except httpx.HTTPError:
+            async with (
+                asyncio.timeout(READY_SECONDS),
+                self._opened().get(url, allow_redirects=False) as answer,
+            ):
+                return 200 <= answer.status < 300  # the body is not read
+        except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError is an OSError
             return False
 
-    def _opened(self) -> httpx.AsyncClient:
-        if self._client is None:
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
             raise RuntimeError("the upstream is asked inside `async with` only")
-        return self._client
+        return self._session
 
 
-def _too_slow() -> RefusedError:
-    return RefusedError(504, "the guarded server did not answer in time", "upstream_timeout")
+def _trusted() -> ssl.SSLContext:
+    """Return what servers' certificates are checked against.
+
+    Raises:
+        InvalidOptionError: The environment's certificates cannot be used.
+    """
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    try:
+        return ssl.create_default_context(cafile=file or None, capath=folder or None)
+    except OSError as error:  # ssl.SSLError is one
+        raise InvalidOptionError(
+            "the certificates that SSL_CERT_FILE or SSL_CERT_DIR name cannot be used "
+            f"({type(error).__name__}). Name a PEM file, or a folder of such, or unset them."
+        ) from None
 
 
 def _check_status(status: int) -> None:

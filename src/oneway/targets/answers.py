@@ -180,9 +180,17 @@ class AnswerRules:
 
 
 class RuledTarget:
-    """A target with rules for its answers, which also hold the names of its classes."""
+    """A target with rules for its answers, which also hold the names of its classes.
+
+    Attributes:
+        rules: The rules.
+        input_name: The model's own name of its only input, or None.
+        output_name: The model's own name of its scores, or None.
+    """
 
     rules: AnswerRules
+    input_name: str | None = None
+    output_name: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

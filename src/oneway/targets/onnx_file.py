@@ -14,6 +14,7 @@ from oneway.targets.answers import Array, fit_shape, fixed_size, require_batch, 
 from oneway.targets.callables import callable_target
 from oneway.targets.onnx_frames import OnnxFrameTarget, are_columns
 from oneway.targets.onnx_scores import FLOATS, ScoreOutput, is_map, listed, runtime_errors
+from oneway.targets.onnx_tensors import OnnxTensorTarget
 
 DYNAMIC = (
     "Export it with a dynamic batch dimension (`dynamic_axes` or `dynamic_shapes` of "
@@ -45,9 +46,58 @@ def open_onnx(
         output_name: The output that holds the scores; needed if several could.
 
     Raises:
+        CorruptDataError: The model's inputs are neither one tensor of floats nor the columns of a
+            table.
+        OnewayError: See :func:`open_onnx_tensors`.
+    """
+    target = open_onnx_tensors(
+        where, outputs=outputs, device=device, batch_size=batch_size, output_name=output_name
+    )
+    return _of_floats(target)
+
+
+def _of_floats(target: Target | OnnxTensorTarget) -> Target:
+    """Return a target that takes one tensor of floats, or columns.
+
+    Raises:
+        CorruptDataError: It takes other inputs.
+    """
+    if not isinstance(target, OnnxTensorTarget):
+        return target
+    inputs = target.scores.session.get_inputs()
+    remedy = (
+        "Open a function that converts the queries, as by "
+        "`(255 * images).round().astype(numpy.uint8)`, and asks the model: package.module:factory."
+        if len(inputs) == 1 and "int" in inputs[0].type
+        else "Put the conversion of the queries into the model."
+    )
+    raise CorruptDataError(
+        f"{target.rules.name} must take one tensor of floats, the images in [0, 1], or one input "
+        f"of shape (N, 1) for each column of a table, but takes {listed(inputs)}. {remedy} "
+        "`oneway serve` takes the model as it is."
+    )
+
+
+def open_onnx_tensors(
+    where: str,
+    *,
+    outputs: Outputs | None,
+    device: torch.device,
+    batch_size: int,
+    output_name: str | None = None,
+) -> Target | OnnxTensorTarget:
+    """Open an ONNX file, also one that takes several tensors, or tensors that are no floats.
+
+    Args:
+        where: The file.
+        outputs: See :func:`open_onnx`.
+        device: See :func:`open_onnx`.
+        batch_size: See :func:`open_onnx`.
+        output_name: See :func:`open_onnx`.
+
+    Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        CorruptDataError: ONNX Runtime cannot load the file, or its inputs are neither one tensor
-            of floats nor the columns of a table.
+        CorruptDataError: ONNX Runtime cannot load the file.
         UnknownNameError: The model has no output of that name.
         InvalidOptionError: ``outputs`` is None, several outputs could hold the scores, the output
             is no tensor of floats, or the model cannot take ``batch_size`` queries.
@@ -56,46 +106,39 @@ def open_onnx(
     outputs = require_outputs(outputs, name)
     runtime = load_extra("onnxruntime", extra="onnx", purpose="opening an .onnx file")
     session = _load(runtime, where, _providers(runtime, device))
-    return session_target(
-        session, outputs, batch_size=batch_size, output_name=output_name, name=name
-    )
+    return _asked(session, outputs, batch_size=batch_size, output_name=output_name, name=name)
 
 
-def session_target(
+def session_target(session: Any, outputs: Outputs, **options: Any) -> Target:
+    """Take an ONNX Runtime session as a target; see :func:`open_onnx`.
+
+    Raises:
+        OnewayError: The model's inputs or outputs do not fit.
+    """
+    return _of_floats(_asked(session, outputs, **options))
+
+
+def _asked(
     session: Any,
     outputs: Outputs,
     *,
     batch_size: int,
     output_name: str | None = None,
     name: str,
-) -> Target:
-    """Take an ONNX Runtime session as a target; see :func:`open_onnx`.
-
-    Raises:
-        OnewayError: The model's inputs or outputs do not fit.
-    """
+) -> Target | OnnxTensorTarget:
     inputs = session.get_inputs()
     scores = ScoreOutput(session, _choose_output(session.get_outputs(), output_name, name))
     if are_columns(inputs):
         return OnnxFrameTarget(scores, outputs, batch_size=batch_size, name=name)
     if len(inputs) != 1 or inputs[0].type not in FLOATS:
-        remedy = (
-            "Open a function that converts the queries, as by "
-            "`(255 * images).round().astype(numpy.uint8)`, and asks the model: "
-            "package.module:factory."
-            if len(inputs) == 1 and "int" in inputs[0].type
-            else "Put the conversion of the queries into the model."
-        )
-        raise CorruptDataError(
-            f"{name} must take one tensor of floats, the images in [0, 1], or one input of shape "
-            f"(N, 1) for each column of a table, but takes {listed(inputs)}. {remedy}"
-        )
+        return OnnxTensorTarget(scores, outputs, name=name)
     model = _OnnxModel(scores, inputs[0], name)
     require_batch(model.fixed_batch, batch_size, name, DYNAMIC)
     target = callable_target(
         model, outputs, batch_size=batch_size, fill_batches=model.fixed_batch is not None, name=name
     )
     target.class_names = model.class_names()
+    target.input_name, target.output_name = inputs[0].name, scores.name
     return target
 
 

@@ -59,6 +59,7 @@ class OnnxFrameTarget(RuledTarget):
         """
         check_count("batch_size", batch_size)
         self.scores, self.outputs, self.batch_size = scores, outputs, batch_size
+        self.output_name = scores.name
         self._types = {each.name: each.type for each in scores.session.get_inputs()}
         self.feature_names = tuple(self._types)
         zeros = {

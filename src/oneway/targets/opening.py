@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from oneway.targets.answers import checked_class_names, class_names_of
 from oneway.targets.entry_point import open_entry_point
 from oneway.targets.estimator_files import open_pickle, open_skops
 from oneway.targets.http_endpoint import open_endpoint
-from oneway.targets.onnx_file import open_onnx
+from oneway.targets.onnx_file import open_onnx, open_onnx_tensors
+from oneway.targets.onnx_tensors import OnnxTensorTarget
 from oneway.targets.torch_files import open_exported, open_torchscript
 
 ENTRY_POINT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -101,6 +102,44 @@ def open_target(
     """
     check_count("batch_size", batch_size)
     kind = _kind_of(where)
+    known = _checked_options(kind, options)
+    names = None if class_names is None else checked_class_names(class_names)
+    if "class_names" in known:
+        options["class_names"] = names
+    target = kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
+    return target if names is None else named_target(target, names, where)
+
+
+def open_served(
+    where: str, *, outputs: Outputs | None, device: torch.device, batch_size: int, **options: Any
+) -> Target | OnnxTensorTarget:
+    """Open a model for a server, as :func:`open_target` does, and ONNX files of any inputs.
+
+    Args:
+        where: The file or function.
+        outputs: What the model answers with.
+        device: Where a network of PyTorch or ONNX computes.
+        batch_size: Most queries that the model gets at once.
+        **options: See :func:`open_target`.
+
+    Raises:
+        OnewayError: The model cannot be opened. The message says why, and what to do.
+    """
+    kind = _kind_of(where)
+    common: dict[str, Any] = {"outputs": outputs, "device": device, "batch_size": batch_size}
+    if kind.open is not open_onnx:
+        return open_target(where, **common, **options)
+    _checked_options(kind, options)
+    return open_onnx_tensors(where, **common, **options)
+
+
+def _checked_options(kind: _Kind, options: Mapping[str, Any]) -> Collection[str]:
+    """Return the parameters of what opens a kind of model.
+
+    Raises:
+        InvalidOptionError: It takes no options, and got some.
+        UnknownNameError: It has no option of a name.
+    """
     signature = inspect.signature(kind.open).parameters
     common = ("outputs", "device", "batch_size", "class_names")
     known = [
@@ -113,14 +152,10 @@ def open_target(
             raise InvalidOptionError(f"{kind.name} takes no options, but got {option!r}.")
         if option not in known:
             raise UnknownNameError(f"option of {kind.name}", option, known)
-    names = None if class_names is None else checked_class_names(class_names)
-    if "class_names" in signature:
-        options["class_names"] = names
-    target = kind.open(where, outputs=outputs, device=device, batch_size=batch_size, **options)
-    return target if names is None else _named(target, names, where)
+    return signature.keys()
 
 
-def _named(target: Target, names: tuple[str, ...], where: str) -> Target:
+def named_target(target: Target, names: tuple[str, ...], where: str) -> Target:
     """Give a target the names of its classes.
 
     Raises:

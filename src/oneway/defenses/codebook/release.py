@@ -15,7 +15,7 @@ from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fitted import FittedQueries, HeldOut, refuse_training
 from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
-from oneway.defenses.codebook.table import Codebook
+from oneway.defenses.codebook.table import Codebook, Sizes
 from oneway.defenses.codebook.traffic import (
     check_groups,
     check_sensitive,
@@ -405,9 +405,8 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                     f"{path} must be a codebook of format {FORMAT}, but was written by another "
                     "version of oneway. Fit it again with `oneway codebook`."
                 )
-            with torch.device("meta"):  # no memory for what a header says
-                described = Codebook(**header["architecture"]).state_dict()
-            _refuse_other_tensors(path, state, described)
+            # No memory for what a header says, before the file is known to hold it.
+            _refuse_other_tensors(path, state, Sizes(**header["architecture"]))
             loaded = cls(Codebook(**header["architecture"]))
             loaded.state.load_state_dict(state)
             stored = header["certificate"]
@@ -473,20 +472,19 @@ def _of(values: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if values is None else values[rows.to(values.device)]
 
 
-def _refuse_other_tensors(
-    path: Path, state: Mapping[str, Tensor], described: Mapping[str, Tensor]
-) -> None:
-    """Refuse tensors that are not those which a header describes.
+def _refuse_other_tensors(path: Path, state: Mapping[str, Tensor], sizes: Sizes) -> None:
+    """Refuse tensors that are not those of the sizes that a header states.
 
     Raises:
         CorruptDataError: A name, type or shape differs.
     """
-    for name in sorted(described.keys() | state.keys()):
+    stored = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+    for name in sorted(sizes.tensors.keys() | stored.keys()):
         got, expected = (
-            f"{name_of(tensors[name].dtype)} of shape {tuple(tensors[name].shape)}"
+            f"{name_of(tensors[name][0])} of shape {tensors[name][1]}"
             if name in tensors
             else "none"
-            for tensors in (state, described)
+            for tensors in (stored, sizes.tensors)
         )
         if got != expected:
             raise CorruptDataError(

@@ -37,6 +37,21 @@ class Sizes:
     boxes: int
     cells: int
 
+    @property
+    def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Types and shapes of a table's tensors, by name, without the memory that they take."""
+        classes, boxes, cells = self.num_classes, self.boxes, self.cells
+        width = width_of(classes, self.explicit_classes)
+        whole = ("labels", "members", "shared", "groups")
+        return {
+            "classes": (torch.int64, (classes, self.explicit_classes)),
+            "edges": (torch.float64, (classes, boxes, width)),
+            "assignment": (torch.int64, (classes, boxes)),
+            "values": (torch.float64, (cells, width)),
+            "offsets": (torch.float64, (cells,)),
+            **dict.fromkeys(whole, (torch.int64, (cells,))),
+        }
+
 
 class Codebook(nn.Module):
     """For each label a few boxes; each box belongs to a cell; each cell has one released vector.

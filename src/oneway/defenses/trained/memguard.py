@@ -100,6 +100,7 @@ class MemGuard(DefenseWithState, ScoreDefense):
         the auxiliary images.
     """
 
+    needs_same_bits = True  # its noise is searched for by gradients
     state_type = MembershipClassifier
     training = MembershipTraining
     fitted_to = "the classifier and the images that it was trained on"
