@@ -307,8 +307,22 @@ def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
         most = max(lengths, default=attackers["training"]["epochs"])
         facts.append(("Epochs", f"at most {most}"))
     facts.append(("Seeds", seeds_of(summaries)))
+    facts += _made(summaries)
     machines = (fact for summary in summaries for fact in _machines(summary))
     return [*facts, *dict.fromkeys(machines)]
+
+
+def _made(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
+    """Return when and by which code records were made, and hashes of their data and models."""
+    made = [each for summary in summaries for each in summary.provenances]
+    days = sorted({each.date.partition("T")[0] for each in made})
+    named = {
+        "Commits": sorted({each.commit or "an installed package" for each in made}),
+        "Data, SHA-256": sorted({each.data for each in made}),
+        "Models, SHA-256": sorted({each.model or "not at hand" for each in made}),
+    }
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return [("Made", span), *((name, ", ".join(each)) for name, each in named.items())]
 
 
 def _machines(summary: Summary) -> list[tuple[str, str]]:
