@@ -35,6 +35,27 @@ def notices(page):
     return [one.text().replace("\xa0", " ") for one in page.every("p") if one.has("notice")]
 
 
+def test_the_page_says_when_by_what_and_of_what_its_records_were_made(board):
+    records = board()
+    last = dataclasses.replace(
+        records[-1].provenance, date="2026-02-03T00:00:00+00:00", commit=None, model=None
+    )
+    records[-1] = dataclasses.replace(records[-1], provenance=last)
+    said = words(page_of(records))
+    first = records[0].provenance
+    for text in (first.date[:10], first.commit, first.data, first.model):
+        assert text in said
+    for text in (f"{first.date[:10]} to 2026-02-03", "an installed package", "not at hand"):
+        assert text in said
+
+
+def test_errors_of_a_table_stand_beside_those_from_the_label_alone(board):
+    page, summaries = page_of(board()), summarise(board())
+    (title,) = [title for title in tables(page) if title.startswith("Means")]
+    for name in ("label", "clean"):
+        assert f"{summaries[0].values[f'baseline {name}'].mean:.4f}" in title
+
+
 def test_every_cell_of_every_table_is_the_summarys(board):
     records = board()
     page, summaries = page_of(records), summarise(records)
