@@ -26,7 +26,7 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lenet") / "work"
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        runpy.run_path(str(ROOT / "examples" / "lenet.py"))["main"](folder, epochs=4)
+        runpy.run_path(str(ROOT / "examples" / "lenet.py"))["main"](folder, epochs=6)
     assert "accuracy 0.9" in said.getvalue()
     return folder
 
