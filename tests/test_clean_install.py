@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -95,19 +96,21 @@ PACKAGES = [
 ]
 
 
-def test_importing_and_help_need_no_extra(clean):
-    said = clean.script(
-        "from importlib import import_module\n"
-        "import oneway\n"
-        "from oneway.cli.main import app\n"
-        "from typer.testing import CliRunner\n"
-        "print(oneway.__version__, CliRunner().invoke(app, ['--help']).stdout)\n"
-        f"for name in {PACKAGES}:\n"
-        "    package = import_module(f'oneway.{name}')\n"
-        "    [getattr(package, name) for name in package.__all__]\n"
-    )
-    assert re.match(r"\d+\.\d+", said)
-    assert "doctor" in said
+HELP = f"""
+from importlib import import_module
+import oneway
+from oneway.cli.main import app
+from typer.testing import CliRunner
+print(oneway.__version__, CliRunner().invoke(app, ['--help']).stdout)
+for name in {PACKAGES}:
+    package = import_module(f'oneway.{{name}}')
+    [getattr(package, name) for name in package.__all__]
+"""
+
+
+def test_importing_and_help_need_no_extra(said):
+    assert re.match(r"\d+\.\d+", said["help"])
+    assert "doctor" in said["help"]
 
 
 def test_doctor_finds_the_core_working_and_the_extras_missing(clean):
@@ -127,8 +130,7 @@ def test_doctor_finds_the_core_working_and_the_extras_missing(clean):
     assert {name: state for name, state in shown.items() if name in states} == states
 
 
-def test_a_module_is_guarded_by_rounding_and_by_a_codebook_from_its_file(clean):
-    said = clean.script("""
+GUARDED = """
 import torch, oneway
 from pathlib import Path
 from oneway.adapters import Guard, GuardedModule
@@ -153,8 +155,11 @@ assert opened.certificate == fitted.certificate
 guarded = oneway.DefendedTarget(oneway.TorchTarget(model), opened)(images)
 assert torch.equal(guarded.argmax(-1), logits.argmax(-1))
 print(len(guarded.unique(dim=0)), "vectors")
-""")
-    assert 5 <= int(said.split()[0]) <= 60
+"""
+
+
+def test_a_module_is_guarded_by_rounding_and_by_a_codebook_from_its_file(said):
+    assert 5 <= int(said["guarded"].split()[0]) <= 60
 
 
 NEEDED = {
@@ -167,18 +172,27 @@ NEEDED = {
 }
 
 
-COMMANDS = """
-import json
+COMMANDS = f"""
 from typer.testing import CliRunner
 from oneway.cli.main import app
-done = [CliRunner().invoke(app, command) for command in {commands}]
+done = [CliRunner().invoke(app, command) for command in {[*NEEDED]}]
 print(json.dumps([[one.exit_code, one.stderr] for one in done]))
 """
 
 
-def test_a_command_without_its_extra_says_which(clean):
-    said = json.loads(clean.script(COMMANDS.format(commands=[list(words) for words in NEEDED])))
-    for (command, extra), (code, stderr) in zip(NEEDED.items(), said, strict=True):
+@pytest.fixture(scope="module")
+def said(clean):
+    """What three scripts print, in one process: each would import torch anew."""
+    lines = ["import contextlib, io, json", "said = {}"]
+    for name, script in {"help": HELP, "guarded": GUARDED, "commands": COMMANDS}.items():
+        lines.append("with contextlib.redirect_stdout(io.StringIO()) as printed:")
+        lines += [indent(script, "    "), f"said[{name!r}] = printed.getvalue()"]
+    return json.loads(clean.script("\n".join([*lines, "print(json.dumps(said))"])))
+
+
+def test_a_command_without_its_extra_says_which(said):
+    done = json.loads(said["commands"])
+    for (command, extra), (code, stderr) in zip(NEEDED.items(), done, strict=True):
         assert code == 2, (command, stderr)
         assert f"pip install 'oneway[{extra}]'" in stderr, (command, stderr)
         assert stderr.strip().splitlines()[-1].startswith("error: "), (command, stderr)

@@ -4,9 +4,6 @@ import asyncio
 import os
 import pickle
 import runpy
-import signal
-import socket
-import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
@@ -18,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from endpoints import PATIENCE
 from faulty_defenses import REFUSED, Faulty
 from oneway.adapters import Guard, KeyedRandomness, SecretKey
 from oneway.defenses.dirichlet_noise import DirichletNoise
@@ -303,48 +299,20 @@ def test_what_cannot_be_loaded_is_refused():
         plain(lambda queries: queries, Identity())
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::Warning")  # MLflow's, of its own
-def test_mlflow_models_serve_answers_over_http(tmp_path, monkeypatch):
-    """The example, logged here and served by the command that it names, in its own processes."""
+def test_the_example_is_loaded_with_its_functions_and_answers_over_http(tmp_path, monkeypatch):
+    """As `mlflow models serve` would: by MLflow's own server, from what lies in the folder."""
     pytest.importorskip("skops")
-    commands = Path(sys.executable).parent
-    environment = os.environ | {
-        "ONEWAY_KEY": SECRET,
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONWARNINGS": "ignore",
-    }
     example = ROOT / "examples" / "guarded_mlflow.py"
     monkeypatch.delenv("ONEWAY_KEY", raising=False)  # to log a guard takes no key
     monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "work")])
-    runpy.run_path(str(example), run_name="__main__")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(  # noqa: S603  our own arguments
-        [
-            *(sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"),
-            *("--model-uri", str(tmp_path / "work" / "guarded"), "--port", str(port)),
-        ],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said = ""
-        while "Uvicorn running" not in said:
-            said = server.stderr.readline()
-            assert said, "the server ended"
-        images = np.random.default_rng(0).random((5, 64)).astype(np.float32)
-        url = f"http://127.0.0.1:{port}/invocations"
-        answer = httpx.post(url, json={"inputs": images.tolist()}, timeout=PATIENCE)
-        again = httpx.post(url, json={"inputs": images[3:].tolist()}, timeout=PATIENCE)
-        assert answer.status_code == 200, answer.text
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.stderr.close()
-        server.wait()
+    images = np.random.default_rng(0).random((5, 64)).astype(np.float32)
+    with quiet():
+        runpy.run_path(str(example), run_name="__main__")
+        monkeypatch.setenv("ONEWAY_KEY", SECRET)
+        app = init(mlflow.pyfunc.load_model(str(tmp_path / "work" / "guarded")))
+        answer = ask(app, {"inputs": images.tolist()})
+        again = ask(app, {"inputs": images[3:].tolist()})
+    assert answer.status_code == 200, answer.text
     released = np.array(answer.json()["predictions"])
     np.testing.assert_array_equal(np.array(again.json()["predictions"]), released[3:])
     import skops.io

@@ -156,7 +156,7 @@ def attacked(oneway, work):
         "--released-auxiliary", work / "released-auxiliary.npy",
         "--released-test", work / "released-test.npy",
         "--out", work / "record.jsonl", "--figure", work / "figure.png",
-        "--cache", work / "cache", "--epochs", 1,
+        "--cache", work / "cache", "--epochs", 1, "--most-epochs", 1,
     )  # fmt: skip
 
 
@@ -173,7 +173,8 @@ def test_attack_reports_each_attacker_and_writes_record_and_figure(work, attacke
 def test_a_required_gap_that_is_missed_exits_1(oneway, work, attacked):
     assert attacked.exit_code == 0
     arguments = ("attack", work / "auxiliary.npz", work / "test.npz", "--cache", work / "cache")
-    assert oneway(*arguments, "--epochs", 1, "--require-gap", 0.5).exit_code == 1
+    arguments += ("--epochs", 1, "--most-epochs", 1, "--require-gap", 0.5)
+    assert oneway(*arguments).exit_code == 1
 
 
 def test_what_loading_left_out_or_converted_is_printed(oneway, tmp_path):

@@ -210,7 +210,7 @@ def test_no_row_depends_on_another(case, dtype, images):
     reversed_rows = defense(logits[order], images[order])[order]
     # A network may compute in float32 what is asked and answered in float64.
     torch.testing.assert_close(reversed_rows, together, rtol=1e-5, atol=1e-5)
-    for row in range(COUNT):
+    for row in (*range(6), *range(6, COUNT, 5)):  # the odd ones come first
         alone = defense(logits[row : row + 1], images[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-5)
 
@@ -218,7 +218,8 @@ def test_no_row_depends_on_another(case, dtype, images):
 @pytest.mark.parametrize("case", RANDOM)
 @looped("dtype", DTYPES)
 def test_no_row_of_a_random_answer_depends_on_another_in_distribution(case, dtype, images):
-    defense, count, some, logits = build(case), 150, slice(4), logits_of(dtype)
+    defense, count, some = build(case), 150, slice(4)
+    logits, images = logits_of(dtype)[:12], images[:12]
     together = answers(defense, logits, images, count)[:, some].double()
     alone = answers(defense, logits[some], images[some], count).double()
     spread = ((together.var(0) + alone.var(0)) / count).sqrt()

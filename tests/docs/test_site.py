@@ -18,20 +18,25 @@ pytestmark = pytest.mark.slow
 LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/attacks")
 """A page of cards, of equations and tables, of commands, and of signatures."""
 
+FITTED = ("leaderboard", "reference/cli", "audit", "glossary")
+"""Pages of wide tables and long names, which a phone must show, too."""
+
 PHONE = {"width": 390, "height": 844}
+
+READERS = {
+    "I serve a model": "engineer",
+    "I must show what an API leaks": "privacy-team",
+    "I compare defenses and attacks": "researcher",
+}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Build it as `make docs` does: any warning is an error.
-
-    But for the objects of a module in its page's contents, which Sphinx copies for each page.
-    """
+    """Build it as `make docs` does, but for the navigation of pages that nobody opens here."""
     out = tmp_path_factory.mktemp("site") / "html"
-    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
-    fewer = ["--define", "toc_object_entries=0"]
+    shown = (*LOOKED_AT, *FITTED, "search", *(f"tutorials/{name}" for name in READERS.values()))
     done = subprocess.run(  # noqa: S603  our own interpreter and arguments
-        [sys.executable, "-m", "sphinx", *strict, *fewer, "docs", str(out)],
+        [sys.executable, str(ROOT / "tests" / "docs" / "quick_site.py"), "docs", str(out), *shown],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -130,7 +135,7 @@ def test_everybody_can_read_it(opened):
 
 
 def test_a_phone_needs_no_sideways_scrolling(opened):
-    for name in (*LOOKED_AT, "leaderboard", "reference/cli", "audit", "glossary"):
+    for name in (*LOOKED_AT, *FITTED):
         page = opened(name)
         page.set_viewport_size(PHONE)
         assert overflow(page) == 0, name
@@ -143,13 +148,6 @@ def test_search_works_offline_and_from_the_disk(opened):
     page.wait_for_selector("#search-results li a")
     found = page.eval_on_selector_all("#search-results li a", "all => all.map(one => one.href)")
     assert any("defenses/planted-leak" in link for link in found)
-
-
-READERS = {
-    "I serve a model": "engineer",
-    "I must show what an API leaks": "privacy-team",
-    "I compare defenses and attacks": "researcher",
-}
 
 
 def test_each_reader_is_led_from_the_front_page(opened):

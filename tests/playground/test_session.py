@@ -26,6 +26,8 @@ from playground.planted import default_setting
 from playground.tiny import tiny_spec
 
 EVERY = [setting for defense in SLIDERS for setting in all_settings(defense)]
+LIKE_THE_LIBRARY = ("adversarial-noise", "codebook")
+"""Attacked here and by the library: one defense that reads queries, and one of scores alone."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def experiment(digits, tmp_path_factory):
             ReleaseSpec("none", "none"),
             *(
                 ReleaseSpec(name, name, dict(default_setting(name).options))
-                for name in ("rounding", "adversarial-noise", "codebook")
+                for name in LIKE_THE_LIBRARY
             ),
         ),
     )
@@ -96,7 +98,7 @@ def test_an_attacker_of_exactly_one_setting_is_the_librarys_retrained_one(
     session, outcomes, experiment
 ):
     images = experiment.splits.test_images
-    for defense in ("rounding", "adversarial-noise", "codebook"):
+    for defense in LIKE_THE_LIBRARY:
         setting, outcome = default_setting(defense), outcomes[defense]
         early, final = session.examine(setting, no_progress)
         assert early.retrained is None
