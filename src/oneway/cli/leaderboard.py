@@ -64,7 +64,7 @@ def leaderboard(
     from oneway.benchmark import bundled_spec, load_spec, summarise
     from oneway.report import frontier_lines, report_lines, summary_table
     from oneway.report.experiments import todays
-    from oneway.report.page import chart_key, frontier_charts, write_charts
+    from oneway.report.page import frontier_charts, write_charts
 
     device_used = choose_device(device)
     specs = [
@@ -88,6 +88,6 @@ def leaderboard(
         picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)
         picture.unlink(missing_ok=True)  # of other records it would be taken for theirs
         if charts:
-            write_charts(picture, table.title, charts, chart_key(summaries))
+            write_charts(picture, table.title, charts)
         drawn = f" and {picture.name}" if charts else ""
         typer.echo(f"Wrote {page}{drawn}")
