@@ -22,10 +22,10 @@ setup: $(READY) ## Make .venv with oneway, its extras and the developers' tools 
 
 $(READY): pyproject.toml constraints.txt
 	$(venv)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable ".[demo,audit,export,grpc,http,mlflow,onnx,otel,playground,ray,records,serve,sklearn]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --group docs --editable ".[art,demo,audit,export,grpc,http,mlflow,onnx,otel,playground,ray,records,serve,sklearn]"
 	touch $@
 
-# The demo needs a tenth of that.
+# The demo needs less than half of that.
 $(DEMO): pyproject.toml constraints.txt
 	$(venv)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"

@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import Generator, Tensor
 
 from oneway.defenses.codebook import FitSettings, cut_calibration, merge_calibration
-from oneway.defenses.codebook.fit import center_of
+from oneway.defenses.codebook.boxes import center_of
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import httpx
 import torch
+import yaml
 from markdown_it import MarkdownIt
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -41,7 +42,7 @@ from oneway.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
-LANGUAGES = ("python", "bash", "toml", "json", "text")
+LANGUAGES = ("python", "bash", "toml", "json", "yaml", "text")
 NOTE = re.compile(r"<!-- (file|parse only|figures vary)(?:: (.+?))? -->")
 WIDTH = 112
 """Columns of an output."""
@@ -356,6 +357,8 @@ class PageRun:
             check_toml(tomllib.loads(block.text))
         elif block.language == "json":
             json.loads(block.text)
+        elif block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.text), dict)
 
     def close(self) -> None:
         """Stop servers; with ONEWAY_WRITE_DOCS=1, write what was printed into the page."""

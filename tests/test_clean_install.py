@@ -167,7 +167,7 @@ NEEDED = {
     ("playground", "--no-open"): "playground",
     ("serve", "m.pt", "--outputs", "logits", "--input-shape", "4", "--guard", "g"): "serve",
     ("serve", "http://127.0.0.1:9", "--outputs", "logits", "--guard", "g"): "serve",
-    ("audit", "m.pt", "--outputs", "logits", "--auxiliary", "a.npz", "--test", "t.npz"): "audit",
+    ("audit", "m.pt", "--outputs", "logits", "--attacker-data", "a", "--queries", "q"): "audit",
     ("export", "none.safetensors", "--out", "guard.onnx"): "export",
 }
 

@@ -16,6 +16,7 @@ from oneway.errors import MissingExtraError
     [
         ("oneway.adapters.scikit_learn", "sklearn", "sklearn"),
         ("oneway.adapters.mlflow", "mlflow", "mlflow"),
+        ("oneway.adapters.art", "art", "art"),
     ],
 )
 def test_a_module_of_its_own_is_missed_when_it_is_imported(monkeypatch, module, package, extra):

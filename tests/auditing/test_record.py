@@ -104,7 +104,16 @@ def test_what_is_no_record_of_this_form_is_refused_with_its_place_and_remedy(cha
 def test_a_missing_key_is_refused_whichever_it_is():
     later = {
         *("attack_failed", "clean_convergence", "closed_gap_at_least", "command", "convergence"),
-        *("detection_limit", "embedder", "matching", "numerics", "schema", "understanding"),
+        *(
+            "detection_limit",
+            "embedder",
+            "groups",
+            "guard_version",
+            "matching",
+            "numerics",
+            "schema",
+            "understanding",
+        ),
     }
     for key in VALUES.keys() - later:
         rest = {name: value for name, value in VALUES.items() if name != key}

@@ -10,9 +10,9 @@ from oneway.cli.main import app
 from oneway.data.datasets import DATASETS
 
 
-def invoke(*arguments: object) -> Result:
+def invoke(*arguments: object, env: dict[str, str] | None = None) -> Result:
     """Run ``oneway`` with these arguments, in a wide terminal so that no message is wrapped."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
 
 
 READ = []

@@ -12,16 +12,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import guarded_servers
 from auditing.audits import BLACK_BOX, ROWS, TESTS, TINY, Scores, blobs, quickly
 from endpoints import OpenInferenceServer, as_json, running
 from laws import looped
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit
 from oneway.cli.common import parse_options
 from oneway.cli.sources import parse_size
+from oneway.defenses import ServableDefense
+from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import Flag
 from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
+from oneway.releases import release
+from oneway.serving import GuardedModel, ServingSettings, serving_app
+from oneway.targets import TorchTarget
 
 FACTORY = """
 import numpy as np
@@ -79,8 +85,8 @@ def arguments(place, model="audited_models:network", outputs="logits", **options
     """What a user types; ``release="x"`` is ``--release x``, None leaves an option out."""
     options = {
         "outputs": outputs,
-        "auxiliary": place / "own.npz",
-        "test": place / "queries.npz",
+        "attacker_data": place / "own.npz",
+        "queries": place / "queries.npz",
         "out": place / "report",
         "cache": place / "cache",
         "seeds": 1,
@@ -196,7 +202,7 @@ def test_a_class_that_a_folder_lacks_is_matched_by_name_or_refused(
     own, queries = tmp_path / "own", tmp_path / "queries"
     write_folder(own, ROWS, 0, ("fox", None, "cat"))
     write_folder(queries, TESTS, 1, ("fox", None, "cat"))
-    told = arguments(place, auxiliary=own, test=queries, out=tmp_path / "out")
+    told = arguments(place, attacker_data=own, queries=queries, out=tmp_path / "out")
     with monkeypatch.context() as patch:
         patch.setattr(ModelAudit, "run", never_audited)
         refused(oneway(*told), "3 scores", "names 2", "'cat', 'fox'", "--classes")
@@ -225,10 +231,6 @@ def test_an_audit_runs_on_a_cluster_with_a_model_that_each_worker_opens(oneway, 
     assert record.seeds == (0, 1)
     # Each worker kept what it trained where the command was given, and names it relative to that.
     assert len(list((place / "sent" / "networks").glob("inverter-*"))) >= 4
-
-
-def test_an_unknown_executor_is_refused_before_any_audit(oneway, place):
-    refused(oneway(*arguments(place), "--executor", "rai"), "executor", "ray")
 
 
 @pytest.fixture
@@ -261,18 +263,28 @@ def test_a_release_that_tells_the_label_alone_reaches_the_required_gap(oneway, p
 
 
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning")
-def test_a_torchscript_file_and_a_guarded_endpoint(oneway, place, tmp_path):
+def test_a_torchscript_file_and_our_own_server_with_the_defaults_of_both(oneway, place, tmp_path):
     path = tmp_path / "model.pt"
     torch.jit.trace(Scores(), torch.rand(2, 1, 8, 8)).save(str(path))
-    result = oneway(
-        *arguments(place, str(path), guarded="audited_models:network", out=tmp_path / "out"),
-        "--no-controls",
-        *("--guarded-outputs", "logits"),
-    )
-    ran(result, 1)
+    guard = ServableDefense("rounding", "7", Rounding(decimals=2))
+    where = torch.device("cpu")
+    model = GuardedModel(TorchTarget(Scores()), guard, input_shape=(1, 8, 8), device=where)
+    model.check()
+    how = ServingSettings(port=0)
+    with guarded_servers.running(serving_app(model, how), how) as server:
+        (name,) = (each["name"] for each in server.client.post("/v2/repository/index").json())
+        address = f"{server.url}/v2/models/{name}"
+        result = oneway(
+            *arguments(place, str(path), guarded=address, out=tmp_path / "out"), "--no-controls"
+        )
+    ran(result, 0, 1)
     record = read_record(tmp_path / "out")
     assert record.defense == "guarded endpoint"
-    assert record.closed_gap == pytest.approx(0, abs=0.2)
+    assert record.label_changes == 0
+    rounded = Scores()(torch.as_tensor(np.load(place / "queries.npz")["images"])).softmax(-1)
+    moved = release(Rounding(decimals=2)(rounded.log())) - rounded
+    l1 = float(moved.abs().sum(-1).mean())
+    assert record.utility["l1_mean"] == pytest.approx(l1, rel=1e-3)
     assert record.provenance.model == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -309,7 +321,7 @@ def color_files(place):
         images, labels = in_color(rows, seed)
         # As cameras and Pillow have them: channels last.
         np.savez(place / f"{name}.npz", images=np.moveaxis(images, 1, -1), labels=labels)
-    return {"auxiliary": place / "color-own.npz", "test": place / "color-queries.npz"}
+    return {"attacker_data": place / "color-own.npz", "queries": place / "color-queries.npz"}
 
 
 def test_an_endpoint_is_audited_over_http_in_color_and_not_square(
@@ -395,8 +407,8 @@ def test_a_table_is_audited_column_by_column(oneway, place, tmp_path):
             place,
             "audited_tables:model",
             "confidences",
-            auxiliary=own,
-            test=queries,
+            attacker_data=own,
+            queries=queries,
             label="risk",
             out=tmp_path / "out",
         ),
@@ -431,14 +443,14 @@ WRONG = {
     "option of none": ({"option": "step_size=0.1"}, "unknown option of 'none' 'step_size'"),
     "missing option": ({"defense": "temperature", "option": "temprature=2"}, "'temperature'"),
     "out of range": ({"defense": "temperature", "option": "temperature=-1"}, "positive"),
-    "mixed data": ({"test": "queries.csv"}, "both be tables, or both images"),
+    "mixed data": ({"queries": "queries.csv"}, "both be tables, or both images"),
     "no outputs": ({"outputs": None}, "outputs"),
-    "no such file": ({"auxiliary": "onw.npz"}, "onw.npz"),
+    "no such file": ({"attacker_data": "onw.npz"}, "onw.npz"),
     "two defenses": (
         {"defense": "label-only", "guarded": "audited_models:network"},
         "either a defense or a guarded endpoint",
     ),
-    "same data": ({"test": "own.npz"}, "share 300 images"),
+    "same data": ({"queries": "own.npz"}, "share 300 images"),
     "device": ({"device": "tpu9"}, "device 'tpu9' cannot be used here"),
 }
 
@@ -490,7 +502,7 @@ def test_what_is_no_model_is_refused(oneway, place, tmp_path):
 def test_too_few_rows_are_refused_with_how_many_it_takes(oneway, place, tmp_path):
     np.savez(tmp_path / "few.npz", images=blobs(20, 3)[0].numpy())
     refused(
-        oneway(*arguments(place, test=tmp_path / "few.npz", out=tmp_path / "no")),
+        oneway(*arguments(place, queries=tmp_path / "few.npz", out=tmp_path / "no")),
         "at least 50 test rows, but got 20",
     )
 

@@ -314,7 +314,7 @@ def test_choose_shows_the_family_and_a_command_that_works(oneway, scores, tmp_pa
     assert "codebook" in result.output
     assert "label alone: 0." in result.output
     assert "--max-cells 30" in " ".join(result.output.split())
-    words = result.output.split("Use oneway ")[1].split()
+    words = result.output.split("Make it: oneway ")[1].split()
     out = tmp_path / "guard.safetensors"
     again = [str(out) if word == "guard.safetensors" else word for word in words]
     assert oneway(*again).exit_code == 0
@@ -341,14 +341,14 @@ def test_wrong_usage_is_told_in_one_line_and_nothing_is_written(
 ):
     monkeypatch.chdir(tmp_path)
     scores, guard = work / "auxiliary.npz", fitted[0]
-    model = ("--out", "g.onnx", "--output", "y", "--model")
+    model = ("--out", "g.onnx", "--output-name", "y", "--model")
     for arguments, message in (
         (("codebook", scores, "--out", "guard.npz"), "--out must end in .safetensors"),
         (("codebook", scores, "--out", "g.safetensors", "--center", "mode"), "center 'mode'"),
         (("certify", work / "s.safetensors", scores), "not a codebook"),
         (("certify", "absent.safetensors", scores), "no codebook file absent.safetensors"),
         (("export", guard, "--out", "guard.bin"), "--out must end in .onnx"),
-        (("export", guard, "--out", "g.onnx", "--output", "logits"), "go together"),
+        (("export", guard, "--out", "g.onnx", "--output-name", "logits"), "go together"),
         (("export", guard, *model, "absent.onnx"), "no model file absent.onnx"),
         (("export", guard, *model, scores), "is not an ONNX model"),
     ):

@@ -42,7 +42,6 @@ def test_a_missing_inverter_says_how_to_get_one(oneway, work, out):
     ("arguments", "hint"),
     [
         (("--defense", "adverserial-noise"), "Did you mean 'adversarial-noise'?"),
-        (("--dtype", "flaot16"), "Did you mean 'float16'?"),
         (("--option", "norm=3"), "norm must be"),
         (("--option", "update=projekt"), "Did you mean 'project'?"),
         (("--option", "step_size=-1"), "step_size must be positive"),
@@ -131,8 +130,9 @@ def test_a_message_holds_no_value_of_a_query(oneway, work, out, tmp_path):
 
 def test_an_unknown_data_set_or_preset_is_refused_before_any_training(oneway, tmp_path):
     options = ("--out", tmp_path / "work")
-    refused(oneway("train", "target", *options, "--data", "digit"), "Did you mean 'digits'?")
-    refused(oneway("train", "target", *options, "--preset", "papr-mnist"), "'paper-mnist'")
+    for wrong, known in (("--data", "digits"), ("--preset", "paper-mnist")):
+        result = oneway("train", "target", *options, wrong, known[1:])
+        assert (result.exit_code, f"'{known}'" in result.stderr) == (2, True)
     refused(oneway("demo", "--data", "minst"), "Did you mean 'mnist'?")
     assert not (tmp_path / "work").exists()
 

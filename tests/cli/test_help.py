@@ -4,20 +4,46 @@ import os
 import subprocess
 import sys
 
-from laws import looped
+from typer.main import get_command
 
-COMMANDS = [
-    *(("demo",), ("train", "target"), ("train", "inverter"), ("defend",), ("attack",)),
-    *(("codebook",), ("certify",), ("choose",), ("export",), ("doctor",)),
-    *(("reproduce",), ("results",), ("serve",), ("playground",)),
-]
+from fences import check_command, commands_of
+from laws import looped
+from oneway.cli.main import app
+
+
+def names_of(group):
+    """Yield every command's words."""
+    for name, command in group.commands.items():
+        if getattr(command, "commands", None):
+            yield from ((name, *words) for words in names_of(command))
+        else:
+            yield (name,)
+
+
+COMMANDS = list(names_of(get_command(app)))
+
+
+LIGHT = [(), *(command for command in COMMANDS if command != ("audit",))]
+"""All but the audit's, which names every attacker."""
+
+AUDIT = 'model = "model.pt"\nattacker-data = "own.npz"\nqueries = "queries.npz"\n'
 
 
 @looped("command", COMMANDS)
-def test_help_of_a_command_shows_an_example(oneway, command):
-    result = oneway(*command, "--help")
+def test_examples_can_be_copied_out_of_the_help_of_a_narrow_terminal(
+    oneway, command, tmp_path, monkeypatch
+):
+    """As a reader copies them: lines as they stand at 80 columns, parsed by the command itself."""
+    result = oneway(*command, "--help", env={"COLUMNS": "80"})
     assert result.exit_code == 0
-    assert f"oneway {' '.join(command)}" in result.stdout.split("For example:")[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audit.toml").write_text(AUDIT, encoding="utf-8")
+    examples = commands_of(result.stdout.split("For example:")[1])
+    assert examples
+    for words in examples:
+        plain = words[1:] if words[0] == "RAY_ADDRESS=auto" else words
+        assert plain[: 1 + len(command)] == ["oneway", *command]
+        check_command(plain)
 
 
 def test_help_imports_neither_torch_nor_numpy():
@@ -25,7 +51,7 @@ def test_help_imports_neither_torch_nor_numpy():
     script = (
         "import sys\n"
         "from oneway.cli.main import app\n"
-        f"for command in {[(), *COMMANDS]!r}:\n"
+        f"for command in {LIGHT!r}:\n"
         "    try:\n"
         "        app([*command, '--help'])\n"
         "    except SystemExit as stop:\n"
@@ -37,7 +63,7 @@ def test_help_imports_neither_torch_nor_numpy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == 1 + len(COMMANDS)
+    assert done.stdout.count("Usage: ") == len(LIGHT)
 
 
 def test_help_ends_on_an_output_of_ascii_alone():

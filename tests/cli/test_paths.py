@@ -149,7 +149,7 @@ def test_a_command_that_would_overwrite_its_input_leaves_it_as_it_is(oneway, tmp
         ("attack", scores, tmp_path / "test.npz", "--out", scores),
         ("attack", tmp_path / "aux.npz", scores, "--figure", scores),
         ("report", scores, "--out", scores),
-        ("audit", scores, "--auxiliary", images, "--test", images, "--out", images),
+        ("audit", scores, "--attacker-data", images, "--queries", images, "--out", images),
     ):
         result = oneway(*words)
         assert (result.exit_code, "would overwrite" in result.stderr) == (2, True), words

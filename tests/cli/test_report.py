@@ -67,8 +67,8 @@ def test_the_page_names_the_command_without_what_was_not_given(audited):
     record = json.loads((audited / "out" / "audit.json").read_text(encoding="utf-8"))
     assert record["command"] == " ".join(
         [
-            *("oneway audit reported_models:network --auxiliary", f"{audited}/own.npz"),
-            *("--test", f"{audited}/queries.npz", "--outputs logits --no-controls --out"),
+            *("oneway audit reported_models:network --attacker-data", f"{audited}/own.npz"),
+            *("--queries", f"{audited}/queries.npz", "--outputs logits --no-controls --out"),
             *(f"{audited}/out", "--cache", f"{audited}/cache"),
         ]
     )

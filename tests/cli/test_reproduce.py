@@ -197,7 +197,6 @@ class TestRefusedBeforeAnyTraining:
         options = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
         for arguments, hint in (
             (("tabel1",), "Did you mean 'table1'?"),
-            (("table1", "--data", "minst"), "Did you mean 'mnist'?"),
             (("table1", "--preset", "cpuu"), "Did you mean 'cpu'?"),
             (("absent.toml",), "there is no experiment file absent.toml"),
             (("table1", "--device", "tpu9"), "Use 'cpu'"),

@@ -115,6 +115,7 @@ def prepare_adapters(run):
     import runpy
 
     run.environment["ONEWAY_KEY"] = "0123456789abcdef"
+    run.environment["HOME"] = str(run.folder)  # ART writes there when it is imported
     example = runpy.run_path(str(ROOT / "examples" / "guarded_onnx.py"))
     (run.folder / "model.onnx").write_bytes(example["small_model"]())
     shapes = [{"name": "image", "datatype": "FP32", "shape": [-1, 1, 8, 8]}]

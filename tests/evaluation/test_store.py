@@ -15,7 +15,7 @@ from pyarrow import ArrowInvalid, parquet
 from laws import looped
 from networks import inverter, same_bits, target
 from oneway.defenses.codebook import Codebook
-from oneway.defenses.codebook.fit import DIGITS
+from oneway.defenses.codebook.boxes import DIGITS
 from oneway.defenses.codebook.release import FORMAT
 from oneway.errors import MissingExtraError
 from oneway.evaluation import Store, write_queries

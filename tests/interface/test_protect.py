@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import oneway
+from endpoints import OpenInferenceServer, running
 from oneway.defenses.rounding import Rounding
 from oneway.errors import InvalidOptionError
 from oneway.interface import open_model
@@ -93,14 +94,103 @@ def test_a_guard_is_the_same_after_saving_and_loading(guard, file):
     assert not file.with_suffix(".fitted").exists()  # it was fitted to scores alone
 
 
+def test_an_mlflow_model_is_guarded_as_the_function_that_it_is(guard):
+    """The object that ``mlflow.pyfunc.load_model`` returns, without its files."""
+    models = pytest.importorskip("mlflow.models")
+    weights = [weight.detach().numpy() for weight in network().parameters()]
+
+    class Linear:
+        def predict(self, rows):
+            return rows.reshape(len(rows), -1) @ weights[0].T + weights[1]
+
+    model = later("mlflow.pyfunc:PyFuncModel")(models.Model(), Linear())
+    released = oneway.protect(model, guard, outputs="logits")(IMAGES.numpy())
+    np.testing.assert_allclose(released, oneway.release(guard(clean())).numpy(), atol=1e-6)
+
+
+def test_a_server_is_guarded_by_its_address(guard):
+    def score(queries):
+        with torch.no_grad():
+            scores = network()(torch.from_numpy(queries).float().view(-1, 1, 4, 4))
+        return scores.softmax(-1).numpy()
+
+    shapes = [{"name": "image", "datatype": "FP32", "shape": [-1, 1, 4, 4]}]
+    with running(OpenInferenceServer(inputs=shapes, model=score)) as server:
+        guarded = oneway.protect(f"{server.address}/v2/models/digits", guard)
+        released = guarded(IMAGES)
+    torch.testing.assert_close(released, oneway.release(guard(clean())), atol=1e-5, rtol=0)
+
+
+def test_boosted_trees_are_guarded_as_classifiers():
+    rows, labels = IMAGES.numpy().reshape(40, -1), np.arange(40) % 3
+    options = {"n_estimators": 2, "max_depth": 2, "n_jobs": 1}
+    for name, more in (
+        ("lightgbm:LGBMClassifier", {"verbose": -1, "min_child_samples": 1}),
+        ("xgboost:XGBClassifier", {}),
+    ):
+        fitted = later(name)(**options, **more).fit(rows, labels)
+        guarded = oneway.protect(fitted, Rounding(decimals=1), decimals=1)
+        probabilities = torch.from_numpy(np.asarray(guarded.predict_proba(rows)))
+        assert leads(probabilities, torch.from_numpy(fitted.predict(rows))), name
+        assert len(probabilities.unique()) <= 11, name
+
+
+def test_a_model_of_timm_is_guarded_as_a_module():
+    model = later("timm").create_model("test_resnet", pretrained=False, num_classes=4).eval()
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    guarded = oneway.protect(model, Rounding(decimals=1), outputs="logits")
+    with torch.no_grad():
+        scores = model(images)
+    torch.testing.assert_close(guarded(images), oneway.release(Rounding(decimals=1)(scores)))
+    with pytest.raises(InvalidOptionError, match="say what the model's scores are"):
+        oneway.protect(model, Rounding())
+
+
+TINY = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "num_labels": 4,
+}
+
+
+def test_a_pipeline_of_texts_answers_with_guarded_scores():
+    tokenizers = pytest.importorskip("tokenizers")
+    unknown, filler = "[UNK]", "[PAD]"
+    words = {word: at for at, word in enumerate([unknown, filler, "good", "bad", "day", "night"])}
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token=unknown))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=own, unk_token=unknown, pad_token=filler
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.BertForSequenceClassification(
+            transformers.BertConfig(vocab_size=6, max_position_embeddings=16, **TINY)
+        )
+        nn.init.normal_(model.classifier.weight)
+    pipeline = transformers.pipeline(
+        "text-classification", model=model.eval(), tokenizer=tokenizer, device="cpu"
+    )
+    texts = ["good day", "bad night night", "unheard of"]
+    guarded = oneway.protect(pipeline, Rounding(decimals=1), decimals=2)
+    for own_scores, answer in zip(pipeline(texts, top_k=4), guarded(texts), strict=True):
+        assert answer[0]["label"] == own_scores[0]["label"]
+        given = {row["label"]: row["score"] for row in own_scores}
+        scores = torch.tensor([[given[f"LABEL_{k}"] for k in range(4)]]).log()
+        released = oneway.release(Rounding(decimals=1)(scores), decimals=2)[0]
+        said = {row["label"]: row["score"] for row in answer}
+        for k in range(4):
+            assert said[f"LABEL_{k}"] == pytest.approx(float(released[k]), abs=1e-4)
+
+
 def pipelines():
-    """Pipelines of tiny random models of transformers, for images and for texts."""
-    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tiny |= {"intermediate_size": 8, "num_labels": 4}
+    """Return a pipeline of a tiny random model of transformers, for images."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vision = transformers.ViTForImageClassification(
-            transformers.ViTConfig(image_size=8, patch_size=4, num_channels=3, **tiny)
+            transformers.ViTConfig(image_size=8, patch_size=4, num_channels=3, **TINY)
         )
         nn.init.normal_(vision.classifier.weight)
     prepare = transformers.ViTImageProcessor(size={"height": 8, "width": 8})

@@ -3,6 +3,7 @@
 from oneway.auditing.audit_target import AuditTarget
 from oneway.auditing.cluster import AuditJob, audit_on_ray
 from oneway.auditing.controls import CONTROLS, ControlResult
+from oneway.auditing.groups import GroupLeakage
 from oneway.auditing.model_audit import AuditOutcome, ModelAudit
 from oneway.auditing.plan import AuditPlan
 from oneway.auditing.record import AuditRecord
@@ -20,6 +21,7 @@ __all__ = [
     "AuditSettings",
     "AuditTarget",
     "ControlResult",
+    "GroupLeakage",
     "ModelAudit",
     "Understanding",
     "audit_on_ray",

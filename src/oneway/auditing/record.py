@@ -10,6 +10,7 @@ from torch import Tensor
 from oneway.attacks import LabelOnly
 from oneway.auditing.audit_target import Answers, AuditTarget
 from oneway.auditing.controls import ControlResult, failed_controls
+from oneway.auditing.groups import GroupLeakage, leakage_by_group
 from oneway.auditing.measures import (
     PRINCIPAL_COMPONENTS,
     Measures,
@@ -98,6 +99,8 @@ class AuditRecord(TypedRecord):
             records.
         embedder: Name of the embedder that re-identified queries.
         guard_version: Version of the guard, if it was given as it serves; else None.
+        groups: Leakage of each class and of each value of a column, of those with enough queries;
+            None in older records.
     """
 
     subject: ClassVar = "an audit"
@@ -148,6 +151,7 @@ class AuditRecord(TypedRecord):
     matching: Mapping[str, MatchingResult] = field(default_factory=dict)
     embedder: str = PRINCIPAL_COMPONENTS
     guard_version: str | None = None
+    groups: tuple[GroupLeakage, ...] | None = None
 
     @property
     def failed(self) -> bool:
@@ -260,7 +264,17 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         matching=findings.matching,
         embedder=findings.measures.embedder,
         guard_version=None if audited.guard is None else guard_version(audited.guard),
+        groups=leakage_by_group(
+            results, findings.measures, audited, answers, _class_names(findings, answers)
+        ),
     )
+
+
+def _class_names(findings: Findings, answers: Answers) -> list[str]:
+    """Return the names of the classes; their numbers where no names are known."""
+    if findings.understanding is None:
+        return [str(place) for place in range(answers.clean.shape[-1])]
+    return [each.name for each in findings.understanding.classes]
 
 
 def _bound(verdicts: Sequence[Verdict], interval: Interval | None) -> dict[str, Any]:

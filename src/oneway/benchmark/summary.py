@@ -12,7 +12,7 @@ from oneway.evaluation.convergence import Convergence, least_by_name
 from oneway.evaluation.flag_kinds import FLAGS
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.matching import NOISY_COPIES, TRUE_INPUTS
-from oneway.evaluation.records import Environment, ReleaseRecord
+from oneway.evaluation.records import Environment, Provenance, ReleaseRecord
 from oneway.evaluation.store import spec_key
 from oneway.extras import load_extra
 
@@ -54,6 +54,7 @@ class Summary:
         detection_limit: Largest detection limit of the seeds whose attack failed; None if any of
             them has none.
         environments: Environments of the records, each once.
+        provenances: Code, date, data and model of the records, each once.
         convergence: Epochs of each attacker's decoders, and whether twice as many gain nothing, on
             the seed that converged least; empty if a seed does not record it.
         outdated: Attackers of today that are missing in a record, or that have another version
@@ -67,6 +68,7 @@ class Summary:
     flags: Mapping[Flag, int]
     record: ReleaseRecord
     environments: tuple[Environment, ...] = ()
+    provenances: tuple[Provenance, ...] = ()
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
     outdated: tuple[str, ...] = ()
     failed: frozenset[str] = frozenset()
@@ -193,6 +195,7 @@ def _summary(release: str, group: Sequence[ReleaseRecord]) -> Summary:
         flags,
         group[0],
         tuple(dict.fromkeys(record.environment for record in group)),
+        tuple(dict.fromkeys(record.provenance for record in group)),
         least_by_name(record.convergence for record in group)
         if all(record.convergence for record in group)
         else {},

@@ -15,7 +15,6 @@ from oneway.cli.common import (
     ModelOutputs,
     NoImages,
     Options,
-    check_executor,
     choose_device,
     command,
     command_line,
@@ -24,6 +23,8 @@ from oneway.cli.common import (
     print_lines,
     progress,
 )
+from oneway.cli.completion import defense_names
+from oneway.cli.config import ConfigFile
 from oneway.cli.paths import Reads, Writes, existing_file
 from oneway.cli.sources import (
     Categorical,
@@ -48,11 +49,16 @@ Model = Annotated[
     ),
     Reads(),
 ]
-Auxiliary = Annotated[
+AttackerData = Annotated[
     Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
 ]
-Test = Annotated[Path, typer.Option(help="Queries that attacks are graded on, same formats.")]
-AuditedDefense = Annotated[str, typer.Option(help="Registered defense to audit.")]
+Queries = Annotated[
+    Path, typer.Option(help="Queries that attacks are graded on, in the same formats.")
+]
+AuditedDefense = Annotated[
+    str,
+    typer.Option(help="Registered defense to audit.", autocompletion=defense_names),
+]
 GuardFile = Annotated[
     Path | None, typer.Option(help="Codebook file to audit, from `oneway codebook`, instead.")
 ]
@@ -97,8 +103,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of
 def audit(
     context: typer.Context,
     model: Model,
-    auxiliary: Auxiliary,
-    test: Test,
+    attacker_data: AttackerData,
+    queries: Queries,
+    config: ConfigFile = None,  # noqa: ARG001  its callback reads the file
     outputs: ModelOutputs = None,
     defense: AuditedDefense = "none",
     option: Options = None,
@@ -137,18 +144,19 @@ def audit(
 
     For example:
 
-        oneway audit model.pt --outputs logits --auxiliary own.npz --test queries.npz \
+        oneway audit model.pt --outputs logits --attacker-data own.npz --queries queries.npz \
             --guard guard.safetensors --minutes 20
 
-        RAY_ADDRESS=auto oneway audit package.models:classifier --auxiliary own.npz \
-            --test queries.npz --executor ray
+        oneway audit --config audit.toml --require-gap 0.9
+
+        RAY_ADDRESS=auto oneway audit package.models:classifier --attacker-data own.npz \
+            --queries queries.npz --executor ray
     """
     from dataclasses import replace
 
     from oneway.evaluation import ReleaseSpec
     from oneway.interface import AuditResult, AuditSource, run_audit
 
-    check_executor(executor)
     _check_options(minutes, require_gap)
     name = "as it is" if defense == "none" else defense
     given = None
@@ -157,8 +165,8 @@ def audit(
         given = guarded, {"outputs": guarded_outputs, **options}
     source = AuditSource(
         (model, {"outputs": outputs, **model_options(model_option, "--model-option")}),
-        auxiliary,
-        test,
+        attacker_data,
+        queries,
         ReleaseSpec(name, defense, parse_options(option, "--option")),
         guard,
         given,

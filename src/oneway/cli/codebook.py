@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,7 @@ from oneway.cli.variants import Repeats, Variants, read_variants
 if TYPE_CHECKING:
     from oneway.defenses import ReleaseCandidate
     from oneway.defenses.codebook import Budget, Certificate
+    from oneway.interface import Choice
 
 Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
 DATA = ("--queries", "--outputs", "--size", "--channels", "--label")
@@ -86,7 +87,8 @@ ExplicitClasses = Annotated[
     int, typer.Option(min=1, help="Classes whose probabilities each label's table stores.")
 ]
 Center = Annotated[
-    str, typer.Option(help="What a cell releases: mean (calibrated) or median (least L1).")
+    Literal["mean", "median"],
+    typer.Option(help="What a cell releases: mean (calibrated) or median (least L1)."),
 ]
 SharedLevels = Annotated[
     int,
@@ -335,12 +337,27 @@ def choose(
         print_json({**told, "certificate": certificate.as_json(), "command": words})
         return
     Console().print(candidates_table(found.frontier), crop=False)
-    asked = "without a budget" if max_l1 is None else f"within {max_l1:g}"
-    typer.echo(
-        f"The best of {len(found.candidates)} candidates {asked}, certified on "
-        f"{certificate.queries:,} queries that neither fitted nor chose it: "
-        f"{_error_of(certificate)} at L1 "
-        f"{certificate.distortion['l1_probabilities']['mean']:.4f}. Use {shlex.join(words)}"
+    for line in _recommendation(found, max_l1):
+        typer.echo(line)
+    typer.echo(f"Make it: {shlex.join(words)}")
+
+
+def _recommendation(found: "Choice", max_l1: float | None) -> Iterator[str]:
+    """Yield which candidate was chosen, why, and what it is certified to do."""
+    best, certificate = found.candidate, found.certificate
+    count, largest = len(found.candidates), max(each.certified for each in found.frontier)
+    if max_l1 is None:
+        why = (
+            f"the smallest L1 of {count} candidates with at least 9/10 of the largest certified "
+            f"error, {largest:.4f}. Pass --max-l1 to set the L1 that users may lose"
+        )
+    else:
+        why = f"the largest certified error of {count} candidates with an L1 of at most {max_l1:g}"
+    yield f"Recommended: the {best.defense} with L1 {best.l1_mean:.4f}, {why}."
+    yield (
+        f"Certified on {certificate.queries:,} queries that neither fitted nor chose it: "
+        f"{_error_of(certificate)}, at a mean L1 of "
+        f"{certificate.distortion['l1_probabilities']['mean']:.4f}."
     )
 
 

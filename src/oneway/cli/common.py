@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
-from typer.core import TyperCommand
 
+from oneway.cli.completion import names, release_names
 from oneway.cli.paths import Shares, Writes, refuse_overwriting
 from oneway.errors import (
     InvalidOptionError,
@@ -36,7 +36,10 @@ P = ParamSpec("P")
 
 Cache = Annotated[Path, typer.Option(help="Folder for trained networks."), Shares()]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with the data sets' files."), Shares()]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Device = Annotated[
+    str,
+    typer.Option(help="cpu, cuda, or auto.", autocompletion=names("auto", "cpu", "cuda")),
+]
 NoImages = Annotated[
     bool,
     typer.Option("--no-images", help="Leave images of queries out of the page and its folder."),
@@ -57,7 +60,7 @@ Options = Annotated[
     typer.Option(help="Defense option, NAME=VALUE, like step_size=0.1; repeatable."),
 ]
 Executor = Annotated[
-    str,
+    Literal["local", "ray"],
     typer.Option(help="local: one seed after the other. ray: seeds as tasks of a Ray cluster."),
 ]
 Records = Annotated[
@@ -66,7 +69,8 @@ Records = Annotated[
     Writes(("*.jsonl", "*.html", "*.svg", "*.png", "*.pdf")),
 ]
 Releases = Annotated[
-    list[str] | None, typer.Option(help="A row to run; give it several times. [all]")
+    list[str] | None,
+    typer.Option(help="A row to run; repeatable. [all]", autocompletion=release_names),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
 
@@ -179,21 +183,6 @@ def print_lines(console: "Console", lines: Sequence[str]) -> None:
     """Print sentences as they are: without markup, colours or line breaks of ours."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-class NamesAttackers(TyperCommand):
-    """A command whose help ends with every attacker of its audits, and what each knows."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help, with the attackers that are registered now."""
-        # These import torch, for this help alone.
-        from oneway.attacks import identification_attacks, inversion_attacks
-
-        attacks = [attack for attack in inversion_attacks().values() if attack.reads_query]
-        named = (*attacks, *identification_attacks().values())
-        lines = [f"{attack.name}: {attack.knows}" for attack in named]
-        self.epilog = "Attackers, and what each knows: " + "; ".join(lines) + "."
-        super().format_help(ctx, formatter)
 
 
 @contextmanager
@@ -364,16 +353,6 @@ def run_seeds(
         while given in found:
             yield found[given]
             given += 1
-
-
-def check_executor(name: str) -> None:
-    """Refuse an executor that is not known.
-
-    Raises:
-        UnknownNameError: It is not.
-    """
-    if name not in ("local", "ray"):
-        raise UnknownNameError("executor", name, ("local", "ray"))
 
 
 def cells_of(spec: "ExperimentSpec", out: Path, cache: Path) -> "Cells":

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ from oneway.cli.common import (
     parse_options,
     progress,
 )
+from oneway.cli.completion import defense_names
 from oneway.cli.paths import Writes
 from oneway.cli.sources import Queries, Source, model_options
 
@@ -41,9 +42,12 @@ GuardFile = Annotated[
     Path | None, typer.Option(help="Codebook file, from `oneway codebook`, instead of --defense.")
 ]
 DefenseName = Annotated[
-    str, typer.Option(help="Registered defense that trains no network of its own.")
+    str,
+    typer.Option(
+        help="Registered defense that trains no network of its own.", autocompletion=defense_names
+    ),
 ]
-Dtype = Annotated[str, typer.Option(help="Type to release: float64, float32 or float16.")]
+Dtype = Annotated[Literal["float64", "float32", "float16"], typer.Option(help="Type to release.")]
 Decimals = Annotated[int | None, typer.Option(help="Decimals to round to. [no rounding]")]
 
 
@@ -78,13 +82,9 @@ def defend(
     """
     import torch
 
-    from oneway.errors import UnknownNameError
     from oneway.interface import read_scores
     from oneway.releases import guarded_release
 
-    dtypes = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16}
-    if dtype not in dtypes:
-        raise UnknownNameError("dtype", dtype, dtypes)
     check_suffix(out, "--out", ".npy", ".npz")
     options, where = parse_options(option, "--option"), choose_device(device)
     given = defense if guard is None else guard
@@ -105,7 +105,7 @@ def defend(
             batch = None if needed is None else needed[rows].to(where)
             parts.append(
                 guarded_release(
-                    defended, logits[rows], batch, dtype=dtypes[dtype], decimals=decimals
+                    defended, logits[rows], batch, dtype=getattr(torch, dtype), decimals=decimals
                 )
             )
             report(f"defend {len(logits)} queries", min(1.0, (begin + BATCH) / len(logits)))

@@ -35,6 +35,7 @@ PURPOSES = {
     "grpc": "`oneway serve --grpc-port`: the same servers over gRPC",
     "sklearn": "scikit-learn models, and a guard around `predict_proba`",
     "mlflow": "a guard around an MLflow model",
+    "art": "a guard as a postprocessor of ART",
     "otel": "traces of `oneway serve`, for OpenTelemetry",
     "playground": "`oneway playground`: a page to try defenses on, with bundled digits",
     "ray": "guards on Ray Serve and Ray Data, experiments on a cluster",

@@ -1,6 +1,5 @@
 """`oneway doctor`: show what is installed, whether it works, and how to get what is missing."""
 
-import json as json_module
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,20 +7,21 @@ from typing import Annotated, Any
 import typer
 
 from oneway import __version__
-from oneway.cli.common import CACHE, command
+from oneway.cli.common import CACHE, AsJson, command, print_json
 
 COLORS = {"ready": "green", "incomplete": "yellow", "note": "yellow", "broken": "red"}
 
 
 @command
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
     cache: Annotated[Path, typer.Option(help="Folder for trained networks to measure.")] = CACHE,
+    as_json: AsJson = False,
 ) -> None:
     """Show what is installed, whether it works, and how to get what is missing.
 
     Imports every package that oneway may use, each in another process, and compares its version
-    with the range that oneway accepts. Changes nothing, and prints no environment variable.
+    with the range that oneway accepts. Changes nothing itself (ART writes a folder .art into
+    the home directory when it is imported), and prints no environment variable.
 
     Exits 2 if the core does not work, or if an installed package is broken. A missing extra is no
     fault.
@@ -35,8 +35,8 @@ def doctor(
     from oneway.cli.diagnosis import diagnose
 
     diagnosis = diagnose(__version__, cache)
-    if json:
-        typer.echo(json_module.dumps(diagnosis, indent=2))
+    if as_json:
+        print_json(diagnosis)
     else:
         for line in _lines(diagnosis):
             typer.echo(line)

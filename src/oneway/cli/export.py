@@ -19,18 +19,19 @@ def export(
     model: Annotated[
         Path | None, typer.Option(help="An .onnx model to put the codebook behind.")
     ] = None,
-    output: Annotated[
+    output_name: Annotated[
         str | None, typer.Option(help="The model's output to guard: float32 logits.")
     ] = None,
 ) -> None:
-    """Write a codebook as ONNX operators, alone or behind a model, to serve without Python.
+    r"""Write a codebook as ONNX operators, alone or behind a model, to serve without Python.
 
     Behind a model only guarded probabilities come out: all its other outputs are dropped. The graph
     cannot refuse scores that are not finite, as oneway does.
 
     For example:
 
-        oneway export work/guard.safetensors --model model.onnx --output logits --out guarded.onnx
+        oneway export work/guard.safetensors --model model.onnx --output-name logits \
+            --out guarded.onnx
     """
     from oneway.defenses import codebook_to_onnx, guard_onnx_model
     from oneway.defenses.codebook import CodebookRelease
@@ -41,13 +42,13 @@ def export(
 
     check_suffix(out, "--out", ".onnx")
     onnx = load_extra("onnx", **NEEDED)
-    if (model is None) != (output is None):
-        raise InvalidOptionError("--model and --output go together: give both, or neither.")
+    if (model is None) != (output_name is None):
+        raise InvalidOptionError("--model and --output-name go together: give both, or neither.")
     release = CodebookRelease.load(guard)
-    if model is None or output is None:
+    if model is None or output_name is None:
         graph = codebook_to_onnx(release)
     else:
-        graph = guard_onnx_model(_read_model(model), release, output)
+        graph = guard_onnx_model(_read_model(model), release, output_name)
     with atomic_file(out) as path:
         onnx.save(graph, path)
     typer.echo(f"wrote {out}")

@@ -15,7 +15,6 @@ from oneway.cli.common import (
     NoImages,
     Records,
     Releases,
-    check_executor,
     choose_device,
     chosen_releases,
     command,
@@ -23,6 +22,7 @@ from oneway.cli.common import (
     print_table,
     run_seeds,
 )
+from oneway.cli.completion import preset_names
 
 
 @command
@@ -33,7 +33,10 @@ def leaderboard(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]"),
+        typer.Option(
+            help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]",
+            autocompletion=preset_names,
+        ),
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
     release: Releases = None,
@@ -61,9 +64,8 @@ def leaderboard(
     from oneway.benchmark import bundled_spec, load_spec, summarise
     from oneway.report import frontier_lines, report_lines, summary_table
     from oneway.report.experiments import todays
-    from oneway.report.page import chart_key, frontier_charts, write_charts
+    from oneway.report.page import frontier_charts, write_charts
 
-    check_executor(executor)
     device_used = choose_device(device)
     specs = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
@@ -86,6 +88,6 @@ def leaderboard(
         picture, charts = page.with_suffix(".svg"), frontier_charts(summaries)
         picture.unlink(missing_ok=True)  # of other records it would be taken for theirs
         if charts:
-            write_charts(picture, table.title, charts, chart_key(summaries))
+            write_charts(picture, table.title, charts)
         drawn = f" and {picture.name}" if charts else ""
         typer.echo(f"Wrote {page}{drawn}")

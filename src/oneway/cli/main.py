@@ -25,7 +25,7 @@ from oneway.cli import (
     serve,
     train,
 )
-from oneway.cli.common import NamesAttackers
+from oneway.cli.help import NamesAttackers, ShowsExamples
 
 
 class Application(typer.Typer):
@@ -75,20 +75,20 @@ def _root(
     """
 
 
-app.command()(demo.demo)
-app.command()(doctor.doctor)
-app.command()(playground.playground)
+app.command(cls=ShowsExamples)(demo.demo)
+app.command(cls=ShowsExamples)(doctor.doctor)
+app.command(cls=ShowsExamples)(playground.playground)
 app.add_typer(train.app, name="train")
-app.command()(score.score)
-app.command()(defend.defend)
-app.command()(codebook.codebook)
-app.command()(certify.certify)
-app.command()(codebook.choose)
-app.command()(export.export)
+app.command(cls=ShowsExamples)(score.score)
+app.command(cls=ShowsExamples)(defend.defend)
+app.command(cls=ShowsExamples)(codebook.codebook)
+app.command(cls=ShowsExamples)(certify.certify)
+app.command(cls=ShowsExamples)(codebook.choose)
+app.command(cls=ShowsExamples)(export.export)
 app.command(cls=NamesAttackers)(audit.audit)
-app.command()(attack.attack)
-app.command()(reproduce.reproduce)
-app.command()(leaderboard.leaderboard)
-app.command()(results.results)
-app.command()(report.report)
-app.command()(serve.serve)
+app.command(cls=ShowsExamples)(attack.attack)
+app.command(cls=ShowsExamples)(reproduce.reproduce)
+app.command(cls=ShowsExamples)(leaderboard.leaderboard)
+app.command(cls=ShowsExamples)(results.results)
+app.command(cls=ShowsExamples)(report.report)
+app.command(cls=ShowsExamples)(serve.serve)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,6 @@ from oneway.cli.common import (
     NoImages,
     Records,
     Releases,
-    check_executor,
     choose_device,
     chosen_releases,
     command,
@@ -25,6 +24,7 @@ from oneway.cli.common import (
     run_seed,
     run_seeds,
 )
+from oneway.cli.completion import preset_names
 from oneway.cli.paths import Reads
 from oneway.errors import InvalidOptionError, UnknownNameError
 
@@ -43,9 +43,12 @@ def reproduce(
         typer.Argument(help="table1, table2, background, figure1, figure2, or a .toml file."),
         Reads(),
     ],
-    data: Annotated[str, typer.Option(help="mnist or faces.")] = "mnist",
+    data: Annotated[Literal["mnist", "faces"], typer.Option(help="Data set.")] = "mnist",
     preset: Annotated[
-        str | None, typer.Option(help="cpu: small networks, minutes. paper: theirs. [cpu]")
+        str | None,
+        typer.Option(
+            help="cpu: small networks, minutes. paper: theirs. [cpu]", autocompletion=preset_names
+        ),
     ] = None,
     seed: Annotated[
         list[int] | None,
@@ -79,7 +82,6 @@ def reproduce(
 
         oneway reproduce my-experiment.toml --out results
     """
-    check_executor(executor)
     spec, figure = _chosen(what, data, preset)
     if figure:
         _check_figure(what, release, executor, no_images=no_images)
@@ -115,8 +117,6 @@ def _chosen(what: str, data: str, preset: str | None) -> "tuple[ExperimentSpec, 
     """Return the experiment of a table, a figure or a file; and the figure, or None."""
     from oneway.benchmark import bundled_spec, figure_spec, load_spec
 
-    if data not in ("mnist", "faces"):
-        raise UnknownNameError("data", data, ("mnist", "faces"))
     if _is_file(what):
         return load_spec(Path(what), preset), None
     if what not in (*TABLES, *FIGURES):

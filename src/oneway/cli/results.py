@@ -82,13 +82,13 @@ def _results(measurements: "Measurements", out: Path, made: str) -> str:
     """Return the page of all records; draw its pictures."""
     from oneway.benchmark import published_of
     from oneway.report.experiments import LEADERBOARD
-    from oneway.report.page import chart_key, frontier_charts, results_page, write_charts
+    from oneway.report.page import frontier_charts, results_page, write_charts
 
     images = {}
     for (experiment, preset), summaries in measurements.experiments.items():
         charts = frontier_charts(summaries)
         if experiment == LEADERBOARD and charts:
             name = f"images/{experiment}-{preset}.svg"
-            write_charts(out / name, f"{experiment} {preset}", charts, chart_key(summaries))
+            write_charts(out / name, f"{experiment} {preset}", charts)
             images[experiment, preset] = name
     return results_page(measurements.records, published_of(measurements.records), made, images)

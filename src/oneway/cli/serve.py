@@ -12,11 +12,13 @@ from oneway.cli.common import (
     Device,
     ModelOptions,
     ModelOutputs,
+    Options,
     choose_device,
     command,
     parse_options,
     parse_pairs,
 )
+from oneway.cli.completion import defense_names
 from oneway.cli.sources import model_options
 from oneway.errors import InvalidOptionError, TargetFailedError
 from oneway.extras import load_extra
@@ -82,9 +84,10 @@ MissingValues = Annotated[
     Option(help="Model of tables: text that means a missing value in the probe; repeatable."),
 ]
 GuardFile = Annotated[File, Option(help="Codebook file, from `oneway codebook`.")]
-DefenseName = Annotated[Text, Option(help="Registered defense, such as rounding.")]
-DefenseOption = Annotated[Texts, Option(help="Defense option, such as decimals=2; repeatable.")]
-InverterFile = Annotated[File, Option(help="Surrogate file, if the defense takes one.")]
+DefenseName = Annotated[
+    Text, Option(help="Registered defense, such as rounding.", autocompletion=defense_names)
+]
+InverterFile = Annotated[File, Option(help="Surrogate inverter, from `oneway train inverter`.")]
 StateFile = Annotated[File, Option(help="File of the defense's fitted state, if it has one.")]
 AllowCleanScores = Annotated[
     bool,
@@ -127,7 +130,7 @@ def serve(
     missing_value: MissingValues = None,
     guard: GuardFile = None,
     defense: DefenseName = None,
-    option: DefenseOption = None,
+    option: Options = None,
     inverter: InverterFile = None,
     state: StateFile = None,
     allow_clean_scores: AllowCleanScores = False,

@@ -1,7 +1,7 @@
 """`oneway train target` and `oneway train inverter`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from oneway.cli.common import (
     print_notes,
     progress,
 )
+from oneway.cli.help import ShowsExamples
 from oneway.cli.paths import Reads, Writes
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Train a target classifier, or an inverter.")
 
 
-@app.command()
+@app.command(cls=ShowsExamples)
 @command
 def target(
     out: Annotated[
@@ -33,7 +34,8 @@ def target(
         Writes(("target.safetensors", "private.npz", "auxiliary.npz", "test.npz")),
     ],
     data: Annotated[
-        str, typer.Option(help="digits, mnist, qmnist, celeba, facescrub, folder or npz.")
+        Literal["digits", "mnist", "qmnist", "celeba", "facescrub", "folder", "npz"],
+        typer.Option(help="Data set."),
     ] = "digits",
     data_root: DataRoot = None,
     data_path: Annotated[
@@ -45,7 +47,7 @@ def target(
         int | None, typer.Option(min=1, help="Scale images to so many pixels a side.")
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Architecture: small, paper-mnist or paper-faces.")
+        Literal["small", "paper-mnist", "paper-faces"], typer.Option(help="Architecture.")
     ] = "small",
     private: Annotated[int, typer.Option(min=1, help="Images to train on.")] = 2000,
     auxiliary: Annotated[int, typer.Option(min=1, help="Images for attackers.")] = 2250,
@@ -70,11 +72,8 @@ def target(
 
     from oneway.data import load_dataset, split_dataset
     from oneway.defenses import save_module
-    from oneway.errors import UnknownNameError
     from oneway.targets import TARGET_PRESETS, TargetNetwork, TargetTrainingSettings, train_target
 
-    if preset not in TARGET_PRESETS:
-        raise UnknownNameError("preset", preset, TARGET_PRESETS)
     where = choose_device(device)
     with progress() as report:
         dataset = load_dataset(data, data_root, path=data_path, side=side, report=report)
@@ -120,16 +119,17 @@ def _write_splits(out: Path, splits: "Splits", network: "nn.Module") -> float:
     return float((logits.argmax(-1) == labels).double().mean())
 
 
-@app.command()
+@app.command(cls=ShowsExamples)
 @command
 def inverter(
     auxiliary: Annotated[
         Path, typer.Argument(help="auxiliary.npz with `images` and `logits` or `confidences`.")
     ],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()],
-    preset: Annotated[str, typer.Option(help="Width: small or paper.")] = "small",
+    preset: Annotated[Literal["small", "paper"], typer.Option(help="Width.")] = "small",
     input_transform: Annotated[
-        str, typer.Option(help="Input transform: faithful or standardized.")
+        Literal["faithful", "standardized", "within-label", "leading"],
+        typer.Option(help="Input transform."),
     ] = "faithful",
     hidden_layers_removed: Annotated[
         int, typer.Option(min=0, help="Layers fewer than the attacker's; the paper's surrogate: 2.")
@@ -148,10 +148,8 @@ def inverter(
 
     from oneway.data import image_tensor, read_npz
     from oneway.defenses import save_module
-    from oneway.errors import UnknownNameError
     from oneway.interface.models import scores_to_confidences, take_array
     from oneway.inversion import (
-        INPUT_TRANSFORMS,
         INVERTER_WIDTHS,
         Inverter,
         TrainingSettings,
@@ -159,10 +157,6 @@ def inverter(
         train_inverter,
     )
 
-    if preset not in INVERTER_WIDTHS:
-        raise UnknownNameError("preset", preset, INVERTER_WIDTHS)
-    if input_transform not in INPUT_TRANSFORMS:
-        raise UnknownNameError("input transform", input_transform, INPUT_TRANSFORMS)
     where = choose_device(device)
     arrays = read_npz(auxiliary)
     images = image_tensor(take_array(arrays, auxiliary, "images"), auxiliary).to(where)

@@ -30,7 +30,12 @@ from oneway.defenses.codebook import (
 )
 from oneway.defenses.codebook.certificate import MIN_PAIRS, certify_cells, rows_without_copies
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
-from oneway.defenses.codebook.measures import bits_beyond_label, error_shares, pairs_in
+from oneway.defenses.codebook.measures import (
+    bits_beyond_label,
+    estimate_of_error,
+    mean_squares,
+    pairs_in,
+)
 from oneway.defenses.codebook.options import CENTERS
 from oneway.defenses.codebook.traffic import first_copies, query_keys, split_rows
 from oneway.defenses.registry import build_defense
@@ -115,6 +120,7 @@ def measure_candidates(
     fitting = fitting[first_copies(query_keys(queries[fitting.to(queries.device)]))]
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown = queries[judging].flatten(1)
+    squares, clean = mean_squares(shown), logits[judging].double().softmax(-1)
     own = None if groups is None else groups.to(fitting.device)[fitting]
     grid = RELEASE_GRID if max_cells is None else ()
     total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(grid)
@@ -122,7 +128,7 @@ def measure_candidates(
     numbers = itertools.count(1)
 
     def add(name: str, options: Mapping[str, Any], defense: Defense) -> None:
-        candidate = _measured(name, options, defense, logits[judging], shown)
+        candidate = _measured(name, options, defense, logits[judging], clean, shown, squares)
         # Two weights may give the same table: the first stands for both.
         figures = (candidate.l1_mean, candidate.certified, candidate.bits)
         candidates.setdefault(figures, candidate)
@@ -230,19 +236,28 @@ def certify_candidate(
 
 
 def _measured(
-    name: str, options: Mapping[str, Any], defense: Defense, logits: Tensor, queries: Tensor
+    name: str,
+    options: Mapping[str, Any],
+    defense: Defense,
+    logits: Tensor,
+    clean: Tensor,
+    queries: Tensor,
+    squares: Tensor,
 ) -> ReleaseCandidate:
+    """Judge a release on ``(N, K)`` logits, their float64 probabilities, and ``(N, D)`` queries."""
     released = guarded_release(defense, logits, dtype=torch.float64).confidences
-    cells = released.unique(dim=0, return_inverse=True)[1]
-    values, alone = error_shares(cells, queries)
-    l1 = (released - logits.double().softmax(-1)).abs().sum(-1)
+    if isinstance(defense, CodebookRelease):
+        cells = defense.state(logits)
+    else:
+        cells = released.unique(dim=0, return_inverse=True)[1]
+    certified, alone = estimate_of_error(cells, queries, squares)
     return ReleaseCandidate(
         defense=name,
         options=options,
         release=defense,
-        l1_mean=float(l1.mean()),
-        certified=float(values.mean()),
-        alone=float(alone.double().mean()),
+        l1_mean=float((released - clean).abs().sum(-1).mean()),
+        certified=certified,
+        alone=alone,
         bits=bits_beyond_label(cells, logits.argmax(-1)),
         cells=defense.state.sizes.cells if isinstance(defense, CodebookRelease) else None,
     )

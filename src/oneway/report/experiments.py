@@ -168,10 +168,21 @@ CERTIFICATES = {
 }
 
 
-def summary_table(
-    summaries: Sequence[Summary], title: str = "Means, with 95 % intervals over seeds"
-) -> Listing:
-    """Return one row per release; without columns of attackers that no release was attacked by."""
+def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Listing:
+    """Return one row per release; without columns of attackers that no release was attacked by.
+
+    Args:
+        summaries: Summaries of an experiment.
+        title: The caption; None: it says which errors to compare those of the table with.
+    """
+    if title is None:
+        label, clean = (
+            spread(summaries[0].values.get(f"baseline {name}"), 4) for name in ("label", "clean")
+        )
+        title = (
+            "Means, with 95 % intervals over seeds. To compare errors with: from the label alone "
+            f"{label}, from clean scores {clean}"
+        )
     shown = {
         heading: column
         for heading, column in COLUMNS.items()
@@ -296,8 +307,22 @@ def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
         most = max(lengths, default=attackers["training"]["epochs"])
         facts.append(("Epochs", f"at most {most}"))
     facts.append(("Seeds", seeds_of(summaries)))
+    facts += _made(summaries)
     machines = (fact for summary in summaries for fact in _machines(summary))
     return [*facts, *dict.fromkeys(machines)]
+
+
+def _made(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
+    """Return when and by which code records were made, and hashes of their data and models."""
+    made = [each for summary in summaries for each in summary.provenances]
+    days = sorted({each.date.partition("T")[0] for each in made})
+    named = {
+        "Commits": sorted({each.commit or "an installed package" for each in made}),
+        "Data, SHA-256": sorted({each.data for each in made}),
+        "Models, SHA-256": sorted({each.model or "not at hand" for each in made}),
+    }
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return [("Made", span), *((name, ", ".join(each)) for name, each in named.items())]
 
 
 def _machines(summary: Summary) -> list[tuple[str, str]]:

@@ -28,7 +28,8 @@ from oneway.defenses.codebook import (
     merge_calibration,
     table,
 )
-from oneway.defenses.codebook.fit import DIGITS, RATE_WEIGHTS
+from oneway.defenses.codebook.boxes import DIGITS
+from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.table import MAX_OFFSET, Sizes, first_box
 from oneway.errors import (
     CorruptDataError,

@@ -17,7 +17,7 @@ from oneway.defenses.codebook import (
     certify,
     measure_codebook,
 )
-from oneway.defenses.codebook.fit import groups_up_to
+from oneway.defenses.codebook.boxes import groups_up_to
 from oneway.defenses.codebook.traffic import (
     LEAST_SHARED,
     first_copies,

@@ -229,8 +229,10 @@ def test_the_pictures_are_those_of_the_audit_each_with_words_and_all_of_one_size
     first = examples["shown"][0]["query"]
     assert f"Query {first}: as it was sent" in alts
     worst = next(table for told, table in tables(page).items() if "beyond the label" in told)
-    gain, clean, confidence = rows_of(worst)[-3:]
+    gain, clean, error, label, confidence = rows_of(worst)[-5:]
     assert gain[0] == "Gain beyond the label"
+    for row, view in ((error, "strongest"), (label, "label")):
+        assert row[1:] == [f"{one['errors'][view]:.4f}" for one in examples["worst"]]
     assert gain[1:] == [f"{one['gains']['strongest']:.4f}" for one in examples["worst"]]
     assert clean[1:] == [f"{one['gains']['clean']:.4f}" for one in examples["worst"]]
     assert confidence[1:] == [f"{one['confidence']:.3f}" for one in examples["worst"]]
@@ -366,15 +368,100 @@ def test_how_it_was_measured_is_all_there(shown):
         f"oneway {record['environment']['oneway']}",
     ):
         assert part in said
-    assert "Command" not in said  # it was not run by one
-    page = page_of(record | {"command": "oneway audit model.pt"})
-    assert "oneway audit model.pt" in page.every("section", id="how")[0].text()
+
+
+def facts_of(page):
+    (section,) = page.every("section", id="filing")
+    names, texts = section.every("dt"), section.every("dd")
+    return {name.text(): text.text() for name, text in zip(names, texts, strict=True)}
+
+
+def test_the_page_says_what_was_audited_by_what_and_when(shown):
+    page, outcome = shown
+    record, facts = outcome.record.to_json(), facts_of(page)
+    made = record["provenance"]
+    assert facts["Version"] == f"oneway {record['environment']['oneway']}"
+    assert facts["Made"].startswith(made["date"])
+    assert facts["Data, SHA-256"] == made["data"]
+    assert facts["Model, SHA-256"] == made["model"]
+    assert facts["Classes"] == "3: 0, 1, 2"
+    assert facts["Command"].startswith("not recorded")
+    assert facts["Guard version"].startswith("none")
+    assert facts["Seeds and controls"].startswith("seeds 0; ")
+    passed = sum(one["passed"] is True for one in record["controls"].values())
+    assert facts["Seeds and controls"].endswith(
+        f"{passed} of {len(record['controls'])} controls passed"
+    )
+    told = {"command": "oneway audit model.pt", "guard_version": "g1"}
+    told["provenance"] = made | {"model": None}
+    facts = facts_of(page_of(record | told))
+    assert facts["Command"] == "oneway audit model.pt"
+    assert facts["Guard version"] == "g1"
+    assert facts["Model, SHA-256"] == "not at hand"
+
+
+ASKED = "What is asked, and what this run shows of it"
+
+
+def shows(record):
+    return [row[2] for row in rows_of(tables(page_of(record))[ASKED])]
+
+
+def test_what_documents_ask_is_answered_with_the_numbers_of_the_run_and_no_more(audits):
+    record = audits.images.record
+    rows = rows_of(tables(page_of(record))[ASKED])
+    assert [row[0].split(",")[0] for row in rows] == [
+        "Australian ISM",
+        "OWASP AISVS 1.0",
+        "EDPB Opinion 28/2024",
+    ]
+    exact, inversion, people = shows(record)
+    assert f"{record.utility['l1_mean']:.4f}" in exact
+    for error in (record.adaptive_error, record.baselines.label, record.baselines.clean):
+        assert f"{error:.4f}" in inversion
+    worst = max(record.groups, key=lambda group: group.reduction.estimate)
+    assert f"Most hurt: class {worst.name}. " in people
+    assert "met" not in exact.split()  # only an exact release is judged, as not met
+    # Each says what is missing, and of people in the training data nothing is claimed.
+    assert all(row[3] for row in rows)
+    assert "people in the training data" in rows[2][3]
+
+
+def test_exact_scores_do_not_meet_what_is_asked_and_a_void_audit_shows_nothing(audits):
+    assert shows(audits.tables.record)[0].startswith("Not met")
+    utility = LENET["utility"]
+    equal = changed(utility=utility | {"l1_mean": 0.0, "l1_max": 0.0})
+    assert shows(equal)[0].startswith("Not met")
+    controls = copy.deepcopy(LENET["controls"])
+    controls["permutation"] |= {"passed": False}
+    void = changed(void=True, controls=controls)
+    assert shows(void) == ["Nothing: this audit is void."] * 3
+
+
+def test_groups_stand_from_the_most_hurt_on_with_the_numbers_of_the_record(audits):
+    record = audits.tables.record
+    page = page_of(record)
+    assert {group.kind for group in record.groups} >= {"sex"}
+    for kind in {group.kind for group in record.groups}:
+        groups = [group for group in record.groups if group.kind == kind]
+        groups.sort(key=lambda group: -group.reduction.estimate)
+        rows = rows_of(tables(page)[f"Leakage by {kind}"])
+        assert [row[0] for row in rows] == [group.name for group in groups]
+        for row, group in zip(rows, groups, strict=True):
+            assert row[1:] == [
+                f"{group.queries}",
+                *(f"{e:.4f}" for e in (group.error, group.label_error, group.clean_error)),
+                *(f"{getattr(group.reduction, end):.1%}" for end in ("estimate", "low", "high")),
+                f"{group.reidentified:.1%}",
+            ]
+    assert "nothing is said of groups" in words(page_of(record.to_json() | {"groups": []}))
+    assert page_of(LENET).every("section", id="groups") == []
 
 
 def test_a_figure_has_a_title_a_description_and_a_table(shown):
     page, _ = shown
     charts = [one for one in page.every("svg") if one.has("chart")]
-    assert len(charts) == 3
+    assert len(charts) == 4
     for chart in charts:
         named = chart.attributes["aria-labelledby"].split()
         kinds = [page.every(id=one)[0].name for one in named]

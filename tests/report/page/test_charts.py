@@ -3,14 +3,17 @@
 import itertools
 import math
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from oneway.benchmark import summarise
+from oneway.evaluation.records import read_records
 from oneway.report import Listing
-from oneway.report.page import write_charts
+from oneway.report.page import frontier_charts, write_charts
 from oneway.report.page.charts import (
     ROOM,
     SHARE,
@@ -22,11 +25,13 @@ from oneway.report.page.charts import (
     reliability_chart,
 )
 from oneway.report.page.comparisons import gap_chart
+from oneway.report.page.labels import Box
 from report.page.reading import read
 
+ROOT = Path(__file__).parents[3]
 ERRORS = st.floats(0.001, 0.5)
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"))
-NAMES = st.text(LETTERS).map("a<{}>&".format)
+NAMES = st.text(LETTERS, max_size=40).map("a<{}>&".format)
 NONE = Listing("numbers", {}, ())
 
 
@@ -52,6 +57,7 @@ def percent(text):
     return float(text[:-1])
 
 
+@settings(max_examples=40)
 @given(st.lists(ERRORS, min_size=1, max_size=14), ERRORS, ERRORS, ERRORS)
 def test_who_errs_less_lies_further_left_and_nobody_off_the_line(errors, clean, label, prior):
     places = [Place(str(place), error, f"{error}") for place, error in enumerate(errors)]
@@ -67,6 +73,7 @@ def test_who_errs_less_lies_further_left_and_nobody_off_the_line(errors, clean, 
         assert x <= y + 0.011, (one, other)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(ERRORS, st.floats(0, 0.1)), min_size=1, max_size=12), ERRORS, ERRORS)
 def test_an_interval_reaches_as_far_to_both_sides_and_is_never_cut_short(pairs, clean, label):
     places = [
@@ -117,6 +124,7 @@ def test_who_is_far_beyond_the_label_is_drawn_at_the_edge_as_an_arrow_with_its_n
     assert [one.children[0].name for one in marks_of(page)] == ["circle", "circle"]
 
 
+@settings(max_examples=40)
 @given(NAMES)
 def test_names_are_text_whatever_is_in_them(name):
     page = line_of([(name, 0.1), ("label", 0.3)], [Place(name, 0.2, name, strongest=True)])
@@ -135,6 +143,7 @@ def places_on(chart):
     ]
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.floats(0, 5), st.floats(-1, 1)), min_size=2, max_size=12),
     st.sampled_from([0.0, 1e-3, 1.0]),
@@ -199,6 +208,73 @@ def test_reliability_is_on_the_line_where_answers_are_as_sure_as_right():
     assert list(chart.legend) == [legend]
 
 
+def boxes_on(chart):
+    """What each label of a point covers, by letters of a width that no test shares with charts."""
+    for one in drawn(chart).every("text"):
+        if one.has("small"):
+            x, y = (float(one.attributes[axis]) for axis in "xy")
+            half = len(one.text()) * (7.5 if one.has("strong") else 6.6) / 2
+            yield one.text(), Box(x - half, y - 9, x + half, y + 3)
+
+
+def assert_apart(chart):
+    labels, (width, height) = list(boxes_on(chart)), chart.size
+    for (one, box), (other, beside) in itertools.combinations(labels, 2):
+        assert not box.overlaps(beside), (one, other)
+    for name, box in labels:
+        assert box.inside(Box(0, 0, width, height)), name
+        for x, y in places_on(chart):
+            assert not box.overlaps(Box(x - 5, y - 5, x + 5, y + 5)), name
+    return [name for name, _ in labels]
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 0.01, 0.012, 1.5]), st.floats(-2, 1), st.booleans()),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_no_label_covers_another_or_a_mark_or_leaves_the_chart(places):
+    points = [
+        Point(f"release {number}", across, up, up - 0.2, up + 0.2, on=on, label=f"release {number}")
+        for number, (across, up, on) in enumerate(places)
+    ]
+    names = assert_apart(plane_of(points, linear_below=1e-3))
+    # None is left out, and each is called by its own name.
+    assert {name.partition(":")[0] for name in names} == {point.name for point in points}
+
+
+@pytest.mark.parametrize("data", ["digits", "smoothed", "faces"])
+def test_labels_of_the_published_leaderboards_are_apart_and_name_every_release(data):
+    paths = sorted((ROOT / "results").glob(f"leaderboard-{data}-seed*.jsonl"))
+    summaries = summarise([record for path in paths for record in read_records(path)])
+    charts = frontier_charts(summaries)
+    assert charts
+    for chart in charts:
+        names = assert_apart(chart)
+        assert sorted(name.partition(":")[0] for name in names) == sorted(
+            row[0] for row in chart.numbers.cells()
+        )
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 14), st.lists(ERRORS, min_size=2, max_size=4))
+def test_no_level_is_drawn_through_the_name_of_a_row(rows, levels):
+    places = [Place(f"name {row}", 0.1, "0.1000") for row in range(rows)]
+    page = line_of([(f"{value}", value) for value in levels], places, banded=False)
+    names = [one for one in page.every("text") if one.text().startswith("name ")]
+    size = 11 if names[0].has("small") else 13
+    for line in (one.attributes for one in page.every("line") if one.has("level")):
+        dash, gap, offset = map(float, re.findall(r"[\d.]+", line["style"]))
+        first, last = float(line["y1"]), float(line["y2"])
+        for name in names:
+            baseline = float(name.attributes["y"])
+            for y in range(round(baseline - 0.8 * size), round(baseline) + 1):
+                assert not first < y < last or (y - first + offset) % (dash + gap) >= dash
+
+
 def test_charts_in_a_file_are_one_picture_that_loads_nothing(tmp_path):
     name = "a<b>&"
     points = [Point(name, 0.1, 0.5, on=True, label="1"), Point("b", 0.2, -6.07, label="2")]
@@ -206,7 +282,7 @@ def test_charts_in_a_file_are_one_picture_that_loads_nothing(tmp_path):
     charts = [gap_chart("x", f"{axis} {name}", points, (axis, "u"), legend=legend)
               for axis in ("first", "second")]  # fmt: skip
     path = tmp_path / "new" / "charts.svg"
-    write_charts(path, f"all {name}", charts, [name, "b"])
+    write_charts(path, f"all {name}", charts)
     root = ElementTree.parse(path).getroot()  # noqa: S314  our own file
     space = "{http://www.w3.org/2000/svg}"
     assert root.tag == f"{space}svg"
@@ -215,7 +291,7 @@ def test_charts_in_a_file_are_one_picture_that_loads_nothing(tmp_path):
         " ".join(chart.description for chart in charts),
     ]
     texts = ["".join(one.itertext()) for one in root.iter(f"{space}text")]
-    for text in (f"all {name}", *(chart.title for chart in charts), name, f"1  {name}", "2  b"):
+    for text in (f"all {name}", *(chart.title for chart in charts), name):
         assert text in texts
     assert texts.count("2: -6.1") == 2
     width, height = map(float, root.attrib["viewBox"].split()[2:])

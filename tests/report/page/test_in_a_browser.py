@@ -8,7 +8,7 @@ import pytest
 from browsing import COLORS, axe_violations, overflow
 from oneway.benchmark import published
 from oneway.evaluation import Flag
-from oneway.report.page import audit_page, certificate_page, records_page, write_page
+from oneway.report.page import audit_page, certificate_page, records_page, render, write_page
 from report.page.conftest import experiment
 from report.page.test_certificate_page import WHOLE
 
@@ -89,6 +89,20 @@ def test_a_page_is_accessible_in_both_colors_and_fits_every_window_and_paper(ope
     printed = page.pdf(prefer_css_page_size=True)
     assert printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
+
+
+def test_the_first_sheet_of_a_printed_audit_holds_what_is_to_be_filed(browser, audits):
+    """With pictures, nine numbers, three flags and a command of two lines."""
+    flags = tuple(Flag(name, "so") for name in ("ties-or-zeros", "too-few-seeds", "labels-changed"))
+    command = "oneway audit model.onnx --attacker-data pictures --queries tests --guard g " * 2
+    record = dataclasses.replace(audits.images.record, flags=flags, command=command)
+    page = browser.new_page(viewport={"width": 688, "height": 900})  # A4 without its margins
+    page.emulate_media(media="print")
+    page.set_content(render(audit_page(record, audits.images.pictures)))
+    filing = page.locator("#filing")
+    assert filing.evaluate("e => e.getBoundingClientRect().bottom + scrollY") < 1009
+    assert filing.evaluate("e => getComputedStyle(e).breakAfter") == "page"
+    page.close()
 
 
 def lightness(page, selector, what):

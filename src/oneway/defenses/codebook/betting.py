@@ -39,6 +39,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
@@ -176,6 +177,18 @@ def pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
     Returns:
         ``(A)`` int64 numbers of the rows that asked, and ``(A)`` of their partners; -1: none.
     """
+    if len(set(cells)) == 1:
+        return _pair_up_in_one_cell(len(cells))
+    return _pair_up(cells)
+
+
+@lru_cache(maxsize=1024)
+def _pair_up_in_one_cell(rows: int) -> tuple[Tensor, Tensor]:
+    """Return the pairs of so many rows of one cell, which no order of them changes."""
+    return _pair_up([0] * rows)
+
+
+def _pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
     waiting, seen = dict[int, list[int]](), dict[int, int]()
     asking, partners = list[int](), list[int]()
     # Rows so far in cells where nobody waits, and cells with one row so far: their share of all

@@ -31,6 +31,7 @@ from oneway.defenses.codebook.measures import (
     bits_beyond_label,
     certified_error,
     distances,
+    error_shares,
     pairs_in,
 )
 from oneway.defenses.codebook.options import FitSettings
@@ -464,9 +465,13 @@ def certify_cells(
         keys = query_keys(queries) if keys is None else keys
         if groups is not None:
             parts["group"] = _of_groups(certify_parts(groups, cells, flat, level, keys=keys))
-        error = certified_error(cells, flat, level, groups, keys=keys)
-        by_label |= certify_parts(labels, cells, flat, level, groups, keys=keys).errors
-        parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys=keys)
+        shares = error_shares(cells, flat) if groups is None else None
+        error = certified_error(cells, flat, level, groups, keys=keys, shares=shares)
+        parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys, shares)
+        # A cell of a release that keeps the label has one label.
+        is_nested = torch.stack([cells, labels]).unique(dim=1).shape[1] == len(cells.unique())
+        nested = shares if is_nested else None
+        by_label |= certify_parts(labels, cells, flat, level, groups, keys, nested).errors
         # As the attack on clean scores, they are about independent draws.
         alone = torch.arange(len(labels))
         if groups is not None:

@@ -1,45 +1,33 @@
 """Fit a codebook: cut each label's rows into boxes, then merge boxes into cells.
 
-Cutting is greedy (each step the cut that removes most L1 distortion), and no side has fewer than
-``min_members`` rows. Merging is the entropy-constrained part: cells are joined, whether they
-touch or not, for as long as that lowers
+:mod:`oneway.defenses.codebook.boxes` cuts: greedily, and no side has fewer than ``min_members``
+rows. :mod:`oneway.defenses.codebook.merging` joins what costs least. Boxes with rows beyond
+``max_l1_worst`` are cut first; rows that have no ``min_members`` others near stay beyond it.
 
-    sum of L1(p, center of cell) + rate_weight * rows * H(cell | label)
-        - image_weight * rows * E Var(image | cell)
-        + variant_weight * rows * P(two answers to changed copies of a query have two cells)
+Probabilities are computed label by label, where they are needed: all of them in float64 would take
+several times the memory of the scores.
 
-and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
-brings a row farther than ``max_l1_worst`` from its cell's vector that was within before, and boxes
-with such rows are cut first. Rows that have no ``min_members`` others near stay beyond it.
-
-Source: Chou, Lookabaugh & Gray, "Entropy-constrained vector quantization" (IEEE Transactions on
-Acoustics, Speech, and Signal Processing 37, 1989) for the objective; LeFevre, DeWitt &
-Ramakrishnan, "Mondrian multidimensional k-anonymity" (ICDE 2006) for cuts that keep k on both
-sides. Together, and with a term for what a cell mixes, they are ours. Nearest-codeword cells
-(k-means with the same objective) were tried first: at the same least number of members they
-distort more, since they cut rare rows into cells that are too small to keep.
+Source: the sources of both halves; together they are ours. Nearest-codeword cells (k-means with
+the same objective) were tried first: at the same least number of members they distort more, since
+they cut rare rows into cells that are too small to keep.
 """
 
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from oneway.checks import check_logits_to_fit, check_weight
+from oneway.defenses.codebook.boxes import cap_of, cut_boxes, short
 from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
+from oneway.defenses.codebook.label_rows import LabelRows
 from oneway.defenses.codebook.measures import Measured, measure_codebook
-from oneway.defenses.codebook.nesting import (
-    Box,
-    Nesting,
-    check_older,
-    nest,
-    older_boxes,
-    refuse_kept,
-)
+from oneway.defenses.codebook.merging import merge
+from oneway.defenses.codebook.nesting import Box, check_older, nest, older_boxes, refuse_kept
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.shared import (
     SharedRows,
@@ -48,7 +36,7 @@ from oneway.defenses.codebook.shared import (
     runs_of,
     share_rows,
 )
-from oneway.defenses.codebook.table import MAX_OFFSET, Codebook, project
+from oneway.defenses.codebook.table import MAX_OFFSET, Codebook
 from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -56,98 +44,11 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 RATE_WEIGHTS = (math.inf, *(10 ** (-power / 4) for power in range(17)), 0.0)
 """Values of ``rate_weight`` that a budget chooses from: one cell per label to all boxes apart."""
 
-LARGEST_RATE_WEIGHT = 1e9
-"""Rate weight that counts as infinite: no distortion weighs as much as a bit."""
-
-CUTS_TRIED = 4
-"""Axes whose best cut is weighed in L1; they are found by squared distances, which are cheaper."""
-
 BOXES_PER_LEVEL = 8
 """Boxes that are cut for each level that labels share, before they are merged."""
 
-TIE = 1e-9
-"""Share by which the gains of two cuts must differ, or else they are the same."""
-
-DIGITS = 12
-"""Binary digits of edges and released values: with all 53, whoever holds the table could test which
-candidates it was fitted to, since an edge lies half way between two of them."""
-
 OFFSET_DECIMALS = 3
 """Decimal digits of offsets, in nats."""
-
-
-@dataclass
-class LabelRows:
-    """One label's calibration rows, cut into boxes, and what joining two boxes costs.
-
-    Attributes:
-        classes: ``(T)`` int64, the label's explicit classes.
-        rows: ``(n, W)`` float64, probabilities as the table compares them.
-        images: ``(n, D)`` float64, or None.
-        offsets: ``(n)`` float64, log of the sum of each row's exponentials, in nats.
-        tails: ``(n)`` float64, L1 distance of each row from one that shares its rest evenly; 0
-            where all classes are explicit.
-        center: See :class:`FitSettings`.
-        boxes: Each box's upper edges, ``(W)``, and the numbers of its rows, in the order in which
-            a table tries them; none if the label has too few rows.
-        cap: ``max_l1_worst``; infinite without one.
-        costs: L1 distortion of unions of boxes, and their rows beyond the cap, by numbers of boxes.
-            They do not depend on the weights, so that a sweep over weights computes them once.
-        groups: ``(n)`` int64, the group of each row, or None.
-        nesting: How the boxes lie in an older table's cells; None: in no others.
-        crossings: ``(m, m)`` float64, how many queries each pair of boxes parts from their changed
-            copies; see :mod:`oneway.defenses.codebook.crossings`; None without these.
-    """
-
-    classes: Tensor
-    rows: Tensor
-    images: Tensor | None
-    offsets: Tensor
-    tails: Tensor
-    center: str
-    boxes: list[tuple[Tensor, Tensor]]
-    cap: float
-    costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
-    groups: Tensor | None = None
-    nesting: Nesting | None = None
-    crossings: Tensor | None = None
-
-    def union(self, numbers: frozenset[int]) -> Tensor:
-        """Return the row numbers of several boxes together."""
-        return torch.cat([self.boxes[number][1] for number in sorted(numbers)])
-
-    def cost(self, numbers: frozenset[int]) -> float:
-        """Return the L1 distortion of several boxes' rows about their common center."""
-        return self._costs(numbers)[0]
-
-    def beyond(self, numbers: frozenset[int]) -> int:
-        """Return how many of several boxes' rows are beyond the cap from their released vector.
-
-        Where classes share a rest evenly, a row's distance is bounded by the sum of that from its
-        own even rest, and that row's from the center.
-        """
-        return self._costs(numbers)[1]
-
-    def _costs(self, numbers: frozenset[int]) -> tuple[float, int]:
-        if numbers not in self.costs:
-            rows = self.union(numbers)
-            apart = distances_from_center(self.rows[rows], self.center)
-            beyond = int((apart + self.tails[rows] > self.cap).sum())
-            self.costs[numbers] = float(apart.sum()), beyond
-        return self.costs[numbers]
-
-    def crossing(self, first: frozenset[int], second: frozenset[int]) -> float:
-        """Return how many queries two cells part from their changed copies; 0 without these."""
-        if self.crossings is None:
-            return 0.0
-        return float(self.crossings[sorted(first)][:, sorted(second)].sum())
-
-    def group_share(self, numbers: frozenset[int]) -> float:
-        """Return the share of the largest group in several boxes; 0 without groups."""
-        if self.groups is None:
-            return 0.0
-        counts = self.groups[self.union(numbers)].unique(return_counts=True)[1]
-        return float(counts.max() / counts.sum())
 
 
 @dataclass(frozen=True)
@@ -226,23 +127,16 @@ def cut_calibration(
             f"max_group_share {settings.max_group_share} needs groups, but none were given. Pass "
             "the group of each query, or leave max_group_share at 1."
         )
-    logits = logits.detach()
-    labels = logits.argmax(-1).cpu()
-    shown = (
-        images.detach().flatten(1).cpu() if settings.image_weight and images is not None else None
-    )
-    num_classes = logits.shape[-1]
+    logits, num_classes = logits.detach(), logits.shape[-1]
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()
     cut = []
-    for label in range(num_classes):
-        numbers = (labels == label).nonzero()[:, 0]
-        # Label by label: all rows in float64 would take twice the memory of the scores.
-        wide = logits[numbers.to(logits.device)].detach().double().cpu()
-        pixels = None if shown is None else shown[numbers].double()
+    for label, numbers in enumerate(_rows_of_labels(logits)):
         own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
-        each = _cut_label(label, wide, pixels, own, settings, older)
+        each = _cut_label(label, logits, numbers, own, settings, older)
+        if images is not None and settings.image_weight and each.boxes:
+            each.weigh_images(images.detach().flatten(1))
         if variants is not None and settings.variant_weight and each.boxes:
             edges = torch.stack([edges for edges, _ in each.boxes])
             answers, dense = answers_of(logits, variants), len(each.classes) == num_classes
@@ -264,6 +158,14 @@ def cut_calibration(
     return Calibration(tuple(cut), shared, settings)
 
 
+def _rows_of_labels(logits: Tensor) -> tuple[Tensor, ...]:
+    """Return the ``(n)`` int64 numbers of the rows of each label, on the CPU."""
+    labels = logits.argmax(-1).cpu()
+    counts = labels.bincount(minlength=logits.shape[-1]).tolist()
+    rows: tuple[Tensor, ...] = labels.argsort(stable=True).split(counts)
+    return rows
+
+
 def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | None) -> SharedRows:
     """Cut the rows of labels with too few of them by their top score, all labels together.
 
@@ -282,13 +184,12 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
     tops, boxes = probabilities.amax(-1), list[Box]()
     if _company(groups, rows) >= least:
         # The mean of one number per row needs no scaling to sum to 1.
-        one, zero = tops[rows].unsqueeze(-1), torch.zeros(len(rows), dtype=torch.float64)
+        one = tops[rows].unsqueeze(-1)
         most = min(settings.max_boxes, BOXES_PER_LEVEL * settings.shared_levels)
         open_ended = torch.full((1,), torch.inf, dtype=torch.float64)
         whole = (open_ended, torch.arange(len(rows)))
-        boxes, _ = _cut(
-            one, zero, replace(settings, center="mean", max_boxes=most), own, [whole], [0]
-        )
+        by_mean = replace(settings, center="mean", max_boxes=most)
+        boxes, _ = cut_boxes(one, None, by_mean, own, [whole], [0])
     everyone = len(tops) if groups is None else len(groups.unique())
     return share_rows(
         probabilities,
@@ -299,7 +200,7 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
         offsets[rows],
         own,
         settings.center,
-        _cap_of(settings),
+        cap_of(settings),
         (float(tops.mean()), float(offsets.mean()), everyone),
     )
 
@@ -307,42 +208,34 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
 def _cut_label(
     label: int,
     logits: Tensor,
-    images: Tensor | None,
+    numbers: Tensor,
     groups: Tensor | None,
     settings: FitSettings,
     older: Codebook | None,
 ) -> LabelRows:
     """Cut the rows of one label into boxes; see :class:`LabelRows`."""
-    count, num_classes = logits.shape
-    explicit = settings.explicit_classes if older is None else older.sizes.explicit_classes
-    probabilities = logits.softmax(-1)
-    mean = probabilities.mean(0) if count else probabilities.new_zeros(num_classes)
-    mean[label] = torch.inf  # the label itself comes first
-    classes = mean.topk(min(explicit, num_classes)).indices
-    if older is not None:
-        classes = older.classes[label]
-    rows = project(probabilities, classes.expand(count, -1), dense=explicit >= num_classes)
-    tails = _tails(probabilities, classes)
-    nesting, boxes = None, list[Box]()
+    count, num_classes = len(numbers), logits.shape[-1]
+    explicit = min(settings.explicit_classes, num_classes)
+    nothing = torch.zeros(explicit, dtype=torch.int64)
+    own = LabelRows(logits, numbers, nothing, settings.center, cap_of(settings), groups=groups)
+    probabilities = own.scores().softmax(-1)
+    if older is None:
+        mean = probabilities.mean(0) if count else probabilities.new_zeros(num_classes)
+        mean[label] = torch.inf  # the label itself comes first
+        own.classes = mean.topk(explicit).indices
+    else:
+        own.classes = older.classes[label]
+    rows = own.rows(probabilities)
+    tails = own.tails(probabilities) if settings.max_l1_worst is not None else None
     if older is not None:
         boxes, parents = older_boxes(older, label, rows)
-        boxes, parents = _cut(rows, tails, settings, groups, boxes, parents)
-        nesting = nest(older, boxes, parents, partial(_is_enough, groups, settings))
+        own.boxes, parents = cut_boxes(rows, tails, settings, groups, boxes, parents)
+        own.nesting = nest(older, own.boxes, parents, partial(_is_enough, groups, settings))
     elif _has_own_cells(groups, settings, count):
         open_ended = torch.full((rows.shape[1],), torch.inf, dtype=torch.float64)
-        boxes, _ = _cut(rows, tails, settings, groups, [(open_ended, torch.arange(count))], [label])
-    return LabelRows(
-        classes,
-        rows,
-        images,
-        logits.logsumexp(-1),
-        tails,
-        settings.center,
-        boxes,
-        _cap_of(settings),
-        groups=groups,
-        nesting=nesting,
-    )
+        whole = [(open_ended, torch.arange(count))]
+        own.boxes, _ = cut_boxes(rows, tails, settings, groups, whole, [label])
+    return own
 
 
 def _has_own_cells(groups: Tensor | None, settings: FitSettings, count: int) -> bool:
@@ -365,18 +258,6 @@ def _is_enough(groups: Tensor | None, settings: FitSettings, rows: Tensor) -> bo
         return True
     counts = groups[rows].unique(return_counts=True)[1]
     return float(counts.max() / counts.sum()) <= settings.max_group_share
-
-
-def _cap_of(settings: FitSettings) -> float:
-    return math.inf if settings.max_l1_worst is None else settings.max_l1_worst
-
-
-def _tails(probabilities: Tensor, classes: Tensor) -> Tensor:
-    """Return the ``(n)`` L1 distances of rows from rows that share their rest evenly."""
-    rest = probabilities.index_fill(-1, classes, 0)
-    others = max(1, probabilities.shape[-1] - len(classes))
-    even = (rest.sum(-1, keepdim=True) / others).expand_as(rest).index_fill(-1, classes, 0)
-    return (rest - even).abs().sum(-1)
 
 
 def _check_calibration(
@@ -423,7 +304,7 @@ def merge_calibration(
     check_rate_weight("rate_weight", rate_weight)
     check_weight("image_weight", image_weight)
     labels = calibration.labels
-    if image_weight and all(each.images is None for each in labels):
+    if image_weight and all(each.image_distances is None for each in labels):
         raise InvalidOptionError(
             "image_weight needs a calibration that was cut with images, but this one has none. "
             "Cut it under settings with an image_weight above 0."
@@ -466,14 +347,10 @@ def _fill(
     book.members[span] = torch.tensor([len(each) for each in members])
     if rows.groups is not None:
         book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
-    offsets = torch.stack([rows.offsets[each].mean() for each in members])
+    # A cell that stays as it was may have no new rows.
+    offsets, values = rows.vectors_of(cells)
     offsets = offsets.round(decimals=OFFSET_DECIMALS)
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
-    # A cell that stays as it was may have no new rows.
-    values = torch.zeros(len(members), rows.rows.shape[1], dtype=torch.float64)
-    for number, each in enumerate(members):
-        if len(each):
-            values[number] = center_of(rows.rows[each], rows.center)
     # Cut off, not rounded: what is left goes to the label, which stays on top.
     others = short(values[:, 1:], torch.floor)
     values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)
@@ -523,247 +400,6 @@ def choose_codebook(calibration: Calibration, logits: Tensor, budget: Budget) ->
     return min(within, key=lambda pair: (pair[0].bits, pair[0].l1_mean))[1]
 
 
-def short(
-    values: Tensor, rounding: Callable[[Tensor], Tensor] = torch.round, digits: int = DIGITS
-) -> Tensor:
-    """Return float64 values with few binary digits.
-
-    Args:
-        values: Of any shape, finite.
-        rounding: Rounds to whole numbers.
-        digits: Binary digits that stay, at least 1.
-    """
-    mantissas, exponents = values.frexp()
-    return rounding(mantissas * 2.0**digits).ldexp(exponents - digits)
-
-
-def center_of(rows: Tensor, center: str) -> Tensor:
-    """Return the ``(W)`` mean of ``(n, W)`` rows that sum to 1, or their median, rescaled."""
-    if center == "mean":
-        return rows.mean(0)
-    # Of an even number of rows both middle ones count, as in the usual median.
-    middle = rows.quantile(0.5, 0)
-    return middle / middle.sum()
-
-
-def distances_from_center(rows: Tensor, center: str) -> Tensor:
-    """Return the ``(n)`` L1 distances of ``(n, W)`` rows from their center."""
-    return (rows - center_of(rows, center)).abs().sum(-1)
-
-
-def distortion(rows: Tensor, center: str) -> float:
-    """Return the sum of L1 distances of ``(n, W)`` rows from their center."""
-    return float(distances_from_center(rows, center).sum())
-
-
-def _cut(
-    rows: Tensor,
-    tails: Tensor,
-    settings: FitSettings,
-    groups: Tensor | None,
-    boxes: list[Box],
-    parents: list[int],
-) -> tuple[list[Box], list[int]]:
-    """Cut boxes of rows further, best cut first, until there are enough or none can be cut.
-
-    Boxes with a row beyond ``max_l1_worst`` are cut before all others.
-
-    A cut puts its lower side before its upper side, in the place of what was cut. So the first
-    box whose upper edges a row keeps within is the one that the cuts lead to, and lower edges
-    need not be kept.
-
-    Returns:
-        The boxes, and the parent of each: that of the box that it was cut from. There are at most
-        ``max_boxes`` more than before, less one.
-    """
-
-    def cut_of(side: Tensor) -> _Cut | None:
-        own = None if groups is None else groups[side]
-        return _best_cut(rows[side], tails[side], settings, own)
-
-    cuts, most = [cut_of(side) for _, side in boxes], len(boxes) + settings.max_boxes - 1
-    while len(boxes) < most:
-        gains = [(False, -1.0) if cut is None else (cut.is_urgent, cut.gain) for cut in cuts]
-        best = max(range(len(gains)), key=gains.__getitem__)
-        cut = cuts[best]
-        if cut is None:
-            break
-        edges, group = boxes[best]
-        below = edges.clone()
-        below[cut.axis] = cut.edge
-        left = rows[group, cut.axis] <= cut.edge
-        sides = (below, group[left]), (edges, group[~left])
-        boxes[best : best + 1] = sides
-        cuts[best : best + 1] = [cut_of(side) for _, side in sides]
-        parents[best : best + 1] = [parents[best]] * 2
-    return boxes, parents
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Where to cut, the L1 distortion that the cut removes, and whether a row is beyond the cap."""
-
-    axis: int
-    edge: float
-    gain: float
-    is_urgent: bool
-
-
-def _best_cut(
-    rows: Tensor, tails: Tensor, settings: FitSettings, groups: Tensor | None
-) -> _Cut | None:
-    """Return the cut that removes most L1 distortion; None if no cut removes any."""
-    count, least, center = len(rows), settings.min_members, settings.center
-    if count < 2 * least:
-        return None
-    ordered, order = rows.sort(0)
-    sums = ordered.cumsum(0)
-    before = torch.arange(1, count, dtype=torch.float64).unsqueeze(-1)
-    after = count - before
-    apart = sums[:-1] / before - (sums[-1] - sums[:-1]) / after
-    gains = before * after / count * apart.square()
-    # Half way between two rows, so that neither's last bit decides; nearly equal rows cannot be
-    # parted by a short number.
-    edges = short((ordered[:-1] + ordered[1:]) / 2)
-    gains[(edges >= ordered[1:]) | (edges < ordered[:-1])] = -1
-    gains[: least - 1], gains[count - least :] = -1, -1
-    if groups is not None:
-        below, above = groups[order], groups[order.flip(0)]
-        few = torch.minimum(groups_up_to(below)[:-1], groups_up_to(above).flip(0)[1:]) < least
-        gains[few] = -1
-    most, at = gains.max(0)
-    apart = distances_from_center(rows, center)
-    is_urgent = bool((apart + tails > _cap_of(settings)).any())
-    whole, best = float(apart.sum()), None
-    for axis in most.topk(min(CUTS_TRIED, rows.shape[1])).indices.tolist():
-        if most[axis] <= 0:
-            break
-        edge = float(edges[at[axis], axis])
-        left = rows[:, axis] <= edge
-        gain = whole - distortion(rows[left], center) - distortion(rows[~left], center)
-        # Axes that part the rows alike gain alike: the last bits must not decide between them.
-        if gain > 0 and (best is None or gain > best.gain * (1 + TIE)):
-            best = _Cut(axis, edge, gain, is_urgent)
-    return best
-
-
-def groups_up_to(groups: Tensor) -> Tensor:
-    """Return how many different groups each column of ``(n, W)`` int64 has up to each row."""
-    places = torch.arange(len(groups)).unsqueeze(-1).expand_as(groups)
-    first = torch.full((int(groups.max()) + 1, groups.shape[1]), len(groups))
-    first = first.scatter_reduce(0, groups, places, "amin")
-    return (first.gather(0, groups) == places).cumsum(0)
-
-
-class _Merging:
-    """A label's boxes on their way to cells.
-
-    Attributes:
-        cells: The cells so far, as numbers of boxes.
-        cheapest: Least change of the objective by joining two cells; infinite if none may join.
-    """
-
-    def __init__(
-        self,
-        label: LabelRows | SharedRows,
-        rate_weight: float,
-        image_weight: float,
-        settings: FitSettings,
-        alike: int = 1,
-    ) -> None:
-        """Weigh all pairs of a label's boxes.
-
-        Args:
-            label: The label's rows.
-            rate_weight: See :class:`FitSettings`.
-            image_weight: See :class:`FitSettings`.
-            settings: Its ``variant_weight`` and ``max_group_share`` count.
-            alike: Number of labels that have these cells.
-        """
-        self.alike = alike
-        self._label, self._image_weight = label, image_weight
-        self._max_group_share = settings.max_group_share
-        self._variant_weight = settings.variant_weight
-        # An infinite weight would leave no order among pairs.
-        self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
-        self.cells = [frozenset([number]) for number in range(len(label.boxes))]
-        whole = frozenset(range(len(self.cells)))
-        if label.nesting is not None:
-            self.cells = label.nesting.cells
-        elif rate_weight == math.inf and whole and label.cap == math.inf:
-            self.cells = [whole]
-        self._counts = {cell: len(label.union(cell)) for cell in self.cells}
-        images = label.images if image_weight else None
-        self._means = (
-            {}
-            if images is None
-            else {cell: images[label.union(cell)].mean(0) for cell in self.cells}
-        )
-        self._changes = {
-            (first, second): self._change(first, second)
-            for place, first in enumerate(self.cells)
-            for second in self.cells[:place]
-            if self._may_join(first, second)
-        }
-
-    @property
-    def cheapest(self) -> float:
-        return min(self._changes.values(), default=math.inf)
-
-    def settle(self) -> None:
-        """Join cells while that lowers the objective, or one group has too large a share of one."""
-        while self._changes:
-            if self.cheapest <= 0:
-                self.join()
-                continue
-            most = self._max_group_share
-            uneven = {cell for cell in self.cells if self._label.group_share(cell) > most}
-            if not uneven:
-                break
-            # Also beyond the cap: who is behind a vector counts more.
-            pairs = list(filter(uneven.intersection, self._changes))
-            if not pairs:  # an older table's cell, which stays as it was
-                break
-            self._join(min(pairs, key=self._changes.__getitem__))
-
-    def join(self) -> None:
-        """Join the two cells whose union costs least."""
-        self._join(min(self._changes, key=self._changes.__getitem__))
-
-    def _join(self, pair: tuple[frozenset[int], frozenset[int]]) -> None:
-        first, second = pair
-        joined = first | second
-        self._counts[joined] = self._counts[first] + self._counts[second]
-        if self._means:
-            share = self._counts[first] / self._counts[joined]
-            self._means[joined] = share * self._means[first] + (1 - share) * self._means[second]
-        self.cells = [cell for cell in self.cells if cell not in pair]
-        self._changes = {key: value for key, value in self._changes.items() if not {*key} & {*pair}}
-        mates = [cell for cell in self.cells if self._may_join(joined, cell)]
-        self._changes.update({(joined, cell): self._change(joined, cell) for cell in mates})
-        self.cells.append(joined)
-
-    def _may_join(self, first: frozenset[int], second: frozenset[int]) -> bool:
-        nesting = self._label.nesting
-        return nesting is None or nesting.may_join(first, second)
-
-    def _change(self, first: frozenset[int], second: frozenset[int]) -> float:
-        label, both = self._label, first | second
-        if label.beyond(both) > label.beyond(first) + label.beyond(second):
-            return math.inf
-        distance = label.cost(both) - label.cost(first) - label.cost(second)
-        one, other = self._counts[first], self._counts[second]
-        total = one + other
-        # n H(cell | label) = - sum of n_cell log2(n_cell / n), where n drops out of a difference.
-        bits = one * math.log2(total / one) + other * math.log2(total / other)
-        between = 0.0
-        if self._means:
-            apart = self._means[first] - self._means[second]
-            between = one * other / total * float(apart.square().mean())
-        crossing = self._variant_weight * label.crossing(first, second)
-        return distance - self._rate_weight * bits - self._image_weight * between - crossing
-
-
 def _merge(
     calibration: Calibration, rate_weight: float, image_weight: float
 ) -> tuple[list[list[frozenset[int]]], list[frozenset[int]]]:
@@ -777,23 +413,24 @@ def _merge(
     """
     settings, shared = calibration.settings, calibration.shared
     most, cap = settings.max_cells, settings.max_l1_worst
-    mergings = [
-        _Merging(each, rate_weight, image_weight, settings)
+    merged = [
+        merge(each, rate_weight, image_weight, settings, to_the_end=most is not None)
         for each in calibration.labels
         if each.boxes
     ]
     if shared is not None:
-        mergings.append(_Merging(shared, rate_weight, 0.0, settings, len(shared.labels)))
-    for each in mergings:
-        each.settle()
-    # A level of one label has few queries: nothing is known of the groups that will be behind it.
-    few = settings.shared_levels if settings.max_group_share == 1 else 1
-    while shared is not None and len(mergings[-1].cells) > few:
-        mergings[-1].join()
+        alike = len(shared.labels)
+        levels = merge(shared, rate_weight, 0.0, settings, alike=alike, to_the_end=True)
+        # A level of one label has few queries: nothing is known of the groups that will be behind
+        # it.
+        few = settings.shared_levels if settings.max_group_share == 1 else 1
+        while len(levels.cells) > few:
+            levels.join()
+        merged.append(levels)
     # A label without cells has one vector.
-    cells = sum(each.alike * max(1, len(each.cells)) for each in mergings)
+    cells = sum(each.alike * max(1, len(each.cells)) for each in merged)
     while most is not None and cells > most:
-        least = min(mergings, key=lambda each: each.cheapest / each.alike)
+        least = min(merged, key=lambda each: each.cheapest / each.alike)
         if least.cheapest == math.inf:
             within = "" if cap is None else f" within a max_l1_worst of {cap:g}"
             raise InvalidOptionError(
@@ -802,7 +439,7 @@ def _merge(
             )
         least.join()
         cells -= least.alike
-    chosen = [sorted(each.cells, key=min) for each in mergings]
-    levels = [] if shared is None else chosen.pop()
+    chosen = [sorted(each.cells.values(), key=min) for each in merged]
+    of_levels = [] if shared is None else chosen.pop()
     own = iter(chosen)
-    return [next(own) if each.boxes else [] for each in calibration.labels], levels
+    return [next(own) if each.boxes else [] for each in calibration.labels], of_levels

@@ -145,6 +145,7 @@ def certified_error(
     groups: Tensor | None = None,
     together: int = 1,
     keys: Tensor | None = None,
+    shares: tuple[Tensor, Tensor] | None = None,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
@@ -156,9 +157,10 @@ def certified_error(
             independent.
         together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64, equal for equal queries; None: they are computed.
+        shares: From :func:`error_shares`, of these queries; None: they are computed.
     """
     if groups is None:
-        values, lone = error_shares(cells, queries)
+        values, lone = error_shares(cells, queries) if shares is None else shares
         estimate, alone = float(values.mean()), float(lone.double().mean())
     else:
         estimate, alone = estimate_over_groups(cells, queries, groups)
@@ -197,6 +199,31 @@ def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
         company > 1, torch.cat(squares) * company / (company - 1).clamp_min(1), 0.0
     )
     return values.cpu(), company == 1
+
+
+def estimate_of_error(cells: Tensor, queries: Tensor, squares: Tensor) -> tuple[float, float]:
+    """Return the mean of :func:`error_shares`, and the share that is alone, from sums alone.
+
+    Args:
+        cells: ``(N)`` int64, the cell of each query.
+        queries: ``(N, D)`` floating, in [0, 1].
+        squares: ``(N)`` float64, mean square of each query's values.
+    """
+    inverse = cells.unique(return_inverse=True)[1]
+    counts = inverse.bincount().double()
+    sums = queries.new_zeros(len(counts), queries.shape[1], dtype=torch.float64)
+    for rows, numbers in zip(queries.split(ROWS_AT_ONCE), inverse.split(ROWS_AT_ONCE), strict=True):
+        sums.index_add_(0, numbers, rows.double())
+    within = squares.new_zeros(len(counts)).index_add_(0, inverse, squares)
+    within -= sums.square_().mean(-1) / counts
+    variances = torch.where(counts > 1, within.clamp_min(0) / (counts - 1).clamp_min(1), 0.0)
+    # Row by row, so that the numbers of the cells do not decide the last bits.
+    return float(variances[inverse].mean()), float((counts == 1).double()[inverse].mean())
+
+
+def mean_squares(queries: Tensor) -> Tensor:
+    """Return the ``(N)`` float64 mean square of each of ``(N, D)`` queries' values."""
+    return torch.cat([rows.double().square_().mean(-1) for rows in queries.split(ROWS_AT_ONCE)])
 
 
 def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tuple[float, float]:

@@ -39,6 +39,7 @@ def certify_parts(
     level: float,
     groups: Tensor | None = None,
     keys: Tensor | None = None,
+    shares: tuple[Tensor, Tensor] | None = None,
 ) -> PartErrors:
     """Certify the error of each part with at least ``LEAST_ROWS`` queries, or groups of them.
 
@@ -50,6 +51,8 @@ def certify_parts(
         groups: ``(N)`` int64, of queries that depend on each other the same number; None: all are
             independent.
         keys: See :func:`oneway.defenses.codebook.betting.bound_error`.
+        shares: From :func:`oneway.defenses.codebook.measures.error_shares`, of all queries, if each
+            cell lies in one part; None: they are computed part by part.
     """
     numbers, sizes = parts.unique(return_counts=True)
     rows = dict(
@@ -74,6 +77,7 @@ def certify_parts(
             of(groups, own),
             together=len(enough),
             keys=of(keys, own),
+            shares=None if shares is None else (shares[0][own], shares[1][own.to(cells.device)]),
         )
         for part, own in enough.items()
     }

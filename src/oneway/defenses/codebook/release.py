@@ -230,7 +230,9 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 f"queries to fit to, but the smallest cell has {settings.min_members} members. "
                 "Pass more calibration queries, or lower held_out or min_members."
             )
-        scores, shown = logits[made_of.to(logits.device)], _of(queries, made_of)
+        scores, shown = logits[made_of.to(logits.device)], None
+        if settings.image_weight or move is not None:
+            shown = _of(queries, made_of)  # a copy, which takes as much memory
         calibration = cut_calibration(
             scores,
             settings,

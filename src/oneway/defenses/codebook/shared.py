@@ -19,9 +19,11 @@ more than finer levels do.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from oneway.defenses.codebook.merging import Cell, Indices, Matrix, Vector
 from oneway.defenses.codebook.nesting import Nesting
 from oneway.defenses.codebook.table import Codebook
 
@@ -32,7 +34,7 @@ NUMBERS_AT_ONCE = 2**22
 """Probabilities that are compared with vectors at once."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SharedRows:
     """The calibration rows of all labels that share levels, cut into boxes by their top score.
 
@@ -53,9 +55,11 @@ class SharedRows:
         groups: ``(n)`` int64, the group of each row, or None.
         fallback: Top score, offset, and number of calibration queries (or groups) of all labels:
             they make the only vector of each label where there are no boxes.
-        images: None: what a level mixes is not weighed.
         nesting: None: levels lie in no older table's cells.
-        costs: See :class:`oneway.defenses.codebook.fit.LabelRows`.
+        image_distances: None: what a level mixes is not weighed.
+        crossings: None: nor is which queries two levels part from their changed copies.
+        pairs: See :class:`oneway.defenses.codebook.merging.Mergeable`.
+        known: See there.
     """
 
     labels: Tensor
@@ -71,34 +75,23 @@ class SharedRows:
     cap: float
     groups: Tensor | None
     fallback: tuple[float, float, int]
-    images: Tensor | None = None
     nesting: Nesting | None = None
-    costs: dict[frozenset[int], tuple[float, int]] = field(default_factory=dict)
+    image_distances: Matrix | None = None
+    crossings: Tensor | None = None
+    pairs: dict[tuple[Cell, ...], Vector] = field(default_factory=dict)
+    known: dict[int, float] = field(default_factory=dict)
 
     def union(self, numbers: frozenset[int]) -> Tensor:
         """Return the row numbers of several boxes together."""
         return torch.cat([self.boxes[number][1] for number in sorted(numbers)])
 
-    def cost(self, numbers: frozenset[int]) -> float:
-        """Return the L1 distortion of several boxes' rows about their common level."""
-        return self._costs(numbers)[0]
+    def unions(self, cells: list[Cell]) -> "LevelSums":
+        """Return what weighs unions of these cells."""
+        return LevelSums(self, cells)
 
-    def beyond(self, numbers: frozenset[int]) -> int:
+    def beyond(self, numbers: Cell) -> int:
         """Return how many of several boxes' rows are beyond the cap from their vector."""
-        return self._costs(numbers)[1]
-
-    def _costs(self, numbers: frozenset[int]) -> tuple[float, int]:
-        if numbers not in self.costs:
-            boxes, place = sorted(numbers), self._place(numbers)
-            self.costs[numbers] = (
-                float(self.sums[boxes, place].sum()),
-                int(self.strays[boxes, place].sum()),
-            )
-        return self.costs[numbers]
-
-    def crossing(self, first: frozenset[int], second: frozenset[int]) -> float:  # noqa: ARG002
-        """Return 0: which queries two levels part from their changed copies is not weighed."""
-        return 0.0
+        return int(self.strays[sorted(numbers), self._place(numbers)].sum())
 
     def group_share(self, numbers: frozenset[int]) -> float:
         """Return the share of the largest group in several boxes; 0 without groups."""
@@ -123,6 +116,35 @@ class SharedRows:
         if self.center == "mean":
             return int((self.grid - self.tops[self.union(numbers)].mean()).abs().argmin())
         return int(self.sums[sorted(numbers)].sum(0).argmin())
+
+
+class LevelSums:
+    """What each cell of :class:`SharedRows` is moved by at each top score that it may release."""
+
+    def __init__(self, shared: SharedRows, cells: list[Cell]) -> None:
+        """Add up what is known of these cells' boxes."""
+        slots = 2 * len(cells)
+        self._grid, self._center = shared.grid.numpy(), shared.center
+        self._sums, self._tops = np.zeros((slots, len(shared.grid))), np.zeros((slots, 2))
+        for slot, cell in enumerate(cells):
+            own = shared.tops[shared.union(cell)]
+            self._sums[slot] = shared.sums[sorted(cell)].sum(0)
+            self._tops[slot] = float(own.sum()), len(own)
+
+    def distortions(self, first: Indices, second: Indices) -> Vector:
+        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+        sums, tops = self._sums[first] + self._sums[second], self._tops[first] + self._tops[second]
+        if self._center == "mean":
+            place = np.abs(self._grid - tops[:, :1] / tops[:, 1:]).argmin(axis=1)
+        else:
+            place = sums.argmin(axis=1)
+        moved: Vector = sums[np.arange(len(sums)), place]
+        return moved
+
+    def join(self, first: int, second: int, slot: int) -> None:
+        """Let a free slot be the union of two, which are given up."""
+        self._sums[slot] = self._sums[first] + self._sums[second]
+        self._tops[slot] = self._tops[first] + self._tops[second]
 
 
 def share_rows(

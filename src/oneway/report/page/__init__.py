@@ -3,7 +3,6 @@
 from oneway.report.page.audit import audit_page
 from oneway.report.page.certificate import certificate_page
 from oneway.report.page.experiments import (
-    chart_key,
     frontier_charts,
     no_gallery,
     records_page,
@@ -14,7 +13,6 @@ from oneway.report.page.render import render, write_charts, write_page
 __all__ = [
     "audit_page",
     "certificate_page",
-    "chart_key",
     "frontier_charts",
     "no_gallery",
     "records_page",

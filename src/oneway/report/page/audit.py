@@ -23,7 +23,9 @@ from oneway.report.page.blocks import (
 )
 from oneway.report.page.charts import Chart, Legend, Place, Point, reliability_chart
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
+from oneway.report.page.filing import filing_section
 from oneway.report.page.flags import flag_texts
+from oneway.report.page.groups import group_sections
 from oneway.report.page.pictures import Gallery, Pictures, picture_row, shown_size
 from oneway.report.table import Column, Listing
 
@@ -48,8 +50,11 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
     if pictures:
         notices.append(sentences.CONFIDENTIAL)
     sections = [
-        Section("numbers", "In numbers", [_figures(record), Prose(sentences.READING)]),
+        Section("numbers", "In numbers", [_figures(record)]),
+        filing_section(record),
+        Section("reading", "How to read this", [Prose(sentences.READING)]),
         *_examples(record, pictures),
+        *group_sections(record),
         Section("baselines", "Attackers between the baselines", [_baselines(record)]),
         *_frontier(record),
         Section("words", "In words", [Bullets(audit.verdict(record)[1:-1])]),
@@ -228,7 +233,12 @@ def _examples(record: AuditRecord, pictures: Gallery | None) -> list[Section]:
     if pictures:
         first = {source: images[: len(shown)] for source, images in pictures.items()}
         title = "Some queries, and what attackers make of them"
-        numbers = ("strongest attacker's error", "model's confidence")
+        numbers = (
+            "strongest attacker's error",
+            "from the label alone",
+            "gain beyond the label",
+            "model's confidence",
+        )
         strips = _strips(title, first, shown, numbers, record)
         sections.append(Section("seen", "What attackers see", [strips]))
     if any("gains" not in query for query in worst):
@@ -237,7 +247,13 @@ def _examples(record: AuditRecord, pictures: Gallery | None) -> list[Section]:
     title = "Queries of which the release reveals most beyond the label"
     if worst and pictures:
         last = {source: images[len(shown) :] for source, images in pictures.items()}
-        gains = ("gain beyond the label", "gain from clean scores", "model's confidence")
+        gains = (
+            "gain beyond the label",
+            "gain from clean scores",
+            "strongest attacker's error",
+            "from the label alone",
+            "model's confidence",
+        )
         blocks.append(_strips(title, last, worst, gains, record))
     elif worst:
         blocks.append(Grid(Listing(title, QUERY, worst)))
@@ -413,7 +429,6 @@ def _identifying(record: AuditRecord) -> list[str]:
 def _how(record: AuditRecord) -> list[tuple[str, str]]:
     plan = record.plan
     return [
-        *([("Command", record.command)] if record.command else []),
         ("Data", f"{record.auxiliary:,} auxiliary rows, {record.queries:,} test queries"),
         sentences.attackers_fact([*record.errors, *_identifying(record)]),
         ("Input transforms", ", ".join(plan.input_transforms)),
@@ -424,6 +439,5 @@ def _how(record: AuditRecord) -> list[tuple[str, str]]:
         ("Left out for lack of time", "; ".join(plan.left_out) or "nothing"),
         ("Answers", "random" if record.random else "the same every time"),
         ("Run time", f"{record.seconds / 60:.1f} minutes"),
-        *sentences.provenance_facts(record.provenance),
         *sentences.environment_facts(record.environment),
     ]

@@ -27,14 +27,6 @@ class Bullets:
 
 
 @dataclass(frozen=True)
-class Key:
-    """Names of the numbers in charts, from number 1 on."""
-
-    names: Sequence[str]
-    kind: str = "key"
-
-
-@dataclass(frozen=True)
 class Facts:
     """Facts as pairs of name and text, such as how a record was made."""
 
@@ -90,7 +82,7 @@ class FlagText:
     kind: str = "flag"
 
 
-Block = Prose | Bullets | Key | Facts | Figures | Grid | FlagText | Chart | Pictures
+Block = Prose | Bullets | Facts | Figures | Grid | FlagText | Chart | Pictures
 
 
 @dataclass(frozen=True)

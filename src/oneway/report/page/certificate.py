@@ -5,6 +5,7 @@ A terminal prints the sentences, the table of errors and the assumptions. The pa
 
 from operator import attrgetter, itemgetter
 
+import oneway
 from oneway.defenses.codebook import (
     ASSUMPTIONS,
     Certificate,
@@ -492,4 +493,6 @@ def _facts(certificate: Certificate, command: str) -> list[tuple[str, str]]:
         ("Queries", f"{certificate.queries:,}"),
         ("Level of intervals and bounds", level),
         ("Guard version", certificate.version or "none"),
+        ("Codebook table, SHA-256", certificate.table or "none: the release has no table"),
+        ("Page drawn by", f"oneway {oneway.__version__}"),
     ]

@@ -6,10 +6,12 @@ Charts measure nothing, and only place numbers. Colors come from ``chart.css``.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import attrgetter
 
 from markupsafe import Markup
 
+from oneway.report.page.labels import JOINED, LETTER, Box, Labelled, place_labels, text_box
 from oneway.report.table import Listing
 
 WIDTH, HEIGHT = 920, 430
@@ -35,6 +37,12 @@ LINEAR = 0.4
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 52
 """Margins of a plane."""
+
+MARK = 7.0
+"""Half the width of a mark."""
+
+MOST_LETTERS = 48
+"""Most letters of a label on a plane."""
 
 SHAPES = {
     "disc": Markup('<circle r="5.5"/>'),
@@ -92,10 +100,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class Level:
-    """A named number to compare with, such as a baseline."""
+    """A named number to compare with, such as a baseline.
+
+    Attributes:
+        label: Name of the number.
+        value: The number.
+        text: Text at its line; empty: the name and the number.
+    """
 
     label: str
     value: float
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,10 +223,13 @@ def line_chart(
     for order, level in enumerate(levels):
         x, y = at(level.value), head * (order + 1) - 6
         across = {"x1": _percent(x), "x2": _percent(x)}
-        parts.append(element("line", kind="level", y1=y + 5, y2=height - 4, **across))
+        # Dashes as far apart as rows: they cross the tracks, and leave out the names above them.
+        dash, begin = step - 15, (top - 2 * lift + 4 - (y + 5)) % step
+        dashes = f"stroke-dasharray:{dash} {step - dash};stroke-dashoffset:{step - begin}"
+        parts.append(element("line", kind="level", y1=y + 5, y2=height - 4, style=dashes, **across))
         # The first stands to the left of its line, others to the right, where there is room.
         beside = {"dx": -5, "text_anchor": "end"} if x > (ROOM if order else 25) else {"dx": 5}
-        text = f"{level.label} {level.value:.4f}"
+        text = level.text or f"{level.label} {level.value:.4f}"
         parts.append(element("text", text, kind="level-name", x=_percent(x), y=y, **beside))
     for order, place in enumerate(places):
         y = top + step * (order + 1) - lift
@@ -316,32 +334,36 @@ def plane_chart(
     """
     across, up = axes
     parts, right = _grid(axes, size), size[0] - RIGHT
+    # The name of the axis upwards is in the corner.
+    fixed, lines = [text_box(up.label, LETTER * len(up.label) / 2, 12)], list[Box]()
     for level in levels:
         y = up.at(level.value)
         parts.append(element("line", kind="level", x1=LEFT, x2=right, y1=y, y2=y))
         place = {"x": LEFT + 18, "y": y - 6 if level.value > 0 else y + 15}
         parts.append(element("text", level.label, kind="level-name", **place))
+        middle = place["x"] + LETTER * len(level.label) / 2
+        fixed.append(text_box(level.label, middle, place["y"]))
+        lines.append(Box(LEFT, y - 1, right, y + 1))
     if len(steps) > 1:
         way = f"M{across.at(steps[0].across):.1f} {up.at(steps[0].up):.1f}" + "".join(
             f"H{across.at(point.across):.1f}V{up.at(point.up):.1f}" for point in steps[1:]
         )
         parts.append(element("path", kind="steps", d=way))
-    # Centers of what is drawn, with half their widths.
-    taken = [(across.at(point.across) + point.nudge, up.at(point.up), 7.0) for point in points]
-    # Points that stand out are drawn last, above the others.
-    for point in sorted(points, key=lambda point: point.on):
+        corners = [(across.at(point.across), up.at(point.up)) for point in steps]
+        for (x0, y0), (x1, y1) in pairwise(corners):
+            lines += [Box(x0, y0 - 1, x1, y0 + 1), Box(x1 - 1, min(y0, y1), x1 + 1, max(y0, y1))]
+    # Points that stand out are drawn last, above the others, and get their labels first.
+    ordered = sorted(points, key=lambda point: point.on)
+    marks = []
+    for point in ordered:
         x, y = across.at(point.across) + point.nudge, up.at(point.up)
         below, weight = point.up < lowest, "strong" if point.on else "plain"
         if point.low is not None and point.high is not None and not below:
             ends = f"M{x:.1f} {up.at(point.low):.1f}V{up.at(min(point.high, PEAK)):.1f}"
             parts.append(element("path", kind="whisker", d=ends))
-        parts.append(_mark("below" if below else point.shape, weight, x, y))
-        if point.label:
-            text = f"{point.label}: {point.up:.1f}" if below else point.label
-            x, y = _beside(text, x, y, taken, size[0])
-            parts.append(
-                element("text", text, kind=f"{weight} small", x=x, y=y, text_anchor="middle")
-            )
+        marks.append(_mark("below" if below else point.shape, weight, x, y))
+    parts += _labels(ordered[::-1], (across, up), lowest, size[0], fixed, lines)
+    parts += marks
     return Chart(name, title, description, Markup("\n").join(parts), size, numbers, legend)
 
 
@@ -350,28 +372,44 @@ def _mark(shape: str, weight: str, x: float, y: float) -> Markup:
     return element("g", SHAPES[shape], kind=f"mark {weight}", transform=place)
 
 
-def _beside(
-    text: str, x: float, y: float, taken: list[tuple[float, float, float]], width: int
-) -> tuple[float, float]:
-    """Return where text beside a point covers least of what is there; add it to that."""
-    half = 3.6 * len(text)
-    options = [
-        (x + side * (9 + half), y + lift)
-        for lift in (-8, 4, 15, -19, 27, -30, -41)
-        for side in (1, -1)
+def _labels(
+    points: Sequence[Point],
+    axes: tuple[Axis, Axis],
+    lowest: float,
+    width: int,
+    taken: Sequence[Box],
+    lines: Sequence[Box],
+) -> list[Markup]:
+    """Return the labels of points, with a line to those that stand far from their point."""
+    across, up = axes
+    centers = [(across.at(point.across) + point.nudge, up.at(point.up)) for point in points]
+    marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in centers]
+    whiskers = [
+        Box(x - 2, up.at(min(point.high, PEAK)), x + 2, up.at(max(point.low, lowest)))
+        for point, (x, _) in zip(points, centers, strict=True)
+        if point.low is not None and point.high is not None
     ]
-
-    def crowd(place: tuple[float, float]) -> float:
-        near = sum(
-            abs(place[0] - across) < half + wide + 1 and abs(place[1] - 4 - up) < 11
-            for across, up, wide in taken
-        )
-        outside = place[0] - half < LEFT or place[0] + half > width - RIGHT + 8 or place[1] < 10
-        return near + 5 * outside
-
-    best = min(options, key=crowd)
-    taken.append((best[0], best[1] - 4, half))
-    return best
+    labelled = []
+    for point, (x, y) in zip(points, centers, strict=True):
+        text = f"{point.label}: {point.up:.1f}" if point.up < lowest else point.label
+        if len(text) > MOST_LETTERS:
+            text = f"{text[: MOST_LETTERS - 1]}…"
+        labelled.append(Labelled(text, x, y, point.on))
+    frame = Box(LEFT, 2, width, up.at(lowest) + 2 * MARK)
+    parts = []
+    spots = place_labels(labelled, [*marks, *taken], frame, [*whiskers, *lines])
+    for label, spot in zip(labelled, spots, strict=True):
+        if spot is None or not spot.text:
+            continue
+        if spot.distance > JOINED:
+            end = min(max(label.x, spot.box.left), spot.box.right)
+            foot = spot.box.bottom if spot.box.bottom < label.y else spot.box.top
+            ends = {"x1": label.x, "y1": label.y, "x2": end, "y2": foot}
+            parts.append(element("line", kind="leader", **ends))
+        kind = f"{'strong' if label.bold else 'plain'} small"
+        place = {"x": spot.x, "y": spot.y, "text_anchor": "middle"}
+        parts.append(element("text", spot.text, kind=kind, **place))
+    return parts
 
 
 def _grid(axes: tuple[Axis, Axis], size: tuple[int, int]) -> list[Markup]:

@@ -17,7 +17,7 @@ from oneway.report.experiments import (
     todays,
 )
 from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines, gap_label
-from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Key, Page, Prose, Section
+from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section
 from oneway.report.page.charts import Chart, Legend, Place, Point
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.flags import flag_texts
@@ -125,12 +125,6 @@ def frontier_charts(summaries: Sequence[Summary], prefix: str = "e") -> list[Cha
     return [plane for plane in planes if plane is not None]
 
 
-def chart_key(summaries: Sequence[Summary]) -> list[str]:
-    """Return the names of the numbers in charts; none where charts name the releases."""
-    names = [summary.release for summary in todays(summaries)]
-    return names if len(names) > FEW else []
-
-
 def _sections(
     prefix: str,
     summaries: Sequence[Summary],
@@ -146,7 +140,7 @@ def _sections(
         for gap in GAPS
         if (plane := _plane(prefix, counted, distortion, gap)) is not None
     ]
-    key, sections = chart_key(summaries), list[Section]()
+    sections = list[Section]()
     if planes:
         blocks: list[Block] = [
             Prose(
@@ -155,14 +149,13 @@ def _sections(
                     "changing more. Up and to the left is better.",
                 )
             ),
-            *([Key(key)] if key else []),
             *planes,
             Bullets(frontier_lines(counted)),
         ]
         sections.append(
             Section(f"{prefix}-frontier", "What they hide, and what they change", blocks)
         )
-    sections = [*sections, *seen] if key else [*seen, *sections]
+    sections += seen
     sections += [
         Section(f"{prefix}-line", "Strongest attacker of each release", [_line(prefix, counted)]),
         Section(f"{prefix}-table", "All releases", [Grid(experiments.summary_table(summaries))]),
@@ -209,18 +202,17 @@ def _ends(estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
 
 def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str) -> Chart | None:
     """Return gap against distortion; nothing where fewer than two releases have both."""
-    best, few = frontier(summaries, distortion, gap), len(summaries) <= FEW
-    points, numbers = dict[str, Point](), dict[str, str]()
-    for number, summary in enumerate(summaries, start=1):
+    best = frontier(summaries, distortion, gap)
+    points = dict[str, Point]()
+    for summary in summaries:
         up = summary.claimed(gap)
         if up is not None and distortion in summary.values:
             name, on, bounded = summary.release, summary in best, gap in summary.failed
-            numbers[name] = str(number)
             low, high = (None, None) if bounded else _ends(summary.values[gap])
             points[name] = Point(
                 name,
                 *(summary.values[distortion].mean, up, low, high, on),
-                name if few else numbers[name],
+                name,
                 "at least" if bounded else "disc" if on else "ring",
                 text=gap_label(summary, gap),
             )
@@ -236,7 +228,6 @@ def _plane(prefix: str, summaries: Sequence[Summary], distortion: str, gap: str)
             Legend("ring", "plain", "another is better"),
         ),
         columns={
-            "number": lambda point: numbers[point.name],
             "on the frontier": lambda point: "yes" if point.on else "no",
         },
         steps=[points[summary.release] for summary in best],

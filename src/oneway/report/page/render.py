@@ -35,14 +35,13 @@ def write_page(path: Path, page: Page) -> None:
     _write(path, render(page))
 
 
-def write_charts(path: Path, title: str, charts: Sequence[Chart], key: Sequence[str] = ()) -> None:
+def write_charts(path: Path, title: str, charts: Sequence[Chart]) -> None:
     """Write charts below each other as one picture, an SVG that loads nothing.
 
     Args:
         path: The file, .svg; its folder is made if it is missing.
         title: Title above the charts, and name of the picture for people who cannot see it.
         charts: Charts with a fixed width.
-        key: Names of the numbers in the charts, from 1 on.
     """
     parts, y = [element("text", title, kind="title", x=0, y=20)], 34
     for chart in charts:
@@ -64,11 +63,7 @@ def write_charts(path: Path, title: str, charts: Sequence[Chart], key: Sequence[
         parts.append(element("text", legend.label, kind="small", x=x + 22, y=y + 12))
         x += 50 + 7 * len(legend.label)
     y += 30
-    rows = -(-len(key) // 3)
-    for place, name in enumerate(key):
-        spot = {"x": place // rows * WIDTH // 3, "y": y + 16 * (place % rows) + 10}
-        parts.append(element("text", f"{place + 1}  {name}", kind="small", **spot))
-    height = y + 16 * rows + 6
+    height = y + 6
     described = " ".join(chart.description for chart in charts)
     inside = [
         element("title", title),

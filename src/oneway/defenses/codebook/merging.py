@@ -1,0 +1,433 @@
+"""Merge boxes into cells: the entropy-constrained half of a fit.
+
+Cells are joined, whether they touch or not, for as long as that lowers
+
+    sum of L1(p, center of cell) + rate_weight * rows * H(cell | label)
+        - image_weight * rows * E Var(image | cell)
+        + variant_weight * rows * P(two answers to changed copies of a query have two cells)
+
+and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
+brings a row farther than ``max_l1_worst`` from its cell's vector that was within before.
+
+All unions with one cell are weighed at once, from sums instead of rows: with the k rows of a union
+up to a number c and their sum S, of n rows with the sum T,
+
+    sum of |x - c|  =  c (2 k - n) - 2 S + T.
+
+Source: Chou, Lookabaugh & Gray, "Entropy-constrained vector quantization" (IEEE Transactions on
+Acoustics, Speech, and Signal Processing 37, 1989) for the objective; the terms for what a cell
+mixes, and the sums, are ours.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from oneway.defenses.codebook.nesting import Box, Nesting
+from oneway.defenses.codebook.options import FitSettings
+
+LARGEST_RATE_WEIGHT = 1e9
+"""Rate weight that counts as infinite: no distortion weighs as much as a bit."""
+
+SUMS = 2**20
+"""Numbers that :class:`SortedRows` keeps of all cells together, at most."""
+
+NUMBERS_AT_ONCE = 2**18
+"""Numbers that are looked up at once."""
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Cell = frozenset[int]
+"""Numbers of the boxes that make a cell."""
+
+
+class Unions(Protocol):
+    """Weighs unions of two cells, which have the numbers of slots."""
+
+    def distortions(self, first: Indices, second: Indices) -> Vector:
+        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+
+    def join(self, first: int, second: int, slot: int) -> None:
+        """Let a free slot be the union of two, which are given up."""
+
+
+class Mergeable(Protocol):
+    """Boxes of one label, or of all labels that share levels.
+
+    Attributes:
+        pairs: L1 distortion of cells and of pairs of them, by cells: what is known of it.
+        known: The same of unions, by the sum of 2 to the power of each box. Neither
+            depends on the weights, so that a sweep over weights computes it once.
+    """
+
+    pairs: dict[tuple[Cell, ...], Vector]
+    known: dict[int, float]
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Upper edges and row numbers of each box."""
+
+    @property
+    def cap(self) -> float:
+        """``max_l1_worst``; infinite without one."""
+
+    @property
+    def nesting(self) -> Nesting | None:
+        """How the boxes lie in an older table's cells; None: in no others."""
+
+    @property
+    def image_distances(self) -> Matrix | None:
+        """``(m, m)`` mean squared differences of the boxes' mean images, or None."""
+
+    @property
+    def crossings(self) -> Tensor | None:
+        """``(m, m)`` how many queries each pair of boxes parts from changed copies, or None."""
+
+    def unions(self, cells: list[Cell]) -> Unions:
+        """Return what weighs unions of these cells, in twice as many slots."""
+
+    def beyond(self, numbers: Cell) -> int:
+        """Return how many rows of several boxes are beyond the cap from their released vector."""
+
+    def group_share(self, numbers: Cell) -> float:
+        """Return the share of the largest group in several boxes; 0 without groups."""
+
+
+class SortedRows:
+    """A label's rows along each axis, and each cell's part of them in blocks of equal size.
+
+    Of a union with a center c, rows and sums up to c are those of whole blocks, which are kept,
+    and of the rest of one block, which is looked through.
+    """
+
+    def __init__(self, rows: Tensor, slots: Tensor, cells: int, center: str) -> None:
+        """Sort rows.
+
+        Args:
+            rows: ``(n, W)`` float64.
+            slots: ``(n)`` int64, the cell of each row.
+            cells: Number of cells at first; slots are twice as many.
+            center: See :class:`FitSettings`.
+        """
+        turned = np.ascontiguousarray(rows.numpy().T)
+        width, count = turned.shape
+        self._center, free = center, 2 * cells
+        blocks = max(1, min(count, SUMS // (free * width)))
+        self._size = -(-count // blocks)
+        blocks = -(-count // self._size)
+        order = turned.argsort(axis=1)
+        past = blocks * self._size - count
+        ordered = np.take_along_axis(turned, order, axis=1)
+        owners = slots.numpy()[order]
+        # Which slot a row belongs to now, by that to which it belonged at first.
+        self._now = np.append(np.arange(cells), -1)
+        self._values = np.pad(ordered, ((0, 0), (0, past)))
+        self._owners = np.pad(owners, ((0, 0), (0, past)), constant_values=cells)
+        self._sorted = torch.from_numpy(ordered)
+        block = np.arange(count) // self._size
+        place = (owners * width + np.arange(width)[:, None]) * blocks + block
+        self._counts, self._sums = (
+            _running(place.ravel(), weights, (cells, width, blocks), free)
+            for weights in (None, ordered.ravel())
+        )
+
+    def join(self, first: int, second: int, slot: int) -> None:
+        """Let a free slot be the union of two, which are given up."""
+        self._counts[slot] = self._counts[first] + self._counts[second]
+        self._sums[slot] = self._sums[first] + self._sums[second]
+        self._now[(self._now == first) | (self._now == second)] = slot
+
+    def distortions(self, first: Indices, second: Indices) -> Vector:
+        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+        at_once = max(1, NUMBERS_AT_ONCE // (len(self._values) * self._size))
+        parts = range(0, len(first), at_once)
+        return np.concatenate(
+            [self._weigh(first[at : at + at_once], second[at : at + at_once]) for at in parts]
+        )
+
+    def _weigh(self, first: Indices, second: Indices) -> Vector:
+        axes = np.arange(len(self._values))[:, None]
+        rows = (self._counts[first, 0, -1] + self._counts[second, 0, -1]).astype(np.float64)
+        totals = (self._sums[first, :, -1] + self._sums[second, :, -1]).T
+        if self._center == "mean":
+            centers = totals / rows
+        else:
+            # Of an even number of rows both middle ones count, as in the usual median.
+            low = self._at_rank(first, second, (rows - 1) // 2)
+            high = self._at_rank(first, second, rows // 2)
+            centers = low + (high - low) / 2
+            centers /= centers.sum(axis=0)
+        place = torch.searchsorted(
+            self._sorted, torch.from_numpy(np.ascontiguousarray(centers)), right=True
+        ).numpy()
+        block = place // self._size
+        counts = self._counts[first, axes, block] + self._counts[second, axes, block]
+        sums = self._sums[first, axes, block] + self._sums[second, axes, block]
+        if self._size > 1:
+            inside, values = self._inside(first, second, block)
+            inside &= np.arange(self._size) < (place - block * self._size)[..., None]
+            counts = counts + inside.sum(axis=-1)
+            sums = sums + np.einsum("wps,wps->wp", values, inside)
+        apart: Vector = (centers * (2 * counts - rows) - 2 * sums + totals).sum(axis=0)
+        return apart
+
+    def _inside(
+        self, first: Indices, second: Indices, block: Indices
+    ) -> tuple[NDArray[np.bool_], Matrix]:
+        """Return which rows of ``(W, P)`` blocks belong to unions, and their numbers."""
+        axes = np.arange(len(self._values))[:, None]
+        shape = len(self._values), -1, self._size
+        block = np.minimum(block, self._values.shape[1] // self._size - 1)
+        owners = self._now[self._owners.reshape(shape)[axes, block]]
+        inside = (owners == first[:, None]) | (owners == second[:, None])
+        return inside, self._values.reshape(shape)[axes, block]
+
+    def _at_rank(self, first: Indices, second: Indices, rank: Vector) -> Matrix:
+        """Return the ``(W, P)`` numbers of unions that so many others come before."""
+        axes = np.arange(len(self._values))[:, None]
+        low = np.zeros((len(self._values), len(first)), dtype=np.int64)
+        high = np.full_like(low, self._counts.shape[-1] - 1)
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            counts = self._counts[first, axes, middle] + self._counts[second, axes, middle]
+            low, high = (
+                np.where(counts <= rank, middle, low),
+                np.where(counts <= rank, high, middle),
+            )
+        before = self._counts[first, axes, low] + self._counts[second, axes, low]
+        inside, values = self._inside(first, second, low)
+        wanted = (rank - before + 1)[..., None]
+        at = (inside.cumsum(axis=-1) >= wanted).argmax(axis=-1)[..., None]
+        found: Matrix = np.take_along_axis(values, at, axis=-1)[..., 0]
+        return found
+
+
+def _running(
+    place: Indices, weights: Vector | None, shape: tuple[int, int, int], slots: int
+) -> NDArray[np.float64]:
+    """Return counts or sums up to the end of each block, with 0 before the first; free slots: 0."""
+    cells, width, blocks = shape
+    found = np.zeros((slots, width, blocks + 1))
+    inner = np.bincount(place, weights, minlength=cells * width * blocks).reshape(shape)
+    inner.cumsum(axis=-1, out=found[:cells, :, 1:])
+    return found
+
+
+@dataclass
+class Merged:
+    """A label's cells, and what joining them further costs.
+
+    Attributes:
+        cells: The cells, as numbers of boxes, by number of slot.
+        ahead: Change of the objective, slots of the two cells, and that of the union, for each
+            further union, the cheapest of its time; none unless they were asked for.
+        alike: Number of labels that have these cells.
+    """
+
+    cells: dict[int, Cell]
+    ahead: list[tuple[float, int, int, int]]
+    alike: int = 1
+
+    @property
+    def cheapest(self) -> float:
+        """Change of the objective by the next union; infinite if there is none within the cap."""
+        return self.ahead[0][0] if self.ahead else math.inf
+
+    def join(self) -> None:
+        """Join the two cells whose union costs least."""
+        _, first, second, slot = self.ahead.pop(0)
+        self.cells[slot] = self.cells.pop(first) | self.cells.pop(second)
+
+
+def merge(
+    label: Mergeable,
+    rate_weight: float,
+    image_weight: float,
+    settings: FitSettings,
+    *,
+    alike: int = 1,
+    to_the_end: bool = False,
+) -> Merged:
+    """Join cells while that lowers the objective, or one group has too large a share of one.
+
+    Args:
+        label: The label's boxes; at least one.
+        rate_weight: See :class:`FitSettings`.
+        image_weight: See :class:`FitSettings`.
+        settings: Its ``variant_weight`` and ``max_group_share`` count.
+        alike: Number of labels that have these cells.
+        to_the_end: Whether to look ahead, down to one cell.
+    """
+    cells = [frozenset([number]) for number in range(len(label.boxes))]
+    if label.nesting is not None:
+        cells = label.nesting.cells
+    elif rate_weight == math.inf and label.cap == math.inf and cells:
+        cells = [frozenset(range(len(label.boxes)))]
+    pairs = _Pairs(label, cells, rate_weight, image_weight, settings.variant_weight)
+    merged = Merged(dict(enumerate(cells)), [], alike)
+    while (pair := pairs.cheapest()) is not None:
+        if pairs.changes[pair] > 0:
+            most = settings.max_group_share
+            uneven = [slot for slot, cell in merged.cells.items() if label.group_share(cell) > most]
+            # Also beyond the cap: who is behind a vector counts more. None of an older table's.
+            pair = pairs.cheapest(uneven)
+            if pair is None:
+                break
+        merged.ahead.append(pairs.join(*pair))
+        merged.join()
+    while to_the_end and (pair := pairs.cheapest()) is not None:
+        merged.ahead.append(pairs.join(*pair))
+    return merged
+
+
+class _Pairs:
+    """Pairs of cells, and how joining each changes the objective.
+
+    Matrices are of slots, of which the later one comes first. So of equal changes the first stands
+    for the pair that has been there longest. A union has the next free slot.
+
+    Attributes:
+        changes: ``(S, S)``; infinite where the cap is broken, as far as it was checked.
+    """
+
+    def __init__(
+        self,
+        label: Mergeable,
+        cells: list[Cell],
+        rate_weight: float,
+        image_weight: float,
+        variant_weight: float,
+    ) -> None:
+        self._label, self._starting, self._cells = label, cells, list(cells)
+        # An infinite weight would leave no order among pairs.
+        self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
+        self._image_weight, self._variant_weight = image_weight, variant_weight
+        slots = 2 * len(cells)
+        member = np.zeros((slots, len(label.boxes)))
+        for slot, cell in enumerate(cells):
+            member[slot, sorted(cell)] = 1
+        sizes = np.array([len(rows) for _, rows in label.boxes], dtype=np.float64)
+        self._counts, self._parents = member @ sizes, np.zeros(slots, dtype=np.int64)
+        if label.nesting is not None:
+            parents = [label.nesting.parents[min(cell)] for cell in cells]
+            self._parents[: len(cells)] = parents
+        self._images = self._crossings = None
+        if image_weight and label.image_distances is not None:
+            share = member * sizes / np.maximum(1, self._counts[:, None])
+            # |mean - mean'|^2 of cells is that of their parts, less half of that within each.
+            apart = share @ label.image_distances @ share.T
+            within = np.diagonal(apart) / 2
+            self._images = apart - within - within[:, None]
+        if variant_weight and label.crossings is not None:
+            self._crossings = member @ label.crossings.numpy() @ member.T
+        self._unions: Unions | None = None
+        self._codes = [sum(1 << number for number in cell) for cell in cells]
+        self._joins = list[tuple[int, int, int]]()
+        self._gone = np.zeros(slots, dtype=bool)
+        later, earlier = np.tril_indices(len(cells), -1)
+        alike = self._parents[later] == self._parents[earlier]
+        later, earlier = later[alike], earlier[alike]
+        self._costs, self._distorted = np.zeros(slots), np.zeros((slots, slots))
+        apart = np.zeros(0)
+        if len(later):
+            alone = np.unique([later, earlier])
+            if tuple(cells) not in label.pairs:
+                label.pairs[tuple(cells)] = self._distortions(
+                    np.concatenate([alone, later]),
+                    np.concatenate([np.full_like(alone, slots - 1), earlier]),
+                )
+            self._costs[alone], apart = np.split(label.pairs[tuple(cells)], [len(alone)])
+        self._may_join = np.zeros((slots, slots), dtype=bool)
+        self._keeps_cap, self.changes = self._may_join.copy(), np.full((slots, slots), math.inf)
+        self._weigh(later, earlier, apart)
+
+    def _distortions(self, first: Indices, second: Indices) -> Vector:
+        # Where all unions are known, rows need not be sorted.
+        if self._unions is None:
+            self._unions = self._label.unions(self._starting)
+        for join in self._joins:
+            self._unions.join(*join)
+        self._joins.clear()
+        return self._unions.distortions(first, second)
+
+    def _weigh(self, later: Indices, earlier: Indices, distorted: Vector) -> None:
+        """Write what joining pairs costs, given the distortions of their unions."""
+        self._distorted[later, earlier] = distorted
+        one, other = self._counts[later], self._counts[earlier]
+        total = one + other
+        # n H(cell | label) = - sum of n_cell log2(n_cell / n), where n drops out of a difference.
+        bits = one * np.log2(total / one) + other * np.log2(total / other)
+        change = distorted - self._costs[later] - self._costs[earlier] - self._rate_weight * bits
+        if self._images is not None:
+            between = one * other / total * self._images[later, earlier]
+            change -= self._image_weight * between
+        if self._crossings is not None:
+            change -= self._variant_weight * self._crossings[later, earlier]
+        self.changes[later, earlier] = change
+        self._may_join[later, earlier] = True
+
+    def cheapest(self, uneven: list[int] | None = None) -> tuple[int, int] | None:
+        """Return the pair that costs least; None if none may be joined.
+
+        Args:
+            uneven: Slots of which the pair must have one; None: any.
+        """
+        may_join = self._may_join
+        if uneven is not None:
+            asked = np.isin(np.arange(len(may_join)), uneven)
+            may_join = may_join & (asked | asked[:, None])
+        places = np.flatnonzero(may_join)
+        if not len(places):
+            return None
+        while True:
+            place = places[self.changes.ravel()[places].argmin()]
+            first, second = (int(slot) for slot in divmod(place, len(may_join)))
+            if self.changes[first, second] == math.inf or self._is_within(first, second):
+                return first, second
+            self.changes[first, second] = math.inf
+
+    def _is_within(self, first: int, second: int) -> bool:
+        """Return whether joining two cells brings no row beyond the cap."""
+        if self._label.cap < math.inf and not self._keeps_cap[first, second]:
+            cells = self._cells[first], self._cells[second]
+            both = self._label.beyond(cells[0] | cells[1])
+            self._keeps_cap[first, second] = both <= sum(map(self._label.beyond, cells))
+            return bool(self._keeps_cap[first, second])
+        return True
+
+    def join(self, first: int, second: int) -> tuple[float, int, int, int]:
+        """Make a union of two cells, weigh all unions with it, and return what ``ahead`` holds."""
+        slot = len(self._cells)
+        self._joins.append((first, second, slot))
+        self._codes.append(self._codes[first] | self._codes[second])
+        self._cells.append(self._cells[first] | self._cells[second])
+        one, other = self._counts[first], self._counts[second]
+        self._counts[slot], self._parents[slot] = one + other, self._parents[first]
+        self._costs[slot] = self._distorted[first, second]
+        if self._crossings is not None:
+            both = self._crossings[first] + self._crossings[second]
+            self._crossings[slot], self._crossings[:, slot] = both, both
+        if self._images is not None:
+            share = one / (one + other)
+            both = share * self._images[first] + (1 - share) * self._images[second]
+            both -= share * (1 - share) * self._images[first, second]
+            self._images[slot], self._images[:, slot] = both, both
+        pair = [first, second]
+        self._may_join[pair] = self._may_join[:, pair] = False
+        self._gone[pair] = True
+        mates = np.flatnonzero(~self._gone[:slot] & (self._parents[:slot] == self._parents[slot]))
+        if len(mates):
+            later, known = np.full_like(mates, slot), self._label.known
+            codes = [self._codes[slot] | self._codes[mate] for mate in mates.tolist()]
+            new = [place for place, code in enumerate(codes) if code not in known]
+            if new:
+                apart = self._distortions(later[new], mates[new]).tolist()
+                known.update(zip((codes[place] for place in new), apart, strict=True))
+            self._weigh(later, mates, np.array([known[code] for code in codes]))
+        return float(self.changes[first, second]), first, second, slot
