@@ -157,7 +157,7 @@ def certified_error(
             independent.
         together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64, equal for equal queries; None: they are computed.
-        shares: From :func:`error_shares`, of these queries; None: they are computed.
+        shares: From ``error_shares``, of these queries; None: they are computed.
     """
     if groups is None:
         values, lone = error_shares(cells, queries) if shares is None else shares
@@ -202,7 +202,7 @@ def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def estimate_of_error(cells: Tensor, queries: Tensor, squares: Tensor) -> tuple[float, float]:
-    """Return the mean of :func:`error_shares`, and the share that is alone, from sums alone.
+    """Return the mean of ``error_shares``, and the share that is alone, from sums alone.
 
     Args:
         cells: ``(N)`` int64, the cell of each query.

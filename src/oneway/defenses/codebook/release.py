@@ -176,7 +176,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             groups: ``(N)`` int64, the person, account or device behind each query. A group is split
                 whole, and ``min_members`` counts different groups.
             drop_copies: Count copies of a query once, also where they certify; see
-                :func:`certify`.
+                :func:`oneway.defenses.codebook.certify`.
             training: ``(M, ...)`` inputs that the model was trained on; if some of the queries are
                 among them, they are refused.
             older: A table of the same model, fitted before: its cells are cut further, and never
