@@ -46,10 +46,10 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     """A release of the label alone must close the gap; test_control_runs has the controls."""
     arguments = ["audit", work / "lenet.pt2", "--outputs", "logits", "--defense", "label-only"]
     data = []
-    for name, rows in (("auxiliary", 800), ("test", 200)):
+    for flag, name, rows in (("--attacker-data", "auxiliary", 800), ("--queries", "test", 200)):
         arrays = np.load(work / f"{name}.npz")
         np.savez(tmp_path / f"{name}.npz", **{key: arrays[key][:rows] for key in arrays})
-        data += [f"--{name}", tmp_path / f"{name}.npz"]
+        data += [flag, tmp_path / f"{name}.npz"]
     folders = ["--out", tmp_path / "out", "--cache", tmp_path / "cache"]
     # Too little for any machine: what may be left out is left out on all.
     limits = ["--minutes", "0.001", "--seeds", "1", "--no-controls"]

@@ -344,7 +344,7 @@ def test_wrong_usage_is_told_in_one_line_and_nothing_is_written(
     model = ("--out", "g.onnx", "--output-name", "y", "--model")
     for arguments, message in (
         (("codebook", scores, "--out", "guard.npz"), "--out must end in .safetensors"),
-        (("codebook", scores, "--out", "g.safetensors", "--center", "mode"), "center 'mode'"),
+        (("codebook", scores, "--out", "g.safetensors", "--center", "mode"), "'mode' is not one"),
         (("certify", work / "s.safetensors", scores), "not a codebook"),
         (("certify", "absent.safetensors", scores), "no codebook file absent.safetensors"),
         (("export", guard, "--out", "guard.bin"), "--out must end in .onnx"),

@@ -84,12 +84,12 @@ def test_what_choose_says_to_run_carries_all_that_it_was_given(oneway, scores, t
     for max_l1, command in ((2, "codebook"), (0.005, "defend")):
         result = oneway("choose", source, *files, "--max-l1", max_l1, "--min-members", 20)
         assert result.exit_code == 0, result.output
-        said, way = result.stdout.splitlines()[-1].split(" Use ")
-        words = shlex.split(way)
+        said, way = result.stdout.splitlines()[-2:]
+        words = shlex.split(way.removeprefix("Make it: "))
         assert words[:2] == ["oneway", command]
         assert words[2] == str(source)
         assert words[words.index("--outputs") + 1] == "logits"
-        assert "certified on 80 queries that neither fitted nor chose it" in said
+        assert "Certified on 80 queries that neither fitted nor chose it" in said
         assert ("no error (nearly every query has an answer of its own" in said) == (max_l1 < 1)
         if command == "codebook":
             assert words[words.index("--queries") + 1] == str(scores / "images.npy")

@@ -69,6 +69,8 @@ def test_there_is_a_command_for_each_kind_of_model_and_of_data():
 @looped("command", COMMANDS, ids=lambda command: " ".join(command[2:3]))
 def test_commands_parse_and_their_options_are_known(command):
     assert command[:2] == ["oneway", "audit"]
+    if "--config" in command:  # which stands in the file before it on the page
+        return
     told = AUDIT.make_context("audit", command[2:]).params
     check_options(told["defense"], parse_options(told["option"], "--option"))
     model = told["model"]
