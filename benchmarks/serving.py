@@ -155,7 +155,7 @@ def make_load(count: int, factory: str, shape: tuple[int, ...], *, in_binary: bo
         head = f"POST /v2/models/model/infer HTTP/1.1\r\nHost: localhost\r\n{more}"
         head += f"Content-Length: {len(body)}\r\n\r\n"
         requests.append(head.encode() + body)
-    # Five digits of a probability are no chance; a smaller one has fewer in as many places.
+    # Five digits; a smaller number has fewer in as many places.
     begun = [[f"{number:.7f}"[:7] for number in row if number > 0.1] for row in clean.tolist()]
     return Load(requests, clean.argmax(1).tolist(), begun)
 
@@ -253,9 +253,10 @@ def judge(server: Server, load: Load, at: int, head: bytes, body: bytes) -> None
     strange |= set(answer["parameters"]) - {"guard", "guard_version"}
     strange |= set(output) - {"name", "shape", "datatype", "data"}
     text = (head + body).decode()
-    # The digits of a clean score in an answer.
+    # Digits of clean scores in an answer: of one score by chance, of most of them by no chance.
     told = sum(number in text for number in load.clean[at])
-    server.leaks += bool(strange) or (server.name != "none" and told > 0)
+    most = 2 * told > len(load.clean[at])
+    server.leaks += bool(strange) or (server.name != "none" and most)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
