@@ -106,6 +106,12 @@ def test_a_name_loads_what_it_needs_when_it_is_first_used():
     assert "torch" not in loaded
 
 
+def test_what_serves_loads_nothing_that_attacks_or_audits():
+    loaded = loaded_after("import oneway; oneway.protect, oneway.load_guard")
+    assert "oneway.adapters.protection" in loaded
+    assert not {"oneway.attacks", "oneway.auditing", "oneway.data", "oneway.report"} & loaded
+
+
 SETTINGS = """
 import locale, logging, os, random, signal, sys, threading, warnings
 def settings():

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oneway.adapters import load_guard, protect
     from oneway.defenses.adversarial_noise import AdversarialNoise, noise_vector
     from oneway.defenses.codebook import CodebookRelease
     from oneway.defenses.label_modifier import keep_label
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
         certify,
         choose,
         fit_codebook,
-        load_guard,
-        protect,
     )
     from oneway.inversion import Inverter, TrainingSettings, train_inverter
     from oneway.metrics import closed_gap
@@ -45,10 +44,10 @@ _HOMES = {
     "closed_gap": "oneway.metrics",
     "fit_codebook": "oneway.interface",
     "keep_label": "oneway.defenses.label_modifier",
-    "load_guard": "oneway.interface",
+    "load_guard": "oneway.adapters",
     "logits_from_confidences": "oneway.releases",
     "noise_vector": "oneway.defenses.adversarial_noise",
-    "protect": "oneway.interface",
+    "protect": "oneway.adapters",
     "release": "oneway.releases",
     "train_inverter": "oneway.inversion",
 }

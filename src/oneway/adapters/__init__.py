@@ -9,6 +9,7 @@ from oneway.adapters.function import GuardedFunction
 from oneway.adapters.guard import Guard
 from oneway.adapters.hugging_face import GuardedPipeline
 from oneway.adapters.onnx_session import GuardedSession
+from oneway.adapters.protection import load_guard, protect
 from oneway.adapters.torch_module import GuardedModule
 from oneway.defenses import KeyedRandomness, SecretKey
 
@@ -21,4 +22,6 @@ __all__ = [
     "GuardedSession",
     "KeyedRandomness",
     "SecretKey",
+    "load_guard",
+    "protect",
 ]

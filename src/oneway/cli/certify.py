@@ -120,10 +120,10 @@ def certify(
 
         oneway certify new.safetensors work/other.npz --with old.safetensors
     """
+    from oneway.adapters import load_guard
     from oneway.defenses import SecretKey
     from oneway.errors import InvalidOptionError
     from oneway.interface import certify as certify_guard
-    from oneway.interface import load_guard
 
     if page is not None:
         check_suffix(page, "--page", ".html")

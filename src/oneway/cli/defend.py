@@ -119,8 +119,8 @@ def _opened(
     given: str | Path, options: "Mapping[str, Any]", inverter: Path | None, device: "torch.device"
 ) -> "Defense":
     """Return the defense of a name, or the codebook of a file."""
+    from oneway.adapters import load_guard
     from oneway.errors import InvalidOptionError
-    from oneway.interface import load_guard
 
     if isinstance(given, str):
         _check_defense(given, options)

@@ -1,10 +1,9 @@
 """The interface of Python: the same words as the command line, which is built on it."""
 
 from oneway.interface.audits import AuditResult, AuditSource, audit, run_audit
-from oneway.interface.codebooks import Choice, certify, choose, fit_codebook, load_guard
+from oneway.interface.codebooks import Choice, certify, choose, fit_codebook
 from oneway.interface.data import Reading, read_rows
 from oneway.interface.models import open_model, read_scores
-from oneway.interface.protection import protect
 
 __all__ = [
     "AuditResult",
@@ -15,9 +14,7 @@ __all__ = [
     "certify",
     "choose",
     "fit_codebook",
-    "load_guard",
     "open_model",
-    "protect",
     "read_rows",
     "read_scores",
     "run_audit",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from oneway.adapters import load_guard
 from oneway.auditing import (
     AuditJob,
     AuditOutcome,
@@ -30,7 +31,6 @@ from oneway.errors import GapTooSmallError, InvalidOptionError
 from oneway.evaluation import Flag, ReleaseSpec, Store, write_queries
 from oneway.extras import load_extra
 from oneway.files import atomic_file, write_npz
-from oneway.interface.codebooks import load_guard
 from oneway.interface.data import AS_IT_IS, Reading, Rows, read_pair
 from oneway.interface.models import open_model
 from oneway.metrics import Interval

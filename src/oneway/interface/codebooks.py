@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from oneway.adapters import load_guard
 from oneway.contracts import Defense
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import (
@@ -16,7 +17,6 @@ from oneway.defenses import (
     SecretKey,
     certify_candidate,
     measure_candidates,
-    open_guard_file,
     pareto_optimal,
 )
 from oneway.defenses import choose_candidate as choose_within
@@ -178,22 +178,6 @@ def _decoys(inverters: Sequence[nn.Module], l1_budget: float) -> Move:
         return plant_decoys(book, scores, queries, inverters, l1_budget=l1_budget)
 
     return move
-
-
-def load_guard(path: str | Path, *, device: torch.device | None = None) -> CodebookRelease:
-    """Read a guard that ``save`` wrote.
-
-    Args:
-        path: The file.
-        device: Where its table goes; None: the CPU.
-
-    Raises:
-        MissingDataError: The file is not there.
-        CorruptDataError: The file is something else, or damaged.
-    """
-    guard = open_guard_file(Path(path), device=device or torch.device("cpu")).defense
-    assert isinstance(guard, CodebookRelease)  # noqa: S101  narrows the type
-    return guard
 
 
 def certify(

@@ -59,15 +59,9 @@ def _read(
             f"input {sent.name!r} must be {declared.datatype} of shape {wanted}, but is "
             f"{sent.datatype} of shape {sent.shape}"
         )
-    values = read_values(sent, part)
     layout = LAYOUTS.get(sent.datatype, np.dtype(object))
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(values, layout).reshape(sent.shape)
-    except OverflowError:
-        raise MessageError(
-            f"the data of input {sent.name!r} must be within {sent.datatype}"
-        ) from None
+    # A copy: binary data lie in the body, and a model may write to its input.
+    array = np.array(read_values(sent, part), layout).reshape(sent.shape)
     if layout.kind == "f" and not np.isfinite(array).all():
         raise MessageError(f"input {sent.name!r} must be finite in {sent.datatype}")
     return array

@@ -1,4 +1,4 @@
-"""A guard around a model, whatever kind of object the model is."""
+"""A guard from its file, and around a model of whatever kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,21 +7,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from oneway.adapters import (
-    Guard,
-    GuardedEndpoint,
-    GuardedFunction,
-    GuardedModule,
-    GuardedPipeline,
-    GuardedSession,
-)
+from oneway.adapters.endpoint import GuardedEndpoint
+from oneway.adapters.function import GuardedFunction
+from oneway.adapters.guard import Guard
+from oneway.adapters.hugging_face import GuardedPipeline
+from oneway.adapters.onnx_session import GuardedSession
+from oneway.adapters.torch_module import GuardedModule
 from oneway.contracts import Defense, ScoredTarget
+from oneway.defenses import open_guard_file
+from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
-from oneway.interface.codebooks import load_guard
-from oneway.interface.models import open_model
 from oneway.releases import Outputs
+from oneway.targets import open_target
 from oneway.targets.modules import names_its_logits
 from oneway.targets.objects import is_pipeline, is_pyfunc, is_session
+
+
+def load_guard(path: str | Path, *, device: torch.device | None = None) -> CodebookRelease:
+    """Read a guard that ``save`` wrote.
+
+    Args:
+        path: The file.
+        device: Where its table goes; None: the CPU.
+
+    Raises:
+        MissingDataError: The file is not there.
+        CorruptDataError: The file is something else, or damaged.
+    """
+    guard = open_guard_file(Path(path), device=device or torch.device("cpu")).defense
+    assert isinstance(guard, CodebookRelease)  # noqa: S101  narrows the type
+    return guard
 
 
 def protect(
@@ -107,7 +122,7 @@ def _opened(
     if place.startswith(("http://", "https://")):
         declared = outputs or "confidences"
         return GuardedEndpoint(place, defense, outputs=declared, decimals=decimals, **options)
-    target = open_model(place, outputs=outputs, **options)
+    target = open_target(place, outputs=outputs, device=torch.device("cpu"), **options)
     score: Callable[[torch.Tensor], torch.Tensor] = target
     said: Outputs = "confidences"
     if isinstance(target, ScoredTarget):
