@@ -155,6 +155,10 @@ class _Graded:
     way: str
 
 
+_Stolen = dict[tuple[str, int, int], dict[str, _Graded]]
+"""Each attack's best copy, by release, budget and seed."""
+
+
 class StealingAudit:
     """An audit of a release against thieves."""
 
@@ -167,6 +171,7 @@ class StealingAudit:
         public: Tensor | None = None,
         seed: int = 0,
         report: ProgressCallback = no_progress,
+        beside: "StealingAudit | None" = None,
     ) -> None:
         """Prepare; nothing is asked yet.
 
@@ -178,6 +183,8 @@ class StealingAudit:
             public: ``(P, ...)`` inputs of another kind in ``[0, 1]``, for a thief with no others.
             seed: First of the seeds.
             report: Progress callback.
+            beside: An audit of another release with the same model, data and settings, which ran
+                before: what it stole from clean scores and labels is not stolen again.
 
         Raises:
             InvalidOptionError: A budget exceeds the rows that thieves have.
@@ -185,6 +192,7 @@ class StealingAudit:
         """
         self.audited, self.settings = audited, settings or StealingSettings()
         self.store, self.public, self.seed, self.report = store, public, seed, report
+        self._stolen: _Stolen = {} if beside is None else dict(beside._stolen)
         most = max(self.settings.budgets)
         for name, rows in (("attacker's rows", audited.auxiliary), ("public inputs", public)):
             if rows is not None and len(rows) < most:
@@ -227,8 +235,11 @@ class StealingAudit:
             for seed in range(self.seed, self.seed + self.settings.seeds):
                 for name, (query, guard) in releases.items():
                     self.report(f"steal with {budget} queries", done / total)
-                    thief = self._thief(query, guard, means.get(name), budget, seed)
-                    graded[name].append(self._grade(thief, truth))
+                    case = (name, budget, seed)
+                    if case not in self._stolen or name == RELEASED:
+                        thief = self._thief(query, guard, means.get(name), budget, seed)
+                        self._stolen[case] = self._grade(thief, truth)
+                    graded[name].append(self._stolen[case])
                     done += 1
             results.append(self._judge(budget, graded, keeps_labels=keeps))
         self.report("steal", 1.0)
@@ -256,11 +267,9 @@ class StealingAudit:
         order = torch.randperm(
             len(audited.auxiliary), generator=Stream(seed, "thief's rows").generator()
         ).to(audited.auxiliary.device)
-        known = guard is not None and guard.deterministic and not guard.requires_input
-
-        def copied(logits: Tensor) -> Tensor:
-            assert guard is not None
-            return release(guard(logits))
+        copied = None
+        if guard is not None and guard.deterministic and not guard.requires_input:
+            copied = _copied(guard)
 
         def thief() -> ThiefKnowledge:
             generator = Stream(seed, f"thief with {budget} queries").generator()
@@ -272,7 +281,7 @@ class StealingAudit:
                 generator=generator,
                 public=self.public,
                 cell_means=cell_means,
-                release=copied if known else None,
+                release=copied,
             )
 
         return thief
@@ -284,9 +293,7 @@ class StealingAudit:
             knowledge = thief()
             if not attack.applies(knowledge.available):
                 continue
-            copies = [
-                self._graded(copy, way, truth) for way, copy in attack.run(knowledge).items()
-            ]
+            copies = [self._graded(copy, way, truth) for way, copy in attack.run(knowledge).items()]
             if copies:
                 graded[name] = max(copies, key=lambda each: float(each.agrees[::2].mean()))
         return graded
@@ -340,9 +347,7 @@ class StealingAudit:
                 ),
                 thief=f"{seeds[0][0]}, {seeds[0][1].way}",
                 fidelities={
-                    attack: _mean(
-                        float(seed[attack].agrees[1::2].mean()) for seed in graded[name]
-                    )
+                    attack: _mean(float(seed[attack].agrees[1::2].mean()) for seed in graded[name])
                     for attack in graded[name][0]
                 },
             )
@@ -354,6 +359,11 @@ class StealingAudit:
             lost = [1 - agrees[name] for name in (RELEASED, CLEAN, LABEL)]
             gap = bootstrap_gap(*lost, generator=draws())
         return BudgetResult(budget, thefts, gain, gap)
+
+
+def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
+    """Return a thief's own copy of a guard: clean logits to released confidences."""
+    return lambda logits: release(guard(logits))
 
 
 def _on_every_second(named: tuple[str, _Graded]) -> float:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
+
 from torch import Generator, Tensor
 
 from oneway.attacks.base import Attack, Threat
