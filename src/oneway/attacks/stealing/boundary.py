@@ -70,7 +70,7 @@ def crossings(
     wanted: int,
     generator: Generator,
 ) -> Crossings | None:
-    """Return boundaries between answers, or None where all answers are alike.
+    """Return boundaries between answers, or None where there is none to find.
 
     Args:
         ask: ``(M, ...)`` inputs to ``(M)`` numbers of their answers.
@@ -79,6 +79,8 @@ def crossings(
         wanted: M, number of boundaries; each costs ``HALVINGS`` queries.
         generator: Draws the pairs.
     """
+    if not (wanted and len(starts)):
+        return None
     first, second = (
         torch.randint(len(starts), (64 * wanted,), generator=generator).to(starts.device)
         for _ in range(2)
