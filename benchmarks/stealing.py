@@ -7,9 +7,11 @@ scikit-learn's two photographs.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from presets import trained
@@ -21,7 +23,14 @@ from torch import Tensor, nn
 
 import oneway
 from oneway.auditing import AuditTarget
-from oneway.auditing.stealing import StealingAudit, StealingSettings
+from oneway.auditing.stealing import (
+    CLEAN,
+    LABEL,
+    RELEASED,
+    StealingAudit,
+    StealingRecord,
+    StealingSettings,
+)
 from oneway.contracts import Defense
 from oneway.defenses.rounding import Rounding
 from oneway.defenses.top_rounding import TopRounding
@@ -100,6 +109,33 @@ def releases(audited: AuditTarget) -> Mapping[str, Defense]:
     }
 
 
+def rows(record: StealingRecord) -> Iterator[dict[str, Any]]:
+    """Yield a flat row for each budget."""
+    for result in record.budgets:
+        fidelities = {name: theft.fidelity for name, theft in result.thefts.items()}
+        thieves = result.thefts[RELEASED].fidelities
+        gap = result.gap
+        yield {
+            "budget": result.budget,
+            "seeds": record.settings.seeds,
+            "steps": record.settings.steps,
+            "queries": record.queries,
+            "clean": fidelities[CLEAN].estimate,
+            "label": fidelities[LABEL].estimate,
+            "released": fidelities[RELEASED].estimate,
+            "gain": asdict(result.gain),
+            "gap": None if gap is None else f"{gap.estimate:.2f} ({gap.low:.2f} to {gap.high:.2f})",
+            "thief": result.thefts[RELEASED].thief,
+            "thieves": dict(thieves),
+            "clean_score_error": result.thefts[CLEAN].score_error,
+            "label_score_error": result.thefts[LABEL].score_error,
+            "score_error": result.thefts[RELEASED].score_error,
+            "verdict": result.verdict,
+            "environment": asdict(record.environment),
+            "commit": record.provenance.commit,
+        }
+
+
 def main() -> None:
     """Steal, print, and write records if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -113,7 +149,10 @@ def main() -> None:
     settings = StealingSettings(tuple(options.budgets), options.seeds, options.steps)
     records, console, store = [], Console(width=200), Store(options.cache)
     most = max(options.budgets)
-    own = {"small-digits": small_digits, "cancer": partial(cancer, max(4000, most))}
+    own: Mapping[str, Callable[[], AuditTarget]] = {
+        "small-digits": small_digits,
+        "cancer": partial(cancer, max(4000, most)),
+    }
     for name in options.data:
         audited = own[name]() if name in own else preset_digits(name, options.cache)
         generator = torch.Generator().manual_seed(0)
@@ -126,10 +165,9 @@ def main() -> None:
             )
             audit = StealingAudit(guarded, store, settings, public=public, beside=beside)
             beside = audit
-            record = audit.run().to_json() | {"data": name, "release": label}
-            records.append(record)
-            for row in record["budgets"]:
-                console.print(name, label, row["budget"], row["gain"], row["gap"], row["verdict"])
+            for row in rows(audit.run()):
+                records.append({"data": name, "release": label, **row})
+                console.print(records[-1])
             if options.out is not None:
                 write_json_lines(options.out, records)
 
