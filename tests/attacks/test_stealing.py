@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from laws import looped
-from oneway.attacks import stealing_attacks
-from oneway.attacks.stealing import (
-    Boundary,
-    CellBoundary,
-    EquationSolving,
-    Jacobian,
-    SoftLabels,
-    ThiefKnowledge,
-)
+from oneway.attacks.stealing import STEALING_ATTACKS, ThiefKnowledge
+from oneway.attacks.stealing.boundary import Boundary
+from oneway.attacks.stealing.cell_boundary import CellBoundary
+from oneway.attacks.stealing.equation_solving import EquationSolving
+from oneway.attacks.stealing.jacobian import Jacobian
+from oneway.attacks.stealing.soft_labels import SoftLabels
 from oneway.attacks.stealing.training import copy_trainer
 from oneway.defenses.label_only import LabelOnly
 from oneway.defenses.rounding import Rounding
@@ -108,7 +105,7 @@ def test_cells_of_labels_alone_give_no_scale() -> None:
     assert not CellBoundary().run(replace(knowledge, release=guarded))
 
 
-@looped("name", stealing_attacks())
+@looped("name", STEALING_ATTACKS)
 @looped("budget", [1, 7, 300])
 def test_no_thief_asks_more_than_its_budget(name: str, budget: int) -> None:
     logits, asked = linear(1, 2), 0
@@ -126,7 +123,7 @@ def test_no_thief_asks_more_than_its_budget(name: str, budget: int) -> None:
         release=release,
         train=lambda *_: lambda rows: rows.flatten(1)[:, :2],
     )
-    stealing_attacks()[name].run(knowledge)
+    STEALING_ATTACKS[name].run(knowledge)
     assert asked <= budget
     assert asked or budget < 8
 

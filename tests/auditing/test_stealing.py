@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oneway.attacks import ATTACKS, stealing_attacks
-from oneway.attacks.stealing import SoftLabels, ThiefKnowledge
+from oneway.attacks.stealing import STEALING_ATTACKS, ThiefKnowledge
+from oneway.attacks.stealing.soft_labels import SoftLabels
 from oneway.auditing import AuditTarget
 from oneway.auditing.stealing import (
     CLEAN,
@@ -118,8 +118,8 @@ def test_a_thief_beyond_its_budget_is_refused(
             knowledge.ask(knowledge.own[: knowledge.budget])
             return {"greedy": knowledge.ask(knowledge.own[:1])}
 
-    for name in stealing_attacks():
-        monkeypatch.setitem(ATTACKS, name, Greedy())
+    for name in STEALING_ATTACKS:
+        monkeypatch.setitem(STEALING_ATTACKS, name, Greedy())
     with pytest.raises(InvalidOptionError, match="may ask 40 queries, but asked 41"):
         run(audited, tmp_path)
 

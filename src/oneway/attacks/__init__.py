@@ -9,12 +9,7 @@ from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
 from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
-from oneway.attacks.registry import (
-    ATTACKS,
-    identification_attacks,
-    inversion_attacks,
-    stealing_attacks,
-)
+from oneway.attacks.registry import ATTACKS, identification_attacks, inversion_attacks
 from oneway.attacks.retrained import Retrained
 from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
@@ -38,5 +33,4 @@ __all__ = [
     "Workload",
     "identification_attacks",
     "inversion_attacks",
-    "stealing_attacks",
 ]

@@ -12,16 +12,6 @@ from oneway.attacks.optimising import Optimising
 from oneway.attacks.retrained import Retrained
 from oneway.attacks.stack import Stack
 from oneway.attacks.static import Static
-from oneway.attacks.stealing import (
-    Boundary,
-    CellBoundary,
-    EquationSolving,
-    HardLabels,
-    Jacobian,
-    Knockoff,
-    SoftLabels,
-    StealingAttack,
-)
 
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
@@ -37,13 +27,6 @@ ATTACKS: dict[str, Attack] = {
         ClassRepresentative(),
         Stack(),
         Matching(),
-        HardLabels(),
-        SoftLabels(),
-        Knockoff(),
-        Jacobian(),
-        EquationSolving(),
-        Boundary(),
-        CellBoundary(),
     )
 }
 """All attacks, by the name that commands, experiments and records use.
@@ -62,8 +45,3 @@ def identification_attacks() -> dict[str, IdentificationAttack]:
     return {
         name: attack for name, attack in ATTACKS.items() if isinstance(attack, IdentificationAttack)
     }
-
-
-def stealing_attacks() -> dict[str, StealingAttack]:
-    """Return the attacks that copy the model, by name, in the order of the registry."""
-    return {name: attack for name, attack in ATTACKS.items() if isinstance(attack, StealingAttack)}

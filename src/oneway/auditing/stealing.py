@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oneway.attacks import stealing_attacks
-from oneway.attacks.stealing import Copy, ThiefKnowledge
+from oneway.attacks.stealing import STEALING_ATTACKS, Copy, ThiefKnowledge
 from oneway.attacks.stealing.training import copy_trainer
 from oneway.auditing.audit_target import AuditTarget, access, clean_access
 from oneway.auditing.settings import AuditSettings
@@ -289,7 +288,7 @@ class StealingAudit:
     def _grade(self, thief: Callable[[], ThiefKnowledge], truth: Tensor) -> dict[str, _Graded]:
         """Run all attacks; of each, the best copy on every second query is graded on the others."""
         graded = {}
-        for name, attack in stealing_attacks().items():
+        for name, attack in STEALING_ATTACKS.items():
             knowledge = thief()
             if not attack.applies(knowledge.available):
                 continue
