@@ -4,6 +4,7 @@ from oneway.interface.audits import AuditResult, AuditSource, audit, run_audit
 from oneway.interface.codebooks import Choice, certify, choose, fit_codebook
 from oneway.interface.data import Reading, read_rows
 from oneway.interface.models import open_model, read_scores
+from oneway.interface.stealing import audit_stealing
 
 __all__ = [
     "AuditResult",
@@ -11,6 +12,7 @@ __all__ = [
     "Choice",
     "Reading",
     "audit",
+    "audit_stealing",
     "certify",
     "choose",
     "fit_codebook",
