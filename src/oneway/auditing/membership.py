@@ -21,7 +21,7 @@ from oneway.defenses import (
 )
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
-from oneway.errors import InvalidOptionError
+from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.membership import GradedAttack, grade_membership
 from oneway.evaluation.randomness import Stream
@@ -164,6 +164,7 @@ class MembershipRecord(TypedRecord):
         controls: Controls; empty if they were left out.
         nothing_to_defend: Whether clean scores leak no more than the label, as far as this audit
             can tell.
+        note: What could not be measured, in a sentence; or None.
         environment: Software and hardware.
         provenance: Code, date, data and model.
         command: The command that made the record.
@@ -187,6 +188,7 @@ class MembershipRecord(TypedRecord):
     nothing_to_defend: bool
     environment: Environment
     provenance: Provenance
+    note: str | None = None
     command: str | None = None
 
     @property
@@ -202,6 +204,78 @@ class _Released:
     target: Answers
     references: Sequence[Answers]
     reference_release: str
+
+
+Ladders = Mapping[str, Mapping[str, list[GradedAttack]]]
+"""Graded attacks by ``"label only"``, ``"clean"`` or ``"release"``, and by what stands before the
+attacker's reference models."""
+
+
+@dataclass(frozen=True)
+class MeasuredRelease:
+    """What attackers reach on a release, and what it costs.
+
+    Attributes:
+        ladders: All graded attacks.
+        accuracy: Share of right released labels: among members, and among non-members.
+        l1: Mean L1 distance of clean and released probabilities over candidates.
+        total_variation: See :class:`MembershipRecord`.
+        note: What could not be measured, in a sentence; or None.
+    """
+
+    ladders: Ladders
+    accuracy: tuple[float, ...]
+    l1: float
+    total_variation: TotalVariation | None
+    note: str | None = None
+
+    def strongest(self, measure: str) -> dict[str, GradedAttack]:
+        """Return the strongest attack on clean scores, on the label alone and on the release.
+
+        Whoever sees scores sees the label: attacks on the label alone take part everywhere.
+
+        Args:
+            measure: One of ``MEASURES``.
+        """
+        floor = self.ladders["label only"][SAME]
+        return {
+            name: _strongest(
+                [a for each in self.ladders[name].values() for a in each] + floor, measure
+            )
+            for name in ("clean", "label only", "release")
+        }
+
+    def gaps(self) -> dict[str, MeasuredGap]:
+        """Return the strongest attackers and G_mem, by measure."""
+        found = {}
+        for measure in MEASURES:
+            best = self.strongest(measure)
+            draws = [getattr(each.measures, measure) for each in best.values()]
+            if any(row is None for row in draws):
+                continue
+            clean, label, released = draws
+            leak = percentile_interval(clean - label)
+            closed = percentile_interval(membership_gap(clean, released, label))
+            found[measure] = MeasuredGap(
+                percentile_interval(clean),
+                percentile_interval(label),
+                percentile_interval(released),
+                tuple(each.attack for each in best.values()),
+                leak,
+                closed if leak.low > 0 else None,
+            )
+        return found
+
+
+def _strongest(ladder: Sequence[GradedAttack], measure: str) -> GradedAttack:
+    """Return the attack that does best in games; without games, on the candidates."""
+
+    def key(each: GradedAttack) -> float:
+        game = each.game_area if measure == "area" else each.game_low
+        own = each.measures.area if measure == "area" else each.measures.low
+        return float(own[0]) if game is None else game
+
+    return max(ladder, key=key)
 
 
 class MembershipAudit:
@@ -281,6 +355,10 @@ class MembershipAudit:
 
         Returns:
             None for a defense without a fitted state: its own copy is the defense itself.
+
+        Raises:
+            InvalidTensorError: The population is too small to fit the defense to.
+            InvalidOptionError: Likewise.
         """
         if not needs_state(spec.defense):
             return None
@@ -329,52 +407,76 @@ class MembershipAudit:
             )
         return build_defense(name, spec.options, state=state, generator=generator)
 
-    def run(self, spec: ReleaseSpec, guard: Defense | None = None) -> MembershipRecord:
-        """Attack a release.
+    def measured(self, spec: ReleaseSpec, guard: Defense | None = None) -> "MeasuredRelease":
+        """Attack clean scores, the label alone, and a release.
 
         Args:
             spec: Name and options of the defense.
             guard: The defense itself, already fitted; None: it is built from ``spec``.
         """
         baselines = self._graded_baselines()
+        floor = baselines["label only"][SAME]
+        self.report(f"attack {spec.name}", 0.0)
         defense = guard or self.fit(spec, self.target, self.rows.members, "release")
         attacked = self.release(defense)
-        floor = baselines["label only"][SAME]
         graded = {SAME: self._grade(self.knowledge(attacked), floor)}
-        copies = self.own_copies(spec)
+        note = None
+        try:
+            copies = self.own_copies(spec)
+        except (InvalidOptionError, InvalidTensorError) as error:
+            if guard is None:
+                raise
+            copies, note = None, f"No attacker has own copies of the guard: {error}"
         if copies is not None:
             graded[OWN] = self._grade(self.knowledge(self.release(defense, copies)), floor)
-        found = {**baselines, "release": graded}
-        gaps = self._gaps(found)
-        clean = guarded_release(Identity(), self.target.candidates[:, 0]).confidences.double()
+        logits = self.target.candidates[:, 0]
+        clean = guarded_release(Identity(), logits).confidences.double()
         shown = attacked.target.candidates[:, 0]
-        inside, rows = self.rows.members, self.rows
-        right = self.target.candidates[:, 0].argmax(-1) == rows.labels
+        right = shown.argmax(-1) == self.rows.labels
+        sides = (self.rows.members, ~self.rows.members)
+        return MeasuredRelease(
+            {**baselines, "release": graded},
+            tuple(float(right[side].double().mean()) for side in sides),
+            float((clean - shown).abs().sum(-1).mean()),
+            self._total_variation(shown),
+            note,
+        )
+
+    def run(self, spec: ReleaseSpec, guard: Defense | None = None) -> MembershipRecord:
+        """Attack a release, and return the record.
+
+        Args:
+            spec: Name and options of the defense.
+            guard: The defense itself, already fitted; None: it is built from ``spec``.
+        """
+        found, rows = self.measured(spec, guard), self.rows
+        gaps = found.gaps()
         return MembershipRecord(
             release=spec.name,
             options=dict(spec.options),
-            members=int(inside.sum()),
-            non_members=int((~inside).sum()),
+            members=int(rows.members.sum()),
+            non_members=int((~rows.members).sum()),
             population=len(rows.population),
             references=self.settings.references,
             copies=self.settings.copies,
             seed=self.settings.seed,
-            accuracy=tuple(float(right[side].double().mean()) for side in (inside, ~inside)),
-            l1=float((clean - shown).abs().sum(-1).mean()),
+            accuracy=found.accuracy,
+            l1=found.l1,
             attacks=tuple(
                 _measures(release, known, attack)
-                for release, ladders in found.items()
+                for release, ladders in found.ladders.items()
                 for known, ladder in ladders.items()
                 for attack in ladder
             ),
             gaps=gaps,
-            total_variation=self._total_variation(shown),
+            total_variation=found.total_variation,
             controls=self.controls if self.settings.controls else (),
             nothing_to_defend=all(gap.leak.low <= 0 for gap in gaps.values()),
             environment=environment(rows.inputs.device),
             provenance=Provenance.now(
                 fingerprint(rows.inputs, rows.labels, rows.population, rows.population_labels), None
             ),
+            note=found.note,
         )
 
     @cached_property
@@ -390,7 +492,7 @@ class MembershipAudit:
         masks = _stacked([half for row in drawn for half in (row, ~row)], members)
         guessed = grade_membership(replace(clean, reference_members=masks), shuffled, self.counts)
         areas = [
-            percentile_interval(self._strongest(ladder, "area").measures.area)
+            percentile_interval(_strongest(ladder, "area").measures.area)
             for ladder in (planted, guessed)
         ]
         return (
@@ -439,47 +541,6 @@ class MembershipAudit:
                 floor = self._baselines.get("label only", ())
                 self._baselines[name] = self._grade(knowledge, floor)
         return {name: {SAME: ladder} for name, ladder in self._baselines.items()}
-
-    def _gaps(
-        self, found: Mapping[str, Mapping[str, list[GradedAttack]]]
-    ) -> dict[str, MeasuredGap]:
-        gaps = {}
-        for measure in MEASURES:
-            floor = found["label only"][SAME]
-            # Whoever sees scores sees the label: no release is safer than the label alone.
-            best = [
-                self._strongest(
-                    [each for ladder in found[name].values() for each in ladder] + floor, measure
-                )
-                for name in ("clean", "label only", "release")
-            ]
-            draws = [getattr(each.measures, measure) for each in best]
-            if any(row is None for row in draws):
-                continue
-            clean, label, released = draws
-            leak = percentile_interval(clean - label)
-            closed = percentile_interval(membership_gap(clean, released, label))
-            gaps[measure] = MeasuredGap(
-                percentile_interval(clean),
-                percentile_interval(label),
-                percentile_interval(released),
-                tuple(each.attack for each in best),
-                leak,
-                closed if leak.low > 0 else None,
-            )
-        return gaps
-
-    @staticmethod
-    def _strongest(ladder: Sequence[GradedAttack], measure: str) -> GradedAttack:
-        """Return the attack that does best in games; without games, on the candidates."""
-        area = measure == "area"
-
-        def key(each: GradedAttack) -> float:
-            game = each.game_area if area else each.game_low
-            own = each.measures.area if area else each.measures.low
-            return float(own[0]) if game is None else game
-
-        return max(ladder, key=key)
 
     def _total_variation(self, shown: Tensor) -> TotalVariation | None:
         distinct, cells = shown.unique(dim=0, return_inverse=True)

@@ -3,14 +3,17 @@
 from oneway.interface.audits import AuditResult, AuditSource, audit, run_audit
 from oneway.interface.codebooks import Choice, certify, choose, fit_codebook
 from oneway.interface.data import Reading, read_rows
+from oneway.interface.membership import MembershipResult, audit_membership
 from oneway.interface.models import open_model, read_scores
 
 __all__ = [
     "AuditResult",
     "AuditSource",
     "Choice",
+    "MembershipResult",
     "Reading",
     "audit",
+    "audit_membership",
     "certify",
     "choose",
     "fit_codebook",

@@ -55,7 +55,7 @@ def released_cells(knowledge: MembershipKnowledge, answer: int) -> Tensor:
     shown = vectors[:, :, answer]
     rounded = (shown.double() * 1e6).round()
     distinct, places = rounded.flatten(0, 1).unique(dim=0, return_inverse=True)
-    cells = places.view(shown.shape[:2])
+    cells: Tensor = places.view(shown.shape[:2])
     shared = torch.isin(cells[0], cells[1:]).double().mean()
     if len(distinct) * ROWS_PER_CELL <= len(knowledge.labels) and shared >= LEAST_SHARED:
         return cells
