@@ -96,13 +96,15 @@ def attack(options: argparse.Namespace) -> Iterator[Row]:
         begin = time.process_time()
         found = [audit.measured(spec) for audit in targets]
         for measure in ("area", "low"):
-            draws = [each.strongest(measure) for each in found]
-            drawn = {
-                name: over_models(
-                    [getattr(row[name].measures, measure) for row in draws], generator
-                )
-                for name in ("clean", "label only", "release")
-            }
+            drawn, best = dict[str, Tensor](), dict[str, str]()
+            for name in ("clean", "label only", "release"):
+                offered = [each.offered(name) for each in found]
+                values = {
+                    key: [getattr(each[key].measures, measure) for each in offered]
+                    for key in offered[0]
+                }
+                best[name] = max(values, key=lambda key: sum(float(v[0]) for v in values[key]))
+                drawn[name] = over_models(values[best[name]], generator)
             clean, label, released = drawn.values()
             leak = percentile_interval(clean - label)
             gap = percentile_interval(membership_gap(clean, released, label))
@@ -122,7 +124,7 @@ def attack(options: argparse.Namespace) -> Iterator[Row]:
             row["G_shown"] = (
                 f"{gap.estimate:.2f} ({gap.low:.2f} to {gap.high:.2f})" if leak.low > 0 else "none"
             )
-            row["attacks"] = [{name: one.attack for name, one in each.items()} for each in draws]
+            row["attacks"] = best
             row["l1"] = sum(each.l1 for each in found) / len(found)
             row["accuracy"] = [each.accuracy for each in found]
             row["total_variation"] = [
@@ -150,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=("mnist", "digits"), default="digits")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--targets", type=int, default=3)
+    parser.add_argument("--targets", type=int, default=2)
     parser.add_argument("--references", type=int, default=8)
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -163,7 +165,9 @@ def main() -> None:
         "references": options.references,
         "copies": options.copies,
         "seed": options.seed,
-        "command": f"python benchmarks/membership.py --data {options.data}",
+        "command": (
+            f"python benchmarks/membership.py --data {options.data} --copies {options.copies}"
+        ),
         "environment": dataclasses.asdict(environment(torch.device("cpu"))),
         "commit": source_commit(),
     }

@@ -55,8 +55,8 @@ class MembershipSettings:
     """Size of a membership audit.
 
     Attributes:
-        references: Reference models, even: in pairs. Fewer than 4 allow no games, so that the
-            strongest attacker is chosen on the graded candidates.
+        references: Reference models, even: in pairs. Fewer than 6 allow no stack, and fewer than
+            4 no games.
         copies: Jittered copies of each candidate that are asked about, too.
         controls: Whether the controls are run.
         seed: Seed of every random stream.
@@ -229,19 +229,36 @@ class MeasuredRelease:
     total_variation: TotalVariation | None
     note: str | None = None
 
-    def strongest(self, measure: str) -> dict[str, GradedAttack]:
-        """Return the strongest attack on clean scores, on the label alone and on the release.
+    def offered(self, name: str) -> dict[str, GradedAttack]:
+        """Return all attacks on a release, by what they read, reference models and their name.
 
         Whoever sees scores sees the label: attacks on the label alone take part everywhere.
 
         Args:
+            name: ``"clean"``, ``"label only"`` or ``"release"``.
+        """
+        return {
+            f"{read}, {known}: {each.attack}": each
+            for read in dict.fromkeys(("label only", name))
+            for known, ladder in self.ladders[read].items()
+            for each in ladder
+        }
+
+    def strongest(self, measure: str) -> dict[str, GradedAttack]:
+        """Return the attack that reaches most on clean scores, the label alone and the release.
+
+        It is chosen on the graded candidates, so that chance favors the attackers, of all three.
+
+        Args:
             measure: One of ``MEASURES``.
         """
-        floor = self.ladders["label only"][SAME]
+
+        def reached(each: GradedAttack) -> float:
+            values = getattr(each.measures, measure)
+            return 0.0 if values is None else float(values[0])
+
         return {
-            name: _strongest(
-                [a for each in self.ladders[name].values() for a in each] + floor, measure
-            )
+            name: max(self.offered(name).values(), key=reached)
             for name in ("clean", "label only", "release")
         }
 
@@ -267,15 +284,9 @@ class MeasuredRelease:
         return found
 
 
-def _strongest(ladder: Sequence[GradedAttack], measure: str) -> GradedAttack:
-    """Return the attack that does best in games; without games, on the candidates."""
-
-    def key(each: GradedAttack) -> float:
-        game = each.game_area if measure == "area" else each.game_low
-        own = each.measures.area if measure == "area" else each.measures.low
-        return float(own[0]) if game is None else game
-
-    return max(ladder, key=key)
+def _best_in_games(ladder: Sequence[GradedAttack]) -> GradedAttack:
+    """Return the attack with the largest area in games, which the true members do not decide."""
+    return max(ladder, key=lambda each: each.game_area or 0.0)
 
 
 class MembershipAudit:
@@ -492,7 +503,7 @@ class MembershipAudit:
         masks = _stacked([half for row in drawn for half in (row, ~row)], members)
         guessed = grade_membership(replace(clean, reference_members=masks), shuffled, self.counts)
         areas = [
-            percentile_interval(_strongest(ladder, "area").measures.area)
+            percentile_interval(_best_in_games(ladder).measures.area)
             for ladder in (planted, guessed)
         ]
         return (
