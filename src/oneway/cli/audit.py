@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from oneway.cli.audit_membership import (
+    Members,
+    NonMembers,
+    References,
+    Threats,
+    audit_members,
+    parse_threats,
+)
 from oneway.cli.common import (
     CACHE,
     AsJson,
@@ -53,7 +61,8 @@ AttackerData = Annotated[
     Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
 ]
 Queries = Annotated[
-    Path, typer.Option(help="Queries that attacks are graded on, in the same formats.")
+    Path | None,
+    typer.Option(help="Queries that inversion attacks are graded on, in the same formats."),
 ]
 AuditedDefense = Annotated[
     str,
@@ -93,7 +102,16 @@ RequireGap = Annotated[
 Out = Annotated[
     Path,
     typer.Option(help="Folder for the report."),
-    Writes(("audit.json", "queries.parquet", "pictures.npz", "figure.png", "report.html")),
+    Writes(
+        (
+            "audit.json",
+            "queries.parquet",
+            "pictures.npz",
+            "figure.png",
+            "report.html",
+            "membership.json",
+        )
+    ),
 ]
 FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
@@ -104,7 +122,11 @@ def audit(
     context: typer.Context,
     model: Model,
     attacker_data: AttackerData,
-    queries: Queries,
+    queries: Queries = None,
+    threats: Threats = "inversion",
+    members: Members = None,
+    non_members: NonMembers = None,
+    references: References = 8,
     config: ConfigFile = None,  # noqa: ARG001  its callback reads the file
     outputs: ModelOutputs = None,
     defense: AuditedDefense = "none",
@@ -151,6 +173,9 @@ def audit(
 
         RAY_ADDRESS=auto oneway audit package.models:classifier --attacker-data own.npz \
             --queries queries.npz --executor ray
+
+        oneway audit model.pt --outputs logits --attacker-data own.npz --threats membership \
+            --members trained_on.npz --non-members new.npz --guard guard.safetensors
     """
     from dataclasses import replace
 
@@ -182,6 +207,15 @@ def audit(
             print_understanding(understanding)
         _make_folder(out)
 
+    chosen = parse_threats(threats, queries, members, non_members)
+    missed = False
+    if "membership" in chosen:
+        missed = audit_members(
+            context, source, (members, non_members), references, controls, seed, cache, out,
+            least=require_gap, as_json=as_json,
+        )  # fmt: skip
+    if "inversion" not in chosen:
+        raise typer.Exit(1 if missed else 0)
     with progress() as report:
         result = run_audit(
             source,
@@ -199,7 +233,7 @@ def audit(
         print_json(outcome.record.to_json())
     else:
         _print(outcome, out)
-    raise typer.Exit(1 if result.missed(require_gap) else 0)
+    raise typer.Exit(1 if missed or result.missed(require_gap) else 0)
 
 
 def _make_folder(out: Path) -> None:

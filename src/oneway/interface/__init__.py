@@ -3,6 +3,7 @@
 from oneway.interface.audits import AuditResult, AuditSource, audit, run_audit
 from oneway.interface.codebooks import Choice, certify, choose, fit_codebook
 from oneway.interface.data import Reading, read_rows
+from oneway.interface.membership import MembershipResult, audit_membership
 from oneway.interface.models import open_model, read_scores
 from oneway.interface.stealing import audit_stealing
 
@@ -10,8 +11,10 @@ __all__ = [
     "AuditResult",
     "AuditSource",
     "Choice",
+    "MembershipResult",
     "Reading",
     "audit",
+    "audit_membership",
     "audit_stealing",
     "certify",
     "choose",
