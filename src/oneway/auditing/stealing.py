@@ -76,6 +76,7 @@ class Theft:
             clean ones; mean over seeds.
         thief: The strongest attack of the first seed, and its way.
         fidelities: Mean over seeds of each attack's fidelity, by attack.
+        score_errors: Mean over seeds of the error of each attack's scores, by attack.
     """
 
     fidelity: Interval
@@ -83,6 +84,7 @@ class Theft:
     score_error: float
     thief: str
     fidelities: Mapping[str, float]
+    score_errors: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class StealingRecord:
         budgets: Results, one for each budget.
         provenance: Code, date, data and model.
         environment: Machine and versions.
+        command: The command line, where there was one.
     """
 
     release: str
@@ -135,6 +138,7 @@ class StealingRecord:
     budgets: tuple[BudgetResult, ...]
     provenance: Provenance
     environment: Environment
+    command: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all values as JSON has them, with a verdict for each budget."""
@@ -338,18 +342,7 @@ class StealingAudit:
             agrees[RELEASED] = agrees[LABEL]
             strongest[RELEASED] = strongest[LABEL]
         thefts = {
-            name: Theft(
-                fidelity=bootstrap_mean(agrees[name], generator=draws()),
-                accuracy=_accuracy(seeds),
-                score_error=_mean(
-                    min(each.score_error for each in seed.values()) for seed in graded[name]
-                ),
-                thief=f"{seeds[0][0]}, {seeds[0][1].way}",
-                fidelities={
-                    attack: _mean(float(seed[attack].agrees[1::2].mean()) for seed in graded[name])
-                    for attack in graded[name][0]
-                },
-            )
+            name: _theft(bootstrap_mean(agrees[name], generator=draws()), seeds, graded[name])
             for name, seeds in strongest.items()
         }
         gain = bootstrap_mean(agrees[CLEAN] - agrees[LABEL], generator=draws())
@@ -368,6 +361,27 @@ def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
 def _on_every_second(named: tuple[str, _Graded]) -> float:
     """Return the fidelity on the queries that choose."""
     return float(named[1].agrees[::2].mean())
+
+
+def _theft(
+    fidelity: Interval,
+    strongest: Sequence[tuple[str, _Graded]],
+    graded: Sequence[Mapping[str, _Graded]],
+) -> Theft:
+    """Compose what thieves reached on one release; attacks that a seed lacks are left out."""
+    attacks = [name for name in graded[0] if all(name in seed for seed in graded)]
+    errors = {name: _mean(seed[name].score_error for seed in graded) for name in attacks}
+    return Theft(
+        fidelity=fidelity,
+        accuracy=_accuracy(strongest),
+        score_error=_mean(min(each.score_error for each in seed.values()) for seed in graded),
+        thief=f"{strongest[0][0]}, {strongest[0][1].way}",
+        fidelities={
+            name: _mean(float(seed[name].agrees[1::2].mean()) for seed in graded)
+            for name in attacks
+        },
+        score_errors=errors,
+    )
 
 
 def _accuracy(seeds: Sequence[tuple[str, _Graded]]) -> float | None:

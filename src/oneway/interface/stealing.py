@@ -1,15 +1,69 @@
 """Audit somebody's model against thieves who copy it."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from oneway.auditing.stealing import StealingAudit, StealingRecord, StealingSettings
 from oneway.contracts import Defense
 from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation import Store
+from oneway.files import atomic_file
 from oneway.interface.audits import CACHE, CPU, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading, read_rows
+from oneway.report.stealing import stealing_verdict
+
+
+@dataclass(frozen=True)
+class StealingResult:
+    """What an audit against thieves found.
+
+    Attributes:
+        record: All results.
+    """
+
+    record: StealingRecord
+
+    @property
+    def gap(self) -> float | None:
+        """G_steal at the largest budget that has one.
+
+        1: scores help thieves no more than labels do; 0: as much as without a guard. None: clean
+        scores do not help thieves for certain, so that there is nothing to close.
+        """
+        gaps = [each.gap.estimate for each in self.record.budgets if each.gap is not None]
+        return gaps[-1] if gaps else None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in sentences, one for each budget."""
+        return "\n".join(stealing_verdict(self.record))
+
+    def missed(self, least: float | None = None) -> list[str]:
+        """Return what speaks against this release, in sentences.
+
+        Args:
+            least: Least G_steal that is asked for; None: any. Where there is nothing to defend,
+                nothing is missed.
+        """
+        if least is None or self.gap is None or self.gap >= least:
+            return []
+        return [f"G_steal must be at least {least:g}, but it is {self.gap:.3f}."]
+
+    def write(self, folder: Path) -> Path:
+        """Write the record as ``stealing.json`` into a folder; return its path."""
+        path = folder / "stealing.json"
+        text = json.dumps(self.record.to_json(), indent=2, allow_nan=False) + "\n"
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return path
+
+    def __str__(self) -> str:
+        return self.verdict
 
 
 def audit_stealing(
@@ -29,15 +83,15 @@ def audit_stealing(
     cache: str | Path = CACHE,
     report: ProgressCallback = no_progress,
     **model_options: Any,
-) -> StealingRecord:
+) -> StealingResult:
     """Copy a model from its answers, with or without a guard, and say how well that works.
 
     For example::
 
-        record = oneway.audit_stealing(
+        result = oneway.audit_stealing(
             model, outputs="logits", attacker_data=own, queries=test, guard=guard, budgets=[400]
         )
-        print(record.budgets[0].verdict)
+        print(result)
 
     Args:
         model: The undefended model: see :func:`oneway.interface.models.open_model`.
@@ -62,7 +116,6 @@ def audit_stealing(
     Raises:
         OnewayError: Model, data or guard cannot be used.
     """
-    settings = StealingSettings(tuple(budgets), seeds, steps)
     source = AuditSource(
         (model, {"outputs": outputs, **model_options}),
         attacker_data,
@@ -72,8 +125,36 @@ def audit_stealing(
         reading=reading,
         device=CPU,
     )
-    others = None if public is None else read_rows(public, "the public inputs", reading).queries
+    settings = StealingSettings(tuple(budgets), seeds, steps)
+    return run_stealing(source, settings, public, seed=seed, cache=Path(cache), report=report)
+
+
+def run_stealing(
+    source: AuditSource,
+    settings: StealingSettings,
+    public: Any = None,
+    *,
+    seed: int = 0,
+    cache: Path = CACHE,
+    report: ProgressCallback = no_progress,
+) -> StealingResult:
+    """Open a model and its data, and steal it.
+
+    Args:
+        source: Model, data and guard.
+        settings: Budgets, seeds and steps.
+        public: See :func:`audit_stealing`.
+        seed: First of the seeds.
+        cache: Folder of trained networks.
+        report: Receives the progress.
+
+    Raises:
+        OnewayError: Model, data or guard cannot be used.
+    """
+    others: Tensor | None = None
+    if public is not None:
+        others = read_rows(public, "the public inputs", source.reading).queries.to(source.device)
     audit = StealingAudit(
-        source.open(report), Store(Path(cache)), settings, public=others, seed=seed, report=report
+        source.open(report), Store(cache), settings, public=others, seed=seed, report=report
     )
-    return audit.run()
+    return StealingResult(audit.run())
