@@ -55,8 +55,7 @@ class MembershipSettings:
     """Size of a membership audit.
 
     Attributes:
-        references: Reference models, even: in pairs. Fewer than 6 allow no stack, and fewer than
-            4 no games.
+        references: Reference models, even: in pairs. Fewer than 4 allow no games, and so no stack.
         copies: Jittered copies of each candidate that are asked about, too.
         controls: Whether the controls are run.
         seed: Seed of every random stream.
