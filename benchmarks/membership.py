@@ -99,12 +99,12 @@ def attack(options: argparse.Namespace) -> Iterator[Row]:
             drawn, best = dict[str, Tensor](), dict[str, str]()
             for name in ("clean", "label only", "release"):
                 offered = [each.offered(name) for each in found]
-                values = {
+                draws = {
                     key: [getattr(each[key].measures, measure) for each in offered]
                     for key in offered[0]
                 }
-                best[name] = max(values, key=lambda key: sum(float(v[0]) for v in values[key]))
-                drawn[name] = over_models(values[best[name]], generator)
+                best[name] = max(draws, key=lambda key: sum(float(v[0]) for v in draws[key]))
+                drawn[name] = over_models(draws[best[name]], generator)
             clean, label, released = drawn.values()
             leak = percentile_interval(clean - label)
             gap = percentile_interval(membership_gap(clean, released, label))

@@ -15,6 +15,10 @@ from oneway.defenses import build_defense
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import ReleaseSpec
 
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning"
+)
+
 ROWS, CLASSES = 60, 3
 
 
