@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import oneway
-from oneway.auditing.membership import MembershipRecord
+from oneway.auditing.membership import MembershipRecord, members_in_table
 from oneway.auditing.references import halves, train_reference
 from oneway.cli.main import app
 from oneway.defenses import build_defense
@@ -139,6 +139,14 @@ def test_rows_that_cannot_be_compared_are_refused(data, model):
     ):
         with pytest.raises(kind, match=message):
             oneway.audit_membership(model, outputs="logits", **{**given, **change})
+
+
+def test_a_codebook_that_was_fitted_to_members_is_flagged():
+    rows, logits = torch.rand(600, 1, 4, 4), torch.randn(600, 3)
+    guard = oneway.fit_codebook(logits.numpy(), rows.numpy(), outputs="logits", min_members=5)
+    [note] = members_in_table(guard, rows[:100])
+    assert note.startswith("The codebook was fitted to")
+    assert members_in_table(guard, torch.rand(100, 1, 4, 4)) == []
 
 
 def test_each_candidate_is_in_one_half_of_every_pair():
