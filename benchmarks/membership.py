@@ -43,9 +43,9 @@ def load(data: str, root: Path) -> tuple[Tensor, Tensor, int]:
     if data == "mnist":
         with np.load(root / "mnist.npz") as arrays:
             images, labels = arrays["images"], arrays["labels"]
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:3000]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1800]
         inputs = torch.from_numpy(images[rows.numpy()]).float().unsqueeze(1) / 255
-        return inputs, torch.from_numpy(labels[rows.numpy()]), 2000
+        return inputs, torch.from_numpy(labels[rows.numpy()]), 1200
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -99,12 +99,12 @@ def attack(options: argparse.Namespace) -> Iterator[Row]:
             drawn, best = dict[str, Tensor](), dict[str, str]()
             for name in ("clean", "label only", "release"):
                 offered = [each.offered(name) for each in found]
-                values = {
+                draws = {
                     key: [getattr(each[key].measures, measure) for each in offered]
                     for key in offered[0]
                 }
-                best[name] = max(values, key=lambda key: sum(float(v[0]) for v in values[key]))
-                drawn[name] = over_models(values[best[name]], generator)
+                best[name] = max(draws, key=lambda key: sum(float(v[0]) for v in draws[key]))
+                drawn[name] = over_models(draws[best[name]], generator)
             clean, label, released = drawn.values()
             leak = percentile_interval(clean - label)
             gap = percentile_interval(membership_gap(clean, released, label))
@@ -152,8 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=("mnist", "digits"), default="digits")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--targets", type=int, default=2)
-    parser.add_argument("--references", type=int, default=8)
+    parser.add_argument("--targets", type=int, default=1)
+    parser.add_argument("--references", type=int, default=6)
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)

@@ -19,6 +19,7 @@ from oneway.defenses import (
     trained_defense,
     training_options,
 )
+from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, InvalidTensorError
@@ -55,8 +56,7 @@ class MembershipSettings:
     """Size of a membership audit.
 
     Attributes:
-        references: Reference models, even: in pairs. Fewer than 6 allow no stack, and fewer than
-            4 no games.
+        references: Reference models, even: in pairs. Fewer than 4 allow no games, and so no stack.
         copies: Jittered copies of each candidate that are asked about, too.
         controls: Whether the controls are run.
         seed: Seed of every random stream.
@@ -164,7 +164,7 @@ class MembershipRecord(TypedRecord):
         controls: Controls; empty if they were left out.
         nothing_to_defend: Whether clean scores leak no more than the label, as far as this audit
             can tell.
-        note: What could not be measured, in a sentence; or None.
+        notes: What could not be measured, or is wrong with the guard, in sentences.
         environment: Software and hardware.
         provenance: Code, date, data and model.
         command: The command that made the record.
@@ -188,7 +188,7 @@ class MembershipRecord(TypedRecord):
     nothing_to_defend: bool
     environment: Environment
     provenance: Provenance
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     command: str | None = None
 
     @property
@@ -220,14 +220,14 @@ class MeasuredRelease:
         accuracy: Share of right released labels: among members, and among non-members.
         l1: Mean L1 distance of clean and released probabilities over candidates.
         total_variation: See :class:`MembershipRecord`.
-        note: What could not be measured, in a sentence; or None.
+        notes: What could not be measured, or is wrong with the guard, in sentences.
     """
 
     ladders: Ladders
     accuracy: tuple[float, ...]
     l1: float
     total_variation: TotalVariation | None
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
     def offered(self, name: str) -> dict[str, GradedAttack]:
         """Return all attacks on a release, by what they read, reference models and their name.
@@ -282,6 +282,24 @@ class MeasuredRelease:
                 closed if leak.low > 0 else None,
             )
         return found
+
+
+def members_in_table(defense: Defense, members: Tensor) -> list[str]:
+    """Return a sentence if a codebook was fitted to members: then its table reveals them.
+
+    Args:
+        defense: The audited defense.
+        members: ``(N, ...)`` rows that the model was trained on.
+    """
+    if not isinstance(defense, CodebookRelease) or defense.fitted is None:
+        return []
+    shared = defense.fitted.judge(members).shared
+    if not shared:
+        return []
+    return [
+        f"The codebook was fitted to {shared} members: its table reveals them. Fit it to queries "
+        "that the model was not trained on."
+    ]
 
 
 def _best_in_games(ladder: Sequence[GradedAttack]) -> GradedAttack:
@@ -431,13 +449,14 @@ class MembershipAudit:
         defense = guard or self.fit(spec, self.target, self.rows.members, "release")
         attacked = self.release(defense)
         graded = {SAME: self._grade(self.knowledge(attacked), floor)}
-        note = None
+        notes = members_in_table(defense, self.rows.inputs[self.rows.members])
         try:
             copies = self.own_copies(spec)
         except (InvalidOptionError, InvalidTensorError) as error:
             if guard is None:
                 raise
-            copies, note = None, f"No attacker has own copies of the guard: {error}"
+            copies = None
+            notes.append(f"No attacker has own copies of the guard: {error}")
         if copies is not None:
             graded[OWN] = self._grade(self.knowledge(self.release(defense, copies)), floor)
         logits = self.target.candidates[:, 0]
@@ -450,7 +469,7 @@ class MembershipAudit:
             tuple(float(right[side].double().mean()) for side in sides),
             float((clean - shown).abs().sum(-1).mean()),
             self._total_variation(shown),
-            note,
+            tuple(notes),
         )
 
     def run(self, spec: ReleaseSpec, guard: Defense | None = None) -> MembershipRecord:
@@ -487,7 +506,7 @@ class MembershipAudit:
             provenance=Provenance.now(
                 fingerprint(rows.inputs, rows.labels, rows.population, rows.population_labels), None
             ),
-            note=found.note,
+            notes=found.notes,
         )
 
     @cached_property

@@ -140,8 +140,8 @@ def audit_membership(
     outside = read_rows(non_members, "the non-members", reading, like=own, report=report)
     outside = outside.without(inside)
     own = own.without(inside).without(outside)
-    names = {"class_names": class_names, "outputs": outputs}
-    target = own.asked(open_model(model, device=device, **names, **model_options))
+    opened = {"class_names": class_names, "outputs": outputs, **model_options}
+    target = own.asked(open_model(model, device=device, **opened))
     labels = _labels((inside, outside, own), target, class_names)
     pairs = [
         (rows.queries.to(device), each.to(device))

@@ -37,7 +37,7 @@ def membership_verdict(record: MembershipRecord) -> list[str]:
             "Fewer than 4 reference models: a claim without strong attackers is empty. Use "
             "--references 8 or more."
         )
-    lines += [] if record.note is None else [record.note]
+    lines += record.notes
     lines += [
         f"Control failed: {name}. The figures above say nothing." for name in record.controls_failed
     ]

@@ -65,7 +65,9 @@ def fit(
     rows = torch.arange(0, len(features), -(-len(features) // ROWS))
     shown = features[rows]
     parameters = list(network.parameters())
-    optimizer = torch.optim.LBFGS(parameters, max_iter=40, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=30, tolerance_change=1e-6, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
