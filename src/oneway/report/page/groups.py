@@ -49,12 +49,7 @@ def most_hurt(record: AuditRecord) -> GroupLeakage | None:
 
 
 def hurt_sentence(record: AuditRecord, groups: Sequence[GroupLeakage]) -> str:
-    """Return of which group the scores reveal most, and whether that may be chance.
-
-    Args:
-        record: The audit.
-        groups: At least one group.
-    """
+    """Return of which group the scores reveal most, and whether that may be chance."""
     worst = max(groups, key=attrgetter("reduction.estimate"))
     overall, interval = overall_reduction(record), worst.reduction
     chance = (
