@@ -124,7 +124,9 @@ def rows(record: StealingRecord) -> Iterator[dict[str, Any]]:
             "label": fidelities[LABEL].estimate,
             "released": fidelities[RELEASED].estimate,
             "gain": asdict(result.gain),
-            "gap": "nothing to defend" if gap is None else f"{gap.estimate:.2f} ({gap.low:.2f} to {gap.high:.2f})",
+            "gap": "nothing to defend"
+            if gap is None
+            else f"{gap.estimate:.2f} ({gap.low:.2f} to {gap.high:.2f})",
             "thief": result.thefts[RELEASED].thief,
             "thieves": dict(thieves),
             "clean_score_error": result.thefts[CLEAN].score_error,

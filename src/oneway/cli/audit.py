@@ -34,22 +34,19 @@ from oneway.cli.common import (
 from oneway.cli.completion import defense_names
 from oneway.cli.config import ConfigFile
 from oneway.cli.paths import Reads, Writes, existing_file
-from oneway.cli.sources import (
-    Categorical,
-    Channels,
-    Drop,
-    Label,
-    MissingValues,
-    Size,
-    model_options,
-    reading_of,
-)
+from oneway.cli.sources import model_options, reads_data
 from oneway.cli.threats import Threats, parse_threats
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from oneway.auditing import AuditOutcome, Understanding
-    from oneway.interface import AuditResult, AuditSource, MembershipResult, StealingResult
+    from oneway.interface import (
+        AuditResult,
+        AuditSource,
+        MembershipResult,
+        Reading,
+        StealingResult,
+    )
 
 Model = Annotated[
     str,
@@ -123,6 +120,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of
 
 
 @command
+@reads_data
 def audit(
     context: typer.Context,
     model: Model,
@@ -143,13 +141,9 @@ def audit(
     guarded_outputs: GuardedOutputs = "confidences",
     guarded_option: GuardedOptions = None,
     model_option: ModelOptions = None,
-    size: Size = None,
-    channels: Channels = None,
-    label: Label = None,
+    *,
+    reading: "Reading",
     classes: Classes = None,
-    categorical: Categorical = None,
-    drop: Drop = None,
-    missing_value: MissingValues = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
     controls: Controls = True,
@@ -214,7 +208,7 @@ def audit(
         guard,
         given,
         parse_classes(classes),
-        reading_of(size, channels, label, categorical, drop, missing_value),
+        reading,
         choose_device(device),
         batch_size,
     )
