@@ -80,10 +80,6 @@ def _require_finite(tensor: Tensor, name: str) -> None:
 def check_logits(logits: Tensor, name: str = "logits") -> None:
     """Refuse anything but finite floating scores of shape ``(..., K)`` with ``K >= 2``.
 
-    Args:
-        logits: The scores.
-        name: What the message calls the scores.
-
     Raises:
         InvalidTensorError: The scores are anything else.
     """
