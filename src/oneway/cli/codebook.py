@@ -315,8 +315,11 @@ def choose(
     words = _way_to(found.candidate, source, given, lists, drop_copies=drop_copies)
     if as_json:
         rows = {"frontier": found.frontier, "chosen": [found.candidate]}
-        told = {name: [_plain(each) for each in part] for name, part in rows.items()}
-        print_json({**told, "certificate": certificate.as_json(), "command": words})
+        told: dict[str, Any] = {
+            name: [_plain(each) for each in part] for name, part in rows.items()
+        }
+        told |= {"certificate": certificate.as_json(), "warnings": list(_unbounded(found))}
+        print_json({**told, "command": words})
         return
     Console().print(candidates_table(found.frontier), crop=False)
     for line in _recommendation(found, max_l1):
@@ -340,6 +343,24 @@ def _recommendation(found: "Choice", max_l1: float | None) -> Iterator[str]:
         f"Certified on {certificate.queries:,} queries that neither fitted nor chose it: "
         f"{_error_of(certificate)}, at a mean L1 of "
         f"{certificate.distortion['l1_probabilities']['mean']:.4f}."
+    )
+    yield from _unbounded(found)
+
+
+def _unbounded(found: "Choice") -> Iterator[str]:
+    """Yield a warning if nothing bounds how many queries the chosen release identifies."""
+    best, codebook = found.candidate, found.bounded
+    if best.cells is not None:
+        return
+    other = (
+        "No candidate codebook moves probabilities as little."
+        if codebook is None
+        else f"The best codebook with no larger L1 has {codebook.cells} cells, L1 "
+        f"{codebook.l1_mean:.4f} and certified error {codebook.certified:.4f}."
+    )
+    yield (
+        f"Warning: the {best.defense} has no table, so nothing bounds how many queries its answers "
+        f"identify. {other} Pass --max-cells to choose among codebooks alone."
     )
 
 

@@ -488,6 +488,9 @@ def _facts(certificate: Certificate, command: str) -> list[tuple[str, str]]:
         ("Queries", f"{certificate.queries:,}"),
         ("Level of intervals and bounds", level),
         ("Guard version", certificate.version or "none"),
+        ("Queries as read, SHA-256", certificate.queries_hash or "none: no queries were given"),
+        ("Scores as read, SHA-256", certificate.scores_hash or "not stated"),
+        ("Source revision", certificate.commit or "an installed package"),
         ("Codebook table, SHA-256", certificate.table or "none: the release has no table"),
         ("Page drawn by", f"oneway {oneway.__version__}"),
     ]
