@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.common import command_line, print_json, print_lines, progress
-from oneway.errors import InvalidOptionError, UnknownNameError
+from oneway.cli.common import command_line, print_lines, progress
+from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from oneway.interface import AuditSource
+    from oneway.interface import AuditSource, MembershipResult
 
-THREATS = ("inversion", "membership")
-
-Threats = Annotated[
-    str, typer.Option(help="Threats to audit, separated by commas: inversion, membership.")
-]
 Members = Annotated[
     Path | None,
     typer.Option(help="For membership: rows that the model was trained on, with classes."),
@@ -30,34 +25,6 @@ References = Annotated[
 ]
 
 
-def parse_threats(
-    threats: str, queries: Path | None, members: Path | None, non_members: Path | None
-) -> tuple[str, ...]:
-    """Return the threats, after a check that each has its data.
-
-    Raises:
-        UnknownNameError: There is no such threat.
-        InvalidOptionError: Data of a threat is missing, or given without its threat.
-    """
-    chosen = tuple(name.strip() for name in threats.split(","))
-    for name in chosen:
-        if name not in THREATS:
-            raise UnknownNameError("threat", name, THREATS)
-    needs = (
-        ("inversion", "--queries", queries),
-        ("membership", "--members", members),
-        ("membership", "--non-members", non_members),
-    )
-    for threat, option, given in needs:
-        if (given is None) is (threat in chosen):
-            raise InvalidOptionError(
-                f"{option} must be given for the threat {threat!r} and for no other, but the "
-                f"threats are {', '.join(chosen)}. "
-                + (f"Pass {option} DATA." if given is None else f"Add --threats {threat}.")
-            )
-    return chosen
-
-
 def audit_members(
     context: typer.Context,
     source: "AuditSource",
@@ -68,10 +35,9 @@ def audit_members(
     cache: Path,
     out: Path,
     *,
-    least: float | None,
     as_json: bool,
-) -> bool:
-    """Audit a model for membership inference, print, and write ``membership.json``.
+) -> "MembershipResult":
+    """Audit a model for membership inference, write ``membership.json``, and print.
 
     Args:
         context: The command's.
@@ -82,11 +48,7 @@ def audit_members(
         seed: Seed of the audit.
         cache: Folder of reference models.
         out: Folder of the record.
-        least: Least G_mem, or None.
-        as_json: Whether the record is printed, and nothing else.
-
-    Returns:
-        Whether the release missed what was asked for, or a control failed.
+        as_json: Whether nothing is printed.
 
     Raises:
         OnewayError: Model or data cannot be used.
@@ -122,11 +84,9 @@ def audit_members(
         )
     result = replace(result, record=replace(result.record, command=command_line(context)))
     path = result.write(out)
-    if as_json:
-        print_json(result.record.to_json())
-    else:
+    if not as_json:
         console = Console()
         print_lines(console, result.verdict.splitlines())
         console.print(membership_table(result.record), crop=False)
         print_lines(console, [f"record: {path}"])
-    return bool(result.missed(least))
+    return result

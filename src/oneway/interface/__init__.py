@@ -5,6 +5,7 @@ from oneway.interface.codebooks import Choice, certify, choose, fit_codebook
 from oneway.interface.data import Reading, read_rows
 from oneway.interface.membership import MembershipResult, audit_membership
 from oneway.interface.models import open_model, read_scores
+from oneway.interface.stealing import StealingResult, audit_stealing, run_stealing
 
 __all__ = [
     "AuditResult",
@@ -12,8 +13,10 @@ __all__ = [
     "Choice",
     "MembershipResult",
     "Reading",
+    "StealingResult",
     "audit",
     "audit_membership",
+    "audit_stealing",
     "certify",
     "choose",
     "fit_codebook",
@@ -21,4 +24,5 @@ __all__ = [
     "read_rows",
     "read_scores",
     "run_audit",
+    "run_stealing",
 ]
