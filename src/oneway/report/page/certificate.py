@@ -115,12 +115,7 @@ NO_CLEAN_ATTACK = (
 
 
 def yardsticks_sentence(certificate: Certificate, *, ends: bool = True) -> str | None:
-    """Return what other guesses err on the same queries; None if no error is certified.
-
-    Args:
-        certificate: The certificate.
-        ends: Whether to give the ends of intervals.
-    """
+    """Return what other guesses err on the same queries; None if no error is certified."""
     yardsticks = certificate.yardsticks
     if yardsticks is None:
         return None
