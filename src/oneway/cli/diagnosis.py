@@ -57,10 +57,6 @@ Json = dict[str, Any]
 def diagnose(version: str, cache: Path) -> Json:
     """Return the state of this installation, as `oneway doctor --json` prints it.
 
-    Args:
-        version: Version of the imported oneway.
-        cache: Folder for trained networks.
-
     Raises:
         MissingDataError: oneway is imported from a folder, and is not installed.
     """

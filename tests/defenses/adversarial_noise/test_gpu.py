@@ -1,4 +1,4 @@
-"""On a GPU defense and attacks compute what they compute on the CPU. Skipped where there is none."""
+"""On a GPU defense and attacks compute what they do on the CPU. Skipped where there is none."""
 
 import pytest
 import torch
