@@ -17,7 +17,10 @@ from oneway.evaluation.timing import synchronize
 from oneway.inversion import Inverter, RecordInverter, build_inverter
 
 TIMED_SECONDS = 0.5
-"""Seconds that each decoder and linear systems are timed before an audit is planned."""
+"""Most seconds that each decoder and linear systems are timed before an audit is planned."""
+
+TIMED_SHARE = 0.003
+"""Most of the target run time that each is timed."""
 
 SOLVED_ROWS, SOLVED_COLUMNS = 1000, 64
 """Size of the linear systems that are timed."""
