@@ -349,7 +349,9 @@ def make_plan(
         plan = dataclasses.replace(plan, most_epochs=longest)
     missing = [step.describe(full, plan) for step in steps]
     if not plan.decoders:
-        missing.append("all decoders")
+        gone = [name for name in full.attacks if inversion_attacks()[name].left_out is None]
+        gone = [name for name in gone if name not in plan.attacks]
+        missing.append(f"all decoders ({', '.join(gone)})")
         if plan.controls != full.controls:
             missing.append("the controls of decoders")
     if plan.auxiliary < full.auxiliary:
