@@ -122,11 +122,7 @@ class Measures:
     embedder: str
 
     def queries(self, seed_results: Sequence[SeedResult]) -> dict[str, Any]:
-        """Return columns with a value for each seed, attacker and test query.
-
-        Args:
-            seed_results: Results of all seeds.
-        """
+        """Return columns with a value for each seed, attacker and test query."""
         measured = dict.fromkeys(name for table in self.columns.values() for name in table)
         rows: dict[str, list[Any]] = {
             name: [] for name in ("seed", "attack", "query", "error", *measured)

@@ -159,13 +159,7 @@ def finished_attackers(
 
 
 def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
-    """Return the names of an audit's tasks, in the order in which a single machine runs them.
-
-    Args:
-        plan: Plan of the audit.
-        release: Registered name of the defense.
-        seed: First of the seeds.
-    """
+    """Return the names of an audit's tasks, in the order in which a single machine runs them."""
     first = (MATCHING_TASK, CONTROLS_TASK) if plan.controls else (MATCHING_TASK,)
     more = (BUDGET_TASK,) if strength_option(release) is not None else ()
     return (*first, *more, *(f"{SEED_TASK}{n}" for n in range(seed, seed + plan.seeds)))
@@ -182,15 +176,7 @@ class AuditTasks:
         seed: int,
         report: ProgressCallback = no_progress,
     ) -> None:
-        """Prepare; the model is not queried yet.
-
-        Args:
-            audited: Model, data and release.
-            store: Store of trained networks.
-            settings: Settings of the audit.
-            seed: First of the seeds.
-            report: Progress callback.
-        """
+        """Prepare; the model is not queried yet."""
         self.audited, self.store, self.settings = audited, store, settings
         self.seed, self.report = seed, report
         self._fitted: FittedDefense | None = None

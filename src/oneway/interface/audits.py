@@ -320,7 +320,7 @@ def audit(
 
     For example::
 
-        result = oneway.auditing(
+        result = oneway.audit(
             model, outputs="logits", attacker_data=own, queries=test, guard=guard, minutes=5
         )
         print(result)

@@ -1,9 +1,11 @@
 """Guarded models as servers ask them: queries or scores in, releases or a refusal out."""
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -53,6 +55,12 @@ MULTIPLES = (1, 2, 4, 8, 16)
 """Batches are filled up to a multiple of the first of these that keeps scores' bits: linear algebra
 on a CPU gives the last rows of a batch other last bits."""
 
+INLINE_SECONDS = 1e-3
+"""Longest time that a guard may hold the event loop: reading a large request holds it longer."""
+
+INLINE_ROWS = (64, 16, 4, 1)
+"""Rows that are tried for that."""
+
 LEAST_CHANGE = 1e-6
 """Least change of a probability that counts as a change: below, it is rounding in float32."""
 
@@ -86,6 +94,7 @@ class Guarded(ABC, Generic[Q]):
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
         self.batch_multiple, self.batch_size = 1, 0
+        self.inline_rows = 0  # most rows that an event loop may answer itself
         self.classes: int | None = None  # K, which every release has, once it has been checked
         self.count: Callable[[Tensor], None] | None = None  # gets the clean scores of all answers
 
@@ -253,7 +262,7 @@ class GuardedHere(Guarded[Q]):
             )
         if self.count is not None:
             self.count(clean[: sum(counts)])
-        return np.split(released[: sum(counts)], np.cumsum(counts)[:-1])
+        return _parts(released, counts)
 
     def _filled(self, queries: Q) -> Q:
         """Return a batch filled up to a multiple by its last query."""
@@ -472,7 +481,7 @@ class GuardedScores(Guarded[Scored]):
         released = self._release(
             torch.cat(list(logits))[filled], torch.cat(at_hand)[filled] if at_hand else None
         )
-        return np.split(released[:total], np.cumsum(counts)[:-1])
+        return _parts(released, counts)
 
     def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
@@ -513,6 +522,20 @@ class GuardedScores(Guarded[Scored]):
         self._check_guard(clean, queries)
         if self.guard.needs_same_bits:
             self._choose_multiple(MULTIPLES, lambda: self._has_same_bits(probes))
+        if not self.guard.defense.requires_input:
+            self.inline_rows = self._measure_inline_rows(clean[:1])
+
+    def _measure_inline_rows(self, clean: Tensor) -> int:
+        """Return the most rows that are guarded in ``INLINE_SECONDS``; no model is asked here."""
+        for rows in INLINE_ROWS:
+            many, seconds = clean.expand(rows, -1), list[float]()
+            for _ in range(3):  # the first is slow, and others may compute meanwhile
+                begin = time.perf_counter()
+                self._release(many, None)
+                seconds.append(time.perf_counter() - begin)
+            if min(seconds) < INLINE_SECONDS:
+                return rows
+        return 0
 
     def _has_same_bits(self, probes: Sequence[Scored]) -> bool:
         """Say whether the guard's answers have the same bits alone and together."""
@@ -548,6 +571,12 @@ class GuardedScores(Guarded[Scored]):
 
     def _queries(self, scored: Scored) -> Tensor | None:
         return None if scored.queries is None else scored.queries.to(self.device)
+
+
+def _parts(released: Released, counts: Sequence[int]) -> list[Released]:
+    """Return the releases of several requests, without those that filled a batch up."""
+    ends = accumulate(counts)
+    return [released[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def _rows_of(queries: Tensor | None, count: int) -> Sequence[Tensor | None]:
