@@ -123,9 +123,7 @@ def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:
     """Return the entropy of ``(N)`` int64 cells given their ``(N)`` labels, in bits."""
     numbers = labels.unique(return_inverse=True)[1]
     joint = cells.unique(return_inverse=True)[1] * (numbers.max() + 1) + numbers
-    shares = [
-        each.unique(return_counts=True)[1].double() / len(cells) for each in (joint, numbers)
-    ]
+    shares = [each.unique(return_counts=True)[1].double() / len(cells) for each in (joint, numbers)]
     # H(cell, label) - H(label).
     both, alone = (-float((share * share.log2()).sum()) for share in shares)
     return max(0.0, both - alone)
