@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from oneway.checks import in_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidTensorError
 
