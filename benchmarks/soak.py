@@ -127,7 +127,10 @@ def judge(server: Server, query: Query, head: bytes, body: bytes) -> None:
     # More than one clean score is no chance; a release may share one, such as 0.00000.
     server.tally["leaks"] += sum(number in head + body for number in set(query.clean)) > 1
     if status != 200:
-        server.tally["refused" if status in (408, 429, 503) else "strange"] += 1
+        is_late = status in (408, 429, 503, 504)
+        server.tally["refused" if is_late else "strange"] += 1
+        if not is_late:
+            print(f"{server.name}: a query got {status}", file=sys.stderr)
         return
     found = re.search(rb"%s: (\d+)" % BINARY.lower(), head.lower())
     if found:
@@ -242,7 +245,9 @@ async def client(kind: Kind, server: Server, queries: Sequence[Query], until: fl
         except (ConnectionError, asyncio.IncompleteReadError):
             # Stalled clients are cut; nobody else may be.
             server.tally["cut"] += 1
-            server.tally["strange"] += kind in HONEST
+            if kind in HONEST:
+                server.tally["strange"] += 1
+                print(f"{server.name}: a connection of {kind.__name__} was cut", file=sys.stderr)
         finally:
             writer.transport.abort()
         await asyncio.sleep(random.uniform(0, 0.1))

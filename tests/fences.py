@@ -232,7 +232,7 @@ class PageRun:
 
     def _run_commands(self, block: Block) -> None:
         self.output, told = None, []
-        for words in commands_of(self._moved_to(self._with_replaced(block.text))):
+        for words in commands_of(self._moved_to(block.text)):
             if "parse only" in block.notes:
                 check_command(words)
                 continue

@@ -17,6 +17,9 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The floating types that scores may have, and that confidences may be released in."""
 
+NUMBERS_AT_ONCE = 2**17
+"""Numbers that are looked at together: what is made of them stays in a processor's cache."""
+
 SCORES = "Pass scores, not class numbers or pixels."
 
 
@@ -63,13 +66,20 @@ def _require_floating(tensor: Tensor, name: str, remedy: str = SCORES) -> None:
         )
 
 
+def in_parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Return ``(n, D)`` parts of ``(N, D)`` rows, small enough for a cache; all, on a device."""
+    if rows.device.type != "cpu":
+        return (rows,)
+    return rows.split(max(1, NUMBERS_AT_ONCE // max(1, rows.shape[-1])))
+
+
 def _require_finite(tensor: Tensor, name: str) -> None:
     # One sum is a fifth of the cost. It is finite only if all are; finite numbers may overflow it.
     if math.isfinite(tensor.sum().item()):
         return
-    finite = torch.isfinite(tensor)
-    if not finite.all():
-        rows = finite.reshape(len(tensor) if tensor.ndim > 1 else 1, -1).all(-1)
+    whole = tensor.reshape(len(tensor) if tensor.ndim > 1 else 1, -1)
+    if not all(rows.isfinite().all() for rows in in_parts(whole)):
+        rows = torch.cat([rows.isfinite().all(-1) for rows in in_parts(whole)])
         bad = (~rows).nonzero().flatten()
         raise InvalidTensorError(
             f"{name} must be finite, but {len(bad)} of {len(rows)} rows hold NaN or infinity, "
@@ -350,14 +360,21 @@ def _total_of_probabilities(scores: Tensor) -> int | None:
 
     None: the scores are no probabilities.
     """
-    if bool((scores < 0).any()):
+    rows = scores.reshape(-1, scores.shape[-1])
+    # Of logits the first part says so.
+    if any(bool((part < 0).any()) for part in in_parts(rows)):
         return None
     for total in (1, 100):
-        wide = scores.double() / total
-        thousandths = 1000 * wide
-        is_rounded = bool(((thousandths - thousandths.round()).abs() < 0.01).all())
+        is_rounded = all(
+            bool(((thousandths - thousandths.round()).abs() < 0.01).all())
+            for part in in_parts(rows)
+            for thousandths in (part.double() * (1000 / total),)
+        )
         tolerance = 0.05 if is_rounded else max(1e-3, torch.finfo(scores.dtype).eps)
-        if bool(((wide.sum(-1) - 1).abs() <= tolerance).all()):
+        if all(
+            bool(((part.double().sum(-1) / total - 1).abs() <= tolerance).all())
+            for part in in_parts(rows)
+        ):
             return total
     return None
 

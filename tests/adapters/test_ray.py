@@ -25,7 +25,10 @@ from oneway.adapters.ray import (
     guard_deployment,
     instances_of,
 )
+from oneway.adapters.ray_codebooks import fit_dataset
 from oneway.defenses import build_defense
+from oneway.defenses.codebook import fit_codebook
+from oneway.defenses.codebook.sample import sample_rows
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.rounding import Rounding
 from oneway.errors import (
@@ -345,3 +348,33 @@ def test_a_key_is_not_sent_to_a_worker():
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InvalidOptionError):
         guard_deployment(load_guard, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
+def test_a_codebook_of_blocks_is_that_of_all_rows_though_a_worker_dies_on_ray(workers, tmp_path):  # noqa: ARG001
+    logits = np.random.default_rng(4).normal(size=(900, 3)).astype(np.float32) * 3
+    stored = later("ray.data").from_numpy(np.array_split(logits, 2))
+    marker = str(tmp_path / "died")
+
+    def pass_on(batch):
+        # The first worker is lost at once, with its block.
+        import os
+
+        if not os.path.exists(marker):  # noqa: PTH110
+            open(marker, "w").close()  # noqa: PTH123
+            os._exit(1)
+        return batch
+
+    found = fit_dataset(stored.map_batches(pass_on, batch_size=None), scores="data", most_rows=250)
+    kept = torch.from_numpy(logits)
+    kept = kept[sample_rows(kept, 250)]
+    wanted = fit_codebook(kept)
+    assert (tmp_path / "died").exists()
+    assert len(kept) == 750
+    assert found.sizes == wanted.sizes
+    assert torch.equal(found.members.sort().values, wanted.members.sort().values)
+    released = [book.expand(book.values, book(kept)) for book in (found, wanted)]
+    torch.testing.assert_close(*released, rtol=2**-11, atol=2**-11)
+    with pytest.raises(UnknownNameError):
+        fit_dataset(stored, scores="logits")

@@ -132,8 +132,8 @@ def quickly(patch):
     def settings_for(epochs):
         return TrainingSettings(
             epochs=epochs,
-            learning_rate=0.03,
-            batch_size=32,
+            learning_rate=0.02,
+            batch_size=16,
             averaging=0.8,
             schedule="one-cycle",
             grace=2,

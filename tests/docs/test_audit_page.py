@@ -118,7 +118,7 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
     # So slow that nothing fits: all steps are taken. The first one is undone by the last but one.
     prices = dict.fromkeys(itertools.product(FULL_AUDIT_TRANSFORMS, settings.widths), 1.0)
     plan = make_plan(full, Costs(prices, 1.0, 1.0, 1.0, 8000, 8000, 64), 1.0)
-    steps = re.findall(r"^(\d)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
+    steps = re.findall(r"^(\d+)\. (.+)$", section("Attackers"), flags=re.MULTILINE)
     marks = (
         *(
             "decoders of width 16",
@@ -127,12 +127,13 @@ def test_what_is_left_out_stands_in_the_order_of_the_plan():
             "seeds",
             "faithful",
         ),
-        *("detection limit", "adversarial-training", "width", "auxiliary rows"),
+        *("detection limit", "adversarial-training", "width", "auxiliary rows", "all decoders"),
     )
-    assert [mark in said for mark, (_, said) in zip(marks, steps, strict=True)] == [True] * 9
+    assert [mark in said for mark, (_, said) in zip(marks, steps, strict=True)] == [True] * 10
     assert "width 32" in steps[7][1]
-    assert [mark in said for mark, said in zip(marks[1:], plan.left_out, strict=True)] == [True] * 8
-    assert plan.auxiliary == 1000
+    marks = (*marks[1:-2], "all decoders", "controls", "auxiliary rows")
+    assert [mark in said for mark, said in zip(marks, plan.left_out, strict=True)] == [True] * 10
+    assert plan.auxiliary == 250
 
 
 @pytest.fixture(scope="module")

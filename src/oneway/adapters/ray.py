@@ -267,11 +267,11 @@ class GuardRows:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the kept columns and the column of guarded probabilities."""
-        queries = None if self._queries is None else _stacked(batch[self._queries])
-        guarded = self._guard(_stacked(batch[self._scores]), queries)
+        queries = None if self._queries is None else stacked(batch[self._queries])
+        guarded = self._guard(stacked(batch[self._scores]), queries)
         return {**{name: batch[name] for name in self._keep}, self._released: guarded}
 
 
-def _stacked(column: Array) -> Array:
+def stacked(column: Array) -> Array:
     """Return a column of vectors as one array; Ray gives lists as an array of objects."""
     return np.stack(list(column)) if column.dtype == object else column

@@ -61,6 +61,7 @@ class SeedResult:
         baselines: Baselines, from ``clean_results``.
         verdict: Verdict on the release.
         held_out: ``(N)`` bool, the auxiliary rows that select epochs and decoders.
+        left_out: Planned parts that are left out, since the target run time was over, in words.
     """
 
     seed: int
@@ -69,6 +70,7 @@ class SeedResult:
     baselines: Baselines
     verdict: Verdict
     held_out: Tensor
+    left_out: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> AttackResult:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneway.data.images import Dataset, Pixels
+from oneway.data.mapped import map_npy
 from oneway.data.source import Source
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, kind_of
 
@@ -190,7 +191,8 @@ def _is_boolean(marks: NDArray[Any]) -> bool:
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Read every array of an .npz file, or that of an .npy file (under the name ``array``).
 
-    Numbers come in this machine's byte order, and floats of more than 64 bits as float64.
+    An .npy file is mapped where that is possible: it may be larger than memory. Numbers come in
+    this machine's byte order, and floats of more than 64 bits as float64.
 
     Raises:
         MissingDataError: The file does not exist.
@@ -201,6 +203,8 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
         nearby = sorted(p.name for p in path.parent.glob("*.np[yz]"))[:5]
         hint = f" The folder has {', '.join(nearby)}." if nearby else ""
         raise MissingDataError(f"there is no file {os.fspath(path)}.{hint}")
+    if path.suffix.lower() == ".npy" and (mapped := map_npy(path)) is not None:
+        return {"array": mapped}
     try:
         # NumPy leaves a file open that it opened and cannot read.
         with path.open("rb") as file:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oneway.checks import in_parts
 from oneway.data.arrays import read_labels, read_npz, refuse_dark, take_images
 from oneway.data.folders import find_images, look_at_images
 from oneway.data.image_files import decode_image, stack_images
@@ -108,15 +109,16 @@ def image_tensor(array: NDArray[Any], path: Path) -> Tensor:
         array = np.moveaxis(array, -1, 1)
     images = torch.from_numpy(np.ascontiguousarray(array))
     if images.dtype == torch.uint8:
-        return images.float() / 255
+        return images.float().div_(255)
     images = images.float()
-    missing = int(images.isnan().flatten(1).any(1).sum())
+    parts = in_parts(images.flatten(1)) if images.numel() else ()
+    missing = sum(int(part.isnan().any(1).sum()) for part in parts)
     if missing:
         raise CorruptDataError(
             f"float images of {path} must be numbers, but {missing} of {len(images)} images hold "
             "NaN. Leave these images out, or fill their pixels in as the model's training did."
         )
-    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
+    if not all(bool((part.amin() >= 0) & (part.amax() <= 1)) for part in parts):
         raise CorruptDataError(
             f"float images of {path} must lie in [0, 1], but some do not. Divide them by their "
             "range, or store uint8 pixels."

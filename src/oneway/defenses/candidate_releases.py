@@ -32,7 +32,7 @@ from oneway.defenses.codebook.certificate import MIN_PAIRS, certify_cells, rows_
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import (
     bits_beyond_label,
-    estimate_of_error,
+    error_shares,
     mean_squares,
     pairs_in,
 )
@@ -250,14 +250,14 @@ def _measured(
         cells = defense.state(logits)
     else:
         cells = released.unique(dim=0, return_inverse=True)[1]
-    certified, alone = estimate_of_error(cells, queries, squares)
+    certified, alone = error_shares(cells, queries, squares)
     return ReleaseCandidate(
         defense=name,
         options=options,
         release=defense,
         l1_mean=float((released - clean).abs().sum(-1).mean()),
-        certified=certified,
-        alone=alone,
+        certified=float(certified.mean()),
+        alone=float(alone.double().mean()),
         bits=bits_beyond_label(cells, logits.argmax(-1)),
         cells=defense.state.sizes.cells if isinstance(defense, CodebookRelease) else None,
     )

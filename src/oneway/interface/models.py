@@ -12,6 +12,7 @@ from torch import Tensor
 from oneway.checks import check_confidences, check_logits, refuse_probabilities
 from oneway.contracts import ScoredTarget, Target
 from oneway.data import ProgressCallback, image_tensor, no_progress, read_npz
+from oneway.data.mapped import spool_parquet
 from oneway.defenses.identity import Identity
 from oneway.errors import CorruptDataError, InvalidOptionError
 from oneway.interface.data import AS_IT_IS, Reading, read_rows
@@ -20,7 +21,7 @@ from oneway.targets import DefendedTarget, ask_variants, open_target, target_of
 from oneway.targets.answers import checked_class_names
 from oneway.targets.opening import named_target
 
-SCORE_FILES = (".npy", ".npz")
+SCORE_FILES = (".npy", ".npz", ".parquet")
 """Endings of files that hold scores rather than a model."""
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -113,9 +114,10 @@ def read_scores(
     """Return clean scores of queries, and the queries if they are there.
 
     Args:
-        model_or_scores: Scores: ``(N, K)`` as an array or a tensor, or an .npy or .npz file of
-            them, which may hold the queries as ``images``, too. Or a model: see
-            :func:`open_model`; it is asked about the queries.
+        model_or_scores: Scores: ``(N, K)`` as an array or a tensor, or an .npy, .npz or .parquet
+            file of them, which may hold the queries, too, as ``images`` or ``records``. Of .npy and
+            .parquet files, which may be larger than memory, parts are read where they are needed.
+            Or a model: see :func:`open_model`; it is asked about the queries.
         queries: Data: see :func:`~oneway.interface.data.read_rows`. None: those in the file.
         outputs: What the scores are, where neither an .npz file nor the kind of model says so.
         reading: How the queries are read.
@@ -145,7 +147,7 @@ def read_scores(
             f"scores take no options of a model, but got {', '.join(options)}. Leave them out."
         )
     path = Path(source) if in_file else Path("the scores")
-    arrays = read_npz(path) if in_file else {"array": np.asarray(source)}
+    arrays = _read_arrays(path) if in_file else {"array": np.asarray(source)}
     logits = scores_to_logits(arrays, path, outputs)
     shown = _queries_in(arrays, path)
     if queries is not None:
@@ -156,6 +158,14 @@ def read_scores(
             f"{len(logits)} rows. Pass those that the scores are of, in the same order."
         )
     return Scores(logits, shown, None)
+
+
+def _read_arrays(path: Path) -> Arrays:
+    """Return the arrays of a file of scores, by name."""
+    if path.suffix.lower() != ".parquet":
+        return read_npz(path)
+    columns = spool_parquet(path, ("logits", "confidences", "records"))
+    return {name: column.numpy() for name, column in columns.items()}
 
 
 def _queries_in(arrays: Arrays, path: Path) -> Tensor | None:

@@ -65,8 +65,8 @@ LARGEST = 0.25
 HALVINGS = 32
 """Steps of the search for a bound, each of which halves what is left of [0, 1/2]."""
 
-AT_ONCE = 4096
-"""Pairs of queries that are compared at once."""
+NUMBERS_AT_ONCE = 2**17
+"""Numbers of queries, or of bets, that are worked on at once: they stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -103,26 +103,92 @@ def bound_error(
         together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64 from :func:`query_keys`, where they are at hand; None: they are made.
     """
-    asked, met = orders_of_pairs(cells, query_keys(queries) if keys is None else keys, groups)
+    everything = torch.arange(len(cells))
+    return bound_errors([everything], cells, queries, level, groups, together, keys)[0]
+
+
+def bound_errors(
+    parts: Sequence[Tensor],
+    cells: Tensor,
+    queries: Tensor,
+    level: float,
+    groups: Tensor | None = None,
+    together: int = 1,
+    keys: Tensor | None = None,
+) -> list[Bounds]:
+    """Return bounds of several parts of the rows, each as :func:`bound_error` would bound it alone.
+
+    Pairs of all parts are compared cell by cell, so that a cell's queries are in a cache when they
+    are wanted again, and all bounds are searched together.
+
+    Args:
+        parts: ``(n)`` int64 row numbers of each part, on the CPU.
+        cells: See :func:`bound_error`.
+        queries: See there.
+        level: See there.
+        groups: See there.
+        together: See there.
+        keys: See there.
+    """
+    cells, keys = cells.cpu(), query_keys(queries) if keys is None else keys
+    groups = None if groups is None else groups.cpu()
+    found, draws = list[tuple[Tensor, Tensor]](), list[int]()
+    for rows in parts:
+        own = None if groups is None else groups[rows]
+        orders = orders_of_pairs(cells[rows], keys[rows], own)
+        found.append(tuple(torch.where(each < 0, -1, rows[each]) for each in orders))  # type: ignore[arg-type]
+        draws.append(len(rows) if own is None else len(own.unique()))
+    if not found:
+        return []
+    pairs = [torch.stack(orders)[:, orders[1] >= 0] for orders in found]
+    asked, met = torch.cat(pairs, 1)
+    order = cells[asked].argsort(stable=True)
+    halves = torch.empty(len(order), dtype=torch.float64)
+    halves[order] = half_squared(queries, asked[order], met[order])
+    each = [pair.shape[1] for pair in pairs]
+    risk = (1 - level) / together
+    bets = [
+        _bets(*orders, own, count / 2, risk)
+        for orders, own, count in zip(found, halves.split(each), draws, strict=True)
+    ]
+    return _bounds_of(bets, risk)
+
+
+def _bets(
+    asked: Tensor, met: Tensor, halves: Tensor, expected: float, risk: float
+) -> tuple[Tensor, Tensor]:
+    """Return the ``(3, O, A)`` values and stakes of a part's two ends and its lower bound."""
     real, paired = asked >= 0, met >= 0
     least = torch.zeros(asked.shape, dtype=torch.float64)
-    least[paired] = half_squared(queries, asked[paired], met[paired])
+    least[paired] = halves
     most = torch.where(real & ~paired, LARGEST, least)
-    draws = len(cells if groups is None else groups.unique())
-    risk, expected = (1 - level) / together, draws / 2
     stakes = [
         stakes_for(least, expected, risk / 2, 0.0),
         stakes_for(least, expected, risk, 0.0),
         stakes_for(most, expected, risk / 2, math.inf),
     ]
     # Of values in [0, 1/2] what is above is below for 1/2 less the values.
-    low, lower, above = least_means(
-        torch.stack([least, least, 0.5 - most]),
-        torch.where(real, torch.stack(stakes), 0.0),
-        torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64),
-    ).tolist()
-    high = min(LARGEST, 0.5 - above)
-    return Bounds(min(low, high), high, min(lower, LARGEST))
+    return torch.stack([least, least, 0.5 - most]), torch.where(real, torch.stack(stakes), 0.0)
+
+
+def _bounds_of(bets: Sequence[tuple[Tensor, Tensor]], risk: float) -> list[Bounds]:
+    """Return the bounds of parts from their values and stakes; parts of like size at once."""
+    found: dict[int, Bounds] = {}
+    order = sorted(range(len(bets)), key=lambda part: bets[part][0].shape[-1])
+    risks = torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64)
+    while order:
+        most = max(1, NUMBERS_AT_ONCE // max(1, bets[order[-1]][0].numel()))
+        order, own = order[:-most], order[-most:]
+        # Orders are filled up with values that nothing is staked on.
+        values, stakes = (
+            pad_sequence([bets[part][at].movedim(-1, 0) for part in own], True).movedim(1, -1)
+            for at in (0, 1)
+        )
+        means = least_means(values.flatten(0, 1), stakes.flatten(0, 1), risks.repeat(len(own)))
+        for part, (low, lower, above) in zip(own, means.view(-1, 3).tolist(), strict=True):
+            high = min(LARGEST, 0.5 - above)
+            found[part] = Bounds(min(low, high), high, min(lower, LARGEST))
+    return [found[part] for part in range(len(bets))]
 
 
 def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -189,24 +255,33 @@ def _pair_up_in_one_cell(rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
-    waiting, seen = dict[int, list[int]](), dict[int, int]()
-    asking, partners = list[int](), list[int]()
+    waiting = {cell: list[int]() for cell in set(cells)}
+    seen = dict.fromkeys(waiting, 0)
+    asking, partners, latest = list[int](), list[int](), LATEST * len(cells)
     # Rows so far in cells where nobody waits, and cells with one row so far: their share of all
     # rows estimates the share of cells not seen yet (Good, Biometrika 40, 1953).
     dry = lone = 0
     for number, cell in enumerate(cells):
-        rows, count = waiting.setdefault(cell, []), seen.get(cell, 0)
-        late = number >= LATEST * len(cells) and len(asking) < (1 - LATEST) * number
-        asks = number > 0 and (late or dry + lone <= DRY * number)
-        dry -= 0 if rows else count
-        lone += (count == 0) - (count == 1)
-        if asks:
-            asking.append(number)
-            partners.append(rows.pop() if rows else -1)
-        if not asks or partners[-1] < 0:
-            rows.append(number)
+        rows, count = waiting[cell], seen[cell]
         seen[cell] = count + 1
-        dry += 0 if rows else count + 1
+        asks = dry + lone <= DRY * number and number > 0
+        if not asks and number >= latest:
+            asks = len(asking) < (1 - LATEST) * number
+        if count < 2:
+            lone += 1 - 2 * count
+        if not rows:
+            dry -= count
+            rows.append(number)
+            if asks:
+                asking.append(number)
+                partners.append(-1)
+        elif asks:
+            asking.append(number)
+            partners.append(rows.pop())
+            if not rows:
+                dry += count + 1
+        else:
+            rows.append(number)
     return torch.tensor(asking, dtype=torch.int64), torch.tensor(partners, dtype=torch.int64)
 
 
@@ -223,10 +298,13 @@ def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
 def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
     wide = torch.promote_types(queries.dtype, torch.float32)
-    parts = []
-    for pair in zip(rows.split(AT_ONCE), partners.split(AT_ONCE), strict=True):
-        one, other = (queries[numbers.to(queries.device)].to(wide) for numbers in pair)
-        parts.append((one - other).square_().mean(-1, dtype=torch.float64).cpu() / 2)
+    parts = [torch.zeros(0, dtype=torch.float64)]
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
+        one, other = (
+            queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
+        )
+        parts.append(one.sub_(other).square_().mean(-1, dtype=torch.float64).cpu() / 2)
     return torch.cat(parts)
 
 

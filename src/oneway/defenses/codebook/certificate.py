@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from oneway.checks import check_images, check_level, check_logits_to_fit
+from oneway.checks import check_images, check_level, check_logits_to_fit, in_parts
 from oneway.defenses.codebook.betting import LARGEST, one_of_each
 from oneway.defenses.codebook.composition import Composition, compose
 from oneway.defenses.codebook.crossings import check_variants
@@ -480,16 +480,15 @@ def certify_cells(
         error = certified_error(cells, flat, level, groups, keys=keys, shares=shares)
         parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys, shares)
         # A cell of a release that keeps the label has one label.
-        is_nested = torch.stack([cells, labels]).unique(dim=1).shape[1] == len(cells.unique())
+        is_nested = bits_beyond_label(labels, cells) == 0
         nested = shares if is_nested else None
         by_label |= certify_parts(labels, cells, flat, level, groups, keys, nested).errors
         # As the attack on clean scores, they are about independent draws.
-        alone = torch.arange(len(labels))
+        once = labels, flat
         if groups is not None:
             alone = one_of_each(groups.cpu(), Generator().manual_seed(0))
-        yardsticks = yardsticks_of_labels(
-            labels[alone.to(labels.device)], flat[alone.to(flat.device)], level
-        )
+            once = labels[alone.to(labels.device)], flat[alone.to(flat.device)]
+        yardsticks = yardsticks_of_labels(*once, level)
     return Certificate(
         table="",
         queries=len(logits),
@@ -524,7 +523,8 @@ def _checked_queries(queries: Tensor, cells: Tensor, groups: Tensor | None) -> T
             f"queries must have values, but have shape {tuple(queries.shape)}. Leave them out to "
             "certify bits and distortion alone."
         )
-    if not (float(queries.min()) >= 0 and float(queries.max()) <= 1):
+    ends = torch.stack([torch.stack(rows.aminmax()) for rows in in_parts(queries.flatten(1))])
+    if not (float(ends[:, 0].min()) >= 0 and float(ends[:, 1].max()) <= 1):
         raise InvalidTensorError(
             "queries must lie in [0, 1], since the lower bound rests on it, but some do not. "
             "Divide them by their range."

@@ -29,6 +29,7 @@ from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.merging import merge
 from oneway.defenses.codebook.nesting import Box, check_older, nest, older_boxes, refuse_kept
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
+from oneway.defenses.codebook.sample import sample_rows
 from oneway.defenses.codebook.shared import (
     SharedRows,
     fill_shared,
@@ -100,6 +101,8 @@ def cut_calibration(
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
+    Of a label with very many rows a sample is cut: see :mod:`oneway.defenses.codebook.sample`.
+
     Args:
         logits: ``(N, K)`` clean scores of calibration queries; no true labels are needed.
         settings: How to fit.
@@ -128,6 +131,13 @@ def cut_calibration(
             "the group of each query, or leave max_group_share at 1."
         )
     logits, num_classes = logits.detach(), logits.shape[-1]
+    kept = sample_rows(logits)
+    if len(kept) < len(logits):
+        images, groups, variants = (
+            None if each is None else each[kept.to(each.device)]
+            for each in (images if settings.image_weight else None, groups, variants)
+        )
+        logits = logits[kept.to(logits.device)]
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()

@@ -21,14 +21,17 @@ the same weight, and its queries share it: T is an estimate for "a group, then o
 Only pairs of queries from two groups count.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from oneway.defenses.codebook.betting import bound_error
+from oneway.defenses.codebook.betting import Bounds, bound_error
 from oneway.defenses.codebook.table import Codebook
-from oneway.defenses.codebook.traffic import ROWS_AT_ONCE
+
+NUMBERS_AT_ONCE = 2**17
+"""Numbers of queries that are added up at once: in float64 they stay in a processor's cache."""
 
 LEVEL = 0.95
 """Default level of intervals and bounds."""
@@ -118,12 +121,12 @@ def distances(released: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def bits_beyond_label(cells: Tensor, labels: Tensor) -> float:
     """Return the entropy of ``(N)`` int64 cells given their ``(N)`` labels, in bits."""
-    joint, alone = (
-        numbers.unique(dim=0, return_counts=True)[1].double() / len(cells)
-        for numbers in (torch.stack([cells, labels], -1), labels)
-    )
+    numbers = labels.unique(return_inverse=True)[1]
+    joint = cells.unique(return_inverse=True)[1] * (numbers.max() + 1) + numbers
+    shares = [each.unique(return_counts=True)[1].double() / len(cells) for each in (joint, numbers)]
     # H(cell, label) - H(label).
-    return max(0.0, float((alone * alone.log2()).sum() - (joint * joint.log2()).sum()))
+    both, alone = (-float((share * share.log2()).sum()) for share in shares)
+    return max(0.0, both - alone)
 
 
 def pairs_in(cells: Tensor, groups: Tensor | None = None) -> int:
@@ -146,6 +149,7 @@ def certified_error(
     together: int = 1,
     keys: Tensor | None = None,
     shares: tuple[Tensor, Tensor] | None = None,
+    bounds: Bounds | None = None,
 ) -> CertifiedError:
     """Return the least mean squared error that any attacker can reach; see the module.
 
@@ -158,13 +162,15 @@ def certified_error(
         together: Number of parts of the traffic whose bounds hold at once with this level.
         keys: ``(N)`` int64, equal for equal queries; None: they are computed.
         shares: From ``error_shares``, of these queries; None: they are computed.
+        bounds: From ``bound_error``, of these queries; None: they are computed.
     """
     if groups is None:
         values, lone = error_shares(cells, queries) if shares is None else shares
         estimate, alone = float(values.mean()), float(lone.double().mean())
     else:
         estimate, alone = estimate_over_groups(cells, queries, groups)
-    bounds = bound_error(cells, queries, level, groups, together, keys)
+    if bounds is None:
+        bounds = bound_error(cells, queries, level, groups, together, keys)
     return CertifiedError(
         estimate=estimate,
         # An end that is moved outwards still holds.
@@ -176,54 +182,64 @@ def certified_error(
     )
 
 
-def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+def error_shares(
+    cells: Tensor, queries: Tensor, squares: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return what each query adds to the certified error, whose estimate is their mean.
+
+    Queries of a cell share what the cell adds evenly, so that one pass over them is enough.
 
     Args:
         cells: ``(N)`` int64, the cell of each query.
         queries: ``(N, D)`` floating, in [0, 1].
+        squares: ``(N)`` float64, mean square of each query's values; None: computed.
 
     Returns:
         ``(N)`` float64 on the CPU, and ``(N)`` bool: which are alone in their cell, and add 0.
     """
     inverse = cells.unique(return_inverse=True)[1]
-    counts = inverse.bincount()
-    company = counts[inverse].double()
-    means = queries.new_zeros(len(counts), queries.shape[1], dtype=torch.float64)
-    parts = list(zip(queries.split(ROWS_AT_ONCE), inverse.split(ROWS_AT_ONCE), strict=True))
-    for rows, numbers in parts:
-        means.index_add_(0, numbers, rows.double())
-    means /= counts.double().unsqueeze(-1)
-    squares = [(rows.double() - means[numbers]).square().mean(-1) for rows, numbers in parts]
-    values = torch.where(
-        company > 1, torch.cat(squares) * company / (company - 1).clamp_min(1), 0.0
-    )
-    return values.cpu(), company == 1
-
-
-def estimate_of_error(cells: Tensor, queries: Tensor, squares: Tensor) -> tuple[float, float]:
-    """Return the mean of ``error_shares``, and the share that is alone, from sums alone.
-
-    Args:
-        cells: ``(N)`` int64, the cell of each query.
-        queries: ``(N, D)`` floating, in [0, 1].
-        squares: ``(N)`` float64, mean square of each query's values.
-    """
-    inverse = cells.unique(return_inverse=True)[1]
     counts = inverse.bincount().double()
-    sums = queries.new_zeros(len(counts), queries.shape[1], dtype=torch.float64)
-    for rows, numbers in zip(queries.split(ROWS_AT_ONCE), inverse.split(ROWS_AT_ONCE), strict=True):
-        sums.index_add_(0, numbers, rows.double())
+    sums, computed = sums_of(inverse, queries, len(counts), with_squares=squares is None)
+    squares = computed if squares is None else squares
     within = squares.new_zeros(len(counts)).index_add_(0, inverse, squares)
     within -= sums.square_().mean(-1) / counts
     variances = torch.where(counts > 1, within.clamp_min(0) / (counts - 1).clamp_min(1), 0.0)
-    # Row by row, so that the numbers of the cells do not decide the last bits.
-    return float(variances[inverse].mean()), float((counts == 1).double()[inverse].mean())
+    return variances[inverse].cpu(), (counts == 1)[inverse]
+
+
+def sums_of(
+    numbers: Tensor, queries: Tensor, count: int, *, with_squares: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the sums of numbered parts of queries, and each query's mean square.
+
+    Args:
+        numbers: ``(N)`` int64 from 0 to ``count`` - 1, the part of each query.
+        queries: ``(N, D)`` floating; no copy of more than a few is made.
+        count: C, number of parts.
+        with_squares: Whether mean squares are computed.
+
+    Returns:
+        ``(C, D)`` float64 sums, and ``(N)`` float64 mean squares; of none without them.
+    """
+    sums = queries.new_zeros(count, queries.shape[1], dtype=torch.float64)
+    squares = [sums.new_zeros(0)]
+    for rows, own in in_cache(queries, numbers):
+        wide = rows.double()
+        sums.index_add_(0, own, wide)
+        if with_squares:
+            squares.append(wide.square().mean(-1))
+    return sums, torch.cat(squares)
+
+
+def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield parts of ``(N, D)`` queries, and of ``(N, ...)`` columns, that a cache holds."""
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
+    return zip(*(each.split(at_once) for each in (queries, *columns)), strict=True)
 
 
 def mean_squares(queries: Tensor) -> Tensor:
     """Return the ``(N)`` float64 mean square of each of ``(N, D)`` queries' values."""
-    return torch.cat([rows.double().square_().mean(-1) for rows in queries.split(ROWS_AT_ONCE)])
+    return torch.cat([rows.double().square().mean(-1) for (rows,) in in_cache(queries)])
 
 
 def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tuple[float, float]:
@@ -245,9 +261,7 @@ def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tupl
     mass = weights.new_zeros(pairs.shape[1]).index_add(0, places, weights)
     squares = torch.zeros_like(mass)
     sums = weights.new_zeros(len(mass), queries.shape[1])
-    for rows, numbers, shares in zip(
-        *(each.split(ROWS_AT_ONCE) for each in (queries, places, weights)), strict=True
-    ):
+    for rows, numbers, shares in in_cache(queries, places, weights):
         wide = rows.double()
         sums.index_add_(0, numbers, wide * shares.unsqueeze(-1))
         squares.index_add_(0, numbers, wide.square().mean(-1) * shares)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from oneway.defenses.codebook.betting import bound_errors
 from oneway.defenses.codebook.measures import CertifiedError, certified_error
 
 LEAST_ROWS = 20
@@ -55,9 +56,8 @@ def certify_parts(
             cell lies in one part; None: they are computed part by part.
     """
     numbers, sizes = parts.unique(return_counts=True)
-    rows = dict(
-        zip(numbers.tolist(), parts.argsort(stable=True).split(sizes.tolist()), strict=True)
-    )
+    order = parts.argsort(stable=True).cpu()
+    rows = dict(zip(numbers.tolist(), order.split(sizes.tolist()), strict=True))
 
     def of(values: Tensor | None, own: Tensor) -> Tensor | None:
         return None if values is None else values[own.to(values.device)]
@@ -69,17 +69,17 @@ def certify_parts(
         if len(own) >= LEAST_ROWS
         and (groups is None or len(groups[own.to(groups.device)].unique()) >= LEAST_ROWS)
     }
+    bounds = bound_errors(list(enough.values()), cells, queries, level, groups, len(enough), keys)
     errors = {
         str(part): certified_error(
             cells[own.to(cells.device)],
-            queries[own.to(queries.device)],
+            queries if shares is not None else queries[own.to(queries.device)],
             level,
             of(groups, own),
-            together=len(enough),
-            keys=of(keys, own),
             shares=None if shares is None else (shares[0][own], shares[1][own.to(cells.device)]),
+            bounds=bound,
         )
-        for part, own in enough.items()
+        for (part, own), bound in zip(enough.items(), bounds, strict=True)
     }
     left = len(parts) - sum(len(own) for own in enough.values())
     return PartErrors(errors, len(rows) - len(enough), left / len(parts))

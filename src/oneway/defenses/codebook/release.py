@@ -15,6 +15,7 @@ from oneway.defenses.codebook.crossings import check_variants
 from oneway.defenses.codebook.fit import choose_codebook, cut_calibration, merge_calibration
 from oneway.defenses.codebook.fitted import FittedQueries, HeldOut, refuse_training
 from oneway.defenses.codebook.options import Budget, CodebookOptions, FitSettings
+from oneway.defenses.codebook.sample import sample_rows
 from oneway.defenses.codebook.table import Codebook, Sizes
 from oneway.defenses.codebook.traffic import (
     check_groups,
@@ -51,15 +52,26 @@ class Rows(NamedTuple):
         logits: ``(N, K)`` clean scores.
         queries: ``(N, ...)`` the queries that gave them.
         variants: ``(N, m, K)`` clean scores of changed copies of each query, if they are known.
+        numbers: ``(n)`` int64, which of the N rows are meant; None: all. So rows need no copy
+            before it is known which of them are wanted.
     """
 
     logits: Tensor
     queries: Tensor
     variants: Tensor | None = None
+    numbers: Tensor | None = None
 
-    def of(self, numbers: Tensor) -> "Rows":
-        """Return the rows with these ``(n)`` int64 numbers."""
-        return Rows(*(None if each is None else each[numbers.to(each.device)] for each in self))  # type: ignore[arg-type]
+    @property
+    def count(self) -> int:
+        """Number of rows that are meant."""
+        return len(self.logits if self.numbers is None else self.numbers)
+
+    def of(self, places: Tensor) -> "Rows":
+        """Return a copy of the rows at these ``(n)`` int64 places among those that are meant."""
+        rows = places if self.numbers is None else self.numbers[places]
+        return Rows(
+            *(None if each is None else each[rows.to(each.device)] for each in self[:3])  # type: ignore[arg-type]
+        )
 
 
 Complete = Callable[[Certificate, Codebook, Rows, Rows | None, Tensor | None], Certificate]
@@ -230,6 +242,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 f"queries to fit to, but the smallest cell has {settings.min_members} members. "
                 "Pass more calibration queries, or lower held_out or min_members."
             )
+        made_of = sample_rows(logits, rows=made_of)
         scores, shown = logits[made_of.to(logits.device)], None
         if settings.image_weight or move is not None:
             shown = _of(queries, made_of)  # a copy, which takes as much memory
@@ -264,13 +277,11 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             variants=_of(variants, chosen),
         )
         if complete is not None and queries is not None:
-            rows_given = Rows(logits, queries, variants)
-            certified, others = (rows_given.of(part) for part in (chosen, fitting))
             fitted.certificate = complete(
                 fitted.certificate,
                 fitted.state,
-                certified,
-                others if apart else None,
+                Rows(logits, queries, variants).of(chosen),
+                Rows(logits, queries, variants, fitting) if apart else None,
                 _of(groups, chosen),
             )
         return fitted

@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from oneway.checks import in_parts
 from oneway.defenses.codebook.table import Codebook
 from oneway.errors import InvalidTensorError
-
-ROWS_AT_ONCE = 4096
-"""Queries that are widened at once."""
 
 LEAST_SHARED = 20
 """Certified queries of a cell below which the share of its largest group says nothing."""
@@ -196,9 +194,9 @@ def _check_numbers(name: str, numbers: Tensor, rows: int, remedy: str) -> None:
 
 def query_bytes(queries: Tensor) -> Iterator[bytes]:
     """Yield what tells one of ``(N, ...)`` queries from others: its values in float32."""
-    for rows in queries.detach().split(ROWS_AT_ONCE):
+    for rows in in_parts(queries.detach().flatten(1)):
         # Adding 0 turns -0 into 0, which is the same value in other bytes.
-        flat = rows.flatten(1).cpu().to(torch.float32) + 0.0
+        flat = rows.cpu().to(torch.float32) + 0.0
         yield from (row.tobytes() for row in flat.numpy())
 
 

@@ -35,13 +35,17 @@ import torch
 from torch import Generator, Tensor
 
 from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
-from oneway.defenses.codebook.measures import error_shares
+from oneway.defenses.codebook.measures import in_cache, sums_of
 from oneway.defenses.codebook.traffic import query_keys
 from oneway.errors import InvalidOptionError
 from oneway.metrics import bootstrap_mean
 
 MOST_LEVEL = 0.999
 """Largest level of a bootstrap interval."""
+
+MOST_RESAMPLED = 4096
+"""Errors that are resampled at most: of twice as many or more, means of random batches stand for
+them, which spread around the mean as the errors themselves do."""
 
 GAPS = tuple(hundredth / 100 for hundredth in range(100))
 """Values of G that are tested, in rising order until one is not rejected."""
@@ -118,8 +122,13 @@ def yardstick(errors: Tensor, level: float) -> Yardstick:
             f"level must be at most {MOST_LEVEL}, as far as resamples show, but got {level!r}."
         )
     # Always the same draws, so that nobody picks them.
-    interval = bootstrap_mean(errors, generator=Generator().manual_seed(0), level=level)
-    return Yardstick(interval.estimate, interval.low, min(interval.high, 1.0))
+    generator, estimate = Generator().manual_seed(0), float(errors.double().mean())
+    size = len(errors) // MOST_RESAMPLED
+    if size > 1:
+        drawn = torch.randperm(len(errors), generator=generator)[: size * MOST_RESAMPLED]
+        errors = errors.cpu().double()[drawn].view(-1, size).mean(-1)
+    interval = bootstrap_mean(errors, generator=generator, level=level)
+    return Yardstick(estimate, min(interval.low, estimate), min(max(interval.high, estimate), 1.0))
 
 
 def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yardsticks:
@@ -130,7 +139,7 @@ def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yards
         queries: ``(N, D)`` floating, in [0, 1].
         level: Level of the intervals.
     """
-    prior, label = (error_shares(cells, queries)[0] for cells in (torch.zeros_like(labels), labels))
+    prior, label = squared_errors(labels, queries)
     numbers, counts = labels.cpu().unique(return_counts=True)
     by_label = {
         str(number): float(label[labels.cpu() == number].mean())
@@ -138,6 +147,32 @@ def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yards
     }
     ends = [yardstick(errors, level) for errors in (prior, label)]
     return Yardsticks(ends[0], ends[1], by_label)
+
+
+def squared_errors(labels: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(N)`` float64 errors of guessing the mean query, and the mean of the query's label.
+
+    A query is no part of the mean that it is compared with: alone in its label, it errs by 0.
+
+    Args:
+        labels: ``(N)`` int64.
+        queries: ``(N, D)`` floating, in [0, 1].
+    """
+    numbers = labels.unique(return_inverse=True)[1]
+    counts = numbers.bincount().double()
+    sums, squares = sums_of(numbers, queries, len(counts))
+    guesses = torch.cat([sums.sum(0, keepdim=True) / len(labels), sums / counts.unsqueeze(-1)])
+    counts = torch.cat([counts.sum().unsqueeze(0), counts])
+    # |x - g|^2 = |x|^2 - 2 x g + |g|^2, for all guesses by one product of matrices.
+    products = torch.cat([rows.double() @ guesses.mT for (rows,) in in_cache(queries)])
+    own = guesses.square().mean(-1)
+    errors = []
+    for place in (torch.zeros_like(numbers), numbers + 1):
+        product = products.gather(-1, place.unsqueeze(-1))[:, 0] / queries.shape[1]
+        company = counts[place]
+        error = (squares - 2 * product + own[place]).clamp_min(0)
+        errors.append((error * company / (company - 1).clamp_min(1)).cpu())
+    return errors[0], errors[1]
 
 
 def least_gap(

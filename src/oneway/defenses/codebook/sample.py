@@ -1,0 +1,69 @@
+"""A bounded sample of calibration scores, the same however the rows are stored, split or ordered.
+
+Each row has a key, a hash of its scores. Of each predicted label the ``most`` rows with the least
+keys are kept. A sample of samples is the sample of all rows, in any order and any grouping: so that
+blocks of a data set are summed up by themselves, in any process, and merged later. A label with no
+more than ``most`` rows keeps all of them.
+
+Boxes of a sample have as many members at least as ``min_members`` asks for, all of them real
+queries. What is lost is fineness: a cell's borders rest on ``most`` rows of its label, not on all.
+
+Keys are no secret, and their hash is no cryptographic one: whoever may write most of the
+calibration queries can choose which of them are kept.
+
+Source: sampling by the least hashes, Broder, "On the resemblance and containment of documents"
+(Compression and Complexity of Sequences 1997).
+"""
+
+import torch
+from torch import Tensor
+
+from oneway.checks import in_parts
+
+MOST_ROWS = 2**14
+"""Rows of a label that boxes are cut from, at most."""
+
+MULTIPLIERS = (-0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)
+"""Odd numbers of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), as signed 64 bits."""
+
+
+def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = None) -> Tensor:
+    """Return the ``(M)`` int64 numbers of the rows that a sample keeps, on the CPU.
+
+    Args:
+        logits: ``(N, K)`` floating scores, finite; may be mapped from a file.
+        most: Largest number of rows of a label.
+        rows: ``(n)`` int64, the rows that there are, on the CPU; None: all. What a sample keeps
+            stays in their order.
+    """
+    labels = torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
+    rows = torch.arange(len(logits)) if rows is None else rows
+    labels = labels[rows]
+    counts = labels.bincount()
+    if not (counts > most).any():
+        return rows
+    keys = torch.cat([_keys(part) for part in in_parts(logits)])[rows]
+    order = keys.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
+    return rows[order[rank < most].sort().values]
+
+
+def _keys(logits: Tensor) -> Tensor:
+    """Return ``(N)`` int64 hashes of ``(N, K)`` scores; sums and products leave out what is over.
+
+    Adding 0 turns -0 into 0, which is the same score.
+    """
+    bits = (logits.detach().cpu().double() + 0.0).view(torch.int64)
+    places = _mixed(torch.arange(1, bits.shape[-1] + 1))
+    return _mixed(_mixed(bits ^ places).sum(-1))
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """Return int64 numbers whose bits all depend on all bits of those given."""
+    first, second, third = MULTIPLIERS
+    mixed = numbers + first
+    for shift, factor in ((30, second), (27, third)):
+        # Of a signed number a shift to the right keeps the sign: the bits above are taken out.
+        mixed = (mixed ^ (mixed >> shift & (1 << 64 - shift) - 1)) * factor
+    return mixed ^ (mixed >> 31 & (1 << 33) - 1)
