@@ -121,9 +121,9 @@ def test_data_of_each_threat_is_asked_for_and_checked(files):
     pair = ["--members", members, "--non-members", others]
     for options, threats, message in (
         (["--members", members], "membership", "--non-members must be given"),
-        ([*pair, "--queries", others], "membership", "Add --threats inversion"),
+        ([*pair, "--queries", others], "membership", "which is not audited"),
         ([], "inversion", "Pass --queries DATA"),
-        (pair, "stealing", "unknown threat"),
+        (pair, "theft", "unknown threat"),
         (["--members", members, "--non-members", members], "membership", "share 60 images"),
         ([*pair, "--references", "3"], "membership", "must be an even number"),
     ):
