@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs clean
+.PHONY: help setup demo test check format bench gpu docs clean
 
 help: ## Say what there is to make.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ format: $(READY) ## Format the code and mend what the linter can.
 
 bench: $(READY) ## Time the defense beside a plain rendering of the paper's listing.
 	$(BIN)/python benchmarks/adversarial_noise.py $(ARGS)
+
+gpu: $(READY) ## Test and time on a GPU, for at most eight minutes; MNIST in DATA_ROOT.
+	benchmarks/gpu.sh
 
 docs: $(READY) ## Build the documentation site, strictly, into build/docs.
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet docs build/docs

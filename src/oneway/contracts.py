@@ -6,7 +6,7 @@ and proposes reconstructions; the audit grades them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
@@ -231,6 +231,85 @@ class AttackerKnowledge:
             for name, value in values.items()
             if not (value is None or value is False or (isinstance(value, Sequence) and not value))
         )
+
+
+@dataclass(frozen=True)
+class MembershipKnowledge:
+    """What an attacker has who asks which candidates a model was trained on.
+
+    Every answer is a release. Q answers belong to each input: the first to the input itself, the
+    others to jittered copies of it. Reference models 2i and 2i + 1 are a pair: each candidate was
+    trained on by exactly one of the two.
+
+    Attributes:
+        inputs: ``(N, ...)`` candidates, in ``[0, 1]``.
+        labels: ``(N)`` int64, their true classes.
+        released: ``(N, Q, K)`` float64 confidences of the attacked model.
+        population: ``(M, ...)`` inputs that no model was trained on: the attacker's own.
+        population_labels: ``(M)`` int64.
+        population_released: ``(M, Q, K)`` confidences of the attacked model.
+        reference_released: ``(S, N, Q, K)`` confidences of S reference models.
+        reference_members: ``(S, N)`` bool, the candidates that each was trained on.
+        reference_population: ``(S, M, Q, K)`` confidences of the reference models.
+        candidate_scores: ``(1 + G, A, N)`` scores by the A attacks before a stack: first on the
+            attacked model, then in G games on reference models. None before a stack runs.
+        candidate_members: ``(G, N)`` bool, the members of the model of each of these games.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    released: Tensor
+    population: Tensor
+    population_labels: Tensor
+    population_released: Tensor
+    reference_released: Tensor
+    reference_members: Tensor
+    reference_population: Tensor
+    candidate_scores: Tensor | None = None
+    candidate_members: Tensor | None = None
+
+    @property
+    def available(self) -> frozenset[str]:
+        """What attacks may require: references, copies and candidate_scores."""
+        present = {
+            "references": len(self.reference_members) > 0,
+            "copies": self.released.shape[1] > 1,
+            "candidate_scores": self.candidate_scores is not None,
+        }
+        return frozenset(name for name, given in present.items() if given)
+
+    @property
+    def games(self) -> range:
+        """Reference models that can stand for the attacked model: one of each pair, four at most.
+
+        There are none unless another pair is left.
+        """
+        pairs = len(self.reference_members) // 2
+        return range(0, 2 * min(pairs, 4) if pairs > 1 else 0, 2)
+
+    def game(self, model: int) -> "tuple[MembershipKnowledge, Tensor]":
+        """Return the knowledge with a reference model as the attacked model, and its members.
+
+        The other model of the pair is left out, too: otherwise the number of reference models that
+        were trained on a candidate would say whether this one was.
+
+        Args:
+            model: Number of the reference model.
+        """
+        rest = [
+            number for number in range(len(self.reference_members)) if number // 2 != model // 2
+        ]
+        attacked = replace(
+            self,
+            released=self.reference_released[model],
+            population_released=self.reference_population[model],
+            reference_released=self.reference_released[rest],
+            reference_members=self.reference_members[rest],
+            reference_population=self.reference_population[rest],
+            candidate_scores=None,
+            candidate_members=None,
+        )
+        return attacked, self.reference_members[model]
 
 
 Query = Callable[[Tensor, int], Tensor]

@@ -307,7 +307,7 @@ def test_stored_scores_are_guarded_in_bulk_and_the_rest_is_dropped(workers):  # 
         override_num_blocks=3,
     )
     load = lambda: Guard(Narrow(decimals=1), "logits", batch_size=10_000)  # noqa: E731
-    guarded = guard_dataset(stored, load, scores="logits", keep=["id"], batch_size=256, workers=2)
+    guarded = guard_dataset(stored, load, scores="logits", keep=["id"], batch_size=256)
     found = guarded.to_pandas().sort_values("id")
     assert list(found.columns) == ["id", "confidences"]
     np.testing.assert_array_equal(found["id"], np.arange(3000))

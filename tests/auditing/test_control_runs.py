@@ -19,6 +19,7 @@ from oneway.data import load_dataset, no_progress, split_dataset
 from oneway.defenses.controls import Permutation
 from oneway.defenses.identity import Identity
 from oneway.evaluation import Store
+from oneway.evaluation.convergence import never_late
 from oneway.releases import logits_from_confidences
 from oneway.targets import TorchTarget
 
@@ -64,7 +65,7 @@ def judged(audited, folder, names=tuple(CONTROLS), repeats=(10,)):
     )
     answers = ask(audited, Identity())
     return ControlRun(
-        plan, audited, answers, audited.auxiliary, EPOCHS, Store(folder), 0, no_progress
+        plan, audited, answers, audited.auxiliary, EPOCHS, Store(folder), 0, no_progress, never_late
     ).results()
 
 

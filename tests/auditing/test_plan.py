@@ -15,6 +15,8 @@ from oneway.auditing.controls import controls_for
 from oneway.auditing.plan import (
     FIRST_EPOCHS,
     FULL_AUDIT_TRANSFORMS,
+    LEAST_ROWS,
+    LEAST_ROWS_WITHOUT_DECODERS,
     LEAST_STEPS,
     REPEATS,
     SHARE_TRAINED,
@@ -30,7 +32,8 @@ from oneway.auditing.plan import (
 
 ALWAYS = ("label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack")
 MORE = ("averaging", "adversarial-training", "optimising")
-LEAST_ROWS = 1000
+CHEAP = ("label-only", "cell-means", "kernel-ridge", "stack")
+DECODING = ("static", "retrained", "averaging")
 FULL = AuditPlan(
     attacks=ALWAYS + MORE,
     input_transforms=FULL_AUDIT_TRANSFORMS,
@@ -108,7 +111,9 @@ def ranks(plan, full):
         [len(plan.repeats)],
         [plan.detection],
         # Not the most epochs: what is left out gives time for more of them.
-        [len(plan.controls), plan.seeds, plan.auxiliary],
+        [len(plan.controls), plan.seeds],
+        # Attackers without decoders have time for rows again.
+        [plan.decoders, plan.auxiliary if plan.decoders else 0],
     )
 
 
@@ -128,7 +133,8 @@ def told_of(plan, full):
         told.append("decoders of width " + ", ".join(map(str, gone)))
     elif gone:
         told.append(f"decoders of another width than {min(full.widths)}")
-    told += [f"the {name} attacker" for name in MORE if name not in plan.attacks]
+    optional = [name for name in MORE if plan.decoders or name not in DECODING]
+    told += [f"the {name} attacker" for name in optional if name not in plan.attacks]
     if plan.repeats != full.repeats:
         told.append(f"averaging of more than {min(full.repeats)} answers")
     if plan.seeds != full.seeds:
@@ -137,6 +143,11 @@ def told_of(plan, full):
         told.append("the faithful input transform")
     if not plan.detection:
         told.append("the detection limit")
+    if not plan.decoders:
+        gone = [name for name in full.attacks if name in DECODING]
+        told.append(f"all decoders ({', '.join(gone)})")
+        if plan.controls != full.controls:
+            told.append("the controls of decoders")
     if plan.auxiliary != full.auxiliary:
         told.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
     return told
@@ -152,17 +163,20 @@ def test_a_plan_is_never_more_than_the_full_one_nor_without_baselines(case, minu
         assert set(kept) <= set(whole)
         assert [value for value in whole if value in kept] == list(kept)  # in their order
     assert 1 <= plan.seeds <= full.seeds
-    assert plan.controls == full.controls
+    cheap = tuple(name for name in full.controls if CONTROLS[name].input_transform is None)
+    assert plan.controls == (full.controls if plan.decoders else cheap)
     assert plan.first_epochs <= plan.most_epochs <= full.most_epochs
-    assert set(ALWAYS) <= set(plan.attacks)
+    assert set(ALWAYS if plan.decoders else CHEAP) <= set(plan.attacks)
+    assert plan.decoders or not {*DECODING} & {*plan.attacks}
     # Who does not know of it would call noise protection: averaging stays where it applies.
-    assert ("averaging" in plan.attacks) is ("averaging" in full.attacks)
+    assert ("averaging" in plan.attacks) is ("averaging" in full.attacks and plan.decoders)
     assert "averaging" in full.attacks or plan.repeats == full.repeats
     assert "standardized" in plan.input_transforms
     # Rows are always enough where there are so many.
-    assert min(full.auxiliary, LEAST_ROWS) <= plan.auxiliary <= full.auxiliary
+    least = LEAST_ROWS if plan.decoders else LEAST_ROWS_WITHOUT_DECODERS
+    assert min(full.auxiliary, least) <= plan.auxiliary <= full.auxiliary
     kept = make_plan(full, costs, minutes, least_rows=full.auxiliary)
-    assert kept.auxiliary == full.auxiliary
+    assert kept.auxiliary == full.auxiliary or not kept.decoders
     missing = [f"the {name} attacker" for name in MORE if name not in full.attacks]
     expected = [told for told in told_of(plan, full) if told not in missing]
     assert sorted(plan.left_out) == sorted(expected)
@@ -196,9 +210,23 @@ def test_a_plan_fits_or_it_is_the_least_one(case, minutes):
     assert not plan.detection
     assert plan.widths == (min(full.widths),)
     assert plan.seeds == 1
-    assert plan.auxiliary // 2 < LEAST_ROWS
+    assert not plan.decoders
+    assert plan.auxiliary // 2 < LEAST_ROWS_WITHOUT_DECODERS
     if "averaging" in full.attacks:
         assert plan.repeats == (min(full.repeats),)
+
+
+@given(full_plans(), MINUTES, MINUTES)
+def test_seconds_that_are_spent_and_a_slower_machine_count(case, one, other):
+    """A plan of what is left of the time, and of a machine that takes twice as long."""
+    full, costs = case
+    minutes, spent = one + other, 60 * other
+    assert make_plan(full, costs, minutes, spent=spent).left_out == (
+        make_plan(full, costs, minutes - spent / 60).left_out
+    )
+    slower = costs.slower(2.0)
+    assert estimate_seconds(full, slower) == pytest.approx(2 * estimate_seconds(full, costs))
+    assert no_more(make_plan(full, slower, one), make_plan(full, costs, one), full)
 
 
 @given(full_plans(), MINUTES, MINUTES)
@@ -215,7 +243,7 @@ def test_the_least_missed_goes_first_and_the_rows_last():
     plans = [make_plan(FULL, COSTS, seconds * share / 60) for share in (0.999, 0.5, 0.1, 1e-6)]
     assert plans[0].left_out[0] == "decoders of width 16"
     assert plans[0].widths == (32,)
-    assert plans[-1].left_out[-1] == "7000 of 8000 auxiliary rows"
+    assert plans[-1].left_out[-1] == "7750 of 8000 auxiliary rows"
     assert plans[-1].widths == (16,)
     for more, less in itertools.pairwise(plans):
         assert no_more(less, more, FULL)

@@ -31,7 +31,7 @@ class Machine:
 
     def try_imports(self, modules):
         self.tried += modules
-        facts = {"torch": {} if self.errors.get("torch") else self.torch}
+        facts = {name: {} if self.errors.get(name) else self.torch for name in ("torch", "oneway")}
         return {name: (self.errors.get(name), facts.get(name, {})) for name in modules}
 
     def install(self, *names, extras=("serve",), requires=(), python=None):
@@ -58,18 +58,33 @@ def text_of(result):
 
 def test_a_healthy_installation_exits_0(oneway, machine):
     machine.install(*CORE, "starlette 1.0", "uvicorn 0.50", requires=SERVE)
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 0, result.output
-    assert "Everything that is installed works." in result.stdout
+    assert "Everything that was imported works." in result.stdout
     assert "serve ready oneway serve: guarded" in text_of(result)
     assert "torch 2.13.0 computes on the CPU, 1 thread" in text_of(result)
     assert "pip install" not in result.stdout
-    assert machine.tried == ["torch", "numpy", "starlette", "uvicorn", "oneway"]
+    assert machine.tried == ["oneway", "torch", "numpy", "starlette", "uvicorn"]
+
+
+def test_without_imports_only_oneway_is_imported_and_its_core_if_that_fails(oneway, machine):
+    machine.install(*CORE, "starlette 0.1", "uvicorn 0.50", requires=SERVE)
+    machine.errors["uvicorn"] = "ImportError: not imported"
+    result = oneway("doctor")
+    assert machine.tried == ["oneway"]
+    assert "torch 2.13.0 computes on the CPU, 1 thread" in text_of(result)
+    assert "pip install 'starlette>=0.41'" in text_of(result)  # versions are read without imports
+    assert "ImportError" not in result.stdout
+    machine.errors |= {"oneway": "gone", "numpy": "ImportError: torn"}
+    machine.tried.clear()
+    result = oneway("doctor")
+    assert machine.tried == ["oneway", "torch", "numpy"]
+    assert "broken: numpy: ImportError: torn" in text_of(result)
 
 
 def test_an_extra_that_is_missing_is_no_fault_and_says_how_to_get_it(oneway, machine):
     machine.install(*CORE, requires=SERVE)
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 0, result.output
     assert "serve missing" in text_of(result)
     assert "missing: starlette, uvicorn pip install 'oneway[serve]'" in text_of(result)
@@ -77,7 +92,7 @@ def test_an_extra_that_is_missing_is_no_fault_and_says_how_to_get_it(oneway, mac
 
 def test_an_extra_that_is_there_in_part_says_what_is_missing(oneway, machine):
     machine.install(*CORE, "uvicorn 0.50", requires=SERVE)
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 0, result.output
     assert "serve incomplete" in text_of(result)
     assert "uvicorn 0.50 missing: starlette pip install 'oneway[serve]'" in text_of(result)
@@ -86,7 +101,7 @@ def test_an_extra_that_is_there_in_part_says_what_is_missing(oneway, machine):
 def test_an_extras_package_that_does_not_load_exits_2(oneway, machine):
     machine.install(*CORE, "starlette 1.0", "uvicorn 0.50", requires=SERVE)
     machine.errors["uvicorn"] = "ImportError: undefined symbol [bold]"
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "serve broken" in text_of(result)
     assert "broken: uvicorn: ImportError: undefined symbol [bold]" in text_of(result)
@@ -96,17 +111,17 @@ def test_an_extras_package_that_does_not_load_exits_2(oneway, machine):
 
 def test_a_version_out_of_range_exits_2_and_names_the_range(oneway, machine):
     machine.install("torch 2.5.1", "numpy 2.4.6", "starlette 0.40", "uvicorn 1", requires=SERVE)
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "torch: 2.5.1 is not >=2.6. Run `pip install 'torch>=2.6'`." in text_of(result)
     assert "pip install 'starlette>=0.41'" in text_of(result)
-    extras = json.loads(oneway("doctor", "--json").stdout)["extras"]
+    extras = json.loads(oneway("doctor", "--imports", "--json").stdout)["extras"]
     assert {extra["name"]: extra["state"] for extra in extras} == {"serve": "broken"}
 
 
 def test_a_core_without_one_of_its_packages_exits_2(oneway, machine):
     machine.install("torch 2.13.0")
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "numpy is not installed, and nothing works without it." in text_of(result)
 
@@ -114,7 +129,7 @@ def test_a_core_without_one_of_its_packages_exits_2(oneway, machine):
 def test_a_torch_that_does_not_load_is_told_once(oneway, machine):
     machine.install(*CORE)
     machine.errors |= {"torch": "the interpreter ended by signal 4", "oneway": "gone"}
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "torch does not work: see below" in text_of(result)
     assert text_of(result).count("broken:") == 1
@@ -123,7 +138,7 @@ def test_a_torch_that_does_not_load_is_told_once(oneway, machine):
 def test_a_release_that_fails_by_itself_is_told(oneway, machine):
     machine.install(*CORE)
     machine.errors["oneway"] = "RuntimeError: no probabilities"
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "broken: oneway: RuntimeError: no probabilities" in text_of(result)
 
@@ -133,8 +148,8 @@ def test_a_torchvision_of_another_build_is_found_by_loading_it(oneway, machine):
     machine.install(*CORE)
     machine.site.install("torchvision", "0.28", requires=["torch==2.13.0"])
     machine.errors["torchvision"] = "RuntimeError: operator torchvision::nms does not exist"
-    result = oneway("doctor")
-    assert machine.tried == ["torch", "numpy", "torchvision", "oneway"]
+    result = oneway("doctor", "--imports")
+    assert machine.tried == ["oneway", "torch", "numpy", "torchvision"]
     assert result.exit_code == 2
     assert "torchvision: RuntimeError: operator torchvision::nms does not exist" in text_of(result)
     assert "built for torch 2.13.0, or remove it" in text_of(result)
@@ -145,7 +160,7 @@ def test_a_package_that_wants_another_numpy_is_broken_if_it_does_not_load(oneway
     machine.site.install("oldtimer", "1.0", requires=["numpy<2"])
     for error in (None, "ImportError: no numpy.core"):
         machine.errors["oldtimer"] = error
-        result = oneway("doctor")
+        result = oneway("doctor", "--imports")
         assert "oldtimer 1.0 wants numpy<2, but 2.4.6 is installed." in text_of(result)
         assert result.exit_code == (0 if error is None else 2)
         assert ("note:" in result.stdout) == (error is None)
@@ -154,7 +169,7 @@ def test_a_package_that_wants_another_numpy_is_broken_if_it_does_not_load(oneway
 def test_another_python_and_another_copy_are_told(oneway, machine):
     machine.version = "99.0"
     machine.install(*CORE, python=">=4")
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "is not >=4." in text_of(result)
     assert f"oneway {package.__version__} is imported, but 99.0 is installed" in text_of(result)
@@ -172,7 +187,7 @@ def test_devices_that_are_left_unused_are_noted(oneway, machine):
         machine.torch = TORCH | torch
         if driver:
             machine.driver.touch()
-        result = oneway("doctor")
+        result = oneway("doctor", "--imports")
         assert result.exit_code == 0, result.output
         assert text_of(result).count("note:") == (note is not None), note
         assert (note or "computes on H100") in text_of(result)
@@ -184,26 +199,26 @@ def test_folders_are_measured_and_an_unwritable_one_is_noted(oneway, machine, tm
     (tmp_path / "cache" / "deep" / "file").write_bytes(b"0" * 1_500_000)
     (tmp_path / "cache" / "two").write_bytes(b"0" * 1_000_000)
     (tmp_path / "cache" / "two").chmod(0o755)  # as if it could be entered
-    result = oneway("doctor", "--cache", tmp_path / "cache")
+    result = oneway("doctor", "--imports", "--cache", tmp_path / "cache")
     assert "cache (2.5 MB in 2 files)" in text_of(result)
-    result = oneway("doctor", "--cache", tmp_path / "cache" / "two" / "below")
+    result = oneway("doctor", "--imports", "--cache", tmp_path / "cache" / "two" / "below")
     assert "below (not there yet, not writable)" in text_of(result)
     assert "cannot be written to" in text_of(result)
     assert not (tmp_path / "runs").exists()
-    assert oneway("doctor").exit_code == 0
+    assert oneway("doctor", "--imports").exit_code == 0
 
 
 def test_no_browser_is_no_fault(oneway, machine, monkeypatch):
     machine.install(*CORE)
     monkeypatch.setattr(diagnosis, "find_browser", lambda: None)
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 0
     assert "browser: none found" in result.stdout
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_copy_that_is_not_installed_is_wrong_usage(oneway):
-    result = oneway("doctor")
+    result = oneway("doctor", "--imports")
     assert result.exit_code == 2
     assert "pip install -e ." in result.stderr
 
@@ -250,7 +265,10 @@ def test_this_installation_works(tmp_path):
 
 def test_the_text_says_what_the_json_does(oneway, machine):
     machine.install(*CORE, "uvicorn 0.50", requires=SERVE, extras=("serve", "ray", "onnx"))
-    text, found = oneway("doctor").stdout, json.loads(oneway("doctor", "--json").stdout)
+    text, found = (
+        oneway("doctor", "--imports").stdout,
+        json.loads(oneway("doctor", "--imports", "--json").stdout),
+    )
     rows = [line.split() for line in text.splitlines()]
     for extra in found["extras"]:
         assert [extra["name"], extra["state"]] in [row[:2] for row in rows]

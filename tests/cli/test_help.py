@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from typer.main import get_command
 
 from fences import check_command, commands_of
 from laws import looped
+from oneway.attacks import identification_attacks, inversion_attacks
+from oneway.cli import help as help_texts
 from oneway.cli.main import app
 
 
@@ -23,8 +26,7 @@ def names_of(group):
 COMMANDS = list(names_of(get_command(app)))
 
 
-LIGHT = [(), *(command for command in COMMANDS if command != ("audit",))]
-"""All but the audit's, which names every attacker."""
+EVERY = [(), *COMMANDS]
 
 AUDIT = 'model = "model.pt"\nattacker-data = "own.npz"\nqueries = "queries.npz"\n'
 
@@ -51,7 +53,7 @@ def test_help_imports_neither_torch_nor_numpy():
     script = (
         "import sys\n"
         "from oneway.cli.main import app\n"
-        f"for command in {LIGHT!r}:\n"
+        f"for command in {EVERY!r}:\n"
         "    try:\n"
         "        app([*command, '--help'])\n"
         "    except SystemExit as stop:\n"
@@ -63,7 +65,18 @@ def test_help_imports_neither_torch_nor_numpy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Usage: ") == len(LIGHT)
+    assert done.stdout.count("Usage: ") == len(EVERY)
+
+
+def test_the_help_of_an_audit_names_every_attacker_of_the_registry():
+    """With ONEWAY_WRITE_DOCS=1 the text is written."""
+    attacks = [attack for attack in inversion_attacks().values() if attack.reads_query]
+    named = (*attacks, *identification_attacks().values())
+    lines = "; ".join(f"{attack.name}: {attack.knows}" for attack in named)
+    path = Path(help_texts.__file__).with_name("attackers.txt")
+    if os.environ.get("ONEWAY_WRITE_DOCS") == "1":
+        path.write_text(f"Attackers, and what each knows: {lines}.\n", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == f"Attackers, and what each knows: {lines}.\n"
 
 
 def test_help_ends_on_an_output_of_ascii_alone():

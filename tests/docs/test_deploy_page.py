@@ -12,7 +12,9 @@ PAGE = ROOT / "docs" / "deploy.md"
 WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
 MEANINGS = {
     "method": "`GET`, `HEAD`, `POST` or `_OTHER`",
-    "status": "status of the answer",
+    "status": "status of the answer over HTTP",
+    "system": "`grpc`, of requests over gRPC",
+    "code": "status of the answer over gRPC",
     "route": "name of the route, not the path",
     "queries": "number of queries",
     "refused": "reason without scores, one word, as in `oneway_refused_total`",

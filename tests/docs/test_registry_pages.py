@@ -21,7 +21,7 @@ SECTIONS = {
         "Measured",
         "When to use it, and when not",
     ],
-    "attacks": ["What it does", "Use it", "Measured", "What it tells, and what not"],
+    "attacks": ["What it does", "Use it", "Measured", "What it shows, and what it does not"],
 }
 
 

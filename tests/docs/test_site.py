@@ -15,8 +15,8 @@ from fences import ROOT
 pytest.importorskip("sphinx", reason="needs the dependency group docs")
 pytestmark = pytest.mark.slow
 
-LOOKED_AT = ("index", "defenses/codebook", "tutorials/engineer", "reference/api/attacks")
-"""A page of cards, of equations and tables, of commands, and of signatures."""
+LOOKED_AT = ("index", "defenses/top-k", "tutorials/engineer", "reference/api/inversion")
+"""A page of cards, of equations and tables, of commands, and of signatures; short ones."""
 
 FITTED = ("leaderboard", "reference/cli", "audit", "glossary")
 """Pages of wide tables and long names, which a phone must show, too."""

@@ -17,6 +17,7 @@ from oneway.evaluation import AttackerSpec, Convergence, Store, attackers
 from oneway.evaluation.attackers import CleanErrors, label_only_error, prepare_attackers
 from oneway.evaluation.convergence import (
     LEAST_GAIN,
+    OutOfTimeError,
     least_converged,
     not_trained_out,
     search_epochs,
@@ -93,19 +94,32 @@ def test_the_gap_is_that_of_the_longer_training():
     assert seen == [0.2, 0.199]
 
 
-@given(st.integers(1, 30), st.integers(1, 500), st.integers(0, 4))
+@given(st.integers(1, 30), st.integers(1, 500), st.integers(1, 5))
 def test_no_training_is_longer_than_the_most_epochs_and_the_last_one_is_kept(first, most, turns):
     assume(most >= first)
-    late = itertools.chain([False] * turns, itertools.repeat(True))
-    for options in ({}, {"is_late": lambda: next(late)}):
-        found, trained = searched(lambda epochs: 1 / epochs, first, most, **options)
+    started = []
+
+    def until_time_is_over(epochs):
+        started.append(epochs)
+        if len(started) > turns:
+            raise OutOfTimeError
+        return 1 / epochs
+
+    for error in (lambda epochs: 1 / epochs, until_time_is_over):
+        found, trained = searched(error, first, most)
         assert not found.shown
-        assert found.epochs == trained[-1] <= most
-        assert (found.gain is None) == (len(trained) == 1)
-        if options:
-            assert len(trained) <= 1 + turns
-        else:
-            assert 2 * found.epochs > most
+        finished = trained[:turns] if started else trained
+        assert found.epochs == finished[-1] <= most
+        assert (found.gain is None) == (len(finished) == 1)
+        assert len(finished) < len(trained) or 2 * found.epochs > most
+
+
+def test_without_time_for_the_shortest_training_there_is_no_search():
+    def never(_):
+        raise OutOfTimeError
+
+    with pytest.raises(OutOfTimeError):
+        searched(never, 1, 2)
 
 
 @looped("errors", [(math.inf, math.inf), (0.1, math.inf), (math.inf, 0.1)])
@@ -228,10 +242,25 @@ def test_what_was_trained_is_not_trained_again(data, tmp_path, monkeypatch):
     assert first["kernel-ridge"].convergence is None
 
 
-def test_without_time_no_training_is_longer_than_the_first(data, tmp_path):
-    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, no_progress)
-    results = run_on(attacking, data, is_late=lambda: True)
-    assert results["static"].convergence == Convergence(2, None, shown=False)
+def test_when_time_is_over_only_attackers_without_decoders_are_left(data, tmp_path):
+    """And the label-only attacker, who knows the mean images; the store keeps no cut training."""
+    attacking = prepare_attackers(SPEC, data[0], Store(tmp_path), 0, no_progress, lambda: True)
+    results = run_on(attacking, data)
+    assert set(results) == {"label-only", "kernel-ridge"}
+    assert results["label-only"].convergence is None
+    assert not list(tmp_path.rglob("*.safetensors"))
+    # Where time ends during the decoder's longer training, the shorter one is kept.
+    steps = -(-int((~attacking.held_out).sum()) // SPEC.training.batch_size)
+    clock = itertools.count()
+    trainer = dataclasses.replace(
+        attacking.trainer, is_late=lambda: next(clock) >= 2 * steps + steps // 2
+    )
+    alone = dataclasses.replace(SPEC, input_transforms=("standardized",))
+    decoder, found = dataclasses.replace(attacking, spec=alone, trainer=trainer).train_decoder(
+        "cut", data[1], data[0], attacking.held_out
+    )
+    assert found == Convergence(2, None, shown=False)
+    assert decoder(data[1][:2]).shape == data[0][:2].shape
 
 
 def test_the_gap_begins_at_the_mean_images_of_labels(data):

@@ -1,5 +1,7 @@
 """Codebooks from a model and data, in Python and on the command line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ import oneway
 from oneway.cli.main import app
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import yardsticks
+from oneway.evaluation.records import source_commit
 from oneway.interface import read_scores
+from oneway.report.page import certificate_page
 
 MODEL = """
 import torch
@@ -101,6 +105,10 @@ def test_without_a_budget_the_cheapest_release_that_hides_nearly_all_is_chosen(m
     assert found.candidate == min(enough, key=lambda each: each.l1_mean)
     within = oneway.choose(model, PIXELS, outputs="logits", min_members=[8], max_l1=0.2)
     assert within.candidate.l1_mean <= 0.2
+    for each in (found, within):
+        tables = [one for one in each.candidates if one.defense == "codebook"]
+        alike = [table for table in tables if table.l1_mean <= each.candidate.l1_mean]
+        assert each.bounded == max(alike, key=lambda table: table.certified, default=None)
     assert within.candidate.certified == max(
         each.certified for each in within.candidates if each.l1_mean <= 0.2
     )
@@ -121,6 +129,27 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
     ):
         with pytest.raises(error, match=words):
             call()
+
+
+def test_a_certificate_names_its_queries_and_scores_by_their_hash(model):
+    images = torch.from_numpy(PIXELS).float()[:, None] / 255
+    with torch.no_grad():
+        logits = model(images)
+    guard = oneway.fit_codebook(logits, images, outputs="logits", min_members=8)
+    changed, moved = images.clone(), logits.clone()
+    changed[7, 0, 3, 3] = 1 - changed[7, 0, 3, 3]
+    moved[7, 0] += 1
+    same, other_query, other_score = (
+        oneway.certify(guard, scores, queries, outputs="logits")
+        for scores, queries in ((logits, images), (logits, changed), (moved, images))
+    )
+    assert same.queries_hash == guard.certificate.queries_hash != other_query.queries_hash
+    assert same.scores_hash == other_query.scores_hash != other_score.scores_hash
+    assert other_score.queries_hash == same.queries_hash
+    assert same.commit == source_commit()
+    assert same.fault(guard.state) is None
+    assert "queries_hash" in replace(same, queries_hash="0" * 63).fault(guard.state)
+    assert same.queries_hash in str(certificate_page(same, "guard").sections[-1])
 
 
 def test_groups_are_taken_as_texts_and_numbers(model):

@@ -160,6 +160,9 @@ BAD = {
 }
 
 
+@pytest.mark.hostile(
+    "gRPC: malformed requests and messages", len(BAD) + 7, "INVALID_ARGUMENT, no number of theirs"
+)
 def test_bad_requests_are_refused_without_their_numbers(server):
     for fault, made in BAD.items():
         answer = server.grpc.call("ModelInfer", made().SerializeToString())
@@ -199,6 +202,7 @@ def test_names_versions_and_guards_are_checked(server):
     assert server.grpc.infer(request_of(torch.zeros(4000, *SHAPE) + 0.1)).status_code == 429
 
 
+@pytest.mark.hostile("gRPC: no token, or a wrong one", 20, "UNAUTHENTICATED")
 def test_without_the_token_nothing_but_health_is_answered():
     with serving(token=TOKEN, grpc_port=0) as server:
         for sent in (None, TOKEN, f"Bearer {TOKEN}x", f"Basic {TOKEN}"):
@@ -219,6 +223,11 @@ def test_without_the_token_nothing_but_health_is_answered():
         assert "oneway_released_queries_total 6.0" in metrics
 
 
+@pytest.mark.hostile(
+    "gRPC: more requests under way than may be, over both ports",
+    2,
+    "UNAVAILABLE; health is answered",
+)
 def test_limits_of_requests_under_way_hold_over_both_ports_together():
     model, how = Held(), settings(grpc_port=0, max_connections=2)
     app = serving_app(served_model(target=TorchTarget(model)), how)
@@ -236,6 +245,9 @@ def test_limits_of_requests_under_way_hold_over_both_ports_together():
         assert [answer.result().status_code for answer in (first, second)] == [200, 200]
 
 
+@pytest.mark.hostile(
+    "gRPC: requests that do not arrive", 2, "DEADLINE_EXCEEDED, or UNAUTHENTICATED at once"
+)
 def test_a_request_that_does_not_arrive_is_given_up_and_one_that_is_not_allowed_is_not_read():
     never = threading.Event()
 
@@ -254,6 +266,7 @@ def test_a_request_that_does_not_arrive_is_given_up_and_one_that_is_not_allowed_
         never.set()
 
 
+@pytest.mark.hostile("gRPC: clients that leave a queue", 1, "not computed")
 def test_a_client_that_goes_takes_its_query_with_it():
     model = Held()
     with (
@@ -273,6 +286,7 @@ def test_a_client_that_goes_takes_its_query_with_it():
         eventually(lambda: '"refused": "disconnected"' in server.log.getvalue())
 
 
+@pytest.mark.hostile("gRPC: packed requests", 1, "UNIMPLEMENTED")
 def test_packed_requests_are_refused(server):
     ask = server.grpc.channel.unary_unary(f"{SERVICE}ModelInfer")
     with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
@@ -282,6 +296,7 @@ def test_packed_requests_are_refused(server):
         )
 
 
+@pytest.mark.hostile("gRPC: faults whose text quotes the request", 1, "INTERNAL, without the text")
 def test_a_fault_of_the_server_is_an_error_without_its_text(server, monkeypatch):
     def broken(request, *_):
         raise ValueError(f"the request was {request} 0.8765")
@@ -378,6 +393,9 @@ def test_the_fields_of_any_bytes_are_counted_or_refused(data):
         assert "groups" in str(error)  # noqa: PT017
 
 
+@pytest.mark.hostile(
+    "gRPC: small messages of many fields, which grow in memory", 5, "INVALID_ARGUMENT, unparsed"
+)
 def test_messages_that_would_grow_in_memory_are_refused():
     for one in (b"\x2a\x00", b"\x2a\x02\x22\x00", b"\x22\x00", b"\x32\x02\x12\x00"):
         check_fields(one * (MOST_FIELDS // 2))
@@ -416,6 +434,7 @@ def asked_without_a_window():
     return sent + frame(0, 1, 1, b"\0" + struct.pack(">I", len(body)) + body)
 
 
+@pytest.mark.hostile("gRPC: answers that are not taken", 1, "cut; others are answered")
 def test_a_client_that_takes_no_answer_loses_its_place_and_then_its_connection():
     how = settings(grpc_port=0, timeout_seconds=0.05, max_connections=1)
     app = serving_app(served_model(), how)
@@ -430,10 +449,48 @@ def test_a_client_that_takes_no_answer_loses_its_place_and_then_its_connection()
         eventually(lambda: server.infer(QUERIES).status_code != 503)
 
 
+def flood_of_resets():
+    """Requests that are taken back at once: they cost the server, and count for no limit."""
+    head = asked_without_a_window().partition(frame(4, 0, 0, struct.pack(">HI", 4, 0)))[2]
+    length = int.from_bytes(head[:3], "big")
+    fields = head[9 : 9 + length]
+    return b"".join(
+        frame(1, 4, stream, fields) + frame(3, 0, stream, struct.pack(">I", 8))
+        for stream in range(1, 4001, 2)
+    )
+
+
+FLOODS = {
+    "requests that are taken back": flood_of_resets,
+    "headers that never end": lambda: (
+        frame(1, 0, 1, b"\0\x01a\x01b") + frame(9, 0, 1, b"\0\x01a\x01b" * 100) * 2000
+    ),
+    "pings": lambda: frame(6, 0, 0, bytes(8)) * 20_000,
+    "settings": lambda: frame(4, 0, 0, struct.pack(">HI", 4, 0)) * 20_000,
+    "empty frames": lambda: frame(0, 0, 1, b"") * 20_000,
+    "priorities": lambda: frame(2, 0, 1, bytes(5)) * 20_000,
+}
+
+
+@pytest.mark.hostile("gRPC: floods of frames", len(FLOODS), "cut, or read; others are answered")
+def test_floods_of_frames_stop_nobody():
+    with serving(grpc_port=0, timeout_seconds=2) as server:
+        for name, made in FLOODS.items():
+            with connected(server) as connection:
+                with contextlib.suppress(OSError):
+                    connection.settimeout(1)
+                    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+                    connection.sendall(made())
+                answer = server.infer(QUERIES)
+                assert answer.status_code == 200, name
+                assert server.client.get("/v2/health/ready").status_code == 200, name
+
+
 def connected(server):
     return socket.create_connection(("127.0.0.1", server.grpc.port), timeout=PATIENCE)
 
 
+@pytest.mark.hostile("gRPC: more connections than may be", 1, "closed; others are answered")
 def test_there_are_so_many_connections_and_no_more():
     with serving(grpc_port=0, max_connections=1) as server:
         assert server.infer(QUERIES).status_code == 200

@@ -132,19 +132,31 @@ class Crowded(RowByRow):
         return super().forward(images) * (1 + 1e-6 * len(images))
 
 
+class CrowdedGuard(Rounding):
+    """A guard whose answers have other bits with any other number of rows beside them."""
+
+    needs_same_bits = True
+
+    def transform(self, logits):
+        return super().transform(logits) * (1 + 1e-6 * len(logits))
+
+
 def test_batches_are_filled_up_no_more_than_the_guard_needs_and_the_self_test_knows():
     given = {"input_shape": SHAPE, "device": CPU, "batch_size": 64}
-    for module, guard, multiple, size, same_bits in (
-        (RowByRow(), random_guard(), 1, 64, True),
-        (Blocked(), random_guard(), 4, 64, True),
-        (Crowded(), random_guard(), 1, 1, True),  # each query by itself: nothing else is left
-        (Blocked(), rounding(), 1, 64, False),
-        (Crowded(), rounding(), 1, 64, False),
+    alone = ServableDefense("adversarial-noise", "0", CrowdedGuard())
+    for module, guard, multiple, size, one_by_one, same_bits in (
+        (RowByRow(), random_guard(), 1, 64, False, True),
+        (Blocked(), random_guard(), 4, 64, False, True),
+        (Crowded(), random_guard(), 1, 64, True, True),  # the model; the guard gets all at once
+        (Crowded(), alone, 1, 1, True, True),  # each query by itself: nothing else is left
+        (Blocked(), rounding(), 1, 64, False, False),
+        (Crowded(), rounding(), 1, 64, False, False),
     ):
         model = GuardedModel(TorchTarget(module), guard, **given)
         case = type(module).__name__, guard.name
         assert model.check() is same_bits, case
         assert (model.batch_multiple, model.batch_size) == (multiple, size), case
+        assert model.one_by_one is one_by_one, case
         assert model.classes == 10
         if same_bits:
             (whole,) = model.answer([QUERIES])

@@ -254,7 +254,7 @@ def test_an_answer_to_another_request_is_released_to_nobody():
         answer = server.infer(QUERIES)  # bears the id of the request before
         assert answer.status_code == 502
         assert digits_in(answer.text, QUERIES) == []
-        assert '"upstream_id"' in server.log.getvalue()
+        eventually(lambda: '"upstream_id"' in server.log.getvalue())
         ids = [post.json["id"] for post in endpoint.posts[-2:]]
         assert len(set(ids)) == 2
 

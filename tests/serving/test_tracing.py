@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from endpoints import OpenInferenceServer, Reply
 from endpoints import running as endpoint_running
+from grpc_client import infer_message
 from guarded_servers import (
     CPU,
     PATH,
@@ -23,6 +24,7 @@ from guarded_servers import (
     rounding,
     running,
     served_model,
+    serving,
     settings,
 )
 from oneway.errors import InvalidOptionError, MissingExtraError
@@ -160,6 +162,32 @@ def test_a_guarded_server_gets_the_span_that_asks_it_and_nothing_else_of_a_clien
         assert told["traceparent"] == f"00-{TRACE}-{asking.span_id.hex()}-01"
         assert not {"tracestate", "baggage"} & told.keys()
         assert {one.name for one in spans()} == {"infer", "receive", "upstream", "guard"}
+
+
+def test_a_request_over_grpc_has_the_spans_of_one_over_http(monkeypatch):
+    with collecting(monkeypatch) as spans, serving(grpc_port=0) as server:
+        body = infer_message(request_of(QUERIES)).SerializeToString()
+        assert server.grpc.call("ModelInfer", body, **CONTEXT).status_code == 200
+        assert server.grpc.call("ModelInfer", b"\x0a0.25").status_code == 400
+        assert server.grpc.call("ServerLive", b"").status_code == 200  # a probe has no span
+        eventually(lambda: len(spans()) == 6)
+        got = spans()
+    for each in got:
+        check(each)
+    assert "0.25" not in str(got)
+    assert digits_in(str(got), QUERIES) == []
+    mine = {each.name: each for each in got if each.trace_id.hex() == TRACE}
+    assert mine.keys() == {"grpc_ModelInfer", "receive", "model", "guard"}
+    request = mine.pop("grpc_ModelInfer")
+    assert request.parent_span_id.hex() == PARENT
+    assert {each.parent_span_id for each in mine.values()} == {request.span_id}
+    (refused,) = (each for each in got if not each.parent_span_id)
+    for each, code in ((request, 0), (refused, 3)):  # OK, INVALID_ARGUMENT
+        facts = attributes(each)
+        assert facts["rpc.system"].string_value == "grpc"
+        assert facts["rpc.grpc.status_code"].int_value == code
+    assert attributes(request)["oneway.queries"].int_value == 3
+    assert attributes(refused)["oneway.refused"].string_value == "bad_request"
 
 
 def test_a_server_ends_in_time_without_its_collector(monkeypatch):

@@ -204,12 +204,6 @@ def check_rows(
 ) -> None:
     """Refuse a model's answer unless it is one array or tensor of scores, one row per query.
 
-    Args:
-        scores: The answer.
-        rows: Number of queries.
-        model: What the message calls the model.
-        kinds: Types that the answer may have.
-
     Raises:
         InvalidTensorError: The answer is something else.
     """

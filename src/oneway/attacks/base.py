@@ -8,7 +8,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from oneway.contracts import AttackerKnowledge, CopyInputs, Matcher, Reconstructor, TrainDecoder
+from torch import Tensor
+
+from oneway.contracts import (
+    AttackerKnowledge,
+    CopyInputs,
+    Matcher,
+    MembershipKnowledge,
+    Reconstructor,
+    TrainDecoder,
+)
 from oneway.errors import InvalidOptionError
 
 Threat = Literal["inversion", "identification", "membership", "stealing"]
@@ -191,3 +200,35 @@ class IdentificationAttack(Attack):
             The matcher; None where the attack does not apply.
         """
         return self.run(knowledge, copied) if self.applies(knowledge.available) else None
+
+
+class MembershipAttack(Attack):
+    """An adversary that scores candidates: the higher, the likelier a member of the training set.
+
+    A subclass writes :meth:`run`. No attack grades itself, and none learns the true members.
+
+    Attributes:
+        requires: Of ``"references"``, ``"copies"`` and ``"candidate_scores"``, what the attack
+            does not run without: see :class:`MembershipKnowledge`.
+    """
+
+    threat: ClassVar[Threat] = "membership"
+
+    @abstractmethod
+    def run(self, knowledge: MembershipKnowledge) -> Tensor:
+        """Return ``(N)`` finite float64 scores of the candidates.
+
+        Args:
+            knowledge: The attacker's data and access, with all that ``requires`` names.
+        """
+
+    @final
+    def __call__(self, knowledge: MembershipKnowledge) -> Tensor | None:
+        """Return ``(N)`` float64 scores of the candidates; None where the attack does not apply.
+
+        Args:
+            knowledge: The attacker's data and access.
+        """
+        if not self.applies(knowledge.available):
+            return None
+        return self.run(knowledge).double().nan_to_num(0.0)

@@ -241,12 +241,7 @@ def access(audited: AuditTarget, defense: Defense, *, undeclared: bool) -> Acces
 
 
 def clean_access(audited: AuditTarget, *, undeclared: bool) -> Query:
-    """Return what asks the model without its defense.
-
-    Args:
-        audited: Model, data and release.
-        undeclared: Whether the model itself answers at random.
-    """
+    """Return what asks the model without its defense."""
     bare = _undefended(audited)
     return _asked_again(bare) if undeclared else bare.repeated
 

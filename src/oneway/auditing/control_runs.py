@@ -1,6 +1,7 @@
 """Run the controls of an audit: its decoders attack releases whose leak is known."""
 
 import dataclasses
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -17,14 +18,16 @@ from oneway.auditing.controls import (
     judge_planted,
 )
 from oneway.auditing.plan import CONTROL_ROWS, CONTROL_TEST, AuditPlan, settings_for
-from oneway.auditing.planted import MeanInput, Planted, plant, planted_errors
+from oneway.auditing.planted import Planted, plant, planted_errors
 from oneway.contracts import AttackerKnowledge
 from oneway.data import ProgressCallback
 from oneway.evaluation import AttackResult, run_attack
 from oneway.evaluation.attackers import prepare_attackers
+from oneway.evaluation.convergence import IsLate, OutOfTimeError, check_time
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import AttackerSpec
 from oneway.evaluation.store import Store
+from oneway.inversion import MeanInput
 from oneway.metrics import inversion_errors
 from oneway.releases import guarded_release, logits_from_confidences
 from oneway.targets import DefendedTarget, TorchTarget
@@ -52,6 +55,7 @@ class ControlRun:
         store: Store,
         seed: int,
         report: ProgressCallback,
+        is_late: IsLate,
     ) -> None:
         """Attack the label and the clean scores, which controls are compared with.
 
@@ -64,7 +68,9 @@ class ControlRun:
             store: Store of trained networks.
             seed: Seed of the attackers.
             report: Progress callback.
+            is_late: Returns whether the target run time is over.
         """
+        self.is_late = is_late
         self.controls = {name: CONTROLS[name] for name in plan.controls}
         images = images[:CONTROL_ROWS]
         self.audited, self.images, self.seed = audited, images, seed
@@ -91,6 +97,7 @@ class ControlRun:
                 store,
                 seed,
                 report,
+                is_late,
             )
             for transform in transforms
         }
@@ -100,19 +107,23 @@ class ControlRun:
             images, self.clean, self.clean, held_out, repeats=spec.repeats
         )
         self.label = self._attack("controls: the label", LabelOnly.name, self.first)
-        compared = [
-            control.input_transform
-            for control in self.controls.values()
-            if control.expected != "read" and control.reference is None
-        ]
-        self.on_clean = {
-            transform: self._attack("controls: clean", Retrained.name, transform)
-            for transform in dict.fromkeys(name or self.first for name in compared)
-        }
+        self._on_clean = dict[str, AttackResult]()
 
     def results(self) -> dict[str, ControlResult]:
-        """Attack all controls; return the result of each, by name."""
-        return {name: self._judge(name, control) for name, control in self.controls.items()}
+        """Attack all controls; return the result of each for which there is time, by name."""
+        results = dict[str, ControlResult]()
+        for name, control in self.controls.items():
+            with suppress(OutOfTimeError):
+                check_time(self.is_late)
+                results[name] = self._judge(name, control)
+        return results
+
+    def on_clean(self, input_transform: str) -> AttackResult:
+        """Return the attack on clean scores by a decoder of an input transform."""
+        if input_transform not in self._on_clean:
+            attacked = self._attack("controls: clean", Retrained.name, input_transform)
+            self._on_clean[input_transform] = attacked
+        return self._on_clean[input_transform]
 
     def _planted(self, control: Control) -> Planted:
         """Return the entries of a query that a control reveals."""
@@ -139,13 +150,16 @@ class ControlRun:
     ) -> AttackResult:
         """Attack released scores of the test queries; None: clean scores."""
         attackers = self.attackers[input_transform]
-        return attackers.run(
+        results = attackers.run(
             title,
             self.knowledge if knowledge is None else knowledge,
             self.clean_test if released is None else released,
             self.test,
             (name,),
-        )[name]
+        )
+        if name not in results:  # a control names attacks that apply to it
+            raise OutOfTimeError
+        return results[name]
 
     def _released(
         self, title: str, make: MakeControl, control: Control
@@ -201,7 +215,7 @@ class ControlRun:
             )
             return judge_planted(name, errors, label)
         if control.reference is None:
-            reference = self.on_clean[transform]
+            reference = self.on_clean(transform)
         else:
             title = f"reference: {name}"
             seen = self._released(title, control.reference, control)

@@ -150,12 +150,7 @@ CONTROLS: dict[str, Control] = {
 
 
 def controls_for(attacks: Collection[str], classes: int) -> tuple[str, ...]:
-    """Return the names of the controls that vouch for attackers.
-
-    Args:
-        attacks: Names of the attacks of an audit.
-        classes: Number of classes, K.
-    """
+    """Return the names of the controls that vouch for attackers."""
     return tuple(
         name
         for name, control in CONTROLS.items()

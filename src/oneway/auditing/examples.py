@@ -37,7 +37,8 @@ def examples_of(
     """
     views = {
         "clean": min(first.clean_results.values(), key=lambda result: result.error),
-        "static": first.results["static"],
+        # Without time for decoders there is no static attacker.
+        **({"static": first.results["static"]} if "static" in first.results else {}),
         "strongest": first.strongest,
         "label": first.clean_results["label-only"],
     }

@@ -61,6 +61,7 @@ class SeedResult:
         baselines: Baselines, from ``clean_results``.
         verdict: Verdict on the release.
         held_out: ``(N)`` bool, the auxiliary rows that select epochs and decoders.
+        left_out: Planned parts that are left out, since the target run time was over, in words.
     """
 
     seed: int
@@ -69,6 +70,7 @@ class SeedResult:
     baselines: Baselines
     verdict: Verdict
     held_out: Tensor
+    left_out: tuple[str, ...] = ()
 
     @property
     def strongest(self) -> AttackResult:
@@ -120,11 +122,7 @@ class Measures:
     embedder: str
 
     def queries(self, seed_results: Sequence[SeedResult]) -> dict[str, Any]:
-        """Return columns with a value for each seed, attacker and test query.
-
-        Args:
-            seed_results: Results of all seeds.
-        """
+        """Return columns with a value for each seed, attacker and test query."""
         measured = dict.fromkeys(name for table in self.columns.values() for name in table)
         rows: dict[str, list[Any]] = {
             name: [] for name in ("seed", "attack", "query", "error", *measured)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from oneway.attacks import inversion_attacks
 from oneway.auditing.audit_target import Answers, AuditTarget, ask, has_gradient
@@ -15,15 +16,30 @@ from oneway.auditing.controls import ControlResult, controls_for
 from oneway.auditing.examples import examples_of
 from oneway.auditing.measures import SeedResult, measure, utility
 from oneway.auditing.pacing import measure_costs
-from oneway.auditing.plan import AuditPlan, make_plan
+from oneway.auditing.plan import (
+    AuditPlan,
+    Costs,
+    make_plan,
+    multiplications,
+    search_seconds,
+)
 from oneway.auditing.record import AuditRecord, Findings, compose_record
 from oneway.auditing.settings import AuditSettings
 from oneway.auditing.suspicions import suspicions
-from oneway.auditing.tasks import SEED_TASK, AuditContext, AuditTasks, Matched, TaskResult, tasks_of
+from oneway.auditing.tasks import (
+    SEED_TASK,
+    AuditContext,
+    AuditTasks,
+    LeftOut,
+    Matched,
+    TaskResult,
+    tasks_of,
+)
 from oneway.auditing.understanding import Understanding, understand
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses.identity import Identity
 from oneway.errors import OnewayError
+from oneway.evaluation.convergence import OutOfTimeError
 from oneway.evaluation.flags import Flag
 from oneway.evaluation.matching import MatchingResult
 from oneway.evaluation.randomness import Stream
@@ -61,6 +77,7 @@ class _Collected:
     controls: dict[str, ControlResult] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
     seeds: list[SeedResult] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     stopped: str | None = None
 
 
@@ -117,8 +134,12 @@ class ModelAudit:
         collected = self._collect(run(context, names))
         plan, results, controls = context.plan, collected.seeds, collected.controls
         if len(results) < plan.seeds and collected.stopped is None:
-            late = f"{plan.seeds - len(results)} of {plan.seeds} seeds"
-            plan = dataclasses.replace(plan, left_out=(*plan.left_out, late))
+            collected.left_out.append(f"{plan.seeds - len(results)} of {plan.seeds} seeds")
+        left_out = [*collected.left_out, *results[0].left_out]
+        if missing := [name for name in plan.controls if name not in controls]:
+            left_out.append(f"the controls {', '.join(missing)}")
+        # Planning names what it leaves out; another name may come when time runs out.
+        plan = dataclasses.replace(plan, left_out=tuple(dict.fromkeys((*plan.left_out, *left_out))))
         images = self.audited.auxiliary[context.rows]
         fitted, answers = self.tasks.build(context.clean), context.answers
         measures = measure(results[0], self.audited, images, self.seed, self.embedder)
@@ -166,7 +187,32 @@ class ModelAudit:
         answers = ask(audited, fitted.defense, clean)
         self.report("ask the model", 1.0)
         costs = measure_costs(audited, self.settings, answers, fitted, self.seed)
-        plan = make_plan(self._full_plan(answers), costs, self.settings.minutes)
+        full = self._full_plan(answers)
+        plan = make_plan(full, costs, self.settings.minutes, spent=self._spent())
+        context = self._context(plan, costs, clean, answers)
+        if not plan.decoders:
+            return context
+        images = audited.auxiliary[context.rows]
+        begin, longest = self._spent(), plan.first_epochs
+        try:
+            found = self.tasks.search_clean(plan, context.answers.clean, images, context.is_late)
+            longest = 2 * found.epochs if found.shown else found.epochs
+            context = dataclasses.replace(context, epochs=found.epochs)
+        except OutOfTimeError:
+            pass
+        # A busy machine trains slower than it was timed. What does not fit is left out now.
+        pace = (self._spent() - begin) / search_seconds(plan, costs, longest)
+        if self.settings.minutes is None or pace <= 1:
+            return context
+        slower = costs.slower(pace)
+        plan = make_plan(full, slower, self.settings.minutes, spent=self._spent())
+        epochs = min(context.epochs, plan.most_epochs)
+        return dataclasses.replace(self._context(plan, slower, clean, answers), epochs=epochs)
+
+    def _context(
+        self, plan: AuditPlan, costs: Costs, clean: Tensor, answers: Answers
+    ) -> AuditContext:
+        """Return the context of a plan, with its rows of the answers."""
         # In random order, since files are often sorted by class, and controls take the first rows.
         order = Stream(self.seed, "auxiliary rows").generator()
         rows = torch.randperm(len(clean), generator=order)[: plan.auxiliary].to(clean.device)
@@ -175,17 +221,22 @@ class ModelAudit:
         )
         minutes = self.settings.minutes
         left = math.inf if minutes is None else 60 * minutes - self._spent()
-        context = AuditContext(plan, rows, clean, answers, plan.first_epochs, time.time() + left)
-        images = audited.auxiliary[rows]
-        epochs = self.tasks.clean_epochs(plan, answers.clean, images, context.is_late)
-        return dataclasses.replace(context, epochs=epochs)
+        # Linear systems are solved once more where time runs out.
+        left -= multiplications(plan, costs) * costs.solving
+        left -= 2 * len(plan.attacks) * costs.closing
+        deadline = time.time() + left
+        return AuditContext(plan, rows, clean, answers, plan.first_epochs, deadline)
 
     def _collect(self, outcomes: Iterator[TaskResult | OnewayError]) -> "_Collected":
         """Sort results of tasks by their types; say why the seeds ended early, if they did."""
         collected = _Collected()
         for result in outcomes:
             if isinstance(result, SeedResult):
+                if collected.seeds and {*result.results} != {*collected.seeds[0].results}:
+                    break  # time ran out, and seeds with other attackers cannot be averaged
                 collected.seeds.append(result)
+            elif isinstance(result, LeftOut):
+                collected.left_out.append(result.name)
             elif isinstance(result, list):
                 collected.flags += result
             elif isinstance(result, dict):
@@ -204,10 +255,12 @@ class ModelAudit:
         self, context: AuditContext, names: Sequence[str]
     ) -> Iterator[TaskResult | OnewayError]:
         """Run all tasks in this process; leave out seeds without enough time."""
-        done = 0
+        done, begin = 0, 0.0
         for name in names:
             is_seed = name.startswith(SEED_TASK)
-            if is_seed and done and self._is_late(done):
+            if is_seed and not done:
+                begin = time.time()
+            if is_seed and done and time.time() + (time.time() - begin) / done > context.deadline:
                 return
             try:
                 yield self.tasks.run(name, context)
@@ -240,13 +293,6 @@ class ModelAudit:
             auxiliary=len(self.audited.auxiliary),
             detection=True,
         )
-
-    def _is_late(self, seeds_done: int) -> bool:
-        """Return whether another seed would exceed the target run time."""
-        if self.settings.minutes is None:
-            return False
-        spent = self._spent()
-        return spent + spent / (seeds_done + 1) > 60 * self.settings.minutes
 
     def _spent(self) -> float:
         """Return the seconds since the audit began."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from oneway.attacks import Workload, inversion_attacks
+from oneway.attacks import LabelOnly, Workload, inversion_attacks
 from oneway.auditing.controls import CONTROLS
 from oneway.evaluation.detection import detection_multiplications
 from oneway.evaluation.matching import matching_queries
@@ -41,6 +41,12 @@ SINGLE_QUERIES = 200
 SHARE_TRAINED = 0.7
 """Expected share of a model selection's epochs: training stops early for decoders that trail."""
 
+LEAST_ROWS = 1000
+"""Least auxiliary rows that decoders are trained on where time is short."""
+
+LEAST_ROWS_WITHOUT_DECODERS = 250
+"""Least auxiliary rows of attackers without decoders where time is short."""
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -54,6 +60,7 @@ class Costs:
         auxiliary: Number of auxiliary rows.
         test: Number of test queries.
         entries: Number of entries of an input, such as pixels.
+        closing: Seconds after the attacks, for an attacker's measures of similarity.
     """
 
     training: Mapping[tuple[str, int], float]
@@ -63,6 +70,13 @@ class Costs:
     auxiliary: int
     test: int
     entries: int
+    closing: float = 0.0
+
+    def slower(self, factor: float) -> "Costs":
+        """Return the costs on a machine that takes ``factor`` times as long."""
+        times = {name: factor * getattr(self, name) for name in ("asking", "single", "solving")}
+        training = {decoder: factor * price for decoder, price in self.training.items()}
+        return dataclasses.replace(self, training=training, closing=factor * self.closing, **times)
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,8 @@ class AuditPlan:
         first_epochs: Epochs at which the search for convergence begins.
         detection: Whether the detection limit is searched where the attack fails; False in older
             records.
+        decoders: Whether decoders are trained. Without decoders there are the attackers that solve
+            linear systems or count, and a label-only attacker that knows the mean images.
     """
 
     attacks: tuple[str, ...]
@@ -97,6 +113,7 @@ class AuditPlan:
     seconds: float = 0.0
     first_epochs: int = FIRST_EPOCHS
     detection: bool = False
+    decoders: bool = True
 
 
 def first_epochs_for(rows: int) -> int:
@@ -152,15 +169,37 @@ def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -
     random = any("random" in attacks[name].requires for name in plan.attacks)
     matched = Workload(rows, costs.test, plan.repeats if random else (1,))
     once += matching_queries(matched) * costs.asking
+    solved = multiplications(plan, costs)
+    if plan.detection:
+        solved += detection_multiplications(workload, plan.attacks)
+    training = selection * selections if plan.decoders else 0.0
+    each = training + queries * costs.asking + solved * costs.solving
+    # Similarity is measured once for each attack, on the release and on clean scores.
+    return once + plan.seeds * each + 2 * len(plan.attacks) * costs.closing
+
+
+def multiplications(plan: AuditPlan, costs: Costs) -> float:
+    """Return the multiplications of the attacks of a seed, on clean scores and on the release."""
+    attacks = inversion_attacks()
+    workload = Workload(plan.auxiliary, costs.test, plan.repeats, costs.entries)
     # Attackers without decoders have nothing in the store: each release is solved anew.
-    multiplications = sum(
+    return sum(
         (1 + attacks[name].attacks_clean_scores) * attacks[name].multiplications(workload)
         for name in plan.attacks
     )
-    if plan.detection:
-        multiplications += detection_multiplications(workload, plan.attacks)
-    each = selection * selections + queries * costs.asking + multiplications * costs.solving
-    return once + plan.seeds * each
+
+
+def search_seconds(plan: AuditPlan, costs: Costs, longest: int) -> float:
+    """Return the expected seconds of a search for convergence by the first decoder.
+
+    Args:
+        plan: The plan.
+        costs: Measured costs.
+        longest: Epochs of the longest training.
+    """
+    first = decoder_grid(plan.input_transforms, plan.widths)[0]
+    price = costs.training[first.input_transform, first.width]
+    return (2 * longest - plan.first_epochs) * plan.auxiliary * price
 
 
 def _expected_epochs(plan: AuditPlan) -> int:
@@ -266,21 +305,29 @@ def reductions(full: AuditPlan) -> list[Reduction]:
 
 
 def make_plan(
-    full: AuditPlan, costs: Costs, minutes: float | None, *, least_rows: int = 1000
+    full: AuditPlan,
+    costs: Costs,
+    minutes: float | None,
+    *,
+    spent: float = 0.0,
+    least_rows: int = LEAST_ROWS,
 ) -> AuditPlan:
     """Leave parts out of a full plan until it fits, the least important first.
+
+    Decoders are left out last, before rows that attackers without decoders need.
 
     Args:
         full: Plan of a full audit.
         costs: Measured costs.
         minutes: Target run time, in minutes; None: no limit.
-        least_rows: Least number of auxiliary rows that are used, where there are so many.
+        spent: Seconds of the target run time that are over.
+        least_rows: Least number of auxiliary rows of decoders, where there are so many.
 
     Returns:
         The plan, with what it leaves out. If the smallest plan does not fit, it is returned even
         so, and its ``seconds`` exceed the target run time.
     """
-    limit = math.inf if minutes is None else 60 * minutes
+    limit = math.inf if minutes is None else 60 * minutes - spent
     plan, steps = full, reductions(full)
     for step in steps:
         if estimate_seconds(plan, costs) <= limit:
@@ -291,14 +338,22 @@ def make_plan(
         plan = dataclasses.replace(plan, most_epochs=plan.first_epochs)
     # The first epochs stay. With more epochs for fewer rows, the steps and so the time would hardly
     # fall.
-    while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least_rows:
-        plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
+    plan = _with_fewer_rows(plan, costs, limit, least_rows)
+    if estimate_seconds(plan, costs) > limit:
+        plan = without_decoders(dataclasses.replace(plan, auxiliary=full.auxiliary))
+        plan = _with_fewer_rows(plan, costs, limit, min(least_rows, LEAST_ROWS_WITHOUT_DECODERS))
     longest = _expected_epochs(plan)
     while 2 * longest <= plan.most_epochs and estimate_seconds(plan, costs, 2 * longest) <= limit:
         longest *= 2
     if 2 * longest <= plan.most_epochs:
         plan = dataclasses.replace(plan, most_epochs=longest)
     missing = [step.describe(full, plan) for step in steps]
+    if not plan.decoders:
+        gone = [name for name in full.attacks if inversion_attacks()[name].left_out is None]
+        gone = [name for name in gone if name not in plan.attacks]
+        missing.append(f"all decoders ({', '.join(gone)})")
+        if plan.controls != full.controls:
+            missing.append("the controls of decoders")
     if plan.auxiliary < full.auxiliary:
         missing.append(f"{full.auxiliary - plan.auxiliary} of {full.auxiliary} auxiliary rows")
     return dataclasses.replace(
@@ -306,6 +361,29 @@ def make_plan(
         left_out=tuple(words for words in missing if words),
         seconds=estimate_seconds(plan, costs),
     )
+
+
+def without_decoders(plan: AuditPlan) -> AuditPlan:
+    """Return a plan whose attackers and controls train no decoders."""
+    attacks = inversion_attacks()
+    return dataclasses.replace(
+        plan,
+        attacks=tuple(
+            name
+            for name in plan.attacks
+            if name == LabelOnly.name or not attacks[name].trains_decoders
+        ),
+        controls=tuple(name for name in plan.controls if CONTROLS[name].input_transform is None),
+        decoders=False,
+        most_epochs=plan.first_epochs,
+    )
+
+
+def _with_fewer_rows(plan: AuditPlan, costs: Costs, limit: float, least: int) -> AuditPlan:
+    """Halve the auxiliary rows of a plan until it fits into ``limit`` seconds."""
+    while estimate_seconds(plan, costs) > limit and plan.auxiliary // 2 >= least:
+        plan = dataclasses.replace(plan, auxiliary=plan.auxiliary // 2)
+    return plan
 
 
 def _repeats(name: str) -> bool:

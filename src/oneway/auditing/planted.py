@@ -107,18 +107,3 @@ class PlantedScores(nn.Module):
         """Map ``(N, ...)`` queries to ``(N, K)`` logits."""
         entries = SCALE * queries.flatten(1)[:, self.positions.to(queries.device)]
         return nn.functional.pad(entries, (0, 1))
-
-
-class MeanInput(nn.Module):
-    """A decoder that reads nothing: it answers every query with the mean of the inputs."""
-
-    mean: Tensor
-
-    def __init__(self, inputs: Tensor) -> None:
-        """Take the mean of ``(N, ...)`` inputs."""
-        super().__init__()
-        self.register_buffer("mean", inputs.mean(0))
-
-    def forward(self, confidences: Tensor) -> Tensor:
-        """Map ``(N, K)`` confidences to ``(N, ...)`` copies of the mean."""
-        return self.mean.expand(len(confidences), *self.mean.shape)

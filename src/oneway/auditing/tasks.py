@@ -6,14 +6,15 @@ on the order of the tasks, unless time runs out.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from oneway.attacks import inversion_attacks
+from oneway.attacks import LabelOnly, inversion_attacks
 from oneway.auditing.audit_target import Answers, AuditTarget, access, clean_access
 from oneway.auditing.control_runs import ControlRun
 from oneway.auditing.controls import ControlResult
@@ -26,6 +27,7 @@ from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import effective_options, strength_option
 from oneway.defenses.identity import Identity
 from oneway.evaluation import (
+    AttackResult,
     Flag,
     GalleryMatching,
     MatchedScores,
@@ -40,6 +42,13 @@ from oneway.evaluation.attackers import (
     label_only_error,
     prepare_attackers,
 )
+from oneway.evaluation.convergence import (
+    Convergence,
+    IsLate,
+    OutOfTimeError,
+    check_time,
+    never_late,
+)
 from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense
 from oneway.evaluation.detection import detection_limit
 from oneway.evaluation.settings import AttackerSpec, SurrogateSpec
@@ -51,6 +60,13 @@ from oneway.targets import DefendedTarget
 
 MATCHING_TASK, CONTROLS_TASK, BUDGET_TASK = "matching", "controls", "twice the strength"
 SEED_TASK = "seed "
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,18 @@ class Matched:
     by_gallery: Mapping[str, MatchingResult]
 
 
-TaskResult = Matched | dict[str, ControlResult] | list[Flag] | SeedResult
+@dataclass(frozen=True)
+class LeftOut:
+    """A task that is left out, since the target run time is over.
+
+    Attributes:
+        name: Name of the task.
+    """
+
+    name: str
+
+
+TaskResult = Matched | dict[str, ControlResult] | list[Flag] | SeedResult | LeftOut
 """Result of a task: identified queries, results of controls, flags, or the attacks of a seed."""
 
 
@@ -78,8 +105,8 @@ class AuditContext:
         clean: ``(A, K)`` undefended confidences of all auxiliary rows.
         answers: Answers of the model and of the release, for the rows that are used.
         epochs: Epochs at which decoders of clean scores converge, for controls.
-        deadline: Time after which no longer training begins, in seconds since 1970; infinite
-            without a target run time.
+        deadline: Time at which trainings and queries end, in seconds since 1970; infinite without
+            a target run time.
     """
 
     plan: AuditPlan
@@ -93,15 +120,46 @@ class AuditContext:
         """Return whether the target run time is over."""
         return time.time() > self.deadline
 
+    def timed(self, call: Callable[P, R]) -> Callable[P, R]:
+        """Return a function that raises OutOfTimeError once the target run time is over."""
 
-def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
-    """Return the names of an audit's tasks, in the order in which a single machine runs them.
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_time(self.is_late)
+            return call(*args, **kwargs)
+
+        return checked
+
+
+def finished_attackers(
+    names: Sequence[str], clean: Collection[str], released: Collection[str]
+) -> tuple[str, ...]:
+    """Return the attackers to keep, where time ran out on clean scores or on a release.
+
+    An audit never leaves out some attackers. If such an attacker is missing, no attacker with
+    decoders is kept but the label-only attacker, who needs none.
 
     Args:
-        plan: Plan of the audit.
-        release: Registered name of the defense.
-        seed: First of the seeds.
+        names: Registered names of the planned attacks.
+        clean: Names of the attacks that finished on clean scores.
+        released: Names of the attacks that finished on the release.
     """
+    attacks = inversion_attacks()
+    missing = {
+        name
+        for name in names
+        if name not in released or (attacks[name].attacks_clean_scores and name not in clean)
+    }
+    required = any(attacks[name].left_out is None for name in missing)
+    return tuple(
+        name
+        for name in names
+        if name not in missing
+        and (name == LabelOnly.name or not (required and attacks[name].trains_decoders))
+    )
+
+
+def tasks_of(plan: AuditPlan, release: str, seed: int) -> tuple[str, ...]:
+    """Return the names of an audit's tasks, in the order in which a single machine runs them."""
     first = (MATCHING_TASK, CONTROLS_TASK) if plan.controls else (MATCHING_TASK,)
     more = (BUDGET_TASK,) if strength_option(release) is not None else ()
     return (*first, *more, *(f"{SEED_TASK}{n}" for n in range(seed, seed + plan.seeds)))
@@ -118,15 +176,7 @@ class AuditTasks:
         seed: int,
         report: ProgressCallback = no_progress,
     ) -> None:
-        """Prepare; the model is not queried yet.
-
-        Args:
-            audited: Model, data and release.
-            store: Store of trained networks.
-            settings: Settings of the audit.
-            seed: First of the seeds.
-            report: Progress callback.
-        """
+        """Prepare; the model is not queried yet."""
         self.audited, self.store, self.settings = audited, store, settings
         self.seed, self.report = seed, report
         self._fitted: FittedDefense | None = None
@@ -138,6 +188,12 @@ class AuditTasks:
             name: Name of the task, from :func:`tasks_of`.
             context: Results that all tasks share.
         """
+        try:
+            return self._run(name, context)
+        except OutOfTimeError:
+            return LeftOut(name)
+
+    def _run(self, name: str, context: AuditContext) -> TaskResult:
         if name == MATCHING_TASK:
             return self._matching(context)
         if name == CONTROLS_TASK:
@@ -150,6 +206,7 @@ class AuditTasks:
                 self.store,
                 self.seed,
                 self.report,
+                context.is_late,
             ).results()
         if name == BUDGET_TASK:
             return self._more_budget(context)
@@ -189,6 +246,7 @@ class AuditTasks:
         names: Sequence[str],
         images: Tensor,
         plan: AuditPlan | None = None,
+        is_late: IsLate = never_late,
     ) -> Attackers:
         """Return attackers with equal means, and with the rows that they hold out.
 
@@ -197,6 +255,7 @@ class AuditTasks:
             names: Registered names of the attacks.
             images: ``(N, ...)`` auxiliary inputs.
             plan: Plan with the decoders of model selections; None: all decoders.
+            is_late: Returns whether the target run time is over.
         """
         means = plan or self.settings
         spec = AttackerSpec(
@@ -207,12 +266,13 @@ class AuditTasks:
             training=settings_for(means.first_epochs),
             most_epochs=means.most_epochs,
         )
-        return prepare_attackers(spec, images, self.store, seed, self.report)
+        late = is_late if plan is None or plan.decoders else _always
+        return prepare_attackers(spec, images, self.store, seed, self.report, late)
 
-    def clean_epochs(
-        self, plan: AuditPlan, clean: Tensor, images: Tensor, is_late: Callable[[], bool]
-    ) -> int:
-        """Return the epochs at which a decoder of clean scores converges, on the first seed.
+    def search_clean(
+        self, plan: AuditPlan, clean: Tensor, images: Tensor, is_late: IsLate
+    ) -> Convergence:
+        """Train a decoder of clean scores until it converges, on the first seed.
 
         The store keeps its trainings, which the attacks on clean scores need again.
 
@@ -220,9 +280,12 @@ class AuditTasks:
             plan: Plan with the decoders of model selections.
             clean: ``(N, K)`` undefended confidences of the images.
             images: ``(N, ...)`` auxiliary inputs.
-            is_late: Returns whether there is no time for a longer training.
+            is_late: Returns whether the target run time is over.
+
+        Raises:
+            OutOfTimeError: There is no time for the shortest training.
         """
-        attackers = self.attackers(self.seed, (), images, plan)
+        attackers = self.attackers(self.seed, (), images, plan, is_late)
         label_error = label_only_error(clean, images, attackers.held_out)
         return attackers.search(
             "pace: clean",
@@ -230,15 +293,14 @@ class AuditTasks:
             images,
             attackers.held_out,
             lambda held_out_error: label_error - held_out_error,
-            is_late,
-        ).epochs
+        )
 
     def _seed(self, seed: int, name: str, context: AuditContext) -> SeedResult:
         """Attack clean scores and the release, with a seed."""
         audited, plan, answers = self.audited, context.plan, context.answers
         attacks = inversion_attacks()
         images = audited.auxiliary[context.rows]
-        attackers = self.attackers(seed, plan.attacks, images, plan)
+        attackers = self.attackers(seed, plan.attacks, images, plan, context.is_late)
         simulated = (
             self.defender.simulated_defenses(audited.release, context.clean)
             if any("simulated_defenses" in attacks[attack].requires for attack in plan.attacks)
@@ -251,11 +313,13 @@ class AuditTasks:
             clean=answers.clean,
             released=answers.released,
             held_out=attackers.held_out,
-            query=allowed.query,
+            query=context.timed(allowed.query),
             random=answers.random,
             repeats=plan.repeats,
             simulated_defenses=simulated,
-            differentiable_logits=allowed.differentiable_logits,
+            differentiable_logits=(
+                allowed.differentiable_logits and context.timed(allowed.differentiable_logits)
+            ),
         )
         # Clean scores are attacked with the same means, else the gap would be too small.
         bare = DefendedTarget(audited.target, Identity())
@@ -263,39 +327,30 @@ class AuditTasks:
             knowledge,
             released=answers.clean,
             random=False,
-            differentiable_logits=allowed.differentiable_logits and bare.differentiable_logits,
+            differentiable_logits=(
+                allowed.differentiable_logits and context.timed(bare.differentiable_logits)
+            ),
         )
-        names = [attack for attack in plan.attacks if attacks[attack].attacks_clean_scores]
-        clean_results = attackers.run(
-            f"seed {seed}, clean",
-            undefended,
-            answers.clean_test,
-            audited.test,
-            names,
-            is_late=context.is_late,
-        )
+        clean_results, results = self._attack(attackers, undefended, knowledge, context)
         baselines = take_baselines(clean_results, images, audited.test)
-        results = attackers.run(
-            f"seed {seed}",
-            knowledge,
-            answers.trace.released,
-            audited.test,
-            plan.attacks,
-            clean_errors=CleanErrors.of(clean_results.values(), images[attackers.held_out]),
-            is_late=context.is_late,
-        )
+        left_out = [f"the {attack} attacker" for attack in plan.attacks if attack not in results]
+        if plan.decoders and results[LabelOnly.name].convergence is None:
+            left_out.append(f"the decoder of the {LabelOnly.name} attacker")
         gap = float((baselines.label - baselines.clean).mean())
 
         def find_limit() -> float | None:
-            return detection_limit(
-                attackers,
-                answers.clean,
-                audited.test,
-                answers.clean_test,
-                gap,
-                plan.attacks,
-                context.is_late,
-            )
+            try:
+                return detection_limit(
+                    attackers,
+                    answers.clean,
+                    audited.test,
+                    answers.clean_test,
+                    gap,
+                    tuple(results),
+                )
+            except OutOfTimeError:
+                left_out.append("the detection limit")
+                return None
 
         verdict = judge(
             results,
@@ -313,11 +368,58 @@ class AuditTasks:
                 }
                 for by_attack in (clean_results, results)
             )
-        return SeedResult(seed, clean_results, results, baselines, verdict, attackers.held_out)
+        return SeedResult(
+            seed,
+            clean_results,
+            results,
+            baselines,
+            verdict,
+            attackers.held_out,
+            tuple(left_out),
+        )
+
+    def _attack(
+        self,
+        attackers: Attackers,
+        undefended: AttackerKnowledge,
+        knowledge: AttackerKnowledge,
+        context: AuditContext,
+    ) -> tuple[dict[str, AttackResult], dict[str, AttackResult]]:
+        """Attack clean scores and the release with the same attackers, those for which time lasts.
+
+        Attackers that finished on clean scores alone would make the release look safer than it is.
+        """
+        attacks, answers, test = inversion_attacks(), context.answers, self.audited.test
+        seed = attackers.trainer.seed
+
+        def on_clean(names: Collection[str]) -> dict[str, AttackResult]:
+            chosen = [name for name in names if attacks[name].attacks_clean_scores]
+            title = f"seed {seed}, clean"
+            return attackers.run(title, undefended, answers.clean_test, test, chosen)
+
+        def on_release(names: Sequence[str]) -> dict[str, AttackResult]:
+            truth = knowledge.images[attackers.held_out]
+            errors = CleanErrors.of(clean_results.values(), truth)
+            return attackers.run(
+                f"seed {seed}", knowledge, answers.trace.released, test, names, clean_errors=errors
+            )
+
+        names = context.plan.attacks
+        clean_results = on_clean(names)
+        results = on_release(names)
+        if context.is_late():
+            # Trained decoders come from the store now, and only linear systems are solved again.
+            kept = finished_attackers(names, clean_results, results)
+            if not {*clean_results} <= {*kept}:
+                clean_results = on_clean(kept)
+            if not {*results} <= {*kept}:
+                results = on_release(kept)
+        return clean_results, results
 
     def _matching(self, context: AuditContext) -> Matched:
         """Ask about each candidate of galleries that hold the test queries."""
         audited, answers = self.audited, context.answers
+        check_time(context.is_late)
         self.report(MATCHING_TASK, 0.0)
         images = audited.auxiliary[context.rows]
         again = self.build(context.clean).again("asked by matching")
@@ -326,14 +428,14 @@ class AuditTasks:
             clean=answers.clean,
             released=answers.clean,
             held_out=self.attackers(self.seed, (), images).held_out,
-            query=clean_access(audited, undeclared=answers.undeclared),
+            query=context.timed(clean_access(audited, undeclared=answers.undeclared)),
             random=answers.undeclared,
             repeats=context.plan.repeats,
         )
         released = dataclasses.replace(
             clean,
             released=answers.released,
-            query=access(audited, again, undeclared=answers.undeclared).query,
+            query=context.timed(access(audited, again, undeclared=answers.undeclared).query),
             random=answers.random,
         )
         matching = GalleryMatching(
@@ -346,6 +448,7 @@ class AuditTasks:
     def _more_budget(self, context: AuditContext) -> list[Flag]:
         """Attack the release at twice its strength, too, which must not reveal more."""
         row, plan, answers = self.audited.release, context.plan, context.answers
+        check_time(context.is_late)
         images = self.audited.auxiliary[context.rows]
         option = str(strength_option(row.defense))  # planned for defenses that have it
         strength = effective_options(row.defense, row.options)[option]
@@ -353,7 +456,8 @@ class AuditTasks:
         stronger = dataclasses.replace(row, options={**row.options, option: double})
         other = self.defender.build(stronger, self.audited.target, context.clean).defense
         guard = DefendedTarget(self.audited.target, other)
-        attackers, errors = self.attackers(self.seed, (), images, plan), []
+        attackers = self.attackers(self.seed, (), images, plan, context.is_late)
+        errors = []
         for name, shown, released in (
             ("at its strength", answers.released, answers.trace.released),
             ("at twice its strength", guard(images), guard(self.audited.test)),

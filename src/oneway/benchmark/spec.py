@@ -167,10 +167,6 @@ def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
 
     The other releases have no part in it, except the first, which gives the baselines. The content
     of the data sets has no part in it either; see ``Experiment.data``.
-
-    Args:
-        spec: Spec of the experiment.
-        row: Release of the record.
     """
     whole = json_values(dataclasses.asdict(spec))
     del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
@@ -233,10 +229,6 @@ def bundled_toml(name: str) -> dict[str, Any]:
 
 def read_toml(content: bytes, origin: str) -> dict[str, Any]:
     """Read TOML.
-
-    Args:
-        content: Bytes of a file.
-        origin: Name of the file, for messages.
 
     Raises:
         CorruptDataError: The content is not TOML in UTF-8.

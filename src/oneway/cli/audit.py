@@ -1,10 +1,18 @@
 """`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from oneway.cli.audit_membership import (
+    Members,
+    NonMembers,
+    References,
+    audit_members,
+)
+from oneway.cli.audit_stealing import Budgets, Public, audit_thieves
 from oneway.cli.common import (
     CACHE,
     AsJson,
@@ -26,20 +34,19 @@ from oneway.cli.common import (
 from oneway.cli.completion import defense_names
 from oneway.cli.config import ConfigFile
 from oneway.cli.paths import Reads, Writes, existing_file
-from oneway.cli.sources import (
-    Categorical,
-    Channels,
-    Drop,
-    Label,
-    MissingValues,
-    Size,
-    model_options,
-    reading_of,
-)
+from oneway.cli.sources import model_options, reads_data
+from oneway.cli.threats import Threats, parse_threats
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from oneway.auditing import AuditOutcome, Understanding
+    from oneway.interface import (
+        AuditResult,
+        AuditSource,
+        MembershipResult,
+        Reading,
+        StealingResult,
+    )
 
 Model = Annotated[
     str,
@@ -53,7 +60,10 @@ AttackerData = Annotated[
     Path, typer.Option(help="The attacker's data: .npz or folder of images, or a table.")
 ]
 Queries = Annotated[
-    Path, typer.Option(help="Queries that attacks are graded on, in the same formats.")
+    Path | None,
+    typer.Option(
+        help="Queries that attacks are graded on, in the same formats; not for membership."
+    ),
 ]
 AuditedDefense = Annotated[
     str,
@@ -93,18 +103,35 @@ RequireGap = Annotated[
 Out = Annotated[
     Path,
     typer.Option(help="Folder for the report."),
-    Writes(("audit.json", "queries.parquet", "pictures.npz", "figure.png", "report.html")),
+    Writes(
+        (
+            "audit.json",
+            "queries.parquet",
+            "pictures.npz",
+            "figure.png",
+            "report.html",
+            "membership.json",
+            "stealing.json",
+        )
+    ),
 ]
 FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
 
 
 @command
+@reads_data
 def audit(
     context: typer.Context,
     model: Model,
     attacker_data: AttackerData,
-    queries: Queries,
+    queries: Queries = None,
+    threats: Threats = "inversion",
+    members: Members = None,
+    non_members: NonMembers = None,
+    references: References = 8,
+    public: Public = None,
+    budget: Budgets = None,
     config: ConfigFile = None,  # noqa: ARG001  its callback reads the file
     outputs: ModelOutputs = None,
     defense: AuditedDefense = "none",
@@ -114,13 +141,9 @@ def audit(
     guarded_outputs: GuardedOutputs = "confidences",
     guarded_option: GuardedOptions = None,
     model_option: ModelOptions = None,
-    size: Size = None,
-    channels: Channels = None,
-    label: Label = None,
+    *,
+    reading: "Reading",
     classes: Classes = None,
-    categorical: Categorical = None,
-    drop: Drop = None,
-    missing_value: MissingValues = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
     controls: Controls = True,
@@ -151,13 +174,27 @@ def audit(
 
         RAY_ADDRESS=auto oneway audit package.models:classifier --attacker-data own.npz \
             --queries queries.npz --executor ray
-    """
-    from dataclasses import replace
 
+        oneway audit model.pt --outputs logits --attacker-data own.npz --threats membership \
+            --members trained_on.npz --non-members new.npz --guard guard.safetensors
+
+        oneway audit model.pt --outputs logits --attacker-data own.npz --queries queries.npz \
+            --threats inversion,stealing --budget 400 --guard guard.safetensors
+    """
     from oneway.evaluation import ReleaseSpec
-    from oneway.interface import AuditResult, AuditSource, run_audit
+    from oneway.interface import AuditSource
 
     _check_options(minutes, require_gap)
+    chosen = parse_threats(
+        threats,
+        {
+            "--queries": queries,
+            "--members": members,
+            "--non-members": non_members,
+            "--public": public,
+            "--budget": budget,
+        },
+    )
     name = "as it is" if defense == "none" else defense
     given = None
     if guarded is not None:
@@ -171,11 +208,49 @@ def audit(
         guard,
         given,
         parse_classes(classes),
-        reading_of(size, channels, label, categorical, drop, missing_value),
+        reading,
         choose_device(device),
         batch_size,
     )
     settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
+
+    found: dict[str, AuditResult | MembershipResult | StealingResult] = {}
+    if "membership" in chosen:
+        data = members, non_members
+        found["membership"] = audit_members(
+            context, source, data, references, controls, seed, cache, out, as_json=as_json
+        )
+    if "stealing" in chosen:
+        found["stealing"] = audit_thieves(
+            context, source, public, budget, seeds, seed, cache, out, as_json=as_json
+        )
+    if "inversion" in chosen:
+        found["inversion"] = _invert(
+            context, source, settings, seed, cache, executor, out, no_images, as_json=as_json
+        )
+    if as_json:
+        records = {threat: found[threat].record.to_json() for threat in chosen}
+        print_json(records if len(chosen) > 1 else records[chosen[0]])
+    missed = [line for result in found.values() for line in result.missed(require_gap)]
+    raise typer.Exit(1 if missed else 0)
+
+
+def _invert(
+    context: typer.Context,
+    source: "AuditSource",
+    settings: Mapping[str, Any],
+    seed: int,
+    cache: Path,
+    executor: str,
+    out: Path,
+    no_images: bool,
+    *,
+    as_json: bool,
+) -> "AuditResult":
+    """Audit a model for inversion, write the record and its page, and print unless ``as_json``."""
+    from dataclasses import replace
+
+    from oneway.interface import AuditResult, run_audit
 
     def begin(understanding: "Understanding") -> None:
         if not as_json:
@@ -194,12 +269,11 @@ def audit(
         )
     outcome = result.outcome
     outcome = replace(outcome, record=replace(outcome.record, command=command_line(context)))
-    AuditResult(outcome, seeds).write(out, images=not no_images)
-    if as_json:
-        print_json(outcome.record.to_json())
-    else:
+    result = AuditResult(outcome, result.seeds)
+    result.write(out, images=not no_images)
+    if not as_json:
         _print(outcome, out)
-    raise typer.Exit(1 if result.missed(require_gap) else 0)
+    return result
 
 
 def _make_folder(out: Path) -> None:

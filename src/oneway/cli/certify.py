@@ -17,24 +17,12 @@ from oneway.cli.common import (
     command_line,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.sources import (
-    Categorical,
-    Channels,
-    Drop,
-    Groups,
-    Label,
-    MissingValues,
-    Queries,
-    Sensitive,
-    Size,
-    Source,
-    model_options,
-    reading_of,
-)
+from oneway.cli.sources import Groups, Queries, Sensitive, Source, model_options, reads_data
 from oneway.cli.variants import Repeats, Variants, read_variants
 
 if TYPE_CHECKING:
     from oneway.defenses.codebook import Certificate
+    from oneway.interface import Reading
 
 RequireError = Annotated[
     float | None,
@@ -60,6 +48,7 @@ RequireGroupShare = Annotated[
 
 
 @command
+@reads_data
 def certify(
     context: typer.Context,
     guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
@@ -91,12 +80,8 @@ def certify(
     require_members: RequireMembers = None,
     require_cells: RequireCells = None,
     require_group_share: RequireGroupShare = None,
-    size: Size = None,
-    channels: Channels = None,
-    label: Label = None,
-    categorical: Categorical = None,
-    drop: Drop = None,
-    missing_value: MissingValues = None,
+    *,
+    reading: "Reading",
     as_json: AsJson = False,
     page: Annotated[
         Path | None,
@@ -145,7 +130,7 @@ def certify(
         variants=read_variants(variants, outputs),
         repeats=repeats,
         key=None if key_file is None else SecretKey.from_file(key_file),
-        reading=reading_of(size, channels, label, categorical, drop, missing_value),
+        reading=reading,
         model_options=model_options(model_option, "--model-option"),
         drop_copies=drop_copies,
         level=level,

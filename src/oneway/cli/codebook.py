@@ -1,7 +1,7 @@
 """`oneway codebook` and `oneway choose`: fit k-anonymous scores, and choose among releases."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,26 +21,13 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.sources import (
-    Categorical,
-    Channels,
-    Drop,
-    Groups,
-    Label,
-    MissingValues,
-    Queries,
-    Sensitive,
-    Size,
-    Source,
-    model_options,
-    reading_of,
-)
+from oneway.cli.sources import Groups, Queries, Sensitive, Source, model_options, reads_data
 from oneway.cli.variants import Repeats, Variants, read_variants
 
 if TYPE_CHECKING:
     from oneway.defenses import ReleaseCandidate
     from oneway.defenses.codebook import Budget, Certificate
-    from oneway.interface import Choice
+    from oneway.interface import Choice, Reading
 
 Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
 DATA = ("--queries", "--outputs", "--size", "--channels", "--label")
@@ -125,6 +112,7 @@ DecoyL1 = Annotated[
 
 
 @command
+@reads_data
 def codebook(
     context: typer.Context,
     source: Source,
@@ -158,12 +146,8 @@ def codebook(
     key_file: KeyFile = None,
     inverter: Inverters = None,
     decoy_l1: DecoyL1 = 0.02,
-    size: Size = None,
-    channels: Channels = None,
-    label: Label = None,
-    categorical: Categorical = None,
-    drop: Drop = None,
-    missing_value: MissingValues = None,
+    *,
+    reading: "Reading",
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -216,7 +200,7 @@ def codebook(
             key=None if key_file is None else SecretKey.from_file(key_file),
             seed=seed,
             device=where,
-            reading=reading_of(size, channels, label, categorical, drop, missing_value),
+            reading=reading,
             report=report,
             model_options=model_options(model_option, "--model-option"),
             min_members=min_members,
@@ -262,6 +246,7 @@ def _over_budget(certificate: "Certificate", budget: "Budget | None") -> Iterato
 
 
 @command
+@reads_data
 def choose(
     source: Source,
     max_l1: Annotated[
@@ -282,12 +267,8 @@ def choose(
     max_cells: MaxCells = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
-    size: Size = None,
-    channels: Channels = None,
-    label: Label = None,
-    categorical: Categorical = None,
-    drop: Drop = None,
-    missing_value: MissingValues = None,
+    *,
+    reading: "Reading",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -321,20 +302,24 @@ def choose(
             groups=groups,
             drop_copies=drop_copies,
             seed=seed,
-            reading=reading_of(size, channels, label, categorical, drop, missing_value),
+            reading=reading,
             report=report,
             model_options=model_options(model_option, "--model-option"),
         )
     certificate = found.certificate
     given: dict[str, Any] = {"--queries": queries, "--outputs": outputs, "--groups": groups}
-    given |= {"--size": size, "--channels": channels, "--label": label, "--seed": seed or None}
-    lists = {"--model-option": model_option, "--categorical": categorical, "--drop": drop}
-    lists |= {"--missing-value": missing_value}
+    given |= {"--size": reading.size and "x".join(map(str, reading.size))}
+    given |= {"--channels": reading.channels, "--label": reading.label, "--seed": seed or None}
+    lists = {"--model-option": model_option or (), "--categorical": reading.categorical}
+    lists |= {"--drop": reading.drop, "--missing-value": reading.missing_values}
     words = _way_to(found.candidate, source, given, lists, drop_copies=drop_copies)
     if as_json:
         rows = {"frontier": found.frontier, "chosen": [found.candidate]}
-        told = {name: [_plain(each) for each in part] for name, part in rows.items()}
-        print_json({**told, "certificate": certificate.as_json(), "command": words})
+        told: dict[str, Any] = {
+            name: [_plain(each) for each in part] for name, part in rows.items()
+        }
+        told |= {"certificate": certificate.as_json(), "warnings": list(_unbounded(found))}
+        print_json({**told, "command": words})
         return
     Console().print(candidates_table(found.frontier), crop=False)
     for line in _recommendation(found, max_l1):
@@ -359,6 +344,24 @@ def _recommendation(found: "Choice", max_l1: float | None) -> Iterator[str]:
         f"{_error_of(certificate)}, at a mean L1 of "
         f"{certificate.distortion['l1_probabilities']['mean']:.4f}."
     )
+    yield from _unbounded(found)
+
+
+def _unbounded(found: "Choice") -> Iterator[str]:
+    """Yield a warning if nothing bounds how many queries the chosen release identifies."""
+    best, codebook = found.candidate, found.bounded
+    if best.cells is not None:
+        return
+    other = (
+        "No candidate codebook moves probabilities as little."
+        if codebook is None
+        else f"The best codebook with no larger L1 has {codebook.cells} cells, L1 "
+        f"{codebook.l1_mean:.4f} and certified error {codebook.certified:.4f}."
+    )
+    yield (
+        f"Warning: the {best.defense} has no table, so nothing bounds how many queries its answers "
+        f"identify. {other} Pass --max-cells to choose among codebooks alone."
+    )
 
 
 def _plain(candidate: "ReleaseCandidate") -> dict[str, Any]:
@@ -380,7 +383,7 @@ def _way_to(
     chosen: "ReleaseCandidate",
     source: str,
     given: dict[str, Any],
-    lists: dict[str, list[str] | None],
+    lists: Mapping[str, Sequence[str]],
     *,
     drop_copies: bool,
 ) -> list[str]:
@@ -407,7 +410,7 @@ def _way_to(
     for flag, value in given.items():
         words += [] if value is None else [flag, str(value)]
     for flag, values in lists.items():
-        words += [word for value in values or () for word in (flag, value)]
+        words += [word for value in values for word in (flag, value)]
     return words + (["--drop-copies"] if drop_copies and chosen.defense == "codebook" else [])
 
 

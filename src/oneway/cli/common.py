@@ -222,11 +222,7 @@ def progress(total_stages: int | None = None) -> Iterator[Callable[[str, float],
 
 
 def command_line(context: typer.Context) -> str:
-    """Return the command that is running, as it could be typed again: what was given, no more.
-
-    Args:
-        context: The command's.
-    """
+    """Return the command that is running, as it could be typed again: what was given, no more."""
     words = ["oneway", *context.command_path.split()[1:]]
     for parameter in context.command.params:
         name = str(parameter.name)

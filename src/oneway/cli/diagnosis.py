@@ -54,12 +54,14 @@ Import = tuple[str | None, dict[str, Any]]  # error as a line, None without; fac
 Json = dict[str, Any]
 
 
-def diagnose(version: str, cache: Path) -> Json:
+def diagnose(version: str, cache: Path, *, every: bool = False) -> Json:
     """Return the state of this installation, as `oneway doctor --json` prints it.
 
     Args:
         version: Version of the imported oneway.
         cache: Folder for trained networks.
+        every: Whether to import every installed package, each in another process; False: oneway
+            alone, and each package of its core if that fails.
 
     Raises:
         MissingDataError: oneway is imported from a folder, and is not installed.
@@ -75,16 +77,17 @@ def diagnose(version: str, cache: Path) -> Json:
     conflicts = find_conflicts({canonicalize_name(each.name) for each, _ in wanted[""]}, installed)
     wanted["companions"] = [(Requirement(each), None) for each in COMPANIONS if each in installed]
     wanted["owners"] = [(Requirement(owner), None) for owner, _ in conflicts]
-    modules = chain(*(find_modules(each, installed) for each in chain(*wanted.values())))
-    imports = try_imports([*modules, "oneway"])
+    imports = try_imports(["oneway"])
+    tried = chain(*wanted.values()) if every else wanted[""] if imports["oneway"][0] else ()
+    imports |= try_imports([*chain(*(find_modules(each, installed) for each in tried))])
     packages = {
         name: [check_package(each, installed, imports) for each in group]
         for name, group in wanted.items()
     }
     core, owners = packages.pop(""), packages.pop("owners")
-    torch = imports.get("torch", ("", {}))[1]
+    torch = imports["oneway"][1] or imports.get("torch", ("", {}))[1]
     folders = [measure_folder("trained networks", cache)]
-    if imports.get("pooch", ("missing",))[0] is None:
+    if "pooch" in installed:
         folders.append(measure_folder("downloaded data", download_folder()))
     findings = [*_version_findings(version, installed["oneway"])]
     for package in chain(core, *packages.values()):
@@ -174,7 +177,8 @@ def check_package(wanted: Wanted, installed: Installed, imports: Mapping[str, Im
     requirement, through = wanted
     package = installed.get(canonicalize_name(requirement.name))
     specifier, version = requirement.specifier, None if package is None else package.version
-    errors = [imports[module][0] for module in find_modules(wanted, installed)]
+    modules = [each for each in find_modules(wanted, installed) if each in imports]
+    errors = [imports[module][0] for module in modules]
     # An installed pre-release counts as wanted.
     if version is not None and not specifier.contains(version, prereleases=True):
         errors.insert(0, f"{version} is not {specifier}")

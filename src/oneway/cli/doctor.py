@@ -15,13 +15,17 @@ COLORS = {"ready": "green", "incomplete": "yellow", "note": "yellow", "broken": 
 @command
 def doctor(
     cache: Annotated[Path, typer.Option(help="Folder for trained networks to measure.")] = CACHE,
+    every: Annotated[
+        bool, typer.Option("--imports", help="Import every installed package that oneway may use.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what is installed, whether it works, and how to get what is missing.
 
-    Imports every package that oneway may use, each in another process, and compares its version
-    with the range that oneway accepts. Changes nothing itself (ART writes a folder .art into
-    the home directory when it is imported), and prints no environment variable.
+    Imports oneway and torch in another process, releases a row of scores, and compares the version
+    of every package with the range that oneway accepts. With --imports, imports each package, too,
+    each in another process, which takes seconds of CPU for each. Changes nothing itself (ART writes
+    a folder .art into the home directory when it is imported), and prints no environment variable.
 
     Exits 2 if the core does not work, or if an installed package is broken. A missing extra is no
     fault.
@@ -30,11 +34,11 @@ def doctor(
 
         oneway doctor
 
-        oneway doctor --json > state.json
+        oneway doctor --imports --json > state.json
     """
     from oneway.cli.diagnosis import diagnose
 
-    diagnosis = diagnose(__version__, cache)
+    diagnosis = diagnose(__version__, cache, every=every)
     if as_json:
         print_json(diagnosis)
     else:
@@ -74,7 +78,7 @@ def _lines(diagnosis: dict[str, Any]) -> Iterator[str]:
     for finding in sorted(diagnosis["findings"], key=lambda finding: not finding["broken"]):
         word = _colored("broken" if finding["broken"] else "note")
         yield f"{word}: {finding['what']} {finding['remedy']}"
-    works = "Everything that is installed works."
+    works = "Everything that was imported works."
     yield works if diagnosis["works"] else "Something that is installed does not work."
 
 

@@ -1,7 +1,7 @@
 """`oneway score`: ask a model about queries, and keep queries and scores in one file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,19 +15,14 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.paths import Reads, Writes
-from oneway.cli.sources import (
-    Categorical,
-    Channels,
-    Drop,
-    Label,
-    MissingValues,
-    Size,
-    model_options,
-    reading_of,
-)
+from oneway.cli.sources import model_options, reads_data
+
+if TYPE_CHECKING:
+    from oneway.interface import Reading
 
 
 @command
+@reads_data
 def score(
     model: Annotated[
         str, typer.Argument(help="The undefended model, as `oneway audit` takes it."), Reads()
@@ -38,12 +33,8 @@ def score(
     out: Annotated[Path, typer.Option(help="File to write, .npz."), Writes()],
     outputs: ModelOutputs = None,
     model_option: ModelOptions = None,
-    size: Size = None,
-    channels: Channels = None,
-    label: Label = None,
-    categorical: Categorical = None,
-    drop: Drop = None,
-    missing_value: MissingValues = None,
+    *,
+    reading: "Reading",
     device: Device = "auto",
 ) -> None:
     """Ask a model about queries, and write queries and clean scores into one file.
@@ -66,7 +57,7 @@ def score(
             queries,
             outputs=outputs,
             device=choose_device(device),
-            reading=reading_of(size, channels, label, categorical, drop, missing_value),
+            reading=reading,
             report=report,
             **model_options(model_option, "--model-option"),
         )

@@ -244,6 +244,7 @@ def prepare_model(
         "same_bits_in_any_batch": same_bits,
         "batch_multiple": served.batch_multiple,
         "max_batch_size": served.batch_size,
+        "model_one_by_one": served.one_by_one,
     }
     name = settings.model_name or model_name(model)
     app = serving_app(served, settings.model_copy(update={"model_name": name}))

@@ -1,16 +1,16 @@
 """Options that say where scores, queries and a model come from, the same in every command."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from oneway.cli.common import parse_options, parse_pairs
 from oneway.cli.paths import Reads
 from oneway.errors import InvalidOptionError
-
-if TYPE_CHECKING:
-    from oneway.interface import Reading
 
 PANEL = "How data is read"
 
@@ -68,23 +68,42 @@ MissingValues = Annotated[
 ]
 
 
-def reading_of(
-    size: str | None,
-    channels: int | None,
-    label: str | None,
-    categorical: list[str] | None,
-    drop: list[str] | None,
-    missing_value: list[str] | None,
-) -> "Reading":
-    """Return how data is read.
+READING = {
+    "size": Size,
+    "channels": Channels,
+    "label": Label,
+    "categorical": Categorical,
+    "drop": Drop,
+    "missing_value": MissingValues,
+}
+"""The options that say how data is read, by name."""
 
-    Raises:
-        InvalidOptionError: The size has another form.
+
+def reads_data(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of ``READING``, which it gets together as ``reading``.
+
+    Args:
+        function: The command; its keyword ``reading`` is an ``oneway.interface.Reading``.
     """
-    from oneway.interface import Reading
+    signature = inspect.signature(function)
+    shown: list[inspect.Parameter] = []
+    for each in signature.parameters.values():
+        options = [each.replace(name=n, annotation=h, default=None) for n, h in READING.items()]
+        shown += options if each.name == "reading" else [each]
 
-    lists = (categorical, drop, missing_value)
-    return Reading(parse_size(size), channels, label, *(tuple(each or ()) for each in lists))
+    @functools.wraps(function)
+    def wrapped(**given: Any) -> None:
+        from oneway.interface import Reading
+
+        size, channels, label, *lists = (given.pop(name) for name in READING)
+        parts = (tuple(each or ()) for each in lists)
+        function(reading=Reading(parse_size(size), channels, label, *parts), **given)
+
+    # Whoever asks what the command takes must not look behind this function.
+    del wrapped.__wrapped__
+    wrapped.__dict__["__signature__"] = signature.replace(parameters=shown)
+    wrapped.__annotations__ = {each.name: each.annotation for each in shown}
+    return wrapped
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

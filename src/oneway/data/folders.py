@@ -88,12 +88,7 @@ class _Walk:
         return [f"{out} of {count + out} files {_are(out)} left out: {', '.join(kinds)}."]
 
     def below(self, folder: Path, above: tuple[Path, ...]) -> list[Path]:
-        """Return the image files below a folder, unless it holds none of its own.
-
-        Args:
-            folder: The folder.
-            above: Folders that it was reached through.
-        """
+        """Return the image files below a folder, unless it holds none of its own."""
         if folder.name == ARCHIVED:
             inside = sum(path.is_file() for path in folder.rglob("*"))
             self.left_out[f"in folders named {ARCHIVED}"] += inside

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation.convergence import (
     Convergence,
     Gap,
+    IsLate,
+    OutOfTimeError,
+    check_time,
     least_converged,
     never_late,
     no_gap,
@@ -27,6 +31,7 @@ from oneway.evaluation.settings import AttackerSpec
 from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import (
     DecoderSpec,
+    MeanInput,
     Perturb,
     TrainingSettings,
     build_inverter,
@@ -47,11 +52,13 @@ class InverterTrainer:
         store: Store of trained networks.
         seed: Seed of the experiment.
         report: Progress callback.
+        is_late: Returns whether no further step may be taken.
     """
 
     store: Store
     seed: int
     report: ProgressCallback = no_progress
+    is_late: IsLate = never_late
 
     def train(
         self,
@@ -84,6 +91,9 @@ class InverterTrainer:
 
         Returns:
             The network, and its ``held_out_errors`` by epoch and training ``seconds``.
+
+        Raises:
+            OutOfTimeError: The target run time is over. The store keeps nothing then.
         """
         device = images.device
 
@@ -99,6 +109,7 @@ class InverterTrainer:
                 incumbent=incumbent,
                 perturb=perturb,
                 on_epoch=lambda epoch: self.report(stage, epoch.epoch / epoch.epochs),
+                before_step=partial(check_time, self.is_late),
             )
             return network, {"held_out_errors": errors}
 
@@ -180,9 +191,11 @@ class Attackers:
         names: Sequence[str] | None = None,
         *,
         clean_errors: CleanErrors | None = None,
-        is_late: Callable[[], bool] = never_late,
     ) -> dict[str, AttackResult]:
         """Attack a release; return the result of each attack that applies, by name.
+
+        When the target run time is over, attacks that must train or query are left out. The
+        label-only attack then reads the labels' mean images alone.
 
         Args:
             title: Name of the release, for progress.
@@ -192,7 +205,6 @@ class Attackers:
             names: Attacks to run, in the order of the registry; None: all attacks of the spec.
             clean_errors: Errors of the same attackers on clean scores, which say how wide the gap
                 is; None: this run attacks clean scores, and measures them as it goes.
-            is_late: Returns whether there is no time for a longer training.
         """
         attacks, results = inversion_attacks(), dict[str, AttackResult]()
         scores = knowledge.released if knowledge.clean is None else knowledge.clean
@@ -226,7 +238,7 @@ class Attackers:
                     return label_error - (min(measured.quick, error) if clean else measured.best)
 
                 decoder, convergence = self.train_decoder(
-                    stage, confidences, auxiliary, held_out, gap=gap, is_late=is_late
+                    stage, confidences, auxiliary, held_out, gap=gap
                 )
                 lengths.append(convergence)
                 return decoder
@@ -236,9 +248,15 @@ class Attackers:
             if attack.mixes:
                 others = [candidate.held_out for candidate in candidates]
                 shown = dataclasses.replace(knowledge, candidates=others)
-            result = run_attack(
-                name, attack, shown, train, released, images, candidates if attack.mixes else ()
-            )
+            mixed = candidates if attack.mixes else ()
+            try:
+                result = run_attack(name, attack, shown, train, released, images, mixed)
+            except OutOfTimeError:
+                if name != LabelOnly.name:
+                    continue
+                mean = MeanInput(knowledge.images[~knowledge.held_out])
+                result = run_attack(name, attack, shown, lambda *_, m=mean: m, released, images)
+                lengths.clear()
             if result is not None:
                 results[name] = dataclasses.replace(result, convergence=least_converged(lengths))
         # Reconstructions by all candidates would fill the memory of an evaluation.
@@ -254,7 +272,6 @@ class Attackers:
         held_out: Tensor,
         *,
         gap: Gap = no_gap,
-        is_late: Callable[[], bool] = never_late,
     ) -> tuple[nn.Module, Convergence]:
         """Train all decoders; return their mixture and its convergence.
 
@@ -268,10 +285,9 @@ class Attackers:
             images: ``(N, C, H, W)`` auxiliary images.
             held_out: ``(N)`` bool, the rows that select epochs and weigh decoders.
             gap: Returns the gap between the label and clean scores, in held-out errors.
-            is_late: Returns whether there is no time for a longer training.
         """
         grid = decoder_grid(self.spec.input_transforms, self.spec.widths)
-        convergence = self.search(title, confidences, images, held_out, gap, is_late)
+        convergence = self.search(title, confidences, images, held_out, gap)
 
         def fit(
             decoder: DecoderSpec, incumbent: Sequence[float], epochs: int = convergence.epochs
@@ -292,7 +308,6 @@ class Attackers:
         images: Tensor,
         held_out: Tensor,
         gap: Gap = no_gap,
-        is_late: Callable[[], bool] = never_late,
     ) -> Convergence:
         """Train the first decoder of a model selection for longer and longer.
 
@@ -304,7 +319,6 @@ class Attackers:
             images: ``(N, C, H, W)`` auxiliary images.
             held_out: ``(N)`` bool, the rows that select the epoch.
             gap: Returns the gap between the label and clean scores, in held-out errors.
-            is_late: Returns whether there is no time for a longer training.
         """
         first, most = self.spec.training.epochs, self.spec.longest
         decoder = decoder_grid(self.spec.input_transforms, self.spec.widths)[0]
@@ -321,7 +335,7 @@ class Attackers:
             quiet = dataclasses.replace(self, trainer=trainer)
             return min(quiet._train(title, decoder, epochs, confidences, images, held_out, ())[1])
 
-        found = search_epochs(first, most, held_out_error, gap, is_late)
+        found = search_epochs(first, most, held_out_error, gap)
         self.trainer.report(_stage(title, decoder), 1.0)
         return found
 
@@ -368,7 +382,12 @@ def label_only_error(confidences: Tensor, images: Tensor, held_out: Tensor) -> f
 
 
 def prepare_attackers(
-    spec: AttackerSpec, images: Tensor, store: Store, seed: int, report: ProgressCallback
+    spec: AttackerSpec,
+    images: Tensor,
+    store: Store,
+    seed: int,
+    report: ProgressCallback,
+    is_late: IsLate = never_late,
 ) -> Attackers:
     """Return attackers with their auxiliary images, and with the rows that they hold out.
 
@@ -378,10 +397,11 @@ def prepare_attackers(
         store: Store of trained networks.
         seed: Seed of the experiment.
         report: Progress callback.
+        is_late: Returns whether no further step may be taken.
     """
     choice = torch.Generator().manual_seed(seed)
     held_out = held_out_rows(len(images), spec.held_out, choice).to(images.device)
-    return Attackers(spec, InverterTrainer(store, seed, report), images, held_out)
+    return Attackers(spec, InverterTrainer(store, seed, report, is_late), images, held_out)
 
 
 def selection_size(spec: AttackerSpec) -> int:

@@ -39,9 +39,23 @@ def no_gap(held_out_error: float) -> float:  # noqa: ARG001  a Gap
     return 0.0
 
 
+class OutOfTimeError(Exception):
+    """The target run time is over. An evaluation leaves out the part that raised this."""
+
+
+IsLate = Callable[[], bool]
+"""Returns whether the target run time is over."""
+
+
 def never_late() -> bool:
-    """Return False: there is always time for a longer training."""
+    """Return False: there is always time."""
     return False
+
+
+def check_time(is_late: IsLate) -> None:
+    """Raise OutOfTimeError if the target run time is over."""
+    if is_late():
+        raise OutOfTimeError
 
 
 def search_epochs(
@@ -49,7 +63,6 @@ def search_epochs(
     most: int,
     held_out_error: Callable[[int], float],
     gap: Gap = no_gap,
-    is_late: Callable[[], bool] = never_late,
 ) -> Convergence:
     """Double the epochs until twice as many lower the error by less than 1 % of the gap.
 
@@ -59,13 +72,16 @@ def search_epochs(
     Args:
         first: Epochs to begin with, at least 1.
         most: Most epochs, at least ``first``.
-        held_out_error: Trains a decoder for a number of epochs; returns its held-out error.
+        held_out_error: Trains a decoder for a number of epochs; returns its held-out error. If a
+            longer training than the first raises OutOfTimeError, the search ends before it.
         gap: Returns the gap, given the held-out error of the longer training.
-        is_late: Returns whether there is no time for a longer training.
     """
     epochs, gain, error = first, None, held_out_error(first)
-    while 2 * epochs <= most and not is_late():
-        longer = held_out_error(2 * epochs)
+    while 2 * epochs <= most:
+        try:
+            longer = held_out_error(2 * epochs)
+        except OutOfTimeError:
+            break
         width = gap(longer)
         unit = width if 0 < width < math.inf else error
         fall = (error - longer) / unit if unit else 0.0

@@ -34,7 +34,7 @@ from oneway.attacks.label_means import label_means
 from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.evaluation.attackers import Attackers
-from oneway.evaluation.convergence import never_late
+from oneway.evaluation.convergence import check_time
 from oneway.evaluation.numerics import numerics_of
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import fingerprint
@@ -325,7 +325,6 @@ def detection_limit(
     clean_test: Tensor,
     gap: float,
     names: Sequence[str],
-    is_late: Callable[[], bool] = never_late,
 ) -> float | None:
     """Return the smallest known leak that attackers find, as a share of the gap.
 
@@ -343,11 +342,13 @@ def detection_limit(
         gap: Error of the label-only baseline minus that of the clean baseline.
         names: Registered names of the attacks on the release. Those of ``DETECTORS`` look for
             leaks; there is no limit without any of them.
-        is_late: Returns whether there is no time for a longer training of the label's decoders.
 
     Returns:
         One of ``LEVELS``. None if not even the largest was found, if it could not be planted, or if
         there is no gap or no attacker: then failed attacks say nothing.
+
+    Raises:
+        OutOfTimeError: The target run time is over.
     """
     able = [name for name in names if name in DETECTORS]
     if not able or not gap > 0:
@@ -359,8 +360,9 @@ def detection_limit(
         planter = Planter(attackers.images, labels, test_images, test_labels, classes, trainer.seed)
 
         def finds(kind: str, level: float) -> bool:
+            check_time(trainer.is_late)
             leak = KINDS[kind](planter, level * gap)
-            return leak is not None and _finds(attackers, able, leak, test_images, is_late)
+            return leak is not None and _finds(attackers, able, leak, test_images)
 
         found = torch.zeros(len(LEVELS), dtype=torch.uint8)
         for place in reversed(range(len(LEVELS))):
@@ -368,6 +370,7 @@ def detection_limit(
             if not all(finds(kind, LEVELS[place]) for kind in KINDS):
                 break
             found[place] = 1
+        check_time(trainer.is_late)  # a limit without the label's decoders must not be stored
         return {"found": found}
 
     spec = {
@@ -389,7 +392,6 @@ def _finds(
     names: Sequence[str],
     leak: PlantedLeak,
     test_images: Tensor,
-    is_late: Callable[[], bool],
 ) -> bool:
     """Return whether attackers find a planted leak."""
     # Decoders of the label are in the store by now, and all planted leaks are one stage.
@@ -403,7 +405,6 @@ def _finds(
         leak.test,
         test_images,
         (LabelOnly.name, *names),
-        is_late=is_late,
     )
     label = results.pop(LabelOnly.name).errors
     strongest = min(results.values(), key=lambda result: result.error).errors

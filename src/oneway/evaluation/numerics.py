@@ -6,11 +6,7 @@ from oneway.attacks import ATTACKS
 
 
 def numerics_of(attackers: Iterable[str]) -> dict[str, int]:
-    """Return today's ``numerics`` of the registered ones among attackers, by name.
-
-    Args:
-        attackers: Names of attackers, in any order.
-    """
+    """Return today's ``numerics`` of the registered ones among attackers, by name."""
     taking_part = set(attackers)
     return {name: attack.numerics for name, attack in ATTACKS.items() if name in taking_part}
 

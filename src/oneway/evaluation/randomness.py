@@ -36,10 +36,6 @@ class Stream:
         """Call a function with PyTorch's global stream seeded, and restore that stream.
 
         Initial weights and dropout take their numbers from the global stream.
-
-        Args:
-            function: Function to call.
-            device: Device of its tensors.
         """
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

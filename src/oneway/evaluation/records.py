@@ -148,10 +148,6 @@ class TypedRecord:
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
         """Return the record of JSON values that :meth:`to_json` returned.
 
-        Args:
-            values: A JSON object.
-            where: File and line, for messages.
-
         Raises:
             CorruptDataError: The object is no record of this class, or has another version's form.
         """

@@ -320,7 +320,7 @@ def audit(
 
     For example::
 
-        result = oneway.auditing(
+        result = oneway.audit(
             model, outputs="logits", attacker_data=own, queries=test, guard=guard, minutes=5
         )
         print(result)
@@ -410,7 +410,7 @@ def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> di
         (f"strongest:\n{strongest}", "strongest"),
     )
     count = len(examples["shown"])
-    return {title: pictures[view][:count] for title, view in rows}
+    return {title: pictures[view][:count] for title, view in rows if view in pictures}
 
 
 def _file_hash(model: Any) -> str | None:

@@ -37,6 +37,8 @@ from oneway.defenses.codebook import certify as certify_table
 from oneway.defenses.codebook.release import Move, Rows
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import compare_with_clean_scores
+from oneway.evaluation.records import source_commit
+from oneway.evaluation.store import fingerprint
 from oneway.interface.data import AS_IT_IS, Reading
 from oneway.interface.models import read_queries, read_scores
 from oneway.interface.query_columns import read_groups, read_sensitive
@@ -162,7 +164,7 @@ def fit_codebook(
         on_share=lambda share: report("fit the codebook", share),
     )
     assert release.certificate is not None  # noqa: S101  narrows the type; fit gives one
-    release.certificate = dated(release.certificate)
+    release.certificate = with_provenance(release.certificate, logits, shown)
     rows = release.fitting_rows
     if shown is not None and rows is not None:
         own = None if people is None else people[rows]
@@ -252,7 +254,7 @@ def certify(
     if shown is not None:
         certified = Rows(logits, shown, changed)
         certificate = compare_with_clean_scores(certificate, table, certified, groups=people)
-    return dated(certificate)
+    return with_provenance(certificate, logits, shown)
 
 
 def _opened(guard: Guard) -> CodebookRelease:
@@ -287,9 +289,23 @@ def _held_out(
     return NOT_CHECKED if fitted is None else fitted.judge(queries, groups)
 
 
-def dated(certificate: Certificate) -> Certificate:
-    """Return a certificate that was made today."""
-    return replace(certificate, certified_on=datetime.now(UTC).date().isoformat())
+def with_provenance(
+    certificate: Certificate, logits: Tensor, queries: Tensor | None
+) -> Certificate:
+    """Return a certificate that states its day, its data and the source that made it.
+
+    Args:
+        certificate: Made just now.
+        logits: ``(N, K)`` clean scores as they were read, before any are set aside or dropped.
+        queries: ``(N, ...)`` the queries that gave them; None: none were given.
+    """
+    return replace(
+        certificate,
+        certified_on=datetime.now(UTC).date().isoformat(),
+        queries_hash=None if queries is None else fingerprint(queries),
+        scores_hash=fingerprint(logits),
+        commit=source_commit(),
+    )
 
 
 @dataclass(frozen=True)
@@ -310,6 +326,20 @@ class Choice:
     certificate: Certificate
     frontier: Sequence[ReleaseCandidate]
     candidates: Sequence[ReleaseCandidate]
+
+    @property
+    def bounded(self) -> ReleaseCandidate | None:
+        """The candidate to take where identification matters.
+
+        It is the codebook with the largest certified error among those that move probabilities no
+        further than the chosen release; None if no codebook does.
+        """
+        within = [
+            each
+            for each in self.candidates
+            if each.cells is not None and each.l1_mean <= self.candidate.l1_mean
+        ]
+        return max(within, key=lambda each: each.certified, default=None)
 
 
 def choose(
@@ -379,6 +409,9 @@ def choose(
     # The same seed as above: the rows that certify neither fitted nor judged a candidate.
     generator = torch.Generator().manual_seed(seed)
     guard, certificate = certify_candidate(chosen, logits, shown, generator=generator, **traffic)
+    certificate = with_provenance(certificate, logits, shown)
+    if isinstance(guard, CodebookRelease):
+        guard.certificate = certificate
     return Choice(guard, chosen, certificate, frontier, candidates)
 
 

@@ -2,7 +2,7 @@
 
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
-from oneway.inversion.mixture import Mixture, mix_decoders, non_negative_weights
+from oneway.inversion.mixture import MeanInput, Mixture, mix_decoders, non_negative_weights
 from oneway.inversion.model_selection import DecoderSpec, Trial, decoder_grid, train_each
 from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
@@ -27,6 +27,7 @@ __all__ = [
     "YANG_SETTINGS",
     "DecoderSpec",
     "Inverter",
+    "MeanInput",
     "Mixture",
     "Perturb",
     "RecordInverter",

@@ -1,7 +1,8 @@
 """The gradient of an inverter's error in its logits, layer by layer, without a graph."""
 
 import math
-from typing import Any, Protocol, cast, runtime_checkable
+from abc import ABC, abstractmethod
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,25 @@ from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.inversion.input_transforms import InputTransform
 
 
-@runtime_checkable
-class PulledBack(Protocol):
-    """A layer that computes its own gradient."""
+class RowsLastLayer(ABC):
+    """A layer that maps rows which lie in the last axis, and computes its own gradient.
 
-    def pull_back(self, inputs: Tensor, gradients: Tensor) -> Tensor:
+    With rows last, every layer is one large matrix product or passes over contiguous numbers, for
+    any number of rows.
+    """
+
+    @abstractmethod
+    def apply_rows_last(self, inputs: Tensor) -> Tensor:
+        """Map ``(..., N)`` inputs to ``(..., N)`` outputs."""
+
+    @abstractmethod
+    def pull_back_rows_last(self, inputs: Tensor, gradients: Tensor) -> Tensor:
         """Return the gradient in the layer's inputs.
 
         Args:
-            inputs: ``(N, ...)`` the layer's inputs.
-            gradients: ``(N, ...)`` gradient in the layer's outputs.
+            inputs: ``(..., N)`` the layer's inputs.
+            gradients: ``(..., N)`` gradient in the layer's outputs.
         """
-        ...
 
 
 class LayeredInverter(nn.Module):
@@ -93,15 +101,16 @@ class LayeredInverter(nn.Module):
                 "Call `inverter.eval()`."
             )
         logs = logits.log_softmax(-1).to(images.dtype)
-        maps = [self.input_transform.from_logs(logs)]
+        maps = [self.input_transform.from_logs(logs).T]
         for layer in self.layers:
-            maps.append(layer(maps[-1]))
-        gradients = (maps[-1] - images).mul_(2 / math.prod(self.shape))
+            maps.append(_apply(layer, maps[-1]))
+        gradients = (maps[-1] - images.movedim(0, -1)).mul_(2 / math.prod(self.shape))
         for layer in reversed(self.layers):
             outputs = maps.pop()
             gradients = _pull_back(layer, maps[-1], outputs, gradients)
-        in_logs = self.input_transform.pull_back(logs, gradients)
-        return in_logs - logs.exp() * in_logs.sum(-1, keepdim=True)
+        in_logs = self.input_transform.pull_back(logs, gradients.T.contiguous())
+        pull_back = torch.ops.aten._log_softmax_backward_data
+        return cast("Tensor", pull_back(in_logs, logs, -1, logs.dtype))
 
     def _check_scores(self, scores: Tensor) -> None:
         classes = self.architecture["num_classes"]
@@ -112,15 +121,33 @@ class LayeredInverter(nn.Module):
             )
 
 
-def _pull_back(layer: nn.Module, inputs: Tensor, outputs: Tensor, gradients: Tensor) -> Tensor:
-    """Return gradients in a layer's ``inputs`` from ``gradients`` in its ``outputs``."""
+def _apply(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Return a layer's ``(..., N)`` outputs for ``(..., N)`` inputs."""
     match layer:
-        case PulledBack():
-            return layer.pull_back(inputs, gradients)
+        case RowsLastLayer():
+            return layer.apply_rows_last(inputs)
         case nn.Linear():
-            return gradients @ layer.weight
+            return torch.addmm(layer.bias[:, None], layer.weight, inputs)
         case nn.Unflatten():
-            return gradients.flatten(1)
+            return inputs.view(*layer.unflattened_size, inputs.shape[-1])
+        case nn.Tanh():
+            # tanh(x) = 2 sigmoid(2 x) - 1 takes less than half the time of torch.tanh on a CPU.
+            return (2 * inputs).sigmoid_().mul_(2).sub_(1)
+        case nn.BatchNorm1d() | nn.BatchNorm2d():
+            return cast("Tensor", layer(inputs.movedim(-1, 0))).movedim(0, -1)
+    # What is left looks at each number alone.
+    return cast("Tensor", layer(inputs))
+
+
+def _pull_back(layer: nn.Module, inputs: Tensor, outputs: Tensor, gradients: Tensor) -> Tensor:
+    """Return ``(..., N)`` gradients in a layer's ``inputs`` from those in its ``outputs``."""
+    match layer:
+        case RowsLastLayer():
+            return layer.pull_back_rows_last(inputs, gradients)
+        case nn.Linear():
+            return layer.weight.T @ gradients
+        case nn.Unflatten():
+            return gradients.reshape(inputs.shape)
         case nn.Tanh():
             # One pass over the maps instead of three.
             return cast("Tensor", torch.ops.aten.tanh_backward(gradients, outputs))
@@ -129,9 +156,9 @@ def _pull_back(layer: nn.Module, inputs: Tensor, outputs: Tensor, gradients: Ten
         case nn.ReLU():
             return gradients * (outputs > 0)
         case nn.BatchNorm1d(running_var=Tensor() as variance):
-            return gradients * (layer.weight * (variance + layer.eps).rsqrt())
+            return gradients * (layer.weight * (variance + layer.eps).rsqrt())[:, None]
         case nn.BatchNorm2d(running_var=Tensor() as variance):
-            return gradients * (layer.weight * (variance + layer.eps).rsqrt())[:, None, None]
+            return gradients * (layer.weight * (variance + layer.eps).rsqrt())[:, None, None, None]
         case nn.Identity():
             return gradients
     raise TypeError(f"no gradient is known for a layer of type {type(layer).__name__}")

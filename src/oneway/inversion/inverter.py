@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.nn import functional
 
 from oneway.checks import check_count
 from oneway.errors import InvalidOptionError
-from oneway.inversion.closed_form import LayeredInverter
+from oneway.inversion.closed_form import LayeredInverter, RowsLastLayer
 from oneway.inversion.input_transforms import build_input_transform
 
 INVERTER_WIDTHS = {"small": 32, "paper": 128}
@@ -105,7 +106,7 @@ class Inverter(LayeredInverter):
         self.layers = nn.Sequential(*layers, nn.Sigmoid())
 
 
-class Doubling(nn.ConvTranspose2d):
+class Doubling(nn.ConvTranspose2d, RowsLastLayer):
     """A transposed convolution, kernel 4 and stride 2, that doubles both sides of a map."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -121,12 +122,26 @@ class Doubling(nn.ConvTranspose2d):
         folded = functional.fold(patches, (2 * rows, 2 * columns), 4, padding=1, stride=2)
         return folded if self.bias is None else folded + self.bias[:, None, None]
 
-    def pull_back(self, inputs: Tensor, gradients: Tensor) -> Tensor:
-        """Return gradients in ``inputs`` from ``gradients`` in the outputs."""
-        if not self._is_narrow(gradients):
-            return functional.conv2d(gradients, self.weight, stride=2, padding=1)
-        patches = functional.unfold(gradients, 4, padding=1, stride=2)
-        return (self.weight.flatten(1) @ patches).reshape(inputs.shape)
+    def apply_rows_last(self, inputs: Tensor) -> Tensor:
+        """Map ``(in_channels, H, W, N)`` to ``(out_channels, 2 H, 2 W, N)``."""
+        _, height, across, rows = inputs.shape
+        patches = self.weight.flatten(1).T @ inputs.flatten(1)
+        # A pixel of a patch is 2 * whole + parity: the parities fold apart, in contiguous runs.
+        patches = patches.view(self.out_channels, 2, 2, 2, 2, height, across, rows)
+        patches = patches.permute(1, 3, 2, 4, 0, 5, 6, 7)
+        folded = patches.new_zeros(2, 2, self.out_channels, height + 1, across + 1, rows)
+        for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            folded[..., down : down + height, right : right + across, :] += patches[down, right]
+        whole = folded.permute(2, 3, 0, 4, 1, 5)
+        maps = whole.flatten(3, 4).flatten(1, 2)[:, 1:-1, 1:-1]
+        return maps if self.bias is None else maps + self.bias[:, None, None, None]
+
+    def pull_back_rows_last(self, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``inputs`` from ``gradients`` in the outputs, rows last."""
+        padded = functional.pad(gradients, (0, 0, 1, 1, 1, 1))
+        # (out_channels, H, W, N, 4, 4): each number of the input spreads over a patch.
+        patches = padded.unfold(1, 4, 2).unfold(2, 4, 2).permute(0, 4, 5, 1, 2, 3)
+        return (self.weight.flatten(1) @ patches.flatten(3).flatten(0, 2)).view(inputs.shape)
 
     def _is_narrow(self, maps: Tensor) -> bool:
         """Return whether a matrix product and a fold are faster than a convolution kernel.
@@ -137,7 +152,7 @@ class Doubling(nn.ConvTranspose2d):
         return self.out_channels <= 4 and maps.device.type == "cpu"
 
 
-class Crop(nn.Module):
+class Crop(nn.Module, RowsLastLayer):
     """Keeps the middle of a map."""
 
     def __init__(self, height: int, across: int) -> None:
@@ -153,10 +168,14 @@ class Crop(nn.Module):
         top, left = (maps.shape[-2] - self.height) // 2, (maps.shape[-1] - self.across) // 2
         return maps[..., top : top + self.height, left : left + self.across]
 
-    def pull_back(self, inputs: Tensor, gradients: Tensor) -> Tensor:
-        """Return gradients in ``inputs`` from ``gradients`` in the outputs."""
+    def apply_rows_last(self, inputs: Tensor) -> Tensor:
+        """Map ``(C, H, W, N)`` to ``(C, height, across, N)``."""
+        return cast("Tensor", self(inputs.movedim(-1, 0))).movedim(0, -1)
+
+    def pull_back_rows_last(self, inputs: Tensor, gradients: Tensor) -> Tensor:
+        """Return gradients in ``inputs`` from ``gradients`` in the outputs, rows last."""
         pulled = torch.zeros_like(inputs)
-        self(pulled).copy_(gradients)
+        self.apply_rows_last(pulled).copy_(gradients)
         return pulled
 
 

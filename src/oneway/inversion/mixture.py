@@ -124,3 +124,18 @@ def mix_decoders(decoders: Sequence[nn.Module], confidences: Tensor, truth: Tens
     weights = non_negative_weights(torch.stack(made), truth)
     # Decoders that answer zero everywhere have no weights; the first answers for them.
     return Mixture(decoders, weights) if bool((weights > 0).any()) else decoders[0]
+
+
+class MeanInput(nn.Module):
+    """A decoder that reads nothing: it answers every query with the mean of the inputs."""
+
+    mean: Tensor
+
+    def __init__(self, inputs: Tensor) -> None:
+        """Take the mean of ``(N, ...)`` inputs."""
+        super().__init__()
+        self.register_buffer("mean", inputs.mean(0))
+
+    def forward(self, confidences: Tensor) -> Tensor:
+        """Map ``(N, K)`` confidences to ``(N, ...)`` copies of the mean."""
+        return self.mean.expand(len(confidences), *self.mean.shape)

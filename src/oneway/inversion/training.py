@@ -103,6 +103,7 @@ def train_inverter(
     incumbent: Sequence[float] = (),
     perturb: Perturb | None = None,
     on_epoch: Callable[[TrainingReport], None] | None = None,
+    before_step: Callable[[], None] | None = None,
 ) -> list[float]:
     """Train ``inverter`` in place; keep the epoch that was best on the held-out rows.
 
@@ -120,6 +121,7 @@ def train_inverter(
         perturb: Changes the confidences of each batch, given the current inverter, for adversarial
             training. Held-out rows are changed in the same way.
         on_epoch: Progress callback, called after each epoch.
+        before_step: Called before each step. An exception that it raises ends the training.
 
     Returns:
         The held-out mean squared error per pixel after each epoch. The lowest error is that of
@@ -144,6 +146,8 @@ def train_inverter(
     for epoch in range(1, settings.epochs + 1):
         inverter.train()
         for rows in shuffled_batches(len(inputs), settings.batch_size, generator, inputs.device):
+            if before_step is not None:
+                before_step()
             shown = inputs[rows]
             if perturb is not None:
                 shown = perturb(inverter.eval(), shown, truths[rows])

@@ -53,11 +53,7 @@ HEADERS = {
 
 
 def playground_app(worker: Worker) -> Starlette:
-    """Return the application, which closes the worker when it ends.
-
-    Args:
-        worker: Prepares the session, and examines settings.
-    """
+    """Return the application, which closes the worker when it ends."""
     page = Path(str(resources.files("oneway.playground") / "static"))
     # One answer at a time: two that share the cores are both late.
     turn = threading.Lock()

@@ -38,11 +38,6 @@ PARTS = re.compile(
 def renew_claims(page: str, measurements: Measurements, where: str) -> tuple[str, list[str]]:
     """Mark the claims of a page, and find those that the records do not support.
 
-    Args:
-        page: Text of the page, Markdown.
-        measurements: Stored measurements.
-        where: Name of the page, for messages.
-
     Returns:
         The page, with each claim on stale records, on one seed or without records marked; and the
         claims that records contradict or leave open, with what the records say.

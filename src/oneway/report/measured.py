@@ -89,11 +89,6 @@ class Measurements:
 def renew_blocks(page: str, measurements: Measurements, where: str) -> str:
     """Return a page with its blocks made from measurements.
 
-    Args:
-        page: Text of the page, Markdown.
-        measurements: Stored measurements.
-        where: Name of the page, for messages.
-
     Raises:
         CorruptDataError: A block has no end, or lacks an argument.
         UnknownNameError: There is no such kind of block.

@@ -102,12 +102,7 @@ def failure_sentence(bound: float | None, limit: float | None) -> str:
 
 
 def knows(attack: str, *, of_records: bool = False) -> str:
-    """Return what an attacker knows; empty for an attack that is not registered.
-
-    Args:
-        attack: Its registered name.
-        of_records: Whether queries are records, and no images.
-    """
+    """Return what an attacker knows; empty for an attack that is not registered."""
     known = ATTACKS[attack].knows if attack in ATTACKS else ""
     return known.replace("image", "record") if of_records else known
 

@@ -112,6 +112,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             longest_seconds=2 * settings.timeout_seconds,
             close_seconds=CLOSE_SECONDS,
             wait_seconds=settings.batch_wait_milliseconds / 1000,
+            inline_rows=guarded.inline_rows,
         )
 
     @abstractmethod

@@ -72,6 +72,7 @@ class Batcher(Generic[Q, R]):
         wait_seconds: float = 0.0,
         longest_seconds: float = 60.0,
         close_seconds: float = 10.0,
+        inline_rows: int = 0,
     ) -> None:
         """Prepare; nothing runs before :meth:`start`.
 
@@ -83,11 +84,14 @@ class Batcher(Generic[Q, R]):
             wait_seconds: How long a batch waits for more requests.
             longest_seconds: A batch that takes longer is stuck: see :attr:`alive`.
             close_seconds: How long :meth:`close` waits for requests under way.
+            inline_rows: Most rows of a batch that is answered on the event loop, since that takes
+                less than to hand it to a thread; 0: none. ``answer`` must then be known to end.
         """
         self._answer = answer
         self.max_batch_size, self.max_waiting_rows = max_batch_size, max_waiting_rows
         self.wait_seconds = wait_seconds
         self.longest_seconds, self.close_seconds = longest_seconds, close_seconds
+        self.inline_rows = inline_rows
         self.waiting_rows = 0
         self._waiting: deque[_Waiting[Q, R]] = deque()
         self._batch: list[_Waiting[Q, R]] = []
@@ -181,8 +185,12 @@ class Batcher(Generic[Q, R]):
             self._batch, self._began = batch, loop.time()
             traced = tuple(parent for waiting in batch for parent in waiting.traced)
             job = _Job([waiting.query for waiting in batch], loop.create_future(), traced)
-            self._jobs.put(job)
-            answers = await job.answers
+            if sum(map(len, job.queries)) <= self.inline_rows:
+                with under(traced):
+                    answers = self._answers(job.queries)
+            else:
+                self._jobs.put(job)
+                answers = await job.answers
             self._began = None
             for waiting, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, RefusedError):

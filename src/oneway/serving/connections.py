@@ -2,12 +2,41 @@
 
 import asyncio
 import logging
+from typing import Any, cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from oneway.serving.settings import ServingSettings
 
 log = logging.getLogger("oneway.serving")
+
+
+class _WritesTogether:
+    """A transport that sends head and body of an answer by one call, so that a client wakes once.
+
+    uvloop sends what is written first at once.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop, self._held = transport, loop, list[bytes]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self.flush)
+        self._held.append(data)
+
+    def flush(self) -> None:
+        """Send what is held."""
+        held, self._held = b"".join(self._held), []
+        if held and not self._transport.is_closing():
+            self._transport.write(held)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
 
 
 def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
@@ -25,7 +54,8 @@ def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
         taking: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            self.together = _WritesTogether(transport, self.loop)
+            super().connection_made(cast("asyncio.Transport", self.together))
             self.await_request()
             longest = next(iter(idle))
             if len(self.connections) > settings.max_connections and longest is not self:
@@ -41,6 +71,7 @@ def protocol_of(settings: ServingSettings) -> type[H11Protocol]:
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self.together.flush()
             if not self.is_answering:
                 # Without a deadline: uvicorn closes what stays idle after an answer.
                 idle[self] = None

@@ -13,6 +13,7 @@ from oneway.openinference.tensors import MOST_ROWS_HEADER, REFUSED_HEADER, Messa
 from oneway.serving.admission import Admission
 from oneway.serving.http_errors import RefusedError, bad_request, refusal_of, upstream_errors
 from oneway.serving.responses import InferAnswer, json_response
+from oneway.serving.tracing import request_span, span
 
 if TYPE_CHECKING:
     from oneway.serving.base_app import GuardedServer
@@ -141,42 +142,47 @@ class GrpcEndpoint:
 
         async def serve(_: Any, context: Any) -> None:
             begin, facts = time.perf_counter(), dict[str, Any]()
-            refusal, status = None, 0
-            try:
-                await self._serve(name, method, context, facts)
-                status = 200
-            except asyncio.CancelledError:
-                facts["refused"] = "disconnected"
-                raise
-            # Closed on purpose: gRPC would send the text of an error that passes.
-            except Exception as error:  # noqa: BLE001
-                refusal = refusal_of(error, facts)
-                status = refusal.status
-            finally:
-                self.admission.write(f"grpc_{name}", status, time.perf_counter() - begin, facts)
+            refusal, status, code = None, 0, self._grpc.StatusCode.OK
+            sent: dict[str, list[str]] = {}
+            for key, value in context.invocation_metadata():
+                sent.setdefault(key, []).append(value)
+            traced: dict[str, Any] = {"route": f"grpc_{name}", "system": "grpc"}
+            traces = None if name in OPEN_METHODS else self.core.traces
+            with request_span(traces, sent.get("traceparent", ()), traced):
+                try:
+                    await self._serve(name, method, context, sent, facts)
+                    status = 200
+                except asyncio.CancelledError:
+                    facts["refused"], code = "disconnected", self._grpc.StatusCode.CANCELLED
+                    raise
+                # Closed on purpose: gRPC would send the text of an error that passes.
+                except Exception as error:  # noqa: BLE001
+                    refusal = refusal_of(error, facts)
+                    status = refusal.status
+                    code = getattr(self._grpc.StatusCode, STATUSES[status])
+                finally:
+                    self.admission.write(f"grpc_{name}", status, time.perf_counter() - begin, facts)
+                    traced |= {**facts, "code": code.value[0], "failed": status >= 500}
             if refusal is not None:
-                code = getattr(self._grpc.StatusCode, STATUSES[refusal.status])
                 await context.abort(code, refusal.text, _trailing(refusal))
 
         return serve
 
     async def _serve(
-        self, name: str, method: "Method", context: Any, facts: dict[str, Any]
+        self, name: str, method: "Method", context: Any, sent: Sent, facts: dict[str, Any]
     ) -> None:
         """Admit a request, read it in time, answer it, and write the answer in time."""
-        sent: dict[str, list[str]] = {}
-        for key, value in context.invocation_metadata():
-            sent.setdefault(key, []).append(value)
         is_open = name in OPEN_METHODS
         if not is_open:
             self.admission.check([value.encode() for value in sent.get("authorization", ())])
         seconds, grpc = self.core.settings.timeout_seconds, self._grpc
         with self.admission.under_way(counts=not is_open) as take:
             try:
-                async with asyncio.timeout(seconds):
-                    body = await context.read()
-                    if body is grpc.aio.EOF or await context.read() is not grpc.aio.EOF:
-                        raise bad_request("a request must be one message")
+                with span("receive"):
+                    async with asyncio.timeout(seconds):
+                        body = await context.read()
+                        if body is grpc.aio.EOF or await context.read() is not grpc.aio.EOF:
+                            raise bad_request("a request must be one message")
             except TimeoutError:
                 raise RefusedError(408, "the request did not arrive in time", "timeout") from None
             take(len(body))

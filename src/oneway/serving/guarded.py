@@ -1,10 +1,12 @@
 """Guarded models as servers ask them: queries or scores in, releases or a refusal out."""
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from itertools import accumulate, product
+from typing import ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -53,6 +55,12 @@ MULTIPLES = (1, 2, 4, 8, 16)
 """Batches are filled up to a multiple of the first of these that keeps scores' bits: linear algebra
 on a CPU gives the last rows of a batch other last bits."""
 
+INLINE_SECONDS = 1e-3
+"""Longest time that a guard may hold the event loop: reading a large request holds it longer."""
+
+INLINE_ROWS = (64, 16, 4, 1)
+"""Rows that are tried for that."""
+
 LEAST_CHANGE = 1e-6
 """Least change of a probability that counts as a change: below, it is rounding in float32."""
 
@@ -70,6 +78,9 @@ Q = TypeVar("Q", bound=Sized)
 class Guarded(ABC, Generic[Q]):
     """Answers batches of requests with releases. Where anything fails, nothing is released."""
 
+    ways: ClassVar[Sequence[bool]] = (False,)
+    """Whether the model may be asked one query at a time, and the guard many: tried in order."""
+
     def __init__(
         self, guard: ServableDefense, *, device: torch.device, decimals: int | None
     ) -> None:
@@ -86,6 +97,8 @@ class Guarded(ABC, Generic[Q]):
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
         self.batch_multiple, self.batch_size = 1, 0
+        self.one_by_one = False  # whether the model is asked one query at a time
+        self.inline_rows = 0  # most rows that an event loop may answer itself
         self.classes: int | None = None  # K, which every release has, once it has been checked
         self.count: Callable[[Tensor], None] | None = None  # gets the clean scores of all answers
 
@@ -131,7 +144,8 @@ class Guarded(ABC, Generic[Q]):
     def _choose_multiple(self, multiples: Sequence[int], same_bits: Callable[[], bool]) -> bool:
         """Settle what batches are filled up to: the first multiple that keeps bits.
 
-        Where none does, a guard that needs the same bits gets each query by itself.
+        Where none does, the model is asked one query at a time, and the guard in batches; where
+        that does not keep bits, either, the guard gets each query by itself, too.
 
         Args:
             multiples: Those that may be chosen; a single one is taken in any case.
@@ -140,8 +154,9 @@ class Guarded(ABC, Generic[Q]):
         Returns:
             Whether bits are the same in any batch.
         """
-        for multiple in multiples:
-            self.batch_multiple = multiple
+        ways = self.ways if len(multiples) > 1 else (False,)
+        for one_by_one, multiple in product(ways, multiples):
+            self.one_by_one, self.batch_multiple = one_by_one, multiple
             if same_bits():
                 return True
         if len(multiples) > 1:
@@ -186,6 +201,8 @@ class Guarded(ABC, Generic[Q]):
 
 class GuardedHere(Guarded[Q]):
     """A model in this process behind a guard: batches, their filling, and the self test."""
+
+    ways = (False, True)
 
     def __init__(
         self,
@@ -243,36 +260,37 @@ class GuardedHere(Guarded[Q]):
 
     def _answer(self, requests: Sequence[Q]) -> list[Released]:
         counts = [len(queries) for queries in requests]
-        queries = self._filled(self._join(requests))
-        clean = self._asked(queries)
-        released = self._release(clean, self._images(queries))
+        queries = self._join(requests)
+        clean, images = self._asked(queries), self._images(queries)
+        places = self._filled(len(clean))
+        if len(places) == len(clean):
+            released = self._release(clean, images)
+        else:
+            released = self._release(clean[places], None if images is None else images[places])
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "
                 f"{released.shape[1]}; nothing is released."
             )
         if self.count is not None:
-            self.count(clean[: sum(counts)])
-        return np.split(released[: sum(counts)], np.cumsum(counts)[:-1])
+            self.count(clean)
+        return _parts(released, counts)
 
-    def _filled(self, queries: Q) -> Q:
-        """Return a batch filled up to a multiple by its last query."""
-        count = len(queries)
-        surplus = -count % self.batch_multiple
-        if not surplus:
-            return queries
-        return self._take(queries, [*range(count), *[count - 1] * surplus])
+    def _filled(self, count: int) -> list[int]:
+        """Return the places of a batch filled up to a multiple by its last query."""
+        return [*range(count), *[count - 1] * (-count % self.batch_multiple)]
 
     def _asked(self, queries: Q) -> Tensor:
         """Return the checked logits of all queries, asked in parts of ``batch_size``."""
         count = len(queries)
-        starts = range(0, count, self.batch_size)
-        parts = [range(start, min(start + self.batch_size, count)) for start in starts]
+        size = 1 if self.one_by_one else self.batch_size
+        places = [*range(count)] if self.one_by_one else self._filled(count)
+        parts = [places[start : start + size] for start in range(0, len(places), size)]
         with span("model"):
             logits = torch.cat([self._clean_logits(self._take(queries, part)) for part in parts])
         check_logits(logits, "the logits of the model")
         self._watch.check(logits)
-        return logits
+        return logits[:count]
 
     def check(self) -> bool:
         """Ask the model, guard its own output, and refuse to serve if anything is amiss.
@@ -302,7 +320,7 @@ class GuardedHere(Guarded[Q]):
         return same_bits
 
     def _clean_of(self, rows: Q, chosen: Sequence[int]) -> Tensor:
-        return self._asked(self._filled(self._take(rows, chosen)))[: len(chosen)]
+        return self._asked(self._take(rows, chosen))
 
     def _has_same_bits(self, rows: Q) -> bool:
         """Say whether the first rows have the same bits alone, together, and among others.
@@ -333,11 +351,12 @@ class GuardedHere(Guarded[Q]):
             )
         if max(others_beside) > 0 or not self.guard.needs_same_bits:
             return max(others_beside) == 0
+        singles = [self._answer([self._take(rows, [place])])[0] for place in places]
         (together,) = self._answer([self._take(rows, places)])
-        singles = [self._take(rows, [place]) for place in places]
+        (beside,) = self._answer([self._take(rows, [*others, *reversed(places)])])
         return all(
-            np.array_equal(self._answer([single])[0][0], row)
-            for single, row in zip(singles, together, strict=True)
+            np.array_equal(np.concatenate(singles), released)
+            for released in (together, beside[len(others) :][::-1])
         )
 
 
@@ -472,7 +491,7 @@ class GuardedScores(Guarded[Scored]):
         released = self._release(
             torch.cat(list(logits))[filled], torch.cat(at_hand)[filled] if at_hand else None
         )
-        return np.split(released[:total], np.cumsum(counts)[:-1])
+        return _parts(released, counts)
 
     def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
@@ -513,6 +532,20 @@ class GuardedScores(Guarded[Scored]):
         self._check_guard(clean, queries)
         if self.guard.needs_same_bits:
             self._choose_multiple(MULTIPLES, lambda: self._has_same_bits(probes))
+        if not self.guard.defense.requires_input:
+            self.inline_rows = self._measure_inline_rows(clean[:1])
+
+    def _measure_inline_rows(self, clean: Tensor) -> int:
+        """Return the most rows that are guarded in ``INLINE_SECONDS``; no model is asked here."""
+        for rows in INLINE_ROWS:
+            many, seconds = clean.expand(rows, -1), list[float]()
+            for _ in range(3):  # the first is slow, and others may compute meanwhile
+                begin = time.perf_counter()
+                self._release(many, None)
+                seconds.append(time.perf_counter() - begin)
+            if min(seconds) < INLINE_SECONDS:
+                return rows
+        return 0
 
     def _has_same_bits(self, probes: Sequence[Scored]) -> bool:
         """Say whether the guard's answers have the same bits alone and together."""
@@ -548,6 +581,12 @@ class GuardedScores(Guarded[Scored]):
 
     def _queries(self, scored: Scored) -> Tensor | None:
         return None if scored.queries is None else scored.queries.to(self.device)
+
+
+def _parts(released: Released, counts: Sequence[int]) -> list[Released]:
+    """Return the releases of several requests, without those that filled a batch up."""
+    ends = accumulate(counts)
+    return [released[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def _rows_of(queries: Tensor | None, count: int) -> Sequence[Tensor | None]:

@@ -8,7 +8,7 @@ Events and exceptions, whose texts may quote a value, are never recorded.
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -22,17 +22,21 @@ from oneway.serving.middleware import OPEN_ROUTES
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span, Tracer
+    from opentelemetry.trace import Tracer
 
 ATTRIBUTES: Mapping[str, tuple[str, type]] = {
     "method": ("http.request.method", str),
     "status": ("http.response.status_code", int),
+    "system": ("rpc.system", str),
+    "code": ("rpc.grpc.status_code", int),
     "route": ("oneway.route", str),
     "queries": ("oneway.queries", int),
     "refused": ("oneway.refused", str),
     "error": ("error.type", str),
 }
 """All attributes that a span may have, with their types, by the names of facts in the log."""
+
+PARENT = b"traceparent"
 
 METHODS = ("GET", "HEAD", "POST")
 """Methods that a span names; any other is a client's text."""
@@ -134,24 +138,55 @@ def tracer_provider() -> "TracerProvider | None":
     return provider
 
 
+@contextmanager
+def request_span(
+    provider: "TracerProvider | None", given: Sequence[str], facts: Mapping[str, Any]
+) -> Iterator[None]:
+    """Measure the block as a request, over HTTP or gRPC; nothing if traces are off.
+
+    Args:
+        provider: Where spans go; None: traces are off.
+        given: All that the client sends as ``traceparent``.
+        facts: Read when the block has ended: what :data:`ATTRIBUTES` names, ``route`` among it.
+            ``failed`` says whether the fault is the server's.
+    """
+    if provider is None:
+        yield
+        return
+    from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    tracer = provider.get_tracer("oneway")
+    carrier = {"traceparent": given[0]} if len(given) == 1 else {}
+    # An empty context: this one's own would be that of a request before.
+    parent = TraceContextTextMapPropagator().extract(carrier)
+    request = tracer.start_span("request", parent, SpanKind.SERVER)
+    try:
+        with under(((tracer, set_span_in_context(request)),)):
+            yield
+    finally:
+        for fact, (name, kind) in ATTRIBUTES.items():
+            if isinstance(facts.get(fact), kind):
+                request.set_attribute(name, facts[fact])
+        request.update_name(facts["route"])
+        if facts["failed"]:
+            request.set_status(StatusCode.ERROR)
+        request.end()
+
+
 class TracingMiddleware:
     """Makes a span of each request but probes; it stands before all other layers."""
 
     def __init__(self, app: ASGIApp, *, provider: "TracerProvider") -> None:
         """Wrap an application."""
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        self.app, self.tracer = app, provider.get_tracer("oneway")
-        self.extract = TraceContextTextMapPropagator().extract
+        self.app, self.provider = app, provider
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http" or scope["path"] in (*OPEN_ROUTES, "/metrics"):
             await self.app(scope, receive, send)
             return
-        from opentelemetry.trace import SpanKind, set_span_in_context
-
-        status = 0
+        facts, status = dict[str, Any](), 0
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -159,33 +194,18 @@ class TracingMiddleware:
                 status = message["status"]
             await send(message)
 
-        given = [value for name, value in scope["headers"] if name == b"traceparent"]
-        carrier = {"traceparent": given[0].decode("latin-1")} if len(given) == 1 else {}
-        # An empty context: this one's own would be that of a request before.
-        request = self.tracer.start_span("request", self.extract(carrier), SpanKind.SERVER)
-        try:
-            with under(((self.tracer, set_span_in_context(request)),)):
+        given = [value.decode("latin-1") for name, value in scope["headers"] if name == PARENT]
+        with request_span(self.provider, given, facts):
+            try:
                 await self.app(scope, receive, watched)
-        finally:
-            _describe(request, scope, status)
-            request.end()
-
-
-def _describe(request: "Span", scope: Scope, status: int) -> None:
-    from opentelemetry.trace import StatusCode
-
-    facts: dict[str, Any] = {
-        **scope.get("state", {}).get("facts", {}),
-        "method": scope["method"] if scope["method"] in METHODS else "_OTHER",
-        "status": status,
-        "route": getattr(scope.get("endpoint"), "__name__", "other"),
-    }
-    for fact, (name, kind) in ATTRIBUTES.items():
-        if isinstance(facts.get(fact), kind):
-            request.set_attribute(name, facts[fact])
-    request.update_name(facts["route"])
-    if status >= 500:
-        request.set_status(StatusCode.ERROR)
+            finally:
+                facts |= scope.get("state", {}).get("facts", {})
+                facts |= {
+                    "method": scope["method"] if scope["method"] in METHODS else "_OTHER",
+                    "status": status,
+                    "route": getattr(scope.get("endpoint"), "__name__", "other"),
+                    "failed": status >= 500,
+                }
 
 
 async def end_traces(provider: "TracerProvider") -> None:

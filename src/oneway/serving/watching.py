@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from oneway.defenses import ServableDefense
@@ -19,6 +20,9 @@ from oneway.defenses.codebook.release import MALFORMED
 from oneway.errors import InvalidOptionError
 from oneway.files import atomic_file, corrupt
 from oneway.serving.settings import ServingSettings
+
+COUNTED_TOGETHER = 16
+"""Rows that are counted at once: to look up cells one by one takes as long as the guard itself."""
 
 SAVE_SECONDS = 1.0
 """Least time between two writes of the state while the server answers."""
@@ -46,6 +50,7 @@ class TrafficWatch:
         """
         self.guard, self.test, self.state = guard, test, state
         self._saved = time.monotonic()
+        self._waiting: list[Tensor] = []
         if state is not None and state.is_file():
             try:
                 test.resume(json.loads(state.read_text(encoding="utf-8")))
@@ -56,19 +61,30 @@ class TrafficWatch:
             self._tell(test.drift)
 
     def see(self, clean: Tensor) -> None:
-        """Count answers.
+        """Count answers, soon: once there are ``COUNTED_TOGETHER`` of them.
 
         Args:
             clean: ``(N, K)`` clean scores that were answered.
         """
+        self._waiting.append(clean)
+        if sum(map(len, self._waiting)) >= COUNTED_TOGETHER and (
+            self._count() or time.monotonic() > self._saved + SAVE_SECONDS
+        ):
+            self.save()
+
+    def _count(self) -> bool:
+        """Count what waits, and say whether it shows drift."""
+        if not self._waiting:
+            return False
+        clean, self._waiting = torch.cat(self._waiting), []
         drift = self.test.see(self.guard.state(clean))
         if drift is not None:
             self._tell(drift)
-        if drift is not None or time.monotonic() > self._saved + SAVE_SECONDS:
-            self.save()
+        return drift is not None
 
     def save(self) -> None:
-        """Write the state, if there is a file for it; an error goes to the log."""
+        """Count what waits, and write the state, if there is a file for it; log an error."""
+        self._count()
         self._saved = time.monotonic()
         if self.state is None:
             return

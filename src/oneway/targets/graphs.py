@@ -35,11 +35,7 @@ def is_exporting() -> bool:
 
 
 def no_graph(what: str) -> str:
-    """Return the message for somebody who would record a guard in a graph.
-
-    Args:
-        what: How.
-    """
+    """Return the message for somebody who would record a guard in a graph."""
     return (
         f"a guard cannot take part in {what}: it checks every answer, and a graph checks nothing. "
         "Trace or export the model itself, and call the guard behind it; or write a codebook as "

@@ -246,9 +246,6 @@ def json_headers() -> dict[str, str]:
 def made_client(make: Callable[[], Client]) -> Client:
     """Return a client of httpx, which reads proxies and certificates from the environment.
 
-    Args:
-        make: Makes the client.
-
     Raises:
         InvalidOptionError: The environment's proxies or certificates cannot be used.
     """

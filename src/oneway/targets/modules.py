@@ -20,10 +20,6 @@ FACTORY = (
 def check_module(module: object, name: str) -> None:
     """Refuse a module that cannot be asked with images alone, before it is asked.
 
-    Args:
-        module: The module.
-        name: What the message calls it.
-
     Raises:
         InvalidOptionError: It is no ``torch.nn.Module``, or a class of them; it has lazy layers
             that have seen no input; it takes several inputs, or token ids; or it gives several

@@ -40,11 +40,6 @@ class OnnxTensorTarget(RuledTarget):
     def __init__(self, scores: ScoreOutput, outputs: Outputs, *, name: str) -> None:
         """Wrap a session.
 
-        Args:
-            scores: The session and its output.
-            outputs: What the model answers with.
-            name: What messages call the target.
-
         Raises:
             InvalidOptionError: An input has no batch dimension of any size, or a type that the
                 Open Inference Protocol has not.

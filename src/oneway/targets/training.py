@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
-from oneway.checks import check_above, check_count, check_images, check_labels
+from oneway.checks import check_above, check_count, check_images, check_labels, check_same_shape
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.targets.augmentation import augment
 
@@ -68,7 +68,7 @@ def train_target(
     Args:
         network: ``(N, C, H, W)`` images to ``(N, K)`` logits; on the tensors' device.
         images: ``(N, C, H, W)`` private images in ``[0, 1]``.
-        labels: ``(N)`` int64, in ``[0, K)``.
+        labels: ``(N)`` int64, in ``[0, K)``; or ``(N, K)`` probabilities of the classes.
         settings: Epochs, learning rate, batch size and label smoothing.
         generator: On the CPU; gives the order of the rows and the augmentation.
         penalty: Added to the loss of each batch: called with the network right after the batch's
@@ -81,7 +81,11 @@ def train_target(
     check_images(images)
     with torch.no_grad():
         network.eval()
-        check_labels(labels, network(images[:1]).expand(len(images), -1))
+        scores = network(images[:1]).expand(len(images), -1)
+        if labels.is_floating_point():
+            check_same_shape(labels, "probabilities", scores)
+        else:
+            check_labels(labels, scores)
     convert_conv2d_weight_memory_format(network, torch.channels_last)
     steps = -(-len(images) // settings.batch_size) * settings.epochs
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)

@@ -275,11 +275,6 @@ class RecordEncoding:
 def check_names(names: Collection[str], table: Table, where: str) -> None:
     """Refuse names of columns that a table does not have.
 
-    Args:
-        names: The names.
-        table: The table.
-        where: The name of the table in messages.
-
     Raises:
         InvalidOptionError: ``names`` is a single text.
         UnknownNameError: A name is not a column.

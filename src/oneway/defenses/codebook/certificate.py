@@ -6,6 +6,7 @@ what the least error of any attacker rests on.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -122,6 +123,10 @@ class Certificate:
         together: What answers of several versions reveal, if the certificate is about those.
         certified_on: Day on which it was certified, in UTC, as in ``"2026-12-31"``; None where
             nobody said it.
+        queries_hash: SHA-256 of the queries as they were read, those that fitted the table and
+            copies among them; None where no queries were given.
+        scores_hash: The same, of the clean logits.
+        commit: Git revision of the source that certified; None for an installed package.
         composition: What several answers tell, to a query and to changed copies of it; None if the
             scores of such copies were not given.
         shared_least: Least number of distinct calibration queries of all labels (or groups, where
@@ -149,6 +154,9 @@ class Certificate:
     version: str = ""
     together: Together | None = None
     certified_on: str | None = None
+    queries_hash: str | None = None
+    scores_hash: str | None = None
+    commit: str | None = None
     composition: Composition | None = None
     shared_least: int | None = None
 
@@ -229,6 +237,9 @@ class Certificate:
             yield from self.yardsticks.faults()
         if self.certified_on is not None and not _is_day(self.certified_on):
             yield "it was certified on a day that does not exist"
+        for name in ("queries_hash", "scores_hash"):
+            if not re.fullmatch(r"[0-9a-f]{64}", getattr(self, name) or "0" * 64):
+                yield f"its {name} is not the SHA-256 of any data"
         for name, largest in LARGEST_DISTORTION.items():
             values = self.distortion.get(name, {"": math.nan}).values()
             if not all(_is_within(value, 0, largest) for value in values):

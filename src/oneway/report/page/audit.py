@@ -311,6 +311,7 @@ def _strips(
             [f"Query {query['query']}: {label[0].lower()}{label[1:]}" for query in queries],
         )
         for source, (label, note) in ROWS.items()
+        if source in images
     ]
     return Pictures(
         f"{title} (numbers of {record.queries:,} test queries, from 0)",

@@ -115,12 +115,7 @@ NO_CLEAN_ATTACK = (
 
 
 def yardsticks_sentence(certificate: Certificate, *, ends: bool = True) -> str | None:
-    """Return what other guesses err on the same queries; None if no error is certified.
-
-    Args:
-        certificate: The certificate.
-        ends: Whether to give the ends of intervals.
-    """
+    """Return what other guesses err on the same queries; None if no error is certified."""
     yardsticks = certificate.yardsticks
     if yardsticks is None:
         return None
@@ -493,6 +488,9 @@ def _facts(certificate: Certificate, command: str) -> list[tuple[str, str]]:
         ("Queries", f"{certificate.queries:,}"),
         ("Level of intervals and bounds", level),
         ("Guard version", certificate.version or "none"),
+        ("Queries as read, SHA-256", certificate.queries_hash or "none: no queries were given"),
+        ("Scores as read, SHA-256", certificate.scores_hash or "not stated"),
+        ("Source revision", certificate.commit or "an installed package"),
         ("Codebook table, SHA-256", certificate.table or "none: the release has no table"),
         ("Page drawn by", f"oneway {oneway.__version__}"),
     ]

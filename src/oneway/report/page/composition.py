@@ -20,7 +20,7 @@ MEANINGS = {
 
 NOT_MEASURED = (
     "What answers to changed copies of a query add was not measured: each may fall into another "
-    "cell. Pass --variants."
+    "cell. Pass --repeats (the model answers changed copies) or --variants (their scores)."
 )
 
 

@@ -43,18 +43,8 @@ def overall_reduction(record: AuditRecord) -> float:
     return 1 - record.adaptive_error / record.baselines.label
 
 
-def most_hurt(record: AuditRecord) -> GroupLeakage | None:
-    """Return the group of which the scores reveal most; None without groups."""
-    return max(record.groups or (), key=attrgetter("reduction.estimate"), default=None)
-
-
 def hurt_sentence(record: AuditRecord, groups: Sequence[GroupLeakage]) -> str:
-    """Return of which group the scores reveal most, and whether that may be chance.
-
-    Args:
-        record: The audit.
-        groups: At least one group.
-    """
+    """Return of which group the scores reveal most, and whether that may be chance."""
     worst = max(groups, key=attrgetter("reduction.estimate"))
     overall, interval = overall_reduction(record), worst.reduction
     chance = (

@@ -1,0 +1,164 @@
+"""Membership audits as a user runs them: Python, command, records, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import oneway
+from oneway.auditing.membership import MembershipRecord, members_in_table
+from oneway.auditing.references import halves
+from oneway.cli.main import app
+from oneway.defenses import build_defense
+from oneway.errors import InvalidOptionError, OverlappingSplitsError
+from oneway.evaluation import ReleaseSpec
+
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning"
+)
+
+ROWS, CLASSES = 60, 3
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Random images with random labels, so that a model can only learn them by heart."""
+    generator = torch.Generator().manual_seed(0)
+    images = (255 * torch.rand(3 * ROWS, 1, 5, 5, generator=generator)).byte()
+    labels = torch.randint(CLASSES, (3 * ROWS,), generator=generator)
+    parts = zip(images.split(ROWS), labels.split(ROWS), strict=True)
+    return dict(zip(("members", "non_members", "attacker_data"), parts, strict=True))
+
+
+def fitted(images, labels, classes):
+    """Learn rows by heart: least squares on more random features than rows."""
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(25, 100), nn.ReLU(), nn.Linear(100, classes, bias=False)
+    )
+    with torch.no_grad():
+        shown = network[:3](images)
+        wanted = 3 * torch.eye(classes)[labels]
+        network[3].weight.copy_(torch.linalg.lstsq(shown, wanted).solution.mT)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    images, labels = data["members"]
+    torch.manual_seed(0)
+    return fitted(images.float() / 255, labels, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def result(data, model, tmp_path_factory):
+    return oneway.audit_membership(
+        model,
+        outputs="logits",
+        **{name: (images.numpy(), labels.numpy()) for name, (images, labels) in data.items()},
+        guard=build_defense("rounding", {"decimals": 1}),
+        references=4,
+        copies=0,
+        train_reference=fitted,
+        cache=tmp_path_factory.mktemp("cache"),
+    )
+
+
+@pytest.fixture(scope="module")
+def files(data, model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("membership")
+    for name, (images, labels) in data.items():
+        np.savez(folder / f"{name}.npz", images=images.numpy(), labels=labels.numpy())
+    torch.jit.trace(model, data["members"][0][:2].float()).save(folder / "model.pt")
+    return folder
+
+
+def audited(files, *options, threats="membership"):
+    words = ["audit", str(files / "model.pt"), "--outputs", "logits", "--threats", threats]
+    words += ["--attacker-data", str(files / "attacker_data.npz"), "--out", str(files / "out")]
+    words += ["--cache", str(files / "cache"), *options]
+    return CliRunner().invoke(app, words)
+
+
+def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
+    record, gap = result.record, result.record.gaps["area"]
+    assert record.accuracy[0] > 0.9 > 0.6 > record.accuracy[1]
+    assert gap.clean.low > 0.6
+    assert not record.nothing_to_defend or gap.leak.low <= 0
+    assert record.controls_failed == ()
+    assert {each.name for each in record.controls} == {"planted signal", "random membership"}
+    # Whoever sees scores sees the label.
+    floor = max(a.area.estimate for a in record.attacks if a.release == "label only")
+    assert gap.label.estimate == floor
+    assert gap.released.estimate >= floor
+    assert gap.clean.estimate >= floor
+    assert "rounding" in str(result)
+
+
+def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
+    path = result.write(tmp_path)
+    values = json.loads(path.read_text())
+    assert MembershipRecord.from_json(values, "here") == result.record
+
+
+def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
+    pair = ["--members", f"{files}/members.npz", "--non-members", f"{files}/non_members.npz"]
+    options = [*pair, "--references", "2", "--no-controls", "--defense", "label-only", "--json"]
+    done = audited(files, *options, "--require-gap", "0.99")
+    assert done.exit_code == 0, done.output
+    record = json.loads((files / "out" / "membership.json").read_text())
+    assert json.loads(done.stdout) == record
+    assert "--threats membership" in record["command"]
+    area = record["gaps"]["area"]
+    assert area["released"] == area["label"]
+    assert area["closed"] is None or area["closed"]["estimate"] == 1
+
+
+def test_data_of_each_threat_is_asked_for_and_checked(files):
+    members, others = f"{files}/members.npz", f"{files}/non_members.npz"
+    pair = ["--members", members, "--non-members", others]
+    for options, threats, message in (
+        (["--members", members], "membership", "--non-members must be given"),
+        ([*pair, "--queries", others], "membership", "Add --threats inversion"),
+        ([], "inversion", "Pass --queries DATA"),
+        (pair, "stealing", "unknown threat"),
+        (["--members", members, "--non-members", members], "membership", "share 60 images"),
+        ([*pair, "--references", "3"], "membership", "must be an even number"),
+    ):
+        done = audited(files, *options, threats=threats)
+        assert done.exit_code == 2, options
+        assert message in " ".join(done.output.split()), done.output
+
+
+def test_rows_that_cannot_be_compared_are_refused(data, model):
+    given = {name: (images.numpy(), labels.numpy()) for name, (images, labels) in data.items()}
+    images = given["members"][0]
+    for change, kind, message in (
+        ({"non_members": given["members"]}, OverlappingSplitsError, "share 60"),
+        ({"members": images}, InvalidOptionError, "must have classes"),
+        ({"members": (images[:9], given["members"][1][:9])}, InvalidOptionError, "at least 50"),
+        (
+            {"guard": build_defense("rounding", {}), "release": ReleaseSpec("x", "label-only")},
+            InvalidOptionError,
+            "one guard is audited",
+        ),
+    ):
+        with pytest.raises(kind, match=message):
+            oneway.audit_membership(model, outputs="logits", **{**given, **change})
+
+
+def test_a_codebook_that_was_fitted_to_members_is_flagged():
+    rows, logits = torch.rand(600, 1, 4, 4), torch.randn(600, 3)
+    guard = oneway.fit_codebook(logits.numpy(), rows.numpy(), outputs="logits", min_members=5)
+    [note] = members_in_table(guard, rows[:100])
+    assert note.startswith("The codebook was fitted to")
+    assert members_in_table(guard, torch.rand(100, 1, 4, 4)) == []
+
+
+def test_each_candidate_is_in_one_half_of_every_pair():
+    members = halves(7, 6, torch.Generator().manual_seed(0))
+    assert torch.equal(members[::2], ~members[1::2])
+    assert (members[::2].sum(-1) == 3).all()
+    assert len({tuple(row.tolist()) for row in members}) == 6

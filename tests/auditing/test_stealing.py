@@ -1,0 +1,154 @@
+"""The audit against thieves: exact at both ends of the scale, and no gap where there is none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from oneway.attacks.stealing import STEALING_ATTACKS, ThiefKnowledge
+from oneway.attacks.stealing.soft_labels import SoftLabels
+from oneway.auditing import AuditTarget
+from oneway.auditing.stealing import (
+    CLEAN,
+    LABEL,
+    RELEASED,
+    StealingAudit,
+    StealingRecord,
+    StealingSettings,
+    _cell_means,
+)
+from oneway.defenses.identity import Identity
+from oneway.defenses.label_only import LabelOnly
+from oneway.errors import InvalidOptionError, OverlappingSplitsError
+from oneway.evaluation import Store
+from oneway.evaluation.settings import ReleaseSpec
+from oneway.targets import TorchTarget
+
+SETTINGS = StealingSettings(budgets=(40,), seeds=1, steps=20)
+
+
+@pytest.fixture(scope="module")
+def audited() -> AuditTarget:
+    """A linear model of 10 entries and 6 classes, which scores give away and labels do not."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(10, 6))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(4 * torch.randn(parameter.shape, generator=generator))
+        model[1].bias.copy_(-model[1].weight.sum(-1) / 2)
+    rows = torch.rand(1000, 10, generator=generator)
+    labels = model(rows[400:]).argmax(-1)
+    return AuditTarget(TorchTarget(model), rows[:400], rows[400:], labels=labels)
+
+
+def run(audited: AuditTarget, folder: Path, **options: object) -> StealingRecord:
+    return StealingAudit(audited, Store(folder), SETTINGS, **options).run()
+
+
+@pytest.fixture(scope="module")
+def undefended(audited: AuditTarget, tmp_path_factory: pytest.TempPathFactory) -> StealingAudit:
+    folder = tmp_path_factory.mktemp("store")
+    audit = StealingAudit(replace(audited, guard=Identity()), Store(folder), SETTINGS)
+    audit.record = audit.run()
+    return audit
+
+
+def test_clean_scores_are_stolen_exactly_and_hide_nothing(undefended: StealingAudit) -> None:
+    (result,) = undefended.record.budgets
+    assert result.thefts[CLEAN].fidelity.estimate == 1
+    assert result.thefts[CLEAN].accuracy == 1
+    assert result.thefts[CLEAN].thief == "equation-solving, least squares"
+    assert result.thefts[CLEAN].score_error < 1e-3
+    assert result.gain.low > 0.05
+    assert result.gap is not None
+    assert result.gap.estimate == 0
+    assert "does not hinder" in result.verdict
+
+
+def test_labels_alone_close_the_whole_gap(
+    audited: AuditTarget, undefended: StealingAudit, tmp_path: Path
+) -> None:
+    (result,) = run(replace(audited, guard=LabelOnly()), tmp_path, beside=undefended).budgets
+    assert result.gap is not None
+    assert result.gap.estimate == 1
+    assert "most" in result.verdict
+
+
+def test_what_was_stolen_before_is_not_stolen_again(
+    audited: AuditTarget,
+    undefended: StealingAudit,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def counted(attack: SoftLabels, _: ThiefKnowledge) -> dict[str, object]:
+        seen.append(attack.name)
+        return {}
+
+    monkeypatch.setattr(SoftLabels, "run", counted)
+    record = run(replace(audited, guard=LabelOnly()), tmp_path, beside=undefended)
+    assert len(seen) == 1
+    before = undefended.record.budgets[0].thefts
+    assert record.budgets[0].thefts[CLEAN] == before[CLEAN]
+    assert record.budgets[0].thefts[LABEL] == before[LABEL]
+    assert RELEASED in record.budgets[0].thefts
+
+
+def test_where_scores_add_nothing_there_is_nothing_to_defend(
+    audited: AuditTarget, tmp_path: Path
+) -> None:
+    labels_already = replace(
+        audited, target=lambda rows: LabelOnly()(audited.target.logits(rows)).softmax(-1)
+    )
+    (result,) = run(
+        replace(labels_already, release=ReleaseSpec("as it is", "none")), tmp_path
+    ).budgets
+    assert result.gap is None
+    assert "nothing to defend" in result.verdict
+
+
+def test_a_thief_beyond_its_budget_is_refused(
+    audited: AuditTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Greedy(SoftLabels):
+        def run(self, knowledge: ThiefKnowledge) -> dict[str, object]:
+            knowledge.ask(knowledge.own[: knowledge.budget])
+            return {"greedy": knowledge.ask(knowledge.own[:1])}
+
+    for name in STEALING_ATTACKS:
+        monkeypatch.setitem(STEALING_ATTACKS, name, Greedy())
+    with pytest.raises(InvalidOptionError, match="may ask 40 queries, but asked 41"):
+        run(audited, tmp_path)
+
+
+def test_bad_input_is_refused_before_any_query(audited: AuditTarget, tmp_path: Path) -> None:
+    def unasked(_: Tensor) -> Tensor:
+        pytest.fail("it was asked")
+
+    target = replace(audited, target=unasked)
+    with pytest.raises(InvalidOptionError, match="ask 401 queries need as many"):
+        StealingAudit(target, Store(tmp_path), StealingSettings(budgets=(401,)))
+    with pytest.raises(OverlappingSplitsError):
+        StealingAudit(target, Store(tmp_path), SETTINGS, public=audited.test)
+    with pytest.raises(InvalidOptionError, match="at least one number"):
+        StealingSettings(budgets=())
+
+
+def test_means_of_cells_are_of_all_queries_with_the_same_answer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(60, 3, generator=generator).softmax(-1)
+    vectors = torch.eye(3) * 0.5 + 0.2
+    cells = torch.arange(60) % 2
+    cells[:3] = 2  # too few to be a cell
+    mean = _cell_means(vectors[cells], clean)
+    assert mean is not None
+    for cell in (0, 1):
+        expected = clean[cells == cell].mean(0)
+        torch.testing.assert_close(mean(vectors[cell : cell + 1])[0], expected)
+    other = torch.tensor([[0.1, 0.2, 0.7]])
+    assert (mean(other) == other).all()
+    assert (mean(vectors[2:]) == vectors[2:]).all()
+    assert _cell_means(clean, clean) is None
