@@ -70,7 +70,8 @@ def in_parts(rows: Tensor) -> tuple[Tensor, ...]:
     """Return ``(n, D)`` parts of ``(N, D)`` rows, small enough for a cache; all, on a device."""
     if rows.device.type != "cpu":
         return (rows,)
-    return rows.split(max(1, NUMBERS_AT_ONCE // max(1, rows.shape[-1])))
+    parts: tuple[Tensor, ...] = rows.split(max(1, NUMBERS_AT_ONCE // max(1, rows.shape[-1])))
+    return parts
 
 
 def _require_finite(tensor: Tensor, name: str) -> None:

@@ -480,7 +480,12 @@ def certify_cells(
         error = certified_error(cells, flat, level, groups, keys=keys, shares=shares)
         parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys, shares)
         # A cell of a release that keeps the label has one label.
-        is_nested = bits_beyond_label(labels, cells) == 0
+        numbers = cells.unique(return_inverse=True)[1]
+        least, most = (
+            torch.zeros_like(numbers).scatter_reduce(0, numbers, labels, way, include_self=False)
+            for way in ("amin", "amax")
+        )
+        is_nested = torch.equal(least, most)
         nested = shares if is_nested else None
         by_label |= certify_parts(labels, cells, flat, level, groups, keys, nested).errors
         # As the attack on clean scores, they are about independent draws.
