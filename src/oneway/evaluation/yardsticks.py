@@ -76,13 +76,13 @@ def compare_with_clean_scores(
         torch.arange(len(cells)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
     )
     asked = torch.arange(len(cells))
-    if others is None or others.count < MIN_ROWS:
+    if others is None or others.how_many < MIN_ROWS:
         count = int(members.max()) + 1
         own = torch.randperm(count, generator=generator)[: min(count // 3, ATTACKER_ROWS)]
         used = torch.isin(members, own)
         fitting, asked = certified.of(used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
     else:
-        drawn = torch.randperm(others.count, generator=generator)[:ATTACKER_ROWS]
+        drawn = torch.randperm(others.how_many, generator=generator)[:ATTACKER_ROWS]
         fitting = others.of(drawn)
     if len(fitting.logits) < MIN_ROWS // 3 or len(members[asked].unique()) < 2:
         return certificate  # groups so large that one part has too few

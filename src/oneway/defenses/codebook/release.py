@@ -62,7 +62,7 @@ class Rows(NamedTuple):
     numbers: Tensor | None = None
 
     @property
-    def count(self) -> int:
+    def how_many(self) -> int:
         """Number of rows that are meant."""
         return len(self.logits if self.numbers is None else self.numbers)
 
