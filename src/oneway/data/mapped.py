@@ -29,8 +29,9 @@ def map_npy(path: Path) -> NDArray[Any] | None:
     """
     try:
         # Copy on write: torch wants arrays that may be written.
-        mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
-    except (OSError, ValueError, EOFError):
+        with np.errstate(over="raise"):  # a damaged header may claim any shape
+            mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="c")
+    except (OSError, ValueError, EOFError, ArithmeticError):
         return None
     return mapped if mapped.dtype.isnative and mapped.dtype.itemsize <= 8 else None
 
