@@ -101,7 +101,7 @@ def cut_calibration(
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
-    Of a label with very many rows a sample is cut: see :mod:`oneway.defenses.codebook.sample`.
+    Of a label with very many rows a sample is cut: see ``defenses/codebook/sample.py``.
 
     Args:
         logits: ``(N, K)`` clean scores of calibration queries; no true labels are needed.
