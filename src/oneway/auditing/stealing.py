@@ -70,7 +70,8 @@ class Theft:
 
     Attributes:
         fidelity: Share of queries on which the strongest copy has the model's label, with its 95 %
-            interval over queries; mean over seeds.
+            interval over queries; mean over seeds. Each seed's strongest copy is chosen on these
+            queries, for all releases alike: chance favours the thieves.
         accuracy: Share of queries on which it has the true label; None if labels are unknown.
         score_error: Lowest mean L1 distance, in [0, 2], of any copy's confidences to the model's
             clean ones; mean over seeds.
@@ -156,6 +157,11 @@ class _Graded:
     correct: Tensor | None
     score_error: float
     way: str
+
+    @property
+    def fidelity(self) -> float:
+        """Share of queries with the model's label."""
+        return float(self.agrees.mean())
 
 
 _Stolen = dict[tuple[str, int, int], dict[str, _Graded]]
@@ -290,7 +296,7 @@ class StealingAudit:
         return thief
 
     def _grade(self, thief: Callable[[], ThiefKnowledge], truth: Tensor) -> dict[str, _Graded]:
-        """Run all attacks; of each, the best copy on every second query is graded on the others."""
+        """Run all attacks; of each, the best copy counts."""
         graded = {}
         for name, attack in STEALING_ATTACKS.items():
             knowledge = thief()
@@ -298,7 +304,7 @@ class StealingAudit:
                 continue
             copies = [self._graded(copy, way, truth) for way, copy in attack.run(knowledge).items()]
             if copies:
-                graded[name] = max(copies, key=lambda each: float(each.agrees[::2].mean()))
+                graded[name] = max(copies, key=lambda each: each.fidelity)
         return graded
 
     @torch.no_grad()
@@ -326,11 +332,11 @@ class StealingAudit:
     ) -> BudgetResult:
         """Compare the strongest thieves on the same queries."""
         strongest = {
-            name: [max(seed.items(), key=_on_every_second) for seed in seeds]
+            name: [max(seed.items(), key=lambda named: named[1].fidelity) for seed in seeds]
             for name, seeds in graded.items()
         }
         agrees = {
-            name: torch.stack([best.agrees[1::2] for _, best in seeds]).mean(0)
+            name: torch.stack([best.agrees for _, best in seeds]).mean(0)
             for name, seeds in strongest.items()
         }
 
@@ -358,11 +364,6 @@ def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
     return lambda logits: release(guard(logits))
 
 
-def _on_every_second(named: tuple[str, _Graded]) -> float:
-    """Return the fidelity on the queries that choose."""
-    return float(named[1].agrees[::2].mean())
-
-
 def _theft(
     fidelity: Interval,
     strongest: Sequence[tuple[str, _Graded]],
@@ -376,17 +377,14 @@ def _theft(
         accuracy=_accuracy(strongest),
         score_error=_mean(min(each.score_error for each in seed.values()) for seed in graded),
         thief=f"{strongest[0][0]}, {strongest[0][1].way}",
-        fidelities={
-            name: _mean(float(seed[name].agrees[1::2].mean()) for seed in graded)
-            for name in attacks
-        },
+        fidelities={name: _mean(seed[name].fidelity for seed in graded) for name in attacks},
         score_errors=errors,
     )
 
 
 def _accuracy(seeds: Sequence[tuple[str, _Graded]]) -> float | None:
     correct = [best.correct for _, best in seeds if best.correct is not None]
-    return None if not correct else _mean(float(each[1::2].mean()) for each in correct)
+    return None if not correct else _mean(float(each.mean()) for each in correct)
 
 
 def _mean(values: Iterator[float]) -> float:

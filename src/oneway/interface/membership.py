@@ -1,10 +1,9 @@
 """Audit somebody's model for membership inference."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,17 +17,17 @@ from oneway.data.classes import class_order, map_labels
 from oneway.defenses import registered_name
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.files import atomic_file
 from oneway.interface.audits import AS_ANSWERED, CACHE
 from oneway.interface.data import AS_IT_IS, Reading, Rows, read_rows
 from oneway.interface.models import open_model
+from oneway.interface.threat_results import ThreatResult
 from oneway.options import options_of
 from oneway.report.membership import membership_verdict
 from oneway.targets import class_names_of
 
 
 @dataclass(frozen=True)
-class MembershipResult:
+class MembershipResult(ThreatResult):
     """What a membership audit found.
 
     Attributes:
@@ -36,6 +35,7 @@ class MembershipResult:
     """
 
     record: MembershipRecord
+    file_name: ClassVar[str] = "membership.json"
 
     @property
     def gap(self) -> float | None:
@@ -63,17 +63,6 @@ class MembershipResult:
         if least is not None and self.gap is not None and self.gap < least:
             lines.append(f"G_mem must be at least {least:g}, but it is {self.gap:.3f}.")
         return lines
-
-    def write(self, folder: Path) -> Path:
-        """Write the record as ``membership.json`` into a folder; return its path."""
-        path = folder / "membership.json"
-        text = json.dumps(self.record.to_json(), indent=2, allow_nan=False) + "\n"
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return path
-
-    def __str__(self) -> str:
-        return self.verdict
 
 
 def audit_membership(

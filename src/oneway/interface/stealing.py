@@ -1,10 +1,9 @@
 """Audit somebody's model against thieves who copy it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -12,14 +11,14 @@ from oneway.auditing.stealing import StealingAudit, StealingRecord, StealingSett
 from oneway.contracts import Defense
 from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation import Store
-from oneway.files import atomic_file
 from oneway.interface.audits import CACHE, CPU, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading, read_rows
+from oneway.interface.threat_results import ThreatResult
 from oneway.report.stealing import stealing_verdict
 
 
 @dataclass(frozen=True)
-class StealingResult:
+class StealingResult(ThreatResult):
     """What an audit against thieves found.
 
     Attributes:
@@ -27,6 +26,7 @@ class StealingResult:
     """
 
     record: StealingRecord
+    file_name: ClassVar[str] = "stealing.json"
 
     @property
     def gap(self) -> float | None:
@@ -53,17 +53,6 @@ class StealingResult:
         if least is None or self.gap is None or self.gap >= least:
             return []
         return [f"G_steal must be at least {least:g}, but it is {self.gap:.3f}."]
-
-    def write(self, folder: Path) -> Path:
-        """Write the record as ``stealing.json`` into a folder; return its path."""
-        path = folder / "stealing.json"
-        text = json.dumps(self.record.to_json(), indent=2, allow_nan=False) + "\n"
-        with atomic_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return path
-
-    def __str__(self) -> str:
-        return self.verdict
 
 
 def audit_stealing(

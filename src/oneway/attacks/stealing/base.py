@@ -69,6 +69,5 @@ class StealingAttack(Attack):
 
         Returns:
             Copies by name; none where the attack does not apply to this model, or the budget is
-            too small. Of several, the best on a part of the evaluation's queries is graded on the
-            rest.
+            too small. Of several, the best counts.
         """
