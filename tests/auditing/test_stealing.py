@@ -1,11 +1,14 @@
 """The audit against thieves: exact at both ends of the scale, and no gap where there is none."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from oneway.attacks.stealing import STEALING_ATTACKS, ThiefKnowledge
 from oneway.attacks.stealing.soft_labels import SoftLabels
@@ -19,6 +22,7 @@ from oneway.auditing.stealing import (
     StealingSettings,
     _cell_means,
 )
+from oneway.cli.main import app
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
@@ -152,3 +156,41 @@ def test_means_of_cells_are_of_all_queries_with_the_same_answer() -> None:
     assert (mean(other) == other).all()
     assert (mean(vectors[2:]) == vectors[2:]).all()
     assert _cell_means(clean, clean) is None
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning")
+def test_the_command_writes_prints_and_judges(
+    audited: AuditTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untrained(*_: object) -> object:
+        return lambda _, answers: lambda rows: rows.flatten(1)[:, : answers.shape[-1]]
+
+    monkeypatch.setattr("oneway.auditing.stealing.copy_trainer", untrained)
+    for name, rows in (("own", audited.auxiliary), ("queries", audited.test)):
+        np.savez(tmp_path / f"{name}.npz", images=rows.view(-1, 1, 2, 5).numpy())
+    module = audited.target.module
+    torch.jit.trace(module, torch.rand(2, 1, 2, 5)).save(tmp_path / "model.pt")
+
+    def run_command(*options: str) -> object:
+        words = ["audit", str(tmp_path / "model.pt"), "--outputs", "logits", "--seeds", "1"]
+        words += ["--attacker-data", str(tmp_path / "own.npz"), "--out", str(tmp_path / "out")]
+        words += ["--cache", str(tmp_path / "cache"), *options]
+        return CliRunner().invoke(app, words)
+
+    asked = ["--queries", str(tmp_path / "queries.npz"), "--threats", "stealing", "--budget", "40"]
+    done = run_command(*asked, "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "out" / "stealing.json").read_text())
+    assert json.loads(done.stdout) == record
+    assert record["budgets"][0]["thefts"]["release"]["fidelity"]["estimate"] == 1
+    assert run_command(*asked, "--require-gap", "0.5").exit_code == 1
+    guarded = run_command(*asked, "--defense", "label-only", "--require-gap", "0.99")
+    assert guarded.exit_code == 0, guarded.output
+    assert "hides most" in " ".join(guarded.stdout.split())
+    for words, message in (
+        (asked[2:], "--queries must be given"),
+        (["--budget", "7", *asked[:2]], "--budget is for the threat 'stealing'"),
+    ):
+        refused = run_command(*words)
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.output.split())
