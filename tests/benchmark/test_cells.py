@@ -311,4 +311,5 @@ def test_a_record_says_the_options_that_were_left_at_their_defaults(whole):
         "search": "sign",
         "start_radius": None,
         "decay": None,
+        "coarse_steps": None,
     }

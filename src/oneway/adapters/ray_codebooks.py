@@ -1,7 +1,7 @@
 """Codebooks fitted to data sets of Ray Data, which may be larger than a machine.
 
 Each block is summed up where it lies: the sample that
-:mod:`oneway.defenses.codebook.sample` keeps of it. Samples are merged as they come, in any order,
+``defenses/codebook/sample.py`` keeps of it. Samples are merged as they come, in any order,
 and the fit needs nothing else. Ray runs the task of a lost worker again, and a block that is summed
 up twice has the same sample.
 """

@@ -230,11 +230,16 @@ def verdict(record: AuditRecord) -> list[str]:
         lines.append(NO_CONTROLS)
     elif not record.void:
         lines += _controls(record)
-    lines.append(
+    trained = (
         f"Decoders were trained on up to {record.auxiliary} queried examples, for "
-        f"{epochs_of(record)}, with {len(seeds)} "
-        f"seed{'s' if len(seeds) > 1 else ''}; {record.queries} test queries. They reconstruct "
-        "no better than this; a stronger attacker may exist."
+        f"{epochs_of(record)}"
+        if record.plan.decoders
+        else f"No decoders were trained; attackers have {record.auxiliary} queried examples"
+    )
+    lines.append(
+        f"{trained}, with {len(seeds)} seed{'s' if len(seeds) > 1 else ''}; "
+        f"{record.queries} test queries. They reconstruct no better than this; a stronger attacker "
+        "may exist."
     )
     if record.stopped:
         planned = record.plan.seeds

@@ -82,7 +82,7 @@ def train_target(
     with torch.no_grad():
         network.eval()
         scores = network(images[:1]).expand(len(images), -1)
-        if labels.is_floating_point():
+        if labels.is_floating_point() and labels.ndim == 2:
             check_same_shape(labels, "probabilities", scores)
         else:
             check_labels(labels, scores)
