@@ -19,6 +19,7 @@ STATUSES = {
     "INVALID_ARGUMENT": 400,
     "UNAUTHENTICATED": 401,
     "NOT_FOUND": 404,
+    "CANCELLED": 408,  # by the server: its deadline passed
     "FAILED_PRECONDITION": 412,
     "RESOURCE_EXHAUSTED": 429,
     "INTERNAL": 500,

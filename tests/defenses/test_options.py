@@ -74,7 +74,7 @@ REFUSED = {
         "update": ("projekt", *NO_NAME),
         "search": ("FGSM", "random start", *NO_NAME),
         "decay": (-0.1, math.inf, math.nan, "1", True),
-        "coarse_steps": (0, 3, 1.5, "1", True),
+        "coarse_steps": (0, -1, 1.5, "1", True),
     },
     "input-free-noise": {
         **NOISE,
