@@ -97,7 +97,7 @@ class BudgetResult:
         thefts: Results by release: ``"clean scores"``, ``"label only"`` and ``"release"``.
         gain: What clean scores add to the fidelity beyond labels, with its 95 % interval.
         gap: G_steal, the share of this gain that the release hides, with its interval; None where
-            clean scores gain nothing for certain: then there is nothing to defend.
+            it is not certain that clean scores gain anything: then there is nothing to defend.
     """
 
     budget: int
@@ -109,12 +109,12 @@ class BudgetResult:
     def verdict(self) -> str:
         """What may be said, in words."""
         if self.gap is None:
-            return "nothing to defend: scores help thieves no more than labels do, for certain"
+            return "nothing to defend: it is not certain that scores help thieves more than labels"
         if self.gap.low > 0.5:
             return "the release hides most of what scores add for thieves"
         if self.gap.low > 0:
             return "the release hides a part of what scores add for thieves"
-        return "the release does not hinder thieves, for certain"
+        return "it is not certain that the release hinders thieves"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ class StealingResult(ThreatResult):
     def gap(self) -> float | None:
         """G_steal at the largest budget that has one.
 
-        1: scores help thieves no more than labels do; 0: as much as without a guard. None: clean
-        scores do not help thieves for certain, so that there is nothing to close.
+        1: scores help thieves no more than labels do; 0: as much as without a guard. None: it is
+        not certain that clean scores help thieves, so that there is nothing to close.
         """
         gaps = [each.gap.estimate for each in self.record.budgets if each.gap is not None]
         return gaps[-1] if gaps else None

@@ -7,9 +7,10 @@ from oneway.report.table import Column, Listing
 
 def stealing_verdict(record: StealingRecord) -> list[str]:
     """Return the verdict in sentences: for each budget the gap, the floor and the thief."""
+    seeds = record.settings.seeds
     lines = [
         f"Stealing, {record.release}: copies are graded on {record.queries:,} queries; "
-        f"{record.settings.seeds} seeds. No release of scores prevents a copy from labels."
+        f"{seeds} seed{'s' if seeds > 1 else ''}. No release of scores prevents a copy from labels."
     ]
     for result in record.budgets:
         fidelities = {name: theft.fidelity for name, theft in result.thefts.items()}
