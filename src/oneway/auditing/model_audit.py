@@ -223,7 +223,6 @@ class ModelAudit:
         left = math.inf if minutes is None else 60 * minutes - self._spent()
         # Linear systems are solved once more where time runs out.
         left -= multiplications(plan, costs) * costs.solving
-        left -= 2 * len(plan.attacks) * costs.closing
         deadline = time.time() + left
         return AuditContext(plan, rows, clean, answers, plan.first_epochs, deadline)
 

@@ -60,7 +60,6 @@ class Costs:
         auxiliary: Number of auxiliary rows.
         test: Number of test queries.
         entries: Number of entries of an input, such as pixels.
-        closing: Seconds after the attacks, for an attacker's measures of similarity.
     """
 
     training: Mapping[tuple[str, int], float]
@@ -70,13 +69,12 @@ class Costs:
     auxiliary: int
     test: int
     entries: int
-    closing: float = 0.0
 
     def slower(self, factor: float) -> "Costs":
         """Return the costs on a machine that takes ``factor`` times as long."""
         times = {name: factor * getattr(self, name) for name in ("asking", "single", "solving")}
         training = {decoder: factor * price for decoder, price in self.training.items()}
-        return dataclasses.replace(self, training=training, closing=factor * self.closing, **times)
+        return dataclasses.replace(self, training=training, **times)
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def estimate_seconds(plan: AuditPlan, costs: Costs, epochs: int | None = None) -
     training = selection * selections if plan.decoders else 0.0
     each = training + queries * costs.asking + solved * costs.solving
     # Similarity is measured once for each attack, on the release and on clean scores.
-    return once + plan.seeds * each + 2 * len(plan.attacks) * costs.closing
+    return once + plan.seeds * each
 
 
 def multiplications(plan: AuditPlan, costs: Costs) -> float:

@@ -59,7 +59,7 @@ def bootstrap_mean(
     """
     _check({"values": values}, level, resamples)
     means = _resampled_means(values.unsqueeze(0), generator, resamples)[0]
-    return _interval(means, means, float(values.double().mean()), level)
+    return percentile_ends(means, means, float(values.double().mean()), level)
 
 
 def bootstrap_gap(
@@ -104,7 +104,7 @@ def bootstrap_gap(
     whole = label_means - clean_means
     gaps = (adaptive_means - clean_means) / whole
     none = whole <= 0
-    return _interval(
+    return percentile_ends(
         gaps.masked_fill(none, -torch.inf), gaps.masked_fill(none, torch.inf), estimate, level
     )
 
@@ -125,7 +125,7 @@ def _resampled_means(rows: Tensor, generator: Generator, resamples: int) -> Tens
     return torch.cat(parts, -1)
 
 
-def _interval(lowest: Tensor, highest: Tensor, estimate: float, level: float) -> Interval:
+def percentile_ends(lowest: Tensor, highest: Tensor, estimate: float, level: float) -> Interval:
     """Return the ends: order statistics, not between two of them, so that they may be infinite."""
     beyond = math.floor((1 - level) / 2 * (len(lowest) - 1))
     low, high = lowest.sort().values, highest.sort(descending=True).values

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from oneway.checks import check_count, check_level
 from oneway.errors import InvalidTensorError
-from oneway.metrics.intervals import Interval
+from oneway.metrics.intervals import Interval, percentile_ends
 
 LOW_RATE, LOWEST_RATE = 0.01, 0.001
 """False positive rates at which the true positive rate is read."""
@@ -144,10 +144,9 @@ def percentile_interval(values: Tensor, level: float = LEVEL) -> Interval:
     """
     check_level(level)
     draws = values[1:].double()
-    beyond = math.floor((1 - level) / 2 * (len(draws) - 1))
-    low = draws.nan_to_num(-torch.inf, torch.inf, -torch.inf).sort().values[beyond]
-    high = draws.nan_to_num(torch.inf, torch.inf, -torch.inf).sort(descending=True).values[beyond]
-    return Interval(float(low), float(values[0]), float(high))
+    lowest = draws.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    highest = draws.nan_to_num(torch.inf, torch.inf, -torch.inf)
+    return percentile_ends(lowest, highest, float(values[0]), level)
 
 
 def over_models(values: Sequence[Tensor], generator: Generator) -> Tensor:

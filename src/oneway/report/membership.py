@@ -45,14 +45,15 @@ def membership_verdict(record: MembershipRecord) -> list[str]:
 
 
 def _gap_sentence(words: str, gap: MeasuredGap) -> str:
-    shown = f"{words}: clean {_shown(gap.clean)}, release {_shown(gap.released)}, label only (the "
-    shown += f"floor) {_shown(gap.label)}; strongest on the release: {gap.attacks[2]}"
+    line = f"{words}: clean {shown(gap.clean)}, release {shown(gap.released)}, label only (the "
+    line += f"floor) {shown(gap.label)}; strongest on the release: {gap.attacks[2]}"
     if gap.closed is None:
-        return f"{shown}. Clean scores leak no more than the label here, so that G has no value."
-    return f"{shown}; G_mem {_shown(gap.closed)}."
+        return f"{line}. Clean scores leak no more than the label here, so that G has no value."
+    return f"{line}; G_mem {shown(gap.closed)}."
 
 
-def _shown(interval: Interval) -> str:
+def shown(interval: Interval) -> str:
+    """Return an estimate with the ends of its interval."""
     return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
@@ -60,7 +61,7 @@ def membership_table(record: MembershipRecord) -> Listing:
     """Return the table of all attackers on all releases."""
 
     def spread(interval: Interval | None) -> str | None:
-        return None if interval is None else _shown(interval)
+        return None if interval is None else shown(interval)
 
     columns: dict[str, Column] = {
         "attacker": Column(lambda row: row.attack),

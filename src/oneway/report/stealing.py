@@ -1,7 +1,7 @@
 """Audits against thieves, in words and as a table."""
 
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingRecord
-from oneway.metrics import Interval
+from oneway.report.membership import shown
 from oneway.report.table import Column, Listing
 
 
@@ -14,11 +14,11 @@ def stealing_verdict(record: StealingRecord) -> list[str]:
     ]
     for result in record.budgets:
         fidelities = {name: theft.fidelity for name, theft in result.thefts.items()}
-        gap = "" if result.gap is None else f"; G_steal {_shown(result.gap)}"
+        gap = "" if result.gap is None else f"; G_steal {shown(result.gap)}"
         lines.append(
             f"{result.budget:,} queries: {result.verdict}. Fidelity: clean "
-            f"{_shown(fidelities[CLEAN])}, release {_shown(fidelities[RELEASED])}, label only (the "
-            f"floor) {_shown(fidelities[LABEL])}{gap}; strongest on the release: "
+            f"{shown(fidelities[CLEAN])}, release {shown(fidelities[RELEASED])}, label only (the "
+            f"floor) {shown(fidelities[LABEL])}{gap}; strongest on the release: "
             f"{result.thefts[RELEASED].thief}."
         )
     return lines
@@ -40,7 +40,3 @@ def stealing_table(record: StealingRecord) -> Listing:
         for thief in theft.fidelities
     ]
     return Listing("Thieves, means over seeds", columns, rows)
-
-
-def _shown(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
