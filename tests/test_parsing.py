@@ -30,6 +30,7 @@ class Outer:
     level: Literal["low", "high"]
     limit: float | None
     number: int | None
+    size: int | float
     inner: Inner
     perhaps: Inner | None
     several: tuple[Inner, ...]
@@ -44,6 +45,7 @@ PLAIN = {
     "level": "low",
     "limit": None,
     "number": None,
+    "size": 3,
     "inner": {"count": 1},
     "perhaps": None,
     "several": [{"count": 2, "share": 1}, {"count": 3}],

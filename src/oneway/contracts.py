@@ -122,9 +122,12 @@ class TrainingData:
         private_labels: ``(N)`` int64, their classes; or None.
         auxiliary_images: ``(M, C, H, W)`` public images, disjoint from the private images.
         auxiliary_logits: ``(M, K)`` clean scores of the auxiliary images.
-        calibration_images: ``(Q, C, H, W)`` unlabelled queries that the operator has kept, like
-            those that clients will ask. None: auxiliary images are used instead.
+        calibration_images: ``(Q, C, H, W)`` queries that the operator has kept, like those that
+            clients will ask. None: auxiliary images are used instead.
         calibration_logits: ``(Q, K)`` clean scores of the calibration images, or None.
+        auxiliary_labels: ``(M)`` int64 true classes of the auxiliary images; None if unknown, or of
+            other classes than the target's.
+        calibration_labels: ``(Q)`` int64 true classes of the calibration images, or None.
     """
 
     target: nn.Module | None
@@ -134,13 +137,18 @@ class TrainingData:
     auxiliary_logits: Tensor
     calibration_images: Tensor | None = None
     calibration_logits: Tensor | None = None
+    auxiliary_labels: Tensor | None = None
+    calibration_labels: Tensor | None = None
 
     @property
-    def calibration(self) -> tuple[Tensor, Tensor]:
-        """Images and logits to fit a release to: the operator's queries, or else auxiliary ones."""
+    def calibration(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Images, logits and true classes to fit a release to.
+
+        They are the operator's queries, or else the auxiliary images.
+        """
         if self.calibration_images is None or self.calibration_logits is None:
-            return self.auxiliary_images, self.auxiliary_logits
-        return self.calibration_images, self.calibration_logits
+            return self.auxiliary_images, self.auxiliary_logits, self.auxiliary_labels
+        return self.calibration_images, self.calibration_logits, self.calibration_labels
 
 
 class TrainedDefense(Protocol):

@@ -53,9 +53,10 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return build_from(kind, value, where)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        [kind] = [argument for argument in arguments if argument is not type(None)]
+        # None, or a whole number where a fraction would mean something else.
+        if type(value) in arguments:
+            return value
+        [*_, kind] = [argument for argument in arguments if argument is not type(None)]
         return _value(kind, value, where)
     if origin is Literal and value in arguments:
         return value

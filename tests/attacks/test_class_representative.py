@@ -1,5 +1,8 @@
 """The search by optimisation: towards the class, with the paper's stop rule, at a bounded price."""
 
+import dataclasses
+from functools import partial
+
 import torch
 
 from laws import looped
@@ -9,6 +12,8 @@ from oneway.attacks.class_representative import (
     PAIRS,
     PATIENCE,
     ClassRepresentative,
+    WhiteBoxClassRepresentative,
+    estimate_gradients,
     find_representatives,
     is_over,
 )
@@ -48,9 +53,14 @@ class Similar:
 
 
 def search(query, start=None, seed=0, classes=CLASSES):
+    def costs(images, labels):
+        confidences = query(images, 1)[0].gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        return -confidences.clamp_min(1e-38).log()
+
     start = torch.zeros(SHAPE) if start is None else start
+    generator = torch.Generator().manual_seed(seed)
     return find_representatives(
-        query, start, classes, generator=torch.Generator().manual_seed(seed)
+        costs, partial(estimate_gradients, costs, generator), start, classes
     )
 
 
@@ -76,6 +86,40 @@ def test_it_approaches_what_the_class_scores_highest(level, seed):
     assert (distances(found) < 0.05).all()
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+def test_a_confidence_far_below_the_last_digit_of_1_is_climbed_all_the_same():
+    """One in 1e12: ``1 - confidence`` is 1 whatever the image."""
+    found = search(Similar(best=1e-12))
+    assert (distances(found) < 0.05).all()
+    torch.testing.assert_close(found, search(Similar()), atol=1e-3, rtol=0)
+
+
+def test_the_white_box_form_follows_the_exact_gradient_and_asks_nothing():
+    asked = []
+
+    def logits(images):
+        asked.append(len(images))
+        distance = (images.unsqueeze(1) - templates()).square().flatten(2).sum(-1)
+        return torch.cat([-distance, torch.full((len(images), 1), -30.0)], -1)
+
+    seen = dataclasses.replace(knowledge(None), differentiable_logits=logits)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    made = WhiteBoxClassRepresentative()(seen, None)["representative"]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sum(asked) <= (CLASSES + 1) * (1 + 2 * ITERATIONS)
+    images = made.reconstruct(torch.eye(CLASSES + 1).unsqueeze(0))
+    scores = logits(images).softmax(-1).diagonal()[:CLASSES]
+    assert (scores > 0.99).all()
+    assert (distances(images[:CLASSES]) < distances(torch.zeros(CLASSES, *SHAPE))).all()
+    assert not images.requires_grad
+    assert WhiteBoxClassRepresentative()(knowledge(Similar()), None) == {}
+
+
+def test_neither_form_scores_a_release():
+    assert not ClassRepresentative.reads_query
+    assert not WhiteBoxClassRepresentative.reads_query
 
 
 def test_it_answers_a_query_with_the_representative_of_its_label_seen_before_or_not():

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 
 from attacks.spying import spied
 from benchmark.small import (
@@ -23,9 +24,11 @@ from benchmark.small import (
 from oneway.attacks import ATTACKS
 from oneway.benchmark import count_stages
 from oneway.defenses import load_module
-from oneway.errors import InvalidOptionError, OverlappingSplitsError
+from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
 from oneway.evaluation import defenders
-from oneway.evaluation.settings import ReleaseSpec
+from oneway.evaluation.defenders import surrogate_options
+from oneway.evaluation.settings import ReleaseSpec, SurrogateSpec
+from oneway.inversion import build_inverter
 from oneway.metrics import distortion
 from oneway.targets import DefendedTarget
 
@@ -298,3 +301,28 @@ def test_a_surrogate_without_hidden_layers_is_refused_before_any_training(tmp_pa
         experiment(tmp_path, spec_of(NONE, NOISY, removed=2))
     # Where no defense takes a surrogate, none is refused.
     experiment(tmp_path, spec_of(NONE, removed=2))
+
+
+def test_a_surrogate_lacks_its_first_or_its_last_layers():
+    """The two readings of the paper's "remove two hidden layers"."""
+    shape = (1, 64, 64)
+    first = surrogate_options(SurrogateSpec(width=16), shape)
+    last = surrogate_options(SurrogateSpec(width=16, removed="last"), shape)
+    with torch.device("meta"):
+        whole, *others = (
+            build_inverter(10, shape, **options) for options in ({"width": 16}, first, last)
+        )
+    sizes = [[*network.layers.modules()][1:] for network in (whole, *others)]
+    counted = [
+        [layer.num_features for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+        for layers in sizes
+    ]
+    assert counted == [[128, 64, 32, 16], [32, 16], [128, 64]]
+    # All hidden layers of records are alike.
+    options = [
+        surrogate_options(SurrogateSpec(removed=end, hidden_layers_removed=1), (9,))
+        for end in ("first", "last")
+    ]
+    assert options[0] == options[1]
+    with pytest.raises(UnknownNameError, match=r"removed 'lst'.*mean 'last'"):
+        SurrogateSpec(removed="lst")

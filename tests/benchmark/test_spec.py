@@ -13,12 +13,14 @@ from oneway.benchmark.spec import DataSpec, ExperimentSpec
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.evaluation.settings import ReleaseSpec, sketch_defense
 from oneway.inversion import YANG_SETTINGS, TrainingSettings
+from oneway.targets import TargetTrainingSettings
 
 DEMOS = ("demo-digits", "demo-mnist")
 TABLES = tuple(
     f"{table}-{kind}" for table in ("table1", "table2", "background") for kind in ("mnist", "faces")
 )
 PRESETS = ("cpu", "paper")
+YANG_TARGET_SETTINGS = TargetTrainingSettings(100, 2e-4, 128, schedule="constant")
 FACES = ("facescrub", "celeba", 64)
 """The paper's, with its side."""
 
@@ -154,12 +156,15 @@ def test_the_cpu_preset_shrinks_networks_epochs_and_images_and_nothing_else(name
 @looped("name", TABLES)
 def test_the_paper_preset_is_larger_than_that_for_cpus_in_every_way(name):
     cpu, paper = bundled_spec(name, "cpu"), bundled_spec(name, "paper")
-    for split in ("private", "auxiliary"):
-        assert getattr(paper.data, split) > getattr(cpu.data, split)
     if name.endswith("faces"):
         assert (paper.data.name, paper.data.auxiliary_name, paper.data.side) == FACES
+        # Of as many images as can still be had: 80 % and 20 %, as Yang et al. split them.
+        assert (paper.data.private, paper.data.test, paper.data.auxiliary) == (0.8, 0.2, 1.0)
     else:
         assert (paper.data.name, paper.data.side) == ("mnist", 0)
+        for split in ("private", "auxiliary"):
+            assert getattr(paper.data, split) > getattr(cpu.data, split)
+    assert paper.target.training == YANG_TARGET_SETTINGS
     for part in ("target", "surrogate", "attackers"):
         small, large = getattr(cpu, part), getattr(paper, part)
         assert large.training.epochs > small.training.epochs
@@ -522,7 +527,7 @@ def test_a_preset_changes_what_it_names_and_leaves_the_rest(tmp_path):
             "row of releases 'noize'.*noise",
         ),
         ("private = 5", "privat = 5", UnknownNameError, "'privat'.*Did you mean 'private'"),
-        ("private = 5", 'private = "5"', InvalidOptionError, "private must be int, but is str"),
+        ("private = 5", 'private = "5"', InvalidOptionError, "private must be float, but is str"),
         ("steps = 3", "stepz = 3", UnknownNameError, "'stepz'.*Did you mean 'steps'"),
         ("widths = [2]", "widths = [0]", InvalidOptionError, "width must be"),
     ],

@@ -202,7 +202,7 @@ class TestRefusedBeforeAnyTraining:
             (("table1", "--device", "tpu9"), "Use 'cpu'"),
             (("table1", "--seed", "-1"), "--seed"),
             (("demo-digits",), "unknown table or figure 'demo-digits'"),
-            (("figure1", "--release", "none"), "Leave --release out"),
+            (("figure1", "--release", "MID, beta 0.02"), "unknown release of figure1"),
             (("figure1", "--executor", "ray"), "Leave --executor out"),
             (("figure1", "--no-images"), "Leave --no-images out"),
         ):
@@ -271,6 +271,9 @@ def test_a_figure_is_drawn_from_the_tables_cells_and_leaves_them_as_they_are(
         f"paper's\n{errors['noise']:.4f}",
     ]
     assert all(images.shape == (10, 32, 32) for images in rows.values())
+    alone = oneway("reproduce", "figure1", "--release", "noise", *tiny.options)
+    assert alone.exit_code == 0, (alone.output, alone.exception)
+    assert list(drawn[2][0]) == ["truth", f"paper's\n{errors['noise']:.4f}"]
     assert [p.read_bytes() for p in sorted((tiny.folder / "out").glob("*.jsonl"))] == before
 
 

@@ -169,10 +169,40 @@ def test_more_images_than_there_are_is_refused_with_the_counts(sizes, official, 
         split_dataset(dataset, **dict(zip(NAMES, sizes, strict=True)), seed=0)
 
 
-@looped("sizes", [(0, 5, 5), (5, -1, 5), (5, 5, 0)])
-def test_an_empty_split_is_refused(sizes):
-    with pytest.raises(InvalidOptionError, match="each split must have at least 1 image"):
+@looped(
+    ("sizes", "text"),
+    [
+        ((0, 5, 5), "private must be a whole number of at least 1, but got 0"),
+        ((5, -1, 5), "auxiliary must be a whole number of at least 1, but got -1"),
+        ((5, 5, 0), "test must be a whole number of at least 1, but got 0"),
+        ((0.0, 5, 5), "private must be a number of images, or a share .* up to 1, but got 0.0"),
+        ((5, 1.5, 5), "auxiliary must be a number of images, or a share .* but got 1.5"),
+        ((5, 5, 0.01), "test would have no image: it is 0.01 of 24"),
+    ],
+)
+def test_an_empty_split_is_refused(sizes, text):
+    with pytest.raises(InvalidOptionError, match=text):
         split_dataset(dataset_of([12, 12]), **dict(zip(NAMES, sizes, strict=True)), seed=0)
+
+
+@looped("official", [0, 4])
+def test_a_share_is_that_number_of_the_distinct_images_there_are(official):
+    dataset, other = dataset_of([15, 15, 15], copies=2, official=official), other_dataset(20)
+    pools = (12, 33) if official else (45, 45)
+    shares = split_dataset(
+        dataset, private=0.6, auxiliary=1.0, test=0.25, seed=3, auxiliary_dataset=other
+    )
+    counts = split_dataset(
+        dataset,
+        private=int(0.6 * pools[1]),
+        auxiliary=20,
+        test=int(0.25 * pools[0]),
+        seed=3,
+        auxiliary_dataset=other,
+    )
+    for name in NAMES:
+        one, same = (getattr(splits, f"{name}_images") for splits in (shares, counts))
+        assert torch.equal(one, same)
 
 
 @looped("name", NAMES)
@@ -468,7 +498,7 @@ def test_what_is_kept_comes_from_the_private_set_s_source():
             13,
             r"for test and 24 for other splits, but 6 and 6 \+ 6 \+ 13 are needed",
         ),
-        (-1, "calibration 0 or more, but .* are 6, 6, 6 and -1"),
+        (-1, "calibration must be a whole number of at least 0, but got -1"),
     ],
 )
 def test_more_than_there_are_cannot_be_kept(count, text):

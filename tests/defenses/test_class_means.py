@@ -33,6 +33,17 @@ def test_means_are_those_of_the_rows_that_predict_a_label():
         torch.testing.assert_close(network.means[label], rows[labels == label].mean(0))
 
 
+def test_means_are_those_of_the_rows_of_a_class_where_classes_are_given():
+    logits = random_rows(1, 300, CLASSES, torch.float32, 2)
+    labels = torch.randint(CLASSES - 1, (300,), generator=torch.Generator().manual_seed(3))
+    network, rows = ClassMeans(CLASSES), logits.double().softmax(-1)
+    assert network.fit(logits, labels) == 1
+    for label in range(CLASSES - 1):
+        torch.testing.assert_close(network.means[label], rows[labels == label].mean(0))
+    with pytest.raises(InvalidTensorError, match=r"labels must lie in \[0, 5\)"):
+        network.fit(logits, labels + 2)
+
+
 def test_a_label_without_samples_gets_the_mean_top_confidence_and_the_rest_evenly():
     logits = random_rows(1, 300, CLASSES, torch.float64, 2)
     logits[:, 3] = -9

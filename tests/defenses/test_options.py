@@ -68,7 +68,12 @@ REFUSED = {
     "gaussian-noise": {"standard_deviation": NOT_ABOVE_0, **LABEL},
     "dirichlet-noise": {"concentration": NOT_ABOVE_0, **LABEL},
     "one-parameter": {"epsilon": NOT_ABOVE_0},
-    "ssd": {"epsilon": NOT_ABOVE_0, "temperature": NOT_ABOVE_0, "label_guarded": NO_SWITCH},
+    "ssd": {
+        "epsilon": NOT_ABOVE_0,
+        "temperature": NOT_ABOVE_0,
+        "label_guarded": NO_SWITCH,
+        "means_of": NO_NAME,
+    },
     "adversarial-noise": {
         **NOISE,
         "update": ("projekt", *NO_NAME),

@@ -1,13 +1,16 @@
 """SSD: its closed form against a slow solver, its draws, and what its guard keeps."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import looped
+from oneway.contracts import TrainingData
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.stealthy_shield import StealthyShield, pull_towards
+from oneway.errors import InvalidOptionError
 from rows import leads, random_rows, same_bits
 
 CLASSES = 5
@@ -146,3 +149,32 @@ def test_the_guarded_form_draws_nothing_and_needs_no_generator():
     assert same_bits(shield.draws(logits, None, 2)[1], shield(logits))
     free = StealthyShield(means(), generator=torch.Generator())
     assert (free.deterministic, free.keeps_label) == (False, False)
+
+
+def test_means_are_of_true_classes_as_published_unless_predicted_ones_are_asked_for():
+    logits, images = random_rows(5, 200, CLASSES, torch.float32, 1), torch.zeros(200, 1, 2, 2)
+    labels = (logits.argmax(-1) + (torch.arange(200) % 3 == 0)) % CLASSES
+    data = TrainingData(None, None, None, images, logits, auxiliary_labels=labels)
+    seed = torch.Generator()
+    true, _ = StealthyShield.train(data, generator=seed)
+    predicted, _ = StealthyShield.train(data, generator=seed, means_of="predicted")
+    torch.testing.assert_close(predicted.means, means_of(logits, logits.argmax(-1)))
+    torch.testing.assert_close(true.means, means_of(logits, labels))
+    assert not torch.equal(true.means, predicted.means)
+    unlabelled = TrainingData(None, None, None, images, logits)
+    with pytest.raises(InvalidOptionError, match="Pass their labels, or set means_of"):
+        StealthyShield.train(unlabelled, generator=seed)
+
+
+def means_of(logits, labels):
+    rows = logits.double().softmax(-1)
+    return torch.stack([rows[labels == label].mean(0) for label in range(CLASSES)])
+
+
+def test_the_guarded_form_keeps_labels_though_most_of_a_class_is_taken_for_another():
+    network = ClassMeans(CLASSES)
+    logits = random_rows(5, 200, CLASSES, torch.float32, 1)
+    network.fit(logits, (logits.argmax(-1) + 1) % CLASSES)
+    assert not torch.equal(network.means.argmax(-1), torch.arange(CLASSES))
+    told = StealthyShield(network, label_guarded=True, epsilon=9.0)(logits)
+    assert leads(told, logits.argmax(-1))

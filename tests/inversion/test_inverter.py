@@ -31,6 +31,8 @@ VARIANTS = {
     "one side divides": {"image_shape": (1, 8, 11), "hidden_layers": 2},
     "tiny": {"image_shape": (1, 3, 5)},
     "one pixel": {"image_shape": (1, 1, 1)},
+    "last layer by 4": {"hidden_layers": 1, "upsampling": 4},
+    "last layer by 8, odd": {"image_shape": (5, 15, 22), "hidden_layers": 2, "upsampling": 8},
 }
 
 
@@ -64,6 +66,23 @@ def test_removed_hidden_layers_are_the_early_ones(side, hidden_layers, widths):
         maps = inverter.layers[:2](torch.zeros(2, 10))
     assert channels(inverter) == widths
     assert maps.shape == (2, widths[0], side // 2**hidden_layers, side // 2**hidden_layers)
+
+
+def test_removed_hidden_layers_may_be_the_last_ones():
+    with torch.device("meta"):
+        inverter = Inverter(530, (1, 64, 64), width=512, hidden_layers=2, upsampling=8)
+        sizes = [
+            sum(weights.numel() for weights in network.parameters())
+            for network in (
+                Inverter(530, (1, 64, 64), width=128),
+                Inverter(530, (1, 64, 64), width=128, hidden_layers=2),
+                inverter,
+            )
+        ]
+        maps = inverter.layers[:2](torch.zeros(2, 530))
+    assert channels(inverter) == [1024, 512]
+    assert maps.shape == (2, 1024, 4, 4)
+    assert [round(size / 1e6) for size in sizes] == [20, 35, 17]  # what the docstring says
 
 
 @looped("options", VARIANTS.values(), ids=list(VARIANTS))
@@ -191,7 +210,10 @@ def test_the_first_layer_takes_what_the_input_transform_gives(input_transform):
         ({"num_classes": 1}, "num_classes must be a whole number of at least 2"),
         ({"width": 0}, "width must be a whole number of at least 1"),
         ({"hidden_layers": 0}, "hidden_layers must be a whole number of at least 1"),
-        ({"hidden_layers": 4}, "hidden_layers must be at most 3 for images of 8x8, but got 4"),
+        ({"hidden_layers": 4}, "hidden_layers must be at most 3 for images of 8x8"),
+        ({"hidden_layers": 3, "upsampling": 4}, "hidden_layers must be at most 2"),
+        ({"upsampling": 6}, "upsampling must be 2, 4, 8 or so on, but got 6"),
+        ({"upsampling": 1}, "upsampling must be 2, 4, 8 or so on, but got 1"),
         ({"image_shape": (8, 8)}, "image_shape must be (C, H, W)"),
         ({"image_shape": (1, 0, 8)}, "image_shape must be (C, H, W)"),
         ({"input_transform": "wavelet"}, "input_transform must be one of faithful, standardized"),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from laws import looped
-from oneway.errors import InvalidOptionError, InvalidTensorError
+from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from oneway.targets import TargetNetwork, TargetTrainingSettings, train_target
 from pictures import CLASSES, bars
 
@@ -118,6 +118,34 @@ def test_label_smoothing_spreads_its_share_of_the_label_over_all_classes(smoothi
     wanted[np.arange(6), labels.numpy()] += 1 - smoothing
     expected = (wanted * surprise).sum(-1).mean()
     assert first_loss(network, images, labels, smoothing) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_constant_schedule_is_yang_s_adam_with_amsgrad():
+    """Against the update rule of Reddi et al., ICLR 2018, on a gradient that is known."""
+    images, labels = bars(4, seed=0)[0], torch.tensor([0, 0, 0, 1])
+    network = Constant()
+    rate, steps, shares = 0.1, 5, np.array([0.75, 0.25, 0.0])
+    train_target(
+        network,
+        images,
+        labels,
+        settings=TargetTrainingSettings(steps, rate, batch_size=4, schedule="constant"),
+        generator=torch.Generator().manual_seed(0),
+    )
+    bias, first, second, most = np.zeros((4, CLASSES))
+    for step in range(1, steps + 1):
+        gradient = np.exp(bias) / np.exp(bias).sum() - shares
+        first = 0.5 * first + 0.5 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        most = np.maximum(most, second)
+        size = rate / (1 - 0.5**step)
+        bias = bias - size * first / (np.sqrt(most / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(network.bias.detach().numpy(), bias, rtol=1e-4)
+
+
+def test_an_unknown_schedule_is_refused_with_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"schedule 'constnt'.*mean 'constant'"):
+        TargetTrainingSettings(schedule="constnt")
 
 
 def test_label_smoothing_makes_scores_less_saturated():

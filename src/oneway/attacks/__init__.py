@@ -4,7 +4,10 @@ from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
 from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack, Workload
 from oneway.attacks.cell_means import CellMeans
-from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.class_representative import (
+    ClassRepresentative,
+    WhiteBoxClassRepresentative,
+)
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
 from oneway.attacks.matching import Matching
@@ -30,6 +33,7 @@ __all__ = [
     "Retrained",
     "Stack",
     "Static",
+    "WhiteBoxClassRepresentative",
     "Workload",
     "identification_attacks",
     "inversion_attacks",

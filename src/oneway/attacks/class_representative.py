@@ -1,6 +1,8 @@
 """Inversion by optimisation: search for an input that the target takes for each class."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,7 +21,7 @@ ITERATIONS = 60
 PATIENCE = 10
 """Number of the last costs that a step must improve on (beta). The paper takes 100."""
 
-ENOUGH = 0.01
+ENOUGH = -math.log(0.99)
 """Cost that ends the search (gamma), at a confidence of 0.99, as in the paper."""
 
 STEP = 0.1
@@ -35,6 +37,13 @@ GRID = 8
 """Most points a side of the grid on which perturbations are drawn; they are interpolated."""
 
 
+Costs = Callable[[Tensor, Tensor], Tensor]
+"""``(M, C, H, W)`` images and ``(M)`` labels to ``(M)`` costs: minus the log of the confidence."""
+
+Gradients = Callable[[Tensor, Tensor], Tensor]
+"""``(M, C, H, W)`` images and ``(M)`` labels to gradients of the costs, ``(M, C, H, W)``."""
+
+
 class ClassRepresentative(InversionAttack):
     """Search for the image of each class that scores highest; answer with the image of the label.
 
@@ -46,13 +55,16 @@ class ClassRepresentative(InversionAttack):
     Source:
         Fredrikson, Jha & Ristenpart, "Model Inversion Attacks that Exploit Confidence
         Information and Basic Countermeasures", CCS 2015, Algorithm 1, from an image of zeros
-        and without the denoising. The paper follows the gradient of a known network. Here the
-        gradient is estimated from scores, and scaled, since it vanishes at a confidence near 0.
+        and without the denoising. The paper follows the gradient of a known network, as
+        :class:`WhiteBoxClassRepresentative` does; here it is estimated from scores. The paper's
+        cost is ``1 - confidence``. Its logarithm has the same direction and the same stop rule, and
+        still changes where the confidence is too small to change ``1 - confidence`` in float32.
     """
 
     name: ClassVar = "class-representative"
     knows: ClassVar = "scores of images it makes up: one image per class, not the query"
     requires: ClassVar = frozenset({"query"})
+    numerics: ClassVar = 2
     trains_decoders: ClassVar = False
     reads_query: ClassVar = False
 
@@ -63,29 +75,62 @@ class ClassRepresentative(InversionAttack):
     ) -> Mapping[str, Reconstructor]:
         """Search for representatives; see :meth:`InversionAttack.run`."""
         assert knowledge.query is not None  # noqa: S101  required
-        representatives = find_representatives(
-            knowledge.query,
-            torch.zeros_like(knowledge.images[0]),
-            knowledge.released.shape[-1],
-            generator=torch.Generator().manual_seed(SEED),
-        )
-        return {
-            "representative": Reconstructor(
-                lambda released: representatives[released[0].argmax(-1)]
-            )
-        }
+        costs = partial(_costs_by_query, knowledge.query)
+        generator = torch.Generator().manual_seed(SEED)
+        return _answer_by_label(knowledge, costs, partial(estimate_gradients, costs, generator))
+
+
+class WhiteBoxClassRepresentative(InversionAttack):
+    """The search of :class:`ClassRepresentative` along the exact gradient of the model.
+
+    The attacker has the model itself, so that no release defends against this attack and its result
+    scores none: it shows what the attack as published makes of a class.
+
+    Source:
+        Fredrikson, Jha & Ristenpart, CCS 2015, Algorithm 1, with the differences that
+        :class:`ClassRepresentative` names. Each step is scaled, since the gradient vanishes at a
+        confidence near 0 or 1.
+    """
+
+    name: ClassVar = "class-representative-white-box"
+    knows: ClassVar = "the model itself: one image per class along its gradient, not the query"
+    requires: ClassVar = frozenset({"differentiable_logits"})
+    trains_decoders: ClassVar = False
+    reads_query: ClassVar = False
+
+    def run(
+        self,
+        knowledge: AttackerKnowledge,
+        train: TrainDecoder,  # noqa: ARG002  part of the contract
+    ) -> Mapping[str, Reconstructor]:
+        """Search for representatives; see :meth:`InversionAttack.run`."""
+        assert knowledge.differentiable_logits is not None  # noqa: S101  required
+        costs = partial(_costs_by_model, knowledge.differentiable_logits)
+        return _answer_by_label(knowledge, costs, partial(_exact_gradients, costs))
+
+
+def _answer_by_label(
+    knowledge: AttackerKnowledge, costs: Costs, gradients: Gradients
+) -> Mapping[str, Reconstructor]:
+    """Return a reconstructor that answers each query with the representative of its label."""
+    representatives = find_representatives(
+        costs, gradients, torch.zeros_like(knowledge.images[0]), knowledge.released.shape[-1]
+    )
+    return {
+        "representative": Reconstructor(lambda released: representatives[released[0].argmax(-1)])
+    }
 
 
 def find_representatives(
-    query: Query, start: Tensor, classes: int, *, generator: Generator
+    costs_of: Costs, gradients_of: Gradients, start: Tensor, classes: int
 ) -> Tensor:
-    """Minimise ``1 - confidence`` of each class over images in ``[0, 1]``.
+    """Minimise the cost of each class over images in ``[0, 1]``.
 
     Args:
-        query: Queries the API.
+        costs_of: Returns costs of images.
+        gradients_of: Returns gradients of the costs; only their direction counts.
         start: ``(C, H, W)`` image where every search begins.
         classes: Number of classes, K.
-        generator: Source of the perturbations, on the CPU.
 
     Returns:
         ``(K, C, H, W)`` the image of the lowest cost of each class.
@@ -93,13 +138,15 @@ def find_representatives(
     current = start.repeat(classes, 1, 1, 1)
     best = current.clone()
     running = torch.arange(classes, device=start.device)
-    costs = _costs(query, current[running], running).unsqueeze(0)
+    costs = costs_of(current[running], running).detach().unsqueeze(0)
     lowest = costs[0].clone()
     for _ in range(ITERATIONS):
-        gradients = _estimate_gradients(query, current[running], running, generator)
-        current[running] = (current[running] - STEP * gradients).clamp(0, 1)
+        gradients = gradients_of(current[running], running)
+        largest = gradients.abs().amax((1, 2, 3), keepdim=True)
+        steps = STEP * gradients / torch.where(largest > 0, largest, 1)
+        current[running] = (current[running] - steps).clamp(0, 1)
         latest = costs[-1].clone()
-        latest[running] = _costs(query, current[running], running)
+        latest[running] = costs_of(current[running], running).detach()
         costs = torch.cat([costs, latest.unsqueeze(0)])
         better = latest < lowest
         best[better], lowest[better] = current[better], latest[better]
@@ -125,26 +172,46 @@ def is_over(costs: Tensor) -> Tensor:
     return enough | (latest >= earlier.amax(0))
 
 
-def _costs(query: Query, images: Tensor, labels: Tensor) -> Tensor:
-    """Return each image's ``1 - confidence`` of its label."""
-    return 1 - query(images, 1)[0].gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+def _costs_by_query(query: Query, images: Tensor, labels: Tensor) -> Tensor:
+    """Return ``(M)`` costs, from the scores that an API answers."""
+    confidences = query(images, 1)[0].gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return -confidences.clamp_min(torch.finfo(confidences.dtype).tiny).log()
 
 
-def _estimate_gradients(
-    query: Query, images: Tensor, labels: Tensor, generator: Generator
+def _costs_by_model(
+    differentiable_logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> Tensor:
-    """Return each image's smoothed cost gradient, scaled to a largest entry of 1.
+    """Return ``(M)`` costs, with a gradient in the images."""
+    return functional.cross_entropy(differentiable_logits(images), labels, reduction="none")
+
+
+def _exact_gradients(costs_of: Costs, images: Tensor, labels: Tensor) -> Tensor:
+    """Return each image's gradient of its cost."""
+    with torch.enable_grad():
+        variable = images.detach().clone().requires_grad_()
+        (gradients,) = torch.autograd.grad(costs_of(variable, labels).sum(), variable)
+    return gradients
+
+
+def estimate_gradients(
+    costs_of: Costs, generator: Generator, images: Tensor, labels: Tensor
+) -> Tensor:
+    """Return each image's gradient of its smoothed cost, up to a factor.
 
     Smooth perturbations span few dimensions, so that few perturbations are needed. Clamping images
     to 0 and 1 halves an entry's share of the difference there, and leaves its sign.
+
+    Args:
+        costs_of: Returns costs of images.
+        generator: Source of the perturbations, on the CPU.
+        images: ``(M, C, H, W)`` in ``[0, 1]``.
+        labels: ``(M)`` int64.
     """
     channels, height, across = images.shape[1:]
     coarse = torch.randn(PAIRS, channels, min(GRID, height), min(GRID, across), generator=generator)
     noise = functional.interpolate(coarse, (height, across), mode="bilinear").to(images)
     shifted = images.unsqueeze(1).unsqueeze(0) + RADIUS * torch.stack([noise, -noise]).unsqueeze(1)
     owners = labels.repeat_interleave(PAIRS).repeat(2)
-    costs = _costs(query, shifted.clamp(0, 1).flatten(0, 2), owners)
+    costs = costs_of(shifted.clamp(0, 1).flatten(0, 2), owners)
     above, below = costs.view(2, len(images), PAIRS)
-    gradients = torch.einsum("kp,pchw->kchw", (above - below).to(images), noise)
-    largest = gradients.abs().amax((1, 2, 3), keepdim=True)
-    return gradients / torch.where(largest > 0, largest, 1)
+    return torch.einsum("kp,pchw->kchw", (above - below).to(images), noise)

@@ -4,7 +4,10 @@ from oneway.attacks.adversarial_training import AdversarialTraining
 from oneway.attacks.averaging import Averaging
 from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack
 from oneway.attacks.cell_means import CellMeans
-from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.class_representative import (
+    ClassRepresentative,
+    WhiteBoxClassRepresentative,
+)
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
 from oneway.attacks.matching import Matching
@@ -25,6 +28,7 @@ ATTACKS: dict[str, Attack] = {
         Averaging(),
         Optimising(),
         ClassRepresentative(),
+        WhiteBoxClassRepresentative(),
         Stack(),
         Matching(),
     )

@@ -427,6 +427,7 @@ class MembershipAudit:
                 self.rows.labels[inside],
                 self.rows.population,
                 answers.population[:, 0],
+                auxiliary_labels=self.rows.population_labels,
             )
             options = training_options(name, spec.options)
             stream = Stream(self.settings.seed, f"{spec.name}, {purpose}, weights")

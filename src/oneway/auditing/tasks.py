@@ -236,7 +236,8 @@ class AuditTasks:
             hidden_layers_removed=removed,
             training=settings_for(2 * self.settings.first_epochs),
         )
-        public = DefenderImages(images, attackers.held_out)
+        labels = self.audited.auxiliary_labels
+        public = DefenderImages(images, attackers.held_out, auxiliary_labels=labels)
         factors = (0.5, 1.0, 2.0)
         return Defender(surrogate, factors, public, self.store, attackers.trainer, self.report)
 

@@ -23,7 +23,7 @@ from oneway.evaluation import (
     take_baselines,
 )
 from oneway.evaluation.attackers import CleanErrors, prepare_attackers, selection_size
-from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_depth
+from oneway.evaluation.defenders import Defender, DefenderImages, FittedDefense, surrogate_options
 from oneway.evaluation.detection import STAGE, detection_limit
 from oneway.evaluation.pictures import pixels, shown_rows
 from oneway.evaluation.randomness import Stream
@@ -96,7 +96,7 @@ class Experiment:
             spec.attackers, self.splits.auxiliary_images, store, spec.seed, report
         )
         if any(needs_surrogate(row.defense) for row in spec.releases):
-            surrogate_depth(spec.surrogate, splits.auxiliary_images.shape[1:])
+            surrogate_options(spec.surrogate, splits.auxiliary_images.shape[1:])
         self.defender = Defender(
             spec.surrogate,
             spec.attackers.step_factors,
@@ -106,6 +106,9 @@ class Experiment:
                 splits.private_images,
                 splits.private_labels,
                 calibration,
+                # Classes of another data set are not the target's.
+                splits.auxiliary_labels if auxiliary_dataset is None else None,
+                None if calibration is None else splits.calibration_labels,
             ),
             store,
             self.attackers.trainer,
@@ -344,7 +347,8 @@ def count_stages(spec: ExperimentSpec) -> int:
     """Return the number of stages that an experiment reports."""
     decoders = selection_size(spec.attackers)
     networks, stages = set[str](), 2  # the target and the planted leaks
-    workload = Workload(spec.data.auxiliary, spec.data.test, spec.attackers.repeats)
+    # The number of model selections does not depend on the sizes of splits.
+    workload = Workload(0, 0, spec.attackers.repeats)
     for row in spec.releases:
         applying = [inversion_attacks()[name] for name in spec.applying_attackers(row)]
         stages += 2 + decoders * sum(attack.model_selections(workload) for attack in applying)

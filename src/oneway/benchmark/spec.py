@@ -11,6 +11,7 @@ from typing import Any
 
 from oneway.attacks import LabelOnly, Static, inversion_attacks
 from oneway.checks import check_count
+from oneway.data import check_split_size
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.evaluation.records import json_values
 from oneway.evaluation.settings import (
@@ -29,41 +30,43 @@ NAME = re.compile(r"\w[\w.-]*")
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The data sets of an experiment, and the number of images of each split.
+    """The data sets of an experiment, and the size of each split.
+
+    A size is a number of images, or a share of those that are there: 0.8, or 1.0 for all of them.
 
     Attributes:
         name: Name of the data set of private and test images.
-        private: Number of images that train the target.
-        auxiliary: Number of images that attackers and defender have.
-        test: Number of queries that attacks are graded on.
+        private: Size of the split that trains the target.
+        auxiliary: Size of the split of attackers and defender.
+        test: Size of the split of queries that attacks are graded on.
         path: File or folder of the data set; empty: the data set needs none.
         side: Side of the scaled images, in pixels; 0: images are not scaled.
         auxiliary_name: Name of the data set of auxiliary images; empty: the same data set.
         auxiliary_path: File or folder of the auxiliary data set.
-        calibration: Number of queries that the operator has kept to fit releases to; 0: releases
-            are fitted to auxiliary images.
+        calibration: Size of the split of queries that the operator has kept to fit releases to; 0:
+            releases are fitted to auxiliary images.
     """
 
     name: str
-    private: int
-    auxiliary: int
-    test: int
+    private: int | float
+    auxiliary: int | float
+    test: int | float
     path: str = ""
     side: int = 0
     auxiliary_name: str = ""
     auxiliary_path: str = ""
-    calibration: int = 0
+    calibration: int | float = 0
 
     def __post_init__(self) -> None:
         """Refuse sizes outside their range.
 
         Raises:
-            InvalidOptionError: A size is not a whole number, or too small.
+            InvalidOptionError: A size is no number of images or share, or too small.
         """
         for split in ("private", "auxiliary", "test"):
-            check_count(split, getattr(self, split))
-        for name in ("calibration", "side"):
-            check_count(name, getattr(self, name), least=0)
+            check_split_size(split, getattr(self, split))
+        check_split_size("calibration", self.calibration, least=0)
+        check_count("side", self.side, least=0)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from oneway.cli.paths import Reads
 from oneway.errors import InvalidOptionError, UnknownNameError
 
 if TYPE_CHECKING:
-    from oneway.benchmark import Cells, ExperimentSpec, FigureSpec
+    from oneway.benchmark import Cells, ExperimentSpec, FigureRow, FigureSpec
     from oneway.evaluation import ReleaseRecord
 
 TABLES = ("table1", "table2", "background")
@@ -72,6 +72,9 @@ def reproduce(
     Faces are read from --data-root: glint_celebs24_grey64.npz as the private set and
     celeba10k_grey64.npz as the auxiliary set. Name your own data sets in an experiment file.
 
+    A figure of faces stays with you: nothing is sent anywhere. --release draws the rows of a
+    release alone.
+
     Exits 1 if a label changed in a release that promises to keep labels.
 
     For example:
@@ -83,9 +86,11 @@ def reproduce(
         oneway reproduce my-experiment.toml --out results
     """
     spec, figure = _chosen(what, data, preset)
-    if figure:
-        _check_figure(what, release, executor, no_images=no_images)
     wanted = chosen_releases(spec, release)
+    rows = figure.rows if figure else ()
+    if figure:
+        _check_figure(what, executor, no_images=no_images)
+        rows = _chosen_rows(what, figure, wanted)
     device_used = choose_device(device)
     single = figure or _is_file(what)
     seeds = sorted(set(seed or ([spec.seed] if single else [0, 1, 2])))
@@ -97,14 +102,14 @@ def reproduce(
             records += done
         _print_tables(spec, records)
     else:
-        shown = {row.release for row in figure.rows}
+        shown = {row.release for row in rows}
         for seeded in specs:
             cells, done = run_seed(seeded, data_root, out, cache, device_used, shown, drawn=True)
             records += done
             title = f"{figure.title}, {data}, seed {seeded.seed}"
             last = f"seed{seeded.seed}" if len(seeds) > 1 else ""
             path = out / _join(what, data, spec.preset, last)
-            for written in _draw(figure.rows, cells, done, path, title):
+            for written in _draw(rows, cells, done, path, title):
                 typer.echo(f"Wrote {written}")
     name = _join(*((what, data) if figure else (spec.name,)), spec.preset)
     page_of_records(records, out / f"{name}.html", cache, no_images=no_images)
@@ -129,12 +134,19 @@ def _is_file(what: str) -> bool:
     return what.lower().endswith(".toml")
 
 
-def _check_figure(what: str, release: list[str] | None, executor: str, *, no_images: bool) -> None:
+def _chosen_rows(
+    what: str, figure: "FigureSpec", wanted: set[str] | None
+) -> "tuple[FigureRow, ...]":
+    """Return the rows of a figure that show the wanted releases; None: all rows."""
+    shown = {row.release for row in figure.rows}
+    for name in wanted or ():
+        if name not in shown:
+            raise UnknownNameError(f"release of {what}", name, sorted(shown))
+    return tuple(row for row in figure.rows if wanted is None or row.release in wanted)
+
+
+def _check_figure(what: str, executor: str, *, no_images: bool) -> None:
     """Refuse options that a figure cannot take."""
-    if release:
-        raise InvalidOptionError(
-            f"{what} has a fixed list of releases. Leave --release out, or run a table."
-        )
     if no_images:
         raise InvalidOptionError(f"{what} consists of images. Leave --no-images out.")
     if executor != "local":

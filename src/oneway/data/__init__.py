@@ -8,6 +8,7 @@ from oneway.data.source import ProgressCallback, no_progress
 from oneway.data.splits import (
     Splits,
     check_disjoint,
+    check_split_size,
     image_hashes,
     split_dataset,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Records",
     "Splits",
     "check_disjoint",
+    "check_split_size",
     "image_hashes",
     "image_tensor",
     "load_dataset",

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oneway.checks import check_count
 from oneway.data.images import Dataset
 from oneway.errors import CorruptDataError, InvalidOptionError, OverlappingSplitsError
 
@@ -30,8 +31,9 @@ class Splits:
         test_images: The queries that attacks are graded on.
         test_labels: ``(N)`` int64.
         num_classes: K of the private and test labels.
-        calibration_images: Unlabelled queries of the operator, to fit a release to: similar to the
-            test images, and none of them. Empty if there are none.
+        calibration_images: Queries of the operator, to fit a release to: similar to the test
+            images, and none of them. Empty if there are none.
+        calibration_labels: ``(Q)`` int64.
     """
 
     private_images: Tensor
@@ -42,6 +44,7 @@ class Splits:
     test_labels: Tensor
     num_classes: int
     calibration_images: Tensor
+    calibration_labels: Tensor
 
     def to(self, device: torch.device) -> "Splits":
         """Return the same splits on another device."""
@@ -53,14 +56,17 @@ class Splits:
 def split_dataset(
     dataset: Dataset,
     *,
-    private: int,
-    auxiliary: int,
-    test: int,
+    private: int | float,
+    auxiliary: int | float,
+    test: int | float,
     seed: int,
     auxiliary_dataset: Dataset | None = None,
-    calibration: int = 0,
+    calibration: int | float = 0,
 ) -> Splits:
     """Draw disjoint splits, each with every class in its share.
+
+    A size is a number of images (int), or a share above 0 and up to 1 (float) of the distinct
+    images that the split is drawn from, rounded down.
 
     An image that occurs more than once in a data set is used once. Test images come from the
     official test set if there is one. If ``auxiliary_dataset`` is given, all auxiliary images come
@@ -69,39 +75,43 @@ def split_dataset(
 
     Args:
         dataset: The data set to split.
-        private: Number of images that train the target.
-        auxiliary: Number of images of the attackers.
-        test: Number of queries that attacks are graded on.
+        private: Size of the split that trains the target.
+        auxiliary: Size of the attackers' split.
+        test: Size of the split of queries that attacks are graded on.
         seed: Seed of the draw.
         auxiliary_dataset: The source of auxiliary images. None: ``dataset``.
-        calibration: Number of the operator's queries, from ``dataset``; 0: none.
+        calibration: Size of the split of the operator's queries, from ``dataset``; 0: none.
 
     Raises:
-        InvalidOptionError: There are too few images, a split would lack a class, or the auxiliary
-            images have another size.
+        InvalidOptionError: A share is not above 0 and up to 1, there are too few images, a split
+            would lack a class, or the auxiliary images have another size.
         OverlappingSplitsError: An auxiliary image is also a private or a test image.
     """
-    if min(private, auxiliary, test) < 1 or calibration < 0:
-        raise InvalidOptionError(
-            "each split must have at least 1 image, and calibration 0 or more, but private, "
-            f"auxiliary, test and calibration are {private}, {auxiliary}, {test} and {calibration}."
-        )
-    tests, rest = _ordered_rows(dataset, test, np.random.default_rng(seed))
-    shared = auxiliary if auxiliary_dataset is None else 0
-    counts = [private, shared, calibration]
-    if len(tests) < test or len(rest) < sum(counts):
-        wanted = " + ".join(str(count) for count in counts if count)
+    tests, pool = _pools(dataset, np.random.default_rng(seed))
+    others = None if auxiliary_dataset is None else np.flatnonzero(_first_copies(auxiliary_dataset))
+    asked = _split_size("test", test, tests)
+    rest, tests = (pool[asked:] if dataset.is_test is None else pool), tests[:asked]
+    wanted = _split_size("auxiliary", auxiliary, pool if others is None else others)
+    shared = wanted if others is None else 0
+    counts = [
+        _split_size("private", private, pool),
+        shared,
+        _split_size("calibration", calibration, pool),
+    ]
+    if len(tests) < asked or len(rest) < sum(counts):
+        needed = " + ".join(str(count) for count in counts if count)
         raise InvalidOptionError(
             f"data set {dataset.name!r} has {len(tests)} distinct images for test and "
-            f"{len(rest)} for other splits, but {test} and {wanted} are needed. Ask for fewer."
+            f"{len(rest)} for other splits, but {asked} and {needed} are needed. Ask for fewer."
         )
+    kept, own, queries = np.split(rest[: sum(counts)], np.cumsum(counts)[:2])
     rows = {
-        "test": (dataset, tests[:test]),
-        "private": (dataset, rest[:private]),
-        "auxiliary": (dataset, rest[private : private + shared])
-        if auxiliary_dataset is None
-        else (auxiliary_dataset, _draw(auxiliary_dataset, auxiliary, seed)),
-        "calibration": (dataset, rest[private + shared : sum(counts)]),
+        "test": (dataset, tests),
+        "private": (dataset, kept),
+        "auxiliary": (dataset, own)
+        if auxiliary_dataset is None or others is None
+        else (auxiliary_dataset, _draw(auxiliary_dataset.name, others, wanted, seed)),
+        "calibration": (dataset, queries),
     }
     tensors = {name: _to_images(of.images[chosen]) for name, (of, chosen) in rows.items()}
     canvases = [tuple(tensors[name].shape[2:]) for name in ("private", "auxiliary")]
@@ -123,20 +133,50 @@ def split_dataset(
         test_labels=labels["test"],
         num_classes=dataset.num_classes,
         calibration_images=tensors["calibration"],
+        calibration_labels=labels["calibration"],
     )
 
 
-def _ordered_rows(
-    dataset: Dataset, test: int, generator: np.random.Generator
+def _pools(
+    dataset: Dataset, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows to take test images from, and those for other splits, in drawn order."""
+    """Return the rows to take test images from, and those for other splits, in drawn order.
+
+    Both are the same rows where there is no official test set.
+    """
     unique = _first_copies(dataset)
     if dataset.is_test is None:
         pool = _stratified(dataset.labels, np.flatnonzero(unique), generator)
-        return pool[:test], pool[test:]
+        return pool, pool
     tests = _stratified(dataset.labels, np.flatnonzero(unique & dataset.is_test), generator)
     rest = _stratified(dataset.labels, np.flatnonzero(unique & ~dataset.is_test), generator)
     return tests, rest
+
+
+def check_split_size(name: str, size: int | float, least: int = 1) -> None:
+    """Refuse the size of a split unless it is a number of images or a share of them.
+
+    Raises:
+        InvalidOptionError: A whole number is below ``least``, a share is not above 0 and up to 1,
+            or the size is no number.
+    """
+    if not isinstance(size, float):
+        check_count(name, size, least)
+    elif not 0 < size <= 1:
+        raise InvalidOptionError(
+            f"{name} must be a number of images, or a share above 0 and up to 1, but got {size}."
+        )
+
+
+def _split_size(name: str, size: int | float, pool: NDArray[np.int64]) -> int:
+    """Return the number of images of a split that is drawn from a pool."""
+    check_split_size(name, size, least=0 if name == "calibration" else 1)
+    count = int(size * len(pool)) if isinstance(size, float) else size
+    if isinstance(size, float) and not count:
+        raise InvalidOptionError(
+            f"{name} would have no image: it is {size:g} of {len(pool)}. Ask for more."
+        )
+    return count
 
 
 def _check_classes(name: str, dataset: Dataset, rows: NDArray[np.int64]) -> None:
@@ -156,12 +196,11 @@ def _first_copies(dataset: Dataset) -> NDArray[np.bool_]:
     return unique
 
 
-def _draw(dataset: Dataset, count: int, seed: int) -> NDArray[np.int64]:
+def _draw(name: str, distinct: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     """Draw distinct images at random, from a random stream that no other draw uses."""
-    distinct = np.flatnonzero(_first_copies(dataset))
     if len(distinct) < count:
         raise InvalidOptionError(
-            f"the auxiliary data set {dataset.name!r} has {len(distinct)} distinct images, but "
+            f"the auxiliary data set {name!r} has {len(distinct)} distinct images, but "
             f"{count} are needed. Ask for fewer."
         )
     (generator,) = np.random.default_rng(seed).spawn(1)

@@ -1,4 +1,4 @@
-"""Mean confidences of each label: the state of defenses that release one vector per label."""
+"""Mean confidences of each class: the state of defenses that pull or map answers to them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from oneway.checks import check_count, check_logits
+from oneway.checks import check_count, check_labels, check_logits
 from oneway.contracts import TrainingData
 from oneway.defenses.base import DefenseWithState
 from oneway.defenses.scores import log_probabilities
@@ -15,11 +15,11 @@ from oneway.options import Options
 
 
 class ClassMeans(nn.Module):
-    """For each label, the mean confidences of the images that are given that label.
+    """For each class, the mean confidences of its images.
 
     Attributes:
-        means: ``(K, K)`` float64, one probability vector per predicted label, the label's entry the
-            largest, no entry 0. Even until it is fitted.
+        means: ``(K, K)`` float64, one probability vector per class, no entry 0. Even until it is
+            fitted. Of predicted labels, the label's entry is the largest.
     """
 
     means: Tensor
@@ -40,17 +40,21 @@ class ClassMeans(nn.Module):
         self.register_buffer("means", even)
 
     @torch.no_grad()
-    def fit(self, logits: Tensor) -> int:
-        """Take the means from ``(N, K)`` calibration logits.
+    def fit(self, logits: Tensor, labels: Tensor | None = None) -> int:
+        """Take the means from calibration scores.
 
-        A label that no row has gets the mean top confidence of all rows, and the rest evenly.
+        A class that no row has gets the mean top confidence of all rows, and the rest evenly.
+
+        Args:
+            logits: ``(N, K)`` clean scores, N at least 1.
+            labels: ``(N)`` int64 true classes; None: the labels that the scores predict.
 
         Returns:
-            How many labels no row has.
+            The number of classes that no row has.
 
         Raises:
-            InvalidTensorError: ``logits`` are no finite floating scores over these classes, or
-                there are none.
+            InvalidTensorError: ``logits`` are no finite floating scores over these classes, there
+                are none, or ``labels`` are not a class each.
         """
         classes = len(self.means)
         check_logits(logits, "calibration logits")
@@ -59,7 +63,9 @@ class ClassMeans(nn.Module):
                 f"calibration logits must have shape (N, {classes}) with N >= 1, "
                 f"but got {tuple(logits.shape)}."
             )
-        confidences, labels = log_probabilities(logits).exp(), logits.argmax(-1)
+        labels = logits.argmax(-1) if labels is None else labels.to(logits.device)
+        check_labels(labels, logits)
+        confidences = log_probabilities(logits).exp()
         counts = labels.bincount(minlength=classes)
         sums = confidences.new_zeros(classes, classes).index_add(0, labels, confidences)
         top = float(confidences.amax(-1).mean())
@@ -76,36 +82,46 @@ class ClassMeans(nn.Module):
 
 
 class FittedToClassMeans(DefenseWithState):
-    """A defense whose state is the mean of calibration scores, label by label."""
+    """A defense whose state is the mean of calibration scores, class by class."""
 
     state_type = ClassMeans
     fitted_to = "calibration queries"
 
     @classmethod
+    def classes_of(
+        cls,
+        training_data: TrainingData,  # noqa: ARG003  a subclass reads it
+        settings: Any,  # noqa: ARG003  a subclass reads it
+    ) -> Tensor | None:
+        """Return ``(N)`` classes of the calibration rows; None: the predicted labels."""
+        return None
+
+    @classmethod
     def fit_state(
         cls,
         training_data: TrainingData,
-        settings: Options,  # noqa: ARG003  there are none
+        settings: Options,
         *,
         generator: Generator,  # noqa: ARG003  nothing is drawn
         report: Callable[[float], None],
     ) -> tuple[nn.Module, Mapping[str, Any]]:
-        """Average the confidences of calibration queries, by predicted label.
+        """Average the confidences of calibration queries, class by class.
 
         Args:
-            training_data: Its calibration logits.
-            settings: Not used.
+            training_data: Its calibration logits, and their classes where the defense takes them.
+            settings: Options of the training.
             generator: Not used.
             report: Called once.
 
         Returns:
-            The means, and how many labels had no calibration row.
+            The means, and how many classes had no calibration row.
 
         Raises:
-            InvalidTensorError: There are no finite calibration logits.
+            InvalidOptionError: The defense needs true classes, and there are none.
+            InvalidTensorError: There are no finite calibration logits, or the classes do not fit.
         """
-        _, logits = training_data.calibration
+        _, logits, _ = training_data.calibration
         means = ClassMeans(logits.shape[-1]).to(logits.device)
-        missing = means.fit(logits)
+        missing = means.fit(logits, cls.classes_of(training_data, settings))
         report(1.0)
         return means, {"labels_without_samples": missing}

@@ -1,26 +1,44 @@
-"""SSD: each answer is pulled to a label's mean answer, as far as its own uncertainty allows."""
+"""SSD: each answer is pulled to a class's mean answer, as far as its own uncertainty allows."""
+
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
+from oneway.contracts import TrainingData
 from oneway.defenses.base import RandomDefense
 from oneway.defenses.class_means import FittedToClassMeans
 from oneway.defenses.scores import log_probabilities, logits_of
-from oneway.options import injected, option
+from oneway.errors import InvalidOptionError
+from oneway.options import Options, injected, option
+
+
+class ClassMeansTraining(Options):
+    """Options of the class means."""
+
+    means_of: Literal["true", "predicted"] = option(
+        'Classes whose calibration answers are averaged. ``"true"``: the true classes, as '
+        'published. ``"predicted"``: the labels that the target gives, for queries without '
+        "true classes.",
+        default="true",
+    )
 
 
 class StealthyShield(FittedToClassMeans, RandomDefense):
     """Minimize KL(p || q) subject to L1(p, f) <= ``epsilon`` * H(f).
 
-    f are the clean confidences, H their entropy in nats, and q the mean confidences of a label.
-    As published that label is drawn from ``softmax(f / temperature)`` for every answer, which
-    may change the released label; with ``label_guarded`` it is the predicted label, which stays.
-    A retrained attacker may average over draws.
+    f are the clean confidences, H their entropy in nats, and q the mean confidences of a class's
+    calibration queries. As published that class is drawn from ``softmax(f / temperature)`` for
+    every answer, which may change the released label; with ``label_guarded`` it is the predicted
+    label, which stays. A retrained attacker may average over draws.
 
     Source:
         "Stealthy Shield Defense: A Conditional Mutual Information-Based Post-Processing against
         Black-Box Model Inversion Attacks", ICLR 2025.
     """
+
+    training = ClassMeansTraining
+    fitted_to = "calibration queries, with their classes or without"
 
     epsilon: float = option(
         "L1 distance allowed per nat of entropy. Theirs: 0.35 to 0.8.",
@@ -44,6 +62,23 @@ class StealthyShield(FittedToClassMeans, RandomDefense):
         """
         self.keeps_label = self.deterministic = self.label_guarded
         super().__post_init__()
+
+    @classmethod
+    def classes_of(cls, training_data: TrainingData, settings: ClassMeansTraining) -> Tensor | None:
+        """Return ``(N)`` classes of the calibration rows; None: the predicted labels.
+
+        Raises:
+            InvalidOptionError: True classes are asked for, and there are none.
+        """
+        if settings.means_of == "predicted":
+            return None
+        *_, labels = training_data.calibration
+        if labels is None:
+            raise InvalidOptionError(
+                "SSD averages answers by the true classes of the calibration queries, but these "
+                "have none. Pass their labels, or set means_of = 'predicted'."
+            )
+        return labels
 
     def sample(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:  # noqa: ARG002
         """Return ``(count, ..., K)`` logits of the pulled confidences."""

@@ -54,6 +54,8 @@ class DefenderImages:
         private: ``(M, C, H, W)`` training images of the target; None if they are not at hand.
         private_labels: ``(M)`` int64 classes of the private images, or None.
         calibration: ``(Q, C, H, W)`` queries that the operator has kept; None if there are none.
+        auxiliary_labels: ``(N)`` int64 classes of the public images; None if they are unknown.
+        calibration_labels: ``(Q)`` int64 classes of the calibration queries, or None.
     """
 
     auxiliary: Tensor
@@ -61,6 +63,8 @@ class DefenderImages:
     private: Tensor | None = None
     private_labels: Tensor | None = None
     calibration: Tensor | None = None
+    auxiliary_labels: Tensor | None = None
+    calibration_labels: Tensor | None = None
 
 
 class Defender:
@@ -156,11 +160,7 @@ class Defender:
                 independent random streams.
         """
         spec = self.surrogate
-        options = {
-            "width": spec.width,
-            "hidden_layers": surrogate_depth(spec, self.images.auxiliary.shape[1:]),
-            "input_transform": spec.input_transform,
-        }
+        options = surrogate_options(spec, self.images.auxiliary.shape[1:])
         owner = "the defender's" if role == "surrogate" else "an attacker's own"
         stage = f"train {owner} surrogate"
         shown, perturb, perturbed = clean, None, None
@@ -239,6 +239,8 @@ class Defender:
                 logits,
                 queries,
                 queries_logits,
+                images.auxiliary_labels,
+                images.calibration_labels,
             )
             return trained_defense(row.defense).train(
                 training_data,
@@ -247,7 +249,10 @@ class Defender:
                 **options,
             )
 
-        optional = (images.private, images.private_labels, queries, queries_logits)
+        optional = (
+            *(images.private, images.private_labels, queries, queries_logits),
+            *(images.auxiliary_labels, images.calibration_labels),
+        )
         data = [tensor for tensor in optional if tensor is not None]
         key = {
             "role": row.defense,
@@ -262,20 +267,31 @@ class Defender:
         return stored.module.to(device), stored.facts
 
 
-def surrogate_depth(spec: SurrogateSpec, shape: Sequence[int]) -> int:
-    """Return the number of hidden layers of a surrogate for queries of a shape.
+def surrogate_options(spec: SurrogateSpec, shape: Sequence[int]) -> dict[str, Any]:
+    """Return the options that build a surrogate for queries of a shape.
 
     Args:
         spec: Spec of the surrogate.
         shape: ``(C, H, W)`` of images, or ``(D,)`` of records.
 
+    Returns:
+        Keyword arguments of :func:`oneway.inversion.build_inverter`.
+
     Raises:
         InvalidOptionError: The surrogate would have no hidden layer.
     """
-    full = default_depth(shape)
-    if spec.hidden_layers_removed >= full:
+    full, removed = default_depth(shape), spec.hidden_layers_removed
+    if removed >= full:
         raise InvalidOptionError(
             f"hidden_layers_removed must be below {full}, the hidden layers of an inverter for "
-            f"{'x'.join(map(str, shape[1:]))} images, but is {spec.hidden_layers_removed}."
+            f"{'x'.join(map(str, shape[1:]))} images, but is {removed}."
         )
-    return full - spec.hidden_layers_removed
+    options = {
+        "width": spec.width,
+        "hidden_layers": full - removed,
+        "input_transform": spec.input_transform,
+    }
+    if spec.removed == "first" or len(shape) == 1:  # all hidden layers of records are alike
+        return options
+    # The channels of the layers that stay, and one layer that enlarges as much as those that go.
+    return {**options, "width": spec.width * 2**removed, "upsampling": 2 ** (removed + 1)}

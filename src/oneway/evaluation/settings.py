@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,6 +18,9 @@ from oneway.inversion import HELD_OUT, INPUT_TRANSFORMS, TrainingSettings
 MOST_TIMES = 8
 """Epochs at which the search for convergence ends, as a multiple of those at which it begins."""
 
+ENDS = ("first", "last")
+"""Ends of an inverter that a surrogate's hidden layers may be removed from."""
+
 
 @dataclass(frozen=True)
 class SurrogateSpec:
@@ -26,6 +29,9 @@ class SurrogateSpec:
     Attributes:
         width: Channels of the last hidden layer.
         hidden_layers_removed: Number of hidden layers that an attacker's decoder has in addition.
+        removed: Which hidden layers those are: ``"first"`` or ``"last"``. Without the first, the
+            first map is larger; without the last, the last layer enlarges its map further. The
+            paper does not say which (section V-A3).
         input_transform: Key of ``INPUT_TRANSFORMS``.
         adversarial_steps: Steps of the noise on each batch in min-max training; their total length
             is that of the defense's steps.
@@ -34,6 +40,7 @@ class SurrogateSpec:
 
     width: int = 32
     hidden_layers_removed: int = 2
+    removed: Literal["first", "last"] = "first"
     input_transform: str = "faithful"
     adversarial_steps: int = 4
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -42,10 +49,12 @@ class SurrogateSpec:
         """Refuse a surrogate that could not be trained.
 
         Raises:
-            UnknownNameError: The input transform does not exist.
+            UnknownNameError: The input transform, or an end to remove layers from, does not exist.
             InvalidOptionError: A size is outside its range.
         """
         check_input_transforms((self.input_transform,))
+        if self.removed not in ENDS:
+            raise UnknownNameError("removed", self.removed, ENDS)
         check_count("width", self.width)
         check_count("hidden_layers_removed", self.hidden_layers_removed, least=0)
         check_count("adversarial_steps", self.adversarial_steps)

@@ -27,8 +27,14 @@ class Inverter(LayeredInverter):
 
     With the default ``hidden_layers`` this is Yang et al.'s network: on sides of 32 or 64 the first
     map is 4x4, with ``width * 2 ** (hidden_layers - 1)`` channels. With fewer hidden layers, the
-    first map is larger and the first layers are missing. The defender's surrogate "removes two
-    hidden layers" (Wen et al., section V-A3, which does not say which layers).
+    first map is larger and the first layers are missing. With a larger ``upsampling``, the last
+    layer stands for the last layers, too. The defender's surrogate "removes two hidden layers" (Wen
+    et al., section V-A3, which does not say which layers). For 530 classes at 64x64, the published
+    network has 20 million weights; without its first two layers it has 35 million, most of them in
+    the first layer; without its last two, 17 million.
+
+    Yang et al.'s first layer has a bias per channel, which the BatchNorm behind it cancels. The
+    linear layer here has a bias per channel and position.
 
     Source:
         Yang, Zhang, Chang & Liang, CCS 2019; Wen, Yiu & Hui, section V-A3.
@@ -41,6 +47,7 @@ class Inverter(LayeredInverter):
         *,
         width: int = INVERTER_WIDTHS["small"],
         hidden_layers: int | None = None,
+        upsampling: int = 2,
         input_transform: str = "faithful",
         truncation: int | None = None,
     ) -> None:
@@ -50,9 +57,10 @@ class Inverter(LayeredInverter):
             num_classes: K, the length of a confidence vector, at least 2.
             image_shape: ``(C, H, W)``, each at least 1.
             width: Channels of the last hidden layer. Presets: ``INVERTER_WIDTHS``.
-            hidden_layers: Number of layers before the last, at least 1, and at most the number of
-                doublings from one pixel to the longer side. None: :func:`full_depth` (3 for 32x32,
-                4 for 64x64).
+            hidden_layers: Number of layers before the last, at least 1. All layers together may
+                enlarge one pixel to the longer side, and no further. None: :func:`full_depth` (3
+                for 32x32, 4 for 64x64).
+            upsampling: Factor by which the last layer enlarges both sides of its map, a power of 2.
             input_transform: Key of ``INPUT_TRANSFORMS``; ``"faithful"`` is Yang et al.'s.
             truncation: For the faithful transform: number of the largest entries that are kept.
 
@@ -68,25 +76,29 @@ class Inverter(LayeredInverter):
         if hidden_layers is None:
             hidden_layers = full_depth(height, across)
         check_count("hidden_layers", hidden_layers)
-        most = max(1, (max(height, across) - 1).bit_length())
+        if upsampling < 2 or upsampling.bit_count() > 1:
+            raise InvalidOptionError(f"upsampling must be 2, 4, 8 or so on, but got {upsampling}.")
+        most = max(1, (max(height, across) - 1).bit_length() + 2 - upsampling.bit_length())
         if hidden_layers > most:
             raise InvalidOptionError(
-                f"hidden_layers must be at most {most} for images of {height}x{across}, but got "
-                f"{hidden_layers}. With {most} the first map is a single pixel already."
+                f"hidden_layers must be at most {most} for images of {height}x{across} and an "
+                f"upsampling of {upsampling}, but got {hidden_layers}. With {most} the first map "
+                "is a single pixel already."
             )
-        scale = 2**hidden_layers
+        scale = upsampling * 2 ** (hidden_layers - 1)
         self.architecture = {
             "num_classes": num_classes,
             "image_shape": [channels, height, across],
             "width": width,
             "hidden_layers": hidden_layers,
+            "upsampling": upsampling,
             "input_transform": input_transform,
             "truncation": truncation,
         }
         self.shape = (channels, height, across)
         self.input_transform = build_input_transform(input_transform, num_classes, truncation)
         # Yang et al.'s first layer, a transposed convolution of a 1x1 map, is this linear layer.
-        first_map = (width * scale // 2, -(-height // scale), -(-across // scale))
+        first_map = (width * 2 ** (hidden_layers - 1), -(-height // scale), -(-across // scale))
         layers: list[nn.Module] = [
             nn.Linear(self.input_transform.features, math.prod(first_map)),
             nn.Unflatten(-1, first_map),
@@ -96,51 +108,58 @@ class Inverter(LayeredInverter):
         for exponent in range(hidden_layers - 1, 0, -1):
             wide = width * 2**exponent
             layers += [
-                Doubling(wide, wide // 2),
+                Upsampling(wide, wide // 2),
                 nn.BatchNorm2d(wide // 2),
                 nn.Tanh(),
             ]
-        layers.append(Doubling(width, channels))
+        layers.append(Upsampling(width, channels, upsampling))
         if height % scale or across % scale:
             layers.append(Crop(height, across))
         self.layers = nn.Sequential(*layers, nn.Sigmoid())
 
 
-class Doubling(nn.ConvTranspose2d, RowsLastLayer):
-    """A transposed convolution, kernel 4 and stride 2, that doubles both sides of a map."""
+class Upsampling(nn.ConvTranspose2d, RowsLastLayer):
+    """A transposed convolution that enlarges both sides of a map by an even factor f.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    Its kernel is 2 f, its stride f: neighboring patches overlap by half.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, factor: int = 2) -> None:
         """Build the layer."""
-        super().__init__(in_channels, out_channels, 4, stride=2, padding=1)
+        super().__init__(in_channels, out_channels, 2 * factor, stride=factor, padding=factor // 2)
+        self.factor = factor
 
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, 2 H, 2 W)``."""
+        """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, f H, f W)``."""
         if not self._is_narrow(maps):
             return super().forward(maps, output_size)
-        rows, columns = maps.shape[-2:]
+        factor, sides = self.factor, [self.factor * side for side in maps.shape[-2:]]
         patches = self.weight.flatten(1).T @ maps.flatten(2)
-        folded = functional.fold(patches, (2 * rows, 2 * columns), 4, padding=1, stride=2)
+        folded = functional.fold(patches, sides, 2 * factor, padding=factor // 2, stride=factor)
         return folded if self.bias is None else folded + self.bias[:, None, None]
 
     def apply_rows_last(self, inputs: Tensor) -> Tensor:
-        """Map ``(in_channels, H, W, N)`` to ``(out_channels, 2 H, 2 W, N)``."""
+        """Map ``(in_channels, H, W, N)`` to ``(out_channels, f H, f W, N)``."""
         _, height, across, rows = inputs.shape
+        factor, margin = self.factor, slice(self.factor // 2, -(self.factor // 2))
         patches = self.weight.flatten(1).T @ inputs.flatten(1)
-        # A pixel of a patch is 2 * whole + parity: the parities fold apart, in contiguous runs.
-        patches = patches.view(self.out_channels, 2, 2, 2, 2, height, across, rows)
+        # A pixel of a patch is f * whole + rest: the rests fold apart, in contiguous runs.
+        patches = patches.view(self.out_channels, 2, factor, 2, factor, height, across, rows)
         patches = patches.permute(1, 3, 2, 4, 0, 5, 6, 7)
-        folded = patches.new_zeros(2, 2, self.out_channels, height + 1, across + 1, rows)
+        folded = patches.new_zeros(factor, factor, self.out_channels, height + 1, across + 1, rows)
         for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):
             folded[..., down : down + height, right : right + across, :] += patches[down, right]
         whole = folded.permute(2, 3, 0, 4, 1, 5)
-        maps = whole.flatten(3, 4).flatten(1, 2)[:, 1:-1, 1:-1]
+        maps = whole.flatten(3, 4).flatten(1, 2)[:, margin, margin]
         return maps if self.bias is None else maps + self.bias[:, None, None, None]
 
     def pull_back_rows_last(self, inputs: Tensor, gradients: Tensor) -> Tensor:
         """Return gradients in ``inputs`` from ``gradients`` in the outputs, rows last."""
-        padded = functional.pad(gradients, (0, 0, 1, 1, 1, 1))
-        # (out_channels, H, W, N, 4, 4): each number of the input spreads over a patch.
-        patches = padded.unfold(1, 4, 2).unfold(2, 4, 2).permute(0, 4, 5, 1, 2, 3)
+        factor, around = self.factor, (self.factor // 2,) * 4
+        padded = functional.pad(gradients, (0, 0, *around))
+        # (out_channels, H, W, N, 2 f, 2 f): each number of the input spreads over a patch.
+        patches = padded.unfold(1, 2 * factor, factor).unfold(2, 2 * factor, factor)
+        patches = patches.permute(0, 4, 5, 1, 2, 3)
         return (self.weight.flatten(1) @ patches.flatten(3).flatten(0, 2)).view(inputs.shape)
 
     def _is_narrow(self, maps: Tensor) -> bool:

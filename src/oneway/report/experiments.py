@@ -1,6 +1,6 @@
 """Experiments as tables: one row per release, on average over seeds; and what they are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -284,6 +284,19 @@ def raised_flags(summaries: Sequence[Summary]) -> list[RaisedFlag]:
     return [RaisedFlag(flag.name, flag.detail, releases) for flag, releases in raised.items()]
 
 
+def split_sizes(data: Mapping[str, Any]) -> str:
+    """Return the sizes of an experiment's splits in words.
+
+    Args:
+        data: The ``data`` of a record's spec: numbers of images, or shares of those that are there.
+    """
+    private, auxiliary, test = (
+        f"{data[name]:.0%} of" if isinstance(data[name], float) else f"{data[name]:,}"
+        for name in ("private", "auxiliary", "test")
+    )
+    return f"{private} private, {auxiliary} auxiliary images, {test} queries"
+
+
 def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
     """Return how an experiment was measured: command, data, attackers, seeds, machines."""
     first = summaries[0].record
@@ -293,8 +306,7 @@ def how_facts(summaries: Sequence[Summary]) -> list[tuple[str, str]]:
         ("Command", command_of(first.experiment, first.preset)),
         (
             "Data",
-            f"{data['private']:,} private, {data['auxiliary']:,} auxiliary images, "
-            f"{data['test']:,} queries"
+            split_sizes(data)
             + (f", scaled to {data['side']} x {data['side']}" if data.get("side") else ""),
         ),
         attackers_fact(names),

@@ -32,6 +32,7 @@ from oneway.report.experiments import (
     by_experiment,
     command_of,
     experiment_name,
+    split_sizes,
     spread,
     summary_table,
 )
@@ -352,8 +353,7 @@ def _sources(rows: Sequence[tuple[Preset, Summary]]) -> str:
     for key, summary in rows:
         data, machine = summary.record.spec["data"], summary.environments[0]
         lines[key] = (
-            f"- {experiment_name(*key)}: {data['private']:,} private, {data['auxiliary']:,} "
-            f"auxiliary images, {data['test']:,} queries; `{command_of(*key)}`; "
+            f"- {experiment_name(*key)}: {split_sizes(data)}; `{command_of(*key)}`; "
             f"{machine.processor}, {machine.cores} cores, {machine.threads} used, torch "
             f"{machine.torch}\n"
         )

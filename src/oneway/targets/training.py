@@ -7,22 +7,27 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from oneway.checks import check_above, check_count, check_images, check_labels, check_same_shape
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.targets.augmentation import augment
 
 AUGMENTATIONS = ("none", "moves", "moves-and-mirrors")
+SCHEDULES = ("one-cycle", "constant")
 
 
 @dataclass(frozen=True)
 class TargetTrainingSettings:
-    """Options of training: Adam with a one-cycle learning rate, on cross entropy.
+    """Options of training: Adam on cross entropy.
 
     Attributes:
         epochs: Passes over the private images.
-        learning_rate: The cycle's peak.
+        learning_rate: Step size of Adam; of a cycle, the peak.
         batch_size: Rows per step.
+        schedule: ``"one-cycle"``: the step rises to ``learning_rate`` and falls to nothing.
+            ``"constant"``: the step stays, with betas (.5, .999) and AMSGrad, as Yang et al. train
+            (CCS 2019).
         label_smoothing: Share of a label that is spread over all classes, in [0, 1). Scores
             become less saturated.
         augmentation: ``"none"``; ``"moves"``: each image is rotated, scaled, shifted and changed in
@@ -34,13 +39,14 @@ class TargetTrainingSettings:
     batch_size: int = 64
     label_smoothing: float = 0.0
     augmentation: Literal["none", "moves", "moves-and-mirrors"] = "none"
+    schedule: Literal["one-cycle", "constant"] = "one-cycle"
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
 
         Raises:
             InvalidOptionError: A value is outside its range.
-            UnknownNameError: The augmentation does not exist.
+            UnknownNameError: The augmentation or the schedule does not exist.
         """
         check_count("epochs", self.epochs)
         check_above("learning_rate", self.learning_rate, 0)
@@ -51,6 +57,8 @@ class TargetTrainingSettings:
             )
         if self.augmentation not in AUGMENTATIONS:
             raise UnknownNameError("augmentation", self.augmentation, AUGMENTATIONS)
+        if self.schedule not in SCHEDULES:
+            raise UnknownNameError("schedule", self.schedule, SCHEDULES)
 
 
 def train_target(
@@ -69,7 +77,7 @@ def train_target(
         network: ``(N, C, H, W)`` images to ``(N, K)`` logits; on the tensors' device.
         images: ``(N, C, H, W)`` private images in ``[0, 1]``.
         labels: ``(N)`` int64, in ``[0, K)``; or ``(N, K)`` probabilities of the classes.
-        settings: Epochs, learning rate, batch size and label smoothing.
+        settings: Training settings.
         generator: On the CPU; gives the order of the rows and the augmentation.
         penalty: Added to the loss of each batch: called with the network right after the batch's
             forward pass.
@@ -87,11 +95,7 @@ def train_target(
         else:
             check_labels(labels, scores)
     convert_conv2d_weight_memory_format(network, torch.channels_last)
-    steps = -(-len(images) // settings.batch_size) * settings.epochs
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps, cycle_momentum=False
-    )
+    optimizer, schedule = _make_optimizer(network, settings, len(images))
     for epoch in range(1, settings.epochs + 1):
         network.train()
         order = torch.randperm(len(images), generator=generator).to(images.device)
@@ -112,8 +116,21 @@ def train_target(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            schedule.step()
+            if schedule is not None:
+                schedule.step()
             total += loss.detach() * len(rows)
         if on_epoch is not None:
             on_epoch(epoch, float(total) / len(images))
     network.eval()
+
+
+def _make_optimizer(
+    network: nn.Module, settings: TargetTrainingSettings, rows: int
+) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+    """Return an optimizer, and the schedule of its step size; None for a constant step."""
+    rate = settings.learning_rate
+    if settings.schedule == "constant":
+        return torch.optim.Adam(network.parameters(), rate, (0.5, 0.999), amsgrad=True), None
+    optimizer = torch.optim.Adam(network.parameters(), rate)
+    steps = -(-rows // settings.batch_size) * settings.epochs
+    return optimizer, OneCycleLR(optimizer, rate, total_steps=steps, cycle_momentum=False)

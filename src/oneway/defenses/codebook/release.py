@@ -314,7 +314,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
             InvalidOptionError: No table keeps within the budget.
         """
         move = cls.table_change(training_data, settings, generator, report)
-        queries, logits = training_data.calibration
+        queries, logits, _ = training_data.calibration
         fitted = cls.fit(
             logits,
             queries,

@@ -1,4 +1,4 @@
-"""LPA: released scores poison the training set of an attacker who trains an inverter on them."""
+"""LPA-style: released scores poison the training of an attacker who inverts them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -91,7 +91,7 @@ class PoisonTraining(TrainingOptions):
 
 
 class Poisoning(DefenseWithState, ScoreDefense):
-    """LPA: pairs of images and released scores teach an inverter what it should not learn.
+    """LPA-style: pairs of images and released scores teach an inverter what it should not learn.
 
     Theirs: all released vectors are perturbed under their labels, as poison for the training of
     an inverter; the perturbation is crafted by gradient alignment, so that the gradient of
