@@ -360,7 +360,7 @@ def test_another_size_of_auxiliary_images_is_refused_with_the_remedy():
             "has 6 distinct images for test and 12 for other splits, but 6 and 13 are needed",
         ),
         ((1, 9, 6), "private split of 1 images would have none of 1 of the 2 classes"),
-        ((6, 0, 6), "at least 1 image"),
+        ((6, 0, 6), "auxiliary must be a whole number of at least 1, but got 0"),
     ],
 )
 def test_sizes_that_another_auxiliary_set_does_not_allow_are_refused(sizes, text):
