@@ -3,8 +3,8 @@
 ``<!-- measured: KIND ARGUMENTS -->`` begins a block, ``<!-- end of measured -->`` ends it. Kinds:
 
 - ``experiment NAME PRESET``: every release of an experiment. An experiment may have no preset.
-- ``leaderboard PRESET ...``: L1 and G of every release, three columns per preset; a line for each
-  release after the first line of the comment shows these alone.
+- ``leaderboard PRESET ...``: L1 and G of every release and of every entry's, three columns per
+  preset; a line for each release after the first line of the comment shows these alone.
 - ``defenses PRESET ...``: G of every defense, over all of its releases.
 - ``defense NAME`` and ``attacker NAME``: a defense or an attacker on all stored experiments.
 - ``lines FILE``: a file of JSON Lines, a row per line that has all fields; each line after the
@@ -22,6 +22,7 @@ from pathlib import Path
 from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
+from oneway.benchmark.entries import ENTRY
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records
 from oneway.evaluation.store import read_json_lines
@@ -131,6 +132,12 @@ def _leaderboard(measurements: Measurements, words: list[str], lines: list[str])
         for preset in words
     }
     listed = [row.name for preset in words for row in bundled_spec(LEADERBOARD, preset).releases]
+    for (experiment, preset), summaries in measurements.experiments.items():
+        if preset in words and experiment.startswith(ENTRY):
+            own = [summary for summary in summaries if summary.record.defense != "none"]
+            named = {f"{s.release} ({experiment.removeprefix(ENTRY)})": s for s in own}
+            boards[preset].update(named)
+            listed += named
     releases = list(dict.fromkeys(lines or listed))
     columns: dict[str, Callable[[str], str]] = {"release": str}
     for preset, board in boards.items():
