@@ -72,8 +72,8 @@ def reproduce(
     Faces are read from --data-root: glint_celebs24_grey64.npz as the private set and
     celeba10k_grey64.npz as the auxiliary set. Name your own data sets in an experiment file.
 
-    A figure of faces stays with you: nothing is sent anywhere. --release draws the rows of a
-    release alone.
+    --release draws the rows of a release alone. A figure of faces is for your own eyes: most sets
+    of faces may not be shown.
 
     Exits 1 if a label changed in a release that promises to keep labels.
 

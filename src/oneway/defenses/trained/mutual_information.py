@@ -109,7 +109,7 @@ class MutualInformation(LabelOnRequest, DefenseWithState, RandomDefense):
     Source:
         Wang, Zhang & Jia, "Improving Robustness to Model Inversion Attacks via Mutual Information
         Regularization", AAAI 2021, with the bottleneck of Alemi et al. as the estimate. It is
-        trained like the undefended target here (Adam, one cycle; theirs is plain SGD).
+        trained by Adam in one cycle; theirs is plain SGD.
     """
 
     state_type = BottleneckNetwork
