@@ -133,7 +133,8 @@ class Upsampling(nn.ConvTranspose2d, RowsLastLayer):
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, f H, f W)``."""
         if not self._is_narrow(maps):
             return super().forward(maps, output_size)
-        factor, sides = self.factor, [self.factor * side for side in maps.shape[-2:]]
+        factor, (rows, columns) = self.factor, maps.shape[-2:]
+        sides = (factor * rows, factor * columns)
         patches = self.weight.flatten(1).T @ maps.flatten(2)
         folded = functional.fold(patches, sides, 2 * factor, padding=factor // 2, stride=factor)
         return folded if self.bias is None else folded + self.bias[:, None, None]
