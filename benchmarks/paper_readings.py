@@ -11,6 +11,9 @@
 - ``operating point``: accuracy, logit distortion and static error of MID by beta and of PPF by its
   weights. The paper prints 75.83 %, 1.8206 and .0604 for MID; 96.67 %, .4156 and .0544 for PPF.
 - ``class means``: SSD with means of true and of predicted classes.
+- ``class representative``: the confidence of its class that Fredrikson et al.'s search reaches, the
+  mean over classes and the least, from scores and with the model at hand; ``per_query`` is the
+  error of its answers to queries.
 """
 
 import argparse
@@ -23,9 +26,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from oneway.attacks import ClassRepresentative, WhiteBoxClassRepresentative
 from oneway.benchmark import Experiment, ExperimentSpec, bundled_spec, load_data
 from oneway.benchmark.runner import trained_target
+from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
+from oneway.defenses.identity import Identity
 from oneway.evaluation import Store
 from oneway.evaluation.defenders import Defender
 from oneway.evaluation.records import environment, source_commit
@@ -34,14 +40,14 @@ from oneway.evaluation.store import write_json_lines
 from oneway.inversion import Inverter, mean_error, non_negative_weights, train_inverter
 from oneway.targets import DefendedTarget
 
-QUICK = ("label-only", "kernel-ridge", "static")
-ADAPTIVE = (*QUICK, "retrained", "adversarial-training", "stack")
-NONE = ReleaseSpec("none", "none", attackers=QUICK)
+BASELINES = ("label-only", "static")
+ADAPTIVE = (*BASELINES, "kernel-ridge", "retrained", "adversarial-training", "stack")
+NONE = ReleaseSpec("none", "none", attackers=(*BASELINES, "kernel-ridge"))
 NOISE = ReleaseSpec(
     "adversarial noise", "adversarial-noise", {"step_size": 0.1, "steps": 10}, attackers=ADAPTIVE
 )
-BETAS = (0.001, 0.005, 0.02, 0.1, 0.3)
-WEIGHTS = ((0.2, 0.1), (0.2, 1.0), (0.2, 10.0), (0.0, 1.0), (0.0, 10.0))
+BETAS = (0.3, 0.1, 0.02)
+WEIGHTS = ((0.2, 10.0), (0.2, 1.0), (0.0, 10.0))
 """Weights of the label and of the helper's error."""
 
 Row = dict[str, Any]
@@ -180,19 +186,50 @@ def operating_points(spec: ExperimentSpec, store: Store, data_root: Path | None)
         )
         for label, helper in WEIGHTS
     ]
-    rows = tuple(replace(row, attackers=QUICK) for row in (*mid, *ppf))
-    for row in released(replace(spec, releases=(NONE, *rows)), store, data_root):
+    rows = tuple(replace(row, attackers=BASELINES) for row in (NONE, *mid, *ppf))
+    for row in released(replace(spec, releases=rows), store, data_root):
         yield {"rival": row.pop("release"), **row}
 
 
 def class_means(spec: ExperimentSpec, store: Store, data_root: Path | None) -> Iterator[Row]:
     """Yield SSD with means of true and of predicted classes."""
     rows = tuple(
-        ReleaseSpec(f"SSD, {kind}", "ssd", {"epsilon": 0.5, "means_of": kind}, attackers=QUICK)
+        ReleaseSpec(
+            f"SSD, {kind}", "ssd", {"epsilon": 0.5, "means_of": kind}, attackers=NONE.attackers
+        )
         for kind in ("true", "predicted")
     )
     for row in released(replace(spec, releases=(NONE, *rows)), store, data_root):
         yield {"shield": row.pop("release"), **row}
+
+
+def untrained(confidences: Tensor, images: Tensor, held_out: Tensor) -> nn.Module:
+    """Refuse to train: the searches train no decoder."""
+    raise NotImplementedError
+
+
+def representatives(spec: ExperimentSpec, store: Store, data_root: Path | None) -> Iterator[Row]:
+    """Yield what the search for an image of each class reaches, from scores and with the model."""
+    run = experiment_of(replace(spec, releases=(NONE,)), store, data_root)
+    target = trained_target(spec, run.splits, store, no_progress)
+    images, test = run.splits.auxiliary_images, run.splits.test_images
+    seen = AttackerKnowledge(
+        images,
+        None,
+        target(images),
+        run.attackers.held_out,
+        query=DefendedTarget(target, Identity()).repeated,
+        differentiable_logits=target.differentiable_logits,
+    )
+    for attack in (ClassRepresentative(), WhiteBoxClassRepresentative()):
+        (made,) = attack.run(seen, untrained).values()
+        found = target(made.reconstruct(torch.eye(10).unsqueeze(0))).diagonal()
+        yield {
+            "representative": attack.name,
+            "confidence": float(found.mean()),
+            "least_confidence": float(found.min()),
+            "per_query": float((made.reconstruct(target(test)[None]) - test).square().mean()),
+        }
 
 
 PARTS: Mapping[str, Measure] = {
@@ -201,6 +238,7 @@ PARTS: Mapping[str, Measure] = {
     "surrogate": surrogates,
     "inner maximisation": inner_maximisation,
     "operating point": operating_points,
+    "class representative": representatives,
 }
 
 
