@@ -32,20 +32,18 @@ from oneway.benchmark.runner import trained_target
 from oneway.contracts import AttackerKnowledge
 from oneway.data import no_progress
 from oneway.defenses.identity import Identity
-from oneway.evaluation import Store
+from oneway.evaluation import AttackResult, Store
 from oneway.evaluation.defenders import Defender
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec
 from oneway.evaluation.store import write_json_lines
 from oneway.inversion import Inverter, mean_error, non_negative_weights, train_inverter
-from oneway.targets import DefendedTarget
+from oneway.metrics import label_changes
+from oneway.targets import DefendedTarget, TorchTarget, Trace
 
 BASELINES = ("label-only", "static")
-ADAPTIVE = (*BASELINES, "kernel-ridge", "retrained", "adversarial-training", "stack")
 NONE = ReleaseSpec("none", "none", attackers=(*BASELINES, "kernel-ridge"))
-NOISE = ReleaseSpec(
-    "adversarial noise", "adversarial-noise", {"step_size": 0.1, "steps": 10}, attackers=ADAPTIVE
-)
+NOISE = ReleaseSpec("adversarial noise", "adversarial-noise", {"step_size": 0.1, "steps": 10})
 BETAS = (0.3, 0.1, 0.02)
 WEIGHTS = ((0.2, 10.0), (0.2, 1.0), (0.0, 10.0))
 """Weights of the label and of the helper's error."""
@@ -90,45 +88,67 @@ def released(spec: ExperimentSpec, store: Store, data_root: Path | None) -> Iter
             "l1_mean": record.l1_mean,
             "clean_error": record.baselines.clean,
             "label_error": record.baselines.label,
-            "closed_gap": record.closed_gap,
             **{name.replace("-", "_"): error for name, error in record.errors.items()},
         }
+
+
+def attacked_noise(run: Experiment, target: TorchTarget) -> tuple[Trace, dict[str, AttackResult]]:
+    """Return what the paper's noise releases of the test images, and attacks on it."""
+    images, test = run.splits.auxiliary_images, run.splits.test_images
+    clean = target(images)
+    defended = DefendedTarget(target, run.defender.build(NOISE, target, clean).defense)
+    knowledge = AttackerKnowledge(
+        images,
+        clean,
+        defended(images),
+        run.attackers.held_out,
+        simulated_defenses=run.defender.simulated_defenses(NOISE, clean),
+    )
+    trace, names = defended.trace(test), (*BASELINES, "retrained", "adversarial-training")
+    return trace, run.attackers.run(NOISE.name, knowledge, trace.released, test, names)
 
 
 def surrogates(spec: ExperimentSpec, store: Store, data_root: Path | None) -> Iterator[Row]:
     """Yield the paper's noise with each reading of the surrogate."""
     for end in ("first", "last"):
         surrogate = replace(spec.surrogate, removed=end)
-        read = replace(spec, surrogate=surrogate, releases=(NONE, NOISE))
-        for row in released(read, store, data_root):
-            yield {"surrogate": f"without its {end} two layers", **row}
+        run = experiment_of(
+            replace(spec, surrogate=surrogate, releases=(NONE, NOISE)), store, data_root
+        )
+        target = trained_target(spec, run.splits, store, no_progress)
+        trace, results = attacked_noise(run, target)
+        yield {
+            "surrogate": f"without its {end} two layers",
+            "label_changes": label_changes(trace.clean_logits, trace.released),
+            **{name.replace("-", "_"): result.error for name, result in results.items()},
+        }
 
 
 def inner_maximisation(spec: ExperimentSpec, store: Store, data_root: Path | None) -> Iterator[Row]:
     """Yield the errors of an attacker who trains against noise on its own decoder."""
     run = experiment_of(replace(spec, releases=(NONE, NOISE)), store, data_root)
-    *_, outcome = run.run()
     target = trained_target(spec, run.splits, store, no_progress)
-    auxiliary, held_out = run.splits.auxiliary_images, run.attackers.held_out
-    clean = target(auxiliary)
+    trace, results = attacked_noise(run, target)
+    auxiliary, test = run.splits.auxiliary_images, run.splits.test_images
+    clean, held_out = target(auxiliary), run.attackers.held_out
     own = SurrogateSpec(16, 0, input_transform="standardized", training=spec.attackers.training)
     trainer, factors = run.attackers.trainer, spec.attackers.step_factors
     madry = Defender(own, factors, run.defender.images, store, trainer, no_progress)
     hardened = replace(NOISE, surrogate="min-max")
     decoder, _ = madry.trained_surrogate(hardened, clean, "attacker's surrogate")
     defended = DefendedTarget(target, run.defender.build(NOISE, target, clean).defense)
-    test, truth = run.splits.test_images, auxiliary[held_out]
     with torch.no_grad():
-        own_test, own_held = decoder(outcome.released), decoder(defended(auxiliary[held_out]))
+        own_test, own_held = decoder(trace.released), decoder(defended(auxiliary[held_out]))
     others = [
         (result.own_reconstructions, result.reconstructions)
-        for name, result in outcome.results.items()
-        if name != "stack" and result.own_reconstructions is not None
+        for result in results.values()
+        if result.own_reconstructions is not None
     ]
+    truth = auxiliary[held_out]
     yield {
         "own_decoder": float((own_test - test).square().mean()),
-        "retrained": outcome.record.errors["retrained"],
-        "adversarial_training": outcome.record.errors["adversarial-training"],
+        "retrained": results["retrained"].error,
+        "adversarial_training": results["adversarial-training"].error,
         "stacked": stacked(others, truth, test),
         "stacked_with_it": stacked([*others, (own_held, own_test)], truth, test),
     }
