@@ -42,7 +42,7 @@ from oneway.metrics import label_changes
 from oneway.targets import DefendedTarget, TorchTarget, Trace
 
 BASELINES = ("label-only", "static")
-NONE = ReleaseSpec("none", "none", attackers=(*BASELINES, "kernel-ridge"))
+NONE = ReleaseSpec("none", "none", attackers=BASELINES)
 NOISE = ReleaseSpec("adversarial noise", "adversarial-noise", {"step_size": 0.1, "steps": 10})
 BETAS = (0.3, 0.1, 0.02)
 WEIGHTS = ((0.2, 10.0), (0.2, 1.0), (0.0, 10.0))
@@ -206,8 +206,8 @@ def operating_points(spec: ExperimentSpec, store: Store, data_root: Path | None)
         )
         for label, helper in WEIGHTS
     ]
-    rows = tuple(replace(row, attackers=BASELINES) for row in (NONE, *mid, *ppf))
-    for row in released(replace(spec, releases=rows), store, data_root):
+    rows = tuple(replace(row, attackers=BASELINES) for row in (*mid, *ppf))
+    for row in released(replace(spec, releases=(NONE, *rows)), store, data_root):
         yield {"rival": row.pop("release"), **row}
 
 
