@@ -47,6 +47,7 @@ from oneway.defenses.codebook.traffic import (
     first_copies,
     measure_traffic,
     query_keys,
+    select_rows,
 )
 from oneway.defenses.codebook.worst_case import WorstCase, worst_case
 from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
@@ -305,8 +306,7 @@ def certify(
         distinct = rows_without_copies(queries, len(logits), keys)
         logits = logits[distinct.to(logits.device)]
         queries, groups, sensitive, keys, variants = (
-            None if each is None else each[distinct.to(each.device)]
-            for each in (queries, groups, sensitive, keys, variants)
+            select_rows(each, distinct) for each in (queries, groups, sensitive, keys, variants)
         )
     with torch.no_grad():
         cells = codebook(logits)
