@@ -29,6 +29,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 GROUPS = {
     "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test\w*_on_(a_cluster|ray)(?![a-z])"),
     "distribution": re.compile(r"/test_(clean_install|wheel)\.py::"),
+    # MLflow, transformers and scikit-learn take seconds to import.
+    "adapters": re.compile(r"/adapters/test_|/test_(real_models|adapters_page)\.py::"),
     "audited pages": re.compile(r"/report/page/test_(audit_page|in_a_browser)\.py::"),
     "playground": re.compile(r"/playground/test_(drawing|server|session)\.py::"),
 }
