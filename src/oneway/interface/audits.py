@@ -336,7 +336,7 @@ def audit(
             not fix that.
         minutes: Target run time; None: no limit.
         seeds: Number of seeds; each repeats all attacks.
-        controls: Whether controls are run, which test the attackers.
+        controls: Whether controls are run, which vouch for the attackers.
         class_names: Names of the model's classes, in the order of its scores; None: its own.
         reading: How files are read.
         seed: First of the seeds.
