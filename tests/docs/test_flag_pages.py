@@ -25,9 +25,9 @@ INDEX = """\
 # Flags
 
 A flag is a warning of `oneway audit` about a release, or about the audit itself. A raised flag
-makes the command exit with 1, unless [something explains it](../audit.md#exit-codes). The page of a flag
-says what raises it, why it matters and what to do. The report of an audit contains the pages of its
-raised flags. How an audit works: [audit.md](../audit.md).
+makes the command exit with 1, unless [something explains it](../audit.md#exit-codes). The page of
+a flag says what raises it, why it matters and what to do. The report of an audit contains the pages
+of its raised flags. How an audit works: [audit.md](../audit.md).
 
 | flag | what it says | about |
 | --- | --- | --- |
