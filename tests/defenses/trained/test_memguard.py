@@ -34,7 +34,7 @@ def train(seed=0, order=0, given=None, **options):
         return MemGuard.train(
             given or training_data(),
             generator=torch.Generator().manual_seed(order),
-            **{"epochs": 12, "hidden": 16, "learning_rate": 1e-2} | options,
+            **{"epochs": 12, "hidden": 32, "learning_rate": 1e-2} | options,
         )
 
 
