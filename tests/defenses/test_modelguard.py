@@ -105,7 +105,7 @@ def test_s_as_published_lets_clean_scores_out_and_no_server_takes_it(tmp_path):
     assert changed.double().mean() > 0.5  # it is the order of queries that decides
     path = tmp_path / "state.safetensors"
     save_module(path, guard.state, "modelguard-s", {})
-    with pytest.raises(InvalidOptionError, match="clean scores of some queries.*grows=false"):
+    with pytest.raises(InvalidOptionError, match=r"clean scores of some queries.*grows=false"):
         open_guard("modelguard-s", {}, state=path, device=CPU)
 
 
