@@ -30,6 +30,7 @@ from oneway.auditing.references import Candidates, train_reference
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit, StealingSettings
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.defenses import build_defense, needs_surrogate
+from oneway.defenses.base import BaseDefense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.evaluation import ReleaseSpec, Store
@@ -71,8 +72,8 @@ RELEASES = (
 FITS = {"overfitted": 0.005, "generalising": 0.3}
 """Mean training loss at which training ends."""
 
-BUDGET, STEPS, THIEVES = 200, 200, 2
-"""A thief's queries, least training steps, and the number of thieves."""
+BUDGET, STEPS = 200, 200
+"""A thief's queries, and least training steps."""
 
 INVERTERS = ("cell-means", "kernel-ridge")
 
@@ -131,6 +132,7 @@ class Case:
         self.target = TorchTarget(network)
         self.counts = resampled_counts(len(self.queries), stream.generator())
         self.stolen: StealingAudit | None = None
+        self.guards = dict[str, BaseDefense]()
 
     def train(self, inputs: Tensor, labels: Tensor, classes: int) -> nn.Module:
         """Train a network down to the case's loss."""
@@ -163,11 +165,17 @@ class Case:
         return network.eval()
 
     def guard(self, spec: ReleaseSpec) -> Defense:
-        """Return a defense that has answered nothing yet."""
-        if needs_surrogate(spec.defense):
-            return build_defense(spec.defense, spec.options, self.surrogate)
-        audit = self.membership
-        return audit.fit(spec, audit.target, self.rows.members, "release")
+        """Return a fitted defense, which remembers no answers."""
+        guard = self.guards.get(spec.name)
+        if guard is None or guard.remembers:
+            if needs_surrogate(spec.defense):
+                guard = build_defense(spec.defense, spec.options, self.surrogate)
+            else:
+                audit = self.membership
+                guard = audit.fit(spec, audit.target, self.rows.members, "release")
+            assert isinstance(guard, BaseDefense)
+            self.guards[spec.name] = guard
+        return guard
 
     def attacked(self, spec: ReleaseSpec) -> Iterator[tuple[str, Mapping[str, Reached], float]]:
         """Yield what attacks reach on a release by each measure; first, on baselines as well."""
@@ -217,8 +225,7 @@ class Case:
 
     def infer(self, spec: ReleaseSpec) -> dict[str, Mapping[str, Reached]]:
         """Return how well attackers tell members from others."""
-        given = self.guard(spec) if needs_surrogate(spec.defense) else None
-        found = self.membership.measured(spec, given)
+        found = self.membership.measured(spec, self.guard(spec))
         names = {CLEAN: "clean", LABEL: "label only", RELEASED: "release"}
         return {
             name: {
@@ -243,7 +250,7 @@ class Case:
             release=spec,
             guard=self.guard(spec),
         )
-        settings = StealingSettings((BUDGET,), THIEVES, STEPS)
+        settings = StealingSettings((BUDGET,), 1, STEPS)
         audit = StealingAudit(audited, Store(Path("unused")), settings, beside=self.stolen)
         audit.run()
         self.stolen = audit

@@ -93,8 +93,6 @@ class MemGuard(DefenseWithState, ScoreDefense):
     batch to batch would change the hash, and the signs that the first steps go by. (Only what
     falls on two sides of a rounding is still answered in two ways.)
 
-    It is made against membership inference; it is here as what it does to inversion.
-
     Source:
         Jia, Salem, Backes, Zhang & Gong, "MemGuard: Defending against Black-Box Membership
         Inference Attacks via Adversarial Examples", CCS 2019. Phases of the noise, classifier and
