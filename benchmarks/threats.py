@@ -30,7 +30,6 @@ from oneway.auditing.references import Candidates, train_reference
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit, StealingSettings
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.defenses import build_defense, needs_surrogate
-from oneway.defenses.base import BaseDefense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.evaluation import ReleaseSpec, Store
@@ -132,7 +131,7 @@ class Case:
         self.target = TorchTarget(network)
         self.counts = resampled_counts(len(self.queries), stream.generator())
         self.stolen: StealingAudit | None = None
-        self.guards = dict[str, BaseDefense]()
+        self.guards = dict[str, Defense]()
 
     def train(self, inputs: Tensor, labels: Tensor, classes: int) -> nn.Module:
         """Train a network down to the case's loss."""
@@ -166,15 +165,15 @@ class Case:
 
     def guard(self, spec: ReleaseSpec) -> Defense:
         """Return a fitted defense, which remembers no answers."""
-        guard = self.guards.get(spec.name)
-        if guard is None or guard.remembers:
-            if needs_surrogate(spec.defense):
-                guard = build_defense(spec.defense, spec.options, self.surrogate)
-            else:
-                audit = self.membership
-                guard = audit.fit(spec, audit.target, self.rows.members, "release")
-            assert isinstance(guard, BaseDefense)
-            self.guards[spec.name] = guard
+        known = self.guards.get(spec.name)
+        if known is not None and not getattr(known, "remembers", False):
+            return known
+        if needs_surrogate(spec.defense):
+            guard = build_defense(spec.defense, spec.options, self.surrogate)
+        else:
+            audit = self.membership
+            guard = audit.fit(spec, audit.target, self.rows.members, "release")
+        self.guards[spec.name] = guard
         return guard
 
     def attacked(self, spec: ReleaseSpec) -> Iterator[tuple[str, Mapping[str, Reached], float]]:
@@ -254,7 +253,7 @@ class Case:
         audit = StealingAudit(audited, Store(Path("unused")), settings, beside=self.stolen)
         audit.run()
         self.stolen = audit
-        reached = {
+        reached: dict[str, Mapping[str, Reached]] = {
             name: {
                 "stealing": self._stolen(
                     [copies for (release, _, _), copies in audit.stolen.items() if release == name],
