@@ -172,7 +172,7 @@ class MemGuard(DefenseWithState, ScoreDefense):
         network = MembershipClassifier(confidences.shape[-1], hidden=settings.hidden)
         network = network.to(members.device).train()
         network.key.copy_(torch.randint(2**62, (4,), generator=generator))
-        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
         for epoch in range(1, settings.epochs + 1):
             order = torch.randperm(len(member), generator=generator).to(members.device)
             for rows in order.split(settings.batch_size):
