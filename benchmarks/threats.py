@@ -127,7 +127,10 @@ class Case:
         members = self.rows.members
         self.private, self.queries = self.rows.inputs[members], self.rows.inputs[~members]
         self.query_labels = self.rows.labels[~members]
-        network = self.train(self.private, self.rows.labels[members], int(labels.max()) + 1)
+        classes = int(labels.max()) + 1
+        network = Stream(seed, f"{data}, {fit}, target").call(
+            lambda: self.train(self.private, self.rows.labels[members], classes), inputs.device
+        )
         self.target = TorchTarget(network)
         self.counts = resampled_counts(len(self.queries), stream.generator())
         self.stolen: StealingAudit | None = None
@@ -297,7 +300,7 @@ def measure(options: argparse.Namespace) -> None:
         for data, fit in (case.split("-") for case in options.cases):
             case: Case | None = None
             for spec in RELEASES:
-                if (data, fit, seed, spec.name) in done or spec.name in options.without:
+                if (data, fit, seed, spec.name) in done or spec.name not in options.releases:
                     continue
                 begin = time.process_time()
                 case = case or Case(data, fit, seed, options.data_root)
@@ -400,7 +403,8 @@ def main() -> None:
     cases = [f"{data}-{fit}" for data in ("digits", "cancer", "mnist", "faces") for fit in FITS]
     parser.add_argument("--cases", nargs="+", choices=cases, default=["digits-overfitted"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--without", nargs="+", default=[], help="names of releases to leave out")
+    names = [spec.name for spec in RELEASES]
+    parser.add_argument("--releases", nargs="+", choices=names, default=names)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("results/bench-threats.jsonl"))
     parser.add_argument("--board", type=Path, help="compose this file, and measure nothing")
