@@ -6,7 +6,6 @@ import pytest
 
 from laws import looped
 from oneway.errors import CorruptDataError
-from oneway.evaluation.store import write_json_lines
 from oneway.report.claims import MISSING, OLDER, ONE_SEED, renew_claims
 from planted_records import release_record
 from report.test_measured import stored
@@ -134,30 +133,6 @@ def test_several_claims_may_follow_a_sentence(kept):
     assert renew_claims(page, kept, "here.md")[0] == page
     assert len(refuted) == 1
     assert re.search("far", refuted[0])
-
-
-@looped(
-    ("claim", "mark_", "holds"),
-    [
-        ('"mean" G < .6', (), True),
-        ('"mean" G < .4', (), False),
-        ('"mean" G > "lone"', (ONE_SEED,), True),
-        ('"lone" G < "mean" G', (ONE_SEED,), True),
-        ('"failed" G < 2', (), False),
-        ('"failed" G ? .4', (), True),
-        ('"nobody" G > 0', (MISSING,), True),
-    ],
-)
-def test_a_claim_may_be_about_a_row_of_json_lines(kept, claim, mark_, holds):
-    rows = [
-        {"name": "mean", "seeds": 3, "G": {"low": 0.3, "estimate": 0.4, "high": 0.5}},
-        {"name": "lone", "seeds": 1, "G": {"low": 0.1, "estimate": 0.15, "high": 0.2}},
-        {"name": "failed", "seeds": 3, "G": None},
-    ]
-    write_json_lines(kept.folder / "bench-x.jsonl", rows)
-    marks, refuted = judged(f"bench-x.jsonl {claim}", kept)
-    assert marks == mark(*mark_)
-    assert bool(refuted) != holds
 
 
 @looped(

@@ -7,10 +7,6 @@ lie wholly on its side, or with ``?``, if they overlap. Where the attack failed,
 and lies anywhere above its bound: a claim with ``>`` holds if the bound lies above the number, and
 none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim on stale records, on one
 seed or on none is marked as such before the comment.
-
-In the place of an experiment may stand a file of JSON Lines: ``<!-- claim: FILE.jsonl "NAME" FIELD
-< NUMBER -->`` is about the row with this ``name``, whose field holds ``low`` and ``high``, or
-nothing where the attack failed, and whose ``seeds`` is their number.
 """
 
 import math
@@ -19,10 +15,8 @@ from collections.abc import Sequence
 
 from oneway.benchmark import Summary
 from oneway.errors import CorruptDataError
-from oneway.evaluation.store import read_json_lines
 from oneway.report.measured import Measurements
 
-LINES = ".jsonl"
 OLDER, ONE_SEED, MISSING = "measured by older attackers", "one seed", "not measured"
 MARKS = (OLDER, ONE_SEED, MISSING)
 COMMENT = re.compile(r"<!-- claim: (.+?) -->", re.DOTALL)
@@ -74,8 +68,6 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
             f'{where}: a claim must be EXPERIMENT PRESET "RELEASE" VALUE < NUMBER, or with > or '
             f'"OTHER RELEASE" in their places, but is {claim!r}.'
         )
-    if parts["experiment"].endswith(LINES):
-        return _judge_lines(claim, parts, measurements, where)
     experiment = measurements.experiments.get((parts["experiment"], parts["preset"] or ""), ())
     first = _release(experiment, parts["release"])
     other = _release(experiment, parts["other"]) if parts["other"] else first
@@ -86,42 +78,15 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
         right = (float(parts["number"]),) * 2
     else:
         right = _interval(claim, other, parts["its"] or parts["value"], where)
+    below, above = left[1] < right[0], left[0] > right[1]
+    holds = {"<": below, ">": above, "?": not (below or above)}[parts["sign"]]
     attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
     marks = {OLDER} if attacked and (first.outdated or other.outdated) else set()
     marks |= {ONE_SEED} if min(len(first.seeds), len(other.seeds)) == 1 else set()
-    return marks, _refutation(claim, parts, left, right)
-
-
-def _refutation(
-    claim: str, parts: re.Match[str], left: tuple[float, float], right: tuple[float, float]
-) -> str | None:
-    """Return what intervals say against a claim that compares them; None: they support it."""
-    below, above = left[1] < right[0], left[0] > right[1]
-    if {"<": below, ">": above, "?": not (below or above)}[parts["sign"]]:
-        return None
     against = f"{claim}, but the records say {_words(left)}"
-    return against + (f" and {_words(right)}" if parts["other"] else "")
-
-
-def _judge_lines(
-    claim: str, parts: re.Match[str], measurements: Measurements, where: str
-) -> tuple[set[str], str | None]:
-    """Return the marks of a claim about rows of JSON Lines, and what speaks against it."""
-    rows = {row.get("name"): row for row in read_json_lines(measurements.folder / parts[1])}
-    names = [parts["release"], parts["other"] or parts["release"]]
-    if not all(name in rows for name in names):
-        return {MISSING}, None
-    fields = [parts["value"], parts["its"] or parts["value"]]
-    intervals = []
-    for name, field in zip(names, fields, strict=True):
-        if field not in rows[name]:
-            raise CorruptDataError(f"{where}: the claim {claim!r} needs the field {field!r}.")
-        ends = rows[name][field] or {"low": -math.inf, "high": math.inf}
-        intervals.append((float(ends["low"]), float(ends["high"])))
-    if parts["number"]:
-        intervals[1] = (float(parts["number"]),) * 2
-    marks = {ONE_SEED} if min(rows[name]["seeds"] for name in names) == 1 else set()
-    return marks, _refutation(claim, parts, *intervals)
+    if parts["other"]:
+        against += f" and {_words(right)}"
+    return marks, None if holds else against
 
 
 def _release(summaries: Sequence[Summary], name: str) -> Summary | None:
