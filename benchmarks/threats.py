@@ -10,6 +10,7 @@ Inversion is attacked by ``cell-means`` and ``kernel-ridge`` alone: a network ma
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import environment, json_values, packed, source_commit, unpacked
 from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
 from oneway.inversion import HELD_OUT, build_inverter, held_out_rows, train_inverter
+from oneway.metrics import Interval
 from oneway.metrics.membership import (
     membership_gap,
     over_models,
@@ -350,8 +352,7 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
             if not seeds:
                 continue
             own = [cells[data, fit, seed, release] for seed in seeds]
-            row: Row = {"target": f"{data}, {fit}", "release": release}
-            row["name"] = f"{data}, {fit}: {release}"
+            row: Row = {"data": f"{data}-{fit}", "release": release}
             row |= {"seeds": len(seeds), "l1": sum(each["l1"] for each in own) / len(own)}
             row["accuracy"] = " and ".join(
                 f"{100 * sum(sides) / len(own):.1f}"
@@ -366,8 +367,9 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
                     each[measured]["attack"].startswith("label") for each in own
                 )
                 row |= _columns(measured, clean, label, released, failed=failed)
-                row[measured] = asdict(percentile_interval(released))
-                ends = sorted(scale * end for end in row[measured].values())
+                interval = percentile_interval(released)
+                row |= _with_half_width(measured, interval)
+                ends = sorted(scale * end for end in asdict(interval).values())
                 row[f"{measured}_shown"] = (
                     f"{ends[1]:.{decimals}f} ({ends[0]:.{decimals}f} to {ends[2]:.{decimals}f})"
                 )
@@ -389,12 +391,19 @@ def _columns(measured: str, clean: Tensor, label: Tensor, released: Tensor, *, f
     leak = percentile_interval(clean - label)
     if leak.low <= 0:
         return {f"G_{measured}": "nothing to defend"}
+    if failed:
+        return {f"G_{measured}": "attack failed"}
     gap = percentile_interval(membership_gap(clean, released, label))
     shown = f"{gap.estimate:.2f} ({gap.low:.2f} to {gap.high:.2f})"
-    return {
-        f"G_{measured}": "attack failed" if failed else shown,
-        f"gap_{measured}": None if failed else asdict(gap),
-    }
+    return {f"G_{measured}": shown, **_with_half_width(f"gap_{measured}", gap)}
+
+
+def _with_half_width(name: str, interval: Interval) -> Row:
+    """Return an estimate and the longer side of its interval, for claims; none if it has no end."""
+    half = max(interval.high - interval.estimate, interval.estimate - interval.low)
+    if not math.isfinite(half):
+        return {}
+    return {name: interval.estimate, f"{name}_half_width": half}
 
 
 def main() -> None:
