@@ -1,0 +1,500 @@
+"""Many people at 64x64: the paper's noise before attackers who learned before it, and after.
+
+A classifier of Yang et al.'s four blocks learns private photographs of many people; attackers and
+defender have faces of other people. Each release is attacked by a decoder of clean scores, which is
+the paper's attacker (``static``), and by kernel ridge regression and cell means, which learn from
+the release. A judge then looks for each reconstruction among all test photographs (``rank_1``), and
+among the people by the mean of their training photographs (``person_1``). The label alone names as
+many people as the classifier is accurate.
+
+Two controls add noise that does not depend on the query: ``input-free-noise``, and the paper's
+noise computed with the photograph of somebody else, which the scores choose.
+
+Intervals are over people, whose queries are drawn together; those of a mean are over seeds. Results
+of a cell are kept in the cache, so that an interrupted run goes on where it was. Pictures stay out
+of the records.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from oneway.attacks import CellMeans, InversionAttack, KernelRidge, Retrained, Static
+from oneway.benchmark import bundled_spec, load_data
+from oneway.benchmark.runner import split_data, trained_target
+from oneway.benchmark.spec import ExperimentSpec
+from oneway.benchmark.summary import estimate
+from oneway.contracts import AttackerKnowledge, Defense
+from oneway.data import no_progress
+from oneway.evaluation import AttackResult, GalleryMatching, MatchedScores, Store
+from oneway.evaluation.attackers import prepare_attackers
+from oneway.evaluation.defenders import Defender, DefenderImages
+from oneway.evaluation.grading import run_attack
+from oneway.evaluation.matching import NOISY_COPIES, TRUE_INPUTS
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.store import fingerprint, read_json_lines, write_json_lines
+from oneway.inversion import TrainingSettings
+from oneway.metrics import (
+    FeatureRegression,
+    Interval,
+    PrincipalComponents,
+    expected_hits,
+    reidentification_ranks,
+)
+from oneway.metrics.intervals import percentile_ends
+from oneway.report.page.charts import (
+    BOTTOM,
+    HEIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    Chart,
+    Legend,
+    Level,
+    Point,
+    log_axis,
+    plane_chart,
+)
+from oneway.report.page.render import write_charts
+from oneway.report.table import Column, Listing
+from oneway.targets import DefendedTarget
+
+ANOTHER = "adversarial noise, .4, of another picture"
+RELEASES = (
+    "none",
+    "label only",
+    "adversarial noise, .1",
+    "adversarial noise, .4",
+    ANOTHER,
+    "input-free noise, label, .4",
+    "PPF, label kept",
+    "codebook, 20 members",
+)
+DECODED = ("none", "adversarial noise, .1", "adversarial noise, .4", ANOTHER)
+"""Releases with a retrained decoder, where one is asked for."""
+
+AUXILIARY, PICTURES = 6000, 500
+"""Faces of other people that attackers have, and of them those that another's noise is made of."""
+
+EPOCHS, CHANNELS = 12, 8
+"""Of decoders: too few to have converged. Kernel ridge is the stronger attacker."""
+
+DRAWS = 2000
+
+ATTACKERS = {"static": "diamond", "kernel_ridge": "disc"}
+"""Attackers of the picture, with the shapes of their marks."""
+
+TITLES = {"people": "250 people at 64x64", "celebrities": "24 people at 64x64"}
+SHORT = {
+    "adversarial noise, .1": "paper's noise, .1",
+    "adversarial noise, .4": "paper's noise, .4",
+    ANOTHER: "noise of another picture",
+    "input-free noise, label, .4": "input-free noise",
+    "PPF, label kept": "PPF",
+    "codebook, 20 members": "codebook",
+}
+"""Names of releases in the picture."""
+
+OF_ATTACK = (
+    *("error", "rank_1", "rank_5", "person_1", "person_5"),
+    *("error_less_clean", "rank_1_less_clean"),
+)
+OF_RELEASE = (
+    *("accuracy", "accuracy_top_5", "l1", "label_changes"),
+    *("matching_true_inputs", "matching_noisy_copies"),
+)
+"""Fields whose mean over seeds is recorded."""
+
+Row = dict[str, Any]
+
+
+class Ridge(KernelRidge):
+    """Kernel ridge regression with the two regressions that win on many classes."""
+
+    regressions: ClassVar = KernelRidge.regressions[:2]
+
+
+def experiment(data: str, seed: int, smoothing: float) -> ExperimentSpec:
+    """Return data, target and surrogate: ``"people"``, 250 of them, or ``"celebrities"``, 24."""
+    many = data == "people"
+    spec = bundled_spec("leaderboard", "people")
+    private, test = (4686, 1047) if many else (5300, 1000)
+    source = spec.data if many else replace(bundled_spec("leaderboard", "faces").data, side=0)
+    training = replace(spec.target.training, epochs=24 if many else 12, label_smoothing=smoothing)
+    return replace(
+        spec,
+        seed=seed,
+        data=replace(source, private=private, auxiliary=AUXILIARY, test=test, calibration=0),
+        target=replace(spec.target, width=48 if many else 16, blocks=4, training=training),
+        attackers=replace(
+            spec.attackers,
+            input_transforms=("faithful",),
+            widths=(CHANNELS,),
+            training=TrainingSettings(epochs=EPOCHS, learning_rate=0.01, schedule="one-cycle"),
+            most_epochs=EPOCHS,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class AnotherPicture:
+    """The paper's noise, computed with another picture than the query: one that the scores choose.
+
+    Attributes:
+        noise: Adversarial noise.
+        pictures: ``(P, C, H, W)`` pictures of other people.
+    """
+
+    noise: Defense
+    pictures: Tensor
+    requires_input: ClassVar = False
+    keeps_label: ClassVar = True
+    deterministic: ClassVar = True
+
+    def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Add the noise to ``(N, K)`` logits."""
+        # Coarse, so that a score's last bits, which vary with the batch, do not choose.
+        coarse = (100 * logits[:, :4].double()).round().long()
+        chosen = (coarse @ torch.tensor([1, 31, 961, 29791])) % len(self.pictures)
+        return self.noise(logits, self.pictures[chosen])
+
+
+class Stage:
+    """Classifier, attackers and judge on one seed; each part is made when it is first needed."""
+
+    def __init__(self, data: str, seed: int, smoothing: float, root: Path, store: Store) -> None:
+        """Load and split the photographs."""
+        self.spec, self.store = experiment(data, seed, smoothing), store
+        self.splits = split_data(self.spec, *load_data(self.spec.data, root))
+        splits = self.splits
+        self.attackers = prepare_attackers(
+            self.spec.attackers, splits.auxiliary_images, store, seed, no_progress
+        )
+        self.data = fingerprint(splits.private_images, splits.auxiliary_images, splits.test_images)
+
+    @cached_property
+    def target(self) -> Any:
+        """The classifier, trained if the store lacks it."""
+        return trained_target(self.spec, self.splits, self.store, no_progress)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Clean ``(N, K)`` logits of the test photographs."""
+        key = {"role": "test logits", "target": dataclasses.asdict(self.spec.target)}
+        seeded = {**key, "seed": self.spec.seed, "data": self.data}
+        return self.store.tensors(
+            "identities", seeded, lambda: {"logits": self.target.logits(self.splits.test_images)}
+        )["logits"]
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Clean ``(M, K)`` scores of the auxiliary photographs."""
+        scores: Tensor = self.target(self.splits.auxiliary_images)
+        return scores
+
+    @cached_property
+    def matching(self) -> GalleryMatching:
+        """The attack that asks about each candidate."""
+        bare = DefendedTarget(self.target, self.defense("none"))
+        scores = MatchedScores(self.known(bare, self.clean), bare(self.splits.test_images))
+        return GalleryMatching(self.splits.test_images, scores, self.spec.seed)
+
+    @cached_property
+    def components(self) -> PrincipalComponents:
+        """The judge's description of faces."""
+        return PrincipalComponents.fit(self.splits.auxiliary_images)
+
+    def defense(self, name: str) -> Defense:
+        """Return a release's defense, trained if it needs to be."""
+        splits = self.splits
+        images = DefenderImages(
+            splits.auxiliary_images,
+            self.attackers.held_out,
+            splits.private_images,
+            splits.private_labels,
+        )
+        defender = Defender(
+            self.spec.surrogate, (), images, self.store, self.attackers.trainer, no_progress
+        )
+        known = "adversarial noise, .4" if name == ANOTHER else name
+        row = next(each for each in self.spec.releases if each.name == known)
+        defense = defender.build(row, self.target, self.clean).defense
+        if name != ANOTHER:
+            return defense
+        return AnotherPicture(defense, splits.auxiliary_images[:PICTURES])
+
+    def known(self, answering: DefendedTarget, released: Tensor) -> AttackerKnowledge:
+        """Return what attackers know of a release, given its answers to auxiliary photographs."""
+        return AttackerKnowledge(
+            images=self.splits.auxiliary_images,
+            clean=self.clean,
+            released=released,
+            held_out=self.attackers.held_out,
+            query=answering.repeated,
+        )
+
+    def cell(self, name: str, attack: InversionAttack | None) -> Mapping[str, Tensor]:
+        """Return what an attack gains from a release, by query; None: what the release changes."""
+        spec = self.spec
+        key = {
+            "release": name,
+            "attack": attack and [attack.name, attack.numerics],
+            "target": dataclasses.asdict(spec.target),
+            "surrogate": dataclasses.asdict(spec.surrogate),
+            "decoders": dataclasses.asdict(spec.attackers.training),
+            "options": next((str(row.options) for row in spec.releases if row.name == name), ""),
+            "seed": spec.seed,
+            "data": self.data,
+        }
+        answers = {**key, "role": "answers", "attack": None}
+        return self.store.tensors("identities", key, lambda: self._cell(name, attack, answers))
+
+    def _cell(
+        self, name: str, attack: InversionAttack | None, answers: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        images, answering = self.splits.test_images, DefendedTarget(self.target, self.defense(name))
+
+        def asked() -> Mapping[str, Tensor]:
+            return {"own": answering(self.splits.auxiliary_images), "queries": answering(images)}
+
+        told = self.store.tensors("identities", answers, asked)
+        knowledge, released = self.known(answering, told["own"]), told["queries"]
+        if attack is None:
+            clean = self.logits.softmax(-1)
+            found = self.matching.results(MatchedScores(knowledge, released))
+            return {
+                "l1": (released - clean).abs().sum(-1),
+                "changed": (released.argmax(-1) != clean.argmax(-1)).double(),
+                **{
+                    kind: torch.tensor([found[kind].rank_1, found[kind].rank_5])
+                    for kind in (TRUE_INPUTS, NOISY_COPIES)
+                },
+            }
+
+        def train(scores: Tensor, photographs: Tensor, held_out: Tensor) -> torch.nn.Module:
+            return self.attackers.train_decoder(name, scores, photographs, held_out)[0]
+
+        result = run_attack(attack.name, attack, knowledge, train, released, images)
+        assert result is not None
+        return self._judged(result)
+
+    def _judged(self, result: AttackResult) -> Mapping[str, Tensor]:
+        """Return each query's error and rank, and whether its person is named."""
+        splits, held_out = self.splits, self.attackers.held_out
+        assert result.own_reconstructions is not None
+        regression = FeatureRegression.fit(
+            self.components, splits.auxiliary_images[held_out], result.own_reconstructions
+        )
+        ranks = reidentification_ranks(
+            self.components,
+            splits.test_images,
+            result.reconstructions,
+            generator=Stream(self.spec.seed, "gallery").generator(),
+            gallery=len(splits.test_images),
+            regression=regression,
+        )
+        # By the same model as the ranks: expected features, each in units of what is left open.
+        labels, scale = splits.private_labels, regression.residual.clamp_min(1e-12).sqrt()
+        features = self.components(splits.private_images) - regression.center
+        people = torch.stack([features[labels == k].mean(0) for k in range(splits.num_classes)])
+        seen = regression.slope * (self.components(result.reconstructions) - regression.shift)
+        distances = torch.cdist(seen / scale, people / scale)
+        named = [expected_hits(distances, splits.test_labels, within) for within in (1, 5)]
+        return {
+            "error": result.errors.double(),
+            "rank_1": (ranks <= 1).double(),
+            "rank_5": (ranks <= 5).double(),
+            "person_1": named[0].double(),
+            "person_5": named[1].double(),
+        }
+
+
+def interval(values: Tensor, people: Tensor, seed: int) -> Interval:
+    """Return the mean over queries, with its 95 % interval over draws of people."""
+    generator = torch.Generator().manual_seed(seed)
+    members = people.unique(return_inverse=True)[1]
+    counts = members.bincount().double()
+    sums = torch.zeros_like(counts).index_add_(0, members, values.double())
+    drawn = torch.randint(len(counts), (DRAWS, len(counts)), generator=generator)
+    means = sums[drawn].sum(-1) / counts[drawn].sum(-1)
+    return percentile_ends(means, means, float(values.double().mean()), 0.95)
+
+
+def measure(
+    stage: Stage, attacks: Sequence[InversionAttack], names: Sequence[str]
+) -> Iterator[Row]:
+    """Yield a record for each release and attack."""
+    spec, labels = stage.spec, stage.splits.test_labels
+    right = stage.logits.topk(5, -1).indices == labels.unsqueeze(-1)
+    shared: Row = {
+        "seed": spec.seed,
+        "label_smoothing": spec.target.training.label_smoothing,
+        "queries": len(labels),
+        "people": stage.splits.num_classes,
+        "accuracy": float(right[:, 0].double().mean()),
+        "accuracy_top_5": float(right.any(-1).double().mean()),
+    }
+    for name in names:
+        changes = stage.cell(name, None)
+        told = {
+            "release": name,
+            **shared,
+            "l1": float(changes["l1"].mean()),
+            "label_changes": int(changes["changed"].sum()),
+            "matching_true_inputs": float(changes[TRUE_INPUTS][0]),
+            "matching_noisy_copies": float(changes[NOISY_COPIES][0]),
+        }
+        for attack in attacks:
+            if attack.name == Retrained.name and name not in DECODED:
+                continue
+            found, clean = stage.cell(name, attack), stage.cell("none", attack)
+            row: Row = {**told, "attack": attack.name}
+            for field, values in found.items():
+                for kind, each in ((field, values), (f"{field}_less_clean", values - clean[field])):
+                    ends = interval(each, labels, spec.seed)
+                    row |= {kind: ends.estimate, f"{kind}_low": ends.low, f"{kind}_high": ends.high}
+            yield row
+
+
+def averages(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the means over seeds of each data set and release, with all attacks in one record."""
+    for data, release in dict.fromkeys((row["data"], row["release"]) for row in rows):
+        chosen = [row for row in rows if (row["data"], row["release"]) == (data, release)]
+        values: dict[str, list[float]] = {}
+        for row in chosen:
+            prefix = row["attack"].replace("-", "_")
+            for field in OF_ATTACK:
+                values.setdefault(f"{prefix}_{field}", []).append(row[field])
+            if row["attack"] == chosen[0]["attack"]:
+                for field in OF_RELEASE:
+                    values.setdefault(field, []).append(row[field])
+        mean: Row = {"data": data, "release": release, "seeds": len(values["accuracy"])}
+        for field, each in values.items():
+            over_seeds = estimate(each)
+            mean |= {field: over_seeds.mean, f"{field}_half_width": over_seeds.half_width}
+        yield mean
+
+
+def chart(data: str, means: Sequence[Row]) -> Chart:
+    """Return the chart of a data set: people re-identified against error, by release and attacker.
+
+    Args:
+        data: Name of the data set.
+        means: Records of means over seeds, of this data set.
+    """
+    by_release = {row["release"]: row for row in means}
+    points = [
+        Point(
+            f"{release}, {attacker}",
+            row[f"{attacker}_error"],
+            100 * row[f"{attacker}_rank_1"],
+            on=release.startswith("adversarial noise, .") and release != ANOTHER,
+            label=SHORT.get(release, release),
+            shape=shape,
+        )
+        for release, row in by_release.items()
+        for attacker, shape in ATTACKERS.items()
+        # Both attackers learned from the same scores here, or from the label.
+        if not (attacker == "static" and release in ("none", "label only"))
+    ]
+    levels = [
+        Level(text, 100 * by_release[release]["kernel_ridge_rank_1"])
+        for release, text in (("none", "clean scores"), ("label only", "the label alone"))
+        if release in by_release
+    ]
+    most = max(point.up for point in points) * 1.15
+    axes = (
+        log_axis("mean squared error per pixel", (0.01, 0.02, 0.05, 0.1, 0.2, 0.5), WIDTH),
+        Axis(
+            "photographs named at rank 1, percent",
+            [tick for tick in range(0, 101, 10) if tick < most],
+            lambda percent: TOP + (HEIGHT - TOP - BOTTOM) * (1 - percent / most),
+        ),
+    )
+    seeds = min(row["seeds"] for row in means)
+    columns = {
+        "release": Column(itemgetter("release")),
+        **{
+            f"{attacker} {value}": Column(itemgetter(f"{attacker}_{value}"), ".4f")
+            for attacker in ATTACKERS
+            for value in ("error", "rank_1")
+        },
+    }
+    numbers = Listing(TITLES[data], columns, list(by_release.values()))
+    described = "; ".join(
+        f"{point.name}: error {point.across:.4f}, {point.up:.1f} % named" for point in points
+    )
+    return plane_chart(
+        data,
+        f"{TITLES[data]}, {seeds} seeds",
+        f"{TITLES[data]}. {described}.",
+        points,
+        axes,
+        lowest=0,
+        levels=levels,
+        numbers=numbers,
+        legend=[
+            Legend("diamond", "plain", "attacker who learned from clean scores (decoder)"),
+            Legend("disc", "plain", "attacker who learns from the release (kernel ridge)"),
+        ],
+    )
+
+
+def draw(path: Path, records: Sequence[Row]) -> None:
+    """Draw the means over seeds of all data sets."""
+    means = [row for row in records if "kernel_ridge_error" in row]
+    charts = [
+        chart(data, [row for row in means if row["data"] == data])
+        for data in dict.fromkeys(row["data"] for row in means)
+    ]
+    write_charts(path, "The paper's noise, before attackers of yesterday and of today", charts)
+
+
+def main() -> None:
+    """Measure, print, and write records if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-root", type=Path, default=Path(), help="folder of the .npz files")
+    parser.add_argument("--data", nargs="*", default=["people", "celebrities"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--smoothing", type=float, default=0.1)
+    parser.add_argument("--release", nargs="+", default=list(RELEASES))
+    parser.add_argument("--decoders", action="store_true", help="retrain decoders, too")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
+    parser.add_argument("--picture", type=Path, default=None, help="picture of OUT, .svg")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    attacks: list[InversionAttack] = [Static(), CellMeans(), Ridge()]
+    if options.decoders:
+        attacks.append(Retrained())
+    place = {
+        "environment": dataclasses.asdict(environment(torch.device("cpu"))),
+        "commit": source_commit(),
+    }
+    store, records = Store(options.cache), list[Row]()
+    for data in options.data:
+        for seed in options.seeds:
+            stage = Stage(data, seed, options.smoothing, options.data_root, store)
+            for row in measure(stage, attacks, options.release):
+                records.append({"data": data, **row, **place})
+                values = (f"{field} {row[field]:.4f}" for field in ("error", "rank_1", "person_1"))
+                print(data, seed, row["release"], row["attack"], *values, sep=", ", flush=True)
+                if options.out is not None:
+                    means = [{**mean, **place} for mean in averages(records)]
+                    write_json_lines(options.out, [*records, *means])
+    if options.picture is not None:
+        draw(options.picture, read_json_lines(options.out))
+
+
+if __name__ == "__main__":
+    main()
