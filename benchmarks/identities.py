@@ -93,7 +93,6 @@ DRAWS = 2000
 ATTACKERS = {"static": "diamond", "kernel_ridge": "disc"}
 """Attackers of the picture, with the shapes of their marks."""
 
-TITLES = {"people": "250 people at 64x64", "celebrities": "24 people at 64x64"}
 SHORT = {
     "adversarial noise, .1": "paper's noise, .1",
     "adversarial noise, .4": "paper's noise, .4",
@@ -123,26 +122,70 @@ class Ridge(KernelRidge):
     regressions: ClassVar = KernelRidge.regressions[:2]
 
 
-def experiment(data: str, seed: int, smoothing: float) -> ExperimentSpec:
-    """Return data, target and surrogate: ``"people"``, 250 of them, or ``"celebrities"``, 24."""
-    many = data == "people"
-    spec = bundled_spec("leaderboard", "people")
-    private, test = (4686, 1047) if many else (5300, 1000)
-    source = spec.data if many else replace(bundled_spec("leaderboard", "faces").data, side=0)
-    training = replace(spec.target.training, epochs=24 if many else 12, label_smoothing=smoothing)
-    return replace(
-        spec,
-        seed=seed,
-        data=replace(source, private=private, auxiliary=AUXILIARY, test=test, calibration=0),
-        target=replace(spec.target, width=48 if many else 16, blocks=4, training=training),
-        attackers=replace(
-            spec.attackers,
-            input_transforms=("faithful",),
-            widths=(CHANNELS,),
-            training=TrainingSettings(epochs=EPOCHS, learning_rate=0.01, schedule="one-cycle"),
-            most_epochs=EPOCHS,
-        ),
-    )
+@dataclass(frozen=True)
+class Photographs:
+    """A set of people with a classifier.
+
+    Attributes:
+        title: The set in words.
+        preset: Preset of the leaderboard that names its files.
+        private: Photographs that train the classifier.
+        test: Photographs that are asked about.
+        width: Channels of the classifier's first block.
+        epochs: Epochs of its training.
+        smoothing: Share of a label that is spread over all people in training.
+    """
+
+    title: str
+    preset: str
+    private: int
+    test: int
+    width: int
+    epochs: int
+    smoothing: float = 0.1
+
+    def experiment(self, seed: int) -> ExperimentSpec:
+        """Return data, target, surrogate and attackers."""
+        spec = bundled_spec("leaderboard", "people")
+        return replace(
+            spec,
+            seed=seed,
+            data=replace(
+                bundled_spec("leaderboard", self.preset).data,
+                side=0,
+                private=self.private,
+                auxiliary=AUXILIARY,
+                test=self.test,
+                calibration=0,
+            ),
+            target=replace(
+                spec.target,
+                width=self.width,
+                training=replace(
+                    spec.target.training, epochs=self.epochs, label_smoothing=self.smoothing
+                ),
+            ),
+            attackers=replace(
+                spec.attackers,
+                input_transforms=("faithful",),
+                widths=(CHANNELS,),
+                training=TrainingSettings(epochs=EPOCHS, learning_rate=0.01, schedule="one-cycle"),
+                most_epochs=EPOCHS,
+            ),
+        )
+
+
+SETS = {
+    "people": Photographs("250 people at 64x64", "people", 4686, 1047, width=48, epochs=24),
+    "celebrities": Photographs("24 people at 64x64", "faces", 5300, 1000, width=16, epochs=16),
+    "celebrities-unsmoothed": Photographs(
+        "24 people at 64x64, without label smoothing",
+        *("faces", 5300, 1000),
+        width=16,
+        epochs=16,
+        smoothing=0.0,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -171,9 +214,9 @@ class AnotherPicture:
 class Stage:
     """Classifier, attackers and judge on one seed; each part is made when it is first needed."""
 
-    def __init__(self, data: str, seed: int, smoothing: float, root: Path, store: Store) -> None:
+    def __init__(self, data: str, seed: int, root: Path, store: Store) -> None:
         """Load and split the photographs."""
-        self.spec, self.store = experiment(data, seed, smoothing), store
+        self.spec, self.store = SETS[data].experiment(seed), store
         self.splits = split_data(self.spec, *load_data(self.spec.data, root))
         splits = self.splits
         self.attackers = prepare_attackers(
@@ -429,14 +472,14 @@ def chart(data: str, means: Sequence[Row]) -> Chart:
             for value in ("error", "rank_1")
         },
     }
-    numbers = Listing(TITLES[data], columns, list(by_release.values()))
+    numbers = Listing(SETS[data].title, columns, list(by_release.values()))
     described = "; ".join(
         f"{point.name}: error {point.across:.4f}, {point.up:.1f} % named" for point in points
     )
     return plane_chart(
         data,
-        f"{TITLES[data]}, {seeds} seeds",
-        f"{TITLES[data]}. {described}.",
+        f"{SETS[data].title}, {seeds} seeds",
+        f"{SETS[data].title}. {described}.",
         points,
         axes,
         lowest=0,
@@ -463,9 +506,8 @@ def main() -> None:
     """Measure, print, and write records if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, default=Path(), help="folder of the .npz files")
-    parser.add_argument("--data", nargs="*", default=["people", "celebrities"])
+    parser.add_argument("--data", nargs="*", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--smoothing", type=float, default=0.1)
     parser.add_argument("--release", nargs="+", default=list(RELEASES))
     parser.add_argument("--decoders", action="store_true", help="retrain decoders, too")
     parser.add_argument("--threads", type=int, default=1)
@@ -484,7 +526,7 @@ def main() -> None:
     store, records = Store(options.cache), list[Row]()
     for data in options.data:
         for seed in options.seeds:
-            stage = Stage(data, seed, options.smoothing, options.data_root, store)
+            stage = Stage(data, seed, options.data_root, store)
             for row in measure(stage, attacks, options.release):
                 records.append({"data": data, **row, **place})
                 values = (f"{field} {row[field]:.4f}" for field in ("error", "rank_1", "person_1"))
