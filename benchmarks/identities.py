@@ -88,7 +88,7 @@ RELEASES = (
 MID = ReleaseSpec(
     "MID, beta 0.005",
     "mutual-information",
-    {"beta": 0.005, "epochs": 16, "learning_rate": 0.003},
+    {"beta": 0.005, "epochs": 12, "learning_rate": 0.003},
 )
 """A classifier that is trained anew."""
 
@@ -98,7 +98,7 @@ MID_WIDTH = 16
 DECODED = ("none", "adversarial noise, .1", "adversarial noise, .4", ANOTHER)
 """Releases with a retrained decoder, where one is asked for."""
 
-AUXILIARY, PICTURES = 6000, 500
+AUXILIARY, PICTURES = 4000, 500
 """Faces of other people that attackers have, and of them those that another's noise is made of."""
 
 EPOCHS, CHANNELS = 12, 8
@@ -202,12 +202,12 @@ class Photographs:
 
 SETS = {
     "people": Photographs("250 people at 64x64", "people", 4686, 1047, width=48, epochs=24),
-    "celebrities": Photographs("24 people at 64x64", "faces", 5300, 1000, width=16, epochs=16),
+    "celebrities": Photographs("24 people at 64x64", "faces", 5300, 1000, width=16, epochs=12),
     "celebrities-unsmoothed": Photographs(
         "24 people at 64x64, without label smoothing",
         *("faces", 5300, 1000),
         width=16,
-        epochs=16,
+        epochs=12,
         smoothing=0.0,
     ),
 }
