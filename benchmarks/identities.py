@@ -98,7 +98,7 @@ MID_WIDTH = 16
 DECODED = ("none", "adversarial noise, .1", "adversarial noise, .4", ANOTHER)
 """Releases with a retrained decoder, where one is asked for."""
 
-AUXILIARY, PICTURES = 4000, 500
+AUXILIARY, PICTURES = 3000, 500
 """Faces of other people that attackers have, and of them those that another's noise is made of."""
 
 EPOCHS, CHANNELS = 12, 8
@@ -202,6 +202,9 @@ class Photographs:
 
 SETS = {
     "people": Photographs("250 people at 64x64", "people", 4686, 1047, width=48, epochs=24),
+    "people-narrow": Photographs(
+        "250 people at 64x64, narrow classifier", "people", 3700, 1000, width=32, epochs=30
+    ),
     "celebrities": Photographs("24 people at 64x64", "faces", 5300, 1000, width=16, epochs=12),
     "celebrities-unsmoothed": Photographs(
         "24 people at 64x64, without label smoothing",
