@@ -37,6 +37,7 @@ from oneway.benchmark.spec import ExperimentSpec
 from oneway.benchmark.summary import estimate
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import no_progress
+from oneway.defenses import needs_surrogate
 from oneway.evaluation import AttackResult, GalleryMatching, MatchedScores, Store
 from oneway.evaluation.attackers import prepare_attackers
 from oneway.evaluation.defenders import Defender, DefenderImages
@@ -77,13 +78,13 @@ from oneway.targets import DefendedTarget
 ANOTHER = "adversarial noise, .4, of another picture"
 RELEASES = (
     "none",
-    "label only",
-    "adversarial noise, .1",
     "adversarial noise, .4",
     ANOTHER,
+    "adversarial noise, .1",
+    "label only",
     "input-free noise, label, .4",
-    "PPF, label kept",
     "codebook, 20 members",
+    "PPF, label kept",
 )
 MID = ReleaseSpec(
     "MID, beta 0.005",
@@ -101,8 +102,8 @@ DECODED = ("none", "adversarial noise, .1", "adversarial noise, .4", ANOTHER)
 AUXILIARY, PICTURES = 3000, 500
 """Faces of other people that attackers have, and of them those that another's noise is made of."""
 
-EPOCHS, CHANNELS = 12, 8
-"""Of decoders: too few to have converged. Kernel ridge is the stronger attacker."""
+EPOCHS, CHANNELS, SURROGATE_EPOCHS = 24, 8, 12
+"""Epochs and width of decoders, too few to have converged, and epochs of the surrogate."""
 
 DRAWS, REPEATS = 2000, 10
 """Draws of people for an interval, and answers to each candidate where they are random."""
@@ -175,6 +176,11 @@ class Photographs:
             spec,
             seed=seed,
             releases=(*spec.releases, MID),
+            surrogate=replace(
+                spec.surrogate,
+                input_transform="standardized",
+                training=replace(spec.surrogate.training, epochs=SURROGATE_EPOCHS),
+            ),
             data=replace(
                 bundled_spec("leaderboard", self.preset).data,
                 side=0,
@@ -192,7 +198,7 @@ class Photographs:
             ),
             attackers=replace(
                 spec.attackers,
-                input_transforms=("faithful",),
+                input_transforms=("standardized",),
                 widths=(CHANNELS,),
                 training=TrainingSettings(epochs=EPOCHS, learning_rate=0.01, schedule="one-cycle"),
                 most_epochs=EPOCHS,
@@ -323,17 +329,19 @@ class Stage:
     def cell(self, name: str, attack: InversionAttack | None) -> Mapping[str, Tensor]:
         """Return what an attack gains from a release, by query; None: what the release changes."""
         spec = self.spec
+        row = next((each for each in spec.releases if each.name == name), spec.releases[-1])
+        noisy = name == ANOTHER or needs_surrogate(row.defense)
         key = {
             "release": name,
             "attack": attack and [attack.name, attack.numerics],
             "target": dataclasses.asdict(spec.target),
-            "surrogate": dataclasses.asdict(spec.surrogate),
-            "decoders": dataclasses.asdict(spec.attackers.training),
-            "options": next((str(row.options) for row in spec.releases if row.name == name), ""),
+            "surrogate": dataclasses.asdict(spec.surrogate) if noisy else None,
+            "decoders": str(spec.attackers) if attack and attack.trains_decoders else None,
+            "options": "" if name == ANOTHER else str(row.options),
             "seed": spec.seed,
             "data": self.data,
         }
-        answers = {**key, "role": "answers", "attack": None}
+        answers = {**key, "role": "answers", "attack": None, "decoders": None}
         return self.store.tensors("identities", key, lambda: self._cell(name, attack, answers))
 
     def _cell(
