@@ -295,6 +295,11 @@ class Stage:
         among = scores.topk(5, -1).indices == self.splits.test_labels.unsqueeze(-1)
         return torch.stack([among[:, 0], among.any(-1)], -1).double()
 
+    def row(self, name: str) -> ReleaseSpec:
+        """Return the spec of a release; noise of another picture has that of the paper's noise."""
+        known = "adversarial noise, .4" if name == ANOTHER else name
+        return next(each for each in self.spec.releases if each.name == known)
+
     def defense(self, name: str) -> Defense:
         """Return a release's defense, trained if it needs to be."""
         splits = self.splits
@@ -307,9 +312,7 @@ class Stage:
         defender = Defender(
             self.spec.surrogate, (), images, self.store, self.attackers.trainer, no_progress
         )
-        known = "adversarial noise, .4" if name == ANOTHER else name
-        row = next(each for each in self.spec.releases if each.name == known)
-        defense = defender.build(row, self.target, self.clean).defense
+        defense = defender.build(self.row(name), self.target, self.clean).defense
         if name != ANOTHER:
             return defense
         return AnotherPicture(defense, splits.auxiliary_images[:PICTURES])
@@ -329,15 +332,16 @@ class Stage:
     def cell(self, name: str, attack: InversionAttack | None) -> Mapping[str, Tensor]:
         """Return what an attack gains from a release, by query; None: what the release changes."""
         spec = self.spec
-        row = next((each for each in spec.releases if each.name == name), spec.releases[-1])
-        noisy = name == ANOTHER or needs_surrogate(row.defense)
+        row = self.row(name)
         key = {
             "release": name,
             "attack": attack and [attack.name, attack.numerics],
             "target": dataclasses.asdict(spec.target),
-            "surrogate": dataclasses.asdict(spec.surrogate) if noisy else None,
+            "surrogate": dataclasses.asdict(spec.surrogate)
+            if needs_surrogate(row.defense)
+            else None,
             "decoders": str(spec.attackers) if attack and attack.trains_decoders else None,
-            "options": "" if name == ANOTHER else str(row.options),
+            "options": str(row.options),
             "seed": spec.seed,
             "data": self.data,
         }
