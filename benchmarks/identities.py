@@ -142,6 +142,11 @@ class Ridge(KernelRidge):
     regressions: ClassVar = KernelRidge.regressions[:2]
 
 
+ATTACKS: dict[str, InversionAttack] = {
+    attack.name: attack for attack in (Static(), CellMeans(), Ridge(), Retrained())
+}
+
+
 @dataclass(frozen=True)
 class Photographs:
     """A set of people with a classifier.
@@ -592,7 +597,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--release", nargs="+", default=None, help="default: all")
-    parser.add_argument("--decoders", action="store_true", help="retrain decoders, too")
+    parser.add_argument("--attack", nargs="+", choices=ATTACKS, default=list(ATTACKS)[:3])
     parser.add_argument("--network", action="store_true", help="judge by dlib's network, too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -600,9 +605,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=None, help="picture of OUT, .svg")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    attacks: list[InversionAttack] = [Static(), CellMeans(), Ridge()]
-    if options.decoders:
-        attacks.append(Retrained())
+    attacks = [ATTACKS[name] for name in options.attack]
     place = {
         "environment": dataclasses.asdict(environment(torch.device("cpu"))),
         "commit": source_commit(),
