@@ -30,7 +30,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.attacks import CellMeans, InversionAttack, KernelRidge, Retrained, Static
+from oneway.attacks import (
+    CellMeans,
+    IdentificationAttack,
+    InversionAttack,
+    KernelRidge,
+    Matching,
+    Retrained,
+    Static,
+)
 from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import split_data, trained_target
 from oneway.benchmark.spec import ExperimentSpec
@@ -145,6 +153,7 @@ class Ridge(KernelRidge):
 ATTACKS: dict[str, InversionAttack] = {
     attack.name: attack for attack in (Static(), CellMeans(), Ridge(), Retrained())
 }
+CHOICES = (Matching.name, *ATTACKS)
 
 
 @dataclass(frozen=True)
@@ -268,27 +277,15 @@ class Stage:
         """The classifier, trained if the store lacks it."""
         return trained_target(self.spec, self.splits, self.store, no_progress)
 
-    @cached_property
-    def logits(self) -> Tensor:
-        """Clean ``(N, K)`` logits of the test photographs."""
-        key = {"role": "test logits", "target": dataclasses.asdict(self.spec.target)}
-        seeded = {**key, "seed": self.spec.seed, "data": self.data}
-        return self.store.tensors(
-            "identities", seeded, lambda: {"logits": self.target.logits(self.splits.test_images)}
-        )["logits"]
-
-    @cached_property
+    @property
     def clean(self) -> Tensor:
         """Clean ``(M, K)`` scores of the auxiliary photographs."""
-        scores: Tensor = self.target(self.splits.auxiliary_images)
-        return scores
+        return self.answers("none")["own"]
 
     @cached_property
     def matching(self) -> GalleryMatching:
         """The attack that asks about each candidate."""
-        bare = DefendedTarget(self.target, self.defense("none"))
-        scores = MatchedScores(self.known(bare, self.clean), bare(self.splits.test_images))
-        return GalleryMatching(self.splits.test_images, scores, self.spec.seed)
+        return GalleryMatching(self.splits.test_images, self.matched("none"), self.spec.seed)
 
     @cached_property
     def components(self) -> PrincipalComponents:
@@ -322,68 +319,80 @@ class Stage:
             return defense
         return AnotherPicture(defense, splits.auxiliary_images[:PICTURES])
 
-    def known(self, answering: DefendedTarget, released: Tensor) -> AttackerKnowledge:
-        """Return what attackers know of a release, given its answers to auxiliary photographs."""
-        return AttackerKnowledge(
-            images=self.splits.auxiliary_images,
-            clean=self.clean,
-            released=released,
-            held_out=self.attackers.held_out,
-            query=answering.repeated,
-            random=not answering.defense.deterministic,
-            repeats=(REPEATS,),
-        )
-
-    def cell(self, name: str, attack: InversionAttack | None) -> Mapping[str, Tensor]:
-        """Return what an attack gains from a release, by query; None: what the release changes."""
-        spec = self.spec
-        row = self.row(name)
-        key = {
+    def key(
+        self, name: str, attack: InversionAttack | IdentificationAttack | None, **more: str
+    ) -> Mapping[str, Any]:
+        """Return what decides the results of an attack on a release, or of the release alone."""
+        spec, row = self.spec, self.row(name)
+        decoded = isinstance(attack, InversionAttack) and attack.trains_decoders
+        return {
             "release": name,
             "attack": attack and [attack.name, attack.numerics],
             "target": dataclasses.asdict(spec.target),
             "surrogate": dataclasses.asdict(spec.surrogate)
             if needs_surrogate(row.defense)
             else None,
-            "decoders": str(spec.attackers) if attack and attack.trains_decoders else None,
+            "decoders": str(spec.attackers) if decoded else None,
             "options": str(row.options),
             "seed": spec.seed,
             "data": self.data,
+            **more,
         }
-        answers = {**key, "role": "answers", "attack": None, "decoders": None}
-        return self.store.tensors("identities", key, lambda: self._cell(name, attack, answers))
 
-    def _cell(
-        self, name: str, attack: InversionAttack | None, answers: Mapping[str, Any]
-    ) -> Mapping[str, Tensor]:
-        images, answering = self.splits.test_images, DefendedTarget(self.target, self.defense(name))
+    def answers(self, name: str) -> Mapping[str, Tensor]:
+        """Return the scores that a release gives to the attackers' photographs and to queries."""
 
         def asked() -> Mapping[str, Tensor]:
-            return {"own": answering(self.splits.auxiliary_images), "queries": answering(images)}
+            answering = DefendedTarget(self.target, self.defense(name))
+            own = answering(self.splits.auxiliary_images)
+            return {"own": own, "queries": answering(self.splits.test_images)}
 
-        told = self.store.tensors("identities", answers, asked)
-        knowledge, released = self.known(answering, told["own"]), told["queries"]
-        if attack is None:
-            clean = self.logits.softmax(-1)
-            found = self.matching.results(MatchedScores(knowledge, released))
+        return self.store.tensors("identities", self.key(name, None, role="answers"), asked)
+
+    def matched(self, name: str) -> MatchedScores:
+        """Return what the attack that asks about each candidate knows and compares."""
+        answers, answering = self.answers(name), DefendedTarget(self.target, self.defense(name))
+        knowledge = replace(
+            self.known(answers["own"]),
+            query=answering.repeated,
+            random=not answering.defense.deterministic,
+            repeats=(REPEATS,),
+        )
+        return MatchedScores(knowledge, answers["queries"])
+
+    def known(self, released: Tensor) -> AttackerKnowledge:
+        """Return what attackers know of a release, given its answers to auxiliary photographs."""
+        images, held_out = self.splits.auxiliary_images, self.attackers.held_out
+        return AttackerKnowledge(images, self.clean, released, held_out)
+
+    def shares(self, name: str) -> Mapping[str, Tensor]:
+        """Return shares of queries that matching identifies at rank 1 and 5, by gallery."""
+
+        def found() -> Mapping[str, Tensor]:
+            results = self.matching.results(self.matched(name))
             return {
-                "l1": (released - clean).abs().sum(-1),
-                "changed": (released.argmax(-1) != clean.argmax(-1)).double(),
-                "right": self.right(released),
-                **{
-                    kind: torch.tensor([found[kind].rank_1, found[kind].rank_5])
-                    for kind in (TRUE_INPUTS, NOISY_COPIES)
-                },
+                kind: torch.tensor([result.rank_1, result.rank_5])
+                for kind, result in results.items()
             }
+
+        return self.store.tensors("identities", self.key(name, Matching()), found)
+
+    def gains(self, name: str, attack: InversionAttack) -> Mapping[str, Tensor]:
+        """Return what an attack gains from a release, by query: see :meth:`judged`."""
 
         def train(scores: Tensor, photographs: Tensor, held_out: Tensor) -> torch.nn.Module:
             return self.attackers.train_decoder(name, scores, photographs, held_out)[0]
 
-        result = run_attack(attack.name, attack, knowledge, train, released, images)
-        assert result is not None
-        return self._judged(result)
+        def attacked() -> Mapping[str, Tensor]:
+            answers = self.answers(name)
+            knowledge, images = self.known(answers["own"]), self.splits.test_images
+            result = run_attack(attack.name, attack, knowledge, train, answers["queries"], images)
+            assert result is not None
+            return self.judged(result)
 
-    def _judged(self, result: AttackResult) -> Mapping[str, Tensor]:
+        return self.store.tensors("identities", self.key(name, attack), attacked)
+
+    def judged(self, result: AttackResult) -> Mapping[str, Tensor]:
         """Return each query's error, whether it and its person are named, and a picture of it."""
         splits, held_out = self.splits, self.attackers.held_out
         assert result.own_reconstructions is not None
@@ -427,7 +436,7 @@ def interval(values: Tensor, people: Tensor, seed: int) -> Interval:
 
 
 def measure(
-    stage: Stage, attacks: Sequence[InversionAttack], names: Sequence[str]
+    stage: Stage, attacks: Sequence[InversionAttack], names: Sequence[str], *, matching: bool
 ) -> Iterator[Row]:
     """Yield a record for each release and attack."""
     spec, labels = stage.spec, stage.splits.test_labels
@@ -437,25 +446,29 @@ def measure(
         "queries": len(labels),
         "people": stage.splits.num_classes,
     }
+    clean = stage.answers("none")["queries"]
     for name in names:
-        changes = stage.cell(name, None)
+        released = stage.answers(name)["queries"]
+        right = stage.right(released)
         told = {
             "release": name,
             **shared,
-            "accuracy": float(changes["right"][:, 0].mean()),
-            "accuracy_top_5": float(changes["right"][:, 1].mean()),
-            "l1": float(changes["l1"].mean()),
-            "label_changes": int(changes["changed"].sum()),
-            "matching_true_inputs": float(changes[TRUE_INPUTS][0]),
-            "matching_noisy_copies": float(changes[NOISY_COPIES][0]),
+            "accuracy": float(right[:, 0].mean()),
+            "accuracy_top_5": float(right[:, 1].mean()),
+            "l1": float((released - clean).abs().sum(-1).mean()),
+            "label_changes": int((released.argmax(-1) != clean.argmax(-1)).sum()),
         }
+        if matching:
+            shares = stage.shares(name)
+            told["matching_true_inputs"] = float(shares[TRUE_INPUTS][0])
+            told["matching_noisy_copies"] = float(shares[NOISY_COPIES][0])
         for attack in attacks:
             if attack.name == Retrained.name and name not in DECODED:
                 continue
-            found, clean = stage.cell(name, attack), stage.cell("none", attack)
+            found, undefended = stage.gains(name, attack), stage.gains("none", attack)
             row: Row = {**told, "attack": attack.name}
             for field in JUDGED:
-                values, less = found[field], found[field] - clean[field]
+                values, less = found[field], found[field] - undefended[field]
                 for kind, each in ((field, values), (f"{field}_less_clean", less)):
                     ends = interval(each, labels, spec.seed)
                     row |= {kind: ends.estimate, f"{kind}_low": ends.low, f"{kind}_high": ends.high}
@@ -487,7 +500,7 @@ def judged_by_network(stage: Stage, names: Sequence[str]) -> Iterator[Row]:
         ranks = reidentification_ranks(
             network,
             truth,
-            stage.cell(name, Ridge())["reconstructions"][: len(truth)].float(),
+            stage.gains(name, Ridge())["reconstructions"][: len(truth)].float(),
             generator=Stream(stage.spec.seed, "gallery").generator(),
             gallery=len(truth),
         )
@@ -506,7 +519,7 @@ def averages(rows: Sequence[Row]) -> Iterator[Row]:
             for field in OF_ATTACK:
                 values.setdefault(f"{prefix}_{field}", []).append(row[field])
             if row["attack"] == chosen[0]["attack"]:
-                for field in OF_RELEASE:
+                for field in (each for each in OF_RELEASE if each in row):
                     values.setdefault(field, []).append(row[field])
         mean: Row = {"data": data, "release": release, "seeds": len(values["accuracy"])}
         for field, each in values.items():
@@ -597,7 +610,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--release", nargs="+", default=None, help="default: all")
-    parser.add_argument("--attack", nargs="+", choices=ATTACKS, default=list(ATTACKS)[:3])
+    parser.add_argument("--attack", nargs="+", choices=CHOICES, default=CHOICES[:-1])
     parser.add_argument("--network", action="store_true", help="judge by dlib's network, too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -605,7 +618,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=None, help="picture of OUT, .svg")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    attacks = [ATTACKS[name] for name in options.attack]
+    attacks = [attack for name, attack in ATTACKS.items() if name in options.attack]
     place = {
         "environment": dataclasses.asdict(environment(torch.device("cpu"))),
         "commit": source_commit(),
@@ -625,7 +638,7 @@ def main() -> None:
         for seed in options.seeds:
             stage = Stage(data, seed, options.data_root, store)
             names = options.release or SETS[data].releases
-            keep(data, measure(stage, attacks, names))
+            keep(data, measure(stage, attacks, names, matching=Matching.name in options.attack))
             if options.network:
                 keep(data, judged_by_network(stage, names))
     if options.picture is not None:
