@@ -165,10 +165,10 @@ def _splits(measurements: Measurements, words: list[str], _: list[str]) -> str:
         and not outdated_attackers(record)
     }
     columns = {
-        "data": Column(itemgetter(0)),
-        "seed": Column(itemgetter(1)),
-        "SHA-256 of inputs and labels": Column(itemgetter(2)),
-        "of the classifier": Column(itemgetter(3)),
+        "data": Column(lambda split: split[0]),
+        "seed": Column(lambda split: split[1]),
+        "SHA-256 of inputs and labels": Column(lambda split: split[2]),
+        "of the classifier": Column(lambda split: split[3]),
     }
     return Listing("Splits", columns, sorted(found)).markdown()
 
