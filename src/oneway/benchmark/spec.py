@@ -153,7 +153,7 @@ class ExperimentSpec:
 
     def applying_attackers(self, release: ReleaseSpec) -> tuple[str, ...]:
         """Return the names of the attacks that apply to a release, by what its defense declares."""
-        available = {"clean", "query", "differentiable_logits", "candidates"}
+        available = {"clean", "query", "differentiable_logits", "candidates", "train_prior"}
         available |= set() if sketch_defense(release).deterministic else {"random"}
         available |= {"simulated_defenses"} if is_simulated(release) else set()
         attacks = inversion_attacks()

@@ -1,0 +1,251 @@
+"""What generative attackers gain beside decoders: squared error, similarity and re-identification.
+
+Each release is attacked by the attackers that minimise squared error, by the latent search and by
+the generative inverter: a row for each release, with figures of each attacker's best reconstructor
+on held-out images, and of single draws ("sample"). ``gain`` is what the generative attackers add to
+the mixture of the others, as a share of the gap between the label and clean scores: at .01 they
+would join the default attackers.
+``sharpness`` is the mean absolute difference of neighbouring pixels, as a share of the true one.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from oneway.attacks import ATTACKS, InversionAttack
+from oneway.benchmark import bundled_spec, load_data
+from oneway.benchmark.runner import Experiment, trained_target
+from oneway.benchmark.spec import ExperimentSpec
+from oneway.contracts import AttackerKnowledge, Reconstructor
+from oneway.data import no_progress
+from oneway.evaluation import ReleaseSpec, Store
+from oneway.evaluation.priors import PriorTrainer
+from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import environment, source_commit
+from oneway.evaluation.store import write_json_lines
+from oneway.inversion import non_negative_weights
+from oneway.metrics import (
+    FeatureRegression,
+    PrincipalComponents,
+    inversion_errors,
+    rank_share,
+    reidentification_ranks,
+    structural_similarity,
+)
+from oneway.report.figure import draw_reconstructions
+from oneway.targets import DefendedTarget
+
+RELEASES = (
+    ReleaseSpec("none", "none"),
+    ReleaseSpec("adversarial noise, .4", "adversarial-noise", {"step_size": 0.4, "steps": 10}),
+    ReleaseSpec("rounding, 2 decimals", "rounding", {"decimals": 2}),
+    ReleaseSpec("codebook, 20 members", "codebook", {"min_members": 20, "rate_weight": 0.01}),
+)
+SIZES = {"mnist": (10_000, 4000), "faces": (5300, 2400)}
+"""Private and auxiliary images of presets that are cut down here."""
+
+QUERIES, SHOWN = 1000, 10
+USUAL = ("label-only", "cell-means", "kernel-ridge", "retrained")
+GENERATIVE = ("latent-search", "generative")
+ROWS = 256
+"""Queries that are reconstructed at once."""
+
+FIELDS = str.maketrans("- ", "__", ",")
+"""Makes names of fields of attackers' names."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Reconstructions of the held-out auxiliary images and of the queries."""
+
+    held_out: Tensor
+    queries: Tensor
+
+
+def spec_of(preset: str, seed: int) -> ExperimentSpec:
+    """Return a preset of the leaderboard with these releases, cut down to a small machine."""
+    spec = replace(bundled_spec("leaderboard", preset), releases=RELEASES, seed=seed)
+    if preset not in SIZES:
+        return spec
+    private, auxiliary = SIZES[preset]
+    data = replace(spec.data, private=private, auxiliary=auxiliary, test=QUERIES, calibration=0)
+    attackers = replace(spec.attackers, input_transforms=("within-label",), most_epochs=32)
+    return replace(spec, data=data, attackers=attackers)
+
+
+def reconstruct(made: Reconstructor, released: Tensor) -> Tensor:
+    """Return ``(N, ...)`` reconstructions from ``(N, K)`` released vectors."""
+    parts = [made.reconstruct(rows.unsqueeze(0)) for rows in released.split(ROWS)]
+    return torch.cat(parts)
+
+
+def sharpness(images: Tensor) -> float:
+    """Return the mean absolute difference of neighbouring pixels."""
+    return float((images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2)
+
+
+class Judge:
+    """Grades reconstructions of a data set's queries."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        """Fit the embedder to the auxiliary images."""
+        self.seed = experiment.spec.seed
+        self.test = experiment.splits.test_images
+        self.truth = experiment.splits.auxiliary_images[experiment.attackers.held_out]
+        self.embedder = PrincipalComponents.fit(experiment.splits.auxiliary_images)
+
+    def measures(self, made: Made) -> Row:
+        """Return error, similarity, sharpness, and shares of re-identified queries."""
+        ranks = reidentification_ranks(
+            self.embedder,
+            self.test,
+            made.queries,
+            gallery=len(self.test),
+            generator=Stream(self.seed, "gallery").generator(),
+            regression=FeatureRegression.fit(self.embedder, self.truth, made.held_out),
+        )
+        return {
+            "error": float(inversion_errors(self.test, made.queries).mean()),
+            "ssim": float(structural_similarity(self.test, made.queries).mean()),
+            "sharpness": sharpness(made.queries) / sharpness(self.test),
+            "rank_1": rank_share(ranks, 1),
+            "rank_5": rank_share(ranks, 5),
+        }
+
+    def best(self, candidates: Mapping[str, Made]) -> str:
+        """Return the name of the candidate with the lowest held-out error."""
+        errors = {
+            name: float(inversion_errors(self.truth, made.held_out).mean())
+            for name, made in candidates.items()
+        }
+        return min(errors, key=lambda name: errors[name])
+
+    def mixture(self, candidates: Sequence[Made]) -> Made:
+        """Return the mixture that the stack makes of candidates."""
+        stacked = torch.stack([made.held_out for made in candidates])
+        weights = non_negative_weights(stacked, self.truth).float()
+        parts = (
+            torch.einsum("c,cn...->n...", weights, torch.stack(list(each))).clamp(0, 1)
+            for each in zip(*((made.held_out, made.queries) for made in candidates), strict=True)
+        )
+        return Made(*parts)
+
+
+def attack(
+    experiment: Experiment, row: ReleaseSpec, clean: Tensor, target: Any
+) -> dict[str, dict[str, Made]]:
+    """Return the reconstructions of each attacker, by reconstructor."""
+    fitted = experiment.defender.build(row, target, clean)
+    attackers, splits = experiment.attackers, experiment.splits
+    defended = DefendedTarget(target, fitted.defense)
+    again = DefendedTarget(target, fitted.again("asked again"))
+    knowledge = AttackerKnowledge(
+        images=splits.auxiliary_images,
+        clean=clean,
+        released=defended(splits.auxiliary_images),
+        held_out=attackers.held_out,
+        query=again.repeated,
+        random=not fitted.defense.deterministic,
+        train_prior=PriorTrainer(experiment.store, experiment.spec.seed).autoencoder,
+    )
+    released = defended(splits.test_images)
+    made: dict[str, dict[str, Made]] = {}
+    for name in (*USUAL, *GENERATIVE):
+
+        def train(confidences: Tensor, images: Tensor, held_out: Tensor) -> torch.nn.Module:
+            return attackers.train_decoder(row.name, confidences, images, held_out)[0]
+
+        attack = ATTACKS[name]
+        assert isinstance(attack, InversionAttack)
+        reconstructors = attack(knowledge, train)
+        with torch.no_grad():
+            made[name] = {
+                label: Made(
+                    reconstruct(each, knowledge.released[attackers.held_out]),
+                    reconstruct(each, released),
+                )
+                for label, each in reconstructors.items()
+            }
+    return made
+
+
+def measure(experiment: Experiment, shown: dict[str, Tensor]) -> Iterator[Row]:
+    """Yield the rows of all releases; keep reconstructions of the first queries for a picture."""
+    target = trained_target(experiment.spec, experiment.splits, experiment.store, no_progress)
+    clean = target(experiment.splits.auxiliary_images)
+    judge, label, least = Judge(experiment), 1.0, 0.0
+    shown["truth"] = judge.test[:SHOWN]
+    for row in experiment.spec.releases:
+        made = attack(experiment, row, clean, target)
+        rows = dict[str, Made]()
+        for name, candidates in made.items():
+            means = {label: each for label, each in candidates.items() if label != "sample"}
+            rows[name] = means[judge.best(means)]
+            if "sample" in candidates:
+                rows[f"{name}, sample"] = candidates["sample"]
+        others = [each for name in USUAL for each in made[name].values()]
+        added = [each for name in GENERATIVE for each in made[name].values()]
+        rows["mixture"] = judge.mixture(others)
+        rows["mixture with generative"] = judge.mixture([*others, *added])
+        measured = {name: judge.measures(each) for name, each in rows.items()}
+        mixed, more = (measured[name]["error"] for name in ("mixture", "mixture with generative"))
+        if row.defense == "none":
+            label, least = measured["label-only"]["error"], mixed
+        yield {
+            "release": row.name,
+            "gain": (mixed - more) / (label - least),
+            **{
+                f"{measure}_{name}".translate(FIELDS): value
+                for name, figures in measured.items()
+                for measure, value in figures.items()
+            },
+        }
+        for name in ("retrained", "latent-search", "latent-search, sample", "generative, sample"):
+            shown[f"{row.name}:\n{name}"] = rows[name].queries[:SHOWN]
+
+
+def main() -> None:
+    """Measure all data sets, print, and write records and pictures if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", nargs="+", default=["digits", "smoothed", "mnist", "faces"])
+    parser.add_argument("--data-root", type=Path, default=None)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
+    parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures, .png")
+    options = parser.parse_args()
+    records, console = list[Row](), Console(width=160)
+    place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
+    for name in options.data:
+        spec = spec_of(name, options.seed)
+        dataset, auxiliary = load_data(spec.data, options.data_root)
+        experiment = Experiment(
+            spec,
+            dataset,
+            Store(options.cache),
+            auxiliary_dataset=auxiliary,
+            device=torch.device("cpu"),
+        )
+        shown = dict[str, Tensor]()
+        for row in measure(experiment, shown):
+            records.append({"data": name, "seed": options.seed, **row, **place})
+            shares = {key: round(row[key], 4) for key in row if key.startswith(("gain", "error"))}
+            console.print(name, row["release"], shares)
+            if options.out is not None:
+                write_json_lines(options.out, records)
+        if options.pictures is not None:
+            rows = {label: images[:, 0].numpy() for label, images in shown.items()}
+            title = f"Reconstructions of {name}: means and single draws"
+            draw_reconstructions(rows, options.pictures / f"generative-{name}.png", title)
+
+
+if __name__ == "__main__":
+    main()
