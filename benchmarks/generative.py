@@ -9,19 +9,19 @@ would join the default attackers.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from presets import SMALL, preset_data, preset_spec
 from rich.console import Console
 from torch import Tensor
 
 from oneway.attacks import ATTACKS, InversionAttack
-from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import Experiment, trained_target
-from oneway.benchmark.spec import ExperimentSpec
 from oneway.contracts import AttackerKnowledge, Reconstructor
 from oneway.data import no_progress
 from oneway.evaluation import ReleaseSpec, Store
@@ -47,10 +47,15 @@ RELEASES = (
     ReleaseSpec("rounding, 2 decimals", "rounding", {"decimals": 2}),
     ReleaseSpec("codebook, 20 members", "codebook", {"min_members": 20, "rate_weight": 0.01}),
 )
-SIZES = {"mnist": (10_000, 4000), "faces": (5300, 2400)}
-"""Private and auxiliary images of presets that are cut down here."""
+SIZES = {
+    SMALL: (600, 700, 497),
+    "digits": (2000, 2000, 1000),
+    "smoothed": (2000, 2000, 1000),
+    "faces": (5300, 2400, 1000),
+}
+"""Private images, auxiliary images and queries, with fewer decoders than in the leaderboard."""
 
-QUERIES, SHOWN = 1000, 10
+SHOWN = 8
 USUAL = ("label-only", "cell-means", "kernel-ridge", "retrained")
 GENERATIVE = ("latent-search", "generative")
 ROWS = 256
@@ -70,15 +75,16 @@ class Made:
     queries: Tensor
 
 
-def spec_of(preset: str, seed: int) -> ExperimentSpec:
+def experiment_of(preset: str, seed: int, cache: Path, data_root: Path | None) -> Experiment:
     """Return a preset of the leaderboard with these releases, cut down to a small machine."""
-    spec = replace(bundled_spec("leaderboard", preset), releases=RELEASES, seed=seed)
-    if preset not in SIZES:
-        return spec
-    private, auxiliary = SIZES[preset]
-    data = replace(spec.data, private=private, auxiliary=auxiliary, test=QUERIES, calibration=0)
+    spec = preset_spec(preset)
+    private, auxiliary, test = SIZES[preset]
+    data = replace(spec.data, private=private, auxiliary=auxiliary, test=test, calibration=0)
     attackers = replace(spec.attackers, input_transforms=("within-label",), most_epochs=32)
-    return replace(spec, data=data, attackers=attackers)
+    spec = replace(spec, releases=RELEASES, seed=seed, data=data, attackers=attackers)
+    images, others = preset_data(preset, spec, data_root)
+    device = torch.device("cpu")
+    return Experiment(spec, images, Store(cache), auxiliary_dataset=others, device=device)
 
 
 def reconstruct(made: Reconstructor, released: Tensor) -> Tensor:
@@ -215,28 +221,20 @@ def measure(experiment: Experiment, shown: dict[str, Tensor]) -> Iterator[Row]:
 def main() -> None:
     """Measure all data sets, print, and write records and pictures if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=["digits", "smoothed", "mnist", "faces"])
+    parser.add_argument("--data", nargs="+", default=list(SIZES))
     parser.add_argument("--data-root", type=Path, default=None)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     parser.add_argument("--pictures", type=Path, default=None, help="folder of pictures, .png")
     options = parser.parse_args()
     records, console = list[Row](), Console(width=160)
     place = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
-    for name in options.data:
-        spec = spec_of(name, options.seed)
-        dataset, auxiliary = load_data(spec.data, options.data_root)
-        experiment = Experiment(
-            spec,
-            dataset,
-            Store(options.cache),
-            auxiliary_dataset=auxiliary,
-            device=torch.device("cpu"),
-        )
+    for name, seed in itertools.product(options.data, options.seeds):
+        experiment = experiment_of(name, seed, options.cache, options.data_root)
         shown = dict[str, Tensor]()
         for row in measure(experiment, shown):
-            records.append({"data": name, "seed": options.seed, **row, **place})
+            records.append({"data": name, "seed": seed, **row, **place})
             shares = {key: round(row[key], 4) for key in row if key.startswith(("gain", "error"))}
             console.print(name, row["release"], shares)
             if options.out is not None:
@@ -244,7 +242,9 @@ def main() -> None:
         if options.pictures is not None:
             rows = {label: images[:, 0].numpy() for label, images in shown.items()}
             title = f"Reconstructions of {name}: means and single draws"
-            draw_reconstructions(rows, options.pictures / f"generative-{name}.png", title)
+            draw_reconstructions(
+                rows, options.pictures / f"generative-{name}-seed{seed}.png", title
+            )
 
 
 if __name__ == "__main__":

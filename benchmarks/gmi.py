@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from presets import SMALL, preset_data, preset_spec
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -34,7 +35,6 @@ from oneway.attacks.gmi import (
     search_by_labels,
     search_by_scores,
 )
-from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import Experiment, trained_target
 from oneway.benchmark.spec import ExperimentSpec
 from oneway.contracts import Prior
@@ -57,13 +57,16 @@ RELEASES = (
     ReleaseSpec("label only", "label-only"),
 )
 SIZES = {
-    "mnist": {"private": 10_000, "auxiliary": 10_000, "test": 1000, "calibration": 2000},
-    "faces": {"private": 5300, "auxiliary": 9600, "test": 1000, "calibration": 2000},
+    SMALL: (450, 800, 200, 200),
+    "mnist": (5000, 10_000, 1000, 1000),
+    "faces": (5300, 9600, 1000, 1000),
 }
-CLASSES = 5
-"""Digits that the target of MNIST knows: 0 to 4. The attacker has 5 to 9."""
+"""Private images, auxiliary images, queries, and queries that releases are fitted to."""
 
-RATES = {"mnist": 0.01, "faces": 0.02}
+CLASSES = 5
+"""Digits that a target of digits knows: 0 to 4. The attacker has 5 to 9."""
+
+RATES = {SMALL: 0.01, "mnist": 0.01, "faces": 0.02}
 """Step sizes of the gradient search, as published."""
 
 Row = dict[str, Any]
@@ -111,15 +114,18 @@ class Judge:
 
 def spec_of(preset: str, seed: int) -> ExperimentSpec:
     """Return a preset of the leaderboard with these releases, cut down to a small machine."""
-    spec = bundled_spec("leaderboard", preset)
-    data = replace(spec.data, **SIZES[preset])
+    spec = preset_spec(preset)
+    private, auxiliary, test, calibration = SIZES[preset]
+    data = replace(
+        spec.data, private=private, auxiliary=auxiliary, test=test, calibration=calibration
+    )
     return replace(spec, releases=RELEASES, seed=seed, data=data)
 
 
 def experiment_of(preset: str, seed: int, cache: Path, data_root: Path | None) -> Experiment:
     """Return an experiment whose attacker has images of other classes or people."""
     spec = spec_of(preset, seed)
-    dataset, auxiliary = load_data(spec.data, data_root)
+    dataset, auxiliary = preset_data(preset, spec, data_root)
     if auxiliary is None:
         dataset, auxiliary = (
             only(dataset, dataset.labels < CLASSES),
@@ -183,23 +189,19 @@ Search = Callable[[torch.Generator], Found]
 
 
 def searches(
-    prior: Prior, defended: DefendedTarget, classes: int, rate: float, row: ReleaseSpec
+    prior: Prior, defended: DefendedTarget, classes: int, options: argparse.Namespace
 ) -> Iterator[tuple[str, Search]]:
     """Yield the searches through a release by name."""
-    if row.defense != "label-only":
-        by_scores = partial(search_by_scores, budget=BUDGET)
-        yield "scores", partial(by_scores, prior, defended.repeated, classes)
-        yield (
-            "gradient through the release",
-            partial(search_by_gradient, prior, defended.differentiable_logits, classes, rate=rate),
-        )
-    else:
-        by_labels = partial(search_by_labels, budget=BUDGET)
-        yield "labels", partial(by_labels, prior, defended.repeated, classes)
+    ask, budget = defended.repeated, options.budget
+    yield "scores", partial(search_by_scores, prior, ask, classes, budget=budget)
+    yield "labels", partial(search_by_labels, prior, ask, classes, budget=budget)
+    logits_of, rate, steps = defended.differentiable_logits, options.rate, options.steps
+    gradient = partial(search_by_gradient, prior, logits_of, classes, rate=rate, steps=steps)
+    yield "gradient through the release", gradient
 
 
 def measure(
-    experiment: Experiment, prior: Prior, judge: Judge, rate: float, steps: int
+    experiment: Experiment, prior: Prior, judge: Judge, options: argparse.Namespace
 ) -> Iterator[tuple[Row, Tensor]]:
     """Yield the measures of all searches, each with its best image of every class."""
     splits, seed = experiment.splits, experiment.spec.seed
@@ -219,39 +221,36 @@ def measure(
         measured |= {f"{name}_of_best": value for name, value in of_best.items()}
         return {"release": release, "search": search, **measured}, best
 
-    shown = splits.test_images[: 20 * classes]
-    yield (
-        {
-            "release": "-",
-            "search": "real queries",
-            **judge(splits.test_images, splits.test_labels),
-        },
-        shown[:classes],
-    )
+    examples = torch.stack([splits.test_images[splits.test_labels == k][0] for k in range(classes)])
+    real = {"release": "-", "search": "real queries"}
+    yield real | judge(splits.test_images, splits.test_labels), examples
     with torch.no_grad():
         drawn = prior(prior.draw(200, generator()).clamp(-prior.limit, prior.limit))
-    random = {"release": "-", "search": "draws of the prior"}
-    yield random | judge(drawn, torch.arange(200) % classes), drawn[:classes]
+    anything = {"release": "-", "search": "draws of the prior"}
+    yield anything | judge(drawn, torch.arange(200) % classes), drawn[:classes]
     module: nn.Module = target.module.eval()
-    white = partial(search_by_gradient, prior, module, classes, rate=rate, steps=steps)
-    yield row("-", "white-box, as published", white(generator()))
+    rate, steps = options.rate, options.steps
+    white = search_by_gradient(prior, module, classes, generator(), rate=rate, steps=steps)
+    yield row("-", "white-box, as published", white)
     for release in experiment.spec.releases:
         fitted = experiment.defender.build(release, target, clean)
         defended = DefendedTarget(target, fitted.again("asked again"))
-        for name, search in searches(prior, defended, classes, rate, release):
-            if name.startswith("gradient"):
-                search = partial(search, steps=steps)
-            yield row(release.name, name, search(generator()))
+        for name, search in searches(prior, defended, classes, options):
+            # Labels are the same for every release that keeps them: one search is enough.
+            if (name == "labels") == (release.defense == "label-only"):
+                yield row(release.name, name, search(generator()))
 
 
 def main() -> None:
     """Measure all data sets, print, and write records and pictures if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=["mnist", "faces"])
+    parser.add_argument("--data", nargs="+", default=list(SIZES))
     parser.add_argument("--data-root", type=Path, default=None)
     parser.add_argument("--prior", choices=["gan", "autoencoder"], default="gan")
     parser.add_argument("--width", type=int, default=16, help="width of the GAN; GMI's is 64")
     parser.add_argument("--training", type=int, default=1000, help="generator steps of the GAN")
+    parser.add_argument("--rows", type=int, default=3000, help="images of the autoencoder")
+    parser.add_argument("--budget", type=int, default=BUDGET, help="queries of each search")
     parser.add_argument("--steps", type=int, default=1500, help="steps of gradient searches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -269,11 +268,15 @@ def main() -> None:
             settings = AdversarialPriorSettings(width=options.width)
             prior = trainer.adversarial(images, settings, options.training)
         else:
-            prior = trainer.autoencoder(images, None, experiment.attackers.held_out)
+            held_out = experiment.attackers.held_out
+            prior = trainer.autoencoder(images[: options.rows], None, held_out[: options.rows])
         judge, pictures = judge_of(experiment), dict[str, Tensor]()
-        for row, best in measure(experiment, prior, judge, RATES[name], options.steps):
+        options.rate = RATES[name]
+        for row, best in measure(experiment, prior, judge, options):
             records.append({"data": name, "prior": options.prior, "seed": options.seed, **row})
-            records[-1] |= {"training_steps": options.training, **place}
+            records[-1] |= {"budget": options.budget, "steps": options.steps, **place}
+            if options.prior == "gan":
+                records[-1] |= {"training_steps": options.training}
             console.print(name, row)
             pictures[f"{row['release']}:\n{row['search']}"] = best[:12]
             if options.out is not None:

@@ -223,7 +223,7 @@ def test_every_search_ends_in_its_class():
     for found in (of_scores, of_labels, of_gradient):
         assert found.latents.shape == (CLASSES, gmi.STARTS, 6)
         assert found.latents.abs().max() <= prior.limit
-        assert (confidence(found, prior) > 0.9).all()
+        assert (confidence(found, prior) > 0.7).all()
     # Without a gradient the same objective is reached.
     objective = [
         100 * confidence(found, prior).log() + prior.plausibility(found.best)

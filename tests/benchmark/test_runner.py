@@ -165,6 +165,16 @@ def test_an_attacker_who_trains_nothing_is_no_stage():
     assert count_stages(spec_of(more)) == count_stages(spec_of(NONE))
 
 
+def test_a_generative_attacker_reports_the_training_of_its_prior(tmp_path):
+    names, stages = (*ALWAYS, "generative", "latent-search"), {}
+    spec = spec_of(dataclasses.replace(NONE, attackers=names))
+    [outcome] = experiment(tmp_path, spec, report=stages.__setitem__).run()
+    assert len(stages) == count_stages(spec)
+    assert set(stages.values()) == {1.0}
+    assert set(outcome.record.errors) == set(names)
+    assert 0 < outcome.record.errors["latent-search"] < outcome.record.baselines.prior
+
+
 def test_records_say_what_was_run_and_are_read_back_as_they_were(controls, tmp_path):
     records = list(controls.records.values())
     write_records(tmp_path / "records.jsonl", records)

@@ -70,7 +70,7 @@ def test_help_imports_neither_torch_nor_numpy():
 
 def test_the_help_of_an_audit_names_every_attacker_of_the_registry():
     """With ONEWAY_WRITE_DOCS=1 the text is written."""
-    attacks = [attack for attack in inversion_attacks().values() if attack.in_audits]
+    attacks = [attack for attack in inversion_attacks().values() if attack.by_default]
     named = (*attacks, *identification_attacks().values())
     lines = "; ".join(f"{attack.name}: {attack.knows}" for attack in named)
     path = Path(help_texts.__file__).with_name("attackers.txt")

@@ -55,7 +55,7 @@ class ClassRepresentative(InversionAttack):
     requires: ClassVar = frozenset({"query"})
     trains_decoders: ClassVar = False
     reads_query: ClassVar = False
-    in_audits: ClassVar = False
+    by_default: ClassVar = False
 
     def run(
         self,

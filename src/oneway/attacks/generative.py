@@ -36,7 +36,7 @@ class Generative(InversionAttack):
     knows: ClassVar = "released scores of its own images, read by a model that draws images"
     requires: ClassVar = frozenset({"train_prior"})
     trains_decoders: ClassVar = False
-    in_audits: ClassVar = False
+    by_default: ClassVar = False
 
     def run(
         self,

@@ -67,7 +67,7 @@ class GMI(InversionAttack):
     requires: ClassVar = frozenset({"query", "train_prior"})
     trains_decoders: ClassVar = False
     reads_query: ClassVar = False
-    in_audits: ClassVar = False
+    by_default: ClassVar = False
 
     def run(
         self,

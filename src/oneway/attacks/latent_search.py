@@ -36,8 +36,8 @@ class LatentSearch(InversionAttack):
     The images are draws of a generative prior, which auxiliary images trained. Where the release
     has few vectors, the mean of the draws with the observed vector approaches the posterior mean
     under the prior as draws increase. Where it has many, near draws count by their distance, and
-    held-out rows choose how near. The reconstructor "sample" answers with a single draw, drawn by
-    the same weights at the smallest bandwidth: a sharp image, at about twice the squared error.
+    held-out rows choose how near. The reconstructor "sample" answers with one of the nearest draws:
+    a sharp image, at about twice the squared error of the mean.
 
     Source:
         Rejection sampling: Pritchard, Seielstad, Perez-Lezaun & Feldman, Molecular Biology and
@@ -48,7 +48,7 @@ class LatentSearch(InversionAttack):
     knows: ClassVar = "scores of images that a generative prior makes: the mean of those that match"
     requires: ClassVar = frozenset({"query", "train_prior"})
     trains_decoders: ClassVar = False
-    in_audits: ClassVar = False
+    by_default: ClassVar = False
 
     def extra_queries(self, workload: Workload) -> float:  # noqa: ARG002  part of the contract
         """Return the number of draws."""
@@ -66,7 +66,7 @@ class LatentSearch(InversionAttack):
         generator = torch.Generator().manual_seed(SEED)
         draws = draw_inputs(prior, DRAWS, generator)
         released = torch.cat([knowledge.query(rows, 1)[0] for rows in draws.split(ROWS)])
-        reconstructors = {}
+        reconstructors: dict[str, Reconstructor] = {}
         for name in TRANSFORMS:
             transform = INPUT_TRANSFORMS[name](released.shape[-1]).to(released.device)
             transform.fit(knowledge.released[~knowledge.held_out])
@@ -74,11 +74,10 @@ class LatentSearch(InversionAttack):
             unit = median_distance(features)
             for bandwidth in BANDWIDTHS:
                 weigh = partial(match_weights, transform, features, bandwidth * unit)
-                reconstructors[f"mean, {name}, {bandwidth}"] = Reconstructor(
-                    partial(_mean, weigh, draws)
-                )
-        nearest = partial(match_weights, transform, features, 0.0)
-        reconstructors["sample"] = Reconstructor(partial(_sample, nearest, draws))
+                mean = Reconstructor(partial(_mean, weigh, draws))
+                reconstructors[f"mean, {name}, {bandwidth}"] = mean
+                sample = Reconstructor(partial(_sample, weigh, draws))
+                reconstructors.setdefault("sample", sample)  # of the nearest draws
         return reconstructors
 
 

@@ -247,9 +247,8 @@ class Attackers:
             candidates = [each for other in results.values() for each in other.candidates]
             shown = knowledge
             if "train_prior" in attack.requires:
-                priors = PriorTrainer(
-                    self.trainer.store, self.trainer.seed, report=self.trainer.report
-                )
+                report = partial(self.trainer.report, f"{title}: {name}, prior")
+                priors = PriorTrainer(self.trainer.store, self.trainer.seed, report=report)
                 shown = dataclasses.replace(knowledge, train_prior=priors.autoencoder)
             if attack.mixes:
                 others = [candidate.held_out for candidate in candidates]

@@ -1,11 +1,10 @@
 """Generative priors of an evaluation: the store keeps each, so that none is trained twice."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import (
@@ -28,14 +27,14 @@ class PriorTrainer:
     Attributes:
         store: Store of trained networks.
         seed: Seed of the experiment.
-        settings: Length and speed of autoencoders.
-        report: Progress callback.
+        settings: Size and training of autoencoders.
+        report: Called with the share of a training that is done.
     """
 
     store: Store
     seed: int
     settings: AutoencoderSettings = dataclasses.field(default_factory=AutoencoderSettings)
-    report: ProgressCallback = no_progress
+    report: Callable[[float], None] = lambda _: None
 
     def autoencoder(
         self, images: Tensor, confidences: Tensor | None, held_out: Tensor
@@ -47,11 +46,14 @@ class PriorTrainer:
             confidences: ``(N, K)`` confidences that are the condition; None: no condition.
             held_out: ``(N)`` bool, the rows that select the epoch.
         """
-        classes = 0 if confidences is None else confidences.shape[-1]
-        stage = f"train the {'prior' if confidences is None else 'generative inverter'}"
+        sizes = {
+            "num_classes": 0 if confidences is None else confidences.shape[-1],
+            "latents": self.settings.latents,
+            "width": self.settings.width,
+        }
 
         def compute() -> Mapping[str, Tensor]:
-            network = Autoencoder(images.shape[1:], num_classes=classes).to(images.device)
+            network = Autoencoder(images.shape[1:], **sizes).to(images.device)
             train_autoencoder(
                 network,
                 images,
@@ -59,7 +61,7 @@ class PriorTrainer:
                 held_out,
                 settings=self.settings,
                 generator=Stream(self.seed, "autoencoder order").generator(),
-                on_epoch=lambda share: self.report(stage, share),
+                on_epoch=self.report,
             )
             return network.state_dict()
 
@@ -70,10 +72,9 @@ class PriorTrainer:
             spec,
             lambda: Stream(self.seed, "autoencoder").call(compute, images.device),
         )
-        rows = len(state["codes"])
-        network = Autoencoder(images.shape[1:], num_classes=classes, rows=rows)
+        network = Autoencoder(images.shape[1:], **sizes, rows=len(state["codes"]))
         network.load_state_dict(state)
-        self.report(stage, 1.0)
+        self.report(1.0)
         return network.eval().to(images.device)
 
     def adversarial(
@@ -88,7 +89,7 @@ class PriorTrainer:
         """
         spec = {"seed": self.seed, "training": dataclasses.asdict(settings)}
         spec["data"] = fingerprint(images)
-        device, stage = images.device, "train the adversarial prior"
+        device = images.device
 
         def begin() -> AdversarialPriorTraining:
             network = AdversarialPrior(images.shape[1:], width=settings.width).to(device)
@@ -102,10 +103,10 @@ class PriorTrainer:
                     images,
                     STAGE,
                     Stream(self.seed, f"adversarial prior, step {done}").generator(),
-                    lambda share: self.report(stage, (done + share * STAGE) / steps),
+                    lambda share: self.report((done + share * STAGE) / steps),
                 )
                 return training.state()
 
             training.load(self.store.tensors("adversarial-prior", {**spec, "from": done}, go_on))
-        self.report(stage, 1.0)
+        self.report(1.0)
         return training.network.eval()

@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,6 +16,10 @@ from oneway.options import Options, option
 
 LEAST_VARIANCE = 1e-4
 """Least variance of a pixel around its reconstruction, so that its logarithm stays finite."""
+
+
+UNITS = 256
+"""Hidden units of each layer of the encoder."""
 
 
 class Autoencoder(nn.Module):
@@ -47,7 +50,6 @@ class Autoencoder(nn.Module):
         num_classes: int = 0,
         latents: int = 32,
         width: int = 16,
-        units: int = 256,
         rows: int = 0,
     ) -> None:
         """Build an untrained autoencoder.
@@ -57,7 +59,6 @@ class Autoencoder(nn.Module):
             num_classes: Length of the confidences that are the condition, K; 0: no condition.
             latents: Number of latents, L.
             width: Width of the decoder; see :class:`oneway.Inverter`.
-            units: Hidden units of the encoder.
             rows: Number of encoded training inputs that :meth:`draw` draws from, N.
 
         Raises:
@@ -65,23 +66,14 @@ class Autoencoder(nn.Module):
         """
         super().__init__()
         check_count("latents", latents)
-        check_count("units", units)
-        self.architecture: dict[str, Any] = {
-            "shape": list(shape),
-            "num_classes": num_classes,
-            "latents": latents,
-            "width": width,
-            "units": units,
-            "rows": rows,
-        }
         self.latents = latents
         self.condition = StandardizedLog(num_classes) if num_classes else None
         self.encoder = nn.Sequential(
-            nn.Linear(math.prod(shape) + num_classes, units),
+            nn.Linear(math.prod(shape) + num_classes, UNITS),
             nn.ReLU(),
-            nn.Linear(units, units),
+            nn.Linear(UNITS, UNITS),
             nn.ReLU(),
-            nn.Linear(units, 2 * latents),
+            nn.Linear(UNITS, 2 * latents),
         )
         self.decoder = build_inverter(max(2, latents + num_classes), shape, width=width).layers
         self.register_buffer("codes", torch.zeros(rows, latents))
@@ -121,7 +113,6 @@ class Autoencoder(nn.Module):
         parts = [self.encode(rows) for rows in inputs.split(512)]
         means, log_variances = (torch.cat(each) for each in zip(*parts, strict=True))
         self.codes, self.deviations = means, (0.5 * log_variances).exp()
-        self.architecture["rows"] = len(inputs)
 
     def _with_condition(self, rows: Tensor, confidences: Tensor | None) -> Tensor:
         if self.condition is None or confidences is None:
@@ -130,9 +121,11 @@ class Autoencoder(nn.Module):
 
 
 class AutoencoderSettings(Options):
-    """Length and speed of an autoencoder's training: Adam with a one-cycle schedule."""
+    """Size and training of an autoencoder: Adam with a one-cycle schedule."""
 
-    epochs: int = option("Passes over the training rows.", default=16)
+    latents: int = option("Number of latents.", default=32)
+    width: int = option("Channels of the decoder's last hidden layer.", default=16)
+    epochs: int = option("Passes over the training rows.", default=40)
     learning_rate: float = option("Largest step size of Adam.", default=3e-3, above=0)
     batch_size: int = option("Rows per step.", default=64, least=2)
 
@@ -215,4 +208,5 @@ def _negative_bound(
     guess = network(mean + (0.5 * log_variance).exp() * noise, confidences)
     error = (guess - inputs).square().mean()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1).mean()
-    return 0.5 * error.clamp_min(LEAST_VARIANCE).log() + divergence / inputs[0].numel()
+    bound: Tensor = 0.5 * error.clamp_min(LEAST_VARIANCE).log() + divergence / inputs[0].numel()
+    return bound
