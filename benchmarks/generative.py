@@ -2,14 +2,15 @@
 
 Each release is attacked by the attackers that minimise squared error, by the latent search and by
 the generative inverter: a row for each release, with figures of each attacker's best reconstructor
-on held-out images, and of single draws ("sample"). ``gain`` is what the generative attackers add to
-the mixture of the others, as a share of the gap between the label and clean scores: at .01 they
-would join the default attackers.
+on held-out images, and of single draws ("sample"). ``gain`` is what an attacker adds to the mixture
+of the usual ones, as a share of the gap between the label and clean scores: at .01 it would join
+the default attackers.
 ``sharpness`` is the mean absolute difference of neighbouring pixels, as a share of the true one.
 """
 
 import argparse
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -119,12 +120,16 @@ class Judge:
             regression=FeatureRegression.fit(self.embedder, self.truth, made.held_out),
         )
         return {
-            "error": float(inversion_errors(self.test, made.queries).mean()),
+            "error": float(self.errors(made).mean()),
             "ssim": float(structural_similarity(self.test, made.queries).mean()),
             "sharpness": sharpness(made.queries) / sharpness(self.test),
             "rank_1": rank_share(ranks, 1),
             "rank_5": rank_share(ranks, 5),
         }
+
+    def errors(self, made: Made) -> Tensor:
+        """Return ``(N)`` squared errors per pixel of the queries."""
+        return inversion_errors(self.test, made.queries)
 
     def best(self, candidates: Mapping[str, Made]) -> str:
         """Return the name of the candidate with the lowest held-out error."""
@@ -187,7 +192,7 @@ def measure(experiment: Experiment, shown: dict[str, Tensor]) -> Iterator[Row]:
     """Yield the rows of all releases; keep reconstructions of the first queries for a picture."""
     target = trained_target(experiment.spec, experiment.splits, experiment.store, no_progress)
     clean = target(experiment.splits.auxiliary_images)
-    judge, label, least = Judge(experiment), 1.0, 0.0
+    judge, gap = Judge(experiment), 1.0
     shown["truth"] = judge.test[:SHOWN]
     for row in experiment.spec.releases:
         made = attack(experiment, row, clean, target)
@@ -198,16 +203,20 @@ def measure(experiment: Experiment, shown: dict[str, Tensor]) -> Iterator[Row]:
             if "sample" in candidates:
                 rows[f"{name}, sample"] = candidates["sample"]
         others = [each for name in USUAL for each in made[name].values()]
-        added = [each for name in GENERATIVE for each in made[name].values()]
         rows["mixture"] = judge.mixture(others)
-        rows["mixture with generative"] = judge.mixture([*others, *added])
+        for name in GENERATIVE:
+            rows[f"mixture with {name}"] = judge.mixture([*others, *made[name].values()])
         measured = {name: judge.measures(each) for name, each in rows.items()}
-        mixed, more = (measured[name]["error"] for name in ("mixture", "mixture with generative"))
         if row.defense == "none":
-            label, least = measured["label-only"]["error"], mixed
+            gap = measured["label-only"]["error"] - measured["mixture"]["error"]
+        gains = dict[str, float]()
+        for name in GENERATIVE:
+            fewer = judge.errors(rows["mixture"]) - judge.errors(rows[f"mixture with {name}"])
+            gains[f"gain {name}"] = float(fewer.mean()) / gap
+            gains[f"standard error {name}"] = float(fewer.std()) / math.sqrt(len(fewer)) / gap
         yield {
             "release": row.name,
-            "gain": (mixed - more) / (label - least),
+            **{name.translate(FIELDS): gain for name, gain in gains.items()},
             **{
                 f"{measure}_{name}".translate(FIELDS): value
                 for name, figures in measured.items()

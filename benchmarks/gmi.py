@@ -57,7 +57,7 @@ RELEASES = (
     ReleaseSpec("label only", "label-only"),
 )
 SIZES = {
-    SMALL: (450, 800, 200, 200),
+    SMALL: (350, 800, 100, 440),
     "mnist": (5000, 10_000, 1000, 1000),
     "faces": (5300, 9600, 1000, 1000),
 }

@@ -26,9 +26,9 @@ class Autoencoder(nn.Module):
     """A variational autoencoder, with the confidences as a condition where there are any.
 
     The encoder is a multilayer perceptron. The decoder is the chain of layers of an inverter, which
-    reads latents, and standardized log confidences beside them. Without a condition, latents are
-    drawn from the encoded training inputs (the aggregated posterior), which the decoder knows
-    better than the standard normal distribution. With a condition, they are standard normal.
+    reads latents, and standardized log confidences beside them. Latents are drawn from the encoded
+    training inputs (the aggregated posterior), which the decoder knows better than the standard
+    normal distribution.
 
     Source:
         Kingma & Welling, "Auto-Encoding Variational Bayes", ICLR 2014. The aggregated posterior as
@@ -57,16 +57,15 @@ class Autoencoder(nn.Module):
         Args:
             shape: Shape of an input: ``(C, H, W)`` of an image, or ``(D,)`` of an encoded record.
             num_classes: Length of the confidences that are the condition, K; 0: no condition.
-            latents: Number of latents, L.
+            latents: Number of latents, L, at least 2.
             width: Width of the decoder; see :class:`oneway.Inverter`.
             rows: Number of encoded training inputs that :meth:`draw` draws from, N.
 
         Raises:
-            InvalidOptionError: A size is below 1.
+            InvalidOptionError: A size is below its least value.
         """
         super().__init__()
-        check_count("latents", latents)
-        self.latents = latents
+        check_count("latents", latents, least=2)
         self.condition = StandardizedLog(num_classes) if num_classes else None
         self.encoder = nn.Sequential(
             nn.Linear(math.prod(shape) + num_classes, UNITS),
@@ -75,7 +74,7 @@ class Autoencoder(nn.Module):
             nn.ReLU(),
             nn.Linear(UNITS, 2 * latents),
         )
-        self.decoder = build_inverter(max(2, latents + num_classes), shape, width=width).layers
+        self.decoder = build_inverter(latents + num_classes, shape, width=width).layers
         self.register_buffer("codes", torch.zeros(rows, latents))
         self.register_buffer("deviations", torch.zeros(rows, latents))
 
@@ -97,10 +96,9 @@ class Autoencoder(nn.Module):
             count: Number of latents.
             generator: Source of randomness, on the CPU.
         """
-        noise = torch.randn(count, self.latents, generator=generator).to(self.codes)
-        if not len(self.codes):
-            return noise
-        rows = torch.randint(len(self.codes), (count,), generator=generator).to(self.codes.device)
+        rows = torch.randint(len(self.codes), (count,), generator=generator)
+        noise = torch.randn(count, self.codes.shape[-1], generator=generator)
+        rows, noise = rows.to(self.codes.device), noise.to(self.codes)
         return self.codes[rows] + self.deviations[rows] * noise
 
     def plausibility(self, latents: Tensor) -> Tensor:
@@ -108,11 +106,10 @@ class Autoencoder(nn.Module):
         return -0.5 * latents.square().sum(-1)
 
     @torch.no_grad()
-    def keep_codes(self, inputs: Tensor) -> None:
+    def keep_codes(self, inputs: Tensor, confidences: Tensor | None) -> None:
         """Encode the ``(N, ...)`` training inputs, which :meth:`draw` draws from."""
-        parts = [self.encode(rows) for rows in inputs.split(512)]
-        means, log_variances = (torch.cat(each) for each in zip(*parts, strict=True))
-        self.codes, self.deviations = means, (0.5 * log_variances).exp()
+        self.codes, log_variances = self.encode(inputs, confidences)
+        self.deviations = (0.5 * log_variances).exp()
 
     def _with_condition(self, rows: Tensor, confidences: Tensor | None) -> Tensor:
         if self.condition is None or confidences is None:
@@ -123,7 +120,7 @@ class Autoencoder(nn.Module):
 class AutoencoderSettings(Options):
     """Size and training of an autoencoder: Adam with a one-cycle schedule."""
 
-    latents: int = option("Number of latents.", default=32)
+    latents: int = option("Number of latents.", default=32, least=2)
     width: int = option("Channels of the decoder's last hidden layer.", default=16)
     epochs: int = option("Passes over the training rows.", default=40)
     learning_rate: float = option("Largest step size of Adam.", default=3e-3, above=0)
@@ -194,8 +191,7 @@ def train_autoencoder(
             on_epoch(epoch / settings.epochs)
     network.load_state_dict(best)
     network.eval()
-    if confidences is None:
-        network.keep_codes(inputs[rows])
+    network.keep_codes(inputs[rows], None if confidences is None else confidences[rows])
     return bounds
 
 
