@@ -30,7 +30,7 @@ from oneway.evaluation.priors import PriorTrainer
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import environment, source_commit
 from oneway.evaluation.store import write_json_lines
-from oneway.inversion import non_negative_weights
+from oneway.inversion import AutoencoderSettings, non_negative_weights
 from oneway.metrics import (
     FeatureRegression,
     PrincipalComponents,
@@ -151,7 +151,11 @@ class Judge:
 
 
 def attack(
-    experiment: Experiment, row: ReleaseSpec, clean: Tensor, target: Any
+    experiment: Experiment,
+    row: ReleaseSpec,
+    clean: Tensor,
+    target: Any,
+    options: argparse.Namespace,
 ) -> dict[str, dict[str, Made]]:
     """Return the reconstructions of each attacker, by reconstructor."""
     fitted = experiment.defender.build(row, target, clean)
@@ -165,11 +169,13 @@ def attack(
         held_out=attackers.held_out,
         query=again.repeated,
         random=not fitted.defense.deterministic,
-        train_prior=PriorTrainer(experiment.store, experiment.spec.seed).autoencoder,
+        train_prior=PriorTrainer(
+            experiment.store, experiment.spec.seed, AutoencoderSettings(epochs=options.epochs)
+        ).autoencoder,
     )
     released = defended(splits.test_images)
     made: dict[str, dict[str, Made]] = {}
-    for name in (*USUAL, *GENERATIVE):
+    for name in options.attackers:
 
         def train(confidences: Tensor, images: Tensor, held_out: Tensor) -> torch.nn.Module:
             return attackers.train_decoder(row.name, confidences, images, held_out)[0]
@@ -188,29 +194,34 @@ def attack(
     return made
 
 
-def measure(experiment: Experiment, shown: dict[str, Tensor]) -> Iterator[Row]:
+def measure(
+    experiment: Experiment, shown: dict[str, Tensor], options: argparse.Namespace
+) -> Iterator[Row]:
     """Yield the rows of all releases; keep reconstructions of the first queries for a picture."""
     target = trained_target(experiment.spec, experiment.splits, experiment.store, no_progress)
     clean = target(experiment.splits.auxiliary_images)
     judge, gap = Judge(experiment), 1.0
     shown["truth"] = judge.test[:SHOWN]
+    added = [name for name in GENERATIVE if name in options.attackers]
     for row in experiment.spec.releases:
-        made = attack(experiment, row, clean, target)
+        if row.name not in options.releases:
+            continue
+        made = attack(experiment, row, clean, target, options)
         rows = dict[str, Made]()
         for name, candidates in made.items():
             means = {label: each for label, each in candidates.items() if label != "sample"}
             rows[name] = means[judge.best(means)]
             if "sample" in candidates:
                 rows[f"{name}, sample"] = candidates["sample"]
-        others = [each for name in USUAL for each in made[name].values()]
+        others = [each for name in made if name not in added for each in made[name].values()]
         rows["mixture"] = judge.mixture(others)
-        for name in GENERATIVE:
+        for name in added:
             rows[f"mixture with {name}"] = judge.mixture([*others, *made[name].values()])
         measured = {name: judge.measures(each) for name, each in rows.items()}
         if row.defense == "none":
             gap = measured["label-only"]["error"] - measured["mixture"]["error"]
         gains = dict[str, float]()
-        for name in GENERATIVE:
+        for name in added:
             fewer = judge.errors(rows["mixture"]) - judge.errors(rows[f"mixture with {name}"])
             gains[f"gain {name}"] = float(fewer.mean()) / gap
             gains[f"standard error {name}"] = float(fewer.std()) / math.sqrt(len(fewer)) / gap
@@ -223,7 +234,8 @@ def measure(experiment: Experiment, shown: dict[str, Tensor]) -> Iterator[Row]:
                 for measure, value in figures.items()
             },
         }
-        for name in ("retrained", "latent-search", "latent-search, sample", "generative, sample"):
+        pictures = ("retrained", "latent-search", "latent-search, sample", "generative, sample")
+        for name in filter(rows.__contains__, pictures):
             shown[f"{row.name}:\n{name}"] = rows[name].queries[:SHOWN]
 
 
@@ -232,6 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=list(SIZES))
     parser.add_argument("--data-root", type=Path, default=None)
+    parser.add_argument("--releases", nargs="+", default=[row.name for row in RELEASES])
+    parser.add_argument("--attackers", nargs="+", default=[*USUAL, *GENERATIVE])
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of autoencoders")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
@@ -242,7 +257,7 @@ def main() -> None:
     for name, seed in itertools.product(options.data, options.seeds):
         experiment = experiment_of(name, seed, options.cache, options.data_root)
         shown = dict[str, Tensor]()
-        for row in measure(experiment, shown):
+        for row in measure(experiment, shown, options):
             records.append({"data": name, "seed": seed, **row, **place})
             shares = {key: round(row[key], 4) for key in row if key.startswith(("gain", "error"))}
             console.print(name, row["release"], shares)

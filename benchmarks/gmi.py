@@ -1,7 +1,7 @@
 """What a release does against GMI, a search for one image per class; and what labels alone give.
 
 The prior is GMI's WGAN-GP, or a variational autoencoder, trained on images of other classes or
-people than the target's. ``white-box`` follows the gradient of the undefended model, as published:
+people than the target's. ``white-box`` follows the gradient of the undefended model, as GMI does:
 no release has a part in it. The other searches ask the release. Judges of the images:
 
 - ``accuracy``: of a classifier of another size, trained with moved copies and another seed on the
@@ -231,7 +231,7 @@ def measure(
     module: nn.Module = target.module.eval()
     rate, steps = options.rate, options.steps
     white = search_by_gradient(prior, module, classes, generator(), rate=rate, steps=steps)
-    yield row("-", "white-box, as published", white)
+    yield row("-", "white-box", white)
     for release in experiment.spec.releases:
         fitted = experiment.defender.build(release, target, clean)
         defended = DefendedTarget(target, fitted.again("asked again"))
@@ -278,7 +278,8 @@ def main() -> None:
             if options.prior == "gan":
                 records[-1] |= {"training_steps": options.training}
             console.print(name, row)
-            pictures[f"{row['release']}:\n{row['search']}"] = best[:12]
+            label = f"{row['release']}:\n{row['search']}".removeprefix("-:\n")
+            pictures[label] = best[:12]
             if options.out is not None:
                 write_json_lines(options.out, records)
         if options.pictures is not None:
