@@ -8,8 +8,11 @@ from oneway.attacks.class_representative import (
     ClassRepresentative,
     WhiteBoxClassRepresentative,
 )
+from oneway.attacks.generative import Generative
+from oneway.attacks.gmi import GMI
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.latent_search import LatentSearch
 from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.registry import ATTACKS, identification_attacks, inversion_attacks
@@ -19,15 +22,18 @@ from oneway.attacks.static import Static
 
 __all__ = [
     "ATTACKS",
+    "GMI",
     "AdversarialTraining",
     "Attack",
     "Averaging",
     "CellMeans",
     "ClassRepresentative",
+    "Generative",
     "IdentificationAttack",
     "InversionAttack",
     "KernelRidge",
     "LabelOnly",
+    "LatentSearch",
     "Matching",
     "Optimising",
     "Retrained",

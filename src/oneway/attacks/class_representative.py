@@ -67,6 +67,7 @@ class ClassRepresentative(InversionAttack):
     numerics: ClassVar = 2
     trains_decoders: ClassVar = False
     reads_query: ClassVar = False
+    by_default: ClassVar = False
 
     def run(
         self,

@@ -8,8 +8,11 @@ from oneway.attacks.class_representative import (
     ClassRepresentative,
     WhiteBoxClassRepresentative,
 )
+from oneway.attacks.generative import Generative
+from oneway.attacks.gmi import GMI
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.latent_search import LatentSearch
 from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.retrained import Retrained
@@ -27,8 +30,11 @@ ATTACKS: dict[str, Attack] = {
         AdversarialTraining(),
         Averaging(),
         Optimising(),
+        LatentSearch(),
+        Generative(),
         ClassRepresentative(),
         WhiteBoxClassRepresentative(),
+        GMI(),
         Stack(),
         Matching(),
     )
