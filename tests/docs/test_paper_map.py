@@ -32,7 +32,8 @@ def dead_paths(cell, folder):
         found = sorted(folder.glob(path))
         text = "".join(each.read_text(encoding="utf-8") for each in found if each.is_file())
         dead += [] if found else [path]
-        dead += [f"{path}: {name}" for name in names if not re.search(rf"\b{name}\b", text)]
+        named = [name for name in names if name]
+        dead += [f"{path}: {name}" for name in named if not re.search(rf"\b{name}\b", text)]
     return dead
 
 
