@@ -136,7 +136,7 @@ class ModelGuardS(DefenseWithState, ScoreDefense):
         Raises:
             InvalidTensorError: There are no finite calibration logits.
         """
-        _, logits = training_data.calibration
+        _, logits, _ = training_data.calibration
         classes = logits.shape[-1]
         state = Centroids(classes, 0, settings.epsilon, grows=settings.grows).to(logits.device)
         if not settings.grows:
