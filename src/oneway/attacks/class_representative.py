@@ -98,6 +98,7 @@ class WhiteBoxClassRepresentative(InversionAttack):
     requires: ClassVar = frozenset({"differentiable_logits"})
     trains_decoders: ClassVar = False
     reads_query: ClassVar = False
+    by_default: ClassVar = False
 
     def run(
         self,
