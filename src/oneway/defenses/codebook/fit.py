@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -362,7 +363,7 @@ def _fill(
     offsets = offsets.round(decimals=OFFSET_DECIMALS)
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
     # Cut off, not rounded: what is left goes to the label, which stays on top.
-    others = short(values[:, 1:], torch.floor)
+    others = torch.from_numpy(short(values[:, 1:].numpy(), np.floor))
     values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)
     if not book.is_dense:
         explicit = book.sizes.explicit_classes

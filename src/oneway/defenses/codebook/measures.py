@@ -182,9 +182,7 @@ def certified_error(
     )
 
 
-def error_shares(
-    cells: Tensor, queries: Tensor, squares: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     """Return what each query adds to the certified error, whose estimate is their mean.
 
     Queries of a cell share what the cell adds evenly, so that one pass over them is enough.
@@ -192,19 +190,66 @@ def error_shares(
     Args:
         cells: ``(N)`` int64, the cell of each query.
         queries: ``(N, D)`` floating, in [0, 1].
-        squares: ``(N)`` float64, mean square of each query's values; None: computed.
 
     Returns:
         ``(N)`` float64 on the CPU, and ``(N)`` bool: which are alone in their cell, and add 0.
     """
-    inverse = cells.unique(return_inverse=True)[1]
-    counts = inverse.bincount().double()
-    sums, computed = sums_of(inverse, queries, len(counts), with_squares=squares is None)
-    squares = computed if squares is None else squares
-    within = squares.new_zeros(len(counts)).index_add_(0, inverse, squares)
-    within -= sums.square_().mean(-1) / counts
-    variances = torch.where(counts > 1, within.clamp_min(0) / (counts - 1).clamp_min(1), 0.0)
-    return variances[inverse].cpu(), (counts == 1)[inverse]
+    return CellMoments.of(cells, queries).error_shares()
+
+
+@dataclass(frozen=True)
+class CellMoments:
+    """What the variance within cells follows from, without another pass over the queries.
+
+    Attributes:
+        cells: ``(N)`` int64 from 0 to C - 1, the cell of each query.
+        counts: ``(C)`` float64, number of queries in each cell.
+        sums: ``(C, D)`` float64, their sum.
+        squares: ``(C)`` float64, the sum of the mean squares of their values.
+    """
+
+    cells: Tensor
+    counts: Tensor
+    sums: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, queries: Tensor, squares: Tensor | None = None) -> "CellMoments":
+        """Add up queries, cell by cell.
+
+        Args:
+            cells: ``(N)`` int64, any numbers.
+            queries: ``(N, D)`` floating.
+            squares: ``(N)`` float64, mean square of each query's values; None: computed.
+        """
+        cells = cells.unique(return_inverse=True)[1]
+        counts = cells.bincount().double()
+        sums, computed = sums_of(cells, queries, len(counts), with_squares=squares is None)
+        squares = computed if squares is None else squares
+        return cls(cells, counts, sums, torch.zeros_like(counts).index_add_(0, cells, squares))
+
+    def joined(self, cells: Tensor) -> "CellMoments":
+        """Return the moments of coarser cells, of which each holds whole cells of these.
+
+        Args:
+            cells: ``(N)`` int64, the coarser cell of each query.
+        """
+        cells = cells.unique(return_inverse=True)[1]
+        owners = torch.zeros_like(self.cells[: len(self.counts)]).scatter(0, self.cells, cells)
+        return CellMoments(
+            cells,
+            *(
+                each.new_zeros(int(owners.max()) + 1, *each.shape[1:]).index_add_(0, owners, each)
+                for each in (self.counts, self.sums, self.squares)
+            ),
+        )
+
+    def error_shares(self) -> tuple[Tensor, Tensor]:
+        """Return the same as :func:`error_shares`."""
+        within = self.squares - self.sums.square().mean(-1) / self.counts
+        company = self.counts > 1
+        variances = within.clamp_min(0) / (self.counts - 1).clamp_min(1)
+        return torch.where(company, variances, 0.0)[self.cells].cpu(), ~company[self.cells]
 
 
 def sums_of(
