@@ -33,6 +33,7 @@ from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import (
     CellMoments,
     bits_beyond_label,
+    distances,
     mean_squares,
     pairs_in,
 )
@@ -232,7 +233,7 @@ def certify_candidate(
     own = None if groups is None else groups.to(rows.device)[rows]
     certificate = certify_cells(
         cells,
-        released,
+        distances(released, logits[rows]),
         logits[rows],
         queries[rows] if pairs_in(cells, own) >= MIN_PAIRS else None,
         held_out=HeldOut("yes"),

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits_to_fit, check_weight
+from oneway.checks import check_logits_to_fit, check_weight, in_parts
 from oneway.defenses.codebook.boxes import cap_of, cut_boxes, short
 from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
 from oneway.defenses.codebook.label_rows import LabelRows
@@ -186,13 +186,14 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
         settings: How to fit.
         groups: ``(N)`` int64, or None.
     """
-    wide = logits.cpu().double()
-    probabilities, offsets = wide.softmax(-1), wide.logsumexp(-1)
-    labels, rows = few.nonzero()[:, 0], few[wide.argmax(-1)].nonzero()[:, 0]
+    top_logits = torch.cat([part.amax(-1).double().cpu() for part in in_parts(logits)])
+    offsets = torch.cat([part.double().logsumexp(-1).cpu() for part in in_parts(logits)])
+    predicted = torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
+    labels, rows = few.nonzero()[:, 0], few[predicted].nonzero()[:, 0]
     explicit, least = min(settings.explicit_classes, len(few)), settings.min_members
-    profiles = profiles_of(probabilities, labels, least, settings.center, explicit, groups)
+    profiles = profiles_of(logits, labels, least, settings.center, explicit, groups)
     own = None if groups is None else groups[rows].unique(return_inverse=True)[1]
-    tops, boxes = probabilities.amax(-1), list[Box]()
+    tops, boxes = (top_logits - offsets).exp(), list[Box]()
     if _company(groups, rows) >= least:
         # The mean of one number per row needs no scaling to sum to 1.
         one = tops[rows].unsqueeze(-1)
@@ -203,11 +204,10 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
         boxes, _ = cut_boxes(one, None, by_mean, own, [whole], [0])
     everyone = len(tops) if groups is None else len(groups.unique())
     return share_rows(
-        probabilities,
+        logits[rows.to(logits.device)].cpu().double().softmax(-1),
         boxes,
         profiles,
         labels,
-        rows,
         offsets[rows],
         own,
         settings.center,

@@ -78,12 +78,9 @@ class Measured:
 @torch.no_grad()
 def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     """Return what a codebook does to ``(N, K)`` clean logits, finite and not checked."""
-    cells, at_once = book(logits), book.rows_at_once
-    parts = [
-        _costs(book, *part)
-        for part in zip(cells.split(at_once), logits.split(at_once), strict=True)
-    ]
-    l1, difference, kept = (torch.cat(rows) for rows in zip(*parts, strict=True))
+    cells = book(logits)
+    l1, difference = distances_from_table(book, cells, logits)
+    kept = torch.cat([_top_kept(book, *part) for part in _in_parts(book, cells, logits)])
     return Measured(
         l1_mean=float(l1.mean()),
         l1_quantile=float(l1.quantile(L1_QUANTILE)),
@@ -93,13 +90,27 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     )
 
 
-def _costs(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each row's L1 distance, mean difference of logits, and count of top classes kept."""
+def _in_parts(book: Codebook, cells: Tensor, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield parts of cells and scores that are compared at once."""
+    return zip(cells.split(book.rows_at_once), logits.split(book.rows_at_once), strict=True)
+
+
+def _top_kept(book: Codebook, cells: Tensor, logits: Tensor) -> Tensor:
+    """Return how many of each row's likeliest classes are among those of its vector."""
     released, top = book.expand(book.values, cells), min(TOP, logits.shape[-1])
-    l1, difference = distances(released, logits)
     kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
     likeliest = logits.double().softmax(-1).topk(top).indices
-    return l1, difference, kept.gather(-1, likeliest).sum(-1)
+    return kept.gather(-1, likeliest).sum(-1)
+
+
+def distances_from_table(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return :func:`distances` of ``(N)`` cells' vectors from ``(N, K)`` clean scores, in parts."""
+    parts = [
+        distances(book.expand(book.values, own), rows)
+        for own, rows in _in_parts(book, cells, logits.detach())
+    ]
+    l1, difference = (torch.cat(each) for each in zip(*parts, strict=True))
+    return l1, difference
 
 
 def distances(released: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,7 +283,7 @@ def sums_of(
         wide = rows.double()
         sums.index_add_(0, own, wide)
         if with_squares:
-            squares.append(wide.square().mean(-1))
+            squares.append(mean_square(wide))
     return sums, torch.cat(squares)
 
 
@@ -284,7 +295,12 @@ def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def mean_squares(queries: Tensor) -> Tensor:
     """Return the ``(N)`` float64 mean square of each of ``(N, D)`` queries' values."""
-    return torch.cat([rows.double().square().mean(-1) for (rows,) in in_cache(queries)])
+    return torch.cat([mean_square(rows.double()) for (rows,) in in_cache(queries)])
+
+
+def mean_square(rows: Tensor) -> Tensor:
+    """Return the ``(N)`` mean square of each of ``(N, D)`` rows' values."""
+    return torch.linalg.vecdot(rows, rows) / rows.shape[-1]
 
 
 def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tuple[float, float]:

@@ -258,9 +258,13 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
         else:
-            book = choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
+            with_copies = len(made_of) < len(fitting)
+            asked = logits[fitting.to(logits.device)] if with_copies else scores
+            book = choose_codebook(calibration, asked, budget)
+            del asked
         book = book.to(logits.device)
         fitted = cls(book if move is None else move(book, scores, shown))
+        del calibration, scores, shown  # copies of rows: others are made to certify
         fitted.fitting_rows = fitting
         if drop_copies:
             fitted.fitting_rows = torch.isin(keys, keys[fitting]).nonzero()[:, 0]
