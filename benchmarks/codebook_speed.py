@@ -32,7 +32,9 @@ JOBS = (
     ("fit", 200_000, 10),
     ("fit", 200_000, 100),
     ("certify", 10_000, 10),
+    ("certify", 40_000, 10),
     ("choose", 2_000, 10),
+    ("choose", 20_000, 10),
 )
 """Job, queries, classes. All but fits have images of 1x32x32; `--job` takes other sizes."""
 
@@ -153,9 +155,9 @@ def main() -> None:
             record["times_faster"] = before["seconds"] / record["seconds"]
             record["commit_before"] = before["commit"]
         records.append(record)
+        if options.out is not None:
+            write_json_lines(options.out, records)
     show(records)
-    if options.out is not None:
-        write_json_lines(options.out, records)
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

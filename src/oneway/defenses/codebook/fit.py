@@ -30,7 +30,7 @@ from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.merging import merge
 from oneway.defenses.codebook.nesting import Box, check_older, nest, older_boxes, refuse_kept
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
-from oneway.defenses.codebook.sample import sample_rows
+from oneway.defenses.codebook.sample import labels_of, sample_rows
 from oneway.defenses.codebook.shared import (
     SharedRows,
     fill_shared,
@@ -99,10 +99,12 @@ def cut_calibration(
     groups: Tensor | None = None,
     older: Codebook | None = None,
     variants: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
-    Of a label with very many rows a sample is cut: see ``defenses/codebook/sample.py``.
+    Of a label with very many rows a sample is cut: see ``defenses/codebook/sample.py``. No copy of
+    rows is made, except of those of one label at a time, and where labels share levels.
 
     Args:
         logits: ``(N, K)`` clean scores of calibration queries; no true labels are needed.
@@ -115,6 +117,7 @@ def cut_calibration(
             those of the new one; its explicit classes are taken.
         variants: ``(N, m, K)`` clean scores of m changed copies of each query, if
             ``variant_weight`` is not 0.
+        rows: ``(n)`` int64 on the CPU, which of the N rows are cut; None: all.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them,
@@ -123,7 +126,7 @@ def cut_calibration(
         InvalidOptionError: ``max_group_share`` is below 1, and there are no groups; or a vector of
             the older table must stay, and stands for fewer queries than ``min_members``.
     """
-    _check_calibration(logits, settings, images, variants)
+    _check_calibration(logits, settings, images, variants, rows)
     if groups is not None:
         check_groups(groups, len(logits))
     elif settings.max_group_share < 1:
@@ -132,25 +135,21 @@ def cut_calibration(
             "the group of each query, or leave max_group_share at 1."
         )
     logits, num_classes = logits.detach(), logits.shape[-1]
-    kept = sample_rows(logits)
-    if len(kept) < len(logits):
-        images, groups, variants = (
-            None if each is None else each[kept.to(each.device)]
-            for each in (images if settings.image_weight else None, groups, variants)
-        )
-        logits = logits[kept.to(logits.device)]
+    kept, answers = sample_rows(logits, rows=rows), None
+    if variants is not None and settings.variant_weight:
+        answers = answers_of(logits[kept], variants[kept])
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()
     cut = []
-    for label, numbers in enumerate(_rows_of_labels(logits)):
+    for label, numbers in enumerate(_rows_of_labels(logits, kept)):
         own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
         each = _cut_label(label, logits, numbers, own, settings, older)
         if images is not None and settings.image_weight and each.boxes:
             each.weigh_images(images.detach().flatten(1))
-        if variants is not None and settings.variant_weight and each.boxes:
+        if answers is not None and each.boxes:
             edges = torch.stack([edges for edges, _ in each.boxes])
-            answers, dense = answers_of(logits, variants), len(each.classes) == num_classes
+            dense = len(each.classes) == num_classes
             each.crossings = crossings_between(answers, label, each.classes, edges, dense=dense)
         whole = frozenset(range(len(each.boxes)))
         if older is None and whole and each.group_share(whole) > settings.max_group_share:
@@ -164,17 +163,19 @@ def cut_calibration(
         with_groups=groups is not None,
     )
     few = torch.tensor([not each.boxes for each in cut])
-    people = None if groups is None else groups.cpu()
-    shared = _share(logits, few, settings, people) if few.any() else None
+    shared = None
+    if few.any():
+        people = None if groups is None else groups.cpu()[kept]
+        shared = _share(logits[kept.to(logits.device)], few, settings, people)
     return Calibration(tuple(cut), shared, settings)
 
 
-def _rows_of_labels(logits: Tensor) -> tuple[Tensor, ...]:
-    """Return the ``(n)`` int64 numbers of the rows of each label, on the CPU."""
-    labels = logits.argmax(-1).cpu()
+def _rows_of_labels(logits: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    """Return the ``(n)`` int64 numbers of those of the rows that each label has, on the CPU."""
+    labels = labels_of(logits)[rows]
     counts = labels.bincount(minlength=logits.shape[-1]).tolist()
-    rows: tuple[Tensor, ...] = labels.argsort(stable=True).split(counts)
-    return rows
+    parts: tuple[Tensor, ...] = rows[labels.argsort(stable=True)].split(counts)
+    return parts
 
 
 def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | None) -> SharedRows:
@@ -188,8 +189,7 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
     """
     top_logits = torch.cat([part.amax(-1).double().cpu() for part in in_parts(logits)])
     offsets = torch.cat([part.double().logsumexp(-1).cpu() for part in in_parts(logits)])
-    predicted = torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
-    labels, rows = few.nonzero()[:, 0], few[predicted].nonzero()[:, 0]
+    labels, rows = few.nonzero()[:, 0], few[labels_of(logits)].nonzero()[:, 0]
     explicit, least = min(settings.explicit_classes, len(few)), settings.min_members
     profiles = profiles_of(logits, labels, least, settings.center, explicit, groups)
     own = None if groups is None else groups[rows].unique(return_inverse=True)[1]
@@ -272,10 +272,14 @@ def _is_enough(groups: Tensor | None, settings: FitSettings, rows: Tensor) -> bo
 
 
 def _check_calibration(
-    logits: Tensor, settings: FitSettings, images: Tensor | None, variants: Tensor | None
+    logits: Tensor,
+    settings: FitSettings,
+    images: Tensor | None,
+    variants: Tensor | None,
+    rows: Tensor | None,
 ) -> None:
     check_logits_to_fit(logits, "calibration logits")
-    if logits.ndim != 2 or len(logits) < settings.min_members:
+    if logits.ndim != 2 or len(logits if rows is None else rows) < settings.min_members:
         raise InvalidTensorError(
             f"calibration logits must have shape (N, K) with N >= {settings.min_members}, the "
             f"members of the smallest cell, but got {tuple(logits.shape)}. Pass more calibration "

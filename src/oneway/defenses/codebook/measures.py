@@ -80,7 +80,7 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     """Return what a codebook does to ``(N, K)`` clean logits, finite and not checked."""
     cells = book(logits)
     l1, difference = distances_from_table(book, cells, logits)
-    kept = torch.cat([_top_kept(book, *part) for part in _in_parts(book, cells, logits)])
+    kept = torch.cat([_top_kept(book, *part) for part in in_cache(logits, cells)])
     return Measured(
         l1_mean=float(l1.mean()),
         l1_quantile=float(l1.quantile(L1_QUANTILE)),
@@ -90,12 +90,7 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     )
 
 
-def _in_parts(book: Codebook, cells: Tensor, logits: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield parts of cells and scores that are compared at once."""
-    return zip(cells.split(book.rows_at_once), logits.split(book.rows_at_once), strict=True)
-
-
-def _top_kept(book: Codebook, cells: Tensor, logits: Tensor) -> Tensor:
+def _top_kept(book: Codebook, logits: Tensor, cells: Tensor) -> Tensor:
     """Return how many of each row's likeliest classes are among those of its vector."""
     released, top = book.expand(book.values, cells), min(TOP, logits.shape[-1])
     kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
@@ -107,7 +102,7 @@ def distances_from_table(book: Codebook, cells: Tensor, logits: Tensor) -> tuple
     """Return :func:`distances` of ``(N)`` cells' vectors from ``(N, K)`` clean scores, in parts."""
     parts = [
         distances(book.expand(book.values, own), rows)
-        for own, rows in _in_parts(book, cells, logits.detach())
+        for rows, own in in_cache(logits.detach(), cells)
     ]
     l1, difference = (torch.cat(each) for each in zip(*parts, strict=True))
     return l1, difference

@@ -243,28 +243,24 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 "Pass more calibration queries, or lower held_out or min_members."
             )
         made_of = sample_rows(logits, rows=made_of)
-        scores, shown = logits[made_of.to(logits.device)], None
-        if settings.image_weight or move is not None:
-            shown = _of(queries, made_of)  # a copy, which takes as much memory
         calibration = cut_calibration(
-            scores,
+            logits,
             settings,
-            shown,
+            queries,
             on_share,
-            groups=_of(groups, made_of),
+            groups=groups,
             older=older,
-            variants=_of(variants, made_of),
+            variants=variants,
+            rows=made_of,
         )
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
         else:
-            with_copies = len(made_of) < len(fitting)
-            asked = logits[fitting.to(logits.device)] if with_copies else scores
-            book = choose_codebook(calibration, asked, budget)
-            del asked
+            book = choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
         book = book.to(logits.device)
-        fitted = cls(book if move is None else move(book, scores, shown))
-        del calibration, scores, shown  # copies of rows: others are made to certify
+        if move is not None:
+            book = move(book, logits[made_of.to(logits.device)], _of(queries, made_of))
+        fitted = cls(book)
         fitted.fitting_rows = fitting
         if drop_copies:
             fitted.fitting_rows = torch.isin(keys, keys[fitting]).nonzero()[:, 0]

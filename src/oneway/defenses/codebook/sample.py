@@ -36,9 +36,8 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
         rows: ``(n)`` int64, the rows that there are, on the CPU; None: all. What a sample keeps
             stays in their order.
     """
-    labels = torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
     rows = torch.arange(len(logits)) if rows is None else rows
-    labels = labels[rows]
+    labels = labels_of(logits)[rows]
     counts = labels.bincount()
     if not (counts > most).any():
         return rows
@@ -47,6 +46,11 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
     order = order[labels[order].argsort(stable=True)]
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
     return rows[order[rank < most].sort().values]
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """Return the ``(N)`` int64 predicted labels of ``(N, K)`` scores, on the CPU."""
+    return torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
 
 
 def _keys(logits: Tensor) -> Tensor:
