@@ -7,6 +7,7 @@ same job in the same process: cut each label's confidences into as many cells.
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -50,12 +51,12 @@ def scores(rows: int, classes: int) -> Tensor:
     return logits
 
 
-def images_of(logits: Tensor) -> Tensor:
-    """Return ``(N, 1, 32, 32)`` images that the logits are a function of, and noise."""
-    generator = Generator().manual_seed(1)
-    basis = torch.randn(logits.shape[1], PIXELS, generator=generator)
-    images = torch.randn(len(logits), PIXELS, generator=generator)
-    return images.addmm_(logits, basis).mul_(0.2).sigmoid_().view(-1, 1, 32, 32)
+def images_of(logits: Tensor, pixels: int = PIXELS) -> Tensor:
+    """Return ``(N, 1, S, S)`` images that the logits are a function of, and noise."""
+    generator, side = Generator().manual_seed(1), math.isqrt(pixels)
+    basis = torch.randn(logits.shape[1], pixels, generator=generator)
+    images = torch.randn(len(logits), pixels, generator=generator)
+    return images.addmm_(logits, basis).mul_(0.2).sigmoid_().view(-1, 1, side, side)
 
 
 def memory(field: str) -> int:
