@@ -19,7 +19,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from codebook_speed import (
     ONE_THREAD,
@@ -31,7 +30,6 @@ from codebook_speed import (
     scores,
 )
 from rich.console import Console
-from torch import Generator
 
 from oneway.contracts import Defense
 from oneway.defenses import build_defense
@@ -119,9 +117,10 @@ def measure_certify(queries: int, classes: int, pixels: int) -> Row:
 
 def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
     """Return what changes scores, by name; ART's only where it is installed."""
-    logits, generator = scores(100 * classes, classes), Generator().manual_seed(0)
+    logits = scores(100 * classes, classes)
     means = ClassMeans(classes)
     means.fit(logits)
+    torch.manual_seed(0)
     guards: dict[str, Defense] = {
         "top-k": build_defense("top-k", {"count": 3}, None),
         "SSD": build_defense("ssd", {"label_guarded": True}, None, state=means),
@@ -130,7 +129,6 @@ def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
     found: dict[str, Callable[[torch.Tensor], object]] = {
         "oneway": CodebookRelease(fit_codebook(logits)).probabilities
     }
-    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
     for name, guard in guards.items():
         found[name] = lambda rows, guard=guard: guarded_release(guard, rows)
     try:
@@ -142,9 +140,7 @@ def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
         ("ART high confidence", postprocessor.HighConfidence()),
         ("ART reverse sigmoid", postprocessor.ReverseSigmoid()),
     ):
-        found[name] = lambda rows, peer=peer: peer(
-            torch.softmax(rows, -1).numpy().astype(np.float32)
-        )
+        found[name] = lambda rows, peer=peer: peer(rows.softmax(-1).numpy())
     return found
 
 
@@ -193,9 +189,7 @@ def chart(records: list[Row]) -> Chart:
         columns[f"{name}, s"] = Column(
             lambda row, name=name: row["seconds"] * row[f"{name} / oneway"], ".2f"
         )
-    told = "; ".join(
-        f"{point.name}, {point.across:,} queries, {point.up:.2f} s" for point in points
-    )
+    told = "; ".join(f"{each.name}, {each.across:,} queries, {each.up:.2f} s" for each in points)
     return plane_chart(
         "growth",
         "Cutting ten labels' confidences into cells",
