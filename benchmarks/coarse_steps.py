@@ -42,19 +42,19 @@ Row = dict[str, Any]
 def rows_of(preset: str, seed: int, cache: Path, root: Path | None) -> Iterator[Row]:
     """Yield a record for each number of coarse steps."""
     options: Row = {"step_size": STEP_SIZE, "steps": STEPS}
-    releases = {
-        coarse: ReleaseSpec(
+    releases = tuple(
+        ReleaseSpec(
             f"{coarse or STEPS} steps",
             "adversarial-noise",
             options if coarse is None else {**options, "coarse_steps": coarse},
         )
         for coarse in COARSE
-    }
+    )
     spec = bundled_spec("leaderboard", preset)
     spec = replace(
         spec,
         seed=seed,
-        releases=tuple(releases.values()),
+        releases=(ReleaseSpec("none", "none", {}), *releases),
         data=replace(spec.data, auxiliary=AUXILIARY, test=TEST),
     )
     dataset, auxiliary = load_data(spec.data, root)
@@ -70,7 +70,7 @@ def rows_of(preset: str, seed: int, cache: Path, root: Path | None) -> Iterator[
     means = label_means(own, logits[0].argmax(-1), clean[0].shape[-1])
     label = float(inversion_errors(asked, means[logits[1].argmax(-1)]).mean())
     exact = None
-    for coarse, row in releases.items():
+    for row in releases:
         guard = experiment.defender.build(row, target, clean[0]).defense
         guard(logits[1][:64], asked[:64])
         begin = time.process_time()
