@@ -31,10 +31,10 @@ from oneway.evaluation.store import read_json_lines, write_json_lines
 JOBS = (
     ("fit", 20_000, 10),
     ("fit", 200_000, 10),
-    ("fit", 200_000, 100),
     ("certify", 10_000, 10),
     ("certify", 40_000, 10),
     ("choose", 2_000, 10),
+    ("fit", 200_000, 100),
     ("choose", 20_000, 10),
 )
 """Job, queries, classes. All but fits have images of 1x32x32; `--job` takes other sizes."""

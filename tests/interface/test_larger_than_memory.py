@@ -86,8 +86,8 @@ def memory(field):
 )
 def test_fitting_and_certifying_mapped_queries_takes_half_of_their_memory_more(tmp_path):
     generator, path = torch.Generator().manual_seed(0), tmp_path / "queries.npy"
-    scores = torch.randn(1200, 3, generator=generator)
-    shape = 1200, 1, 150, 160
+    scores = torch.randn(800, 3, generator=generator)
+    shape = 800, 1, 150, 160
     stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for part in stored:
         part[:] = torch.rand(shape[1:], generator=generator)
@@ -95,7 +95,7 @@ def test_fitting_and_certifying_mapped_queries_takes_half_of_their_memory_more(t
     del stored
     settings = FitSettings(max_boxes=4, image_weight=1.0)
     book = CodebookRelease.fit(
-        scores, torch.rand(1200, 1, 1, 1), generator=generator, settings=settings
+        scores, torch.rand(800, 1, 1, 1), generator=generator, settings=settings
     )
 
     def peak_over_size(run):
@@ -107,6 +107,6 @@ def test_fitting_and_certifying_mapped_queries_takes_half_of_their_memory_more(t
 
     # What is read of the mapped file counts once.
     assert peak_over_size(lambda queries: certify(book.state, scores, queries)) < 1.5
-    fit = dict(generator=generator, settings=settings)
+    fit = {"generator": generator, "settings": settings}
     assert peak_over_size(lambda queries: CodebookRelease.fit(scores, queries, **fit)) < 1.5
     assert peak_over_size(lambda queries: queries.double().sum()) > 1.5

@@ -37,13 +37,14 @@ the Royal Statistical Society B 86, 2024), for the products and the stakes. The 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from oneway.checks import filled
 from oneway.defenses.codebook.traffic import query_keys
 
 ORDERS = 8
@@ -306,15 +307,18 @@ def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
 def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
     wide = torch.promote_types(queries.dtype, torch.float32)
-    parts = [torch.zeros(0, dtype=torch.float64)]
     at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
-    for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
-        one, other = (
-            queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
-        )
-        one.sub_(other)
-        parts.append(torch.linalg.vecdot(one, one).cpu().double())
-    return torch.cat(parts) / (2 * max(1, queries.shape[1]))
+
+    def parts() -> Iterator[Tensor]:
+        for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
+            one, other = (
+                queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
+            )
+            one.sub_(other)
+            yield torch.linalg.vecdot(one, one)
+
+    squared = filled(torch.empty(len(rows), dtype=torch.float64), parts())
+    return squared / (2 * max(1, queries.shape[1]))
 
 
 def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits_to_fit, check_weight, in_parts
+from oneway.checks import check_logits_to_fit, check_weight, filled, in_parts
 from oneway.defenses.codebook.boxes import cap_of, cut_boxes, short
 from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
 from oneway.defenses.codebook.label_rows import LabelRows
@@ -187,8 +187,11 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
         settings: How to fit.
         groups: ``(N)`` int64, or None.
     """
-    top_logits = torch.cat([part.amax(-1).double().cpu() for part in in_parts(logits)])
-    offsets = torch.cat([part.double().logsumexp(-1).cpu() for part in in_parts(logits)])
+    tops_and_offsets = (
+        torch.stack([part.amax(-1).double(), part.double().logsumexp(-1)])
+        for part in in_parts(logits)
+    )
+    top_logits, offsets = filled(torch.empty(2, len(logits), dtype=torch.float64), tops_and_offsets)
     labels, rows = few.nonzero()[:, 0], few[labels_of(logits)].nonzero()[:, 0]
     explicit, least = min(settings.explicit_classes, len(few)), settings.min_members
     profiles = profiles_of(logits, labels, least, settings.center, explicit, groups)

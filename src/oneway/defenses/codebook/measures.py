@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oneway.checks import filled
 from oneway.defenses.codebook.betting import Bounds, bound_error
 from oneway.defenses.codebook.table import Codebook
 
@@ -80,7 +81,8 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     """Return what a codebook does to ``(N, K)`` clean logits, finite and not checked."""
     cells = book(logits)
     l1, difference = distances_from_table(book, cells, logits)
-    kept = torch.cat([_top_kept(book, *part) for part in in_cache(logits, cells)])
+    parts = (_top_kept(book, *part) for part in in_cache(logits, cells))
+    kept = filled(book.values.new_empty(len(logits)), parts)
     return Measured(
         l1_mean=float(l1.mean()),
         l1_quantile=float(l1.quantile(L1_QUANTILE)),
@@ -100,11 +102,11 @@ def _top_kept(book: Codebook, logits: Tensor, cells: Tensor) -> Tensor:
 
 def distances_from_table(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return :func:`distances` of ``(N)`` cells' vectors from ``(N, K)`` clean scores, in parts."""
-    parts = [
-        distances(book.expand(book.values, own), rows)
+    parts = (
+        torch.stack(distances(book.expand(book.values, own), rows))
         for rows, own in in_cache(logits.detach(), cells)
-    ]
-    l1, difference = (torch.cat(each) for each in zip(*parts, strict=True))
+    )
+    l1, difference = filled(book.values.new_empty(2, len(logits)), parts)
     return l1, difference
 
 
@@ -273,13 +275,14 @@ def sums_of(
         ``(C, D)`` float64 sums, and ``(N)`` float64 mean squares; of none without them.
     """
     sums = queries.new_zeros(count, queries.shape[1], dtype=torch.float64)
-    squares = [sums.new_zeros(0)]
-    for rows, own in in_cache(queries, numbers):
-        wide = rows.double()
-        sums.index_add_(0, own, wide)
-        if with_squares:
-            squares.append(mean_square(wide))
-    return sums, torch.cat(squares)
+
+    def parts() -> Iterator[Tensor]:
+        for rows, own in in_cache(queries, numbers):
+            wide = rows.double()
+            sums.index_add_(0, own, wide)
+            yield mean_square(wide if with_squares else wide[:, :0])
+
+    return sums, filled(sums.new_empty(len(queries)), parts())
 
 
 def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -290,7 +293,8 @@ def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def mean_squares(queries: Tensor) -> Tensor:
     """Return the ``(N)`` float64 mean square of each of ``(N, D)`` queries' values."""
-    return torch.cat([mean_square(rows.double()) for (rows,) in in_cache(queries)])
+    found = queries.new_empty(len(queries), dtype=torch.float64)
+    return filled(found, (mean_square(rows.double()) for (rows,) in in_cache(queries)))
 
 
 def mean_square(rows: Tensor) -> Tensor:

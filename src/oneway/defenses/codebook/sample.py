@@ -18,7 +18,7 @@ Source: sampling by the least hashes, Broder, "On the resemblance and containmen
 import torch
 from torch import Tensor
 
-from oneway.checks import in_parts
+from oneway.checks import filled, in_parts
 
 MOST_ROWS = 2**14
 """Rows of a label that boxes are cut from, at most."""
@@ -41,7 +41,8 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
     counts = labels.bincount()
     if not (counts > most).any():
         return rows
-    keys = torch.cat([_keys(part) for part in in_parts(logits)])[rows]
+    keys = torch.empty(len(logits), dtype=torch.int64)
+    keys = filled(keys, (_keys(part) for part in in_parts(logits)))[rows]
     order = keys.argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
@@ -50,7 +51,8 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
 
 def labels_of(logits: Tensor) -> Tensor:
     """Return the ``(N)`` int64 predicted labels of ``(N, K)`` scores, on the CPU."""
-    return torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
+    labels = torch.empty(len(logits), dtype=torch.int64)
+    return filled(labels, (part.argmax(-1) for part in in_parts(logits)))
 
 
 def _keys(logits: Tensor) -> Tensor:

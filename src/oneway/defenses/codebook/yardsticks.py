@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from oneway.checks import filled
 from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
 from oneway.defenses.codebook.measures import CellMoments, in_cache, mean_square
 from oneway.defenses.codebook.traffic import query_keys
@@ -164,11 +165,13 @@ def squared_errors(queries: Tensor, moments: CellMoments) -> tuple[Tensor, Tenso
     count, labels = len(queries), moments.counts[moments.cells]
     prior = moments.sums.sum(0) / count
     means = moments.sums / moments.counts.unsqueeze(-1)
-    found = []
-    for rows, own in in_cache(queries, moments.cells):
-        wide = rows.double()
-        found.append(torch.stack([mean_square(wide - prior), mean_square(wide - means[own])]))
-    errors = torch.cat(found, -1)
+
+    def parts() -> Iterator[Tensor]:
+        for rows, own in in_cache(queries, moments.cells):
+            wide = rows.double()
+            yield torch.stack([mean_square(wide - prior), mean_square(wide - means[own])])
+
+    errors = filled(prior.new_empty(2, count), parts())
     company = torch.stack([torch.full_like(labels, count), labels])
     errors *= company / (company - 1).clamp_min(1)
     return errors[0].cpu(), errors[1].cpu()
