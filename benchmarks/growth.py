@@ -74,7 +74,7 @@ ROWS = (
 """Jobs and their sizes."""
 
 PEERS = {"k-means": "KMeans", "mini-batch k-means": "MiniBatchKMeans"}
-"""Classes of scikit-learn, by name."""
+"""Classes of scikit-learn, by name in the chart."""
 
 CALLS = 5
 """Calls of a release, of which the median counts."""
@@ -101,8 +101,8 @@ def measure_fit(queries: int, classes: int) -> Row:
     logits = scores(queries, classes)
     fit_codebook(logits[:200], FitSettings(min_members=2))  # loads what is loaded once
     row = grown(lambda: fit_codebook(logits), logits.nbytes)
-    for name, peer in PEERS.items():
-        row[f"{name} / oneway"] = k_means(logits, peer) / row["seconds"]
+    for peer in PEERS.values():
+        row[f"{peer}_over_oneway"] = k_means(logits, peer) / row["seconds"]
     return row
 
 
@@ -122,7 +122,7 @@ def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
     means.fit(logits)
     torch.manual_seed(0)
     guards: dict[str, Defense] = {
-        "top-k": build_defense("top-k", {"count": 3}, None),
+        "top_k": build_defense("top-k", {"count": 3}, None),
         "SSD": build_defense("ssd", {"label_guarded": True}, None, state=means),
         "MemGuard": build_defense("memguard", {}, None, state=MembershipClassifier(classes)),
     }
@@ -136,9 +136,9 @@ def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
     except ImportError:
         return found
     for name, peer in (
-        ("ART rounding", postprocessor.Rounded(decimals=2)),
-        ("ART high confidence", postprocessor.HighConfidence()),
-        ("ART reverse sigmoid", postprocessor.ReverseSigmoid()),
+        ("ART_rounding", postprocessor.Rounded(decimals=2)),
+        ("ART_high_confidence", postprocessor.HighConfidence()),
+        ("ART_reverse_sigmoid", postprocessor.ReverseSigmoid()),
     ):
         found[name] = lambda rows, peer=peer: peer(rows.softmax(-1).numpy())
     return found
@@ -157,7 +157,7 @@ def measure_release(batch: int, classes: int) -> Row:
     own = medians.pop("oneway")
     return {
         "microseconds_a_query": 1e6 * own / batch,
-        **{f"{name} / oneway": taken / own for name, taken in medians.items()},
+        **{f"{name}_over_oneway": taken / own for name, taken in medians.items()},
     }
 
 
@@ -172,7 +172,7 @@ def chart(records: list[Row]) -> Chart:
         Point(
             name,
             row["queries"],
-            row["seconds"] * row.get(f"{name} / oneway", 1.0),
+            row["seconds"] * row.get(f"{PEERS.get(name)}_over_oneway", 1.0),
             on=name == "oneway",
             shape=shape,
         )
@@ -185,9 +185,9 @@ def chart(records: list[Row]) -> Chart:
     )
     columns = {"queries": Column(lambda row: row["queries"], ",d")}
     columns["oneway, s"] = Column(lambda row: row["seconds"], ".2f")
-    for name in PEERS:
+    for name, peer in PEERS.items():
         columns[f"{name}, s"] = Column(
-            lambda row, name=name: row["seconds"] * row[f"{name} / oneway"], ".2f"
+            lambda row, peer=peer: row["seconds"] * row[f"{peer}_over_oneway"], ".2f"
         )
     told = "; ".join(f"{each.name}, {each.across:,} queries, {each.up:.2f} s" for each in points)
     return plane_chart(
