@@ -34,7 +34,6 @@ from oneway.defenses.codebook.measures import (
     CellMoments,
     bits_beyond_label,
     distances,
-    mean_squares,
     pairs_in,
 )
 from oneway.defenses.codebook.options import CENTERS
@@ -121,7 +120,6 @@ def measure_candidates(
     fitting = fitting[first_copies(query_keys(queries[fitting.to(queries.device)]))]
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
     shown, asked = queries[judging].flatten(1), logits[judging]
-    squares = mean_squares(shown)
     own = None if groups is None else groups.to(fitting.device)[fitting]
     grid = RELEASE_GRID if max_cells is None else ()
     total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(grid)
@@ -144,7 +142,7 @@ def measure_candidates(
             cells = torch.stack([book.to(asked.device)(asked) for book in books], -1)
             # Queries that share a cell in all tables are added up once for all of them.
             alike = cells.unique(dim=0, return_inverse=True)[1]
-            finest = CellMoments.of(alike, shown, squares)
+            finest = CellMoments.of(alike, shown)
             for place, (weight, book) in enumerate(zip(RATE_WEIGHTS, books, strict=True)):
                 fitted = {"min_members": least, "rate_weight": weight, "center": center}
                 fitted |= {} if max_cells is None else {"max_cells": max_cells}
@@ -153,7 +151,7 @@ def measure_candidates(
         defense = build_defense(name, options, None)
         released = guarded_release(defense, asked, dtype=torch.float64).confidences
         cells = released.unique(dim=0, return_inverse=True)[1]
-        add(name, options, defense, CellMoments.of(cells, shown, squares))
+        add(name, options, defense, CellMoments.of(cells, shown))
     return list(candidates.values())
 
 

@@ -114,6 +114,8 @@ def cut_boxes(
     is_capped = settings.max_l1_worst is not None
 
     def whole(side: Tensor) -> float:
+        if len(side) < 2 * settings.min_members:
+            return 0.0  # it is never cut, and may have no rows
         return float(distances_from_center(rows[side], settings.center).sum())
 
     sides = [

@@ -137,7 +137,7 @@ def cut_calibration(
     logits, num_classes = logits.detach(), logits.shape[-1]
     kept, answers = sample_rows(logits, rows=rows), None
     if variants is not None and settings.variant_weight:
-        answers = answers_of(logits[kept], variants[kept])
+        answers = answers_of(logits[kept.to(logits.device)], variants[kept.to(variants.device)])
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()

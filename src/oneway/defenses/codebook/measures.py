@@ -222,19 +222,22 @@ class CellMoments:
     squares: Tensor
 
     @classmethod
-    def of(cls, cells: Tensor, queries: Tensor, squares: Tensor | None = None) -> "CellMoments":
-        """Add up queries, cell by cell.
+    def of(cls, cells: Tensor, queries: Tensor) -> "CellMoments":
+        """Add up queries, cell by cell; no copy of more than a few is made.
 
         Args:
             cells: ``(N)`` int64, any numbers.
             queries: ``(N, D)`` floating.
-            squares: ``(N)`` float64, mean square of each query's values; None: computed.
         """
         cells = cells.unique(return_inverse=True)[1]
         counts = cells.bincount().double()
-        sums, computed = sums_of(cells, queries, len(counts), with_squares=squares is None)
-        squares = computed if squares is None else squares
-        return cls(cells, counts, sums, torch.zeros_like(counts).index_add_(0, cells, squares))
+        sums = counts.new_zeros(len(counts), queries.shape[1])
+        squares = torch.zeros_like(counts)
+        for rows, own in in_cache(queries, cells):
+            wide = rows.double()
+            sums.index_add_(0, own, wide)
+            squares.index_add_(0, own, mean_square(wide))
+        return cls(cells, counts, sums, squares)
 
     def joined(self, cells: Tensor) -> "CellMoments":
         """Return the moments of coarser cells, of which each holds whole cells of these.
@@ -260,41 +263,10 @@ class CellMoments:
         return torch.where(company, variances, 0.0)[self.cells].cpu(), ~company[self.cells]
 
 
-def sums_of(
-    numbers: Tensor, queries: Tensor, count: int, *, with_squares: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return the sums of numbered parts of queries, and each query's mean square.
-
-    Args:
-        numbers: ``(N)`` int64 from 0 to ``count`` - 1, the part of each query.
-        queries: ``(N, D)`` floating; no copy of more than a few is made.
-        count: C, number of parts.
-        with_squares: Whether mean squares are computed.
-
-    Returns:
-        ``(C, D)`` float64 sums, and ``(N)`` float64 mean squares; of none without them.
-    """
-    sums = queries.new_zeros(count, queries.shape[1], dtype=torch.float64)
-
-    def parts() -> Iterator[Tensor]:
-        for rows, own in in_cache(queries, numbers):
-            wide = rows.double()
-            sums.index_add_(0, own, wide)
-            yield mean_square(wide if with_squares else wide[:, :0])
-
-    return sums, filled(sums.new_empty(len(queries)), parts())
-
-
 def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield parts of ``(N, D)`` queries, and of ``(N, ...)`` columns, that a cache holds."""
     at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
     return zip(*(each.split(at_once) for each in (queries, *columns)), strict=True)
-
-
-def mean_squares(queries: Tensor) -> Tensor:
-    """Return the ``(N)`` float64 mean square of each of ``(N, D)`` queries' values."""
-    found = queries.new_empty(len(queries), dtype=torch.float64)
-    return filled(found, (mean_square(rows.double()) for (rows,) in in_cache(queries)))
 
 
 def mean_square(rows: Tensor) -> Tensor:
