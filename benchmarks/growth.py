@@ -1,18 +1,15 @@
 """How time and memory grow with queries, classes, pixels and batch, beside peers at the same job.
 
-Each row runs in a process of its own, on one thread, and counts processor time. Peers run in the
-same process: scikit-learn's k-means cuts each label's confidences into as many cells; ART's
+All rows run in one process, on one thread, and count its processor time; before each one, memory
+that is free goes back to the system. Peers run in the same process: scikit-learn's k-means cuts each label's confidences into as many cells; ART's
 postprocessors, top-k, SSD and MemGuard change the same scores. Rows that a record already has are
 left out, so that a run that was stopped goes on where it stopped.
 """
 
 import argparse
-import json
+import ctypes
 import math
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -21,7 +18,6 @@ from typing import Any
 
 import torch
 from codebook_speed import (
-    ONE_THREAD,
     images_of,
     k_means,
     memory,
@@ -68,7 +64,7 @@ ROWS = (
     ),
     *(
         {"job": "release", "batch": batch, "classes": classes}
-        for batch, classes in ((1, 10), (64, 10), (512, 10), (64, 100))
+        for batch, classes in ((1, 10), (16, 10), (128, 10), (16, 100))
     ),
 )
 """Jobs and their sizes."""
@@ -76,7 +72,7 @@ ROWS = (
 PEERS = {"k-means": "KMeans", "mini-batch k-means": "MiniBatchKMeans"}
 """Classes of scikit-learn, by name in the chart."""
 
-CALLS = 5
+CALLS = 3
 """Calls of a release, of which the median counts."""
 
 Row = dict[str, Any]
@@ -84,6 +80,7 @@ Row = dict[str, Any]
 
 def grown(run: Callable[[], object], data: int) -> Row:
     """Run a job once; return its processor time, and its peak memory over that of its data."""
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory("VmRSS")
     seconds = processor_seconds(run)
@@ -228,31 +225,19 @@ def _axis(label: str, values: list[float], *, upwards: bool) -> Axis:
 def main() -> None:
     """Measure what the record lacks, print it, and draw it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--row", default=None, help="only this row, as JSON; prints its record")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-growth.jsonl"))
     parser.add_argument("--picture", type=Path, default=None, help="picture, .svg")
     options = parser.parse_args()
-    if options.row is not None:
-        torch.set_num_threads(1)
-        row = json.loads(options.row)
-        sizes = {name: size for name, size in row.items() if name != "job"}
-        facts = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
-        print(json.dumps({**row, **MEASURES[row["job"]](**sizes), **facts}))
-        return
+    torch.set_num_threads(1)
+    facts = {"environment": asdict(environment(torch.device("cpu"))), "commit": source_commit()}
     records = read(options.out) if options.out.exists() else []
     for row in ROWS:
         if any(row.items() <= record.items() for record in records):
             continue
-        done = subprocess.run(  # noqa: S603  this file
-            [sys.executable, __file__, "--row", json.dumps(row)],
-            check=True,
-            capture_output=True,
-            text=True,
-            env={**os.environ, **ONE_THREAD},
-        )
-        records.append(json.loads(done.stdout))
-        facts = {name: value for name, value in records[-1].items() if name != "environment"}
-        Console(width=140).print(facts)
+        sizes = {name: size for name, size in row.items() if name != "job"}
+        found = {**row, **MEASURES[str(row["job"])](**sizes)}
+        records.append({**found, **facts})
+        Console(width=140).print(found)
         write_json_lines(options.out, records)
     if options.picture is not None:
         write_charts(options.picture, "How a fit grows with its queries", [chart(records)])
