@@ -1,9 +1,10 @@
 """How time and memory grow with queries, classes, pixels and batch, beside peers at the same job.
 
 All rows run in one process, on one thread, and count its processor time; before each one, memory
-that is free goes back to the system. Peers run in the same process: scikit-learn's k-means cuts each label's confidences into as many cells; ART's
-postprocessors, top-k, SSD and MemGuard change the same scores. Rows that a record already has are
-left out, so that a run that was stopped goes on where it stopped.
+that is free goes back to the system. Peers run in the same process: scikit-learn's k-means cuts
+each label's confidences into as many cells; ART's postprocessors, top-k, SSD and MemGuard change
+the same scores. Rows that a record already has are left out, so that a run that was stopped goes on
+where it stopped.
 """
 
 import argparse
