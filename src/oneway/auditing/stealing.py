@@ -150,7 +150,7 @@ class StealingRecord:
 
 
 @dataclass(frozen=True)
-class _Graded:
+class GradedCopy:
     """One attack's best copy: agreement and correctness of each query, and the error of scores."""
 
     agrees: Tensor
@@ -164,12 +164,16 @@ class _Graded:
         return float(self.agrees.mean())
 
 
-_Stolen = dict[tuple[str, int, int], dict[str, _Graded]]
+_Stolen = dict[tuple[str, int, int], dict[str, GradedCopy]]
 """Each attack's best copy, by release, budget and seed."""
 
 
 class StealingAudit:
-    """An audit of a release against thieves."""
+    """An audit of a release against thieves.
+
+    Attributes:
+        stolen: Each attack's best copy, by release, budget and seed; empty before a run.
+    """
 
     def __init__(
         self,
@@ -201,7 +205,7 @@ class StealingAudit:
         """
         self.audited, self.settings = audited, settings or StealingSettings()
         self.store, self.public, self.seed, self.report = store, public, seed, report
-        self._stolen: _Stolen = {} if beside is None else dict(beside._stolen)
+        self.stolen: _Stolen = {} if beside is None else dict(beside.stolen)
         most = max(self.settings.budgets)
         for name, rows in (("attacker's rows", audited.auxiliary), ("public inputs", public)):
             if rows is not None and len(rows) < most:
@@ -240,15 +244,15 @@ class StealingAudit:
         done, total = 0, len(self.settings.budgets) * self.settings.seeds * len(releases)
         results = []
         for budget in self.settings.budgets:
-            graded: dict[str, list[dict[str, _Graded]]] = {name: [] for name in releases}
+            graded: dict[str, list[dict[str, GradedCopy]]] = {name: [] for name in releases}
             for seed in range(self.seed, self.seed + self.settings.seeds):
                 for name, (query, guard) in releases.items():
                     self.report(f"steal with {budget} queries", done / total)
                     case = (name, budget, seed)
-                    if case not in self._stolen or name == RELEASED:
+                    if case not in self.stolen or name == RELEASED:
                         thief = self._thief(query, guard, means.get(name), budget, seed)
-                        self._stolen[case] = self._grade(thief, truth)
-                    graded[name].append(self._stolen[case])
+                        self.stolen[case] = self._grade(thief, truth)
+                    graded[name].append(self.stolen[case])
                     done += 1
             results.append(self._judge(budget, graded, keeps_labels=keeps))
         self.report("steal", 1.0)
@@ -295,7 +299,7 @@ class StealingAudit:
 
         return thief
 
-    def _grade(self, thief: Callable[[], ThiefKnowledge], truth: Tensor) -> dict[str, _Graded]:
+    def _grade(self, thief: Callable[[], ThiefKnowledge], truth: Tensor) -> dict[str, GradedCopy]:
         """Run all attacks; of each, the best copy counts."""
         graded = {}
         for name, attack in STEALING_ATTACKS.items():
@@ -308,7 +312,7 @@ class StealingAudit:
         return graded
 
     @torch.no_grad()
-    def _graded(self, copy: Copy, way: str, truth: Tensor) -> _Graded:
+    def _graded(self, copy: Copy, way: str, truth: Tensor) -> GradedCopy:
         logits = torch.cat([copy(rows) for rows in self.audited.test.split(512)]).to(truth.device)
         answered = logits.argmax(-1)
         if logits.shape[-1] < truth.shape[-1]:  # it never saw the last classes
@@ -316,7 +320,7 @@ class StealingAudit:
             logits = torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
         labels = self.audited.labels
         error = (logits.softmax(-1) - truth).abs().sum(-1).mean()
-        return _Graded(
+        return GradedCopy(
             (answered == truth.argmax(-1)).double(),
             None if labels is None else (answered == labels).double(),
             float(error),
@@ -326,7 +330,7 @@ class StealingAudit:
     def _judge(
         self,
         budget: int,
-        graded: Mapping[str, Sequence[Mapping[str, _Graded]]],
+        graded: Mapping[str, Sequence[Mapping[str, GradedCopy]]],
         *,
         keeps_labels: bool,
     ) -> BudgetResult:
@@ -366,8 +370,8 @@ def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
 
 def _theft(
     fidelity: Interval,
-    strongest: Sequence[tuple[str, _Graded]],
-    graded: Sequence[Mapping[str, _Graded]],
+    strongest: Sequence[tuple[str, GradedCopy]],
+    graded: Sequence[Mapping[str, GradedCopy]],
 ) -> Theft:
     """Compose what thieves reached on one release; attacks that a seed lacks are left out."""
     attacks = [name for name in graded[0] if all(name in seed for seed in graded)]
@@ -382,7 +386,7 @@ def _theft(
     )
 
 
-def _accuracy(seeds: Sequence[tuple[str, _Graded]]) -> float | None:
+def _accuracy(seeds: Sequence[tuple[str, GradedCopy]]) -> float | None:
     correct = [best.correct for _, best in seeds if best.correct is not None]
     return None if not correct else _mean(float(each.mean()) for each in correct)
 
