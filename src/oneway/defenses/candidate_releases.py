@@ -126,8 +126,17 @@ def measure_candidates(
     candidates = dict[tuple[float, ...], ReleaseCandidate]()
     numbers = itertools.count(1)
 
-    def add(name: str, options: Mapping[str, Any], defense: Defense, moments: CellMoments) -> None:
-        candidate = _measured(name, options, defense, asked, moments)
+    def released_by(defense: Defense) -> Tensor:
+        return guarded_release(defense, asked, dtype=torch.float64).confidences
+
+    def add(
+        name: str,
+        options: Mapping[str, Any],
+        defense: Defense,
+        released: Tensor,
+        moments: CellMoments,
+    ) -> None:
+        candidate = _measured(name, options, defense, released, asked, moments)
         # Two weights may give the same table: the first stands for both.
         figures = (candidate.l1_mean, candidate.certified, candidate.bits)
         candidates.setdefault(figures, candidate)
@@ -146,12 +155,13 @@ def measure_candidates(
             for place, (weight, book) in enumerate(zip(RATE_WEIGHTS, books, strict=True)):
                 fitted = {"min_members": least, "rate_weight": weight, "center": center}
                 fitted |= {} if max_cells is None else {"max_cells": max_cells}
-                add("codebook", fitted, CodebookRelease(book), finest.joined(cells[:, place]))
+                guard, moments = CodebookRelease(book), finest.joined(cells[:, place])
+                add("codebook", fitted, guard, released_by(guard), moments)
     for name, options in grid:
         defense = build_defense(name, options, None)
-        released = guarded_release(defense, asked, dtype=torch.float64).confidences
-        cells = released.unique(dim=0, return_inverse=True)[1]
-        add(name, options, defense, CellMoments.of(cells, shown))
+        released = released_by(defense)
+        alike = released.unique(dim=0, return_inverse=True)[1]
+        add(name, options, defense, released, CellMoments.of(alike, shown))
     return list(candidates.values())
 
 
@@ -245,11 +255,11 @@ def _measured(
     name: str,
     options: Mapping[str, Any],
     defense: Defense,
+    released: Tensor,
     logits: Tensor,
     moments: CellMoments,
 ) -> ReleaseCandidate:
-    """Judge a release on ``(N, K)`` logits, and on what is known of its cells of queries."""
-    released = guarded_release(defense, logits, dtype=torch.float64).confidences
+    """Judge what a release makes of ``(N, K)`` logits, and what is known of its cells."""
     certified, alone = moments.error_shares()
     l1 = (released - logits.double().softmax(-1)).abs_().sum(-1)
     return ReleaseCandidate(
