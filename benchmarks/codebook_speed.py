@@ -77,11 +77,12 @@ def k_means(logits: Tensor, name: str) -> float:
     from sklearn import cluster  # here, so that other jobs' memory is without it
 
     rows, labels = logits.double().softmax(-1).numpy(), logits.argmax(-1).numpy()
-    cells = FitSettings().max_boxes
+    most = FitSettings().max_boxes
 
     def fit() -> None:
         for label in range(logits.shape[1]):
-            getattr(cluster, name)(cells, n_init=1, random_state=0).fit(rows[labels == label])
+            own = rows[labels == label]
+            getattr(cluster, name)(min(most, len(own)), n_init=1, random_state=0).fit(own)
 
     return processor_seconds(fit)
 

@@ -261,9 +261,9 @@ def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
     count = len(cells)
     if not count or not cells.any():
         # What the loop below does in one cell: two rows wait and two ask, then they take turns.
-        rows = torch.arange(count)
-        asks = rows[(rows == 2) | (rows > 2) & (rows % 2 == 1)]
-        return asks, torch.where(asks == 3, 0, asks - 1)
+        numbers = torch.arange(count)
+        asking = numbers[(numbers == 2) | (numbers > 2) & (numbers % 2 == 1)]
+        return asking, torch.where(asking == 3, 0, asking - 1)
     waiting = [list[int]() for _ in range(int(cells.max()) + 1)]
     seen, met, latest = [0] * len(waiting), [WAITS] * count, LATEST * count
     # Rows so far in cells where nobody waits, and cells with one row so far: their share of all
@@ -290,8 +290,8 @@ def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
         else:
             rows.append(number)
     partners = torch.tensor(met)
-    asks = (partners != WAITS).nonzero()[:, 0]
-    return asks, partners[asks]
+    asking = (partners != WAITS).nonzero()[:, 0]
+    return asking, partners[asking]
 
 
 def one_of_each(groups: Tensor, generator: Generator) -> Tensor:

@@ -287,7 +287,8 @@ def _sides(rows: Tensor, lefts: Tensor, center: str) -> Tensor:
         centers = shares @ rows / shares.sum(-1, keepdim=True)
     else:
         centers = torch.stack([center_of(rows[side], center) for side in sides])
-    return torch.linalg.vecdot(torch.cdist(rows, centers, p=1).mT, shares).view(-1, 2)
+    apart: Tensor = torch.linalg.vecdot(torch.cdist(rows, centers, p=1).mT, shares)
+    return apart.view(-1, 2)
 
 
 def groups_up_to(groups: Tensor) -> Tensor:

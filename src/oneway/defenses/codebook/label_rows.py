@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from oneway.defenses.codebook.boxes import center_of, distances_from_center
-from oneway.defenses.codebook.merging import Cell, Matrix, SortedRows, Vector
+from oneway.defenses.codebook.boxes import Matrix, Vector, center_of, distances_from_center
+from oneway.defenses.codebook.merging import Cell, SortedRows
 from oneway.defenses.codebook.nesting import Box, Nesting
 from oneway.defenses.codebook.table import project
 

@@ -271,7 +271,8 @@ def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def mean_square(rows: Tensor) -> Tensor:
     """Return the ``(N)`` mean square of each of ``(N, D)`` rows' values."""
-    return torch.linalg.vecdot(rows, rows) / rows.shape[-1]
+    squares: Tensor = torch.linalg.vecdot(rows, rows)
+    return squares / rows.shape[-1]
 
 
 def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tuple[float, float]:

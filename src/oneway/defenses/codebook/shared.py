@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from oneway.checks import in_parts
-from oneway.defenses.codebook.merging import Cell, Indices, Matrix, Vector
+from oneway.defenses.codebook.boxes import Matrix, Vector
+from oneway.defenses.codebook.merging import Cell, Indices
 from oneway.defenses.codebook.nesting import Nesting
 from oneway.defenses.codebook.table import Codebook
 
