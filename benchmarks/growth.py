@@ -14,6 +14,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,9 @@ from oneway.report.page.charts import (
 from oneway.report.page.render import write_charts
 from oneway.report.table import Column, Listing
 
-ROWS = (
+Row = dict[str, Any]
+
+ROWS: tuple[Row, ...] = (
     *({"job": "fit", "queries": queries, "classes": 10} for queries in (2_000, 8_000, 32_000)),
     *({"job": "fit", "queries": 8_000, "classes": classes} for classes in (30, 100)),
     *(
@@ -75,8 +79,6 @@ PEERS = {"k-means": "KMeans", "mini-batch k-means": "MiniBatchKMeans"}
 
 CALLS = 3
 """Calls of a release, of which the median counts."""
-
-Row = dict[str, Any]
 
 
 def grown(run: Callable[[], object], data: int) -> Row:
@@ -127,19 +129,22 @@ def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
     found: dict[str, Callable[[torch.Tensor], object]] = {
         "oneway": CodebookRelease(fit_codebook(logits)).probabilities
     }
-    for name, guard in guards.items():
-        found[name] = lambda rows, guard=guard: guarded_release(guard, rows)
+    found |= {name: partial(guarded_release, guard) for name, guard in guards.items()}
     try:
-        from art.defences import postprocessor
+        art = import_module("art.defences.postprocessor")
     except ImportError:
         return found
     for name, peer in (
-        ("ART_rounding", postprocessor.Rounded(decimals=2)),
-        ("ART_high_confidence", postprocessor.HighConfidence()),
-        ("ART_reverse_sigmoid", postprocessor.ReverseSigmoid()),
+        ("ART_rounding", art.Rounded(decimals=2)),
+        ("ART_high_confidence", art.HighConfidence()),
+        ("ART_reverse_sigmoid", art.ReverseSigmoid()),
     ):
-        found[name] = lambda rows, peer=peer: peer(rows.softmax(-1).numpy())
+        found[name] = partial(_asked, peer)
     return found
+
+
+def _asked(peer: Callable[[Any], object], rows: torch.Tensor) -> object:
+    return peer(rows.softmax(-1).numpy())
 
 
 def measure_release(batch: int, classes: int) -> Row:
@@ -159,7 +164,11 @@ def measure_release(batch: int, classes: int) -> Row:
     }
 
 
-MEASURES = {"fit": measure_fit, "certify": measure_certify, "release": measure_release}
+MEASURES: dict[str, Callable[..., Row]] = {
+    "fit": measure_fit,
+    "certify": measure_certify,
+    "release": measure_release,
+}
 
 
 def chart(records: list[Row]) -> Chart:
@@ -170,7 +179,7 @@ def chart(records: list[Row]) -> Chart:
         Point(
             name,
             row["queries"],
-            row["seconds"] * row.get(f"{PEERS.get(name)}_over_oneway", 1.0),
+            _seconds(f"{PEERS.get(name)}_over_oneway", row),
             on=name == "oneway",
             shape=shape,
         )
@@ -184,9 +193,7 @@ def chart(records: list[Row]) -> Chart:
     columns = {"queries": Column(lambda row: row["queries"], ",d")}
     columns["oneway, s"] = Column(lambda row: row["seconds"], ".2f")
     for name, peer in PEERS.items():
-        columns[f"{name}, s"] = Column(
-            lambda row, peer=peer: row["seconds"] * row[f"{peer}_over_oneway"], ".2f"
-        )
+        columns[f"{name}, s"] = Column(partial(_seconds, f"{peer}_over_oneway"), ".2f")
     told = "; ".join(f"{each.name}, {each.across:,} queries, {each.up:.2f} s" for each in points)
     return plane_chart(
         "growth",
@@ -201,6 +208,11 @@ def chart(records: list[Row]) -> Chart:
             for name, shape in names.items()
         ],
     )
+
+
+def _seconds(ratio: str, row: Row) -> float:
+    """Return the processor time of a fit, or of the peer with this ratio to it."""
+    return float(row["seconds"] * row.get(ratio, 1.0))
 
 
 def _axis(label: str, values: list[float], *, upwards: bool) -> Axis:
@@ -236,7 +248,7 @@ def main() -> None:
         if any(row.items() <= record.items() for record in records):
             continue
         sizes = {name: size for name, size in row.items() if name != "job"}
-        found = {**row, **MEASURES[str(row["job"])](**sizes)}
+        found = {**row, **MEASURES[row["job"]](**sizes)}
         records.append({**found, **facts})
         Console(width=140).print(found)
         write_json_lines(options.out, records)
