@@ -201,7 +201,7 @@ def chart(records: list[Row]) -> Chart:
         f"Processor seconds over queries, both logarithmic: {told}.",
         points,
         axes,
-        lowest=0.0,
+        lowest=min(point.up for point in points),
         numbers=Listing("Processor seconds of a fit", columns, fits),
         legend=[
             Legend(shape, "strong" if name == "oneway" else "plain", name)
