@@ -9,12 +9,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 import oneway
-from oneway.auditing.membership import MembershipRecord, members_in_table
-from oneway.auditing.references import halves
+from oneway.auditing import AuditRecord, MembershipSettings, StealingSettings
+from oneway.auditing.membership import members_in_table
+from oneway.auditing.references import halves, own_architecture
 from oneway.cli.main import app
 from oneway.defenses import build_defense
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
-from oneway.evaluation import ReleaseSpec
+from oneway.targets import TorchTarget
+from report.page.reading import assert_stands_alone
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning"
@@ -57,14 +59,13 @@ def model(data):
 
 @pytest.fixture(scope="module")
 def result(data, model, tmp_path_factory):
-    return oneway.audit_membership(
+    return oneway.audit(
         model,
+        threats=["membership"],
         outputs="logits",
         **{name: (images.numpy(), labels.numpy()) for name, (images, labels) in data.items()},
         guard=build_defense("rounding", {"decimals": 1}),
-        references=4,
-        copies=0,
-        train_reference=fitted,
+        membership=MembershipSettings(references=4, copies=0, train=fitted),
         cache=tmp_path_factory.mktemp("cache"),
     )
 
@@ -86,7 +87,8 @@ def audited(files, *options, threats="membership"):
 
 
 def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
-    record, gap = result.record, result.record.gaps["area"]
+    record = result.record.membership
+    gap = record.gaps["area"]
     assert record.accuracy[0] > 0.9 > 0.6 > record.accuracy[1]
     assert gap.clean.low > 0.6
     assert not record.nothing_to_defend or gap.leak.low <= 0
@@ -97,13 +99,16 @@ def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
     assert gap.label.estimate == floor
     assert gap.released.estimate >= floor
     assert gap.clean.estimate >= floor
-    assert "rounding" in str(result)
+    assert "area under the ROC curve" in str(result) or "false alarms" in str(result)
 
 
 def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
-    path = result.write(tmp_path)
-    values = json.loads(path.read_text())
-    assert MembershipRecord.from_json(values, "here") == result.record
+    result.write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.json", "report.html"]
+    values = json.loads((tmp_path / "audit.json").read_text())
+    assert AuditRecord.from_json(values, "here") == result.record
+    page = assert_stands_alone((tmp_path / "report.html").read_text())
+    assert "rounding" in page.every("h1")[0].text()
 
 
 def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
@@ -111,10 +116,10 @@ def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
     options = [*pair, "--references", "2", "--no-controls", "--defense", "label-only", "--json"]
     done = audited(files, *options, "--require-gap", "0.99")
     assert done.exit_code == 0, done.output
-    record = json.loads((files / "out" / "membership.json").read_text())
+    record = json.loads((files / "out" / "audit.json").read_text())
     assert json.loads(done.stdout) == record
     assert "--threats membership" in record["command"]
-    area = record["gaps"]["area"]
+    area = record["membership"]["gaps"]["area"]
     assert area["released"] == area["label"]
     assert area["closed"] is None or area["closed"]["estimate"] == 1
 
@@ -142,14 +147,15 @@ def test_rows_that_cannot_be_compared_are_refused(data, model):
         ({"non_members": given["members"]}, OverlappingSplitsError, "share 60"),
         ({"members": images}, InvalidOptionError, "must have classes"),
         ({"members": (images[:9], given["members"][1][:9])}, InvalidOptionError, "at least 50"),
-        (
-            {"guard": build_defense("rounding", {}), "release": ReleaseSpec("x", "label-only")},
-            InvalidOptionError,
-            "one guard is audited",
-        ),
+        ({"members": None}, InvalidOptionError, "--members must be given"),
+        ({"public": images}, InvalidOptionError, "--public is for the threat 'stealing'"),
+        ({"threats": []}, InvalidOptionError, "threats must name one of"),
+        ({"stealing": StealingSettings()}, InvalidOptionError, "stealing= is for the threat"),
     ):
         with pytest.raises(kind, match=message):
-            oneway.audit_membership(model, outputs="logits", **{**given, **change})
+            oneway.audit(
+                model, outputs="logits", **{"threats": ["membership"], **given, **change}
+            )
 
 
 def test_a_codebook_that_was_fitted_to_members_is_flagged():
@@ -165,3 +171,28 @@ def test_each_candidate_is_in_one_half_of_every_pair():
     assert torch.equal(members[::2], ~members[1::2])
     assert (members[::2].sum(-1) == 3).all()
     assert len({tuple(row.tolist()) for row in members}) == 6
+
+
+def test_reference_models_have_the_models_own_architecture_where_it_can_be_drawn_anew():
+    rows = torch.rand(8, 1, 4, 4)
+    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)]
+    model = nn.Sequential(*layers).requires_grad_(False)
+    drawn = own_architecture(TorchTarget(model), rows)
+    assert str(drawn) == str(model)
+    assert not torch.equal(drawn[3].weight, model[3].weight)
+    assert all(each.requires_grad for each in drawn.parameters())
+    model[1].running_mean.fill_(5)
+    assert own_architecture(TorchTarget(model), rows)[1].running_mean.abs().max() == 0
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(16, 2))
+
+        def forward(self, images):
+            return images.flatten(1) @ self.weight
+
+    traced = torch.jit.trace(model.eval(), rows)
+    softened = TorchTarget(nn.Sequential(model, nn.Softmax(-1)), outputs="confidences")
+    for other in (TorchTarget(Bare()), TorchTarget(traced), softened, lambda images: images):
+        assert own_architecture(other, rows) is None
