@@ -71,7 +71,7 @@ def chosen(parts: Parts, target: TorchTarget, audit: MembershipAudit) -> list[di
     rows = [{"goal": "none: the defaults", "release": "codebook", **row}]
     for goal in GOALS:
         names = () if goal == "inversion" else ("members", "non_members")
-        data = {name: parts[name] for name in names}
+        data: dict[str, Any] = {name: parts[name] for name in names}
         data |= {"attacker_data": parts["own"]} if names else {}
         begin = time.process_time()
         with TemporaryDirectory() as folder:

@@ -153,9 +153,7 @@ def test_rows_that_cannot_be_compared_are_refused(data, model):
         ({"stealing": StealingSettings()}, InvalidOptionError, "stealing= is for the threat"),
     ):
         with pytest.raises(kind, match=message):
-            oneway.audit(
-                model, outputs="logits", **{"threats": ["membership"], **given, **change}
-            )
+            oneway.audit(model, outputs="logits", **{"threats": ["membership"], **given, **change})
 
 
 def test_a_codebook_that_was_fitted_to_members_is_flagged():

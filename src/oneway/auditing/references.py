@@ -127,10 +127,10 @@ def own_architecture(target: Target, rows: Tensor) -> nn.Module | None:
         answer = network(rows[:2])
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         return None
-    for layer in layers:
-        layer.reset_parameters()
-        layer.requires_grad_(True)
-    return network
+    for reset in resets:
+        if callable(reset):
+            reset()
+    return network.requires_grad_(True)
 
 
 def train_reference(

@@ -158,7 +158,7 @@ class StealingRecord(TypedRecord):
 
 
 @dataclass(frozen=True)
-class _Graded:
+class GradedCopy:
     """One attack's best copy: agreement and correctness of each query, and the error of scores."""
 
     agrees: Tensor
@@ -190,7 +190,7 @@ class _Graded:
         return float(self.agrees.mean())
 
 
-_Stolen = dict[str, _Graded]
+_Stolen = dict[str, GradedCopy]
 """Best copy of each attack from one release, with one budget and seed, by attack."""
 
 
@@ -218,7 +218,11 @@ class _Case:
 
 
 class StealingAudit:
-    """An audit of a release against thieves."""
+    """An audit of a release against thieves.
+
+    Attributes:
+        stolen: Each attack's best copy, by release, budget and seed; empty before a run.
+    """
 
     def __init__(
         self,
@@ -249,6 +253,7 @@ class StealingAudit:
         """
         self.audited, self.settings = audited, settings or StealingSettings()
         self.store, self.public, self.seed, self.report = store, public, seed, report
+        self.stolen = dict[tuple[str, int, int], _Stolen]()
         most = max(self.settings.budgets)
         for name, rows in (("attacker's rows", audited.auxiliary), ("public inputs", public)):
             if rows is not None and len(rows) < most:
@@ -292,7 +297,7 @@ class StealingAudit:
             name: _Case(name, *asked, means.get(name), truth, steps, deadline)
             for name, asked in releases.items()
         }
-        stolen, left_out = self._steal(cases, deadline)
+        seeds, left_out = self._steal(cases, deadline)
         if steps < self.settings.steps:
             left_out.insert(0, f"{self.settings.steps - steps:,} of {self.settings.steps:,} steps")
         data = fingerprint(audited.auxiliary, audited.test)
@@ -302,9 +307,9 @@ class StealingAudit:
             settings=replace(self.settings, steps=steps),
             seed=self.seed,
             budgets=tuple(
-                self._judge(budget, graded, keeps_labels=keeps)
-                for budget, graded in stolen.items()
-                if graded
+                self._judge(budget, done, keeps_labels=keeps)
+                for budget, done in seeds.items()
+                if done
             ),
             provenance=Provenance.now(data, audited.model_fingerprint()),
             environment=environment(audited.test.device),
@@ -313,14 +318,14 @@ class StealingAudit:
 
     def _steal(
         self, cases: Mapping[str, "_Case"], deadline: Deadline
-    ) -> tuple[dict[int, list[dict[str, _Stolen]]], list[str]]:
+    ) -> tuple[dict[int, list[int]], list[str]]:
         """Steal with each seed and budget from all releases, or from none of them.
 
         Returns:
-            By budget, for each seed, what was stolen by release; and what was left out.
+            The seeds that were run by budget; and what was left out.
         """
         budgets = sorted(self.settings.budgets)
-        stolen: dict[int, list[dict[str, _Stolen]]] = {budget: [] for budget in budgets}
+        seeds: dict[int, list[int]] = {budget: [] for budget in budgets}
         seconds, left_out = dict[int, float](), list[str]()
         for seed in range(self.seed, self.seed + self.settings.seeds):
             for budget in budgets:
@@ -333,14 +338,15 @@ class StealingAudit:
                     found = {name: self._stolen(case, budget, seed) for name, case in cases.items()}
                 except OutOfTimeError:
                     continue
-                stolen[budget].append(found)
+                self.stolen |= {(name, budget, seed): copies for name, copies in found.items()}
+                seeds[budget].append(seed)
                 seconds[budget] = time.perf_counter() - begin
         self.report("steal", 1.0)
-        for budget, graded in stolen.items():
-            missing = self.settings.seeds - len(graded)
+        for budget, done in seeds.items():
+            missing = self.settings.seeds - len(done)
             if missing:
                 left_out.append(f"{missing} of {self.settings.seeds} seeds with {budget:,} queries")
-        return stolen, left_out
+        return seeds, left_out
 
     def _steps_that_fit(self, deadline: Deadline, classes: int) -> int:
         """Return the training steps of each copy that let the smallest case fit in the time."""
@@ -374,7 +380,7 @@ class StealingAudit:
             for key, values in copies.items():
                 attack, _, way = key.partition(": ")
                 if attack == name:
-                    found[name] = _Graded.of(values, way, case.truth, audited.labels)
+                    found[name] = GradedCopy.of(values, way, case.truth, audited.labels)
         return found
 
     def _run(self, case: "_Case", budget: int, seed: int) -> dict[str, Tensor]:
@@ -434,12 +440,15 @@ class StealingAudit:
     def _judge(
         self,
         budget: int,
-        stolen: Sequence[Mapping[str, _Stolen]],
+        done: Sequence[int],
         *,
         keeps_labels: bool,
     ) -> BudgetResult:
         """Compare the strongest thieves on the same queries."""
-        graded = {name: [seed[name] for seed in stolen] for name in stolen[0]}
+        graded = {
+            name: [self.stolen[name, budget, seed] for seed in done]
+            for name in (CLEAN, LABEL, RELEASED)
+        }
         strongest = {
             name: [max(seed.items(), key=lambda named: named[1].fidelity) for seed in seeds]
             for name, seeds in graded.items()
@@ -465,7 +474,7 @@ class StealingAudit:
         if gain.low > 0:
             lost = [1 - agrees[name] for name in (RELEASED, CLEAN, LABEL)]
             gap = bootstrap_gap(*lost, generator=draws())
-        return BudgetResult(budget, len(stolen), thefts, gain, gap)
+        return BudgetResult(budget, len(done), thefts, gain, gap)
 
 
 def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
@@ -475,8 +484,8 @@ def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:
 
 def _theft(
     fidelity: Interval,
-    strongest: Sequence[tuple[str, _Graded]],
-    graded: Sequence[Mapping[str, _Graded]],
+    strongest: Sequence[tuple[str, GradedCopy]],
+    graded: Sequence[Mapping[str, GradedCopy]],
 ) -> Theft:
     """Compose what thieves reached on one release; attacks that a seed lacks are left out."""
     attacks = [name for name in graded[0] if all(name in seed for seed in graded)]
@@ -491,7 +500,7 @@ def _theft(
     )
 
 
-def _accuracy(seeds: Sequence[tuple[str, _Graded]]) -> float | None:
+def _accuracy(seeds: Sequence[tuple[str, GradedCopy]]) -> float | None:
     correct = [best.correct for _, best in seeds if best.correct is not None]
     return None if not correct else _mean(float(each.mean()) for each in correct)
 

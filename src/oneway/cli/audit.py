@@ -261,10 +261,14 @@ def _threat_settings(
     from oneway.interface.threats import check_options
 
     chosen = tuple(dict.fromkeys(name.strip() for name in threats.split(",")))
-    size = {} if references is None else {"references": references}
-    asked = {} if not budgets else {"budgets": tuple(budgets)}
+    members, thieves = MembershipSettings(), StealingSettings()
     settings = ThreatSettings(
-        chosen, seeds, minutes, controls, MembershipSettings(**size), StealingSettings(**asked)
+        chosen,
+        seeds,
+        minutes,
+        controls,
+        members if references is None else replace(members, references=references),
+        replace(thieves, budgets=tuple(budgets)) if budgets else thieves,
     )
     check_options(chosen, {"--references": references, "--budget": budgets or None})
     return settings

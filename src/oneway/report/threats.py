@@ -112,17 +112,16 @@ def verdict_of_threats(record: AuditRecord) -> str:
 
 
 def overall(record: AuditRecord) -> Headline:
-    """Return the verdict on the release: that of the threat with the worst one."""
+    """Return the verdict on the release: that of the worst threat, and all in a line each."""
     lines = headlines(record)
     worst = min(lines, key=lambda threat: TONES.index(lines[threat].tone))
     if len(lines) == 1:
         return lines[worst]
-    return Headline(
-        lines[worst].tone,
-        f"{worst.capitalize()}: {_lowered(lines[worst].stamp)}",
-        verdict_of_threats(record),
-    )
-
-
-def _lowered(stamp: str) -> str:
-    return stamp if stamp.isupper() else stamp[0].lower() + stamp[1:]
+    words = {threat: f"{threat.capitalize()}: {each.stamp}" for threat, each in lines.items()}
+    gaps = {
+        threat: f" ({SYMBOLS[threat]} {gap.text()}{gap.bounded * f', {gap.interval()}'})"
+        for threat, gap in closed_gaps(record).items()
+        if gap.claimed is not None
+    }
+    sentence = "\n".join(f"{text}{gaps.get(threat, '')}." for threat, text in words.items())
+    return Headline(lines[worst].tone, words[worst], sentence)
