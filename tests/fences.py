@@ -399,6 +399,13 @@ def check_toml(values: dict[str, Any]) -> None:
 
     if "name" in values and "releases" in values:
         from oneway.benchmark import ExperimentSpec
+        from oneway.benchmark.entries import Entry
+
+        if "data" not in values:
+            for release in build_from(Entry, values, "page").releases:
+                if release.defense:
+                    release.released("digits", 0, Path())
+            return
 
         build_from(ExperimentSpec, {k: v for k, v in values.items() if k != "presets"}, "page")
         return

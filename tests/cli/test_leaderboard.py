@@ -1,6 +1,7 @@
 """`oneway leaderboard` as a user runs it, on a small file whose presets are data sets."""
 
 import re
+import shutil
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -144,3 +145,40 @@ def test_the_bundled_board_has_rounding_and_prototypes_and_several_data_sets():
             spec.attackers.input_transforms
         )
         assert re.fullmatch(r"\w+", spec.preset)
+
+
+def test_an_entry_of_a_class_and_of_recorded_scores_stands_beside_the_leaderboard(
+    board, oneway, tmp_path, monkeypatch
+):
+    folder, arguments, _ = board
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "theirs.py").write_text(
+        "from oneway.defenses.rounding import Rounding\n\n\nclass Theirs(Rounding):\n    pass\n",
+        encoding="utf-8",
+    )
+    own = ["--cache", folder / "cache", "--seed", 0, "--no-images"]
+    board_file = ["leaderboard", folder / "board.toml", "--data", "small"]
+    wrote = oneway(*board_file, *own, "--splits", tmp_path / "splits")
+    assert wrote.exit_code == 0, (wrote.output, wrote.exception)
+    split = np.load(tmp_path / "splits" / "small-seed0.npz")
+    top = np.eye(split["logits"].shape[1])[split["logits"].argmax(1)] * 0.5 + 0.5 / 3
+    released = top / top.sum(1, keepdims=True)
+    np.savez("small-seed0.npz", keys=split["keys"], target=split["target"], confidences=released)
+    (tmp_path / "entry.toml").write_text(
+        'name = "them"\n[[releases]]\nname = "theirs"\ndefense = "theirs:Theirs"\n'
+        'options = { decimals = 1 }\n[[releases]]\nname = "labels"\n'
+        'recorded = "{data}-seed{seed}.npz"\n',
+        encoding="utf-8",
+    )
+    shutil.copytree(folder / "out", tmp_path / "out")
+    entry = ["--entry", tmp_path / "entry.toml", "--out", tmp_path / "out"]
+    result = oneway(*board_file, *own, *entry)
+    assert result.exit_code == 0, (result.output, result.exception)
+    mine = read_records(tmp_path / "out" / "entry-them-small-seed0.jsonl")
+    ours = read_records(tmp_path / "out" / "board-small-seed0.jsonl")
+    assert [record.release for record in mine] == ["none", "theirs", "labels"]
+    same = next(record for record in ours if record.release == "rounding, 1 decimal")
+    assert mine[1].errors == same.errors, "the same release is judged alike, whoever's it is"
+    for name in ("rounding, 1 decimal", "theirs", "labels"):
+        assert name in result.stdout

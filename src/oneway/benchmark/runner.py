@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from oneway.attacks import Workload, inversion_attacks
+from oneway.benchmark.recorded import RecordedScores
 from oneway.benchmark.spec import ExperimentSpec, cell_key
-from oneway.contracts import AttackerKnowledge, Defense
+from oneway.contracts import AttackerKnowledge, Defense, Query
 from oneway.data import Dataset, ProgressCallback, Splits, no_progress, split_dataset
 from oneway.defenses import effective_options, needs_state, needs_surrogate, training_options
 from oneway.defenses.identity import Identity
@@ -139,8 +140,9 @@ class Experiment:
             limit = partial(self._detection_limit, row, auxiliary, clean, baselines)
             stage = f"{row.name}: matching"
             self.report(stage, 0.0)
-            again = DefendedTarget(target, fitted.again("asked by matching"))
-            asked = dataclasses.replace(knowledge, query=again.repeated)
+            asked = dataclasses.replace(
+                knowledge, query=self._query(target, fitted, "asked by matching")
+            )
             record = ReleaseRecord(
                 **self._facts(row, target, fitted, trace, clean),
                 **judged(results, baselines, clean, changes, limit),
@@ -194,6 +196,8 @@ class Experiment:
         if "simulated_defenses" in required:
             simulated = self.defender.simulated_defenses(row, clean)
         self.report(stage, 0.0)
+        if isinstance(fitted.defense, RecordedScores):
+            fitted.defense.check_target(weights_hash(target.module))
         defended = DefendedTarget(target, fitted.defense)
         again = DefendedTarget(target, fitted.again("asked again"))
         knowledge = AttackerKnowledge(
@@ -201,7 +205,7 @@ class Experiment:
             clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.attackers.held_out,
-            query=again.repeated,
+            query=self._query(target, fitted, "asked again"),
             random=not fitted.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             simulated_defenses=simulated,
@@ -220,6 +224,13 @@ class Experiment:
             clean_errors=clean_errors,
         )
         return fitted, knowledge, trace, results
+
+    @staticmethod
+    def _query(target: TorchTarget, fitted: FittedDefense, purpose: str) -> Query | None:
+        """Return what answers an attacker's own queries; None where answers were recorded."""
+        if isinstance(fitted.defense, RecordedScores):
+            return None
+        return DefendedTarget(target, fitted.again(purpose)).repeated
 
     def _detection_limit(
         self, row: ReleaseSpec, auxiliary: Tensor, clean: Tensor, baselines: Baselines

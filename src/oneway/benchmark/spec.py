@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oneway.attacks import LabelOnly, Static, inversion_attacks
+from oneway.benchmark.recorded import RecordedScores
 from oneway.checks import check_count
 from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError, UnknownNameError
 from oneway.evaluation.records import json_values
@@ -153,8 +154,11 @@ class ExperimentSpec:
 
     def applying_attackers(self, release: ReleaseSpec) -> tuple[str, ...]:
         """Return the names of the attacks that apply to a release, by what its defense declares."""
-        available = {"clean", "query", "differentiable_logits", "candidates"}
-        available |= set() if sketch_defense(release).deterministic else {"random"}
+        defense = sketch_defense(release)
+        available = {"clean", "candidates"}
+        if not isinstance(defense, RecordedScores):
+            available |= {"query", "differentiable_logits"}
+        available |= set() if defense.deterministic else {"random"}
         available |= {"simulated_defenses"} if is_simulated(release) else set()
         attacks = inversion_attacks()
         return tuple(

@@ -1,8 +1,10 @@
 """`oneway leaderboard`: many defenses on several data sets, and the frontier between them."""
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,9 +22,17 @@ from oneway.cli.common import (
     command,
     page_of_records,
     print_table,
+    progress,
     run_seeds,
 )
 from oneway.cli.completion import preset_names
+from oneway.cli.paths import Writes
+
+if TYPE_CHECKING:
+    import torch
+
+    from oneway.benchmark import ExperimentSpec
+    from oneway.evaluation import ReleaseRecord
 
 
 @command
@@ -40,6 +50,18 @@ def leaderboard(
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
     release: Releases = None,
+    entry: Annotated[
+        Path | None,
+        typer.Option(help="Releases of your own, .toml: judged in place of the leaderboard's."),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write inputs and clean scores of each split to this folder, and judge nothing: "
+            "for who records scores."
+        ),
+        Writes(("*-seed*.npz",)),
+    ] = None,
     data_root: DataRoot = None,
     out: Records = Path("runs"),
     cache: Cache = CACHE,
@@ -53,33 +75,46 @@ def leaderboard(
     Writes records to OUT/leaderboard-DATA-seedN.jsonl, one line per release; a rerun resumes.
     Writes a page to read, OUT/leaderboard-DATA.html, and the frontier, OUT/leaderboard-DATA.svg.
 
+    With --entry, records go to OUT/entry-NAME-DATA-seedN.jsonl, and records of the leaderboard that
+    are in OUT are shown beside them.
+
     For example:
 
         oneway leaderboard --data digits --seed 0
+
+        oneway leaderboard --data digits --entry examples/leaderboard/entry.toml --seed 0
+
+        oneway leaderboard --data digits --seed 0 --splits splits
 
         oneway leaderboard --data faces --data mnist --data-root ~/datasets --out results
 
         RAY_ADDRESS=auto oneway leaderboard --data digits --executor ray
     """
     from oneway.benchmark import bundled_spec, load_spec, summarise
+    from oneway.benchmark.entries import entered, read_entry
     from oneway.report import frontier_lines, report_lines, summary_table
     from oneway.report.experiments import todays
     from oneway.report.page import frontier_charts, write_charts
 
     device_used = choose_device(device)
-    specs = [
+    boards = [
         bundled_spec("leaderboard", name) if spec is None else load_spec(spec, name)
         for name in data or ["digits"]
     ]
     seeds = sorted(set(seed or [0, 1, 2]))
-    runs = [
-        (dataclasses.replace(experiment, seed=number), chosen_releases(experiment, release))
-        for experiment in specs
-        for number in seeds
-    ]
+    seeded = [dataclasses.replace(board, seed=number) for board in boards for number in seeds]
+    if splits is not None:
+        _write_splits(seeded, splits, data_root, cache, device_used)
+        return
+    if entry is not None:
+        named = read_entry(entry)
+        seeded = [entered(board, named, entry.parent) for board in seeded]
+    runs = [(experiment, chosen_releases(experiment, release)) for experiment in seeded]
     done = run_seeds(runs, data_root, out, cache, device_used, executor=executor)
-    for experiment in specs:
+    for board, experiment in zip(boards, seeded[:: len(seeds)], strict=True):
         records = [record for _ in seeds for record in next(done)]
+        if entry is not None:
+            records = _beside(records, board, out, seeds)
         summaries = summarise(records)
         table = summary_table(summaries, f"{experiment.name} {experiment.preset}")
         print_table(table, [*report_lines(summaries), *frontier_lines(todays(summaries))])
@@ -91,3 +126,35 @@ def leaderboard(
             write_charts(picture, table.title, charts)
         drawn = f" and {picture.name}" if charts else ""
         typer.echo(f"Wrote {page}{drawn}")
+
+
+def _beside(
+    entered: "list[ReleaseRecord]", board: "ExperimentSpec", out: Path, seeds: Sequence[int]
+) -> "list[ReleaseRecord]":
+    """Return records of an entry behind those of the leaderboard in the same folder."""
+    from oneway.evaluation import read_records
+
+    files = [out / f"{board.name}-{board.preset}-seed{number}.jsonl" for number in seeds]
+    ours = [record for file in files if file.is_file() for record in read_records(file)]
+    known = {(record.release, record.seed) for record in ours}
+    own = [record for record in entered if (record.release, record.seed) not in known]
+    return [*ours, *own]
+
+
+def _write_splits(
+    boards: "Sequence[ExperimentSpec]",
+    folder: Path,
+    data_root: Path | None,
+    cache: Path,
+    device: "torch.device",
+) -> None:
+    from oneway.benchmark import load_data
+    from oneway.benchmark.splits import write_splits
+    from oneway.evaluation import Store
+
+    for board in boards:
+        path = folder / f"{board.preset or board.name}-seed{board.seed}.npz"
+        with progress() as report:
+            data = partial(load_data, board.data, data_root, report)
+            write_splits(board, data, path, Store(cache), device=device, report=report)
+        typer.echo(f"Wrote {path}")

@@ -11,6 +11,9 @@ from oneway.cli.paths import Reads, Writes
 if TYPE_CHECKING:
     from oneway.report.measured import Measurements
 
+OVERVIEW = "smoothed"
+"""Preset of the leaderboard that the one picture of all is drawn from."""
+
 
 @command
 def results(
@@ -33,10 +36,11 @@ def results(
     """Write all pages that hold measurements, from stored records.
 
     OUT/results.md holds all records of experiments: means over seeds, intervals, and what they say.
-    Frontiers of leaderboards are drawn into OUT/images. In every other page of OUT, and in --page,
-    each block between the HTML comments "measured: ..." and "end of measured" is made anew, and
-    each sentence before a comment "claim: ..." is compared with the records. Numbers that older
-    attackers measured are marked. `oneway report` makes a page of HTML from the same records.
+    Frontiers of leaderboards, and the overview of one, are drawn into OUT/images. In every other
+    page of OUT, and in --page, each block between the HTML comments "measured: ..." and "end of
+    measured" is made anew, and each sentence before a comment "claim: ..." is compared with the
+    records. Numbers that older attackers measured are marked. `oneway report` makes a page of HTML
+    from the same records.
 
     Exits 1 if records contradict a claim, or leave it open.
 
@@ -82,7 +86,7 @@ def _results(measurements: "Measurements", out: Path, made: str) -> str:
     """Return the page of all records; draw its pictures."""
     from oneway.benchmark import published_of
     from oneway.report.experiments import LEADERBOARD
-    from oneway.report.page import frontier_charts, results_page, write_charts
+    from oneway.report.page import frontier_charts, overview_charts, results_page, write_charts
 
     images = {}
     for (experiment, preset), summaries in measurements.experiments.items():
@@ -91,4 +95,8 @@ def _results(measurements: "Measurements", out: Path, made: str) -> str:
             name = f"images/{experiment}-{preset}.svg"
             write_charts(out / name, f"{experiment} {preset}", charts)
             images[experiment, preset] = name
+    charts = overview_charts(measurements.experiments.get((LEADERBOARD, OVERVIEW), ()))
+    if charts:
+        title = "What releases hide, and what users pay for it: digits, scores not saturated"
+        write_charts(out / "images/overview.svg", title, charts)
     return results_page(measurements.records, published_of(measurements.records), made, images)

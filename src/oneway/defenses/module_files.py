@@ -76,7 +76,10 @@ def load_module(path: Path, kind: str | None = None, *, remedy: str | None = Non
     remedy = remedy or source
     state, header = read_tensors(path, what, remedy)
     try:
-        module = KINDS[header["kind"]](**header["architecture"])
+        # The caller names the class of somebody's own state: what a file names is never imported.
+        own = kind is not None and ":" in kind and header["kind"] == kind
+        found = trained_defense(kind).state_type if own and kind else KINDS[header["kind"]]
+        module = found(**header["architecture"])
         module.load_state_dict(state)
         stored = StoredModule(module.eval(), header["kind"], header["facts"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

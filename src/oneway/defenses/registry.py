@@ -7,6 +7,7 @@ from torch import Generator, nn
 
 from oneway.contracts import Defense, TrainedDefense
 from oneway.defenses.adversarial_noise import AdversarialNoise, InputFreeNoise
+from oneway.defenses.base import BaseDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.defenses.confidence_cutoff import HighConfidenceCutoff
 from oneway.defenses.controls import (
@@ -37,6 +38,7 @@ from oneway.defenses.trained import (
 )
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.options import Option, injected_names, options_of
+from oneway.targets.entry_point import imported
 
 TEST_SIGNALS: dict[str, Callable[..., Defense]] = {
     "permutation": Permutation,
@@ -95,11 +97,9 @@ def trained_defense(name: str) -> TrainedDefense:
     Raises:
         UnknownNameError: There is no such defense.
     """
-    trained = {known: kind for known, kind in DEFENSES.items() if needs_state(known)}
-    if name not in trained:
-        raise UnknownNameError("trained defense", name, trained)
-    kind: Any = trained[name]
-    return kind  # type: ignore[no-any-return]
+    if name in DEFENSES and not needs_state(name):
+        raise UnknownNameError("trained defense", name, filter(needs_state, DEFENSES))
+    return _kind(name)  # type: ignore[no-any-return]
 
 
 def declared_options(name: str) -> dict[str, Option]:
@@ -161,7 +161,7 @@ def build_defense(
     """Build a defense from its name, its options, and what is injected.
 
     Args:
-        name: A key of ``DEFENSES``.
+        name: A key of ``DEFENSES``, or ``module:Class`` of a subclass of ``BaseDefense``.
         options: Options of the defense and of its training, side by side.
         surrogate: The defender's inverter, if the defense takes one.
         state: The fitted state, if the defense takes one.
@@ -175,10 +175,19 @@ def build_defense(
     at_hand = {"inverter": surrogate, "state": state, "generator": generator}
     taken = {given: at_hand[given] for given in _injected(name)}
     chosen = {key: value for key, value in options.items() if key in _own_options(name)}
-    return DEFENSES[name](**taken, **chosen)
+    return _kind(name)(**taken, **chosen)  # type: ignore[no-any-return]
 
 
 def _kind(name: str) -> Any:
+    """Return the class of a defense: of the registry, or ``module:Class`` of somebody's own."""
+    if ":" in name:
+        kind = imported(name, "defense")
+        if not (isinstance(kind, type) and issubclass(kind, BaseDefense)):
+            raise InvalidOptionError(
+                f"{name!r} must be a subclass of oneway.defenses.base.BaseDefense, such as of its "
+                "ScoreDefense."
+            )
+        return kind
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)
     return DEFENSES[name]

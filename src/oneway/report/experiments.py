@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from oneway.benchmark import Estimate, Published, Summary, bundled_spec
+from oneway.benchmark.entries import ENTRY
 from oneway.errors import UnknownNameError
 from oneway.evaluation import Flag, ReleaseRecord
 from oneway.report.sentences import (
@@ -333,6 +334,8 @@ def command_of(experiment: str, preset: str) -> str:
     """Return the command that makes these records; of an unknown experiment, with its file."""
     if experiment == LEADERBOARD:
         return f"oneway leaderboard --data {preset}"
+    if experiment.startswith(ENTRY):
+        return f"oneway leaderboard --data {preset} --entry {experiment.removeprefix(ENTRY)}.toml"
     table, _, kind = experiment.partition("-")
     if table == "demo":
         return f"oneway demo --data {kind}"

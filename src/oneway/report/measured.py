@@ -3,8 +3,9 @@
 ``<!-- measured: KIND ARGUMENTS -->`` begins a block, ``<!-- end of measured -->`` ends it. Kinds:
 
 - ``experiment NAME PRESET``: every release of an experiment. An experiment may have no preset.
-- ``leaderboard PRESET ...``: L1 and G of every release, three columns per preset; a line for each
-  release after the first line of the comment shows these alone.
+- ``leaderboard PRESET ...``: L1 and G of every release and of every entry's, three columns per
+  preset; a line for each release after the first line of the comment shows these alone.
+- ``splits PRESET ...``: hashes of the inputs and the classifier of each seed of the leaderboard.
 - ``defenses PRESET ...``: G of every defense, over all of its releases.
 - ``defense NAME`` and ``attacker NAME``: a defense or an attacker on all stored experiments.
 - ``lines FILE``: a file of JSON Lines, a row per line that has all fields; each line after the
@@ -22,6 +23,8 @@ from pathlib import Path
 from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
 from oneway.benchmark import Summary, bundled_spec, summarise
+from oneway.benchmark.entries import ENTRY
+from oneway.benchmark.staleness import outdated_attackers
 from oneway.errors import CorruptDataError, MissingDataError, UnknownNameError
 from oneway.evaluation import ReleaseRecord, read_records
 from oneway.evaluation.store import read_json_lines
@@ -131,6 +134,12 @@ def _leaderboard(measurements: Measurements, words: list[str], lines: list[str])
         for preset in words
     }
     listed = [row.name for preset in words for row in bundled_spec(LEADERBOARD, preset).releases]
+    for (experiment, preset), summaries in measurements.experiments.items():
+        if preset in words and experiment.startswith(ENTRY):
+            own = [summary for summary in summaries if summary.record.defense != "none"]
+            named = {f"{s.release} ({experiment.removeprefix(ENTRY)})": s for s in own}
+            boards[preset].update(named)
+            listed += named
     releases = list(dict.fromkeys(lines or listed))
     columns: dict[str, Callable[[str], str]] = {"release": str}
     for preset, board in boards.items():
@@ -142,6 +151,24 @@ def _leaderboard(measurements: Measurements, words: list[str], lines: list[str])
             columns[title] = _cell(board, heading)
     table = Listing("Leaderboard", columns, releases)
     return table.markdown() + _footnote(table)
+
+
+def _splits(measurements: Measurements, words: list[str], _: list[str]) -> str:
+    """Return what the splits of leaderboards are: hashes of their inputs and of the classifier."""
+    found = {
+        (record.preset, record.seed, record.provenance.data, str(record.provenance.model))
+        for record in measurements.records
+        if record.experiment == LEADERBOARD
+        and record.preset in words
+        and not outdated_attackers(record)
+    }
+    columns = {
+        "data": Column(itemgetter(0)),
+        "seed": Column(itemgetter(1)),
+        "SHA-256 of inputs and labels": Column(itemgetter(2)),
+        "of the classifier": Column(itemgetter(3)),
+    }
+    return Listing("Splits", columns, sorted(found)).markdown()
 
 
 def _cell(board: Mapping[str, Summary], heading: str) -> Callable[[str], str]:
@@ -314,6 +341,7 @@ def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:
 KINDS: dict[str, Callable[[Measurements, list[str], list[str]], str]] = {
     "experiment": _experiment,
     "leaderboard": _leaderboard,
+    "splits": _splits,
     "defenses": _defenses,
     "defense": _defense,
     "attacker": _attacker,

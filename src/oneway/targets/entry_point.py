@@ -1,4 +1,4 @@
-"""``package.module:factory``: a model that a function of the user builds."""
+"""``package.module:name``: a model that a function of the user builds, or a class of the user."""
 
 import importlib
 import sys
@@ -52,7 +52,18 @@ def open_entry_point(
     )
 
 
-def _build(where: str) -> Any:
+def imported(where: str, what: str) -> Any:
+    """Import what ``package.module:name`` names; see :func:`open_entry_point`.
+
+    Args:
+        where: The module and the name in it.
+        what: What is sought, for messages.
+
+    Raises:
+        MissingDataError: There is no such module.
+        UnknownNameError: The module has no such attribute.
+        DataError: Importing the module raised.
+    """
     module_name, _, attribute = where.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -68,16 +79,21 @@ def _build(where: str) -> Any:
                 "the installed packages. Run oneway where the module lies, or install it."
             ) from error
         raise DataError(f"importing {module_name!r} raised {_described(error, None)}") from error
-    factory: Any = module
+    found: Any = module
     for part in attribute.split("."):
-        if not hasattr(factory, part):
+        if not hasattr(found, part):
             known = [
                 name
-                for name, value in vars(factory).items()
+                for name, value in vars(found).items()
                 if callable(value) and getattr(value, "__module__", None) == module.__name__
             ]
-            raise UnknownNameError(f"factory in module {module_name!r}", attribute, known)
-        factory = getattr(factory, part)
+            raise UnknownNameError(f"{what} in module {module_name!r}", attribute, known)
+        found = getattr(found, part)
+    return found
+
+
+def _build(where: str) -> Any:
+    factory = imported(where, "factory")
     if not callable(factory) or isinstance(factory, nn.Module):
         raise InvalidOptionError(
             f"{where!r} must be a function that takes nothing and returns the model, but is a "
@@ -86,9 +102,9 @@ def _build(where: str) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
+        file = sys.modules[where.partition(":")[0]].__file__
         raise DataError(
-            f"the factory {where!r}, called without arguments, raised "
-            f"{_described(error, module.__file__)}"
+            f"the factory {where!r}, called without arguments, raised {_described(error, file)}"
         ) from error
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneway.benchmark import published, summarise
+from oneway.benchmark import Estimate, published, summarise
 from oneway.evaluation import Flag
 from oneway.report import costs_table, published_table, summary_table
 from oneway.report.frontier import AXES, GAPS, frontier
-from oneway.report.page import records_page, render, results_page
+from oneway.report.page import overview_charts, records_page, render, results_page
 from report.page.conftest import experiment
 from report.page.reading import assert_stands_alone, heads_of, rows_of, tables
 from report.planted import record_of
@@ -268,3 +268,21 @@ def test_records_of_different_settings_make_no_page():
     for layout in (page_of, markdown_of):
         with pytest.raises(ValueError, match="of the same experiment"):
             layout([record_of(seed=0), other])
+
+
+def test_the_overview_has_each_release_at_one_place_in_both_charts(board):
+    summaries = summarise(board())
+    named = [
+        dataclasses.replace(
+            one, values={**one.values, "matching true inputs": Estimate(at / 10, None, 1)}
+        )
+        for at, one in enumerate(summaries)
+    ]
+    hides, names = overview_charts([*named[1:], summaries[0]])
+    assert [row[0] for row in hides.numbers.cells()] == [one.release for one in named[1:]]
+    assert [row[:2] for row in names.numbers.cells()] == [
+        row[:2] for row in hides.numbers.cells()
+    ]
+    shares = [row[2] for row in names.numbers.cells()]
+    assert shares == [f"{at / 10:.3f}" for at in range(1, len(named))]
+    assert overview_charts(summaries) == [], "nothing is drawn where nothing was identified"

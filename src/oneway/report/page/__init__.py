@@ -5,6 +5,7 @@ from oneway.report.page.certificate import certificate_page
 from oneway.report.page.experiments import (
     frontier_charts,
     no_gallery,
+    overview_charts,
     records_page,
     results_page,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "certificate_page",
     "frontier_charts",
     "no_gallery",
+    "overview_charts",
     "records_page",
     "render",
     "results_page",

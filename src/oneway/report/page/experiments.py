@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,27 @@ from oneway.report.experiments import (
 )
 from oneway.report.frontier import AXES, GAPS, frontier, frontier_lines, gap_label
 from oneway.report.page.blocks import Block, Bullets, Facts, Grid, Page, Prose, Section
-from oneway.report.page.charts import Chart, Legend, Place, Point
+from oneway.report.page.charts import (
+    WIDTH,
+    Chart,
+    Legend,
+    Place,
+    Point,
+    change_axis,
+    plane_chart,
+    share_axis,
+)
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.flags import flag_texts
 from oneway.report.page.markdown import render_markdown
 from oneway.report.page.pictures import Gallery, PictureRow, Pictures, picture_row, shown_size
+from oneway.report.table import Column, Listing
 
 FindGallery = Callable[[ReleaseRecord], Gallery | None]
+
+IDENTIFIED = "matching true inputs"
+
+OVERVIEW_HEIGHT = 300
 
 FEW = 8
 """Most releases that charts name, and that pages show with the static attacker's pictures."""
@@ -123,6 +138,67 @@ def frontier_charts(summaries: Sequence[Summary], prefix: str = "e") -> list[Cha
     """Return G against distortion, for each kind of distortion that releases have."""
     planes = [_plane(prefix, todays(summaries), name, "closed_gap") for name in AXES]
     return [plane for plane in planes if plane is not None]
+
+
+def overview_charts(summaries: Sequence[Summary]) -> list[Chart]:
+    """Return what releases hide and what they let identify, against what users pay.
+
+    Releases that oneway adds to the field, its codebooks, stand out.
+
+    Args:
+        summaries: A leaderboard's releases, over their seeds.
+
+    Returns:
+        Two charts with the same axis across; none where fewer than two releases have both numbers.
+    """
+    counted = [s for s in todays(summaries) if "l1_mean" in s.values and IDENTIFIED in s.values]
+    kept = [s for s in counted if s.claimed("closed_gap") is not None]
+    if len(kept) < 2:
+        return []
+    hidden, named = list[Point](), list[Point]()
+    for summary in kept:
+        name, across = summary.release, summary.values["l1_mean"].mean
+        ours, failed = "codebook" in summary.record.defense, "closed_gap" in summary.failed
+        shape = "disc" if ours else "ring"
+        low, high = (None, None) if failed else _ends(summary.values["closed_gap"])
+        gap = summary.claimed("closed_gap") or 0.0
+        text = gap_label(summary, "closed_gap")
+        mark = "at least" if failed else shape
+        hidden.append(Point(name, across, gap, low, high, ours, name, mark, text=text))
+        share = summary.values[IDENTIFIED]
+        low, high = _ends(share)
+        named.append(Point(name, across, share.mean, low, high, ours, name, shape))
+    label, size = AXES["l1_mean"], (WIDTH, OVERVIEW_HEIGHT)
+    legend = (Legend("disc", "strong", "a codebook"), Legend("ring", "plain", "another release"))
+    title = "Queries that an attacker names among candidates (lower is better)"
+    columns = {
+        "release": Column(attrgetter("name")),
+        label: Column(attrgetter("across"), ".4f"),
+        "share named": Column(attrgetter("up"), ".3f"),
+    }
+    change = change_axis(label, named, WIDTH, linear_below=1e-3, spare=0.05)
+    return [
+        gap_chart(
+            "overview-gap",
+            "What it hides: G of the strongest attacker (higher is better)",
+            hidden,
+            (label, "closed gap G"),
+            legend=legend,
+            linear_below=1e-3,
+            size=size,
+        ),
+        plane_chart(
+            "overview-identified",
+            title,
+            f"A plane: across, {label}; up, the share of queries that matching names.",
+            named,
+            (change, share_axis("share named", OVERVIEW_HEIGHT)),
+            lowest=0.0,
+            size=size,
+            numbers=Listing(title, columns, named),
+            legend=legend,
+        ),
+    ]
 
 
 def _sections(

@@ -1,0 +1,115 @@
+"""Entries: releases of other people, judged as oneway's own are, and shown beside them."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from oneway.benchmark.spec import ExperimentSpec, read_toml
+from oneway.errors import CorruptDataError, InvalidOptionError, MissingDataError
+from oneway.evaluation.settings import ReleaseSpec
+from oneway.parsing import build_from
+
+ENTRY = "entry-"
+"""What the names of experiments with the releases of an entry begin with."""
+
+RECORDED = "oneway.benchmark.recorded:RecordedScores"
+
+
+@dataclass(frozen=True)
+class EnteredRelease:
+    """A release of an entry: a defense, or scores that were recorded.
+
+    Attributes:
+        name: Its name in tables.
+        defense: A registered name, or ``module:Class`` of a subclass of ``BaseDefense``.
+        options: Options of the defense.
+        recorded: File with recorded scores; ``{data}`` and ``{seed}`` stand for those of the split.
+    """
+
+    name: str
+    defense: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    recorded: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a release that is neither, or both.
+
+        Raises:
+            InvalidOptionError: It is.
+        """
+        if bool(self.defense) == bool(self.recorded):
+            raise InvalidOptionError(
+                f"release {self.name!r} of an entry must have either `defense` or `recorded`."
+            )
+
+    def released(self, data: str, seed: int, folder: Path) -> ReleaseSpec:
+        """Return the release as an experiment has it, for a split.
+
+        Args:
+            data: Preset of the leaderboard.
+            seed: Seed of the split.
+            folder: What the path of recorded scores is relative to.
+
+        Raises:
+            MissingDataError: There are no recorded scores for the split.
+            OnewayError: The release cannot be built.
+        """
+        if not self.recorded:
+            return ReleaseSpec(self.name, self.defense, self.options)
+        file = folder / self.recorded.replace("{data}", data).replace("{seed}", str(seed))
+        if not file.is_file():
+            raise MissingDataError(
+                f"release {self.name!r} has no recorded scores {file}. Record them for this split, "
+                "or choose others by --data and --seed."
+            )
+        digest = sha256(file.read_bytes()).hexdigest()
+        return ReleaseSpec(self.name, RECORDED, {"file": str(file), "sha256": digest})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The releases of somebody, from a file.
+
+    Attributes:
+        name: Whose they are, which files and tables name.
+        releases: The releases.
+    """
+
+    name: str
+    releases: tuple[EnteredRelease, ...]
+
+
+def read_entry(path: Path) -> Entry:
+    """Read an entry from a TOML file.
+
+    Raises:
+        MissingDataError: There is no such file.
+        CorruptDataError: It is not TOML.
+        UnknownNameError: A key is unknown.
+        InvalidOptionError: A value is missing, or of another type.
+    """
+    if not path.is_file():
+        raise MissingDataError(f"there is no entry {path}.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CorruptDataError(f"{path} cannot be read ({type(error).__name__}).") from error
+    return build_from(Entry, read_toml(content, str(path)), str(path))
+
+
+def entered(spec: ExperimentSpec, entry: Entry, folder: Path) -> ExperimentSpec:
+    """Return an experiment with an entry's releases in place of its own, all else the same.
+
+    Args:
+        spec: A leaderboard, with its preset and seed.
+        entry: The entry.
+        folder: Folder of the entry's file.
+
+    Raises:
+        OnewayError: A release cannot be built.
+    """
+    rows = [row.released(spec.preset, spec.seed, folder) for row in entry.releases]
+    releases = (spec.releases[0], *rows)
+    return dataclasses.replace(spec, name=f"{ENTRY}{entry.name}", releases=releases)

@@ -1,0 +1,163 @@
+"""Entries: somebody else's releases are judged as ours are, and recorded scores as their defense."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.small import CPU, NONE, blobs, spec_of
+from oneway.benchmark import Cells
+from oneway.benchmark.entries import entered, read_entry
+from oneway.benchmark.splits import write_splits
+from oneway.data import no_progress, read_npz
+from oneway.errors import (
+    CorruptDataError,
+    InvalidOptionError,
+    InvalidTensorError,
+    MissingDataError,
+    UnknownNameError,
+)
+from oneway.evaluation import Store
+
+NAMES = ("label-only", "kernel-ridge", "static", "averaging")
+SPEC = dataclasses.replace(spec_of(NONE, names=NAMES), preset="small")
+
+MODULE = """
+from oneway.defenses.base import ScoreDefense
+from oneway.options import option
+
+class Coarse(ScoreDefense):
+    step: float = option("Logits are rounded to multiples of it.", default=2.0, above=0)
+
+    def transform(self, logits):
+        scores = logits.log_softmax(-1)
+        return (scores / self.step).round() * self.step
+
+class NoDefense:
+    pass
+"""
+
+ENTRY = """
+name = "somebody"
+[[releases]]
+name = "coarse"
+defense = "somebodys_release:Coarse"
+options = { step = 3.0 }
+[[releases]]
+name = "recorded"
+recorded = "{data}-seed{seed}.npz"
+"""
+
+
+def data():
+    return blobs(), None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An entry with a class, and the split with what that class releases."""
+    folder = tmp_path_factory.mktemp("entry")
+    (folder / "somebodys_release.py").write_text(MODULE, encoding="utf-8")
+    (folder / "entry.toml").write_text(ENTRY, encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    options = {"device": CPU, "report": no_progress}
+    write_splits(SPEC, data, folder / "split.npz", Store(folder / "cache"), **options)
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def record(folder, **changes):
+    """Record what the class would release."""
+    split = read_npz(folder / "split.npz")
+    kind = sys.modules["somebodys_release"].Coarse
+    released = kind(step=3.0)(torch.from_numpy(split["logits"])).softmax(-1).numpy()
+    arrays = {"keys": split["keys"], "target": split["target"], "confidences": released} | changes
+    np.savez(folder / "small-seed0.npz", **arrays)
+    return arrays
+
+
+def entry_of(folder, spec=SPEC):
+    return entered(spec, read_entry(folder / "entry.toml"), folder)
+
+
+@pytest.fixture(scope="module")
+def records(folder):
+    __import__("somebodys_release")
+    record(folder)
+    cells = Cells(entry_of(folder), folder / "records.jsonl", Store(folder / "cache"))
+    return {one.release: one for one in cells.run(data, device=CPU)}
+
+
+def test_recorded_scores_are_judged_as_the_defense_that_made_them(records):
+    coarse, recorded = records["coarse"], records["recorded"]
+    assert set(records) == {"none", "coarse", "recorded"}
+    assert coarse.errors == pytest.approx(recorded.errors, rel=0.02)
+    assert coarse.l1_mean == pytest.approx(recorded.l1_mean, abs=1e-5)
+    assert coarse.errors != records["none"].errors
+    assert coarse.matching and not recorded.matching, "nobody can ask a file about candidates"
+    assert records["recorded"].label_changes == records["coarse"].label_changes == 0
+
+
+def test_an_experiment_of_an_entry_differs_in_its_releases_alone(folder, records):
+    spec = entry_of(folder)
+    assert spec.name == "entry-somebody"
+    assert dataclasses.replace(spec, name=SPEC.name, releases=SPEC.releases) == SPEC
+    assert len(spec.releases[2].options["sha256"]) == 64
+    record(folder, more=np.zeros(1))
+    changed = entry_of(folder).releases[2].options
+    assert changed["sha256"] != spec.releases[2].options["sha256"], "other scores, another record"
+
+
+def test_scores_of_another_classifier_or_of_other_rows_are_refused(folder, records):
+    store = Store(folder / "cache")
+    record(folder, target=np.array("0" * 64))
+    with pytest.raises(InvalidOptionError, match="another classifier"):
+        Cells(entry_of(folder), folder / "other.jsonl", store).run(data, device=CPU)
+    split = record(folder)
+    few = {name: split[name][:-1] for name in ("keys", "confidences")}
+    record(folder, **few)
+    with pytest.raises(InvalidTensorError, match="lacks 1 of 45 rows"):
+        Cells(entry_of(folder), folder / "other.jsonl", store).run(data, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"keys": np.zeros((105, 3), np.uint8)}, "keys of"),
+        ({"confidences": np.zeros((7, 3))}, "a row of floating"),
+        ({"confidences": np.ones((105, 3))}, "sum"),
+        ({"confidences": np.full((105, 3), np.nan)}, "finite"),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(folder, records, changes, said):
+    record(folder, **changes)
+    with pytest.raises((CorruptDataError, InvalidTensorError), match=said):
+        entry_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('name = "a"\n[[releases]]\nname = "b"', InvalidOptionError),
+        ('name = "a"\n[[releases]]\nname = "b"\nrecorded = "gone.npz"', MissingDataError),
+        ('name = "a"\n[[releases]]\nname = "b"\ndefense = "gone_module:A"', MissingDataError),
+        ('name = "a"\n[[releases]]\nname = "b"\ndefense = "roundin"', UnknownNameError),
+        (
+            'name = "a"\n[[releases]]\nname = "b"\ndefense = "somebodys_release:NoDefense"',
+            InvalidOptionError,
+        ),
+        (
+            'name = "a"\n[[releases]]\nname = "b"\ndefense = "somebodys_release:Gone"',
+            UnknownNameError,
+        ),
+        ('name = "a"\nrelease = 3', UnknownNameError),
+        ("name = ", CorruptDataError),
+    ],
+)
+def test_an_entry_that_cannot_be_judged_is_refused_before_anything_runs(folder, text, error):
+    path = folder / "bad.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(error):
+        entered(SPEC, read_entry(path), folder)
