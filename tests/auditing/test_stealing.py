@@ -113,9 +113,10 @@ def test_what_does_not_fit_in_the_time_is_left_out_for_all_releases_and_named(
     settings = StealingSettings(budgets=(40, 80), seeds=2, steps=1500)
     record = StealingAudit(audited, Store(tmp_path), settings).run(seconds=0.0)
     assert record.budgets == ()
-    assert record.settings.steps == LEAST_STEPS
+    steps = record.settings.steps
+    assert LEAST_STEPS <= steps < 2 * LEAST_STEPS
     assert record.left_out == (
-        f"{1500 - LEAST_STEPS:,} of 1,500 steps",
+        f"{1500 - steps:,} of 1,500 training steps of each copy",
         "2 of 2 seeds with 40 queries",
         "2 of 2 seeds with 80 queries",
     )

@@ -204,6 +204,7 @@ class _Case:
         guard: What stands before the model; None where it is unknown.
         cell_means: See :class:`ThiefKnowledge`.
         truth: ``(M, K)`` clean confidences of the test queries.
+        answers: Hash of the answers to all auxiliary rows and test queries.
         steps: Least number of training steps of a copy.
         deadline: When thieves must be done.
     """
@@ -213,6 +214,7 @@ class _Case:
     guard: Defense | None
     cell_means: Callable[[Tensor], Tensor] | None
     truth: Tensor
+    answers: str
     steps: int
     deadline: Deadline
 
@@ -285,24 +287,23 @@ class StealingAudit:
             LABEL: (labels, LabelOnly()),
             RELEASED: (released, None if audited.guarded is not None else defense),
         }
-        means = {
-            name: _cell_means(query(audited.auxiliary, 1)[0], clean_auxiliary)
-            for name, (query, _) in releases.items()
-            if name != CLEAN
-        }
         truth = clean(audited.test, 1)[0]
-        keeps = bool((released(audited.test, 1)[0].argmax(-1) == truth.argmax(-1)).all())
         steps = self._steps_that_fit(deadline, truth.shape[-1])
-        cases = {
-            name: _Case(name, *asked, means.get(name), truth, steps, deadline)
-            for name, asked in releases.items()
-        }
+        cases, answers = dict[str, _Case](), {CLEAN: (clean_auxiliary, truth)}
+        for name, (query, guard) in releases.items():
+            if name != CLEAN:
+                answers[name] = query(audited.auxiliary, 1)[0], query(audited.test, 1)[0]
+            known = None if name == CLEAN else _cell_means(answers[name][0], clean_auxiliary)
+            answered = fingerprint(*answers[name])
+            cases[name] = _Case(name, query, guard, known, truth, answered, steps, deadline)
+        keeps = bool((answers[RELEASED][1].argmax(-1) == truth.argmax(-1)).all())
         seeds, left_out = self._steal(cases, deadline)
         if steps < self.settings.steps:
-            left_out.insert(0, f"{self.settings.steps - steps:,} of {self.settings.steps:,} steps")
+            most = self.settings.steps
+            left_out.insert(0, f"{most - steps:,} of {most:,} training steps of each copy")
         data = fingerprint(audited.auxiliary, audited.test)
         return StealingRecord(
-            release=audited.release.name,
+            release=audited.release.name if audited.guarded is None else "guarded endpoint",
             queries=len(audited.test),
             settings=replace(self.settings, steps=steps),
             seed=self.seed,
@@ -349,15 +350,20 @@ class StealingAudit:
         return seeds, left_out
 
     def _steps_that_fit(self, deadline: Deadline, classes: int) -> int:
-        """Return the training steps of each copy that let the smallest case fit in the time."""
-        most, rows = self.settings.steps, self.audited.auxiliary[:64]
+        """Return the training steps of each copy that let the smallest case fit in the time.
+
+        They are halved until it fits, so that an audit which goes on takes the same number.
+        """
+        steps, rows = self.settings.steps, self.audited.auxiliary[:64]
         if deadline.left() == math.inf:
-            return most
+            return steps
         train = copy_trainer(TIMED_STEPS, Stream(self.seed, "timing").generator())
         begin = time.perf_counter()
         train(rows, rows.new_full((len(rows), classes), 1 / classes))
         each = (time.perf_counter() - begin) / TIMED_STEPS
-        return min(most, max(LEAST_STEPS, int(deadline.left() / 2 / COPIES / each)))
+        while steps // 2 >= LEAST_STEPS and COPIES * steps * each > deadline.left() / 2:
+            steps //= 2
+        return steps
 
     def _stolen(self, case: "_Case", budget: int, seed: int) -> _Stolen:
         """Return the best copy of each attack in the order of the registry, from the store."""
@@ -370,7 +376,7 @@ class StealingAudit:
             "steps": case.steps,
             "attacks": {name: attack.numerics for name, attack in STEALING_ATTACKS.items()},
             "data": fingerprint(*tensors),
-            "answers": fingerprint(*(case.query(rows, 1)[0] for rows in tensors[:2])),
+            "answers": case.answers,
             "release": [case.release, type(case.guard).__name__],
         }
         run = partial(self._run, case, budget, seed)

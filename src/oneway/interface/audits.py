@@ -151,7 +151,7 @@ class AuditResult:
         record, lines = self.record, list[str]()
         for threat, gap in closed_gaps(record).items():
             claimed = gap.claimed
-            unknown = claimed is None and threat == "inversion"
+            unknown = claimed is None and (threat == "inversion" or gap.failed)
             if least is not None and (unknown or (claimed is not None and claimed < least)):
                 got = "nothing can be claimed" if claimed is None else f"it is {claimed:.3f}"
                 lines.append(f"{SYMBOLS[threat]} must be at least {least:g}, but {got}.")

@@ -15,10 +15,14 @@ def decisive_budget(record: StealingRecord) -> BudgetResult | None:
 
 
 def stealing_gap(record: StealingRecord) -> Gap:
-    """Return G_steal of the budget that decides; without a value, there is nothing to defend."""
+    """Return G_steal of the budget that decides; without a value, there is nothing to defend.
+
+    Where time was too short for any thief, nothing is claimed.
+    """
     result = decisive_budget(record)
-    gap = None if result is None else result.gap
-    return Gap.of(None if gap is None else gap.estimate, gap)
+    if result is None:
+        return Gap(None, failed=True)
+    return Gap.of(None if result.gap is None else result.gap.estimate, result.gap)
 
 
 def stealing_floor(record: StealingRecord) -> str:

@@ -280,9 +280,7 @@ def test_the_overview_has_each_release_at_one_place_in_both_charts(board):
     ]
     hides, names = overview_charts([*named[1:], summaries[0]])
     assert [row[0] for row in hides.numbers.cells()] == [one.release for one in named[1:]]
-    assert [row[:2] for row in names.numbers.cells()] == [
-        row[:2] for row in hides.numbers.cells()
-    ]
+    assert [row[:2] for row in names.numbers.cells()] == [row[:2] for row in hides.numbers.cells()]
     shares = [row[2] for row in names.numbers.cells()]
     assert shares == [f"{at / 10:.3f}" for at in range(1, len(named))]
     assert overview_charts(summaries) == [], "nothing is drawn where nothing was identified"
