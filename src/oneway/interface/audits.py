@@ -37,6 +37,7 @@ from oneway.interface.threats import ThreatSettings, check_data, check_options
 from oneway.metrics import Interval
 from oneway.report import draw_reconstructions
 from oneway.report.audit import Gap
+from oneway.report.membership import LEAST_REFERENCES
 from oneway.report.page import audit_page, render, write_page
 from oneway.report.threats import SYMBOLS, closed_gaps, verdict_of_threats
 
@@ -158,6 +159,12 @@ class AuditResult:
         if record.membership is not None:
             failed = record.membership.controls_failed
             lines += [f"membership control failed: {name}" for name in failed]
+            trained = record.membership.references
+            if trained < LEAST_REFERENCES and record.membership.left_out:
+                lines.append(
+                    f"membership: {trained} reference models were trained in time, and a claim "
+                    f"needs {LEAST_REFERENCES}. Allow more minutes."
+                )
         inversion = record.inversion
         if inversion is not None:
             blind = inversion.failed and inversion.closed_gap_at_least is None

@@ -12,6 +12,9 @@ WORDS = {
     "lowest": "members named at .1 % false alarms",
 }
 
+LEAST_REFERENCES = 4
+"""Least number of reference models for a claim that little leaks."""
+
 
 def decisive_gap(record: MembershipRecord) -> tuple[str, MeasuredGap]:
     """Return the measure that decides, and what was reached by it.
@@ -48,12 +51,14 @@ def membership_headline(record: MembershipRecord) -> Headline:
         failed = ", ".join(record.controls_failed)
         return Headline("void", "VOID: believe nothing", f"VOID: these controls failed: {failed}.")
     if closed is None:
-        return Headline(
-            "mixed",
-            "Nothing to defend",
-            f"Attackers of clean scores cannot be told from attackers of labels alone; {floor}.",
-        )
-    return Headline(*level_of(closed, record.release), f"G_mem {shown(closed)}; {floor}.")
+        tone, stamp = "mixed", "Nothing to defend"
+        reason = "Attackers of clean scores cannot be told from attackers of labels alone"
+    else:
+        tone, stamp = level_of(closed, record.release)
+        reason = f"G_mem {shown(closed)}"
+    if record.references < LEAST_REFERENCES and (closed is None or tone == "good"):
+        tone, stamp = "mixed", "Weak attackers: nothing is claimed"
+    return Headline(tone, stamp, f"{reason}; {floor}.")
 
 
 def membership_verdict(record: MembershipRecord) -> list[str]:
@@ -72,9 +77,10 @@ def membership_verdict(record: MembershipRecord) -> list[str]:
             f"{variation.low:.3f} ({variation.level:.0%}; estimate {variation.plug_in:.3f}, of "
             f"which {variation.by_chance:.3f} would appear by chance)."
         )
-    if record.references < 4:
+    if record.references < LEAST_REFERENCES:
         lines.append(
-            "Fewer than 4 reference models: a claim without strong attackers is empty. Use "
+            f"Fewer than {LEAST_REFERENCES} reference models: a claim without strong attackers is "
+            "empty. Use "
             "--references 8 or more."
         )
     lines += record.notes
