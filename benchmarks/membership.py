@@ -38,12 +38,12 @@ LOSS = {"mnist": 0.005, "digits": 0.005}
 Row = dict[str, Any]
 
 
-def load(data: str, root: Path) -> tuple[Tensor, Tensor, int]:
+def load(data: str, root: Path, most: int = 1800) -> tuple[Tensor, Tensor, int]:
     """Return inputs in [0, 1], labels, and the number of candidates; the rest is population."""
     if data == "mnist":
         with np.load(root / "mnist.npz") as arrays:
             images, labels = arrays["images"], arrays["labels"]
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1800]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most]
         inputs = torch.from_numpy(images[rows.numpy()]).float().unsqueeze(1) / 255
         return inputs, torch.from_numpy(labels[rows.numpy()]), 1200
     from sklearn.datasets import load_digits

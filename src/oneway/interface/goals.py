@@ -14,6 +14,7 @@ from oneway.defenses import MemberLeak, ReleaseCandidate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.interface.audit_source import AuditSource
+from oneway.report.membership import shown
 
 Goal = Literal["inversion", "membership", "all"]
 GOALS: tuple[Goal, ...] = ("inversion", "membership", "all")
@@ -82,7 +83,7 @@ def judged_for_members(
 
     Raises:
         OverlappingSplitsError: Queries are among the members or non-members.
-        InvalidOptionError: Clean scores leak no more than labels.
+        InvalidOptionError: It is not certain that clean scores leak more than labels.
     """
     opened = source.open_members(report=report)
     check_disjoint({"queries": queries, "members and non-members": opened.rows.inputs})
@@ -96,9 +97,10 @@ def judged_for_members(
         gap, variation = found.gaps()["area"], found.total_variation
         if gap.closed is None:
             raise InvalidOptionError(
-                "a release cannot be chosen against membership: clean scores leak no more than "
-                f"labels here (area under the ROC curve {gap.clean.estimate:.3f} and "
-                f"{gap.label.estimate:.3f}). Choose with --goal inversion (goal=...)."
+                "a release cannot be chosen to hide members: it is not certain that clean scores "
+                f"leak more than labels (area under the ROC curve {shown(gap.clean)} and "
+                f"{shown(gap.label)}). Pass more members and non-members, or --goal inversion "
+                "(goal=...)."
             )
         hidden = min(gap.closed.estimate, 1.0)
         if goal == "all":
