@@ -9,6 +9,7 @@ scikit-learn carries, which are too few for a certain result.
 import argparse
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,13 +26,13 @@ from oneway.defenses.codebook import CodebookRelease
 from oneway.evaluation import ReleaseSpec, Store
 from oneway.evaluation.records import environment, json_values, source_commit
 from oneway.evaluation.store import write_json_lines
-from oneway.interface.goals import GOALS
+from oneway.interface.goals import GOALS, Goal
 from oneway.targets import TorchTarget
 
 PARTS = ("members", "non_members", "other members", "other non-members", "own", "queries")
 
-ROWS = 3000
-"""Most rows that are used."""
+ROWS, MEMBERS = 3000, 20
+"""Most rows that are used, and least members of the candidate codebooks."""
 
 Parts = dict[str, tuple[Tensor, Tensor]]
 
@@ -65,21 +66,34 @@ def row_of(
     return row
 
 
-def chosen(parts: Parts, target: TorchTarget, audit: MembershipAudit) -> list[dict[str, Any]]:
-    """Return a row for the default codebook, and one for the release of each goal."""
+def defaults(parts: Parts, target: TorchTarget, audit: MembershipAudit) -> dict[str, Any]:
+    """Return the row of a codebook at its defaults."""
     queries = parts["queries"][0]
     generator = torch.Generator().manual_seed(0)
     plain = CodebookRelease.fit(target.logits(queries), queries, generator=generator)
     row = row_of("defaults", plain, parts, target, audit)
-    rows = [{"goal": "none: the defaults", "release": "codebook", **row}]
-    for goal in GOALS:
+    return {"goal": "none: the defaults", "release": "codebook", **row}
+
+
+def chosen(
+    goals: Sequence[Goal], parts: Parts, target: TorchTarget, audit: MembershipAudit
+) -> list[dict[str, Any]]:
+    """Return a row for the release of each goal."""
+    queries, rows = parts["queries"][0], []
+    for goal in goals:
         names = () if goal == "inversion" else ("members", "non_members")
         data: dict[str, Any] = {name: parts[name] for name in names}
         data |= {"attacker_data": parts["own"]} if names else {}
         begin = time.process_time()
         with TemporaryDirectory() as folder:
             choice = oneway.choose(
-                target.module, queries, outputs="logits", goal=goal, cache=folder, **data
+                target.module,
+                queries,
+                outputs="logits",
+                goal=goal,
+                min_members=[MEMBERS],
+                cache=folder,
+                **data,
             )
         seconds, best = time.process_time() - begin, choice.candidate
         options = [
@@ -102,6 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", choices=("mnist", "digits"), default="digits")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--goals", nargs="*", choices=GOALS, default=list(GOALS))
+    parser.add_argument("--defaults", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
     parts = parts_of(options.data, options.data_root)
@@ -120,7 +136,8 @@ def main() -> None:
     others = Candidates.of(parts["other members"], parts["other non-members"], parts["own"])
     with TemporaryDirectory() as folder:
         audit = MembershipAudit(target, others, MembershipSettings(8, 0), Store(Path(folder)))
-        rows = chosen(parts, target, audit)
+        rows = [defaults(parts, target, audit)] if options.defaults else []
+        rows += chosen(options.goals, parts, target, audit)
     place = {
         "data": options.data,
         "command": f"python benchmarks/choose_goal.py --data {options.data}",
