@@ -1,6 +1,7 @@
 """Membership audits as a user runs them: Python, command, records, refusals."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from oneway.auditing import AuditRecord, MembershipSettings, StealingSettings
 from oneway.auditing.membership import members_in_table
 from oneway.auditing.references import halves, own_architecture
 from oneway.cli.main import app
-from oneway.defenses import build_defense
-from oneway.errors import InvalidOptionError, OverlappingSplitsError
+from oneway.defenses import build_defense, candidate_releases
+from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
 from oneway.targets import TorchTarget
 from report.page.reading import assert_stands_alone
 
@@ -194,3 +195,62 @@ def test_reference_models_have_the_models_own_architecture_where_it_can_be_drawn
     softened = TorchTarget(nn.Sequential(model, nn.Softmax(-1)), outputs="confidences")
     for other in (TorchTarget(Bare()), TorchTarget(traced), softened, lambda images: images):
         assert own_architecture(other, rows) is None
+
+
+@pytest.fixture
+def few_candidates(monkeypatch):
+    """Two codebooks of each center, and no other release."""
+    monkeypatch.setattr(candidate_releases, "RATE_WEIGHTS", (math.inf, 0.0))
+    monkeypatch.setattr(candidate_releases, "RELEASE_GRID", ())
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return torch.rand(400, 1, 5, 5, generator=torch.Generator().manual_seed(1)).numpy()
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_a_release_is_chosen_to_hide_members_at_the_least_distortion(
+    data, model, queries, tmp_path
+):
+    given = {name: (images.numpy(), labels.numpy()) for name, (images, labels) in data.items()}
+    sizes = {"outputs": "logits", "references": 0, "min_members": [20], "cache": tmp_path}
+    found = oneway.choose(model, queries, goal="membership", **sizes, **given)
+    hidden = {each.l1_mean: each.hidden for each in found.candidates}
+    enough = 0.9 * max(hidden.values())
+    assert found.candidate.l1_mean == min(l1 for l1, each in hidden.items() if each >= enough)
+    for each in found.candidates:
+        assert each.hidden == min(each.members.closed, 1)
+        assert each.members.bound is None or 0 <= each.members.bound <= 1
+    # One vector a label tells nothing but the label.
+    coarse = [each for each in found.candidates if each.options["rate_weight"] == math.inf]
+    assert all(each.members.closed == pytest.approx(1) for each in coarse)
+    for changes, kind, message in (
+        ({"members": None}, InvalidOptionError, "--members must be given for the goal"),
+        ({"goal": "inversion"}, InvalidOptionError, "the goal is inversion"),
+        ({"goal": "both"}, UnknownNameError, "unknown goal"),
+    ):
+        with pytest.raises(kind, match=message):
+            oneway.choose(model, queries, **{"goal": "all", **sizes, **given, **changes})
+    own = given["members"][0]
+    with pytest.raises(OverlappingSplitsError, match="queries and members"):
+        oneway.choose(
+            model, np.concatenate([own, own // 2, own // 3]), goal="all", **sizes, **given
+        )
+    with pytest.raises(InvalidOptionError, match="needs the model itself"):
+        oneway.choose(np.zeros((400, 3)), queries, goal="all", **sizes, **given)
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_the_command_chooses_for_both_goals_and_says_what_favors_the_choice(files, queries):
+    np.savez(files / "queries.npz", images=queries)
+    words = ["choose", str(files / "model.pt"), "--outputs", "logits", "--goal", "all"]
+    for name in ("queries", "members", "non_members", "attacker_data"):
+        words += [f"--{name.replace('_', '-')}", str(files / f"{name}.npz")]
+    sizes = ["--references", "0", "--min-members", "20", "--cache", str(files / "cache")]
+    done = CliRunner().invoke(app, [*words, *sizes])
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "smaller of G_mem and the certified error" in printed
+    assert "on the rows that chose it, which favors it" in printed
+    assert "Make it: oneway codebook" in printed
