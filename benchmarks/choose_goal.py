@@ -2,8 +2,7 @@
 
 They are chosen on one half of members and non-members, and audited for membership on the other. A
 network is trained until it fits its rows closely; the codebook at its defaults stands beside.
-``--data mnist`` needs mnist.npz in ``--data-root``; ``--data digits`` takes the digits that
-scikit-learn carries, which are too few for a certain result.
+It needs mnist.npz in ``--data-root``.
 """
 
 import argparse
@@ -37,11 +36,9 @@ ROWS, MEMBERS = 3000, 20
 Parts = dict[str, tuple[Tensor, Tensor]]
 
 
-def parts_of(data: str, root: Path) -> Parts:
+def parts_of(root: Path) -> Parts:
     """Return images with labels: two lots of members and non-members, the attacker's, queries."""
-    inputs, labels, _ = load(data, root, ROWS)
-    if inputs.ndim == 2:
-        inputs = inputs.view(-1, 1, 8, 8)
+    inputs, labels = load(root, ROWS)
     lot = len(inputs) // 10  # queries are the rest: some of them certify
     sizes = [lot] * 5 + [len(inputs) - 5 * lot]
     pairs = zip(inputs.split(sizes), labels.split(sizes), strict=True)
@@ -114,13 +111,12 @@ def chosen(
 def main() -> None:
     """Choose, audit, print, and write records if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", choices=("mnist", "digits"), default="digits")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--goals", nargs="*", choices=GOALS, default=list(GOALS))
     parser.add_argument("--defaults", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     options = parser.parse_args()
-    parts = parts_of(options.data, options.data_root)
+    parts = parts_of(options.data_root)
     images, labels = (
         torch.cat(each) for each in zip(parts["members"], parts["other members"], strict=True)
     )
@@ -129,7 +125,7 @@ def main() -> None:
         images,
         labels,
         int(labels.max()) + 1,
-        loss=LOSS[options.data],
+        loss=LOSS,
         generator=torch.Generator().manual_seed(0),
     )
     target = TorchTarget(network)
@@ -139,8 +135,7 @@ def main() -> None:
         rows = [defaults(parts, target, audit)] if options.defaults else []
         rows += chosen(options.goals, parts, target, audit)
     place = {
-        "data": options.data,
-        "command": f"python benchmarks/choose_goal.py --data {options.data}",
+        "command": "python benchmarks/choose_goal.py",
         "environment": dataclasses.asdict(environment(torch.device("cpu"))),
         "commit": source_commit(),
     }

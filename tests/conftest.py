@@ -19,7 +19,9 @@ from built import Built, build
 for _threads in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_threads] = "1"
 # pytest rewrites every test module; keep that for the next run, or collection takes twice as long.
+# Processes that a test starts need not compile oneway anew, either.
 sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("default", deadline=None, max_examples=60)
 # The same few examples each time; developers search further, and elsewhere.
@@ -29,6 +31,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 GROUPS = {
     "cluster": re.compile(r"/test_(cluster|ray)\.py::|::test\w*_on_(a_cluster|ray)(?![a-z])"),
     "distribution": re.compile(r"/test_(clean_install|wheel)\.py::"),
+    # MLflow, transformers and scikit-learn take seconds to import.
+    "adapters": re.compile(r"/adapters/test_|/test_(real_models|adapters_page)\.py::"),
     "audited pages": re.compile(r"/report/page/test_(audit_page|in_a_browser)\.py::"),
     "playground": re.compile(r"/playground/test_(drawing|server|session)\.py::"),
 }
@@ -95,8 +99,11 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("ONEWAY_KEY", "0123456789abcdef")  # as each machine of a cluster has it
         patch.delenv("RAY_ADDRESS", raising=False)
+        # Each is another Python to start: one that would add machines, one that would show logs.
+        for process in ("start_monitor", "start_log_monitor"):
+            patch.setattr(f"ray._private.node.Node.{process}", lambda _: None)
         ray.init(
-            num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
+            num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**27
         )
         yield ray
         ray.shutdown()

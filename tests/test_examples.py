@@ -16,6 +16,7 @@ from auditing.audits import search_little
 from endpoints import OpenInferenceServer, running
 from oneway.auditing import AuditSettings
 from oneway.cli.main import app
+from ray_stand_in import ray_in_this_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -108,10 +109,9 @@ def test_a_guarded_endpoint_is_asked_through_its_guard(monkeypatch, capsys):
     assert [round(sum(row), 6) for row in rows] == [1, 1, 1]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("cluster")
-@pytest.mark.filterwarnings("ignore::Warning")  # of Ray Data, about its own settings
-def test_a_guarded_deployment_and_guarded_rows_on_ray(monkeypatch, capsys):
+def test_a_guarded_deployment_and_guarded_rows_of_ray(monkeypatch, capsys):
+    """Without a cluster, which test_ray.py has."""
+    ray_in_this_process(monkeypatch)
     said = run_example("guarded_ray", monkeypatch, capsys)
     assert "served: (5, 10) rows sum to [1.0, 1.0, 1.0, 1.0, 1.0]" in said
     assert "stored: 1000 rows with ['id', 'confidences']" in said

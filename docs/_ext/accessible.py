@@ -20,8 +20,10 @@ CHANGES = (
     # Markdown wants a head for every table; one without words is none.
     (r"<thead>\s*<tr[^>]*>\s*(?:<th[^>]*><p></p></th>\s*)+</tr>\s*</thead>", ""),
     (r'<th class="head"><p></p></th>', '<td class="head"></td>'),
-    # A number and its interval stay on one line, and so does a range.
+    # A number, its interval and its mark stay on one line; so do a range and an option's dashes.
     (r" ± ", "&#160;±&#160;"),
+    (r" †</p>", "&#160;†</p>"),
+    (r'<span class="pre">--', '<span class="pre option">--'),
     (r"<td><p>(-?[\d.]+) to (-?[\d.]+)</p></td>", r"<td><p>\1&#160;to&#160;\2</p></td>"),
     # What docstrings call attributes.
     (r">Variables<", ">Attributes<"),

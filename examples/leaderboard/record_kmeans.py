@@ -3,8 +3,9 @@
     oneway leaderboard --data digits --seed 0 --splits splits
     python record_kmeans.py splits/digits-seed0.npz
 
-The centers are fitted to the operator's queries, or else to auxiliary inputs; the release is then recorded for auxiliary inputs
-and for queries. A center may have another label than a score: such changes are counted.
+The centers are fitted to the operator's queries, or else to auxiliary inputs. The release is then
+recorded for auxiliary inputs and for queries. A center may have another label than the scores that
+it stands for: such changes are counted.
 """
 
 import sys

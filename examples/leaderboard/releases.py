@@ -29,7 +29,12 @@ class LaplaceNoise(RandomDefense):
 
     scale: float = option("Scale of the noise.", default=0.05, above=0)
 
-    def sample(self, logits: Tensor, images: Tensor | None, count: int) -> Tensor:
+    def sample(
+        self,
+        logits: Tensor,
+        images: Tensor | None,  # noqa: ARG002  the noise does not depend on them
+        count: int,
+    ) -> Tensor:
         """Return so many answers to each query."""
         scores = logits.softmax(-1)
         shape = (count, *scores.shape)

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import oneway
@@ -16,6 +15,7 @@ from oneway.interface import open_model
 from optional import later
 from rows import leads
 
+LogisticRegression = later("sklearn.linear_model:LogisticRegression")
 transformers = later("transformers")
 IMAGES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 

@@ -132,9 +132,12 @@ def test_an_error_raised_on_purpose_comes_home_and_is_not_tried_again(tmp_path):
 
 
 @pytest.mark.usefixtures("workers")
-def test_relative_paths_begin_where_the_command_was_given(root, here, tmp_path, monkeypatch):
+def test_relative_paths_begin_where_the_command_was_given(
+    root, run_here, here, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(root)
+    shutil.copytree(run_here / "cache", tmp_path / "out" / "cache")  # nothing is to be trained
     (job,) = jobs_in(Path("out"), Path("data"), seeds=(1,))
     assert as_read(dict(run_on_ray([job]))[0]) == here[1]
     assert len(read_records(tmp_path / "out" / "seed1.jsonl")) == 3

@@ -1,4 +1,4 @@
-"""Entries: somebody else's releases are judged as ours are, and recorded scores as their defense."""
+"""Entries: other people's releases are judged as ours are, recorded scores as their defense."""
 
 import dataclasses
 import sys
@@ -96,11 +96,13 @@ def test_recorded_scores_are_judged_as_the_defense_that_made_them(records):
     assert coarse.errors == pytest.approx(recorded.errors, rel=0.02)
     assert coarse.l1_mean == pytest.approx(recorded.l1_mean, abs=1e-5)
     assert coarse.errors != records["none"].errors
-    assert coarse.matching and not recorded.matching, "nobody can ask a file about candidates"
+    assert coarse.matching
+    assert not recorded.matching, "nobody can ask a file about candidates"
     assert records["recorded"].label_changes == records["coarse"].label_changes == 0
 
 
-def test_an_experiment_of_an_entry_differs_in_its_releases_alone(folder, records):
+@pytest.mark.usefixtures("records")
+def test_an_experiment_of_an_entry_differs_in_its_releases_alone(folder):
     spec = entry_of(folder)
     assert spec.name == "entry-somebody"
     assert dataclasses.replace(spec, name=SPEC.name, releases=SPEC.releases) == SPEC
@@ -110,7 +112,8 @@ def test_an_experiment_of_an_entry_differs_in_its_releases_alone(folder, records
     assert changed["sha256"] != spec.releases[2].options["sha256"], "other scores, another record"
 
 
-def test_scores_of_another_classifier_or_of_other_rows_are_refused(folder, records):
+@pytest.mark.usefixtures("records")
+def test_scores_of_another_classifier_or_of_other_rows_are_refused(folder):
     store = Store(folder / "cache")
     record(folder, target=np.array("0" * 64))
     with pytest.raises(InvalidOptionError, match="another classifier"):
@@ -131,7 +134,8 @@ def test_scores_of_another_classifier_or_of_other_rows_are_refused(folder, recor
         ({"confidences": np.full((105, 3), np.nan)}, "finite"),
     ],
 )
-def test_files_that_hold_something_else_are_refused(folder, records, changes, said):
+@pytest.mark.usefixtures("records")
+def test_files_that_hold_something_else_are_refused(folder, changes, said):
     record(folder, **changes)
     with pytest.raises((CorruptDataError, InvalidTensorError), match=said):
         entry_of(folder)

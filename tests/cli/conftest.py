@@ -7,34 +7,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from oneway.cli.main import app
-from oneway.data.datasets import DATASETS
 
 
 def invoke(*arguments: object, env: dict[str, str] | None = None) -> Result:
     """Run ``oneway`` with these arguments, in a wide terminal so that no message is wrapped."""
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
-
-
-READ = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _digits_are_read_once():
-    """The package that carries the digits takes seconds to read them.
-
-    Not for the whole session: other folders test how they are read.
-    """
-    load = DATASETS["digits"]
-
-    def once(source):
-        source.refuse_path()
-        if not READ:
-            READ.append(load(source))
-        return READ[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS, "digits", once)
-        yield
 
 
 @pytest.fixture(scope="session")

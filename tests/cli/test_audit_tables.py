@@ -4,15 +4,17 @@ import joblib
 import numpy as np
 import pandas
 import pytest
-from sklearn.compose import make_column_transformer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
 from laws import looped
 from oneway.auditing import ModelAudit
 from oneway.errors import OverlappingSplitsError
 from oneway.interface import AuditSource, Reading
+from optional import later
+
+make_column_transformer = later("sklearn.compose:make_column_transformer")
+LogisticRegression = later("sklearn.linear_model:LogisticRegression")
+make_pipeline = later("sklearn.pipeline:make_pipeline")
+OneHotEncoder = later("sklearn.preprocessing:OneHotEncoder")
 
 ORDER = ["low", "high", "middle"]
 

@@ -150,7 +150,7 @@ def test_the_bundled_board_has_rounding_and_prototypes_and_several_data_sets():
 def test_an_entry_of_a_class_and_of_recorded_scores_stands_beside_the_leaderboard(
     board, oneway, tmp_path, monkeypatch
 ):
-    folder, arguments, _ = board
+    folder, *_ = board
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "theirs.py").write_text(

@@ -17,10 +17,6 @@ import joblib
 import pandas
 import pytest
 import torch
-from sklearn.compose import make_column_transformer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
 
 from guarded_servers import PATIENCE, logged, running
 from oneway.cli.serve_summary import sample_of, sample_requests
@@ -28,6 +24,12 @@ from oneway.defenses import open_guard
 from oneway.defenses.codebook import CodebookRelease
 from oneway.openinference.messages import ModelMetadata, TensorMetadata
 from oneway.serving import ProxyOptions, ServingSettings
+from optional import later
+
+make_column_transformer = later("sklearn.compose:make_column_transformer")
+LogisticRegression = later("sklearn.linear_model:LogisticRegression")
+make_pipeline = later("sklearn.pipeline:make_pipeline")
+OneHotEncoder = later("sklearn.preprocessing:OneHotEncoder")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "guarded_onnx.py"
 

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from laws import looped
 from oneway.checks import FLOATING
-from oneway.contracts import Defense, RepeatableDefense
+from oneway.contracts import Defense, RepeatableDefense, TrainingData
 from oneway.defenses import DEFENSES, build_defense, needs_state, needs_surrogate
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import FitSettings, fit_codebook
+from oneway.defenses.hamp import RandomScores
+from oneway.defenses.modelguard_s import ModelGuardS
 from oneway.defenses.trained.memguard import MembershipClassifier
 from oneway.defenses.trained.mutual_information import BottleneckNetwork
 from oneway.defenses.trained.poisoning import PoisonGenerator
@@ -74,6 +76,9 @@ CASES = {
     "SSD": ("ssd", {"epsilon": 0.8}),
     "SSD, label guarded": ("ssd", {"epsilon": 0.8, "label_guarded": True}),
     "MemGuard": ("memguard", {"steps": 10, "budget": 0.02}),
+    "HAMP": ("hamp", {}),
+    "ModelGuard-S, fitted": ("modelguard-s", {}),
+    "ModelGuard-W": ("modelguard-w", {"epsilon": 0.3}),
     "LPA": ("lpa", {"budget": 0.3}),
     "permutation": ("permutation", {}),
     "class offsets": ("class-offsets", {"scale": 3.0}),
@@ -117,6 +122,17 @@ def fitted_state(name: str, classes: int) -> nn.Module:
             # Its odds change their sign among the rows that it sees.
             nn.init.constant_(guess.layers[-1].bias, -0.15)
             return guess
+        if name == "hamp":
+            scores = RandomScores(classes, 50)
+            scores.scores.copy_(random_rows(5, 50, classes, torch.float64, 1).sort(-1).values)
+            scores.scores.copy_(scores.scores.flip(-1))
+            return scores
+        if name == "modelguard-s":
+            rows = random_rows(6, 60, classes, torch.float32, 2)
+            material = TrainingData(None, None, None, rows, rows)
+            return ModelGuardS.train(
+                material, generator=torch.Generator(), epsilon=0.5, grows=False
+            )[0]
         if name == "lpa":
             return PoisonGenerator(classes, budget=0.3)
         if name == "purification":

@@ -86,9 +86,12 @@ REFUSED = {
         "steps": NO_COUNT,
         "step_size": NOT_ABOVE_0,
         "label_weight": NOT_AT_LEAST_0,
-        "hidden": NO_COUNT,
+        "hidden": (*NO_COUNT, 3),
         **TRAINING,
     },
+    "hamp": {"inputs": NO_COUNT},
+    "modelguard-s": {"epsilon": NOT_ABOVE_0, "grows": NO_SWITCH},
+    "modelguard-w": {"epsilon": NOT_ABOVE_0},
     "lpa": {
         "budget": NOT_ABOVE_0,
         "wrong_image": NO_NAME,

@@ -85,6 +85,7 @@ def test_a_strength_is_one_option_of_which_more_changes_scores_more():
         "input-free-noise": "step_size",
         "gaussian-noise": "standard_deviation",
         "ssd": "epsilon",
+        "modelguard-w": "epsilon",
     }
 
 

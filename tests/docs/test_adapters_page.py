@@ -1,10 +1,8 @@
 """What docs/adapters.md and docs/recipes.md lead to is guarded; servers are stood in for."""
 
-import functools
 import inspect
 import sys
 import types
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from fences import ROOT, blocks_of
 from oneway import adapters
 from oneway.adapters import Guard
 from oneway.defenses import build_defense
+from ray_stand_in import ray_in_this_process
 
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "adapters.md").read_text(encoding="utf-8")
@@ -70,41 +69,9 @@ def test_a_logged_model(tmp_path, monkeypatch):
     np.testing.assert_array_equal(loaded.predict(names["images"]), expected)
 
 
-class StoredRows:
-    """As much of a dataset of Ray Data as `guard_dataset` and the page use."""
-
-    def __init__(self, rows):
-        self._rows = rows
-
-    def columns(self):
-        return list(self._rows[0])
-
-    def map_batches(self, worker, *, fn_constructor_args, batch_size, batch_format, compute):
-        assert (batch_size, batch_format, compute.max_size) == (1024, "numpy", 1)
-        batch = {name: np.stack([row[name] for row in self._rows]) for name in self.columns()}
-        done = worker(*by_value(fn_constructor_args))(batch)
-        rows = zip(*done.values(), strict=True)
-        return StoredRows([dict(zip(done, row, strict=True)) for row in rows])
-
-    def take_all(self):
-        return self._rows
-
-
-def by_value(sent):
-    """Return what another process would get."""
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
-    return cloudpickle.loads(cloudpickle.dumps(sent))
-
-
 def test_a_deployment_and_stored_rows_of_ray(monkeypatch):
-    """Without a cluster, which test_ray.py and the example have."""
-    serve = pytest.importorskip("ray.serve")
-    ran_here = functools.partial(serve.run, _local_testing_mode=True)
-    monkeypatch.setattr(serve, "run", lambda app, **options: ran_here(by_value(app), **options))
-    # Batching asks how many requests a replica takes, even where there is none.
-    replica = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=128))
-    monkeypatch.setattr(serve, "get_replica_context", lambda: replica)
-    monkeypatch.setattr("ray.data.from_items", StoredRows)
+    """Without a cluster, which test_ray.py has."""
+    ray_in_this_process(monkeypatch)
     names = run("Ray")
     np.testing.assert_array_equal(names["released"], GUARD(clean_of(names)))
     assert set(names["rows"][0]) == {"id", "confidences"}

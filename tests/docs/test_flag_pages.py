@@ -24,10 +24,10 @@ RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 INDEX = """\
 # Flags
 
-What `oneway audit` finds suspicious about a release, or about its own judgement. A raised flag
-makes the command exit with 1, unless [something explains it](../audit.md#exit-codes). Each page
-says what raised the flag, why it matters and what to do; the report of an audit holds the pages of
-those that it raised. How an audit works: [audit.md](../audit.md).
+A flag is a warning of `oneway audit` about a release, or about the audit itself. A raised flag
+makes the command exit with 1, unless [something explains it](../audit.md#exit-codes). The page of
+a flag says what raises it, why it matters and what to do. The report of an audit contains the pages
+of its raised flags. How an audit works: [audit.md](../audit.md).
 
 | flag | what it says | about |
 | --- | --- | --- |

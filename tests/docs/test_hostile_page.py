@@ -48,7 +48,7 @@ def hostile_table() -> str:
             ]
     assert len({row[0] for row in rows}) == len(rows)
     total = sum(int(tried) for _, tried, *_ in rows)
-    return table(("attack", "tried", "what comes out", "tests"), rows) + (
+    return table(("attack", "attempts", "outcome", "tests"), rows) + (
         f"\n{len(rows)} kinds, {total} attempts.\n"
     )
 

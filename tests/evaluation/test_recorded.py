@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from auditing.audits import search_little
 from laws import looped
 from oneway.defenses.label_only import LabelOnly
 from oneway.evaluation import Recording, Store, attack_recorded, attackers, write_records
@@ -41,6 +42,13 @@ def attack(folder, auxiliary, test, settings=SETTINGS, **options):
         seed=0,
         **options,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_search():
+    with pytest.MonkeyPatch.context() as patch:
+        search_little(patch)
+        yield
 
 
 def only_labels(side):

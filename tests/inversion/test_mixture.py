@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import nnls
 
 from oneway.errors import InvalidTensorError
 from oneway.inversion import Mixture, mix_decoders, non_negative_weights
+from optional import later
+
+nnls = later("scipy.optimize:nnls")
 
 SEEDS, COUNTS = st.integers(0, 10**6), st.integers(1, 6)
 

@@ -319,7 +319,7 @@ def test_controls_vouch_for_the_attackers():
     broken, read = one_control("broken", True), one_control("read", True)
     unknown = one_control("broken", None)
     for controls, lines in (
-        ({}, ["No controls were run: nothing vouches for these attackers."]),
+        ({}, ["No controls were run: these attackers are untested."]),
         (
             {"identity": broken, "label-only": one_control("holds", True)},
             [f"{passed}identity, label-only."],

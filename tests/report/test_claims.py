@@ -6,6 +6,7 @@ import pytest
 
 from laws import looped
 from oneway.errors import CorruptDataError
+from oneway.evaluation.store import write_json_lines
 from oneway.report.claims import MISSING, OLDER, ONE_SEED, renew_claims
 from planted_records import release_record
 from report.test_measured import stored
@@ -110,6 +111,31 @@ def test_a_stale_claim_that_its_own_records_refute_is_refuted(kept):
     marks, refuted = judged('small "old" closed_gap > .9', kept)
     assert marks == mark(OLDER)
     assert len(refuted) == 1
+
+
+def test_claims_may_rest_on_means_in_a_file_of_json_lines(kept):
+    mean = {"data": "people", "seeds": 3, "error": 0.5, "error_half_width": 0.05}
+    rows = [
+        {"data": "people", "release": "near", "error": 9.0},  # of one seed
+        {**mean, "release": "near"},
+        {**mean, "release": "other", "error": 0.7},
+        {**mean, "release": "near", "data": "digits", "error": 8.0},
+        {**mean, "release": "one", "seeds": 1, "error_half_width": None},
+    ]
+    write_json_lines(kept.folder / "bench.jsonl", rows)
+    for claim, holds in (
+        ('"near" error < .56', True),
+        ('"near" error < .54', False),
+        ('"near" error < "other"', True),
+        ('"other" error < "near"', False),
+    ):
+        marks, refuted = judged(f"bench.jsonl people {claim}", kept)
+        assert (marks, len(refuted)) == ("", not holds)
+    assert judged('bench.jsonl people "one" error > .4', kept) == (mark(ONE_SEED), [])
+    for nothing in ('bench.jsonl people "absent"', 'bench.jsonl cats "near"', 'no.jsonl a "near"'):
+        assert judged(f"{nothing} error > 0", kept) == (mark(MISSING), [])
+    with pytest.raises(CorruptDataError, match=r"needs the value 'rank_1'.*has error"):
+        judged('bench.jsonl people "near" rank_1 > 0', kept)
 
 
 def test_marks_come_and_go_with_the_records(kept):

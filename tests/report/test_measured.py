@@ -149,6 +149,12 @@ def test_lines_are_shown_by_the_columns_that_the_block_names(tmp_path):
     assert "commit 0f0f" in made
     write_json_lines(tmp_path / "bench.jsonl", [{"batch": 1, "ms": 1.0}])
     assert "older code" in renew_blocks(page, kept, "page.md")
+    means = [{"batch": n, "ms": 1.0, "ms_half_width": half} for n, half in ((3, 0.25), (4, None))]
+    write_json_lines(tmp_path / "bench.jsonl", means)
+    assert lines_of(renew_blocks(page, kept, "page.md"))[2:] == [
+        "| 3 | 1.00 ± 0.25 |",
+        "| 4 | 1.00 |",
+    ]
 
 
 def test_an_audit_says_its_verdict_and_if_older_attackers_made_it(tmp_path):

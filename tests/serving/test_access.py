@@ -43,7 +43,7 @@ def locked():
         yield server
 
 
-@pytest.mark.hostile("no token, or a wrong one", 7 * 6, "401")
+@pytest.mark.hostile("missing or wrong token", 7 * 6, "401")
 def test_without_the_token_nothing_but_health_is_answered(locked):
     for sent in (
         *(None, TOKEN, f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Bearer  {TOKEN}"),
@@ -76,7 +76,7 @@ def test_two_tokens_are_no_token(locked):
     assert locked.client.get("/v2", headers=given).status_code == 401
 
 
-@pytest.mark.hostile("paths with needless percent signs, or in another writing", 8, "400 or 404")
+@pytest.mark.hostile("paths with needless percent signs or other spellings", 8, "400 or 404")
 def test_a_path_is_served_as_it_is_written_or_not_at_all(locked):
     """A gateway that keeps clients from /metrics compares texts."""
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -98,7 +98,7 @@ def http_get(server, path, headers):
         connection.close()
 
 
-@pytest.mark.hostile("names of other hosts (DNS rebinding)", 5, "421")
+@pytest.mark.hostile("host names of other machines (DNS rebinding)", 5, "421")
 def test_a_name_that_is_not_this_machine_s_is_refused_on_a_loopback_address():
     """A page elsewhere can let its own name point to 127.0.0.1, and read the answers."""
     with serving() as server:
@@ -112,7 +112,7 @@ def test_a_name_that_is_not_this_machine_s_is_refused_on_a_loopback_address():
             assert http_get(server, "/v2", {"Host": host}) == status, host
 
 
-@pytest.mark.hostile("packed bodies", 1, "415")
+@pytest.mark.hostile("compressed bodies", 1, "415")
 def test_packed_requests_are_refused(locked):
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Encoding": "gzip"}
     packed = gzip.compress(json.dumps(request_of(QUERIES)).encode())
@@ -141,7 +141,7 @@ def test_refused_requests_are_not_counted_as_under_way():
     assert counts == [0, 0]
 
 
-@pytest.mark.hostile("bodies larger than their queries can be", 1, "413")
+@pytest.mark.hostile("bodies larger than any valid queries", 1, "413")
 def test_a_request_is_no_larger_than_its_queries_can_be():
     with serving() as server:  # 64 queries of 16 numbers, whatever max_request_bytes allows
         answer = server.client.post(f"{PATH}/infer", content=b" " * 200_000)
@@ -204,7 +204,9 @@ def test_a_fault_of_the_server_is_an_error_without_its_text(monkeypatch):
     assert "the body was" not in everything
 
 
-@pytest.mark.hostile("bodies larger than max_request_bytes, declared or not", 3, "413, unread")
+@pytest.mark.hostile(
+    "bodies larger than max_request_bytes, declared or not", 3, "413; the body is not read"
+)
 def test_too_large_requests_are_refused_without_being_read():
     with serving(max_request_bytes=1024) as server:
         answer = server.client.post(f"{PATH}/infer", content=b" " * 1025)
@@ -218,7 +220,7 @@ def test_too_large_requests_are_refused_without_being_read():
             assert connection.recv(100).startswith(b"HTTP/1.1 413")
 
 
-@pytest.mark.hostile("bodies that do not come", 1, "408")
+@pytest.mark.hostile("bodies that never arrive", 1, "408")
 def test_a_request_that_does_not_arrive_is_given_up():
     with (
         serving(timeout_seconds=0.2) as server,
@@ -230,7 +232,7 @@ def test_a_request_that_does_not_arrive_is_given_up():
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
-@pytest.mark.hostile("more queries than may wait", 1, "429 and Retry-After")
+@pytest.mark.hostile("more waiting queries than allowed", 1, "429 and Retry-After")
 def test_more_queries_than_may_wait_are_turned_away_with_a_time_to_return():
     model = Held()
     limits = {"max_waiting_rows": 4, "max_request_rows": 4}
@@ -259,7 +261,9 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_server_goes_on():
         eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
-@pytest.mark.hostile("models that hang", 1, "504, then 503; not live; it ends")
+@pytest.mark.hostile(
+    "a model that hangs", 1, "504, then 503; the server is not live, and can be stopped"
+)
 def test_a_model_that_hangs_makes_the_server_unwell_and_does_not_keep_it_from_ending():
     model = Held()
     limits = {"timeout_seconds": 0.1, "shutdown_seconds": 1}
@@ -280,7 +284,7 @@ def test_a_model_that_hangs_makes_the_server_unwell_and_does_not_keep_it_from_en
         model.go.set()
 
 
-@pytest.mark.hostile("an event loop that is held", 1, "the admin port answers")
+@pytest.mark.hostile("a blocked event loop", 1, "the admin port answers")
 def test_health_and_metrics_have_a_port_that_no_load_delays(monkeypatch):
     """The event loop of the queries is held here until the other port has answered."""
     held, go = threading.Event(), threading.Event()
@@ -317,7 +321,7 @@ def test_health_and_metrics_have_a_port_that_no_load_delays(monkeypatch):
     assert '"event": "other"' not in server.log.getvalue()  # what the library would log
 
 
-@pytest.mark.hostile("more bytes under way than may be", 1, "429 and Retry-After")
+@pytest.mark.hostile("more bytes in progress than allowed", 1, "429 and Retry-After")
 def test_requests_together_may_hold_so_much_and_give_it_back():
     limits = {"max_request_bytes": 2048, "max_waiting_bytes": 2048}
     with serving(**limits) as server:

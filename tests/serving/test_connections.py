@@ -63,7 +63,7 @@ def used(connection: socket.socket) -> bool:
         return False
 
 
-@pytest.mark.hostile("half requests on new and used connections", 5, "cut")
+@pytest.mark.hostile("half a request, on new and used connections", 5, "the connection is closed")
 def test_a_request_that_does_not_come_is_not_waited_for():
     halves = {"half a line": b"GET /v2 HTT", "half the headers": GET[:-2] + b"X-More: 1\r\n"}
     with serving(timeout_seconds=0.3) as server, ExitStack() as stack:
@@ -89,7 +89,7 @@ def test_a_request_that_does_not_come_is_not_waited_for():
         assert server.log.getvalue().count("connection_cut") >= len(waiting)
 
 
-@pytest.mark.hostile("dripping after the answer", 1, "cut")
+@pytest.mark.hostile("bytes that keep arriving after the answer", 1, "the connection is closed")
 def test_dripping_after_the_answer_does_not_keep_a_connection():
     """What has been refused unread may go on arriving, but not for ever."""
     limits = {"timeout_seconds": 0.3, "max_request_bytes": 1024}
@@ -100,7 +100,7 @@ def test_dripping_after_the_answer_does_not_keep_a_connection():
                 connection.sendall(b" ")
 
 
-@pytest.mark.hostile("headers or paths of a megabyte", 3, "400, or cut")
+@pytest.mark.hostile("headers or paths of a megabyte", 3, "400, or the connection is closed")
 def test_headers_without_end_are_refused():
     """They are read before any token is, and count nowhere."""
     many = (f"X-{at}: a" for at in range(50_000))
@@ -129,9 +129,9 @@ def test_headers_that_come_in_one_piece_have_the_same_limit():
 
 
 @pytest.mark.hostile(
-    "idle connections, three times as many as may be",
+    "three times as many idle connections as allowed",
     12,
-    "the oldest are closed; others are answered",
+    "the oldest are closed; other clients are answered",
 )
 def test_idle_connections_keep_nobody_out():
     with serving(max_connections=4) as server, ExitStack() as stack:
@@ -143,7 +143,7 @@ def test_idle_connections_keep_nobody_out():
 
 
 @pytest.mark.hostile(
-    "more requests under way than may be", 1, "503 and Retry-After; health is answered"
+    "more requests in progress than allowed", 1, "503 and Retry-After; health is answered"
 )
 def test_beyond_so_many_requests_a_server_is_busy_and_still_well():
     model = Held()
@@ -165,7 +165,7 @@ def test_beyond_so_many_requests_a_server_is_busy_and_still_well():
 
 
 @pytest.mark.hostile(
-    "requests of two lengths (smuggling)", 4, "4xx or 501, and the connection is closed"
+    "requests that state two lengths (smuggling)", 4, "4xx or 501, and the connection is closed"
 )
 def test_a_request_of_two_lengths_is_refused_and_its_connection_closed():
     """A gateway before the server may see the request's end elsewhere, and the rest as another."""
@@ -211,7 +211,7 @@ def not_taken(seconds: float) -> bytes:
         return told(connection)
 
 
-@pytest.mark.hostile("answers that are not read", 1, "cut")
+@pytest.mark.hostile("a client that does not read its answer", 1, "the connection is closed")
 def test_an_answer_that_is_not_taken_is_given_up():
     said = next(filter(None, map(not_taken, (1, 4, 16, 64))))
     whole, _, begun = said.partition(b"\r\n\r\n")
@@ -219,7 +219,11 @@ def test_an_answer_that_is_not_taken_is_given_up():
     assert 0 < len(begun) < int(re.search(rb"\ncontent-length: (\d+)", whole)[1])
 
 
-@pytest.mark.hostile("clients that ask on and never read", 6, "cut; others are answered")
+@pytest.mark.hostile(
+    "clients that keep asking and never read",
+    6,
+    "their connections are closed; other clients are answered",
+)
 def test_clients_that_ask_on_and_never_read_keep_nobody_out():
     """Each may have one answer on its way; while that is not taken, nothing it sends helps it."""
     limits = {"max_connections": 4, "timeout_seconds": 0.5}
@@ -248,7 +252,7 @@ def test_clients_that_ask_on_and_never_read_keep_nobody_out():
         eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
-@pytest.mark.hostile("clients that leave a queue", 3, "not computed")
+@pytest.mark.hostile("clients that leave while they wait", 3, "their queries are not computed")
 def test_clients_that_are_gone_are_not_answered():
     """Else a crowd that gives up and asks again keeps the model busy with what nobody reads."""
     model = Held()
@@ -272,7 +276,7 @@ def test_clients_that_are_gone_are_not_answered():
         assert server.metric('oneway_refused_total{reason="disconnected"} 3.0')
 
 
-@pytest.mark.hostile("clients that leave a batch", 6, "the others get their own answers")
+@pytest.mark.hostile("clients that leave during a batch", 6, "other clients get the right answers")
 def test_whoever_leaves_a_batch_mixes_nobody_up():
     model = Held()
     queries = torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(4))

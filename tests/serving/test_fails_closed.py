@@ -108,7 +108,7 @@ def _no_fault_stays(faulty):
     faulty.fault = None
 
 
-@pytest.mark.hostile("guards that fail", len(FAULTS), "503, no score")
+@pytest.mark.hostile("a guard that fails", len(FAULTS), "503 and no score")
 def test_a_guard_that_fails_releases_nothing(server, faulty):
     expected = release(faulty.inner(TorchTarget(linear_model()).logits(QUERIES)))
     for name, fault in FAULTS.items():
@@ -131,7 +131,7 @@ def test_the_search_for_clean_scores_finds_them_where_there_is_no_guard(ports):
     assert len(digits_in(said, QUERIES)) >= 9
 
 
-@pytest.mark.hostile("models that fail", 8, "503, no score")
+@pytest.mark.hostile("a model that fails", 8, "503 and no score")
 def test_a_model_that_fails_releases_nothing(ports):
     class Model(torch.nn.Module):
         fault = None
@@ -166,7 +166,7 @@ def test_the_log_says_what_was_raised_where_and_not_what_it_said(server, faulty)
     assert "scores were" not in said
 
 
-@pytest.mark.hostile("queries that break a guard for a batch", 1, "503 for that one alone")
+@pytest.mark.hostile("a query that makes the guard fail on its batch", 1, "503 for that query only")
 def test_one_query_that_breaks_the_guard_takes_nobody_else_down(ports):
     """Requests of one batch: the poisonous one fails, its neighbours get what they would alone."""
     entered, go = threading.Event(), threading.Event()

@@ -161,7 +161,9 @@ BAD = {
 
 
 @pytest.mark.hostile(
-    "gRPC: malformed requests and messages", len(BAD) + 7, "INVALID_ARGUMENT, no number of theirs"
+    "gRPC: malformed requests and messages",
+    len(BAD) + 7,
+    "INVALID_ARGUMENT, with no number from the request",
 )
 def test_bad_requests_are_refused_without_their_numbers(server):
     for fault, made in BAD.items():
@@ -202,7 +204,7 @@ def test_names_versions_and_guards_are_checked(server):
     assert server.grpc.infer(request_of(torch.zeros(4000, *SHAPE) + 0.1)).status_code == 429
 
 
-@pytest.mark.hostile("gRPC: no token, or a wrong one", 20, "UNAUTHENTICATED")
+@pytest.mark.hostile("gRPC: missing or wrong token", 20, "UNAUTHENTICATED")
 def test_without_the_token_nothing_but_health_is_answered():
     with serving(token=TOKEN, grpc_port=0) as server:
         for sent in (None, TOKEN, f"Bearer {TOKEN}x", f"Basic {TOKEN}"):
@@ -224,7 +226,7 @@ def test_without_the_token_nothing_but_health_is_answered():
 
 
 @pytest.mark.hostile(
-    "gRPC: more requests under way than may be, over both ports",
+    "gRPC: more requests in progress than allowed, over both ports",
     2,
     "UNAVAILABLE; health is answered",
 )
@@ -246,7 +248,7 @@ def test_limits_of_requests_under_way_hold_over_both_ports_together():
 
 
 @pytest.mark.hostile(
-    "gRPC: requests that do not arrive", 2, "DEADLINE_EXCEEDED, or UNAUTHENTICATED at once"
+    "gRPC: requests that never arrive", 2, "DEADLINE_EXCEEDED, or UNAUTHENTICATED immediately"
 )
 def test_a_request_that_does_not_arrive_is_given_up_and_one_that_is_not_allowed_is_not_read():
     never = threading.Event()
@@ -266,7 +268,9 @@ def test_a_request_that_does_not_arrive_is_given_up_and_one_that_is_not_allowed_
         never.set()
 
 
-@pytest.mark.hostile("gRPC: clients that leave a queue", 1, "not computed")
+@pytest.mark.hostile(
+    "gRPC: a client that leaves while it waits", 1, "their queries are not computed"
+)
 def test_a_client_that_goes_takes_its_query_with_it():
     model = Held()
     with (
@@ -286,7 +290,7 @@ def test_a_client_that_goes_takes_its_query_with_it():
         eventually(lambda: '"refused": "disconnected"' in server.log.getvalue())
 
 
-@pytest.mark.hostile("gRPC: packed requests", 1, "UNIMPLEMENTED")
+@pytest.mark.hostile("gRPC: compressed requests", 1, "UNIMPLEMENTED")
 def test_packed_requests_are_refused(server):
     ask = server.grpc.channel.unary_unary(f"{SERVICE}ModelInfer")
     with pytest.raises(grpc.RpcError, match="UNIMPLEMENTED"):
@@ -296,7 +300,9 @@ def test_packed_requests_are_refused(server):
         )
 
 
-@pytest.mark.hostile("gRPC: faults whose text quotes the request", 1, "INTERNAL, without the text")
+@pytest.mark.hostile(
+    "gRPC: an exception whose text quotes the request", 1, "INTERNAL, without that text"
+)
 def test_a_fault_of_the_server_is_an_error_without_its_text(server, monkeypatch):
     def broken(request, *_):
         raise ValueError(f"the request was {request} 0.8765")
@@ -394,7 +400,9 @@ def test_the_fields_of_any_bytes_are_counted_or_refused(data):
 
 
 @pytest.mark.hostile(
-    "gRPC: small messages of many fields, which grow in memory", 5, "INVALID_ARGUMENT, unparsed"
+    "gRPC: small messages with so many fields that they grow in memory",
+    5,
+    "INVALID_ARGUMENT; the message is not parsed",
 )
 def test_messages_that_would_grow_in_memory_are_refused():
     for one in (b"\x2a\x00", b"\x2a\x02\x22\x00", b"\x22\x00", b"\x32\x02\x12\x00"):
@@ -434,7 +442,11 @@ def asked_without_a_window():
     return sent + frame(0, 1, 1, b"\0" + struct.pack(">I", len(body)) + body)
 
 
-@pytest.mark.hostile("gRPC: answers that are not taken", 1, "cut; others are answered")
+@pytest.mark.hostile(
+    "gRPC: a client that does not take its answer",
+    1,
+    "their connections are closed; other clients are answered",
+)
 def test_a_client_that_takes_no_answer_loses_its_place_and_then_its_connection():
     how = settings(grpc_port=0, timeout_seconds=0.05, max_connections=1)
     app = serving_app(served_model(), how)
@@ -475,7 +487,7 @@ FLOODS = {
 @pytest.mark.hostile(
     "gRPC: floods of frames",
     len(FLOODS),
-    "cut, or read; others are answered, or are if they ask again",
+    "closed or read; other clients are answered, some at a second try",
 )
 def test_floods_of_frames_stop_nobody():
     with serving(grpc_port=0, timeout_seconds=2) as server:
@@ -494,7 +506,7 @@ def connected(server):
     return socket.create_connection(("127.0.0.1", server.grpc.port), timeout=PATIENCE)
 
 
-@pytest.mark.hostile("gRPC: more connections than may be", 1, "closed; others are answered")
+@pytest.mark.hostile("gRPC: more connections than allowed", 1, "closed; other clients are answered")
 def test_there_are_so_many_connections_and_no_more():
     with serving(grpc_port=0, max_connections=1) as server:
         assert server.infer(QUERIES).status_code == 200

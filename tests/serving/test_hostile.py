@@ -85,9 +85,9 @@ def said(server, sent: bytes, *, half_open: bool = False) -> bytes:
 
 
 @pytest.mark.hostile(
-    "requests that end elsewhere for a gateway",
+    "requests whose end a gateway may see elsewhere (smuggling)",
     len(SMUGGLED),
-    "4xx or 501, or the connection ends; what follows is not answered",
+    "4xx or 501, or the connection is closed; the hidden request is not answered",
 )
 def test_a_request_whose_end_is_in_doubt_is_refused_and_so_is_what_follows(server):
     for name, sent in SMUGGLED.items():
@@ -97,7 +97,9 @@ def test_a_request_whose_end_is_in_doubt_is_refused_and_so_is_what_follows(serve
     assert server.release(QUERIES).shape == (3, 3)
 
 
-@pytest.mark.hostile("clients that close their side early", 3, "the answer, 400 or nothing")
+@pytest.mark.hostile(
+    "clients that close their side of the connection early", 3, "the answer, 400, 408 or nothing"
+)
 def test_a_client_that_closes_its_side_gets_its_answer_or_none(server):
     for name, sent, status in (
         ("after the request", whole(QUERIES), (b"HTTP/1.1 200", b"")),
@@ -108,7 +110,9 @@ def test_a_client_that_closes_its_side_gets_its_answer_or_none(server):
     assert server.release(QUERIES).shape == (3, 3)
 
 
-@pytest.mark.hostile("requests sent at once on one connection", 8, "8 right answers, in order")
+@pytest.mark.hostile(
+    "several requests sent at once on one connection", 8, "8 right answers, in order"
+)
 def test_requests_that_are_pipelined_are_answered_in_order(server):
     queries = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(9))
     wanted = served_model().answer([queries])[0].tolist()
@@ -146,7 +150,7 @@ SENT = {
 }
 
 
-@pytest.mark.hostile("guarded servers that speak no HTTP, or break it", len(SENT), "502, no score")
+@pytest.mark.hostile("guarded servers that do not speak valid HTTP", len(SENT), "502 and no score")
 def test_a_server_that_breaks_http_gets_nothing_through():
     guard, patient = rounding(1), settings(upstream_timeout_seconds=PATIENCE)
     with endpoint_running(OpenInferenceServer()) as endpoint:

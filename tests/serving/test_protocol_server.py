@@ -81,7 +81,7 @@ def test_queries_may_be_flat_or_nested_in_any_float(server, images):
             assert torch.equal(got, expected), datatype
 
 
-@pytest.mark.hostile("more queries than a request may hold", 1, "400")
+@pytest.mark.hostile("more queries in a request than allowed", 1, "400")
 def test_a_request_may_hold_so_many_queries_and_no_more():
     with serving(max_request_rows=4) as server:
         for rows, status in ((1, 200), (4, 200), (5, 400)):
@@ -157,7 +157,7 @@ def test_a_client_gets_answers_of_the_version_that_it_requires_alone(server, ima
     assert answer.headers["oneway-refused"] == "true"
 
 
-@pytest.mark.hostile("malformed requests", len(BAD), "400, no number of theirs")
+@pytest.mark.hostile("malformed requests", len(BAD), "400, with no number from the request")
 def test_bad_requests_are_refused_without_their_numbers(server):
     for fault, request in BAD.items():
         answer = server.client.post(f"{PATH}/infer", json=request)
@@ -166,7 +166,7 @@ def test_bad_requests_are_refused_without_their_numbers(server):
         assert "625" not in answer.text, fault
 
 
-@pytest.mark.hostile("bodies that are no JSON, or nested without end", 5, "400")
+@pytest.mark.hostile("bodies that are not JSON, or nested too deeply", 5, "400")
 def test_what_is_no_json_is_refused(server):
     for body in (b"", b"{", b"\xff\xfe", b"[" * 50_000, b'{"inputs": [NaN]}'):
         answer = server.client.post(f"{PATH}/infer", content=body)
@@ -174,7 +174,7 @@ def test_what_is_no_json_is_refused(server):
         assert set(answer.json()) == {"error"}, body[:20]
 
 
-@pytest.mark.hostile("numbers that are not finite", 3, "400")
+@pytest.mark.hostile("infinite numbers and NaN", 3, "400")
 def test_numbers_that_are_not_finite_are_refused(server):
     text = (
         '{"inputs": [{"name": "image", "shape": [1, 1, 4, 4], "datatype": "FP32", "data": [%s]}]}'

@@ -143,7 +143,7 @@ def test_the_only_version_of_a_server_is_kept_and_no_other_one_is_guarded():
         assert server.infer(QUERIES).status_code == 502
 
 
-@pytest.mark.hostile("outputs that are not listed, behind an address", 1, "400")
+@pytest.mark.hostile("requests for outputs of the guarded server that are not passed", 1, "400")
 def test_a_client_may_ask_for_a_part_but_for_nothing_that_is_not_listed(pair):
     server, endpoint = pair
     only = server.infer(QUERIES, outputs=[{"name": "label"}]).json()
@@ -166,7 +166,7 @@ def test_parameters_do_not_pass(pair):
 
 
 @pytest.mark.hostile(
-    "inputs that the guarded server does not declare", 4, "400, and it is not asked"
+    "inputs that the guarded server does not declare", 4, "400; the guarded server is not asked"
 )
 def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
     """One of them could be a switch that its makers left in."""
@@ -182,7 +182,9 @@ def test_inputs_that_the_server_does_not_name_do_not_pass(pair):
 
 
 @pytest.mark.hostile(
-    "other types, and rows that are not counted for it", 5, "400, and it is not asked"
+    "inputs with another datatype or another number of rows",
+    5,
+    "400; the guarded server is not asked",
 )
 def test_rows_are_counted_and_types_are_the_model_s_whatever_a_client_says(pair):
     server, endpoint = pair
@@ -203,7 +205,7 @@ def test_rows_are_counted_and_types_are_the_model_s_whatever_a_client_says(pair)
 
 
 @pytest.mark.hostile(
-    "integer and text rows beyond the limit, or missing in the answer", 6, "400 or 502"
+    "too many integer or text rows, or rows missing in the answer", 6, "400 or 502"
 )
 @pytest.mark.parametrize("datatype", ["UINT8", "BYTES"])
 def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path):
@@ -238,7 +240,7 @@ def test_rows_of_any_type_are_limited_and_answered_one_by_one(datatype, tmp_path
         assert '"upstream_rows"' in server.log.getvalue()
 
 
-@pytest.mark.hostile("answers of a server at an address to another request", 1, "502, no score")
+@pytest.mark.hostile("guarded servers that answer another request", 1, "502 and no score")
 def test_an_answer_to_another_request_is_released_to_nobody():
     """A server may send a second answer behind the first, or a cache mix two up."""
     upstream = OpenInferenceServer()
@@ -259,7 +261,7 @@ def test_an_answer_to_another_request_is_released_to_nobody():
         assert len(set(ids)) == 2
 
 
-@pytest.mark.hostile("wrong sizes of binary data", 4, "400")
+@pytest.mark.hostile("binary data of the wrong size", 4, "400")
 def test_tritons_client_asks_through_it_in_its_default_settings(pair):
     """It sends and wants binary data, whatever the server behind speaks."""
     server, _ = pair
@@ -343,9 +345,9 @@ STATUSES = {"says it is the client": 400, "is busy": 503}
 
 
 @pytest.mark.hostile(
-    "guarded servers that answer something else, or an error, or half",
+    "guarded servers that answer something else, an error, or half an answer",
     len(BROKEN) + len(DYING),
-    "502 (400 or 503 by its status), no score",
+    "502 (400 or 503 for some of its errors) and no score",
 )
 def test_a_server_that_breaks_gets_nothing_through():
     upstream = OpenInferenceServer()
@@ -366,7 +368,7 @@ def test_a_server_that_breaks_gets_nothing_through():
             assert torch.equal(server.release(QUERIES), expected()), fault
 
 
-@pytest.mark.hostile("guarded servers whose answer is too large", 1, "502")
+@pytest.mark.hostile("guarded servers that answer too much", 1, "502")
 def test_a_server_that_is_too_large_is_given_up():
     with proxied(OpenInferenceServer(), how={"max_upstream_bytes": 1024}) as (server, endpoint):
         endpoint.faults.append(Reply(200, b" " * 2048 + TEXT))
@@ -374,7 +376,7 @@ def test_a_server_that_is_too_large_is_given_up():
         assert server.infer(QUERIES).status_code == 200
 
 
-@pytest.mark.hostile("guarded servers that drip", 1, "504")
+@pytest.mark.hostile("guarded servers that answer byte by byte", 1, "504")
 def test_a_server_that_is_too_slow_is_given_up():
     ended, how = threading.Event(), {"upstream_timeout_seconds": 0.4}
     with proxied(OpenInferenceServer(), how=how) as (server, endpoint):
@@ -384,7 +386,7 @@ def test_a_server_that_is_too_slow_is_given_up():
         eventually(lambda: server.infer(QUERIES).status_code == 200)
 
 
-@pytest.mark.hostile("guards that fail behind an address", 1, "503, no score")
+@pytest.mark.hostile("a guard that fails in front of a server", 1, "503 and no score")
 def test_a_guard_that_fails_lets_nothing_through():
     from oneway.defenses.rounding import Rounding
 
@@ -406,7 +408,9 @@ def test_a_guard_that_fails_lets_nothing_through():
 
 
 @pytest.mark.hostile(
-    "probes that crowd out queries", 8, "one question to the guarded server; queries are answered"
+    "so many probes that queries might wait",
+    8,
+    "one probe of the guarded server; queries are answered",
 )
 def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place(monkeypatch):
     """Probes need no token: many at once ask the server once, and never wait for it in queries."""
@@ -437,7 +441,9 @@ def test_whoever_asks_whether_it_is_ready_takes_no_query_its_place(monkeypatch):
         assert len(endpoint.asked) - before - 1 < 8
 
 
-@pytest.mark.hostile("guarded servers that never end to say that they are ready", 1, "not read")
+@pytest.mark.hostile(
+    "guarded servers whose readiness answer never ends", 1, "the answer is not read"
+)
 def test_a_server_that_never_ends_to_say_that_it_is_ready_is_not_read():
     class Endless(OpenInferenceServer):
         def __call__(self, asked):
@@ -449,7 +455,7 @@ def test_a_server_that_never_ends_to_say_that_it_is_ready_is_not_read():
         assert server.client.get("/v2/health/ready").status_code == 200
 
 
-@pytest.mark.hostile("proxies of the environment", 3, "not asked")
+@pytest.mark.hostile("HTTP proxies named in the environment", 3, "they are not used")
 def test_no_proxy_of_the_environment_gets_to_see_clean_scores(monkeypatch):
     with upstream_running(OpenInferenceServer()) as eavesdropper:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
@@ -652,7 +658,7 @@ def test_plain_json_keeps_its_form_without_what_is_not_listed():
         assert server.client.post("/other", json={}).status_code == 404
 
 
-@pytest.mark.hostile("plain JSON with switches beside the queries", 2, "dropped")
+@pytest.mark.hostile("plain JSON with other keys beside the queries", 2, "dropped")
 def test_of_a_plain_request_nothing_but_the_queries_passes(tmp_path):
     """Beside them a client could ask the server for another form of its scores."""
     with proxied(plain, **PLAIN) as (server, endpoint):
@@ -712,7 +718,9 @@ def test_a_probe_can_be_given_where_none_can_be_made_up(tmp_path):
         assert server.client.post("/predict", content=probe.read_bytes()).status_code == 200
 
 
-@pytest.mark.hostile("a storm of requests that are given up", 24 * 5, "well afterwards")
+@pytest.mark.hostile(
+    "many requests that clients give up", 24 * 5, "queries are answered afterwards"
+)
 def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch):
     """Whoever gives up takes no connection with him: in the end there would be none."""
     ended, opened = threading.Event(), []
@@ -756,7 +764,7 @@ def test_a_storm_of_requests_that_are_given_up_leaves_the_proxy_well(monkeypatch
         assert server.client.get("/v2/health/ready").status_code == 200
 
 
-@pytest.mark.hostile("more requests than the guarded server may get", 1, "429 and Retry-After")
+@pytest.mark.hostile("more requests to the guarded server than allowed", 1, "429 and Retry-After")
 def test_more_requests_than_the_server_may_get_are_turned_away():
     entered, go = threading.Event(), threading.Event()
 

@@ -68,6 +68,7 @@ class KernelRidge(InversionAttack):
     trains_decoders: ClassVar = False
     left_out: ClassVar = None
     numerics: ClassVar = 2
+    regressions: ClassVar[tuple[tuple[str, str], ...]] = REGRESSIONS
 
     def multiplications(self, workload: Workload) -> float:
         """Return those of Gram matrices that are factored and solved, and of the predictions."""
@@ -80,7 +81,7 @@ class KernelRidge(InversionAttack):
         if kept > LANDMARKS:
             fitted += kept * landmarks * (landmarks + workload.entries)
         answered = (held_out + workload.test) * landmarks * workload.entries
-        return len(REGRESSIONS) * (len(LENGTHS) * len(PENALTIES) * chosen + fitted + answered)
+        return len(self.regressions) * (len(LENGTHS) * len(PENALTIES) * chosen + fitted + answered)
 
     def run(
         self,
@@ -94,7 +95,7 @@ class KernelRidge(InversionAttack):
         means = label_means(inputs[kept], labels[kept], classes)
         residuals = (inputs - means[labels]).flatten(1)
         reconstructors = {}
-        for name, kernel in REGRESSIONS:
+        for name, kernel in self.regressions:
             transform = INPUT_TRANSFORMS[name](classes).to(released.device)
             transform.fit(released[kept])
             features = transform(released)

@@ -349,7 +349,6 @@ class MembershipAudit:
         settings: MembershipSettings,
         store: Store,
         *,
-        train: TrainReference | None = None,
         seconds: float = math.inf,
         report: ProgressCallback = no_progress,
     ) -> None:
@@ -360,7 +359,6 @@ class MembershipAudit:
             rows: Candidates and population.
             settings: Size of the audit.
             store: Store of reference models: the same serve every release.
-            train: The attacker's own training; None: that of the settings.
             seconds: Target run time of the audit of one release.
             report: Progress callback.
         """
@@ -380,9 +378,7 @@ class MembershipAudit:
                     f"labels must be classes of the model, from 0 to {classes - 1}, but some are "
                     "outside. Check the order of the classes."
                 )
-        made = References(
-            target, rows, settings.references, settings.seed, store, train or settings.train
-        )
+        made = References(target, rows, settings.references, settings.seed, store, settings.train)
         self.references = made.answers(
             self.queries, classes, loss, report, self.deadline.part(REFERENCES_SHARE)
         )

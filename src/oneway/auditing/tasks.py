@@ -298,39 +298,9 @@ class AuditTasks:
     def _seed(self, seed: int, name: str, context: AuditContext) -> SeedResult:
         """Attack clean scores and the release, with a seed."""
         audited, plan, answers = self.audited, context.plan, context.answers
-        attacks = inversion_attacks()
         images = audited.auxiliary[context.rows]
         attackers = self.attackers(seed, plan.attacks, images, plan, context.is_late)
-        simulated = (
-            self.defender.simulated_defenses(audited.release, context.clean)
-            if any("simulated_defenses" in attacks[attack].requires for attack in plan.attacks)
-            else ()
-        )
-        again = self.build(context.clean).again(f"asked again, {name}")
-        allowed = access(audited, again, undeclared=answers.undeclared)
-        knowledge = AttackerKnowledge(
-            images=images,
-            clean=answers.clean,
-            released=answers.released,
-            held_out=attackers.held_out,
-            query=context.timed(allowed.query),
-            random=answers.random,
-            repeats=plan.repeats,
-            simulated_defenses=simulated,
-            differentiable_logits=(
-                allowed.differentiable_logits and context.timed(allowed.differentiable_logits)
-            ),
-        )
-        # Clean scores are attacked with the same means, else the gap would be too small.
-        bare = DefendedTarget(audited.target, Identity())
-        undefended = dataclasses.replace(
-            knowledge,
-            released=answers.clean,
-            random=False,
-            differentiable_logits=(
-                allowed.differentiable_logits and context.timed(bare.differentiable_logits)
-            ),
-        )
+        undefended, knowledge = self._knowledge(name, images, attackers, context)
         clean_results, results = self._attack(attackers, undefended, knowledge, context)
         baselines = take_baselines(clean_results, images, audited.test)
         left_out = [f"the {attack} attacker" for attack in plan.attacks if attack not in results]
@@ -377,6 +347,44 @@ class AuditTasks:
             attackers.held_out,
             tuple(left_out),
         )
+
+    def _knowledge(
+        self, name: str, images: Tensor, attackers: Attackers, context: AuditContext
+    ) -> tuple[AttackerKnowledge, AttackerKnowledge]:
+        """Return what attackers know of clean scores, and of the release."""
+        audited, plan, answers = self.audited, context.plan, context.answers
+        attacks = inversion_attacks()
+        simulated = (
+            self.defender.simulated_defenses(audited.release, context.clean)
+            if any("simulated_defenses" in attacks[attack].requires for attack in plan.attacks)
+            else ()
+        )
+        again = self.build(context.clean).again(f"asked again, {name}")
+        allowed = access(audited, again, undeclared=answers.undeclared)
+        knowledge = AttackerKnowledge(
+            images=images,
+            clean=answers.clean,
+            released=answers.released,
+            held_out=attackers.held_out,
+            query=context.timed(allowed.query),
+            random=answers.random,
+            repeats=plan.repeats,
+            simulated_defenses=simulated,
+            differentiable_logits=(
+                allowed.differentiable_logits and context.timed(allowed.differentiable_logits)
+            ),
+        )
+        # Clean scores are attacked with the same means, else the gap would be too small.
+        bare = DefendedTarget(audited.target, Identity())
+        undefended = dataclasses.replace(
+            knowledge,
+            released=answers.clean,
+            random=False,
+            differentiable_logits=(
+                allowed.differentiable_logits and context.timed(bare.differentiable_logits)
+            ),
+        )
+        return undefended, knowledge
 
     def _attack(
         self,

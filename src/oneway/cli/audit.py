@@ -110,7 +110,7 @@ Minutes = Annotated[
 Seeds = Annotated[
     int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
 ]
-Controls = Annotated[bool, typer.Option(help="Run the controls, which vouch for the attackers.")]
+Controls = Annotated[bool, typer.Option(help="Run the controls, which test the attackers.")]
 RequireGap = Annotated[
     float | None,
     typer.Option(help="Exit 1 if the closed gap G of a threat, or its bound, is below this."),
@@ -172,7 +172,7 @@ def audit(
 ) -> None:
     r"""Attack a model's scores, with or without a defense, and say what leaks.
 
-    The verdict comes with the attackers behind it, controls that vouch for them, and flags. The
+    The verdict comes with the attackers behind it, controls that test them, and flags. The
     folder OUT gets report.html, the page to read, and audit.json and queries.parquet; for images
     also pictures.npz and figure.png. Exits 1 if a threat's G, or its bound where the trained
     attackers failed, is below --require-gap, or if a flag is raised that nothing explains: --seeds

@@ -1,4 +1,4 @@
-"""Names that shells complete. They are read from files: an import of torch would take seconds."""
+"""Names that shells complete and helps list, read from files: importing torch takes seconds."""
 
 import ast
 import os
@@ -15,14 +15,16 @@ PACKAGE = Path(__file__).parents[1]
 
 def defense_names() -> list[str]:
     """Return the registered defenses, without test signals."""
-    source = (PACKAGE / "defenses" / "registry.py").read_text(encoding="utf-8")
-    registry = next(
-        node.value
-        for node in ast.parse(source).body
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "DEFENSES"
-    )
-    keys = registry.keys if isinstance(registry, ast.Dict) else []
+    keys = _registry("defenses", "DEFENSES")[1].keys
     return [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+
+
+def attackers() -> dict[str, str]:
+    """Return what each registered attacker of an audit knows, by the attacker's name."""
+    imported, table = _registry("attacks", "ATTACKS")
+    kinds = [ast.unparse(call.func) for call in ast.walk(table) if isinstance(call, ast.Call)]
+    known = [_declared(imported[kind], kind) for kind in kinds]
+    return {each["name"]: each["knows"] for each in known if each.get("reads_query", True)}
 
 
 def release_names(context: typer.Context) -> list[str]:
@@ -38,6 +40,30 @@ def preset_names(context: typer.Context) -> list[str]:
 def names(*known: str) -> Callable[[], list[str]]:
     """Return what completes names of an option that takes other values, too."""
     return lambda: list(known)
+
+
+def _registry(package: str, table: str) -> tuple[dict[str, str], Any]:
+    """Return the module of each name that a registry imports, and the registry's table."""
+    lines = ast.parse((PACKAGE / package / "registry.py").read_text(encoding="utf-8")).body
+    imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
+    modules = {name.name: str(line.module) for line in imports for name in line.names}
+    return modules, next(
+        line.value
+        for line in lines
+        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == table
+    )
+
+
+def _declared(module: str, kind: str) -> dict[str, Any]:
+    """Return the constants that a class declares, by name, with or without their types."""
+    path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
+    lines = ast.parse(path.read_text(encoding="utf-8")).body
+    [body] = [line.body for line in lines if isinstance(line, ast.ClassDef) and line.name == kind]
+    return {
+        next(node.id for node in ast.walk(line) if isinstance(node, ast.Name)): line.value.value
+        for line in body
+        if isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant)
+    }
 
 
 def _specs(context: typer.Context) -> list[dict[str, Any]]:

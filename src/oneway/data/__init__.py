@@ -3,7 +3,7 @@
 from oneway.data.arrays import read_npz
 from oneway.data.datasets import DATASETS, load_dataset
 from oneway.data.images import Dataset, scale_images
-from oneway.data.queries import Queries, image_tensor, load_queries
+from oneway.data.queries import image_tensor, load_queries
 from oneway.data.source import ProgressCallback, no_progress
 from oneway.data.splits import (
     Splits,
@@ -11,16 +11,14 @@ from oneway.data.splits import (
     image_hashes,
     split_dataset,
 )
-from oneway.data.tables import Column, RecordEncoding, Records, load_records
+from oneway.data.tables import Column, RecordEncoding, load_records
 
 __all__ = [
     "DATASETS",
     "Column",
     "Dataset",
     "ProgressCallback",
-    "Queries",
     "RecordEncoding",
-    "Records",
     "Splits",
     "check_disjoint",
     "image_hashes",

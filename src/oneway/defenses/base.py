@@ -30,6 +30,8 @@ class BaseDefense(ABC):
         requires_input: Whether the defense needs the queries, not their logits alone.
         keeps_label: It promises that the arg max stays, strictly; a caller checks.
         deterministic: The same query always has the same answer.
+        remembers: Answers depend on earlier queries, and may hold their clean scores: for
+            measuring, and never for clients.
         needs_same_bits: Scores that differ in their last bits may have answers that differ by far
             more than that, and not at edges alone: a server then keeps a query's bits the same,
             whatever other queries are in its batch.
@@ -40,6 +42,7 @@ class BaseDefense(ABC):
     requires_input = False
     keeps_label = True
     deterministic = True
+    remembers = False
     needs_same_bits: ClassVar[bool] = True
     is_finished: ClassVar[bool] = False
 

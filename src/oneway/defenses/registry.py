@@ -19,8 +19,11 @@ from oneway.defenses.controls import (
 )
 from oneway.defenses.dirichlet_noise import DirichletNoise
 from oneway.defenses.gaussian_noise import GaussianNoise
+from oneway.defenses.hamp import Hamp
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
+from oneway.defenses.modelguard_s import ModelGuardS
+from oneway.defenses.modelguard_w import ModelGuardW
 from oneway.defenses.one_parameter import OneParameter
 from oneway.defenses.prototypes import Prototypes
 from oneway.defenses.reverse_sigmoid import ReverseSigmoid
@@ -70,6 +73,9 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "one-parameter": OneParameter,
     "ssd": StealthyShield,
     "memguard": MemGuard,
+    "hamp": Hamp,
+    "modelguard-s": ModelGuardS,
+    "modelguard-w": ModelGuardW,
     "lpa": Poisoning,
     **TEST_SIGNALS,
 }

@@ -97,6 +97,11 @@ def open_guard(
         return build_defense(name, options, surrogate, state=fitted, generator=generator)
 
     defense = build(Generator())
+    if getattr(defense, "remembers", False):
+        raise InvalidOptionError(
+            f"the defense {name!r} releases clean scores of some queries, and answers depend on "
+            "which were asked before. Fit it beforehand (grows=false), or choose another."
+        )
     if not defense.keeps_label:
         raise InvalidOptionError(
             f"the defense {name!r} may change labels, and clients would act on wrong ones. Give "

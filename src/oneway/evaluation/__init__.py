@@ -15,15 +15,12 @@ from oneway.evaluation.records import (
     read_records,
     write_records,
 )
-from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, SurrogateSpec, sketch_defense
+from oneway.evaluation.settings import AttackerSpec, ReleaseSpec, sketch_defense
 from oneway.evaluation.store import Store, write_queries
 from oneway.evaluation.verdict import (
     LEAST_CONFIDENT_SHARE,
     Verdict,
-    errors_on,
-    gap_or_none,
     judge,
-    least_confident,
     standard_error,
 )
 from oneway.evaluation.yardsticks import compare_with_clean_scores
@@ -47,14 +44,10 @@ __all__ = [
     "ReleaseRecord",
     "ReleaseSpec",
     "Store",
-    "SurrogateSpec",
     "Verdict",
     "attack_recorded",
     "compare_with_clean_scores",
-    "errors_on",
-    "gap_or_none",
     "judge",
-    "least_confident",
     "read_records",
     "run_attack",
     "sketch_defense",

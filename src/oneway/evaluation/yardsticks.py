@@ -14,7 +14,7 @@ from oneway.attacks.label_means import label_means
 from oneway.defenses.codebook import Certificate, Codebook
 from oneway.defenses.codebook.betting import canonical_order, one_of_each
 from oneway.defenses.codebook.release import Rows
-from oneway.defenses.codebook.traffic import first_copies, query_keys
+from oneway.defenses.codebook.traffic import first_copies, query_keys, select_rows
 from oneway.defenses.codebook.yardsticks import least_gap, yardstick
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.several_answers import ridge_errors, with_errors
@@ -32,8 +32,9 @@ MIN_ROWS = 60
 def compare_with_clean_scores(
     certificate: Certificate,
     codebook: Codebook,
-    certified: Rows,
-    others: Rows | None = None,
+    traffic: Rows,
+    chosen: Tensor | None = None,
+    others: Tensor | None = None,
     groups: Tensor | None = None,
 ) -> Certificate:
     """Return a certificate with the error of an attack on clean scores, and the bound on G.
@@ -46,20 +47,22 @@ def compare_with_clean_scores(
         certificate: What was certified on these queries. Without an error it is returned as it is,
             and with fewer than ``MIN_ROWS`` queries, or a handful of groups, too.
         codebook: The certified table.
-        certified: The certified rows.
-        others: Rows of the same traffic that are not among them, such as those that the table was
-            fitted to.
+        traffic: Rows of traffic.
+        chosen: ``(N)`` int64, the numbers of the certified rows; None: all.
+        others: ``(M)`` int64, the numbers of rows that are not among them, such as those that the
+            table was fitted to.
         groups: ``(N)`` int64, the group of each certified row where rows of a group depend on each
             other. They are split whole, and each counts the same.
 
     Raises:
         InvalidOptionError: The certificate is about another number of queries.
     """
+    certified = traffic if chosen is None else traffic.of(chosen)
     keys = query_keys(certified.queries)
     if certificate.traffic.copies == "dropped":
         distinct = first_copies(keys)
         keys, certified = keys[distinct], certified.of(distinct)
-        groups = None if groups is None else groups[distinct.to(groups.device)]
+        groups = select_rows(groups, distinct)
     logits = certified.logits
     if certificate.queries != len(logits):
         raise InvalidOptionError(
@@ -76,14 +79,14 @@ def compare_with_clean_scores(
         torch.arange(len(cells)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
     )
     asked = torch.arange(len(cells))
-    if others is None or others.how_many < MIN_ROWS:
+    if others is None or len(others) < MIN_ROWS:
         count = int(members.max()) + 1
         own = torch.randperm(count, generator=generator)[: min(count // 3, ATTACKER_ROWS)]
         used = torch.isin(members, own)
         fitting, asked = certified.of(used.nonzero()[:, 0]), (~used).nonzero()[:, 0]
     else:
-        drawn = torch.randperm(others.how_many, generator=generator)[:ATTACKER_ROWS]
-        fitting = others.of(drawn)
+        drawn = torch.randperm(len(others), generator=generator)[:ATTACKER_ROWS]
+        fitting = traffic.of(others[drawn])
     if len(fitting.logits) < MIN_ROWS // 3 or len(members[asked].unique()) < 2:
         return certificate  # groups so large that one part has too few
     members, rows = members[asked], certified.of(asked)

@@ -3,14 +3,12 @@
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
 from oneway.inversion.mixture import MeanInput, Mixture, mix_decoders, non_negative_weights
-from oneway.inversion.model_selection import DecoderSpec, Trial, decoder_grid, train_each
+from oneway.inversion.model_selection import DecoderSpec, decoder_grid, train_each
 from oneway.inversion.record_inverter import RecordInverter, build_inverter, default_depth
 from oneway.inversion.training import (
-    DEFAULT_SETTINGS,
     HELD_OUT,
     YANG_SETTINGS,
     Perturb,
-    TrainingReport,
     TrainingSettings,
     held_out_rows,
     mean_error,
@@ -19,7 +17,6 @@ from oneway.inversion.training import (
 )
 
 __all__ = [
-    "DEFAULT_SETTINGS",
     "HELD_OUT",
     "INPUT_TRANSFORMS",
     "INVERTER_WIDTHS",
@@ -31,9 +28,7 @@ __all__ = [
     "Mixture",
     "Perturb",
     "RecordInverter",
-    "TrainingReport",
     "TrainingSettings",
-    "Trial",
     "build_inverter",
     "decoder_grid",
     "default_depth",

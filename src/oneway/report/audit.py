@@ -473,7 +473,7 @@ def controls_table(record: InversionRecord) -> Listing:
             "G; for a control that must be read, the share of the label-only error that is gone.",
         ),
         "passed": Column(lambda row: PASSED[row.passed]),
-        "vouches for": Column(
+        "tested attacker": Column(
             lambda row: ", ".join(filter(None, (row.attack, row.input_transform)))
         ),
     }

@@ -2,19 +2,23 @@
 
 ``<!-- claim: EXPERIMENT PRESET "RELEASE" VALUE < NUMBER -->`` stands right after its sentence. The
 sign may be ``>``, or ``?`` where seeds do not decide; the number may be ``"OTHER RELEASE"`` or
-``"OTHER RELEASE" VALUE``, of the same experiment. A claim holds if the 95 % intervals over seeds
-lie wholly on its side, or with ``?``, if they overlap. Where the attack failed, G is not measured,
-and lies anywhere above its bound: a claim with ``>`` holds if the bound lies above the number, and
-none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim on stale records, on one
-seed or on none is marked as such before the comment.
+``"OTHER RELEASE" VALUE``, of the same experiment. EXPERIMENT may be a file of JSON Lines: PRESET is
+then the ``data`` of its records, and VALUE a field with a half width. A claim holds if the 95 %
+intervals over seeds lie wholly on its side, or with ``?``, if they overlap. Where the attack
+failed, G is not measured, and lies anywhere above its bound: a claim with ``>`` holds if the bound
+lies above the number, and none holds with ``<``. Without a bound, nothing but ``?`` holds. A claim
+on stale records, on one seed or on none is marked as such before the comment.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from oneway.benchmark import Summary
+from oneway.benchmark.summary import Estimate
 from oneway.errors import CorruptDataError
+from oneway.evaluation.store import read_json_lines
 from oneway.report.measured import Measurements
 
 OLDER, ONE_SEED, MISSING = "measured by older attackers", "one seed", "not measured"
@@ -33,6 +37,16 @@ PARTS = re.compile(
     r'(?P<experiment>\S+)(?: (?P<preset>[^\s"]+))? "(?P<release>[^"]+)" (?P<value>\S.*?) '
     r'(?P<sign>[<>?]) (?:(?P<number>-?[\d.]+)|"(?P<other>[^"]+)"(?: (?P<its>\S.*))?)'
 )
+
+
+@dataclass(frozen=True)
+class Averages:
+    """A release over all seeds, in a file of JSON Lines; attributes as of :class:`Summary`."""
+
+    release: str
+    seeds: Sequence[int]
+    values: Mapping[str, Estimate]
+    outdated: tuple[str, ...] = ()
 
 
 def renew_claims(page: str, measurements: Measurements, where: str) -> tuple[str, list[str]]:
@@ -68,7 +82,7 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
             f'{where}: a claim must be EXPERIMENT PRESET "RELEASE" VALUE < NUMBER, or with > or '
             f'"OTHER RELEASE" in their places, but is {claim!r}.'
         )
-    experiment = measurements.experiments.get((parts["experiment"], parts["preset"] or ""), ())
+    experiment = _summaries(measurements, parts["experiment"], parts["preset"] or "")
     first = _release(experiment, parts["release"])
     other = _release(experiment, parts["other"]) if parts["other"] else first
     if first is None or other is None:
@@ -89,16 +103,42 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
     return marks, None if holds else against
 
 
-def _release(summaries: Sequence[Summary], name: str) -> Summary | None:
+def _summaries(
+    measurements: Measurements, experiment: str, preset: str
+) -> Sequence[Summary | Averages]:
+    """Return all releases of an experiment, or of the records of a file whose data are ``preset``.
+
+    Only records of means over seeds count, which have half widths.
+    """
+    if not experiment.endswith(".jsonl"):
+        return measurements.experiments.get((experiment, preset), ())
+    return [
+        Averages(
+            row["release"],
+            range(row["seeds"]),
+            {
+                name: Estimate(row[name], row[f"{name}_half_width"], row["seeds"])
+                for name in row
+                if f"{name}_half_width" in row
+            },
+        )
+        for row in read_json_lines(measurements.folder / experiment)
+        if row.get("data") == preset and "seeds" in row
+    ]
+
+
+def _release(summaries: Sequence[Summary | Averages], name: str) -> Summary | Averages | None:
     return next((summary for summary in summaries if summary.release == name), None)
 
 
-def _interval(claim: str, summary: Summary, value: str, where: str) -> tuple[float, float]:
+def _interval(
+    claim: str, summary: Summary | Averages, value: str, where: str
+) -> tuple[float, float]:
     """Return the 95 % interval over seeds of a value; of one seed, the number itself.
 
     Where the attack failed, G is anything from its bound on; without a bound, anything at all.
     """
-    if value in summary.failed:
+    if isinstance(summary, Summary) and value in summary.failed:
         bound = summary.claimed(value)
         return -math.inf if bound is None else bound, math.inf
     if value not in summary.values:

@@ -9,7 +9,8 @@
 - ``defenses PRESET ...``: G of every defense, over all of its releases.
 - ``defense NAME`` and ``attacker NAME``: a defense or an attacker on all stored experiments.
 - ``lines FILE``: a file of JSON Lines, a row per line that has all fields; each line after the
-  first line of the comment is a column, ``HEADING: FIELD FORMAT``.
+  first line of the comment is a column, ``HEADING: FIELD FORMAT``. A field ``FIELD_half_width``
+  follows its value, after ±.
 - ``audit FILE``: what the record of an audit says.
 """
 
@@ -17,8 +18,9 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from oneway.attacks import ATTACKS
 from oneway.auditing import AuditRecord
@@ -163,10 +165,10 @@ def _splits(measurements: Measurements, words: list[str], _: list[str]) -> str:
         and not outdated_attackers(record)
     }
     columns = {
-        "data": Column(itemgetter(0)),
-        "seed": Column(itemgetter(1)),
-        "SHA-256 of inputs and labels": Column(itemgetter(2)),
-        "of the classifier": Column(itemgetter(3)),
+        "data": Column(lambda split: split[0]),
+        "seed": Column(lambda split: split[1]),
+        "SHA-256 of inputs and labels": Column(lambda split: split[2]),
+        "of the classifier": Column(lambda split: split[3]),
     }
     return Listing("Splits", columns, sorted(found)).markdown()
 
@@ -313,7 +315,7 @@ def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> st
     for line in lines:
         heading, _, shown = line.rpartition(": ")
         field, _, format_ = shown.partition(" ")
-        columns[heading] = Column(itemgetter(field), format_)
+        columns[heading] = Column(partial(_with_half_width, field, format_))
         fields.add(field)
     shown_rows = [row for row in rows if fields <= row.keys()]
     if not shown_rows or "" in columns:
@@ -323,6 +325,12 @@ def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> st
     commits = sorted({str(row["commit"]) for row in shown_rows if row.get("commit")})
     code = f"commit {', '.join(commits)}" if commits else "older code, of which no commit is stored"
     return f"{Listing(path.stem, columns, shown_rows).markdown()}\nMeasured: {code}.\n"
+
+
+def _with_half_width(field: str, format_: str, row: Mapping[str, Any]) -> str | None:
+    """Return a field's value as text, with half the width of its interval if the row has it."""
+    numbers = (row[field], row.get(f"{field}_half_width"))
+    return " ± ".join(format(each, format_) for each in numbers if each is not None) or None
 
 
 def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:

@@ -10,7 +10,7 @@ from oneway.evaluation import Convergence, Environment, Provenance
 LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
 """The limit that stands in every report."""
 
-NO_CONTROLS = "No controls were run: nothing vouches for these attackers."
+NO_CONTROLS = "No controls were run: these attackers are untested."
 
 NO_GAP = "There is no gap to close: clean scores add nothing to the label for these attackers."
 

@@ -4,7 +4,7 @@ from oneway.targets.answers import class_names_of
 from oneway.targets.augmentation import ask_variants, jitter
 from oneway.targets.callables import CallableTarget, ScoredCallableTarget
 from oneway.targets.defended import DefendedTarget, Trace
-from oneway.targets.networks import TARGET_PRESETS, TargetNetwork, TargetPreset
+from oneway.targets.networks import TARGET_PRESETS, TargetNetwork
 from oneway.targets.objects import target_of
 from oneway.targets.opening import open_target, target_kind
 from oneway.targets.recorded import RecordedTarget
@@ -19,7 +19,6 @@ __all__ = [
     "RecordedTarget",
     "ScoredCallableTarget",
     "TargetNetwork",
-    "TargetPreset",
     "TargetTrainingSettings",
     "TorchTarget",
     "Trace",

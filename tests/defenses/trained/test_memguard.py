@@ -34,7 +34,7 @@ def train(seed=0, order=0, given=None, **options):
         return MemGuard.train(
             given or training_data(),
             generator=torch.Generator().manual_seed(order),
-            **{"epochs": 12, "hidden": 16, "learning_rate": 1e-2} | options,
+            **{"epochs": 12, "hidden": 32, "learning_rate": 1e-2} | options,
         )
 
 
@@ -93,10 +93,10 @@ def test_raising_the_weight_of_the_distortion_lowers_it(network, monkeypatch):
 
 
 def test_the_budget_is_kept_on_average_over_the_choice(network):
-    logits = random_rows(5, 400, CLASSES, torch.float64, 2)
+    logits = random_rows(5, 300, CLASSES, torch.float64, 2)
     clean, budget = logits.softmax(-1), 0.1
-    whole = (MemGuard(network, budget=10.0, steps=100)(logits).softmax(-1) - clean).abs().sum(-1)
-    told = (MemGuard(network, budget=budget, steps=100)(logits).softmax(-1) - clean).abs().sum(-1)
+    whole = (MemGuard(network, budget=10.0, steps=60)(logits).softmax(-1) - clean).abs().sum(-1)
+    told = (MemGuard(network, budget=budget, steps=60)(logits).softmax(-1) - clean).abs().sum(-1)
     # Rows keep all of their noise or none of it.
     kept = told > 1e-12
     torch.testing.assert_close(told[kept], whole[kept])
@@ -107,8 +107,8 @@ def test_the_budget_is_kept_on_average_over_the_choice(network):
 
 
 def test_the_choice_is_the_query_s_and_the_key_s(network):
-    logits = random_rows(5, 60, CLASSES, torch.float64, 2)
-    options = {"budget": 0.1, "steps": 100}
+    logits = random_rows(5, 40, CLASSES, torch.float64, 2)
+    options = {"budget": 0.1, "steps": 25}
     guard = MemGuard(network, **options)
     told = guard(logits)
     assert same_bits(told, guard(logits))

@@ -125,7 +125,7 @@ def test_few_seeds_are_not_to_be_quoted():
 
 def test_without_controls_nothing_vouches_and_that_is_said_above():
     (_, _, notices) = verdict_of(page_of(changed(controls={})))
-    assert "No controls were run: nothing vouches for these attackers." in notices
+    assert "No controls were run: these attackers are untested." in notices
 
 
 CONTROLS = "Controls: releases whose leak is known"

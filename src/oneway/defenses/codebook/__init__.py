@@ -5,7 +5,7 @@ from oneway.defenses.codebook.certificate import (
     Certificate,
     certify,
 )
-from oneway.defenses.codebook.composition import Composition, SeveralAnswers
+from oneway.defenses.codebook.composition import Composition
 from oneway.defenses.codebook.decoys import plant_decoys
 from oneway.defenses.codebook.drift import Drift, DriftTest, fault_of_reference
 from oneway.defenses.codebook.fit import (
@@ -27,7 +27,7 @@ from oneway.defenses.codebook.measures import CertifiedError, certified_error, m
 from oneway.defenses.codebook.options import Budget, CodebookOptions, DecoyOptions, FitSettings
 from oneway.defenses.codebook.release import CodebookRelease
 from oneway.defenses.codebook.table import Codebook
-from oneway.defenses.codebook.together import Alone, Together
+from oneway.defenses.codebook.together import Together
 from oneway.defenses.codebook.traffic import Traffic
 from oneway.defenses.codebook.worst_case import WorstCase
 from oneway.defenses.codebook.yardsticks import Yardstick, Yardsticks
@@ -35,7 +35,6 @@ from oneway.defenses.codebook.yardsticks import Yardstick, Yardsticks
 __all__ = [
     "ASSUMPTIONS",
     "NOT_CHECKED",
-    "Alone",
     "Budget",
     "Certificate",
     "CertifiedError",
@@ -53,7 +52,6 @@ __all__ = [
     "JointCodebook",
     "NamedShare",
     "SensitiveAccuracy",
-    "SeveralAnswers",
     "Together",
     "Traffic",
     "WorstCase",

@@ -47,6 +47,7 @@ from oneway.defenses.codebook.traffic import (
     first_copies,
     measure_traffic,
     query_keys,
+    select_rows,
 )
 from oneway.defenses.codebook.worst_case import WorstCase, worst_case
 from oneway.defenses.codebook.yardsticks import Yardsticks, yardsticks_of_labels
@@ -193,6 +194,32 @@ class Certificate:
         return next(self._faults(codebook), None)
 
     def _faults(self, codebook: Codebook) -> Iterator[str]:
+        yield from self._faults_of_traffic(codebook)
+        yield from self._faults_of_errors(codebook)
+        if self.identification is None:
+            yield "it does not state how many candidates the release tells apart"
+        else:
+            sizes = codebook.sizes
+            yield from self.identification.faults(sizes.cells, sizes.num_classes, self.queries)
+        for part in (self.sensitive, self.worst_case, self.yardsticks):
+            if part is not None:
+                yield from part.faults()
+        if self.composition is not None:
+            yield from self.composition.faults(codebook.sizes.cells, self.queries)
+        if self.together is not None:
+            yield "it is about answers of several versions, and not about this table alone"
+        if self.certified_on is not None and not _is_day(self.certified_on):
+            yield "it was certified on a day that does not exist"
+        for name in ("queries_hash", "scores_hash"):
+            if not re.fullmatch(r"[0-9a-f]{64}", getattr(self, name) or "0" * 64):
+                yield f"its {name} is not the SHA-256 of any data"
+        for name, largest in LARGEST_DISTORTION.items():
+            values = self.distortion.get(name, {"": math.nan}).values()
+            if not all(_is_within(value, 0, largest) for value in values):
+                yield f"the distortion of {name} is out of range"
+
+    def _faults_of_traffic(self, codebook: Codebook) -> Iterator[str]:
+        """Yield which figures of the table, and of how often its cells were met, cannot be true."""
         figures = figures_of_table(codebook)
         for name, true in figures.items():
             if getattr(self, name) != true:
@@ -205,45 +232,25 @@ class Certificate:
             yield "bits_measured is out of range"
         elif abs(self.bits_measured - bits_of_counts(self.traffic.cells, codebook)) > 1e-9:
             yield "its bits_measured are not those of the cells that it counts"
+
+    def _faults_of_errors(self, codebook: Codebook) -> Iterator[str]:
+        """Yield which certified errors cannot be true, of all queries or of parts of them."""
         if not _is_within(self.level, 0, 1) or self.level in (0, 1):
             yield "level is not between 0 and 1"
-        labels = {str(label) for label in range(codebook.sizes.num_classes)}
-        if not self.error_by_label.keys() <= labels:
+        if not self.error_by_label.keys() <= {*map(str, range(codebook.sizes.num_classes))}:
             yield "it certifies a label that does not exist"
         of_parts = [error for parts in self.parts.values() for error in parts.errors.values()]
         for error in (*self.error_by_label.values(), *of_parts, self.error):
             if error is not None:
                 yield from _faults_of_error(error, self.queries)
-        if self.identification is None:
-            yield "it does not state how many candidates the release tells apart"
-        else:
-            yield from self.identification.faults(codebook.sizes.cells, len(labels), self.queries)
-        for part in (self.sensitive, self.worst_case):
-            if part is not None:
-                yield from part.faults()
-        if self.composition is not None:
-            yield from self.composition.faults(codebook.sizes.cells, self.queries)
         for kind, parts in self.parts.items():
             if kind not in ("cell", "group"):
                 yield "it certifies parts of a kind that does not exist"
             if parts.few < 0 or not _is_within(parts.few_share, 0, 1):
                 yield "the parts with few queries are not a number of parts and a share"
         yield from _faults_of_counts(self, codebook)
-        if self.together is not None:
-            yield "it is about answers of several versions, and not about this table alone"
         if (self.yardsticks is None) != (self.error is None):
             yield "an error stands without its yardsticks, or they without it"
-        elif self.yardsticks is not None:
-            yield from self.yardsticks.faults()
-        if self.certified_on is not None and not _is_day(self.certified_on):
-            yield "it was certified on a day that does not exist"
-        for name in ("queries_hash", "scores_hash"):
-            if not re.fullmatch(r"[0-9a-f]{64}", getattr(self, name) or "0" * 64):
-                yield f"its {name} is not the SHA-256 of any data"
-        for name, largest in LARGEST_DISTORTION.items():
-            values = self.distortion.get(name, {"": math.nan}).values()
-            if not all(_is_within(value, 0, largest) for value in values):
-                yield f"the distortion of {name} is out of range"
 
 
 def certify(
@@ -299,8 +306,7 @@ def certify(
         distinct = rows_without_copies(queries, len(logits), keys)
         logits = logits[distinct.to(logits.device)]
         queries, groups, sensitive, keys, variants = (
-            None if each is None else each[distinct.to(each.device)]
-            for each in (queries, groups, sensitive, keys, variants)
+            select_rows(each, distinct) for each in (queries, groups, sensitive, keys, variants)
         )
     with torch.no_grad():
         cells = codebook(logits)

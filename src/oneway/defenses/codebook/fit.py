@@ -38,7 +38,7 @@ from oneway.defenses.codebook.shared import (
     share_rows,
 )
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook
-from oneway.defenses.codebook.traffic import check_groups
+from oneway.defenses.codebook.traffic import check_groups, select_rows
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
@@ -134,7 +134,7 @@ def cut_calibration(
     kept = sample_rows(logits)
     if len(kept) < len(logits):
         images, groups, variants = (
-            None if each is None else each[kept.to(each.device)]
+            select_rows(each, kept)
             for each in (images if settings.image_weight else None, groups, variants)
         )
         logits = logits[kept.to(logits.device)]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from oneway.defenses.codebook.betting import bound_errors
 from oneway.defenses.codebook.measures import CertifiedError, certified_error
+from oneway.defenses.codebook.traffic import select_rows
 
 LEAST_ROWS = 20
 """Queries, or groups of queries, of a part below which its error is not certified by itself."""
@@ -59,9 +60,6 @@ def certify_parts(
     order = parts.argsort(stable=True).cpu()
     rows = dict(zip(numbers.tolist(), order.split(sizes.tolist()), strict=True))
 
-    def of(values: Tensor | None, own: Tensor) -> Tensor | None:
-        return None if values is None else values[own.to(values.device)]
-
     # How many there are says nothing of what they show: bounds hold for any choice by it.
     enough = {
         part: own
@@ -75,7 +73,7 @@ def certify_parts(
             cells[own.to(cells.device)],
             queries if shares is not None else queries[own.to(queries.device)],
             level,
-            of(groups, own),
+            select_rows(groups, own),
             shares=None if shares is None else (shares[0][own], shares[1][own.to(cells.device)]),
             bounds=bound,
         )

@@ -22,6 +22,7 @@ from oneway.defenses.codebook.traffic import (
     check_sensitive,
     first_copies,
     query_keys,
+    select_rows,
     split_rows,
 )
 from oneway.defenses.label_modifier import lift_label
@@ -52,32 +53,23 @@ class Rows(NamedTuple):
         logits: ``(N, K)`` clean scores.
         queries: ``(N, ...)`` the queries that gave them.
         variants: ``(N, m, K)`` clean scores of changed copies of each query, if they are known.
-        numbers: ``(n)`` int64, which of the N rows are meant; None: all. So rows need no copy
-            before it is known which of them are wanted.
     """
 
     logits: Tensor
     queries: Tensor
     variants: Tensor | None = None
-    numbers: Tensor | None = None
 
-    @property
-    def how_many(self) -> int:
-        """Number of rows that are meant."""
-        return len(self.logits if self.numbers is None else self.numbers)
-
-    def of(self, places: Tensor) -> "Rows":
-        """Return a copy of the rows at these ``(n)`` int64 places among those that are meant."""
-        rows = places if self.numbers is None else self.numbers[places]
-        return Rows(
-            *(None if each is None else each[rows.to(each.device)] for each in self[:3])  # type: ignore[arg-type]
-        )
+    def of(self, rows: Tensor) -> "Rows":
+        """Return a copy of the rows with these ``(n)`` int64 numbers."""
+        return Rows(*(select_rows(each, rows) for each in self))  # type: ignore[arg-type]
 
 
-Complete = Callable[[Certificate, Codebook, Rows, Rows | None, Tensor | None], Certificate]
-"""Completes a certificate, given the table, the certified rows, the rows that it was fitted to
-(None if they are the same), and the groups of the certified rows, if they are known.
-:func:`oneway.evaluation.compare_with_clean_scores` is one."""
+Complete = Callable[
+    [Certificate, Codebook, Rows, Tensor, Tensor | None, Tensor | None], Certificate
+]
+"""Completes a certificate, given the table, all rows, the numbers of the certified rows and of the
+rows that it was fitted to (None if they are the same), and the groups of the certified rows (None
+if they are not known). :func:`oneway.evaluation.compare_with_clean_scores` is one."""
 
 
 class CodebookRelease(DefenseWithState, ScoreDefense):
@@ -208,32 +200,12 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 queries are training inputs.
         """
         options_of(CodebookOptions)["held_out"].refuse(held_out)
-        check_logits_to_fit(logits, "calibration logits")
         settings = settings or FitSettings()
-        rows = keys = torch.arange(len(logits))
-        if queries is not None:
-            check_images(queries, rows=len(logits))
-            keys = query_keys(queries)
-        if training is not None:
-            refuse_training(queries, training)
-        if groups is not None:
-            check_groups(groups, len(logits))
-            groups = groups.cpu()
-        if sensitive is not None:
-            check_sensitive(sensitive, len(logits))
-        if variants is not None:
-            check_variants(variants, logits)
-        if drop_copies:
-            rows = rows_without_copies(queries, len(logits))
-        parts = split_rows(len(rows), [held_out], generator, _of(groups, rows))
-        certifying, fitting = (rows[part] for part in parts)
+        _check_traffic(logits, queries, training, groups, sensitive, variants)
+        groups = None if groups is None else groups.cpu()
+        keys = torch.arange(len(logits)) if queries is None else query_keys(queries)
+        certifying, fitting = _split(logits, queries, held_out, groups, generator, drop_copies)
         apart = len(certifying) > 0
-        if held_out and not apart:
-            raise InvalidOptionError(
-                f"held_out must leave queries, or groups, that certify, but {held_out} of "
-                f"{len(rows) if groups is None else len(groups.unique())} leaves none. Pass more, "
-                "or hold out a larger share."
-            )
         # Copies of one query are no company.
         made_of = fitting[first_copies(keys[fitting])]
         if apart and logits.ndim == 2 and len(made_of) < settings.min_members:
@@ -245,15 +217,15 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         made_of = sample_rows(logits, rows=made_of)
         scores, shown = logits[made_of.to(logits.device)], None
         if settings.image_weight or move is not None:
-            shown = _of(queries, made_of)  # a copy, which takes as much memory
+            shown = select_rows(queries, made_of)  # a copy, which takes as much memory
         calibration = cut_calibration(
             scores,
             settings,
             shown,
             on_share,
-            groups=_of(groups, made_of),
+            groups=select_rows(groups, made_of),
             older=older,
-            variants=_of(variants, made_of),
+            variants=select_rows(variants, made_of),
         )
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
@@ -268,21 +240,22 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         fitted.certificate = certify(
             fitted.state,
             logits[chosen.to(logits.device)],
-            _of(queries, chosen),
+            select_rows(queries, chosen),
             held_out=HeldOut("yes" if apart else "no"),
-            groups=_of(groups, chosen),
+            groups=select_rows(groups, chosen),
             drop_copies=drop_copies,
-            sensitive=_of(sensitive, chosen),
+            sensitive=select_rows(sensitive, chosen),
             max_l1_worst=settings.max_l1_worst,
-            variants=_of(variants, chosen),
+            variants=select_rows(variants, chosen),
         )
         if complete is not None and queries is not None:
             fitted.certificate = complete(
                 fitted.certificate,
                 fitted.state,
-                Rows(logits, queries, variants).of(chosen),
-                Rows(logits, queries, variants, fitting) if apart else None,
-                _of(groups, chosen),
+                Rows(logits, queries, variants),
+                chosen,
+                fitting if apart else None,
+                select_rows(groups, chosen),
             )
         return fitted
 
@@ -480,9 +453,49 @@ class _Lookup:
         return release(logits, dtype=self.dtype, decimals=self.decimals)
 
 
-def _of(values: Tensor | None, rows: Tensor) -> Tensor | None:
-    """Return some rows of what there may be."""
-    return None if values is None else values[rows.to(values.device)]
+def _check_traffic(
+    logits: Tensor,
+    queries: Tensor | None,
+    training: Tensor | None,
+    groups: Tensor | None,
+    sensitive: Tensor | None,
+    variants: Tensor | None,
+) -> None:
+    """Refuse what :meth:`CodebookRelease.fit` cannot fit to."""
+    check_logits_to_fit(logits, "calibration logits")
+    if queries is not None:
+        check_images(queries, rows=len(logits))
+    if training is not None:
+        refuse_training(queries, training)
+    if groups is not None:
+        check_groups(groups, len(logits))
+    if sensitive is not None:
+        check_sensitive(sensitive, len(logits))
+    if variants is not None:
+        check_variants(variants, logits)
+
+
+def _split(
+    logits: Tensor,
+    queries: Tensor | None,
+    held_out: float,
+    groups: Tensor | None,
+    generator: Generator,
+    drop_copies: bool,
+) -> list[Tensor]:
+    """Return the int64 numbers of the rows that certify, and of those that fit."""
+    rows = torch.arange(len(logits))
+    if drop_copies:
+        rows = rows_without_copies(queries, len(logits))
+    parts = split_rows(len(rows), [held_out], generator, select_rows(groups, rows))
+    certifying, fitting = (rows[part] for part in parts)
+    if held_out and not len(certifying):
+        raise InvalidOptionError(
+            f"held_out must leave queries, or groups, that certify, but {held_out} of "
+            f"{len(rows) if groups is None else len(groups.unique())} leaves none. Pass more, "
+            "or hold out a larger share."
+        )
+    return [certifying, fitting]
 
 
 def _refuse_other_tensors(path: Path, state: Mapping[str, Tensor], sizes: Sizes) -> None:

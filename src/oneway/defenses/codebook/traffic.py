@@ -210,6 +210,11 @@ def query_keys(queries: Tensor) -> Tensor:
     return torch.from_numpy(np.frombuffer(digests, np.int64).copy())
 
 
+def select_rows(values: Tensor | None, rows: Tensor) -> Tensor | None:
+    """Return the rows with ``(n)`` int64 numbers of ``(N, ...)`` values; None without values."""
+    return None if values is None else values[rows.to(values.device)]
+
+
 def first_copies(keys: Tensor) -> Tensor:
     """Return the ``(M)`` int64 rows of distinct ``(N)`` keys: of equal ones, the first."""
     numbers = keys.unique(return_inverse=True)[1]

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable, Mapping
+from itertools import chain, pairwise
 from typing import Any, cast
 
 import torch
@@ -36,28 +37,24 @@ class MembershipClassifier(nn.Module):
 
     key: Tensor
 
-    def __init__(self, num_classes: int, *, hidden: int = 64) -> None:
+    def __init__(self, num_classes: int, *, hidden: int = 256) -> None:
         """Build an untrained classifier.
 
         Args:
             num_classes: K, at least 2.
-            hidden: Size of both hidden layers.
+            hidden: Size of the first hidden layer; the other two have a half and a quarter of it.
 
         Raises:
             InvalidOptionError: A size is outside its range.
         """
         super().__init__()
         check_count("num_classes", num_classes, least=2)
-        check_count("hidden", hidden)
+        check_count("hidden", hidden, least=4)
         self.architecture: dict[str, Any] = {"num_classes": num_classes, "hidden": hidden}
         self.register_buffer("key", torch.zeros(4, dtype=torch.int64))
-        self.layers = nn.Sequential(
-            nn.Linear(num_classes, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 1),
-        )
+        sizes = (num_classes, hidden, hidden // 2, hidden // 4)
+        hidden_layers = [(nn.Linear(*pair), nn.ReLU()) for pair in pairwise(sizes)]
+        self.layers = nn.Sequential(*chain(*hidden_layers), nn.Linear(hidden // 4, 1))
 
     def forward(self, confidences: Tensor) -> Tensor:
         """Return ``(N)`` log odds of membership from ``(N, K)`` confidences."""
@@ -68,8 +65,13 @@ class MembershipClassifier(nn.Module):
 class MembershipTraining(TrainingOptions):
     """Options of a membership classifier's training."""
 
-    hidden: int = option("Size of the classifier's hidden layers.", default=64)
-    epochs: int = option("Passes over all rows.", default=30)
+    hidden: int = option(
+        "Size of the classifier's first hidden layer; the next two have half as much each. Theirs: "
+        "256.",
+        default=256,
+        least=4,
+    )
+    epochs: int = option("Passes over all rows. Theirs: 400.", default=400)
 
 
 class MemGuard(DefenseWithState, ScoreDefense):
@@ -91,13 +93,10 @@ class MemGuard(DefenseWithState, ScoreDefense):
     batch to batch would change the hash, and the signs that the first steps go by. (Only what
     falls on two sides of a rounding is still answered in two ways.)
 
-    It is made against membership inference; it is here as what it does to inversion.
-
     Source:
         Jia, Salem, Backes, Zhang & Gong, "MemGuard: Defending against Black-Box Membership
-        Inference Attacks via Adversarial Examples", CCS 2019. Theirs guards against one
-        classifier of members and non-members, too; ours is smaller, and its non-members are
-        the auxiliary images.
+        Inference Attacks via Adversarial Examples", CCS 2019. Phases of the noise, classifier and
+        budget are as published; the classifier's non-members are the auxiliary images.
     """
 
     needs_same_bits = True  # its noise is searched for by gradients
@@ -173,7 +172,7 @@ class MemGuard(DefenseWithState, ScoreDefense):
         network = MembershipClassifier(confidences.shape[-1], hidden=settings.hidden)
         network = network.to(members.device).train()
         network.key.copy_(torch.randint(2**62, (4,), generator=generator))
-        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
         for epoch in range(1, settings.epochs + 1):
             order = torch.randperm(len(member), generator=generator).to(members.device)
             for rows in order.split(settings.batch_size):
