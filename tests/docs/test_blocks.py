@@ -133,8 +133,7 @@ def prepare_researcher(run):
     if WRITE:
         return
     run.replaced |= {"epochs = 24": "epochs = 1", "epochs=24": "epochs=1"}
-    run.replaced |= {"private = 600": "private = 300", "auxiliary = 700": "auxiliary = 240"}
-    run.replaced |= {"test = 400": "test = 120", "widths = [16]": "widths = [8]"}
+    run.replaced |= {"auxiliary = 700": "auxiliary = 500", "test = 400": "test = 200"}
 
 
 PREPARED = {
