@@ -38,7 +38,7 @@ Parts = dict[str, tuple[Tensor, Tensor]]
 
 def parts_of(root: Path) -> Parts:
     """Return images with labels: two lots of members and non-members, the attacker's, queries."""
-    inputs, labels = load(root, ROWS)
+    inputs, labels, _ = load("mnist", root, ROWS)
     lot = len(inputs) // 10  # queries are the rest: some of them certify
     sizes = [lot] * 5 + [len(inputs) - 5 * lot]
     pairs = zip(inputs.split(sizes), labels.split(sizes), strict=True)
@@ -125,7 +125,7 @@ def main() -> None:
         images,
         labels,
         int(labels.max()) + 1,
-        loss=LOSS,
+        loss=LOSS["mnist"],
         generator=torch.Generator().manual_seed(0),
     )
     target = TorchTarget(network)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
-from operator import itemgetter
+from operator import itemgetter, methodcaller
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -547,8 +547,7 @@ def chart(data: str, means: Sequence[Row]) -> Chart:
         )
         for release, row in by_release.items()
         for attacker, shape in ATTACKERS.items()
-        # Both attackers learned from the same scores here, or from the label.
-        if not (attacker == "static" and release in ("none", "label only"))
+        if f"{attacker}_error" in row
     ]
     levels = [
         Level(text, 100 * by_release[release]["kernel_ridge_rank_1"])
@@ -568,7 +567,7 @@ def chart(data: str, means: Sequence[Row]) -> Chart:
     columns = {
         "release": Column(itemgetter("release")),
         **{
-            f"{attacker} {value}": Column(itemgetter(f"{attacker}_{value}"), ".4f")
+            f"{attacker} {value}": Column(methodcaller("get", f"{attacker}_{value}"), ".4f")
             for attacker in ATTACKERS
             for value in ("error", "rank_1")
         },

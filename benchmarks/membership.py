@@ -2,7 +2,8 @@
 
 Targets are trained on random halves of the same candidates until they fit them closely, and are
 attacked by the same reference models. Measures are means over targets; their intervals resample
-candidates and targets. It needs mnist.npz in ``--data-root``; ``threats.py`` has other data.
+candidates and targets. ``--data mnist`` needs mnist.npz in ``--data-root`` and trains overfitted
+targets; ``--data digits`` takes the digits that scikit-learn carries.
 """
 
 import argparse
@@ -29,23 +30,28 @@ from oneway.targets import TorchTarget
 RELEASES = (
     ReleaseSpec("codebook, 20 members", "codebook", {}),
     ReleaseSpec("codebook, median, rate .1", "codebook", {"center": "median", "rate_weight": 0.1}),
+    ReleaseSpec("MemGuard, .5", "memguard", {}),
 )
-LOSS = 0.005
+LOSS = {"mnist": 0.005, "digits": 0.005}
 """Mean training loss at which training ends."""
 
 Row = dict[str, Any]
 
 
-CANDIDATES, ROWS = 1200, 1800
-"""Members and non-members; with the population."""
+def load(data: str, root: Path, most: int = 1800) -> tuple[Tensor, Tensor, int]:
+    """Return inputs in [0, 1], labels, and the number of candidates; the rest is population."""
+    if data == "mnist":
+        with np.load(root / "mnist.npz") as arrays:
+            images, labels = arrays["images"], arrays["labels"]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most]
+        inputs = torch.from_numpy(images[rows.numpy()]).float().unsqueeze(1) / 255
+        return inputs, torch.from_numpy(labels[rows.numpy()]), 1200
+    from sklearn.datasets import load_digits
 
-
-def load(root: Path, most: int = ROWS) -> tuple[Tensor, Tensor]:
-    """Return images in [0, 1], and labels."""
-    with np.load(root / "mnist.npz") as arrays:
-        images, labels = arrays["images"], arrays["labels"]
-    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most].numpy()
-    return torch.from_numpy(images[rows]).float().unsqueeze(1) / 255, torch.from_numpy(labels[rows])
+    digits = load_digits()
+    rows = torch.randperm(len(digits.data), generator=torch.Generator().manual_seed(0))
+    inputs = torch.from_numpy(digits.data / 16).float()[rows]
+    return inputs, torch.from_numpy(digits.target.astype(np.int64))[rows], 1200
 
 
 class Workshop:
@@ -68,8 +74,8 @@ class Workshop:
 
 def audits(options: argparse.Namespace) -> Iterator[MembershipAudit]:
     """Yield the audit of each target."""
-    inputs, labels = load(options.data_root)
-    count, workshop = CANDIDATES, Workshop(LOSS)
+    inputs, labels, count = load(options.data, options.data_root)
+    workshop = Workshop(LOSS[options.data])
     classes = int(labels.max()) + 1
     settings = MembershipSettings(
         options.references, options.copies, False, options.seed, train=workshop
@@ -104,7 +110,7 @@ def attack(options: argparse.Namespace) -> Iterator[Row]:
             clean, label, released = drawn.values()
             leak = percentile_interval(clean - label)
             gap = percentile_interval(membership_gap(clean, released, label))
-            row: Row = {"release": spec.name, "measure": measure}
+            row: Row = {"release": spec.name, "measure": measure, "data": options.data}
             shown = {
                 "clean": clean,
                 "label_only": label,
@@ -146,6 +152,7 @@ def attack(options: argparse.Namespace) -> Iterator[Row]:
 def main() -> None:
     """Attack all releases, print, and write records if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", choices=("mnist", "digits"), default="digits")
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--targets", type=int, default=1)
     parser.add_argument("--references", type=int, default=6)
@@ -160,7 +167,9 @@ def main() -> None:
         "references": options.references,
         "copies": options.copies,
         "seed": options.seed,
-        "command": f"python benchmarks/membership.py --copies {options.copies}",
+        "command": (
+            f"python benchmarks/membership.py --data {options.data} --copies {options.copies}"
+        ),
         "environment": dataclasses.asdict(environment(torch.device("cpu"))),
         "commit": source_commit(),
     }

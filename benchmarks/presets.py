@@ -3,9 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from sklearn.datasets import load_digits
+
 from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import split_data, trained_target
-from oneway.data import Splits, no_progress
+from oneway.benchmark.spec import ExperimentSpec
+from oneway.data import Dataset, Splits, no_progress
 from oneway.evaluation import Store
 from oneway.targets import TorchTarget
 
@@ -17,3 +21,29 @@ def trained(
     spec = replace(bundled_spec("leaderboard", preset), seed=seed)
     splits = split_data(spec, *load_data(spec.data, data_root))
     return trained_target(spec, splits, Store(cache), no_progress), splits
+
+
+SMALL = "small-digits"
+
+
+def preset_spec(preset: str) -> ExperimentSpec:
+    """Return a preset of the leaderboard; small digits have the settings of ``smoothed``."""
+    if preset != SMALL:
+        return bundled_spec("leaderboard", preset)
+    spec = bundled_spec("leaderboard", "smoothed")
+    return replace(spec, surrogate=replace(spec.surrogate, hidden_layers_removed=1))
+
+
+def preset_data(
+    preset: str, spec: ExperimentSpec, root: Path | None
+) -> tuple[Dataset, Dataset | None]:
+    """Return the data set of a preset, and its auxiliary data set if there is another."""
+    return (small_digits(), None) if preset == SMALL else load_data(spec.data, root)
+
+
+def small_digits() -> Dataset:
+    """Return scikit-learn's 1,797 digits of 8x8 pixels, each pixel doubled both ways."""
+    values, labels = load_digits(return_X_y=True)
+    pixels = np.round(values.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    doubled = pixels.repeat(2, 1).repeat(2, 2)
+    return Dataset(SMALL, doubled, labels.astype(np.int64), None, 10)

@@ -398,11 +398,11 @@ def _columns(measured: str, clean: Tensor, label: Tensor, released: Tensor, *, f
 
 
 def _with_half_width(name: str, interval: Interval) -> Row:
-    """Return an estimate and the longer side of its interval, for claims; none if it has no end."""
-    half = max(interval.high - interval.estimate, interval.estimate - interval.low)
+    """Return the middle and half the width of an interval, for claims; none if it has no end."""
+    half = (interval.high - interval.low) / 2
     if not math.isfinite(half):
         return {}
-    return {name: interval.estimate, f"{name}_half_width": half}
+    return {name: interval.low + half, f"{name}_half_width": half}
 
 
 def main() -> None:

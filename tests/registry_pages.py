@@ -46,6 +46,7 @@ MEANINGS = {
     "simulated_defenses": "copies of the defense, with surrogates of its own",
     "differentiable_logits": "model and defense, with gradients",
     "candidates": "reconstructions of these images by all attackers before it",
+    "train_prior": "a generative prior, trained on these images",
 }
 """What an attacker has, by the name in ``AttackerKnowledge``."""
 

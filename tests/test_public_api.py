@@ -100,7 +100,6 @@ def test_importing_stays_fast_without_torch_numpy_or_matplotlib():
 
 
 def test_a_name_loads_what_it_needs_when_it_is_first_used():
-    assert "torch" in loaded_after("import oneway; oneway.closed_gap")
     loaded = loaded_after("import oneway; oneway.OnewayError")
     assert "oneway.errors" in loaded
     assert "torch" not in loaded
@@ -108,7 +107,7 @@ def test_a_name_loads_what_it_needs_when_it_is_first_used():
 
 def test_what_serves_loads_nothing_that_attacks_or_audits():
     loaded = loaded_after("import oneway; oneway.protect, oneway.load_guard")
-    assert "oneway.adapters.protection" in loaded
+    assert {"torch", "oneway.adapters.protection"} <= loaded
     assert not {"oneway.attacks", "oneway.auditing", "oneway.data", "oneway.report"} & loaded
 
 

@@ -209,6 +209,8 @@ class AttackerKnowledge:
             itself.
         candidates: ``(H, C, H, W)`` reconstructions of the held-out images, one tensor for each
             reconstructor of the attacks that ran before. Empty for the first attack.
+        train_prior: Trains a generative prior of the auxiliary images. None if there is no time
+            for one.
     """
 
     images: Tensor
@@ -221,6 +223,7 @@ class AttackerKnowledge:
     simulated_defenses: Sequence[Defense] = ()
     differentiable_logits: Callable[[Tensor], Tensor] | None = None
     candidates: Sequence[Tensor] = ()
+    train_prior: "TrainPrior | None" = None
 
     @property
     def available(self) -> frozenset[str]:
@@ -321,6 +324,33 @@ TrainDecoder = Callable[[Tensor, Tensor, Tensor], nn.Module]
 An attack takes one as an argument, so that it neither trains nor stores networks itself.
 """
 
+
+class Prior(Protocol):
+    """A generative model of inputs, or of inputs given confidences.
+
+    Attributes:
+        limit: Largest absolute value of a latent in a search.
+    """
+
+    @property
+    def limit(self) -> float: ...  # noqa: D102  described in the class
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Draw ``(count, L)`` latents; the generator is on the CPU."""
+        ...
+
+    def __call__(self, latents: Tensor, confidences: Tensor | None = None) -> Tensor:
+        """Map ``(N, L)`` latents, and the condition's ``(N, K)``, to ``(N, C, H, W)`` inputs."""
+        ...
+
+    def plausibility(self, latents: Tensor) -> Tensor:
+        """Return ``(N)`` scores of ``(N, L)`` latents: the higher, the likelier their inputs."""
+        ...
+
+
+TrainPrior = Callable[[Tensor, Tensor | None, Tensor], Prior]
+"""Trains a prior on ``(images, confidences, held_out)``; without confidences it has no condition.
+"""
 
 CopyInputs = Callable[[Tensor], Tensor]
 """``(N, ...)`` inputs to their copies in a gallery, same shape: exact ones, or noisy ones."""

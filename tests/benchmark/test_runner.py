@@ -36,8 +36,10 @@ from oneway.defenses.base import ScoreDefense
 from oneway.defenses.codebook import CodebookRelease
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import ReleaseSpec, attackers, read_records, write_records
+from oneway.evaluation.priors import PriorTrainer
 from oneway.evaluation.records import unpacked, weights_hash
 from oneway.evaluation.store import read_json_lines
+from oneway.inversion import AutoencoderSettings
 from trainings import count_trainings
 
 AUXILIARY, EPOCHS = 160, 10
@@ -163,6 +165,17 @@ def test_every_stage_that_was_announced_is_reported_to_its_end(controls):
 def test_an_attacker_who_trains_nothing_is_no_stage():
     more = dataclasses.replace(NONE, attackers=(*ALWAYS, "class-representative"))
     assert count_stages(spec_of(more)) == count_stages(spec_of(NONE))
+
+
+def test_a_generative_attacker_reports_the_training_of_its_prior(tmp_path, monkeypatch):
+    quick = functools.partial(PriorTrainer, settings=AutoencoderSettings(epochs=2))
+    monkeypatch.setattr(attackers, "PriorTrainer", quick)
+    names, stages = (*ALWAYS, "generative", "latent-search"), {}
+    spec = spec_of(dataclasses.replace(NONE, attackers=names))
+    [outcome] = experiment(tmp_path, spec, report=stages.__setitem__).run()
+    assert len(stages) == count_stages(spec)
+    assert set(stages.values()) == {1.0}
+    assert set(outcome.record.errors) == set(names)
 
 
 def test_records_say_what_was_run_and_are_read_back_as_they_were(controls, tmp_path):

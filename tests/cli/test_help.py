@@ -67,7 +67,7 @@ def test_help_imports_neither_torch_nor_numpy():
 
 
 def test_the_help_of_an_audit_names_every_attacker_of_the_registry(oneway):
-    attacks = [attack for attack in inversion_attacks().values() if attack.reads_query]
+    attacks = [attack for attack in inversion_attacks().values() if attack.by_default]
     named = (*attacks, *identification_attacks().values())
     lines = "; ".join(f"{attack.name}: {attack.knows}" for attack in named)
     shown = oneway("audit", "--help", env={"COLUMNS": "2000"}).stdout

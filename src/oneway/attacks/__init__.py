@@ -5,8 +5,11 @@ from oneway.attacks.averaging import Averaging
 from oneway.attacks.base import Attack, IdentificationAttack, InversionAttack, Workload
 from oneway.attacks.cell_means import CellMeans
 from oneway.attacks.class_representative import ClassRepresentative
+from oneway.attacks.generative import Generative
+from oneway.attacks.gmi import GMI
 from oneway.attacks.kernel_ridge import KernelRidge
 from oneway.attacks.label_only import LabelOnly
+from oneway.attacks.latent_search import LatentSearch
 from oneway.attacks.matching import Matching
 from oneway.attacks.optimising import Optimising
 from oneway.attacks.registry import ATTACKS, identification_attacks, inversion_attacks
@@ -16,15 +19,18 @@ from oneway.attacks.static import Static
 
 __all__ = [
     "ATTACKS",
+    "GMI",
     "AdversarialTraining",
     "Attack",
     "Averaging",
     "CellMeans",
     "ClassRepresentative",
+    "Generative",
     "IdentificationAttack",
     "InversionAttack",
     "KernelRidge",
     "LabelOnly",
+    "LatentSearch",
     "Matching",
     "Optimising",
     "Retrained",

@@ -92,6 +92,8 @@ class InversionAttack(Attack):
             weaker, its training failed, and a flag is raised.
         reads_query: Whether reconstructions are of the query. False for an attack that answers
             every query of a class alike: its high error says nothing, and audits leave it out.
+        by_default: Whether audits run the attack, and experiments that name no attacks. False if
+            its answers are not of the query, or if it costs much and was measured to win nothing.
         attacks_clean_scores: Whether the attack also runs on clean scores, which gives the clean
             baseline. False where it does not apply to clean scores, or equals another attack there.
         trains_decoders: Whether the attack trains decoders.
@@ -105,6 +107,7 @@ class InversionAttack(Attack):
     adaptive: ClassVar[bool] = True
     improves_on: ClassVar[str | None] = None
     reads_query: ClassVar[bool] = True
+    by_default: ClassVar[bool] = True
     attacks_clean_scores: ClassVar[bool] = True
     trains_decoders: ClassVar[bool] = True
     mixes: ClassVar[bool] = False

@@ -55,6 +55,7 @@ class ClassRepresentative(InversionAttack):
     requires: ClassVar = frozenset({"query"})
     trains_decoders: ClassVar = False
     reads_query: ClassVar = False
+    by_default: ClassVar = False
 
     def run(
         self,

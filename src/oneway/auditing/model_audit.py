@@ -276,7 +276,7 @@ class ModelAudit:
         attacks = tuple(
             name
             for name, attack in inversion_attacks().items()
-            if attack.reads_query and attack.applies(available)
+            if attack.by_default and attack.applies(available)
         )
         settings = self.settings
         classes = answers.clean.shape[-1]

@@ -155,7 +155,7 @@ class ExperimentSpec:
     def applying_attackers(self, release: ReleaseSpec) -> tuple[str, ...]:
         """Return the names of the attacks that apply to a release, by what its defense declares."""
         defense = sketch_defense(release)
-        available = {"clean", "candidates"}
+        available = {"clean", "candidates", "train_prior"}
         if not isinstance(defense, RecordedScores):
             available |= {"query", "differentiable_logits"}
         available |= set() if defense.deterministic else {"random"}

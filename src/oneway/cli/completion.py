@@ -24,7 +24,7 @@ def attackers() -> dict[str, str]:
     imported, table = _registry("attacks", "ATTACKS")
     kinds = [ast.unparse(call.func) for call in ast.walk(table) if isinstance(call, ast.Call)]
     known = [_declared(imported[kind], kind) for kind in kinds]
-    return {each["name"]: each["knows"] for each in known if each.get("reads_query", True)}
+    return {each["name"]: each["knows"] for each in known if each.get("by_default", True)}
 
 
 def release_names(context: typer.Context) -> list[str]:

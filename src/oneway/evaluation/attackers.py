@@ -26,6 +26,7 @@ from oneway.evaluation.convergence import (
     search_epochs,
 )
 from oneway.evaluation.grading import AttackResult, run_attack
+from oneway.evaluation.priors import PriorTrainer
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.settings import AttackerSpec
 from oneway.evaluation.store import Store, fingerprint
@@ -245,6 +246,10 @@ class Attackers:
 
             candidates = [each for other in results.values() for each in other.candidates]
             shown = knowledge
+            if "train_prior" in attack.requires:
+                report = partial(self.trainer.report, f"{title}: {name}, prior")
+                priors = PriorTrainer(self.trainer.store, self.trainer.seed, report=report)
+                shown = dataclasses.replace(knowledge, train_prior=priors.autoencoder)
             if attack.mixes:
                 others = [candidate.held_out for candidate in candidates]
                 shown = dataclasses.replace(knowledge, candidates=others)

@@ -67,7 +67,11 @@ class AttackerSpec:
         most_epochs: Epochs at which that search ends; None: 8 times the first epochs.
     """
 
-    names: tuple[str, ...] = field(default_factory=lambda: tuple(inversion_attacks()))
+    names: tuple[str, ...] = field(
+        default_factory=lambda: tuple(
+            name for name, attack in inversion_attacks().items() if attack.by_default
+        )
+    )
     input_transforms: tuple[str, ...] = ("faithful", "standardized")
     widths: tuple[int, ...] = (16, 32)
     held_out: float = HELD_OUT

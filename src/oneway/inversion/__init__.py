@@ -1,5 +1,11 @@
 """Inverter networks, their input transforms, their training and model selection."""
 
+from oneway.inversion.adversarial_prior import (
+    AdversarialPrior,
+    AdversarialPriorSettings,
+    AdversarialPriorTraining,
+)
+from oneway.inversion.autoencoder import Autoencoder, AutoencoderSettings, train_autoencoder
 from oneway.inversion.input_transforms import INPUT_TRANSFORMS, LEADING
 from oneway.inversion.inverter import INVERTER_WIDTHS, Inverter, full_depth
 from oneway.inversion.mixture import MeanInput, Mixture, mix_decoders, non_negative_weights
@@ -22,6 +28,11 @@ __all__ = [
     "INVERTER_WIDTHS",
     "LEADING",
     "YANG_SETTINGS",
+    "AdversarialPrior",
+    "AdversarialPriorSettings",
+    "AdversarialPriorTraining",
+    "Autoencoder",
+    "AutoencoderSettings",
     "DecoderSpec",
     "Inverter",
     "MeanInput",
@@ -38,6 +49,7 @@ __all__ = [
     "mix_decoders",
     "non_negative_weights",
     "shuffled_batches",
+    "train_autoencoder",
     "train_each",
     "train_inverter",
 ]

@@ -322,7 +322,8 @@ def _lines(measurements: Measurements, words: list[str], lines: list[str]) -> st
         raise CorruptDataError(
             f"columns must be HEADING: FIELD FORMAT, with fields of {path}, but are {lines}."
         )
-    commits = sorted({str(row["commit"]) for row in shown_rows if row.get("commit")})
+    named = [str(row["commit"]).split(", ") for row in shown_rows if row.get("commit")]
+    commits = sorted({commit for row in named for commit in row})
     code = f"commit {', '.join(commits)}" if commits else "older code, of which no commit is stored"
     return f"{Listing(path.stem, columns, shown_rows).markdown()}\nMeasured: {code}.\n"
 
