@@ -7,6 +7,7 @@ same job in the same process: cut each label's confidences into as many cells.
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -30,9 +31,11 @@ from oneway.evaluation.store import read_json_lines, write_json_lines
 JOBS = (
     ("fit", 20_000, 10),
     ("fit", 200_000, 10),
-    ("fit", 200_000, 100),
     ("certify", 10_000, 10),
+    ("certify", 40_000, 10),
     ("choose", 2_000, 10),
+    ("fit", 200_000, 100),
+    ("choose", 20_000, 10),
 )
 """Job, queries, classes. All but fits have images of 1x32x32; `--job` takes other sizes."""
 
@@ -48,12 +51,12 @@ def scores(rows: int, classes: int) -> Tensor:
     return logits
 
 
-def images_of(logits: Tensor) -> Tensor:
-    """Return ``(N, 1, 32, 32)`` images that the logits are a function of, and noise."""
-    generator = Generator().manual_seed(1)
-    basis = torch.randn(logits.shape[1], PIXELS, generator=generator)
-    images = torch.randn(len(logits), PIXELS, generator=generator)
-    return images.addmm_(logits, basis).mul_(0.2).sigmoid_().view(-1, 1, 32, 32)
+def images_of(logits: Tensor, pixels: int = PIXELS) -> Tensor:
+    """Return ``(N, 1, S, S)`` images that the logits are a function of, and noise."""
+    generator, side = Generator().manual_seed(1), math.isqrt(pixels)
+    basis = torch.randn(logits.shape[1], pixels, generator=generator)
+    images = torch.randn(len(logits), pixels, generator=generator)
+    return images.addmm_(logits, basis).mul_(0.2).sigmoid_().view(-1, 1, side, side)
 
 
 def memory(field: str) -> int:
@@ -74,11 +77,12 @@ def k_means(logits: Tensor, name: str) -> float:
     from sklearn import cluster  # here, so that other jobs' memory is without it
 
     rows, labels = logits.double().softmax(-1).numpy(), logits.argmax(-1).numpy()
-    cells = FitSettings().max_boxes
+    most = FitSettings().max_boxes
 
     def fit() -> None:
         for label in range(logits.shape[1]):
-            getattr(cluster, name)(cells, n_init=1, random_state=0).fit(rows[labels == label])
+            own = rows[labels == label]
+            getattr(cluster, name)(min(most, len(own)), n_init=1, random_state=0).fit(own)
 
     return processor_seconds(fit)
 
@@ -153,9 +157,9 @@ def main() -> None:
             record["times_faster"] = before["seconds"] / record["seconds"]
             record["commit_before"] = before["commit"]
         records.append(record)
+        if options.out is not None:
+            write_json_lines(options.out, records)
     show(records)
-    if options.out is not None:
-        write_json_lines(options.out, records)
 
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

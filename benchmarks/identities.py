@@ -46,6 +46,7 @@ from oneway.benchmark.summary import estimate
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.data import no_progress
 from oneway.defenses import needs_surrogate
+from oneway.defenses.identity import Identity
 from oneway.evaluation import AttackResult, GalleryMatching, MatchedScores, Store
 from oneway.evaluation.attackers import prepare_attackers
 from oneway.evaluation.defenders import Defender, DefenderImages
@@ -304,6 +305,8 @@ class Stage:
 
     def defense(self, name: str) -> Defense:
         """Return a release's defense, trained if it needs to be."""
+        if name == "none":
+            return Identity()
         splits = self.splits
         images = DefenderImages(
             splits.auxiliary_images,

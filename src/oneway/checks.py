@@ -5,7 +5,7 @@ costs at most one synchronisation with the device.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,19 @@ def in_parts(rows: Tensor) -> tuple[Tensor, ...]:
         return (rows,)
     parts: tuple[Tensor, ...] = rows.split(max(1, NUMBERS_AT_ONCE // max(1, rows.shape[-1])))
     return parts
+
+
+def filled(found: Tensor, parts: Iterable[Tensor]) -> Tensor:
+    """Write parts into a tensor, one after the other along its last dimension, and return it.
+
+    Small results that are kept while large ones come and go leave holes in a process's memory,
+    which may add up to several times the data. So there is room for all of them before.
+    """
+    place = 0
+    for part in parts:
+        found[..., place : place + part.shape[-1]] = part
+        place += part.shape[-1]
+    return found
 
 
 def _require_finite(tensor: Tensor, name: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from defenses.codebook.scored import scored
 from oneway.defenses.codebook import Certificate, CodebookRelease, FitSettings, betting, certify
 from oneway.defenses.codebook import yardsticks as certified_yardsticks
+from oneway.defenses.codebook.measures import CellMoments
 from oneway.defenses.codebook.release import Rows
 from oneway.defenses.codebook.traffic import query_keys
 from oneway.defenses.codebook.yardsticks import (
@@ -171,7 +172,7 @@ def test_without_a_gap_nothing_is_proven():
 def test_mean_and_label_are_estimated_as_the_certified_error_is():
     logits, images = scored(3, 300)
     labels, flat = logits.argmax(-1), images.flatten(1)
-    found = yardsticks_of_labels(labels, flat, 0.95)
+    found = yardsticks_of_labels(labels, flat, 0.95, CellMoments.of(labels, flat))
     for each, cells in ((found.label, labels), (found.prior, torch.zeros_like(labels))):
         assert each.error == pytest.approx(slow.within_cells(cells.numpy(), flat.numpy()))
         assert each.low < each.error < each.high

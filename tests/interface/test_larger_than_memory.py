@@ -1,4 +1,7 @@
-"""Scores in .npy and .parquet files, mapped or read in batches: the same results."""
+"""Scores in .npy and .parquet files, mapped or read in batches: the same, in little memory."""
+
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from typer.testing import CliRunner
 import oneway
 from oneway.cli.main import app
 from oneway.data.mapped import map_npy, spool_parquet
+from oneway.defenses.codebook import CodebookRelease, FitSettings, certify
 from oneway.errors import CorruptDataError
 from oneway.interface import read_scores
 from optional import later
@@ -69,3 +73,40 @@ def test_what_no_parquet_file_of_scores_is_is_refused(tmp_path):
     with pytest.raises(CorruptDataError, match=r"no \.parquet file"):
         spool_parquet(path, ("logits",))
     assert map_npy(path) is None
+
+
+def memory(field):
+    """This process's memory in bytes: VmRSS, now, or VmHWM, at its peak."""
+    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1])
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's count of a peak"
+)
+def test_fitting_and_certifying_mapped_queries_takes_half_of_their_memory_more(tmp_path):
+    generator, path = torch.Generator().manual_seed(0), tmp_path / "queries.npy"
+    scores = torch.randn(800, 3, generator=generator)
+    shape = 800, 1, 150, 160
+    stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    for part in stored:
+        part[:] = torch.rand(shape[1:], generator=generator)
+    stored.flush()
+    del stored
+    settings = FitSettings(max_boxes=4, image_weight=1.0)
+    book = CodebookRelease.fit(
+        scores, torch.rand(800, 1, 1, 1), generator=generator, settings=settings
+    )
+
+    def peak_over_size(run):
+        queries = torch.from_numpy(map_npy(path))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = memory("VmRSS")
+        run(queries)
+        return (memory("VmHWM") - before) / path.stat().st_size
+
+    # What is read of the mapped file counts once.
+    assert peak_over_size(lambda queries: certify(book.state, scores, queries)) < 1.5
+    fit = {"generator": generator, "settings": settings}
+    assert peak_over_size(lambda queries: CodebookRelease.fit(scores, queries, **fit)) < 1.5
+    assert peak_over_size(lambda queries: queries.double().sum()) > 1.5

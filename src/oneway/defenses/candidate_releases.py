@@ -32,9 +32,9 @@ from oneway.defenses.codebook import (
 from oneway.defenses.codebook.certificate import MIN_PAIRS, certify_cells, rows_without_copies
 from oneway.defenses.codebook.fit import RATE_WEIGHTS
 from oneway.defenses.codebook.measures import (
+    CellMoments,
     bits_beyond_label,
-    error_shares,
-    mean_squares,
+    distances,
     pairs_in,
 )
 from oneway.defenses.codebook.options import CENTERS
@@ -140,16 +140,24 @@ def measure_candidates(
     judging, fitting = _parts(queries, generator, held_out, groups, drop_copies)[1:]
     fitting = fitting[first_copies(query_keys(queries[fitting.to(queries.device)]))]
     judging, fitting = judging.to(logits.device), fitting.to(logits.device)
-    shown = queries[judging].flatten(1)
-    squares, clean = mean_squares(shown), logits[judging].double().softmax(-1)
+    shown, asked = queries[judging].flatten(1), logits[judging]
     own = None if groups is None else groups.to(fitting.device)[fitting]
     grid = RELEASE_GRID if max_cells is None else ()
     total = len(min_members) * len(CENTERS) * len(RATE_WEIGHTS) + len(grid)
     candidates = dict[tuple[float, ...], ReleaseCandidate]()
     numbers = itertools.count(1)
 
-    def add(name: str, options: Mapping[str, Any], defense: Defense) -> None:
-        candidate = _measured(name, options, defense, logits[judging], clean, shown, squares)
+    def released_by(defense: Defense) -> Tensor:
+        return guarded_release(defense, asked, dtype=torch.float64).confidences
+
+    def add(
+        name: str,
+        options: Mapping[str, Any],
+        defense: Defense,
+        released: Tensor,
+        moments: CellMoments,
+    ) -> None:
+        candidate = _measured(name, options, defense, released, asked, moments)
         # Two weights may give the same table: the first stands for both.
         figures = (candidate.l1_mean, candidate.certified, candidate.bits)
         candidates.setdefault(figures, candidate)
@@ -160,13 +168,21 @@ def measure_candidates(
         for center in reversed(CENTERS):
             settings = FitSettings(min_members=least, center=center, max_cells=max_cells)
             calibration = cut_calibration(logits[fitting], settings, groups=own)
-            for rate_weight in RATE_WEIGHTS:
-                book = merge_calibration(calibration, rate_weight).to(logits.device)
-                fitted = {"min_members": least, "rate_weight": rate_weight, "center": center}
+            books = [merge_calibration(calibration, weight) for weight in RATE_WEIGHTS]
+            cells = torch.stack([book.to(asked.device)(asked) for book in books], -1)
+            # Queries that share a cell in all tables are added up once for all of them.
+            alike = cells.unique(dim=0, return_inverse=True)[1]
+            finest = CellMoments.of(alike, shown)
+            for place, (weight, book) in enumerate(zip(RATE_WEIGHTS, books, strict=True)):
+                fitted = {"min_members": least, "rate_weight": weight, "center": center}
                 fitted |= {} if max_cells is None else {"max_cells": max_cells}
-                add("codebook", fitted, CodebookRelease(book))
+                guard, moments = CodebookRelease(book), finest.joined(cells[:, place])
+                add("codebook", fitted, guard, released_by(guard), moments)
     for name, options in grid:
-        add(name, options, build_defense(name, options, None))
+        defense = build_defense(name, options, None)
+        released = released_by(defense)
+        alike = released.unique(dim=0, return_inverse=True)[1]
+        add(name, options, defense, released, CellMoments.of(alike, shown))
     return list(candidates.values())
 
 
@@ -246,7 +262,7 @@ def certify_candidate(
     own = None if groups is None else groups.to(rows.device)[rows]
     certificate = certify_cells(
         cells,
-        released,
+        distances(released, logits[rows]),
         logits[rows],
         queries[rows] if pairs_in(cells, own) >= MIN_PAIRS else None,
         held_out=HeldOut("yes"),
@@ -260,26 +276,21 @@ def _measured(
     name: str,
     options: Mapping[str, Any],
     defense: Defense,
+    released: Tensor,
     logits: Tensor,
-    clean: Tensor,
-    queries: Tensor,
-    squares: Tensor,
+    moments: CellMoments,
 ) -> ReleaseCandidate:
-    """Judge a release on ``(N, K)`` logits, their float64 probabilities, and ``(N, D)`` queries."""
-    released = guarded_release(defense, logits, dtype=torch.float64).confidences
-    if isinstance(defense, CodebookRelease):
-        cells = defense.state(logits)
-    else:
-        cells = released.unique(dim=0, return_inverse=True)[1]
-    certified, alone = error_shares(cells, queries, squares)
+    """Judge what a release makes of ``(N, K)`` logits, and what is known of its cells."""
+    certified, alone = moments.error_shares()
+    l1 = (released - logits.double().softmax(-1)).abs_().sum(-1)
     return ReleaseCandidate(
         defense=name,
         options=options,
         release=defense,
-        l1_mean=float((released - clean).abs().sum(-1).mean()),
+        l1_mean=float(l1.mean()),
         certified=float(certified.mean()),
         alone=float(alone.double().mean()),
-        bits=bits_beyond_label(cells, logits.argmax(-1)),
+        bits=bits_beyond_label(moments.cells, logits.argmax(-1)),
         cells=defense.state.sizes.cells if isinstance(defense, CodebookRelease) else None,
         hidden=float(certified.mean()),
     )

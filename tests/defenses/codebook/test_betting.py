@@ -80,7 +80,7 @@ TRAFFIC = {
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Search for bounds with few steps and orders: they hold for any number of both."""
-    monkeypatch.setattr(betting, "HALVINGS", 11)
+    monkeypatch.setattr(betting, "STEPS", 8)
     monkeypatch.setattr(betting, "ORDERS", 1)
 
 
@@ -135,9 +135,9 @@ def test_no_attacker_errs_on_one_constant_query_and_nothing_is_certified_of_it()
         assert (few.low, few.lower, few.high) == (0, 0, 0.25)
 
 
-@given(CELLS)
+@given(st.one_of(CELLS, st.integers(0, 60).map(lambda count: [0] * count)))
 def test_pairs_are_what_the_past_says(cells):
-    asking, partners = pair_up(cells)
+    asking, partners = pair_up(torch.tensor(cells, dtype=torch.int64))
     wanted = slow.pairs_in_turn(cells, DRY, LATEST)
     assert list(zip(asking.tolist(), partners.tolist(), strict=True)) == wanted
 
@@ -147,11 +147,11 @@ def test_a_row_asks_by_the_cells_before_it_alone_and_meets_each_row_once(cells, 
     others = others[: len(cells)]
     changed = cells[: len(cells) - len(others)] + others
     known = len(cells) - len(others)
-    early = [
-        {row for row in pair_up(rows)[0].tolist() if row <= known} for rows in (cells, changed)
-    ]
+    # One more cell at the end: that there are several is nothing of the past.
+    pairs = [pair_up(torch.tensor([*rows, 6])) for rows in (cells, changed)]
+    early = [{row for row in asking.tolist() if row <= known} for asking, _ in pairs]
     assert early[0] == early[1]
-    asking, partners = pair_up(cells)
+    asking, partners = pairs[0]
     met = partners >= 0
     rows, with_whom = asking[met].tolist(), partners[met].tolist()
     assert len({*rows, *with_whom}) == 2 * len(rows)
@@ -161,11 +161,11 @@ def test_a_row_asks_by_the_cells_before_it_alone_and_meets_each_row_once(cells, 
 
 
 def test_in_one_cell_every_other_row_asks_and_few_rows_find_nobody_in_many():
-    asking, partners = pair_up([3] * 1001)
+    asking, partners = pair_up(torch.zeros(1001, dtype=torch.int64))
     assert len(asking) == 500
     assert (partners >= 0).all()
     for kinds, least in ((20, 0.4), (100, 0.25)):
-        cells = torch.randint(kinds, (5000,), generator=seeded(kinds)).tolist()
+        cells = torch.randint(kinds, (5000,), generator=seeded(kinds))
         asking, partners = pair_up(cells)
         assert len(asking) > least * 5000
         assert (partners < 0).double().mean() < DRY
@@ -179,7 +179,7 @@ def test_the_bound_is_the_reference_s(seed, count, level):
     order, number = canonical_order(cells, query_keys(queries))
     generator, orders = seeded(number), []
     for _ in range(ORDERS):
-        rows = order[one_of_each(torch.arange(count), generator)].tolist()
+        rows = order[torch.randperm(count, generator=generator)].tolist()
         pairs = slow.pairs_in_turn(cells[rows].tolist(), DRY, LATEST)
         told = queries[rows].numpy()
         orders.append([((told[i] - told[j]) ** 2).mean() / 2 if j >= 0 else 0.0 for i, j in pairs])

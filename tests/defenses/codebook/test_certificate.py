@@ -28,7 +28,7 @@ from oneway.defenses.codebook import (
     certify,
     fit_codebook,
 )
-from oneway.defenses.codebook.measures import bits_beyond_label, error_shares
+from oneway.defenses.codebook.measures import CellMoments, bits_beyond_label, error_shares
 from oneway.errors import InvalidOptionError, InvalidTensorError, UnknownNameError
 from reference import codebook as slow
 from rows import random_rows
@@ -78,6 +78,16 @@ def test_more_rows_than_are_computed_at_once_change_nothing():
     found = certified_error(torch.zeros_like(cells), queries)
     assert found.estimate == pytest.approx(float(queries.var(0).mean()), rel=1e-9)
     assert 0.97 * found.estimate < found.lower_bound < found.estimate
+
+
+def test_sums_of_cells_give_those_of_unions_without_the_queries():
+    cells, queries = drawn(7, 60)
+    finer = 100 * cells + torch.arange(60) % 3
+    moments = CellMoments.of(finer, queries)
+    for coarser in (cells, -cells, torch.zeros_like(cells), finer):
+        found = moments.joined(coarser).error_shares()
+        for mine, wanted in zip(found, error_shares(coarser, queries), strict=True):
+            torch.testing.assert_close(mine, wanted)
 
 
 def test_the_estimate_is_unbiased_where_no_cell_is_small():

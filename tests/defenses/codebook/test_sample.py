@@ -1,6 +1,7 @@
 """A sample of calibration rows: the same for any split and order, and all rows where they fit."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_each_row_of_a_label_is_kept_as_often_and_types_do_not_matter():
 def test_a_fit_cuts_the_sample_and_each_cell_has_its_members(monkeypatch):
     logits, settings = scores(3000), FitSettings(min_members=20)
     exact = fit_codebook(logits, settings)
-    monkeypatch.setattr(fitting, "sample_rows", lambda rows: sample_rows(rows, 400))
+    monkeypatch.setattr(fitting, "sample_rows", partial(sample_rows, most=400))
     sampled = fit_codebook(logits, settings)
     assert torch.equal(sampled.edges, fit_codebook(logits[sample_rows(logits, 400)]).edges)
     assert int(sampled.members.sum()) == 3 * 400

@@ -57,7 +57,7 @@ def test_profiles_and_the_only_vector_of_labels_are_those_of_a_loop_over_queries
                 for label in range(6)
             ]
             probabilities = torch.from_numpy(rows)
-            found = profiles_of(probabilities, torch.arange(6), 4, center, 6, own)
+            found = profiles_of(probabilities.log(), torch.arange(6), 4, center, 6, own)
             np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-9)
         # All labels together have fewer than the least number: one vector each.
         book = fit_codebook(logits, FitSettings(min_members=60, center=center, shared_levels=1))
@@ -138,14 +138,14 @@ def test_no_query_and_no_group_shapes_more_than_its_share_of_a_profile():
     rows[0], rows[0, 0], rows[0, 5] = 0.001, 0.6, 0.39
     groups = torch.arange(60)
     for own in (None, groups):
-        shape = profiles_of(rows, torch.tensor([0]), 20, "mean", 12, own)[0]
+        shape = profiles_of(rows.log(), torch.tensor([0]), 20, "mean", 12, own)[0]
         others = rows[1:, 5].mean() / (1 - rows[1:, 0].mean())
         # Without the cut-off its weight is .5, and the entry .2 or more.
         assert shape[5] < others + 1 / 20
     # Six rows of one group weigh no more than one.
     alike = torch.cat([rows[:1]] * 6 + [rows[1:]])
     together = torch.cat([torch.zeros(6, dtype=torch.int64), torch.arange(1, 60)])
-    grouped = profiles_of(alike, torch.tensor([0]), 20, "mean", 12, together)[0]
+    grouped = profiles_of(alike.log(), torch.tensor([0]), 20, "mean", 12, together)[0]
     torch.testing.assert_close(grouped, shape, rtol=1e-9, atol=0)
 
 

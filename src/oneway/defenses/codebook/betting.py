@@ -37,18 +37,21 @@ the Royal Statistical Society B 86, 2024), for the products and the stakes. The 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from oneway.checks import filled
 from oneway.defenses.codebook.traffic import query_keys
 
 ORDERS = 8
-"""Random orders of the rows whose e-values are averaged."""
+"""Random orders of the rows whose e-values are averaged, at most."""
+
+ROWS_OF_ORDERS = 2**15
+"""Rows of all orders together beyond which there are fewer orders: of many rows one is enough."""
 
 DRY = 0.01
 """Share of the traffic that may fall into cells where no row waits, while rows ask."""
@@ -59,11 +62,17 @@ LATEST = 0.8
 MOST = 0.9
 """Largest stake, as a share of the largest that keeps every factor positive."""
 
+WAITS = -2
+"""Stands for a row that waits, among numbers of partners."""
+
 LARGEST = 0.25
 """Largest variance of values in [0, 1]."""
 
-HALVINGS = 32
-"""Steps of the search for a bound, each of which halves what is left of [0, 1/2]."""
+STEPS = 14
+"""Steps of the search for a bound, by regula falsi: less than a millionth of it is left."""
+
+TINY = 2.0**-33
+"""Bound below which it counts as 0."""
 
 NUMBERS_AT_ONCE = 2**17
 """Numbers of queries, or of bets, that are worked on at once: they stay in a processor's cache."""
@@ -174,11 +183,14 @@ def _bets(
 def _bounds_of(bets: Sequence[tuple[Tensor, Tensor]], risk: float) -> list[Bounds]:
     """Return the bounds of parts from their values and stakes; parts of like size at once."""
     found: dict[int, Bounds] = {}
-    order = sorted(range(len(bets)), key=lambda part: bets[part][0].shape[-1])
+    shapes = [values.shape for values, _ in bets]
+    order = sorted(range(len(bets)), key=lambda part: shapes[part][1:])
     risks = torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64)
     while order:
-        most = max(1, NUMBERS_AT_ONCE // max(1, bets[order[-1]][0].numel()))
-        order, own = order[:-most], order[-most:]
+        largest = shapes[order[-1]]
+        most = max(1, NUMBERS_AT_ONCE // max(1, largest.numel()))
+        own = [part for part in order[-most:] if shapes[part][1] == largest[1]]
+        order = order[: -len(own)]
         # Orders are filled up with values that nothing is staked on.
         values, stakes = (
             pad_sequence([bets[part][at].movedim(-1, 0) for part in own], True).movedim(1, -1)
@@ -205,12 +217,15 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
         -1: none.
     """
     order, seed = canonical_order(cells, keys)
-    cells = cells.cpu()[order]
-    groups = torch.arange(len(cells)) if groups is None else groups[order.to(groups.device)].cpu()
+    cells = cells.cpu()[order].unique(return_inverse=True)[1]
+    groups = None if groups is None else groups[order.to(groups.device)].cpu()
     generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
-    for _ in range(ORDERS):
-        rows = one_of_each(groups, generator)
-        asks, meets = pair_up(cells[rows].tolist())
+    for _ in range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells))))):
+        if groups is None:
+            rows = torch.randperm(len(cells), generator=generator)
+        else:
+            rows = one_of_each(groups, generator)
+        asks, meets = pair_up(cells[rows])
         asking.append(order[rows[asks]])
         partners.append(torch.where(meets < 0, -1, order[rows[meets]]))
     asked, met = (pad_sequence(each, True, padding_value=-1) for each in (asking, partners))
@@ -234,55 +249,49 @@ def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
     return order, int.from_bytes(whole[:8], "big") >> 1
 
 
-def pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
+def pair_up(cells: Tensor) -> tuple[Tensor, Tensor]:
     """Let rows wait or ask, one by one, and pair those that ask; see the module.
 
     Args:
-        cells: The cell of each row, in the order of arrival.
+        cells: ``(N)`` int64 from 0 on, the cell of each row, in the order of arrival.
 
     Returns:
         ``(A)`` int64 numbers of the rows that asked, and ``(A)`` of their partners; -1: none.
     """
-    if len(set(cells)) == 1:
-        return _pair_up_in_one_cell(len(cells))
-    return _pair_up(cells)
-
-
-@lru_cache(maxsize=1024)
-def _pair_up_in_one_cell(rows: int) -> tuple[Tensor, Tensor]:
-    """Return the pairs of so many rows of one cell, which no order of them changes."""
-    return _pair_up([0] * rows)
-
-
-def _pair_up(cells: Sequence[int]) -> tuple[Tensor, Tensor]:
-    waiting = {cell: list[int]() for cell in set(cells)}
-    seen = dict.fromkeys(waiting, 0)
-    asking, partners, latest = list[int](), list[int](), LATEST * len(cells)
+    count = len(cells)
+    if not count or not cells.any():
+        # What the loop below does in one cell: two rows wait and two ask, then they take turns.
+        numbers = torch.arange(count)
+        asking = numbers[(numbers == 2) | (numbers > 2) & (numbers % 2 == 1)]
+        return asking, torch.where(asking == 3, 0, asking - 1)
+    waiting = [list[int]() for _ in range(int(cells.max()) + 1)]
+    seen, met, latest = [0] * len(waiting), [WAITS] * count, LATEST * count
     # Rows so far in cells where nobody waits, and cells with one row so far: their share of all
     # rows estimates the share of cells not seen yet (Good, Biometrika 40, 1953).
-    dry = lone = 0
-    for number, cell in enumerate(cells):
-        rows, count = waiting[cell], seen[cell]
-        seen[cell] = count + 1
+    dry = lone = asked = 0
+    for number, cell in enumerate(cells.tolist()):
+        rows, before = waiting[cell], seen[cell]
+        seen[cell] = before + 1
         asks = dry + lone <= DRY * number and number > 0
         if not asks and number >= latest:
-            asks = len(asking) < (1 - LATEST) * number
-        if count < 2:
-            lone += 1 - 2 * count
+            asks = asked < (1 - LATEST) * number
+        if before < 2:
+            lone += 1 - 2 * before
+        asked += asks
         if not rows:
-            dry -= count
+            dry -= before
             rows.append(number)
             if asks:
-                asking.append(number)
-                partners.append(-1)
+                met[number] = -1
         elif asks:
-            asking.append(number)
-            partners.append(rows.pop())
+            met[number] = rows.pop()
             if not rows:
-                dry += count + 1
+                dry += before + 1
         else:
             rows.append(number)
-    return torch.tensor(asking, dtype=torch.int64), torch.tensor(partners, dtype=torch.int64)
+    partners = torch.tensor(met)
+    asking = (partners != WAITS).nonzero()[:, 0]
+    return asking, partners[asking]
 
 
 def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
@@ -298,14 +307,18 @@ def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
 def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
     wide = torch.promote_types(queries.dtype, torch.float32)
-    parts = [torch.zeros(0, dtype=torch.float64)]
     at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
-    for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
-        one, other = (
-            queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
-        )
-        parts.append(one.sub_(other).square_().mean(-1, dtype=torch.float64).cpu() / 2)
-    return torch.cat(parts)
+
+    def parts() -> Iterator[Tensor]:
+        for pair in zip(rows.split(at_once), partners.split(at_once), strict=True):
+            one, other = (
+                queries.index_select(0, numbers.to(queries.device)).to(wide) for numbers in pair
+            )
+            one.sub_(other)
+            yield torch.linalg.vecdot(one, one)
+
+    squared = filled(torch.empty(len(rows), dtype=torch.float64), parts())
+    return squared / (2 * max(1, queries.shape[1]))
 
 
 def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> Tensor:
@@ -337,12 +350,25 @@ def least_means(values: Tensor, stakes: Tensor, risks: Tensor) -> Tensor:
         stakes: ``(B, O, A)`` float64, at least 0; 0 where an order has no value.
         risks: ``(B)`` float64, in (0, 1).
     """
-    low, high = torch.zeros_like(risks), torch.full_like(risks, 0.5)
-    wanted = values.shape[1] / risks
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        mean = middle[:, None, None]
+    wanted = (values.shape[1] / risks).log()
+
+    def beyond(means: Tensor) -> Tensor:
+        """Return by how much the logarithm of the average product refutes each mean."""
+        mean = means[:, None, None]
         logs = torch.log1p(stakes.minimum(MOST / mean) * (values - mean)).sum(-1)
-        refuted = logs.logsumexp(-1) >= wanted.log()
+        return logs.logsumexp(-1) - wanted
+
+    low, high = torch.full_like(risks, TINY), torch.full_like(risks, 0.5)
+    above, below, moved = beyond(low), beyond(high), torch.zeros_like(low)
+    is_zero = above < 0
+    for _ in range(STEPS):
+        # Where nothing is staked both ends are alike.
+        middle = low + (high - low) * (above / (above - below)).nan_to_num(0).clamp(0, 1)
+        found = beyond(middle)
+        refuted = found >= 0
+        # An end that stays for the second time counts half, so that both close in (Illinois).
+        above = torch.where(refuted, found, torch.where(moved < 0, above / 2, above))
+        below = torch.where(refuted, torch.where(moved > 0, below / 2, below), found)
         low, high = torch.where(refuted, middle, low), torch.where(refuted, high, middle)
-    return low  # the end on the safe side
+        moved = torch.where(refuted, 1.0, -1.0)
+    return low.masked_fill(is_zero, 0)  # the end on the safe side

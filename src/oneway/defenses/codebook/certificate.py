@@ -28,11 +28,11 @@ from oneway.defenses.codebook.identification import (
 )
 from oneway.defenses.codebook.measures import (
     LEVEL,
+    CellMoments,
     CertifiedError,
     bits_beyond_label,
     certified_error,
-    distances,
-    error_shares,
+    distances_from_table,
     pairs_in,
 )
 from oneway.defenses.codebook.options import FitSettings
@@ -310,14 +310,14 @@ def certify(
         )
     with torch.no_grad():
         cells = codebook(logits)
-        released = codebook.expand(codebook.values, cells)
+        moved = distances_from_table(codebook, cells, logits)
     shown, figures = queries, figures_of_table(codebook)
     if figures["shared_least"] is not None and not _share_cells(cells):
         # Labels with few queries each: identification holds without any that share a cell.
         shown = None
     certificate = certify_cells(
         cells,
-        released,
+        moved,
         logits,
         shown,
         held_out=held_out,
@@ -342,8 +342,7 @@ def certify(
         changed = variants[distinct.to(variants.device)]
         composition = compose(codebook, logits[distinct], changed)
     if max_l1_worst is not None:
-        l1 = distances(released, logits.detach())[0]
-        cap = worst_case(l1, max_l1_worst, level, groups)
+        cap = worst_case(moved[0], max_l1_worst, level, groups)
     accuracy = None
     if sensitive is not None:
         labels, values = logits.argmax(-1), sensitive.to(cells.device)
@@ -441,7 +440,7 @@ def _counts_by_label(counts: Sequence[int], codebook: Codebook) -> list[int]:
 
 def certify_cells(
     cells: Tensor,
-    released: Tensor,
+    moved: tuple[Tensor, Tensor],
     logits: Tensor,
     queries: Tensor | None,
     *,
@@ -455,7 +454,7 @@ def certify_cells(
 
     Args:
         cells: ``(N)`` int64.
-        released: ``(N, K)`` float64 probabilities.
+        moved: From :func:`oneway.defenses.codebook.measures.distances`.
         logits: See :func:`certify`.
         queries: See :func:`certify`.
         held_out: See :func:`certify`.
@@ -474,7 +473,7 @@ def certify_cells(
     _check_rows(logits)
     check_level(level)
     labels = logits.argmax(-1)
-    l1, difference = distances(released, logits.detach())
+    l1, difference = moved
     error, by_label, yardsticks = None, dict[str, CertifiedError](), None
     parts = dict[str, PartErrors]()
     if queries is not None:
@@ -482,11 +481,12 @@ def certify_cells(
         keys = query_keys(queries) if keys is None else keys
         if groups is not None:
             parts["group"] = _of_groups(certify_parts(groups, cells, flat, level, keys=keys))
-        shares = error_shares(cells, flat) if groups is None else None
+        moments = CellMoments.of(cells, flat)
+        shares = moments.error_shares() if groups is None else None
         error = certified_error(cells, flat, level, groups, keys=keys, shares=shares)
         parts["cell"] = certify_parts(cells, cells, flat, level, groups, keys, shares)
         # A cell of a release that keeps the label has one label.
-        numbers = cells.unique(return_inverse=True)[1]
+        numbers = moments.cells
         least, most = (
             torch.zeros_like(numbers).scatter_reduce(0, numbers, labels, way, include_self=False)
             for way in ("amin", "amax")
@@ -494,12 +494,14 @@ def certify_cells(
         is_nested = torch.equal(least, most)
         nested = shares if is_nested else None
         by_label |= certify_parts(labels, cells, flat, level, groups, keys, nested).errors
-        # As the attack on clean scores, they are about independent draws.
-        once = labels, flat
-        if groups is not None:
+        if groups is None:
+            of_labels = moments.joined(labels) if is_nested else CellMoments.of(labels, flat)
+            yardsticks = yardsticks_of_labels(labels, flat, level, of_labels)
+        else:
+            # As the attack on clean scores, they are about independent draws.
             alone = one_of_each(groups.cpu(), Generator().manual_seed(0))
             once = labels[alone.to(labels.device)], flat[alone.to(flat.device)]
-        yardsticks = yardsticks_of_labels(*once, level)
+            yardsticks = yardsticks_of_labels(*once, level, CellMoments.of(*once))
     return Certificate(
         table="",
         queries=len(logits),

@@ -18,10 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.checks import check_logits_to_fit, check_weight
+from oneway.checks import check_logits_to_fit, check_weight, filled, in_parts
 from oneway.defenses.codebook.boxes import cap_of, cut_boxes, short
 from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
 from oneway.defenses.codebook.label_rows import LabelRows
@@ -29,7 +30,7 @@ from oneway.defenses.codebook.measures import Measured, measure_codebook
 from oneway.defenses.codebook.merging import merge
 from oneway.defenses.codebook.nesting import Box, check_older, nest, older_boxes, refuse_kept
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
-from oneway.defenses.codebook.sample import sample_rows
+from oneway.defenses.codebook.sample import labels_of, sample_rows
 from oneway.defenses.codebook.shared import (
     SharedRows,
     fill_shared,
@@ -38,7 +39,7 @@ from oneway.defenses.codebook.shared import (
     share_rows,
 )
 from oneway.defenses.codebook.table import MAX_OFFSET, Codebook
-from oneway.defenses.codebook.traffic import check_groups, select_rows
+from oneway.defenses.codebook.traffic import check_groups
 from oneway.defenses.label_modifier import lift_label
 from oneway.errors import InvalidOptionError, InvalidTensorError
 
@@ -98,10 +99,12 @@ def cut_calibration(
     groups: Tensor | None = None,
     older: Codebook | None = None,
     variants: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Calibration:
     """Cut calibration scores into boxes, label by label.
 
-    Of a label with very many rows a sample is cut: see ``defenses/codebook/sample.py``.
+    Of a label with very many rows a sample is cut: see ``defenses/codebook/sample.py``. No copy of
+    rows is made, except of those of one label at a time, and where labels share levels.
 
     Args:
         logits: ``(N, K)`` clean scores of calibration queries; no true labels are needed.
@@ -114,6 +117,7 @@ def cut_calibration(
             those of the new one; its explicit classes are taken.
         variants: ``(N, m, K)`` clean scores of m changed copies of each query, if
             ``variant_weight`` is not 0.
+        rows: ``(n)`` int64 on the CPU, which of the N rows are cut; None: all.
 
     Raises:
         InvalidTensorError: ``logits`` are not finite scores, there are too few of them,
@@ -122,7 +126,7 @@ def cut_calibration(
         InvalidOptionError: ``max_group_share`` is below 1, and there are no groups; or a vector of
             the older table must stay, and stands for fewer queries than ``min_members``.
     """
-    _check_calibration(logits, settings, images, variants)
+    _check_calibration(logits, settings, images, variants, rows)
     if groups is not None:
         check_groups(groups, len(logits))
     elif settings.max_group_share < 1:
@@ -131,25 +135,21 @@ def cut_calibration(
             "the group of each query, or leave max_group_share at 1."
         )
     logits, num_classes = logits.detach(), logits.shape[-1]
-    kept = sample_rows(logits)
-    if len(kept) < len(logits):
-        images, groups, variants = (
-            select_rows(each, kept)
-            for each in (images if settings.image_weight else None, groups, variants)
-        )
-        logits = logits[kept.to(logits.device)]
+    kept, answers = sample_rows(logits, rows=rows), None
+    if variants is not None and settings.variant_weight:
+        answers = answers_of(logits[kept.to(logits.device)], variants[kept.to(variants.device)])
     if older is not None:
         check_older(older, num_classes)
         older = copy.deepcopy(older).cpu()
     cut = []
-    for label, numbers in enumerate(_rows_of_labels(logits)):
+    for label, numbers in enumerate(_rows_of_labels(logits, kept)):
         own = None if groups is None else groups.cpu()[numbers].unique(return_inverse=True)[1]
         each = _cut_label(label, logits, numbers, own, settings, older)
         if images is not None and settings.image_weight and each.boxes:
             each.weigh_images(images.detach().flatten(1))
-        if variants is not None and settings.variant_weight and each.boxes:
+        if answers is not None and each.boxes:
             edges = torch.stack([edges for edges, _ in each.boxes])
-            answers, dense = answers_of(logits, variants), len(each.classes) == num_classes
+            dense = len(each.classes) == num_classes
             each.crossings = crossings_between(answers, label, each.classes, edges, dense=dense)
         whole = frozenset(range(len(each.boxes)))
         if older is None and whole and each.group_share(whole) > settings.max_group_share:
@@ -163,17 +163,19 @@ def cut_calibration(
         with_groups=groups is not None,
     )
     few = torch.tensor([not each.boxes for each in cut])
-    people = None if groups is None else groups.cpu()
-    shared = _share(logits, few, settings, people) if few.any() else None
+    shared = None
+    if few.any():
+        people = None if groups is None else groups.cpu()[kept]
+        shared = _share(logits[kept.to(logits.device)], few, settings, people)
     return Calibration(tuple(cut), shared, settings)
 
 
-def _rows_of_labels(logits: Tensor) -> tuple[Tensor, ...]:
-    """Return the ``(n)`` int64 numbers of the rows of each label, on the CPU."""
-    labels = logits.argmax(-1).cpu()
+def _rows_of_labels(logits: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    """Return the ``(n)`` int64 numbers of those of the rows that each label has, on the CPU."""
+    labels = labels_of(logits)[rows]
     counts = labels.bincount(minlength=logits.shape[-1]).tolist()
-    rows: tuple[Tensor, ...] = labels.argsort(stable=True).split(counts)
-    return rows
+    parts: tuple[Tensor, ...] = rows[labels.argsort(stable=True)].split(counts)
+    return parts
 
 
 def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | None) -> SharedRows:
@@ -185,13 +187,16 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
         settings: How to fit.
         groups: ``(N)`` int64, or None.
     """
-    wide = logits.cpu().double()
-    probabilities, offsets = wide.softmax(-1), wide.logsumexp(-1)
-    labels, rows = few.nonzero()[:, 0], few[wide.argmax(-1)].nonzero()[:, 0]
+    tops_and_offsets = (
+        torch.stack([part.amax(-1).double(), part.double().logsumexp(-1)])
+        for part in in_parts(logits)
+    )
+    top_logits, offsets = filled(torch.empty(2, len(logits), dtype=torch.float64), tops_and_offsets)
+    labels, rows = few.nonzero()[:, 0], few[labels_of(logits)].nonzero()[:, 0]
     explicit, least = min(settings.explicit_classes, len(few)), settings.min_members
-    profiles = profiles_of(probabilities, labels, least, settings.center, explicit, groups)
+    profiles = profiles_of(logits, labels, least, settings.center, explicit, groups)
     own = None if groups is None else groups[rows].unique(return_inverse=True)[1]
-    tops, boxes = probabilities.amax(-1), list[Box]()
+    tops, boxes = (top_logits - offsets).exp(), list[Box]()
     if _company(groups, rows) >= least:
         # The mean of one number per row needs no scaling to sum to 1.
         one = tops[rows].unsqueeze(-1)
@@ -202,11 +207,10 @@ def _share(logits: Tensor, few: Tensor, settings: FitSettings, groups: Tensor | 
         boxes, _ = cut_boxes(one, None, by_mean, own, [whole], [0])
     everyone = len(tops) if groups is None else len(groups.unique())
     return share_rows(
-        probabilities,
+        logits[rows.to(logits.device)].cpu().double().softmax(-1),
         boxes,
         profiles,
         labels,
-        rows,
         offsets[rows],
         own,
         settings.center,
@@ -271,10 +275,14 @@ def _is_enough(groups: Tensor | None, settings: FitSettings, rows: Tensor) -> bo
 
 
 def _check_calibration(
-    logits: Tensor, settings: FitSettings, images: Tensor | None, variants: Tensor | None
+    logits: Tensor,
+    settings: FitSettings,
+    images: Tensor | None,
+    variants: Tensor | None,
+    rows: Tensor | None,
 ) -> None:
     check_logits_to_fit(logits, "calibration logits")
-    if logits.ndim != 2 or len(logits) < settings.min_members:
+    if logits.ndim != 2 or len(logits if rows is None else rows) < settings.min_members:
         raise InvalidTensorError(
             f"calibration logits must have shape (N, K) with N >= {settings.min_members}, the "
             f"members of the smallest cell, but got {tuple(logits.shape)}. Pass more calibration "
@@ -362,7 +370,7 @@ def _fill(
     offsets = offsets.round(decimals=OFFSET_DECIMALS)
     book.offsets[span] = offsets.clamp(-MAX_OFFSET, MAX_OFFSET)
     # Cut off, not rounded: what is left goes to the label, which stays on top.
-    others = short(values[:, 1:], torch.floor)
+    others = torch.from_numpy(short(values[:, 1:].numpy(), np.floor))
     values = torch.cat([1 - others.sum(-1, keepdim=True), others], -1)
     if not book.is_dense:
         explicit = book.sizes.explicit_classes

@@ -33,8 +33,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from oneway.checks import check_count, name_of
+from oneway.checks import check_count, filled, in_parts, name_of
 from oneway.defenses.codebook.shares import lower_expectation, weights_of_rows
+from oneway.defenses.codebook.traffic import query_keys
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
 
@@ -253,7 +254,9 @@ def identify(cells: Tensor, logits: Tensor, table_cells: int) -> Identification:
         logits: ``(N, K)`` their clean scores.
         table_cells: C, cells of the table.
     """
-    clean = release(logits.detach()).unique(dim=0, return_inverse=True)[1]
+    # Keys of rows: sorting the rows themselves takes several times their memory.
+    keys = torch.empty(len(logits), dtype=torch.int64)
+    clean = filled(keys, (query_keys(release(rows)) for rows in in_parts(logits.detach())))
     labels = logits.argmax(-1)
 
     def mean(known: Tensor, candidates: int, guesses: int = 1) -> float | None:

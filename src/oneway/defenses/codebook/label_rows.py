@@ -6,13 +6,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from oneway.defenses.codebook.boxes import center_of, distances_from_center
-from oneway.defenses.codebook.merging import Cell, Matrix, SortedRows, Vector
+from oneway.defenses.codebook.boxes import Matrix, Vector, center_of, distances_from_center
+from oneway.defenses.codebook.merging import Cell, SortedRows
 from oneway.defenses.codebook.nesting import Box, Nesting
 from oneway.defenses.codebook.table import project
 
-IMAGES_AT_ONCE = 1024
-"""Images that are added up at once."""
+NUMBERS_AT_ONCE = 2**20
+"""Numbers of images that are added up at once."""
 
 
 @dataclass
@@ -132,10 +132,10 @@ class LabelRows:
         Args:
             images: ``(N, D)`` of all labels; no copy of more than a few is made.
         """
-        means = []
+        means, at_once = [], max(1, NUMBERS_AT_ONCE // max(1, images.shape[1]))
         for _, rows in self.boxes:
             total = torch.zeros(images.shape[1], dtype=torch.float64)
-            for part in self.numbers[rows].split(IMAGES_AT_ONCE):
+            for part in self.numbers[rows].split(at_once):
                 total += images[part.to(images.device)].sum(0, dtype=torch.float64).cpu()
             means.append(total / max(1, len(rows)))
         stacked = torch.stack(means)

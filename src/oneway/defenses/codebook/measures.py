@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oneway.checks import filled
 from oneway.defenses.codebook.betting import Bounds, bound_error
 from oneway.defenses.codebook.table import Codebook
 
@@ -78,12 +79,10 @@ class Measured:
 @torch.no_grad()
 def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     """Return what a codebook does to ``(N, K)`` clean logits, finite and not checked."""
-    cells, at_once = book(logits), book.rows_at_once
-    parts = [
-        _costs(book, *part)
-        for part in zip(cells.split(at_once), logits.split(at_once), strict=True)
-    ]
-    l1, difference, kept = (torch.cat(rows) for rows in zip(*parts, strict=True))
+    cells = book(logits)
+    l1, difference = distances_from_table(book, cells, logits)
+    parts = (_top_kept(book, *part) for part in in_cache(logits, cells))
+    kept = filled(book.values.new_empty(len(logits)), parts)
     return Measured(
         l1_mean=float(l1.mean()),
         l1_quantile=float(l1.quantile(L1_QUANTILE)),
@@ -93,13 +92,22 @@ def measure_codebook(book: Codebook, logits: Tensor) -> Measured:
     )
 
 
-def _costs(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each row's L1 distance, mean difference of logits, and count of top classes kept."""
+def _top_kept(book: Codebook, logits: Tensor, cells: Tensor) -> Tensor:
+    """Return how many of each row's likeliest classes are among those of its vector."""
     released, top = book.expand(book.values, cells), min(TOP, logits.shape[-1])
-    l1, difference = distances(released, logits)
     kept = torch.zeros_like(released).scatter(-1, released.topk(top).indices, 1.0)
     likeliest = logits.double().softmax(-1).topk(top).indices
-    return l1, difference, kept.gather(-1, likeliest).sum(-1)
+    return kept.gather(-1, likeliest).sum(-1)
+
+
+def distances_from_table(book: Codebook, cells: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return :func:`distances` of ``(N)`` cells' vectors from ``(N, K)`` clean scores, in parts."""
+    parts = (
+        torch.stack(distances(book.expand(book.values, own), rows))
+        for rows, own in in_cache(logits.detach(), cells)
+    )
+    l1, difference = filled(book.values.new_empty(2, len(logits)), parts)
+    return l1, difference
 
 
 def distances(released: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,9 +190,7 @@ def certified_error(
     )
 
 
-def error_shares(
-    cells: Tensor, queries: Tensor, squares: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def error_shares(cells: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     """Return what each query adds to the certified error, whose estimate is their mean.
 
     Queries of a cell share what the cell adds evenly, so that one pass over them is enough.
@@ -192,43 +198,69 @@ def error_shares(
     Args:
         cells: ``(N)`` int64, the cell of each query.
         queries: ``(N, D)`` floating, in [0, 1].
-        squares: ``(N)`` float64, mean square of each query's values; None: computed.
 
     Returns:
         ``(N)`` float64 on the CPU, and ``(N)`` bool: which are alone in their cell, and add 0.
     """
-    inverse = cells.unique(return_inverse=True)[1]
-    counts = inverse.bincount().double()
-    sums, computed = sums_of(inverse, queries, len(counts), with_squares=squares is None)
-    squares = computed if squares is None else squares
-    within = squares.new_zeros(len(counts)).index_add_(0, inverse, squares)
-    within -= sums.square_().mean(-1) / counts
-    variances = torch.where(counts > 1, within.clamp_min(0) / (counts - 1).clamp_min(1), 0.0)
-    return variances[inverse].cpu(), (counts == 1)[inverse]
+    return CellMoments.of(cells, queries).error_shares()
 
 
-def sums_of(
-    numbers: Tensor, queries: Tensor, count: int, *, with_squares: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Return the sums of numbered parts of queries, and each query's mean square.
+@dataclass(frozen=True)
+class CellMoments:
+    """What the variance within cells follows from, without another pass over the queries.
 
-    Args:
-        numbers: ``(N)`` int64 from 0 to ``count`` - 1, the part of each query.
-        queries: ``(N, D)`` floating; no copy of more than a few is made.
-        count: C, number of parts.
-        with_squares: Whether mean squares are computed.
-
-    Returns:
-        ``(C, D)`` float64 sums, and ``(N)`` float64 mean squares; of none without them.
+    Attributes:
+        cells: ``(N)`` int64 from 0 to C - 1, the cell of each query.
+        counts: ``(C)`` float64, number of queries in each cell.
+        sums: ``(C, D)`` float64, their sum.
+        squares: ``(C)`` float64, the sum of the mean squares of their values.
     """
-    sums = queries.new_zeros(count, queries.shape[1], dtype=torch.float64)
-    squares = [sums.new_zeros(0)]
-    for rows, own in in_cache(queries, numbers):
-        wide = rows.double()
-        sums.index_add_(0, own, wide)
-        if with_squares:
-            squares.append(wide.square().mean(-1))
-    return sums, torch.cat(squares)
+
+    cells: Tensor
+    counts: Tensor
+    sums: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, queries: Tensor) -> "CellMoments":
+        """Add up queries, cell by cell; no copy of more than a few is made.
+
+        Args:
+            cells: ``(N)`` int64, any numbers.
+            queries: ``(N, D)`` floating.
+        """
+        cells = cells.unique(return_inverse=True)[1]
+        counts = cells.bincount().double()
+        sums = counts.new_zeros(len(counts), queries.shape[1])
+        squares = torch.zeros_like(counts)
+        for rows, own in in_cache(queries, cells):
+            wide = rows.double()
+            sums.index_add_(0, own, wide)
+            squares.index_add_(0, own, mean_square(wide))
+        return cls(cells, counts, sums, squares)
+
+    def joined(self, cells: Tensor) -> "CellMoments":
+        """Return the moments of coarser cells, of which each holds whole cells of these.
+
+        Args:
+            cells: ``(N)`` int64, the coarser cell of each query.
+        """
+        cells = cells.unique(return_inverse=True)[1]
+        owners = torch.zeros_like(self.cells[: len(self.counts)]).scatter(0, self.cells, cells)
+        return CellMoments(
+            cells,
+            *(
+                each.new_zeros(int(owners.max()) + 1, *each.shape[1:]).index_add_(0, owners, each)
+                for each in (self.counts, self.sums, self.squares)
+            ),
+        )
+
+    def error_shares(self) -> tuple[Tensor, Tensor]:
+        """Return the same as :func:`error_shares`."""
+        within = self.squares - self.sums.square().mean(-1) / self.counts
+        company = self.counts > 1
+        variances = within.clamp_min(0) / (self.counts - 1).clamp_min(1)
+        return torch.where(company, variances, 0.0)[self.cells].cpu(), ~company[self.cells]
 
 
 def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -237,9 +269,10 @@ def in_cache(queries: Tensor, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(each.split(at_once) for each in (queries, *columns)), strict=True)
 
 
-def mean_squares(queries: Tensor) -> Tensor:
-    """Return the ``(N)`` float64 mean square of each of ``(N, D)`` queries' values."""
-    return torch.cat([rows.double().square().mean(-1) for (rows,) in in_cache(queries)])
+def mean_square(rows: Tensor) -> Tensor:
+    """Return the ``(N)`` mean square of each of ``(N, D)`` rows' values."""
+    squares: Tensor = torch.linalg.vecdot(rows, rows)
+    return squares / rows.shape[-1]
 
 
 def estimate_over_groups(cells: Tensor, queries: Tensor, groups: Tensor) -> tuple[float, float]:

@@ -28,20 +28,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from oneway.defenses.codebook.boxes import Matrix, Vector
 from oneway.defenses.codebook.nesting import Box, Nesting
 from oneway.defenses.codebook.options import FitSettings
 
 LARGEST_RATE_WEIGHT = 1e9
 """Rate weight that counts as infinite: no distortion weighs as much as a bit."""
 
-SUMS = 2**20
+SUMS = 2**17
 """Numbers that :class:`SortedRows` keeps of all cells together, at most."""
 
 NUMBERS_AT_ONCE = 2**18
 """Numbers that are looked up at once."""
 
-Vector = NDArray[np.float64]
-Matrix = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Cell = frozenset[int]
 """Numbers of the boxes that make a cell."""

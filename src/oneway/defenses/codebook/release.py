@@ -215,24 +215,24 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
                 "Pass more calibration queries, or lower held_out or min_members."
             )
         made_of = sample_rows(logits, rows=made_of)
-        scores, shown = logits[made_of.to(logits.device)], None
-        if settings.image_weight or move is not None:
-            shown = select_rows(queries, made_of)  # a copy, which takes as much memory
         calibration = cut_calibration(
-            scores,
+            logits,
             settings,
-            shown,
+            queries,
             on_share,
-            groups=select_rows(groups, made_of),
+            groups=groups,
             older=older,
-            variants=select_rows(variants, made_of),
+            variants=variants,
+            rows=made_of,
         )
         if budget is None:
             book = merge_calibration(calibration, settings.rate_weight, settings.image_weight)
         else:
             book = choose_codebook(calibration, logits[fitting.to(logits.device)], budget)
         book = book.to(logits.device)
-        fitted = cls(book if move is None else move(book, scores, shown))
+        if move is not None:
+            book = move(book, logits[made_of.to(logits.device)], select_rows(queries, made_of))
+        fitted = cls(book)
         fitted.fitting_rows = fitting
         if drop_copies:
             fitted.fitting_rows = torch.isin(keys, keys[fitting]).nonzero()[:, 0]

@@ -18,7 +18,7 @@ Source: sampling by the least hashes, Broder, "On the resemblance and containmen
 import torch
 from torch import Tensor
 
-from oneway.checks import in_parts
+from oneway.checks import filled, in_parts
 
 MOST_ROWS = 2**14
 """Rows of a label that boxes are cut from, at most."""
@@ -36,17 +36,23 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
         rows: ``(n)`` int64, the rows that there are, on the CPU; None: all. What a sample keeps
             stays in their order.
     """
-    labels = torch.cat([part.argmax(-1).cpu() for part in in_parts(logits)])
     rows = torch.arange(len(logits)) if rows is None else rows
-    labels = labels[rows]
+    labels = labels_of(logits)[rows]
     counts = labels.bincount()
     if not (counts > most).any():
         return rows
-    keys = torch.cat([_keys(part) for part in in_parts(logits)])[rows]
+    keys = torch.empty(len(logits), dtype=torch.int64)
+    keys = filled(keys, (_keys(part) for part in in_parts(logits)))[rows]
     order = keys.argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
     return rows[order[rank < most].sort().values]
+
+
+def labels_of(logits: Tensor) -> Tensor:
+    """Return the ``(N)`` int64 predicted labels of ``(N, K)`` scores, on the CPU."""
+    labels = torch.empty(len(logits), dtype=torch.int64)
+    return filled(labels, (part.argmax(-1) for part in in_parts(logits)))
 
 
 def _keys(logits: Tensor) -> Tensor:

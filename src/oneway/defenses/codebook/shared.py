@@ -16,14 +16,16 @@ Source: ours. Groups of the second class were tried as well: at equal numbers of
 more than finer levels do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from oneway.defenses.codebook.merging import Cell, Indices, Matrix, Vector
+from oneway.checks import in_parts
+from oneway.defenses.codebook.boxes import Matrix, Vector
+from oneway.defenses.codebook.merging import Cell, Indices
 from oneway.defenses.codebook.nesting import Nesting
 from oneway.defenses.codebook.table import Codebook
 
@@ -152,7 +154,6 @@ def share_rows(
     boxes: list[tuple[Tensor, Tensor]],
     profiles: Tensor,
     labels: Tensor,
-    rows: Tensor,
     offsets: Tensor,
     groups: Tensor | None,
     center: str,
@@ -162,11 +163,10 @@ def share_rows(
     """Weigh the boxes of rows at all top scores that a level may release.
 
     Args:
-        probabilities: ``(N, K)`` float64, of all calibration queries.
+        probabilities: ``(n, K)`` float64, of the calibration queries of the labels that share.
         boxes: See :class:`SharedRows`.
         profiles: ``(S, K)`` from :func:`profiles_of`.
         labels: ``(S)`` int64, the labels that share.
-        rows: ``(n)`` int64, the calibration queries of these labels.
         offsets: ``(n)`` float64, see :class:`SharedRows`.
         groups: ``(n)`` int64, the group of each row, or None.
         center: See :class:`SharedRows`.
@@ -174,15 +174,14 @@ def share_rows(
         fallback: See :class:`SharedRows`.
     """
     places = torch.full((probabilities.shape[1],), -1).index_copy(0, labels, _count(len(labels)))
-    owners = places[probabilities[rows].argmax(-1)]
-    tops = probabilities[rows].amax(-1)
+    owners, tops = places[probabilities.argmax(-1)], probabilities.amax(-1)
     levels = torch.linspace(0, 1, TOPS, dtype=torch.float64)
     grid = tops.quantile(levels) if len(tops) else levels
     sums = torch.zeros(len(boxes), TOPS, dtype=torch.float64)
     strays = torch.zeros(len(boxes), TOPS, dtype=torch.int64)
     for place, (_, numbers) in enumerate(boxes):
         for part in numbers.split(max(1, NUMBERS_AT_ONCE // probabilities.shape[1])):
-            clean, shapes = probabilities[rows[part]], profiles[owners[part]]
+            clean, shapes = probabilities[part], profiles[owners[part]]
             for column, top in enumerate(grid.tolist()):
                 apart = _distances(clean, tops[part], shapes, top)
                 sums[place, column] += apart.sum()
@@ -205,7 +204,7 @@ def share_rows(
 
 
 def profiles_of(
-    probabilities: Tensor,
+    logits: Tensor,
     labels: Tensor,
     least: int,
     center: str,
@@ -215,7 +214,7 @@ def profiles_of(
     """Return how labels share out what their top score leaves; see the module.
 
     Args:
-        probabilities: ``(N, K)`` float64, of all calibration queries.
+        logits: ``(N, K)`` clean scores of all calibration queries.
         labels: ``(S)`` int64.
         least: ``min_members``: no query or group weighs more than one of so many.
         center: See :class:`SharedRows`.
@@ -225,24 +224,33 @@ def profiles_of(
     Returns:
         ``(S, K)`` float64 that sum to 1, 0 for the label itself.
     """
-    weights = probabilities[:, labels]
+    weights = torch.cat([part[:, labels] for part in _probabilities(logits)])
     members = _count(len(weights)) if groups is None else groups.unique(return_inverse=True)[1]
     sums = weights.new_zeros(int(members.max()) + 1, len(labels)).index_add_(0, members, weights)
     most = sums.topk(min(least, len(sums)), 0).values[-1]
     tiny = torch.finfo(torch.float64).tiny
     weights = weights * (most / sums.clamp_min(tiny)).clamp_max(1)[members]
     power = 1.0 if center == "mean" else 0.5
-    shapes = (weights.mT @ probabilities.pow(power)).pow(1 / power).clamp_min(tiny)
+    shapes = torch.zeros(len(labels), logits.shape[-1], dtype=torch.float64)
+    parts = [len(part) for part in in_parts(logits)]
+    for weight, part in zip(weights.split(parts), _probabilities(logits), strict=True):
+        shapes += weight.mT @ part.pow(power)
+    shapes = shapes.pow(1 / power).clamp_min(tiny)
     own = labels.unsqueeze(-1)
     shapes = shapes.scatter(-1, own, 0)
     shapes /= shapes.sum(-1, keepdim=True)
-    num_classes = probabilities.shape[1]
+    num_classes = logits.shape[-1]
     if explicit_classes < num_classes:
         kept = shapes.topk(explicit_classes - 1, -1)
         even = (1 - kept.values.sum(-1, keepdim=True)).clamp_min(0)
         even /= num_classes - explicit_classes
         shapes = even.expand_as(shapes).scatter(-1, kept.indices, kept.values).scatter(-1, own, 0)
     return shapes
+
+
+def _probabilities(logits: Tensor) -> Iterator[Tensor]:
+    """Yield ``(n, K)`` float64 probabilities of parts of the scores, on the CPU."""
+    return (part.cpu().double().softmax(-1) for part in in_parts(logits))
 
 
 def _rest(shapes: Tensor, top: float) -> Tensor:

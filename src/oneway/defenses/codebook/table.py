@@ -16,7 +16,7 @@ from oneway.files import digest_tensors
 MAX_OFFSET = 1e6
 """Largest offset, in nats: a softmax ignores it, and float32 has no digits left beside it."""
 
-NUMBERS_AT_ONCE = 2**24
+NUMBERS_AT_ONCE = 2**21
 """Numbers that a search among boxes compares at once, at most, except for a single row's."""
 
 

@@ -34,8 +34,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from oneway.checks import filled
 from oneway.defenses.codebook.betting import MOST, half_squared, orders_of_pairs, stakes_for
-from oneway.defenses.codebook.measures import in_cache, sums_of
+from oneway.defenses.codebook.measures import CellMoments, in_cache, mean_square
 from oneway.defenses.codebook.traffic import query_keys
 from oneway.errors import InvalidOptionError
 from oneway.metrics import bootstrap_mean
@@ -43,7 +44,7 @@ from oneway.metrics import bootstrap_mean
 MOST_LEVEL = 0.999
 """Largest level of a bootstrap interval."""
 
-MOST_RESAMPLED = 4096
+MOST_RESAMPLED = 1024
 """Errors that are resampled at most: of twice as many or more, means of random batches stand for
 them, which spread around the mean as the errors themselves do."""
 
@@ -131,15 +132,18 @@ def yardstick(errors: Tensor, level: float) -> Yardstick:
     return Yardstick(estimate, min(interval.low, estimate), min(max(interval.high, estimate), 1.0))
 
 
-def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yardsticks:
+def yardsticks_of_labels(
+    labels: Tensor, queries: Tensor, level: float, moments: CellMoments
+) -> Yardsticks:
     """Return what guesses by mean and by label err, estimated as the certified error is.
 
     Args:
         labels: ``(N)`` int64, the predicted label of each query.
         queries: ``(N, D)`` floating, in [0, 1].
         level: Level of the intervals.
+        moments: Those of the labels' queries.
     """
-    prior, label = squared_errors(labels, queries)
+    prior, label = squared_errors(queries, moments)
     numbers, counts = labels.cpu().unique(return_counts=True)
     by_label = {
         str(number): float(label[labels.cpu() == number].mean())
@@ -149,30 +153,28 @@ def yardsticks_of_labels(labels: Tensor, queries: Tensor, level: float) -> Yards
     return Yardsticks(ends[0], ends[1], by_label)
 
 
-def squared_errors(labels: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+def squared_errors(queries: Tensor, moments: CellMoments) -> tuple[Tensor, Tensor]:
     """Return ``(N)`` float64 errors of guessing the mean query, and the mean of the query's label.
 
     A query is no part of the mean that it is compared with: alone in its label, it errs by 0.
 
     Args:
-        labels: ``(N)`` int64.
         queries: ``(N, D)`` floating, in [0, 1].
+        moments: Those of the labels' queries.
     """
-    numbers = labels.unique(return_inverse=True)[1]
-    counts = numbers.bincount().double()
-    sums, squares = sums_of(numbers, queries, len(counts))
-    guesses = torch.cat([sums.sum(0, keepdim=True) / len(labels), sums / counts.unsqueeze(-1)])
-    counts = torch.cat([counts.sum().unsqueeze(0), counts])
-    # |x - g|^2 = |x|^2 - 2 x g + |g|^2, for all guesses by one product of matrices.
-    products = torch.cat([rows.double() @ guesses.mT for (rows,) in in_cache(queries)])
-    own = guesses.square().mean(-1)
-    errors = []
-    for place in (torch.zeros_like(numbers), numbers + 1):
-        product = products.gather(-1, place.unsqueeze(-1))[:, 0] / queries.shape[1]
-        company = counts[place]
-        error = (squares - 2 * product + own[place]).clamp_min(0)
-        errors.append((error * company / (company - 1).clamp_min(1)).cpu())
-    return errors[0], errors[1]
+    count, labels = len(queries), moments.counts[moments.cells]
+    prior = moments.sums.sum(0) / count
+    means = moments.sums / moments.counts.unsqueeze(-1)
+
+    def parts() -> Iterator[Tensor]:
+        for rows, own in in_cache(queries, moments.cells):
+            wide = rows.double()
+            yield torch.stack([mean_square(wide - prior), mean_square(wide - means[own])])
+
+    errors = filled(prior.new_empty(2, count), parts())
+    company = torch.stack([torch.full_like(labels, count), labels])
+    errors *= company / (company - 1).clamp_min(1)
+    return errors[0].cpu(), errors[1].cpu()
 
 
 def least_gap(
