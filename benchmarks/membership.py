@@ -38,12 +38,12 @@ LOSS = {"mnist": 0.005, "digits": 0.005}
 Row = dict[str, Any]
 
 
-def load(data: str, root: Path) -> tuple[Tensor, Tensor, int]:
+def load(data: str, root: Path, most: int = 1800) -> tuple[Tensor, Tensor, int]:
     """Return inputs in [0, 1], labels, and the number of candidates; the rest is population."""
     if data == "mnist":
         with np.load(root / "mnist.npz") as arrays:
             images, labels = arrays["images"], arrays["labels"]
-        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1800]
+        rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most]
         inputs = torch.from_numpy(images[rows.numpy()]).float().unsqueeze(1) / 255
         return inputs, torch.from_numpy(labels[rows.numpy()]), 1200
     from sklearn.datasets import load_digits
@@ -77,7 +77,9 @@ def audits(options: argparse.Namespace) -> Iterator[MembershipAudit]:
     inputs, labels, count = load(options.data, options.data_root)
     workshop = Workshop(LOSS[options.data])
     classes = int(labels.max()) + 1
-    settings = MembershipSettings(options.references, options.copies, False, options.seed)
+    settings = MembershipSettings(
+        options.references, options.copies, False, options.seed, train=workshop
+    )
     for number in range(options.targets):
         stream = Stream(options.seed, f"target {number}")
         order = torch.randperm(count, generator=stream.generator())
@@ -85,7 +87,7 @@ def audits(options: argparse.Namespace) -> Iterator[MembershipAudit]:
         members[order[: count // 2]] = True
         rows = Candidates(inputs[:count], labels[:count], members, inputs[count:], labels[count:])
         target: Target = TorchTarget(workshop(rows.inputs[members], rows.labels[members], classes))
-        yield MembershipAudit(target, rows, settings, Store(Path("unused")), train=workshop)
+        yield MembershipAudit(target, rows, settings, Store(Path("unused")))
 
 
 def attack(options: argparse.Namespace) -> Iterator[Row]:

@@ -160,13 +160,11 @@ def main() -> None:
         generator = torch.Generator().manual_seed(0)
         shape = audited.test.shape[1:]
         public = photographs(most, shape[-1], generator) if len(shape) == 3 else None
-        beside = None
         for label, guard in releases(audited).items():
             guarded = AuditTarget(
                 audited.target, audited.auxiliary, audited.test, audited.labels, guard=guard
             )
-            audit = StealingAudit(guarded, store, settings, public=public, beside=beside)
-            beside = audit
+            audit = StealingAudit(guarded, store, settings, public=public)
             for row in rows(audit.run()):
                 records.append({"data": name, "release": label, **row})
                 console.print(records[-1])

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,8 @@ class Case:
         )
         self.target = TorchTarget(network)
         self.counts = resampled_counts(len(self.queries), stream.generator())
-        self.stolen: StealingAudit | None = None
+        self.folder = TemporaryDirectory()
+        self.store = Store(Path(self.folder.name))
         self.guards = dict[str, Defense]()
 
     def train(self, inputs: Tensor, labels: Tensor, classes: int) -> nn.Module:
@@ -154,10 +156,8 @@ class Case:
     @cached_property
     def membership(self) -> MembershipAudit:
         """Reference models, and attacks on clean scores and on the label."""
-        settings = MembershipSettings(4, 0, False, self.seed)
-        return MembershipAudit(
-            self.target, self.rows, settings, Store(Path("unused")), train=self.train
-        )
+        settings = MembershipSettings(4, 0, False, self.seed, train=self.train)
+        return MembershipAudit(self.target, self.rows, settings, self.store)
 
     @cached_property
     def surrogate(self) -> nn.Module:
@@ -255,9 +255,8 @@ class Case:
             guard=self.guard(spec),
         )
         settings = StealingSettings((BUDGET,), 1, STEPS)
-        audit = StealingAudit(audited, Store(Path("unused")), settings, beside=self.stolen)
+        audit = StealingAudit(audited, self.store, settings)
         audit.run()
-        self.stolen = audit
         reached: dict[str, Mapping[str, Reached]] = {
             name: {
                 "stealing": self._stolen(

@@ -56,7 +56,7 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     limits = ["--minutes", "0.001", "--seeds", "1", "--no-controls"]
     result = CliRunner().invoke(app, [str(part) for part in (*arguments, *data, *folders, *limits)])
     assert result.exit_code == 1, (result.output, result.exception)  # one seed is flagged
-    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))["inversion"]
     assert record["plan"]["left_out"]
     assert record["closed_gap"] > 0.95
     assert record["baselines"]["clean"] < 0.8 * record["baselines"]["label"]

@@ -122,7 +122,7 @@ def test_tables_and_pages_name_it_and_say_what_it_knows(outcome):
     record, pictures = outcome[0].record, outcome[0].pictures
     [row] = [row for row in attackers_table(record).cells() if row[0].startswith("doubled")]
     assert Doubled.knows in row
-    page = re.sub(r"\s+", " ", render(audit_page(record, pictures)))
+    page = re.sub(r"\s+", " ", render(audit_page(audits.whole(record), pictures)))
     assert f"doubled: {Doubled.knows}" in page
 
 

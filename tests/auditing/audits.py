@@ -8,6 +8,7 @@ from torch import nn
 
 from oneway.attacks import kernel_ridge, optimising
 from oneway.auditing import (
+    AuditRecord,
     AuditSettings,
     AuditTarget,
     ModelAudit,
@@ -107,6 +108,12 @@ def subject_of(target=None, *, rows=ROWS, tests=TESTS, **options):
 
 BLACK_BOX = {"label-only", "cell-means", "kernel-ridge", "static", "retrained", "stack"}
 """Names of the attackers of a model without a gradient, whose release is not random."""
+
+
+def whole(record, **options):
+    """The record of an audit of inversion alone."""
+    return AuditRecord(inversion=record, **options)
+
 
 TINY = AuditSettings(
     seeds=1,

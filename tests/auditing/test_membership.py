@@ -1,6 +1,7 @@
 """Membership audits as a user runs them: Python, command, records, refusals."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 import oneway
-from oneway.auditing.membership import MembershipRecord, members_in_table
-from oneway.auditing.references import halves
+from oneway.auditing import AuditRecord, MembershipSettings, StealingSettings
+from oneway.auditing.membership import members_in_table
+from oneway.auditing.references import halves, own_architecture
 from oneway.cli.main import app
-from oneway.defenses import build_defense
-from oneway.errors import InvalidOptionError, OverlappingSplitsError
-from oneway.evaluation import ReleaseSpec
+from oneway.defenses import build_defense, candidate_releases
+from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
+from oneway.targets import TorchTarget
+from report.page.reading import assert_stands_alone
 
 pytestmark = pytest.mark.filterwarnings(
     r"ignore:`torch\.jit\.\w+` is deprecated:DeprecationWarning"
@@ -57,14 +60,13 @@ def model(data):
 
 @pytest.fixture(scope="module")
 def result(data, model, tmp_path_factory):
-    return oneway.audit_membership(
+    return oneway.audit(
         model,
+        threats=["membership"],
         outputs="logits",
         **{name: (images.numpy(), labels.numpy()) for name, (images, labels) in data.items()},
         guard=build_defense("rounding", {"decimals": 1}),
-        references=4,
-        copies=0,
-        train_reference=fitted,
+        membership=MembershipSettings(references=4, copies=0, train=fitted),
         cache=tmp_path_factory.mktemp("cache"),
     )
 
@@ -86,7 +88,8 @@ def audited(files, *options, threats="membership"):
 
 
 def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
-    record, gap = result.record, result.record.gaps["area"]
+    record = result.record.membership
+    gap = record.gaps["area"]
     assert record.accuracy[0] > 0.9 > 0.6 > record.accuracy[1]
     assert gap.clean.low > 0.6
     assert not record.nothing_to_defend or gap.leak.low <= 0
@@ -97,13 +100,16 @@ def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
     assert gap.label.estimate == floor
     assert gap.released.estimate >= floor
     assert gap.clean.estimate >= floor
-    assert "rounding" in str(result)
+    assert "area under the ROC curve" in str(result) or "false alarms" in str(result)
 
 
 def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
-    path = result.write(tmp_path)
-    values = json.loads(path.read_text())
-    assert MembershipRecord.from_json(values, "here") == result.record
+    result.write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.json", "report.html"]
+    values = json.loads((tmp_path / "audit.json").read_text())
+    assert AuditRecord.from_json(values, "here") == result.record
+    page = assert_stands_alone((tmp_path / "report.html").read_text())
+    assert "rounding" in page.every("h1")[0].text()
 
 
 def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
@@ -111,10 +117,10 @@ def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
     options = [*pair, "--references", "2", "--no-controls", "--defense", "label-only", "--json"]
     done = audited(files, *options, "--require-gap", "0.99")
     assert done.exit_code == 0, done.output
-    record = json.loads((files / "out" / "membership.json").read_text())
+    record = json.loads((files / "out" / "audit.json").read_text())
     assert json.loads(done.stdout) == record
     assert "--threats membership" in record["command"]
-    area = record["gaps"]["area"]
+    area = record["membership"]["gaps"]["area"]
     assert area["released"] == area["label"]
     assert area["closed"] is None or area["closed"]["estimate"] == 1
 
@@ -142,14 +148,13 @@ def test_rows_that_cannot_be_compared_are_refused(data, model):
         ({"non_members": given["members"]}, OverlappingSplitsError, "share 60"),
         ({"members": images}, InvalidOptionError, "must have classes"),
         ({"members": (images[:9], given["members"][1][:9])}, InvalidOptionError, "at least 50"),
-        (
-            {"guard": build_defense("rounding", {}), "release": ReleaseSpec("x", "label-only")},
-            InvalidOptionError,
-            "one guard is audited",
-        ),
+        ({"members": None}, InvalidOptionError, "--members must be given"),
+        ({"public": images}, InvalidOptionError, "--public is for the threat 'stealing'"),
+        ({"threats": []}, InvalidOptionError, "threats must name one of"),
+        ({"stealing": StealingSettings()}, InvalidOptionError, "stealing= is for the threat"),
     ):
         with pytest.raises(kind, match=message):
-            oneway.audit_membership(model, outputs="logits", **{**given, **change})
+            oneway.audit(model, outputs="logits", **{"threats": ["membership"], **given, **change})
 
 
 def test_a_codebook_that_was_fitted_to_members_is_flagged():
@@ -165,3 +170,112 @@ def test_each_candidate_is_in_one_half_of_every_pair():
     assert torch.equal(members[::2], ~members[1::2])
     assert (members[::2].sum(-1) == 3).all()
     assert len({tuple(row.tolist()) for row in members}) == 6
+
+
+def test_reference_models_have_the_models_own_architecture_where_it_can_be_drawn_anew():
+    rows = torch.rand(8, 1, 4, 4)
+    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)]
+    model = nn.Sequential(*layers).requires_grad_(False)
+    drawn = own_architecture(TorchTarget(model), rows)
+    assert str(drawn) == str(model)
+    assert not torch.equal(drawn[3].weight, model[3].weight)
+    assert all(each.requires_grad for each in drawn.parameters())
+    model[1].running_mean.fill_(5)
+    assert own_architecture(TorchTarget(model), rows)[1].running_mean.abs().max() == 0
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(16, 2))
+
+        def forward(self, images):
+            return images.flatten(1) @ self.weight
+
+    traced = torch.jit.trace(model.eval(), rows)
+    softened = TorchTarget(nn.Sequential(model, nn.Softmax(-1)), outputs="confidences")
+    for other in (TorchTarget(Bare()), TorchTarget(traced), softened, lambda images: images):
+        assert own_architecture(other, rows) is None
+
+
+@pytest.fixture
+def few_candidates(monkeypatch):
+    """Two codebooks of each center, and no other release."""
+    monkeypatch.setattr(candidate_releases, "RATE_WEIGHTS", (math.inf, 0.0))
+    monkeypatch.setattr(candidate_releases, "RELEASE_GRID", ())
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return torch.rand(400, 1, 5, 5, generator=torch.Generator().manual_seed(1)).numpy()
+
+
+class Sharp(nn.Module):
+    """A model that is surer of images with a bright first pixel, as if it were trained on them."""
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.register_buffer("weights", torch.randn(24, CLASSES, generator=generator))
+
+    def forward(self, images):
+        flat = images.flatten(1)
+        return ((flat[:, 1:] - 0.5) @ self.weights) * (0.5 + 5.0 * (flat[:, :1] > 0.5))
+
+
+@pytest.fixture(scope="module")
+def right(data):
+    """Members have the bright pixel; the model is right about all, so that labels reveal none."""
+    rows = {}
+    for name, (images, _) in data.items():
+        shown = images.float() / 255
+        shown[:, 0, 0, 0] = float(name == "members")
+        rows[name] = (shown.numpy(), Sharp()(shown).argmax(-1).numpy())
+    return rows
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path):
+    model = Sharp()
+    sizes = {"outputs": "logits", "references": 0, "min_members": [20], "cache": tmp_path}
+    found = oneway.choose(model, queries, goal="membership", **sizes, **right)
+    hidden = {each.l1_mean: each.hidden for each in found.candidates}
+    enough = 0.9 * max(hidden.values())
+    assert found.candidate.l1_mean == min(l1 for l1, each in hidden.items() if each >= enough)
+    for each in found.candidates:
+        assert each.hidden == min(each.members.closed, 1)
+        assert each.members.bound is None or 0 <= each.members.bound <= 1
+    # One vector a label tells nothing but the label.
+    coarse = [each for each in found.candidates if each.options["rate_weight"] == math.inf]
+    assert all(each.members.closed == pytest.approx(1) for each in coarse)
+    for changes, kind, message in (
+        ({"members": None}, InvalidOptionError, "--members must be given for the goal"),
+        ({"goal": "inversion"}, InvalidOptionError, "the goal is inversion"),
+        ({"goal": "both"}, UnknownNameError, "unknown goal"),
+    ):
+        with pytest.raises(kind, match=message):
+            oneway.choose(model, queries, **{"goal": "all", **sizes, **right, **changes})
+    shared = np.concatenate([queries, right["members"][0]])
+    with pytest.raises(OverlappingSplitsError, match="queries and members"):
+        oneway.choose(model, shared, goal="all", **sizes, **right)
+    with pytest.raises(InvalidOptionError, match="needs the model itself"):
+        oneway.choose(np.zeros((400, 3)), queries, goal="all", **sizes, **right)
+
+
+@pytest.mark.usefixtures("few_candidates")
+def test_the_command_chooses_for_both_goals_and_says_what_favors_the_choice(
+    right, queries, tmp_path
+):
+    torch.jit.trace(Sharp(), torch.rand(2, 1, 5, 5)).save(tmp_path / "model.pt")
+    np.savez(tmp_path / "queries.npz", images=queries)
+    for name, (images, labels) in right.items():
+        np.savez(tmp_path / f"{name}.npz", images=images, labels=labels)
+    words = ["choose", str(tmp_path / "model.pt"), "--outputs", "logits", "--goal", "all"]
+    for name in ("queries", "members", "non_members", "attacker_data"):
+        words += [f"--{name.replace('_', '-')}", str(tmp_path / f"{name}.npz")]
+    sizes = ["--references", "0", "--min-members", "20", "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(app, [*words, *sizes])
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "smaller of G_mem and the certified error" in printed
+    assert "on the rows that chose it, which favors it" in printed
+    assert "Make it: oneway codebook" in printed

@@ -36,10 +36,10 @@ from auditing.audits import (
 from laws import looped
 from oneway.auditing import (
     CONTROLS,
-    AuditRecord,
     AuditSettings,
     AuditTarget,
     ControlResult,
+    InversionRecord,
     ModelAudit,
     model_audit,
     tasks,
@@ -110,7 +110,7 @@ def control(name, expected, measured, passed):
 def read_back(record):
     """The record as whoever reads the file gets it; NaN and infinity are no JSON."""
     text = json.dumps(record.to_json(), allow_nan=False)
-    return AuditRecord.from_json(json.loads(text), "here")
+    return InversionRecord.from_json(json.loads(text), "here")
 
 
 def test_a_record_says_what_was_audited_and_is_read_back_as_it_was(whole):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from auditing.audits import Scores, black_box, subject_of
 from laws import looped
-from oneway.auditing import AuditPlan, AuditRecord
+from oneway.auditing import AuditPlan, InversionRecord
 from oneway.errors import CorruptDataError
 from oneway.evaluation import Flag
 from oneway.evaluation.records import SCHEMA, BaselineErrors, weights_hash
@@ -17,7 +17,7 @@ from oneway.targets import TorchTarget
 from planted_records import ENVIRONMENT, PROVENANCE
 from typed_values import values_of
 
-RECORD = AuditRecord(
+RECORD = InversionRecord(
     release="noise",
     defense="adversarial-noise",
     options={"step_size": 0.5, "norm": "inf"},
@@ -68,17 +68,17 @@ VALUES = RECORD.to_json()
 
 
 @settings(max_examples=20)
-@given(values_of(AuditRecord, schema=st.just(SCHEMA)))
+@given(values_of(InversionRecord, schema=st.just(SCHEMA)))
 def test_a_record_that_is_read_back_is_the_record_that_was_written(record):
     text = json.dumps(record.to_json(), allow_nan=False)
     assert text.startswith(f'{{"schema": {SCHEMA}, ')
-    assert AuditRecord.from_json(json.loads(text), "here") == record
+    assert InversionRecord.from_json(json.loads(text), "here") == record
 
 
 def test_infinite_ends_of_an_interval_are_text_in_the_file_and_numbers_again():
     interval = VALUES["closed_gap_least_confident_interval"]
     assert interval == {"low": "-inf", "estimate": 0.2, "high": "inf"}
-    assert AuditRecord.from_json(json.loads(json.dumps(VALUES)), "here") == RECORD
+    assert InversionRecord.from_json(json.loads(json.dumps(VALUES)), "here") == RECORD
 
 
 @looped(
@@ -98,12 +98,12 @@ def test_infinite_ends_of_an_interval_are_text_in_the_file_and_numbers_again():
 def test_what_is_no_record_of_this_form_is_refused_with_its_place_and_remedy(changes, reason):
     refusal = rf"^audit\.json must be a record.*{reason}.*Make it again with this version of"
     with pytest.raises(CorruptDataError, match=refusal):
-        AuditRecord.from_json(VALUES | changes, "audit.json")
+        InversionRecord.from_json(VALUES | changes, "audit.json")
 
 
 def test_a_missing_key_is_refused_whichever_it_is():
     later = {
-        *("attack_failed", "clean_convergence", "closed_gap_at_least", "command", "convergence"),
+        *("attack_failed", "clean_convergence", "closed_gap_at_least", "convergence"),
         *(
             "detection_limit",
             "embedder",
@@ -118,10 +118,10 @@ def test_a_missing_key_is_refused_whichever_it_is():
     for key in VALUES.keys() - later:
         rest = {name: value for name, value in VALUES.items() if name != key}
         with pytest.raises(CorruptDataError, match=f"lacks the key '{key}'"):
-            AuditRecord.from_json(rest, "audit.json")
+            InversionRecord.from_json(rest, "audit.json")
     rest = {name: value for name, value in VALUES.items() if name != "schema"}
     with pytest.raises(CorruptDataError, match="schema 2, but has 'none'"):
-        AuditRecord.from_json(rest, "audit.json")
+        InversionRecord.from_json(rest, "audit.json")
 
 
 def test_the_hash_of_the_model_is_its_files_or_its_weights_or_there_is_none():

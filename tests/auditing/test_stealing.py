@@ -16,6 +16,7 @@ from oneway.auditing import AuditTarget
 from oneway.auditing.stealing import (
     CLEAN,
     LABEL,
+    LEAST_STEPS,
     RELEASED,
     StealingAudit,
     StealingRecord,
@@ -23,11 +24,13 @@ from oneway.auditing.stealing import (
     _cell_means,
 )
 from oneway.cli.main import app
+from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import Store
 from oneway.evaluation.settings import ReleaseSpec
+from oneway.report.stealing import stealing_gap, stealing_headline
 from oneway.targets import TorchTarget
 
 SETTINGS = StealingSettings(budgets=(40,), seeds=1, steps=20)
@@ -52,15 +55,17 @@ def run(audited: AuditTarget, folder: Path, **options: object) -> StealingRecord
 
 
 @pytest.fixture(scope="module")
-def undefended(audited: AuditTarget, tmp_path_factory: pytest.TempPathFactory) -> StealingAudit:
-    folder = tmp_path_factory.mktemp("store")
-    audit = StealingAudit(replace(audited, guard=Identity()), Store(folder), SETTINGS)
-    audit.record = audit.run()
-    return audit
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
 
 
-def test_clean_scores_are_stolen_exactly_and_hide_nothing(undefended: StealingAudit) -> None:
-    (result,) = undefended.record.budgets
+@pytest.fixture(scope="module")
+def undefended(audited: AuditTarget, folder: Path) -> StealingRecord:
+    return run(replace(audited, guard=Identity()), folder)
+
+
+def test_clean_scores_are_stolen_exactly_and_hide_nothing(undefended: StealingRecord) -> None:
+    (result,) = undefended.budgets
     assert result.thefts[CLEAN].fidelity.estimate == 1
     assert result.thefts[CLEAN].accuracy == 1
     assert result.thefts[CLEAN].thief == "equation-solving, least squares"
@@ -71,10 +76,9 @@ def test_clean_scores_are_stolen_exactly_and_hide_nothing(undefended: StealingAu
     assert "not certain that the release hinders" in result.verdict
 
 
-def test_labels_alone_close_the_whole_gap(
-    audited: AuditTarget, undefended: StealingAudit, tmp_path: Path
-) -> None:
-    (result,) = run(replace(audited, guard=LabelOnly()), tmp_path, beside=undefended).budgets
+@pytest.mark.usefixtures("undefended")
+def test_labels_alone_close_the_whole_gap(audited: AuditTarget, folder: Path) -> None:
+    (result,) = run(replace(audited, guard=LabelOnly()), folder).budgets
     assert result.gap is not None
     assert result.gap.estimate == 1
     assert "most" in result.verdict
@@ -82,8 +86,8 @@ def test_labels_alone_close_the_whole_gap(
 
 def test_what_was_stolen_before_is_not_stolen_again(
     audited: AuditTarget,
-    undefended: StealingAudit,
-    tmp_path: Path,
+    undefended: StealingRecord,
+    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen = []
@@ -93,12 +97,31 @@ def test_what_was_stolen_before_is_not_stolen_again(
         return {}
 
     monkeypatch.setattr(SoftLabels, "run", counted)
-    record = run(replace(audited, guard=LabelOnly()), tmp_path, beside=undefended)
+    record = run(replace(audited, guard=build_defense("rounding", {"decimals": 1})), folder)
     assert len(seen) == 1
-    before = undefended.record.budgets[0].thefts
+    before = undefended.budgets[0].thefts
     assert record.budgets[0].thefts[CLEAN] == before[CLEAN]
     assert record.budgets[0].thefts[LABEL] == before[LABEL]
     assert RELEASED in record.budgets[0].thefts
+    assert run(replace(audited, guard=Identity()), folder).budgets == undefended.budgets
+    assert len(seen) == 1
+
+
+def test_what_does_not_fit_in_the_time_is_left_out_for_all_releases_and_named(
+    audited: AuditTarget, tmp_path: Path
+) -> None:
+    settings = StealingSettings(budgets=(40, 80), seeds=2, steps=1500)
+    record = StealingAudit(audited, Store(tmp_path), settings).run(seconds=0.0)
+    assert record.budgets == ()
+    steps = record.settings.steps
+    assert LEAST_STEPS <= steps < 2 * LEAST_STEPS
+    assert record.left_out == (
+        f"{1500 - steps:,} of 1,500 training steps of each copy",
+        "2 of 2 seeds with 40 queries",
+        "2 of 2 seeds with 80 queries",
+    )
+    assert stealing_headline(record).stamp == "Not measured"
+    assert stealing_gap(record).claimed is None
 
 
 def test_where_scores_add_nothing_there_is_nothing_to_defend(
@@ -180,13 +203,15 @@ def test_the_command_writes_prints_and_judges(
     asked = ["--queries", str(tmp_path / "queries.npz"), "--threats", "stealing", "--budget", "40"]
     done = run_command(*asked, "--json")
     assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "out" / "stealing.json").read_text())
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert json.loads(done.stdout) == record
-    assert record["budgets"][0]["thefts"]["release"]["fidelity"]["estimate"] == 1
+    assert record["stealing"]["budgets"][0]["thefts"]["release"]["fidelity"]["estimate"] == 1
     assert run_command(*asked, "--require-gap", "0.5").exit_code == 1
     guarded = run_command(*asked, "--defense", "label-only", "--require-gap", "0.99")
     assert guarded.exit_code == 0, guarded.output
-    assert "hides most" in " ".join(guarded.stdout.split())
+    printed = " ".join(guarded.stdout.split())
+    assert "hides most" in printed
+    assert "Plan: stealing: thieves with 40 queries, up to 1 seeds" in printed
     for words, message in (
         (asked[2:], "--queries must be given"),
         (["--budget", "7", *asked[:2]], "--budget is for the threat 'stealing'"),

@@ -99,9 +99,9 @@ def arguments(place, model="audited_models:network", outputs="logits", **options
 
 
 def read_record(folder):
-    """The record that a command wrote."""
+    """The record of inversion that a command wrote."""
     text = (folder / "audit.json").read_text(encoding="utf-8")
-    return AuditRecord.from_json(json.loads(text), "audit.json")
+    return AuditRecord.from_json(json.loads(text), "audit.json").inversion
 
 
 def ran(result, *codes):
@@ -164,7 +164,8 @@ def test_terminal_shows_the_verdict_the_attackers_and_every_flag(audited):
 
 
 def test_the_record_says_how_it_was_made(audited):
-    assert audited.record.command.startswith("oneway audit audited_models:network --")
+    whole = json.loads((audited.out / "audit.json").read_text(encoding="utf-8"))
+    assert whole["command"].startswith("oneway audit audited_models:network --")
     assert audited.record.provenance.model == weights_hash(Scores())
     auxiliary, test = blobs(ROWS, 0)[0], blobs(TESTS, 1)[0]
     assert audited.record.provenance.data == fingerprint(auxiliary, test)

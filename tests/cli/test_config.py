@@ -8,6 +8,7 @@ import pytest
 from laws import looped
 from oneway import interface
 from oneway.errors import OnewayError
+from oneway.interface import ThreatSettings
 
 FILE = """
 model = "model.pt"
@@ -56,7 +57,7 @@ def test_options_of_the_file_are_those_of_the_command_line(audit):
     assert source.model == (str(kept / "model.pt"), {"outputs": "logits"})
     assert (source.auxiliary, source.test) == (kept / "data/own.npz", kept / "data/queries.npz")
     assert (source.release.defense, source.release.options) == ("rounding", {"decimals": 2})
-    assert settings == {"seeds": 2, "minutes": 20, "controls": False}
+    assert settings == ThreatSettings(seeds=2, minutes=20, controls=False)
     assert source.reading.size == (8, 8)
     assert source.class_names == ("cat", "dog")
     assert named["cache"] == Path("runs/cache")  # a default is relative to the current folder
@@ -67,7 +68,7 @@ def test_the_command_line_overrides_the_file(audit):
     source, settings, _ = audit(FILE, *more)
     assert source.model[0] == "other.pt"
     assert source.release.options == {"decimals": 1}
-    assert settings == {"seeds": 2, "minutes": 3, "controls": True}
+    assert settings == ThreatSettings(seeds=2, minutes=3)
     assert source.class_names == ("a", "b", "c")
 
 

@@ -188,7 +188,7 @@ def test_what_is_no_source_is_refused_in_one_line(oneway, copied, tmp_path):
     refused(oneway("report", tmp_path / "empty"), "neither an audit.json nor records")
     (tmp_path / "other.json").write_text('{"a": 1}', encoding="utf-8")
     refused(oneway("report", tmp_path / "other.json"), "neither the record of an audit nor")
-    (tmp_path / "old.json").write_text('{"closed_gap": 0.5}', encoding="utf-8")
+    (tmp_path / "old.json").write_text('{"inversion": null}', encoding="utf-8")
     refused(oneway("report", tmp_path / "old.json"), "with schema", "Make it again")
     (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
     refused(oneway("report", tmp_path / "list.json"), "must hold a JSON object")

@@ -51,7 +51,7 @@ def audited(page):
     assert isinstance(result.exception, SystemExit | None), shlex.join(words)
     assert result.exit_code in (0, 1), result.output
     text = (page.folder / "report" / "audit.json").read_text(encoding="utf-8")
-    return result.output, caught, AuditRecord.from_json(json.loads(text), "audit.json")
+    return result.output, caught, AuditRecord.from_json(json.loads(text), "audit.json").inversion
 
 
 def test_the_bare_model_is_as_often_right_as_the_audited_one(page, audited):

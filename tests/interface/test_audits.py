@@ -70,25 +70,25 @@ def guarded(audit, guard):
 
 
 def test_the_guard_that_is_given_is_the_one_that_is_audited(audit, guard, guarded, tmp_path):
-    record = guarded.record
+    record = guarded.record.inversion
     assert (record.defense, record.guard_version) == ("codebook", guard.state.version)
     released = guard.probabilities(Scores()(TEST[0]))
     l1 = float((released - Scores()(TEST[0]).softmax(-1)).abs().sum(-1).mean())
     assert record.utility["l1_mean"] == pytest.approx(l1, rel=1e-4)
     guard.save(tmp_path / "guard.safetensors")
     again = audit(str(tmp_path / "guard.safetensors"))
-    assert again.record.errors == record.errors
+    assert again.record.inversion.errors == record.errors
     bare = audit(None)
-    assert bare.record.defense == "none"
+    assert bare.record.inversion.defense == "none"
     assert bare.gap == pytest.approx(0, abs=1e-6)
-    assert audit(Own()).record.adaptive_error > bare.record.adaptive_error
+    assert audit(Own()).record.inversion.adaptive_error > bare.record.inversion.adaptive_error
 
 
 def test_a_result_says_what_leaks_in_every_form(guarded, tmp_path):
-    record = guarded.record
+    record = guarded.record.inversion
     assert guarded.verdict == str(guarded)
     assert f"{guarded.gap:.2f}"[:3] in guarded.verdict or record.failed
-    assert json.loads(guarded.to_json()) == record.to_json()
+    assert json.loads(guarded.to_json()) == guarded.record.to_json()
     assert set(guarded.per_query["query"]) == set(range(100))
     page = guarded.report(tmp_path / "page.html").read_text()
     assert guarded.verdict.split(" (")[0] in " ".join(page.split())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from oneway.auditing import AuditRecord
+from oneway.auditing import InversionRecord
 from oneway.evaluation import FLAGS
 from oneway.report import (
     attackers_table,
@@ -23,7 +23,7 @@ COMMITTED = json.loads(
     (Path(__file__).parents[2] / "results" / "audit-lenet-adversarial-noise.json").read_text(
         "utf-8"
     )
-)
+)["inversion"]
 PLAN = COMMITTED["plan"] | {"left_out": []}
 TRAINED = {"epochs": 12, "gain": 0.003, "shown": True}
 
@@ -116,7 +116,7 @@ def record_of(**changes):
             },
         },
     }
-    return AuditRecord.from_json({**COMMITTED, **copy.deepcopy(record), **changes}, "a test")
+    return InversionRecord.from_json({**COMMITTED, **copy.deepcopy(record), **changes}, "a test")
 
 
 def headline(**changes):

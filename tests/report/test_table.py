@@ -79,7 +79,7 @@ def test_attackers_are_rows_with_what_they_know():
     assert rows[-1][-1] == ""
     assert "the baseline" in rows[0][-1]
     ranks = {name: {"rank_1": error / 2} for name, error in errors.items()}
-    audited = AuditRecord.from_json(json.loads(LENET.read_text("utf-8")), LENET.name)
+    audited = AuditRecord.from_json(json.loads(LENET.read_text("utf-8")), LENET.name).inversion
     ranked = attackers_table(dataclasses.replace(audited, errors=errors, reidentified=ranks))
     assert [row[2] for row in ranked.cells()] == [f"{error / 2:.4f}" for error in errors.values()]
     every = attackers_table(release_record(errors=dict.fromkeys(ATTACKS, 0.1))).cells()

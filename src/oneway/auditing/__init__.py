@@ -1,19 +1,23 @@
 """Audit a model: plan, controls, attacks, measures, and flags about them."""
 
+from oneway.auditing.audit_record import THREATS, AuditRecord
 from oneway.auditing.audit_target import AuditTarget
 from oneway.auditing.cluster import AuditJob, audit_on_ray
 from oneway.auditing.controls import CONTROLS, ControlResult
 from oneway.auditing.groups import GroupLeakage
+from oneway.auditing.membership import MembershipSettings
 from oneway.auditing.model_audit import AuditOutcome, ModelAudit
 from oneway.auditing.plan import AuditPlan
-from oneway.auditing.record import AuditRecord
+from oneway.auditing.record import InversionRecord
 from oneway.auditing.settings import AuditSettings
+from oneway.auditing.stealing import StealingSettings
 from oneway.auditing.suspicions import SEEDS, unexplained_flags
 from oneway.auditing.understanding import Understanding, understand
 
 __all__ = [
     "CONTROLS",
     "SEEDS",
+    "THREATS",
     "AuditJob",
     "AuditOutcome",
     "AuditPlan",
@@ -22,7 +26,10 @@ __all__ = [
     "AuditTarget",
     "ControlResult",
     "GroupLeakage",
+    "InversionRecord",
+    "MembershipSettings",
     "ModelAudit",
+    "StealingSettings",
     "Understanding",
     "audit_on_ray",
     "understand",

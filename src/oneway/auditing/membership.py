@@ -1,5 +1,6 @@
 """Audit a release for membership inference: a ladder of attackers, baselines, G and a verdict."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,7 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from oneway.auditing.references import Answers, Candidates, Queries, References, TrainReference
+from oneway.attacks.membership import MEMBERSHIP_ATTACKS
+from oneway.auditing.deadline import Deadline
+from oneway.auditing.references import (
+    Answers,
+    Candidates,
+    Queries,
+    References,
+    TrainReference,
+    reference_loss,
+)
 from oneway.contracts import Defense, MembershipKnowledge, Target, TrainingData
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import (
@@ -24,7 +34,7 @@ from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.evaluation.membership import GradedAttack, grade_membership
+from oneway.evaluation.membership import ALWAYS, GradedAttack, grade_membership
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.records import Environment, Provenance, TypedRecord, environment
 from oneway.evaluation.store import fingerprint
@@ -47,6 +57,16 @@ ROWS_PER_VECTOR = 4
 PLANTED_NATS = 2.0
 """Lead that members' true labels get in the control with a planted signal."""
 
+LOOSE = 0.02
+"""Loss in nats beyond twice the model's from which reference models fit loosely."""
+
+REFERENCES_SHARE = 0.6
+"""Largest share of the run time that reference models are trained."""
+
+LADDERS = 6
+"""Further runs of the attackers that must fit after those on labels: clean scores, the release
+before both kinds of reference models, two controls, and one in reserve."""
+
 SAME, OWN = "the release itself", "own copies of it"
 """What an attacker puts before reference models."""
 
@@ -58,14 +78,20 @@ class MembershipSettings:
     Attributes:
         references: Reference models, even: in pairs. Fewer than 4 allow no games, and so no stack.
         copies: Jittered copies of each candidate that are asked about, too.
-        controls: Whether the controls are run.
-        seed: Seed of every random stream.
+        controls: Whether the controls are run. :func:`oneway.audit` takes its own.
+        seed: Seed of every random stream. :func:`oneway.audit` takes its own.
+        train: Trains a reference model on inputs, labels and the number of classes. None: the
+            model's own architecture where it can be trained anew, else one hidden layer, until it
+            fits as closely as the model.
+        attacks: Registered names of the attacks.
     """
 
     references: int = 8
     copies: int = 2
     controls: bool = True
     seed: int = 0
+    train: TrainReference | None = None
+    attacks: tuple[str, ...] = tuple(MEMBERSHIP_ATTACKS)
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -167,7 +193,7 @@ class MembershipRecord(TypedRecord):
         notes: What could not be measured, or is wrong with the guard, in sentences.
         environment: Software and hardware.
         provenance: Code, date, data and model.
-        command: The command that made the record.
+        left_out: What was left out for lack of time, in words.
     """
 
     subject: ClassVar[str] = "a membership audit"
@@ -189,7 +215,7 @@ class MembershipRecord(TypedRecord):
     environment: Environment
     provenance: Provenance
     notes: tuple[str, ...] = ()
-    command: str | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def controls_failed(self) -> tuple[str, ...]:
@@ -303,8 +329,14 @@ def members_in_table(defense: Defense, members: Tensor) -> list[str]:
 
 
 def _best_in_games(ladder: Sequence[GradedAttack]) -> GradedAttack:
-    """Return the attack with the largest area in games, which the true members do not decide."""
-    return max(ladder, key=lambda each: each.game_area or 0.0)
+    """Return the attack with the largest area in games, which the true members do not decide.
+
+    Without games it is the last of ``ALWAYS``.
+    """
+    games = [each for each in ladder if each.game_area is not None]
+    if games:
+        return max(games, key=lambda each: each.game_area or 0.0)
+    return next(each for each in ladder if each.attack == ALWAYS[-1])
 
 
 class MembershipAudit:
@@ -317,7 +349,7 @@ class MembershipAudit:
         settings: MembershipSettings,
         store: Store,
         *,
-        train: TrainReference | None = None,
+        seconds: float = math.inf,
         report: ProgressCallback = no_progress,
     ) -> None:
         """Ask the model about all rows, and train the reference models.
@@ -327,10 +359,13 @@ class MembershipAudit:
             rows: Candidates and population.
             settings: Size of the audit.
             store: Store of reference models: the same serve every release.
-            train: The attacker's own training; None: a network of one hidden layer.
+            seconds: Target run time of the audit of one release.
             report: Progress callback.
         """
         self.rows, self.settings, self.report = rows, settings, report
+        self.deadline = Deadline.after(seconds)
+        self.left_out: list[str] = []
+        self.notes: list[str] = []
         self.queries = Queries.of(rows, settings.copies)
         self.target = self.queries.ask(target)
         own = self.target.candidates[:, 0]
@@ -343,12 +378,33 @@ class MembershipAudit:
                     f"labels must be classes of the model, from 0 to {classes - 1}, but some are "
                     "outside. Check the order of the classes."
                 )
-        made = References(rows, settings.references, settings.seed, store, train)
-        self.reference_members = made.members
-        self.references = made.answers(self.queries, classes, loss, report)
+        made = References(target, rows, settings.references, settings.seed, store, settings.train)
+        self.references = made.answers(
+            self.queries, classes, loss, report, self.deadline.part(REFERENCES_SHARE)
+        )
+        trained = len(self.references)
+        self.reference_members = made.members[:trained]
+        if trained < settings.references:
+            missing = settings.references - trained
+            self.left_out.append(f"{missing} of {settings.references} reference models")
+        self._compare_fits(loss)
+        self.attacks = settings.attacks
         stream = Stream(settings.seed, "bootstrap of candidates")
         self.counts = resampled_counts(len(inside), stream.generator())
         self._baselines: dict[str, list[GradedAttack]] = {}
+
+    def _compare_fits(self, loss: float) -> None:
+        """Note it where reference models fit less closely than the attacked model."""
+        fits = [
+            reference_loss(each.module, self.rows.inputs[inside], self.rows.labels[inside])
+            for each, inside in zip(self.references, self.reference_members, strict=True)
+            if each.module is not None
+        ]
+        if fits and sum(fits) / len(fits) > 2 * loss + LOOSE:
+            self.notes.append(
+                f"Reference models fit their rows with a mean loss of {sum(fits) / len(fits):.3f}, "
+                f"and the model with {loss:.3f}: attackers who train better ones may find more."
+            )
 
     def knowledge(self, released: _Released) -> MembershipKnowledge:
         """Return what an attacker of a release has."""
@@ -437,12 +493,15 @@ class MembershipAudit:
             )
         return build_defense(name, spec.options, state=state, generator=generator)
 
-    def measured(self, spec: ReleaseSpec, guard: Defense | None = None) -> "MeasuredRelease":
+    def measured(
+        self, spec: ReleaseSpec, guard: Defense | None = None, *, own_copies: bool = True
+    ) -> "MeasuredRelease":
         """Attack clean scores, the label alone, and a release.
 
         Args:
             spec: Name and options of the defense.
             guard: The defense itself, already fitted; None: it is built from ``spec``.
+            own_copies: Whether attackers also fit copies of the defense to reference models.
         """
         baselines = self._graded_baselines()
         floor = baselines["label only"][SAME]
@@ -450,13 +509,16 @@ class MembershipAudit:
         defense = guard or self.fit(spec, self.target, self.rows.members, "release")
         attacked = self.release(defense)
         graded = {SAME: self._grade(self.knowledge(attacked), floor)}
-        notes = members_in_table(defense, self.rows.inputs[self.rows.members])
+        notes = [*self.notes, *members_in_table(defense, self.rows.inputs[self.rows.members])]
+        copies = None
         try:
-            copies = self.own_copies(spec)
+            if own_copies and needs_state(spec.defense) and self.deadline.left() < 0:
+                self.left_out.append("the attacker's own copies of the defense")
+            elif own_copies:
+                copies = self.own_copies(spec)
         except (InvalidOptionError, InvalidTensorError) as error:
             if guard is None:
                 raise
-            copies = None
             notes.append(f"No attacker has own copies of the guard: {error}")
         if copies is not None:
             graded[OWN] = self._grade(self.knowledge(self.release(defense, copies)), floor)
@@ -482,13 +544,17 @@ class MembershipAudit:
         """
         found, rows = self.measured(spec, guard), self.rows
         gaps = found.gaps()
+        controls = self.settings.controls
+        if controls and self.deadline.left() < 0:
+            controls = False
+            self.left_out.append("the controls")
         return MembershipRecord(
             release=spec.name,
             options=dict(spec.options),
             members=int(rows.members.sum()),
             non_members=int((~rows.members).sum()),
             population=len(rows.population),
-            references=self.settings.references,
+            references=len(self.references),
             copies=self.settings.copies,
             seed=self.settings.seed,
             accuracy=found.accuracy,
@@ -501,13 +567,14 @@ class MembershipAudit:
             ),
             gaps=gaps,
             total_variation=found.total_variation,
-            controls=self.controls if self.settings.controls else (),
+            controls=self.controls if controls else (),
             nothing_to_defend=all(gap.leak.low <= 0 for gap in gaps.values()),
             environment=environment(rows.inputs.device),
             provenance=Provenance.now(
                 fingerprint(rows.inputs, rows.labels, rows.population, rows.population_labels), None
             ),
             notes=found.notes,
+            left_out=tuple(self.left_out),
         )
 
     @cached_property
@@ -521,7 +588,9 @@ class MembershipAudit:
         pairs = clean.reference_members[::2]
         drawn = [row[torch.randperm(len(row), generator=generator)] for row in pairs]
         masks = _stacked([half for row in drawn for half in (row, ~row)], members)
-        guessed = grade_membership(replace(clean, reference_members=masks), shuffled, self.counts)
+        guessed = grade_membership(
+            replace(clean, reference_members=masks), shuffled, self.counts, attacks=self.attacks
+        )
         areas = [
             percentile_interval(_best_in_games(ladder).measures.area)
             for ladder in (planted, guessed)
@@ -561,16 +630,48 @@ class MembershipAudit:
     def _grade(
         self, knowledge: MembershipKnowledge, floor: Sequence[GradedAttack] = ()
     ) -> list[GradedAttack]:
-        return grade_membership(knowledge, self.rows.members, self.counts, floor)
+        return grade_membership(
+            knowledge, self.rows.members, self.counts, floor, attacks=self.attacks
+        )
+
+    def _attacked_labels(self) -> list[GradedAttack]:
+        """Return the ladder on labels alone, and leave out what does not fit the further ones.
+
+        Clean scores and the release face the same attackers: otherwise a gap would seem closed
+        where time ran out.
+        """
+        late = self.deadline.part(1 / 2)
+        knowledge = self.knowledge(self.release(LabelOnly()))
+        ladder = grade_membership(
+            knowledge,
+            self.rows.members,
+            self.counts,
+            attacks=self.attacks,
+            is_late=lambda: late.left() < 0,
+        )
+        spent, left, kept = 0.0, self.deadline.left() / LADDERS, set(ALWAYS)
+        for each in sorted(ladder, key=lambda each: each.seconds):
+            spent += each.seconds
+            if spent <= left:
+                kept.add(each.attack)
+        games = {"candidate_scores"} if len(knowledge.games) > 1 else set()
+        applying = [
+            name
+            for name, attack in MEMBERSHIP_ATTACKS.items()
+            if name in self.attacks and attack.applies(knowledge.available | games)
+        ]
+        self.attacks = tuple(name for name in applying if name in kept)
+        self.left_out += [f"the attacker {name}" for name in applying if name not in kept]
+        return ladder
 
     def _graded_baselines(self) -> dict[str, dict[str, list[GradedAttack]]]:
         """Return the ladder on the label alone and on clean scores, run once."""
-        for name, defense in (("label only", LabelOnly()), ("clean", Identity())):
-            if name not in self._baselines:
-                self.report(f"attack {name}", 0.0)
-                knowledge = self.knowledge(self.release(defense))
-                floor = self._baselines.get("label only", ())
-                self._baselines[name] = self._grade(knowledge, floor)
+        if not self._baselines:
+            self.report("attack label only", 0.0)
+            floor = self._attacked_labels()
+            self.report("attack clean", 0.0)
+            clean = self._grade(self.knowledge(self.release(Identity())), floor)
+            self._baselines = {"label only": floor, "clean": clean}
         return {name: {SAME: ladder} for name, ladder in self._baselines.items()}
 
     def _total_variation(self, shown: Tensor) -> TotalVariation | None:

@@ -23,7 +23,7 @@ from oneway.auditing.plan import (
     multiplications,
     search_seconds,
 )
-from oneway.auditing.record import AuditRecord, Findings, compose_record
+from oneway.auditing.record import Findings, InversionRecord, compose_record
 from oneway.auditing.settings import AuditSettings
 from oneway.auditing.suspicions import suspicions
 from oneway.auditing.tasks import (
@@ -64,7 +64,7 @@ class AuditOutcome:
         pictures: Images of the record's examples, uint8, by view; empty for tables of records.
     """
 
-    record: AuditRecord
+    record: InversionRecord
     queries: dict[str, Any]
     pictures: dict[str, Any]
 

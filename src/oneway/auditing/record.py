@@ -1,4 +1,4 @@
-"""The typed record of an audit: all of its results except those of single queries."""
+"""The typed record of an audit for inversion: all results except those of single queries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,8 +40,8 @@ from oneway.metrics import Interval, bootstrap_gap
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditRecord(TypedRecord):
-    """The results of an audit.
+class InversionRecord(TypedRecord):
+    """The results of an audit for inversion.
 
     Attributes:
         release: Name of the release.
@@ -80,7 +80,6 @@ class AuditRecord(TypedRecord):
         seconds: Seconds that the audit took.
         environment: Software and hardware.
         provenance: Code, date, data and model.
-        command: The command as it was typed, without credentials; None from Python.
         understanding: What the audit understood of model and data; None in older records.
         convergence: Epochs of each attacker's decoders on the release, and whether twice as many
             gain nothing, on the seed that converged least; no entry for an attacker that trains no
@@ -103,7 +102,7 @@ class AuditRecord(TypedRecord):
             None in older records.
     """
 
-    subject: ClassVar = "an audit"
+    subject: ClassVar = "an audit for inversion"
 
     release: str
     defense: str
@@ -140,7 +139,6 @@ class AuditRecord(TypedRecord):
     seconds: float
     environment: Environment
     provenance: Provenance
-    command: str | None = None
     understanding: Understanding | None = None
     convergence: Mapping[str, Convergence] = field(default_factory=dict)
     clean_convergence: Mapping[str, Convergence] = field(default_factory=dict)
@@ -198,7 +196,7 @@ class Findings:
     understanding: Understanding | None
 
 
-def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> AuditRecord:
+def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> InversionRecord:
     """Return the record of an audit.
 
     Args:
@@ -216,7 +214,7 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Audit
         lambda result: errors_on(tail, result.results, result.verdict.strongest),
         tail,
     )
-    return AuditRecord(
+    return InversionRecord(
         release=audited.release.name,
         defense="guarded endpoint" if audited.guarded else audited.release.defense,
         options=json_values(audited.release.options),

@@ -1,5 +1,7 @@
 """Reference models of a membership audit: the attacker's own, trained on halves of candidates."""
 
+import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -7,12 +9,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from oneway.auditing.deadline import NO_DEADLINE, Deadline
 from oneway.contracts import Target
 from oneway.data import ProgressCallback, check_disjoint
 from oneway.defenses.identity import Identity
 from oneway.errors import InvalidOptionError
 from oneway.evaluation import Store
+from oneway.evaluation.convergence import OutOfTimeError
 from oneway.evaluation.randomness import Stream
+from oneway.evaluation.records import weights_hash
 from oneway.evaluation.store import fingerprint
 from oneway.targets import DefendedTarget, TorchTarget
 from oneway.targets.augmentation import jitter
@@ -24,6 +29,9 @@ HIDDEN = 256
 """Hidden units of the attacker's own network."""
 
 MOST_EPOCHS, BATCH, LEARNING_RATE = 200, 50, 1e-3
+
+ASKED_AT_ONCE = 512
+"""Rows that a reference model answers at once."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +102,46 @@ TrainReference = Callable[[Tensor, Tensor, int], nn.Module]
 """Trains a reference model on ``(N, ...)`` inputs and ``(N)`` labels, with K classes."""
 
 
+def own_architecture(target: Target, rows: Tensor) -> nn.Module | None:
+    """Return an untrained network of the attacked model's own architecture.
+
+    Args:
+        target: The attacked model.
+        rows: ``(N, ...)`` inputs, at least 2.
+
+    Returns:
+        A copy whose weights are drawn anew from PyTorch's global stream. None where the model is no
+        PyTorch module that answers inputs like these with ``(N, K)`` logits in their type, or where
+        a layer with weights has no ``reset_parameters``, as in TorchScript.
+    """
+    if not isinstance(target, TorchTarget) or target.outputs != "logits":
+        return None
+    if target.dtype != rows.dtype:
+        return None
+    network = copy.deepcopy(target.module)
+    layers = [each for each in network.modules() if list(each.parameters(recurse=False))]
+    resets = [getattr(each, "reset_parameters", None) for each in layers]
+    if not layers or not all(map(callable, resets)):
+        return None
+    with torch.no_grad():
+        answer = network(rows[:2])
+    if not isinstance(answer, Tensor) or answer.ndim != 2:
+        return None
+    for reset in resets:
+        if callable(reset):
+            reset()
+    return network.requires_grad_(True)
+
+
 def train_reference(
-    inputs: Tensor, labels: Tensor, classes: int, *, loss: float, generator: Generator
+    inputs: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    loss: float,
+    generator: Generator,
+    network: nn.Module | None = None,
+    deadline: Deadline = NO_DEADLINE,
 ) -> nn.Module:
     """Train the attacker's own network until it fits as closely as the attacked model.
 
@@ -107,21 +153,45 @@ def train_reference(
             after 200 epochs.
         generator: On the CPU; gives the order of the rows. Initial weights come from PyTorch's
             global stream.
+        network: An untrained network; None: one hidden layer.
+        deadline: When it must be trained.
 
     Returns:
         The network, in eval mode.
+
+    Raises:
+        OutOfTimeError: The deadline came first.
     """
-    network = ReferenceNetwork(inputs[0].numel(), classes)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
+    if network is None:
+        network = ReferenceNetwork(inputs[0].numel(), classes).to(inputs.device)
+    fused = inputs.device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=fused)
     for _ in range(MOST_EPOCHS):
+        network.train()
         for rows in torch.randperm(len(inputs), generator=generator).split(BATCH):
+            if len(rows) < 2:  # normalization over a batch needs two rows
+                continue
+            deadline.check()
             optimizer.zero_grad(set_to_none=True)
             functional.cross_entropy(network(inputs[rows]), labels[rows]).backward()
             optimizer.step()
-        with torch.no_grad():
-            if float(functional.cross_entropy(network(inputs), labels)) <= loss:
-                break
+        network.eval()
+        if reference_loss(network, inputs, labels) <= loss:
+            break
     return network.eval()
+
+
+@torch.no_grad()
+def reference_loss(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    """Return the mean cross entropy of ``(N, K)`` logits.
+
+    Args:
+        network: Maps ``(n, ...)`` inputs to ``(n, K)`` logits; in eval mode.
+        inputs: ``(N, ...)``.
+        labels: ``(N)`` int64.
+    """
+    logits = torch.cat([network(part) for part in inputs.split(ASKED_AT_ONCE)])
+    return float(functional.cross_entropy(logits, labels))
 
 
 def halves(candidates: int, models: int, generator: Generator) -> Tensor:
@@ -192,13 +262,15 @@ class References:
     """Trains reference models, and keeps each in the store.
 
     Attributes:
+        target: The attacked model, whose architecture they have where it can be trained anew.
         rows: Candidates and population.
         models: S, even.
         seed: Seed of halves and trainings.
-        store: Store of trained networks.
+        store: Store of trained networks: an interrupted audit trains only those that it lacks.
         train: The attacker's own training; None: :func:`train_reference`, which is stored.
     """
 
+    target: Target
     rows: Candidates
     models: int
     seed: int
@@ -212,49 +284,79 @@ class References:
         return halves(len(self.rows.inputs), self.models, generator)
 
     def answers(
-        self, queries: Queries, classes: int, loss: float, report: ProgressCallback
+        self,
+        queries: Queries,
+        classes: int,
+        loss: float,
+        report: ProgressCallback,
+        deadline: Deadline = NO_DEADLINE,
     ) -> Sequence[Answers]:
-        """Train all models, and return their clean scores.
+        """Train the models in pairs, and return their clean scores.
 
         Args:
             queries: Queries about all rows.
             classes: K.
             loss: Mean cross entropy of the attacked model on its members.
             report: Progress callback.
+            deadline: No pair is begun that would likely be late, and one that is late is left out.
         """
-        found = []
-        for number, inside in enumerate(self.members):
-            report("train reference models", number / self.models)
-            inputs, labels = self.rows.inputs[inside], self.rows.labels[inside]
-            network = self._network(number, inputs, labels, classes, loss)
-            found.append(queries.ask(TorchTarget(network)))
+        found: list[Answers] = []
+        longest = 0.0
+        for first in range(0, self.models, 2):
+            begin = time.perf_counter()
+            if longest > deadline.left():
+                break
+            report("train reference models", first / self.models)
+            try:
+                networks = [
+                    self._network(number, classes, loss, deadline) for number in (first, first + 1)
+                ]
+            except OutOfTimeError:
+                break
+            found += [queries.ask(TorchTarget(network)) for network in networks]
+            longest = max(longest, time.perf_counter() - begin)
         report("train reference models", 1.0)
         return found
 
-    def _network(
-        self, number: int, inputs: Tensor, labels: Tensor, classes: int, loss: float
-    ) -> nn.Module:
+    def _network(self, number: int, classes: int, loss: float, deadline: Deadline) -> nn.Module:
+        inside = self.members[number]
+        inputs, labels = self.rows.inputs[inside], self.rows.labels[inside]
         stream = Stream(self.seed, f"reference model {number}")
         if self.train is not None:
             train = self.train
             return stream.call(lambda: train(inputs, labels, classes), inputs.device)
+
+        def untrained() -> nn.Module:
+            network = own_architecture(self.target, inputs)
+            if network is None:
+                network = ReferenceNetwork(inputs[0].numel(), classes)
+            return network.to(inputs.device)
+
+        network = stream.call(untrained, inputs.device)
         spec = {
             "seed": stream.seed,
             "classes": classes,
             "loss": loss,
-            "network": [HIDDEN, MOST_EPOCHS, BATCH, LEARNING_RATE],
+            "network": [str(network), weights_hash(network)],
+            "training": [MOST_EPOCHS, BATCH, LEARNING_RATE],
             "data": fingerprint(inputs, labels),
         }
 
         def fresh() -> dict[str, Tensor]:
-            network = train_reference(
-                inputs, labels, classes, loss=loss, generator=stream.generator()
+            trained = train_reference(
+                inputs,
+                labels,
+                classes,
+                loss=loss,
+                generator=stream.generator(),
+                network=network,
+                deadline=deadline,
             )
-            return dict(network.state_dict())
+            # Copies, since a file holds no tensors that share memory, as tied weights do.
+            return {name: each.clone() for name, each in trained.state_dict().items()}
 
         state = self.store.tensors(
             "reference-model", spec, lambda: stream.call(fresh, inputs.device)
         )
-        network = ReferenceNetwork(inputs[0].numel(), classes)
         network.load_state_dict(state)
         return network.eval()

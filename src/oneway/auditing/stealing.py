@@ -5,9 +5,12 @@ and what is audited. A thief of scores may always use their labels alone, so tha
 thieves reach on labels.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from torch import Tensor
 from oneway.attacks.stealing import STEALING_ATTACKS, Copy, ThiefKnowledge
 from oneway.attacks.stealing.training import copy_trainer
 from oneway.auditing.audit_target import AuditTarget, access, clean_access
+from oneway.auditing.deadline import Deadline
 from oneway.auditing.settings import AuditSettings
 from oneway.auditing.tasks import AuditTasks
 from oneway.checks import check_count
@@ -23,14 +27,21 @@ from oneway.data import ProgressCallback, check_disjoint, no_progress
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
 from oneway.errors import InvalidOptionError
+from oneway.evaluation.convergence import OutOfTimeError
 from oneway.evaluation.randomness import Stream
-from oneway.evaluation.records import Environment, Provenance, environment
+from oneway.evaluation.records import Environment, Provenance, TypedRecord, environment
 from oneway.evaluation.store import Store, fingerprint
 from oneway.metrics import Interval
 from oneway.metrics.intervals import bootstrap_gap, bootstrap_mean
 from oneway.releases import release
 
 CLEAN, LABEL, RELEASED = "clean scores", "label only", "release"
+
+COPIES = 24
+"""Copies that are trained, about, with one budget and seed for all three releases."""
+
+TIMED_STEPS, LEAST_STEPS = 4, 50
+"""Training steps that are timed, and the fewest that a copy gets where time is short."""
 
 LEAST_MEMBERS = 5
 """Least number of queries with one answer that make it a cell, of which a thief learns the mean."""
@@ -42,7 +53,8 @@ class StealingSettings:
 
     Attributes:
         budgets: Numbers of queries that a thief may ask, each a case of its own.
-        seeds: Number of seeds: thieves' queries, initial weights.
+        seeds: Number of seeds: thieves' queries, initial weights. :func:`oneway.audit` takes its
+            own.
         steps: Least number of training steps of a copy.
     """
 
@@ -94,6 +106,7 @@ class BudgetResult:
 
     Attributes:
         budget: Most queries of a thief.
+        seeds: Number of seeds that were run.
         thefts: Results by release: ``"clean scores"``, ``"label only"`` and ``"release"``.
         gain: What clean scores add to the fidelity beyond labels, with its 95 % interval.
         gap: G_steal, the share of this gain that the release hides, with its interval; None where
@@ -101,6 +114,7 @@ class BudgetResult:
     """
 
     budget: int
+    seeds: int
     thefts: Mapping[str, Theft]
     gain: Interval
     gap: Interval | None
@@ -117,8 +131,8 @@ class BudgetResult:
         return "it is not certain that the release hinders thieves"
 
 
-@dataclass(frozen=True)
-class StealingRecord:
+@dataclass(frozen=True, kw_only=True)
+class StealingRecord(TypedRecord):
     """Results of an audit against thieves.
 
     Attributes:
@@ -129,9 +143,10 @@ class StealingRecord:
         budgets: Results, one for each budget.
         provenance: Code, date, data and model.
         environment: Machine and versions.
-        command: The command line, where there was one.
+        left_out: What was left out for lack of time, in words.
     """
 
+    subject: ClassVar[str] = "an audit against thieves"
     release: str
     queries: int
     settings: StealingSettings
@@ -139,14 +154,7 @@ class StealingRecord:
     budgets: tuple[BudgetResult, ...]
     provenance: Provenance
     environment: Environment
-    command: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all values as JSON has them, with a verdict for each budget."""
-        values = asdict(self)
-        for row, result in zip(values["budgets"], self.budgets, strict=True):
-            row["verdict"] = result.verdict
-        return values
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,14 +166,57 @@ class GradedCopy:
     score_error: float
     way: str
 
+    @classmethod
+    def of(cls, values: Tensor, way: str, truth: Tensor, labels: Tensor | None) -> Self:
+        """Grade a copy.
+
+        Args:
+            values: ``(M + 1)`` float64, labels of the test queries, then its error of scores.
+            way: What the attack calls the copy.
+            truth: ``(M, K)`` clean confidences.
+            labels: ``(M)`` true classes; or None.
+        """
+        answered = values[:-1].to(truth.device).long()
+        return cls(
+            (answered == truth.argmax(-1)).double(),
+            None if labels is None else (answered == labels).double(),
+            float(values[-1]),
+            way,
+        )
+
     @property
     def fidelity(self) -> float:
         """Share of queries with the model's label."""
         return float(self.agrees.mean())
 
 
-_Stolen = dict[tuple[str, int, int], dict[str, GradedCopy]]
-"""Each attack's best copy, by release, budget and seed."""
+_Stolen = dict[str, GradedCopy]
+"""Best copy of each attack from one release, with one budget and seed, by attack."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A release as thieves meet it.
+
+    Attributes:
+        release: ``"clean scores"``, ``"label only"`` or ``"release"``.
+        query: Asks the service.
+        guard: What stands before the model; None where it is unknown.
+        cell_means: See :class:`ThiefKnowledge`.
+        truth: ``(M, K)`` clean confidences of the test queries.
+        answers: Hash of the answers to all auxiliary rows and test queries.
+        steps: Least number of training steps of a copy.
+        deadline: When thieves must be done.
+    """
+
+    release: str
+    query: Query
+    guard: Defense | None
+    cell_means: Callable[[Tensor], Tensor] | None
+    truth: Tensor
+    answers: str
+    steps: int
+    deadline: Deadline
 
 
 class StealingAudit:
@@ -184,20 +235,19 @@ class StealingAudit:
         public: Tensor | None = None,
         seed: int = 0,
         report: ProgressCallback = no_progress,
-        beside: "StealingAudit | None" = None,
     ) -> None:
         """Prepare; nothing is asked yet.
 
         Args:
             audited: Model, data and release. Thieves ask about its auxiliary rows; copies are
                 graded on its test rows.
-            store: Store of trained networks, for a release that is trained.
+            store: Store of what thieves stole, and of a defense that is trained: an interrupted
+                audit goes on, and an audit of another release steals from clean scores and from
+                labels no second time.
             settings: Settings of the audit.
             public: ``(P, ...)`` inputs of another kind in ``[0, 1]``, for a thief with no others.
             seed: First of the seeds.
             report: Progress callback.
-            beside: An audit of another release with the same model, data and settings, which ran
-                before: what it stole from clean scores and labels is not stolen again.
 
         Raises:
             InvalidOptionError: A budget exceeds the rows that thieves have.
@@ -205,7 +255,7 @@ class StealingAudit:
         """
         self.audited, self.settings = audited, settings or StealingSettings()
         self.store, self.public, self.seed, self.report = store, public, seed, report
-        self.stolen: _Stolen = {} if beside is None else dict(beside.stolen)
+        self.stolen = dict[tuple[str, int, int], _Stolen]()
         most = max(self.settings.budgets)
         for name, rows in (("attacker's rows", audited.auxiliary), ("public inputs", public)):
             if rows is not None and len(rows) < most:
@@ -216,13 +266,16 @@ class StealingAudit:
         if public is not None:
             check_disjoint({"public": public, "test": audited.test})
 
-    def run(self) -> StealingRecord:
+    def run(self, seconds: float = math.inf) -> StealingRecord:
         """Steal from clean scores, from labels and from the release, with each budget and seed.
+
+        Args:
+            seconds: Target run time.
 
         Raises:
             OnewayError: The model or the release fails.
         """
-        audited = self.audited
+        audited, deadline = self.audited, Deadline.after(seconds)
         clean = clean_access(audited, undeclared=False)
         clean_auxiliary = clean(audited.auxiliary, 1)[0]
         tasks = AuditTasks(audited, self.store, AuditSettings(), self.seed, self.report)
@@ -234,107 +287,174 @@ class StealingAudit:
             LABEL: (labels, LabelOnly()),
             RELEASED: (released, None if audited.guarded is not None else defense),
         }
-        means = {
-            name: _cell_means(query(audited.auxiliary, 1)[0], clean_auxiliary)
-            for name, (query, _) in releases.items()
-            if name != CLEAN
-        }
         truth = clean(audited.test, 1)[0]
-        keeps = bool((released(audited.test, 1)[0].argmax(-1) == truth.argmax(-1)).all())
-        done, total = 0, len(self.settings.budgets) * self.settings.seeds * len(releases)
-        results = []
-        for budget in self.settings.budgets:
-            graded: dict[str, list[dict[str, GradedCopy]]] = {name: [] for name in releases}
-            for seed in range(self.seed, self.seed + self.settings.seeds):
-                for name, (query, guard) in releases.items():
-                    self.report(f"steal with {budget} queries", done / total)
-                    case = (name, budget, seed)
-                    if case not in self.stolen or name == RELEASED:
-                        thief = self._thief(query, guard, means.get(name), budget, seed)
-                        self.stolen[case] = self._grade(thief, truth)
-                    graded[name].append(self.stolen[case])
-                    done += 1
-            results.append(self._judge(budget, graded, keeps_labels=keeps))
-        self.report("steal", 1.0)
+        steps = self._steps_that_fit(deadline, truth.shape[-1])
+        cases, answers = dict[str, _Case](), {CLEAN: (clean_auxiliary, truth)}
+        for name, (query, guard) in releases.items():
+            if name != CLEAN:
+                answers[name] = query(audited.auxiliary, 1)[0], query(audited.test, 1)[0]
+            known = None if name == CLEAN else _cell_means(answers[name][0], clean_auxiliary)
+            answered = fingerprint(*answers[name])
+            cases[name] = _Case(name, query, guard, known, truth, answered, steps, deadline)
+        keeps = bool((answers[RELEASED][1].argmax(-1) == truth.argmax(-1)).all())
+        seeds, left_out = self._steal(cases, deadline)
+        if steps < self.settings.steps:
+            most = self.settings.steps
+            left_out.insert(0, f"{most - steps:,} of {most:,} training steps of each copy")
         data = fingerprint(audited.auxiliary, audited.test)
         return StealingRecord(
-            release=audited.release.name,
+            release=audited.release.name if audited.guarded is None else "guarded endpoint",
             queries=len(audited.test),
-            settings=self.settings,
+            settings=replace(self.settings, steps=steps),
             seed=self.seed,
-            budgets=tuple(results),
+            budgets=tuple(
+                self._judge(budget, done, keeps_labels=keeps)
+                for budget, done in seeds.items()
+                if done
+            ),
             provenance=Provenance.now(data, audited.model_fingerprint()),
             environment=environment(audited.test.device),
+            left_out=tuple(left_out),
         )
 
-    def _thief(
-        self,
-        query: Query,
-        guard: Defense | None,
-        cell_means: Callable[[Tensor], Tensor] | None,
-        budget: int,
-        seed: int,
-    ) -> Callable[[], ThiefKnowledge]:
-        """Return what makes a thief with its budget unspent; all have the same inputs."""
+    def _steal(
+        self, cases: Mapping[str, "_Case"], deadline: Deadline
+    ) -> tuple[dict[int, list[int]], list[str]]:
+        """Steal with each seed and budget from all releases, or from none of them.
+
+        Returns:
+            The seeds that were run by budget; and what was left out.
+        """
+        budgets = sorted(self.settings.budgets)
+        seeds: dict[int, list[int]] = {budget: [] for budget in budgets}
+        seconds, left_out = dict[int, float](), list[str]()
+        for seed in range(self.seed, self.seed + self.settings.seeds):
+            for budget in budgets:
+                begin = time.perf_counter()
+                # A larger budget takes at least as long as those before it.
+                if seconds.get(budget, max(seconds.values(), default=0)) > deadline.left():
+                    continue
+                self.report(f"steal with {budget} queries, seed {seed}", 0.0)
+                try:
+                    found = {name: self._stolen(case, budget, seed) for name, case in cases.items()}
+                except OutOfTimeError:
+                    continue
+                self.stolen |= {(name, budget, seed): copies for name, copies in found.items()}
+                seeds[budget].append(seed)
+                seconds[budget] = time.perf_counter() - begin
+        self.report("steal", 1.0)
+        for budget, done in seeds.items():
+            missing = self.settings.seeds - len(done)
+            if missing:
+                left_out.append(f"{missing} of {self.settings.seeds} seeds with {budget:,} queries")
+        return seeds, left_out
+
+    def _steps_that_fit(self, deadline: Deadline, classes: int) -> int:
+        """Return the training steps of each copy that let the smallest case fit in the time.
+
+        They are halved until it fits, so that an audit which goes on takes the same number.
+        """
+        steps, rows = self.settings.steps, self.audited.auxiliary[:64]
+        if deadline.left() == math.inf:
+            return steps
+        train = copy_trainer(TIMED_STEPS, Stream(self.seed, "timing").generator())
+        begin = time.perf_counter()
+        train(rows, rows.new_full((len(rows), classes), 1 / classes))
+        each = (time.perf_counter() - begin) / TIMED_STEPS
+        while steps // 2 >= LEAST_STEPS and COPIES * steps * each > deadline.left() / 2:
+            steps //= 2
+        return steps
+
+    def _stolen(self, case: "_Case", budget: int, seed: int) -> _Stolen:
+        """Return the best copy of each attack in the order of the registry, from the store."""
         audited = self.audited
+        tensors = [audited.auxiliary, audited.test, case.truth]
+        tensors += [] if self.public is None else [self.public]
+        spec = {
+            "budget": budget,
+            "seed": seed,
+            "steps": case.steps,
+            "attacks": {name: attack.numerics for name, attack in STEALING_ATTACKS.items()},
+            "data": fingerprint(*tensors),
+            "answers": case.answers,
+            "release": [case.release, type(case.guard).__name__],
+        }
+        run = partial(self._run, case, budget, seed)
+        copies = self.store.tensors("theft", spec, run)
+        found = {}
+        for name in STEALING_ATTACKS:
+            for key, values in copies.items():
+                attack, _, way = key.partition(": ")
+                if attack == name:
+                    found[name] = GradedCopy.of(values, way, case.truth, audited.labels)
+        return found
+
+    def _run(self, case: "_Case", budget: int, seed: int) -> dict[str, Tensor]:
+        """Run all attacks.
+
+        Returns:
+            The labels of each attack's best copy, and last the error of its scores, ``(M + 1)``
+            float64, by attack and way.
+        """
+        best = {}
+        for name, attack in STEALING_ATTACKS.items():
+            case.deadline.check()
+            knowledge = self._thief(case, budget, seed)
+            if not attack.applies(knowledge.available):
+                continue
+            copies = {
+                f"{name}: {way}": self._answered(copy, case.truth)
+                for way, copy in attack.run(knowledge).items()
+            }
+            if copies:
+                right = case.truth.argmax(-1).cpu()
+                key = max(copies, key=lambda key: int((copies[key][:-1] == right).sum()))
+                best[key] = copies[key]
+        return best
+
+    def _thief(self, case: "_Case", budget: int, seed: int) -> ThiefKnowledge:
+        """Return a thief with its budget unspent; all have the same inputs."""
+        audited, guard = self.audited, case.guard
         order = torch.randperm(
             len(audited.auxiliary), generator=Stream(seed, "thief's rows").generator()
         ).to(audited.auxiliary.device)
         copied = None
         if guard is not None and guard.deterministic and not guard.requires_input:
             copied = _copied(guard)
-
-        def thief() -> ThiefKnowledge:
-            generator = Stream(seed, f"thief with {budget} queries").generator()
-            return ThiefKnowledge(
-                ask=_budgeted(query, budget),
-                budget=budget,
-                own=audited.auxiliary[order],
-                train=copy_trainer(self.settings.steps, generator),
-                generator=generator,
-                public=self.public,
-                cell_means=cell_means,
-                release=copied,
-            )
-
-        return thief
-
-    def _grade(self, thief: Callable[[], ThiefKnowledge], truth: Tensor) -> dict[str, GradedCopy]:
-        """Run all attacks; of each, the best copy counts."""
-        graded = {}
-        for name, attack in STEALING_ATTACKS.items():
-            knowledge = thief()
-            if not attack.applies(knowledge.available):
-                continue
-            copies = [self._graded(copy, way, truth) for way, copy in attack.run(knowledge).items()]
-            if copies:
-                graded[name] = max(copies, key=lambda each: each.fidelity)
-        return graded
+        generator = Stream(seed, f"thief with {budget} queries").generator()
+        return ThiefKnowledge(
+            ask=_budgeted(case.query, budget),
+            budget=budget,
+            own=audited.auxiliary[order],
+            train=copy_trainer(case.steps, generator, lambda *_: case.deadline.check()),
+            generator=generator,
+            public=self.public,
+            cell_means=case.cell_means,
+            release=copied,
+        )
 
     @torch.no_grad()
-    def _graded(self, copy: Copy, way: str, truth: Tensor) -> GradedCopy:
+    def _answered(self, copy: Copy, truth: Tensor) -> Tensor:
         logits = torch.cat([copy(rows) for rows in self.audited.test.split(512)]).to(truth.device)
         answered = logits.argmax(-1)
         if logits.shape[-1] < truth.shape[-1]:  # it never saw the last classes
             missing = truth.shape[-1] - logits.shape[-1]
             logits = torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
-        labels = self.audited.labels
         error = (logits.softmax(-1) - truth).abs().sum(-1).mean()
-        return GradedCopy(
-            (answered == truth.argmax(-1)).double(),
-            None if labels is None else (answered == labels).double(),
-            float(error),
-            way,
-        )
+        return torch.cat([answered.double(), error.double().view(1)]).cpu()
 
     def _judge(
         self,
         budget: int,
-        graded: Mapping[str, Sequence[Mapping[str, GradedCopy]]],
+        done: Sequence[int],
         *,
         keeps_labels: bool,
     ) -> BudgetResult:
         """Compare the strongest thieves on the same queries."""
+        graded = {
+            name: [self.stolen[name, budget, seed] for seed in done]
+            for name in (CLEAN, LABEL, RELEASED)
+        }
         strongest = {
             name: [max(seed.items(), key=lambda named: named[1].fidelity) for seed in seeds]
             for name, seeds in graded.items()
@@ -360,7 +480,7 @@ class StealingAudit:
         if gain.low > 0:
             lost = [1 - agrees[name] for name in (RELEASED, CLEAN, LABEL)]
             gap = bootstrap_gap(*lost, generator=draws())
-        return BudgetResult(budget, thefts, gain, gap)
+        return BudgetResult(budget, len(done), thefts, gain, gap)
 
 
 def _copied(guard: Defense) -> Callable[[Tensor], Tensor]:

@@ -1,18 +1,11 @@
 """`oneway audit`: attack somebody's model, with or without a defense, and say what leaks."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from oneway.cli.audit_membership import (
-    Members,
-    NonMembers,
-    References,
-    audit_members,
-)
-from oneway.cli.audit_stealing import Budgets, Public, audit_thieves
 from oneway.cli.common import (
     CACHE,
     AsJson,
@@ -35,18 +28,11 @@ from oneway.cli.completion import defense_names
 from oneway.cli.config import ConfigFile
 from oneway.cli.paths import Reads, Writes, existing_file
 from oneway.cli.sources import model_options, reads_data
-from oneway.cli.threats import Threats, parse_threats
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from oneway.auditing import AuditOutcome, Understanding
-    from oneway.interface import (
-        AuditResult,
-        AuditSource,
-        MembershipResult,
-        Reading,
-        StealingResult,
-    )
+    from oneway.auditing import AuditRecord, Understanding
+    from oneway.interface import Reading, ThreatSettings
 
 Model = Annotated[
     str,
@@ -63,6 +49,32 @@ Queries = Annotated[
     Path | None,
     typer.Option(
         help="Queries that attacks are graded on, in the same formats; not for membership."
+    ),
+]
+Threats = Annotated[
+    str,
+    typer.Option(help="Threats to audit, separated by commas: inversion, membership, stealing."),
+]
+Members = Annotated[
+    Path | None,
+    typer.Option(help="For membership: rows that the model was trained on, with classes."),
+]
+NonMembers = Annotated[
+    Path | None,
+    typer.Option(help="For membership: rows that the model was not trained on, with classes."),
+]
+References = Annotated[
+    int | None,
+    typer.Option(min=0, help="For membership: reference models of the attacker, even. [8]"),
+]
+Public = Annotated[
+    Path | None,
+    typer.Option(help="For stealing: inputs of another kind, for a thief without others."),
+]
+Budgets = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--budget", min=1, help="For stealing: queries of a thief; repeatable. [100 400 2000]"
     ),
 ]
 AuditedDefense = Annotated[
@@ -91,14 +103,17 @@ Classes = Annotated[
     ),
     Reads(),
 ]
-Minutes = Annotated[float | None, typer.Option(help="Target run time, in minutes. [no limit]")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Target run time of all threats together, in minutes. [no limit]"),
+]
 Seeds = Annotated[
     int, typer.Option(min=1, help="Number of seeds; use at least 3 for results that you share.")
 ]
 Controls = Annotated[bool, typer.Option(help="Run the controls, which test the attackers.")]
 RequireGap = Annotated[
     float | None,
-    typer.Option(help="Exit 1 if the closed gap G, or its bound, is below this value."),
+    typer.Option(help="Exit 1 if the closed gap G of a threat, or its bound, is below this."),
 ]
 Out = Annotated[
     Path,
@@ -110,8 +125,6 @@ Out = Annotated[
             "pictures.npz",
             "figure.png",
             "report.html",
-            "membership.json",
-            "stealing.json",
         )
     ),
 ]
@@ -129,7 +142,7 @@ def audit(
     threats: Threats = "inversion",
     members: Members = None,
     non_members: NonMembers = None,
-    references: References = 8,
+    references: References = None,
     public: Public = None,
     budget: Budgets = None,
     config: ConfigFile = None,  # noqa: ARG001  its callback reads the file
@@ -161,9 +174,9 @@ def audit(
 
     The verdict comes with the attackers behind it, controls that test them, and flags. The
     folder OUT gets report.html, the page to read, and audit.json and queries.parquet; for images
-    also pictures.npz and figure.png. Exits 1 if G, or its bound where the trained attackers
-    failed, is below --require-gap, or if a flag is raised that nothing explains: --seeds 1 explains
-    too-few-seeds, and a bound of G explains attack-failed.
+    also pictures.npz and figure.png. Exits 1 if a threat's G, or its bound where the trained
+    attackers failed, is below --require-gap, or if a flag is raised that nothing explains: --seeds
+    1 explains too-few-seeds, and a bound of G explains attack-failed.
 
     For example:
 
@@ -175,26 +188,15 @@ def audit(
         RAY_ADDRESS=auto oneway audit package.models:classifier --attacker-data own.npz \
             --queries queries.npz --executor ray
 
-        oneway audit model.pt --outputs logits --attacker-data own.npz --threats membership \
-            --members trained_on.npz --non-members new.npz --guard guard.safetensors
-
         oneway audit model.pt --outputs logits --attacker-data own.npz --queries queries.npz \
-            --threats inversion,stealing --budget 400 --guard guard.safetensors
+            --threats inversion,membership,stealing --members trained_on.npz \
+            --non-members new.npz --guard guard.safetensors --minutes 20
     """
     from oneway.evaluation import ReleaseSpec
-    from oneway.interface import AuditSource
+    from oneway.interface import AuditSource, run_audit
 
     _check_options(minutes, require_gap)
-    chosen = parse_threats(
-        threats,
-        {
-            "--queries": queries,
-            "--members": members,
-            "--non-members": non_members,
-            "--public": public,
-            "--budget": budget,
-        },
-    )
+    settings = _threat_settings(threats, seeds, minutes, controls, references, budget)
     name = "as it is" if defense == "none" else defense
     given = None
     if guarded is not None:
@@ -211,50 +213,14 @@ def audit(
         reading,
         choose_device(device),
         batch_size,
+        members,
+        non_members,
+        public,
     )
-    settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
 
-    found: dict[str, AuditResult | MembershipResult | StealingResult] = {}
-    if "membership" in chosen:
-        data = members, non_members
-        found["membership"] = audit_members(
-            context, source, data, references, controls, seed, cache, out, as_json=as_json
-        )
-    if "stealing" in chosen:
-        found["stealing"] = audit_thieves(
-            context, source, public, budget, seeds, seed, cache, out, as_json=as_json
-        )
-    if "inversion" in chosen:
-        found["inversion"] = _invert(
-            context, source, settings, seed, cache, executor, out, no_images, as_json=as_json
-        )
-    if as_json:
-        records = {threat: found[threat].record.to_json() for threat in chosen}
-        print_json(records if len(chosen) > 1 else records[chosen[0]])
-    missed = [line for result in found.values() for line in result.missed(require_gap)]
-    raise typer.Exit(1 if missed else 0)
-
-
-def _invert(
-    context: typer.Context,
-    source: "AuditSource",
-    settings: Mapping[str, Any],
-    seed: int,
-    cache: Path,
-    executor: str,
-    out: Path,
-    no_images: bool,
-    *,
-    as_json: bool,
-) -> "AuditResult":
-    """Audit a model for inversion, write the record and its page, and print unless ``as_json``."""
-    from dataclasses import replace
-
-    from oneway.interface import AuditResult, run_audit
-
-    def begin(understanding: "Understanding") -> None:
+    def begin(understanding: "Understanding | None") -> None:
         if not as_json:
-            print_understanding(understanding)
+            print_understanding(understanding, settings)
         _make_folder(out)
 
     with progress() as report:
@@ -267,13 +233,45 @@ def _invert(
             understood=begin,
             report=report,
         )
-    outcome = result.outcome
-    outcome = replace(outcome, record=replace(outcome.record, command=command_line(context)))
-    result = AuditResult(outcome, result.seeds)
+    result = replace(result, record=replace(result.record, command=command_line(context)))
     result.write(out, images=not no_images)
-    if not as_json:
-        _print(outcome, out)
-    return result
+    if as_json:
+        print_json(result.record.to_json())
+    else:
+        _print(result.record, out)
+    raise typer.Exit(1 if result.missed(require_gap) else 0)
+
+
+def _threat_settings(
+    threats: str,
+    seeds: int,
+    minutes: float | None,
+    controls: bool,
+    references: int | None,
+    budgets: list[int] | None,
+) -> "ThreatSettings":
+    """Return the threats and sizes that the options say.
+
+    Raises:
+        UnknownNameError: There is no such threat.
+        InvalidOptionError: An option is outside its range, or of a threat that is not audited.
+    """
+    from oneway.auditing import MembershipSettings, StealingSettings
+    from oneway.interface import ThreatSettings
+    from oneway.interface.threats import check_options
+
+    chosen = tuple(dict.fromkeys(name.strip() for name in threats.split(",")))
+    members, thieves = MembershipSettings(), StealingSettings()
+    settings = ThreatSettings(
+        chosen,
+        seeds,
+        minutes,
+        controls,
+        members if references is None else replace(members, references=references),
+        replace(thieves, budgets=tuple(budgets)) if budgets else thieves,
+    )
+    check_options(chosen, {"--references": references, "--budget": budgets or None})
+    return settings
 
 
 def _make_folder(out: Path) -> None:
@@ -300,36 +298,36 @@ def _check_options(minutes: float | None, require_gap: float | None) -> None:
         load_extra(module, extra="audit", purpose=purpose, package=package)
 
 
-def print_understanding(understanding: "Understanding") -> None:
-    """Print what was understood of a model and its data."""
+def print_understanding(understanding: "Understanding | None", settings: "ThreatSettings") -> None:
+    """Print what was understood of a model and its data, and what is planned."""
     from rich.console import Console
 
     from oneway.report import understanding_lines, understanding_tables
 
     console = Console()
-    print_lines(console, understanding_lines(understanding))
-    for table in understanding_tables(understanding):
-        console.print(table, crop=False)
+    if understanding is not None:
+        print_lines(console, understanding_lines(understanding))
+        for table in understanding_tables(understanding):
+            console.print(table, crop=False)
+    print_lines(console, settings.plan())
 
 
-def _print(outcome: "AuditOutcome", out: Path) -> None:
-    """Print the verdict, its tables and flags."""
+def _print(record: "AuditRecord", out: Path) -> None:
+    """Print the verdicts first, then the sentences and tables of each threat."""
     from rich.console import Console
 
-    from oneway.report import (
-        attackers_table,
-        distortion_line,
-        flag_lines,
-        privacy_table,
-        utility_table,
-        verdict,
-    )
+    from oneway.report import distortion_line, flag_lines
+    from oneway.report.threats import OF_THREAT, verdict_of_threats
 
-    console, record = Console(), outcome.record
-    print_lines(console, verdict(record))
-    for table in (attackers_table(record), privacy_table(record), utility_table(record)):
-        console.print(table, crop=False)
-    print_lines(console, [distortion_line(record), *flag_lines(record)])
+    console, inversion = Console(), record.inversion
+    print_lines(console, verdict_of_threats(record).splitlines())
+    for threat in record.threats:
+        own = getattr(record, threat)
+        print_lines(console, OF_THREAT[threat].lines(own))
+        for table in OF_THREAT[threat].tables(own):
+            console.print(table, crop=False)
+    if inversion is not None:
+        print_lines(console, [distortion_line(inversion), *flag_lines(inversion)])
     print_lines(console, [f"report: {out / 'report.html'}"])
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from oneway.cli.common import (
+    CACHE,
     AsJson,
+    Cache,
     Device,
     ModelOptions,
     ModelOutputs,
@@ -253,10 +255,32 @@ def choose(
         float | None,
         typer.Option(
             min=0,
-            help="Mean L1 distance of probabilities that users may lose. [what nine tenths of the "
-            "largest certified error cost]",
+            help="Mean L1 distance of probabilities that users may lose. [what nine tenths of what "
+            "the best candidate hides cost]",
         ),
     ] = None,
+    goal: Annotated[
+        Literal["inversion", "membership", "all"],
+        typer.Option(
+            help="What to hide: queries (inversion), rows that the model was trained on "
+            "(membership), or both (all)."
+        ),
+    ] = "inversion",
+    members: Annotated[
+        Path | None,
+        typer.Option(help="Rows that the model was trained on, with classes; not for inversion."),
+    ] = None,
+    non_members: Annotated[
+        Path | None,
+        typer.Option(help="Rows that it was not trained on, with classes; not for inversion."),
+    ] = None,
+    attacker_data: Annotated[
+        Path | None,
+        typer.Option(help="The attacker's own rows, with classes; not for inversion."),
+    ] = None,
+    references: Annotated[
+        int, typer.Option(min=0, help="Reference models of the attacker, even; not for inversion.")
+    ] = 4,
     queries: Queries = None,
     outputs: ModelOutputs = None,
     model_option: ModelOptions = None,
@@ -270,20 +294,25 @@ def choose(
     *,
     reading: "Reading",
     seed: Seed = 0,
+    cache: Cache = CACHE,
     as_json: AsJson = False,
 ) -> None:
-    """Find the release that hides most within a budget, among rounding, top-k and codebooks.
+    r"""Find the release that hides most within a budget, among rounding, top-k and codebooks.
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
     attacker. The last fifth certifies the best one. Prints the Pareto-optimal candidates, what the
     best one is certified to do, and the command that makes it. With --max-cells only codebooks of
-    so few cells are candidates: more queries would fill more cells, and identify more.
+    so few cells are candidates: more queries would fill more cells, and identify more. With --goal
+    membership or all, attackers also ask which rows the model was trained on, from each candidate.
 
     For example:
 
         oneway choose work/test.npz
 
         oneway choose work/test.npz --max-l1 0.02
+
+        oneway choose model.pt --outputs logits --queries own_queries.npz --goal membership \
+            --members trained_on.npz --non-members new.npz --attacker-data own.npz
     """
     from rich.console import Console
 
@@ -297,6 +326,12 @@ def choose(
             queries,
             max_l1=max_l1,
             outputs=outputs,
+            goal=goal,
+            members=members,
+            non_members=non_members,
+            attacker_data=attacker_data,
+            references=references,
+            cache=cache,
             min_members=min_members or MIN_MEMBERS,
             max_cells=max_cells,
             groups=groups,
@@ -322,23 +357,37 @@ def choose(
         print_json({**told, "command": words})
         return
     Console().print(candidates_table(found.frontier), crop=False)
-    for line in _recommendation(found, max_l1):
+    for line in _recommendation(found, max_l1, goal):
         typer.echo(line)
     typer.echo(f"Make it: {shlex.join(words)}")
 
 
-def _recommendation(found: "Choice", max_l1: float | None) -> Iterator[str]:
+HIDDEN = {
+    "inversion": "certified error",
+    "membership": "G_mem",
+    "all": "smaller of G_mem and the certified error as a share of the largest",
+}
+"""What a choice maximises, by goal."""
+
+
+def _recommendation(found: "Choice", max_l1: float | None, goal: str) -> Iterator[str]:
     """Yield which candidate was chosen, why, and what it is certified to do."""
     best, certificate = found.candidate, found.certificate
-    count, largest = len(found.candidates), max(each.certified for each in found.frontier)
+    count, largest = len(found.candidates), max(each.hidden for each in found.frontier)
     if max_l1 is None:
         why = (
-            f"the smallest L1 of {count} candidates with at least 9/10 of the largest certified "
-            f"error, {largest:.4f}. Pass --max-l1 to set the L1 that users may lose"
+            f"the smallest L1 of {count} candidates with at least 9/10 of the largest "
+            f"{HIDDEN[goal]}, {largest:.4f}. Pass --max-l1 to set the L1 that users may lose"
         )
     else:
-        why = f"the largest certified error of {count} candidates with an L1 of at most {max_l1:g}"
+        why = f"the largest {HIDDEN[goal]} of {count} candidates with an L1 of at most {max_l1:g}"
     yield f"Recommended: the {best.defense} with L1 {best.l1_mean:.4f}, {why}."
+    if best.members is not None:
+        yield (
+            f"Members: G_mem {best.members.closed:.2f} (area under the ROC curve "
+            f"{best.members.area:.3f}), on the rows that chose it, which favors it: audit it with "
+            "others."
+        )
     yield (
         f"Certified on {certificate.queries:,} queries that neither fitted nor chose it: "
         f"{_error_of(certificate)}, at a mean L1 of "
@@ -366,7 +415,9 @@ def _unbounded(found: "Choice") -> Iterator[str]:
 
 def _plain(candidate: "ReleaseCandidate") -> dict[str, Any]:
     """Return a candidate's figures as JSON values."""
-    return {name: value for name, value in vars(candidate).items() if name != "release"}
+    members = None if candidate.members is None else vars(candidate.members)
+    plain = {name: value for name, value in vars(candidate).items() if name != "release"}
+    return {**plain, "members": members}
 
 
 def _error_of(certificate: "Certificate") -> str:

@@ -105,16 +105,17 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
         raise CorruptDataError(f"{path} must hold a JSON object, but holds something else.")
     if "bits_measured" in record:
         return _of_certificate(record, path)
-    if "closed_gap" not in record:
+    if "inversion" not in record:
         raise CorruptDataError(
             f"{path} is neither the record of an audit nor a certificate. Pass the audit.json of "
             "`oneway audit`, or what `oneway certify --json` prints."
         )
     audited = AuditRecord.from_json(record, str(path))
     pictures = path.with_name("pictures.npz")
-    if no_images or path.name != "audit.json" or not pictures.is_file():
+    inversion = audited.inversion
+    if no_images or inversion is None or path.name != "audit.json" or not pictures.is_file():
         return audit_page(audited)
-    return audit_page(audited, _pictures(pictures, audited.examples))
+    return audit_page(audited, _pictures(pictures, inversion.examples))
 
 
 def _of_certificate(record: Mapping[str, Any], path: Path) -> "Page":

@@ -1,6 +1,7 @@
 """Defenses by name, and the networks that they need: what serves, without anything that attacks."""
 
 from oneway.defenses.candidate_releases import (
+    MemberLeak,
     ReleaseCandidate,
     certify_candidate,
     choose_candidate,
@@ -34,6 +35,7 @@ __all__ = [
     "DEFENSES",
     "TEST_SIGNALS",
     "KeyedRandomness",
+    "MemberLeak",
     "ReleaseCandidate",
     "SecretKey",
     "ServableDefense",

@@ -10,6 +10,7 @@ many candidates on the rows that judged them are too favorable.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,22 @@ MIN_MEMBERS = (5, 20)
 
 
 @dataclass(frozen=True)
+class MemberLeak:
+    """What a candidate release reveals of which rows the model was trained on.
+
+    Attributes:
+        area: Area under the ROC curve of the strongest attacker.
+        closed: G_mem by this area.
+        bound: Most that TPR - FPR can be for attackers who see the released vector and know the
+            true label, and nothing else of the row (95 %); None for a release of many vectors.
+    """
+
+    area: float
+    closed: float
+    bound: float | None
+
+
+@dataclass(frozen=True)
 class ReleaseCandidate:
     """A release, and its figures on queries that it was not fitted to.
 
@@ -70,6 +87,8 @@ class ReleaseCandidate:
         alone: Share of queries that are alone in their cell.
         bits: Measured bits beyond the label.
         cells: Cells of the table; None for a release without one, whose cells nothing bounds.
+        hidden: What a choice maximises: the certified error, unless a goal says otherwise.
+        members: What it reveals of members; None if nobody attacked it for them.
     """
 
     defense: str
@@ -80,6 +99,8 @@ class ReleaseCandidate:
     alone: float
     bits: float
     cells: int | None
+    hidden: float
+    members: MemberLeak | None = None
 
 
 def measure_candidates(
@@ -271,11 +292,12 @@ def _measured(
         alone=float(alone.double().mean()),
         bits=bits_beyond_label(moments.cells, logits.argmax(-1)),
         cells=defense.state.sizes.cells if isinstance(defense, CodebookRelease) else None,
+        hidden=float(certified.mean()),
     )
 
 
 def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> ReleaseCandidate:
-    """Return the candidate with the largest certified error within a budget.
+    """Return the candidate that hides most within a budget.
 
     Args:
         candidates: From :func:`measure_candidates`.
@@ -291,14 +313,14 @@ def choose_candidate(candidates: list[ReleaseCandidate], l1_budget: float) -> Re
             f"no candidate release moves probabilities by {l1_budget} or less; the nearest moves "
             f"them by {nearest:.2g}. Allow more."
         )
-    return max(within, key=lambda candidate: candidate.certified)
+    return max(within, key=lambda candidate: candidate.hidden)
 
 
 def pareto_optimal(candidates: list[ReleaseCandidate]) -> list[ReleaseCandidate]:
-    """Return the candidates that no other beats in both distortion and certified error."""
-    best, kept = -1.0, list[ReleaseCandidate]()
-    for candidate in sorted(candidates, key=lambda each: (each.l1_mean, -each.certified)):
-        if candidate.certified > best:
-            best = candidate.certified
+    """Return the candidates that no other beats in both distortion and what they hide."""
+    best, kept = -math.inf, list[ReleaseCandidate]()
+    for candidate in sorted(candidates, key=lambda each: (each.l1_mean, -each.hidden)):
+        if candidate.hidden > best:
+            best = candidate.hidden
             kept.append(candidate)
     return kept

@@ -1,13 +1,17 @@
 """Run membership attacks on a release, and grade them: an attack never learns the true members."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from oneway.attacks.base import MembershipAttack
 from oneway.attacks.membership import MEMBERSHIP_ATTACKS
 from oneway.contracts import MembershipKnowledge
+from oneway.evaluation.convergence import IsLate, never_late
 from oneway.metrics.membership import (
     LOW_RATE,
     MembershipMeasures,
@@ -15,6 +19,9 @@ from oneway.metrics.membership import (
     membership_measures,
     true_positive_rate,
 )
+
+ALWAYS = ("label-gap", "true-label-confidence")
+"""Attackers that no lack of time leaves out: they take milliseconds."""
 
 STACK = MEMBERSHIP_ATTACKS["membership-stack"]
 
@@ -29,6 +36,7 @@ class GradedAttack:
         measures: Measures on the candidates and on their resamples.
         game_area: Mean area under the ROC curve of games against reference models; None without.
         game_low: Mean true positive rate at 1 % there.
+        seconds: Time that the attack took, games among it.
     """
 
     attack: str
@@ -36,6 +44,7 @@ class GradedAttack:
     measures: MembershipMeasures
     game_area: float | None
     game_low: float | None
+    seconds: float = 0.0
 
 
 def grade_membership(
@@ -43,8 +52,10 @@ def grade_membership(
     members: Tensor,
     counts: Tensor,
     floor: Sequence[GradedAttack] = (),
+    attacks: Collection[str] = (*MEMBERSHIP_ATTACKS,),
+    is_late: IsLate = never_late,
 ) -> list[GradedAttack]:
-    """Run every membership attack that applies, in the order of the registry, and grade it.
+    """Run membership attacks that apply, in the order of the registry, and grade them.
 
     Args:
         knowledge: The attacker's data and access.
@@ -52,19 +63,40 @@ def grade_membership(
         counts: ``(1 + R, N)`` resamples: see :func:`oneway.metrics.membership.resampled_counts`.
         floor: Attacks on the label alone, which whoever sees scores can run, too: the stack mixes
             them.
+        attacks: Names of the attacks.
+        is_late: Says before each attack whether the time is over; then only those of ``ALWAYS`` are
+            run.
     """
     games = [knowledge.game(number) for number in knowledge.games]
-    scores: dict[str, Tensor] = {}
-    for name, attack in MEMBERSHIP_ATTACKS.items():
-        own = attack(knowledge)
-        if own is not None:
-            theirs = [attack(game) for game, _ in games]
-            scores[name] = torch.stack([own, *(each for each in theirs if each is not None)])
     known = torch.stack([members, *(inside for _, inside in games)])
+    graded: list[GradedAttack] = []
+
+    def grade(name: str, run: Callable[[], Tensor | None]) -> None:
+        if name not in attacks or (name not in ALWAYS and is_late()):
+            return
+        begin = time.perf_counter()
+        scores = run()
+        if scores is not None:
+            measured = _graded(name, scores, known, counts)
+            graded.append(replace(measured, seconds=time.perf_counter() - begin))
+
+    for name, attack in MEMBERSHIP_ATTACKS.items():
+        grade(name, partial(_played, attack, knowledge, [game for game, _ in games]))
     if len(games) > 1:
-        mixed = [*scores.values(), *(each.scores for each in floor)]
-        scores[STACK.name] = _stacked(knowledge, torch.stack(mixed, 1), known[1:])
-    return [_graded(name, rows, known, counts) for name, rows in scores.items()]
+        mixed = torch.stack([each.scores for each in (*graded, *floor)], 1)
+        grade(STACK.name, lambda: _stacked(knowledge, mixed, known[1:]))
+    return graded
+
+
+def _played(
+    attack: MembershipAttack, knowledge: MembershipKnowledge, games: Sequence[MembershipKnowledge]
+) -> Tensor | None:
+    """Return an attack's scores on the attacked model and in games; None if it does not apply."""
+    own = attack(knowledge)
+    if own is None:
+        return None
+    theirs = [attack(game) for game in games]
+    return torch.stack([own, *(each for each in theirs if each is not None)])
 
 
 def _stacked(knowledge: MembershipKnowledge, scores: Tensor, members: Tensor) -> Tensor:

@@ -1,22 +1,22 @@
 """The interface of Python: the same words as the command line, which is built on it."""
 
-from oneway.interface.audits import AuditResult, AuditSource, audit, run_audit
+from oneway.auditing import MembershipSettings, StealingSettings
+from oneway.interface.audit_source import AuditSource
+from oneway.interface.audits import AuditResult, audit, run_audit
 from oneway.interface.codebooks import Choice, certify, choose, fit_codebook
 from oneway.interface.data import Reading, read_rows
-from oneway.interface.membership import MembershipResult, audit_membership
 from oneway.interface.models import open_model, read_scores
-from oneway.interface.stealing import StealingResult, audit_stealing, run_stealing
+from oneway.interface.threats import ThreatSettings
 
 __all__ = [
     "AuditResult",
     "AuditSource",
     "Choice",
-    "MembershipResult",
+    "MembershipSettings",
     "Reading",
-    "StealingResult",
+    "StealingSettings",
+    "ThreatSettings",
     "audit",
-    "audit_membership",
-    "audit_stealing",
     "certify",
     "choose",
     "fit_codebook",
@@ -24,5 +24,4 @@ __all__ = [
     "read_rows",
     "read_scores",
     "run_audit",
-    "run_stealing",
 ]

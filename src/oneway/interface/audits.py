@@ -1,175 +1,45 @@
 """Audit somebody's model, with or without a guard, and say what leaks."""
 
-import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from oneway.adapters import load_guard
 from oneway.auditing import (
     AuditJob,
     AuditOutcome,
     AuditRecord,
-    AuditSettings,
-    AuditTarget,
+    MembershipSettings,
     ModelAudit,
+    StealingSettings,
     Understanding,
     audit_on_ray,
     understand,
     unexplained_flags,
 )
-from oneway.contracts import Defense, Target
+from oneway.auditing.membership import MembershipAudit, MembershipRecord
+from oneway.auditing.stealing import StealingAudit
+from oneway.contracts import Defense
 from oneway.data import ProgressCallback, no_progress
-from oneway.data.classes import ClassOrder, class_order, listed, map_labels
-from oneway.defenses import registered_name
-from oneway.errors import GapTooSmallError, InvalidOptionError
-from oneway.evaluation import Flag, ReleaseSpec, Store, write_queries
+from oneway.errors import GapTooSmallError
+from oneway.evaluation import Flag, Store, write_queries
 from oneway.extras import load_extra
 from oneway.files import atomic_file, write_npz
-from oneway.interface.data import AS_IT_IS, Reading, Rows, read_pair
-from oneway.interface.models import open_model
+from oneway.interface.audit_source import CACHE, CPU, AuditSource, OpenedMembers
+from oneway.interface.data import AS_IT_IS, Reading
+from oneway.interface.threats import ThreatSettings, check_data, check_options
 from oneway.metrics import Interval
-from oneway.options import options_of
 from oneway.report import draw_reconstructions
-from oneway.report.audit import Gap, closed_gap, headline
+from oneway.report.audit import Gap
+from oneway.report.membership import LEAST_REFERENCES
 from oneway.report.page import audit_page, render, write_page
-from oneway.targets import DefendedTarget, class_names_of, target_kind
-
-CACHE = Path("runs/cache")
-"""Where trained networks are kept, unless told otherwise."""
-
-CPU = torch.device("cpu")
-
-AS_ANSWERED = ReleaseSpec("as it is", "none")
-"""The release without a guard."""
-
-Model = tuple[Any, Mapping[str, Any]]
-"""A model, and options of :func:`oneway.interface.models.open_model`."""
-
-
-@dataclass(frozen=True)
-class AuditSource:
-    """Where an audit's model and data come from. With paths it can be sent to another machine.
-
-    Attributes:
-        model: The undefended model.
-        auxiliary: The attacker's data: see :func:`oneway.interface.data.read_rows`.
-        test: The queries that attacks are graded on, likewise.
-        release: The defense that is audited, by its registered name.
-        guard: The defense itself, or the file of a codebook, instead.
-        guarded: A model that gives defended answers, instead.
-        class_names: The model's classes, in the order of its scores; None: its own.
-        reading: How data is read.
-        device: Device for training and queries.
-        batch_size: Most queries in one call of a model.
-    """
-
-    model: Model
-    auxiliary: Any
-    test: Any
-    release: ReleaseSpec = AS_ANSWERED
-    guard: Defense | str | Path | None = None
-    guarded: Model | None = None
-    class_names: Sequence[str] | None = None
-    reading: Reading = AS_IT_IS
-    device: torch.device = CPU
-    batch_size: int = 512
-
-    def open(self, report: ProgressCallback | None = None) -> AuditTarget:
-        """Open the models, load their data, and check everything.
-
-        Raises:
-            OnewayError: A model cannot be opened, or the data cannot be used.
-        """
-        given = [each for each in (self.model, self.guarded) if each is not None]
-        targets = [
-            open_model(
-                model,
-                device=self.device,
-                batch_size=self.batch_size,
-                **{"class_names": self.class_names, **options},
-            )
-            for model, options in given
-        ]
-        files = read_pair(
-            (self.auxiliary, "the attacker's data"),
-            (self.test, "the queries"),
-            self.reading,
-            report or no_progress,
-        )
-        targets = [files[0].asked(target) for target in targets]
-        auxiliary, test = (file.queries.to(self.device) for file in files)
-        order = self._class_order(targets, test[:1], files)
-        labels = [
-            None
-            if file.labels is None
-            else map_labels(file.labels, file.names, order, file.source).to(self.device)
-            for file in files
-        ]
-        model = self.model[0]
-        encoding = files[0].encoding
-        release, guard, guarded = self._guard(targets)
-        return AuditTarget(
-            targets[0],
-            auxiliary,
-            test,
-            labels[1],
-            release,
-            () if encoding is None else encoding.columns,
-            guarded,
-            _file_hash(model),
-            model_kind=target_kind(str(model)) if isinstance(model, str | Path) else None,
-            class_names=order.names,
-            classes_from=order.source,
-            auxiliary_labels=labels[0],
-            notes=tuple(f"{file.source}: {note}" for file in files for note in file.notes),
-            guard=guard,
-        )
-
-    def _guard(
-        self, targets: Sequence[Target]
-    ) -> tuple[ReleaseSpec, Defense | None, Target | None]:
-        """Return what stands before clients: its name, itself, or a target that answers."""
-        guarded = targets[1] if len(targets) > 1 else None
-        guard = self.guard
-        if guard is None:
-            return self.release, None, guarded
-        if guarded is not None or self.release.defense != "none":
-            raise InvalidOptionError(
-                "one guard is audited, but several were given: a defense by name, a guard of its "
-                "own, or a model that answers defended. Leave out all but one."
-            )
-        if isinstance(guard, str | Path):
-            guard = load_guard(guard, device=self.device)
-        name = registered_name(guard)
-        if name is None:  # somebody's own
-            return self.release, None, DefendedTarget(targets[0], guard)
-        options = {each: getattr(guard, each) for each in options_of(type(guard))}
-        return ReleaseSpec(name, name, options), guard, None
-
-    def _class_order(
-        self, targets: Sequence[Target], query: torch.Tensor, files: Sequence[Rows]
-    ) -> ClassOrder:
-        """Return the model's classes; a guarded model must have the same."""
-        order = class_order(
-            targets[0](query).shape[-1],
-            declared=self.class_names,
-            of_model=class_names_of(targets[0]),
-            of_data={file.source: file.names for file in files if file.labels is not None},
-        )
-        for guarded in targets[1:]:
-            names = class_names_of(guarded)
-            if names is not None and names != order.names:
-                raise InvalidOptionError(
-                    f"the guarded model must have the model's classes, {listed(order.names)}, in "
-                    f"this order, but has {listed(names)}."
-                )
-        return order
+from oneway.report.threats import SYMBOLS, closed_gaps, verdict_of_threats
 
 
 @dataclass(frozen=True)
@@ -177,55 +47,66 @@ class AuditResult:
     """What an audit found.
 
     Attributes:
-        outcome: The record, the results of single queries, and pictures of examples.
+        record: All results but those of single queries, by threat.
         seeds: Number of seeds that were asked for.
+        queries: Columns with a value for each seed, inversion attacker and test query; empty if
+            inversion was not audited.
+        pictures: Images of the record's examples, uint8, by view; empty for tables of records.
     """
 
-    outcome: AuditOutcome
+    record: AuditRecord
     seeds: int
+    queries: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def record(self) -> AuditRecord:
-        """All results but those of single queries."""
-        return self.outcome.record
+    def gaps(self) -> dict[str, float | None]:
+        """G that may be claimed of each threat: measured, or a bound.
+
+        1: the scores tell no more than the label; 0: as much as without a guard; below 0: more.
+        None: nothing can be claimed of inversion; or for another threat, there is nothing to
+        defend.
+        """
+        return {threat: gap.claimed for threat, gap in closed_gaps(self.record).items()}
 
     @property
     def gap(self) -> float | None:
-        """G that may be claimed: measured, or a bound where the trained attackers failed.
-
-        1: the scores tell no more than the label; 0: as much as without a guard; below 0: more.
-        None: nothing can be claimed.
-        """
-        return self._gap.claimed
+        """The smallest of ``gaps``; None if there is none."""
+        gap = self._smallest
+        return None if gap is None else gap.claimed
 
     @property
     def interval(self) -> Interval | None:
-        """95 % interval of G over queries; None where G is a bound, or unknown."""
-        return None if self._gap.failed else self.record.closed_gap_interval
+        """95 % interval of ``gap``; None where it is a bound, or unknown."""
+        gap = self._smallest
+        if gap is None or gap.failed or gap.low is None or gap.high is None or gap.value is None:
+            return None
+        return Interval(gap.low, gap.value, gap.high)
 
     @property
     def verdict(self) -> str:
-        """The verdict in a sentence, with its numbers."""
-        return headline(self.record).sentence
+        """The verdict with its numbers, a sentence for each threat."""
+        return verdict_of_threats(self.record)
 
     @property
     def flags(self) -> tuple[Flag, ...]:
-        """Suspicious facts about the release or the audit."""
-        return self.record.flags
+        """Suspicious facts about the release or the audit, from the audit for inversion."""
+        return () if self.record.inversion is None else self.record.inversion.flags
 
     @property
     def per_query(self) -> Any:
-        """A pandas DataFrame with a row for each seed, attacker and query.
+        """A pandas DataFrame with a row for each seed, inversion attacker and query.
 
         Raises:
             MissingExtraError: pandas is not installed.
         """
         pandas = load_extra("pandas", extra="records", purpose="results of single queries")
-        return pandas.DataFrame(self.outcome.queries)
+        return pandas.DataFrame(self.queries)
 
     @property
-    def _gap(self) -> Gap:
-        return closed_gap(self.record)
+    def _smallest(self) -> Gap | None:
+        claimed = [gap for gap in closed_gaps(self.record).values() if gap.claimed is not None]
+        return min(claimed, key=lambda gap: gap.claimed or 0.0, default=None)
 
     def to_json(self) -> str:
         """Return the record as JSON text."""
@@ -234,7 +115,7 @@ class AuditResult:
     def report(self, path: str | Path) -> Path:
         """Write the page to read, one file of HTML; return its path."""
         path = Path(path)
-        write_page(path, audit_page(self.record, self.outcome.pictures))
+        write_page(path, audit_page(self.record, self.pictures))
         return path
 
     def write(self, folder: Path, *, images: bool = True) -> None:
@@ -249,31 +130,47 @@ class AuditResult:
         """
         with atomic_file(folder / "audit.json") as path:
             path.write_text(self.to_json(), encoding="utf-8")
-        write_queries(folder / "queries.parquet", self.outcome.queries)
-        # Pictures of another audit would be taken for this audit's.
-        for name in ("pictures.npz", "figure.png"):
+        # Queries and pictures of another audit would be taken for this audit's.
+        for name in ("queries.parquet", "pictures.npz", "figure.png"):
             (folder / name).unlink(missing_ok=True)
-        pictures = self.outcome.pictures if images else {}
-        if pictures:
+        if self.queries:
+            write_queries(folder / "queries.parquet", self.queries)
+        pictures = self.pictures if images else {}
+        if pictures and self.record.inversion is not None:
             write_npz(folder / "pictures.npz", pictures)
-            rows = _figure_rows(self.record.examples, pictures)
+            rows = _figure_rows(self.record.inversion.examples, pictures)
             draw_reconstructions(rows, folder / "figure.png", "What the scores give away")
         write_page(folder / "report.html", audit_page(self.record, pictures))
 
     def missed(self, least: float | None = None) -> list[str]:
-        """Return what speaks against this release: too small a gap, and flags, in sentences.
+        """Return what speaks against this release: too small gaps, controls and flags.
 
         Args:
-            least: Least G, or bound of G, that is asked for; None: any.
+            least: Least G, or bound of G, that is asked for of every threat; None: any. Where
+                there is nothing to defend against a threat, nothing is missed.
         """
-        record, gap = self.record, self.gap
-        lines = []
-        if least is not None and (gap is None or gap < least):
-            got = "nothing can be claimed" if gap is None else f"it is {gap:.3f}"
-            lines.append(f"G must be at least {least:g}, but {got}.")
-        blind = record.failed and record.closed_gap_at_least is None
-        unexplained = unexplained_flags(record.flags, self.seeds, blind=blind)
-        return lines + [f"{flag.name}: {flag.detail}" for flag in unexplained]
+        record, lines = self.record, list[str]()
+        for threat, gap in closed_gaps(record).items():
+            claimed = gap.claimed
+            unknown = claimed is None and (threat == "inversion" or gap.failed)
+            if least is not None and (unknown or (claimed is not None and claimed < least)):
+                got = "nothing can be claimed" if claimed is None else f"it is {claimed:.3f}"
+                lines.append(f"{SYMBOLS[threat]} must be at least {least:g}, but {got}.")
+        if record.membership is not None:
+            failed = record.membership.controls_failed
+            lines += [f"membership control failed: {name}" for name in failed]
+            trained = record.membership.references
+            if trained < LEAST_REFERENCES and record.membership.left_out:
+                lines.append(
+                    f"membership: {trained} reference models were trained in time, and a claim "
+                    f"needs {LEAST_REFERENCES}. Allow more minutes."
+                )
+        inversion = record.inversion
+        if inversion is not None:
+            blind = inversion.failed and inversion.closed_gap_at_least is None
+            unexplained = unexplained_flags(inversion.flags, self.seeds, blind=blind)
+            lines += [f"{flag.name}: {flag.detail}" for flag in unexplained]
+        return lines
 
     def assert_gap(self, least: float) -> None:
         """Raise where the release hides less than asked for, or a flag is raised.
@@ -294,7 +191,7 @@ class AuditResult:
         return self.verdict
 
     def _repr_html_(self) -> str:
-        page = escape(render(audit_page(self.record, self.outcome.pictures)))
+        page = escape(render(audit_page(self.record, self.pictures)))
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
@@ -302,12 +199,18 @@ def audit(
     model: Any,
     *,
     attacker_data: Any,
-    queries: Any,
+    queries: Any = None,
+    members: Any = None,
+    non_members: Any = None,
+    public: Any = None,
+    threats: Sequence[str] = ("inversion",),
     guard: Defense | str | Path | None = None,
     outputs: str | None = None,
     minutes: float | None = None,
     seeds: int = 3,
     controls: bool = True,
+    membership: MembershipSettings | None = None,
+    stealing: StealingSettings | None = None,
     class_names: Sequence[str] | None = None,
     reading: Reading = AS_IT_IS,
     seed: int = 0,
@@ -328,15 +231,24 @@ def audit(
 
     Args:
         model: The undefended model: see :func:`oneway.interface.models.open_model`.
-        attacker_data: At least 200 images or records like the queries, which the attacker asks
-            about and learns from: see :func:`oneway.interface.data.read_rows`.
-        queries: At least 50 others, which attacks are graded on.
+        attacker_data: Images or records like the queries, which the attacker asks about and learns
+            from, at least 200 (50 for membership alone): see
+            :func:`oneway.interface.data.read_rows`. With classes for membership.
+        queries: At least 50 others, which inversion and copies of the model are graded on.
+        members: For membership: at least 50 rows that the model was trained on, with classes.
+        non_members: For membership: at least 50 rows that it was not trained on, with classes,
+            drawn alike.
+        public: For stealing: inputs of another kind, for a thief who has no others; as many as the
+            largest budget. None: there is no such thief.
+        threats: Of ``"inversion"``, ``"membership"`` and ``"stealing"``.
         guard: What stands before clients: a defense, or the file of a codebook. None: nothing.
         outputs: What the model answers with, ``"logits"`` or ``"confidences"``, where its kind does
             not fix that.
-        minutes: Target run time; None: no limit.
-        seeds: Number of seeds; each repeats all attacks.
+        minutes: Target run time of all threats together; None: no limit.
+        seeds: Number of seeds; each repeats all attacks of inversion and stealing.
         controls: Whether controls are run, which vouch for the attackers.
+        membership: Size of the audit for membership; None: the defaults.
+        stealing: Budgets and steps of thieves; None: the defaults.
         class_names: Names of the model's classes, in the order of its scores; None: its own.
         reading: How files are read.
         seed: First of the seeds.
@@ -352,52 +264,117 @@ def audit(
         (model, {"outputs": outputs, **model_options}),
         attacker_data,
         queries,
+        members=members,
+        non_members=non_members,
+        public=public,
         guard=guard,
         class_names=class_names,
         reading=reading,
-        device=device or torch.device("cpu"),
+        device=device or CPU,
     )
-    settings = {"seeds": seeds, "minutes": minutes, "controls": controls}
+    settings = ThreatSettings(
+        tuple(dict.fromkeys(threats)),
+        seeds,
+        minutes,
+        controls,
+        membership or MembershipSettings(),
+        stealing or StealingSettings(),
+    )
+    check_options(settings.threats, {"membership=": membership, "stealing=": stealing})
     return run_audit(source, settings, seed=seed, cache=Path(cache), report=report)
 
 
 def run_audit(
     source: AuditSource,
-    settings: Mapping[str, Any],
+    settings: ThreatSettings,
     *,
     seed: int = 0,
     cache: Path = CACHE,
     executor: str = "local",
-    understood: Callable[[Understanding], None] | None = None,
+    understood: Callable[[Understanding | None], None] | None = None,
     report: ProgressCallback = no_progress,
 ) -> AuditResult:
-    """Open a model and its data, and audit them.
+    """Open a model and its data, check everything, and audit one threat after the other.
 
     Args:
         source: Model, data and guard.
-        settings: Of :class:`oneway.auditing.AuditSettings`, by name.
+        settings: Threats, and the size of each audit.
         seed: First of the seeds.
         cache: Folder of trained networks.
-        executor: ``"local"``, or ``"ray"`` for seeds as tasks of a Ray cluster.
-        understood: Called with what the model and its data are understood to be, before the work.
+        executor: ``"local"``, or ``"ray"`` for seeds of inversion as tasks of a Ray cluster.
+        understood: Called with what the model and its data are understood to be, before the work;
+            with None for membership alone.
         report: Receives the progress.
 
     Raises:
         OnewayError: Model, data or guard cannot be used.
     """
-    audited = source.open(report)
-    understanding = understand(audited)
+    check_data(settings.threats, source.given)
+    store, threats = Store(cache), set(settings.threats)
+    audited = source.open(report) if threats & {"inversion", "stealing"} else None
+    opened = source.open_members(audited, report) if "membership" in threats else None
+    runs: dict[str, Callable[[float], Any]] = {}
+    if opened is not None:
+        runs["membership"] = partial(_audit_members, opened, settings, seed, store, report)
+    if audited is not None and "stealing" in threats:
+        thieves = StealingAudit(
+            audited,
+            store,
+            settings.of_stealing(),
+            public=source.open_public(audited),
+            seed=seed,
+            report=report,
+        )
+        runs["stealing"] = thieves.run
+    understanding = None if audited is None else understand(audited)
     if understood is not None:
         understood(understanding)
-    chosen = AuditSettings.for_rows(len(audited.auxiliary), **settings)
-    run_tasks = None
-    if executor == "ray":
-        job = AuditJob(source.open, Store(cache), chosen, seed, source.device)
-        run_tasks = audit_on_ray(job, finished=lambda task: report(task, 1.0))
-    audit_of_model = ModelAudit(
-        audited, Store(cache), chosen, seed=seed, report=report, understanding=understanding
+    outcome: AuditOutcome | None = None
+    found, seconds = dict[str, Any](), dict[str, float]()
+    for threat, limit in settings.shares():
+        begin = time.perf_counter()
+        if threat in runs:
+            found[threat] = runs[threat](limit)
+        elif audited is not None:
+            size = settings.of_inversion(len(audited.auxiliary), limit)
+            run_tasks = None
+            if executor == "ray":
+                job = AuditJob(source.open, store, size, seed, source.device)
+                run_tasks = audit_on_ray(job, finished=lambda task: report(task, 1.0))
+            attacked = ModelAudit(
+                audited, store, size, seed=seed, report=report, understanding=understanding
+            )
+            outcome = attacked.run(run_tasks)
+            found[threat] = outcome.record
+        seconds[threat] = time.perf_counter() - begin
+    guards = [each.guard for each in (audited, opened) if each is not None]
+    certificate = getattr(guards[0], "certificate", None)
+    record = AuditRecord(
+        **found, certificate=certificate, minutes=settings.minutes, seconds=seconds
     )
-    return AuditResult(audit_of_model.run(run_tasks), chosen.seeds)
+    if outcome is None:
+        return AuditResult(record, settings.seeds)
+    return AuditResult(record, settings.seeds, outcome.queries, outcome.pictures)
+
+
+def _audit_members(
+    opened: OpenedMembers,
+    settings: ThreatSettings,
+    seed: int,
+    store: Store,
+    report: ProgressCallback,
+    seconds: float,
+) -> MembershipRecord:
+    """Audit for membership within a number of seconds."""
+    audit = MembershipAudit(
+        opened.target,
+        opened.rows,
+        settings.of_membership(seed),
+        store,
+        seconds=seconds,
+        report=report,
+    )
+    return audit.run(opened.release, opened.guard)
 
 
 def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,11 +388,3 @@ def _figure_rows(examples: Mapping[str, Any], pictures: Mapping[str, Any]) -> di
     )
     count = len(examples["shown"])
     return {title: pictures[view][:count] for title, view in rows if view in pictures}
-
-
-def _file_hash(model: Any) -> str | None:
-    """Return the SHA-256 of a model's file; None if the model is no file."""
-    if not isinstance(model, str | Path) or "://" in str(model) or not Path(model).is_file():
-        return None
-    with Path(model).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

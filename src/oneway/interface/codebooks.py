@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from oneway.adapters import load_guard
+from oneway.auditing import MembershipSettings
 from oneway.contracts import Defense
 from oneway.data import ProgressCallback, no_progress
 from oneway.defenses import (
@@ -39,7 +40,9 @@ from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import compare_with_clean_scores
 from oneway.evaluation.records import source_commit
 from oneway.evaluation.store import fingerprint
+from oneway.interface.audit_source import CACHE, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading
+from oneway.interface.goals import CHEAP_ATTACKS, Goal, check_goal, judged_for_members
 from oneway.interface.models import read_queries, read_scores
 from oneway.interface.query_columns import read_groups, read_sensitive
 from oneway.releases import Outputs
@@ -48,7 +51,7 @@ Guard = CodebookRelease | str | Path
 """A fitted codebook, or its file."""
 
 ENOUGH = 0.9
-"""Share of the largest certified error of all candidates that a release without a budget has."""
+"""Share of what the best candidate hides that a release without a budget hides."""
 
 
 def fit_codebook(
@@ -317,7 +320,7 @@ class Choice:
             without a table.
         candidate: It, with its figures on the queries that judged it.
         certificate: Its certificate, on queries that neither fitted nor chose it.
-        frontier: The candidates that no other beats in both distortion and certified error.
+        frontier: The candidates that no other beats in both distortion and what they hide.
         candidates: All candidates.
     """
 
@@ -348,6 +351,12 @@ def choose(
     *,
     max_l1: float | None = None,
     outputs: Outputs | None = None,
+    goal: Goal = "inversion",
+    members: Any = None,
+    non_members: Any = None,
+    attacker_data: Any = None,
+    references: int = 4,
+    cache: str | Path = CACHE,
     min_members: Sequence[int] = MIN_MEMBERS,
     max_cells: int | None = None,
     groups: Any = None,
@@ -360,14 +369,24 @@ def choose(
     """Find the release that hides most within a budget, among rounding, top-k and codebooks.
 
     Two fifths of the queries fit each candidate, and two fifths judge it by the least error of any
-    attacker. The last fifth certifies the best one.
+    attacker. The last fifth certifies the best one. Where the goal is to hide members, a few
+    attackers with reference models judge it on members and non-members. The best of many
+    candidates looks better there than it is: audit the chosen one with other rows.
 
     Args:
         model_or_scores: See :func:`fit_codebook`.
         queries: See there; needed.
         max_l1: Mean L1 distance of probabilities that users may lose. None: the cheapest candidate
-            is chosen that has nine tenths of the largest certified error of all.
+            is chosen that hides nine tenths of what the best one hides.
         outputs: See :func:`fit_codebook`.
+        goal: What is hidden: queries (``"inversion"``), which rows the model was trained on
+            (``"membership"``), or both (``"all"``): the smaller share of the two.
+        members: Rows that the model was trained on, with classes: see :func:`oneway.audit`. For
+            the goals membership and all, as the next two are.
+        non_members: Rows that it was not trained on, likewise.
+        attacker_data: The attacker's own rows, likewise.
+        references: Reference models of the attacker, even.
+        cache: Folder of reference models.
         min_members: Least members of candidate codebooks.
         max_cells: Largest number of cells of a codebook; releases without a table are left out.
         groups: See :func:`fit_codebook`.
@@ -380,7 +399,9 @@ def choose(
     Raises:
         OnewayError: Something cannot be used, or no candidate keeps within the budget.
     """
-    logits, shown, _ = read_scores(
+    data = {"--members": members, "--non-members": non_members}
+    check_goal(goal, {**data, "--attacker-data": attacker_data})
+    logits, shown, target = read_scores(
         model_or_scores,
         queries,
         outputs=outputs,
@@ -390,6 +411,11 @@ def choose(
     )
     if shown is None:
         raise InvalidOptionError("choosing needs the queries, too. Pass --queries (queries=...).")
+    if goal != "inversion" and target is None:
+        raise InvalidOptionError(
+            f"the goal {goal!r} needs the model itself, to ask it about members, but got its "
+            "scores. Pass the model."
+        )
     people = read_groups(groups, len(logits))
     traffic: dict[str, Any] = {"groups": people, "drop_copies": drop_copies}
     candidates = measure_candidates(
@@ -401,9 +427,21 @@ def choose(
         **traffic,
         on_share=lambda share: report("fit and judge the candidates", share),
     )
+    if goal != "inversion":
+        source = AuditSource(
+            (model_or_scores, {"outputs": outputs, **(model_options or {})}),
+            attacker_data,
+            members=members,
+            non_members=non_members,
+            reading=reading,
+        )
+        size = MembershipSettings(references, 0, seed=seed, attacks=CHEAP_ATTACKS)
+        candidates = judged_for_members(
+            goal, candidates, source, shown, size, cache=Path(cache), report=report
+        )
     frontier = pareto_optimal(candidates)
     if max_l1 is None:
-        chosen = next(each for each in frontier if each.certified >= _enough(frontier))
+        chosen = next(each for each in frontier if each.hidden >= enough(frontier))
     else:
         chosen = choose_within(candidates, max_l1)
     # The same seed as above: the rows that certify neither fitted nor judged a candidate.
@@ -415,5 +453,6 @@ def choose(
     return Choice(guard, chosen, certificate, frontier, candidates)
 
 
-def _enough(frontier: Sequence[ReleaseCandidate]) -> float:
-    return ENOUGH * max(each.certified for each in frontier)
+def enough(frontier: Sequence[ReleaseCandidate]) -> float:
+    """Return what a release without a budget hides at least."""
+    return ENOUGH * max(each.hidden for each in frontier)

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from operator import attrgetter, itemgetter
 
 from oneway.attacks import inversion_attacks
-from oneway.auditing import AuditRecord, Understanding
+from oneway.auditing import InversionRecord, Understanding
 from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.evaluation import AttackRecord, MatchingResult
 from oneway.evaluation.numerics import outdated
@@ -72,7 +72,7 @@ class Gap:
         return "" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
 
 
-def closed_gap(record: AuditRecord) -> Gap:
+def closed_gap(record: InversionRecord) -> Gap:
     """Return G over all queries, or its bound where the trained attackers failed."""
     value = record.closed_gap
     if value is not None and (record.failed or value >= 1):
@@ -80,7 +80,7 @@ def closed_gap(record: AuditRecord) -> Gap:
     return Gap.of(value, record.closed_gap_interval)
 
 
-def closed_gap_least_confident(record: AuditRecord) -> Gap:
+def closed_gap_least_confident(record: InversionRecord) -> Gap:
     """Return G over the least confident 5 % of queries; no claim where no attacker beat the label.
 
     Known leaks are found on all queries together, so that they give no bound of a few queries.
@@ -117,11 +117,28 @@ LEVELS = (
 )
 """By the G that stays below it: tone, stamp and meaning."""
 
+BEST = ("good", "Next to nothing leaks, to these attackers")
+"""Tone and stamp from the highest of ``LEVELS`` on."""
+
 HIDDEN = LEVELS[-1][0]
 """From this G on, a release hides nearly all that there is to hide."""
 
 
-def headline(record: AuditRecord) -> Headline:
+def level_of(gap: Interval, release: str) -> tuple[str, str]:
+    """Return tone and stamp of a closed gap of another threat than inversion.
+
+    Args:
+        gap: G with its interval. One that is wider than from nothing to everything says nothing.
+        release: Name of the release.
+    """
+    if release == "as it is":
+        return "bad", "No defense: the scores leak"
+    if gap.high - gap.low >= 1:
+        return "mixed", "Inconclusive: too few rows"
+    return next(((tone, stamp) for below, tone, stamp, _ in LEVELS if gap.estimate < below), BEST)
+
+
+def headline(record: InversionRecord) -> Headline:
     """Return the verdict of an audit."""
     if record.void:
         failed = _controls_that(record, passed=False)
@@ -171,13 +188,12 @@ def headline(record: AuditRecord) -> Headline:
             f"{'leak' if certain else 'may leak'} more.",
         )
     return Headline(
-        "good",
-        "Next to nothing leaks, to these attackers",
+        *BEST,
         f"{facts}: next to nothing leaks beyond the label, to these attackers.",
     )
 
 
-def _failed(record: AuditRecord, gap: Gap) -> Headline:
+def _failed(record: InversionRecord, gap: Gap) -> Headline:
     """Return the verdict where the trained attackers failed: a bound, or no claim."""
     sentence = failure_sentence(gap.bound, record.detection_limit)
     if gap.bound is None:
@@ -186,7 +202,7 @@ def _failed(record: AuditRecord, gap: Gap) -> Headline:
     return Headline(tone, "The trained attackers failed, but are not blind", sentence)
 
 
-def _undefended(record: AuditRecord) -> Headline:
+def _undefended(record: InversionRecord) -> Headline:
     gained = 1 - record.adaptive_error / record.baselines.label
     if gained > 0:
         return Headline(
@@ -202,7 +218,7 @@ def _undefended(record: AuditRecord) -> Headline:
     )
 
 
-def _tail(record: AuditRecord) -> str:
+def _tail(record: InversionRecord) -> str:
     """Return G of the least confident queries, and how many they are, for the headline."""
     tail = closed_gap_least_confident(record)
     if tail.value is None:
@@ -215,7 +231,7 @@ def _tail(record: AuditRecord) -> str:
     return f", and {tail.text()} ({tail.interval()}) for {queries}"
 
 
-def verdict(record: AuditRecord) -> list[str]:
+def verdict(record: InversionRecord) -> list[str]:
     """Return what an audit says, in sentences; the first is the headline."""
     baselines, seeds = record.baselines, record.seeds
     lines = [
@@ -250,14 +266,14 @@ def verdict(record: AuditRecord) -> list[str]:
     return [*lines, LABEL_LEAKS]
 
 
-def reidentified(record: AuditRecord) -> dict[str, float]:
+def reidentified(record: InversionRecord) -> dict[str, float]:
     """Return the percentage of queries re-identified at rank 1: released, clean, label."""
     return {
         source: 100 * measures["reidentified_rank_1"] for source, measures in record.privacy.items()
     }
 
 
-def _reidentified(record: AuditRecord) -> str:
+def _reidentified(record: InversionRecord) -> str:
     released, percent = record.privacy["released"], reidentified(record)
     return (
         f"Re-identified at rank 1 among {released['gallery']} true inputs: "
@@ -267,7 +283,7 @@ def _reidentified(record: AuditRecord) -> str:
     )
 
 
-def _matched(record: AuditRecord) -> list[str]:
+def _matched(record: InversionRecord) -> list[str]:
     """Return what an attacker identifies who asks about candidates; nothing in older records."""
     if not record.matching:
         return []
@@ -290,7 +306,7 @@ def _matched(record: AuditRecord) -> list[str]:
     ]
 
 
-def matching_table(record: AuditRecord) -> Listing:
+def matching_table(record: InversionRecord) -> Listing:
     """Return the shares of queries that matching identifies, by gallery and rank."""
     rows = [
         (gallery, rank, *(getattr(result, f"{source}{rank}") for source in ("", *REFERENCES)))
@@ -310,7 +326,7 @@ REFERENCES = ("clean_", "label_")
 """Scores that matching on the release is compared with, as prefixes of a result's fields."""
 
 
-def _controls(record: AuditRecord) -> list[str]:
+def _controls(record: InversionRecord) -> list[str]:
     """Return which controls vouch for the attackers of an audit that is not void."""
     lines = []
     for passed, words in (
@@ -326,12 +342,12 @@ def _controls(record: AuditRecord) -> list[str]:
     return lines
 
 
-def _controls_that(record: AuditRecord, *, passed: bool | None) -> list[str]:
+def _controls_that(record: InversionRecord, *, passed: bool | None) -> list[str]:
     """Return the names of controls that passed, failed (False) or are inconclusive (None)."""
     return [name for name, row in record.controls.items() if row.passed is passed]
 
 
-def is_stale(record: AuditRecord) -> bool:
+def is_stale(record: InversionRecord) -> bool:
     """Return whether an attacker has another version today, or one of every audit is new."""
     always = (
         name
@@ -341,18 +357,18 @@ def is_stale(record: AuditRecord) -> bool:
     return bool(outdated(record.numerics, (*record.errors, *always)))
 
 
-def flag_lines(record: AuditRecord) -> list[str]:
+def flag_lines(record: InversionRecord) -> list[str]:
     """Return a line for each raised flag, with the page that explains it."""
     return [flag_line(flag.name, flag.detail) for flag in record.flags]
 
 
-def attackers_table(record: AuditRecord | AttackRecord) -> Listing:
+def attackers_table(record: InversionRecord | AttackRecord) -> Listing:
     """Return each attacker's error on the release, on average over seeds, and what it knows.
 
     Where the record has it, also the share of queries that it re-identifies at rank 1.
     """
-    ranks = record.reidentified if isinstance(record, AuditRecord) else None
-    of_records = isinstance(record, AuditRecord) and len(record.shape) == 1
+    ranks = record.reidentified if isinstance(record, InversionRecord) else None
+    of_records = isinstance(record, InversionRecord) and len(record.shape) == 1
     columns = {"attacker": Column(itemgetter(0)), "error": Column(itemgetter(1), ".4f")}
     if ranks is not None:
         columns["re-identified"] = Column(lambda row: ranks[row[0]]["rank_1"], ".4f")
@@ -373,7 +389,7 @@ PRIVACY = {
 }
 
 
-def privacy_table(record: AuditRecord) -> Listing:
+def privacy_table(record: InversionRecord) -> Listing:
     """Return how close reconstructions are to the true inputs."""
     sources = [record.privacy[source] for source in ("released", "clean", "label")]
     rows = [
@@ -408,7 +424,7 @@ COST = {
 }
 
 
-def utility_table(record: AuditRecord) -> Listing:
+def utility_table(record: InversionRecord) -> Listing:
     """Return what users and the server pay."""
     utility = record.utility
     rows = [
@@ -424,7 +440,7 @@ def utility_table(record: AuditRecord) -> Listing:
     return Listing("What users and the server pay", columns, rows)
 
 
-def distortion_line(record: AuditRecord) -> str:
+def distortion_line(record: InversionRecord) -> str:
     """Return the distance of released scores from clean scores, in a sentence."""
     utility = record.utility
     logits = utility["logit_distortion"]
@@ -446,7 +462,7 @@ EXPECTED = {
 PASSED = {True: "yes", False: "NO", None: "inconclusive"}
 
 
-def controls_table(record: AuditRecord) -> Listing:
+def controls_table(record: InversionRecord) -> Listing:
     """Return releases whose leak is known, with the attackers' results."""
     columns = {
         "control": Column(attrgetter("name")),

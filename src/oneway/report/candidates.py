@@ -8,9 +8,17 @@ from oneway.report.table import Column, Listing
 
 
 def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
-    """Return what each candidate release moves and certifies."""
+    """Return what each candidate release moves, certifies and reveals of members."""
+    columns: dict[str, Column] = {}
+    if any(each.members is not None for each in candidates):
+        columns = {
+            "G_mem": Column(attrgetter("members.closed"), ".2f"),
+            "AUC of members": Column(attrgetter("members.area"), ".3f"),
+            "TPR - FPR, at most": Column(attrgetter("members.bound"), ".2f"),
+        }
+    hidden = "certified error" if not columns else "what is hidden"
     return Listing(
-        "Pareto-optimal releases: distortion and certified error",
+        f"Pareto-optimal releases: distortion and {hidden}",
         {
             "release": Column(attrgetter("defense")),
             "options": Column(
@@ -24,6 +32,7 @@ def candidates_table(candidates: Sequence[ReleaseCandidate]) -> Listing:
             "alone, %": Column(lambda row: 100 * row.alone, ".1f"),
             "bits": Column(attrgetter("bits"), ".2f"),
             "cells": Column(attrgetter("cells")),
+            **columns,
         },
         candidates,
     )

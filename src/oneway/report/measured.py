@@ -339,7 +339,9 @@ def _audit(measurements: Measurements, words: list[str], _: list[str]) -> str:
     path = measurements.folder / words[0]
     if not path.is_file():
         raise MissingDataError(f"a measured block shows {path}, but there is no such record.")
-    record = AuditRecord.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+    record = AuditRecord.from_json(json.loads(path.read_text("utf-8")), str(path)).inversion
+    if record is None:
+        raise MissingDataError(f"a measured block shows inversion, of which {path} has nothing.")
     lines = verdict(record)
     if is_stale(record):
         lines.insert(0, STALE_AUDIT)

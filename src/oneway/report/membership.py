@@ -2,27 +2,72 @@
 
 from oneway.auditing.membership import AttackMeasures, MeasuredGap, MembershipRecord
 from oneway.metrics import Interval
+from oneway.report.audit import Gap, Headline, level_of
+from oneway.report.sentences import NO_CONTROLS
 from oneway.report.table import Column, Listing
 
 WORDS = {
-    "area": "area under the ROC curve",
+    "area": "area under the ROC curve of members",
     "low": "members named at 1 % false alarms",
     "lowest": "members named at .1 % false alarms",
 }
 
+LEAST_REFERENCES = 4
+"""Least number of reference models for a claim that little leaks."""
+
+
+def decisive_gap(record: MembershipRecord) -> tuple[str, MeasuredGap]:
+    """Return the measure that decides, and what was reached by it.
+
+    It is the true positive rate at 1 % false alarms; the area under the curve where clean scores
+    leak no more than labels by that rate.
+    """
+    gaps = record.gaps
+    return next(
+        ((name, gaps[name]) for name in ("low", "area") if gaps[name].closed is not None),
+        ("area", gaps["area"]),
+    )
+
+
+def membership_gap(record: MembershipRecord) -> Gap:
+    """Return G_mem by the measure that decides; without a value, there is nothing to defend."""
+    closed = decisive_gap(record)[1].closed
+    return Gap.of(None if closed is None else closed.estimate, closed)
+
+
+def membership_floor(record: MembershipRecord) -> str:
+    """Return what attackers reach on the release, clean scores and labels alone, in words."""
+    name, gap = decisive_gap(record)
+    return (
+        f"{WORDS[name]}: {gap.released.estimate:.1%}; from clean scores {gap.clean.estimate:.1%}, "
+        f"from labels alone (the floor) {gap.label.estimate:.1%}"
+    )
+
+
+def membership_headline(record: MembershipRecord) -> Headline:
+    """Return the verdict on membership."""
+    closed, floor = decisive_gap(record)[1].closed, membership_floor(record)
+    if record.controls_failed:
+        failed = ", ".join(record.controls_failed)
+        return Headline("void", "VOID: believe nothing", f"VOID: these controls failed: {failed}.")
+    if closed is None:
+        tone, stamp = "mixed", "Nothing to defend"
+        reason = "Attackers of clean scores cannot be told from attackers of labels alone"
+    else:
+        tone, stamp = level_of(closed, record.release)
+        reason = f"G_mem {shown(closed)}"
+    if record.references < LEAST_REFERENCES and (closed is None or tone == "good"):
+        tone, stamp = "mixed", "Weak attackers: nothing is claimed"
+    return Headline(tone, stamp, f"{reason}; {floor}.")
+
 
 def membership_verdict(record: MembershipRecord) -> list[str]:
-    """Return the verdict in sentences: what leaks, the floor, G_mem, and what vouches for it."""
+    """Return what leaks, the floor, G_mem, and what vouches for it, in sentences."""
     lines = [
-        f"Membership, {record.release}: {record.members:,} members and {record.non_members:,} "
-        f"non-members, {record.references} reference models; the model is right on "
-        f"{record.accuracy[0]:.1%} of members and {record.accuracy[1]:.1%} of non-members."
+        f"{record.members:,} members and {record.non_members:,} non-members, {record.references} "
+        f"reference models; the model is right on {record.accuracy[0]:.1%} of members and "
+        f"{record.accuracy[1]:.1%} of non-members."
     ]
-    if record.nothing_to_defend:
-        lines.append(
-            "Nothing to defend: attackers of clean scores cannot be told from attackers of the "
-            "label alone. Labels still leak what the floor says."
-        )
     lines += [_gap_sentence(WORDS[name], gap) for name, gap in record.gaps.items()]
     variation = record.total_variation
     if variation is not None:
@@ -32,14 +77,21 @@ def membership_verdict(record: MembershipRecord) -> list[str]:
             f"{variation.low:.3f} ({variation.level:.0%}; estimate {variation.plug_in:.3f}, of "
             f"which {variation.by_chance:.3f} would appear by chance)."
         )
-    if record.references < 4:
+    if record.references < LEAST_REFERENCES:
         lines.append(
-            "Fewer than 4 reference models: a claim without strong attackers is empty. Use "
+            f"Fewer than {LEAST_REFERENCES} reference models: a claim without strong attackers is "
+            "empty. Use "
             "--references 8 or more."
         )
     lines += record.notes
+    if record.left_out:
+        lines.append(f"Left out for lack of time: {'; '.join(record.left_out)}.")
+    if not record.controls:
+        lines.append(NO_CONTROLS)
     lines += [
-        f"Control failed: {name}. The figures above say nothing." for name in record.controls_failed
+        f"Control {each.name}: {'passed' if each.passed else 'FAILED'}, area under the ROC curve "
+        f"{shown(each.area)}."
+        for each in record.controls
     ]
     return lines
 

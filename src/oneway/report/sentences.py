@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from oneway.attacks import ATTACKS
-from oneway.auditing import SEEDS, AuditRecord
+from oneway.auditing import SEEDS, InversionRecord
 from oneway.evaluation import Convergence, Environment, Provenance
 
 LABEL_LEAKS = "No label-preserving release can help against attacks that read only the label."
@@ -147,7 +147,7 @@ def trained_out(convergence: Mapping[str, Convergence]) -> str:
     return f"no ({100 * max(gains):.1f} %)" if gains else "no"
 
 
-def epochs_of(record: AuditRecord) -> str:
+def epochs_of(record: InversionRecord) -> str:
     """Return for how many epochs decoders were trained, and whether twice as many gain nothing."""
     both = {"": record.convergence, " on clean scores": record.clean_convergence}
     lengths = {each.epochs for convergence in both.values() for each in convergence.values()}
@@ -168,7 +168,7 @@ def epochs_of(record: AuditRecord) -> str:
     return f"{counts} epochs ({gain})"
 
 
-def audit_limits(record: AuditRecord) -> list[str]:
+def audit_limits(record: InversionRecord) -> list[str]:
     """Return sentences about claims that an audit allows, and claims that it does not."""
     lines = [
         f"Decoders trained on up to {record.auxiliary:,} queried examples for "

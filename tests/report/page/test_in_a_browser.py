@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from auditing.audits import whole
 from browsing import COLORS, axe_violations, overflow
 from oneway.benchmark import published
 from oneway.evaluation import Flag
@@ -21,12 +22,15 @@ def pages(audits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     flags = (Flag("control-failed", "so"), Flag("labels-changed", "so"))
     command = "oneway audit " + "long-" * 60
-    record = dataclasses.replace(audits.images.record, flags=flags, command=command)
+    record = dataclasses.replace(audits.images.record, flags=flags)
     long = {"a name without any space that goes on and on, " + "x" * 80: 1}
     several = experiment() + experiment(experiment="table2-faces")
     made = {
-        "audit": audit_page(dataclasses.replace(record, options=long), audits.images.pictures),
-        "records": audit_page(audits.tables.record),
+        "audit": audit_page(
+            whole(dataclasses.replace(record, options=long), command=command),
+            audits.images.pictures,
+        ),
+        "records": audit_page(whole(audits.tables.record)),
         "experiments": records_page(several, {"table1-mnist": published("table1-mnist")}),
         "certificate": certificate_page(WHOLE, "guard.safetensors"),
     }
@@ -95,7 +99,7 @@ def test_the_first_sheet_of_a_printed_audit_holds_what_is_to_be_filed(browser, a
     """With pictures, nine numbers, three flags and a command of two lines."""
     flags = tuple(Flag(name, "so") for name in ("ties-or-zeros", "too-few-seeds", "labels-changed"))
     command = "oneway audit model.onnx --attacker-data pictures --queries tests --guard g " * 2
-    record = dataclasses.replace(audits.images.record, flags=flags, command=command)
+    record = whole(dataclasses.replace(audits.images.record, flags=flags), command=command)
     page = browser.new_page(viewport={"width": 688, "height": 900})  # A4 without its margins
     page.emulate_media(media="print")
     page.set_content(render(audit_page(record, audits.images.pictures)))

@@ -40,12 +40,15 @@ def copy_network(inputs: Tensor, classes: int) -> nn.Module:
     )
 
 
-def copy_trainer(steps: int, generator: Generator) -> Callable[[Tensor, Tensor], Copy]:
+def copy_trainer(
+    steps: int, generator: Generator, on_epoch: Callable[[int, float], None] | None = None
+) -> Callable[[Tensor, Tensor], Copy]:
     """Return what trains copies, for :class:`oneway.attacks.stealing.ThiefKnowledge`.
 
     Args:
         steps: Least number of training steps.
         generator: On the CPU; gives initial weights and the order of rows.
+        on_epoch: Called after each epoch with its number and its mean loss.
     """
 
     def train(inputs: Tensor, probabilities: Tensor) -> Copy:
@@ -59,6 +62,7 @@ def copy_trainer(steps: int, generator: Generator) -> Callable[[Tensor, Tensor],
             probabilities.to(inputs.dtype),
             settings=TargetTrainingSettings(epochs=epochs, batch_size=BATCH),
             generator=generator,
+            on_epoch=on_epoch,
         )
         return network
 

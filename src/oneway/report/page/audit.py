@@ -1,6 +1,7 @@
 """The page of an audit: verdict, pictures, numbers, and how they were measured."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -8,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneway.attacks import identification_attacks
-from oneway.auditing import SEEDS, AuditRecord
-from oneway.report import audit, sentences
+from oneway.auditing import SEEDS, AuditRecord, InversionRecord
+from oneway.report import audit, sentences, threats
 from oneway.report.page.blocks import (
     Block,
     Bullets,
@@ -21,6 +22,7 @@ from oneway.report.page.blocks import (
     Prose,
     Section,
 )
+from oneway.report.page.certificate import certificate_lines
 from oneway.report.page.charts import Chart, Legend, Place, Point, reliability_chart
 from oneway.report.page.comparisons import BASELINES, baselines_chart, gap_chart
 from oneway.report.page.filing import filing_section
@@ -31,27 +33,99 @@ from oneway.report.table import Column, Listing
 
 
 def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
-    """Return the page of an audit.
+    """Return the page of an audit: verdicts first, what is filed, then threat by threat.
 
     Args:
         record: From ``audit.json``.
         pictures: From ``pictures.npz``, beside it; None: no images on the page.
     """
-    judged, raised = audit.headline(record), dict[str, list[str]]()
-    for flag in record.flags:
+    judged, inversion = threats.overall(record), record.inversion
+    raised = dict[str, list[str]]()
+    for flag in () if inversion is None else inversion.flags:
         raised.setdefault(flag.name, []).append(flag.detail)
-    notices = [sentences.LABEL_LEAKS]
-    if len(record.seeds) < SEEDS:
-        notices.append(sentences.seeds_notice(len(record.seeds)))
-    if audit.is_stale(record):
-        notices.append(sentences.STALE_AUDIT)
-    if not record.controls:
-        notices.append(sentences.NO_CONTROLS)
+    sections = [Section("threats", "Threats", [_verdicts(record)])]
+    sections += _parts(record, pictures)
+    if len(record.threats) == 1:
+        sections = sections[inversion is not None :]
+    if raised:
+        sections.append(Section("flags", "Flags and their meaning", flag_texts(raised)))
+    if record.certificate is not None:
+        lines = certificate_lines(record.certificate)
+        sections.append(Section("certificate", "Certificate of the guard", [Bullets(lines)]))
+    if inversion is not None:
+        sections += [
+            *_understood(inversion),
+            Section("how", "How it was measured", [Facts(_how(inversion))]),
+            Section("limits", "What may be claimed", [Bullets(sentences.audit_limits(inversion))]),
+        ]
+    return Page(
+        kind="audit",
+        title=_title(record),
+        subtitle=_subtitle(record),
+        tone=judged.tone,
+        stamp=judged.stamp,
+        verdict=judged.sentence,
+        notices=_notices(record, pictures),
+        sections=sections,
+        flags=list(raised),
+    )
+
+
+def _notices(record: AuditRecord, pictures: Gallery | None) -> list[str]:
+    """Return what a reader must know before using the verdict."""
+    notices, inversion = [sentences.LABEL_LEAKS], record.inversion
+    if inversion is not None:
+        if len(inversion.seeds) < SEEDS:
+            notices.append(sentences.seeds_notice(len(inversion.seeds)))
+        if audit.is_stale(inversion):
+            notices.append(sentences.STALE_AUDIT)
+        if not inversion.controls:
+            notices.append(sentences.NO_CONTROLS)
     if pictures:
         notices.append(sentences.CONFIDENTIAL)
-    sections = [
+    return notices
+
+
+def _verdicts(record: AuditRecord) -> Figures:
+    """Return a card for each threat: its gap, its verdict, and what labels alone leak."""
+    items = []
+    for threat, judged in threats.headlines(record).items():
+        own, words = getattr(record, threat), threats.OF_THREAT[threat]
+        gap = words.gap(own)
+        sure = f" (95 %: {gap.interval()})" if gap.bounded else ""
+        value = f"{threats.SYMBOLS[threat]} {gap.text()}"
+        items.append(
+            Figure(value, threat.capitalize(), f"{judged.stamp}{sure}. {words.floor(own)}.")
+        )
+    return Figures(items)
+
+
+def _parts(record: AuditRecord, pictures: Gallery | None) -> list[Section]:
+    """Return what is filed, and the sections of each threat: chapters if there are several."""
+    filed, several = filing_section(record), len(record.threats) > 1
+    sections = [filed] if several or record.inversion is None else []
+    for threat in record.threats:
+        own, words = getattr(record, threat), threats.OF_THREAT[threat]
+        if threat == "inversion":
+            parts = _inversion(own, pictures)
+            parts[1:1] = [] if several else [filed]
+        else:
+            parts = [
+                Section(f"{threat}-words", "In words", [Bullets(words.lines(own))]),
+                Section(f"{threat}-attackers", "Attackers", [*map(Grid, words.tables(own))]),
+            ]
+        if several:
+            sentence = Prose((words.headline(own).sentence,))
+            sections.append(Section(threat, threat.capitalize(), [sentence], chapter=True))
+            parts = [replace(part, level=3) for part in parts]
+        sections += parts
+    return sections
+
+
+def _inversion(record: InversionRecord, pictures: Gallery | None) -> list[Section]:
+    """Return the sections about what answers reveal of queries."""
+    return [
         Section("numbers", "In numbers", [_figures(record)]),
-        filing_section(record),
         Section("reading", "How to read this", [Prose(sentences.READING)]),
         *_examples(record, pictures),
         *group_sections(record),
@@ -70,25 +144,6 @@ def audit_page(record: AuditRecord, pictures: Gallery | None = None) -> Page:
         Section("controls", "Controls of the attackers", _controls(record)),
         Section("users", "Utility and cost", _utility(record)),
     ]
-    if raised:
-        sections.append(Section("flags", "Flags and their meaning", flag_texts(raised)))
-    sections += [
-        *_understood(record),
-        Section("how", "How it was measured", [Facts(_how(record))]),
-        Section("limits", "What may be claimed", [Bullets(sentences.audit_limits(record))]),
-    ]
-    return Page(
-        kind="audit",
-        title=_title(record),
-        subtitle=f"{record.queries:,} test queries ({_shape(record)}), {record.classes} "
-        f"classes; the attackers had {record.auxiliary:,} examples of their own.",
-        tone=judged.tone,
-        stamp=judged.stamp,
-        verdict=judged.sentence,
-        notices=notices,
-        sections=sections,
-        flags=list(raised),
-    )
 
 
 CHANCE = (
@@ -113,15 +168,36 @@ MATCHING_NOTE = (
 
 
 def _title(record: AuditRecord) -> str:
-    if record.defense == "none":
+    inversion = record.inversion
+    if inversion is None:
+        name = getattr(record, record.threats[0]).release
+        return "Audit of a model without a defense" if name == "as it is" else f"Audit of {name}"
+    if inversion.defense == "none":
         return "Audit of a model without a defense"
-    if record.defense == "guarded endpoint":
+    if inversion.defense == "guarded endpoint":
         return "Audit of a guarded endpoint"
-    options = ", ".join(f"{name} {value}" for name, value in record.options.items())
-    return f"Audit of {record.release}" + (f" ({options})" if options else "")
+    options = ", ".join(f"{name} {value}" for name, value in inversion.options.items())
+    return f"Audit of {inversion.release}" + (f" ({options})" if options else "")
 
 
-def _shape(record: AuditRecord) -> str:
+def _subtitle(record: AuditRecord) -> str:
+    """Return what was audited with which data, in words."""
+    parts = []
+    if record.inversion is not None:
+        own = record.inversion
+        parts.append(
+            f"{own.queries:,} test queries ({_shape(own)}), {own.classes} classes; the attackers "
+            f"had {own.auxiliary:,} examples of their own"
+        )
+    if record.membership is not None:
+        rows = record.membership
+        parts.append(f"{rows.members:,} members and {rows.non_members:,} non-members")
+    if record.stealing is not None and record.inversion is None:
+        parts.append(f"copies graded on {record.stealing.queries:,} queries")
+    return "; ".join(parts) + "."
+
+
+def _shape(record: InversionRecord) -> str:
     shape = record.shape
     if len(shape) != 3:
         return f"records of {shape[0]} numbers"
@@ -129,7 +205,7 @@ def _shape(record: AuditRecord) -> str:
     return f"{color}images of {shape[1]} x {shape[2]} pixels"
 
 
-def _figures(record: AuditRecord) -> Figures:
+def _figures(record: InversionRecord) -> Figures:
     utility, percent = record.utility, audit.reidentified(record)
     gallery, baselines = record.privacy["released"]["gallery"], record.baselines
     items = [
@@ -173,7 +249,7 @@ def _figures(record: AuditRecord) -> Figures:
     return Figures(items)
 
 
-def _matched(record: AuditRecord) -> list[Figure]:
+def _matched(record: InversionRecord) -> list[Figure]:
     """Return the share of queries that matching identifies; nothing in older records."""
     return [
         Figure(
@@ -192,7 +268,7 @@ def _gap_figure(label: str, gap: audit.Gap, note: str) -> Figure:
     return Figure(gap.text(), label, f"95 %: {gap.interval()}. {note}" if gap.interval() else note)
 
 
-def _baselines(record: AuditRecord) -> Chart:
+def _baselines(record: InversionRecord) -> Chart:
     strongest = set(record.strongest)
     places = [
         Place(
@@ -222,7 +298,7 @@ ROWS = {
 """Rows of pictures, with a note about each attacker."""
 
 
-def _examples(record: AuditRecord, pictures: Gallery | None) -> list[Section]:
+def _examples(record: InversionRecord, pictures: Gallery | None) -> list[Section]:
     """Return queries beside their reconstructions, and those that leak most beyond the label.
 
     Records from before gains were measured have other worst cases, which are left out.
@@ -299,7 +375,7 @@ def _strips(
     images: Mapping[str, NDArray[np.generic]],
     queries: Sequence[Mapping[str, Any]],
     numbers: Sequence[str],
-    record: AuditRecord,
+    record: InversionRecord,
 ) -> Pictures:
     """Return queries side by side; ``numbers`` are columns of ``QUERY`` that stand below them."""
     attackers = record.examples["attackers"]
@@ -324,7 +400,7 @@ def _strips(
     )
 
 
-def _frontier(record: AuditRecord) -> list[Section]:
+def _frontier(record: InversionRecord) -> list[Section]:
     """Return the release on a plane; nothing for a model without a defense."""
     if record.defense == "none":
         return []
@@ -362,7 +438,7 @@ def _frontier(record: AuditRecord) -> list[Section]:
     return [Section("frontier", "What it hides, and what it changes", [chart])]
 
 
-def _controls(record: AuditRecord) -> list[Block]:
+def _controls(record: InversionRecord) -> list[Block]:
     if not record.controls:
         return [Prose((sentences.NO_CONTROLS,))]
     return [
@@ -376,7 +452,7 @@ def _controls(record: AuditRecord) -> list[Block]:
     ]
 
 
-def _utility(record: AuditRecord) -> list[Block]:
+def _utility(record: InversionRecord) -> list[Block]:
     reliability = record.utility.get("reliability") or {}
     blocks: list[Block] = [
         Grid(audit.utility_table(record)),
@@ -413,7 +489,7 @@ def _utility(record: AuditRecord) -> list[Block]:
     return [*blocks, chart]
 
 
-def _understood(record: AuditRecord) -> list[Section]:
+def _understood(record: InversionRecord) -> list[Section]:
     """Return what was understood of model and data; nothing for a record that lacks it."""
     understanding = record.understanding
     if understanding is None:
@@ -423,11 +499,11 @@ def _understood(record: AuditRecord) -> list[Section]:
     return [Section("understood", "What was understood of model and data", [facts, *tables])]
 
 
-def _identifying(record: AuditRecord) -> list[str]:
+def _identifying(record: InversionRecord) -> list[str]:
     return list(identification_attacks()) if record.matching else []
 
 
-def _how(record: AuditRecord) -> list[tuple[str, str]]:
+def _how(record: InversionRecord) -> list[tuple[str, str]]:
     plan = record.plan
     return [
         ("Data", f"{record.auxiliary:,} auxiliary rows, {record.queries:,} test queries"),

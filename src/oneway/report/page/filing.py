@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from operator import attrgetter
 
-from oneway.auditing import AuditRecord
-from oneway.report import audit, sentences
+from oneway.auditing import AuditRecord, InversionRecord
+from oneway.report import audit, sentences, threats
 from oneway.report.page.blocks import Facts, Grid, Prose, Section
 from oneway.report.page.groups import hurt_sentence
 from oneway.report.table import Column, Listing
@@ -37,11 +37,14 @@ class Requirement:
 
 def filing_section(record: AuditRecord) -> Section:
     """Return what was audited, and what three documents ask beside what this run shows."""
+    facts = Facts(identity_facts(record))
+    if record.inversion is None:
+        return Section("filing", "For the file", [facts])
     return Section(
         "filing",
         "For the file",
         [
-            Facts(identity_facts(record)),
+            facts,
             Grid(
                 Listing(
                     "What is asked, and what this run shows of it",
@@ -51,7 +54,7 @@ def filing_section(record: AuditRecord) -> Section:
                         "this run shows": Column(attrgetter("shows")),
                         "this run does not show": Column(attrgetter("lacks")),
                     },
-                    requirements(record),
+                    requirements(record, record.inversion),
                 )
             ),
             Prose((PARAPHRASED,)),
@@ -61,18 +64,28 @@ def filing_section(record: AuditRecord) -> Section:
 
 def identity_facts(record: AuditRecord) -> list[tuple[str, str]]:
     """Return when, by what and of what an audit was made."""
-    seeds = ", ".join(map(str, record.seeds))
-    return [
-        ("Version", f"oneway {record.environment.oneway}"),
-        *sentences.provenance_facts(record.provenance),
-        ("Guard version", record.guard_version or "none: the guard was not given as it serves"),
+    own, inversion = getattr(record, record.threats[0]), record.inversion
+    facts = [
+        ("Version", f"oneway {own.environment.oneway}"),
+        *sentences.provenance_facts(own.provenance),
         ("Command", record.command or "not recorded: started from Python, or an older record"),
-        ("Classes", _classes(record)),
-        ("Seeds and controls", f"seeds {seeds}; {_controls(record)}"),
     ]
+    if inversion is not None:
+        seeds = ", ".join(map(str, inversion.seeds))
+        unknown = "none: the guard was not given as it serves"
+        facts[-1:-1] = [("Guard version", inversion.guard_version or unknown)]
+        facts += [
+            ("Classes", _classes(inversion)),
+            ("Seeds and controls", f"seeds {seeds}; {_controls(inversion)}"),
+        ]
+    if len(record.threats) > 1:
+        minutes = (f"{name} {seconds / 60:.1f}" for name, seconds in record.seconds.items())
+        limit = "no limit" if record.minutes is None else f"target {record.minutes:g}"
+        facts.append(("Minutes", f"{', '.join(minutes)}; {limit}"))
+    return facts
 
 
-def _classes(record: AuditRecord) -> str:
+def _classes(record: InversionRecord) -> str:
     if record.understanding is None:
         return f"{record.classes}, without names in this record"
     names = [each.name for each in record.understanding.classes]
@@ -80,15 +93,19 @@ def _classes(record: AuditRecord) -> str:
     return f"{len(names)}: {', '.join(names[:MOST_CLASSES])}{more}"
 
 
-def _controls(record: AuditRecord) -> str:
+def _controls(record: InversionRecord) -> str:
     if not record.controls:
         return "no controls were run"
     passed = sum(control.passed is True for control in record.controls.values())
     return f"{passed} of {len(record.controls)} controls passed"
 
 
-def requirements(record: AuditRecord) -> list[Requirement]:
+def requirements(whole: AuditRecord, record: InversionRecord) -> list[Requirement]:
     """Return what three documents ask, and what an audit shows of each.
+
+    Args:
+        whole: The record of the audit.
+        record: Its part about inversion.
 
     Source:
         Australian Signals Directorate, Information Security Manual, ISM-2085 (November 2025).
@@ -98,6 +115,15 @@ def requirements(record: AuditRecord) -> list[Requirement]:
     exact, inversion, people = _exact(record), _inversion(record), _people(record)
     if record.void:
         exact = inversion = people = "Nothing: this audit is void."
+    others = threats.headlines(whole)
+    inversion += "".join(
+        f" {name.capitalize()}: {others[name].stamp.lower()}."
+        for name in ("membership", "stealing")
+        if name in others
+    )
+    missing = {"membership": "membership inference", "stealing": "model extraction"}
+    lacks = [words for name, words in missing.items() if name not in others]
+    unseen = f"{', '.join([*lacks, 'limits of rate'])}, and inversion of training data."
     return [
         Requirement(
             "Australian ISM, ISM-2085",
@@ -110,8 +136,7 @@ def requirements(record: AuditRecord) -> list[Requirement]:
             "Raw outputs of a model stay behind the application, and answers reveal as little as "
             "the risk demands; model inversion is resisted.",
             inversion,
-            "Membership inference, model extraction, limits of rate, and inversion of training "
-            "data.",
+            unseen.capitalize(),
         ),
         Requirement(
             "EDPB Opinion 28/2024",
@@ -125,7 +150,7 @@ def requirements(record: AuditRecord) -> list[Requirement]:
     ]
 
 
-def _exact(record: AuditRecord) -> str:
+def _exact(record: InversionRecord) -> str:
     moved = record.utility["l1_mean"]
     if record.defense == "none":
         return "Not met: the audited release is the exact scores."
@@ -138,7 +163,7 @@ def _exact(record: AuditRecord) -> str:
     )
 
 
-def _gap(record: AuditRecord) -> str:
+def _gap(record: InversionRecord) -> str:
     gap = audit.closed_gap(record)
     if gap.value is None:
         return "no gap G was there to close."
@@ -146,7 +171,7 @@ def _gap(record: AuditRecord) -> str:
     return f"G = {gap.text()}{sure}." if not gap.failed else f"G {gap.text()}."
 
 
-def _inversion(record: AuditRecord) -> str:
+def _inversion(record: InversionRecord) -> str:
     percent = audit.reidentified(record)
     return (
         f"Attackers who retrain on this release reconstruct queries with an error of "
@@ -156,7 +181,7 @@ def _inversion(record: AuditRecord) -> str:
     )
 
 
-def _people(record: AuditRecord) -> str:
+def _people(record: InversionRecord) -> str:
     tested = "A documented test of one attack: reconstruction of a query from its answer."
     if record.groups:
         return f"{tested} {hurt_sentence(record, record.groups)}"

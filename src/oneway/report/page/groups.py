@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from oneway.auditing import AuditRecord, GroupLeakage
+from oneway.auditing import GroupLeakage, InversionRecord
 from oneway.auditing.groups import FEWEST_QUERIES
 from oneway.report.page.blocks import Block, Grid, Prose, Section
 from oneway.report.page.charts import Chart, Level, Place, line_chart
@@ -38,12 +38,12 @@ COLUMNS = {
 """Columns of a table of groups."""
 
 
-def overall_reduction(record: AuditRecord) -> float:
+def overall_reduction(record: InversionRecord) -> float:
     """Return the share of the label-only error that the release takes off, of all queries."""
     return 1 - record.adaptive_error / record.baselines.label
 
 
-def hurt_sentence(record: AuditRecord, groups: Sequence[GroupLeakage]) -> str:
+def hurt_sentence(record: InversionRecord, groups: Sequence[GroupLeakage]) -> str:
     """Return of which group the scores reveal most, and whether that may be chance."""
     worst = max(groups, key=attrgetter("reduction.estimate"))
     overall, interval = overall_reduction(record), worst.reduction
@@ -59,7 +59,7 @@ def hurt_sentence(record: AuditRecord, groups: Sequence[GroupLeakage]) -> str:
     )
 
 
-def group_sections(record: AuditRecord) -> list[Section]:
+def group_sections(record: InversionRecord) -> list[Section]:
     """Return who is hurt most; nothing for a record from before groups were measured."""
     if record.groups is None:
         return []
@@ -76,7 +76,7 @@ def group_sections(record: AuditRecord) -> list[Section]:
     return [Section("groups", "Who is hurt most", blocks)]
 
 
-def _chart(name: str, title: str, record: AuditRecord, groups: Sequence[GroupLeakage]) -> Chart:
+def _chart(name: str, title: str, record: InversionRecord, groups: Sequence[GroupLeakage]) -> Chart:
     """Return the groups on a line of shares, from no more than the label on."""
     overall = overall_reduction(record)
     places = [
