@@ -153,17 +153,13 @@ def test_noise_turns_a_coarse_answer_into_a_fine_one(monkeypatch):
     scores = 3 * torch.stack([torch.zeros_like(noisy), noisy - 0.5], -1).double()
     logits, variants = scores[:, 0], scores[:, 1:]
     book = fit_codebook(logits[:100], FitSettings(min_members=20, rate_weight=torch.inf))
-    rest = Rows(logits[100:], images[100:], variants[100:])
-    certificate = certify(book, *rest[:2], variants=rest.variants)
-    others = Rows(logits[:100], images[:100], variants[:100])
-    found = compare_with_clean_scores(certificate, book, rest, others)
+    traffic, rest = Rows(logits, images, variants), torch.arange(100, 300)
+    certificate = certify(book, logits[rest], images[rest], variants=variants[rest])
+    found = compare_with_clean_scores(certificate, book, traffic, rest, torch.arange(100))
     one, many = found.composition.rows
     assert many.error < 0.65 * one.error
     gaps = [found.composition.gap(row) for row in (one, many)]
     assert gaps[1] < 0.65 < 0.85 < gaps[0]
-    # Without the copies of its own rows the attacker is not run, and nothing is said.
-    blind = compare_with_clean_scores(certificate, book, rest, Rows(*others[:2]))
-    assert all(row.error is None for row in blind.composition.rows)
 
 
 def test_the_figures_survive_a_file_and_impossible_ones_are_refused(asked, tmp_path):
