@@ -192,7 +192,7 @@ def overview_charts(summaries: Sequence[Summary]) -> list[Chart]:
             title,
             f"A plane: across, {label}; up, the share of queries that matching names.",
             named,
-            (change, share_axis("share named", OVERVIEW_HEIGHT)),
+            (change, share_axis("named", OVERVIEW_HEIGHT)),
             lowest=0.0,
             size=size,
             numbers=Listing(title, columns, named),
