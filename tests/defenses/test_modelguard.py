@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import looped
+from oneway.adapters import Guard
 from oneway.contracts import TrainingData
 from oneway.defenses.modelguard_s import Centroids, ModelGuardS
 from oneway.defenses.modelguard_w import LEAD, LEAST, ModelGuardW
@@ -107,6 +108,8 @@ def test_s_as_published_lets_clean_scores_out_and_no_server_takes_it(tmp_path):
     save_module(path, guard.state, "modelguard-s", {})
     with pytest.raises(InvalidOptionError, match=r"clean scores of some queries.*grows=false"):
         open_guard("modelguard-s", {}, state=path, device=CPU)
+    with pytest.raises(InvalidOptionError, match=r"clean scores of some queries.*grows=False"):
+        Guard(guard, "logits")
 
 
 @looped("epsilon", [0.1, 0.4, 1.0])

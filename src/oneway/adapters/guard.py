@@ -55,8 +55,8 @@ class Guard:
         """Guard scores by a defense.
 
         Args:
-            defense: Changes the scores. A defense that may change labels, or that draws anew for
-                each answer, is refused.
+            defense: Changes the scores. A defense that may change labels, draws anew for each
+                answer, or remembers earlier queries, is refused.
             outputs: What the scores are: ``"logits"``, in nats, or ``"confidences"``,
                 probabilities; never guessed from their values.
             decimals: Decimals of the released probabilities: see :func:`oneway.release`. None: all.
@@ -66,13 +66,20 @@ class Guard:
 
         Raises:
             InvalidOptionError: An option is outside its range, or ``defense`` is no defense, may
-                change labels, answers the same query differently, or is of another version.
+                change labels, answers the same query differently, remembers earlier queries, or is
+                of another version.
         """
         check_defense(defense)
         if not defense.keeps_label:
             raise InvalidOptionError(
                 f"{type(defense).__name__} may change labels, and clients would act on wrong "
                 "ones. Give it keep_label=True if it has that, or take another."
+            )
+        if getattr(defense, "remembers", False):
+            raise InvalidOptionError(
+                f"{type(defense).__name__} releases clean scores of some queries, and answers "
+                "depend on which were asked before. Fit it beforehand (grows=False), or take "
+                "another."
             )
         if not defense.deterministic:
             raise InvalidOptionError(
