@@ -41,6 +41,12 @@ def test_controls_are_refused_whatever_their_options(name):
         open_guard(name, {}, device=CPU, allow_clean_scores=True)
 
 
+@looped("name", ["identity:Identity", "controls:PlantedLeak"])
+def test_what_is_refused_by_its_name_is_refused_by_its_class(name):
+    with pytest.raises(InvalidOptionError, match="is a defense of oneway. Write"):
+        open_guard(f"oneway.defenses.{name}", {}, device=CPU)
+
+
 def test_no_defense_is_refused_unless_allowed():
     with pytest.raises(InvalidOptionError, match="guards nothing"):
         open_guard("none", {}, device=CPU)

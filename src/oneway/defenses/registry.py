@@ -103,7 +103,7 @@ def trained_defense(name: str) -> TrainedDefense:
     Raises:
         UnknownNameError: There is no such defense.
     """
-    if name in DEFENSES and not needs_state(name):
+    if not needs_state(name):
         raise UnknownNameError("trained defense", name, filter(needs_state, DEFENSES))
     return _kind(name)  # type: ignore[no-any-return]
 
@@ -193,6 +193,9 @@ def _kind(name: str) -> Any:
                 f"{name!r} must be a subclass of oneway.defenses.base.BaseDefense, such as of its "
                 "ScoreDefense."
             )
+        # What is refused by its name, such as a control to a server, has no second name.
+        if known := next((each for each, other in DEFENSES.items() if other is kind), None):
+            raise InvalidOptionError(f"{name!r} is a defense of oneway. Write {known!r}.")
         return kind
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)

@@ -61,7 +61,7 @@ def open_guard(
     """Build a guard from a defense's name, options and files.
 
     Args:
-        name: A registered defense.
+        name: A registered defense, or ``module:Class`` of a subclass of ``BaseDefense``.
         options: Options of the defense.
         inverter: File of the defender's surrogate, if the defense takes one.
         state: File of the defense's fitted state, if it takes one.
