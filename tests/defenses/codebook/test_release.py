@@ -310,6 +310,9 @@ def test_what_cannot_be_fitted_is_refused():
         CodebookRelease.fit(logits[:11], images[:11], **options)
     with pytest.raises(InvalidTensorError, match=r"N >= 2, but got \(1, 4\)"):
         CodebookRelease.fit(logits, held_out=0.004, **options)
+    for wrong in (logits[0], logits[:, None]):
+        with pytest.raises(InvalidTensorError, match=r"must have shape \(N, K\), but got"):
+            CodebookRelease.fit(wrong, **options)
     with pytest.raises(InvalidTensorError, match="one per row of scores, 300, but got 299"):
         CodebookRelease.fit(logits, images[1:], **options)
     with pytest.raises(InvalidTensorError, match=r"\[0, 1\]"):

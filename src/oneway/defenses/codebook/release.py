@@ -208,7 +208,7 @@ class CodebookRelease(DefenseWithState, ScoreDefense):
         apart = len(certifying) > 0
         # Copies of one query are no company.
         made_of = fitting[first_copies(keys[fitting])]
-        if apart and logits.ndim == 2 and len(made_of) < settings.min_members:
+        if apart and len(made_of) < settings.min_members:
             raise InvalidTensorError(
                 f"held_out {held_out} leaves {len(made_of)} of {len(keys.unique())} distinct "
                 f"queries to fit to, but the smallest cell has {settings.min_members} members. "
@@ -463,6 +463,10 @@ def _check_traffic(
 ) -> None:
     """Refuse what :meth:`CodebookRelease.fit` cannot fit to."""
     check_logits_to_fit(logits, "calibration logits")
+    if logits.ndim != 2:
+        raise InvalidTensorError(
+            f"calibration logits must have shape (N, K), but got {tuple(logits.shape)}."
+        )
     if queries is not None:
         check_images(queries, rows=len(logits))
     if training is not None:
