@@ -34,6 +34,15 @@ def test_it_holds_codebooks_and_roundings_each_with_its_own_figures(candidates):
     assert len(set(figures)) == len(figures)
 
 
+def test_a_table_that_several_settings_give_is_one_candidate():
+    logits, images = random_rows(1, 900, 4, torch.float32, 1), random_images(2, 900, (1, 4, 3))
+    found = measure_candidates(logits, images, generator=torch.Generator().manual_seed(0))
+    tables = [one.release.state.values for one in found if one.defense == "codebook"]
+    whole = [values for values in tables if len(values) == 4]  # one cell for each label
+    assert len(whole) == 2  # about the mean, and about the median
+    assert not torch.equal(*whole)
+
+
 def test_few_cells_leave_codebooks_alone_and_are_kept_where_the_winner_is_certified():
     logits, images = random_rows(1, 400, 3, torch.float32, 2), random_images(2, 400, (1, 4, 4))
     limits = {"min_members": (10,), "max_cells": 4}

@@ -158,9 +158,9 @@ def measure_candidates(
         moments: CellMoments,
     ) -> None:
         candidate = _measured(name, options, defense, released, asked, moments)
-        # Two weights may give the same table: the first stands for both.
-        figures = (candidate.l1_mean, candidate.certified, candidate.bits)
-        candidates.setdefault(figures, candidate)
+        # Two settings may give the same table: the first stands for both. Errors do not tell, as
+        # they are added up from other parts, and differ in their last bits.
+        candidates.setdefault((candidate.l1_mean, candidate.bits), candidate)
         if on_share is not None:
             on_share(next(numbers) / total)
 
