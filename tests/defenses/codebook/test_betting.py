@@ -323,3 +323,11 @@ def test_bounds_of_parts_hold_all_at_once():
     # At 80 % for each by itself, 1 - .8^6 = 74 % of draws would miss one.
     assert misses <= 14
     assert math.isclose(truth, 1 / 12, rel_tol=0.05)
+
+
+def test_many_rows_are_paired_in_fewer_orders_and_at_least_in_one():
+    keys = torch.arange(2**15 + 1)
+    for count, orders in ((4096, 8), (4097, 7), (2**14, 2), (2**15 + 1, 1)):
+        cells = torch.zeros(count, dtype=torch.int64)
+        asked, met = betting.orders_of_pairs(cells, keys[:count], None)
+        assert asked.shape == met.shape == (orders, count // 2), count
