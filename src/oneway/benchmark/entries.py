@@ -108,8 +108,16 @@ def entered(spec: ExperimentSpec, entry: Entry, folder: Path) -> ExperimentSpec:
         folder: Folder of the entry's file.
 
     Raises:
+        InvalidOptionError: A release has the name of a release of the leaderboard.
         OnewayError: A release cannot be built.
     """
+    taken = {row.name for row in spec.releases}
+    for row in entry.releases:
+        if row.name in taken:
+            raise InvalidOptionError(
+                f"release {row.name!r} of an entry has the name of a release of the leaderboard, "
+                "beside which it is shown. Choose another name."
+            )
     rows = [row.released(spec.preset, spec.seed, folder) for row in entry.releases]
     releases = (spec.releases[0], *rows)
     return dataclasses.replace(spec, name=f"{ENTRY}{entry.name}", releases=releases)
