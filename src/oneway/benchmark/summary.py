@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from oneway.benchmark.entries import RECORDED
+from oneway.benchmark.spec import without_later_fields
 from oneway.benchmark.staleness import outdated_attackers
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.convergence import Convergence, least_by_name
@@ -266,8 +267,8 @@ def _settings(record: ReleaseRecord) -> dict[str, Any]:
 
     Recorded scores are another file for each seed.
     """
-    spec = record.spec
-    attackers = dict(spec["attackers"])
+    spec = without_later_fields(record.spec)
+    attackers = spec["attackers"]
     names = attackers.pop("names")
     release = [row for row in spec["releases"] if row["name"] == record.release]
     rows = [
