@@ -171,3 +171,8 @@ def test_a_stored_autoencoder_is_not_trained_again(tmp_path):
     other = trainer.autoencoder(records, confidences, held_out)
     assert other.condition is not None
     assert len(other.codes) == len(first.codes) == 32
+
+
+def test_a_training_that_no_state_ends_is_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match="multiple of 100"):
+        PriorTrainer(Store(tmp_path), 0).adversarial(torch.rand(8, 1, 32, 32), SMALL, 150)
