@@ -60,6 +60,19 @@ def trained():
     return made
 
 
+@pytest.mark.parametrize("held", [0, 7, 8])
+def test_rows_that_cannot_be_trained_on_or_select_an_epoch_are_refused(held):
+    with pytest.raises(InvalidOptionError, match=f"{held} of 8 are held out"):
+        train_autoencoder(
+            Autoencoder((8,), latents=2, width=2),
+            waves(8)[0],
+            None,
+            torch.arange(8) < held,
+            settings=AutoencoderSettings(epochs=1),
+            generator=torch.Generator(),
+        )
+
+
 @torch.no_grad()
 def test_draws_of_a_prior_look_like_its_inputs(trained):
     records, _ = waves(400, seed=1)

@@ -58,7 +58,7 @@ def leaderboard(
         Path | None,
         typer.Option(
             help="Write inputs and clean scores of each split to this folder, and judge nothing: "
-            "for who records scores."
+            "for people who record scores."
         ),
         Writes(("*-seed*.npz",)),
     ] = None,
