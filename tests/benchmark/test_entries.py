@@ -158,6 +158,16 @@ def test_files_that_hold_something_else_are_refused(folder, changes, said):
             'name = "a"\n[[releases]]\nname = "b"\ndefense = "somebodys_release:Gone"',
             UnknownNameError,
         ),
+        (
+            'name = "a"\n[[releases]]\nname = "b"\ndefense = "somebodys_release:ScoreDefense"',
+            InvalidOptionError,
+        ),
+        (
+            'name = "a"\n[[releases]]\nname = "b"\nrecorded = "small-seed0.npz"\n'
+            "options = { step = 1.0 }",
+            InvalidOptionError,
+        ),
+        ('name = "a"\nreleases = []', InvalidOptionError),
         ('name = "a"\nrelease = 3', UnknownNameError),
         ("name = ", CorruptDataError),
     ],

@@ -34,11 +34,16 @@ class EnteredRelease:
     recorded: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a release that is neither, or both.
+        """Refuse a release that is neither, or both, or options of recorded scores.
 
         Raises:
             InvalidOptionError: It is.
         """
+        if self.recorded and self.options:
+            raise InvalidOptionError(
+                f"release {self.name!r} of an entry is recorded and has options, which recorded "
+                "scores do not take. Leave `options` out."
+            )
         if bool(self.defense) == bool(self.recorded):
             raise InvalidOptionError(
                 f"release {self.name!r} of an entry must have either `defense` or `recorded`."
@@ -79,6 +84,15 @@ class Entry:
 
     name: str
     releases: tuple[EnteredRelease, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an entry of nothing.
+
+        Raises:
+            InvalidOptionError: There is no release.
+        """
+        if not self.releases:
+            raise InvalidOptionError("an entry must have at least one release. Add [[releases]].")
 
 
 def read_entry(path: Path) -> Entry:
