@@ -620,6 +620,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     parser.add_argument("--picture", type=Path, default=None, help="picture of OUT, .svg")
     options = parser.parse_args()
+    if options.picture is not None and options.out is None:
+        parser.error("--picture is drawn from the records of --out: give both.")
     torch.set_num_threads(options.threads)
     attacks = [attack for name, attack in ATTACKS.items() if name in options.attack]
     place = {
