@@ -1,6 +1,7 @@
 """Entries: other people's releases are judged as ours are, recorded scores as their defense."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from benchmark.small import CPU, NONE, blobs, spec_of
-from oneway.benchmark import Cells
+from oneway.benchmark import Cells, summarise
 from oneway.benchmark.entries import entered, read_entry
+from oneway.benchmark.recorded import RecordedScores
 from oneway.benchmark.splits import write_splits
 from oneway.data import no_progress, read_npz
 from oneway.errors import (
@@ -156,6 +158,16 @@ def test_files_that_hold_something_else_are_refused(folder, changes, said):
             'name = "a"\n[[releases]]\nname = "b"\ndefense = "somebodys_release:Gone"',
             UnknownNameError,
         ),
+        (
+            'name = "a"\n[[releases]]\nname = "b"\ndefense = "somebodys_release:ScoreDefense"',
+            InvalidOptionError,
+        ),
+        (
+            'name = "a"\n[[releases]]\nname = "b"\nrecorded = "small-seed0.npz"\n'
+            "options = { step = 1.0 }",
+            InvalidOptionError,
+        ),
+        ('name = "a"\nreleases = []', InvalidOptionError),
         ('name = "a"\nrelease = 3', UnknownNameError),
         ("name = ", CorruptDataError),
     ],
@@ -165,3 +177,25 @@ def test_an_entry_that_cannot_be_judged_is_refused_before_anything_runs(folder, 
     path.write_text(text, encoding="utf-8")
     with pytest.raises(error):
         entered(SPEC, read_entry(path), folder)
+
+
+def test_a_name_of_the_leaderboards_own_is_refused(folder):
+    path = folder / "taken.toml"
+    path.write_text('name = "a"\n[[releases]]\nname = "none"\ndefense = "rounding"', "utf-8")
+    with pytest.raises(InvalidOptionError, match="name of a release of the leaderboard"):
+        entered(SPEC, read_entry(path), folder)
+
+
+def test_a_file_that_changed_after_it_was_entered_is_refused(records, folder):
+    options = dict(records["recorded"].options)
+    record(folder, more=np.ones(2))
+    with pytest.raises(CorruptDataError, match="changed after it was entered"):
+        RecordedScores(**options)
+
+
+def test_seeds_of_recorded_scores_are_averaged_though_each_is_another_file(records):
+    first = records["recorded"]
+    spec = json.loads(json.dumps(first.spec)) | {"seed": 1}
+    spec["releases"][2]["options"] = {"file": "small-seed1.npz", "sha256": "1" * 64}
+    [summary] = summarise([first, dataclasses.replace(first, seed=1, spec=spec)])
+    assert summary.seeds == (0, 1)

@@ -418,11 +418,10 @@ def test_attackers_get_no_network_and_no_image_but_their_own(tmp_path, seen):
         assert set(values) == {
             *("images", "clean", "released", "held_out"),
             *("query", "random", "repeats", "simulated_defenses", "differentiable_logits"),
-            "candidates",
+            *("candidates", "train_prior"),
         }
-        assert (
-            given.differentiable_logits is None
-        )  # gradients are for whoever is said to have the model
+        # Gradients are for attackers who are said to have the model, priors for those who ask.
+        assert given.differentiable_logits is given.train_prior is None
         assert len(given.images) == len(given.clean) == len(given.released) == 60
         assert not any(isinstance(value, torch.nn.Module) for value in values.values())
         answers = given.query(run.splits.test_images[:4], 2)

@@ -182,3 +182,12 @@ def test_an_entry_of_a_class_and_of_recorded_scores_stands_beside_the_leaderboar
     assert mine[1].errors == same.errors, "the same release is judged alike, whoever's it is"
     for name in ("rounding, 1 decimal", "theirs", "labels"):
         assert name in result.stdout
+    others = [replace(each.provenance, model="another classifier") for each in ours]
+    write_records(
+        tmp_path / "out" / "board-small-seed0.jsonl",
+        [replace(each, provenance=other) for each, other in zip(ours, others, strict=True)],
+    )
+    again = oneway(*board_file, *own, *entry)
+    assert again.exit_code == 0, (again.output, again.exception)
+    assert "rounding, 1 decimal" not in again.stdout, "of another classifier"
+    assert "theirs" in again.stdout

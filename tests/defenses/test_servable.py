@@ -41,10 +41,10 @@ def test_controls_are_refused_whatever_their_options(name):
         open_guard(name, {}, device=CPU, allow_clean_scores=True)
 
 
-@looped("name", ["identity:Identity", "controls:PlantedLeak"])
-def test_what_is_refused_by_its_name_is_refused_by_its_class(name):
-    with pytest.raises(InvalidOptionError, match="is a defense of oneway"):
-        open_guard(f"oneway.defenses.{name}", {}, device=CPU)
+@looped("name", ["oneway.defenses.identity:Identity", "os:system", "roundin"])
+def test_a_class_by_its_module_is_no_registered_defense(name):
+    with pytest.raises(UnknownNameError, match="unknown defense"):
+        open_guard(name, {}, device=CPU)
 
 
 def test_no_defense_is_refused_unless_allowed():

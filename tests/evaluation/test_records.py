@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from benchmark.small import LABEL, NAMES, NOISY, NONE, spec_of
 from laws import looped
-from oneway.benchmark.spec import cell_key
+from oneway.benchmark.spec import cell_key, without_later_fields
 from oneway.errors import CorruptDataError
 from oneway.evaluation import (
     Flag,
@@ -253,6 +253,15 @@ def test_a_cells_key_depends_on_every_setting_of_the_experiment(path, value):
 )
 def test_a_cells_key_depends_on_every_setting_of_its_release(field, value):
     assert cell_key(SPEC, dataclasses.replace(NOISY, **{field: value})) != cell_key(SPEC, NOISY)
+
+
+def test_fields_that_came_later_leave_the_keys_of_older_records():
+    values = dataclasses.asdict(SPEC)
+    assert values["target"]["training"].pop("schedule") == "one-cycle"
+    assert values["surrogate"].pop("removed") == "first"
+    assert without_later_fields(dataclasses.asdict(SPEC)) == json_values(values)
+    for path, value in (("target.training.schedule", "constant"), ("surrogate.removed", "last")):
+        assert cell_key(changed(path, value), NOISY) != cell_key(SPEC, NOISY)
 
 
 def test_a_cells_key_depends_on_nothing_else():

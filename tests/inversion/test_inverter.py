@@ -214,6 +214,8 @@ def test_the_first_layer_takes_what_the_input_transform_gives(input_transform):
         ({"hidden_layers": 3, "upsampling": 4}, "hidden_layers must be at most 2"),
         ({"upsampling": 6}, "upsampling must be 2, 4, 8 or so on, but got 6"),
         ({"upsampling": 1}, "upsampling must be 2, 4, 8 or so on, but got 1"),
+        ({"upsampling": 4.0}, "upsampling must be 2, 4, 8 or so on, but got 4.0"),
+        ({"hidden_layers": 1, "upsampling": 512}, "hidden_layers must be at most"),
         ({"image_shape": (8, 8)}, "image_shape must be (C, H, W)"),
         ({"image_shape": (1, 0, 8)}, "image_shape must be (C, H, W)"),
         ({"input_transform": "wavelet"}, "input_transform must be one of faithful, standardized"),

@@ -60,6 +60,19 @@ def trained():
     return made
 
 
+@pytest.mark.parametrize("held", [0, 7, 8])
+def test_rows_that_cannot_be_trained_on_or_select_an_epoch_are_refused(held):
+    with pytest.raises(InvalidOptionError, match=f"{held} of 8 are held out"):
+        train_autoencoder(
+            Autoencoder((8,), latents=2, width=2),
+            waves(8)[0],
+            None,
+            torch.arange(8) < held,
+            settings=AutoencoderSettings(epochs=1),
+            generator=torch.Generator(),
+        )
+
+
 @torch.no_grad()
 def test_draws_of_a_prior_look_like_its_inputs(trained):
     records, _ = waves(400, seed=1)
@@ -171,3 +184,8 @@ def test_a_stored_autoencoder_is_not_trained_again(tmp_path):
     other = trainer.autoencoder(records, confidences, held_out)
     assert other.condition is not None
     assert len(other.codes) == len(first.codes) == 32
+
+
+def test_a_training_that_no_state_ends_is_refused(tmp_path):
+    with pytest.raises(InvalidOptionError, match="multiple of 100"):
+        PriorTrainer(Store(tmp_path), 0).adversarial(torch.rand(8, 1, 32, 32), SMALL, 150)

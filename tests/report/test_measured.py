@@ -207,3 +207,19 @@ def test_every_kind_is_documented():
     from oneway.report import measured
 
     assert [kind for kind in KINDS if f"``{kind} " not in measured.__doc__] == []
+
+
+def test_an_entry_stands_in_the_leaderboard_of_the_same_splits_alone(tmp_path):
+    kept = [board_record(name, "digits") for name in ("none", "top 3")]
+    theirs = [
+        dataclasses.replace(each, release=name, experiment="entry-them")
+        for each, name in zip(kept, ("none", "coarse"), strict=True)
+    ]
+    page = block("leaderboard digits")
+    made = renew_blocks(page, stored(tmp_path, [*kept, *theirs]), "page.md")
+    assert cells(made, "coarse (them)")[1:] == cells(made, "top 3")[1:]
+    assert "none (them)" not in made
+    provenance = dataclasses.replace(theirs[0].provenance, model="another classifier")
+    theirs = [dataclasses.replace(each, provenance=provenance) for each in theirs]
+    made = renew_blocks(page, stored(tmp_path, [*kept, *theirs]), "page.md")
+    assert "(them)" not in made

@@ -93,7 +93,8 @@ class InversionAttack(Attack):
         reads_query: Whether reconstructions are of the query. False for an attack that answers
             every query of a class alike: its high error says nothing, and audits leave it out.
         by_default: Whether audits run the attack, and experiments that name no attacks. False if
-            its answers are not of the query, or if it costs much and was measured to win nothing.
+            its answers are not of the query, or if it costs much and was not measured to win beside
+            all attackers by default.
         attacks_clean_scores: Whether the attack also runs on clean scores, which gives the clean
             baseline. False where it does not apply to clean scores, or equals another attack there.
         trains_decoders: Whether the attack trains decoders.

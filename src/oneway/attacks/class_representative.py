@@ -84,8 +84,9 @@ class ClassRepresentative(InversionAttack):
 class WhiteBoxClassRepresentative(InversionAttack):
     """The search of :class:`ClassRepresentative` along the exact gradient of the model.
 
-    The attacker has the model itself, so that no release defends against this attack and its result
-    scores none: it shows what the attack as published makes of a class.
+    The attacker has the model itself. Without a defense this is the attack as published; with a
+    defense the gradient is that of model and defense, straight through what has none. Whoever has
+    the model can leave the defense out, so that the result of this attack scores no release.
 
     Source:
         Fredrikson, Jha & Ristenpart, CCS 2015, Algorithm 1, with the differences that

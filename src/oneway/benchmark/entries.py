@@ -34,11 +34,16 @@ class EnteredRelease:
     recorded: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a release that is neither, or both.
+        """Refuse a release that is neither, or both, or options of recorded scores.
 
         Raises:
             InvalidOptionError: It is.
         """
+        if self.recorded and self.options:
+            raise InvalidOptionError(
+                f"release {self.name!r} of an entry is recorded and has options, which recorded "
+                "scores do not take. Leave `options` out."
+            )
         if bool(self.defense) == bool(self.recorded):
             raise InvalidOptionError(
                 f"release {self.name!r} of an entry must have either `defense` or `recorded`."
@@ -80,6 +85,15 @@ class Entry:
     name: str
     releases: tuple[EnteredRelease, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse an entry of nothing.
+
+        Raises:
+            InvalidOptionError: There is no release.
+        """
+        if not self.releases:
+            raise InvalidOptionError("an entry must have at least one release. Add [[releases]].")
+
 
 def read_entry(path: Path) -> Entry:
     """Read an entry from a TOML file.
@@ -108,8 +122,16 @@ def entered(spec: ExperimentSpec, entry: Entry, folder: Path) -> ExperimentSpec:
         folder: Folder of the entry's file.
 
     Raises:
+        InvalidOptionError: A release has the name of a release of the leaderboard.
         OnewayError: A release cannot be built.
     """
+    taken = {row.name for row in spec.releases}
+    for row in entry.releases:
+        if row.name in taken:
+            raise InvalidOptionError(
+                f"release {row.name!r} of an entry has the name of a release of the leaderboard, "
+                "beside which it is shown. Choose another name."
+            )
     rows = [row.released(spec.preset, spec.seed, folder) for row in entry.releases]
     releases = (spec.releases[0], *rows)
     return dataclasses.replace(spec, name=f"{ENTRY}{entry.name}", releases=releases)

@@ -1,6 +1,6 @@
 """Scores that somebody released for the queries of a published split, as a defense."""
 
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,16 @@ class RecordedScores(BaseDefense):
 
         Raises:
             MissingDataError: It is not there.
-            CorruptDataError: It lacks an array, or an array has another shape or content.
+            CorruptDataError: It has another hash, it lacks an array, or an array has another shape
+                or content.
         """
         super().__post_init__()
         path, arrays = Path(self.file), read_npz(Path(self.file))
+        if sha256(path.read_bytes()).hexdigest() != self.sha256:
+            raise CorruptDataError(
+                f"{path} must have the SHA-256 {self.sha256}, but has another: the file changed "
+                "after it was entered. Run the command again."
+            )
         for name in ("keys", "confidences", "target"):
             if name not in arrays:
                 raise CorruptDataError(

@@ -28,6 +28,9 @@ from oneway.targets import TargetTrainingSettings
 
 NAME = re.compile(r"\w[\w.-]*")
 
+LATER = (("target", "training", "schedule", "one-cycle"), ("surrogate", "removed", "first"))
+"""Fields that older records lack, each with the value that these records were made with."""
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -175,13 +178,31 @@ def cell_key(spec: ExperimentSpec, row: ReleaseSpec) -> str:
     The other releases have no part in it, except the first, which gives the baselines. The content
     of the data sets has no part in it either; see ``Experiment.data``.
     """
-    whole = json_values(dataclasses.asdict(spec))
+    whole = without_later_fields(json_values(dataclasses.asdict(spec)))
     del whole["releases"], whole["name"], whole["preset"], whole["attackers"]["names"]
     rows = {
         part: {**json_values(dataclasses.asdict(each)), "attackers": list(spec.attackers_of(each))}
         for part, each in (("baselines", spec.releases[0]), ("release", row))
     }
     return spec_key({"cell": whole, **rows})
+
+
+def without_later_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an experiment's values as if fields that say nothing new had not been added.
+
+    So older records keep their keys, and are averaged with new ones.
+
+    Args:
+        values: JSON values of an experiment, also of one that an older version wrote.
+    """
+    result = json_values(values)
+    for *path, name, value in LATER:
+        table = result
+        for part in path:
+            table = table.get(part, {})
+        if table.get(name) == value:
+            del table[name]
+    return result  # type: ignore[no-any-return]
 
 
 def load_spec(path: Path, preset: str | None = None) -> ExperimentSpec:

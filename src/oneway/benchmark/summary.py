@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from oneway.benchmark.entries import RECORDED
+from oneway.benchmark.spec import without_later_fields
 from oneway.benchmark.staleness import outdated_attackers
 from oneway.errors import InvalidOptionError
 from oneway.evaluation.convergence import Convergence, least_by_name
@@ -261,12 +263,20 @@ def _kind_of(flag: Flag) -> Flag:
 
 
 def _settings(record: ReleaseRecord) -> dict[str, Any]:
-    """Return all settings that decide a record except its seed."""
-    spec = record.spec
-    attackers = dict(spec["attackers"])
+    """Return all settings that decide a record except its seed.
+
+    Recorded scores are another file for each seed.
+    """
+    spec = without_later_fields(record.spec)
+    attackers = spec["attackers"]
     names = attackers.pop("names")
     release = [row for row in spec["releases"] if row["name"] == record.release]
     rows = [
-        {**row, "attackers": row["attackers"] or names} for row in (spec["releases"][0], *release)
+        {
+            **row,
+            "attackers": row["attackers"] or names,
+            "options": None if row["defense"] == RECORDED else row["options"],
+        }
+        for row in (spec["releases"][0], *release)
     ]
     return {**spec, "seed": None, "attackers": attackers, "releases": rows}

@@ -58,7 +58,7 @@ def leaderboard(
         Path | None,
         typer.Option(
             help="Write inputs and clean scores of each split to this folder, and judge nothing: "
-            "for who records scores."
+            "for people who record scores."
         ),
         Writes(("*-seed*.npz",)),
     ] = None,
@@ -82,7 +82,7 @@ def leaderboard(
 
         oneway leaderboard --data digits --seed 0
 
-        oneway leaderboard --data digits --entry examples/leaderboard/entry.toml --seed 0
+        oneway leaderboard --data digits --entry entry.toml --seed 0
 
         oneway leaderboard --data digits --seed 0 --splits splits
 
@@ -131,14 +131,21 @@ def leaderboard(
 def _beside(
     entered: "list[ReleaseRecord]", board: "ExperimentSpec", out: Path, seeds: Sequence[int]
 ) -> "list[ReleaseRecord]":
-    """Return records of an entry behind those of the leaderboard in the same folder."""
+    """Return records of an entry behind those of the leaderboard in the same folder.
+
+    Records of another classifier or of other inputs, or that do not say of which, are left out.
+    """
     from oneway.evaluation import read_records
 
+    def split(record: "ReleaseRecord") -> tuple[int, str, str | None]:
+        return record.seed, record.provenance.data, record.provenance.model
+
     files = [out / f"{board.name}-{board.preset}-seed{number}.jsonl" for number in seeds]
-    ours = [record for file in files if file.is_file() for record in read_records(file)]
-    known = {(record.release, record.seed) for record in ours}
-    own = [record for record in entered if (record.release, record.seed) not in known]
-    return [*ours, *own]
+    judged = {split(record) for record in entered}
+    stored = [record for file in files if file.is_file() for record in read_records(file)]
+    ours = [record for record in stored if split(record) in judged]
+    known = {record.release for record in ours}
+    return [*ours, *(record for record in entered if record.release not in known)]
 
 
 def _write_splits(

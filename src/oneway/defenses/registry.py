@@ -1,6 +1,7 @@
 """The only table from names to defenses."""
 
 from collections.abc import Callable, Mapping
+from inspect import isabstract
 from typing import Any
 
 from torch import Generator, nn
@@ -188,14 +189,11 @@ def _kind(name: str) -> Any:
     """Return the class of a defense: of the registry, or ``module:Class`` of somebody's own."""
     if ":" in name:
         kind = imported(name, "defense")
-        if not (isinstance(kind, type) and issubclass(kind, BaseDefense)):
+        if not (isinstance(kind, type) and issubclass(kind, BaseDefense)) or isabstract(kind):
             raise InvalidOptionError(
                 f"{name!r} must be a subclass of oneway.defenses.base.BaseDefense, such as of its "
-                "ScoreDefense."
+                "ScoreDefense, with all of its abstract methods."
             )
-        # What is refused by its name, such as a control to a server, has no second name.
-        if known := next((each for each, other in DEFENSES.items() if other is kind), None):
-            raise InvalidOptionError(f"{name!r} is a defense of oneway. Write {known!r}.")
         return kind
     if name not in DEFENSES:
         raise UnknownNameError("defense", name, DEFENSES)

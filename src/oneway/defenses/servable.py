@@ -14,12 +14,13 @@ from oneway.defenses.guard_versions import guard_version
 from oneway.defenses.keyed import KeyedRandomness, SecretKey
 from oneway.defenses.module_files import load_module
 from oneway.defenses.registry import (
+    DEFENSES,
     TEST_SIGNALS,
     build_defense,
     needs_state,
     needs_surrogate,
 )
-from oneway.errors import CorruptDataError, InvalidOptionError
+from oneway.errors import CorruptDataError, InvalidOptionError, UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def open_guard(
     """Build a guard from a defense's name, options and files.
 
     Args:
-        name: A registered defense, or ``module:Class`` of a subclass of ``BaseDefense``.
+        name: A registered defense.
         options: Options of the defense.
         inverter: File of the defender's surrogate, if the defense takes one.
         state: File of the defense's fitted state, if it takes one.
@@ -81,6 +82,8 @@ def open_guard(
             f"{name} is a control: it leaks on purpose, so that audits can be tested, and must "
             "not stand before clients. Choose a defense."
         )
+    if name not in DEFENSES:  # a class by its module would pass by the refusals here
+        raise UnknownNameError("defense", name, DEFENSES)
     if name == "none" and not allow_clean_scores:
         raise InvalidOptionError("the defense 'none' guards nothing. Choose another.")
     if name == "codebook":

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from oneway.errors import InvalidOptionError
 from oneway.evaluation.randomness import Stream
 from oneway.evaluation.store import Store, fingerprint
 from oneway.inversion import (
@@ -86,7 +87,15 @@ class PriorTrainer:
             images: ``(N, C, H, W)`` auxiliary images of 32x32 or 64x64.
             settings: Size and speed.
             steps: Steps of the generator, a multiple of 100.
+
+        Raises:
+            InvalidOptionError: ``steps`` is no such multiple, or the images are no such squares.
         """
+        if steps % STAGE:
+            raise InvalidOptionError(
+                f"steps must be a multiple of {STAGE}, after which a state is stored, but got "
+                f"{steps}."
+            )
         spec = {"seed": self.seed, "training": dataclasses.asdict(settings)}
         spec["data"] = fingerprint(images)
         device = images.device

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from oneway.checks import check_count, check_images
 from oneway.inversion.input_transforms import StandardizedLog
 from oneway.inversion.record_inverter import build_inverter
-from oneway.inversion.training import shuffled_batches
+from oneway.inversion.training import check_held_out, shuffled_batches
 from oneway.options import Options, option
 
 LEAST_VARIANCE = 1e-4
@@ -155,13 +155,15 @@ def train_autoencoder(
         The negative bound per pixel on held-out rows after each epoch, in nats.
 
     Raises:
-        InvalidTensorError: The inputs have another type, shape or range.
+        InvalidTensorError: A tensor has another type, shape or range.
+        InvalidOptionError: No row is held out, or fewer than two are left to train on.
 
     Source:
         Rybkin, Daniilidis & Levine, "Simple and Effective VAE Training with Calibrated Decoders",
         ICML 2021.
     """
     check_images(inputs)
+    check_held_out(held_out, len(inputs))
     rows, judges = ((~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0])
     if network.condition is not None and confidences is not None:
         network.condition.fit(confidences[rows])

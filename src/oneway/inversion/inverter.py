@@ -76,9 +76,9 @@ class Inverter(LayeredInverter):
         if hidden_layers is None:
             hidden_layers = full_depth(height, across)
         check_count("hidden_layers", hidden_layers)
-        if upsampling < 2 or upsampling.bit_count() > 1:
+        if type(upsampling) is not int or upsampling < 2 or upsampling.bit_count() > 1:
             raise InvalidOptionError(f"upsampling must be 2, 4, 8 or so on, but got {upsampling}.")
-        most = max(1, (max(height, across) - 1).bit_length() + 2 - upsampling.bit_length())
+        most = max(1, (max(height, across) - 1).bit_length()) + 2 - upsampling.bit_length()
         if hidden_layers > most:
             raise InvalidOptionError(
                 f"hidden_layers must be at most {most} for images of {height}x{across} and an "

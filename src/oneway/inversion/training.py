@@ -185,18 +185,32 @@ def _checked_rows(
     check_images(images, rows=len(confidences))
     if held_out is None:
         held_out = held_out_rows(len(images), HELD_OUT, generator).to(images.device)
-    if held_out.dtype != torch.bool or held_out.shape != images.shape[:1]:
+    check_held_out(held_out, len(images))
+    return held_out
+
+
+def check_held_out(held_out: Tensor, count: int) -> None:
+    """Refuse held-out rows unless there is at least 1, and 2 to train on.
+
+    Args:
+        held_out: ``(N)`` bool.
+        count: Number of rows, N.
+
+    Raises:
+        InvalidTensorError: The tensor has another type or shape.
+        InvalidOptionError: No row is held out, or fewer than two are left to train on.
+    """
+    if held_out.dtype != torch.bool or held_out.shape != (count,):
         raise InvalidTensorError(
-            f"held_out must be bool of shape ({len(images)},), one per image, but got "
+            f"held_out must be bool of shape ({count},), one per image, but got "
             f"{name_of(held_out.dtype)} of shape {tuple(held_out.shape)}."
         )
-    count = int(held_out.sum())
-    if not 0 < count < len(images) - 1:
+    kept_out = int(held_out.sum())
+    if not 0 < kept_out < count - 1:
         raise InvalidOptionError(
             "at least 1 row must be held out and 2 trained on, "
-            f"but {count} of {len(images)} are held out."
+            f"but {kept_out} of {count} are held out."
         )
-    return held_out
 
 
 def _make_step(

@@ -3,8 +3,9 @@
 ``<!-- measured: KIND ARGUMENTS -->`` begins a block, ``<!-- end of measured -->`` ends it. Kinds:
 
 - ``experiment NAME PRESET``: every release of an experiment. An experiment may have no preset.
-- ``leaderboard PRESET ...``: L1 and G of every release and of every entry's, three columns per
-  preset; a line for each release after the first line of the comment shows these alone.
+- ``leaderboard PRESET ...``: L1 and G of every release and of every entry's on the leaderboard's
+  splits, three columns per preset; a line for each release after the first line of the comment
+  shows these alone.
 - ``splits PRESET ...``: hashes of the inputs and the classifier of each seed of the leaderboard.
 - ``defenses PRESET ...``: G of every defense, over all of its releases.
 - ``defense NAME`` and ``attacker NAME``: a defense or an attacker on all stored experiments.
@@ -138,7 +139,12 @@ def _leaderboard(measurements: Measurements, words: list[str], lines: list[str])
     }
     listed = [row.name for preset in words for row in bundled_spec(LEADERBOARD, preset).releases]
     for (experiment, preset), summaries in measurements.experiments.items():
-        if preset in words and experiment.startswith(ENTRY):
+        if (
+            preset in words
+            and experiment.startswith(ENTRY)
+            and _judged_on(measurements, experiment, preset)
+            <= _judged_on(measurements, LEADERBOARD, preset)
+        ):
             own = [summary for summary in summaries if summary.record.defense != "none"]
             named = {f"{s.release} ({experiment.removeprefix(ENTRY)})": s for s in own}
             boards[preset].update(named)
@@ -154,6 +160,15 @@ def _leaderboard(measurements: Measurements, words: list[str], lines: list[str])
             columns[title] = _cell(board, heading)
     table = Listing("Leaderboard", columns, releases)
     return table.markdown() + _footnote(table)
+
+
+def _judged_on(measurements: Measurements, experiment: str, preset: str) -> set[Any]:
+    """Return seeds, with hashes of inputs and classifier, that an experiment has records of."""
+    return {
+        (record.seed, record.provenance.data, record.provenance.model)
+        for record in measurements.records
+        if (record.experiment, record.preset) == (experiment, preset)
+    }
 
 
 def _splits(measurements: Measurements, words: list[str], _: list[str]) -> str:
