@@ -191,9 +191,14 @@ def test_reference_models_have_the_models_own_architecture_where_it_can_be_drawn
         def forward(self, images):
             return images.flatten(1) @ self.weight
 
+    weighted = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(16, 2)))
+    asked = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(16, 2)))
+    with torch.no_grad():
+        asked(rows)  # its weight is then outside a graph, and can be copied
     traced = torch.jit.trace(model.eval(), rows)
     softened = TorchTarget(nn.Sequential(model, nn.Softmax(-1)), outputs="confidences")
-    for other in (TorchTarget(Bare()), TorchTarget(traced), softened, lambda images: images):
+    modules = [TorchTarget(each) for each in (Bare(), weighted, asked, traced)]
+    for other in (*modules, softened, lambda images: images):
         assert own_architecture(other, rows) is None
 
 
