@@ -1,5 +1,6 @@
 """Membership audits as a user runs them: Python, command, records, refusals."""
 
+import dataclasses
 import json
 import math
 
@@ -16,6 +17,8 @@ from oneway.auditing.references import halves, own_architecture
 from oneway.cli.main import app
 from oneway.defenses import build_defense, candidate_releases
 from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
+from oneway.interface import AuditResult
+from oneway.report.threats import closed_gaps
 from oneway.targets import TorchTarget
 from report.page.reading import assert_stands_alone
 
@@ -103,6 +106,18 @@ def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
     assert "area under the ROC curve" in str(result) or "false alarms" in str(result)
 
 
+def test_nothing_is_claimed_of_weak_attackers_or_where_a_control_failed(result):
+    record = result.record.membership
+    assert closed_gaps(result.record)["membership"].claimed is not None
+    failed = dataclasses.replace(record.controls[0], passed=False)
+    for changes in ({"references": 2}, {"controls": (failed,)}):
+        part = dataclasses.replace(record, **changes)
+        changed = AuditResult(dataclasses.replace(result.record, membership=part), 1)
+        assert changed.gap is None
+        assert changed.gaps == {"membership": None}
+        assert "G_mem must be at least -5, but nothing can be claimed." in changed.missed(-5)
+
+
 def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
     result.write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.json", "report.html"]
@@ -114,8 +129,10 @@ def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
 
 def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
     pair = ["--members", f"{files}/members.npz", "--non-members", f"{files}/non_members.npz"]
-    options = [*pair, "--references", "2", "--no-controls", "--defense", "label-only", "--json"]
-    done = audited(files, *options, "--require-gap", "0.99")
+    options = [*pair, "--no-controls", "--defense", "label-only", "--json", "--references"]
+    assert audited(files, *options, "4", "--require-gap", "-5").exit_code == 0
+    assert audited(files, *options, "2", "--require-gap", "-5").exit_code == 1
+    done = audited(files, *options, "2")
     assert done.exit_code == 0, done.output
     record = json.loads((files / "out" / "audit.json").read_text())
     assert json.loads(done.stdout) == record
