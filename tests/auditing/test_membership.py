@@ -18,6 +18,7 @@ from oneway.cli.main import app
 from oneway.defenses import build_defense, candidate_releases
 from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
 from oneway.interface import AuditResult
+from oneway.interface.codebooks import enough
 from oneway.report.threats import closed_gaps
 from oneway.targets import TorchTarget
 from report.page.reading import assert_stands_alone
@@ -255,8 +256,17 @@ def right(data):
     return rows
 
 
+def test_a_choice_without_a_budget_takes_the_best_where_none_hides_anything():
+    figures = {"defense": "rounding", "options": {}, "release": None, "certified": 0.0}
+    figures |= {"l1_mean": 0.1, "alone": 1.0, "bits": 2.0, "cells": None}
+    worse, best = (
+        candidate_releases.ReleaseCandidate(**figures, hidden=hidden) for hidden in (-0.4, -0.2)
+    )
+    assert enough([worse, best]) == best.hidden
+
+
 @pytest.mark.usefixtures("few_candidates")
-def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path):
+def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path, monkeypatch):
     model = Sharp()
     sizes = {"outputs": "logits", "references": 0, "min_members": [20], "cache": tmp_path}
     found = oneway.choose(model, queries, goal="membership", **sizes, **right)
@@ -269,8 +279,15 @@ def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path):
     # One vector a label tells nothing but the label.
     coarse = [each for each in found.candidates if each.options["rate_weight"] == math.inf]
     assert all(each.members.closed == pytest.approx(1) for each in coarse)
+
+    def never(*_, **__):
+        pytest.fail("it began")
+
+    monkeypatch.setattr("oneway.interface.codebooks.measure_candidates", never)
     for changes, kind, message in (
         ({"members": None}, InvalidOptionError, "--members must be given for the goal"),
+        ({"members": right["members"][0]}, InvalidOptionError, "must have classes"),
+        ({"references": 3}, InvalidOptionError, "must be an even number"),
         ({"goal": "inversion"}, InvalidOptionError, "the goal is inversion"),
         ({"goal": "both"}, UnknownNameError, "unknown goal"),
     ):
