@@ -162,11 +162,16 @@ class Case:
     @cached_property
     def surrogate(self) -> nn.Module:
         """The defender's inverter, trained on clean scores of the attackers' rows."""
-        scores = self.target(self.rows.population)
-        generator = Stream(self.seed, "surrogate").generator()
-        network = build_inverter(scores.shape[-1], self.rows.population.shape[1:])
-        train_inverter(network, scores, self.rows.population, generator=generator)
-        return network.eval()
+        own = self.rows.population
+        scores = self.target(own)
+        stream = Stream(self.seed, "surrogate")
+
+        def trained() -> nn.Module:
+            network = build_inverter(scores.shape[-1], own.shape[1:])
+            train_inverter(network, scores, own, generator=stream.generator())
+            return network.eval()
+
+        return stream.call(trained, own.device)
 
     def guard(self, spec: ReleaseSpec) -> Defense:
         """Return a fitted defense, which remembers no answers."""
@@ -296,7 +301,7 @@ def _train_nothing(*_: Tensor) -> nn.Module:
 def measure(options: argparse.Namespace) -> None:
     """Measure each release on each target, and write each record when it is done."""
     records = read_json_lines(options.out)
-    done = {(row["data"], row["fit"], row["seed"], row["release"]) for row in records}
+    done = {(row["data"], row["fit"], row["seed"], row["release"]): row for row in records}
     for seed in options.seeds:
         for data, fit in (case.split("-") for case in options.cases):
             case: Case | None = None
@@ -307,7 +312,9 @@ def measure(options: argparse.Namespace) -> None:
                 case = case or Case(data, fit, seed, options.data_root)
                 for name, reached, l1 in case.attacked(spec):
                     release = spec.name if name == RELEASED else name
-                    if (data, fit, seed, release) in done:
+                    known = done.get((data, fit, seed, release))
+                    if known is not None:
+                        check_target(known, reached)
                         continue
                     row: Row = {"data": data, "fit": fit, "seed": seed, "release": release}
                     row |= {"options": dict(spec.options) if name == RELEASED else {}, "l1": l1}
@@ -322,11 +329,32 @@ def measure(options: argparse.Namespace) -> None:
                     row["environment"] = asdict(environment(torch.device("cpu")))
                     row["commit"] = source_commit()
                     records.append(json_values(row))
-                    done.add((data, fit, seed, release))
+                    done[data, fit, seed, release] = records[-1]
                 write_json_lines(options.out, records)
                 print(
                     data, fit, seed, spec.name, f"{time.process_time() - begin:.1f} s", flush=True
                 )
+
+
+def check_target(known: Row, reached: Mapping[str, Reached]) -> None:
+    """Refuse to put a release beside baselines of another target.
+
+    Args:
+        known: The record of a baseline in the file.
+        reached: What attacks reach on the same baseline now.
+
+    Raises:
+        SystemExit: They differ, since the code or the machine is another.
+    """
+    for measured, each in reached.items():
+        now, then = float(each.values[0]), known[measured]["value"]
+        if not math.isclose(now, then, rel_tol=1e-6, abs_tol=1e-9):
+            case = f"{known['data']}-{known['fit']}, seed {known['seed']}"
+            raise SystemExit(
+                f"{case}: the file must hold {measured} of {known['release']} on the same target, "
+                f"{now:.6g}, but holds {then:.6g} of commit {known['commit'][:7]}. Pass another "
+                "--out, and measure all releases of this seed anew."
+            )
 
 
 SHOWN = {

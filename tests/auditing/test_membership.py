@@ -1,5 +1,6 @@
 """Membership audits as a user runs them: Python, command, records, refusals."""
 
+import dataclasses
 import json
 import math
 
@@ -16,6 +17,9 @@ from oneway.auditing.references import halves, own_architecture
 from oneway.cli.main import app
 from oneway.defenses import build_defense, candidate_releases
 from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
+from oneway.interface import AuditResult
+from oneway.interface.codebooks import enough
+from oneway.report.threats import closed_gaps
 from oneway.targets import TorchTarget
 from report.page.reading import assert_stands_alone
 
@@ -103,6 +107,18 @@ def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
     assert "area under the ROC curve" in str(result) or "false alarms" in str(result)
 
 
+def test_nothing_is_claimed_of_weak_attackers_or_where_a_control_failed(result):
+    record = result.record.membership
+    assert closed_gaps(result.record)["membership"].claimed is not None
+    failed = dataclasses.replace(record.controls[0], passed=False)
+    for changes in ({"references": 2}, {"controls": (failed,)}):
+        part = dataclasses.replace(record, **changes)
+        changed = AuditResult(dataclasses.replace(result.record, membership=part), 1)
+        assert changed.gap is None
+        assert changed.gaps == {"membership": None}
+        assert "G_mem must be at least -5, but nothing can be claimed." in changed.missed(-5)
+
+
 def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
     result.write(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["audit.json", "report.html"]
@@ -114,8 +130,10 @@ def test_a_record_is_read_back_as_it_was_written(result, tmp_path):
 
 def test_the_command_finds_that_labels_alone_close_all_of_the_gap(files):
     pair = ["--members", f"{files}/members.npz", "--non-members", f"{files}/non_members.npz"]
-    options = [*pair, "--references", "2", "--no-controls", "--defense", "label-only", "--json"]
-    done = audited(files, *options, "--require-gap", "0.99")
+    options = [*pair, "--no-controls", "--defense", "label-only", "--json", "--references"]
+    assert audited(files, *options, "4", "--require-gap", "-5").exit_code == 0
+    assert audited(files, *options, "2", "--require-gap", "-5").exit_code == 1
+    done = audited(files, *options, "2")
     assert done.exit_code == 0, done.output
     record = json.loads((files / "out" / "audit.json").read_text())
     assert json.loads(done.stdout) == record
@@ -191,9 +209,14 @@ def test_reference_models_have_the_models_own_architecture_where_it_can_be_drawn
         def forward(self, images):
             return images.flatten(1) @ self.weight
 
+    weighted = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(16, 2)))
+    asked = nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(16, 2)))
+    with torch.no_grad():
+        asked(rows)  # its weight is then outside a graph, and can be copied
     traced = torch.jit.trace(model.eval(), rows)
     softened = TorchTarget(nn.Sequential(model, nn.Softmax(-1)), outputs="confidences")
-    for other in (TorchTarget(Bare()), TorchTarget(traced), softened, lambda images: images):
+    modules = [TorchTarget(each) for each in (Bare(), weighted, asked, traced)]
+    for other in (*modules, softened, lambda images: images):
         assert own_architecture(other, rows) is None
 
 
@@ -233,8 +256,17 @@ def right(data):
     return rows
 
 
+def test_a_choice_without_a_budget_takes_the_best_where_none_hides_anything():
+    figures = {"defense": "rounding", "options": {}, "release": None, "certified": 0.0}
+    figures |= {"l1_mean": 0.1, "alone": 1.0, "bits": 2.0, "cells": None}
+    worse, best = (
+        candidate_releases.ReleaseCandidate(**figures, hidden=hidden) for hidden in (-0.4, -0.2)
+    )
+    assert enough([worse, best]) == best.hidden
+
+
 @pytest.mark.usefixtures("few_candidates")
-def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path):
+def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path, monkeypatch):
     model = Sharp()
     sizes = {"outputs": "logits", "references": 0, "min_members": [20], "cache": tmp_path}
     found = oneway.choose(model, queries, goal="membership", **sizes, **right)
@@ -247,8 +279,15 @@ def test_a_release_is_chosen_to_hide_members(right, queries, tmp_path):
     # One vector a label tells nothing but the label.
     coarse = [each for each in found.candidates if each.options["rate_weight"] == math.inf]
     assert all(each.members.closed == pytest.approx(1) for each in coarse)
+
+    def never(*_, **__):
+        pytest.fail("it began")
+
+    monkeypatch.setattr("oneway.interface.codebooks.measure_candidates", never)
     for changes, kind, message in (
         ({"members": None}, InvalidOptionError, "--members must be given for the goal"),
+        ({"members": right["members"][0]}, InvalidOptionError, "must have classes"),
+        ({"references": 3}, InvalidOptionError, "must be an even number"),
         ({"goal": "inversion"}, InvalidOptionError, "the goal is inversion"),
         ({"goal": "both"}, UnknownNameError, "unknown goal"),
     ):

@@ -107,6 +107,19 @@ def test_what_was_stolen_before_is_not_stolen_again(
     assert len(seen) == 1
 
 
+def test_an_interrupted_audit_of_a_random_release_goes_on_with_the_same_answers(
+    audited: AuditTarget, tmp_path: Path
+) -> None:
+    noisy = replace(audited, release=ReleaseSpec("noise", "gaussian-noise", {}))
+
+    def budgets(folder: str, seeds: int) -> tuple[object, ...]:
+        settings = StealingSettings(budgets=(40,), seeds=seeds, steps=2)
+        return StealingAudit(noisy, Store(tmp_path / folder), settings).run().budgets
+
+    budgets("interrupted", 1)
+    assert budgets("interrupted", 2) == budgets("at once", 2)
+
+
 def test_what_does_not_fit_in_the_time_is_left_out_for_all_releases_and_named(
     audited: AuditTarget, tmp_path: Path
 ) -> None:

@@ -10,8 +10,9 @@ import torch
 from auditing.audits import ROWS, TESTS, TINY, blobs, quickly
 from cli.test_audit import arguments, ran
 from cli.test_reproduce import TINY as EXPERIMENT
-from oneway.auditing import AuditSettings
+from oneway.auditing import AuditRecord, AuditSettings
 from oneway.evaluation import read_records
+from oneway.interface import AuditResult
 from report.page.reading import assert_stands_alone
 
 FACTORY = """
@@ -190,6 +191,8 @@ def test_what_is_no_source_is_refused_in_one_line(oneway, copied, tmp_path):
     refused(oneway("report", tmp_path / "other.json"), "neither the record of an audit nor")
     (tmp_path / "old.json").write_text('{"inversion": null}', encoding="utf-8")
     refused(oneway("report", tmp_path / "old.json"), "with schema", "Make it again")
+    (tmp_path / "nothing.json").write_text(AuditResult(AuditRecord(), 1).to_json(), "utf-8")
+    refused(oneway("report", tmp_path / "nothing.json"), "the results of a threat, but holds none")
     (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
     refused(oneway("report", tmp_path / "list.json"), "must hold a JSON object")
     (tmp_path / "cut.json").write_text('{"a"', encoding="utf-8")

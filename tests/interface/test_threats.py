@@ -99,8 +99,6 @@ def test_the_worst_threat_gives_the_page_its_verdict(result):
     tones = ("void", "bad", "mixed", "good")
     worst = min(headlines(result.record).values(), key=lambda each: tones.index(each.tone))
     assert overall(result.record).tone == worst.tone
-    known = [gap for gap in result.gaps.values() if gap is not None]
-    assert result.gap == (min(known) if known else None)
 
 
 def test_every_threat_must_keep_the_gap_that_is_asked_for(result):
@@ -108,9 +106,11 @@ def test_every_threat_must_keep_the_gap_that_is_asked_for(result):
     expected = [
         {"inversion": "G", "membership": "G_mem", "stealing": "G_steal"}[threat]
         for threat, gap in closed_gaps(result.record).items()
-        if threat == "inversion" or gap.claimed is not None
+        if threat == "inversion" or gap.failed or gap.claimed is not None
     ]
+    assert "G_mem" in expected  # two reference models are too few for a claim
     assert missed == expected
+    assert result.gap is None
 
 
 def test_data_of_every_threat_is_checked_before_any_work(audit, data, monkeypatch):

@@ -407,14 +407,14 @@ class MembershipAudit:
             )
 
     def knowledge(self, released: _Released) -> MembershipKnowledge:
-        """Return what an attacker of a release has."""
+        """Return what an attacker of a release has, on the CPU, where all attackers work."""
         target, references = released.target, released.references
         return MembershipKnowledge(
-            self.rows.inputs,
-            self.rows.labels,
+            self.rows.inputs.cpu(),
+            self.rows.labels.cpu(),
             target.candidates,
-            self.rows.population,
-            self.rows.population_labels,
+            self.rows.population.cpu(),
+            self.rows.population_labels.cpu(),
             target.population,
             _stacked([each.candidates for each in references], target.candidates),
             self.reference_members,
@@ -523,9 +523,9 @@ class MembershipAudit:
         if copies is not None:
             graded[OWN] = self._grade(self.knowledge(self.release(defense, copies)), floor)
         logits = self.target.candidates[:, 0]
-        clean = guarded_release(Identity(), logits).confidences.double()
+        clean = guarded_release(Identity(), logits).confidences.double().cpu()
         shown = attacked.target.candidates[:, 0]
-        right = shown.argmax(-1) == self.rows.labels
+        right = shown.argmax(-1) == self.rows.labels.cpu()
         sides = (self.rows.members, ~self.rows.members)
         return MeasuredRelease(
             {**baselines, "release": graded},
@@ -605,7 +605,7 @@ class MembershipAudit:
 
         def led(answers: Answers, inside: Tensor) -> Answers:
             logits = answers.candidates.clone()
-            lead = PLANTED_NATS * inside.to(logits.dtype).view(-1, 1, 1)
+            lead = PLANTED_NATS * inside.to(logits).view(-1, 1, 1)
             index = self.rows.labels.view(-1, 1, 1).expand(*logits.shape[:2], 1)
             logits.scatter_add_(-1, index, lead.expand(index.shape))
             return self._behind(Identity(), Answers(None, logits, answers.population))
@@ -614,12 +614,12 @@ class MembershipAudit:
         return _Released(led(self.target, self.rows.members), [led(*pair) for pair in pairs], SAME)
 
     def _behind(self, defense: Defense, answers: Answers) -> Answers:
-        """Return the released confidences of all queries."""
+        """Return the released confidences of all queries, on the CPU."""
 
         def released(logits: Tensor, inputs: Tensor) -> Tensor:
             shown = inputs.flatten(0, 1) if defense.requires_input else None
             answer = guarded_release(defense, logits.flatten(0, 1), shown)
-            return answer.confidences.view(logits.shape).double()
+            return answer.confidences.view(logits.shape).double().cpu()
 
         return Answers(
             answers.module,
@@ -679,7 +679,9 @@ class MembershipAudit:
         if len(distinct) * ROWS_PER_VECTOR > len(shown):
             return None
         generator = Stream(self.settings.seed, "total variation").generator()
-        return total_variation(cells, self.rows.labels, self.rows.members, generator=generator)
+        return total_variation(
+            cells, self.rows.labels.cpu(), self.rows.members, generator=generator
+        )
 
 
 def _stacked(rows: Sequence[Tensor], like: Tensor) -> Tensor:

@@ -111,14 +111,18 @@ def own_architecture(target: Target, rows: Tensor) -> nn.Module | None:
 
     Returns:
         A copy whose weights are drawn anew from PyTorch's global stream. None where the model is no
-        PyTorch module that answers inputs like these with ``(N, K)`` logits in their type, or where
-        a layer with weights has no ``reset_parameters``, as in TorchScript.
+        PyTorch module that answers inputs like these with ``(N, K)`` logits in their type, where it
+        cannot be copied, or where a layer has no ``reset_parameters``, as in TorchScript, or one
+        that leaves weights as they are, as under ``spectral_norm``.
     """
     if not isinstance(target, TorchTarget) or target.outputs != "logits":
         return None
     if target.dtype != rows.dtype:
         return None
-    network = copy.deepcopy(target.module)
+    try:
+        network = copy.deepcopy(target.module)
+    except (RuntimeError, TypeError):  # weights within a graph, or a lock: some have no copy
+        return None
     layers = [each for each in network.modules() if list(each.parameters(recurse=False))]
     resets = [getattr(each, "reset_parameters", None) for each in layers]
     if not layers or not all(map(callable, resets)):
@@ -127,9 +131,15 @@ def own_architecture(target: Target, rows: Tensor) -> nn.Module | None:
         answer = network(rows[:2])
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         return None
+    weights = list(network.parameters())
+    with torch.no_grad():
+        for each in weights:  # what no layer draws anew is then seen
+            each.fill_(torch.nan)
     for reset in resets:
         if callable(reset):
             reset()
+    if any(bool(each.isnan().any()) for each in weights):
+        return None
     return network.requires_grad_(True)
 
 

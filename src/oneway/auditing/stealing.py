@@ -200,7 +200,8 @@ class _Case:
 
     Attributes:
         release: ``"clean scores"``, ``"label only"`` or ``"release"``.
-        query: Asks the service.
+        query: Returns what asks the service, for a purpose: of a random release each has a stream
+            of its own, so that an interrupted audit goes on with the same answers.
         guard: What stands before the model; None where it is unknown.
         cell_means: See :class:`ThiefKnowledge`.
         truth: ``(M, K)`` clean confidences of the test queries.
@@ -210,7 +211,7 @@ class _Case:
     """
 
     release: str
-    query: Query
+    query: Callable[[str], Query]
     guard: Defense | None
     cell_means: Callable[[Tensor], Tensor] | None
     truth: Tensor
@@ -279,20 +280,25 @@ class StealingAudit:
         clean = clean_access(audited, undeclared=False)
         clean_auxiliary = clean(audited.auxiliary, 1)[0]
         tasks = AuditTasks(audited, self.store, AuditSettings(), self.seed, self.report)
-        defense = tasks.build(clean_auxiliary).defense
-        released = access(audited, defense, undeclared=False).query
+        fitted = tasks.build(clean_auxiliary)
         labels = access(replace(audited, guarded=None), LabelOnly(), undeclared=False).query
-        releases: Mapping[str, tuple[Query, Defense | None]] = {
-            CLEAN: (clean, Identity()),
-            LABEL: (labels, LabelOnly()),
-            RELEASED: (released, None if audited.guarded is not None else defense),
+        guard = None if audited.guarded is not None else fitted.defense
+
+        def released(purpose: str) -> Query:
+            return access(audited, fitted.again(purpose), undeclared=False).query
+
+        releases: Mapping[str, tuple[Callable[[str], Query], Defense | None]] = {
+            CLEAN: (lambda _: clean, Identity()),
+            LABEL: (lambda _: labels, LabelOnly()),
+            RELEASED: (released, guard),
         }
         truth = clean(audited.test, 1)[0]
         steps = self._steps_that_fit(deadline, truth.shape[-1])
         cases, answers = dict[str, _Case](), {CLEAN: (clean_auxiliary, truth)}
         for name, (query, guard) in releases.items():
             if name != CLEAN:
-                answers[name] = query(audited.auxiliary, 1)[0], query(audited.test, 1)[0]
+                ask = query("asked before thieves")
+                answers[name] = ask(audited.auxiliary, 1)[0], ask(audited.test, 1)[0]
             known = None if name == CLEAN else _cell_means(answers[name][0], clean_auxiliary)
             answered = fingerprint(*answers[name])
             cases[name] = _Case(name, query, guard, known, truth, answered, steps, deadline)
@@ -396,10 +402,10 @@ class StealingAudit:
             The labels of each attack's best copy, and last the error of its scores, ``(M + 1)``
             float64, by attack and way.
         """
-        best = {}
+        best, query = {}, case.query(f"asked by thieves, {budget} queries, seed {seed}")
         for name, attack in STEALING_ATTACKS.items():
             case.deadline.check()
-            knowledge = self._thief(case, budget, seed)
+            knowledge = self._thief(case, query, budget, seed)
             if not attack.applies(knowledge.available):
                 continue
             copies = {
@@ -412,7 +418,7 @@ class StealingAudit:
                 best[key] = copies[key]
         return best
 
-    def _thief(self, case: "_Case", budget: int, seed: int) -> ThiefKnowledge:
+    def _thief(self, case: "_Case", query: Query, budget: int, seed: int) -> ThiefKnowledge:
         """Return a thief with its budget unspent; all have the same inputs."""
         audited, guard = self.audited, case.guard
         order = torch.randperm(
@@ -423,7 +429,7 @@ class StealingAudit:
             copied = _copied(guard)
         generator = Stream(seed, f"thief with {budget} queries").generator()
         return ThiefKnowledge(
-            ask=_budgeted(case.query, budget),
+            ask=_budgeted(query, budget),
             budget=budget,
             own=audited.auxiliary[order],
             train=copy_trainer(case.steps, generator, lambda *_: case.deadline.check()),

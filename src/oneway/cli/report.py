@@ -111,6 +111,8 @@ def _of_json(path: Path, *, no_images: bool) -> "Page":
             "`oneway audit`, or what `oneway certify --json` prints."
         )
     audited = AuditRecord.from_json(record, str(path))
+    if not audited.threats:
+        raise CorruptDataError(f"{path} must hold the results of a threat, but holds none.")
     pictures = path.with_name("pictures.npz")
     inversion = audited.inversion
     if no_images or inversion is None or path.name != "audit.json" or not pictures.is_file():

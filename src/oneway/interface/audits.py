@@ -64,14 +64,13 @@ class AuditResult:
         """G that may be claimed of each threat: measured, or a bound.
 
         1: the scores tell no more than the label; 0: as much as without a guard; below 0: more.
-        None: nothing can be claimed of inversion; or for another threat, there is nothing to
-        defend.
+        None: nothing can be claimed; or for membership and stealing, there is nothing to defend.
         """
         return {threat: gap.claimed for threat, gap in closed_gaps(self.record).items()}
 
     @property
     def gap(self) -> float | None:
-        """The smallest of ``gaps``; None if there is none."""
+        """The smallest of ``gaps``; None if there is none, or if nothing can be claimed of one."""
         gap = self._smallest
         return None if gap is None else gap.claimed
 
@@ -105,7 +104,10 @@ class AuditResult:
 
     @property
     def _smallest(self) -> Gap | None:
-        claimed = [gap for gap in closed_gaps(self.record).values() if gap.claimed is not None]
+        gaps = closed_gaps(self.record)
+        if any(_is_unknown(threat, gap) for threat, gap in gaps.items()):
+            return None
+        claimed = [gap for gap in gaps.values() if gap.claimed is not None]
         return min(claimed, key=lambda gap: gap.claimed or 0.0, default=None)
 
     def to_json(self) -> str:
@@ -151,8 +153,7 @@ class AuditResult:
         """
         record, lines = self.record, list[str]()
         for threat, gap in closed_gaps(record).items():
-            claimed = gap.claimed
-            unknown = claimed is None and (threat == "inversion" or gap.failed)
+            claimed, unknown = gap.claimed, _is_unknown(threat, gap)
             if least is not None and (unknown or (claimed is not None and claimed < least)):
                 got = "nothing can be claimed" if claimed is None else f"it is {claimed:.3f}"
                 lines.append(f"{SYMBOLS[threat]} must be at least {least:g}, but {got}.")
@@ -193,6 +194,11 @@ class AuditResult:
     def _repr_html_(self) -> str:
         page = escape(render(audit_page(self.record, self.pictures)))
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+
+def _is_unknown(threat: str, gap: Gap) -> bool:
+    """Return whether nothing can be claimed, rather than that there is nothing to defend."""
+    return gap.claimed is None and (threat == "inversion" or gap.failed)
 
 
 def audit(

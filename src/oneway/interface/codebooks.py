@@ -42,7 +42,13 @@ from oneway.evaluation.records import source_commit
 from oneway.evaluation.store import fingerprint
 from oneway.interface.audit_source import CACHE, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading
-from oneway.interface.goals import CHEAP_ATTACKS, Goal, check_goal, judged_for_members
+from oneway.interface.goals import (
+    CHEAP_ATTACKS,
+    Goal,
+    check_goal,
+    judged_for_members,
+    open_for_members,
+)
 from oneway.interface.models import read_queries, read_scores
 from oneway.interface.query_columns import read_groups, read_sensitive
 from oneway.releases import Outputs
@@ -416,6 +422,16 @@ def choose(
             f"the goal {goal!r} needs the model itself, to ask it about members, but got its "
             "scores. Pass the model."
         )
+    size, opened = MembershipSettings(references, 0, seed=seed, attacks=CHEAP_ATTACKS), None
+    if goal != "inversion":
+        source = AuditSource(
+            (model_or_scores, {"outputs": outputs, **(model_options or {})}),
+            attacker_data,
+            members=members,
+            non_members=non_members,
+            reading=reading,
+        )
+        opened = open_for_members(source, shown, report)
     people = read_groups(groups, len(logits))
     traffic: dict[str, Any] = {"groups": people, "drop_copies": drop_copies}
     candidates = measure_candidates(
@@ -427,17 +443,9 @@ def choose(
         **traffic,
         on_share=lambda share: report("fit and judge the candidates", share),
     )
-    if goal != "inversion":
-        source = AuditSource(
-            (model_or_scores, {"outputs": outputs, **(model_options or {})}),
-            attacker_data,
-            members=members,
-            non_members=non_members,
-            reading=reading,
-        )
-        size = MembershipSettings(references, 0, seed=seed, attacks=CHEAP_ATTACKS)
+    if opened is not None:
         candidates = judged_for_members(
-            goal, candidates, source, shown, size, cache=Path(cache), report=report
+            goal, candidates, opened, size, cache=Path(cache), report=report
         )
     frontier = pareto_optimal(candidates)
     if max_l1 is None:
@@ -454,5 +462,9 @@ def choose(
 
 
 def enough(frontier: Sequence[ReleaseCandidate]) -> float:
-    """Return what a release without a budget hides at least."""
-    return ENOUGH * max(each.hidden for each in frontier)
+    """Return what a release without a budget hides at least.
+
+    Where the best one hides nothing, it is what the best one hides.
+    """
+    best = max(each.hidden for each in frontier)
+    return min(best, ENOUGH * best)

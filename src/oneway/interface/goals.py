@@ -13,7 +13,7 @@ from oneway.data import ProgressCallback, check_disjoint
 from oneway.defenses import MemberLeak, ReleaseCandidate
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import ReleaseSpec, Store
-from oneway.interface.audit_source import AuditSource
+from oneway.interface.audit_source import AuditSource, OpenedMembers
 from oneway.report.membership import shown
 
 Goal = Literal["inversion", "membership", "all"]
@@ -56,11 +56,29 @@ def check_goal(goal: str, data: Mapping[str, Any]) -> None:
             )
 
 
+def open_for_members(
+    source: AuditSource, queries: Tensor, report: ProgressCallback
+) -> OpenedMembers:
+    """Open the model and the rows that candidates are attacked with, and check them.
+
+    Args:
+        source: The model, members, non-members and the attacker's data.
+        queries: ``(N, ...)`` what candidates are fitted to and judged on.
+        report: Receives the progress.
+
+    Raises:
+        OverlappingSplitsError: Queries are among the members or non-members.
+        OnewayError: The model or the data cannot be used.
+    """
+    opened = source.open_members(report=report)
+    check_disjoint({"queries": queries, "members and non-members": opened.rows.inputs})
+    return opened
+
+
 def judged_for_members(
     goal: Goal,
     candidates: Sequence[ReleaseCandidate],
-    source: AuditSource,
-    queries: Tensor,
+    opened: OpenedMembers,
     settings: MembershipSettings,
     *,
     cache: Path,
@@ -75,18 +93,14 @@ def judged_for_members(
     Args:
         goal: ``"membership"`` or ``"all"``.
         candidates: Candidates that were fitted to other rows.
-        source: The model, members, non-members and the attacker's data.
-        queries: ``(N, ...)`` what the candidates were fitted to and judged on.
+        opened: From :func:`open_for_members`.
         settings: Size of the audit.
         cache: Folder of reference models.
         report: Receives the progress.
 
     Raises:
-        OverlappingSplitsError: Queries are among the members or non-members.
         InvalidOptionError: It is not certain that clean scores leak more than labels.
     """
-    opened = source.open_members(report=report)
-    check_disjoint({"queries": queries, "members and non-members": opened.rows.inputs})
     audit = MembershipAudit(opened.target, opened.rows, settings, Store(cache), report=report)
     most = max(each.certified for each in candidates)
     judged = []
@@ -104,7 +118,7 @@ def judged_for_members(
             )
         hidden = min(gap.closed.estimate, 1.0)
         if goal == "all":
-            hidden = min(hidden, candidate.certified / most)
+            hidden = min(hidden, candidate.certified / most if most > 0 else 0.0)
         leak = MemberLeak(
             gap.released.estimate,
             gap.closed.estimate,

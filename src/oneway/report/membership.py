@@ -30,8 +30,13 @@ def decisive_gap(record: MembershipRecord) -> tuple[str, MeasuredGap]:
 
 
 def membership_gap(record: MembershipRecord) -> Gap:
-    """Return G_mem by the measure that decides; without a value, there is nothing to defend."""
+    """Return G_mem by the measure that decides; without a value, there is nothing to defend.
+
+    Nothing is claimed where a control failed, or without strong attackers.
+    """
     closed = decisive_gap(record)[1].closed
+    if record.controls_failed or record.references < LEAST_REFERENCES:
+        return Gap(None if closed is None else closed.estimate, failed=True)
     return Gap.of(None if closed is None else closed.estimate, closed)
 
 
