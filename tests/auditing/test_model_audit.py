@@ -118,7 +118,6 @@ def test_a_record_says_what_was_audited_and_is_read_back_as_it_was(whole):
     assert whole.record.shape == (1, 8, 8)
     assert (whole.record.classes, whole.record.queries) == (CLASSES, TESTS)
     assert whole.record.plan.left_out == ()
-    assert whole.record.command is None
 
 
 def test_the_model_leaks_or_nothing_below_would_mean_anything(whole):

@@ -113,7 +113,7 @@ def commands():
             yield f"{group} {info.callback.__name__}".strip(), info.callback
 
 
-OUTPUTS = {"out", "figure", "page"}
+OUTPUTS = {"out", "figure", "page", "splits"}
 INPUTS = {"classes", "model", "guarded", "source", "what", "data_path"}
 """Parameters that are text, and may name a file."""
 

@@ -143,9 +143,8 @@ class Experiment:
             limit = partial(self._detection_limit, row, auxiliary, clean, baselines)
             stage = f"{row.name}: matching"
             self.report(stage, 0.0)
-            asked = dataclasses.replace(
-                knowledge, query=self._query(target, fitted, "asked by matching")
-            )
+            again = DefendedTarget(target, fitted.again("asked by matching"))
+            asked = dataclasses.replace(knowledge, query=self._query(again))
             record = ReleaseRecord(
                 **self._facts(row, target, fitted, trace, clean),
                 **judged(results, baselines, clean, changes, limit),
@@ -208,7 +207,7 @@ class Experiment:
             clean=clean,
             released=defended(splits.auxiliary_images),
             held_out=self.attackers.held_out,
-            query=self._query(target, fitted, "asked again"),
+            query=self._query(again),
             random=not fitted.defense.deterministic,
             repeats=self.spec.attackers.repeats,
             simulated_defenses=simulated,
@@ -229,11 +228,9 @@ class Experiment:
         return fitted, knowledge, trace, results
 
     @staticmethod
-    def _query(target: TorchTarget, fitted: FittedDefense, purpose: str) -> Query | None:
+    def _query(defended: DefendedTarget) -> Query | None:
         """Return what answers an attacker's own queries; None where answers were recorded."""
-        if isinstance(fitted.defense, RecordedScores):
-            return None
-        return DefendedTarget(target, fitted.again(purpose)).repeated
+        return None if isinstance(defended.defense, RecordedScores) else defended.repeated
 
     def _detection_limit(
         self, row: ReleaseSpec, auxiliary: Tensor, clean: Tensor, baselines: Baselines
