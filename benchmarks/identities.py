@@ -255,7 +255,8 @@ class AnotherPicture:
     def __call__(self, logits: Tensor, images: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Add the noise to ``(N, K)`` logits."""
         # Coarse, so that a score's last bits, which vary with the batch, do not choose.
-        coarse = (100 * logits[:, :4].double()).round().long()
+        scores = logits.log_softmax(-1)  # a constant that logits share is not in the scores
+        coarse = (100 * scores[:, :4].double()).round().long()
         chosen = (coarse @ torch.tensor([1, 31, 961, 29791])) % len(self.pictures)
         return self.noise(logits, self.pictures[chosen])
 
@@ -619,6 +620,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="records, .jsonl")
     parser.add_argument("--picture", type=Path, default=None, help="picture of OUT, .svg")
     options = parser.parse_args()
+    if options.picture is not None and options.out is None:
+        parser.error("--picture is drawn from the records of --out: give both.")
     torch.set_num_threads(options.threads)
     attacks = [attack for name, attack in ATTACKS.items() if name in options.attack]
     place = {
