@@ -54,7 +54,7 @@ class GMI(InversionAttack):
     Three searches are reconstructors. ``"scores"`` is a black-box evolution strategy on released
     confidences. ``"labels"`` reads labels alone. ``"gradient"`` is GMI's own search; it runs where
     model and defense have a gradient, and then sees the release. GMI as published attacks
-    the undefended model: pass its logits to :func:`search_by_gradient`. No release changes that
+    the undefended model: pass its logits to ``search_by_gradient``. No release changes that
     attack, and its result is no score of a release.
 
     Source:

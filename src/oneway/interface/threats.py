@@ -34,7 +34,7 @@ class ThreatSettings:
     """Threats of an audit, and the size of each audit.
 
     Attributes:
-        threats: Of :data:`oneway.auditing.THREATS`.
+        threats: Of ``oneway.auditing.THREATS``.
         seeds: Number of seeds; each repeats all attacks of inversion and stealing.
         minutes: Target run time of all threats together; None: no limit.
         controls: Whether controls are run.

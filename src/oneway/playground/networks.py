@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from oneway.attacks import inversion_attacks
 from oneway.benchmark import Experiment, ExperimentSpec
 from oneway.benchmark.runner import trained_target
+from oneway.benchmark.spec import without_later_fields
 from oneway.contracts import AttackerKnowledge, Defense, Reconstructor, TrainDecoder, TrainingData
 from oneway.data import Dataset, ProgressCallback
 from oneway.defenses import build_defense
@@ -105,7 +106,7 @@ def networks_key(spec: ExperimentSpec, data: str) -> str:
     """
     settings = [each.as_json() for each in all_settings("codebook")]
     mixed = {name: [each.as_json() for each in mixed_settings(name)] for name in SLIDERS}
-    described = dataclasses.asdict(spec)
+    described = without_later_fields(dataclasses.asdict(spec))
     return spec_key({"spec": described, "codebooks": settings, "mixed": mixed, "data": data})
 
 
