@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from presets import SMALL, preset_data, preset_spec
+from presets import RELEASES, SMALL, preset_data, preset_spec
 from rich.console import Console
 from torch import Tensor
 
@@ -42,12 +42,6 @@ from oneway.metrics import (
 from oneway.report.figure import draw_reconstructions
 from oneway.targets import DefendedTarget
 
-RELEASES = (
-    ReleaseSpec("none", "none"),
-    ReleaseSpec("adversarial noise, .4", "adversarial-noise", {"step_size": 0.4, "steps": 10}),
-    ReleaseSpec("rounding, 2 decimals", "rounding", {"decimals": 2}),
-    ReleaseSpec("codebook, 20 members", "codebook", {"min_members": 20, "rate_weight": 0.01}),
-)
 SIZES = {
     SMALL: (600, 700, 497),
     "digits": (2000, 2000, 1000),

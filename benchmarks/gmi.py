@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from presets import SMALL, preset_data, preset_spec
+from presets import RELEASES, SMALL, preset_data, preset_spec
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -49,13 +49,8 @@ from oneway.metrics import PrincipalComponents
 from oneway.report.figure import draw_reconstructions
 from oneway.targets import DefendedTarget, TargetNetwork, TargetTrainingSettings, train_target
 
-RELEASES = (
-    ReleaseSpec("none", "none"),
-    ReleaseSpec("adversarial noise, .4", "adversarial-noise", {"step_size": 0.4, "steps": 10}),
-    ReleaseSpec("rounding, 2 decimals", "rounding", {"decimals": 2}),
-    ReleaseSpec("codebook, 20 members", "codebook", {"min_members": 20, "rate_weight": 0.01}),
-    ReleaseSpec("label only", "label-only"),
-)
+LABEL_ONLY = ReleaseSpec("label only", "label-only")
+
 SIZES = {
     SMALL: (350, 800, 100, 440),
     "mnist": (5000, 10_000, 1000, 1000),
@@ -119,7 +114,7 @@ def spec_of(preset: str, seed: int) -> ExperimentSpec:
     data = replace(
         spec.data, private=private, auxiliary=auxiliary, test=test, calibration=calibration
     )
-    return replace(spec, releases=RELEASES, seed=seed, data=data)
+    return replace(spec, releases=(*RELEASES, LABEL_ONLY), seed=seed, data=data)
 
 
 def experiment_of(preset: str, seed: int, cache: Path, data_root: Path | None) -> Experiment:

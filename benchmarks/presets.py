@@ -10,7 +10,7 @@ from oneway.benchmark import bundled_spec, load_data
 from oneway.benchmark.runner import split_data, trained_target
 from oneway.benchmark.spec import ExperimentSpec
 from oneway.data import Dataset, Splits, no_progress
-from oneway.evaluation import Store
+from oneway.evaluation import ReleaseSpec, Store
 from oneway.targets import TorchTarget
 
 
@@ -24,6 +24,14 @@ def trained(
 
 
 SMALL = "small-digits"
+
+RELEASES = (
+    ReleaseSpec("none", "none"),
+    ReleaseSpec("adversarial noise, .4", "adversarial-noise", {"step_size": 0.4, "steps": 10}),
+    ReleaseSpec("rounding, 2 decimals", "rounding", {"decimals": 2}),
+    ReleaseSpec("codebook, 20 members", "codebook", {"min_members": 20, "rate_weight": 0.01}),
+)
+"""Releases that generative attackers are measured on."""
 
 
 def preset_spec(preset: str) -> ExperimentSpec:
