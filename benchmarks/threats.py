@@ -74,6 +74,9 @@ RELEASES = (
 FITS = {"overfitted": 0.005, "generalising": 0.3}
 """Mean training loss at which training ends."""
 
+ROWS = {"mnist": 4000, "faces": 3600}
+"""Rows that are drawn from larger sets."""
+
 BUDGET, STEPS = 200, 200
 """A thief's queries, and least training steps."""
 
@@ -106,7 +109,8 @@ def load(data: str, root: Path) -> tuple[Tensor, Tensor]:
     file = {"mnist": "mnist.npz", "faces": "glint_celebs24_grey64.npz"}[data]
     with np.load(root / file) as arrays:
         images, labels = arrays["images"], arrays["labels"]
-    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1800].numpy()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    rows = order[: ROWS[data]].numpy()
     inputs = torch.from_numpy(images[rows]).float().unsqueeze(1) / 255
     if data == "faces":
         inputs = nn.functional.avg_pool2d(inputs, 2)
@@ -123,7 +127,7 @@ class Case:
         self.seed, self.loss = seed, FITS[fit]
         order = torch.randperm(len(inputs), generator=stream.generator())
         inputs, labels = inputs[order], labels[order]
-        side = min(600, 3 * len(inputs) // 10)
+        side = 3 * len(inputs) // 10
         self.rows = Candidates.of(
             *((inputs[part], labels[part]) for part in _thirds(side, len(inputs)))
         )

@@ -258,9 +258,9 @@ def _threat_settings(
     """
     from oneway.auditing import MembershipSettings, StealingSettings
     from oneway.interface import ThreatSettings
-    from oneway.interface.threats import check_options
+    from oneway.interface.threats import check_options, parse_threats
 
-    chosen = tuple(dict.fromkeys(name.strip() for name in threats.split(",")))
+    chosen = parse_threats(threats)
     members, thieves = MembershipSettings(), StealingSettings()
     settings = ThreatSettings(
         chosen,

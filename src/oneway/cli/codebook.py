@@ -279,8 +279,9 @@ def choose(
         typer.Option(help="The attacker's own rows, with classes; not for inversion."),
     ] = None,
     references: Annotated[
-        int, typer.Option(min=0, help="Reference models of the attacker, even; not for inversion.")
-    ] = 4,
+        int | None,
+        typer.Option(min=0, help="Reference models of the attacker, even; not for inversion. [4]"),
+    ] = None,
     queries: Queries = None,
     outputs: ModelOutputs = None,
     model_option: ModelOptions = None,
