@@ -377,13 +377,14 @@ fidelity.
 def board(records: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each release of each case, over all its seeds."""
     cells = {(row["data"], row["fit"], row["seed"], row["release"]): row for row in records}
+    defenses = {CLEAN: "none", LABEL: "label-only"} | {spec.name: spec.defense for spec in RELEASES}
     for data, fit in dict.fromkeys((row["data"], row["fit"]) for row in records):
-        for release in (CLEAN, LABEL, *(spec.name for spec in RELEASES)):
+        for release, defense in defenses.items():
             seeds = [key[2] for key in cells if key[:2] == (data, fit) and key[3] == release]
             if not seeds:
                 continue
             own = [cells[data, fit, seed, release] for seed in seeds]
-            row: Row = {"data": f"{data}-{fit}", "release": release}
+            row: Row = {"data": f"{data}-{fit}", "release": release, "defense": defense}
             row |= {"seeds": len(seeds), "l1": sum(each["l1"] for each in own) / len(own)}
             row["accuracy"] = " and ".join(
                 f"{100 * sum(sides) / len(own):.1f}"
