@@ -120,6 +120,7 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
         (lambda: oneway.fit_codebook(scores, min_member=3), UnknownNameError, "min_members"),
         (lambda: read_scores(scores, PIXELS, outputs="logits"), InvalidOptionError, "600 queries"),
         (lambda: oneway.choose(scores, outputs="logits"), InvalidOptionError, "--queries"),
+        (lambda: oneway.choose(scores, references=4), InvalidOptionError, "--references is for"),
         (lambda: read_scores(scores, outputs="logits", x=1), InvalidOptionError, "no options"),
     ):
         with pytest.raises(error, match=words):

@@ -197,11 +197,11 @@ def threat_settings(
     """
     from oneway.auditing import MembershipSettings, StealingSettings
     from oneway.interface import ThreatSettings
-    from oneway.interface.threats import check_options
+    from oneway.interface.threats import check_options, parse_threats
 
     if minutes is not None and not minutes > 0:
         raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
-    chosen = tuple(dict.fromkeys(name.strip() for name in threats.split(",")))
+    chosen = parse_threats(threats)
     members, thieves = MembershipSettings(), StealingSettings()
     settings = ThreatSettings(
         chosen,

@@ -247,7 +247,8 @@ AttackerData = Annotated[
     typer.Option(help="The attacker's own rows, with classes; not for inversion."),
 ]
 References = Annotated[
-    int, typer.Option(min=0, help="Reference models of the attacker, even; not for inversion.")
+    int | None,
+    typer.Option(min=0, help="Reference models of the attacker, even; not for inversion. [4]"),
 ]
 CandidateMembers = Annotated[
     list[int] | None,
@@ -259,7 +260,7 @@ def membership_data(
     members: Members = None,
     non_members: NonMembers = None,
     attacker_data: AttackerData = None,
-    references: References = 4,
+    references: References = None,
 ) -> dict[str, Any]:
     """Return what judges a release by the members that it reveals."""
     return locals()
