@@ -35,33 +35,40 @@ if TYPE_CHECKING:
     from oneway.evaluation import ReleaseRecord
 
 
+Spec = Annotated[
+    Path | None,
+    typer.Argument(help="An experiment file of yours, .toml; its presets are data sets."),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]",
+        autocompletion=preset_names,
+    ),
+]
+Seeds = Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")]
+EntryFile = Annotated[
+    Path | None,
+    typer.Option(help="Releases of your own, .toml: judged in place of the leaderboard's."),
+]
+Splits = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write inputs and clean scores of each split to this folder, and judge nothing: "
+        "for people who record scores."
+    ),
+    Writes(("*-seed*.npz",)),
+]
+
+
 @command
 def leaderboard(
-    spec: Annotated[
-        Path | None,
-        typer.Argument(help="An experiment file of yours, .toml; its presets are data sets."),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]",
-            autocompletion=preset_names,
-        ),
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
+    spec: Spec = None,
+    data: Data = None,
+    seed: Seeds = None,
     release: Releases = None,
-    entry: Annotated[
-        Path | None,
-        typer.Option(help="Releases of your own, .toml: judged in place of the leaderboard's."),
-    ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write inputs and clean scores of each split to this folder, and judge nothing: "
-            "for people who record scores."
-        ),
-        Writes(("*-seed*.npz",)),
-    ] = None,
+    entry: EntryFile = None,
+    splits: Splits = None,
     data_root: DataRoot = None,
     out: Records = Path("runs"),
     cache: Cache = CACHE,
