@@ -12,6 +12,7 @@ import oneway
 from auditing.audits import CLASSES, TINY, blobs, quickly
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit, StealingSettings
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
+from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import Store
 from oneway.evaluation.membership import ALWAYS
@@ -60,7 +61,7 @@ def audit(data, model, tmp_path_factory):
 
         patch.setattr(AuditSettings, "for_rows", for_rows)
         yield lambda **changes: oneway.audit(
-            model, outputs="logits", cache=cache, **{**sizes, **data, **changes}
+            model, outputs="logits", **{"cache": cache, **sizes, **data, **changes}
         )
 
 
@@ -100,6 +101,28 @@ def test_one_audit_has_one_record_and_one_page_with_three_verdicts(result, guard
     assert "Certificate of the guard" in page.every("body")[0].text()
     levels = [int(one.name[1]) for one in page.every() if one.name in ("h1", "h2", "h3", "h4")]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_an_audit_that_is_interrupted_goes_on_and_finds_the_same(
+    audit, guard, result, tmp_path, monkeypatch
+):
+    asked = []
+
+    def run(audited, case, *others):
+        asked.append(case.release)
+        if asked == [CLEAN, LABEL, RELEASED]:
+            raise KeyboardInterrupt
+        return steal(audited, case, *others)
+
+    steal = StealingAudit._run
+    monkeypatch.setattr(StealingAudit, "_run", run)
+    sizes = {"threats": THREATS[1:], "guard": guard, "cache": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        audit(**sizes)
+    record = audit(**sizes).record
+    assert asked[3:] == [RELEASED]  # the other two are in the cache
+    assert record.membership.attacks == result.record.membership.attacks
+    assert record.stealing.budgets == result.record.stealing.budgets
 
 
 def test_the_worst_threat_gives_the_page_its_verdict(result):

@@ -14,6 +14,7 @@ from oneway.cli.common import (
     DataRoot,
     Device,
     Executor,
+    Left,
     NoImages,
     Records,
     Releases,
@@ -21,6 +22,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_left,
     print_table,
     progress,
     run_seeds,
@@ -69,6 +71,7 @@ def leaderboard(
     release: Releases = None,
     entry: EntryFile = None,
     splits: Splits = None,
+    left: Left = False,
     data_root: DataRoot = None,
     out: Records = Path("runs"),
     cache: Cache = CACHE,
@@ -95,6 +98,8 @@ def leaderboard(
 
         oneway leaderboard --data faces --data mnist --data-root ~/datasets --out results
 
+        oneway leaderboard --data digits --data smoothed --out results --left
+
         RAY_ADDRESS=auto oneway leaderboard --data digits --executor ray
     """
     from oneway.benchmark import bundled_spec, load_spec, summarise
@@ -117,6 +122,9 @@ def leaderboard(
         named = read_entry(entry)
         seeded = [entered(board, named, entry.parent) for board in seeded]
     runs = [(experiment, chosen_releases(experiment, release)) for experiment in seeded]
+    if left:
+        print_left(runs, out, cache)
+        return
     done = run_seeds(runs, data_root, out, cache, device_used, executor=executor)
     for board, experiment in zip(boards, seeded[:: len(seeds)], strict=True):
         records = [record for _ in seeds for record in next(done)]
