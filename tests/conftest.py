@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Leave all that is imported out of the search for garbage, which takes as long as it is."""
+    """Exempt imported modules from garbage collection, which would walk through all of them."""
     gc.collect()
     gc.freeze()
 
