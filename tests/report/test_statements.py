@@ -11,10 +11,10 @@ PAGE = f"""\
 
 It hides *much* (one seed)<!-- claim: {CLAIM} -->, [and
 it](b.md) leaves
-little.<!-- basis: definition --> `This` is
+little.<!-- basis: definition --> oneway is 3.2. `This` is
 "bare." (So it is.)
 
-- Two marks<!-- claim: a --><!-- claim: b
+- Two marks<!-- claim: a ? 0 --><!-- claim: b
 c -->. An end
 
 ```text
@@ -37,9 +37,10 @@ def test_statements_end_at_marks_and_at_ends_of_sentences():
         ("A title", (), ()),
         ("It hides much", (CLAIM,), ()),
         (", and it leaves little.", (), ("definition",)),
+        ("oneway is 3.2.", (), ()),
         ('This is "bare."', (), ()),
         ("(So it is.)", (), ()),
-        ("Two marks", ("a", "b\nc"), ()),
+        ("Two marks", ("a ? 0", "b\nc"), ()),
         (".", (), ()),
         ("An end", (), ()),
         ("a cell", (), ()),

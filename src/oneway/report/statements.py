@@ -19,7 +19,7 @@ from oneway.report.table import Listing
 
 NO_FILE = {"definition", "setting", "proof"}
 BASIS = re.compile(r"<!-- basis: (.+?) -->")
-SENTENCE = re.compile(r'.+?(?:[.!?]["”)]*(?:<!--.*?-->)*(?=\s+["“(`]*[A-Z])|$)', re.DOTALL)
+SENTENCE = re.compile(r'(?><!--.*?-->|.)+?(?:[.!?]["”)]*(?:<!--.*?-->)*(?=\s)|$)', re.DOTALL)
 PART = re.compile(r"(?!$)(.*?)((?:<!--.*?-->)+|$)", re.DOTALL)
 MARK = re.compile(rf" \((?:{'|'.join(MARKS)})[^()]*\)$")
 
@@ -74,7 +74,7 @@ def claims_page(pages: Mapping[str, str], measurements: Measurements, command: s
     for path, page in pages.items():
         rows = [row for each in statements(page) for row in _rows(each, measurements, path)]
         if rows:
-            parts += [f"## [{path}]({path})\n", Listing(path, columns, rows).markdown()]
+            parts += [f"## {path.removeprefix('../')}\n", Listing(path, columns, rows).markdown()]
     return "\n".join(parts)
 
 
