@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from invoking import invoke
 from laws import looped
-from oneway.cli.main import app
 from oneway.report.measured import BEGIN, END
 from oneway.report.statements import BASIS, NO_FILE, statements
 
@@ -37,7 +36,7 @@ def made(tmp_path_factory):
         (folder / "results").symlink_to(ROOT / "results")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return folder, CliRunner().invoke(app, COMMAND)
+        return folder, invoke(*COMMAND)
 
 
 def test_pages_are_what_one_command_makes_of_the_records(made):
