@@ -18,6 +18,8 @@ from oneway.report.measured import BLOCK, Measurements
 from oneway.report.table import Listing
 
 NO_FILE = {"definition", "setting", "proof"}
+"""What words may rest on that is no file."""
+
 BASIS = re.compile(r"<!-- basis: (.+?) -->")
 SENTENCE = re.compile(r'(?><!--.*?-->|.)+?(?:[.!?]["”)]*(?:<!--.*?-->)*(?=\s)|$)', re.DOTALL)
 PART = re.compile(r"(?!$)(.*?)((?:<!--.*?-->)+|$)", re.DOTALL)
