@@ -31,6 +31,7 @@ from oneway.auditing import AuditTarget
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.references import Candidates, train_reference
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit, StealingSettings
+from oneway.benchmark.summary import estimate
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.defenses import build_defense, needs_surrogate
 from oneway.defenses.identity import Identity
@@ -204,13 +205,18 @@ class Case:
         self.guards[spec.name] = guard
         return guard
 
-    def attacked(self, spec: ReleaseSpec) -> Iterator[tuple[str, Mapping[str, Reached], float]]:
-        """Yield what attacks reach on a release by each measure; first, on baselines as well."""
+    def attacked(
+        self, spec: ReleaseSpec
+    ) -> Iterator[tuple[str, Mapping[str, Reached], float | None]]:
+        """Yield what attacks reach on a release by each measure; first, on baselines as well.
+
+        Each comes with its L1; None for the label alone, which is no vector of probabilities.
+        """
         parts = (self.invert(spec), self.infer(spec), self.steal(spec))
-        l1 = self._l1(self.guard(spec))
+        l1 = {CLEAN: 0.0, RELEASED: self._l1(self.guard(spec))}
         for name in (CLEAN, LABEL, RELEASED):
             reached = {measure: each for part in parts for measure, each in part[name].items()}
-            yield name, reached, l1 if name == RELEASED else 0.0
+            yield name, reached, l1.get(name)
 
     def _l1(self, guard: Defense) -> float:
         clean = self._released(Identity(), self.queries)
@@ -417,7 +423,12 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
                 continue
             own = [cells[data, fit, seed, release] for seed in seeds]
             row: Row = {"data": f"{data}-{fit}", "release": release, "defense": defense}
-            row |= {"seeds": len(seeds), "l1": sum(each["l1"] for each in own) / len(own)}
+            l1 = None if release == LABEL else estimate([each["l1"] for each in own])
+            row |= {
+                "seeds": len(seeds),
+                "l1": l1 and l1.mean,
+                "l1_half_width": l1 and l1.half_width,
+            }
             row["accuracy"] = " and ".join(
                 f"{100 * sum(sides) / len(own):.1f}"
                 for sides in zip(*(each["accuracy"] for each in own), strict=True)
