@@ -70,18 +70,29 @@ def test_the_index_links_all_pages(folder):
     assert set(FOLDERS[folder]) <= set(listed)
 
 
-def test_figures_are_those_of_the_results_page():
-    """By another way: each row's G stands in docs/results.md beside its release."""
-    results = (DOCS / "results.md").read_text(encoding="utf-8")
-    rows = [
+def rows_of(part):
+    """Cells of the rows of tables in a part of a page, without headings."""
+    return [
         [cell.strip() for cell in line.strip("| \n").split(" | ")]
-        for name in DEFENSES
-        for line in text_of("defenses", name).partition("## Measured")[2].splitlines()
+        for line in part.splitlines()
         if line.startswith("| ") and "---" not in line and not line.startswith("| release")
     ]
-    assert len(rows) > 80
-    told = results.splitlines()
-    for release, _, _, gap, tail, *_ in rows:
-        assert any(
-            line.startswith(f"| {release} |") and f" | {gap} | {tail} |" in line for line in told
-        ), release
+
+
+def test_figures_are_those_of_the_results_page_and_of_the_page_of_threats():
+    """By another way: each row's G stands on these pages beside its release."""
+    told = (DOCS / "results.md").read_text(encoding="utf-8").splitlines()
+    board = (DOCS / "threats.md").read_text(encoding="utf-8").splitlines()
+    counts = [0, 0]
+    for name in DEFENSES:
+        measured = text_of("defenses", name).partition("## Measured")[2]
+        leaderboards, _, threats = measured.partition("[Against three threats]")
+        for release, _, _, gap, tail, *_ in rows_of(leaderboards):
+            start, cells = f"| {release} |", f" | {gap} | {tail} |"
+            assert any(line.startswith(start) and cells in line for line in told), release
+            counts[0] += 1
+        for release, target, _, inversion, membership, *_ in rows_of(threats):
+            start, cells = f"| {target} | {release} |", f" | {inversion} | {membership} |"
+            assert any(line.startswith(start) and cells in line for line in board), release
+            counts[1] += 1
+    assert min(counts) > 80
