@@ -13,7 +13,7 @@ from oneway.defenses.codebook import (
     cut_calibration,
     fit_codebook,
     merge_calibration,
-    merging,
+    sorted_rows,
 )
 from oneway.defenses.codebook import boxes as cutting
 from oneway.defenses.codebook.boxes import DIGITS
@@ -31,20 +31,16 @@ def spread(rows, center):
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(2, 6),
-    st.integers(1, 60),
     st.sampled_from(["mean", "median"]),
     st.booleans(),
 )
-def test_unions_are_weighed_as_their_rows_are_in_blocks_of_any_size(
-    seed, cells, blocks, center, coarse
-):
+def test_unions_are_weighed_as_their_rows_are(seed, cells, center, coarse):
     rows = random_rows(seed, 50, 3, torch.float64, 2)
     rows = (rows.round() if coarse else rows).softmax(-1)
     owners = torch.arange(50) % cells
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "SUMS", blocks * 2 * cells * 3)
-        found = merging.SortedRows(rows, owners, cells, center)
-        patch.setattr(merging, "NUMBERS_AT_ONCE", 1 + seed % 100)
+        patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 1 + seed % 100)
+        found = sorted_rows.SortedRows(rows, owners, cells, center)
         empty = 2 * cells - 1
         members = {slot: {slot} for slot in range(cells)} | {empty: set()}
         live = list(range(cells))
@@ -114,7 +110,7 @@ def test_parts_and_the_order_of_a_sweep_leave_no_trace_in_a_table(center):
     wanted = tables(weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "AXES_AT_ONCE", 1)
-        patch.setattr(merging, "SUMS", 400)
+        patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 30)
         for order in (weights, weights[::-1]):
             for first, second in zip(wanted, tables(order), strict=True):
                 assert all(torch.equal(first[name], second[name]) for name in first)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from oneway.defenses.codebook.boxes import Matrix, Vector, center_of, distances_from_center
-from oneway.defenses.codebook.merging import Cell, SortedRows
+from oneway.defenses.codebook.merging import Cell
 from oneway.defenses.codebook.nesting import Box, Nesting
+from oneway.defenses.codebook.sorted_rows import SortedRows
 from oneway.defenses.codebook.table import project
 
 NUMBERS_AT_ONCE = 2**20

@@ -9,10 +9,8 @@ Cells are joined, whether they touch or not, for as long as that lowers
 and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
 brings a row farther than ``max_l1_worst`` from its cell's vector that was within before.
 
-All unions with one cell are weighed at once, from sums instead of rows: with the k rows of a union
-up to a number c and their sum S, of n rows with the sum T,
-
-    sum of |x - c|  =  c (2 k - n) - 2 S + T.
+All unions with one cell are weighed at once, from sums instead of rows: see
+:mod:`oneway.defenses.codebook.sorted_rows`.
 
 Source: Chou, Lookabaugh & Gray, "Entropy-constrained vector quantization" (IEEE Transactions on
 Acoustics, Speech, and Signal Processing 37, 1989) for the objective; the terms for what a cell
@@ -24,24 +22,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.defenses.codebook.boxes import Matrix, Vector
 from oneway.defenses.codebook.nesting import Box, Nesting
 from oneway.defenses.codebook.options import FitSettings
+from oneway.defenses.codebook.sorted_rows import Indices
 
 LARGEST_RATE_WEIGHT = 1e9
 """Rate weight that counts as infinite: no distortion weighs as much as a bit."""
 
-SUMS = 2**17
-"""Numbers that :class:`SortedRows` keeps of all cells together, at most."""
-
-NUMBERS_AT_ONCE = 2**18
-"""Numbers that are looked up at once."""
-
-Indices = NDArray[np.int64]
 Cell = frozenset[int]
 """Numbers of the boxes that make a cell."""
 
@@ -96,126 +86,6 @@ class Mergeable(Protocol):
 
     def group_share(self, numbers: Cell) -> float:
         """Return the share of the largest group in several boxes; 0 without groups."""
-
-
-class SortedRows:
-    """A label's rows along each axis, and each cell's part of them in blocks of equal size.
-
-    Of a union with a center c, rows and sums up to c are those of whole blocks, which are kept,
-    and of the rest of one block, which is looked through.
-    """
-
-    def __init__(self, rows: Tensor, slots: Tensor, cells: int, center: str) -> None:
-        """Sort rows.
-
-        Args:
-            rows: ``(n, W)`` float64.
-            slots: ``(n)`` int64, the cell of each row.
-            cells: Number of cells at first; slots are twice as many.
-            center: See :class:`FitSettings`.
-        """
-        turned = np.ascontiguousarray(rows.numpy().T)
-        width, count = turned.shape
-        self._center, free = center, 2 * cells
-        blocks = max(1, min(count, SUMS // (free * width)))
-        self._size = -(-count // blocks)
-        blocks = -(-count // self._size)
-        order = turned.argsort(axis=1)
-        past = blocks * self._size - count
-        ordered = np.take_along_axis(turned, order, axis=1)
-        owners = slots.numpy()[order]
-        # Which slot a row belongs to now, by that to which it belonged at first.
-        self._now = np.append(np.arange(cells), -1)
-        self._values = np.pad(ordered, ((0, 0), (0, past)))
-        self._owners = np.pad(owners, ((0, 0), (0, past)), constant_values=cells)
-        self._sorted = torch.from_numpy(ordered)
-        block = np.arange(count) // self._size
-        place = (owners * width + np.arange(width)[:, None]) * blocks + block
-        self._counts, self._sums = (
-            _running(place.ravel(), weights, (cells, width, blocks), free)
-            for weights in (None, ordered.ravel())
-        )
-
-    def join(self, first: int, second: int, slot: int) -> None:
-        """Let a free slot be the union of two, which are given up."""
-        self._counts[slot] = self._counts[first] + self._counts[second]
-        self._sums[slot] = self._sums[first] + self._sums[second]
-        self._now[(self._now == first) | (self._now == second)] = slot
-
-    def distortions(self, first: Indices, second: Indices) -> Vector:
-        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
-        at_once = max(1, NUMBERS_AT_ONCE // (len(self._values) * self._size))
-        parts = range(0, len(first), at_once)
-        return np.concatenate(
-            [self._weigh(first[at : at + at_once], second[at : at + at_once]) for at in parts]
-        )
-
-    def _weigh(self, first: Indices, second: Indices) -> Vector:
-        axes = np.arange(len(self._values))[:, None]
-        rows = (self._counts[first, 0, -1] + self._counts[second, 0, -1]).astype(np.float64)
-        totals = (self._sums[first, :, -1] + self._sums[second, :, -1]).T
-        if self._center == "mean":
-            centers = totals / rows
-        else:
-            # Of an even number of rows both middle ones count, as in the usual median.
-            low = self._at_rank(first, second, (rows - 1) // 2)
-            high = self._at_rank(first, second, rows // 2)
-            centers = low + (high - low) / 2
-            centers /= centers.sum(axis=0)
-        place = torch.searchsorted(
-            self._sorted, torch.from_numpy(np.ascontiguousarray(centers)), right=True
-        ).numpy()
-        block = place // self._size
-        counts = self._counts[first, axes, block] + self._counts[second, axes, block]
-        sums = self._sums[first, axes, block] + self._sums[second, axes, block]
-        if self._size > 1:
-            inside, values = self._inside(first, second, block)
-            inside &= np.arange(self._size) < (place - block * self._size)[..., None]
-            counts = counts + inside.sum(axis=-1)
-            sums = sums + np.einsum("wps,wps->wp", values, inside)
-        apart: Vector = (centers * (2 * counts - rows) - 2 * sums + totals).sum(axis=0)
-        return apart
-
-    def _inside(
-        self, first: Indices, second: Indices, block: Indices
-    ) -> tuple[NDArray[np.bool_], Matrix]:
-        """Return which rows of ``(W, P)`` blocks belong to unions, and their numbers."""
-        axes = np.arange(len(self._values))[:, None]
-        shape = len(self._values), -1, self._size
-        block = np.minimum(block, self._values.shape[1] // self._size - 1)
-        owners = self._now[self._owners.reshape(shape)[axes, block]]
-        inside = (owners == first[:, None]) | (owners == second[:, None])
-        return inside, self._values.reshape(shape)[axes, block]
-
-    def _at_rank(self, first: Indices, second: Indices, rank: Vector) -> Matrix:
-        """Return the ``(W, P)`` numbers of unions that so many others come before."""
-        axes = np.arange(len(self._values))[:, None]
-        low = np.zeros((len(self._values), len(first)), dtype=np.int64)
-        high = np.full_like(low, self._counts.shape[-1] - 1)
-        while (high - low > 1).any():
-            middle = (low + high) // 2
-            counts = self._counts[first, axes, middle] + self._counts[second, axes, middle]
-            low, high = (
-                np.where(counts <= rank, middle, low),
-                np.where(counts <= rank, high, middle),
-            )
-        before = self._counts[first, axes, low] + self._counts[second, axes, low]
-        inside, values = self._inside(first, second, low)
-        wanted = (rank - before + 1)[..., None]
-        at = (inside.cumsum(axis=-1) >= wanted).argmax(axis=-1)[..., None]
-        found: Matrix = np.take_along_axis(values, at, axis=-1)[..., 0]
-        return found
-
-
-def _running(
-    place: Indices, weights: Vector | None, shape: tuple[int, int, int], slots: int
-) -> NDArray[np.float64]:
-    """Return counts or sums up to the end of each block, with 0 before the first; free slots: 0."""
-    cells, width, blocks = shape
-    found = np.zeros((slots, width, blocks + 1))
-    inner = np.bincount(place, weights, minlength=cells * width * blocks).reshape(shape)
-    inner.cumsum(axis=-1, out=found[:cells, :, 1:])
-    return found
 
 
 @dataclass

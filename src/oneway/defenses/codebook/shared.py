@@ -25,8 +25,9 @@ from torch import Tensor
 
 from oneway.checks import in_parts
 from oneway.defenses.codebook.boxes import Matrix, Vector
-from oneway.defenses.codebook.merging import Cell, Indices
+from oneway.defenses.codebook.merging import Cell
 from oneway.defenses.codebook.nesting import Nesting
+from oneway.defenses.codebook.sorted_rows import Indices
 from oneway.defenses.codebook.table import Codebook
 
 TOPS = 33
