@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, filled, in_parts, name_of
+from oneway.defenses.codebook.sample import row_keys
 from oneway.defenses.codebook.shares import lower_expectation, weights_of_rows
-from oneway.defenses.codebook.traffic import query_keys
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
 
@@ -256,7 +256,7 @@ def identify(cells: Tensor, logits: Tensor, table_cells: int) -> Identification:
     """
     # Keys of rows: sorting the rows themselves takes several times their memory.
     keys = torch.empty(len(logits), dtype=torch.int64)
-    clean = filled(keys, (query_keys(release(rows)) for rows in in_parts(logits.detach())))
+    clean = filled(keys, (row_keys(release(rows)) for rows in in_parts(logits.detach())))
     labels = logits.argmax(-1)
 
     def mean(known: Tensor, candidates: int, guesses: int = 1) -> float | None:
