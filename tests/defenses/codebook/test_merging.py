@@ -31,16 +31,20 @@ def spread(rows, center):
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(2, 6),
+    st.integers(6, 50),
     st.sampled_from(["mean", "median"]),
     st.booleans(),
 )
-def test_unions_are_weighed_as_their_rows_are(seed, cells, center, coarse):
-    rows = random_rows(seed, 50, 3, torch.float64, 2)
+def test_unions_are_weighed_as_their_rows_are(seed, cells, count, center, coarse):
+    rows = random_rows(seed, count, 3, torch.float64, 2)
     rows = (rows.round() if coarse else rows).softmax(-1)
-    owners = torch.arange(50) % cells
+    owners = torch.arange(count) % cells
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 1 + seed % 100)
-        found = sorted_rows.SortedRows(rows, owners, cells, center)
+        turned = rows.numpy().T
+        found = sorted_rows.SortedRows(
+            {slot: turned[:, owners == slot] for slot in range(cells)}, 2 * cells, center
+        )
         empty = 2 * cells - 1
         members = {slot: {slot} for slot in range(cells)} | {empty: set()}
         live = list(range(cells))

@@ -17,7 +17,9 @@ Acoustics, Speech, and Signal Processing 37, 1989) for the objective; the terms 
 mixes, and the sums, are ours.
 """
 
+import itertools
 import math
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +42,7 @@ class Unions(Protocol):
     """Weighs unions of two cells, which have the numbers of slots."""
 
     def distortions(self, first: Indices, second: Indices) -> Vector:
-        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+        """Return the ``(P)`` L1 distortions of P unions; a slot without a cell is an empty one."""
 
     def join(self, first: int, second: int, slot: int) -> None:
         """Let a free slot be the union of two, which are given up."""
@@ -78,9 +80,6 @@ class Mergeable(Protocol):
     def crossings(self) -> Tensor | None:
         """``(m, m)`` how many queries each pair of boxes parts from changed copies, or None."""
 
-    def unions(self, cells: list[Cell]) -> Unions:
-        """Return what weighs unions of these cells, in twice as many slots."""
-
     def beyond(self, numbers: Cell) -> int:
         """Return how many rows of several boxes are beyond the cap from their released vector."""
 
@@ -114,44 +113,103 @@ class Merged:
         self.cells[slot] = self.cells.pop(first) | self.cells.pop(second)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a label needs to know next: unions to make, and pairs of slots to weigh."""
+
+    joins: list[tuple[int, int, int]]
+    first: Indices
+    second: Indices
+
+
 def merge(
-    label: Mergeable,
+    labels: Sequence[Mergeable],
+    unions: Callable[[list[list[Cell]]], Unions],
     rate_weight: float,
     image_weight: float,
     settings: FitSettings,
     *,
     alike: int = 1,
     to_the_end: bool = False,
-) -> Merged:
+) -> list[Merged]:
     """Join cells while that lowers the objective, or one group has too large a share of one.
 
+    Labels do not touch each other. They go on side by side, so that what they need to know is
+    answered for all of them at once.
+
     Args:
-        label: The label's boxes; at least one.
+        labels: The boxes of each label; at least one box.
+        unions: Returns what weighs unions of the cells that each label starts from. A label with m
+            of them has 2 m slots, after those of the labels before it.
         rate_weight: See :class:`FitSettings`.
         image_weight: See :class:`FitSettings`.
         settings: Its ``variant_weight`` and ``max_group_share`` count.
         alike: Number of labels that have these cells.
         to_the_end: Whether to look ahead, down to one cell.
     """
-    cells = [frozenset([number]) for number in range(len(label.boxes))]
+    starting = [_starting_cells(label, rate_weight) for label in labels]
+    before = [0, *itertools.accumulate(2 * len(cells) for cells in starting)]
+    running = [
+        _merge_label(
+            _Pairs(label, cells, rate_weight, image_weight, settings.variant_weight),
+            Merged(dict(enumerate(cells)), [], alike),
+            settings.max_group_share,
+            to_the_end=to_the_end,
+        )
+        for label, cells in zip(labels, starting, strict=True)
+    ]
+    merged, weigher = dict[int, Merged](), None
+    answers: dict[int, Vector | None] = dict.fromkeys(range(len(labels)))
+    while answers:
+        asked = dict[int, Request]()
+        for place, answer in answers.items():
+            try:
+                asked[place] = running[place].send(answer)
+            except StopIteration as end:
+                merged[place] = end.value
+        if not asked:
+            break
+        # Where all unions are known, rows need not be sorted.
+        weigher = unions(starting) if weigher is None else weigher
+        for place, request in asked.items():
+            for join in request.joins:
+                weigher.join(*(before[place] + slot for slot in join))
+        first, second = (
+            np.concatenate(
+                [before[place] + getattr(request, name) for place, request in asked.items()]
+            )
+            for name in ("first", "second")
+        )
+        ends = np.cumsum([len(request.first) for request in asked.values()])[:-1]
+        answers = dict(zip(asked, np.split(weigher.distortions(first, second), ends), strict=True))
+    return [merged[place] for place in range(len(labels))]
+
+
+def _starting_cells(label: Mergeable, rate_weight: float) -> list[Cell]:
+    """Return the cells that joining starts from."""
     if label.nesting is not None:
-        cells = label.nesting.cells
-    elif rate_weight == math.inf and label.cap == math.inf and cells:
-        cells = [frozenset(range(len(label.boxes)))]
-    pairs = _Pairs(label, cells, rate_weight, image_weight, settings.variant_weight)
-    merged = Merged(dict(enumerate(cells)), [], alike)
+        return label.nesting.cells
+    if rate_weight == math.inf and label.cap == math.inf and label.boxes:
+        return [frozenset(range(len(label.boxes)))]
+    return [frozenset([number]) for number in range(len(label.boxes))]
+
+
+def _merge_label(
+    pairs: "_Pairs", merged: Merged, most: float, *, to_the_end: bool
+) -> Generator[Request, Vector, Merged]:
+    """Join the cells of one label; see :func:`merge`."""
+    yield from pairs.begin()
     while (pair := pairs.cheapest()) is not None:
         if pairs.changes[pair] > 0:
-            most = settings.max_group_share
-            uneven = [slot for slot, cell in merged.cells.items() if label.group_share(cell) > most]
+            uneven = pairs.uneven(merged.cells, most)
             # Also beyond the cap: who is behind a vector counts more. None of an older table's.
             pair = pairs.cheapest(uneven)
             if pair is None:
                 break
-        merged.ahead.append(pairs.join(*pair))
+        merged.ahead.append((yield from pairs.join(*pair)))
         merged.join()
     while to_the_end and (pair := pairs.cheapest()) is not None:
-        merged.ahead.append(pairs.join(*pair))
+        merged.ahead.append((yield from pairs.join(*pair)))
     return merged
 
 
@@ -173,7 +231,7 @@ class _Pairs:
         image_weight: float,
         variant_weight: float,
     ) -> None:
-        self._label, self._starting, self._cells = label, cells, list(cells)
+        self._label, self._cells = label, list(cells)
         # An infinite weight would leave no order among pairs.
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self._image_weight, self._variant_weight = image_weight, variant_weight
@@ -195,35 +253,38 @@ class _Pairs:
             self._images = apart - within - within[:, None]
         if variant_weight and label.crossings is not None:
             self._crossings = member @ label.crossings.numpy() @ member.T
-        self._unions: Unions | None = None
         self._codes = [sum(1 << number for number in cell) for cell in cells]
         self._joins = list[tuple[int, int, int]]()
         self._gone = np.zeros(slots, dtype=bool)
-        later, earlier = np.tril_indices(len(cells), -1)
-        alike = self._parents[later] == self._parents[earlier]
-        later, earlier = later[alike], earlier[alike]
         self._costs, self._distorted = np.zeros(slots), np.zeros((slots, slots))
-        apart = np.zeros(0)
-        if len(later):
-            alone = np.unique([later, earlier])
-            if tuple(cells) not in label.pairs:
-                label.pairs[tuple(cells)] = self._distortions(
-                    np.concatenate([alone, later]),
-                    np.concatenate([np.full_like(alone, slots - 1), earlier]),
-                )
-            self._costs[alone], apart = np.split(label.pairs[tuple(cells)], [len(alone)])
         self._may_join = np.zeros((slots, slots), dtype=bool)
         self._keeps_cap, self.changes = self._may_join.copy(), np.full((slots, slots), math.inf)
+
+    def begin(self) -> Generator[Request, Vector, None]:
+        """Weigh all pairs of the cells that joining starts from."""
+        count, pairs = len(self._cells), self._label.pairs
+        later, earlier = np.tril_indices(count, -1)
+        alike = self._parents[later] == self._parents[earlier]
+        later, earlier = later[alike], earlier[alike]
+        if not len(later):
+            return
+        alone, cells = np.unique([later, earlier]), tuple(self._cells)
+        if cells not in pairs:
+            pairs[cells] = yield from self._distortions(
+                np.concatenate([alone, later]),
+                np.concatenate([np.full_like(alone, 2 * count - 1), earlier]),
+            )
+        self._costs[alone], apart = np.split(pairs[cells], [len(alone)])
         self._weigh(later, earlier, apart)
 
-    def _distortions(self, first: Indices, second: Indices) -> Vector:
-        # Where all unions are known, rows need not be sorted.
-        if self._unions is None:
-            self._unions = self._label.unions(self._starting)
-        for join in self._joins:
-            self._unions.join(*join)
-        self._joins.clear()
-        return self._unions.distortions(first, second)
+    def _distortions(self, first: Indices, second: Indices) -> Generator[Request, Vector, Vector]:
+        found = yield Request(self._joins, first, second)
+        self._joins = []
+        return found
+
+    def uneven(self, cells: dict[int, Cell], most: float) -> list[int]:
+        """Return the slots of cells of which one group has a larger share."""
+        return [slot for slot, cell in cells.items() if self._label.group_share(cell) > most]
 
     def _weigh(self, later: Indices, earlier: Indices, distorted: Vector) -> None:
         """Write what joining pairs costs, given the distortions of their unions."""
@@ -270,7 +331,9 @@ class _Pairs:
             return bool(self._keeps_cap[first, second])
         return True
 
-    def join(self, first: int, second: int) -> tuple[float, int, int, int]:
+    def join(
+        self, first: int, second: int
+    ) -> Generator[Request, Vector, tuple[float, int, int, int]]:
         """Make a union of two cells, weigh all unions with it, and return what ``ahead`` holds."""
         slot = len(self._cells)
         self._joins.append((first, second, slot))
@@ -296,7 +359,7 @@ class _Pairs:
             codes = [self._codes[slot] | self._codes[mate] for mate in mates.tolist()]
             new = [place for place, code in enumerate(codes) if code not in known]
             if new:
-                apart = self._distortions(later[new], mates[new]).tolist()
-                known.update(zip((codes[place] for place in new), apart, strict=True))
+                apart = yield from self._distortions(later[new], mates[new])
+                known.update(zip((codes[place] for place in new), apart.tolist(), strict=True))
             self._weigh(later, mates, np.array([known[code] for code in codes]))
         return float(self.changes[first, second]), first, second, slot

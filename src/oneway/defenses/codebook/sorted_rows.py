@@ -13,7 +13,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from oneway.defenses.codebook.boxes import Matrix, Vector
 
@@ -32,28 +31,27 @@ class SortedRows:
     behind all others. What it was made of stays until space is short.
     """
 
-    def __init__(self, rows: Tensor, slots: Tensor, cells: int, center: str) -> None:
+    def __init__(self, cells: dict[int, Matrix], slots: int, center: str) -> None:
         """Sort rows.
 
         Args:
-            rows: ``(n, W)`` float64, from 0 to 1.
-            slots: ``(n)`` int64, the cell of each row.
-            cells: Number of cells at first; slots are twice as many, of which the last one stays
-                empty.
+            cells: ``(W, n)`` numbers from 0 to 1 of the rows of each cell, by its slot. They are
+                sorted in place.
+            slots: Number of slots. Those without a cell are empty cells.
             center: See :class:`FitSettings`.
         """
-        count, width = rows.shape
+        width = len(next(iter(cells.values())))
+        space = 3 + sum(values.shape[1] + 1 for values in cells.values())
         self._center, self._axes = center, np.arange(width)[:, None]
-        self._keys = np.full((width, 2 * count + 3 * cells + 2), math.inf)
+        # Of the largest union, too; and one more, which stays infinite.
+        self._keys = np.full((width, 2 * space), math.inf)
         self._sums = np.zeros_like(self._keys)
-        self._end, self._offset = 0, 0.0
-        self._starts, self._counts = np.zeros((2, 2 * cells), dtype=np.int64) - [[1], [0]]
-        self._offsets, self._totals = np.zeros(2 * cells), np.zeros((width, 2 * cells))
-        turned = np.ascontiguousarray(rows.numpy().T)
-        members = slots.argsort(stable=True).split(slots.bincount(minlength=cells).tolist())
-        self._append(2 * cells - 1, turned[:, :0])
-        for slot, own in enumerate(members):
-            self._append(slot, turned[:, own.numpy()])
+        self._keys[:, 0], self._end, self._offset = -0.5, 1, 2.0  # the empty cell
+        self._starts, self._counts = np.zeros((2, slots), dtype=np.int64)
+        self._offsets, self._totals = np.zeros(slots), np.zeros((width, slots))
+        self._live = dict[int, None]()
+        for slot, values in cells.items():
+            self._append(slot, values)
 
     def _append(self, slot: int, values: Matrix) -> None:
         """Write the ``(W, n)`` numbers of a cell behind all others; they are sorted in place."""
@@ -66,13 +64,15 @@ class SortedRows:
         self._starts[slot], self._counts[slot] = self._end, values.shape[1]
         self._offsets[slot], self._totals[:, slot] = self._offset, self._sums[:, end - 1]
         self._end, self._offset = end, self._offset + 2
+        self._live[slot] = None
 
     def join(self, first: int, second: int, slot: int) -> None:
         """Let a free slot be the union of two, which are given up."""
         pair = first, second
         values = np.concatenate([self._values_of(each) for each in pair], axis=1)
-        self._starts[[*pair]] = -1
-        if self._end + 1 + values.shape[1] > self._keys.shape[1]:
+        for each in pair:
+            del self._live[each]
+        if self._end + 1 + values.shape[1] >= self._keys.shape[1]:
             self._close_up()
         self._append(slot, values)
 
@@ -83,17 +83,16 @@ class SortedRows:
 
     def _close_up(self) -> None:
         """Move what is live to the front."""
-        end = 0
-        for slot in self._starts.argsort().tolist():
+        end = 1
+        for slot in self._live:
             start, size = int(self._starts[slot]), int(self._counts[slot]) + 1
-            if start >= 0:
-                for each in (self._keys, self._sums):
-                    each[:, end : end + size] = each[:, start : start + size]
-                self._starts[slot], end = end, end + size
+            for each in (self._keys, self._sums):
+                each[:, end : end + size] = each[:, start : start + size]
+            self._starts[slot], end = end, end + size
         self._keys[:, end:], self._end = math.inf, end
 
     def distortions(self, first: Indices, second: Indices) -> Vector:
-        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+        """Return the ``(P)`` L1 distortions of P unions of cells, by their slots."""
         at_once = max(1, NUMBERS_AT_ONCE // len(self._keys))
         parts = range(0, len(first), at_once)
         return np.concatenate(
@@ -119,7 +118,7 @@ class SortedRows:
         return apart
 
     def _medians(self, first: Indices, second: Indices) -> Matrix:
-        """Return the ``(W, P)`` medians of unions; of an even number of rows both middle ones count.
+        """Return the ``(W, P)`` medians of unions, as usual: half way between two middle rows.
 
         Of the lower half of a union a number of rows is the first cell's: the least of which the
         next row of this cell does not come before the last one of the other cell.
