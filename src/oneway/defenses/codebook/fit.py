@@ -359,13 +359,15 @@ def _fill(
     book.labels[span] = label
     book.edges[label] = -torch.inf
     book.edges[label, :boxes] = torch.stack([edges for edges, _ in rows.boxes])
-    book.assignment[label] = span.start
-    for number, numbers in enumerate(cells):
-        book.assignment[label, sorted(numbers)] = span.start + number
-    members = [rows.union(numbers) for numbers in cells]
-    book.members[span] = torch.tensor([len(each) for each in members])
+    owners, members = [span.start] * book.sizes.boxes, [0] * len(cells)
+    for cell, numbers in enumerate(cells):
+        for box in numbers:
+            owners[box] = span.start + cell
+            members[cell] += len(rows.boxes[box][1])
+    book.assignment[label], book.members[span] = torch.tensor(owners), torch.tensor(members)
     if rows.groups is not None:
-        book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
+        groups = [len(rows.groups[rows.union(numbers)].unique()) for numbers in cells]
+        book.groups[span] = torch.tensor(groups)
     # A cell that stays as it was may have no new rows.
     offsets, values = rows.vectors_of(cells)
     offsets = offsets.round(decimals=OFFSET_DECIMALS)

@@ -19,6 +19,7 @@ mixes, and the sums, are ours.
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +34,9 @@ from oneway.defenses.codebook.sorted_rows import Indices
 
 LARGEST_RATE_WEIGHT = 1e9
 """Rate weight that counts as infinite: no distortion weighs as much as a bit."""
+
+BROKEN = sys.float_info.max
+"""Change of the objective by a union that breaks the cap."""
 
 Cell = frozenset[int]
 """Numbers of the boxes that make a cell."""
@@ -220,7 +224,8 @@ class _Pairs:
     for the pair that has been there longest. A union has the next free slot.
 
     Attributes:
-        changes: ``(S, S)``; infinite where the cap is broken, as far as it was checked.
+        changes: ``(S, S)``; infinite where two cells may not be joined, and ``BROKEN`` where that
+            breaks the cap, as far as it was checked.
     """
 
     def __init__(
@@ -257,8 +262,8 @@ class _Pairs:
         self._joins = list[tuple[int, int, int]]()
         self._gone = np.zeros(slots, dtype=bool)
         self._costs, self._distorted = np.zeros(slots), np.zeros((slots, slots))
-        self._may_join = np.zeros((slots, slots), dtype=bool)
-        self._keeps_cap, self.changes = self._may_join.copy(), np.full((slots, slots), math.inf)
+        self._keeps_cap = np.zeros((slots, slots), dtype=bool)
+        self.changes = np.full((slots, slots), math.inf)
 
     def begin(self) -> Generator[Request, Vector, None]:
         """Weigh all pairs of the cells that joining starts from."""
@@ -300,7 +305,6 @@ class _Pairs:
         if self._crossings is not None:
             change -= self._variant_weight * self._crossings[later, earlier]
         self.changes[later, earlier] = change
-        self._may_join[later, earlier] = True
 
     def cheapest(self, uneven: list[int] | None = None) -> tuple[int, int] | None:
         """Return the pair that costs least; None if none may be joined.
@@ -308,19 +312,17 @@ class _Pairs:
         Args:
             uneven: Slots of which the pair must have one; None: any.
         """
-        may_join = self._may_join
+        changes = self.changes
         if uneven is not None:
-            asked = np.isin(np.arange(len(may_join)), uneven)
-            may_join = may_join & (asked | asked[:, None])
-        places = np.flatnonzero(may_join)
-        if not len(places):
-            return None
+            asked = np.isin(np.arange(len(changes)), uneven)
+            changes = np.where(asked | asked[:, None], changes, math.inf)
         while True:
-            place = places[self.changes.ravel()[places].argmin()]
-            first, second = (int(slot) for slot in divmod(place, len(may_join)))
-            if self.changes[first, second] == math.inf or self._is_within(first, second):
+            first, second = divmod(int(changes.argmin()), len(changes))
+            if changes[first, second] == math.inf:
+                return None
+            if changes[first, second] == BROKEN or self._is_within(first, second):
                 return first, second
-            self.changes[first, second] = math.inf
+            changes[first, second] = self.changes[first, second] = BROKEN
 
     def _is_within(self, first: int, second: int) -> bool:
         """Return whether joining two cells brings no row beyond the cap."""
@@ -351,7 +353,8 @@ class _Pairs:
             both -= share * (1 - share) * self._images[first, second]
             self._images[slot], self._images[:, slot] = both, both
         pair = [first, second]
-        self._may_join[pair] = self._may_join[:, pair] = False
+        change = float(self.changes[first, second])
+        self.changes[pair] = self.changes[:, pair] = math.inf
         self._gone[pair] = True
         mates = np.flatnonzero(~self._gone[:slot] & (self._parents[:slot] == self._parents[slot]))
         if len(mates):
@@ -362,4 +365,4 @@ class _Pairs:
                 apart = yield from self._distortions(later[new], mates[new])
                 known.update(zip((codes[place] for place in new), apart.tolist(), strict=True))
             self._weigh(later, mates, np.array([known[code] for code in codes]))
-        return float(self.changes[first, second]), first, second, slot
+        return math.inf if change == BROKEN else change, first, second, slot
