@@ -59,9 +59,11 @@ Row = dict[str, Any]
 ROWS: tuple[Row, ...] = (
     *({"job": "fit", "queries": queries, "classes": 10} for queries in (2_000, 8_000, 32_000)),
     *({"job": "fit", "queries": 8_000, "classes": classes} for classes in (30, 100)),
+    {"job": "fit", "queries": 200_000, "classes": 100},
+    {"job": "fit", "queries": 1_000_000, "classes": 10},
     *(
         {"job": "certify", "queries": queries, "classes": 10, "pixels": 1_024}
-        for queries in (2_000, 8_000, 32_000)
+        for queries in (2_000, 8_000, 40_000)
     ),
     *(
         {"job": "certify", "queries": 4_000, "classes": 10, "pixels": pixels}

@@ -162,7 +162,7 @@ def bound_errors(
 
 
 def _values_of(asked: Tensor, met: Tensor, halves: Tensor) -> Tensor:
-    """Return a part's ``(3, O, A)`` values: what each row adds at least, at most, and if it asks."""
+    """Return what each row of a part adds at least, at most, and if it asks: ``(3, O, A)``."""
     real, paired = asked >= 0, met >= 0
     least = torch.zeros(asked.shape, dtype=torch.float64)
     least[paired] = halves
@@ -230,7 +230,7 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
         rows = torch.stack([one_of_each(groups, generator) for _ in orders])
     if cells.any():
         pairs = zip(*(pair_up(cells[each]) for each in rows), strict=True)
-        asks, meets = (pad_sequence(each, True, padding_value=-1) for each in pairs)
+        asks, meets = (pad_sequence(list(each), True, padding_value=-1) for each in pairs)
     else:  # in one cell the same places are paired in all orders
         asks, meets = (places.expand(len(rows), -1) for places in pair_up(cells[rows[0]]))
     numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)

@@ -221,12 +221,13 @@ def mean_chance_named(cells: Tensor, candidates: int, guesses: int = 1) -> float
             f"candidates must be at most the {len(cells)} queries that they are drawn from, but "
             f"got {candidates}. Pass more queries."
         )
-    sizes = cells.unique(return_counts=True)[1].cpu().double()
+    # Of clean scores nearly all cells have one query: cells of a size are alike.
+    sizes, alike = cells.unique(return_counts=True)[1].cpu().double().unique(return_counts=True)
     # E min(X, r) = P(X > 0) + ... + P(X > r - 1).
     below, total = torch.zeros_like(sizes), 0.0
     for taken in range(min(guesses, candidates)):
         below = below + _hypergeometric(sizes, taken, len(cells), candidates)
-        total += float((1 - below).clamp(0, 1).sum())
+        total += float((1 - below).clamp(0, 1) @ alike.double())
     return min(1.0, total / candidates)
 
 

@@ -17,7 +17,7 @@ from oneway.defenses.codebook.table import project
 NUMBERS_AT_ONCE = 2**20
 """Numbers of images that are added up at once."""
 
-NUMBERS_SIDE_BY_SIDE = 2**19
+NUMBERS_SIDE_BY_SIDE = 2**18
 """Numbers of rows of several labels that are merged at the same time."""
 
 

@@ -22,7 +22,7 @@ import math
 import sys
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -163,7 +163,7 @@ def merge(
         for label, cells in zip(labels, starting, strict=True)
     ]
     merged, weigher = dict[int, Merged](), None
-    answers: dict[int, Vector | None] = dict.fromkeys(range(len(labels)))
+    answers: dict[int, Any] = dict.fromkeys(range(len(labels)))
     while answers:
         asked = dict[int, Request]()
         for place, answer in answers.items():
@@ -316,13 +316,14 @@ class _Pairs:
         if uneven is not None:
             asked = np.isin(np.arange(len(changes)), uneven)
             changes = np.where(asked | asked[:, None], changes, math.inf)
-        while True:
+        while changes.size:
             first, second = divmod(int(changes.argmin()), len(changes))
             if changes[first, second] == math.inf:
-                return None
+                break
             if changes[first, second] == BROKEN or self._is_within(first, second):
                 return first, second
             changes[first, second] = self.changes[first, second] = BROKEN
+        return None
 
     def _is_within(self, first: int, second: int) -> bool:
         """Return whether joining two cells brings no row beyond the cap."""
