@@ -62,6 +62,20 @@ def test_unions_are_weighed_as_their_rows_are(seed, cells, count, center, coarse
             live = [*live[1:-1], slot]
 
 
+def test_a_cell_behind_all_others_is_weighed_where_no_space_is_left():
+    sizes = [4, 3, 9, 2, 2]
+    owners = np.repeat(np.arange(5), sizes)
+    rows = np.random.default_rng(0).dirichlet([1, 1, 1], len(owners))
+    # The last two cells come before all others along the first axis.
+    rows = rows[rows[:, 0].argsort()[::-1]]
+    cells = {slot: rows[owners == slot].T for slot in range(5)}
+    found = sorted_rows.SortedRows(cells, 10, "median")
+    for join in ((0, 1, 5), (5, 2, 6), (3, 4, 7)):
+        found.join(*join)
+    apart = found.distortions(np.array([7, 6]), np.array([6, 7]))
+    np.testing.assert_allclose(apart, spread(rows, "median"), atol=1e-12)
+
+
 @settings(max_examples=3)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.003, 0.05]), st.sampled_from([4, 2]))
 def test_a_table_is_that_of_the_slow_way_to_the_bit(seed, rate_weight, explicit):
