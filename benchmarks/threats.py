@@ -31,6 +31,7 @@ from oneway.auditing import AuditTarget
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
 from oneway.auditing.references import Candidates, train_reference
 from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit, StealingSettings
+from oneway.benchmark.summary import estimate
 from oneway.contracts import AttackerKnowledge, Defense
 from oneway.defenses import build_defense, needs_surrogate
 from oneway.defenses.identity import Identity
@@ -204,13 +205,18 @@ class Case:
         self.guards[spec.name] = guard
         return guard
 
-    def attacked(self, spec: ReleaseSpec) -> Iterator[tuple[str, Mapping[str, Reached], float]]:
-        """Yield what attacks reach on a release by each measure; first, on baselines as well."""
+    def attacked(
+        self, spec: ReleaseSpec
+    ) -> Iterator[tuple[str, Mapping[str, Reached], float | None]]:
+        """Yield what attacks reach on a release by each measure; first, on baselines as well.
+
+        Each comes with its L1; None for the label alone, which is no vector of probabilities.
+        """
         parts = (self.invert(spec), self.infer(spec), self.steal(spec))
-        l1 = self._l1(self.guard(spec))
+        l1 = {CLEAN: 0.0, RELEASED: self._l1(self.guard(spec))}
         for name in (CLEAN, LABEL, RELEASED):
             reached = {measure: each for part in parts for measure, each in part[name].items()}
-            yield name, reached, l1 if name == RELEASED else 0.0
+            yield name, reached, l1.get(name)
 
     def _l1(self, guard: Defense) -> float:
         clean = self._released(Identity(), self.queries)
@@ -417,7 +423,12 @@ def board(records: Sequence[Row]) -> Iterator[Row]:
                 continue
             own = [cells[data, fit, seed, release] for seed in seeds]
             row: Row = {"data": f"{data}-{fit}", "release": release, "defense": defense}
-            row |= {"seeds": len(seeds), "l1": sum(each["l1"] for each in own) / len(own)}
+            l1 = None if release == LABEL else estimate([each["l1"] for each in own])
+            row |= {
+                "seeds": len(seeds),
+                "l1": l1 and l1.mean,
+                "l1_half_width": l1 and l1.half_width,
+            }
             row["accuracy"] = " and ".join(
                 f"{100 * sum(sides) / len(own):.1f}"
                 for sides in zip(*(each["accuracy"] for each in own), strict=True)
@@ -476,34 +487,27 @@ def chart(rows: Sequence[Row]) -> Chart:
     Args:
         rows: Rows of the board, of one case; those without a gap to close are left out.
     """
-    gaps = {
-        row["release"]: [
-            1.0 if row[f"G_{measured}"] == FAILED else row.get(f"gap_{measured}")
+    points = []
+    for row in rows:
+        hidden = [
+            1.0 if row[f"G_{measured}"] == FAILED else row.get(f"gap_{measured}", math.nan)
             for measured in ("inversion", "membership")
         ]
-        for row in rows
-    }
-    ends = {
-        row["release"]: [
-            row["gap_membership"] + sign * row["gap_membership_half_width"] for sign in (-1, 1)
-        ]
-        for row in rows
-        if "gap_membership" in row
-    }
-    failed = {row["release"] for row in rows if FAILED in (row["G_inversion"], row["G_membership"])}
-    points = [
-        Point(
-            release,
-            max(gap[0], 0.0),
-            gap[1],
-            *ends.get(release, ()),
-            on=release.startswith("codebook"),
-            label=DRAWN[release],
-            shape="at least" if release in failed else "disc",
+        if row["release"] not in DRAWN or math.isnan(sum(hidden)):
+            continue
+        half = row.get("gap_membership_half_width")
+        points.append(
+            Point(
+                row["release"],
+                max(hidden[0], 0.0),
+                hidden[1],
+                low=None if half is None else hidden[1] - half,
+                high=None if half is None else hidden[1] + half,
+                on=row["defense"] == "codebook",
+                label=DRAWN[row["release"]],
+                shape="at least" if FAILED in (row["G_inversion"], row["G_membership"]) else "disc",
+            )
         )
-        for release, gap in gaps.items()
-        if release in DRAWN and None not in gap
-    ]
     axes = (
         change_axis("G, inversion: what is hidden of queries", points, WIDTH, spare=0.12),
         gap_axis("G, membership (AUC): what is hidden of members", LOWEST, HEIGHT),
