@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from codebook_speed import (
     images_of,
@@ -31,6 +33,7 @@ from codebook_speed import (
 from rich.console import Console
 
 from oneway.contracts import Defense
+from oneway.data.mapped import map_npy
 from oneway.defenses import build_defense
 from oneway.defenses.class_means import ClassMeans
 from oneway.defenses.codebook import CodebookRelease, FitSettings, certify, fit_codebook
@@ -59,14 +62,21 @@ Row = dict[str, Any]
 ROWS: tuple[Row, ...] = (
     *({"job": "fit", "queries": queries, "classes": 10} for queries in (2_000, 8_000, 32_000)),
     *({"job": "fit", "queries": 8_000, "classes": classes} for classes in (30, 100)),
+    {"job": "fit", "queries": 200_000, "classes": 100},
+    {"job": "fit", "queries": 1_000_000, "classes": 10},
     *(
         {"job": "certify", "queries": queries, "classes": 10, "pixels": 1_024}
-        for queries in (2_000, 8_000, 32_000)
+        for queries in (2_000, 8_000, 40_000)
     ),
     *(
         {"job": "certify", "queries": 4_000, "classes": 10, "pixels": pixels}
         for pixels in (256, 4_096)
     ),
+    *(
+        {"job": "fit and certify", "queries": queries, "classes": 10, "pixels": 1_024}
+        for queries in (5_000, 20_000, 80_000)
+    ),
+    {"job": "fit a mapped file", "queries": 1_000_000, "classes": 100},
     *(
         {"job": "release", "batch": batch, "classes": classes}
         for batch, classes in ((1, 10), (16, 10), (128, 10), (16, 100))
@@ -113,6 +123,38 @@ def measure_certify(queries: int, classes: int, pixels: int) -> Row:
     book = fit_codebook(logits[:2000])
     certify(book, logits[:200], images[:200])
     return grown(lambda: certify(book, logits, images), logits.nbytes + images.nbytes)
+
+
+def measure_both(queries: int, classes: int, pixels: int) -> Row:
+    """Fit a table to four fifths of the queries, and certify it on images of the others."""
+    logits = scores(queries, classes)
+    images, generator = images_of(logits, pixels), torch.Generator().manual_seed(0)
+    CodebookRelease.fit(logits[:500], images[:500], generator=generator)
+    return grown(
+        lambda: CodebookRelease.fit(logits, images, generator=generator),
+        logits.nbytes + images.nbytes,
+    )
+
+
+def measure_mapped(queries: int, classes: int) -> Row:
+    """Fit a table to scores in a file; what is read of it counts as the data in memory."""
+    fit_codebook(scores(2000, classes))
+    with tempfile.TemporaryDirectory() as folder:
+        path, part = Path(folder) / "scores.npy", scores(queries // 20, classes)
+        shape = (queries, classes)
+        stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        noise = torch.Generator().manual_seed(1)
+        for rows in np.split(stored, 20):
+            rows[:] = part + torch.randn(part.shape, generator=noise) / 4
+        del stored, rows
+        mapped = map_npy(path)
+        assert mapped is not None
+        logits = torch.from_numpy(mapped)
+        row = grown(lambda: fit_codebook(logits), logits.nbytes)
+    # The file was in memory neither before nor beside what was read.
+    row["extra_megabytes"] -= row["data_megabytes"]
+    row["peak_over_data"] -= 1
+    return row
 
 
 def releases(classes: int) -> dict[str, Callable[[torch.Tensor], object]]:
@@ -167,6 +209,8 @@ def measure_release(batch: int, classes: int) -> Row:
 MEASURES: dict[str, Callable[..., Row]] = {
     "fit": measure_fit,
     "certify": measure_certify,
+    "fit and certify": measure_both,
+    "fit a mapped file": measure_mapped,
     "release": measure_release,
 }
 

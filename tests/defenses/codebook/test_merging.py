@@ -13,7 +13,7 @@ from oneway.defenses.codebook import (
     cut_calibration,
     fit_codebook,
     merge_calibration,
-    merging,
+    sorted_rows,
 )
 from oneway.defenses.codebook import boxes as cutting
 from oneway.defenses.codebook.boxes import DIGITS
@@ -31,20 +31,20 @@ def spread(rows, center):
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(2, 6),
-    st.integers(1, 60),
+    st.integers(6, 50),
     st.sampled_from(["mean", "median"]),
     st.booleans(),
 )
-def test_unions_are_weighed_as_their_rows_are_in_blocks_of_any_size(
-    seed, cells, blocks, center, coarse
-):
-    rows = random_rows(seed, 50, 3, torch.float64, 2)
+def test_unions_are_weighed_as_their_rows_are(seed, cells, count, center, coarse):
+    rows = random_rows(seed, count, 3, torch.float64, 2)
     rows = (rows.round() if coarse else rows).softmax(-1)
-    owners = torch.arange(50) % cells
+    owners = torch.arange(count) % cells
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merging, "SUMS", blocks * 2 * cells * 3)
-        found = merging.SortedRows(rows, owners, cells, center)
-        patch.setattr(merging, "NUMBERS_AT_ONCE", 1 + seed % 100)
+        patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 1 + seed % 100)
+        turned = rows.numpy().T
+        found = sorted_rows.SortedRows(
+            {slot: turned[:, owners == slot] for slot in range(cells)}, 2 * cells, center
+        )
         empty = 2 * cells - 1
         members = {slot: {slot} for slot in range(cells)} | {empty: set()}
         live = list(range(cells))
@@ -60,6 +60,20 @@ def test_unions_are_weighed_as_their_rows_are_in_blocks_of_any_size(
             found.join(live[0], live[-1], slot)
             members[slot] = members[live[0]] | members[live[-1]]
             live = [*live[1:-1], slot]
+
+
+def test_a_cell_behind_all_others_is_weighed_where_no_space_is_left():
+    sizes = [4, 3, 9, 2, 2]
+    owners = np.repeat(np.arange(5), sizes)
+    rows = np.random.default_rng(0).dirichlet([1, 1, 1], len(owners))
+    # The last two cells come before all others along the first axis.
+    rows = rows[rows[:, 0].argsort()[::-1]]
+    cells = {slot: rows[owners == slot].T for slot in range(5)}
+    found = sorted_rows.SortedRows(cells, 10, "median")
+    for join in ((0, 1, 5), (5, 2, 6), (3, 4, 7)):
+        found.join(*join)
+    apart = found.distortions(np.array([7, 6]), np.array([6, 7]))
+    np.testing.assert_allclose(apart, spread(rows, "median"), atol=1e-12)
 
 
 @settings(max_examples=3)
@@ -114,7 +128,7 @@ def test_parts_and_the_order_of_a_sweep_leave_no_trace_in_a_table(center):
     wanted = tables(weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "AXES_AT_ONCE", 1)
-        patch.setattr(merging, "SUMS", 400)
+        patch.setattr(sorted_rows, "NUMBERS_AT_ONCE", 30)
         for order in (weights, weights[::-1]):
             for first, second in zip(wanted, tables(order), strict=True):
                 assert all(torch.equal(first[name], second[name]) for name in first)

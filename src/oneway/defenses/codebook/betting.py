@@ -155,52 +155,55 @@ def bound_errors(
     halves = torch.empty(len(order), dtype=torch.float64)
     halves[order] = half_squared(queries, asked[order], met[order])
     each = [pair.shape[1] for pair in pairs]
-    risk = (1 - level) / together
-    bets = [
-        _bets(*orders, own, count / 2, risk)
-        for orders, own, count in zip(found, halves.split(each), draws, strict=True)
+    values = [
+        _values_of(*orders, own) for orders, own in zip(found, halves.split(each), strict=True)
     ]
-    return _bounds_of(bets, risk)
+    return _bounds_of(values, torch.tensor(draws).double() / 2, (1 - level) / together)
 
 
-def _bets(
-    asked: Tensor, met: Tensor, halves: Tensor, expected: float, risk: float
-) -> tuple[Tensor, Tensor]:
-    """Return the ``(3, O, A)`` values and stakes of a part's two ends and its lower bound."""
+def _values_of(asked: Tensor, met: Tensor, halves: Tensor) -> Tensor:
+    """Return what each row of a part adds at least, at most, and if it asks: ``(3, O, A)``."""
     real, paired = asked >= 0, met >= 0
     least = torch.zeros(asked.shape, dtype=torch.float64)
     least[paired] = halves
-    most = torch.where(real & ~paired, LARGEST, least)
-    stakes = [
-        stakes_for(least, expected, risk / 2, 0.0),
-        stakes_for(least, expected, risk, 0.0),
-        stakes_for(most, expected, risk / 2, math.inf),
-    ]
-    # Of values in [0, 1/2] what is above is below for 1/2 less the values.
-    return torch.stack([least, least, 0.5 - most]), torch.where(real, torch.stack(stakes), 0.0)
+    return torch.stack([least, torch.where(real & ~paired, LARGEST, least), real.double()])
 
 
-def _bounds_of(bets: Sequence[tuple[Tensor, Tensor]], risk: float) -> list[Bounds]:
-    """Return the bounds of parts from their values and stakes; parts of like size at once."""
+def _bounds_of(parts: Sequence[Tensor], expected: Tensor, risk: float) -> list[Bounds]:
+    """Return the bounds of parts; those of like size at once.
+
+    Args:
+        parts: ``(3, O, A)`` values of each part, from :func:`_values_of`.
+        expected: ``(P)`` float64, the number of rows of each part that are expected to ask.
+        risk: Probability with which each bound may fail.
+    """
     found: dict[int, Bounds] = {}
-    shapes = [values.shape for values, _ in bets]
-    order = sorted(range(len(bets)), key=lambda part: shapes[part][1:])
+    order = sorted(range(len(parts)), key=lambda part: parts[part].shape[1:])
     risks = torch.tensor([risk / 2, risk, risk / 2], dtype=torch.float64)
     while order:
-        largest = shapes[order[-1]]
-        most = max(1, NUMBERS_AT_ONCE // max(1, largest.numel()))
-        own = [part for part in order[-most:] if shapes[part][1] == largest[1]]
+        largest = parts[order[-1]][0]
+        at_once = max(1, NUMBERS_AT_ONCE // max(1, 3 * largest.numel()))
+        own = [part for part in order[-at_once:] if parts[part].shape[1] == len(largest)]
         order = order[: -len(own)]
         # Orders are filled up with values that nothing is staked on.
-        values, stakes = (
-            pad_sequence([bets[part][at].movedim(-1, 0) for part in own], True).movedim(1, -1)
-            for at in (0, 1)
+        padded = pad_sequence([parts[part].movedim(-1, 0) for part in own], True).movedim(1, -1)
+        least, most, real = padded.unbind(1)
+        draws = expected[own].view(-1, 1, 1)
+        stakes = [
+            stakes_for(least, draws, risk / 2, 0.0),
+            stakes_for(least, draws, risk, 0.0),
+            stakes_for(most, draws, risk / 2, math.inf),
+        ]
+        # Of values in [0, 1/2] what is above is below for 1/2 less the values.
+        means = least_means(
+            torch.stack([least, least, 0.5 - most], 1).flatten(0, 1),
+            torch.where(real > 0, torch.stack(stakes), 0.0).movedim(0, 1).flatten(0, 1),
+            risks.repeat(len(own)),
         )
-        means = least_means(values.flatten(0, 1), stakes.flatten(0, 1), risks.repeat(len(own)))
         for part, (low, lower, above) in zip(own, means.view(-1, 3).tolist(), strict=True):
             high = min(LARGEST, 0.5 - above)
             found[part] = Bounds(min(low, high), high, min(lower, LARGEST))
-    return [found[part] for part in range(len(bets))]
+    return [found[part] for part in range(len(parts))]
 
 
 def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -219,17 +222,20 @@ def orders_of_pairs(cells: Tensor, keys: Tensor, groups: Tensor | None) -> tuple
     order, seed = canonical_order(cells, keys)
     cells = cells.cpu()[order].unique(return_inverse=True)[1]
     groups = None if groups is None else groups[order.to(groups.device)].cpu()
-    generator, asking, partners = Generator().manual_seed(seed), list[Tensor](), list[Tensor]()
-    for _ in range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells))))):
-        if groups is None:
-            rows = torch.randperm(len(cells), generator=generator)
-        else:
-            rows = one_of_each(groups, generator)
-        asks, meets = pair_up(cells[rows])
-        asking.append(order[rows[asks]])
-        partners.append(torch.where(meets < 0, -1, order[rows[meets]]))
-    asked, met = (pad_sequence(each, True, padding_value=-1) for each in (asking, partners))
-    return asked, met
+    generator = Generator().manual_seed(seed)
+    orders = range(min(ORDERS, max(1, ROWS_OF_ORDERS // max(1, len(cells)))))
+    if groups is None:
+        rows = torch.stack([torch.randperm(len(cells), generator=generator) for _ in orders])
+    else:
+        rows = torch.stack([one_of_each(groups, generator) for _ in orders])
+    if cells.any():
+        pairs = zip(*(pair_up(cells[each]) for each in rows), strict=True)
+        asks, meets = (pad_sequence(list(each), True, padding_value=-1) for each in pairs)
+    else:  # in one cell the same places are paired in all orders
+        asks, meets = (places.expand(len(rows), -1) for places in pair_up(cells[rows[0]]))
+    numbers = torch.cat([order[rows], torch.full((len(rows), 1), -1)], 1)
+    row = torch.arange(len(rows)).unsqueeze(-1)
+    return numbers[row, asks], numbers[row, meets]
 
 
 def canonical_order(cells: Tensor, keys: Tensor) -> tuple[Tensor, int]:
@@ -305,7 +311,11 @@ def one_of_each(groups: Tensor, generator: Generator) -> Tensor:
 
 
 def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
-    """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number."""
+    """Return ``(P)`` float64 half mean squared distances of rows from their partners, by number.
+
+    Distances of float32 queries, and of narrower ones, are added up in float32: a bound that rests
+    on them is right to about six digits.
+    """
     wide = torch.promote_types(queries.dtype, torch.float32)
     at_once = max(1, NUMBERS_AT_ONCE // max(1, queries.shape[1]))
 
@@ -321,7 +331,7 @@ def half_squared(queries: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
     return squared / (2 * max(1, queries.shape[1]))
 
 
-def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> Tensor:
+def stakes_for(values: Tensor, expected: float | Tensor, risk: float, without: float) -> Tensor:
     """Return ``(..., A)`` stakes, each from the values before it; the first is 0.
 
     Their size is that of the source for a fixed number of values. The variance begins with one
@@ -329,7 +339,7 @@ def stakes_for(values: Tensor, expected: float, risk: float, without: float) -> 
 
     Args:
         values: ``(..., A)`` float64, in [-1, 1/2].
-        expected: Number of values that is expected.
+        expected: Number of values that is expected; one, or as the values.
         risk: Probability with which the bound may fail.
         without: Stake while the mean of the values is 0 or less.
     """

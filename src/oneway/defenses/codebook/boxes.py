@@ -12,7 +12,8 @@ that keep k on both sides. The choice among them is ours.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def cut_boxes(
     ]
     most = len(boxes) + settings.max_boxes - 1
     while len(sides) < most:
-        best = max(sides, key=_Side.order)
+        best = max(sides, key=_ORDER)
         if not best.is_known:
             best.look(rows, tails, groups, settings)
             continue
@@ -154,6 +155,7 @@ class _Side:
         is_urgent: Whether a row is, or may be, beyond the cap.
         is_known: Whether its best cut was looked for.
         cut: Its best cut; None if none removes any distortion.
+        order: What is largest of the box that is cut, or looked at, next.
     """
 
     edges: Tensor
@@ -163,18 +165,16 @@ class _Side:
     is_urgent: bool
     is_known: bool = False
     cut: "_Cut | None" = None
+    order: tuple[bool, float] = field(init=False)
 
-    def order(self) -> tuple[bool, float]:
-        """Return what is largest of the box that is cut, or looked at, next."""
-        if not self.is_known:
-            return self.is_urgent, self.whole
-        return (False, -1.0) if self.cut is None else (self.is_urgent, self.cut.gain)
+    def __post_init__(self) -> None:
+        self.order = self.is_urgent, self.whole
 
     def look(
         self, rows: Tensor, tails: Tensor | None, groups: Tensor | None, settings: FitSettings
     ) -> None:
         """Look for the best cut; see :func:`cut_boxes`."""
-        self.is_known, self.is_urgent = True, False
+        self.is_known, self.is_urgent, self.order = True, False, (False, -1.0)
         if len(self.rows) < 2 * settings.min_members:
             return
         own = rows[self.rows]
@@ -184,6 +184,11 @@ class _Side:
             self.is_urgent = bool((apart > settings.max_l1_worst).any())
         group = None if groups is None else groups[self.rows]
         self.cut = _best_cut(own, self.whole, settings, group)
+        if self.cut is not None:
+            self.order = self.is_urgent, self.cut.gain
+
+
+_ORDER = attrgetter("order")
 
 
 @dataclass(frozen=True)

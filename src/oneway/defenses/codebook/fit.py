@@ -25,13 +25,14 @@ from torch import Tensor
 from oneway.checks import check_logits_to_fit, check_weight, filled, in_parts
 from oneway.defenses.codebook.boxes import cap_of, cut_boxes, short
 from oneway.defenses.codebook.crossings import answers_of, check_variants, crossings_between
-from oneway.defenses.codebook.label_rows import LabelRows
+from oneway.defenses.codebook.label_rows import LabelRows, side_by_side, sorted_rows_of
 from oneway.defenses.codebook.measures import Measured, measure_codebook
-from oneway.defenses.codebook.merging import merge
+from oneway.defenses.codebook.merging import Merged, merge
 from oneway.defenses.codebook.nesting import Box, check_older, nest, older_boxes, refuse_kept
 from oneway.defenses.codebook.options import Budget, FitSettings, check_rate_weight
 from oneway.defenses.codebook.sample import labels_of, sample_rows
 from oneway.defenses.codebook.shared import (
+    LevelSums,
     SharedRows,
     fill_shared,
     profiles_of,
@@ -358,13 +359,15 @@ def _fill(
     book.labels[span] = label
     book.edges[label] = -torch.inf
     book.edges[label, :boxes] = torch.stack([edges for edges, _ in rows.boxes])
-    book.assignment[label] = span.start
-    for number, numbers in enumerate(cells):
-        book.assignment[label, sorted(numbers)] = span.start + number
-    members = [rows.union(numbers) for numbers in cells]
-    book.members[span] = torch.tensor([len(each) for each in members])
+    owners, members = [span.start] * book.sizes.boxes, [0] * len(cells)
+    for cell, numbers in enumerate(cells):
+        for box in numbers:
+            owners[box] = span.start + cell
+            members[cell] += len(rows.boxes[box][1])
+    book.assignment[label], book.members[span] = torch.tensor(owners), torch.tensor(members)
     if rows.groups is not None:
-        book.groups[span] = torch.tensor([len(rows.groups[each].unique()) for each in members])
+        groups = [len(rows.groups[rows.union(numbers)].unique()) for numbers in cells]
+        book.groups[span] = torch.tensor(groups)
     # A cell that stays as it was may have no new rows.
     offsets, values = rows.vectors_of(cells)
     offsets = offsets.round(decimals=OFFSET_DECIMALS)
@@ -431,14 +434,23 @@ def _merge(
     """
     settings, shared = calibration.settings, calibration.shared
     most, cap = settings.max_cells, settings.max_l1_worst
-    merged = [
-        merge(each, rate_weight, image_weight, settings, to_the_end=most is not None)
-        for each in calibration.labels
-        if each.boxes
-    ]
+    merged = list[Merged]()
+    for labels in side_by_side(calibration.labels):
+        unions = partial(sorted_rows_of, labels)
+        merged += merge(
+            labels, unions, rate_weight, image_weight, settings, to_the_end=most is not None
+        )
     if shared is not None:
         alike = len(shared.labels)
-        levels = merge(shared, rate_weight, 0.0, settings, alike=alike, to_the_end=True)
+        (levels,) = merge(
+            [shared],
+            lambda cells: LevelSums(shared, cells[0]),
+            rate_weight,
+            0.0,
+            settings,
+            alike=alike,
+            to_the_end=True,
+        )
         # A level of one label has few queries: nothing is known of the groups that will be behind
         # it.
         few = settings.shared_levels if settings.max_group_share == 1 else 1

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 from oneway.checks import check_count, filled, in_parts, name_of
+from oneway.defenses.codebook.sample import row_keys
 from oneway.defenses.codebook.shares import lower_expectation, weights_of_rows
-from oneway.defenses.codebook.traffic import query_keys
 from oneway.errors import InvalidOptionError, InvalidTensorError
 from oneway.releases import release
 
@@ -221,12 +221,13 @@ def mean_chance_named(cells: Tensor, candidates: int, guesses: int = 1) -> float
             f"candidates must be at most the {len(cells)} queries that they are drawn from, but "
             f"got {candidates}. Pass more queries."
         )
-    sizes = cells.unique(return_counts=True)[1].cpu().double()
+    # Of clean scores nearly all cells have one query: cells of a size are alike.
+    sizes, alike = cells.unique(return_counts=True)[1].cpu().double().unique(return_counts=True)
     # E min(X, r) = P(X > 0) + ... + P(X > r - 1).
     below, total = torch.zeros_like(sizes), 0.0
     for taken in range(min(guesses, candidates)):
         below = below + _hypergeometric(sizes, taken, len(cells), candidates)
-        total += float((1 - below).clamp(0, 1).sum())
+        total += float((1 - below).clamp(0, 1) @ alike.double())
     return min(1.0, total / candidates)
 
 
@@ -256,7 +257,7 @@ def identify(cells: Tensor, logits: Tensor, table_cells: int) -> Identification:
     """
     # Keys of rows: sorting the rows themselves takes several times their memory.
     keys = torch.empty(len(logits), dtype=torch.int64)
-    clean = filled(keys, (query_keys(release(rows)) for rows in in_parts(logits.detach())))
+    clean = filled(keys, (row_keys(release(rows)) for rows in in_parts(logits.detach())))
     labels = logits.argmax(-1)
 
     def mean(known: Tensor, candidates: int, guesses: int = 1) -> float | None:

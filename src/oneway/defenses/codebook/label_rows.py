@@ -1,18 +1,24 @@
 """One label's calibration rows, cut into boxes."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from oneway.defenses.codebook.boxes import Matrix, Vector, center_of, distances_from_center
-from oneway.defenses.codebook.merging import Cell, SortedRows
+from oneway.defenses.codebook.merging import Cell
 from oneway.defenses.codebook.nesting import Box, Nesting
+from oneway.defenses.codebook.sorted_rows import SortedRows
 from oneway.defenses.codebook.table import project
 
 NUMBERS_AT_ONCE = 2**20
 """Numbers of images that are added up at once."""
+
+NUMBERS_SIDE_BY_SIDE = 2**18
+"""Numbers of rows of several labels that are merged at the same time."""
 
 
 @dataclass
@@ -73,13 +79,10 @@ class LabelRows:
         """Return the row numbers of several boxes together."""
         return torch.cat([self.boxes[number][1] for number in sorted(numbers)])
 
-    def unions(self, cells: list[Cell]) -> SortedRows:
-        """Return what weighs unions of these cells."""
-        slots = torch.zeros(len(self.numbers), dtype=torch.int64)
-        for slot, cell in enumerate(cells):
-            slots[self.union(cell)] = slot
-        rows = self.rows(self.scores().softmax(-1))
-        return SortedRows(rows, slots, len(cells), self.center)
+    def cells(self, cells: list[Cell]) -> list[Matrix]:
+        """Return the ``(W, n)`` probabilities of each cell's rows, as the table compares them."""
+        turned = np.ascontiguousarray(self.rows(self.scores().softmax(-1)).numpy().T)
+        return [turned[:, self.union(cell).numpy()] for cell in cells]
 
     @cached_property
     def _rows_and_tails(self) -> tuple[Tensor, Tensor | None]:
@@ -143,3 +146,26 @@ class LabelRows:
             [(stacked - each).square().mean(-1) for each in stacked]
         ).numpy()
         self.image_distances = distances
+
+
+def sorted_rows_of(labels: Sequence[LabelRows], cells: list[list[Cell]]) -> SortedRows:
+    """Return what weighs unions of the cells of each label; see :func:`merging.merge`."""
+    rows, slots = dict[int, Matrix](), 0
+    for label, own in zip(labels, cells, strict=True):
+        rows |= dict(enumerate(label.cells(own), slots))
+        slots += 2 * len(own)
+    return SortedRows(rows, slots, labels[0].center)
+
+
+def side_by_side(labels: Iterable[LabelRows]) -> Iterator[list[LabelRows]]:
+    """Yield the labels that have boxes, as many at once as bounded memory allows."""
+    together, numbers = list[LabelRows](), 0
+    for label in labels:
+        if label.boxes:
+            own = len(label.numbers) * (len(label.classes) + 1)
+            if together and numbers + own > NUMBERS_SIDE_BY_SIDE:
+                yield together
+                together, numbers = [], 0
+            together, numbers = [*together, label], numbers + own
+    if together:
+        yield together

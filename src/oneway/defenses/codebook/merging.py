@@ -9,39 +9,35 @@ Cells are joined, whether they touch or not, for as long as that lowers
 and then, where a table may have no more cells than ``max_cells``, at the least rise. No union
 brings a row farther than ``max_l1_worst`` from its cell's vector that was within before.
 
-All unions with one cell are weighed at once, from sums instead of rows: with the k rows of a union
-up to a number c and their sum S, of n rows with the sum T,
-
-    sum of |x - c|  =  c (2 k - n) - 2 S + T.
+All unions with one cell are weighed at once, from sums instead of rows: see
+:mod:`oneway.defenses.codebook.sorted_rows`.
 
 Source: Chou, Lookabaugh & Gray, "Entropy-constrained vector quantization" (IEEE Transactions on
 Acoustics, Speech, and Signal Processing 37, 1989) for the objective; the terms for what a cell
 mixes, and the sums, are ours.
 """
 
+import itertools
 import math
+import sys
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from oneway.defenses.codebook.boxes import Matrix, Vector
 from oneway.defenses.codebook.nesting import Box, Nesting
 from oneway.defenses.codebook.options import FitSettings
+from oneway.defenses.codebook.sorted_rows import Indices
 
 LARGEST_RATE_WEIGHT = 1e9
 """Rate weight that counts as infinite: no distortion weighs as much as a bit."""
 
-SUMS = 2**17
-"""Numbers that :class:`SortedRows` keeps of all cells together, at most."""
+BROKEN = sys.float_info.max
+"""Change of the objective by a union that breaks the cap."""
 
-NUMBERS_AT_ONCE = 2**18
-"""Numbers that are looked up at once."""
-
-Indices = NDArray[np.int64]
 Cell = frozenset[int]
 """Numbers of the boxes that make a cell."""
 
@@ -50,7 +46,7 @@ class Unions(Protocol):
     """Weighs unions of two cells, which have the numbers of slots."""
 
     def distortions(self, first: Indices, second: Indices) -> Vector:
-        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+        """Return the ``(P)`` L1 distortions of P unions; a slot without a cell is an empty one."""
 
     def join(self, first: int, second: int, slot: int) -> None:
         """Let a free slot be the union of two, which are given up."""
@@ -88,134 +84,11 @@ class Mergeable(Protocol):
     def crossings(self) -> Tensor | None:
         """``(m, m)`` how many queries each pair of boxes parts from changed copies, or None."""
 
-    def unions(self, cells: list[Cell]) -> Unions:
-        """Return what weighs unions of these cells, in twice as many slots."""
-
     def beyond(self, numbers: Cell) -> int:
         """Return how many rows of several boxes are beyond the cap from their released vector."""
 
     def group_share(self, numbers: Cell) -> float:
         """Return the share of the largest group in several boxes; 0 without groups."""
-
-
-class SortedRows:
-    """A label's rows along each axis, and each cell's part of them in blocks of equal size.
-
-    Of a union with a center c, rows and sums up to c are those of whole blocks, which are kept,
-    and of the rest of one block, which is looked through.
-    """
-
-    def __init__(self, rows: Tensor, slots: Tensor, cells: int, center: str) -> None:
-        """Sort rows.
-
-        Args:
-            rows: ``(n, W)`` float64.
-            slots: ``(n)`` int64, the cell of each row.
-            cells: Number of cells at first; slots are twice as many.
-            center: See :class:`FitSettings`.
-        """
-        turned = np.ascontiguousarray(rows.numpy().T)
-        width, count = turned.shape
-        self._center, free = center, 2 * cells
-        blocks = max(1, min(count, SUMS // (free * width)))
-        self._size = -(-count // blocks)
-        blocks = -(-count // self._size)
-        order = turned.argsort(axis=1)
-        past = blocks * self._size - count
-        ordered = np.take_along_axis(turned, order, axis=1)
-        owners = slots.numpy()[order]
-        # Which slot a row belongs to now, by that to which it belonged at first.
-        self._now = np.append(np.arange(cells), -1)
-        self._values = np.pad(ordered, ((0, 0), (0, past)))
-        self._owners = np.pad(owners, ((0, 0), (0, past)), constant_values=cells)
-        self._sorted = torch.from_numpy(ordered)
-        block = np.arange(count) // self._size
-        place = (owners * width + np.arange(width)[:, None]) * blocks + block
-        self._counts, self._sums = (
-            _running(place.ravel(), weights, (cells, width, blocks), free)
-            for weights in (None, ordered.ravel())
-        )
-
-    def join(self, first: int, second: int, slot: int) -> None:
-        """Let a free slot be the union of two, which are given up."""
-        self._counts[slot] = self._counts[first] + self._counts[second]
-        self._sums[slot] = self._sums[first] + self._sums[second]
-        self._now[(self._now == first) | (self._now == second)] = slot
-
-    def distortions(self, first: Indices, second: Indices) -> Vector:
-        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
-        at_once = max(1, NUMBERS_AT_ONCE // (len(self._values) * self._size))
-        parts = range(0, len(first), at_once)
-        return np.concatenate(
-            [self._weigh(first[at : at + at_once], second[at : at + at_once]) for at in parts]
-        )
-
-    def _weigh(self, first: Indices, second: Indices) -> Vector:
-        axes = np.arange(len(self._values))[:, None]
-        rows = (self._counts[first, 0, -1] + self._counts[second, 0, -1]).astype(np.float64)
-        totals = (self._sums[first, :, -1] + self._sums[second, :, -1]).T
-        if self._center == "mean":
-            centers = totals / rows
-        else:
-            # Of an even number of rows both middle ones count, as in the usual median.
-            low = self._at_rank(first, second, (rows - 1) // 2)
-            high = self._at_rank(first, second, rows // 2)
-            centers = low + (high - low) / 2
-            centers /= centers.sum(axis=0)
-        place = torch.searchsorted(
-            self._sorted, torch.from_numpy(np.ascontiguousarray(centers)), right=True
-        ).numpy()
-        block = place // self._size
-        counts = self._counts[first, axes, block] + self._counts[second, axes, block]
-        sums = self._sums[first, axes, block] + self._sums[second, axes, block]
-        if self._size > 1:
-            inside, values = self._inside(first, second, block)
-            inside &= np.arange(self._size) < (place - block * self._size)[..., None]
-            counts = counts + inside.sum(axis=-1)
-            sums = sums + np.einsum("wps,wps->wp", values, inside)
-        apart: Vector = (centers * (2 * counts - rows) - 2 * sums + totals).sum(axis=0)
-        return apart
-
-    def _inside(
-        self, first: Indices, second: Indices, block: Indices
-    ) -> tuple[NDArray[np.bool_], Matrix]:
-        """Return which rows of ``(W, P)`` blocks belong to unions, and their numbers."""
-        axes = np.arange(len(self._values))[:, None]
-        shape = len(self._values), -1, self._size
-        block = np.minimum(block, self._values.shape[1] // self._size - 1)
-        owners = self._now[self._owners.reshape(shape)[axes, block]]
-        inside = (owners == first[:, None]) | (owners == second[:, None])
-        return inside, self._values.reshape(shape)[axes, block]
-
-    def _at_rank(self, first: Indices, second: Indices, rank: Vector) -> Matrix:
-        """Return the ``(W, P)`` numbers of unions that so many others come before."""
-        axes = np.arange(len(self._values))[:, None]
-        low = np.zeros((len(self._values), len(first)), dtype=np.int64)
-        high = np.full_like(low, self._counts.shape[-1] - 1)
-        while (high - low > 1).any():
-            middle = (low + high) // 2
-            counts = self._counts[first, axes, middle] + self._counts[second, axes, middle]
-            low, high = (
-                np.where(counts <= rank, middle, low),
-                np.where(counts <= rank, high, middle),
-            )
-        before = self._counts[first, axes, low] + self._counts[second, axes, low]
-        inside, values = self._inside(first, second, low)
-        wanted = (rank - before + 1)[..., None]
-        at = (inside.cumsum(axis=-1) >= wanted).argmax(axis=-1)[..., None]
-        found: Matrix = np.take_along_axis(values, at, axis=-1)[..., 0]
-        return found
-
-
-def _running(
-    place: Indices, weights: Vector | None, shape: tuple[int, int, int], slots: int
-) -> NDArray[np.float64]:
-    """Return counts or sums up to the end of each block, with 0 before the first; free slots: 0."""
-    cells, width, blocks = shape
-    found = np.zeros((slots, width, blocks + 1))
-    inner = np.bincount(place, weights, minlength=cells * width * blocks).reshape(shape)
-    inner.cumsum(axis=-1, out=found[:cells, :, 1:])
-    return found
 
 
 @dataclass
@@ -244,44 +117,103 @@ class Merged:
         self.cells[slot] = self.cells.pop(first) | self.cells.pop(second)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a label needs to know next: unions to make, and pairs of slots to weigh."""
+
+    joins: list[tuple[int, int, int]]
+    first: Indices
+    second: Indices
+
+
 def merge(
-    label: Mergeable,
+    labels: Sequence[Mergeable],
+    unions: Callable[[list[list[Cell]]], Unions],
     rate_weight: float,
     image_weight: float,
     settings: FitSettings,
     *,
     alike: int = 1,
     to_the_end: bool = False,
-) -> Merged:
+) -> list[Merged]:
     """Join cells while that lowers the objective, or one group has too large a share of one.
 
+    Labels do not touch each other. They go on side by side, so that what they need to know is
+    answered for all of them at once.
+
     Args:
-        label: The label's boxes; at least one.
+        labels: The boxes of each label; at least one box.
+        unions: Returns what weighs unions of the cells that each label starts from. A label with m
+            of them has 2 m slots, after those of the labels before it.
         rate_weight: See :class:`FitSettings`.
         image_weight: See :class:`FitSettings`.
         settings: Its ``variant_weight`` and ``max_group_share`` count.
         alike: Number of labels that have these cells.
         to_the_end: Whether to look ahead, down to one cell.
     """
-    cells = [frozenset([number]) for number in range(len(label.boxes))]
+    starting = [_starting_cells(label, rate_weight) for label in labels]
+    before = [0, *itertools.accumulate(2 * len(cells) for cells in starting)]
+    running = [
+        _merge_label(
+            _Pairs(label, cells, rate_weight, image_weight, settings.variant_weight),
+            Merged(dict(enumerate(cells)), [], alike),
+            settings.max_group_share,
+            to_the_end=to_the_end,
+        )
+        for label, cells in zip(labels, starting, strict=True)
+    ]
+    merged, weigher = dict[int, Merged](), None
+    answers: dict[int, Any] = dict.fromkeys(range(len(labels)))
+    while answers:
+        asked = dict[int, Request]()
+        for place, answer in answers.items():
+            try:
+                asked[place] = running[place].send(answer)
+            except StopIteration as end:
+                merged[place] = end.value
+        if not asked:
+            break
+        # Where all unions are known, rows need not be sorted.
+        weigher = unions(starting) if weigher is None else weigher
+        for place, request in asked.items():
+            for join in request.joins:
+                weigher.join(*(before[place] + slot for slot in join))
+        first, second = (
+            np.concatenate(
+                [before[place] + getattr(request, name) for place, request in asked.items()]
+            )
+            for name in ("first", "second")
+        )
+        ends = np.cumsum([len(request.first) for request in asked.values()])[:-1]
+        answers = dict(zip(asked, np.split(weigher.distortions(first, second), ends), strict=True))
+    return [merged[place] for place in range(len(labels))]
+
+
+def _starting_cells(label: Mergeable, rate_weight: float) -> list[Cell]:
+    """Return the cells that joining starts from."""
     if label.nesting is not None:
-        cells = label.nesting.cells
-    elif rate_weight == math.inf and label.cap == math.inf and cells:
-        cells = [frozenset(range(len(label.boxes)))]
-    pairs = _Pairs(label, cells, rate_weight, image_weight, settings.variant_weight)
-    merged = Merged(dict(enumerate(cells)), [], alike)
+        return label.nesting.cells
+    if rate_weight == math.inf and label.cap == math.inf and label.boxes:
+        return [frozenset(range(len(label.boxes)))]
+    return [frozenset([number]) for number in range(len(label.boxes))]
+
+
+def _merge_label(
+    pairs: "_Pairs", merged: Merged, most: float, *, to_the_end: bool
+) -> Generator[Request, Vector, Merged]:
+    """Join the cells of one label; see :func:`merge`."""
+    yield from pairs.begin()
     while (pair := pairs.cheapest()) is not None:
         if pairs.changes[pair] > 0:
-            most = settings.max_group_share
-            uneven = [slot for slot, cell in merged.cells.items() if label.group_share(cell) > most]
+            uneven = pairs.uneven(merged.cells, most)
             # Also beyond the cap: who is behind a vector counts more. None of an older table's.
             pair = pairs.cheapest(uneven)
             if pair is None:
                 break
-        merged.ahead.append(pairs.join(*pair))
+        merged.ahead.append((yield from pairs.join(*pair)))
         merged.join()
     while to_the_end and (pair := pairs.cheapest()) is not None:
-        merged.ahead.append(pairs.join(*pair))
+        merged.ahead.append((yield from pairs.join(*pair)))
     return merged
 
 
@@ -292,7 +224,8 @@ class _Pairs:
     for the pair that has been there longest. A union has the next free slot.
 
     Attributes:
-        changes: ``(S, S)``; infinite where the cap is broken, as far as it was checked.
+        changes: ``(S, S)``; infinite where two cells may not be joined, and ``BROKEN`` where that
+            breaks the cap, as far as it was checked.
     """
 
     def __init__(
@@ -303,7 +236,7 @@ class _Pairs:
         image_weight: float,
         variant_weight: float,
     ) -> None:
-        self._label, self._starting, self._cells = label, cells, list(cells)
+        self._label, self._cells = label, list(cells)
         # An infinite weight would leave no order among pairs.
         self._rate_weight = min(rate_weight, LARGEST_RATE_WEIGHT)
         self._image_weight, self._variant_weight = image_weight, variant_weight
@@ -325,35 +258,38 @@ class _Pairs:
             self._images = apart - within - within[:, None]
         if variant_weight and label.crossings is not None:
             self._crossings = member @ label.crossings.numpy() @ member.T
-        self._unions: Unions | None = None
         self._codes = [sum(1 << number for number in cell) for cell in cells]
         self._joins = list[tuple[int, int, int]]()
         self._gone = np.zeros(slots, dtype=bool)
-        later, earlier = np.tril_indices(len(cells), -1)
+        self._costs, self._distorted = np.zeros(slots), np.zeros((slots, slots))
+        self._keeps_cap = np.zeros((slots, slots), dtype=bool)
+        self.changes = np.full((slots, slots), math.inf)
+
+    def begin(self) -> Generator[Request, Vector, None]:
+        """Weigh all pairs of the cells that joining starts from."""
+        count, pairs = len(self._cells), self._label.pairs
+        later, earlier = np.tril_indices(count, -1)
         alike = self._parents[later] == self._parents[earlier]
         later, earlier = later[alike], earlier[alike]
-        self._costs, self._distorted = np.zeros(slots), np.zeros((slots, slots))
-        apart = np.zeros(0)
-        if len(later):
-            alone = np.unique([later, earlier])
-            if tuple(cells) not in label.pairs:
-                label.pairs[tuple(cells)] = self._distortions(
-                    np.concatenate([alone, later]),
-                    np.concatenate([np.full_like(alone, slots - 1), earlier]),
-                )
-            self._costs[alone], apart = np.split(label.pairs[tuple(cells)], [len(alone)])
-        self._may_join = np.zeros((slots, slots), dtype=bool)
-        self._keeps_cap, self.changes = self._may_join.copy(), np.full((slots, slots), math.inf)
+        if not len(later):
+            return
+        alone, cells = np.unique([later, earlier]), tuple(self._cells)
+        if cells not in pairs:
+            pairs[cells] = yield from self._distortions(
+                np.concatenate([alone, later]),
+                np.concatenate([np.full_like(alone, 2 * count - 1), earlier]),
+            )
+        self._costs[alone], apart = np.split(pairs[cells], [len(alone)])
         self._weigh(later, earlier, apart)
 
-    def _distortions(self, first: Indices, second: Indices) -> Vector:
-        # Where all unions are known, rows need not be sorted.
-        if self._unions is None:
-            self._unions = self._label.unions(self._starting)
-        for join in self._joins:
-            self._unions.join(*join)
-        self._joins.clear()
-        return self._unions.distortions(first, second)
+    def _distortions(self, first: Indices, second: Indices) -> Generator[Request, Vector, Vector]:
+        found = yield Request(self._joins, first, second)
+        self._joins = []
+        return found
+
+    def uneven(self, cells: dict[int, Cell], most: float) -> list[int]:
+        """Return the slots of cells of which one group has a larger share."""
+        return [slot for slot, cell in cells.items() if self._label.group_share(cell) > most]
 
     def _weigh(self, later: Indices, earlier: Indices, distorted: Vector) -> None:
         """Write what joining pairs costs, given the distortions of their unions."""
@@ -369,7 +305,6 @@ class _Pairs:
         if self._crossings is not None:
             change -= self._variant_weight * self._crossings[later, earlier]
         self.changes[later, earlier] = change
-        self._may_join[later, earlier] = True
 
     def cheapest(self, uneven: list[int] | None = None) -> tuple[int, int] | None:
         """Return the pair that costs least; None if none may be joined.
@@ -377,19 +312,18 @@ class _Pairs:
         Args:
             uneven: Slots of which the pair must have one; None: any.
         """
-        may_join = self._may_join
+        changes = self.changes
         if uneven is not None:
-            asked = np.isin(np.arange(len(may_join)), uneven)
-            may_join = may_join & (asked | asked[:, None])
-        places = np.flatnonzero(may_join)
-        if not len(places):
-            return None
-        while True:
-            place = places[self.changes.ravel()[places].argmin()]
-            first, second = (int(slot) for slot in divmod(place, len(may_join)))
-            if self.changes[first, second] == math.inf or self._is_within(first, second):
+            asked = np.isin(np.arange(len(changes)), uneven)
+            changes = np.where(asked | asked[:, None], changes, math.inf)
+        while changes.size:
+            first, second = divmod(int(changes.argmin()), len(changes))
+            if changes[first, second] == math.inf:
+                break
+            if changes[first, second] == BROKEN or self._is_within(first, second):
                 return first, second
-            self.changes[first, second] = math.inf
+            changes[first, second] = self.changes[first, second] = BROKEN
+        return None
 
     def _is_within(self, first: int, second: int) -> bool:
         """Return whether joining two cells brings no row beyond the cap."""
@@ -400,7 +334,9 @@ class _Pairs:
             return bool(self._keeps_cap[first, second])
         return True
 
-    def join(self, first: int, second: int) -> tuple[float, int, int, int]:
+    def join(
+        self, first: int, second: int
+    ) -> Generator[Request, Vector, tuple[float, int, int, int]]:
         """Make a union of two cells, weigh all unions with it, and return what ``ahead`` holds."""
         slot = len(self._cells)
         self._joins.append((first, second, slot))
@@ -418,7 +354,8 @@ class _Pairs:
             both -= share * (1 - share) * self._images[first, second]
             self._images[slot], self._images[:, slot] = both, both
         pair = [first, second]
-        self._may_join[pair] = self._may_join[:, pair] = False
+        change = float(self.changes[first, second])
+        self.changes[pair] = self.changes[:, pair] = math.inf
         self._gone[pair] = True
         mates = np.flatnonzero(~self._gone[:slot] & (self._parents[:slot] == self._parents[slot]))
         if len(mates):
@@ -426,7 +363,7 @@ class _Pairs:
             codes = [self._codes[slot] | self._codes[mate] for mate in mates.tolist()]
             new = [place for place, code in enumerate(codes) if code not in known]
             if new:
-                apart = self._distortions(later[new], mates[new]).tolist()
-                known.update(zip((codes[place] for place in new), apart, strict=True))
+                apart = yield from self._distortions(later[new], mates[new])
+                known.update(zip((codes[place] for place in new), apart.tolist(), strict=True))
             self._weigh(later, mates, np.array([known[code] for code in codes]))
-        return float(self.changes[first, second]), first, second, slot
+        return math.inf if change == BROKEN else change, first, second, slot

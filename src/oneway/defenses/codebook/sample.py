@@ -42,7 +42,7 @@ def sample_rows(logits: Tensor, most: int = MOST_ROWS, rows: Tensor | None = Non
     if not (counts > most).any():
         return rows
     keys = torch.empty(len(logits), dtype=torch.int64)
-    keys = filled(keys, (_keys(part) for part in in_parts(logits)))[rows]
+    keys = filled(keys, (row_keys(part) for part in in_parts(logits)))[rows]
     order = keys.argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     rank = torch.arange(len(order)) - (counts.cumsum(0) - counts)[labels[order]]
@@ -55,7 +55,7 @@ def labels_of(logits: Tensor) -> Tensor:
     return filled(labels, (part.argmax(-1) for part in in_parts(logits)))
 
 
-def _keys(logits: Tensor) -> Tensor:
+def row_keys(logits: Tensor) -> Tensor:
     """Return ``(N)`` int64 hashes of ``(N, K)`` scores; sums and products leave out what is over.
 
     Adding 0 turns -0 into 0, which is the same score.

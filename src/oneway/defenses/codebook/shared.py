@@ -25,8 +25,9 @@ from torch import Tensor
 
 from oneway.checks import in_parts
 from oneway.defenses.codebook.boxes import Matrix, Vector
-from oneway.defenses.codebook.merging import Cell, Indices
+from oneway.defenses.codebook.merging import Cell
 from oneway.defenses.codebook.nesting import Nesting
+from oneway.defenses.codebook.sorted_rows import Indices
 from oneway.defenses.codebook.table import Codebook
 
 TOPS = 33
@@ -87,10 +88,6 @@ class SharedRows:
         """Return the row numbers of several boxes together."""
         return torch.cat([self.boxes[number][1] for number in sorted(numbers)])
 
-    def unions(self, cells: list[Cell]) -> "LevelSums":
-        """Return what weighs unions of these cells."""
-        return LevelSums(self, cells)
-
     def beyond(self, numbers: Cell) -> int:
         """Return how many of several boxes' rows are beyond the cap from their vector."""
         return int(self.strays[sorted(numbers), self._place(numbers)].sum())
@@ -134,7 +131,7 @@ class LevelSums:
             self._tops[slot] = float(own.sum()), len(own)
 
     def distortions(self, first: Indices, second: Indices) -> Vector:
-        """Return the ``(P)`` L1 distortions of P unions; the last slot is an empty cell."""
+        """Return the ``(P)`` L1 distortions of P unions; a slot without a cell is an empty one."""
         sums, tops = self._sums[first] + self._sums[second], self._tops[first] + self._tops[second]
         if self._center == "mean":
             place = np.abs(self._grid - tops[:, :1] / tops[:, 1:]).argmin(axis=1)

@@ -163,15 +163,17 @@ def squared_errors(queries: Tensor, moments: CellMoments) -> tuple[Tensor, Tenso
         moments: Those of the labels' queries.
     """
     count, labels = len(queries), moments.counts[moments.cells]
-    prior = moments.sums.sum(0) / count
-    means = moments.sums / moments.counts.unsqueeze(-1)
+    # Differences in float32, whose mean square is right to six digits.
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    prior = (moments.sums.sum(0) / count).to(wide)
+    means = (moments.sums / moments.counts.unsqueeze(-1)).to(wide)
 
     def parts() -> Iterator[Tensor]:
-        for rows, own in in_cache(queries, moments.cells):
-            wide = rows.double()
-            yield torch.stack([mean_square(wide - prior), mean_square(wide - means[own])])
+        for part, own in in_cache(queries, moments.cells):
+            rows = part.to(wide)
+            yield torch.stack([mean_square(rows - prior), mean_square(rows - means[own])])
 
-    errors = filled(prior.new_empty(2, count), parts())
+    errors = filled(moments.sums.new_empty(2, count), parts())
     company = torch.stack([torch.full_like(labels, count), labels])
     errors *= company / (company - 1).clamp_min(1)
     return errors[0].cpu(), errors[1].cpu()
