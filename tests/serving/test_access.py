@@ -136,8 +136,8 @@ def test_refused_requests_are_not_counted_as_under_way():
     async def send(_):
         counts.append(admitted.requests)
 
-    scope = {"type": "http", "path": "/v2", "raw_path": b"/v2", "query_string": b"", "headers": []}
-    asyncio.run(layer({**scope, "method": "GET"}, None, send))
+    scope = {"type": "http", "http_version": "1.0", "path": "/v2", "raw_path": b"/v2"}
+    asyncio.run(layer({**scope, "query_string": b"", "headers": [], "method": "GET"}, None, send))
     assert counts == [0, 0]
 
 
@@ -301,7 +301,7 @@ def test_health_and_metrics_have_a_port_that_no_load_delays(monkeypatch):
     with (
         running(app, how, headers=headers) as server,
         listen(how, admin=True) as listener,
-        beside(app.state.admin, how, listener),
+        beside(app.admin, how, listener),
         httpx.Client(
             base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE
         ) as admin,

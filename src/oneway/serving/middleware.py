@@ -1,7 +1,8 @@
 """The outermost layer: who may ask, how much, and what is written down of it."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -9,13 +10,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oneway.serving.admission import Admission
+from oneway.serving.connections import CONNECTION, MOST_HEADER_BYTES
 from oneway.serving.http_errors import RefusedError, error_response, refusal_of
 
 OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")
 """Paths that a probe may ask without a token, and by any name of this machine."""
-
-MOST_HEADER_BYTES = 64 * 2**10
-"""Most bytes of a request's path and headers together."""
 
 
 class AccessMiddleware:
@@ -48,7 +47,11 @@ class AccessMiddleware:
                 status = message["status"]
             await send(message)
 
-        facts: dict[str, Any] = scope.setdefault("state", {}).setdefault("facts", {})
+        state = scope.setdefault("state", {})
+        facts: dict[str, Any] = state.setdefault("facts", {})
+        connection = state.get(CONNECTION)
+        if connection is not None:
+            connection.asking = asyncio.current_task()
         is_open = scope["path"] in OPEN_ROUTES
         try:
             self._check(scope)
@@ -60,7 +63,9 @@ class AccessMiddleware:
                     return message
 
                 await self.app(scope, counted, watched)
-        except ClientDisconnect:
+        except (ClientDisconnect, asyncio.CancelledError):
+            if connection is None or not connection.gone:  # the server ends
+                raise
             facts["refused"] = "disconnected"
         # Closed on purpose: an error that passes would be logged with its text.
         except Exception as error:  # noqa: BLE001
@@ -78,9 +83,17 @@ class AccessMiddleware:
             RefusedError: The request is refused.
         """
         headers = dict(scope["headers"])
-        if {b"content-length", b"transfer-encoding"} <= headers.keys():
-            # A gateway before this server may have seen another end of the request.
-            raise RefusedError(400, "a request must have one length", "bad_request", closing=True)
+        coding = headers.get(b"transfer-encoding", b"chunked").lower()
+        hosts = sum(name == b"host" for name, _ in scope["headers"])
+        # A gateway before this server may have seen another end of the request, or another host.
+        if (
+            {b"content-length", b"transfer-encoding"} <= headers.keys()
+            or coding != b"chunked"
+            or hosts > 1
+            or (hosts == 0 and scope["http_version"] == "1.1")
+        ):
+            text = "a request must have one length and one host"
+            raise RefusedError(400, text, "bad_request", closing=True)
         # The parser's own limit does not hold for headers that arrive in one piece.
         size = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
         if size + len(scope["raw_path"]) + len(scope["query_string"]) > MOST_HEADER_BYTES:
@@ -92,7 +105,7 @@ class AccessMiddleware:
             raise RefusedError(400, text, "bad_request")
         if scope["path"] in OPEN_ROUTES:
             return
-        if not self._serves(scope):
+        if not self._serves(headers):
             raise RefusedError(421, "this server is not asked by that name", "host")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise RefusedError(415, "a request must not be packed", "bad_request")
@@ -100,14 +113,11 @@ class AccessMiddleware:
             [value for name, value in scope["headers"] if name == b"authorization"]
         )
 
-    def _serves(self, scope: Scope) -> bool:
+    def _serves(self, headers: Mapping[bytes, bytes]) -> bool:
         """Say whether a request names this server: a page elsewhere may point its name here."""
         if self.hosts is None:
             return True
-        sent = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(sent) != 1:
-            return False
-        host = sent[0].lower()
+        host = headers.get(b"host", b"").decode("latin-1").lower()
         name = host.partition("]")[0] + "]" if host[:1] == "[" else host.rpartition(":")[0] or host
         return any(
             name == known or (known.startswith("*.") and name.endswith(known[1:]))

@@ -1,16 +1,13 @@
-"""Read a request whole and in time, and answer it as long as its client waits."""
+"""Read a request whole and in time."""
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from oneway.serving.http_errors import RefusedError
 from oneway.serving.tracing import span
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,26 +55,3 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
     except TimeoutError:
         raise RefusedError(408, "the request did not arrive in time", "timeout") from None
     return b"".join(pieces)
-
-
-async def while_connected(request: Request, answer: Awaitable[T]) -> T:
-    """Wait for an answer as long as its client does. The request's body must have been read.
-
-    Raises:
-        ClientDisconnect: The client has gone; the answer is cancelled.
-    """
-    answering = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise ClientDisconnect
-        return answering.result()
-    finally:
-        answering.cancel()
-        leaving.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
