@@ -33,9 +33,15 @@ def stuck() -> RefusedError:
     return RefusedError(503, "the model does not answer", "stuck", retry_after=1)
 
 
+def _expire(answer: asyncio.Future[R]) -> None:
+    if not answer.done():
+        answer.set_exception(RefusedError(504, "there was no answer in time", "timeout"))
+
+
 @dataclass(eq=False)
 class _Waiting(Generic[Q, R]):
     query: Q
+    rows: int
     answer: asyncio.Future[R]
     traced: Parents = field(default_factory=current_parents)
 
@@ -128,18 +134,17 @@ class Batcher(Generic[Q, R]):
             raise RefusedError(
                 429, "too many queries are waiting; ask again later", "busy", retry_after=1
             )
-        waiting = _Waiting[Q, R](query, loop.create_future())
+        waiting = _Waiting[Q, R](query, rows, loop.create_future())
         self._waiting.append(waiting)
         self.waiting_rows += rows
         if not self._batch and self._next is None:
             # Not at once: what arrived together is asked together.
             self._next = loop.call_later(self.wait_seconds, self._begin)
+        clock = loop.call_later(timeout_seconds, _expire, waiting.answer)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await waiting.answer
-        except TimeoutError:
-            raise RefusedError(504, "there was no answer in time", "timeout") from None
+            return await waiting.answer
         finally:
+            clock.cancel()
             if waiting in self._waiting:  # given up, by the client or by the clock
                 self._waiting.remove(waiting)
                 self.waiting_rows -= rows
@@ -153,7 +158,7 @@ class Batcher(Generic[Q, R]):
                 self._ended.set()
             return
         self._batch, self._began = batch, loop.time()
-        if sum(len(waiting.query) for waiting in batch) <= self.inline_rows:
+        if sum(waiting.rows for waiting in batch) <= self.inline_rows:
             loop.call_soon(self._end, *self._outcome(batch))
         else:
             self._jobs.put(batch)
@@ -189,14 +194,12 @@ class Batcher(Generic[Q, R]):
         """Return the requests of the next batch, without those whose clients have gone."""
         batch: list[_Waiting[Q, R]] = []
         rows = 0
-        while self._waiting and (
-            not batch or rows + len(self._waiting[0].query) <= self.max_batch_size
-        ):
+        while self._waiting and (not batch or rows + self._waiting[0].rows <= self.max_batch_size):
             waiting = self._waiting.popleft()
-            self.waiting_rows -= len(waiting.query)
+            self.waiting_rows -= waiting.rows
             if not waiting.answer.done():
                 batch.append(waiting)
-                rows += len(waiting.query)
+                rows += waiting.rows
         return batch
 
     def _work(self) -> None:

@@ -98,6 +98,7 @@ class Guarded(ABC, Generic[Q]):
         """
         check_release_options(torch.float32, decimals)
         self.guard, self.device, self.decimals = guard.rounded(decimals), device, decimals
+        self._table = guard.defense if isinstance(guard.defense, CodebookRelease) else None
         self.batch_multiple, self.batch_size = 1, 0
         self.one_by_one = False  # whether the model is asked one query at a time
         self.inline_rows = 0  # most rows that an event loop may answer itself
@@ -133,13 +134,12 @@ class Guarded(ABC, Generic[Q]):
 
     def _release(self, clean: Tensor, queries: Tensor | None) -> Released:
         """Return the release of ``(N, K)`` clean logits, which are checked."""
-        defense = self.guard.defense
         with span("guard"):
-            if isinstance(defense, CodebookRelease):
-                released = looked_up_release(defense, clean, decimals=self.decimals)
+            if self._table is not None:
+                released = looked_up_release(self._table, clean, decimals=self.decimals)
             else:
                 released = release_checked(
-                    defense,
+                    self.guard.defense,
                     clean,
                     queries,
                     decimals=self.decimals,
@@ -197,8 +197,7 @@ class Guarded(ABC, Generic[Q]):
                     f"the guard {name} answers the same scores differently, though it says that it "
                     "is deterministic. It must not serve."
                 )
-            released = self._release(logits, queries)
-            if self.decimals is None and not np.array_equal(first.cpu().numpy(), released):
+            if self._table and not torch.equal(first, looked_up_release(self._table, logits)):
                 raise DefenseFailedError(
                     f"the guard {name} looks up other answers than it computes. It must not serve."
                 )

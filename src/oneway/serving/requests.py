@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from oneway.serving.http_errors import RefusedError
 from oneway.serving.tracing import span
@@ -36,6 +36,7 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
 
     Raises:
         RefusedError: The body is larger, or slower.
+        ClientDisconnect: The client has gone.
     """
     too_large = RefusedError(
         413, f"a request may have {most_bytes} bytes; send fewer queries at once", "too_large"
@@ -43,15 +44,19 @@ async def read_body(request: Request, most_bytes: int, timeout_seconds: float) -
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most_bytes:
         raise too_large
-    pieces, size = list[bytes](), 0
+    pieces, size, more = list[bytes](), 0, True
     try:
         with span("receive"):
             async with asyncio.timeout(timeout_seconds):
-                async for piece in request.stream():
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    piece, more = message.get("body", b""), message.get("more_body", False)
                     pieces.append(piece)
                     size += len(piece)
                     if size > most_bytes:
                         raise too_large
     except TimeoutError:
         raise RefusedError(408, "the request did not arrive in time", "timeout") from None
-    return b"".join(pieces)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

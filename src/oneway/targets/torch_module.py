@@ -90,7 +90,7 @@ class TorchTarget(RuledTarget):
             TargetFailedError: The module raised.
         """
         self._check_ready(images)
-        if len(images) <= self.batch_size:
+        if images.shape[0] <= self.batch_size:
             return self._logits(images)
         return torch.cat([self._logits(part) for part in images.split(self.batch_size)])
 
