@@ -407,7 +407,7 @@ def load_serving() -> None:
         MissingExtraError: A package is not installed.
     """
     packages = {"prometheus_client": "prometheus-client", "pydantic_settings": "pydantic-settings"}
-    for module in ("aiohttp", "msgspec", "starlette", "uvicorn", *packages):
+    for module in ("httptools", "msgspec", "starlette", "uvicorn", *packages):
         load_extra(module, extra="serve", purpose="serving", package=packages.get(module))
 
 

@@ -389,7 +389,7 @@ class GuardedServer(ABC, Generic[Q, R]):
             }
             beside = RoutedApp({**health, **metrics})
             admin = Application(
-                AccessMiddleware(beside, admission=self._admission(token), hosts=None)
+                AccessMiddleware(beside, admission=self._admission(token), hosts=None), self
             )
         app: ASGIApp = AccessMiddleware(
             RoutedApp(routes, lifespan), admission=admission, hosts=settings.served_hosts

@@ -58,13 +58,13 @@ class Application:
 
     Attributes:
         app: Serves requests.
-        server: The server; None for the application of an admin port.
+        server: The server.
         admin: The application of the admin port, or None.
         grpc: What listens on the gRPC port, or None.
     """
 
     app: ASGIApp
-    server: "GuardedServer[Any, Any] | None" = None
+    server: "GuardedServer[Any, Any]"
     admin: "Application | None" = None
     grpc: "GrpcEndpoint | None" = None
 
