@@ -506,12 +506,13 @@ class GuardedScores(Guarded[Scored]):
         """Return releases of several requests whose queries have one shape, or are not at hand."""
         counts = [len(rows) for rows in logits]
         total = sum(counts)
-        filled = [*range(total), *[total - 1] * (-total % self.batch_multiple)]
+        lacking = [total - 1] * (-total % self.batch_multiple)
         at_hand = [rows for rows in queries if rows is not None]
-        released = self._release(
-            torch.cat(list(logits))[filled], torch.cat(at_hand)[filled] if at_hand else None
-        )
-        return _parts(released, counts)
+        clean, images = torch.cat(list(logits)), torch.cat(at_hand) if at_hand else None
+        if lacking:
+            filled = [*range(total), *lacking]
+            clean, images = clean[filled], None if images is None else images[filled]
+        return _parts(self._release(clean, images), counts)
 
     def check(self, probes: Sequence[Scored], again: NDArray[np.float64]) -> None:
         """Guard a model's own output, and refuse to serve if anything is amiss.
@@ -600,7 +601,9 @@ class GuardedScores(Guarded[Scored]):
         return logits.to(self.device)
 
     def _queries(self, scored: Scored) -> Tensor | None:
-        return None if scored.queries is None else scored.queries.to(self.device)
+        if scored.queries is None or not self.guard.defense.requires_input:
+            return None
+        return scored.queries.to(self.device)
 
 
 def _parts(released: Released, counts: Sequence[int]) -> list[Released]:

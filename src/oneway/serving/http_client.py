@@ -130,8 +130,8 @@ class _Connection(asyncio.Protocol):
             self._fail(upstream_failed("upstream_connection"))
 
     def on_message_begin(self) -> None:
-        if self.answer is not None and self.answer.done():  # a second answer to one request
-            self.abort()
+        if self.answer is None or self.answer.done():
+            raise ValueError("a second answer to one request: the parser stops here")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
