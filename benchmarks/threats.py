@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,6 +49,19 @@ from oneway.metrics.membership import (
     resampled_counts,
 )
 from oneway.releases import guarded_release
+from oneway.report.page.charts import (
+    HEIGHT,
+    WIDTH,
+    Chart,
+    Legend,
+    Level,
+    Point,
+    change_axis,
+    gap_axis,
+    plane_chart,
+)
+from oneway.report.page.render import write_charts
+from oneway.report.table import Column, Listing
 from oneway.targets import TorchTarget
 
 UNCERTIFIED = {"held_out": 0.0}
@@ -73,6 +87,9 @@ RELEASES = (
 
 FITS = {"overfitted": 0.005, "generalising": 0.3}
 """Mean training loss at which training ends."""
+
+ROWS = {"mnist": 4000, "faces": 3600}
+"""Rows that are drawn from larger sets."""
 
 BUDGET, STEPS = 200, 200
 """A thief's queries, and least training steps."""
@@ -106,7 +123,8 @@ def load(data: str, root: Path) -> tuple[Tensor, Tensor]:
     file = {"mnist": "mnist.npz", "faces": "glint_celebs24_grey64.npz"}[data]
     with np.load(root / file) as arrays:
         images, labels = arrays["images"], arrays["labels"]
-    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1800].numpy()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    rows = order[: ROWS[data]].numpy()
     inputs = torch.from_numpy(images[rows]).float().unsqueeze(1) / 255
     if data == "faces":
         inputs = nn.functional.avg_pool2d(inputs, 2)
@@ -123,7 +141,7 @@ class Case:
         self.seed, self.loss = seed, FITS[fit]
         order = torch.randperm(len(inputs), generator=stream.generator())
         inputs, labels = inputs[order], labels[order]
-        side = min(600, 3 * len(inputs) // 10)
+        side = 3 * len(inputs) // 10
         self.rows = Candidates.of(
             *((inputs[part], labels[part]) for part in _thirds(side, len(inputs)))
         )
@@ -357,6 +375,24 @@ def check_target(known: Row, reached: Mapping[str, Reached]) -> None:
             )
 
 
+NOTHING, FAILED = "nothing to defend", "attack failed"
+
+DRAWN = {
+    "rounding, 1 decimal": "rounding",
+    "codebook, 20 members": "codebook",
+    "codebook, 20 members, median, rate .1": "codebook, median",
+    "top 1": "top 1",
+    "ModelGuard-W, 1": "ModelGuard-W",
+    "ModelGuard-S, 1, fitted": "ModelGuard-S",
+    "HAMP, output half": "HAMP",
+    "adversarial noise, .4": "paper's noise",
+    "MemGuard, .5": "MemGuard",
+}
+"""Releases of the picture, by their short names."""
+
+LOWEST = -0.25
+"""Least gap that is drawn where it is."""
+
 SHOWN = {
     "inversion": (-1, 4),
     "membership": (100, 1),
@@ -373,13 +409,14 @@ fidelity.
 def board(records: Sequence[Row]) -> Iterator[Row]:
     """Yield a row for each release of each case, over all its seeds."""
     cells = {(row["data"], row["fit"], row["seed"], row["release"]): row for row in records}
+    defenses = {CLEAN: "none", LABEL: "label-only"} | {spec.name: spec.defense for spec in RELEASES}
     for data, fit in dict.fromkeys((row["data"], row["fit"]) for row in records):
-        for release in (CLEAN, LABEL, *(spec.name for spec in RELEASES)):
+        for release, defense in defenses.items():
             seeds = [key[2] for key in cells if key[:2] == (data, fit) and key[3] == release]
             if not seeds:
                 continue
             own = [cells[data, fit, seed, release] for seed in seeds]
-            row: Row = {"data": f"{data}-{fit}", "release": release}
+            row: Row = {"data": f"{data}-{fit}", "release": release, "defense": defense}
             row |= {"seeds": len(seeds), "l1": sum(each["l1"] for each in own) / len(own)}
             row["accuracy"] = " and ".join(
                 f"{100 * sum(sides) / len(own):.1f}"
@@ -417,9 +454,9 @@ def _columns(measured: str, clean: Tensor, label: Tensor, released: Tensor, *, f
     """Return the closed gap of a measure, as numbers and as the board shows it."""
     leak = percentile_interval(clean - label)
     if leak.low <= 0:
-        return {f"G_{measured}": "nothing to defend"}
+        return {f"G_{measured}": NOTHING}
     if failed:
-        return {f"G_{measured}": "attack failed"}
+        return {f"G_{measured}": FAILED}
     gap = percentile_interval(membership_gap(clean, released, label))
     shown = f"{gap.estimate:.2f} ({gap.low:.2f} to {gap.high:.2f})"
     return {f"G_{measured}": shown, **_with_half_width(f"gap_{measured}", gap)}
@@ -433,8 +470,78 @@ def _with_half_width(name: str, interval: Interval) -> Row:
     return {name: interval.low + half, f"{name}_half_width": half}
 
 
+def chart(rows: Sequence[Row]) -> Chart:
+    """Return the chart of a case: what releases hide of members, against what of queries.
+
+    Args:
+        rows: Rows of the board, of one case; those without a gap to close are left out.
+    """
+    gaps = {
+        row["release"]: [
+            1.0 if row[f"G_{measured}"] == FAILED else row.get(f"gap_{measured}")
+            for measured in ("inversion", "membership")
+        ]
+        for row in rows
+    }
+    ends = {
+        row["release"]: [
+            row["gap_membership"] + sign * row["gap_membership_half_width"] for sign in (-1, 1)
+        ]
+        for row in rows
+        if "gap_membership" in row
+    }
+    failed = {row["release"] for row in rows if FAILED in (row["G_inversion"], row["G_membership"])}
+    points = [
+        Point(
+            release,
+            max(gap[0], 0.0),
+            gap[1],
+            *ends.get(release, ()),
+            on=release.startswith("codebook"),
+            label=DRAWN[release],
+            shape="at least" if release in failed else "disc",
+        )
+        for release, gap in gaps.items()
+        if release in DRAWN and None not in gap
+    ]
+    axes = (
+        change_axis("G, inversion: what is hidden of queries", points, WIDTH, spare=0.12),
+        gap_axis("G, membership (AUC): what is hidden of members", LOWEST, HEIGHT),
+    )
+    described = "; ".join(f"{each.name}: {each.across:.2f} and {each.up:.2f}" for each in points)
+    columns = {
+        name: Column(itemgetter(name)) for name in ("release", "G_inversion", "G_membership")
+    }
+    case = rows[0]["data"]
+    return plane_chart(
+        case,
+        f"{case}, {min(row['seeds'] for row in rows)} seeds",
+        f"Releases on {case}, hidden of queries and of members. {described}.",
+        points,
+        axes,
+        lowest=LOWEST,
+        levels=[Level("as good as the label alone", 1), Level("clean scores", 0)],
+        numbers=Listing(case, columns, rows),
+        legend=[
+            Legend("disc", "plain", "a release, with its 95 % interval"),
+            Legend("at least", "plain", "one on which every attack failed in a threat, drawn at 1"),
+        ],
+    )
+
+
+def draw(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the overfitted cases that are worth defending against both threats."""
+    charts = []
+    for case in dict.fromkeys(row["data"] for row in rows):
+        own = [row for row in rows if row["data"] == case]
+        defended = NOTHING not in {row["G_membership"] for row in own}
+        if defended and case.endswith("overfitted"):
+            charts.append(chart(own))
+    write_charts(path, "What hides queries need not hide members", charts)
+
+
 def main() -> None:
-    """Measure what the file lacks, and compose the board."""
+    """Measure what the file lacks, compose the board, and draw it."""
     parser = argparse.ArgumentParser(description=__doc__)
     cases = [f"{data}-{fit}" for data in ("digits", "cancer", "mnist", "faces") for fit in FITS]
     parser.add_argument("--cases", nargs="+", choices=cases, default=["digits-overfitted"])
@@ -444,11 +551,15 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("results/bench-threats.jsonl"))
     parser.add_argument("--board", type=Path, help="compose this file, and measure nothing")
+    parser.add_argument("--picture", type=Path, help="draw the board to this file, .svg")
     options = parser.parse_args()
     if options.board is None:
         measure(options)
-    else:
-        write_json_lines(options.board, list(board(read_json_lines(options.out))))
+        return
+    rows = list(board(read_json_lines(options.out)))
+    write_json_lines(options.board, rows)
+    if options.picture is not None:
+        draw(options.picture, rows)
 
 
 if __name__ == "__main__":

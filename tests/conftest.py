@@ -4,6 +4,7 @@ Under pytest-xdist with ``--dist loadgroup`` the tests of a file stay in one wor
 its fixtures made, and so do all tests that share the cluster, or the built distributions.
 """
 
+import gc
 import os
 import re
 import sys
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items):
     slow = {unit_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
     ranks = dict.fromkeys(slow, len(GROUPS)) | {name: at for at, name in enumerate(GROUPS)}
     items.sort(key=lambda item: ranks.get(unit_of(item.nodeid), len(GROUPS) + 1))
+
+
+def pytest_collection_finish():
+    """Leave all that is imported out of the search for garbage, which takes as long as it is."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -34,11 +34,9 @@ import httpx
 import torch
 import yaml
 from markdown_it import MarkdownIt
-from typer.main import get_command
-from typer.testing import CliRunner
 
 from endpoints import PATIENCE
-from oneway.cli.main import app
+from invoking import all_commands, invoke
 
 ROOT = Path(__file__).parents[1]
 WRITE = os.environ.get("ONEWAY_WRITE_DOCS") == "1"
@@ -120,7 +118,7 @@ def commands_of(text: str) -> list[list[str]]:
 def check_command(words: list[str]) -> None:
     """Hold a command against what there is: options of oneway, targets of make, files, extras."""
     if words[0] == "oneway":
-        group: Any = get_command(app)
+        group: Any = all_commands()
         rest, name = words[1 : words.index(">") if ">" in words else None], "oneway"
         while getattr(group, "commands", None):
             name, *rest = rest
@@ -249,7 +247,7 @@ class PageRun:
             expected = 0
             if "||" in words:  # a command whose exit code is told after it
                 words, expected = words[: words.index("||")], 1
-            done = CliRunner().invoke(app, words[1:])
+            done = invoke(*words[1:])
             if done.exit_code != expected:
                 raise AssertionError(f"{shlex.join(words)}\n{done.output}") from done.exception
             return done.stdout
@@ -297,7 +295,7 @@ class PageRun:
         original = oneway.serving.run
         oneway.serving.run = lambda *given, **_: served.extend(given)  # type: ignore[assignment]
         try:
-            get_command(app).main(words[1:], standalone_mode=False)
+            all_commands().main(words[1:], standalone_mode=False)
         finally:
             oneway.serving.run = original
         asgi, how, listener = served

@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from typer.main import get_command
 
+from invoking import all_commands
 from oneway.attacks import ATTACKS
-from oneway.cli.main import app
 from oneway.contracts import AttackerKnowledge
 from oneway.defenses import (
     DEFENSES,
@@ -239,7 +238,7 @@ def attacks_table() -> str:
 
 def commands() -> str:
     """Return every command with its options, as its help says them."""
-    root: Any = get_command(app)
+    root: Any = all_commands()
     return "\n".join(_command([name], one) for name, one in sorted(root.commands.items()))
 
 

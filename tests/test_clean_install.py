@@ -21,6 +21,9 @@ PAGE = ROOT / "docs" / "install.md"
 GPU_BUILDS = re.compile(r"nvidia-|cuda-|triton$")
 """What torch's builds for GPUs bring besides; which build an index has depends on the platform."""
 
+LINKED = ("networkx", "numpy", "pygments", "sympy", "torch")
+"""Packages with the most to unpack and to compile."""
+
 
 @dataclass(frozen=True)
 class Clean:
@@ -53,8 +56,8 @@ class Clean:
 def clean(built, tmp_path_factory):
     """An environment with the wheel and what the core asks for, and no other package.
 
-    PyTorch is linked from the environment of the tests: to unpack and compile its 200 MB takes
-    longer than all tests here.
+    Its largest packages are linked from the environment of the tests: to unpack and compile
+    PyTorch's 200 MB takes longer than all tests here.
     """
     folder = tmp_path_factory.mktemp("clean")
     work = folder / "work"
@@ -69,9 +72,9 @@ def clean(built, tmp_path_factory):
     environment = kept | {"HOME": str(folder), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     made = Clean(work, bin_folder / "python", environment)
     site = Path(made.script("import site; print(site.getsitepackages()[0])").strip())
-    torch = distribution("torch")
-    for name in {file.parts[0] for file in torch.files or ()} - {"..", "__pycache__"}:
-        (site / name).symlink_to(Path(str(torch.locate_file(name))).resolve())
+    for package in map(distribution, LINKED):
+        for name in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+            (site / name).symlink_to(Path(str(package.locate_file(name))).resolve())
     pip = [sys.executable, "-m", "pip", "--python", str(made.python), "--quiet"]
     # The compiler is the user's first import, and most of an installation's time.
     install = ["install", "--disable-pip-version-check", "--no-compile"]

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from auditing.audits import search_little
 from endpoints import OpenInferenceServer, running
+from invoking import invoke
 from oneway.auditing import AuditSettings
-from oneway.cli.main import app
 from ray_stand_in import ray_in_this_process
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +53,7 @@ def test_an_exported_lenet_is_audited_by_one_command(work, tmp_path):
     folders = ["--out", tmp_path / "out", "--cache", tmp_path / "cache"]
     # Too little for any machine: what may be left out is left out on all.
     limits = ["--minutes", "0.001", "--seeds", "1", "--no-controls"]
-    result = CliRunner().invoke(app, [str(part) for part in (*arguments, *data, *folders, *limits)])
+    result = invoke(*arguments, *data, *folders, *limits)
     assert result.exit_code == 1, (result.output, result.exception)  # one seed is flagged
     record = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))["inversion"]
     assert record["plan"]["left_out"]

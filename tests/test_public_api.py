@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -79,10 +80,32 @@ def assert_described(value, name):
                 assert function.__doc__, f"{name}.{method}"
 
 
-def loaded_after(statement):
-    script = f"{statement}\nimport sys\nprint(*sys.modules)"
+STEPS = {
+    "oneway and its commands": "import oneway, oneway.cli.main",
+    "an error": "oneway.OnewayError",
+    "what serves": "import torch; before = settings(); oneway.protect, oneway.load_guard",
+    "adapters and experiments": "import oneway.adapters, oneway.adapters.ray, oneway.benchmark",
+    "every name": "[getattr(oneway, name) for name in oneway.__all__]; assert settings() == before",
+}
+"""What one process imports or uses, in this order."""
+
+TORCHS_SETTINGS = """
+import json, sys
+def settings():
+    return (
+        torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(),
+        torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
+    )
+loaded = {}
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """Modules that are loaded after each step; torch's settings are the same after all."""
+    lines = [f"{step}\nloaded[{name!r}] = [*sys.modules]" for name, step in STEPS.items()]
     done = subprocess.run(  # noqa: S603  our own script
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", "\n".join([TORCHS_SETTINGS, *lines, "print(json.dumps(loaded))"])],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -90,25 +113,35 @@ def loaded_after(statement):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return {name: set(modules) for name, modules in json.loads(done.stdout).items()}
 
 
-def test_importing_stays_fast_without_torch_numpy_or_matplotlib():
-    loaded = loaded_after("import oneway, oneway.cli.main")
-    assert {"oneway", "oneway.cli.main"} <= loaded
-    assert not {"torch", "numpy", "matplotlib", "safetensors"} & loaded
+def test_importing_stays_fast_without_torch_numpy_or_matplotlib(loaded):
+    found = loaded["oneway and its commands"]
+    assert {"oneway", "oneway.cli.main"} <= found
+    assert not {"torch", "numpy", "matplotlib", "safetensors"} & found
 
 
-def test_a_name_loads_what_it_needs_when_it_is_first_used():
-    loaded = loaded_after("import oneway; oneway.OnewayError")
-    assert "oneway.errors" in loaded
-    assert "torch" not in loaded
+def test_a_name_loads_what_it_needs_when_it_is_first_used(loaded):
+    assert "oneway.errors" in loaded["an error"]
+    assert "torch" not in loaded["an error"]
 
 
-def test_what_serves_loads_nothing_that_attacks_or_audits():
-    loaded = loaded_after("import oneway; oneway.protect, oneway.load_guard")
-    assert {"torch", "oneway.adapters.protection"} <= loaded
-    assert not {"oneway.attacks", "oneway.auditing", "oneway.data", "oneway.report"} & loaded
+def test_what_serves_loads_nothing_that_attacks_or_audits(loaded):
+    found = loaded["what serves"]
+    assert "oneway.adapters.protection" in found
+    assert not {"oneway.attacks", "oneway.auditing", "oneway.data", "oneway.report"} & found
+
+
+def test_no_optional_package_is_loaded_with_the_adapters(loaded):
+    found = loaded["adapters and experiments"]
+    assert {"oneway.adapters.ray", "oneway.benchmark"} <= found
+    assert not {"ray", "mlflow", "sklearn", "onnxruntime", "httpx"} & found
+
+
+def test_using_a_name_leaves_torchs_settings_alone(loaded):
+    """Its process asserts it; and all that has a home was used."""
+    assert set(oneway._HOMES.values()) <= loaded["every name"]
 
 
 SETTINGS = """
@@ -140,21 +173,6 @@ def test_importing_changes_no_setting_and_writes_no_file(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_using_a_name_leaves_torchs_settings_alone():
-    script = (
-        "import torch\n"
-        "def settings():\n"
-        "    return (torch.get_rng_state().tolist(), torch.get_num_threads(),\n"
-        "            torch.get_default_dtype(), torch.is_grad_enabled(),\n"
-        "            torch.are_deterministic_algorithms_enabled())\n"
-        "before = settings()\n"
-        "import oneway\n"
-        "for name in oneway.__all__:\n    getattr(oneway, name)\n"
-        "assert settings() == before\n"
-    )
-    loaded_after(script)
 
 
 def test_help_takes_a_fraction_of_a_second_of_the_processor():

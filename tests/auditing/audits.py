@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from oneway.attacks import kernel_ridge, optimising
+from oneway.attacks import gmi, kernel_ridge, optimising
 from oneway.auditing import (
     AuditRecord,
     AuditSettings,
@@ -128,6 +128,8 @@ TINY = AuditSettings(
 
 def search_little(patch):
     """Leave attackers who train no decoder a few choices of the many that they try."""
+    patch.setattr(gmi, "STEPS", 20)
+    patch.setattr(gmi, "BUDGET", 4 * gmi.OFFSPRING)
     patch.setattr(optimising, "STEPS", (20,))
     patch.setattr(kernel_ridge, "LENGTHS", (1.0, 4.0))
     patch.setattr(kernel_ridge, "PENALTIES", (0.1, 1.0))

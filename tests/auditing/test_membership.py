@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner
 
 import oneway
+from invoking import invoke
 from oneway.auditing import AuditRecord, MembershipSettings, StealingSettings
 from oneway.auditing.membership import members_in_table
 from oneway.auditing.references import halves, own_architecture
-from oneway.cli.main import app
 from oneway.defenses import build_defense, candidate_releases
 from oneway.errors import InvalidOptionError, OverlappingSplitsError, UnknownNameError
 from oneway.interface import AuditResult
@@ -88,7 +87,7 @@ def audited(files, *options, threats="membership"):
     words = ["audit", str(files / "model.pt"), "--outputs", "logits", "--threats", threats]
     words += ["--attacker-data", str(files / "attacker_data.npz"), "--out", str(files / "out")]
     words += ["--cache", str(files / "cache"), *options]
-    return CliRunner().invoke(app, words)
+    return invoke(*words)
 
 
 def test_a_model_that_learned_by_heart_leaks_and_the_record_says_so(result):
@@ -312,7 +311,7 @@ def test_the_command_chooses_for_both_goals_and_says_what_favors_the_choice(
     for name in ("queries", "members", "non_members", "attacker_data"):
         words += [f"--{name.replace('_', '-')}", str(tmp_path / f"{name}.npz")]
     sizes = ["--references", "0", "--min-members", "20", "--cache", str(tmp_path / "cache")]
-    done = CliRunner().invoke(app, [*words, *sizes])
+    done = invoke(*words, *sizes)
     assert done.exit_code == 0, done.output
     printed = " ".join(done.output.split())
     assert "smaller of G_mem and the certified error" in printed

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
+from invoking import invoke
 from oneway.attacks.stealing import STEALING_ATTACKS, ThiefKnowledge
 from oneway.attacks.stealing.soft_labels import SoftLabels
 from oneway.auditing import AuditTarget
@@ -23,7 +23,6 @@ from oneway.auditing.stealing import (
     StealingSettings,
     _cell_means,
 )
-from oneway.cli.main import app
 from oneway.defenses import build_defense
 from oneway.defenses.identity import Identity
 from oneway.defenses.label_only import LabelOnly
@@ -211,7 +210,7 @@ def test_the_command_writes_prints_and_judges(
         words = ["audit", str(tmp_path / "model.pt"), "--outputs", "logits", "--seeds", "1"]
         words += ["--attacker-data", str(tmp_path / "own.npz"), "--out", str(tmp_path / "out")]
         words += ["--cache", str(tmp_path / "cache"), *options]
-        return CliRunner().invoke(app, words)
+        return invoke(*words)
 
     asked = ["--queries", str(tmp_path / "queries.npz"), "--threats", "stealing", "--budget", "40"]
     done = run_command(*asked, "--json")

@@ -3,15 +3,8 @@
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from oneway.cli.main import app
-
-
-def invoke(*arguments: object, env: dict[str, str] | None = None) -> Result:
-    """Run ``oneway`` with these arguments, in a wide terminal so that no message is wrapped."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=env)
+from invoking import invoke
 
 
 @pytest.fixture(scope="session")

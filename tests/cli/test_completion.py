@@ -4,10 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from typer.main import get_command
 
+from invoking import all_commands
 from oneway.benchmark import bundled_spec
-from oneway.cli.main import app
 from oneway.data.datasets import DATASETS
 from oneway.defenses import DEFENSES, TEST_SIGNALS
 from oneway.inversion import INPUT_TRANSFORMS, INVERTER_WIDTHS
@@ -16,7 +15,7 @@ from oneway.targets import TARGET_PRESETS
 
 def parameter_of(words, option):
     """Return the command that words name, and its option."""
-    command = get_command(app)
+    command = all_commands()
     for word in words:
         command = command.commands[word]
     found = [each for each in command.params if option in each.opts]

@@ -4,12 +4,10 @@ import os
 import subprocess
 import sys
 
-from typer.main import get_command
-
 from fences import check_command, commands_of
+from invoking import all_commands
 from laws import looped
 from oneway.attacks import identification_attacks, inversion_attacks
-from oneway.cli.main import app
 
 
 def names_of(group):
@@ -21,7 +19,7 @@ def names_of(group):
             yield (name,)
 
 
-COMMANDS = list(names_of(get_command(app)))
+COMMANDS = list(names_of(all_commands()))
 
 
 EVERY = [(), *COMMANDS]

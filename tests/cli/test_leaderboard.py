@@ -58,6 +58,23 @@ def test_a_rerun_takes_the_records_that_are_there(board, oneway, monkeypatch):
     assert again.stdout == first.stdout
 
 
+def test_what_is_left_is_said_by_seed_and_nothing_is_run(board, oneway, tmp_path, monkeypatch):
+    folder, arguments, _ = board
+    monkeypatch.setattr("oneway.benchmark.load_data", lambda *_: pytest.fail("it began to run"))
+    assert "0 cells left" in oneway(*arguments, "--left").stdout
+    first, second = (f"board-small-seed{seed}.jsonl" for seed in (0, 1))
+    records = read_records(folder / "out" / first)
+    numerics = dict.fromkeys(records[1].numerics, 0)
+    write_records(tmp_path / first, [records[0], replace(records[1], numerics=numerics)])
+    shown = oneway(*arguments, "--out", tmp_path, "--left").stdout
+    assert f"{first}: 2 of 3 left: noise; rounding, 1 decimal" in shown
+    assert f"{second}: 3 of 3 left: none; noise; rounding, 1 decimal" in shown
+    assert "5 cells left" in shown
+    wanted = oneway(*arguments, "--out", tmp_path, "--left", "--release", "none").stdout
+    assert f"{first}: 0 of 1 left\n" in wanted
+    assert "1 cell left" in wanted
+
+
 def test_the_frontier_is_said_and_drawn_where_there_are_gaps(board, oneway, tmp_path):
     folder, arguments, _ = board
     out, gaps = tmp_path / "out", {"none": 0.0, "noise": 0.25, "rounding, 1 decimal": 0.75}

@@ -267,9 +267,7 @@ def through_proxy(defense):
 @contextlib.contextmanager
 def command(defense, tmp_path):
     """`oneway defend`, with this defense under the name of another."""
-    from typer.testing import CliRunner
-
-    from oneway.cli.main import app
+    from invoking import invoke
 
     np.savez(tmp_path / "scores.npz", logits=LOGITS.numpy(), images=ARRAYS)
     arguments = ["defend", tmp_path / "scores.npz", "--defense", "rounding"]
@@ -277,7 +275,7 @@ def command(defense, tmp_path):
 
     def asked():
         (tmp_path / "out.npy").unlink(missing_ok=True)
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        result = invoke(*arguments)
         said = result.output + (everything_in(result.exception) if result.exception else "")
         if result.exit_code:
             assert not (tmp_path / "out.npy").exists()

@@ -15,10 +15,9 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 from prometheus_client.parser import text_string_to_metric_families
-from typer.main import get_command
 
 from guarded_servers import serving
-from oneway.cli.main import app
+from invoking import all_commands
 from oneway.defenses.codebook import DriftTest
 from oneway.serving import load_settings
 from oneway.serving.base_app import GuardedServer
@@ -101,7 +100,7 @@ def of_environment(environment: dict[str, str]) -> dict[str, str]:
 
 def check_command(arguments: list[str]) -> None:
     """Refuse options that `oneway serve` does not have."""
-    command: Any = cast(Any, get_command(app)).commands["serve"]
+    command: Any = cast(Any, all_commands()).commands["serve"]
     command.make_context("serve", list(arguments))
 
 

@@ -4,7 +4,8 @@
 
 Any warning is an error. The navigation, which is the same on all pages, is written on the named
 pages alone; objects of a module are not repeated in the contents of its page; a word has its
-stem looked up once; and nodes are found by one generator, not by one for each node above them.
+stem looked up once, and a name its object; and nodes are found by one generator, not by one for
+each node above them.
 """
 
 import functools
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from docutils.nodes import Node
 from sphinx.application import Sphinx
+from sphinx.domains.python import PythonDomain
 from sphinx.search.en import SearchEnglish
 
 
@@ -38,6 +40,8 @@ def main(docs: Path, out: Path, shown: set[str]) -> int:
     gc.disable()  # trees of nodes are full of cycles, and nearly all of them stay
     Node._fast_findall = find_all
     SearchEnglish.stem = functools.cache(SearchEnglish.stem)
+    # Pages are written when all objects are known.
+    PythonDomain.find_obj = functools.cache(PythonDomain.find_obj)
     app = Sphinx(
         docs,
         docs,

@@ -8,11 +8,10 @@ import types
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import oneway.defenses.registry as registry
 from fences import ROOT, blocks_of
-from oneway.cli.main import app
+from invoking import invoke
 from surrogates import random_images
 
 PAGE = "docs/architecture.md"
@@ -87,7 +86,7 @@ def test_a_command_takes_it_with_its_option(tmp_path):
     out = tmp_path / "released.npy"
     words = ["defend", tmp_path / "scores.npy", "--outputs", "logits", "--out", out]
     named = ["--defense", NAME, "--option", "step=2.0"]
-    done = CliRunner().invoke(app, [str(word) for word in (*words, *named)])
+    done = invoke(*words, *named)
     assert done.exit_code == 0, done.output
     released = np.load(out)
     np.testing.assert_array_equal(released.argsort(1), scores.argsort(1))

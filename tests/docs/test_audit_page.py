@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.main import get_command
 
 from fences import blocks_of, commands_of
+from invoking import all_commands
 from laws import looped
 from oneway.auditing import CONTROLS, AuditRecord, AuditSettings, AuditTarget, ModelAudit, pacing
 from oneway.auditing.audit_target import LEAST_AUXILIARY, LEAST_TEST
 from oneway.auditing.controls import BROKEN_BELOW, HOLDS_ABOVE, READ_ABOVE
 from oneway.auditing.plan import FULL_AUDIT_TRANSFORMS, AuditPlan, Costs, make_plan
 from oneway.cli.common import parse_options
-from oneway.cli.main import app
 from oneway.defenses import check_options
 from oneway.evaluation import Store
 from oneway.targets import TorchTarget
@@ -30,7 +29,7 @@ COMMANDS = [
     if block.language == "bash"
     for words in commands_of(block.text)
 ]
-AUDIT = get_command(app).commands["audit"]
+AUDIT = all_commands().commands["audit"]
 OPTIONS = {
     name
     for option in AUDIT.params

@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from oneway.cli.main import app
+from invoking import invoke
 from oneway.report.measured import BEGIN, END
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +34,7 @@ def made(tmp_path_factory):
         (folder / "results").symlink_to(ROOT / "results")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return folder, CliRunner().invoke(app, COMMAND)
+        return folder, invoke(*COMMAND)
 
 
 def test_pages_are_what_one_command_makes_of_the_records(made):

@@ -4,10 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from typer.main import get_command
-
+from invoking import all_commands
 from oneway.benchmark import bundled_spec
-from oneway.cli.main import app
 from oneway.playground.app import HOSTS, MOST_BYTES
 from oneway.playground.drawing import BOX, FIELD
 from oneway.playground.session import CLEAR, UNSURE
@@ -20,7 +18,7 @@ HTML = (ROOT / "src/oneway/playground/static/index.html").read_text(encoding="ut
 
 def test_options_that_are_named_exist_and_all_are_named():
     named = set(re.findall(r"`(--[a-z-]+)`", PAGE))
-    told = get_command(app).commands["playground"].params
+    told = all_commands().commands["playground"].params
     assert named == {"--cache", "--port", "--no-open"}
     assert named <= {name for one in told for name in (*one.opts, *one.secondary_opts)}
 

@@ -3,15 +3,13 @@
 import re
 from pathlib import Path
 
-from typer.main import get_command
-
+from invoking import all_commands
 from oneway.auditing.examples import WORST
-from oneway.cli.main import app
 from oneway.report.audit import HIDDEN
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
-COMMANDS = get_command(app).commands
+COMMANDS = all_commands().commands
 
 
 def test_commands_that_are_said_to_write_a_page_have_what_is_said_of_them():

@@ -5,10 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from typer.main import get_command
-
+from invoking import all_commands
 from laws import looped
-from oneway.cli.main import app
 from oneway.serving import ServingSettings
 from registry_pages import put
 
@@ -35,7 +33,7 @@ def test_the_settings_of_the_page_are_all_there_are():
 
 
 def test_settings_and_options_that_the_page_names_exist():
-    options = {name for option in get_command(app).commands["serve"].params for name in option.opts}
+    options = {name for option in all_commands().commands["serve"].params for name in option.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", PAGE))
     assert named - {"--cacert"} <= options
     assert options - named <= {

@@ -7,13 +7,12 @@ import shlex
 import warnings
 
 import pytest
-from typer.testing import CliRunner
 
 from auditing.audits import TINY, quickly
 from fences import PageRun, commands_of
+from invoking import invoke
 from oneway.auditing import CONTROLS, AuditRecord, AuditSettings
 from oneway.auditing.audit_target import LEAST_AUXILIARY
-from oneway.cli.main import app
 
 PAGE = "docs/tutorials/tables.md"
 
@@ -47,7 +46,7 @@ def audited(page):
         patch.setattr(AuditSettings, "for_rows", classmethod(lambda *_, **__: small))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            result = CliRunner().invoke(app, [*words, "--cache", "cache"])
+            result = invoke(*words, "--cache", "cache")
     assert isinstance(result.exception, SystemExit | None), shlex.join(words)
     assert result.exit_code in (0, 1), result.output
     text = (page.folder / "report" / "audit.json").read_text(encoding="utf-8")

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import oneway
-from oneway.cli.main import app
+from invoking import invoke
 from oneway.errors import InvalidOptionError, UnknownNameError
 from oneway.evaluation import yardsticks
 from oneway.evaluation.records import source_commit
@@ -46,10 +45,6 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(*words):
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
 @pytest.fixture
 def model(place, monkeypatch):
     monkeypatch.syspath_prepend(str(place))
@@ -73,10 +68,10 @@ def test_a_model_and_a_folder_give_the_codebook_of_their_scores(place, model, tm
     ):
         if queries is None:
             made = ("one_model:build", place / "photos.npz", "--outputs", "logits")
-            told = run("score", *made, "--out", source[0])
+            told = invoke("score", *made, "--out", source[0])
             assert told.exit_code == 0, told.output
         given = () if queries is None else ("--queries", queries)
-        told = run(
+        told = invoke(
             "codebook",
             *source,
             *given,
@@ -125,6 +120,7 @@ def test_what_is_missing_or_unknown_is_said_before_any_work(model):
         (lambda: oneway.fit_codebook(scores, min_member=3), UnknownNameError, "min_members"),
         (lambda: read_scores(scores, PIXELS, outputs="logits"), InvalidOptionError, "600 queries"),
         (lambda: oneway.choose(scores, outputs="logits"), InvalidOptionError, "--queries"),
+        (lambda: oneway.choose(scores, references=4), InvalidOptionError, "--references is for"),
         (lambda: read_scores(scores, outputs="logits", x=1), InvalidOptionError, "no options"),
     ):
         with pytest.raises(error, match=words):

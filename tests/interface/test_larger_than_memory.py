@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import oneway
-from oneway.cli.main import app
+from invoking import invoke
 from oneway.data.mapped import map_npy, spool_parquet
 from oneway.defenses.codebook import CodebookRelease, FitSettings, certify
 from oneway.errors import CorruptDataError
@@ -54,7 +53,7 @@ def test_commands_take_parquet_and_mapped_scores(stored, tmp_path):
         ["codebook", str(stored / "scores.parquet"), "--out", str(guard)],
         ["certify", str(guard), str(stored / "scores.npy"), "--outputs", "logits"],
     ):
-        done = CliRunner().invoke(app, command)
+        done = invoke(*command)
         assert done.exit_code == 0, done.output
     same = oneway.fit_codebook(stored / "scores.npz")
     assert oneway.CodebookRelease.load(guard).state.digest() == same.state.digest()

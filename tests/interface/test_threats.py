@@ -12,10 +12,12 @@ import oneway
 from auditing.audits import CLASSES, TINY, blobs, quickly
 from oneway.auditing import AuditRecord, AuditSettings, ModelAudit, StealingSettings
 from oneway.auditing.membership import MembershipAudit, MembershipSettings
+from oneway.auditing.stealing import CLEAN, LABEL, RELEASED, StealingAudit
 from oneway.errors import InvalidOptionError, OverlappingSplitsError
 from oneway.evaluation import Store
 from oneway.evaluation.membership import ALWAYS
-from oneway.interface.threats import ThreatSettings
+from oneway.interface import AuditSource, ThreatSettings, run_audit
+from oneway.interface.threats import parse_threats
 from oneway.report.threats import closed_gaps, headlines, overall
 from report.page.reading import assert_stands_alone
 
@@ -59,8 +61,14 @@ def audit(data, model, tmp_path_factory):
 
         patch.setattr(AuditSettings, "for_rows", for_rows)
         yield lambda **changes: oneway.audit(
-            model, outputs="logits", cache=cache, **{**sizes, **data, **changes}
+            model, outputs="logits", **{"cache": cache, **sizes, **data, **changes}
         )
+
+
+@pytest.fixture(scope="module")
+def audit_source(data, model):
+    rows = {name: data[name] for name in ("members", "non_members")}
+    return AuditSource((model, {"outputs": "logits"}), data["attacker_data"], **rows)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +101,28 @@ def test_one_audit_has_one_record_and_one_page_with_three_verdicts(result, guard
     assert "Certificate of the guard" in page.every("body")[0].text()
     levels = [int(one.name[1]) for one in page.every() if one.name in ("h1", "h2", "h3", "h4")]
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_an_audit_that_is_interrupted_goes_on_and_finds_the_same(
+    audit, guard, result, tmp_path, monkeypatch
+):
+    asked = []
+
+    def run(audited, case, *others):
+        asked.append(case.release)
+        if asked == [CLEAN, LABEL, RELEASED]:
+            raise KeyboardInterrupt
+        return steal(audited, case, *others)
+
+    steal = StealingAudit._run
+    monkeypatch.setattr(StealingAudit, "_run", run)
+    sizes = {"threats": THREATS[1:], "guard": guard, "cache": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        audit(**sizes)
+    record = audit(**sizes).record
+    assert asked[3:] == [RELEASED]  # the other two are in the cache
+    assert record.membership.attacks == result.record.membership.attacks
+    assert record.stealing.budgets == result.record.stealing.budgets
 
 
 def test_the_worst_threat_gives_the_page_its_verdict(result):
@@ -132,6 +162,18 @@ def test_data_of_every_threat_is_checked_before_any_work(audit, data, monkeypatc
             audit(**changes)
 
 
+def test_threats_may_be_one_text_with_commas(audit):
+    assert parse_threats("stealing, inversion,stealing") == ("stealing", "inversion")
+    assert parse_threats(THREATS) == THREATS
+    with pytest.raises(InvalidOptionError, match="--members must be given"):
+        audit(threats="membership", members=None, stealing=None)
+
+
+def test_a_cluster_is_for_inversion_alone(audit_source):
+    with pytest.raises(InvalidOptionError, match="--executor ray is for the threat 'inversion'"):
+        run_audit(audit_source, ThreatSettings(("membership",)), executor="ray")
+
+
 def test_time_is_shared_and_what_a_threat_leaves_goes_to_the_next(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("oneway.interface.threats.time.perf_counter", lambda: now[0])
@@ -150,14 +192,9 @@ def test_time_is_shared_and_what_a_threat_leaves_goes_to_the_next(monkeypatch):
 
 
 def test_a_membership_audit_that_is_late_keeps_cheap_attackers_on_all_releases(
-    data, model, tmp_path, monkeypatch
+    audit_source, tmp_path, monkeypatch
 ):
-    rows = oneway.interface.AuditSource(
-        (model, {"outputs": "logits"}),
-        data["attacker_data"],
-        members=data["members"],
-        non_members=data["non_members"],
-    ).open_members()
+    rows = audit_source.open_members()
     settings = MembershipSettings(references=4, copies=0)
     audit = MembershipAudit(rows.target, rows.rows, settings, Store(tmp_path), seconds=0.0)
     monkeypatch.setattr(audit.deadline.__class__, "left", lambda _: -1.0)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from oneway.attacks import LabelOnly, Workload, inversion_attacks
 from oneway.auditing.controls import CONTROLS
@@ -245,54 +246,39 @@ def reductions(full: AuditPlan) -> list[Reduction]:
     late = [_without(attack.name) for attack in attacks if attack.left_out == "late"]
     repeating = [name for name in full.attacks if _repeats(name)]
     return [
-        Reduction(
-            lambda plan: dataclasses.replace(plan, widths=(max(plan.widths),)),
+        _fewer(
+            "widths",
+            lambda plan: (max(plan.widths),),
             lambda whole, plan: (
                 f"decoders of width {', '.join(map(str, sorted({*whole.widths} - {*plan.widths})))}"
-                if plan.widths != whole.widths and max(whole.widths) in plan.widths
+                if max(whole.widths) in plan.widths
                 else ""
             ),
         ),
         *early,
-        Reduction(
+        _fewer(
+            "repeats",
+            lambda plan: (min(plan.repeats),) if {*repeating} & {*plan.attacks} else plan.repeats,
+            lambda whole, _: f"{' and '.join(repeating)} of more than {min(whole.repeats)} answers",
+        ),
+        _fewer(
+            "seeds",
+            lambda _: 1,
+            lambda whole, plan: f"{whole.seeds - plan.seeds} of {whole.seeds} seeds",
+        ),
+        _fewer(
+            "input_transforms",
             lambda plan: (
-                dataclasses.replace(plan, repeats=(min(plan.repeats),))
-                if {*repeating} & {*plan.attacks}
-                else plan
+                tuple(name for name in plan.input_transforms if name != "faithful")
+                or plan.input_transforms
             ),
-            lambda whole, plan: (
-                f"{' and '.join(repeating)} of more than {min(whole.repeats)} answers"
-                if plan.repeats != whole.repeats
-                else ""
-            ),
+            lambda *_: "the faithful input transform",
         ),
-        Reduction(
-            lambda plan: dataclasses.replace(plan, seeds=1),
-            lambda whole, plan: (
-                f"{whole.seeds - plan.seeds} of {whole.seeds} seeds"
-                if plan.seeds < whole.seeds
-                else ""
-            ),
-        ),
-        Reduction(
-            lambda plan: dataclasses.replace(
-                plan,
-                input_transforms=tuple(name for name in plan.input_transforms if name != "faithful")
-                or plan.input_transforms,
-            ),
-            lambda whole, plan: (
-                "the faithful input transform"
-                if plan.input_transforms != whole.input_transforms
-                else ""
-            ),
-        ),
-        Reduction(
-            lambda plan: dataclasses.replace(plan, detection=False),
-            lambda whole, plan: "the detection limit" if plan.detection != whole.detection else "",
-        ),
+        _fewer("detection", lambda _: False, lambda *_: "the detection limit"),
         *late,
-        Reduction(
-            lambda plan: dataclasses.replace(plan, widths=(min(full.widths),)),
+        _fewer(
+            "widths",
+            lambda _: (min(full.widths),),
             lambda whole, plan: (
                 ""
                 if max(whole.widths) in plan.widths
@@ -300,6 +286,20 @@ def reductions(full: AuditPlan) -> list[Reduction]:
             ),
         ),
     ]
+
+
+def _fewer(
+    name: str,
+    smaller: Callable[[AuditPlan], Any],
+    describe: Callable[[AuditPlan, AuditPlan], str],
+) -> Reduction:
+    """Return a reduction of one field of a plan, which is described where the field changed."""
+    return Reduction(
+        lambda plan: dataclasses.replace(plan, **{name: smaller(plan)}),
+        lambda whole, plan: (
+            "" if getattr(whole, name) == getattr(plan, name) else describe(whole, plan)
+        ),
+    )
 
 
 def make_plan(

@@ -207,13 +207,12 @@ def compose_record(audited: AuditTarget, findings: Findings, seed: int) -> Inver
     results, answers = findings.seed_results, findings.answers
     names = list(results[0].results)
     tail = least_confident(answers.clean_test)
+
+    def errors_of_tail(result: SeedResult) -> Tensor:
+        return errors_on(tail, result.results, result.verdict.strongest)
+
     interval = _gap_interval(results, seed, lambda result: result.strongest.errors)
-    tail_interval = _gap_interval(
-        results,
-        seed,
-        lambda result: errors_on(tail, result.results, result.verdict.strongest),
-        tail,
-    )
+    tail_interval = _gap_interval(results, seed, errors_of_tail, tail)
     return InversionRecord(
         release=audited.release.name,
         defense="guarded endpoint" if audited.guarded else audited.release.defense,

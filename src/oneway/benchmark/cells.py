@@ -103,6 +103,15 @@ class Cells:
             if not outdated_attackers(record, self.spec)
         }
 
+    def left(self, only: Collection[str] | None = None) -> list[str]:
+        """Return the releases without a record of today's attackers, in order.
+
+        Args:
+            only: Names of the releases that are wanted; None: all releases.
+        """
+        missing = self._missing(self.finished(), only, drawn=False)
+        return [row.name for row in self.spec.releases if row.name in missing]
+
     def gallery(self, release: str) -> Gallery | None:
         """Return the pictures of a release, by attacker; None if there are none."""
         return stored_gallery(self.store, self._key(release))
@@ -126,7 +135,7 @@ class Cells:
             report: Progress callback.
         """
         records = self.finished()
-        if self._missing(records, only, drawn):
+        if self._missing(records, only, drawn=drawn):
             dataset, auxiliary = data()
             experiment = Experiment(
                 self.spec,
@@ -142,7 +151,7 @@ class Cells:
                 for name, record in records.items()
                 if record.provenance.data == experiment.data
             }
-            missing = self._missing(records, only, drawn)
+            missing = self._missing(records, only, drawn=drawn)
             idle = {row.name for row in self.spec.releases} - missing
             for outcome in experiment.run(idle):
                 name = outcome.record.release
@@ -169,7 +178,7 @@ class Cells:
         write_json_lines(self.path, [rows[row.name] for row in spec.releases if row.name in rows])
 
     def _missing(
-        self, records: Mapping[str, Any], only: Collection[str] | None, drawn: bool
+        self, records: Mapping[str, Any], only: Collection[str] | None, *, drawn: bool
     ) -> set[str]:
         """Return the releases to run, which have no record, or no pictures to draw."""
         return {

@@ -22,7 +22,7 @@ from oneway.cli.paths import Writes
 if TYPE_CHECKING:
     import torch
 
-    from oneway.evaluation import Recording
+    from oneway.evaluation import AttackRecord, Recording
 
 
 Auxiliary = Annotated[
@@ -84,13 +84,7 @@ def attack(
     from oneway.errors import InvalidOptionError
     from oneway.evaluation import Store, attack_recorded, write_records
     from oneway.inversion import TrainingSettings
-    from oneway.report import (
-        attackers_table,
-        check_figure_path,
-        draw_reconstructions,
-        failure_sentence,
-    )
-    from oneway.report.sentences import gap_number
+    from oneway.report import attackers_table, check_figure_path, draw_reconstructions
 
     if (released_auxiliary is None) != (released_test is None):
         raise InvalidOptionError(
@@ -118,20 +112,29 @@ def attack(
         write_records(out, [record])
     if figure is not None:
         draw_reconstructions(gallery, figure, "What the released scores give away")
-    console, gap = Console(stderr=as_json), record.closed_gap
+    console = Console(stderr=as_json)
     if as_json:
         print_json(record.to_json())
     console.print(attackers_table(record), crop=False)
-    if gap is None:
-        summary = "no gap to close: clean scores add nothing to the label for these attackers"
-    elif record.failed:
+    print_lines(console, [_summary(record), *(f"flag: {flag.detail}" for flag in record.flags)])
+    gap = record.closed_gap
+    if gap is not None and record.failed:
         gap = record.closed_gap_at_least
-        summary = failure_sentence(gap, record.detection_limit)
-    else:
-        summary = f"closed gap G = {gap_number(gap, 3)} (strongest attacker: {record.strongest})"
-    print_lines(console, [summary, *(f"flag: {flag.detail}" for flag in record.flags)])
     missed = require_gap is not None and (gap is None or gap < require_gap)
     raise typer.Exit(1 if missed or record.label_changes else 0)
+
+
+def _summary(record: "AttackRecord") -> str:
+    """Return the closed gap in words, or what stands in its place."""
+    from oneway.report import failure_sentence
+    from oneway.report.sentences import gap_number
+
+    if record.closed_gap is None:
+        return "no gap to close: clean scores add nothing to the label for these attackers"
+    if record.failed:
+        return failure_sentence(record.closed_gap_at_least, record.detection_limit)
+    gap = gap_number(record.closed_gap, 3)
+    return f"closed gap G = {gap} (strongest attacker: {record.strongest})"
 
 
 def _recording(name: str, path: Path, released: Path | None, device: "torch.device") -> "Recording":

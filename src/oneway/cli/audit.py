@@ -27,12 +27,12 @@ from oneway.cli.common import (
 from oneway.cli.completion import defense_names
 from oneway.cli.config import ConfigFile
 from oneway.cli.paths import Reads, Writes, existing_file
-from oneway.cli.sources import model_options, reads_data
+from oneway.cli.sources import gathers, model_options, reads_data
 from oneway.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from oneway.auditing import AuditRecord, Understanding
-    from oneway.interface import Reading, ThreatSettings
+    from oneway.interface import AuditSource, Reading, ThreatSettings
 
 Model = Annotated[
     str,
@@ -132,20 +132,15 @@ FirstSeed = Annotated[int, typer.Option(min=0, help="First of the seeds.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Most queries in one call of the model.")]
 
 
-@command
 @reads_data
-def audit(
-    context: typer.Context,
+def audit_source(
     model: Model,
+    *,
     attacker_data: AttackerData,
     queries: Queries = None,
-    threats: Threats = "inversion",
     members: Members = None,
     non_members: NonMembers = None,
-    references: References = None,
     public: Public = None,
-    budget: Budgets = None,
-    config: ConfigFile = None,  # noqa: ARG001  its callback reads the file
     outputs: ModelOutputs = None,
     defense: AuditedDefense = "none",
     option: Options = None,
@@ -154,18 +149,84 @@ def audit(
     guarded_outputs: GuardedOutputs = "confidences",
     guarded_option: GuardedOptions = None,
     model_option: ModelOptions = None,
-    *,
     reading: "Reading",
     classes: Classes = None,
+    batch_size: BatchSize = 512,
+    device: Device = "auto",
+) -> "AuditSource":
+    """Return the model, its defense and the data of an audit."""
+    from oneway.evaluation import ReleaseSpec
+    from oneway.interface import AuditSource
+
+    given = None
+    if guarded is not None:
+        options = model_options(guarded_option, "--guarded-option")
+        given = guarded, {"outputs": guarded_outputs, **options}
+    name = "as it is" if defense == "none" else defense
+    return AuditSource(
+        (model, {"outputs": outputs, **model_options(model_option, "--model-option")}),
+        attacker_data,
+        queries,
+        ReleaseSpec(name, defense, parse_options(option, "--option")),
+        guard,
+        given,
+        parse_classes(classes),
+        reading,
+        choose_device(device),
+        batch_size,
+        members,
+        non_members,
+        public,
+    )
+
+
+def threat_settings(
+    threats: Threats = "inversion",
+    references: References = None,
+    budget: Budgets = None,
     minutes: Minutes = None,
     seeds: Seeds = 3,
+    *,
     controls: Controls = True,
+) -> "ThreatSettings":
+    """Return the threats and sizes that the options say.
+
+    Raises:
+        UnknownNameError: There is no such threat.
+        InvalidOptionError: An option is outside its range, or of a threat that is not audited.
+    """
+    from oneway.auditing import MembershipSettings, StealingSettings
+    from oneway.interface import ThreatSettings
+    from oneway.interface.threats import check_options, parse_threats
+
+    if minutes is not None and not minutes > 0:
+        raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
+    chosen = parse_threats(threats)
+    members, thieves = MembershipSettings(), StealingSettings()
+    settings = ThreatSettings(
+        chosen,
+        seeds,
+        minutes,
+        controls,
+        members if references is None else replace(members, references=references),
+        replace(thieves, budgets=tuple(budget)) if budget else thieves,
+    )
+    check_options(chosen, {"--references": references, "--budget": budget or None})
+    return settings
+
+
+@command
+@gathers(source=audit_source, settings=threat_settings)
+def audit(
+    context: typer.Context,
+    *,
+    source: "AuditSource",
+    settings: "ThreatSettings",
+    config: ConfigFile = None,  # noqa: ARG001  its callback reads the file
     require_gap: RequireGap = None,
     out: Out = Path("runs/audit"),
     cache: Cache = CACHE,
     seed: FirstSeed = 0,
-    batch_size: BatchSize = 512,
-    device: Device = "auto",
     executor: Executor = "local",
     no_images: NoImages = False,
     as_json: AsJson = False,
@@ -192,31 +253,9 @@ def audit(
             --threats inversion,membership,stealing --members trained_on.npz \
             --non-members new.npz --guard guard.safetensors --minutes 20
     """
-    from oneway.evaluation import ReleaseSpec
-    from oneway.interface import AuditSource, run_audit
+    from oneway.interface import run_audit
 
-    _check_options(minutes, require_gap)
-    settings = _threat_settings(threats, seeds, minutes, controls, references, budget)
-    name = "as it is" if defense == "none" else defense
-    given = None
-    if guarded is not None:
-        options = model_options(guarded_option, "--guarded-option")
-        given = guarded, {"outputs": guarded_outputs, **options}
-    source = AuditSource(
-        (model, {"outputs": outputs, **model_options(model_option, "--model-option")}),
-        attacker_data,
-        queries,
-        ReleaseSpec(name, defense, parse_options(option, "--option")),
-        guard,
-        given,
-        parse_classes(classes),
-        reading,
-        choose_device(device),
-        batch_size,
-        members,
-        non_members,
-        public,
-    )
+    _check_options(require_gap)
 
     def begin(understanding: "Understanding | None") -> None:
         if not as_json:
@@ -242,38 +281,6 @@ def audit(
     raise typer.Exit(1 if result.missed(require_gap) else 0)
 
 
-def _threat_settings(
-    threats: str,
-    seeds: int,
-    minutes: float | None,
-    controls: bool,
-    references: int | None,
-    budgets: list[int] | None,
-) -> "ThreatSettings":
-    """Return the threats and sizes that the options say.
-
-    Raises:
-        UnknownNameError: There is no such threat.
-        InvalidOptionError: An option is outside its range, or of a threat that is not audited.
-    """
-    from oneway.auditing import MembershipSettings, StealingSettings
-    from oneway.interface import ThreatSettings
-    from oneway.interface.threats import check_options
-
-    chosen = tuple(dict.fromkeys(name.strip() for name in threats.split(",")))
-    members, thieves = MembershipSettings(), StealingSettings()
-    settings = ThreatSettings(
-        chosen,
-        seeds,
-        minutes,
-        controls,
-        members if references is None else replace(members, references=references),
-        replace(thieves, budgets=tuple(budgets)) if budgets else thieves,
-    )
-    check_options(chosen, {"--references": references, "--budget": budgets or None})
-    return settings
-
-
 def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -283,12 +290,10 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _check_options(minutes: float | None, require_gap: float | None) -> None:
+def _check_options(require_gap: float | None) -> None:
     """Refuse what would fail only after the work."""
     from oneway.extras import load_extra
 
-    if minutes is not None and not minutes > 0:
-        raise InvalidOptionError(f"--minutes must be positive, but got {minutes}.")
     if require_gap is not None and not require_gap <= 1:
         raise InvalidOptionError(f"--require-gap must be at most 1, but got {require_gap}.")
     for module, package, purpose in (

@@ -3,26 +3,18 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oneway.cli.codebook import DropCopies, KeyFile, MaxL1Worst, show_certificate
-from oneway.cli.common import (
-    AsJson,
-    ModelOptions,
-    ModelOutputs,
-    check_suffix,
-    command,
-    command_line,
-)
+from oneway.cli.codebook import show_certificate
+from oneway.cli.common import AsJson, check_suffix, command, command_line
 from oneway.cli.paths import Writes
-from oneway.cli.sources import Groups, Queries, Sensitive, Source, model_options, reads_data
-from oneway.cli.variants import Repeats, Variants, read_variants
+from oneway.cli.sources import Source, gathers
+from oneway.cli.traffic import traffic_of
 
 if TYPE_CHECKING:
     from oneway.defenses.codebook import Certificate
-    from oneway.interface import Reading
 
 RequireError = Annotated[
     float | None,
@@ -47,47 +39,57 @@ RequireGroupShare = Annotated[
 ]
 
 
-@command
-@reads_data
-def certify(
-    context: typer.Context,
-    guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
-    source: Source,
-    queries: Queries = None,
-    outputs: ModelOutputs = None,
-    model_option: ModelOptions = None,
-    sensitive: Sensitive = None,
-    max_l1_worst: MaxL1Worst = None,
-    groups: Groups = None,
-    drop_copies: DropCopies = False,
-    variants: Variants = None,
-    repeats: Repeats = None,
-    key_file: KeyFile = None,
-    beside: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--with",
-            help="Another version, whose answers to the same queries an attacker has; repeatable.",
-        ),
-    ] = None,
-    write: Annotated[
-        bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
-    ] = False,
-    level: Annotated[float, typer.Option(help="Level of intervals and lower bounds.")] = 0.95,
+Others = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--with",
+        help="Another version, whose answers to the same queries an attacker has; repeatable.",
+    ),
+]
+Write = Annotated[
+    bool, typer.Option("--write", help="Put the new certificate into the codebook's file.")
+]
+Page = Annotated[
+    Path | None,
+    typer.Option(help="File to write the page to read to, .html. [GUARD-SOURCE.html]"),
+    Writes(),
+]
+
+
+def requirements(
     require_error: RequireError = None,
     require_lower_bound: RequireLowerBound = None,
     require_bits: RequireBits = None,
     require_members: RequireMembers = None,
     require_cells: RequireCells = None,
     require_group_share: RequireGroupShare = None,
+) -> dict[str, float]:
+    """Return the requirements that are given, by flag."""
+    required: dict[str, float | None] = {
+        "--require-error": require_error,
+        "--require-lower-bound": require_lower_bound,
+        "--require-members": require_members,
+        "--require-bits": require_bits,
+        "--require-cells": require_cells,
+        "--require-group-share": require_group_share,
+    }
+    return {flag: wanted for flag, wanted in required.items() if wanted is not None}
+
+
+@command
+@gathers(traffic=traffic_of, required=requirements)
+def certify(
+    context: typer.Context,
+    guard: Annotated[Path, typer.Argument(help="A codebook, from `oneway codebook`.")],
+    source: Source,
     *,
-    reading: "Reading",
+    traffic: dict[str, Any],
+    beside: Others = None,
+    write: Write = False,
+    level: Annotated[float, typer.Option(help="Level of intervals and lower bounds.")] = 0.95,
+    required: dict[str, float],
     as_json: AsJson = False,
-    page: Annotated[
-        Path | None,
-        typer.Option(help="File to write the page to read to, .html. [GUARD-SOURCE.html]"),
-        Writes(),
-    ] = None,
+    page: Page = None,
 ) -> None:
     """Certify what a codebook lets out, on queries that it was not fitted to.
 
@@ -106,43 +108,20 @@ def certify(
         oneway certify new.safetensors work/other.npz --with old.safetensors
     """
     from oneway.adapters import load_guard
-    from oneway.defenses import SecretKey
     from oneway.errors import InvalidOptionError
     from oneway.interface import certify as certify_guard
 
     if page is not None:
         check_suffix(page, "--page", ".html")
-    if beside and (write or require_members is not None):
+    if beside and (write or "--require-members" in required):
         raise InvalidOptionError(
             "a certificate of several versions is not written into one of them, and says nothing "
             "of members. Leave out --write and --require-members, or --with."
         )
     release = load_guard(guard)
-    if require_group_share is not None and groups is None:
+    if "--require-group-share" in required and traffic["groups"] is None:
         raise InvalidOptionError("--require-group-share needs the groups. Pass --groups.")
-    certificate = certify_guard(
-        guard,
-        source,
-        queries,
-        outputs=outputs,
-        others=beside or (),
-        groups=groups,
-        variants=read_variants(variants, outputs),
-        repeats=repeats,
-        key=None if key_file is None else SecretKey.from_file(key_file),
-        reading=reading,
-        model_options=model_options(model_option, "--model-option"),
-        drop_copies=drop_copies,
-        level=level,
-        sensitive=sensitive,
-        max_l1_worst=max_l1_worst,
-    )
-    required = {"--require-error": require_error, "--require-lower-bound": require_lower_bound}
-    for flag, wanted in required.items():
-        if wanted is not None and certificate.error is None:
-            raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --queries.")
-    required |= {"--require-members": require_members, "--require-bits": require_bits}
-    required |= {"--require-cells": require_cells, "--require-group-share": require_group_share}
+    certificate = certify_guard(guard, source, others=beside or (), level=level, **traffic)
     missed = list(_missed(certificate, required))
     if write and not missed:
         release.certificate = certificate
@@ -162,25 +141,34 @@ def _stem(source: str) -> str:
     return Path(re.split(r"[/:]", source)[-1]).stem
 
 
-def _missed(certificate: "Certificate", required: "dict[str, float | None]") -> Iterator[str]:
-    """Yield which requirements a certificate misses, by flag."""
-    error = certificate.error
-    limits = ("--require-bits", "--require-cells", "--require-group-share")
-    got: dict[str, float] = {"--require-members": certificate.members_least}
-    got["--require-bits"] = certificate.bits_most or 0.0
-    if certificate.identification is not None:
-        got["--require-cells"] = certificate.identification.cells
+AT_MOST = ("--require-bits", "--require-cells", "--require-group-share")
+OF_QUERIES = ("--require-error", "--require-lower-bound")
+
+
+def _missed(certificate: "Certificate", required: dict[str, float]) -> Iterator[str]:
+    """Yield which requirements a certificate misses, by flag.
+
+    Raises:
+        InvalidOptionError: A requirement is about the queries, and there are none.
+    """
+    from oneway.errors import InvalidOptionError
+
+    error, identified = certificate.error, certificate.identification
+    share = certificate.traffic.group_share
+    got: dict[str, float] = {
+        "--require-members": certificate.members_least,
+        "--require-bits": certificate.bits_most or 0.0,
+        "--require-group-share": 1.0 if share is None else share,
+    }
+    if identified is not None:
+        got["--require-cells"] = identified.cells
     if error is not None:
         got |= {"--require-error": error.low, "--require-lower-bound": error.lower_bound}
-    share = certificate.traffic.group_share
-    got["--require-group-share"] = 1.0 if share is None else share
-    fitted = certificate.held_out.answer == "no"
     for flag, wanted in required.items():
-        if wanted is None:
-            continue
-        if fitted and flag in ("--require-error", "--require-lower-bound"):
+        if flag in OF_QUERIES and error is None:
+            raise InvalidOptionError(f"{flag} needs the queries themselves. Pass --queries.")
+        if flag in OF_QUERIES and certificate.held_out.answer == "no":
             yield f"missed {flag}: expected queries that were not fitted, but these were"
-            continue
-        if not (got[flag] <= wanted if flag in limits else got[flag] >= wanted):
-            side = "at most" if flag in limits else "at least"
+        elif not (got[flag] <= wanted if flag in AT_MOST else got[flag] >= wanted):
+            side = "at most" if flag in AT_MOST else "at least"
             yield f"missed {flag}: expected {side} {wanted:g}, but got {got[flag]:g}"

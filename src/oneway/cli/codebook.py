@@ -1,7 +1,7 @@
 """`oneway codebook` and `oneway choose`: fit k-anonymous scores, and choose among releases."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,8 +23,8 @@ from oneway.cli.common import (
     progress,
 )
 from oneway.cli.paths import Writes
-from oneway.cli.sources import Groups, Queries, Sensitive, Source, model_options, reads_data
-from oneway.cli.variants import Repeats, Variants, read_variants
+from oneway.cli.sources import Groups, Queries, Source, gathers, model_options, reads_data
+from oneway.cli.traffic import DropCopies, traffic_of
 
 if TYPE_CHECKING:
     from oneway.defenses import ReleaseCandidate
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from oneway.interface import Choice, Reading
 
 Out = Annotated[Path, typer.Option(help="File to write, .safetensors."), Writes()]
-DATA = ("--queries", "--outputs", "--size", "--channels", "--label")
-"""Options that say what the queries are."""
+NOT_DATA = ("--groups", "--seed")
+"""Options of a choice that say neither what the queries are nor how they are read."""
 
 MinMembers = Annotated[
     int, typer.Option(min=1, help="Distinct calibration queries behind each vector, at least.")
@@ -83,26 +83,12 @@ SharedLevels = Annotated[
     int,
     typer.Option(min=1, help="Levels of the top score that labels with few queries share."),
 ]
-MaxL1Worst = Annotated[
-    float | None,
-    typer.Option(help="Cap on each answer's L1 distance of probabilities: its share is certified."),
-]
-DropCopies = Annotated[
-    bool,
-    typer.Option(
-        "--drop-copies", help="Count copies of a query once: they are an artefact of the file."
-    ),
-]
 Refine = Annotated[
     Path | None,
     typer.Option(
         help="Codebook in use: cut its cells further and join none, so that answers of both reveal "
         "what the new one reveals."
     ),
-]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(help="Key of the digests of fitted queries, a file. [a salt beside them]"),
 ]
 Inverters = Annotated[
     list[Path] | None,
@@ -113,43 +99,51 @@ DecoyL1 = Annotated[
 ]
 
 
-@command
-@reads_data
-def codebook(
-    context: typer.Context,
-    source: Source,
-    out: Out,
-    queries: Queries = None,
-    outputs: ModelOutputs = None,
-    model_option: ModelOptions = None,
+def fit_settings(
     min_members: MinMembers = 20,
     rate_weight: RateWeight = 0.01,
     image_weight: ImageWeight = 0.0,
+    max_cells: MaxCells = None,
+    explicit_classes: ExplicitClasses = 32,
+    center: Center = "mean",
+    shared_levels: SharedLevels = 1,
+    max_group_share: MaxGroupShare = 1.0,
+    variant_weight: VariantWeight = 0.0,
+) -> dict[str, Any]:
+    """Return settings of a fit, by name."""
+    return locals()
+
+
+def budget_of(
     max_l1: MaxL1 = None,
     max_l1_p95: MaxL1P95 = None,
     max_logits: MaxLogits = None,
     keep_top5: KeepTop5 = None,
     max_bits: MaxBits = None,
-    max_l1_worst: MaxL1Worst = None,
-    max_cells: MaxCells = None,
+) -> "Budget | None":
+    """Return the budget of the limits that are given; None without any."""
+    from oneway.defenses.codebook import Budget
+
+    limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
+    limits |= {"top5_kept": keep_top5, "bits": max_bits}
+    return Budget(**limits) if any(limit is not None for limit in limits.values()) else None
+
+
+@command
+@gathers(traffic=traffic_of, settings=fit_settings, budget=budget_of)
+def codebook(
+    context: typer.Context,
+    source: Source,
+    *,
+    out: Out,
+    traffic: dict[str, Any],
+    settings: dict[str, Any],
+    budget: "Budget | None",
     held_out: HeldOut = 0.2,
-    explicit_classes: ExplicitClasses = 32,
-    center: Center = "mean",
-    shared_levels: SharedLevels = 1,
-    sensitive: Sensitive = None,
-    groups: Groups = None,
-    max_group_share: MaxGroupShare = 1.0,
-    drop_copies: DropCopies = False,
-    variants: Variants = None,
-    repeats: Repeats = None,
-    variant_weight: VariantWeight = 0.0,
     training: Training = None,
     refine: Refine = None,
-    key_file: KeyFile = None,
     inverter: Inverters = None,
     decoy_l1: DecoyL1 = 0.02,
-    *,
-    reading: "Reading",
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -174,47 +168,25 @@ def codebook(
         oneway codebook scores.npy --outputs confidences --queries images.npy \
             --out guard.safetensors
     """
-    from oneway.defenses import SecretKey, load_module
-    from oneway.defenses.codebook import Budget
+    from oneway.defenses import load_module
     from oneway.interface import fit_codebook
 
     check_suffix(out, "--out", ".safetensors")
-    limits = {"l1_mean": max_l1, "l1_quantile": max_l1_p95, "logits": max_logits}
-    limits |= {"top5_kept": keep_top5, "bits": max_bits}
-    budget = Budget(**limits) if any(limit is not None for limit in limits.values()) else None
     where = choose_device(device)
     with progress() as report:
         release = fit_codebook(
             source,
-            queries,
-            outputs=outputs,
             budget=budget,
-            sensitive=sensitive,
-            groups=groups,
-            variants=read_variants(variants, outputs),
-            repeats=repeats,
             training=training,
             older=refine,
             held_out=held_out,
-            drop_copies=drop_copies,
             inverters=[load_module(path, "inverter").module.to(where) for path in inverter or ()],
             decoy_l1=decoy_l1,
-            key=None if key_file is None else SecretKey.from_file(key_file),
             seed=seed,
             device=where,
-            reading=reading,
             report=report,
-            model_options=model_options(model_option, "--model-option"),
-            min_members=min_members,
-            rate_weight=rate_weight,
-            image_weight=image_weight,
-            explicit_classes=explicit_classes,
-            center=center,
-            max_cells=max_cells,
-            max_l1_worst=max_l1_worst,
-            max_group_share=max_group_share,
-            variant_weight=variant_weight,
-            shared_levels=shared_levels,
+            **traffic,
+            **settings,
         )
     release.save(out)
     sizes, certificate = release.state.sizes, release.certificate
@@ -247,51 +219,69 @@ def _over_budget(certificate: "Certificate", budget: "Budget | None") -> Iterato
         )
 
 
+ChoiceMaxL1 = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Mean L1 distance of probabilities that users may lose. [what nine tenths of what "
+        "the best candidate hides cost]",
+    ),
+]
+Goal = Annotated[
+    Literal["inversion", "membership", "all"],
+    typer.Option(
+        help="What to hide: queries (inversion), rows that the model was trained on "
+        "(membership), or both (all)."
+    ),
+]
+Members = Annotated[
+    Path | None,
+    typer.Option(help="Rows that the model was trained on, with classes; not for inversion."),
+]
+NonMembers = Annotated[
+    Path | None,
+    typer.Option(help="Rows that it was not trained on, with classes; not for inversion."),
+]
+AttackerData = Annotated[
+    Path | None,
+    typer.Option(help="The attacker's own rows, with classes; not for inversion."),
+]
+References = Annotated[
+    int | None,
+    typer.Option(min=0, help="Reference models of the attacker, even; not for inversion. [4]"),
+]
+CandidateMembers = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="Least members of a candidate codebook; repeatable. [5 20]"),
+]
+
+
+def membership_data(
+    members: Members = None,
+    non_members: NonMembers = None,
+    attacker_data: AttackerData = None,
+    references: References = None,
+) -> dict[str, Any]:
+    """Return what judges a release by the members that it reveals."""
+    return locals()
+
+
 @command
 @reads_data
+@gathers(judging=membership_data)
 def choose(
     source: Source,
-    max_l1: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Mean L1 distance of probabilities that users may lose. [what nine tenths of what "
-            "the best candidate hides cost]",
-        ),
-    ] = None,
-    goal: Annotated[
-        Literal["inversion", "membership", "all"],
-        typer.Option(
-            help="What to hide: queries (inversion), rows that the model was trained on "
-            "(membership), or both (all)."
-        ),
-    ] = "inversion",
-    members: Annotated[
-        Path | None,
-        typer.Option(help="Rows that the model was trained on, with classes; not for inversion."),
-    ] = None,
-    non_members: Annotated[
-        Path | None,
-        typer.Option(help="Rows that it was not trained on, with classes; not for inversion."),
-    ] = None,
-    attacker_data: Annotated[
-        Path | None,
-        typer.Option(help="The attacker's own rows, with classes; not for inversion."),
-    ] = None,
-    references: Annotated[
-        int, typer.Option(min=0, help="Reference models of the attacker, even; not for inversion.")
-    ] = 4,
+    max_l1: ChoiceMaxL1 = None,
+    goal: Goal = "inversion",
+    *,
+    judging: dict[str, Any],
     queries: Queries = None,
     outputs: ModelOutputs = None,
     model_option: ModelOptions = None,
-    min_members: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Least members of a candidate codebook; repeatable. [5 20]"),
-    ] = None,
+    min_members: CandidateMembers = None,
     max_cells: MaxCells = None,
     groups: Groups = None,
     drop_copies: DropCopies = False,
-    *,
     reading: "Reading",
     seed: Seed = 0,
     cache: Cache = CACHE,
@@ -327,10 +317,6 @@ def choose(
             max_l1=max_l1,
             outputs=outputs,
             goal=goal,
-            members=members,
-            non_members=non_members,
-            attacker_data=attacker_data,
-            references=references,
             cache=cache,
             min_members=min_members or MIN_MEMBERS,
             max_cells=max_cells,
@@ -340,26 +326,28 @@ def choose(
             reading=reading,
             report=report,
             model_options=model_options(model_option, "--model-option"),
+            **judging,
         )
-    certificate = found.certificate
-    given: dict[str, Any] = {"--queries": queries, "--outputs": outputs, "--groups": groups}
-    given |= {"--size": reading.size and "x".join(map(str, reading.size))}
-    given |= {"--channels": reading.channels, "--label": reading.label, "--seed": seed or None}
-    lists = {"--model-option": model_option or (), "--categorical": reading.categorical}
-    lists |= {"--drop": reading.drop, "--missing-value": reading.missing_values}
-    words = _way_to(found.candidate, source, given, lists, drop_copies=drop_copies)
+    given = {
+        "--queries": queries,
+        "--outputs": outputs,
+        "--groups": groups,
+        "--size": reading.size and "x".join(map(str, reading.size)),
+        "--channels": reading.channels,
+        "--label": reading.label,
+        "--seed": seed or None,
+        "--model-option": model_option,
+        "--categorical": reading.categorical,
+        "--drop": reading.drop,
+        "--missing-value": reading.missing_values,
+    }
+    words = _way_to(found.candidate, source, given, drop_copies=drop_copies)
     if as_json:
-        rows = {"frontier": found.frontier, "chosen": [found.candidate]}
-        told: dict[str, Any] = {
-            name: [_plain(each) for each in part] for name, part in rows.items()
-        }
-        told |= {"certificate": certificate.as_json(), "warnings": list(_unbounded(found))}
-        print_json({**told, "command": words})
+        print_json({**_plain_choice(found), "command": words})
         return
     Console().print(candidates_table(found.frontier), crop=False)
-    for line in _recommendation(found, max_l1, goal):
+    for line in (*_recommendation(found, max_l1, goal), f"Make it: {shlex.join(words)}"):
         typer.echo(line)
-    typer.echo(f"Make it: {shlex.join(words)}")
 
 
 HIDDEN = {
@@ -413,6 +401,16 @@ def _unbounded(found: "Choice") -> Iterator[str]:
     )
 
 
+def _plain_choice(found: "Choice") -> dict[str, Any]:
+    """Return a choice as JSON values."""
+    return {
+        "frontier": [_plain(each) for each in found.frontier],
+        "chosen": [_plain(found.candidate)],
+        "certificate": found.certificate.as_json(),
+        "warnings": list(_unbounded(found)),
+    }
+
+
 def _plain(candidate: "ReleaseCandidate") -> dict[str, Any]:
     """Return a candidate's figures as JSON values."""
     members = None if candidate.members is None else vars(candidate.members)
@@ -431,20 +429,15 @@ def _error_of(certificate: "Certificate") -> str:
 
 
 def _way_to(
-    chosen: "ReleaseCandidate",
-    source: str,
-    given: dict[str, Any],
-    lists: Mapping[str, Sequence[str]],
-    *,
-    drop_copies: bool,
+    chosen: "ReleaseCandidate", source: str, given: Mapping[str, Any], *, drop_copies: bool
 ) -> list[str]:
     """Return the command that makes a candidate, word by word.
 
     Args:
         chosen: The candidate.
         source: Scores or model.
-        given: Options of the running command by flag; None: not given.
-        lists: Those that may be repeated.
+        given: Options of the running command by flag, those that may be repeated as sequences;
+            None: not given.
         drop_copies: Whether copies were dropped.
     """
     if chosen.defense == "codebook":
@@ -456,12 +449,10 @@ def _way_to(
         words += ["--defense", chosen.defense]
         for name, value in chosen.options.items():
             words += ["--option", f"{name}={value}"]
-        # It needs neither groups nor a seed.
-        given = {flag: value for flag, value in given.items() if flag in DATA}
+        given = {flag: value for flag, value in given.items() if flag not in NOT_DATA}
     for flag, value in given.items():
-        words += [] if value is None else [flag, str(value)]
-    for flag, values in lists.items():
-        words += [word for value in values for word in (flag, value)]
+        values = value if isinstance(value, list | tuple) else [value]
+        words += [word for each in values if each is not None for word in (flag, str(each))]
     return words + (["--drop-copies"] if drop_copies and chosen.defense == "codebook" else [])
 
 

@@ -72,6 +72,12 @@ Releases = Annotated[
     list[str] | None,
     typer.Option(help="A row to run; repeatable. [all]", autocompletion=release_names),
 ]
+Left = Annotated[
+    bool,
+    typer.Option(
+        "--left", help="Say which rows have no record of today's attackers, and run nothing."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random stream.")]
 
 CACHE = Path("runs/cache")
@@ -313,6 +319,27 @@ def chosen_releases(spec: "ExperimentSpec", names: Sequence[str] | None) -> set[
         if name not in known:
             raise UnknownNameError(f"release of {spec.name}", name, known)
     return set(names) if names else None
+
+
+def print_left(
+    runs: "Sequence[tuple[ExperimentSpec, set[str] | None]]", out: Path, cache: Path
+) -> None:
+    """Print which releases of which seeds have no record of today's attackers.
+
+    Args:
+        runs: Experiments with their seeds, each with the releases that are wanted; None: all.
+        out: Folder of records.
+        cache: Folder for trained networks.
+    """
+    count = 0
+    for spec, only in runs:
+        cells = cells_of(spec, out, cache)
+        wanted = len(spec.releases) if only is None else len(only)
+        left = cells.left(only)
+        count += len(left)
+        typer.echo(f"{cells.path}: {len(left)} of {wanted} left{': ' if left else ''}", nl=False)
+        typer.echo("; ".join(left))
+    typer.echo(f"{count} cell{'s' * (count != 1)} left. The same command without --left runs them.")
 
 
 def run_seeds(

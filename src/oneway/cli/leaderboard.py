@@ -14,6 +14,7 @@ from oneway.cli.common import (
     DataRoot,
     Device,
     Executor,
+    Left,
     NoImages,
     Records,
     Releases,
@@ -21,6 +22,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_left,
     print_table,
     progress,
     run_seeds,
@@ -35,33 +37,41 @@ if TYPE_CHECKING:
     from oneway.evaluation import ReleaseRecord
 
 
+Spec = Annotated[
+    Path | None,
+    typer.Argument(help="An experiment file of yours, .toml; its presets are data sets."),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]",
+        autocompletion=preset_names,
+    ),
+]
+Seeds = Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")]
+EntryFile = Annotated[
+    Path | None,
+    typer.Option(help="Releases of your own, .toml: judged in place of the leaderboard's."),
+]
+Splits = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write inputs and clean scores of each split to this folder, and judge nothing: "
+        "for people who record scores."
+    ),
+    Writes(("*-seed*.npz",)),
+]
+
+
 @command
 def leaderboard(
-    spec: Annotated[
-        Path | None,
-        typer.Argument(help="An experiment file of yours, .toml; its presets are data sets."),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Preset: faces, people, mnist, digits or smoothed; repeatable. [digits]",
-            autocompletion=preset_names,
-        ),
-    ] = None,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; repeatable. [0 1 2]")] = None,
+    spec: Spec = None,
+    data: Data = None,
+    seed: Seeds = None,
     release: Releases = None,
-    entry: Annotated[
-        Path | None,
-        typer.Option(help="Releases of your own, .toml: judged in place of the leaderboard's."),
-    ] = None,
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write inputs and clean scores of each split to this folder, and judge nothing: "
-            "for people who record scores."
-        ),
-        Writes(("*-seed*.npz",)),
-    ] = None,
+    entry: EntryFile = None,
+    splits: Splits = None,
+    left: Left = False,
     data_root: DataRoot = None,
     out: Records = Path("runs"),
     cache: Cache = CACHE,
@@ -88,6 +98,8 @@ def leaderboard(
 
         oneway leaderboard --data faces --data mnist --data-root ~/datasets --out results
 
+        oneway leaderboard --data digits --data smoothed --out results --left
+
         RAY_ADDRESS=auto oneway leaderboard --data digits --executor ray
     """
     from oneway.benchmark import bundled_spec, load_spec, summarise
@@ -110,6 +122,9 @@ def leaderboard(
         named = read_entry(entry)
         seeded = [entered(board, named, entry.parent) for board in seeded]
     runs = [(experiment, chosen_releases(experiment, release)) for experiment in seeded]
+    if left:
+        print_left(runs, out, cache)
+        return
     done = run_seeds(runs, data_root, out, cache, device_used, executor=executor)
     for board, experiment in zip(boards, seeded[:: len(seeds)], strict=True):
         records = [record for _ in seeds for record in next(done)]

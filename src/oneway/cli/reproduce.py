@@ -13,6 +13,7 @@ from oneway.cli.common import (
     DataRoot,
     Device,
     Executor,
+    Left,
     NoImages,
     Records,
     Releases,
@@ -20,6 +21,7 @@ from oneway.cli.common import (
     chosen_releases,
     command,
     page_of_records,
+    print_left,
     print_table,
     run_seed,
     run_seeds,
@@ -55,6 +57,7 @@ def reproduce(
         typer.Option(min=0, help="Seed; repeatable. [0 1 2; figures 0; a file: its seed]"),
     ] = None,
     release: Releases = None,
+    left: Left = False,
     data_root: DataRoot = None,
     out: Records = Path("runs"),
     cache: Cache = CACHE,
@@ -89,7 +92,7 @@ def reproduce(
     wanted = chosen_releases(spec, release)
     rows = figure.rows if figure else ()
     if figure:
-        _check_figure(what, executor, no_images=no_images)
+        _check_figure(what, executor, no_images=no_images, left=left)
         rows = _chosen_rows(what, figure, wanted)
     device_used = choose_device(device)
     single = figure or _is_file(what)
@@ -98,6 +101,9 @@ def reproduce(
     records: list[ReleaseRecord] = []
     if figure is None:
         runs = [(seeded, wanted) for seeded in specs]
+        if left:
+            print_left(runs, out, cache)
+            return
         for done in run_seeds(runs, data_root, out, cache, device_used, executor=executor):
             records += done
         _print_tables(spec, records)
@@ -145,8 +151,10 @@ def _chosen_rows(
     return tuple(row for row in figure.rows if wanted is None or row.release in wanted)
 
 
-def _check_figure(what: str, executor: str, *, no_images: bool) -> None:
+def _check_figure(what: str, executor: str, *, no_images: bool, left: bool) -> None:
     """Refuse options that a figure cannot take."""
+    if left:
+        raise InvalidOptionError(f"{what} shows rows of a table. Pass --left with the table.")
     if no_images:
         raise InvalidOptionError(f"{what} consists of images. Leave --no-images out.")
     if executor != "local":

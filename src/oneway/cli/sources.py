@@ -4,13 +4,18 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from oneway.cli.common import parse_options, parse_pairs
 from oneway.cli.paths import Reads
 from oneway.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from oneway.interface import Reading
+
+T = TypeVar("T")
 
 PANEL = "How data is read"
 
@@ -68,42 +73,55 @@ MissingValues = Annotated[
 ]
 
 
-READING = {
-    "size": Size,
-    "channels": Channels,
-    "label": Label,
-    "categorical": Categorical,
-    "drop": Drop,
-    "missing_value": MissingValues,
-}
-"""The options that say how data is read, by name."""
-
-
-def reads_data(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of ``READING``, which it gets together as ``reading``.
+def gathers(**groups: Callable[..., Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command the options of other functions, each group of options as one keyword.
 
     Args:
-        function: The command; its keyword ``reading`` is an ``oneway.interface.Reading``.
+        groups: By keyword of the command: a function whose parameters are options. The command
+            gets what the function returns.
     """
-    signature = inspect.signature(function)
-    shown: list[inspect.Parameter] = []
-    for each in signature.parameters.values():
-        options = [each.replace(name=n, annotation=h, default=None) for n, h in READING.items()]
-        shown += options if each.name == "reading" else [each]
 
-    @functools.wraps(function)
-    def wrapped(**given: Any) -> None:
-        from oneway.interface import Reading
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        signature = inspect.signature(function)
+        options = {name: inspect.signature(group).parameters for name, group in groups.items()}
+        shown = [
+            option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in signature.parameters.values()
+            for option in (options[each.name].values() if each.name in groups else [each])
+        ]
 
-        size, channels, label, *lists = (given.pop(name) for name in READING)
-        parts = (tuple(each or ()) for each in lists)
-        function(reading=Reading(parse_size(size), channels, label, *parts), **given)
+        @functools.wraps(function)
+        def wrapped(**given: Any) -> T:
+            for name, group in groups.items():
+                given[name] = group(**{option: given.pop(option) for option in options[name]})
+            return function(**given)
 
-    # Whoever asks what the command takes must not look behind this function.
-    del wrapped.__wrapped__
-    wrapped.__dict__["__signature__"] = signature.replace(parameters=shown)
-    wrapped.__annotations__ = {each.name: each.annotation for each in shown}
-    return wrapped
+        # Whoever asks what the command takes must not look behind this function.
+        del wrapped.__wrapped__
+        wrapped.__dict__["__signature__"] = signature.replace(parameters=shown)
+        wrapped.__annotations__ = {each.name: each.annotation for each in shown}
+        return wrapped
+
+    return decorate
+
+
+def reading_of(
+    size: Size = None,
+    channels: Channels = None,
+    label: Label = None,
+    categorical: Categorical = None,
+    drop: Drop = None,
+    missing_value: MissingValues = None,
+) -> "Reading":
+    """Return how data is read, from the options that say so."""
+    from oneway.interface import Reading
+
+    lists = (tuple(each or ()) for each in (categorical, drop, missing_value))
+    return Reading(parse_size(size), channels, label, *lists)
+
+
+reads_data = gathers(reading=reading_of)
+"""Gives a command the options of :func:`reading_of`, together as ``reading``."""
 
 
 def parse_size(size: str | None) -> tuple[int, int] | None:

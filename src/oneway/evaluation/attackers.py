@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from oneway.attacks import LabelOnly, inversion_attacks
 from oneway.attacks.label_means import label_means
-from oneway.contracts import AttackerKnowledge
+from oneway.contracts import AttackerKnowledge, TrainDecoder
 from oneway.data import ProgressCallback, no_progress
 from oneway.evaluation.convergence import (
     Convergence,
@@ -215,35 +215,10 @@ class Attackers:
         # In the order of the registry: an attack that mixes others comes after them.
         for name in (name for name in attacks if name in chosen):
             attack, lengths = attacks[name], list[Convergence]()
-            selections = itertools.count(1)
             measured = clean_errors or CleanErrors.of(results.values(), truth)
-
-            def train(
-                confidences: Tensor,
-                auxiliary: Tensor,
-                held_out: Tensor,
-                *,
-                name: str = name,
-                selections: Iterator[int] = selections,
-                lengths: list[Convergence] = lengths,
-                measured: CleanErrors = measured,
-            ) -> nn.Module:
-                number = next(selections)
-                stage = f"{title}: {name}" + (f" {number}" if number > 1 else "")
-                clean = knowledge.clean is not None and torch.equal(confidences, knowledge.clean)
-
-                def gap(error: float) -> float:
-                    # The label alone closes nothing of the gap.
-                    if name == LabelOnly.name:
-                        return 0.0
-                    return label_error - (min(measured.quick, error) if clean else measured.best)
-
-                decoder, convergence = self.train_decoder(
-                    stage, confidences, auxiliary, held_out, gap=gap
-                )
-                lengths.append(convergence)
-                return decoder
-
+            # The label alone closes nothing of the gap.
+            widest = None if name == LabelOnly.name else label_error
+            train = self._trainer_of(f"{title}: {name}", knowledge, widest, measured, lengths)
             candidates = [each for other in results.values() for each in other.candidates]
             shown = knowledge
             if "train_prior" in attack.requires:
@@ -268,6 +243,43 @@ class Attackers:
         return {
             name: dataclasses.replace(result, candidates=()) for name, result in results.items()
         }
+
+    def _trainer_of(
+        self,
+        title: str,
+        knowledge: AttackerKnowledge,
+        label_error: float | None,
+        measured: CleanErrors,
+        lengths: list[Convergence],
+    ) -> TrainDecoder:
+        """Return what trains the decoders of an attack.
+
+        Args:
+            title: Name of the release and the attack, for progress.
+            knowledge: The attackers' data and access.
+            label_error: Held-out error of the label alone; None: this attack closes no gap.
+            measured: Errors of attackers on clean scores so far.
+            lengths: Receives the convergence of each model selection.
+        """
+        selections = itertools.count(1)
+
+        def train(confidences: Tensor, auxiliary: Tensor, held_out: Tensor) -> nn.Module:
+            number = next(selections)
+            stage = title + (f" {number}" if number > 1 else "")
+            clean = knowledge.clean is not None and torch.equal(confidences, knowledge.clean)
+
+            def gap(error: float) -> float:
+                if label_error is None:
+                    return 0.0
+                return label_error - (min(measured.quick, error) if clean else measured.best)
+
+            decoder, convergence = self.train_decoder(
+                stage, confidences, auxiliary, held_out, gap=gap
+            )
+            lengths.append(convergence)
+            return decoder
+
+        return train
 
     def train_decoder(
         self,

@@ -33,7 +33,7 @@ from oneway.extras import load_extra
 from oneway.files import atomic_file, write_npz
 from oneway.interface.audit_source import CACHE, CPU, AuditSource, OpenedMembers
 from oneway.interface.data import AS_IT_IS, Reading
-from oneway.interface.threats import ThreatSettings, check_data, check_options
+from oneway.interface.threats import ThreatSettings, check_data, check_options, parse_threats
 from oneway.metrics import Interval
 from oneway.report import draw_reconstructions
 from oneway.report.audit import Gap
@@ -209,7 +209,7 @@ def audit(
     members: Any = None,
     non_members: Any = None,
     public: Any = None,
-    threats: Sequence[str] = ("inversion",),
+    threats: str | Sequence[str] = ("inversion",),
     guard: Defense | str | Path | None = None,
     outputs: str | None = None,
     minutes: float | None = None,
@@ -279,7 +279,7 @@ def audit(
         device=device or CPU,
     )
     settings = ThreatSettings(
-        tuple(dict.fromkeys(threats)),
+        parse_threats(threats),
         seeds,
         minutes,
         controls,
@@ -315,7 +315,8 @@ def run_audit(
     Raises:
         OnewayError: Model, data or guard cannot be used.
     """
-    check_data(settings.threats, source.given)
+    on_cluster = executor if executor == "ray" else None
+    check_data(settings.threats, {**source.given, "--executor ray": on_cluster})
     store, threats = Store(cache), set(settings.threats)
     audited = source.open(report) if threats & {"inversion", "stealing"} else None
     opened = source.open_members(audited, report) if "membership" in threats else None

@@ -44,6 +44,7 @@ from oneway.interface.audit_source import CACHE, AuditSource
 from oneway.interface.data import AS_IT_IS, Reading
 from oneway.interface.goals import (
     CHEAP_ATTACKS,
+    REFERENCES,
     Goal,
     check_goal,
     judged_for_members,
@@ -361,7 +362,7 @@ def choose(
     members: Any = None,
     non_members: Any = None,
     attacker_data: Any = None,
-    references: int = 4,
+    references: int | None = None,
     cache: str | Path = CACHE,
     min_members: Sequence[int] = MIN_MEMBERS,
     max_cells: int | None = None,
@@ -391,7 +392,7 @@ def choose(
             the goals membership and all, as the next two are.
         non_members: Rows that it was not trained on, likewise.
         attacker_data: The attacker's own rows, likewise.
-        references: Reference models of the attacker, even.
+        references: Reference models of the attacker, even, for the same goals; None: 4.
         cache: Folder of reference models.
         min_members: Least members of candidate codebooks.
         max_cells: Largest number of cells of a codebook; releases without a table are left out.
@@ -406,7 +407,7 @@ def choose(
         OnewayError: Something cannot be used, or no candidate keeps within the budget.
     """
     data = {"--members": members, "--non-members": non_members}
-    check_goal(goal, {**data, "--attacker-data": attacker_data})
+    check_goal(goal, {**data, "--attacker-data": attacker_data}, references)
     logits, shown, target = read_scores(
         model_or_scores,
         queries,
@@ -422,7 +423,8 @@ def choose(
             f"the goal {goal!r} needs the model itself, to ask it about members, but got its "
             "scores. Pass the model."
         )
-    size, opened = MembershipSettings(references, 0, seed=seed, attacks=CHEAP_ATTACKS), None
+    number = REFERENCES if references is None else references
+    size, opened = MembershipSettings(number, 0, seed=seed, attacks=CHEAP_ATTACKS), None
     if goal != "inversion":
         source = AuditSource(
             (model_or_scores, {"outputs": outputs, **(model_options or {})}),

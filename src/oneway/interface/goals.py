@@ -30,27 +30,31 @@ CHEAP_ATTACKS = (
 )
 """Membership attackers that judge a candidate in about a second."""
 
+REFERENCES = 4
+"""Reference models of the attacker, where none are asked for."""
 
-def check_goal(goal: str, data: Mapping[str, Any]) -> None:
-    """Refuse a goal without its data, or with data that it does not use.
+
+def check_goal(goal: str, data: Mapping[str, Any], references: int | None) -> None:
+    """Refuse a goal without its data, or with what it does not use.
 
     Args:
         goal: The goal.
         data: Members, non-members and the attacker's data, by option; None: not given.
+        references: Number of reference models; None: not given.
 
     Raises:
         UnknownNameError: There is no such goal.
-        InvalidOptionError: Data is missing, or is given for inversion alone.
+        InvalidOptionError: Data is missing, or something is given that inversion does not use.
     """
     if goal not in GOALS:
         raise UnknownNameError("goal", goal, GOALS)
-    for option, value in data.items():
+    for option, value in {**data, "--references": references}.items():
         if goal == "inversion" and value is not None:
             raise InvalidOptionError(
                 f"{option} is for the goals membership and all, but the goal is inversion. Pass "
                 f"--goal membership (goal=...), or leave {option} out."
             )
-        if goal != "inversion" and value is None:
+        if goal != "inversion" and value is None and option in data:
             raise InvalidOptionError(
                 f"{option} must be given for the goal {goal!r}, but is not. Pass {option} DATA."
             )

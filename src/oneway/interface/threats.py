@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,8 +25,19 @@ OPTIONAL = {
     "--references": "membership",
     "membership=": "membership",
     "stealing=": "stealing",
+    "--executor ray": "inversion",
 }
 """Options that one threat alone takes."""
+
+
+def parse_threats(threats: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of threats, each once.
+
+    Args:
+        threats: Names; a text has commas between them.
+    """
+    names = threats.split(",") if isinstance(threats, str) else threats
+    return tuple(dict.fromkeys(name.strip() for name in names))
 
 
 @dataclass(frozen=True)

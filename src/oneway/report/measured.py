@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -240,10 +241,38 @@ DEFENSE_COLUMNS = {
 }
 
 
+BOARD = "bench-threats-board.jsonl"
+"""The record of releases against three threats."""
+
+THREAT_COLUMNS = {
+    "release": Column(itemgetter("release")),
+    "target": Column(itemgetter("data")),
+    "L1": Column(itemgetter("l1"), ".3f"),
+    "G, inversion": Column(itemgetter("G_inversion")),
+    "G, membership": Column(itemgetter("G_membership")),
+    "G, stealing": Column(itemgetter("G_stealing")),
+    "seeds": Column(itemgetter("seeds")),
+}
+"""Columns of releases against three threats on the page of a defense."""
+
+
 def _defense(measurements: Measurements, words: list[str], _: list[str]) -> str:
     found = [row for row in measurements.rows() if row[1].record.defense == words[0]]
-    if not found:
-        return "Not measured in the stored records.\n"
+    board = read_json_lines(measurements.folder / BOARD)
+    on_board = [row for row in board if row["defense"] == words[0]]
+    parts = []
+    if found:
+        parts.append(_on_leaderboards(found))
+    if on_board:
+        table = Listing("Against three threats", THREAT_COLUMNS, on_board)
+        parts.append(
+            "[Against three threats](../threats.md), on targets of their own:\n\n"
+            + table.markdown()
+        )
+    return "\n".join(parts) or "Not measured in the stored records.\n"
+
+
+def _on_leaderboards(found: Sequence[tuple[Preset, Summary]]) -> str:
     columns = {"release": _of_summary("release"), "data": _data}
     columns |= {title: _of_summary(heading) for title, heading in DEFENSE_COLUMNS.items()}
     table = Listing("Releases", {**columns, "seeds": _seeds}, found)
