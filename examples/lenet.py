@@ -1,10 +1,10 @@
 r"""A model that oneway did not train: LeNet-5 on 5,000 digits, exported, with data to audit it.
 
     python examples/lenet.py work
-    oneway codebook work/lenet.pt2 --outputs logits --queries work/queries.npz --max-l1 0.16 \
+    oneway codebook work/lenet.pt2 --outputs logits --queries work/queries.npz \
         --out work/guard.safetensors
     oneway audit work/lenet.pt2 --outputs logits --attacker-data work/auxiliary.npz \
-        --queries work/test.npz --guard work/guard.safetensors
+        --queries work/test.npz --guard work/guard.safetensors --minutes 40
 
 The first takes about 20 seconds on a CPU; what the last prints is in the README.
 """

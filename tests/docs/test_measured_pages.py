@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from invoking import invoke
+from laws import looped
 from oneway.report.measured import BEGIN, END
+from oneway.report.statements import BASIS, NO_FILE, statements
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ("results", "results", "--out", "docs", "--page", "README.md")
@@ -59,6 +61,43 @@ def test_every_claim_in_words_has_its_interval_on_its_side(made):
     assert (refuted, result.exit_code) == ([], 0)
 
 
+CLAIMING_PAGES = ("README.md", "docs/leaderboard.md", "docs/reproduce.md", "docs/threats.md")
+"""Pages that compare releases. Records make all of docs/results.md."""
+
+CLAIMING = re.compile(
+    r"""
+    # What a release or an attack achieves.
+    \b(?: win | beat | fail | hide | leave | reveal | close | mislead | prevent | cost )s?\b
+    | \b(?: leaks | undoes )\b
+    # Comparisons and their extremes.
+    | \bthan\b
+    | \b(?: best | worst | most | least | strongest | weakest | largest | smallest | cheapest )\b
+    | \b(?: half | nearly | hardly )\b
+    # All or nothing.
+    | \b(?: nothing | never | always | no\ (?: attack | release )\w* )\b
+    # Shares.
+    | \d\ ?% | (?<![\w.])0?\.\d
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@looped("page", CLAIMING_PAGES)
+def test_a_sentence_that_claims_says_what_it_rests_on(page):
+    unmarked = [
+        each.words
+        for each in statements(text_of(page))
+        if CLAIMING.search(each.words) and not (each.claims or each.basis)
+    ]
+    assert unmarked == [], "add `<!-- claim: ... -->` or `<!-- basis: ... -->`, or reword it"
+
+
+def test_a_sentence_rests_on_files_that_exist():
+    basis = {each for page in PAGES for each in BASIS.findall(text_of(page))}
+    assert basis > NO_FILE
+    assert [each for each in basis - NO_FILE if not (ROOT / each).is_file()] == []
+
+
 BY_HAND = {
     "docs/audit.md": 1,
     "docs/codebook.md": 2,
@@ -84,7 +123,7 @@ GENERATED = re.compile(rf"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 def test_a_table_of_numbers_is_made_from_records():
     by_hand = {}
     for page in PAGES:
-        if page.name == "results.md":
+        if page.name in ("results.md", "claims.md"):
             continue
         rest = GENERATED.sub("", text_of(page))
         count = sum(len(MEASURED.findall(table)) > 3 for table in TABLE.findall(rest))

@@ -26,10 +26,10 @@ def test_options_that_are_named_exist_and_all_are_named():
 def test_figures_are_those_of_the_code():
     spec = bundled_spec("playground")
     for figure in (
-        f"their own ({spec.data.auxiliary:,})",
+        f"has {spec.data.auxiliary:,} other digits",
         f"over {spec.data.test:,} test digits",
         f"one of {CLEAR + UNSURE} test digits",
-        f"box of {BOX} pixels, with its center of mass in the middle of {FIELD}",
+        f"box of {BOX} pixels and centered by its mass in {FIELD} pixels",
         f"smoothed labels ({spec.target.training.label_smoothing})",
         f"trained for {spec.attackers.training.epochs} epochs",
         f"JSON of up to {MOST_BYTES // 1024} KiB",

@@ -187,7 +187,7 @@ def test_the_page_says_which_attacker_it_shows_and_what_comes_of_it(open_page, s
     try:
         page.locator("#step_size").fill("7")
         page.wait_for_selector(f"{SHOWN}[data-attackers=working]")
-        assert note.inner_text() == "retrained on mixed settings; training for this one…"
+        assert note.inner_text() == "retrained on mixed settings; training for this setting…"
     finally:
         session.proceed.set()
     page.wait_for_selector(EXACT)
@@ -219,7 +219,7 @@ def test_before_anybody_trained_for_a_setting_the_page_says_so(browser, session)
         page.goto(f"{url}/#view=one&defense=rounding")
         page.wait_for_selector(SHOWN)
         note = page.locator("#retrained-note").inner_text()
-        assert note == "retrained on mixed settings; training for this one…"
+        assert note == "retrained on mixed settings; training for this setting…"
         assert page.locator("#verdict-text").inner_text().startswith("Measuring")
         page.locator("input[value=label-only]").check()
         page.wait_for_selector(EXACT)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from oneway.auditing import InversionRecord
 from oneway.evaluation import FLAGS
+from oneway.evaluation.numerics import numerics_of
 from oneway.report import (
     attackers_table,
     distortion_line,
@@ -18,6 +19,8 @@ from oneway.report import (
     utility_table,
     verdict,
 )
+from oneway.report.audit import is_stale
+from oneway.report.sentences import audit_limits
 
 COMMITTED = json.loads(
     (Path(__file__).parents[2] / "results" / "audit-lenet-adversarial-noise.json").read_text(
@@ -267,6 +270,21 @@ def test_a_verdict_never_promises_more_than_was_tried():
     assert "12 to 24 epochs (more might still lower the error of static on clean scores)" in line
     line = verdict(record_of(convergence={}, clean_convergence={}))[-2]
     assert "for epochs whose number this record lacks, with 3 seeds" in line
+    quick = record_of(plan={**PLAN, "decoders": False})
+    assert verdict(quick)[-2].startswith("No decoders were trained; attackers have 4000 queried")
+    assert audit_limits(quick)[0].startswith("Attackers with 4,000 queried examples, who train no")
+
+
+def test_an_audit_that_had_no_time_for_decoders_is_not_called_old():
+    quick = numerics_of(["label-only", "cell-means", "kernel-ridge", "stack"])
+    for numerics, decoders, stale in (
+        (quick, False, False),
+        (quick, True, True),
+        ({**quick, "kernel-ridge": 0}, False, True),
+        ({name: quick[name] for name in quick if name != "kernel-ridge"}, False, True),
+    ):
+        plan = {**PLAN, "decoders": decoders}
+        assert is_stale(record_of(errors={}, numerics=numerics, plan=plan)) == stale
 
 
 def test_baselines_and_the_strongest_attackers_are_named_once_each():

@@ -1,5 +1,6 @@
 """`oneway results`: every page of a repository that holds measurements, from stored records."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +25,10 @@ def results(
     ] = Path("runs"),
     out: Annotated[
         Path,
-        typer.Option(help="Folder of pages: results.md is written, measured blocks are renewed."),
-        Writes(("results.md",)),
+        typer.Option(
+            help="Folder of pages: results.md and claims.md are written, measured blocks renewed."
+        ),
+        Writes(("results.md", "claims.md")),
     ] = Path("runs/pages"),
     page: Annotated[
         list[Path] | None,
@@ -39,8 +42,8 @@ def results(
     Frontiers of leaderboards, and the overview of one, are drawn into OUT/images. In every other
     page of OUT, and in --page, each block between the HTML comments "measured: ..." and "end of
     measured" is made anew, and each sentence before a comment "claim: ..." is compared with the
-    records. Numbers that older attackers measured are marked. `oneway report` makes a page of HTML
-    from the same records.
+    records. OUT/claims.md lists these sentences, each with its record and interval. Numbers that
+    older attackers measured are marked. `oneway report` makes a page of HTML from the same records.
 
     Exits 1 if records contradict a claim, or leave it open.
 
@@ -52,6 +55,7 @@ def results(
     from oneway.files import atomic_file
     from oneway.report.claims import renew_claims
     from oneway.report.measured import Measurements, renew_blocks
+    from oneway.report.statements import claims_page
 
     for path in page or ():
         if not path.is_file():
@@ -61,15 +65,17 @@ def results(
         ("oneway results", f"{records} --out {out}", *(f"--page {p}" for p in page or ()))
     )
     texts = {out / "results.md": _results(measurements, out, made)}
-    refuted = []
-    for path in [*sorted(out.rglob("*.md")), *(page or ())]:
-        if path not in texts:
+    refuted, claiming = [], {}
+    for path in [*(page or ()), *sorted(out.rglob("*.md"))]:
+        if path not in (out / "results.md", out / "claims.md"):
             text = path.read_text(encoding="utf-8")
             blocks = renew_blocks(text, measurements, str(path))
             renewed, against = renew_claims(blocks, measurements, str(path))
             refuted += against
+            claiming[os.path.relpath(path, out)] = renewed
             if renewed != text:
                 texts[path] = renewed
+    texts[out / "claims.md"] = claims_page(claiming, measurements, made)
     for path, text in texts.items():
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -348,11 +348,16 @@ def _controls_that(record: InversionRecord, *, passed: bool | None) -> list[str]
 
 
 def is_stale(record: InversionRecord) -> bool:
-    """Return whether an attacker has another version today, or one of every audit is new."""
+    """Return whether an attacker has another version today, or one of every audit is new.
+
+    Decoders that the plan left out for lack of time do not count.
+    """
     always = (
         name
         for name, attack in inversion_attacks().items()
-        if attack.left_out is None and not attack.requires
+        if attack.left_out is None
+        and not attack.requires
+        and (record.plan.decoders or not attack.trains_decoders)
     )
     return bool(outdated(record.numerics, (*record.errors, *always)))
 

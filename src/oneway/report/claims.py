@@ -40,6 +40,21 @@ PARTS = re.compile(
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What records say of a claim.
+
+    Attributes:
+        marks: What limits it: members of ``MARKS``.
+        found: The records' interval, or both of them, in words; empty where there is no record.
+        holds: Whether the interval lies on the claim's side; True where there is no record.
+    """
+
+    marks: frozenset[str]
+    found: str
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Averages:
     """A release over all seeds, in a file of JSON Lines; attributes as of :class:`Summary`."""
 
@@ -64,18 +79,24 @@ def renew_claims(page: str, measurements: Measurements, where: str) -> tuple[str
     def marked(found: re.Match[str]) -> str:
         marks = set[str]()
         for claim in COMMENT.findall(found[1]):
-            own, refutation = _judge(" ".join(claim.split()), measurements, where)
-            marks |= own
-            if refutation:
-                refuted.append(f"{where}: {refutation}")
+            judgement = judge(claim, measurements, where)
+            marks |= judgement.marks
+            if not judgement.holds:
+                words = " ".join(claim.split())
+                refuted.append(f"{where}: {words}, but the records say {judgement.found}")
         shown = ", ".join(mark for mark in MARKS if mark in marks)
         return (f" ({shown})" if shown else "") + found[1]
 
     return CLAIMS.sub(marked, page), refuted
 
 
-def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str], str | None]:
-    """Return the marks of a claim, and what speaks against it."""
+def judge(claim: str, measurements: Measurements, where: str) -> Judgement:
+    """Compare a claim, without ``claim:`` before it, with the records.
+
+    Raises:
+        CorruptDataError: The claim has another form, or names a value that its record lacks.
+    """
+    claim = " ".join(claim.split())
     parts = PARTS.fullmatch(claim)
     if parts is None:
         raise CorruptDataError(
@@ -86,21 +107,21 @@ def _judge(claim: str, measurements: Measurements, where: str) -> tuple[set[str]
     first = _release(experiment, parts["release"])
     other = _release(experiment, parts["other"]) if parts["other"] else first
     if first is None or other is None:
-        return {MISSING}, None
+        return Judgement(frozenset({MISSING}), "", holds=True)
     left = _interval(claim, first, parts["value"], where)
     if parts["number"]:
         right = (float(parts["number"]),) * 2
     else:
         right = _interval(claim, other, parts["its"] or parts["value"], where)
     below, above = left[1] < right[0], left[0] > right[1]
-    holds = {"<": below, ">": above, "?": not (below or above)}[parts["sign"]]
     attacked = any(value.startswith(BY_ATTACKERS) for value in (parts["value"], parts["its"] or ""))
     marks = {OLDER} if attacked and (first.outdated or other.outdated) else set()
     marks |= {ONE_SEED} if min(len(first.seeds), len(other.seeds)) == 1 else set()
-    against = f"{claim}, but the records say {_words(left)}"
-    if parts["other"]:
-        against += f" and {_words(right)}"
-    return marks, None if holds else against
+    return Judgement(
+        frozenset(marks),
+        " and ".join(map(_words, (left, right) if parts["other"] else (left,))),
+        holds={"<": below, ">": above, "?": not (below or above)}[parts["sign"]],
+    )
 
 
 def _summaries(

@@ -170,10 +170,14 @@ def epochs_of(record: InversionRecord) -> str:
 
 def audit_limits(record: InversionRecord) -> list[str]:
     """Return sentences about claims that an audit allows, and claims that it does not."""
+    attackers = (
+        f"Decoders trained on up to {record.auxiliary:,} queried examples for {epochs_of(record)}"
+        if record.plan.decoders
+        else f"Attackers with {record.auxiliary:,} queried examples, who train no decoders,"
+    )
     lines = [
-        f"Decoders trained on up to {record.auxiliary:,} queried examples for "
-        f"{epochs_of(record)} reconstruct no better than this. A stronger attacker may "
-        "exist: never say that the release prevents reconstruction.",
+        f"{attackers} reconstruct no better than this. A stronger attacker may exist: never say "
+        "that the release prevents reconstruction.",
         f"Do not claim that the label is safe. {LABEL_LEAKS} Such attacks look for what is typical "
         "of a class.",
         "Do not claim that others are safe: other queries, another model, or an attacker with more "

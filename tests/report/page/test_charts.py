@@ -15,6 +15,7 @@ from oneway.evaluation.records import read_records
 from oneway.report import Listing
 from oneway.report.page import frontier_charts, write_charts
 from oneway.report.page.charts import (
+    CHARACTER,
     ROOM,
     SHARE,
     Legend,
@@ -101,6 +102,17 @@ def test_no_line_begins_above_a_name_on_the_side_where_the_name_stands(values):
                 assert x >= own or x <= ROOM
             else:
                 assert x <= own
+
+
+@given(st.integers(1, 30), st.floats(0, 1))
+def test_a_name_is_not_cut_at_the_left_edge_of_a_phone(length, least):
+    levels = [Level("least", least, "n" * length), Level("second", 1.0)]
+    page = drawn(
+        line_chart("x", "t", "d", levels, [Place("a", -1.0, "")], numbers=NONE, banded=False)
+    )
+    name = next(one.attributes for one in page.every("text") if one.has("level-name"))
+    if name.get("text-anchor") == "end":
+        assert percent(name["x"]) >= CHARACTER * length
 
 
 def test_the_band_reaches_from_one_floor_to_the_other():

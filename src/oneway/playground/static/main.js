@@ -321,12 +321,12 @@ function noteOf(progress) {
     return "retrained for exactly this setting";
   }
   if (progress.state === "failed") {
-    return `retrained on mixed settings; training for this one failed: ${progress.stage}`;
+    return `retrained on mixed settings; training for this setting failed: ${progress.stage}`;
   }
   if (progress.state === "superseded") {
     return "retrained on mixed settings; another page has answered for another setting";
   }
-  return "retrained on mixed settings; training for this one…";
+  return "retrained on mixed settings; training for this setting…";
 }
 
 function showNote(setting, progress) {

@@ -20,6 +20,9 @@ WIDTH, HEIGHT = 920, 430
 ROOM = 60
 """Percent of a line's width up to which a level's name stands to the right of its line."""
 
+CHARACTER = 1.9
+"""Percent of a phone's line that a character of a level's name takes."""
+
 SHARE = 78
 """Percent of a line's width that places lie on; their numbers stand beside them."""
 
@@ -227,9 +230,10 @@ def line_chart(
         dash, begin = step - 15, (top - 2 * lift + 4 - (y + 5)) % step
         dashes = f"stroke-dasharray:{dash} {step - dash};stroke-dashoffset:{step - begin}"
         parts.append(element("line", kind="level", y1=y + 5, y2=height - 4, style=dashes, **across))
-        # The first stands to the left of its line, others to the right, where there is room.
-        beside = {"dx": -5, "text_anchor": "end"} if x > (ROOM if order else 25) else {"dx": 5}
         text = level.text or f"{level.label} {level.value:.4f}"
+        # The first stands to the left of its line, others to the right, where a phone has room.
+        room = ROOM if order else max(25.0, CHARACTER * len(text))
+        beside = {"dx": -5, "text_anchor": "end"} if x > room else {"dx": 5}
         parts.append(element("text", text, kind="level-name", x=_percent(x), y=y, **beside))
     for order, place in enumerate(places):
         y = top + step * (order + 1) - lift

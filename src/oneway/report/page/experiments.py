@@ -1,6 +1,7 @@
 """Experiments for readers: one page, as HTML or Markdown, and the chart of a frontier."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
@@ -131,7 +132,10 @@ def results_page(
         address = (images or {}).get((experiment, preset))
         shown = {"e-frontier": f"![G against distortion]({address})"} if address else {}
         parts.append(render_markdown(sections, level=3, images=shown))
-    return "\n".join(parts)
+    # A terminal shows the path of a flag's page; this page links to it.
+    return re.sub(
+        r"flag ([\w-]+): (.*) \[docs/(flags/\1\.md)\]", r"flag [\1](\3): \2", "\n".join(parts)
+    )
 
 
 def frontier_charts(summaries: Sequence[Summary], prefix: str = "e") -> list[Chart]:
