@@ -52,6 +52,9 @@ SMUGGLED = {
     "a byte of zero in a header": framed(BODY, b"X: \x00", b"Content-Length: %d" % SIZE),
     "another coding": framed(CHUNKED, b"Transfer-Encoding: xchunked"),
     "two codings": framed(CHUNKED, b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip"),
+    "two codings, the last one known": framed(
+        CHUNKED, b"Transfer-Encoding: identity", b"Transfer-Encoding: chunked"
+    ),
     "a chunk of no size": framed(b"x" + CHUNKED, b"Transfer-Encoding: chunked"),
     "a chunk of negative size": framed(b"-" + CHUNKED, b"Transfer-Encoding: chunked"),
     "a chunk that is longer": framed(b"1" + CHUNKED[1:], b"Transfer-Encoding: chunked"),

@@ -197,7 +197,8 @@ class Guarded(ABC, Generic[Q]):
                     f"the guard {name} answers the same scores differently, though it says that it "
                     "is deterministic. It must not serve."
                 )
-            if self._table and not torch.equal(first, looked_up_release(self._table, logits)):
+            table = self._table
+            if table is not None and not torch.equal(first, looked_up_release(table, logits)):
                 raise DefenseFailedError(
                     f"the guard {name} looks up other answers than it computes. It must not serve."
                 )
@@ -274,11 +275,10 @@ class GuardedHere(Guarded[Q]):
         queries = self._join(requests)
         clean, images = self._asked(queries), self._images(queries)
         places = self._filled(len(clean))
-        if len(places) > len(clean):
-            filled = None if images is None else images[places]
-            released = self._release(clean[places], filled)
-        else:
+        if len(places) == len(clean):
             released = self._release(clean, images)
+        else:
+            released = self._release(clean[places], None if images is None else images[places])
         if self.classes not in (None, released.shape[1]):
             raise DefenseFailedError(
                 f"a release must have {self.classes} classes, as in the self test, but has "

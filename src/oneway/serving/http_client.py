@@ -44,9 +44,9 @@ def _place_of(url: str) -> _Place:
         ValueError: It is none.
     """
     parts = urlsplit(url)
-    port = parts.port or DEFAULT_PORTS.get(parts.scheme)
-    if parts.hostname is None or port is None:
+    if parts.hostname is None or parts.scheme not in DEFAULT_PORTS:
         raise ValueError("the address is not that of an HTTP server")
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     host = parts.hostname.encode("idna").decode() if ":" not in parts.hostname else parts.hostname
     named = f"[{host}]" if ":" in host else host
     if port != DEFAULT_PORTS[parts.scheme]:

@@ -40,18 +40,20 @@ class AccessMiddleware:
             await self.app(scope, receive, send)
             return
         begin, status = time.perf_counter(), 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         state = scope.setdefault("state", {})
         facts: dict[str, Any] = state.setdefault("facts", {})
         connection = state.get(CONNECTION)
         if connection is not None:
             connection.asking = asyncio.current_task()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if connection is not None:
+                    connection.asking = None  # to write the answer ends by itself
+            await send(message)
+
         is_open = scope["path"] in OPEN_ROUTES
         try:
             self._check(scope)
@@ -63,8 +65,9 @@ class AccessMiddleware:
                     return message
 
                 await self.app(scope, counted, watched)
-        except (ClientDisconnect, asyncio.CancelledError):
-            if connection is None or not connection.gone:  # the server ends
+        except (ClientDisconnect, asyncio.CancelledError) as error:
+            is_gone = connection is not None and connection.gone
+            if isinstance(error, asyncio.CancelledError) and not is_gone:  # the server ends
                 raise
             facts["refused"] = "disconnected"
         # Closed on purpose: an error that passes would be logged with its text.
@@ -83,12 +86,12 @@ class AccessMiddleware:
             RefusedError: The request is refused.
         """
         headers = dict(scope["headers"])
-        coding = headers.get(b"transfer-encoding", b"chunked").lower()
+        codings = [value for name, value in scope["headers"] if name == b"transfer-encoding"]
         hosts = sum(name == b"host" for name, _ in scope["headers"])
         # A gateway before this server may have seen another end of the request, or another host.
         if (
-            {b"content-length", b"transfer-encoding"} <= headers.keys()
-            or coding != b"chunked"
+            (codings and (b"content-length" in headers or codings[0].lower() != b"chunked"))
+            or len(codings) > 1
             or hosts > 1
             or (hosts == 0 and scope["http_version"] == "1.1")
         ):
